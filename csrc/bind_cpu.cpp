@@ -1,0 +1,12 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/isa.h"
+
+namespace fastadv {
+
+void register_cpu(pybind11::module_& m) {
+  m.def("cpu_isas", &cpu::available_isas, "Instruction sets that run here, slowest first.");
+}
+
+}  // namespace fastadv

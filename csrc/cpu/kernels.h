@@ -1,0 +1,38 @@
+// The CPU kernels: one function per pass, called once per (image, chunk). Each exists once per instruction set, in a
+// namespace of that name; FASTADV_PICK chooses at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "common/momentum_step.h"
+#include "common/philox.h"
+#include "common/sign_step.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FASTADV_X86 1
+#else
+#define FASTADV_X86 0
+#endif
+
+#define FASTADV_CPU_KERNELS(isa)                                            \
+  namespace fastadv::cpu::isa {                                             \
+  void sign_step_task(const SignStepArgs& args, int64_t task);              \
+  void momentum_reduce_task(const MomentumStepArgs& args, int64_t task);    \
+  void momentum_sign_task(const MomentumStepArgs& args, int64_t task);      \
+  void momentum_velocity_task(const MomentumStepArgs& args, int64_t task);  \
+  void momentum_move_task(const MomentumStepArgs& args, int64_t task);      \
+  void momentum_project_task(const MomentumStepArgs& args, int64_t task);   \
+  void philox_task(const PhiloxArgs& args, int64_t task);                   \
+  }
+
+FASTADV_CPU_KERNELS(baseline)
+#if FASTADV_X86
+FASTADV_CPU_KERNELS(avx2)
+FASTADV_CPU_KERNELS(avx512)
+#define FASTADV_PICK(isa, name)                           \
+  ((isa) == ::fastadv::cpu::kAvx512 ? ::fastadv::cpu::avx512::name \
+   : (isa) == ::fastadv::cpu::kAvx2 ? ::fastadv::cpu::avx2::name   \
+                                    : ::fastadv::cpu::baseline::name)
+#else
+#define FASTADV_PICK(isa, name) (static_cast<void>(isa), &::fastadv::cpu::baseline::name)
+#endif

@@ -1,0 +1,113 @@
+#include "cpu/parallel.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace fastadv::cpu {
+namespace {
+
+struct Job {
+  TaskFunction function;
+  void* context;
+  int64_t tasks;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) function(context, task);
+  }
+};
+
+class Pool {
+ public:
+  // False when another caller has the pool.
+  bool run(Job& job, int helpers) {
+    std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    if (!turn.owns_lock()) return false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      grow(helpers);
+      job_ = &job;
+      seats_ = helpers;
+      ++generation_;
+    }
+    wake_.notify_all();
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    job_ = nullptr;  // a worker that wakes up late finds nothing to do
+    done_.wait(lock, [this] { return busy_ == 0; });
+    return true;
+  }
+
+ private:
+  void grow(int helpers) {
+    constexpr int most = 255;
+    while (workers_ < helpers && workers_ < most) {
+      try {
+        std::thread([this] { serve(); }).detach();
+      } catch (const std::system_error&) {
+        return;  // out of threads: go on with those there are
+      }
+      ++workers_;
+    }
+  }
+
+  void serve() {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return generation_ != seen && job_ != nullptr; });
+      seen = generation_;
+      if (seats_ == 0) continue;
+      --seats_;
+      ++busy_;
+      Job* job = job_;
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex turn_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  Job* job_ = nullptr;
+  uint64_t generation_ = 0;
+  int workers_ = 0;
+  int seats_ = 0;
+  int busy_ = 0;
+};
+
+// Never destroyed: detached workers may outlive static destruction, and a forked child must not touch the parent's.
+std::atomic<Pool*> current_pool{nullptr};
+
+Pool& pool() {
+  Pool* found = current_pool.load(std::memory_order_acquire);
+  if (found != nullptr) return *found;
+#if defined(__unix__) || defined(__APPLE__)
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
+  (void)registered;
+#endif
+  Pool* fresh = new Pool;
+  if (current_pool.compare_exchange_strong(found, fresh)) return *fresh;
+  delete fresh;  // another thread was first; this one has no workers yet
+  return *found;
+}
+
+}  // namespace
+
+void parallel_for(int64_t tasks, int threads, TaskFunction function, void* context) {
+  Job job{function, context, tasks};
+  const int64_t useful = tasks < threads ? tasks : threads;
+  if (useful <= 1 || !pool().run(job, static_cast<int>(useful - 1))) job.work();
+}
+
+}  // namespace fastadv::cpu

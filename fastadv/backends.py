@@ -1,0 +1,187 @@
+"""Which implementation of an operation runs where, and why another one cannot.
+
+Every operation has four: ``reference`` (PyTorch, the specification), ``cpu`` (C++), ``cuda`` (CUDA C++) and
+``triton``. ``None`` and ``"auto"`` choose the fastest that can run; a name either runs or raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+
+from fastadv import _native
+
+NAMES: tuple[str, ...] = ("reference", "cpu", "cuda", "triton")
+
+#: Operations and the stem of ``cpu_<stem>``, ``cuda_<stem>`` and ``kernels.triton.<stem>``.
+STEMS: dict[str, str] = {"sign_step_": "sign_step", "momentum_step_": "momentum_step"}
+
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+_log = logging.getLogger("fastadv")
+
+
+class BackendUnavailable(RuntimeError):  # noqa: N818
+    """A backend was asked for by name and cannot run; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the availability table: ``reason`` is empty where ``available``."""
+
+    op: str
+    backend: str
+    available: bool
+    reason: str
+
+
+@functools.cache
+def resolve(op: str, device: torch.device, requested: str | None = None) -> str:
+    """Name the backend that runs ``op`` on tensors of ``device``.
+
+    Args:
+        op: an operation, a key of ``STEMS``.
+        device: where the tensors are.
+        requested: one of ``NAMES``; None or "auto" for the fastest one that can run.
+
+    Raises:
+        ValueError: ``requested`` is not a name of a backend.
+        BackendUnavailable: the one that was asked for cannot run on ``device``.
+    """
+    if requested is not None and requested != "auto":
+        if requested not in NAMES:
+            raise ValueError(f"backend is {requested!r}; expected one of {', '.join(NAMES)} or 'auto'")
+        reason = problem(op, requested, device)
+        if reason:
+            raise BackendUnavailable(f"{op}: backend {requested!r} cannot run on {device}: {reason}")
+        return requested
+    wanted, *_ = names = _PREFERENCE.get(device.type, ("reference",))
+    chosen = next(name for name in names if not problem(op, name, device))
+    if chosen != wanted:
+        # Once per operation and device: resolve() remembers its answers.
+        _log.warning("%s on %s: using %r, since %r cannot: %s", op, device, chosen, wanted, problem(op, wanted, device))
+    return chosen
+
+
+def problem(op: str, backend: str, device: torch.device) -> str:
+    """Why ``backend`` cannot run ``op`` on ``device``, or an empty string."""
+    stem = STEMS.get(op)
+    if stem is None:
+        return f"there is no operation {op!r}"
+    if backend == "reference":
+        return ""
+    if backend == "cpu":
+        if device.type != "cpu":
+            return "it takes CPU tensors"
+        return _missing_symbol(f"cpu_{stem}")
+    if backend == "cuda":
+        if device.type != "cuda":
+            return "it takes CUDA tensors"
+        return _missing_symbol(f"cuda_{stem}") or _cuda_problem(device)
+    return _triton_problem(stem, device)
+
+
+def table() -> tuple[Row, ...]:
+    """Every operation and backend on the best device of this machine that the backend could use."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    rows = []
+    for op in STEMS:
+        for backend in NAMES:
+            on_gpu = backend == "cuda" or (backend == "triton" and torch.cuda.is_available())
+            reason = problem(op, backend, cuda if on_gpu else cpu)
+            rows.append(Row(op=op, backend=backend, available=not reason, reason=reason))
+    return tuple(rows)
+
+
+def features() -> dict[str, str]:
+    """What this installation can use, in words, for ``fastadv doctor``."""
+    isas = _native.cpu_isas()
+    built = _native.cuda_architectures()
+    triton = _triton_version()
+    return {
+        "native module": _native.PROBLEM or "loaded",
+        "cpu instruction sets": ", ".join(isas) or "none",
+        "cpu instruction set in use": _isa_in_use(isas),
+        "threads": str(torch.get_num_threads()),
+        "cuda kernels": f"built for {', '.join(built)}" if built else "not built",
+        "cuda driver": _native.cuda_problem() or "usable" if built else "not looked for",
+        "triton": f"{triton}{' (interpreted)' if triton and interpreted() else ''}" if triton else "not installed",
+    }
+
+
+def _isa_in_use(isas: tuple[str, ...]) -> str:
+    try:
+        return isas[cpu_isa()] if isas else "none"
+    except BackendUnavailable as error:
+        return str(error)
+
+
+@functools.cache
+def cpu_isa() -> int:
+    """Code of the instruction set of the CPU kernels: the fastest, or the one ``FASTADV_CPU_ISA`` names.
+
+    Raises:
+        BackendUnavailable: the variable names a set that is unknown or does not run here.
+    """
+    isas = _native.cpu_isas()
+    wanted = os.environ.get("FASTADV_CPU_ISA", "")
+    if not wanted:
+        return len(isas) - 1
+    if wanted not in isas:
+        raise BackendUnavailable(f"FASTADV_CPU_ISA is {wanted!r}; this machine runs {', '.join(isas) or 'none'}")
+    return isas.index(wanted)
+
+
+@functools.cache
+def interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter; read once, as Triton does when a kernel is defined."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _missing_symbol(name: str) -> str:
+    if _native.PROBLEM:
+        return _native.PROBLEM
+    if _native.has(name):
+        return ""
+    if name.startswith("cuda_") and not _native.cuda_architectures():
+        return "this build has no CUDA kernels (build with FASTADV_CUDA=on and nvcc on PATH)"
+    return f"the compiled module is older than the sources: it lacks {name}; build it again"
+
+
+def _cuda_problem(device: torch.device) -> str:
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    reason = _native.cuda_problem()
+    if reason:
+        return reason
+    major, minor = torch.cuda.get_device_capability(device)
+    least = min(int(name.split("-")[0]) for name in _native.cuda_architectures())
+    if 10 * major + minor < least:
+        return f"the device has compute capability {major}.{minor}; the kernels need {least // 10}.{least % 10}"
+    return ""
+
+
+def _triton_problem(stem: str, device: torch.device) -> str:
+    if not _triton_version():
+        return "triton is not installed"
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
+        return f"it takes CUDA tensors (on CPU tensors only under TRITON_INTERPRET=1), got {device}"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    try:
+        importlib.import_module(f"fastadv.kernels.triton.{stem}")
+    except ImportError as error:
+        return f"its kernels cannot be imported: {error}"
+    return ""
+
+
+@functools.cache
+def _triton_version() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return ""
+    return str(getattr(importlib.import_module("triton"), "__version__", "unknown"))

@@ -1,0 +1,165 @@
+"""Checks of the arguments of operations: each error names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+#: Element types of a gradient and their codes in the compiled kernels.
+GRAD_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def tensor(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor, like x")
+
+
+def images(name: str, value: Tensor) -> None:
+    """Raise unless ``value`` is a float32 batch ``(N, ...)`` of at least two dimensions."""
+    if value.dtype != torch.float32:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+    if value.dim() < 2:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
+
+
+def like(name: str, value: Tensor, x: Tensor, dtype: torch.dtype | None = torch.float32) -> None:
+    """Raise unless ``value`` has the shape and device of ``x`` and the dtype (None: any gradient type)."""
+    tensor(name, value)
+    if value.shape != x.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {tuple(x.shape)}, the shape of x")
+    if dtype is None:
+        if value.dtype not in GRAD_TYPES:
+            raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
+    elif value.dtype != dtype:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+    on_device(name, value, x)
+
+
+def on_device(name: str, value: Tensor, x: Tensor) -> None:
+    """Raise unless ``value`` is where ``x`` is."""
+    if value.device != x.device:
+        raise ValueError(f"{name} is on {value.device}; expected {x.device}, the device of x")
+
+
+def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, columns: int | None = None) -> None:
+    """Raise unless ``value`` is None or has shape ``(N,)``, or ``(N, columns)``, and the dtype."""
+    if value is None:
+        return
+    tensor(name, value)
+    if value.dtype != dtype:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+    shape = (x.shape[0],) if columns is None else (x.shape[0], columns)
+    if value.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+    on_device(name, value, x)
+
+
+def is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Whether ``value`` is a tensor."""
+    return isinstance(value, Tensor)
+
+
+def scalar_or_each(
+    name: str, value: float | Tensor, x: Tensor, *, least: float | None = None
+) -> tuple[Tensor | None, float]:
+    """Split a number, or one number per image, into ``(tensor or None, float)``.
+
+    Args:
+        name: of the argument.
+        value: a finite float not below ``least``, or a float32 tensor ``(N,)``; the values of a tensor are
+            not looked at, since that would wait for the device.
+        x: the images.
+        least: the smallest float allowed; None: any.
+    """
+    if isinstance(value, Tensor):
+        per_image(name, value, x, torch.float32)
+        return value, 0.0
+    number = float(value)
+    if not -float("inf") < number < float("inf") or (least is not None and number < least):
+        expected = "a finite number" if least is None else f"a finite number >= {least:g}"
+        raise ValueError(f"{name} is {value!r}; expected {expected}, or a float32 tensor (N,)")
+    return None, number
+
+
+def pixel_range(lo: float, hi: float) -> None:
+    """Raise unless ``lo <= hi``."""
+    if not lo <= hi:
+        raise ValueError(f"lo is {lo!r} and hi is {hi!r}; expected lo <= hi")
+
+
+def dense(name: str, x: Tensor) -> None:
+    """Raise ValueError unless the elements of ``x`` fill their memory, one image after the other.
+
+    Contiguous and channels-last batches do, and so does any other order of the dimensions inside an image.
+    """
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
+        if stride != expected:
+            raise _not_dense(name, x)
+        expected *= size
+    if x.shape[0] > 1 and x.stride(0) * x.shape[0] != x.numel():
+        raise _not_dense(name, x)
+
+
+def _not_dense(name: str, x: Tensor) -> ValueError:
+    return ValueError(
+        f"{name} has shape {tuple(x.shape)} and strides {x.stride()}; expected a dense batch, one image "
+        "after the other (contiguous or channels-last), since it is written in place"
+    )
+
+
+def same_layout(name: str, value: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless ``value``, which is written, lies in memory as ``x`` does."""
+    if value.stride() == x.stride():
+        return
+    strides = zip(value.stride(), x.stride(), x.shape, strict=True)
+    if any(a != b for a, b, n in strides if n > 1):
+        raise ValueError(
+            f"{name} has strides {value.stride()}; expected {x.stride()}, the layout of x, since it is "
+            "written in place (make it with torch.empty_like(x) or zeros_like(x))"
+        )
+
+
+def restrided(value: Tensor, x: Tensor) -> Tensor:
+    """``value``, which is only read, in the memory order of ``x``: itself, or a copy."""
+    if value.stride() == x.stride():
+        return value
+    return torch.empty_strided(x.shape, x.stride(), dtype=value.dtype, device=value.device).copy_(value)
+
+
+def not_shared(written: dict[str, Tensor], read: dict[str, Tensor]) -> None:
+    """Raise ValueError when a written tensor begins at the address of another argument."""
+    taken: dict[int, str] = {}
+    for name, value in written.items():
+        other = taken.setdefault(value.data_ptr(), name)
+        if other != name and value.numel() > 0:
+            raise _shared(other, name)
+    for name, value in read.items():
+        other = taken.get(value.data_ptr(), name)
+        if other != name and value.numel() > 0:
+            raise _shared(other, name)
+
+
+def _shared(name: str, other: str) -> ValueError:
+    return ValueError(f"{name} and {other} share their memory; expected separate tensors (clone one)")
+
+
+def address(value: Tensor | None) -> int:
+    """Where the data is; 0 for None."""
+    return 0 if value is None else value.data_ptr()
+
+
+def contiguous(value: Tensor | None) -> Tensor | None:
+    """A read-only argument as one row; None stays None."""
+    return None if value is None else value.contiguous()
+
+
+def writable_rows(name: str, value: Tensor | None) -> None:
+    """Raise ValueError unless ``value``, which is written, is contiguous."""
+    if value is not None and not value.is_contiguous():
+        raise ValueError(f"{name} has strides {value.stride()}; expected a contiguous tensor, since it is written")

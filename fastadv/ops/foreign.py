@@ -1,0 +1,84 @@
+"""NumPy and CuPy arrays as arguments: they share their memory with a tensor for the time of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.utils.dlpack
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def is_array(value: object) -> bool:
+    """Whether ``value`` is a NumPy or a CuPy array (CuPy is not imported for the question)."""
+    return isinstance(value, np.ndarray) or _is_cupy(value)
+
+
+def call(
+    function: Callable[..., Any],
+    arrays: Mapping[str, Any],
+    written: Collection[str],
+    options: Mapping[str, Any],
+) -> None:
+    """Call ``function`` with every array of ``arrays`` lent as a tensor.
+
+    Args:
+        function: a public operation.
+        arrays: arguments by name; tensors, arrays, numbers and None.
+        written: the names of those that are written: they are never copied.
+        options: further keyword arguments.
+
+    Raises:
+        ValueError: a written array is read-only or cannot be shared with PyTorch.
+    """
+    lent = {name: borrow(name, value, written=name in written) for name, value in arrays.items()}
+    function(**lent, **options)
+    if any(_is_cupy(value) for value in arrays.values()):
+        _hand_back_stream()
+
+
+def borrow(name: str, value: Any, *, written: bool) -> Any:
+    """``value`` as a tensor on the same memory where it is an array, else ``value``.
+
+    Raises:
+        ValueError: it is to be written, and is read-only or cannot be shared.
+    """
+    if _is_cupy(value):
+        return torch.utils.dlpack.from_dlpack(value)
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.flags.writeable:
+        try:
+            return torch.from_numpy(value)
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # negative strides, a foreign byte order, a type PyTorch lacks
+            if written:
+                raise ValueError(f"{name} cannot be shared with PyTorch: {error}") from error
+    elif written:
+        raise ValueError(f"{name} is a read-only array; expected a writable one, since it is written in place")
+    return _copied(name, value)
+
+
+def _copied(name: str, value: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+    except TypeError as error:
+        raise TypeError(f"{name} has dtype {value.dtype}, which PyTorch lacks") from error
+
+
+def _is_cupy(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "cupy"
+
+
+def _hand_back_stream() -> None:
+    # DLPack made PyTorch's stream wait for CuPy's; the way back is ours to order.
+    import cupy
+
+    theirs = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)
+    theirs.wait_stream(torch.cuda.current_stream())

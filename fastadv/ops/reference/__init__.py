@@ -1,0 +1,1 @@
+"""Plain PyTorch implementations: the specification of every operation."""

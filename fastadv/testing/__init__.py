@@ -1,0 +1,1 @@
+"""Shared by the tests and the benchmarks; product code never imports it."""

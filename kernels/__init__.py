@@ -1,0 +1,1 @@
+"""Kernels: shared functors, CUDA C++ and Triton. Imports nothing of fastadv."""

@@ -1,0 +1,18 @@
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    # Before any module with a Triton kernel is imported: later it has no effect.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

@@ -1,0 +1,107 @@
+"""The choice of a backend, and what doctor is told."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastadv import _native, backends, ops
+from fastadv.testing.cases import StepCase
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    for cached in (backends.resolve, backends.cpu_isa):
+        cached.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    for cached in (backends.resolve, backends.cpu_isa):
+        cached.cache_clear()
+
+
+def test_auto_takes_the_compiled_kernels():
+    assert backends.resolve("sign_step_", CPU) == "cpu"
+    assert backends.resolve("sign_step_", CPU, "auto") == "cpu"
+
+
+def test_names_that_can_run_are_taken():
+    assert backends.resolve("momentum_step_", CPU, "reference") == "reference"
+
+
+def test_without_the_compiled_module_auto_falls_back_and_says_so_once(fresh, caplog):
+    fresh.setattr(_native, "PROBLEM", "it was not built")
+    i = StepCase(shape=(1, 3, 4, 4)).make()
+    with caplog.at_level(logging.WARNING, "fastadv"):
+        for _ in range(3):
+            ops.sign_step_(i.x, i.grad, i.origin, alpha=0.1, eps=0.1)
+    assert [record.message for record in caplog.records] == [
+        "sign_step_ on cpu: using 'reference', since 'cpu' cannot: it was not built"
+    ]
+    with pytest.raises(backends.BackendUnavailable, match="backend 'cpu' cannot run on cpu: it was not built"):
+        ops.sign_step_(i.x, i.grad, i.origin, alpha=0.1, eps=0.1, backend="cpu")
+
+
+def test_a_stale_module_is_named(fresh):
+    fresh.setitem(backends.STEMS, "new_", "new")
+    assert "older than the sources: it lacks cpu_new" in backends.problem("new_", "cpu", CPU)
+    assert backends.problem("missing_", "cpu", CPU) == "there is no operation 'missing_'"
+
+
+def test_the_table_has_every_operation_and_backend():
+    rows = {(row.op, row.backend): row for row in backends.table()}
+    assert set(rows) == {(op, name) for op in backends.STEMS for name in backends.NAMES}
+    for row in rows.values():
+        assert row.available == (row.reason == "")
+    assert rows["sign_step_", "cpu"].available
+
+
+def test_features_are_words():
+    features = backends.features()
+    assert features["native module"] == "loaded"
+    assert features["cpu instruction set in use"] in features["cpu instruction sets"]
+    assert all(isinstance(value, str) and value for value in features.values())
+
+
+def test_the_instruction_set_can_be_chosen(fresh):
+    fresh.setenv("FASTADV_CPU_ISA", "baseline")
+    assert backends.cpu_isa() == 0
+
+
+def test_an_instruction_set_that_does_not_run(fresh):
+    fresh.setenv("FASTADV_CPU_ISA", "sse9")
+    i = StepCase(shape=(1, 3, 4, 4)).make()
+    with pytest.raises(backends.BackendUnavailable, match="FASTADV_CPU_ISA is 'sse9'; this machine runs baseline"):
+        ops.sign_step_(i.x, i.grad, i.origin, alpha=0.1, eps=0.1, backend="cpu")
+    assert "sse9" in backends.features()["cpu instruction set in use"]
+
+
+def test_a_missing_module_explains_itself():
+    code = """
+import sys
+sys.modules["fastadv._C"] = None
+from fastadv import _native, backends
+assert "pip install" in _native.PROBLEM, _native.PROBLEM
+assert _native.cpu_isas() == () and _native.cuda_architectures() == ()
+assert not {row.backend: row.available for row in backends.table()}["cpu"]
+try:
+    _native.module()
+except ImportError as error:
+    assert "fastadv._C cannot be imported" in str(error)
+else:
+    raise SystemExit("no error")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif("80" not in _native.cuda_architectures(), reason="this build has no CUDA kernels")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_kernels_without_a_device_say_so():
+    assert backends.problem("sign_step_", "cuda", torch.device("cuda", 0)) == "PyTorch sees no CUDA device"
+    assert _native.cuda_problem()
+    with pytest.raises(RuntimeError, match=r"sign_step_: CUDA error \d+: "):
+        _native.module().cuda_sign_step(0, 0, 0, 0, 0, 0.1, 0, 0.1, 0, 0, 0.0, 1.0, 1, 4, 0, 0)
