@@ -1,0 +1,20 @@
+"""Face models: images in [0, 1] to embeddings, published architectures, checked weights, fast copies."""
+
+from fastadv.models.batching import fixed_batches
+from fastadv.models.checkpoints import CheckpointError, read_state_dict
+from fastadv.models.face_model import PRECISIONS, FaceModel
+from fastadv.models.layers import fold_batch_norms, freeze, prepare
+from fastadv.models.zoo import load, names
+
+__all__ = [
+    "PRECISIONS",
+    "CheckpointError",
+    "FaceModel",
+    "fixed_batches",
+    "fold_batch_norms",
+    "freeze",
+    "load",
+    "names",
+    "prepare",
+    "read_state_dict",
+]

@@ -1,0 +1,49 @@
+"""Fixed batch shapes: bits that do not depend on how many images there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
+    """Apply `function` to chunks of exactly `size` images, without gradients.
+
+    A convolution may round differently for another batch size; with one fixed size an image's output has the
+    same bits whatever its neighbours, its place and the number of images. The last chunk is filled up by
+    repeating its last image, and the surplus is dropped.
+
+    Args:
+        function: from `(size, ...)` to `(size, ...)`, row by row independent.
+        images: `(N, ...)` with N >= 1.
+        size: number of images per call, >= 1.
+
+    Returns:
+        `(N, ...)`, the outputs in order.
+
+    Raises:
+        ValueError: if `size < 1`, there is no image, or `function` does not give one row per image.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size: expected an int >= 1, got {size!r}")
+    if images.dim() == 0 or images.shape[0] == 0:
+        raise ValueError(f"images: expected at least one image, got shape {tuple(images.shape)}")
+    count = images.shape[0]
+    result: Tensor | None = None
+    with torch.no_grad():
+        for start in range(0, count, size):
+            chunk = images[start : start + size]
+            rows = chunk.shape[0]
+            if rows < size:
+                filler = chunk[-1:].expand(size - rows, *chunk.shape[1:])
+                chunk = torch.cat((chunk, filler))
+            output = function(chunk)
+            if output.dim() == 0 or output.shape[0] != size:
+                raise ValueError(f"function: expected {size} rows, got shape {tuple(output.shape)}")
+            if result is None:
+                result = output.new_empty((count, *output.shape[1:]))
+            result[start : start + rows] = output[:rows]
+    assert result is not None  # count >= 1
+    return result

@@ -1,0 +1,223 @@
+"""`FaceModel`: any backbone that turns aligned faces into embeddings, with its preprocessing inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+class FaceModel(nn.Module):
+    """Images in [0, 1] to L2-normalised embeddings.
+
+    With `f` the backbone, `F(x) = f(x̂) / ||f(x̂)||₂` where `x̂ = (x - mean) / std` per colour channel. The
+    normalisation is part of the model, so that an attack sees pixels only, and a budget has the pixels' unit.
+
+    Any module that maps `(N, 3, H, W)` to `(N, D)` can be wrapped::
+
+        model = FaceModel(my_network, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), name="mine").eval()
+
+    Nothing in the forward pass synchronises with the host, and the memory layout of the images (contiguous or
+    channels-last) is kept.
+
+    Args:
+        backbone: module from `(N, 3, H, W)` to `(N, D)`.
+        input_size: height and width in pixels.
+        mean: three numbers, subtracted from the red, green and blue channel; unit: the pixel range [0, 1].
+        std: three positive numbers, the divisors; same unit.
+        name: what reports call the model.
+        layers: names of submodules of `backbone` that are offered as taps (feature layers), shallow to deep.
+        head: optional module from `(N, D)` features to `(N, K)` logits.
+
+    Raises:
+        TypeError: if `backbone` or `head` is no module, or `name` no text.
+        ValueError: if a number is out of range or a layer is no submodule of the backbone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        input_size: tuple[int, int] = (112, 112),
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str,
+        layers: Sequence[str] = (),
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}")
+        if head is not None and not isinstance(head, nn.Module):
+            raise TypeError(f"head: expected a torch.nn.Module or None, got {type(head).__name__}")
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name: expected a non-empty str, got {name!r}")
+        self.backbone = backbone
+        self.head = head
+        self.name = name
+        self.input_size = _checked_size(input_size)
+        self.layers = _checked_layers(backbone, layers)
+        #: How the model is meant to be run: set by `prepare`, read by the engine ("tf32" is a CUDA mode).
+        self.precision = "fp32"
+        self._embedding_size: int | None = None
+        mean_values, std_values = _checked_triple("mean", mean), _checked_triple("std", std)
+        if min(std_values) <= 0:
+            raise ValueError(f"std: expected three numbers > 0, got {std_values}")
+        # Not persistent: constants of the model, no part of a checkpoint.
+        self.register_buffer("mean", torch.tensor(mean_values).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std_values).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type the backbone computes in: that of its first weight with two or more axes.
+
+        The images are cast to it after the normalisation. A prepared bfloat16 model keeps its batch norms in
+        float32, which is why the first parameter alone would not tell.
+        """
+        found: torch.dtype | None = None
+        for parameter in self.backbone.parameters():
+            if parameter.is_floating_point():
+                if parameter.dim() > 1:
+                    return parameter.dtype
+                found = found or parameter.dtype
+        return found or torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.mean.device
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the number of features; found once, by running one grey image through the backbone.
+
+        Raises:
+            ValueError: if the backbone cannot take one image of `input_size`, or gives no `(N, D)` tensor.
+        """
+        if self._embedding_size is None:
+            modes = [(module, module.training) for module in self.modules()]
+            try:
+                self.eval()  # batch norm in training mode refuses one image, and would learn from it
+                with torch.no_grad():
+                    probe = torch.full((1, 3, *self.input_size), 0.5, device=self.device)
+                    self._embedding_size = int(self.features(probe).shape[1])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"backbone: cannot take one image of input_size={self.input_size} ({error})"
+                ) from error
+            finally:
+                for module, training in modes:
+                    module.training = training
+        return self._embedding_size
+
+    def features(self, images: Tensor) -> Tensor:
+        """The backbone's raw output, before the L2 normalisation.
+
+        Args:
+            images: `(N, 3, H, W)`, floating point, RGB in [0, 1], with `(H, W) = input_size`.
+
+        Returns:
+            `(N, D)` float32 (float64 from a float64 backbone).
+
+        Raises:
+            TypeError: if `images` is no floating-point tensor.
+            ValueError: if its shape does not fit, or the backbone's output is not `(N, D)`.
+        """
+        self._check(images)
+        # Two operations, one rounding each: the same bits whatever vector width handles an element.
+        normalised = (images - self.mean).div_(self.std)
+        output = self.backbone(normalised.to(self.dtype))
+        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != images.shape[0]:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"backbone: expected an output of shape (N, D) with N={images.shape[0]}, got {got}")
+        return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embedding `F(x) = features / ||features||₂`.
+
+        Args:
+            images: as in `features`.
+
+        Returns:
+            `(N, D)` float32, every row of norm 1 (a row of zeros stays zero).
+        """
+        return F.normalize(self.features(images), dim=1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The class head applied to the raw features.
+
+        Args:
+            images: as in `features`.
+
+        Returns:
+            `(N, K)` logits.
+
+        Raises:
+            ValueError: if the model has no head.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"head: the model {self.name!r} has no class head, so it has no logits; "
+                "build the FaceModel with head=, or use an embedding goal"
+            )
+        return self.head(self.features(images))
+
+    def extra_repr(self) -> str:
+        """What `repr` shows besides the modules."""
+        return f"name={self.name!r}, input_size={self.input_size}, precision={self.precision!r}"
+
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
+        if not images.is_floating_point():
+            raise TypeError(f"images: expected a floating-point tensor in [0, 1], got {images.dtype}")
+        expected = (3, *self.input_size)
+        if images.dim() != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"images: {self.name!r} expects shape (N, 3, {expected[1]}, {expected[2]}), got {tuple(images.shape)}"
+            )
+        if self.mean.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"model: it was cast to {self.mean.dtype} as a whole, which rounds the normalisation; "
+                'use prepare(model, precision="bf16")'
+            )
+
+
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    values = tuple(size) if isinstance(size, Sequence) else ()
+    if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
+        raise ValueError(f"input_size: expected two positive ints (height, width), got {size!r}")
+    return (values[0], values[1])
+
+
+def _checked_triple(argument: str, values: Sequence[float]) -> tuple[float, float, float]:
+    try:
+        numbers = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers):
+        raise ValueError(f"{argument}: expected three finite numbers (red, green, blue), got {values!r}")
+    return (numbers[0], numbers[1], numbers[2])
+
+
+def _checked_layers(backbone: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(layers, str):
+        raise ValueError(f"layers: expected a sequence of names, got the single str {layers!r}")
+    known = {name for name, _ in backbone.named_modules() if name}
+    for layer in layers:
+        if layer not in known:
+            raise ValueError(
+                f"layers: {layer!r} is no submodule of the backbone; it has "
+                f"{', '.join(sorted(known)[:8]) or 'none'}{', ...' if len(known) > 8 else ''}"
+            )
+    if len(set(layers)) != len(layers):
+        raise ValueError(f"layers: expected distinct names, got {tuple(layers)}")
+    return tuple(layers)

@@ -1,0 +1,271 @@
+"""`prepare` and the folding: the same function, made fast; and when it must not fold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.models import FaceModel, fold_batch_norms, load, names, prepare
+
+
+def randomise_batch_norms(module: nn.Module, *, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            with torch.no_grad():
+                for tensor in (norm.running_var, norm.weight):
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+                for tensor in (norm.running_mean, norm.bias):
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
+
+
+def images(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, 112, 112, generator=torch.Generator().manual_seed(4))
+
+
+def batch_norms(module: nn.Module) -> list[str]:
+    return [n for n, m in module.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("name", names())
+def test_prepared_model_computes_the_same(name: str) -> None:
+    model = load(name, random_weights_seed=1)
+    randomise_batch_norms(model)
+    prepared = prepare(model)
+    x = images(1)
+    with torch.no_grad():
+        expected, got = model.features(x), prepared.features(x)
+    assert (got - expected).norm() <= 1e-5 * expected.norm()
+    left = batch_norms(prepared)
+    if name.startswith("iresnet"):  # the first of each block and the last one have no convolution before them
+        assert all(n.endswith(".bn1") or n == "backbone.bn2" for n in left)
+        assert len(left) == len(model.layers) + 1
+    else:
+        assert not left
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobileface_v2", "edgeface_xs", "iresnet18"])
+def test_bf16_is_close_and_comes_back_in_float32(name: str) -> None:
+    model = load(name, random_weights_seed=1)
+    randomise_batch_norms(model)
+    prepared = prepare(model, precision="bf16")
+    assert prepared.dtype == torch.bfloat16
+    x = images().requires_grad_()
+    y = prepared(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.dtype == gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+    with torch.no_grad():
+        assert ((y * model(images())).sum(1) > 0.999).all()
+    assert torch.equal(prepare(prepared, precision="bf16")(images()), y)
+
+
+def test_gradient_of_the_prepared_model() -> None:
+    model = load("mobileface_v2", random_weights_seed=1)
+    randomise_batch_norms(model)
+    x = images().requires_grad_()
+    expected, got = (torch.autograd.grad(m(x)[:, :9].sum(), x)[0] for m in (model, prepare(model)))
+    assert (got - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_the_original_is_left_alone() -> None:
+    model = load("mobileface_v2", random_weights_seed=1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.backbone.conv1.weight.grad = torch.ones(32, 3, 3, 3)
+    prepared = prepare(model, precision="bf16")
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.precision == "fp32"
+    assert prepared.precision == "bf16"
+    assert not any(p.requires_grad or p.grad is not None for p in prepared.parameters())
+    assert not any(module.training for module in prepared.modules())
+
+
+def test_layout() -> None:
+    model = load("iresnet18", random_weights_seed=1)
+    assert prepare(model).backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert prepare(model, channels_last=False).backbone.layer1[0].conv1.weight.is_contiguous()
+
+
+def test_folding_can_be_switched_off() -> None:
+    model = load("mobileface_v2", random_weights_seed=1)
+    assert batch_norms(prepare(model, fold=False)) == batch_norms(model)
+
+
+def test_taps_see_what_they_saw() -> None:
+    model = load("mobilefacenet", random_weights_seed=1)
+    randomise_batch_norms(model)
+
+    def tapped(m: FaceModel) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        hooks = [
+            m.backbone.get_submodule(layer).register_forward_hook(lambda _m, _i, out: outputs.append(out))
+            for layer in m.layers
+        ]
+        with torch.no_grad():
+            m(images())
+        for hook in hooks:
+            hook.remove()
+        return outputs
+
+    for expected, got in zip(tapped(model), tapped(prepare(model)), strict=True):
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_head_is_prepared_too() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = nn.Linear(4, 6)
+    model = FaceModel(backbone, input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), name="m", head=head).eval()
+    prepared = prepare(model, precision="bf16")
+    x = torch.rand(2, 3, 8, 8)
+    assert prepared.logits(x).dtype == torch.float32
+    assert not any(p.requires_grad for p in prepared.parameters())
+    torch.testing.assert_close(prepared.logits(x), model.logits(x), rtol=0.05, atol=0.02)
+
+
+# -- when it must not fold --
+
+
+class Net(nn.Module):
+    """A convolution, a batch norm, and a forward pass given by the test."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.bn = nn.BatchNorm2d(3)
+        self.seq = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        self.run = run
+        randomise_batch_norms(self)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def untraceable(x: Tensor) -> Tensor:
+    return x if x.sum() > -1e9 else -x  # a branch on a value
+
+
+RUNS: dict[str, tuple[Callable[[Any, Tensor], Tensor], set[str]]] = {
+    # what runs, and the batch norms that may be folded
+    "plain": (lambda m, x: m.seq(m.bn(m.conv(x))), {"bn", "seq.1"}),
+    "convolution_read_twice": (lambda m, x: m.seq(m.bn(y := m.conv(x)) + y), {"seq.1"}),
+    "convolution_called_twice": (lambda m, x: m.seq(m.bn(m.conv(m.conv(x)))), {"seq.1"}),
+    "batch_norm_called_twice": (lambda m, x: m.bn(m.seq(m.bn(m.conv(x)))), {"seq.1"}),
+    "something_between": (lambda m, x: m.seq(m.bn(F.relu(m.conv(x)))), {"seq.1"}),
+    "weight_read_elsewhere": (lambda m, x: m.seq(m.bn(m.conv(x))) * m.conv.weight.sum(), {"seq.1"}),
+    "inside_of_a_container_read": (lambda m, x: m.seq(x) + m.seq[0](x), set()),
+    "untraceable": (lambda m, x: m.seq(untraceable(m.bn(m.conv(x)))), {"seq.1"}),
+    "untraceable_and_read_inside": (lambda m, x: untraceable(m.seq(x) + m.seq[0](x)), set()),
+    "before_the_convolution": (lambda m, x: m.conv(m.bn(x)), set()),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_folds_only_where_it_is_right(case: str) -> None:
+    run, foldable = RUNS[case]
+    network = Net(run).double()
+    folded = fold_batch_norms(copy.deepcopy(network), input_size=(8, 8))
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-12, atol=1e-12)
+    assert set(batch_norms(network)) - set(batch_norms(folded)) == foldable
+
+
+class Shared(nn.Module):
+    """One convolution under two names, with a batch norm after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = nn.Conv2d(3, 3, 1)
+        self.first = nn.Sequential(conv, nn.BatchNorm2d(3))
+        self.second = nn.Sequential(conv, nn.BatchNorm2d(3))
+        randomise_batch_norms(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+class UntraceableShared(Shared):
+    def forward(self, x: Tensor) -> Tensor:
+        return untraceable(super().forward(x))
+
+
+@pytest.mark.parametrize("network", [Shared().eval(), UntraceableShared().eval()], ids=["traced", "walked"])
+def test_a_shared_convolution_is_not_folded(network: nn.Module) -> None:
+    folded = fold_batch_norms(copy.deepcopy(network), input_size=(4, 4))
+    x = torch.rand(2, 3, 4, 4)
+    assert torch.equal(folded(x), network(x))
+    assert len(batch_norms(folded)) == 2
+
+
+def test_a_tapped_convolution_is_not_folded() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    model = FaceModel(backbone, input_size=(5, 5), mean=(0, 0, 0), std=(1, 1, 1), name="m", layers=("0",)).eval()
+    assert batch_norms(prepare(model)) == ["backbone.1"]
+
+
+def test_a_hooked_convolution_is_not_folded() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    backbone[0].register_forward_hook(lambda *_: None)
+    assert batch_norms(fold_batch_norms(backbone)) == ["1"]
+
+
+def test_a_batch_norm_without_statistics_is_not_folded() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    assert batch_norms(fold_batch_norms(backbone)) == ["1"]
+
+
+def test_linear_and_batch_norm_without_affine() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False), nn.BatchNorm1d(5, affine=False)).eval()
+    network[2].running_mean.normal_()
+    network[2].running_var.uniform_(0.5, 2)
+    folded = fold_batch_norms(copy.deepcopy(network), input_size=(2, 2))
+    x = torch.rand(4, 3, 2, 2)
+    torch.testing.assert_close(folded(x), network(x))
+    assert not batch_norms(folded)
+
+
+# -- what it refuses --
+
+
+def test_refuses_training_mode() -> None:
+    model = load("mobileface_v2", random_weights_seed=0)
+    with pytest.raises(ValueError, match=r"model: it is in training mode.*call \.eval\(\) first"):
+        prepare(model.train())
+    model.eval()
+    model.backbone.bn1.train()
+    with pytest.raises(ValueError, match=r"its submodule 'backbone\.bn1' is in training mode"):
+        prepare(model)
+
+
+def test_refuses_other_precisions() -> None:
+    model = load("mobileface_v2", random_weights_seed=0)
+    with pytest.raises(ValueError, match=r"precision: expected one of fp32, tf32, bf16, got 'fp16'"):
+        prepare(model, precision="fp16")
+    with pytest.raises(ValueError, match=r"'tf32' exists only on CUDA devices, the model is on 'cpu'"):
+        prepare(model, precision="tf32")
+    with pytest.raises(ValueError, match=r"was already rounded to bf16"):
+        prepare(prepare(model, precision="bf16"))
+
+
+def test_refuses_a_bare_module() -> None:
+    with pytest.raises(TypeError, match=r"model: expected a FaceModel, got Linear"):
+        prepare(nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tf32_is_a_mark_on_cuda() -> None:
+    model = load("mobileface_v2", random_weights_seed=0, device="cuda")
+    prepared = prepare(model, precision="tf32")
+    assert prepared.precision == "tf32"
+    assert prepared.dtype == torch.float32
