@@ -1,0 +1,256 @@
+"""Five landmarks to an aligned crop.
+
+Coordinates are continuous pixel-edge coordinates everywhere: pixel i covers [i, i + 1) and its centre is
+i + 0.5. Scaling an image scales them without an offset. A pixel-centre library (OpenCV) counts half less.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+Points = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
+
+# Left eye, right eye, nose, left and right mouth corner (the viewer's left first), in 112x112.
+_TEMPLATE_112 = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+_NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
+
+
+class AlignmentError(ValueError):
+    """Landmarks that cannot be read or that do not determine an alignment."""
+
+
+def template(size: int = 112) -> Points:
+    """The five points of an aligned face in a `size` x `size` crop, (5, 2) as (x, y), in pixels.
+
+    The points of Deng et al. 2019 (ArcFace) for 112x112. For another size, 160 for example, they are
+    multiplied by size / 112: the crop shows the same part of the face at another resolution.
+
+    Raises:
+        ValueError: `size` is not a positive integer.
+    """
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"size: expected a positive number of pixels, got {size!r}")
+    return np.array(_TEMPLATE_112, dtype=np.float64) * (size / 112)
+
+
+def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
+    """The similarity (rotation, uniform scale, shift; no reflection) that maps `source` nearest to `target`.
+
+    Minimises `sum_i |M (source_i, 1) - target_i|^2`. In the plane a similarity is `w = a z + b` on complex
+    numbers, so that with centred points `a = sum(conj(z) w) / sum(|z|^2)`: the closed form of Umeyama
+    1991 with the reflection left out.
+
+    Args:
+        source: (K, 2) points, K >= 2.
+        target: (K, 2) points.
+
+    Returns:
+        (2, 3) float64, from source to target coordinates.
+
+    Raises:
+        AlignmentError: Non-finite or coinciding points, or no similarity without reflection.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    if source.ndim != 2 or source.shape[1] != 2 or source.shape[0] < 2 or source.shape != target.shape:
+        raise AlignmentError(f"landmarks: expected two (K, 2) arrays, got {source.shape} and {target.shape}")
+    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+        raise AlignmentError("landmarks: expected finite coordinates")
+    z, w = source @ (1, 1j), target @ (1, 1j)
+    z_mean, w_mean = z.mean(), w.mean()
+    z, w = z - z_mean, w - w_mean
+    spread = float(np.vdot(z, z).real)
+    # Relative to the coordinates: what is left of equal points after rounding is no direction.
+    if spread <= 1e-12 * (1 + abs(z_mean)) ** 2:
+        raise AlignmentError("landmarks: the points coincide, expected five different places")
+    a = np.vdot(z, w) / spread
+    if abs(a) ** 2 * spread <= 1e-9 * float(np.vdot(w, w).real):
+        raise AlignmentError("landmarks: no rotation and scale fits; they may be mirrored or in another order")
+    b = w_mean - a * z_mean
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def inverse(matrix: ArrayLike) -> Matrix:
+    """The (2, 3) matrix of the inverse of an affine map, float64.
+
+    Raises:
+        AlignmentError: Another shape, or a map without an inverse.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
+        raise AlignmentError(f"matrix: expected finite (2, 3), got {matrix.tolist()}")
+    (a, b, c), (d, e, f) = matrix
+    determinant = a * e - b * d
+    if abs(determinant) <= 1e-12 * np.abs(matrix[:, :2]).max() ** 2:
+        raise AlignmentError("matrix: the map has no inverse")
+    linear = np.array([[e, -b], [-d, a]]) / determinant
+    return np.concatenate([linear, -linear @ [[c], [f]]], axis=1)
+
+
+def warp(image: Pixels, matrix: ArrayLike, size: tuple[int, int]) -> Pixels:
+    """Moves an image by an affine map, bilinear.
+
+    The value at output pixel centre p is read at `inverse(matrix)(p)`. A sample inside the image uses the
+    border pixel beyond its centre; one outside is 0. Not a low-pass filter: strong reduction aliases.
+
+    Args:
+        image: (H, W, C), uint8 (the result is rounded, not cut off) or float32.
+        matrix: (2, 3), from coordinates of `image` to coordinates of the output.
+        size: Height and width of the output.
+
+    Returns:
+        (height, width, C) of the input's type.
+
+    Raises:
+        ValueError: Another shape or type.
+        AlignmentError: A matrix without an inverse.
+    """
+    if image.ndim != 3 or 0 in image.shape or image.dtype not in (np.uint8, np.float32):
+        raise ValueError(f"image: expected (H, W, C) uint8 or float32, got {image.shape} {image.dtype}")
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size: expected a positive height and width, got {size}")
+    (a, b, c), (d, e, f) = inverse(matrix)
+    x = np.arange(width) + 0.5
+    y = (np.arange(height) + 0.5)[:, None]
+    u = (a * x + (b * y + c)).ravel()
+    v = (d * x + (e * y + f)).ravel()
+    rows, columns, channels = image.shape
+    inside = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
+    left, right, along = _neighbours(u, columns)
+    top, bottom, down = _neighbours(v, rows)
+    top, bottom = top * columns, bottom * columns
+
+    # Channels first: long inner loops, several times faster than three values at a time.
+    planes = np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(channels, -1)
+    upper = _mix(planes.take(top + left, axis=1), planes.take(top + right, axis=1), along)
+    lower = _mix(planes.take(bottom + left, axis=1), planes.take(bottom + right, axis=1), along)
+    values = _mix(upper, lower, down)
+    if not inside.all():
+        values *= inside
+    if image.dtype == np.uint8:
+        values = np.rint(values)
+    packed = values.astype(image.dtype).reshape(channels, height, width)
+    return np.ascontiguousarray(np.moveaxis(packed, 0, -1))
+
+
+def _neighbours(position: Points, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """The two pixels whose centres enclose a coordinate, and how far between them it lies."""
+    centred = np.clip(position - 0.5, 0, count - 1)
+    low = centred.astype(np.intp)  # not negative, so this is the floor
+    return low, np.minimum(low + 1, count - 1), (centred - low).astype(np.float32)
+
+
+def _mix(low: NDArray, high: NDArray, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    low = low.astype(np.float32)
+    mixed: NDArray[np.float32] = low + weight * (high.astype(np.float32) - low)
+    return mixed
+
+
+def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: int = 112) -> tuple[NDArray[np.uint8], Matrix]:
+    """Cuts the aligned face out of an image: `similarity` onto `template(size)`, then `warp`.
+
+    Args:
+        image: (H, W, 3) uint8.
+        landmarks: (5, 2) as (x, y) in pixel-edge coordinates: left eye, right eye, nose, left and right
+            mouth corner, the viewer's left first.
+        size: Side of the crop in pixels.
+
+    Returns:
+        The crop, (size, size, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
+
+    Raises:
+        AlignmentError: Landmarks that are mirrored, degenerate, not finite, or of another shape.
+    """
+    points = np.asarray(landmarks, np.float64)
+    if points.shape != (5, 2):
+        raise AlignmentError(f"landmarks: expected (5, 2): {_NAMES}; got {points.shape}")
+    matrix = similarity(points, template(size))
+    eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
+    # Only mirrored points turn the other way; a rotated face does not.
+    if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
+        raise AlignmentError(f"landmarks: the face is mirrored, expected {_NAMES}")
+    return warp(image, matrix, (size, size)), matrix
+
+
+def center_crop(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Matrix]:
+    """The central square of an image at `size` x `size`, for faces that are aligned already.
+
+    An image of that size comes back as it is; another is resampled (bilinear with a low-pass filter).
+
+    Returns:
+        The crop, (size, size, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    scale = template(size)[0, 0] / template(side)[0, 0]
+    matrix = np.array([[scale, 0.0, -scale * left], [0.0, scale, -scale * top]])
+    if height == width == size:
+        return image, matrix
+    box = (left, top, left + side, top + side)
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.array(resized, dtype=np.uint8), matrix
+
+
+def read_landmarks(path: str | os.PathLike[str]) -> dict[str, Points]:
+    """Reads five points per image: lines of `name x y x y x y x y x y [score]`.
+
+    The name may have an extension, which is dropped; lines that are empty or start with `#` are skipped.
+
+    Args:
+        path: A UTF-8 text file.
+
+    Returns:
+        Name without extension to (5, 2) float64.
+
+    Raises:
+        AlignmentError: An unreadable file, or a malformed line, with its number.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AlignmentError(f"{path}: the landmarks cannot be read: {error}") from error
+    found: dict[str, Points] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, *fields = line.split()
+        name = _without_extension(name)
+        if name in found:
+            raise AlignmentError(f"{path}:{number}: {name} has landmarks already")
+        found[name] = _parse(fields, f"{path}:{number}")
+    return found
+
+
+def _parse(fields: Sequence[str], where: str) -> Points:
+    if len(fields) not in (10, 11):
+        raise AlignmentError(f"{where}: expected a name, ten coordinates and maybe a score, got {len(fields)} numbers")
+    try:
+        values = np.array([float(field) for field in fields])
+    except ValueError as error:
+        raise AlignmentError(f"{where}: {error}") from None
+    if not np.isfinite(values).all():
+        raise AlignmentError(f"{where}: expected finite numbers")
+    return values[:10].reshape(5, 2)
+
+
+def _without_extension(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    stem, dot, _ = last.rpartition(".")
+    return folder + slash + (stem if dot and stem else last)

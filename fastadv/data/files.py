@@ -1,0 +1,60 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".fastadv-tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `write_atomically` uses before the final one."""
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def naming(error: OSError, path: Path) -> OSError:
+    """The same operating-system error with the file in its message (a full disk says nothing of the file)."""
+    if error.errno is None:
+        return OSError(f"{path}: {error}")
+    return OSError(error.errno, error.strerror or os.strerror(error.errno), str(path))
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, fsync: bool = False) -> None:
+    """Writes a file so that a reader, a crash or a full disk never sees a part of it.
+
+    The bytes go to a temporary file of the same folder, which is renamed over `path`. After any error,
+    Ctrl-C included, the temporary file is gone and `path` is as it was.
+
+    Args:
+        path: The final name; its folder must exist.
+        data: The whole content.
+        fsync: Wait until the bytes are on the disk (survives a power cut, costs milliseconds).
+
+    Raises:
+        OSError: With the file's name, for example when the disk is full.
+    """
+    path = Path(path)
+    # The temporary name does not contain the final one, which may be as long as the file system allows.
+    temporary = path.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        with open(temporary, "xb", buffering=0) as file:
+            write_all(file.fileno(), data)
+            if fsync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise naming(error, path) from error
+        raise
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """`os.write` until everything is written: a call may take only a part of it."""
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(descriptor, view) :]

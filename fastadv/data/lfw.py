@@ -1,0 +1,132 @@
+"""Labeled Faces in the Wild: its layout, its pairs, its alignment."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadv.data.alignment import Matrix, warp
+from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
+from fastadv.data.folder import list_images
+from fastadv.data.pairs import Pair
+
+# Where the template lies in the deep-funneled images on average over all their faces: a square of 131.4
+# pixels around (125.6, 117.1), in images of 250 x 250.
+_WINDOW_CENTER = (125.6 / 250, 117.1 / 250)
+_WINDOW_SIDE = 131.4 / 250
+
+
+class LFW(FaceSource):
+    """LFW (Huang et al. 2007; deep-funneled: Huang et al. 2012) in its own layout.
+
+    `root/images/<person>/<person>_NNNN.jpg` or `root/<person>/<person>_NNNN.jpg`; `root/pairs.txt` and
+    `root/pairsDevTest.txt` where they are needed; `root/landmarks.txt` is used where it is there. Without
+    landmarks the crop is the square around the place where deep-funneled faces are on average; recognition
+    is then clearly less accurate.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        size: int | None = 112,
+        landmarks: str | os.PathLike[str] | Landmarks | None = None,
+    ) -> None:
+        """Lists the images; none is read yet.
+
+        Args:
+            root: The folder that holds `images/`, or the people themselves.
+            size: Side of the crops in pixels, or None for whole files.
+            landmarks: Used instead of `root/landmarks.txt`: a file or a mapping.
+
+        Raises:
+            SourceError: A missing or empty folder, or a person without images.
+            AlignmentError: A landmark file that cannot be read.
+        """
+        self.root = Path(root)
+        images = self.root / "images"
+        own = self.root / "landmarks.txt"
+        if landmarks is None and size is not None and own.is_file():
+            landmarks = own
+        files = list_images(images if images.is_dir() else self.root)
+        super().__init__(files, size=size, landmarks=open_landmarks(landmarks))
+
+    def _without_landmarks(self, image: NDArray, size: int) -> tuple[NDArray, Matrix]:
+        height, width = image.shape[:2]
+        side = _WINDOW_SIDE * min(height, width)
+        scale = size / side
+        left, top = _WINDOW_CENTER[0] * width - side / 2, _WINDOW_CENTER[1] * height - side / 2
+        matrix = np.array([[scale, 0.0, -scale * left], [0.0, scale, -scale * top]])
+        return warp(image, matrix, (size, size)), matrix
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of `pairs.txt` (view 2: 6,000 in ten folds), in its order.
+
+        Raises:
+            SourceError: The file is missing or malformed (with the line), or names images that are not
+                there (with the first few and their number).
+        """
+        return self._read_pairs("pairs.txt")
+
+    @cached_property
+    def dev_pairs(self) -> tuple[Pair, ...]:
+        """The pairs of `pairsDevTest.txt` (view 1: 1,000), without folds; raises as `pairs` does."""
+        return self._read_pairs("pairsDevTest.txt")
+
+    def _read_pairs(self, file: str) -> tuple[Pair, ...]:
+        path = self.root / file
+        pairs = read_lfw_pairs(path)
+        wanted = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
+        missing = [name for name in wanted if name not in self]
+        if missing:
+            raise SourceError(f"{path}: images are missing below {self.root}: {several(missing)}")
+        return pairs
+
+
+def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
+    """Reads a pair list of LFW.
+
+    The first line is `folds<TAB>n` or `n`; then, per fold, n lines `person i j` (same) and n lines
+    `person i other j` (not the same). A list without folds has pairs with `fold=None`.
+
+    Raises:
+        SourceError: A missing or malformed file, with the line's number.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: the pairs cannot be read: {error}") from error
+    head = lines[0].split() if lines else []
+    if len(head) not in (1, 2) or not all(field.isdecimal() and int(field) for field in head):
+        raise SourceError(f"{path}:1: expected the number of folds and of pairs, got {' '.join(head)!r}")
+    folds, count = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
+    body = lines[1:]
+    while body and not body[-1].strip():
+        body.pop()
+    if len(body) != 2 * count * folds:
+        raise SourceError(f"{path}: expected {2 * count * folds} pairs after the first line, got {len(body)}")
+    pairs: list[Pair] = []
+    for index, line in enumerate(body):
+        fold, place = divmod(index, 2 * count)
+        where = f"{path}:{index + 2}"
+        pairs.append(_parse(line, place < count, None if len(head) == 1 else fold, where))
+    return tuple(pairs)
+
+
+def _parse(line: str, same: bool, fold: int | None, where: str) -> Pair:
+    fields = line.split()
+    if same and len(fields) == 3:
+        fields.insert(2, fields[0])
+    if len(fields) != 4 or not (fields[1].isdecimal() and fields[3].isdecimal()):
+        expected = "person number number" if same else "person number person number"
+        raise SourceError(f"{where}: expected '{expected}', got {line.strip()!r}")
+    first, i, second, j = fields
+    if same != (first == second):
+        raise SourceError(f"{where}: expected {'one person' if same else 'two people'}, got {first} and {second}")
+    return Pair(first=f"{first}/{first}_{int(i):04d}", second=f"{second}/{second}_{int(j):04d}", same=same, fold=fold)

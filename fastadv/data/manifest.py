@@ -1,0 +1,184 @@
+"""What a run says about every image it made: one row each, in a journal while it runs, in Parquet after."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+JOURNAL = "manifest.jsonl"
+PARQUET = "manifest.parquet"
+# The size of the image file, kept in the journal only: a shorter file on the disk was not written to its end.
+PNG_BYTES = "png_bytes"
+
+
+class ManifestError(ValueError):
+    """A manifest that is missing, damaged or of another kind; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRow:
+    """One adversarial image.
+
+    Attributes:
+        name: Its name, `identity/file`; the image is `images/<name>.png`.
+        id: The 63-bit key of its random numbers.
+        goal: What the attack wanted ("impersonate", "evade", ...).
+        target: Name of the image or class it went for, or "".
+        attack: Name of the attack.
+        eps: Budget, in units of [0, 1] images.
+        steps: Steps that the attack may take.
+        ticks: Model evaluations that this image took.
+        success: Whether the goal is achieved by the 8-bit image.
+        success_float: Whether it is achieved before rounding to 8 bits.
+        linf: Largest change of a value, 8-bit image against source, in units of [0, 1] images.
+        l2: Euclidean norm of the change, in the same units.
+        score_before: The goal's score of the source image.
+        score_after: The goal's score of the 8-bit image.
+        metric: What the scores are ("cosine", "euclidean", "logit margin", ...).
+        seed: Seed of the run, 0 to 2^64 - 1.
+        source_hash: SHA-256 of the source file.
+        flags: What was unusual, joined by ";": "zero_gradient;met_at_start"; or "".
+        nonfinite: Number of gradient elements that were NaN or infinite.
+    """
+
+    name: str
+    id: int
+    goal: str
+    target: str
+    attack: str
+    eps: float
+    steps: int
+    ticks: int
+    success: bool
+    success_float: bool
+    linf: float
+    l2: float
+    score_before: float
+    score_after: float
+    metric: str
+    seed: int
+    source_hash: str
+    flags: str = ""
+    nonfinite: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _plain(field.name, str(field.type), value))
+
+
+def _plain(name: str, kind: str, value: Any) -> str | int | float | bool:
+    """A value as the plain Python type of its field; NumPy's and torch's scalars are welcome."""
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        bits = 64 if name == "seed" else 63
+        if not 0 <= value < 2**bits:
+            raise ManifestError(f"{name}: expected 0 to 2^{bits} - 1, got {value}")
+        return value
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "str" and isinstance(value, str):
+        return value
+    raise ManifestError(f"{name}: expected {kind}, got {value!r}")
+
+
+_ARROW = {
+    "str": pyarrow.string(),
+    "int": pyarrow.int64(),
+    "float": pyarrow.float64(),
+    "bool": pyarrow.bool_(),
+}
+SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field(field.name, pyarrow.uint64() if field.name == "seed" else _ARROW[str(field.type)], nullable=False)
+        for field in fields(ManifestRow)
+    ]
+)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
+    """The rows of a run: of the Parquet file when it is finished, of the journal (in its order) before.
+
+    Args:
+        path: The run's folder, or one of the two files.
+
+    Raises:
+        ManifestError: There is neither, or it is damaged. A last line cut short by a crash is left out.
+    """
+    path = Path(path)
+    if path.is_dir():
+        finished = path / PARQUET
+        path = finished if finished.exists() else path / JOURNAL
+    if not path.is_file():
+        raise ManifestError(f"{path}: there is no such manifest")
+    if path.suffix == ".jsonl":
+        return [row for row, _ in read_journal(path, damaged=_refuse)]
+    try:
+        table = pyarrow.parquet.read_table(path, memory_map=False)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ManifestError(f"{path}: not a readable Parquet file: {error}") from error
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise ManifestError(f"{path}: not a manifest of a run: no column {missing[0]!r}")
+    rows = table.select(SCHEMA.names).to_pylist()
+    return [row_from_json(row, str(path)) for row in rows]
+
+
+def _refuse(where: str, reason: str) -> None:
+    raise ManifestError(f"{where}: {reason}")
+
+
+def read_journal(path: Path, *, damaged: Any) -> list[tuple[ManifestRow, int]]:
+    """The rows of a journal, each with the size of its image file; what follows the last newline is dropped.
+
+    Args:
+        path: The journal.
+        damaged: Called with the place and the reason for every line that is no row.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            values = json.loads(line)
+            size = int(values.pop(PNG_BYTES))
+            rows.append((row_from_json(values, where), size))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged(where, f"not a row of a manifest: {error}")
+    return rows
+
+
+def row_from_json(values: Mapping[str, Any], where: str) -> ManifestRow:
+    """A row from a mapping of its fields.
+
+    Raises:
+        ManifestError: A field is missing, unknown or of another type.
+    """
+    try:
+        return ManifestRow(**values)
+    except (TypeError, ManifestError) as error:
+        raise ManifestError(f"{where}: {error}") from error
+
+
+def journal_line(row: ManifestRow, png_bytes: int) -> bytes:
+    """The row as one line of JSON; floats read back exactly."""
+    return json.dumps({**asdict(row), PNG_BYTES: png_bytes}).encode() + b"\n"
+
+
+def to_parquet(rows: Iterable[ManifestRow]) -> bytes:
+    """The Parquet file of the rows; the same rows always give the same bytes."""
+    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,114 @@
+"""Pairs of images to verify, and their CSV form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastadv.data.files import write_atomically
+
+_COLUMNS = ("first", "second", "same", "fold")
+_SAME = {"1": True, "true": True, "0": False, "false": False}
+
+
+class PairError(ValueError):
+    """A list of pairs that cannot be used; the message names the file and the line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two images, by name, and whether they show the same person.
+
+    Attributes:
+        first: Name of the first image, `identity/file` without extension.
+        second: Name of the second image.
+        same: Whether both show one person.
+        fold: Cross-validation fold, from 0, or None.
+    """
+
+    first: str
+    second: str
+    same: bool
+    fold: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.first or not self.second:
+            raise PairError(f"pair: expected two names, got {self.first!r} and {self.second!r}")
+        if self.fold is not None and self.fold < 0:
+            raise PairError(f"fold: expected 0 or more, got {self.fold}")
+
+
+def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
+    """Reads pairs from a CSV file with the header `first,second,same` or `first,second,same,fold`.
+
+    `same` is 1, 0, true or false; `fold` is an integer from 0, given for all pairs or for none.
+
+    Raises:
+        PairError: An unreadable or empty file, or a malformed line, with its number.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PairError(f"{path}: the pairs cannot be read: {error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    pairs: list[Pair] = []
+    columns = 0
+    try:
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            if not row:
+                continue
+            if not columns:
+                columns = _header(row, where)
+                continue
+            pairs.append(_pair(row, columns, where))
+    except csv.Error as error:
+        raise PairError(f"{path}:{reader.line_num}: {error}") from error
+    if not pairs:
+        raise PairError(f"{path}: no pairs; expected the header first,second,same[,fold] and a line per pair")
+    return tuple(pairs)
+
+
+def _header(row: list[str], where: str) -> int:
+    names = tuple(field.strip() for field in row)
+    if names not in (_COLUMNS[:3], _COLUMNS):
+        raise PairError(f"{where}: expected the header first,second,same[,fold], got {','.join(row)}")
+    return len(names)
+
+
+def _pair(row: list[str], columns: int, where: str) -> Pair:
+    if len(row) != columns:
+        raise PairError(f"{where}: expected {columns} columns, got {len(row)}")
+    first, second, same, *rest = (field.strip() for field in row)
+    if same.lower() not in _SAME:
+        raise PairError(f"{where}: same: expected 1, 0, true or false, got {same!r}")
+    try:
+        fold = int(rest[0]) if rest else None
+        return Pair(first=first, second=second, same=_SAME[same.lower()], fold=fold)
+    except ValueError as error:
+        raise PairError(f"{where}: {error}") from None
+
+
+def write_pairs_csv(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
+    """Writes pairs in the form that `read_pairs_csv` reads; the file is whole or absent.
+
+    Raises:
+        PairError: No pairs, or folds for some of them only.
+        OSError: With the file's name.
+    """
+    pairs = tuple(pairs)
+    folded = [pair.fold is not None for pair in pairs]
+    if not pairs or (any(folded) and not all(folded)):
+        raise PairError("pairs: expected at least one, with folds for all or for none")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS if folded[0] else _COLUMNS[:3])
+    for pair in pairs:
+        row: list[str | int | None] = [pair.first, pair.second, int(pair.same)]
+        writer.writerow([*row, pair.fold] if folded[0] else row)
+    write_atomically(path, text.getvalue().encode())

@@ -1,0 +1,89 @@
+"""Rows and the two forms of a manifest."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from fastadv.data import ManifestError, RunFolder, read_manifest
+from fastadv.data.provenance import commit
+from fastadv.testing.rows import row
+
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+def test_numbers_of_numpy_and_torch_become_plain() -> None:
+    got = row("a", eps=np.float32(0.5), ticks=np.int64(3), success=np.True_, l2=torch.tensor(2.0), linf=1)
+    assert got == row("a", eps=0.5, ticks=3, success=True, l2=2.0, linf=1.0)
+    assert [type(v) for v in (got.eps, got.ticks, got.success, got.l2, got.linf)] == [
+        float,
+        int,
+        bool,
+        float,
+        float,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("eps", "8/255"),
+        ("ticks", 1.5),
+        ("success", 1),
+        ("name", 3),
+        ("id", -1),
+        ("id", 2**63),
+        ("seed", 2**64),
+        ("steps", True),
+    ],
+)
+def test_wrong_fields_are_named(field: str, value: object) -> None:
+    with pytest.raises(ManifestError, match=f"{field}: expected"):
+        row("a", **{field: value})
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_every_float_reads_back(tmp_path: Path, finished: bool) -> None:
+    rows = [row(f"{i}", score_after=value) for i, value in enumerate([5e-324, 0.1, float("inf"), float("nan")])]
+    with RunFolder.open(tmp_path / "run", {}) as run:
+        for each in rows:
+            run.write(each, IMAGE)
+        if finished:
+            run.finish([each.name for each in rows])
+    got = read_manifest(tmp_path / "run")
+    assert [repr(each) for each in got] == [repr(each) for each in rows]
+
+
+def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="there is no such manifest"):
+        read_manifest(tmp_path)
+    journal = tmp_path / "manifest.jsonl"
+    journal.write_text('{"name": "a"}\n')
+    with pytest.raises(ManifestError, match=r"manifest\.jsonl:1: not a row of a manifest"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"manifest\.parquet: not a readable Parquet file"):
+        read_manifest(tmp_path)
+
+
+def test_a_parquet_file_of_something_else(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"name": ["a"]}), tmp_path / "manifest.parquet")
+    with pytest.raises(ManifestError, match="not a manifest of a run: no column 'id'"):
+        read_manifest(tmp_path / "manifest.parquet")
+
+
+def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
+    assert commit(tmp_path) is None
+    git = tmp_path / ".git"
+    git.mkdir()
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "packed-refs").write_text(f"# pack-refs\n{'a' * 40} refs/heads/main\n")
+    assert commit(tmp_path) == "a" * 40
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "refs" / "heads" / "main").write_text("b" * 40 + "\n")
+    assert commit(tmp_path) == "b" * 40
+    (git / "HEAD").write_text("c" * 40 + "\n")
+    assert commit(tmp_path) == "c" * 40

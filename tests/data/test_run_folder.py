@@ -1,0 +1,384 @@
+"""The output folder of a run: whatever happens in between, the same bytes in the end."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv.data import RunFolder, RunFolderError, encode_png, face_id, read_image, read_manifest
+from fastadv.testing.rows import row
+
+CONFIG = {"attack": {"name": "fim", "eps": 0.03}, "seed": 7}
+NAMES = [f"P{index % 3}/P{index % 3}_{index:04d}" for index in range(12)]
+
+
+def image(name: str) -> np.ndarray:
+    return np.random.default_rng(face_id(name)).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def write(run: RunFolder, names: list[str]) -> None:
+    for name in names:
+        run.write(row(name), image(name))
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        assert run.done == frozenset()
+        write(run, NAMES)
+        assert run.done == set(NAMES)
+        assert [r.name for r in read_manifest(run.path)] == NAMES
+        run.finish(sorted(NAMES))
+        run.finish(sorted(NAMES))
+    files = content(tmp_path / "run")
+    assert sorted(files) == sorted(["manifest.parquet", "run.json", *(f"images/{n}.png" for n in NAMES)])
+    assert read_manifest(tmp_path / "run") == [row(name) for name in sorted(NAMES)]
+    for name in NAMES:
+        np.testing.assert_array_equal(read_image(run.image_path(name)), image(name))
+    described = json.loads(files["run.json"])
+    assert described["config"] == CONFIG
+    assert described["versions"]["torch"] == torch.__version__
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        run.finish(NAMES)
+    return content(path)
+
+
+def test_order_and_restarts_do_not_show(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    for part in (NAMES[7:], NAMES[3:7], [], NAMES[:3]):
+        with RunFolder.open(path, CONFIG) as run:
+            write(run, part)
+    with RunFolder.open(path, CONFIG) as run:
+        assert run.done == set(NAMES)
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_threads_may_write(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda name: run.write(row(name), encode_png(image(name))), NAMES))
+        run.finish(NAMES)
+    assert content(tmp_path / "run") == expected
+
+
+def crash_torn_line(path: Path) -> None:
+    with open(path / "manifest.jsonl", "ab") as journal:
+        journal.write(b'{"name": "P0/P0_00')
+
+
+def crash_garbage_line(path: Path) -> None:
+    with open(path / "manifest.jsonl", "ab") as journal:
+        journal.write(b"\0\0\0\n[1]\n")
+
+
+def crash_image_lost(path: Path) -> None:
+    (path / "images" / f"{NAMES[1]}.png").unlink()
+
+
+def crash_image_short(path: Path) -> None:
+    file = path / "images" / f"{NAMES[1]}.png"
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def crash_temporaries(path: Path) -> None:
+    for folder in (path, path / "images", path / "images" / "P1"):
+        (folder / ".0123456789abcdef.fastadv-tmp").write_bytes(b"half")
+
+
+def crash_image_without_row(path: Path) -> None:
+    (path / "images" / f"{NAMES[5]}.png").parent.mkdir(exist_ok=True)
+    (path / "images" / f"{NAMES[5]}.png").write_bytes(b"half")
+
+
+def crash_stale_lock(path: Path) -> None:
+    (path / ".lock").touch()
+
+
+@pytest.mark.parametrize(
+    ("crash", "left"),
+    [
+        (crash_torn_line, 4),
+        (crash_garbage_line, 4),
+        (crash_image_lost, 3),
+        (crash_image_short, 3),
+        (crash_temporaries, 4),
+        (crash_image_without_row, 4),
+        (crash_stale_lock, 4),
+    ],
+)
+def test_a_crash_is_made_good(
+    tmp_path: Path, expected: dict[str, bytes], crash: Callable[[Path], None], left: int
+) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES[:4])
+    crash(path)
+    with RunFolder.open(path, CONFIG) as run:
+        assert len(run.done) == left
+        write(run, [name for name in NAMES if name not in run.done])
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_a_crash_inside_finish(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        journal = (path / "manifest.jsonl").read_bytes()
+        run.finish(NAMES)
+    (path / "manifest.jsonl").write_bytes(journal)
+    with RunFolder.open(path, CONFIG) as run:
+        assert run.finished
+        assert run.done == set(NAMES)
+    assert content(path) == expected
+
+
+CHILD = """
+import os, sys
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from test_run_folder import CONFIG, NAMES, image
+from fastadv.data import RunFolder
+from fastadv.testing.rows import row
+run = RunFolder.open(sys.argv[1], CONFIG)
+for name in NAMES[:5]:
+    run.write(row(name), image(name))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_kill_9_and_go_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), str(Path(__file__).parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        with pytest.raises(RunFolderError, match="another process is writing this run"):
+            RunFolder.open(path, CONFIG)
+        child.send_signal(signal.SIGKILL)
+    with RunFolder.open(path, CONFIG) as run:
+        assert run.done == set(NAMES[:5])
+        write(run, NAMES[5:])
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_one_writer_in_one_process_too(tmp_path: Path) -> None:
+    run = RunFolder.open(tmp_path / "run", CONFIG)
+    with pytest.raises(RunFolderError, match="another process"):
+        RunFolder.open(tmp_path / "run", CONFIG)
+    run.close()
+    run.close()
+    RunFolder.open(tmp_path / "run", CONFIG).close()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**CONFIG, "seed": 8}, "seed: 7 in the run, 8 now"),
+        ({**CONFIG, "attack": {"name": "fim", "eps": 0.04}}, r"attack\.eps: 0\.03 in the run, 0\.04 now"),
+        ({"attack": CONFIG["attack"]}, "seed: 7 only in the run"),
+        ({**CONFIG, "extra": [1]}, r"extra: \[1\] only now"),
+        ({**CONFIG, "seed": True}, "seed: 7 in the run, True now"),
+    ],
+)
+def test_another_configuration_is_named(tmp_path: Path, config: dict, message: str) -> None:
+    RunFolder.open(tmp_path / "run", CONFIG).close()
+    before = content(tmp_path)
+    with pytest.raises(RunFolderError, match=f"another configuration: {message}"):
+        RunFolder.open(tmp_path / "run", config)
+    assert content(tmp_path) == before
+    RunFolder.open(tmp_path / "run", {"seed": 7, **CONFIG}).close()  # the order of keys is no difference
+
+
+def test_other_software_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    RunFolder.open(tmp_path / "run", CONFIG).close()
+    file = tmp_path / "run" / "run.json"
+    saved = json.loads(file.read_text())
+    saved["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(saved))
+    with caplog.at_level(logging.WARNING, logger="fastadv"):
+        RunFolder.open(tmp_path / "run", CONFIG).close()
+    assert "goes on with other software than it began with: torch 1.0 -> " in caplog.text
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError, match=r"not empty and not a run \(no run\.json\): it holds thesis\.txt"):
+        RunFolder.open(tmp_path, CONFIG)
+    with pytest.raises(RunFolderError, match="this is a file"):
+        RunFolder.open(tmp_path / "thesis.txt", CONFIG)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_damaged_description(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path / "run", CONFIG).close()
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(RunFolderError, match=r"run\.json: not the description of a run"):
+        RunFolder.open(tmp_path / "run", CONFIG)
+
+
+@pytest.mark.parametrize("config", [{"a": float("nan")}, {"a": object()}, [1]], ids=["nan", "object", "list"])
+def test_a_configuration_is_json(tmp_path: Path, config: object) -> None:
+    with pytest.raises(ValueError, match="config: expected"):
+        RunFolder.open(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../../x", "a//b", "a/", ".", "a\\b", "a\0b", "a/./b"])
+def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with RunFolder.open(tmp_path / "run", CONFIG) as run, pytest.raises(ValueError, match="name: expected"):
+        run.write(row(name), image("x"))
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_links_cannot_leave_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        (run.path / "images" / "P0").symlink_to(tmp_path / "outside")
+        with pytest.raises(ValueError, match="a link to outside"):
+            run.write(row("P0/x"), image("x"))
+    assert os.listdir(tmp_path / "outside") == []
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    run = RunFolder.open(tmp_path / "run", CONFIG)
+    with pytest.raises(ValueError, match="png: expected a PNG file"):
+        run.write(row("a"), b"JFIF")
+    with pytest.raises(ValueError, match="uint8"):
+        run.write(row("a"), np.zeros((2, 2, 3)))
+    run.write(row("a"), image("a"))
+    with pytest.raises(ValueError, match="name: a is written already"):
+        run.write(row("a"), image("a"))
+    run.finish(["a"])
+    with pytest.raises(RunFolderError, match="the run is finished"):
+        run.write(row("b"), image("b"))
+    run.close()
+    with pytest.raises(RunFolderError, match="the run is closed"):
+        run.write(row("b"), image("b"))
+    with pytest.raises(RunFolderError, match="closed"):
+        run.finish(["a"])
+
+
+def test_the_order_is_checked(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        write(run, NAMES[:3])
+        with pytest.raises(RunFolderError, match=f"not done yet: {NAMES[3]}"):
+            run.finish(NAMES[:4])
+        with pytest.raises(RunFolderError, match=f"done but not in the order: {NAMES[2]}"):
+            run.finish(NAMES[:2])
+        with pytest.raises(RunFolderError, match="twice"):
+            run.finish([*NAMES[:3], NAMES[0]])
+        run.finish(NAMES[:3])
+        with pytest.raises(RunFolderError, match="finished already in another order"):
+            run.finish(NAMES[2::-1])
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["replace", "write"])
+def test_a_full_disk_under_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes], call: str
+) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES[:2])
+        before = content(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            with pytest.raises(OSError, match=rf"No space left on device: '.*{NAMES[2]}\.png'"):
+                run.write(row(NAMES[2]), image(NAMES[2]))
+        assert content(path) == before
+        assert run.done == set(NAMES[:2])
+        write(run, NAMES[2:])  # room was made
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_a_full_disk_amid_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    really_write = os.write
+
+    def half(file: int, data: bytes) -> int:
+        if bytes(data[:1]) != b"{":
+            return full()  # the rest of the line
+        return really_write(file, bytes(data[: len(data) // 2]))
+
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES[:2])
+        journal = (path / "manifest.jsonl").read_bytes()
+        data = encode_png(image(NAMES[2]))
+        with monkeypatch.context() as patch:
+            patch.setattr("fastadv.data.writer.write_atomically", lambda *_, **__: None)
+            patch.setattr(os, "write", half)
+            with pytest.raises(OSError, match=r"No space left on device: '.*manifest\.jsonl'"):
+                run.write(row(NAMES[2]), data)
+        assert (path / "manifest.jsonl").read_bytes() == journal
+        write(run, NAMES[2:])
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(OSError, match=r"manifest\.parquet"):
+                run.finish(NAMES)
+        assert not run.finished
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_finish_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def slow(*_: object, **__: object) -> None:
+        started.set()
+        go.wait(5)
+
+    with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        monkeypatch.setattr("fastadv.data.writer.write_atomically", slow)
+        thread = threading.Thread(target=run.write, args=(row("a"), image("a")))
+        thread.start()
+        assert started.wait(5)
+        with pytest.raises(RunFolderError, match="images are being written"):
+            run.finish([])
+        go.set()
+        thread.join()
+
+
+def test_an_empty_run(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "run", {}) as run:
+        run.finish([])
+    assert read_manifest(tmp_path / "run") == []
