@@ -1,0 +1,28 @@
+"""Adversarial attacks on face recognition, and their detection, at the full speed of the hardware."""
+
+from fastadv import attacks
+from fastadv._version import __version__
+from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, SignGradient
+from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, run, stream_jobs
+from fastadv.models import FaceModel, load
+
+__all__ = [
+    "L2",
+    "Adversarials",
+    "AttackWarning",
+    "ClassifyAs",
+    "Engine",
+    "Evade",
+    "FaceModel",
+    "Impersonate",
+    "Job",
+    "Linf",
+    "Misclassify",
+    "Result",
+    "SignGradient",
+    "__version__",
+    "attacks",
+    "load",
+    "run",
+    "stream_jobs",
+]

@@ -1,0 +1,87 @@
+"""The contract between an attack and the engine: a state machine that eats one evaluation per tick.
+
+    state = attack.allocate(images_like)       tensors for a fixed number of slots
+    attack.start(state, slots, images, ...)    put new images into the named slots
+    attack.tick(state, evaluation)             consume loss, gradient and success; write the next trial
+    state.active                               which slots are still at work
+
+Nothing in ``tick`` allocates per image, synchronises or copies to the host, so it can be captured as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from fastadv.attacks.budget import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluation of the model and the goal on every slot.
+
+    Attributes:
+        loss: The goal's loss ``(N,)``, to be ascended.
+        achieved: Whether each trial reaches the goal with the attack's margin, ``(N,)`` bool.
+        gradient: ``dJ/dx`` ``(N, 3, H, W)``.
+        outputs: Embeddings ``(N, D)`` or logits ``(N, K)``.
+    """
+
+    loss: Tensor
+    achieved: Tensor
+    gradient: Tensor
+    outputs: Tensor
+
+
+class State(Protocol):
+    """What every attack's state shows the engine; the rest is the attack's own."""
+
+    @property
+    def trial(self) -> Tensor:
+        """The images to evaluate next, ``(N, 3, H, W)`` float32."""
+
+    @property
+    def origin(self) -> Tensor:
+        """The clean images, ``(N, 3, H, W)`` float32."""
+
+    @property
+    def active(self) -> Tensor:
+        """``(N,)`` bool; a slot that is not active is left as it is."""
+
+    @property
+    def ticks(self) -> Tensor:
+        """``(N,)`` int64: the evaluations that each image has consumed."""
+
+    @property
+    def stats(self) -> Tensor:
+        """``(N, 2)`` int64: non-finite and zero gradient elements met so far."""
+
+
+S = TypeVar("S", bound=State)
+
+
+class Attack(Protocol[S]):
+    """How to move. A frozen value; everything that changes lives in the state."""
+
+    @property
+    def name(self) -> str:
+        """The name that reports show."""
+
+    @property
+    def budget(self) -> Budget:
+        """Where the trial may go."""
+
+    @property
+    def margin(self) -> float:
+        """How much better than the threshold a success must be to count for the attack."""
+
+    def allocate(self, like: Tensor) -> S:
+        """A state for ``len(like)`` slots, on the device and in the memory layout of ``like``."""
+
+    def start(self, state: S, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put ``images`` into ``slots`` (int64 indices); random numbers come from (seed, id) alone."""
+
+    def tick(self, state: S, evaluation: Evaluation) -> None:
+        """Consume one evaluation; write the next trial of every active slot in place."""

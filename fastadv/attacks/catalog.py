@@ -1,0 +1,169 @@
+"""The named attacks of the papers: each a recipe, one ``SignGradient`` with its parameters.
+
+A name says how to move; what to move towards is the goal. FGSM and FFM move alike: the first is run with a goal
+on logits, the second with one on embeddings, and ``CATALOG`` says which the paper means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from fastadv.attacks.budget import L2, Linf
+from fastadv.attacks.sign_gradient import SignGradient
+
+_LEVEL = 1 / 255
+_EPS = 8 / 255
+
+
+def fim_steps(eps: float) -> int:
+    """``min(e + 4, 1.25 e)`` for ``e`` grey levels, at least 1: 10 steps for 8/255, 13 for 10/255.
+
+    Source: Zhong and Deng, below eq. 10 (after Kurakin et al.); rounded half up, so that 12.5 gives their 13.
+    """
+    levels = eps * 255
+    return max(1, math.floor(min(levels + 4, 1.25 * levels) + 0.5))
+
+
+def _one_step(name: str, eps: float) -> SignGradient:
+    return SignGradient(budget=Linf(eps), steps=1, step_size=eps, name=name)
+
+
+def _unit_steps(name: str, eps: float, steps: int | None, momentum: float | None = None) -> SignGradient:
+    return SignGradient(
+        budget=Linf(eps),
+        steps=fim_steps(eps) if steps is None else steps,
+        step_size=_LEVEL,
+        momentum=momentum,
+        name=name,
+    )
+
+
+def fgsm(*, eps: float = _EPS) -> SignGradient:
+    """FGSM: ``clip(x + eps * sign grad J)``. Massoli et al., eq. 2."""
+    return _one_step("fgsm", eps)
+
+
+def ftgsm(*, eps: float = _EPS) -> SignGradient:
+    """FTGSM: FGSM with a target class. Zhong and Deng, section III."""
+    return _one_step("ftgsm", eps)
+
+
+def bim(*, eps: float = _EPS, steps: int = 30, step_size: float | None = None) -> SignGradient:
+    """BIM: ``clip(x + alpha * sign grad J)``, repeated. Massoli et al., eq. 3, with 30 or 50 steps.
+
+    The paper leaves alpha open; the choice here is ``2.5 * eps / steps``, which can cross the ball and return.
+    """
+    return SignGradient(budget=Linf(eps), steps=steps, step_size=step_size or 2.5 * eps / steps, name="bim")
+
+
+def itgsm(*, eps: float = _EPS, steps: int | None = None) -> SignGradient:
+    """ITGSM: BIM with a target class, alpha = 1/255 and ``fim_steps`` steps. Zhong and Deng, section III."""
+    return _unit_steps("itgsm", eps, steps)
+
+
+def pgd(*, eps: float = _EPS, steps: int = 40, step_size: float | None = None) -> SignGradient:
+    """PGD: BIM from a uniform random start in the ball, 40 steps ("Adversarial attack as a defence", 2021).
+
+    The paper leaves alpha open; the choice here is ``2.5 * eps / steps``.
+    """
+    alpha = step_size or 2.5 * eps / steps
+    return SignGradient(budget=Linf(eps), steps=steps, step_size=alpha, random_start=True, name="pgd")
+
+
+def pgd_l2(*, eps: float = 2.0, steps: int = 40, step_size: float | None = None) -> SignGradient:
+    """PGD in an L2 ball of radius ``eps``: normalised gradient steps from a uniform random start."""
+    alpha = step_size or 2.5 * eps / steps
+    return SignGradient(budget=L2(eps), steps=steps, step_size=alpha, random_start=True, name="pgd-l2")
+
+
+def mi_fgsm(*, eps: float = _EPS, steps: int = 10, momentum: float = 1.0) -> SignGradient:
+    """MI-FGSM, sign form: ``g <- mu g + grad / ||grad||_1``, ``x <- clip(x + (eps / steps) sign g)``.
+
+    Source: Massoli et al., eq. 4; the L-infinity step of Zhong and Deng with mu = 1.
+    """
+    return SignGradient(budget=Linf(eps), steps=steps, step_size=eps / steps, momentum=momentum, name="mi-fgsm")
+
+
+def mi_fgsm_l2(*, eps: float = 2.0, steps: int = 10, momentum: float = 1.0) -> SignGradient:
+    """MI-FGSM, L2 form: ``x <- x + (eps / steps) * g / ||g||_2``. Massoli et al., eq. 4-5."""
+    return SignGradient(budget=L2(eps), steps=steps, step_size=eps / steps, momentum=momentum, name="mi-fgsm-l2")
+
+
+def ffm(*, eps: float = _EPS) -> SignGradient:
+    """FFM, the feature fast method: one step on the embedding distance. Zhong and Deng, eq. 9."""
+    return _one_step("ffm", eps)
+
+
+def fim(*, eps: float = _EPS, steps: int | None = None) -> SignGradient:
+    """FIM, the feature iterative method: alpha = 1/255, ``fim_steps`` steps. Zhong and Deng, eq. 10."""
+    return _unit_steps("fim", eps, steps)
+
+
+def m_fim(*, eps: float = _EPS, steps: int | None = None, momentum: float = 1.0) -> SignGradient:
+    """M-FIM: FIM with momentum, ``g <- mu g + grad / ||grad||_1``, mu = 1.
+
+    Source: Zhong and Deng, algorithm 1 without its masks.
+    """
+    return _unit_steps("m-fim", eps, steps, momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A named attack.
+
+    Attributes:
+        make: The recipe; keyword arguments ``eps`` and, for the iterative ones, ``steps``.
+        level: ``"logits"`` or ``"embedding"``: what the paper differentiates.
+        steps: Whether the recipe takes a number of steps.
+        norm: The norm that eps is measured in.
+        what: One line for help texts.
+    """
+
+    make: Callable[..., SignGradient]
+    level: str
+    steps: bool
+    norm: str
+    what: str
+
+
+def _entry(
+    make: Callable[..., SignGradient], level: str, what: str, *, steps: bool = True, norm: str = "linf"
+) -> Entry:
+    return Entry(make=make, level=level, steps=steps, norm=norm, what=what)
+
+
+CATALOG: Mapping[str, Entry] = MappingProxyType(
+    {
+        "fgsm": _entry(fgsm, "logits", "one signed step", steps=False),
+        "ftgsm": _entry(ftgsm, "logits", "one signed step to a target class", steps=False),
+        "bim": _entry(bim, "logits", "iterated signed steps"),
+        "itgsm": _entry(itgsm, "logits", "iterated signed steps to a target class, 1/255 each"),
+        "pgd": _entry(pgd, "logits", "iterated signed steps from a random start"),
+        "pgd-l2": _entry(pgd_l2, "logits", "iterated L2 steps from a random start", norm="l2"),
+        "mi-fgsm": _entry(mi_fgsm, "logits", "iterated signed steps with momentum"),
+        "mi-fgsm-l2": _entry(mi_fgsm_l2, "logits", "iterated L2 steps with momentum", norm="l2"),
+        "ffm": _entry(ffm, "embedding", "one signed step on the embedding distance", steps=False),
+        "fim": _entry(fim, "embedding", "iterated signed steps on the embedding distance, 1/255 each"),
+        "m-fim": _entry(m_fim, "embedding", "FIM with momentum"),
+    }
+)
+
+
+def by_name(name: str, *, eps: float | None = None, steps: int | None = None) -> SignGradient:
+    """The named attack with its paper's parameters, or the given ones.
+
+    Raises:
+        ValueError: The name is not known, or ``steps`` is given for a one-step attack.
+    """
+    if name not in CATALOG:
+        raise ValueError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
+    entry = CATALOG[name]
+    if steps is not None and not entry.steps:
+        raise ValueError(f"{name} is a one-step attack and takes no steps, got steps={steps}")
+    given = {"eps": eps} if eps is not None else {}
+    if steps is not None:
+        return entry.make(**given, steps=steps)
+    return entry.make(**given)

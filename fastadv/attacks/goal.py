@@ -1,0 +1,275 @@
+"""Goals: what an attack wants of the model, as a loss to *ascend* and a test of success, image by image.
+
+Every loss is a vector with one entry per image and the engine sums it, so an image's gradient never depends
+on its neighbours. Conventions: F(x) is the L2-normalised embedding, d(a, b) = ||F(a) - F(b)||_2, and the
+similarity is the cosine, 1 - d^2 / 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+METRICS = ("cosine", "euclidean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a goal keeps of each image while it is attacked, one row an image.
+
+    Attributes:
+        reference: Unit embeddings ``(N, D)`` float32 that the image is compared with, or None.
+        label: Class indices ``(N,)`` int64, or None.
+    """
+
+    reference: Tensor | None = None
+    label: Tensor | None = None
+
+
+class Goal(Protocol):
+    """What every goal offers. A goal is a frozen dataclass whose tensors have one row an image."""
+
+    output: ClassVar[str]  # "embedding" or "logits": what the model must return
+
+    def row(self, index: int) -> Goal:
+        """The goal of one image, with tensors of one row."""
+
+    @property
+    def metric(self) -> str:
+        """The name of the score."""
+
+    @property
+    def references(self) -> Tensor | None:
+        """Images ``(N, 3, H, W)`` or embeddings ``(N, D)`` to compare with, or None."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class indices ``(N,)``, or None."""
+
+    @property
+    def own_reference(self) -> bool:
+        """Whether an image is compared with its own clean embedding."""
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The loss to ascend, ``(N,)``."""
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The number that decides, ``(N,)``: similarity, distance or logit margin."""
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        """Whether the goal is reached with ``margin`` to spare, ``(N,)`` bool."""
+
+
+def _check_references(name: str, value: Tensor | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Tensor) or value.dim() not in (2, 4) or not value.is_floating_point():
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must be float images (N, 3, H, W) or embeddings (N, D), got {got}")
+
+
+def _check_threshold(metric: str, threshold: float) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    low, high = (-1.0, 1.0) if metric == "cosine" else (0.0, 2.0)
+    if not (isinstance(threshold, (int, float)) and math.isfinite(threshold) and low <= threshold <= high):
+        raise ValueError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {threshold!r}")
+
+
+def _check_labels(value: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"labels must be integer class indices (N,), got {got}")
+    if value.numel() and int(value.min()) < 0:
+        raise ValueError(f"labels must not be negative, got {int(value.min())}")
+
+
+class _Compared:
+    """Shared by the goals that compare an embedding with a reference: distance, score, threshold."""
+
+    output: ClassVar[str] = "embedding"
+    threshold: float
+    metric: str
+
+    @property
+    def labels(self) -> None:
+        return None
+
+    @staticmethod
+    def _distance(outputs: Tensor, rows: Rows) -> Tensor:
+        assert rows.reference is not None
+        # vector_norm has the gradient 0 where the distance is 0, not NaN
+        return torch.linalg.vector_norm(outputs - rows.reference, dim=1)
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """Cosine similarity, or the Euclidean distance of the unit embeddings."""
+        assert rows.reference is not None
+        if self.metric == "euclidean":
+            return self._distance(outputs, rows)
+        return (outputs * rows.reference).sum(1)
+
+    def _acceptance(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """How far above the threshold of acceptance the pair is; negative when it is refused."""
+        score = self.score(outputs, rows)
+        return score - self.threshold if self.metric == "cosine" else self.threshold - score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evade(_Compared):
+    """Be refused: ``J = +d(x, reference)``, achieved when the pair falls below the threshold.
+
+    The gradient of d is zero at the reference itself: an image that starts on its own embedding needs a random
+    start, and the engine reports one that never had a gradient.
+
+    Attributes:
+        references: Images ``(N, 3, H, W)`` or unit embeddings ``(N, D)``; None compares each image with itself.
+        threshold: The verifier's threshold, a cosine similarity or a distance according to ``metric``.
+        metric: ``"cosine"`` (accepted at or above the threshold) or ``"euclidean"`` (accepted at or below it).
+
+    Raises:
+        ValueError: A field has the wrong shape, type or range.
+
+    Source: Zhong and Deng, eq. 7-8 (positive pairs), with the sign of their algorithms.
+    """
+
+    references: Tensor | None = None
+    threshold: float
+    metric: str = "cosine"
+
+    def __post_init__(self) -> None:
+        _check_references("references", self.references)
+        _check_threshold(self.metric, self.threshold)
+
+    @property
+    def own_reference(self) -> bool:
+        return self.references is None
+
+    def row(self, index: int) -> Evade:
+        held = self.references
+        return self if held is None else replace(self, references=held[index : index + 1])
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return self._distance(outputs, rows)
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        return self._acceptance(outputs, rows) < -margin
+
+
+@dataclass(frozen=True)
+class Impersonate(_Compared):
+    """Be taken for the target: ``J = -d(x, target)``, achieved when the pair reaches the threshold.
+
+    Attributes:
+        targets: Images ``(N, 3, H, W)`` or unit embeddings ``(N, D)``.
+        threshold: The verifier's threshold, a cosine similarity or a distance according to ``metric``.
+        metric: ``"cosine"`` (accepted at or above the threshold) or ``"euclidean"`` (accepted at or below it).
+
+    Raises:
+        ValueError: A field has the wrong shape, type or range.
+
+    Source: Zhong and Deng, eq. 7-8 (negative pairs), with the sign of their algorithms.
+    """
+
+    targets: Tensor
+    threshold: float
+    metric: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.targets is None:
+            raise ValueError("targets must be images (N, 3, H, W) or embeddings (N, D), got None")
+        _check_references("targets", self.targets)
+        _check_threshold(self.metric, self.threshold)
+
+    @property
+    def references(self) -> Tensor:
+        return self.targets
+
+    @property
+    def own_reference(self) -> bool:
+        return False
+
+    def row(self, index: int) -> Impersonate:
+        return replace(self, targets=self.targets[index : index + 1])
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return -self._distance(outputs, rows)
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        return self._acceptance(outputs, rows) >= margin
+
+
+class _Labelled:
+    """Shared by the goals on logits: the margin of a class over the best other one."""
+
+    output: ClassVar[str] = "logits"
+    own_reference: ClassVar[bool] = False
+    references: ClassVar[None] = None
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _check_labels(self.labels)
+
+    @property
+    def metric(self) -> str:
+        return "logit_margin"
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """``Z_y - max_{i != y} Z_i``: positive while class y is predicted; shift-invariant in the logits."""
+        assert rows.label is not None
+        label = rows.label[:, None]
+        others = outputs.scatter(1, label, -torch.inf)
+        return outputs.gather(1, label).squeeze(1) - others.amax(1)
+
+    @staticmethod
+    def _cross_entropy(outputs: Tensor, rows: Rows) -> Tensor:
+        assert rows.label is not None
+        return F.cross_entropy(outputs, rows.label, reduction="none")
+
+
+@dataclass(frozen=True)
+class Misclassify(_Labelled):
+    """Any other class: ``J = cross-entropy(Z(x), y_true)``, achieved when another class wins.
+
+    Attributes:
+        labels: The true classes ``(N,)``, integers.
+
+    Source: Massoli et al., eq. 2; the untargeted form.
+    """
+
+    labels: Tensor
+
+    def row(self, index: int) -> Misclassify:
+        return replace(self, labels=self.labels[index : index + 1])
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return self._cross_entropy(outputs, rows)
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        return self.score(outputs, rows) < -margin
+
+
+@dataclass(frozen=True)
+class ClassifyAs(_Labelled):
+    """A chosen class: ``J = -cross-entropy(Z(x), y_target)``, achieved when the class wins.
+
+    Attributes:
+        labels: The wanted classes ``(N,)``, integers.
+
+    Source: Massoli et al., eq. 2; the targeted form (FTGSM and ITGSM of Zhong and Deng).
+    """
+
+    labels: Tensor
+
+    def row(self, index: int) -> ClassifyAs:
+        return replace(self, labels=self.labels[index : index + 1])
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return -self._cross_entropy(outputs, rows)
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        return self.score(outputs, rows) > margin

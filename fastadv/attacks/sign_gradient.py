@@ -1,0 +1,153 @@
+"""The sign-gradient family as one state machine: FGSM, BIM, PGD, MI-FGSM, FFM, FIM, M-FIM and their L2 forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.budget import L2, Budget, Linf
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignGradientState:
+    """The slots of a ``SignGradient`` attack; the tensors are written in place."""
+
+    trial: Tensor
+    origin: Tensor
+    velocity: Tensor | None
+    workspace: Tensor | None
+    active: Tensor
+    ticks: Tensor
+    stats: Tensor
+    flag: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignGradient:
+    """Projected ascent along the sign of the gradient (L-infinity) or along the gradient (L2).
+
+    With ``momentum = None`` and an L-infinity budget, one tick is ``x <- clip(x + alpha * sign(g), x0, eps)``
+    (Massoli et al., eq. 2-3). With ``momentum = mu`` the velocity ``v <- mu * v + g / ||g||`` takes the place of
+    g (eq. 4). With an L2 budget the step is ``x <- project(x + alpha * v / ||v||_2)`` (eq. 5), where no momentum
+    means ``mu = 0``. The last iterate is the result, and the engine judges it like every other.
+
+    Attributes:
+        budget: ``Linf(eps)`` or ``L2(eps)``.
+        steps: Number of steps, at least 1.
+        step_size: ``alpha``, in pixels of [0, 1].
+        momentum: The decay ``mu >= 0``, or None.
+        norm: The norm that divides the gradient before it enters the velocity, ``"l1"`` or ``"l2"``.
+        random_start: Start from a uniform point of the budget instead of the image itself.
+        stop_at_success: Finish an image at the first trial that reaches its goal with ``margin``.
+        margin: In the unit of the goal's score; only used to stop.
+        backend: Which implementation of the fused step runs; None chooses.
+        name: What reports call it.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    budget: Budget
+    steps: int
+    step_size: float
+    momentum: float | None = None
+    norm: str = "l1"
+    random_start: bool = False
+    stop_at_success: bool = False
+    margin: float = 0.0
+    backend: str | None = None
+    name: str = "sign-gradient"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, (Linf, L2)):
+            raise ValueError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
+        if not (math.isfinite(self.step_size) and self.step_size > 0):
+            raise ValueError(f"step_size must be a positive number, got {self.step_size!r}")
+        if self.momentum is not None and not (math.isfinite(self.momentum) and self.momentum >= 0):
+            raise ValueError(f"momentum must be None or a number of at least 0, got {self.momentum!r}")
+        if self.norm not in ("l1", "l2"):
+            raise ValueError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ValueError(f"margin must be a number of at least 0, got {self.margin!r}")
+
+    @property
+    def _moves_by_velocity(self) -> bool:
+        return self.momentum is not None or isinstance(self.budget, L2)
+
+    def allocate(self, like: Tensor) -> SignGradientState:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        n, device = len(like), like.device
+        trial = torch.zeros_like(like, dtype=torch.float32)
+        velocity = torch.zeros_like(trial) if self._moves_by_velocity else None
+        return SignGradientState(
+            trial=trial,
+            origin=torch.zeros_like(trial),
+            velocity=velocity,
+            workspace=None if velocity is None else ops.momentum_workspace(trial),
+            active=torch.zeros(n, dtype=torch.bool, device=device),
+            ticks=torch.zeros(n, dtype=torch.int64, device=device),
+            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
+            flag=torch.zeros(n, dtype=torch.bool, device=device),
+        )
+
+    def start(self, state: SignGradientState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots; with ``random_start`` at a point drawn for (seed, id)."""
+        state.origin[slots] = images
+        first = self.budget.random_start(images, seed=seed, ids=ids) if self.random_start else images
+        state.trial[slots] = first
+        if state.velocity is not None:
+            state.velocity[slots] = 0
+        state.ticks[slots] = 0
+        state.stats[slots] = 0
+        state.active[slots] = True
+
+    def tick(self, state: SignGradientState, evaluation: Evaluation) -> None:
+        """One step of every active slot."""
+        state.ticks.add_(state.active)
+        if self.stop_at_success:
+            torch.logical_not(evaluation.achieved, out=state.flag)
+            state.active.logical_and_(state.flag)
+        self._step(state, evaluation.gradient)
+        torch.lt(state.ticks, self.steps, out=state.flag)
+        state.active.logical_and_(state.flag)
+
+    def _step(self, state: SignGradientState, gradient: Tensor) -> None:
+        low, high = self.budget.lo, self.budget.hi
+        if state.velocity is None:
+            ops.sign_step_(
+                state.trial,
+                gradient,
+                state.origin,
+                alpha=self.step_size,
+                eps=self.budget.eps,
+                active=state.active,
+                stats=state.stats,
+                lo=low,
+                hi=high,
+                backend=self.backend,
+            )
+            return
+        ops.momentum_step_(
+            state.trial,
+            gradient,
+            state.origin,
+            state.velocity,
+            alpha=self.step_size,
+            eps=self.budget.eps,
+            mu=self.momentum or 0.0,
+            norm=self.norm,
+            step="sign" if isinstance(self.budget, Linf) else "l2",
+            active=state.active,
+            stats=state.stats,
+            workspace=state.workspace,
+            lo=low,
+            hi=high,
+            backend=self.backend,
+        )

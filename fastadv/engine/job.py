@@ -1,0 +1,103 @@
+"""What goes into the engine and what comes out of it, one image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from fastadv.attacks import Goal
+
+ZERO_GRADIENT = "zero_gradient"
+NONFINITE_GRADIENT = "nonfinite_gradient"
+MET_AT_START = "met_at_start"
+OUTSIDE = "outside_after_rounding"
+
+EXPLANATIONS = {
+    ZERO_GRADIENT: "had an all-zero gradient at every step, so the attack could not move them "
+    "(an evasion that starts on its own embedding needs a random start)",
+    NONFINITE_GRADIENT: "met gradients that are not finite; those pixels were left as they were",
+    MET_AT_START: "had reached the goal before the attack began",
+    OUTSIDE: "have no 8-bit version inside the budget; the nearest 8-bit image was taken",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One image to attack.
+
+    Attributes:
+        name: What reports and files call it; unique in a run.
+        id: The number that keys its random draws, 0 <= id < 2**63.
+        image: ``(3, H, W)`` float32 RGB in [0, 1].
+        goal: A goal of one row.
+    """
+
+    name: str
+    id: int
+    image: Tensor
+    goal: Goal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One attacked image, judged in float32 on its 8-bit version.
+
+    Attributes:
+        name: The job's name.
+        id: The job's id.
+        image: ``(3, H, W)`` float32 on the 8-bit grid, on the CPU.
+        success: Whether the rounded image reaches the goal.
+        success_float: Whether the image before rounding does.
+        ticks: Model evaluations that the attack consumed.
+        linf: ``max |x' - x|`` of the rounded image, in [0, 1].
+        l2: ``||x' - x||_2`` of the rounded image.
+        score_before: The goal's score (similarity, distance or logit margin) of the clean image.
+        score_after: The same of the rounded adversarial image.
+        nonfinite: Number of gradient elements that were not finite, over all ticks.
+        flags: Names of what was noticed, keys of ``EXPLANATIONS``.
+    """
+
+    name: str
+    id: int
+    image: Tensor
+    success: bool
+    success_float: bool
+    ticks: int
+    linf: float
+    l2: float
+    score_before: float
+    score_after: float
+    nonfinite: int
+    flags: tuple[str, ...]
+
+
+def same_kind(goal: Goal, other: Goal) -> bool:
+    """Whether two goals differ in their rows only, so that one batch can hold both."""
+    if type(goal) is not type(other) or goal.own_reference != other.own_reference:
+        return False
+    names = [f.name for f in fields(goal)]  # type: ignore[arg-type]
+    settings = [n for n in names if not isinstance(getattr(goal, n), Tensor)]
+    return all(getattr(goal, n) == getattr(other, n) for n in settings)
+
+
+def notices(results: Iterable[tuple[str, tuple[str, ...]]], *, most: int = 5) -> tuple[str, ...]:
+    """One sentence for each flag that occurred: how many images, which, and what it means.
+
+    Args:
+        results: Pairs of a name and its flags.
+        most: How many names a sentence lists.
+    """
+    met: dict[str, list[str]] = {}
+    for name, flags in results:
+        for flag in flags:
+            met.setdefault(flag, []).append(name)
+    lines = []
+    for flag, text in EXPLANATIONS.items():
+        names = met.get(flag, [])
+        if names:
+            more = f" and {len(names) - most} more" if len(names) > most else ""
+            count = "1 image" if len(names) == 1 else f"{len(names)} images"
+            lines.append(f"{count} {text}: {', '.join(names[:most])}{more}")
+    return tuple(lines)

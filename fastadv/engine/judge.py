@@ -1,0 +1,168 @@
+"""The verdict: each attacked image rounded to 8 bits, kept in its budget, and measured again in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import Budget, Goal, Rows
+from fastadv.engine.evaluate import fixed_outputs, float32_math
+from fastadv.engine.job import MET_AT_START, NONFINITE_GRADIENT, OUTSIDE, ZERO_GRADIENT, Job, Result
+from fastadv.models import FaceModel
+
+_SAME = 1e-6  # float32 noise on a grey level; anything real is 0.0039
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """A job made ready: its clean image on the device, its goal's row, and its clean score."""
+
+    job: Job
+    image: Tensor
+    reference: Tensor | None
+    label: int | None
+    score_before: float
+    met_at_start: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What an attack left in a slot."""
+
+    entered: Entered
+    trial: Tensor
+    ticks: int
+    nonfinite: int
+    zero: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Measures clean and finished images with the float32 model in batches of a fixed shape.
+
+    Attributes:
+        model: The float32 model.
+        goal: A goal of the run's kind.
+        budget: The attack's budget.
+        batch: Images per forward pass.
+    """
+
+    model: FaceModel
+    goal: Goal
+    budget: Budget
+    batch: int
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Embeddings or logits of any number of images, with float32 products."""
+        with float32_math(images.device, tf32=False):
+            return fixed_outputs(self.model, self.goal, images, self.batch)
+
+    def enter(self, jobs: list[Job], images: Tensor) -> list[Entered]:
+        """Embed references once, measure the clean images, and note the goals that are met already."""
+        clean = self.outputs(images)
+        reference = self._references(jobs, images, clean)
+        label = self._labels(jobs, clean)
+        rows = Rows(reference=reference, label=label)
+        scores = self.goal.score(clean, rows).tolist()
+        met = self.goal.achieved(clean, rows).tolist()
+        return [
+            Entered(
+                job=job,
+                image=images[i],
+                reference=None if reference is None else reference[i],
+                label=None if label is None else int(label[i]),
+                score_before=scores[i],
+                met_at_start=met[i],
+            )
+            for i, job in enumerate(jobs)
+        ]
+
+    def _references(self, jobs: list[Job], images: Tensor, clean: Tensor) -> Tensor | None:
+        if self.goal.output != "embedding":
+            return None
+        if self.goal.own_reference:
+            return clean
+        given = [job.goal.references for job in jobs]
+        stacked = torch.cat([g for g in given if g is not None]).to(images.device, torch.float32)
+        if stacked.dim() == 4:
+            layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
+            return self.outputs(stacked if layout is None else stacked.contiguous(memory_format=layout))
+        if stacked.shape[1] != clean.shape[1]:
+            raise ValueError(
+                f"the goal's embeddings must have {clean.shape[1]} numbers like the model's, got {stacked.shape[1]}"
+            )
+        return torch.nn.functional.normalize(stacked)
+
+    def _labels(self, jobs: list[Job], clean: Tensor) -> Tensor | None:
+        if self.goal.output != "logits":
+            return None
+        label = torch.cat([job.goal.labels for job in jobs if job.goal.labels is not None])
+        if int(label.max()) >= clean.shape[1]:
+            raise ValueError(f"labels must be below the model's {clean.shape[1]} classes, got {int(label.max())}")
+        return label.to(clean.device, torch.int64)
+
+    def verdicts(self, done: list[Finished]) -> list[Result]:
+        """Round, measure and describe finished images."""
+        if not done:
+            return []
+        trial = torch.stack([d.trial for d in done])
+        origin = torch.stack([d.entered.image for d in done])
+        rows = self._rows(done, trial.device)
+        rounded = self.budget.round8(trial, origin)
+        outputs = self.outputs(rounded)
+        success = self.goal.achieved(outputs, rows)
+        same = (rounded - trial).abs().flatten(1).amax(1) <= _SAME
+        before_rounding = success
+        if not bool(same.all()):
+            before_rounding = torch.where(same, success, self.goal.achieved(self.outputs(trial), rows))
+        delta = (rounded - origin).flatten(1)
+        columns = zip(
+            done,
+            rounded.cpu().contiguous(),
+            success.tolist(),
+            before_rounding.tolist(),
+            delta.abs().amax(1).tolist(),
+            torch.linalg.vector_norm(delta, dim=1).tolist(),
+            self.goal.score(outputs, rows).tolist(),
+            self.budget.inside(rounded, origin).tolist(),
+            strict=True,
+        )
+        return [
+            Result(
+                name=d.entered.job.name,
+                id=d.entered.job.id,
+                image=image,
+                success=ok,
+                success_float=ok_float,
+                ticks=d.ticks,
+                linf=linf,
+                l2=l2,
+                score_before=d.entered.score_before,
+                score_after=score,
+                nonfinite=d.nonfinite,
+                flags=_flags(d, inside),
+            )
+            for d, image, ok, ok_float, linf, l2, score, inside in columns
+        ]
+
+    @staticmethod
+    def _rows(done: list[Finished], device: torch.device) -> Rows:
+        references = [d.entered.reference for d in done if d.entered.reference is not None]
+        labels = [d.entered.label for d in done if d.entered.label is not None]
+        return Rows(
+            reference=torch.stack(references) if references else None,
+            label=torch.tensor(labels, dtype=torch.int64, device=device) if labels else None,
+        )
+
+
+def _flags(done: Finished, inside: bool) -> tuple[str, ...]:
+    elements = done.trial.numel()
+    noticed = {
+        ZERO_GRADIENT: done.zero > 0 and done.zero == done.ticks * elements,
+        NONFINITE_GRADIENT: done.nonfinite > 0,
+        MET_AT_START: done.entered.met_at_start,
+        OUTSIDE: not inside,
+    }
+    return tuple(name for name, seen in noticed.items() if seen)

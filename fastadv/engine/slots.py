@@ -1,0 +1,136 @@
+"""The slots: a batch of fixed shape in which every image runs for as long as it needs, and no longer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import Attack, Goal, Rows
+from fastadv.engine.capture import CapturedTick
+from fastadv.engine.evaluate import Evaluator, float32_math
+from fastadv.engine.judge import Entered, Finished
+from fastadv.models import FaceModel
+
+
+class Slots:
+    """N slots of one attack: filled, ticked and emptied; results do not depend on N.
+
+    Args:
+        attack: How to move.
+        goal: A goal of the run's kind.
+        model: The model that is differentiated.
+        count: Number of slots, a multiple of ``batch``.
+        batch: Images per evaluation.
+        width: Length of the model's output.
+        like: A batch ``(batch, 3, H, W)`` with the device and the memory layout to use.
+        seed: The run's seed.
+        capture: Record the tick as a CUDA graph.
+        tf32: Let the ticks use TF32 products.
+    """
+
+    def __init__(
+        self,
+        attack: Attack[Any],
+        goal: Goal,
+        model: FaceModel,
+        *,
+        count: int,
+        batch: int,
+        width: int,
+        like: Tensor,
+        seed: int,
+        capture: bool,
+        tf32: bool,
+    ) -> None:
+        self.count, self.batch = count, batch
+        self._attack, self._seed, self._tf32 = attack, seed, tf32
+        layout = (
+            torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        )
+        shape = (count, *like.shape[1:])
+        self.state = attack.allocate(torch.empty(shape, device=like.device, memory_format=layout))
+        embedding = goal.output == "embedding"
+        self._rows = Rows(
+            reference=torch.zeros(count, width, device=like.device) if embedding else None,
+            label=None if embedding else torch.zeros(count, dtype=torch.int64, device=like.device),
+        )
+        self._evaluator = Evaluator.build(model, goal, attack.margin, batch, self.state.trial, width)
+        self._occupant: list[Entered | None] = [None] * count
+        self._tick: Callable[[], None] = self._eager
+        if capture:
+            with float32_math(like.device, tf32=tf32):
+                self._tick = CapturedTick(self._everything)
+
+    @property
+    def occupied(self) -> bool:
+        """Whether any slot holds an image."""
+        return any(o is not None for o in self._occupant)
+
+    @property
+    def free(self) -> int:
+        """How many slots are empty."""
+        return sum(o is None for o in self._occupant)
+
+    def fill(self, waiting: deque[Entered]) -> None:
+        """Move waiting images into empty slots, lowest slot first."""
+        empty = [i for i, o in enumerate(self._occupant) if o is None][: len(waiting)]
+        if not empty:
+            return
+        new = [waiting.popleft() for _ in empty]
+        device = self.state.trial.device
+        slots = torch.tensor(empty, device=device)
+        for slot, entered in zip(empty, new, strict=True):
+            self._occupant[slot] = entered
+        references = [e.reference for e in new if e.reference is not None]
+        if self._rows.reference is not None:
+            self._rows.reference[slots] = torch.stack(references)
+        if self._rows.label is not None:
+            self._rows.label[slots] = torch.tensor([e.label for e in new], device=device)
+        ids = torch.tensor([e.job.id for e in new], dtype=torch.int64, device=device)
+        self._attack.start(self.state, slots, torch.stack([e.image for e in new]), ids=ids, seed=self._seed)
+
+    def _everything(self) -> None:
+        starts = range(0, self.count, self.batch)
+        self._attack.tick(self.state, self._evaluator(self.state.trial, self._rows, starts))
+
+    def _eager(self) -> None:
+        starts = [
+            s
+            for s in range(0, self.count, self.batch)
+            if any(o is not None for o in self._occupant[s : s + self.batch])
+        ]
+        self._attack.tick(self.state, self._evaluator(self.state.trial, self._rows, starts))
+
+    def tick(self, times: int) -> None:
+        """Evaluate and step ``times`` times; a slot that finishes in between waits."""
+        with float32_math(self.state.trial.device, tf32=self._tf32):
+            for _ in range(times):
+                self._tick()
+
+    def take_finished(self) -> list[Finished]:
+        """Empty the slots whose image is done. This is the only place where the host looks at the device."""
+        active = self.state.active.tolist()
+        done = [i for i, o in enumerate(self._occupant) if o is not None and not active[i]]
+        if not done:
+            return []
+        slots = torch.tensor(done, device=self.state.trial.device)
+        trials = self.state.trial[slots]
+        ticks, stats = self.state.ticks[slots].tolist(), self.state.stats[slots].tolist()
+        finished = []
+        for k, slot in enumerate(done):
+            entered = self._occupant[slot]
+            assert entered is not None
+            self._occupant[slot] = None
+            nonfinite, zero = stats[k]
+            finished.append(Finished(entered=entered, trial=trials[k], ticks=ticks[k], nonfinite=nonfinite, zero=zero))
+        return finished
+
+    def evict(self) -> list[Entered]:
+        """Empty every slot and return the images in slot order, to start again elsewhere."""
+        left = [o for o in self._occupant if o is not None]
+        self._occupant = [None] * self.count
+        return left

@@ -1,0 +1,102 @@
+"""Goals: losses against closed forms, thresholds, and what a wrong field says."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastadv.attacks import ClassifyAs, Evade, Impersonate, Misclassify, Rows
+
+
+def unit(n: int, d: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
+
+
+def test_distance_and_cosine_are_two_faces_of_one_number():
+    a, b = unit(5, 16, 0), unit(5, 16, 1)
+    rows = Rows(reference=b)
+    d = Evade(references=b, threshold=0.5, metric="euclidean").score(a, rows)
+    cos = Evade(references=b, threshold=0.5).score(a, rows)
+    torch.testing.assert_close(cos, 1 - d**2 / 2)
+    torch.testing.assert_close(Evade(references=b, threshold=0.5).loss(a, rows), d)
+    torch.testing.assert_close(Impersonate(b, threshold=0.5).loss(a, rows), -d)
+
+
+def test_the_gradient_at_the_reference_itself_is_zero_not_nan():
+    a = unit(2, 8, 0).requires_grad_(True)
+    loss = Evade(references=a.detach(), threshold=0.5).loss(a, Rows(reference=a.detach()))
+    (g,) = torch.autograd.grad(loss.sum(), a)
+    assert torch.equal(g, torch.zeros_like(g))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_achieved_is_exactly_the_verifiers_decision(metric):
+    reference = torch.tensor([[1.0, 0.0]]).repeat(3, 1)
+    angle = torch.tensor([0.5, 1.0, 1.5])
+    x = torch.stack([angle.cos(), angle.sin()], 1)
+    threshold = float(torch.cos(angle[1]))
+    if metric == "euclidean":
+        threshold = float((x[1] - reference[1]).norm())
+    rows = Rows(reference=reference)
+    impersonate = Impersonate(reference, threshold=threshold, metric=metric)
+    evade = Evade(references=reference, threshold=threshold, metric=metric)
+    assert impersonate.achieved(x, rows).tolist() == [True, True, False]
+    assert evade.achieved(x, rows).tolist() == [False, False, True]
+    assert impersonate.achieved(x, rows, 0.2).tolist() == [True, False, False]
+    assert evade.achieved(x, rows, 0.2).tolist() == [False, False, True]
+
+
+def test_label_goals_are_cross_entropy_and_the_margin():
+    z = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 1.0]], dtype=torch.float64)
+    rows = Rows(label=torch.tensor([0, 2]))
+    expected = -torch.log_softmax(z, 1)[[0, 1], [0, 2]]
+    miss, hit = Misclassify(torch.tensor([0, 2])), ClassifyAs(torch.tensor([0, 2]))
+    torch.testing.assert_close(miss.loss(z, rows), expected)
+    torch.testing.assert_close(hit.loss(z, rows), -expected)
+    torch.testing.assert_close(miss.score(z, rows), torch.tensor([1.0, -2.0], dtype=torch.float64))
+    torch.testing.assert_close(miss.score(z - 100, rows), miss.score(z, rows))
+    assert miss.achieved(z, rows).tolist() == [False, True]
+    assert hit.achieved(z, rows).tolist() == [True, False]
+    assert hit.achieved(z, rows, 1.5).tolist() == [False, False]
+
+
+def test_a_row_is_the_goal_of_one_image():
+    goal = Impersonate(unit(4, 8, 0).float(), threshold=0.3, metric="cosine")
+    assert torch.equal(goal.row(2).targets, goal.targets[2:3])
+    assert goal.row(2).threshold == 0.3
+    assert Misclassify(torch.tensor([4, 5])).row(1).labels.tolist() == [5]
+    assert Evade(threshold=0.2).row(3).own_reference
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: Impersonate(torch.zeros(3), threshold=0.3),
+            r"targets must be float images .* got torch.float32 \(3,\)",
+        ),
+        (lambda: Impersonate(None, threshold=0.3), "targets must be images"),
+        (
+            lambda: Impersonate(torch.zeros(2, 8), threshold=2.0),
+            r"threshold must be a cosine value in \[-1, 1\], got 2.0",
+        ),
+        (lambda: Evade(threshold=float("nan")), "threshold must be a cosine value"),
+        (
+            lambda: Evade(threshold=2.5, metric="euclidean"),
+            r"threshold must be a euclidean value in \[0, 2\]",
+        ),
+        (
+            lambda: Evade(threshold=0.1, metric="manhattan"),
+            "metric must be one of cosine, euclidean, got 'manhattan'",
+        ),
+        (
+            lambda: Evade(references=torch.zeros(2, 8, dtype=torch.int64), threshold=0.1),
+            "references must be float",
+        ),
+        (lambda: Misclassify(torch.zeros(2)), "labels must be integer class indices"),
+        (lambda: ClassifyAs(torch.tensor([[1]])), "labels must be integer class indices"),
+        (lambda: ClassifyAs(torch.tensor([-1])), "labels must not be negative, got -1"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()

@@ -1,0 +1,304 @@
+"""The engine: the same result in any slot, order and number of slots; loud about what is wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv import attacks
+from fastadv.attacks import Evade, Impersonate, Linf, Misclassify, SignGradient
+from fastadv.engine import Engine, Job, stream_jobs
+
+SIZE = (16, 16)
+
+
+def small_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.PReLU(8),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.PReLU(16),
+        nn.Flatten(),
+        nn.Linear(256, 12),
+    )
+
+
+def model(**kwargs) -> fa.FaceModel:
+    return fa.FaceModel(
+        small_net(), input_size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), name="small", **kwargs
+    ).eval()
+
+
+def faces(n: int, seed: int = 1) -> torch.Tensor:
+    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+    return torch.round(x * 255) / 255
+
+
+def jobs(x: torch.Tensor, targets: torch.Tensor, order) -> list[Job]:
+    goal = Impersonate(targets, threshold=0.95)
+    return [Job(name=f"face{i}", id=1000 + i, image=x[i], goal=goal.row(i)) for i in order]
+
+
+ATTACKS = {
+    "fim": attacks.fim(eps=16 / 255, steps=12),
+    "pgd": attacks.pgd(eps=16 / 255, steps=6),
+    "m-fim": attacks.m_fim(eps=16 / 255, steps=6),
+    "pgd-l2": attacks.pgd_l2(eps=1.0, steps=6),
+    "stop": SignGradient(budget=Linf(40 / 255), steps=40, step_size=1 / 255, stop_at_success=True, random_start=True),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
+    net, x, targets = model(), faces(21), faces(21, seed=2)
+    attack = ATTACKS[name]
+    reference = {r.name: r for r in stream_jobs(attack, jobs(x, targets, range(21)), net, seed=5)}
+    assert len(reference) == 21
+    variants = [
+        (range(21), Engine(slots=8, batch=8)),
+        (range(21), Engine(slots=24, batch=8)),
+        (reversed(range(21)), Engine(slots=16, batch=8, poll=3)),
+        ([3, 17, 4], Engine(slots=8, batch=8)),
+    ]
+    for order, engine in variants:
+        for result in stream_jobs(attack, jobs(x, targets, order), net, seed=5, engine=engine):
+            expected = reference[result.name]
+            assert torch.equal(result.image, expected.image)
+            assert (result.ticks, result.success) == (expected.ticks, expected.success)
+            assert result.score_after == expected.score_after
+
+
+@pytest.mark.filterwarnings("ignore:.*had reached the goal:fastadv.AttackWarning")
+def test_slots_are_refilled_so_the_cost_is_the_sum_of_the_images_own_ticks():
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.requires_grad:
+                seen.append(len(x))
+            return self.net(x)
+
+    net = fa.FaceModel(Counting(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="counting").eval()
+    x, targets = faces(64), faces(64, seed=2)
+    with torch.no_grad():
+        similar = (net(x) * net(targets)).sum(1)
+    goal = Impersonate(targets, threshold=float(similar.median()) + 0.05)
+    attack = SignGradient(budget=Linf(32 / 255), steps=32, step_size=1 / 255, stop_at_success=True)
+    made = fa.run(attack, goal, net, x, engine=Engine(slots=8, batch=8))
+    slowest_of_each_batch = int(made.ticks.view(8, 8).amax(1).sum()) * 8
+    # the slots can only idle while the last images finish
+    assert sum(seen) <= int(made.ticks.sum()) + 8 * int(made.ticks.max())
+    assert sum(seen) < 0.8 * slowest_of_each_batch
+
+
+def test_the_users_model_is_left_as_it_was():
+    net = model()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+    state = torch.get_rng_state()
+    fa.run(attacks.pgd(steps=2), Evade(threshold=0.5), net, faces(3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
+
+def test_bf16_gradients_are_judged_in_float32():
+    net, x, targets = model(), faces(6), faces(6, seed=2)
+    goal = Impersonate(targets, threshold=0.9)
+    made = fa.run(attacks.fim(eps=32 / 255), goal, net, x, engine=Engine(precision="bf16"))
+    with torch.no_grad():
+        score = (net(made.images) * net(targets)).sum(1)
+    torch.testing.assert_close(made.score_after, score, rtol=0, atol=1e-5)
+    assert torch.equal(made.success, made.score_after >= 0.9)
+
+
+def test_auto_precision_and_measured_batch_resolve_to_what_can_run():
+    engine = Engine(precision="auto", batch=0).resolve(model())
+    assert engine.precision in ("fp32", "bf16")
+    assert engine.batch in (8, 16, 32)
+    assert engine.slots == engine.batch
+
+
+def test_embeddings_serve_as_targets_as_well_as_images():
+    net, x, targets = model(), faces(4), faces(4, seed=2)
+    with torch.no_grad():
+        embedded = net(targets)
+    a = fa.run(attacks.fim(), Impersonate(targets, threshold=0.9), net, x)
+    b = fa.run(attacks.fim(), Impersonate(embedded, threshold=0.9), net, x)
+    torch.testing.assert_close(a.score_after, b.score_after, rtol=0, atol=1e-5)
+
+
+def test_a_zero_gradient_is_reported_by_name_and_count():
+    with pytest.warns(fa.AttackWarning, match="2 images had an all-zero gradient at every step.*: 0, 1"):
+        made = fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(2))
+    assert all("zero_gradient" in f for f in made.flags)
+    assert float(made.linf.max()) == 0.0
+
+
+def test_a_random_start_gives_an_evasion_of_itself_a_gradient():
+    made = fa.run(attacks.pgd(steps=5, eps=32 / 255), Evade(threshold=0.5), model(), faces(2))
+    assert not any("zero_gradient" in f for f in made.flags)
+    assert bool((made.score_after < made.score_before).all())
+
+
+def test_a_goal_met_before_the_start_is_reported():
+    net, x, targets = model(), faces(2), faces(2, seed=2)
+    with torch.no_grad():
+        near = float((net(x) * net(targets)).sum(1).min()) - 0.01
+    with pytest.warns(fa.AttackWarning, match="2 images had reached the goal before the attack began: 0, 1"):
+        made = fa.run(attacks.fim(), Impersonate(targets, threshold=near), net, x)
+    assert all("met_at_start" in f for f in made.flags)
+
+
+def test_nonfinite_gradients_are_counted_and_leave_their_pixels():
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            g = g.clone()
+            g[..., :8] = float("nan")
+            return g
+
+    class Poisoned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(Half.apply(x))
+
+    net = fa.FaceModel(Poisoned(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="poisoned").eval()
+    x = faces(2)
+    with pytest.warns(fa.AttackWarning, match="2 images met gradients that are not finite"):
+        made = fa.run(attacks.fim(steps=3), Impersonate(faces(2, seed=2), threshold=0.99), net, x)
+    assert torch.equal(made.images[..., :8], x[..., :8])
+    assert not torch.equal(made.images[..., 8:], x[..., 8:])
+
+
+def test_out_of_memory_means_fewer_slots_and_going_on():
+    class Limited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 4:
+                raise torch.OutOfMemoryError("no more")
+            return self.net(x)
+
+    net = fa.FaceModel(Limited(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="limited").eval()
+    x, targets = faces(11), faces(11, seed=2)
+    goal = Impersonate(targets, threshold=0.9)
+    with pytest.warns(fa.AttackWarning) as said:
+        made = fa.run(attacks.fim(), goal, net, x, engine=Engine(slots=16, batch=16))
+        small = fa.run(attacks.fim(), goal, net, x, engine=Engine(slots=4, batch=4))
+    assert [str(w.message) for w in said if "memory" in str(w.message)] == [
+        "out of memory with 16 slots in batches of 16; going on with 8 in batches of 8",
+        "out of memory with 8 slots in batches of 8; going on with 4 in batches of 4",
+    ]
+    assert torch.equal(made.images, small.images)
+
+
+def test_no_memory_at_all_is_an_error_that_says_so():
+    class Never(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.requires_grad:
+                raise torch.OutOfMemoryError("no more")
+            return x.flatten(1)
+
+    net = fa.FaceModel(Never(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="never").eval()
+    with (
+        pytest.warns(fa.AttackWarning),
+        pytest.raises(torch.OutOfMemoryError, match="not enough memory for a single"),
+    ):
+        fa.run(attacks.fim(), Impersonate(faces(2), threshold=0.9), net, faces(2))
+
+
+def test_an_empty_batch_gives_an_empty_result():
+    made = fa.run(attacks.fim(), Misclassify(torch.zeros(0, dtype=torch.int64)), model(head=nn.Linear(12, 3)), faces(0))
+    assert len(made.images) == len(made.success) == len(made.flags) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model().train(), faces(1)), "train"),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1) * 255),
+            r"image '0' must hold values in",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1) * torch.nan),
+            "must hold values in",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1).double()),
+            "must be float32 of shape",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[..., :8]),
+            "must be float32 of shape",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[0]),
+            r"images must have the shape",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Impersonate(faces(3), threshold=0.5), model(), faces(2)),
+            "one row for each of",
+        ),
+        (lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)), "no class head"),
+        (
+            lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([7])), model(head=nn.Linear(12, 3)), faces(1)),
+            "labels must be below the model's 3 classes, got 7",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Impersonate(torch.ones(1, 5), threshold=0.5), model(), faces(1)),
+            "embeddings must have 12 numbers like the model's, got 5",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), ids=[1, 2]),
+            "ids must have one entry",
+        ),
+        (lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), seed=-1), "seed must be in"),
+        (lambda: Engine(precision="fp8"), "precision must be one of fp32, tf32, bf16, auto, got 'fp8'"),
+        (lambda: Engine(slots=12, batch=8), "slots must be a multiple of batch = 8, got 12"),
+        (lambda: Engine(slots=0), "slots must be a positive integer"),
+        (lambda: Engine(batch=-1), "batch must be a positive integer"),
+        (lambda: Engine(poll=0), "poll must be a positive integer"),
+        (
+            lambda: Engine(capture=True).resolve(model()),
+            "capture needs a model on a CUDA device, got one on cpu",
+        ),
+        (
+            lambda: (
+                Engine(precision="tf32").resolve(model())
+                and fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), engine=Engine(precision="tf32"))
+            ),
+            "tf32",
+        ),
+    ],
+)
+def test_a_users_error_is_one_clear_sentence(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_goals_of_two_kinds_in_one_stream_are_refused():
+    x = faces(2)
+    mixed = [
+        Job(name="a", id=0, image=x[0], goal=Evade(threshold=0.5)),
+        Job(name="b", id=1, image=x[1], goal=Evade(threshold=0.6)),
+    ]
+    with pytest.raises(ValueError, match="goal of 'b' must be like the first one"):
+        list(stream_jobs(attacks.pgd(steps=1), mixed, model()))

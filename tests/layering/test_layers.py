@@ -1,0 +1,112 @@
+"""Imports go down only: read from the syntax tree of every module of the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fastadv
+
+ROOT = Path(fastadv.__file__).parent
+
+# from the top to the bottom; modules of one line do not import each other
+LAYERS = (
+    ("fastadv.__main__",),
+    ("fastadv.cli",),
+    ("fastadv.studies", "fastadv.scale"),
+    ("fastadv.workflows",),
+    ("fastadv.defenses", "fastadv.training"),
+    ("fastadv.engine",),
+    ("fastadv.attacks",),
+    ("fastadv.surrogates", "fastadv.detection", "fastadv.recognition"),
+    ("fastadv.models", "fastadv.data", "fastadv.report"),
+    ("fastadv.ops",),
+    ("fastadv.backends", "fastadv.ops.reference", "fastadv.kernels"),
+    ("fastadv._native",),
+    ("fastadv._version",),
+)
+DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+
+
+def layer_of(module: str) -> str | None:
+    """The longest listed name that the module lies in."""
+    found = [name for name in DEPTH if module == name or module.startswith(name + ".")]
+    return max(found, key=len, default=None)
+
+
+def module_name(path: Path) -> str:
+    parts = ("fastadv", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that the file names in an import, wherever it stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the layer"
+            assert node.module is not None
+            names.add(node.module)
+            names.update(f"fastadv.{alias.name}" for alias in node.names if node.module == "fastadv")
+    return {name for name in names if name == "fastadv" or name.startswith("fastadv.")}
+
+
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+PRODUCT = [p for p in MODULES if p.relative_to(ROOT).parts[0] != "testing"]
+
+
+def test_every_module_has_a_layer():
+    assert len(PRODUCT) > 30
+    assert [module_name(p) for p in PRODUCT if layer_of(module_name(p)) is None] == []
+
+
+def violations(path: Path) -> list[str]:
+    own = layer_of(module_name(path))
+    assert own is not None
+    wrong = []
+    for name in imported(path):
+        other = layer_of(name)
+        if other is None:
+            if name != "fastadv":  # the parts of `from fastadv import x` are judged on their own
+                wrong.append(name)
+        elif other != own and DEPTH[other] <= DEPTH[own]:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=module_name)
+def test_imports_go_down_only(path):
+    assert violations(path) == []
+
+
+def test_the_check_can_fail(tmp_path, monkeypatch):
+    upward = tmp_path / "ops" / "bad.py"
+    upward.parent.mkdir()
+    upward.write_text(
+        "from fastadv.engine import Engine\nfrom fastadv.testing import cases\nimport fastadv.ops.checks\n"
+    )
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert sorted(violations(upward)) == ["fastadv.engine", "fastadv.testing"]
+
+
+def test_only_one_file_names_the_compiled_module():
+    def names_it(path: Path) -> bool:
+        constants = {
+            n.value for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)
+        }
+        return bool({"fastadv._C", "_C"} & (imported(path) | constants))
+
+    naming = [module_name(p) for p in PRODUCT if names_it(p)]
+    assert naming == ["fastadv._native"]
+
+
+def test_there_is_one_loop_for_all_attacks():
+    """No attack loops over steps: the engine does."""
+    loops = []
+    for path in (ROOT / "attacks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.For, ast.While)) and "steps" in ast.unparse(node).splitlines()[0]:
+                loops.append(f"{path.name}:{node.lineno}")
+    assert loops == []
