@@ -1,0 +1,57 @@
+# Everything that a fresh machine with Python >= 3.10 and a C++ compiler needs is done by `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# real faces and weights for the tests that need them; those skip, with the reason, where it is missing
+export FASTADV_DATA ?= $(abspath ../shared/data)
+BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
+
+.PHONY: test lint types wheel-test triton-compile ci gpu-check bench clean
+
+# torch comes by its exact version: that is the CPU build where one is offered
+$(BIN)/python: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 numpy $(BUILD_TOOLS)
+	@touch $@
+
+$(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/cpu/* kernels/common/* kernels/cuda/*)
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint,plot]'
+	@touch $@
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.built
+	$(BIN)/mypy
+
+# the wheel, in a fresh environment, tested from a folder where the source tree is out of reach
+wheel-test: $(VENV)/.built
+	rm -rf build/wheel build/elsewhere && mkdir -p build/elsewhere
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
+	$(PYTHON) -m venv --clear $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
+	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test,plot]"
+	cp -r tests pyproject.toml build/elsewhere/
+	cd build/elsewhere && $(abspath $(VENV)-wheel)/bin/python -m pytest -q --ignore=tests/packaging
+
+triton-compile: $(VENV)/.built
+	$(BIN)/python -m pytest -q tests/compile
+
+ci: lint types test wheel-test
+
+# On a machine with a CUDA device and the packages it already has: build, prove, measure.
+gpu-check:
+	$(PYTHON) -m pip install --no-build-isolation --no-deps .
+	$(PYTHON) -m pytest -q -m gpu
+	$(PYTHON) -m bench.run --all --device cuda
+
+bench: $(VENV)/.built
+	$(BIN)/python -m bench.run --all
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Benchmarks: a registry, one runner, and the results that the README quotes."""

@@ -1,0 +1,59 @@
+"""What can be measured. An entry returns rows, and raises before it times anything when its results are not equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from bench import engine
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an entry is told.
+
+    Attributes:
+        data: The folder with ``lfw/`` and ``weights/``, or None.
+        device: ``"cpu"`` or ``"cuda"``.
+        quick: Few repeats and few images: to see that it runs, not to quote.
+    """
+
+    data: Path | None
+    device: str
+    quick: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One benchmark.
+
+    Attributes:
+        what: One line.
+        needs_data: Whether it needs real faces and weights.
+        run: Measures.
+    """
+
+    what: str
+    needs_data: bool
+    run: Callable[[Options], list[Row]]
+
+
+REGISTRY: Mapping[str, Entry] = MappingProxyType(
+    {
+        "engine-fim": Entry(
+            what="FIM-20 on LFW crops: the engine against a hand-written float32 PyTorch loop",
+            needs_data=True,
+            run=lambda o: engine.fim(data=o.data, device=o.device, quick=o.quick),
+        ),
+        "engine-overhead": Entry(
+            what="what a tick costs beyond the model's own forward and backward pass",
+            needs_data=False,
+            run=lambda o: engine.overhead(device=o.device, quick=o.quick),
+        ),
+    }
+)

@@ -1,0 +1,5 @@
+"""``python -m fastadv``: the command line."""
+
+from fastadv.cli import main
+
+main()

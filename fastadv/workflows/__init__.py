@@ -1,0 +1,1 @@
+"""The commands as functions: one file per command, with what they share."""

@@ -1,0 +1,184 @@
+"""What the commands share: numbers as people write them, faces, pairs and models from their names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from fastadv.attacks import SignGradient
+from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, read_pairs_csv
+from fastadv.engine import Engine
+from fastadv.models import FaceModel, load
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage's name, how many are done, and how many there are."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A ``Progress`` that says nothing."""
+
+
+def parse_eps(text: str) -> float:
+    """A radius in units of [0, 1] from ``"8/255"`` or ``"0.03"``.
+
+    Raises:
+        ValueError: The text is neither a number nor a fraction, or not positive.
+    """
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"eps must be a positive number such as 8/255 or 0.03, got {text!r}")
+    return value
+
+
+def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
+    """LFW where the folder has LFW's files, an identity folder otherwise.
+
+    Raises:
+        SourceError, AlignmentError: As the two classes.
+    """
+    if (root / "pairs.txt").is_file() or (root / "images").is_dir():
+        return LFW(root, size=size, landmarks=landmarks)
+    return IdentityFolder(root, size=size, landmarks=landmarks)
+
+
+def open_model(name: str, weights: Path, *, device: str = "cpu") -> FaceModel:
+    """A published architecture with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: The file does not fit.
+        ValueError: The name or the device is not known.
+    """
+    try:
+        return load(name, weights=weights, device=device)
+    except RuntimeError as error:  # torch's own words for a device that is not there are a page long
+        if device == "cpu":
+            raise
+        raise ValueError(
+            f"device must be one that this machine has, got {device!r}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def parse_folds(text: str) -> tuple[int, ...]:
+    """Folds counted from 0 from ``"1-2"`` or ``"1,3,5"``, which count from 1 as LFW does.
+
+    Raises:
+        ValueError: The text is not of that form.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        first, last = low, high if dash else low
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise ValueError(f"folds must be written like 1-2 or 1,3,5 and count from 1, got {text!r}")
+        found.update(range(int(first) - 1, int(last)))
+    return tuple(sorted(found))
+
+
+def open_pairs(
+    source: FaceSource,
+    *,
+    file: Path | None = None,
+    folds: Sequence[int] | None = None,
+    limit: int | None = None,
+) -> tuple[Pair, ...]:
+    """The pairs to verify: a CSV file, or LFW's own; a choice of folds; the first ``limit`` of each class.
+
+    Pairs without folds get ten, dealt out in turn, each class on its own.
+
+    Raises:
+        ValueError: There are no pairs, an image is missing, a fold does not exist, or a pair occurs twice.
+    """
+    if file is not None:
+        pairs = read_pairs_csv(file)
+        missing = sorted({n for p in pairs for n in (p.first, p.second) if n not in source})
+        if missing:
+            raise ValueError(f"{file}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}")
+    elif isinstance(source, LFW):
+        pairs = source.pairs
+    else:
+        raise ValueError("pairs must be given as a CSV file (first,second,same) for a folder that is not LFW")
+    if folds is not None:
+        known = {p.fold for p in pairs}
+        unknown = [f + 1 for f in folds if f not in known]
+        if unknown:
+            raise ValueError(f"folds must be among the {len(known)} of the pairs, got {unknown[0]}")
+        pairs = tuple(p for p in pairs if p.fold in folds)
+    if limit is not None:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        pairs = _first_of_each(pairs, limit)
+    return _with_folds(pairs)
+
+
+def _first_of_each(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:
+    """Half of the limit from each class, spread evenly over the list, so that every fold keeps some."""
+    keep: set[int] = set()
+    for same, count in ((True, (limit + 1) // 2), (False, limit // 2)):
+        places = [i for i, p in enumerate(pairs) if p.same is same]
+        count = min(count, len(places))
+        keep.update(places[i * len(places) // count] for i in range(count))
+    return tuple(p for i, p in enumerate(pairs) if i in keep)
+
+
+def _with_folds(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    if all(p.fold is not None for p in pairs):
+        return tuple(pairs)
+    seen = {True: 0, False: 0}
+    dealt = []
+    for pair in pairs:
+        dealt.append(Pair(first=pair.first, second=pair.second, same=pair.same, fold=seen[pair.same] % 10))
+        seen[pair.same] += 1
+    return tuple(dealt)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def list_hash(items: Sequence[object]) -> str:
+    """SHA-256 of the items' representations, one a line: frozen dataclasses of plain values."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(item).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def describe(attack: SignGradient) -> dict[str, object]:
+    """An attack's fields as plain JSON values; the backend is left out, since all give the same bits."""
+    budget = {"norm": attack.budget.norm, **asdict(attack.budget)}
+    return {k: budget if k == "budget" else v for k, v in asdict(attack).items() if k != "backend"}
+
+
+def settle(engine: Engine, model: FaceModel, out: Path) -> Engine:
+    """The engine with its open choices made; a run that goes on keeps the choices that it began with.
+
+    Raises:
+        ValueError: As ``Engine.resolve``.
+    """
+    try:
+        saved = json.loads((out / "run.json").read_bytes())["config"]["engine"]
+        batch, precision = int(saved["batch"]), str(saved["precision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return engine.resolve(model)
+    if engine.precision == "auto":
+        engine = replace(engine, precision=precision)
+    if not engine.batch:
+        engine = replace(engine, batch=batch, slots=engine.slots or batch)
+    return engine.resolve(model)

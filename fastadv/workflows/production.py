@@ -1,0 +1,177 @@
+"""Attacks on many faces, written as they are done: streamed in and out, and resumed after a kill."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+from fastadv.attacks import Goal, SignGradient
+from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, Stream, face_id, read_manifest, to_uint8
+from fastadv.engine import Engine, Job, Result, stream_jobs
+from fastadv.models import FaceModel
+from fastadv.workflows.inputs import Progress, silent
+
+_WRITERS = 2
+_QUEUED = 64  # images that wait for the disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One adversarial image to make.
+
+    Attributes:
+        name: Its own name; the file is ``images/<name>.png``.
+        source: The face that is changed.
+        target: The face that it is compared with, or "".
+    """
+
+    name: str
+    source: str
+    target: str = ""
+
+
+GoalOf = Callable[[Order, Face], Goal]
+
+
+def produce(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: SignGradient,
+    model: FaceModel,
+    *,
+    goal_name: str,
+    seed: int,
+    engine: Engine,
+    folder: RunFolder | None = None,
+    progress: Progress = silent,
+    stage: str = "attacking",
+) -> list[ManifestRow]:
+    """Make what is ordered, and write it where a folder is given.
+
+    Orders that the folder has already are not made again. Images are decoded ahead and written behind in threads;
+    at any time a bounded number is in memory. The rows are returned in the order of ``orders``.
+
+    Args:
+        orders: What to make; names are unique.
+        goal_of: The goal of one order, given its source face.
+        source: Where the faces come from.
+        attack: How to move.
+        model: The model to attack.
+        goal_name: What the manifest calls the goal.
+        seed: Of every random number.
+        engine: How to run.
+        folder: Where images and rows go; None keeps the rows only.
+        progress: Told after every image.
+        stage: The name that progress gets.
+
+    Raises:
+        ImageError, AlignmentError: A face cannot be read; what was finished before is on disk.
+        OSError: An image cannot be written.
+    """
+    done: dict[str, ManifestRow] = {}
+    if folder is not None and folder.done:
+        done = {row.name: row for row in read_manifest(folder.path) if row.name in folder.done}
+    ordered = {order.name for order in orders}
+    rows = {name: row for name, row in done.items() if name in ordered}
+    pending = [order for order in orders if order.name not in rows]
+    progress(stage, len(rows), len(orders))
+    about: dict[str, tuple[Order, str, str]] = {}
+    with _Faces(source, pending) as faces, _Writers(folder) as writers:
+
+        def jobs() -> Iterator[Job]:
+            for order, face in faces:
+                goal = goal_of(order, face)
+                about[order.name] = (order, face.source_hash, goal.metric)
+                yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal)
+
+        for result in stream_jobs(attack, jobs(), model, seed=seed, engine=engine):
+            order, source_hash, metric = about.pop(result.name)
+            row = ManifestRow(
+                name=result.name,
+                id=result.id,
+                goal=goal_name,
+                target=order.target,
+                attack=attack.name,
+                eps=attack.budget.eps,
+                steps=attack.steps,
+                ticks=result.ticks,
+                success=result.success,
+                success_float=result.success_float,
+                linf=result.linf,
+                l2=result.l2,
+                score_before=result.score_before,
+                score_after=result.score_after,
+                metric=metric,
+                seed=seed,
+                source_hash=source_hash,
+                flags=";".join(result.flags),
+                nonfinite=result.nonfinite,
+            )
+            rows[row.name] = row
+            writers.write(row, result)
+            progress(stage, len(rows), len(orders))
+    return [rows[order.name] for order in orders]
+
+
+class _Faces:
+    """The orders with their source faces, decoded ahead in threads."""
+
+    def __init__(self, source: FaceSource, orders: Sequence[Order]) -> None:
+        self._orders = orders
+        self._stream: Stream[Face] = source.stream([order.source for order in orders])
+
+    def __iter__(self) -> Iterator[tuple[Order, Face]]:
+        return iter(zip(self._orders, self._stream, strict=True))
+
+    def __enter__(self) -> _Faces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+class _Writers:
+    """Encodes and writes in threads; a failure is raised at the next write or at the end."""
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="fastadv-write")
+        self._room = threading.Semaphore(_QUEUED)
+        self._failed: list[BaseException] = []
+
+    def write(self, row: ManifestRow, result: Result) -> None:
+        if self._folder is None:
+            return
+        self._raise()
+        self._room.acquire()
+        self._pool.submit(self._work, self._folder, row, result).add_done_callback(self._settle)
+
+    @staticmethod
+    def _work(folder: RunFolder, row: ManifestRow, result: Result) -> None:
+        folder.write(row, to_uint8(result.image))
+
+    def _settle(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._failed.append(error)
+        self._room.release()
+
+    def _raise(self) -> None:
+        if self._failed:
+            raise self._failed[0]
+
+    def __enter__(self) -> _Writers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)  # what is finished is written, also after an error or Ctrl-C
+        if error is None:
+            self._raise()

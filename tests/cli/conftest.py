@@ -1,0 +1,97 @@
+"""A small folder of faces and a weights file, made once; the command line in its own process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from fastadv.cli import main
+from fastadv.models import load
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mobileface_v2.safetensors"
+    state = load("mobileface_v2", random_weights_seed=3).backbone.state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        person = rng.integers(0, 256, (7, 7, 3))
+        for i in range(3):
+            noisy = np.clip(person + rng.integers(-40, 40, person.shape), 0, 255).astype(np.uint8)
+            path = root / f"person{k}" / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(noisy).resize((112, 112), Image.Resampling.BICUBIC).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    lines = [f"person{k}/0,person{k}/{i},1" for k in range(6) for i in (1, 2)]
+    lines += [f"person{k}/0,person{(k + j) % 6}/1,0" for k in range(6) for j in (1, 2)]
+    path.write_text("first,second,same\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fastadv", *map(str, arguments)]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def fastadv():
+    """Run the command line; returns the finished process."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+    return call
+
+
+@pytest.fixture
+def inside(monkeypatch, capsys):
+    """The command line in this process, for what ends before any work: its exit code and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fastadv", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Start the command line and leave it running."""
+
+    def call(*arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def content():
+    """Every file below a folder with its bytes."""
+
+    def read(root: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+    return read

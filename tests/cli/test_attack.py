@@ -1,0 +1,163 @@
+"""`fastadv attack`: the folder it writes, resumed after a kill, the same bytes however it was made."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastadv.data import read_manifest
+
+
+def arguments(faces, weights, out, *more):
+    return (
+        *("attack", "fim", "--data", faces, "--model", "mobileface_v2", "--weights", weights, "--out", out),
+        *("--threshold", "0.9", "--steps", "6", "--seed", "7", *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(fastadv, faces, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = fastadv(*arguments(faces, weights, out, "--json"))
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+def test_images_lie_in_the_inputs_own_layout_and_in_the_ball(finished, faces):
+    out, summary = finished
+    rows = read_manifest(out)
+    assert summary["images"] == len(rows) == 18
+    assert [r.name for r in rows] == sorted(str(p.relative_to(faces).with_suffix("")) for p in faces.rglob("*.png"))
+    for row in rows:
+        made = np.asarray(Image.open(out / "images" / f"{row.name}.png")).astype(int)
+        source = np.asarray(Image.open(faces / f"{row.name}.png")).astype(int)
+        assert np.abs(made - source).max() <= 8
+        assert row.linf == pytest.approx(np.abs(made - source).max() / 255, abs=1e-6)
+        assert row.target.split("/")[0] != row.name.split("/")[0]
+        assert (row.goal, row.attack, row.ticks, row.seed) == ("impersonate", "fim", 6, 7)
+        assert row.score_after > row.score_before
+        assert row.success == (row.score_after >= 0.9)
+
+
+def test_the_folder_says_how_it_was_made(finished):
+    described = json.loads((finished[0] / "run.json").read_text())
+    assert described["config"]["attack"]["steps"] == 6
+    assert described["config"]["attack"]["budget"] == {"norm": "linf", "eps": 8 / 255, "lo": 0.0, "hi": 1.0}
+    assert described["versions"]["torch"]
+    assert sorted(p.name for p in finished[0].iterdir()) == ["images", "manifest.parquet", "run.json"]
+
+
+def test_started_again_it_makes_nothing_new(finished, fastadv, faces, weights, content):
+    before = content(finished[0])
+    stamps = {p: p.stat().st_mtime_ns for p in finished[0].rglob("*.png")}
+    again = fastadv(*arguments(faces, weights, finished[0], "--json"))
+    assert again.returncode == 0
+    assert content(finished[0]) == before
+    assert {p: p.stat().st_mtime_ns for p in finished[0].rglob("*.png")} == stamps
+
+
+def test_another_configuration_is_refused(finished, fastadv, faces, weights):
+    other = fastadv(*arguments(faces, weights, finished[0], "--eps", "4/255"))
+    assert other.returncode == 2
+    assert "holds a run with another configuration: attack.budget.eps" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
+    how, finished, start, fastadv, faces, weights, content, tmp_path
+):
+    out = tmp_path / "out"
+    running = start(*arguments(faces, weights, out, "--json"))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(out.glob("images/*/*.png"))) < 3:
+        time.sleep(0.005)
+    running.send_signal(how)
+    _, errors = running.communicate(timeout=60)
+    made = len(list(out.glob("images/*/*.png")))
+    assert 3 <= made < 18, "it was not stopped in the middle"
+    assert not (out / "manifest.parquet").exists()
+    if how == signal.SIGINT:
+        assert running.returncode == 130
+        assert "the same command goes on from there" in errors
+        assert "Traceback" not in errors
+    resumed = fastadv(*arguments(faces, weights, out, "--json"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert content(out) == content(finished[0])
+
+
+def test_the_number_of_slots_changes_no_byte(finished, fastadv, faces, weights, content, tmp_path):
+    wide = fastadv(*arguments(faces, weights, tmp_path / "out", "--slots", "16", "--batch", "8", "--json"))
+    assert wide.returncode == 0, wide.stderr
+    assert content(tmp_path / "out") == content(finished[0])
+
+
+def test_pairs_choose_sources_and_targets(fastadv, faces, weights, pairs, tmp_path):
+    out = tmp_path / "out"
+    done = fastadv(*arguments(faces, weights, out, "--pairs", pairs, "--goal", "evade", "--limit", "3"))
+    assert done.returncode == 0, done.stderr
+    assert [(r.name, r.target) for r in read_manifest(out)] == [
+        ("person0/0__person0+1", "person0/1"),
+        ("person0/0__person0+2", "person0/2"),
+        ("person1/0__person1+1", "person1/1"),
+    ]
+    assert "success, 8-bit image" in done.stdout
+
+
+def test_an_evasion_without_a_start_says_that_it_could_not_move(fastadv, faces, weights, tmp_path):
+    done = fastadv(*arguments(faces, weights, tmp_path / "out", "--goal", "evade", "--limit", "2"))
+    assert done.returncode == 0
+    assert "2 images had an all-zero gradient at every step" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--eps", "8"), "eps must be at most hi - lo = 1, got 8"),
+        (("--eps", "8/0"), "eps must be a positive number such as 8/255 or 0.03, got '8/0'"),
+        (("--threshold", "7"), "threshold must be a cosine value in [-1, 1], got 7.0"),
+        (("--slots", "12", "--batch", "8"), "slots must be a multiple of batch = 8, got 12"),
+        (("--device", "tpu"), "device must be one that this machine has, got 'tpu'"),
+        (("--precision", "tf32"), "tf32"),
+        (("--seed", "-1"), "seed"),
+        (("--limit", "0"), "limit must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_sentence(more, text, inside, faces, weights, tmp_path):
+    code, said = inside(*arguments(faces, weights, tmp_path / "out", *more))
+    assert code == 2
+    assert text in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_input_is_one_clear_sentence_and_leaves_nothing(inside, faces, weights, tmp_path):
+    text = tmp_path / "text" / "someone"
+    text.mkdir(parents=True)
+    (text / "a.png").write_text("this is no picture")
+    (tmp_path / "text" / "other").mkdir()
+    (tmp_path / "text" / "other" / "b.png").write_bytes((faces / "person0" / "0.png").read_bytes()[:2000])
+    (tmp_path / "empty").mkdir()
+    lonely = tmp_path / "lonely" / "one"
+    lonely.mkdir(parents=True)
+    (lonely / "a.png").write_bytes((faces / "person0" / "0.png").read_bytes())
+    out = tmp_path / "out"
+    cases = {
+        tmp_path / "nowhere": "there is no such folder",
+        tmp_path / "empty": "no images found",
+        tmp_path / "lonely": "impersonation needs at least two identities, got 1",
+    }
+    for data, expected in cases.items():
+        code, said = inside(*arguments(data, weights, out))
+        assert (code, out.exists()) == (2, False)
+        assert expected in said
+    code, said = inside(*arguments(tmp_path / "text", weights, out))
+    assert code == 2
+    assert "b.png: the image is damaged" in said or "a.png: not a JPEG, PNG" in said
+    assert list(out.rglob("*.png")) == []
+    code, said = inside(*arguments(faces, tmp_path / "no.safetensors", tmp_path / "out2"))
+    assert code == 2
+    assert "no.safetensors" in said
+    assert not (tmp_path / "out2").exists()

@@ -1,0 +1,94 @@
+"""`fastadv verify` and `fastadv doctor`."""
+
+import json
+
+import pytest
+
+from fastadv._version import __version__
+
+
+def arguments(faces, weights, pairs, *more):
+    return (
+        *("verify", "--data", faces, "--model", "mobileface_v2", "--weights", weights, "--pairs", pairs),
+        *more,
+    )
+
+
+def test_clean_figures_need_no_folder(fastadv, faces, weights, pairs):
+    done = fastadv(*arguments(faces, weights, pairs, "--json"))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["clean"]["pairs"] == 24
+    assert 0 <= figures["clean"]["eer"] <= 1
+    assert figures["attacked"] is None
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_an_attack_lowers_accuracy_and_the_folder_agrees(metric, fastadv, faces, weights, pairs, tmp_path):
+    out = tmp_path / "out"
+    more = ("--attack", "fim", "--eps", "16/255", "--out", out, "--metric", metric, "--json")
+    done = fastadv(*arguments(faces, weights, pairs, *more))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["attacked"]["accuracy"] < figures["clean"]["accuracy"]
+    assert figures["attacked"]["auc"] < figures["clean"]["auc"]
+    saved = json.loads((out / "verification.json").read_text())
+    assert all(figures[k] == saved[k] for k in saved)
+    assert (out / "roc.svg").read_text().count("<svg") == 1
+    assert len(list(out.glob("images/*/*.png"))) == 24
+    assert figures["impersonation"]["images"] + figures["evasion"]["images"] == 24
+
+
+def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
+    done = fastadv(*arguments(faces, weights, pairs, "--attack", "ffm", "--limit", "8"))
+    assert done.returncode == 0, done.stderr
+    for text in ("accuracy at clean thresholds", "AUC", "EER", "TAR at FAR 1e-3", "thresholds from clean pairs"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--eps", "8/255"), "--eps, --steps, --stop-at-success and --margin need --attack"),
+        (("--attack", "fgsm", "--steps", "3"), "fgsm is a one-step attack and takes no steps"),
+        (("--folds", "0"), "folds must be written like 1-2 or 1,3,5"),
+        (("--folds", "7-8"), "folds must be among"),
+        (("--limit", "0"), "limit must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_sentence(more, text, inside, faces, weights, pairs):
+    code, said = inside(*arguments(faces, weights, pairs, *more))
+    assert code == 2
+    assert text in said
+
+
+def test_pairs_that_name_missing_images_are_refused(inside, faces, weights, tmp_path):
+    csv = tmp_path / "pairs.csv"
+    csv.write_text("first,second,same\nperson0/0,nobody/9,0\n")
+    code, said = inside(*arguments(faces, weights, csv))
+    assert code == 2
+    assert "1 images of the pairs are missing, first nobody/9" in said
+
+
+def test_a_folder_without_pairs_asks_for_them(inside, faces, weights):
+    code, said = inside("verify", "--data", faces, "--model", "mobileface_v2", "--weights", weights)
+    assert code == 2
+    assert "pairs must be given as a CSV file" in said
+
+
+def test_doctor_names_every_backend_and_why_it_does_not_run(fastadv):
+    done = fastadv("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {(r["op"], r["backend"]): r for r in report["backends"]}
+    assert {b for _, b in rows} == {"reference", "cpu", "cuda", "triton"}
+    assert rows["sign_step_", "reference"]["available"]
+    assert all(r["available"] or r["reason"] for r in rows.values())
+    assert "sign_step_" in fastadv("doctor").stdout
+
+
+def test_help_teaches_and_the_version_is_the_packages(fastadv):
+    assert fastadv("--version").stdout.strip() == __version__
+    text = fastadv("verify", "--help").stdout
+    assert "Example: fastadv verify" in text
+    assert fastadv("attack", "nonsense").returncode == 2
