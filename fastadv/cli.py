@@ -78,7 +78,7 @@ Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image a
 Margin = Annotated[float, typer.Option(help="With --stop-at-success: how far beyond the threshold to go.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of every random number.")]
 Slots = Annotated[int | None, typer.Option(help="Images in flight. Default: one batch.")]
-Batch = Annotated[int | None, typer.Option(help="Images per evaluation; 0 measures. Default: 8 on a CPU, 64 on CUDA.")]
+Batch = Annotated[int | None, typer.Option(help="Images per evaluation; 0 measures. Default: 16 on a CPU, 64 on CUDA.")]
 Prec = Annotated[Precision, typer.Option(help="Of the gradient; the verdict is always float32.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Landmarks = Annotated[Path | None, typer.Option(help="Five points per image; LFW's own landmarks.txt is found.")]

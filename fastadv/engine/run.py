@@ -36,7 +36,7 @@ class Engine:
     Attributes:
         slots: Images in flight, a multiple of ``batch``; None takes ``batch``.
         batch: Images per evaluation. Convolutions may round differently in another batch shape, so results are
-            bit-identical for a fixed batch, whatever the slots. None: 8 on a CPU, the slots (or 64) on CUDA.
+            bit-identical for a fixed batch, whatever the slots. None: 16 on a CPU, the slots (or 64) on CUDA.
             0: measured on the model at hand.
         precision: Of the gradient: ``"fp32"``, ``"tf32"`` (CUDA), ``"bf16"``, or ``"auto"`` for the fastest as
             measured. The verdict is always float32.
@@ -81,10 +81,10 @@ class Engine:
             raise ValueError(f"precision 'tf32' exists on CUDA devices only, got a model on {device}")
         batch = self.batch
         if batch is None:
-            batch = (self.slots or 64) if on_cuda else min(8, self.slots or 8)
+            batch = (self.slots or 64) if on_cuda else min(16, self.slots or 16)
         precision = self.precision
         if precision == "auto":
-            precision = tune.best_precision(model, batch=batch or 8, channels_last=self.channels_last)
+            precision = tune.best_precision(model, batch=batch or 16, channels_last=self.channels_last)
         if batch == 0:
             ready = prepare(model, precision=precision, channels_last=self.channels_last)
             sizes = tune.CUDA_BATCHES if on_cuda else tune.CPU_BATCHES

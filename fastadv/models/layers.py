@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
+from fastadv.models.frozen_prelu import FrozenPReLU
 
 # Exact types only: a subclass, or a layer with a parametrisation, may compute something else.
 _FOLDS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
@@ -62,8 +63,8 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
         prepared.backbone = fold_batch_norms(prepared.backbone, keep=prepared.layers, input_size=model.input_size)
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
-        if model.device.type == "cpu":
-            _install_fast_backward(prepared.backbone)
+    if model.device.type == "cpu":
+        _install_fast_backward(prepared.backbone, depthwise=precision == "bf16")
     if channels_last:
         _to_channels_last(prepared.backbone)
     prepared.precision = precision
@@ -219,13 +220,20 @@ def _to_channels_last(backbone: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def _install_fast_backward(backbone: nn.Module) -> None:
+def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:
+    """Replace layers by frozen twins with the same forward bits; hooked ones are left alone."""
     for name, module in list(backbone.named_modules(remove_duplicate=False)):
-        if type(module) is not nn.Conv2d or max(module.stride) == 1 or not is_depthwise(module):
+        twin: nn.Module
+        if not name or module._forward_hooks or module._forward_pre_hooks:
             continue
-        if name and not module._forward_hooks and not module._forward_pre_hooks:
-            parent, _, child = name.rpartition(".")
-            setattr(backbone.get_submodule(parent), child, FrozenDepthwiseConv2d(module))
+        if type(module) is nn.PReLU:
+            twin = FrozenPReLU(module)
+        elif depthwise and type(module) is nn.Conv2d and max(module.stride) > 1 and is_depthwise(module):
+            twin = FrozenDepthwiseConv2d(module)
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, twin)
 
 
 def _cast(backbone: nn.Module, dtype: torch.dtype) -> None:
