@@ -19,8 +19,9 @@ $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* cs
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint,plot]'
 	@touch $@
 
+# one thread a test process, two processes: on two cores twice as fast as two threads in one
 test: $(VENV)/.built
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
@@ -37,18 +38,20 @@ wheel-test: $(VENV)/.built
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test,plot]"
 	cp -r tests pyproject.toml build/elsewhere/
-	cd build/elsewhere && $(abspath $(VENV)-wheel)/bin/python -m pytest -q --ignore=tests/packaging
+	cd build/elsewhere && OMP_NUM_THREADS=1 $(abspath $(VENV)-wheel)/bin/python -m pytest -q -n 2 --ignore=tests/packaging
 
 triton-compile: $(VENV)/.built
 	$(BIN)/python -m pytest -q tests/compile
 
 ci: lint types test wheel-test
 
-# On a machine with a CUDA device and the packages it already has: build, prove, measure.
+# On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
+# beside the source tree, not in it, so that they meet the installed package with its compiled module.
 gpu-check:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
-	$(PYTHON) -m pytest -q -m gpu
-	$(PYTHON) -m bench.run --all --device cuda
+	rm -rf build/gpu && mkdir -p build/gpu && cp -r tests bench pyproject.toml build/gpu/
+	cd build/gpu && $(PYTHON) -m pytest -q -m gpu
+	cd build/gpu && $(PYTHON) -m bench.run --all --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
 
 bench: $(VENV)/.built
 	$(BIN)/python -m bench.run --all

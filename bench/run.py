@@ -65,6 +65,7 @@ def main() -> int:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="see that it runs; writes nothing")
+    parser.add_argument("--commit", help="of the source, where it cannot be read from the folder itself")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     unknown = [n for n in args.names if n not in REGISTRY]
@@ -81,6 +82,7 @@ def main() -> int:
         show(rows)
         if not args.quick:
             about = header(args.device)
+            about["commit"] = args.commit or about["commit"]
             path = args.out / f"{name}-{args.device.split(':')[0]}-{about['date']}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"benchmark": name, **about, "rows": rows}, indent=1) + "\n")

@@ -1,10 +1,11 @@
 """Adversarial attacks on face recognition, and their detection, at the full speed of the hardware."""
 
-from fastadv import attacks
+from fastadv import attacks, data
 from fastadv._version import __version__
 from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, SignGradient
 from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, run, stream_jobs
 from fastadv.models import FaceModel, load
+from fastadv.workflows.production import stream
 
 __all__ = [
     "L2",
@@ -22,7 +23,9 @@ __all__ = [
     "SignGradient",
     "__version__",
     "attacks",
+    "data",
     "load",
     "run",
+    "stream",
     "stream_jobs",
 ]

@@ -151,11 +151,13 @@ def to_uint8(image: torch.Tensor) -> NDArray[np.uint8]:
     """
     if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
         raise ValueError(f"image: expected (3, H, W) or (N, 3, H, W) floats, got {tuple(image.shape)} {image.dtype}")
-    values = image.detach().to("cpu", torch.float32)
-    if values.numel() and not bool(((values >= 0) & (values <= 1)).all()):
-        raise ValueError(f"image: expected values in [0, 1], got {values.min():.6g} to {values.max():.6g}")
-    rounded = torch.round(values * 255).to(torch.uint8)
-    return np.ascontiguousarray(np.moveaxis(rounded.numpy(), -3, -1))
+    # NumPy, not torch: in a writer's thread torch would start a second pool of threads for an image this small
+    values = image.detach().to("cpu", torch.float32).numpy()
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not (low >= 0 and high <= 1):  # also where a NaN makes both NaN
+        raise ValueError(f"image: expected values in [0, 1], got {low:.6g} to {high:.6g}")
+    rounded = np.rint(values * np.float32(255)).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(rounded, -3, -1))
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
 from fastadv.attacks import SignGradient
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, read_pairs_csv
 from fastadv.engine import Engine
@@ -150,6 +152,15 @@ def file_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
         return digest.hexdigest()
+
+
+def state_hash(model: FaceModel) -> str:
+    """SHA-256 over the names, types and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def list_hash(items: Sequence[object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from fastadv.attacks import Goal, SignGradient
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, Stream, face_id, read_manifest, to_uint8
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
-from fastadv.workflows.inputs import Progress, silent
+from fastadv.workflows.inputs import Progress, describe, list_hash, silent, state_hash
 
 _WRITERS = 2
 _QUEUED = 64  # images that wait for the disk
@@ -72,28 +73,111 @@ def produce(
         ImageError, AlignmentError: A face cannot be read; what was finished before is on disk.
         OSError: An image cannot be written.
     """
-    done: dict[str, ManifestRow] = {}
-    if folder is not None and folder.done:
-        done = {row.name: row for row in read_manifest(folder.path) if row.name in folder.done}
-    ordered = {order.name for order in orders}
-    rows = {name: row for name, row in done.items() if name in ordered}
+    rows = _finished(folder, {order.name for order in orders})
     pending = [order for order in orders if order.name not in rows]
     progress(stage, len(rows), len(orders))
-    about: dict[str, tuple[Order, str, str]] = {}
-    with _Faces(source, pending) as faces, _Writers(folder) as writers:
+    made = _made(pending, goal_of, source, attack, model, goal_name=goal_name, seed=seed, engine=engine, folder=folder)
+    for row, _ in made:
+        rows[row.name] = row
+        progress(stage, len(rows), len(orders))
+    return [rows[order.name] for order in orders]
+
+
+def stream(
+    attack: SignGradient,
+    goal_for: Callable[[Face], Goal],
+    model: FaceModel,
+    source: FaceSource,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    engine: Engine | None = None,
+) -> Iterator[Result]:
+    """Attack every face of a source; results come as they are done, and memory does not grow with the source.
+
+    With ``out``, images and rows are written there as by ``fastadv attack``; what an earlier, interrupted call has
+    finished is not made and not returned again, and the manifest is closed when the stream ends.
+
+    Args:
+        attack: How to move.
+        goal_for: The goal of one face: a goal whose tensors have one row.
+        model: The model to attack, in evaluation mode.
+        source: The faces, for example ``data.IdentityFolder("faces/")``.
+        out: A folder for the run, or None.
+        seed: Of every random number.
+        engine: How to run; None takes the defaults.
+
+    Raises:
+        ValueError: As ``stream_jobs``; ``out`` holds another run.
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: An image cannot be written.
+    """
+    engine = (engine or Engine()).resolve(model)
+    orders = [Order(name=name, source=name) for name in source.names]
+
+    def goal_of(order: Order, face: Face) -> Goal:
+        return goal_for(face)
+
+    def results(folder: RunFolder | None, pending: Sequence[Order]) -> Iterator[Result]:
+        for _, result in _made(
+            pending, goal_of, source, attack, model, goal_name=None, seed=seed, engine=engine, folder=folder
+        ):
+            yield result
+
+    if out is None:
+        yield from results(None, orders)
+        return
+    config = {
+        "command": "stream",
+        "model": model.name,
+        "weights": state_hash(model),
+        "attack": describe(attack),
+        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
+        "seed": seed,
+        "orders": list_hash(orders),
+    }
+    with RunFolder.open(out, config) as folder:
+        done = folder.done
+        yield from results(folder, [order for order in orders if order.name not in done])
+        folder.finish([order.name for order in orders])
+
+
+def _finished(folder: RunFolder | None, names: set[str]) -> dict[str, ManifestRow]:
+    """The rows of these names that the folder has already."""
+    if folder is None or not folder.done:
+        return {}
+    done = folder.done & names
+    return {row.name: row for row in read_manifest(folder.path) if row.name in done}
+
+
+def _made(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: SignGradient,
+    model: FaceModel,
+    *,
+    goal_name: str | None,
+    seed: int,
+    engine: Engine,
+    folder: RunFolder | None,
+) -> Iterator[tuple[ManifestRow, Result]]:
+    """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
+    about: dict[str, tuple[Order, Face, Goal]] = {}
+    with _Faces(source, orders) as faces, _Writers(folder) as writers:
 
         def jobs() -> Iterator[Job]:
             for order, face in faces:
                 goal = goal_of(order, face)
-                about[order.name] = (order, face.source_hash, goal.metric)
+                about[order.name] = (order, face, goal)
                 yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal)
 
         for result in stream_jobs(attack, jobs(), model, seed=seed, engine=engine):
-            order, source_hash, metric = about.pop(result.name)
+            order, face, goal = about.pop(result.name)
             row = ManifestRow(
                 name=result.name,
                 id=result.id,
-                goal=goal_name,
+                goal=goal_name or type(goal).__name__.lower(),
                 target=order.target,
                 attack=attack.name,
                 eps=attack.budget.eps,
@@ -105,16 +189,14 @@ def produce(
                 l2=result.l2,
                 score_before=result.score_before,
                 score_after=result.score_after,
-                metric=metric,
+                metric=goal.metric,
                 seed=seed,
-                source_hash=source_hash,
+                source_hash=face.source_hash,
                 flags=";".join(result.flags),
                 nonfinite=result.nonfinite,
             )
-            rows[row.name] = row
             writers.write(row, result)
-            progress(stage, len(rows), len(orders))
-    return [rows[order.name] for order in orders]
+            yield row, result
 
 
 class _Faces:

@@ -14,7 +14,7 @@ from fastadv.data import read_manifest
 def arguments(faces, weights, out, *more):
     return (
         *("attack", "fim", "--data", faces, "--model", "mobileface_v2", "--weights", weights, "--out", out),
-        *("--threshold", "0.9", "--steps", "6", "--seed", "7", *more),
+        *("--threshold", "0.9", "--steps", "6", "--seed", "7", "--batch", "8", *more),
     )
 
 
@@ -90,7 +90,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
 
 
 def test_the_number_of_slots_changes_no_byte(finished, fastadv, faces, weights, content, tmp_path):
-    wide = fastadv(*arguments(faces, weights, tmp_path / "out", "--slots", "16", "--batch", "8", "--json"))
+    wide = fastadv(*arguments(faces, weights, tmp_path / "out", "--slots", "16", "--json"))
     assert wide.returncode == 0, wide.stderr
     assert content(tmp_path / "out") == content(finished[0])
 
