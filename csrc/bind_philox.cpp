@@ -3,22 +3,19 @@
 #include "common/philox.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
+#include "cpu/random_tasks.h"
+#include "key.h"
 #include "pointers.h"
 
 namespace fastadv {
 namespace {
 
-void cpu_philox_uniform(Address out, Address ids, uint64_t seed, Address stream_each, int64_t stream, int64_t images,
-                        int64_t size, int threads, int isa) {
+void cpu_philox_uniform(Address out, Address ids, Address seed_at, int64_t seed, Address tick_each, int64_t tick,
+                        int64_t tick_step, int64_t layer, int64_t images, int64_t size, int threads, int isa) {
   cpu::check_isa(isa);
-  const PhiloxArgs args = {pointer<float>(out), pointer<const int64_t>(ids), pointer<const int64_t>(stream_each),
-                           stream,              seed,                        images,
-                           size,                partition(size, 1 << 14)};
-  const auto task = FASTADV_PICK(isa, philox_task);
-  if (images * size < cpu::kSerialElements) threads = 1;
-  pybind11::gil_scoped_release release;
-  cpu::parallel(images * args.cut.chunks, threads, [&](int64_t index) { task(args, index); });
+  const PhiloxArgs args = {pointer<float>(out), key_of(ids, seed_at, seed, tick_each, tick, tick_step, layer),
+                           {images, 1, size, 0, partition(size, cpu::kRandomChunk)}};
+  cpu::parallel_images(args, args.layout, FASTADV_PICK(isa, philox_task), threads);
 }
 
 }  // namespace

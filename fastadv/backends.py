@@ -20,7 +20,19 @@ from fastadv import _native
 NAMES: tuple[str, ...] = ("reference", "cpu", "cuda", "triton")
 
 #: Operations and the stem of ``cpu_<stem>``, ``cuda_<stem>`` and ``kernels.triton.<stem>``.
-STEMS: dict[str, str] = {"sign_step_": "sign_step", "momentum_step_": "momentum_step"}
+STEMS: dict[str, str] = {
+    "sign_step_": "sign_step",
+    "momentum_step_": "momentum_step",
+    "feature_dropout": "feature_dropout",
+    "feature_dropout_bn_prelu": "feature_dropout_bn_prelu",
+    "box_blur": "box_blur",
+    "add_noise_": "add_noise",
+    "average_pool": "average_pool",
+    "centroid_distances": "centroid_distances",
+    "centroid_distances_backward": "centroid_distances",
+    "pooled_centroid_distances": "pooled_centroid_distances",
+    "knn_score": "knn_score",
+}
 
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 _log = logging.getLogger("fastadv")

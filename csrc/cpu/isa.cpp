@@ -10,7 +10,7 @@ namespace {
 int highest() {
 #if FASTADV_X86
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2")) return kBaseline;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return kBaseline;
   const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return wide ? kAvx512 : kAvx2;

@@ -4,6 +4,12 @@
 
 #include <cstdint>
 
+#include "common/add_noise.h"
+#include "common/average_pool.h"
+#include "common/box_blur.h"
+#include "common/centroid_distances.h"
+#include "common/feature_dropout_bn_prelu.h"
+#include "common/knn_score.h"
 #include "common/momentum_step.h"
 #include "common/philox.h"
 #include "common/sign_step.h"
@@ -23,6 +29,15 @@
   void momentum_move_task(const MomentumStepArgs& args, int64_t task);      \
   void momentum_project_task(const MomentumStepArgs& args, int64_t task);   \
   void philox_task(const PhiloxArgs& args, int64_t task);                   \
+  void add_noise_task(const AddNoiseArgs& args, int64_t task);              \
+  void box_blur_task(const BoxBlurArgs& args, int64_t index);               \
+  void feature_dropout_task(const FeatureDropoutArgs& args, int64_t task);  \
+  void feature_dropout_bn_prelu_task(const FeatureDropoutBnPreluArgs& args, int64_t task); \
+  void average_pool_task(const PoolArgs& args, int64_t task);               \
+  void centroid_scales_task(const DistanceArgs& args, int64_t task);        \
+  void centroid_distances_task(const DistanceArgs& args, int64_t task);     \
+  void centroid_gradient_task(const DistanceArgs& args, int64_t task);      \
+  void knn_score_task(const KnnScoreArgs& args, int64_t row);               \
   }
 
 FASTADV_CPU_KERNELS(baseline)

@@ -11,24 +11,37 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastadv import backends
 
 _LIBRARY = torch.library.Library("fastadv", "DEF")
 
-Implementation = Callable[..., None]
+Implementation = Callable[..., Any]
 
 #: Every operation and its implementations; the tests walk it.
 IMPLEMENTATIONS: dict[str, Mapping[str, Implementation]] = {}
 
 
-def define_op(schema: str, implementations: Mapping[str, Implementation]) -> Callable[..., None]:
-    """Register an operation that writes into its arguments and returns nothing.
+def define_op(
+    schema: str,
+    implementations: Mapping[str, Implementation],
+    *,
+    fake: Callable[..., Any] | None = None,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., tuple[Any, ...]] | None = None,
+) -> Callable[..., Any]:
+    """Register an operation: one that writes into its arguments, or one that returns new tensors.
 
     Args:
-        schema: in PyTorch's language; the first argument is a tensor, the last one is ``str backend``, and
-            the written ones are marked, as in ``Tensor(a!) x``.
+        schema: in PyTorch's language; the first argument is a tensor or a list of tensors, the last one is
+            ``str backend``, and the written ones are marked, as in ``Tensor(a!) x``.
         implementations: for every backend, a function of all arguments but the last.
+        fake: of an operation that returns tensors: makes empty ones of the right shape, type and strides,
+            from all arguments but the last. None: the operation writes and returns nothing.
+        setup: ``setup(ctx, inputs, output)`` saves what ``backward`` needs; ``inputs`` are all arguments.
+        backward: ``backward(ctx, *gradients)`` gives the gradients of the first arguments; the others have
+            none. None: the backward pass raises NotImplementedError.
 
     Returns:
         The operation. It raises RuntimeError for a written tensor that requires grad while gradients are
@@ -41,16 +54,25 @@ def define_op(schema: str, implementations: Mapping[str, Implementation]) -> Cal
     written = [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
     labels = [arguments[i].name for i in written]
 
-    def kernel(*args: Any) -> None:
-        implementations[backends.resolve(name, args[0].device, args[-1])](*args[:-1])
+    def kernel(*args: Any) -> Any:
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        made = implementations[backends.resolve(name, first.device, args[-1])](*args[:-1])
         for i in written:
             if args[i] is not None and not args[i].is_inference():
                 torch.autograd.graph.increment_version(args[i])
+        return made
 
-    def fake(*args: Any) -> None:
-        return None
+    def empty(*args: Any) -> Any:
+        return None if fake is None else fake(*args[:-1])
 
-    def call(*args: Any) -> None:
+    def derivative(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        if backward is None:
+            # Without this, the result would require grad and the gradient would silently be missing.
+            raise NotImplementedError(f"{name} has no derivative")
+        made = backward(ctx, *gradients)
+        return (*made, *(None,) * (len(arguments) - len(made)))
+
+    def call(*args: Any) -> Any:
         if torch.is_grad_enabled():
             for i, label in zip(written, labels, strict=True):
                 if args[i] is not None and args[i].requires_grad:
@@ -58,10 +80,12 @@ def define_op(schema: str, implementations: Mapping[str, Implementation]) -> Cal
                         f"{name} writes into {label}, which requires grad, and has no derivative; "
                         "pass a detached tensor"
                     )
-        op(*args)
+        return op(*args)
 
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, kernel, key)
-    torch.library.register_fake(f"fastadv::{name}", fake, lib=_LIBRARY)
+    torch.library.register_fake(f"fastadv::{name}", empty, lib=_LIBRARY)
+    if fake is not None:
+        torch.library.register_autograd(f"fastadv::{name}", derivative, setup_context=setup, lib=_LIBRARY)
     IMPLEMENTATIONS[name] = implementations
     return call

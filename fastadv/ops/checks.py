@@ -125,6 +125,35 @@ def same_layout(name: str, value: Tensor, x: Tensor) -> None:
         )
 
 
+def tensors(name: str, values: object, expected: str) -> list[Tensor]:
+    """``values`` as a list, or an error unless it is a sequence of one tensor or more, all on one device."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name} is a {type(values).__name__}; expected a sequence of {expected}")
+    if not values:
+        raise ValueError(f"{name} is empty; expected a sequence of one or more {expected}")
+    for i, value in enumerate(values):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
+        if value.device != values[0].device:
+            raise ValueError(f"{name}[{i}] is on {value.device}; expected {values[0].device}, the device of {name}[0]")
+    return list(values)
+
+
+def rows(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int | None, int | None]) -> None:
+    """Raise unless ``value`` is two-dimensional with the dtype and the sizes that are not None."""
+    if value.dtype != dtype:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+    wrong = value.dim() != 2 or any(want not in (None, size) for want, size in zip(shape, value.shape, strict=True))
+    if wrong:
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected ({expected})")
+
+
+def row_major(value: Tensor) -> Tensor:
+    """``value``, which is only read, with the elements of a row side by side: itself, or a copy."""
+    return value if value.stride(1) == 1 or value.shape[1] == 1 else value.contiguous()
+
+
 def restrided(value: Tensor, x: Tensor) -> Tensor:
     """``value``, which is only read, in the memory order of ``x``: itself, or a copy."""
     if value.stride() == x.stride():

@@ -47,6 +47,8 @@ def borrow(name: str, value: Any, *, written: bool) -> Any:
     Raises:
         ValueError: it is to be written, and is read-only or cannot be shared.
     """
+    if value is None or isinstance(value, (Tensor, int, float)):
+        return value  # the common case first: torch.compile cannot trace the question that follows
     if _is_cupy(value):
         return torch.utils.dlpack.from_dlpack(value)
     if not isinstance(value, np.ndarray):
@@ -63,6 +65,25 @@ def borrow(name: str, value: Any, *, written: bool) -> Any:
     elif written:
         raise ValueError(f"{name} is a read-only array; expected a writable one, since it is written in place")
     return _copied(name, value)
+
+
+def borrow_each(name: str, values: Any) -> Any:
+    """A sequence with every array in it lent as a tensor to read; what is no list or tuple as it is."""
+    if not isinstance(values, (list, tuple)):
+        return values
+    return [borrow(f"{name}[{i}]", value, written=False) for i, value in enumerate(values)]
+
+
+def give_back(value: Tensor, like: object) -> Any:
+    """A new tensor as a NumPy or CuPy array on the same memory, where ``like`` is one."""
+    if isinstance(like, np.ndarray):
+        return value.detach().numpy()
+    if not _is_cupy(like):
+        return value
+    import cupy
+
+    _hand_back_stream()
+    return cupy.from_dlpack(value.detach())
 
 
 def _copied(name: str, value: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@
 
 namespace fastadv {
 
-// Codes of the gradient's element type, as Python passes them.
+// Codes of an element type, as Python passes them.
 enum GradType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 struct BFloat16 {
@@ -56,6 +56,28 @@ static FASTADV_HD float to_float(Float16 value) {
   const uint32_t scaled = to_bits(from_bits(magnitude) * from_bits(0x77800000u));  // 2^112
   const uint32_t bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : scaled;
   return from_bits(bits | sign);
+}
+
+// Rounds to nearest, ties to even; a NaN stays one. (Overloads, since a specialised template is not `static`.)
+static FASTADV_HD void from_float(float value, float& out) { out = value; }
+
+static FASTADV_HD void from_float(float value, BFloat16& out) {
+  const uint32_t bits = to_bits(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet = (bits >> 16) | 0x40u;
+  out.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+// Below 2^-14 the result is a multiple of 2^-24, the last place of a float at 0.5: adding 0.5 rounds to it.
+static FASTADV_HD void from_float(float value, Float16& out) {
+  const uint32_t sign = (to_bits(value) >> 16) & 0x8000u;
+  const uint32_t size = to_bits(value) & 0x7fffffffu;
+  const uint32_t normal = ((size + 0xfffu + ((size >> 13) & 1u)) >> 13) - 0x1c000u;
+  const uint32_t tiny = to_bits(from_bits(size) + 0.5f) - 0x3f000000u;
+  uint32_t bits = size < 0x38800000u ? tiny : normal;
+  bits = size >= 0x477ff000u ? 0x7c00u : bits;  // 65520 and more
+  bits = size > 0x7f800000u ? 0x7e00u : bits;
+  out.bits = static_cast<uint16_t>(bits | sign);
 }
 
 // False for NaN and for both infinities.

@@ -8,6 +8,13 @@ namespace fastadv {
 
 struct SignStepArgs;
 struct MomentumStepArgs;
+struct FeatureDropoutArgs;
+struct FeatureDropoutBnPreluArgs;
+struct AddNoiseArgs;
+struct BoxBlurArgs;
+struct PoolArgs;
+struct DistanceArgs;
+struct KnnScoreArgs;
 
 namespace cuda {
 
@@ -19,6 +26,14 @@ const char* error_text(int status);
 
 int sign_step(SignStepArgs args, void* stream);
 int momentum_step(MomentumStepArgs args, void* stream);
+int feature_dropout(const FeatureDropoutArgs& args, void* stream);
+int feature_dropout_bn_prelu(const FeatureDropoutBnPreluArgs& args, void* stream);
+int add_noise(const AddNoiseArgs& args, void* stream);
+int box_blur(const BoxBlurArgs& args, void* stream);
+int average_pool(PoolArgs args, void* stream);
+int centroid_distances(const DistanceArgs& args, void* stream);
+int centroid_gradient(const DistanceArgs& args, void* stream);
+int knn_score(const KnnScoreArgs& args, void* stream);
 
 }  // namespace cuda
 }  // namespace fastadv

@@ -38,9 +38,16 @@ __device__ __forceinline__ BlockSpan block_span(int64_t task, int64_t size, cons
   return {image, image * size + begin, left < cut.chunk ? left : cut.chunk};
 }
 
-// The sum over the block, in an order that never changes; every thread gets it. `shared` holds 8 doubles.
-__device__ __forceinline__ double block_sum(double value, double* shared) {
+// The sum over the warp, in an order that never changes; every thread gets it.
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
   for (int step = 16; step > 0; step >>= 1) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+// The sum over the block, likewise. `shared` holds 8 doubles.
+__device__ __forceinline__ double block_sum(double value, double* shared) {
+  value = warp_sum(value);
   __syncthreads();  // the previous use of `shared` is over
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();

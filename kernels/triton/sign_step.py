@@ -22,6 +22,18 @@ def is_finite(value):
 
 
 @triton.jit
+def rounded(value, dtype: tl.constexpr):
+    # To nearest, ties to even. By hand for bfloat16, since the interpreter cuts the bits off.
+    if dtype == tl.bfloat16:
+        bits = value.to(tl.int32, bitcast=True)
+        upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        upper = tl.where(value == value, upper, 0x7FC0)
+        return upper.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        return value.to(dtype)
+
+
+@triton.jit
 def clip(x, lower, upper):
     raised = tl.where(x < lower, lower, x)
     return tl.where(raised > upper, upper, raised)

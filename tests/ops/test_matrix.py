@@ -13,37 +13,6 @@ from fastadv.testing.tolerances import assert_same_bits
 
 MOMENTUM = [("l1", "sign"), ("l2", "sign"), ("l1", "l2"), ("l2", "l2")]
 
-BACKENDS = [
-    *(pytest.param("cpu", isa, "cpu", id=f"cpu-{isa}") for isa in ("baseline", "avx2", "avx512")),
-    pytest.param("triton", "", "cpu", id="triton-interpreted"),
-    pytest.param("reference", "", "cuda", id="reference-gpu", marks=pytest.mark.gpu),
-    pytest.param("cuda", "", "cuda", id="cuda-gpu", marks=pytest.mark.gpu),
-    pytest.param("triton", "", "cuda", id="triton-gpu", marks=pytest.mark.gpu),
-]
-
-
-@pytest.fixture
-def use_isa(monkeypatch):
-    def choose(isa):
-        if isa and isa not in _native.cpu_isas():
-            pytest.skip(f"this processor does not run {isa}")
-        if isa:
-            monkeypatch.setenv("FASTADV_CPU_ISA", isa)
-        backends.cpu_isa.cache_clear()
-
-    yield choose
-    monkeypatch.undo()
-    backends.cpu_isa.cache_clear()
-
-
-def ready(backend: str, isa: str, device: str, use_isa) -> None:
-    if backend == "triton" and device == "cpu":
-        if importlib.util.find_spec("triton") is None:
-            pytest.skip("triton is not installed")
-        if not backends.interpreted():
-            pytest.skip("the interpreter is off where there is a GPU")
-    use_isa(isa)
-
 
 def compare(actual: StepInputs, expected: StepInputs) -> None:
     for f in fields(expected):
@@ -71,26 +40,22 @@ def momentum(inputs: StepInputs, backend: str, norm: str, step: str) -> None:
     assert out is i.x
 
 
-@pytest.mark.parametrize(("backend", "isa", "device"), BACKENDS)
 @pytest.mark.parametrize("case", STEP_CASES, ids=lambda case: case.name)
-def test_sign_step_matches_the_reference(case, backend, isa, device, use_isa):
-    ready(backend, isa, device, use_isa)
-    expected, actual = case.make(), case.make(device)
+def test_sign_step_matches_the_reference(case, target):
+    expected, actual = case.make(), case.make(target.device)
     for _ in range(2):
         sign(expected, "reference")
-        sign(actual, backend)
+        sign(actual, target.backend)
     compare(actual, expected)
 
 
-@pytest.mark.parametrize(("backend", "isa", "device"), BACKENDS)
 @pytest.mark.parametrize(("norm", "step"), MOMENTUM)
 @pytest.mark.parametrize("case", STEP_CASES, ids=lambda case: case.name)
-def test_momentum_step_matches_the_reference(case, norm, step, backend, isa, device, use_isa):
-    ready(backend, isa, device, use_isa)
-    expected, actual = case.make(), case.make(device)
+def test_momentum_step_matches_the_reference(case, norm, step, target):
+    expected, actual = case.make(), case.make(target.device)
     for _ in range(2):
         momentum(expected, "reference", norm, step)
-        momentum(actual, backend, norm, step)
+        momentum(actual, target.backend, norm, step)
     compare(actual, expected)
 
 
@@ -109,7 +74,7 @@ def test_the_number_of_threads_changes_no_bit(threads):
     compare(actual, expected)
 
 
-def test_images_larger_than_the_partial_sums(use_isa):
+def test_images_larger_than_the_partial_sums():
     case = StepCase(shape=(1, 3, 1200, 1200), special=True)  # more chunks than an image may have
     expected, actual = case.make(), case.make()
     momentum(expected, "reference", "l2", "sign")

@@ -1,0 +1,33 @@
+// Compiled once per instruction set, see sign_step.cpp.
+#include "common/feature_dropout.h"
+
+#include "cpu/kernels.h"
+#include "cpu/random_walk.h"
+
+namespace fastadv::cpu::FASTADV_ISA {
+namespace {
+
+template <class T>
+void drop(const FeatureDropoutArgs& args, int64_t task) {
+  const T* x = static_cast<const T*>(args.x);
+  T* out = static_cast<T*>(args.out);
+  const uint32_t threshold = args.threshold;
+  const float factor = args.factor;
+  walk<PlainWords>(args.key, args.layout, task, [=](const uint32_t* words, const Run& run) {
+    const T* __restrict from = x + run.offset;
+    T* __restrict to = out + run.offset;
+    for (int64_t i = 0; i < run.count; ++i) from_float(keep(words[i], threshold, to_float(from[i]), factor), to[i]);
+  });
+}
+
+}  // namespace
+
+void feature_dropout_task(const FeatureDropoutArgs& args, int64_t task) {
+  switch (args.type) {
+    case kFloat32: return drop<float>(args, task);
+    case kBFloat16: return drop<BFloat16>(args, task);
+    default: return drop<Float16>(args, task);
+  }
+}
+
+}  // namespace fastadv::cpu::FASTADV_ISA

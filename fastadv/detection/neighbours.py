@@ -1,0 +1,197 @@
+"""The nearest neighbours of a feature among labelled ones: exact, the same with every backend, ties by index."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+
+_QUERIES = 256  # of one matrix product
+_ROWS = 8192  # of the index in one matrix product
+_GATHERED = 1 << 24  # numbers that are gathered at a time to measure candidates
+
+BACKENDS = ("brute", "faiss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The nearest neighbours of N queries, nearest first.
+
+    Attributes:
+        distances: ``(N, k)`` float32, L2, ascending.
+        indices: ``(N, k)`` int64, rows of the index; among equal distances the lower one comes first.
+        labels: ``(N, k)`` int64.
+    """
+
+    distances: Tensor
+    indices: Tensor
+    labels: Tensor
+
+
+class _Candidates(Protocol):
+    """Proposes rows by distances that may be rounded."""
+
+    def propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Squared distances ``(N, count)`` ascending, and the rows."""
+        ...
+
+
+class _MatrixProduct:
+    """``|x|^2 - 2 q x + |q|^2`` by matrix products over blocks of the index; keeps the best of each block."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self.squares = features.square().sum(1)
+
+    def propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        best = queries.new_empty((queries.shape[0], 0))
+        rows = torch.empty(best.shape, dtype=torch.int64, device=queries.device)
+        for begin in range(0, self.features.shape[0], _ROWS):
+            part = slice(begin, begin + _ROWS)
+            scores = torch.addmm(self.squares[None, part], queries, self.features[part].T, alpha=-2)
+            numbers = torch.arange(begin, begin + scores.shape[1], device=queries.device).expand_as(scores)
+            scores, numbers = torch.cat([best, scores], 1), torch.cat([rows, numbers], 1)
+            best, places = scores.topk(min(count, scores.shape[1]), dim=1, largest=False)
+            rows = numbers.gather(1, places)
+        return best + queries.square().sum(1, keepdim=True), rows
+
+
+class _Faiss:
+    """FAISS's flat index, on the CPU."""
+
+    def __init__(self, features: Tensor) -> None:
+        if importlib.util.find_spec("faiss") is None:
+            raise ImportError("backend 'faiss' needs faiss; install it with: pip install 'fastadv[faiss]'")
+        if features.device.type != "cpu":
+            raise ValueError(f"features is on {features.device}; expected cpu for backend 'faiss'")
+        faiss: Any = importlib.import_module("faiss")
+        self.index = faiss.IndexFlatL2(features.shape[1])
+        self.index.add(features.numpy())
+
+    def propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        squares, rows = self.index.search(queries.contiguous().numpy(), count)
+        return torch.from_numpy(squares), torch.from_numpy(rows)
+
+
+class Neighbours:
+    """An index of labelled features.
+
+    A backend proposes a few more candidates than were asked for, by rounded distances. Those are measured again from
+    differences (:func:`fastadv.ops.centroid_distances`), and a bound on the rounding says whether a row that was not
+    proposed could belong to the nearest. Where it could, the whole index is measured. So the result is that of
+    measuring everything, whatever the backend.
+
+    Memory beyond the features: blocks of 8,192 rows by 256 queries, and 64 MiB of gathered candidates.
+
+    Source:
+        Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 3.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, *, backend: str = "brute") -> None:
+        """Take M features.
+
+        Args:
+            features: ``(M, D)`` float32, finite, M >= 1; not copied where it is contiguous.
+            labels: ``(M,)`` int64, on the same device.
+            backend: ``"brute"`` (matrix product and top-k, any device) or ``"faiss"`` (a flat index, CPU; the extra
+                ``fastadv[faiss]``).
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape, device or value.
+            ImportError: FAISS is asked for and not installed.
+        """
+        _check("features", features, None)
+        if features.shape[0] == 0:
+            raise ValueError(f"features has shape {tuple(features.shape)}; expected (M, D) with M >= 1")
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"labels is {came}; expected a torch.int64 tensor")
+        if labels.shape != features.shape[:1]:
+            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({features.shape[0]},)")
+        if labels.device != features.device:
+            raise ValueError(f"labels is on {labels.device}; expected {features.device}, the device of features")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {backend!r}; expected 'brute' or 'faiss'")
+        self._features = features.detach().contiguous()
+        self._labels = labels
+        self._candidates: _Candidates = (_MatrixProduct if backend == "brute" else _Faiss)(self._features)
+        self._reach = float(self._features.norm(dim=1).max())
+
+    def __len__(self) -> int:
+        """How many features it holds."""
+        return self._features.shape[0]
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, k: int) -> Found:
+        """The k nearest features of every query, by L2 distance.
+
+        Args:
+            queries: ``(N, D)`` float32, finite, on the device of the features.
+            k: in ``[1, M]``.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape, device or value.
+        """
+        _check("queries", queries, self._features)
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k is {k}; expected an integer in [1, {len(self)}], the size of the index")
+        found = [self._search(part, k) for part in queries.detach().split(_QUERIES)]
+        distances, rows = (torch.cat([pair[i] for pair in found]) for i in (0, 1))
+        return Found(distances=distances, indices=rows, labels=self._labels[rows])
+
+    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        if not len(queries):
+            return queries.new_empty((0, k)), torch.empty((0, k), dtype=torch.int64, device=queries.device)
+        count = min(len(self), k + max(16, k // 8))
+        squares, rows = self._candidates.propose(queries, count)
+        rows = rows.sort(dim=1).values  # then a stable sort by distance leaves ties in the order of the rows
+        distances, order = self._measure(queries, rows).sort(dim=1, stable=True)
+        distances, rows = distances[:, :k].contiguous(), rows.gather(1, order)[:, :k].contiguous()
+        if count < len(self):
+            for i in self._unsure(queries, squares[:, -1], distances[:, -1]):
+                distances[i], rows[i] = self._scan(queries[i], k)
+        return distances, rows
+
+    def _unsure(self, queries: Tensor, worst: Tensor, last: Tensor) -> list[int]:
+        # |q|^2 + |x|^2 - 2 q x in float32 is off by at most (D + 3) 2^-24 (|q| + |x|)^2; a measured distance by 1e-5 of
+        # itself. What was not proposed is no nearer than the worst that was, less that.
+        depth = (queries.shape[1] + 3) * 2.0**-23 * (queries.double().norm(dim=1) + self._reach).square()
+        return (last.double().square() * (1 + 1e-4) >= worst.double() - depth).nonzero()[:, 0].tolist()
+
+    def _measure(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """Distances ``(N, count)`` from differences. Each query is a layer with its own centroids, in one call."""
+        count, width = rows.shape[1], queries.shape[1]
+        made = []
+        size = max(1, _GATHERED // (count * width))
+        for q, r in zip(queries.split(size), rows.split(size), strict=True):
+            gathered = self._features[r.flatten()].view(*r.shape, width)
+            made.append(ops.centroid_distances(list(q[:, None]), list(gathered))[0])
+        return torch.cat(made)
+
+    def _scan(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        distances = ops.centroid_distances([query[None]], [self._features])[0, 0]
+        # The bits of a float32 that is not negative are in its order; the row below them decides a tie.
+        rows = torch.arange(len(self), device=distances.device)
+        keys = (distances.view(torch.int32).to(torch.int64) << 32) + rows
+        rows = keys.topk(k, largest=False, sorted=True).values & 0xFFFFFFFF
+        return distances[rows], rows
+
+
+def _check(name: str, value: object, like: Tensor | None) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+    if value.dtype != torch.float32:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+    width = None if like is None else like.shape[1]
+    if value.dim() != 2 or value.shape[1] == 0 or width not in (None, value.shape[1]):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (any, {width or 'any but 0'})")
+    if like is not None and value.device != like.device:
+        raise ValueError(f"{name} is on {value.device}; expected {like.device}, the device of the features")
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} holds values that are NaN or infinite; expected finite ones")

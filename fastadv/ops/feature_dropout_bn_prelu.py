@@ -1,0 +1,180 @@
+"""Feature dropout, a folded batch normalisation and PReLU in one pass."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fastadv import _native, backends
+from fastadv.ops import checks, foreign, layout, random_key
+from fastadv.ops._define import define_op
+from fastadv.ops.feature_dropout import borrowed, threshold_and_factor
+from fastadv.ops.reference import feature_dropout_bn_prelu as reference
+
+Array = TypeVar("Array")
+
+
+def feature_dropout_bn_prelu(
+    x: Array,
+    *,
+    rate: float,
+    seed: int | Any,
+    ids: Any,
+    tick: int | Any,
+    layer: int,
+    scale: Any,
+    shift: Any,
+    slope: float | Any | None = None,
+    rescale: bool = False,
+    backend: str | None = None,
+) -> Array:
+    r"""What follows a convolution of a frozen network under DFANet, in one read and one write.
+
+    .. math:: y = \mathrm{prelu}(\mathrm{scale}_c\,m\,x + \mathrm{shift}_c), \qquad
+              \mathrm{prelu}(t) = t \text{ where } t > 0, \text{ else } \mathrm{slope}_c\,t
+
+    with the mask :math:`m` of :func:`feature_dropout`. Float32 arithmetic, rounded once to the type of ``x``; no fused
+    multiply-add: every backend gives the same bits. The derivative is with respect to ``x`` only, and once. It keeps
+    ``x`` itself, for the sign of what the activation sees; mask and affine map are computed again.
+
+    Args:
+        x: feature map ``(N, C, ...)``, float32, bfloat16 or float16; contiguous or channels-last as it is, any other
+            memory order is copied. A tensor, or a NumPy or CuPy array.
+        rate: see :func:`feature_dropout`; likewise ``seed``, ``ids``, ``tick``, ``layer`` and ``rescale``.
+        seed: a number or an int64 tensor of one element.
+        ids: ``(N,)`` int64.
+        tick: a number, or an int64 tensor of one element or ``(N,)``.
+        layer: in ``[0, 2**12)``.
+        scale: ``(C,)`` float32, ``weight / sqrt(var + eps)`` of the batch normalisation.
+        shift: ``(C,)`` float32, ``bias - mean * scale``.
+        slope: of the negative side: a number, or float32 of one element or ``(C,)``. 0 is ReLU; None: no activation.
+        rescale: multiply what is kept by ``1 / (1 - rate)``.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; None for the fastest that can run.
+
+    Returns:
+        A new map like ``x``: channels-last where ``x`` is, else contiguous.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value.
+        RuntimeError: ``scale``, ``shift`` or ``slope`` requires grad: they are taken as constants.
+        BackendUnavailable: the backend that was named cannot run here.
+
+    Source:
+        Zhong and Deng 2020, "Towards transferable adversarial attack against deep face recognition", eq. 12;
+        He et al. 2015, "Delving deep into rectifiers", eq. 1.
+    """
+    value, key = borrowed(x, seed, ids, tick, layer)
+    if value.dim() < 2:
+        raise ValueError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, ...)")
+    lent = {"scale": scale, "shift": shift, "slope": slope}
+    scale, shift, slope = (foreign.borrow(name, part, written=False) for name, part in lent.items())
+    _parameter("scale", scale, value, single=False)
+    _parameter("shift", shift, value, single=False)
+    slope_each, slope = (slope, 0.0) if checks.is_tensor(slope) else (None, 1.0 if slope is None else float(slope))
+    if slope_each is not None:
+        _parameter("slope", slope_each, value, single=True)
+    elif not -float("inf") < slope < float("inf"):
+        raise ValueError(f"slope is {slope!r}; expected a finite number, a float32 tensor or None")
+    numbers = threshold_and_factor(rate, rescale)
+    made = _op(value, None, *key, *numbers, scale, shift, slope_each, slope, backend or "auto")
+    return foreign.give_back(made, x)
+
+
+def _parameter(name: str, value: Any, x: Tensor, *, single: bool) -> None:
+    checks.tensor(name, value)
+    if value.dtype != torch.float32:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+    expected = (x.shape[1],)
+    if value.shape != expected and not (single and tuple(value.shape) in ((), (1,))):
+        words = f"{expected}{' or one element' if single else ''}"
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {words}, as x has {x.shape[1]} channels")
+    checks.on_device(name, value, x)
+    if value.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{name} requires grad, and feature_dropout_bn_prelu has a derivative with respect to x only; "
+            "freeze the network, or pass a detached tensor"
+        )
+
+
+def _fake(x: Tensor, *rest: Any) -> Tensor:
+    return layout.empty(x)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, grad, ids, seed_at, seed, tick_each, tick, layer, threshold, factor, scale, shift, slope_each, *rest = inputs
+    ctx.first = grad is None
+    ctx.save_for_backward(x, ids, seed_at, tick_each, scale, shift, slope_each)
+    ctx.numbers = (seed, tick, layer, threshold, factor, rest)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
+    if not ctx.first:
+        raise NotImplementedError("feature_dropout_bn_prelu has no second derivative")
+    x, ids, seed_at, tick_each, scale, shift, slope_each = ctx.saved_tensors
+    seed, tick, layer, threshold, factor, rest = ctx.numbers
+    key = (ids, seed_at, seed, tick_each, tick, layer)
+    return (_op(x, grad, *key, threshold, factor, scale, shift, slope_each, *rest),)
+
+
+def _reference(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+    made = reference.feature_dropout_bn_prelu(x, grad, *random_key.whole(*rest[:6]), *rest[6:])
+    return layout.empty(x).copy_(made)
+
+
+def _prepared(x: Tensor, grad: Tensor | None, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    x = layout.readable(x)
+    grad = None if grad is None else checks.restrided(grad, x)
+    threshold, factor, scale, shift, slope_each, slope = rest[6:]
+    parameters = tuple(map(checks.contiguous, (scale, shift, slope_each)))
+    return x, grad, layout.empty(x), (threshold, factor), (*parameters, slope)
+
+
+def _native_call(function: str, x: Tensor, grad: Tensor | None, rest: tuple[Any, ...], where: Any) -> Tensor:
+    x, grad, out, numbers, (scale, shift, slope_each, slope) = _prepared(x, grad, rest)
+    key, keep = random_key.native(*rest[:6])
+    if x.numel():
+        call = getattr(_native.module(), function)
+        call(
+            *(x.data_ptr(), checks.address(grad), out.data_ptr(), checks.GRAD_TYPES[x.dtype]),
+            *(*key, *numbers, scale.data_ptr(), shift.data_ptr(), checks.address(slope_each), slope),
+            *(_slope_step(slope_each), *layout.sizes(x), *where),
+        )
+    del keep
+    return out
+
+
+def _slope_step(slope_each: Tensor | None) -> int:
+    return int(slope_each is not None and slope_each.numel() > 1)
+
+
+def _cpu(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+    where = (torch.get_num_threads(), backends.cpu_isa())
+    return _native_call("cpu_feature_dropout_bn_prelu", x, grad, rest, where)
+
+
+def _cuda(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+    with torch.cuda.device(x.device):
+        where = (x.device.index, torch.cuda.current_stream().cuda_stream)
+        return _native_call("cuda_feature_dropout_bn_prelu", x, grad, rest, where)
+
+
+def _triton(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
+    kernel = importlib.import_module("fastadv.kernels.triton.feature_dropout_bn_prelu")
+    x, grad, out, numbers, parameters = _prepared(x, grad, rest)
+    if x.numel():
+        key = random_key.for_triton(*rest[:6])
+        kernel.launch(x, grad, out, layout.sizes(x), key, *numbers, *parameters, _slope_step(parameters[2]))
+    return out
+
+
+_op = define_op(
+    f"feature_dropout_bn_prelu(Tensor x, Tensor? grad, {random_key.SCHEMA}, int threshold, float factor,"
+    " Tensor scale, Tensor shift, Tensor? slope_each, float slope, str backend) -> Tensor",
+    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+)

@@ -1,0 +1,96 @@
+"""What a random operation draws its numbers from: (seed, image ids, tick, layer), checked and taken apart.
+
+Seed and ticks may be tensors on the device of the images: a captured CUDA graph reads them at every replay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TICKS = 1 << 20  #: ticks a layer has before it would run into the next one
+LAYERS = 1 << 12
+MOST = 1 << 34  #: numbers per image, four for each value of a 32-bit counter
+
+#: The arguments of a schema that :func:`split` fills.
+SCHEMA = "Tensor ids, Tensor? seed_at, SymInt seed, Tensor? tick_each, SymInt tick, int layer"
+
+Split = tuple[Tensor, Tensor | None, int, Tensor | None, int, int]
+
+
+def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count: int) -> None:
+    """Raise TypeError or ValueError where an argument of a random operation is wrong."""
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 1:
+        came = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"ids is {came}; expected an int64 tensor (N,)")
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != ids.device:
+            raise TypeError(
+                f"seed is {seed.dtype} {tuple(seed.shape)} on {seed.device}; "
+                f"expected an int64 tensor of one element on {ids.device}, like ids"
+            )
+    elif not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed is {seed}; expected an integer in [0, 2**64)")
+    if not 0 <= layer < LAYERS:
+        raise ValueError(f"layer is {layer}; expected an integer in [0, {LAYERS})")
+    if not 0 <= count <= MOST:
+        raise ValueError(f"{count} numbers per image were asked for; expected at most 2**34")
+    if isinstance(tick, Tensor):
+        shapes = ((), (1,), tuple(ids.shape))
+        if tick.dtype != torch.int64 or tuple(tick.shape) not in shapes or tick.device != ids.device:
+            raise TypeError(
+                f"tick is {tick.dtype} {tuple(tick.shape)} on {tick.device}; "
+                f"expected an int64 tensor {tuple(ids.shape)} or of one element on {ids.device}, like ids"
+            )
+    elif not 0 <= tick < TICKS:
+        raise ValueError(f"tick is {tick}; expected an integer in [0, {TICKS})")
+
+
+def for_batch(x: Tensor, seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int) -> Split:
+    """Check the key against the batch ``x`` ``(N, ...)`` and take it apart for a schema."""
+    if isinstance(ids, Tensor) and (ids.device != x.device or ids.shape != x.shape[:1]):
+        raise ValueError(
+            f"ids has shape {tuple(ids.shape)} on {ids.device}; expected {tuple(x.shape[:1])} on {x.device}, like x"
+        )
+    return split(seed, ids, tick, layer, x.numel() // x.shape[0] if x.shape[0] else 0)
+
+
+def split(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count: int) -> Split:
+    """Check the key and take it apart: ``(ids, seed_at, seed, tick_each, tick, layer)``."""
+    check(seed, ids, tick, layer, count)
+    seed_at, seed = (seed, 0) if isinstance(seed, Tensor) else (None, seed)
+    tick_each, tick = (tick, 0) if isinstance(tick, Tensor) else (None, tick)
+    # A schema's integers have 64 bits and a sign; the bits are what counts.
+    return ids, seed_at, seed - (1 << 64) if seed >= 1 << 63 else seed, tick_each, tick, layer
+
+
+def whole(ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int) -> Any:
+    """Put together again: ``(ids, seed, tick, layer)``, the arguments of the reference."""
+    return ids, seed if seed_at is None else seed_at, tick if tick_each is None else tick_each, layer
+
+
+def native(
+    ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
+) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """The seven arguments of a compiled function, and the tensors that must outlive the call."""
+    rows = ids.contiguous()
+    ticks = None if tick_each is None else tick_each.contiguous()
+    seeds = 0 if seed_at is None else seed_at.data_ptr()
+    first = 0 if ticks is None else ticks.data_ptr()
+    return (rows.data_ptr(), seeds, seed, first, tick, tick_step(tick_each), layer), (rows, seed_at, ticks)
+
+
+def for_triton(
+    ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
+) -> tuple[Any, ...]:
+    """The seven arguments of a Triton kernel."""
+    rows = ids.contiguous()
+    ticks = None if tick_each is None else tick_each.contiguous()
+    return rows, seed_at, ticks, seed, tick, tick_step(tick_each), layer
+
+
+def tick_step(tick_each: Tensor | None) -> int:
+    """1 where every image has its own tick, else 0."""
+    return int(tick_each is not None and tick_each.numel() > 1)

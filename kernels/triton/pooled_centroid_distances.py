@@ -1,0 +1,20 @@
+"""Pooling, then distances, in Triton: the launches of both."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import average_pool, centroid_distances
+
+
+def launch(
+    maps: list[tuple[Tensor, tuple[int, ...]]],
+    pooled: Tensor,
+    features: list[Tensor],
+    centroids: list[Tensor],
+    scales: Tensor | None,
+    out: Tensor,
+) -> None:
+    """Run on the current stream. ``features`` are the columns of ``pooled``, one view for each layer."""
+    average_pool.launch(maps, pooled)
+    centroid_distances.launch(features, centroids, scales, out)

@@ -1,0 +1,64 @@
+"""The Triton kernels of the layer operations compile for the GPUs we support, with exact divisions and roots."""
+
+import importlib.util
+
+import pytest
+
+from fastadv.testing.ptx import compiled, inexact
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+SCRIPT = """
+from fastadv.kernels.triton import average_pool, centroid_distances, knn_score
+
+F, N, S = "*fp32", "i64", "i32"
+vectors = {"p_features": F, "p_centroids": F, "channels": S, "centroids": S, "feature_stride": N, "centroid_stride": N}
+tiles = {"BLOCK_K": centroid_distances.BLOCK_K, "BLOCK_C": centroid_distances.BLOCK_C}
+for cc in (80, 90):
+    target = GPUTarget("cuda", cc, 32)
+    for kind in ("fp32", "bf16", "fp16"):
+        strides = {"stride_n": N, "stride_c": N, "stride_p": N}
+        for fixed, blocks in (("stride_p", average_pool.APART), ("stride_c", average_pool.TOGETHER)):
+            own = {k: v for k, v in strides.items() if k != fixed}
+            sizes = {"channels": S, "positions": S, **own, "row": S, "column": S}
+            build(f"pool {fixed} {kind} sm_{cc}", average_pool.average_pool_kernel,
+                  {"p_map": f"*{kind}", "p_out": F, **sizes},
+                  {fixed: 1, "BLOCK_C": blocks[0], "BLOCK_P": blocks[1]}, target)
+    build(f"scales sm_{cc}", centroid_distances.scales_kernel,
+          {"p_vectors": F, "p_scales": F, "channels": S, "stride": N}, {"BLOCK_C": tiles["BLOCK_C"]}, target)
+    for metric, scales in (("l2", {}), ("cosine", {"p_scales": F})):
+        build(f"distances {metric} sm_{cc}", centroid_distances.distances_kernel,
+              {**vectors, **scales, "p_out": F, "out_stride": N}, tiles, target)
+        build(f"gradient {metric} sm_{cc}", centroid_distances.gradient_kernel,
+              {**vectors, **scales, "p_grad": F, "p_distances": F, "p_out": F, "grad_stride": N, "out_stride": N},
+              tiles, target)
+    for weighting in range(3):
+        build(f"score {weighting} sm_{cc}", knn_score.knn_score_kernel,
+              {"p_distances": F, "p_labels": "*i64", "p_predicted": "*i64", "p_out": F, "neighbours": S,
+               "distance_stride": N, "label_stride": N},
+              {"WEIGHTING": weighting, "BLOCK": knn_score.BLOCK}, target)
+"""
+
+
+@pytest.fixture(scope="module")
+def ptx():
+    return compiled(SCRIPT)
+
+
+def test_every_kernel_compiles_for_every_target(ptx):
+    for target in ("sm_80", "sm_90"):
+        assert sum(name.endswith(target) for name in ptx) == 2 * 3 + 1 + 2 * 2 + 3
+    for name, text in ptx.items():
+        assert f".target {name.split()[-1]}" in text
+
+
+def test_nothing_is_fused_or_approximate(ptx):
+    for name, text in ptx.items():
+        assert not inexact(text), name
+
+
+def test_divisions_and_roots_round_to_nearest(ptx):
+    assert "div.rn.f32" in ptx["pool stride_p fp32 sm_80"]
+    assert "sqrt.rn.f32" in ptx["distances l2 sm_80"]
+    assert "div.rn.f32" in ptx["gradient l2 sm_80"]
+    assert "div.rn.f64" in ptx["score 2 sm_80"]

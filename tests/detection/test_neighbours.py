@@ -1,0 +1,185 @@
+"""The index of neighbours: exact, the same with every backend, ties by index, errors."""
+
+import importlib.util
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastadv import ops
+from fastadv.detection import Neighbours, neighbours
+from fastadv.testing.tolerances import assert_same_bits
+
+NO_FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
+BACKENDS = ["brute", pytest.param("faiss", marks=NO_FAISS)]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+def features(count, width, seed=0):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def index(x, backend="brute"):
+    return Neighbours(x, torch.arange(len(x)) % 7, backend=backend)
+
+
+def everything(x, queries, k):
+    """The k lowest (distance, row) of all rows."""
+    distances = ops.centroid_distances([queries], [x])[:, 0]
+    values, rows = distances.sort(dim=1, stable=True)
+    return values[:, :k], rows[:, :k]
+
+
+def assert_exact(found, x, queries, k):
+    distances, rows = everything(x, queries, k)
+    assert_same_bits(found.distances, distances.contiguous(), "distances")
+    assert torch.equal(found.indices, rows)
+    assert torch.equal(found.labels, rows % 7)
+
+
+@pytest.mark.parametrize(("count", "width", "queries", "k"), [(1, 1, 1, 1), (20, 3, 0, 5), (300, 17, 40, 9)])
+def test_small_indices(count, width, queries, k, backend):
+    x, q = features(count, width), features(queries, width, seed=1)
+    assert_exact(index(x, backend).search(q, k), x, q, k)
+
+
+def test_an_index_of_many_blocks_and_many_queries(backend, monkeypatch):
+    monkeypatch.setattr(neighbours, "_ROWS", 64)
+    monkeypatch.setattr(neighbours, "_QUERIES", 16)
+    monkeypatch.setattr(neighbours, "_GATHERED", 4000)
+    x, q = features(1000, 12), features(50, 12, seed=1)
+    assert_exact(index(x, backend).search(q, 30), x, q, 30)
+
+
+def test_all_of_the_index(backend):
+    x, q = features(40, 6), features(3, 6, seed=1)
+    assert_exact(index(x, backend).search(q, 40), x, q, 40)
+
+
+def test_ties_go_to_the_lower_row(backend):
+    x = features(5, 4).repeat(60, 1)  # each five rows, sixty times over: more than the margin holds
+    q = features(5, 4)
+    found = index(x, backend).search(q, 10)
+    assert found.indices.tolist() == [list(range(i, 50, 5)) for i in range(5)]
+    assert not found.distances.any()
+
+
+def test_distances_that_a_matrix_product_cannot_tell_apart(backend):
+    # |x|^2 is 10^8 times the squared distances, so the candidates are noise; only the bound finds that out.
+    x = features(2000, 8) * 1e-3 + 30.0
+    q = features(6, 8, seed=1) * 1e-3 + 30.0
+    assert_exact(index(x, backend).search(q, 5), x, q, 5)
+
+
+def test_distances_are_made_from_differences(backend):
+    x = features(500, 40) + 50
+    found = index(x, backend).search(x[100:103], 2)
+    assert found.indices[:, 0].tolist() == [100, 101, 102]
+    assert found.distances[:, 0].tolist() == [0.0] * 3
+    expected = (x[found.indices[:, 1]].double() - x[100:103].double()).norm(dim=1)
+    torch.testing.assert_close(found.distances[:, 1].double(), expected, rtol=1e-6, atol=0)
+
+
+@NO_FAISS
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 3), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_backends_agree(count, width, digits, data):
+    # Rounded coordinates: many equal distances.
+    x = (features(count, width, seed=count) * 10**digits).round() / 10**digits
+    q = (features(4, width, seed=7) * 10**digits).round() / 10**digits
+    k = data.draw(st.integers(1, count))
+    found = [index(x, backend).search(q, k) for backend in ("brute", "faiss")]
+    for one in found:
+        assert_exact(one, x, q, k)
+
+
+def test_the_scores_of_a_classifier():
+    x = torch.cat([features(30, 5), features(30, 5, seed=2) + 8])
+    held = Neighbours(x, torch.arange(60) // 30)
+    found = held.search(torch.stack([x[3], x[40]]), 10)
+    for weighting in ("uniform", "rank", "inverse_square"):
+        right = ops.knn_score(found.distances, found.labels, torch.tensor([0, 1]), weighting=weighting)
+        wrong = ops.knn_score(found.distances, found.labels, torch.tensor([1, 0]), weighting=weighting)
+        assert right.tolist() == [1.0, 1.0]
+        assert wrong.tolist() == [0.0, 0.0]
+    assert len(held) == 60
+
+
+def test_nothing_is_recorded_for_a_backward_pass():
+    x = features(9, 3).requires_grad_(True)
+    found = index(x).search(features(2, 3).requires_grad_(True), 3)
+    assert not found.distances.requires_grad
+
+
+GOOD = {"features": features(4, 3), "labels": torch.arange(4)}
+META = {"device": "meta"}
+MISTAKES = [
+    ({"features": [[1.0]]}, TypeError, "features is a list; expected a torch.Tensor"),
+    ({"features": GOOD["features"].double()}, TypeError, "features has dtype torch.float64; expected torch.float32"),
+    ({"features": torch.ones(4)}, ValueError, r"features has shape \(4,\)"),
+    ({"features": torch.ones(4, 0)}, ValueError, r"features has shape \(4, 0\); expected \(any, any but 0\)"),
+    ({"features": torch.ones(0, 3)}, ValueError, r"features has shape \(0, 3\); expected \(M, D\) with M >= 1"),
+    ({"features": torch.full((4, 3), float("nan"))}, ValueError, "features holds values that are NaN or infinite"),
+    ({"labels": torch.ones(4)}, TypeError, "labels is torch.float32; expected a torch.int64 tensor"),
+    ({"labels": [1, 2, 3, 4]}, TypeError, "labels is list; expected a torch.int64 tensor"),
+    ({"labels": torch.arange(5)}, ValueError, r"labels has shape \(5,\); expected \(4,\)"),
+    ({"labels": torch.ones(4, dtype=torch.int64, **META)}, ValueError, "labels is on meta; expected cpu"),
+    ({"backend": "annoy"}, ValueError, "backend is 'annoy'; expected 'brute' or 'faiss'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), MISTAKES, ids=lambda v: v[:30] if isinstance(v, str) else "")
+def test_mistakes_of_the_index(change, error, message):
+    with pytest.raises(error, match=message):
+        Neighbours(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "error", "message"),
+    [
+        (torch.ones(2, 3), 0, ValueError, r"k is 0; expected an integer in \[1, 4\], the size of the index"),
+        (torch.ones(2, 3), 5, ValueError, "k is 5"),
+        (torch.ones(2, 4), 1, ValueError, r"queries has shape \(2, 4\); expected \(any, 3\)"),
+        (torch.ones(2, 3, dtype=torch.float16), 1, TypeError, "queries has dtype torch.float16"),
+        (torch.ones(2, 3, **META), 1, ValueError, "queries is on meta; expected cpu"),
+        (torch.full((2, 3), float("inf")), 1, ValueError, "queries holds values that are NaN or infinite"),
+        (None, 1, TypeError, "queries is a NoneType"),
+    ],
+    ids=lambda v: v[:30] if isinstance(v, str) else "",
+)
+def test_mistakes_of_a_search(queries, k, error, message):
+    with pytest.raises(error, match=message):
+        Neighbours(**GOOD).search(queries, k)
+
+
+def test_faiss_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r"backend 'faiss' needs faiss; install it with: pip install 'fastadv\[faiss\]'"
+    ):
+        Neighbours(**GOOD, backend="faiss")
+
+
+@pytest.mark.gpu
+def test_on_a_device():
+    x, q = features(3000, 33), features(20, 33, seed=1)
+    found = index_on_device(x).search(q.cuda(), 12)
+    expected = index(x).search(q, 12)
+    assert torch.equal(found.indices.cpu(), expected.indices)
+    torch.testing.assert_close(found.distances.cpu(), expected.distances)
+
+
+@pytest.mark.gpu
+@NO_FAISS
+def test_faiss_takes_cpu_tensors():
+    with pytest.raises(ValueError, match="features is on cuda:0; expected cpu for backend 'faiss'"):
+        Neighbours(features(4, 3).cuda(), torch.arange(4).cuda(), backend="faiss")
+
+
+def index_on_device(x):
+    return Neighbours(x.cuda(), (torch.arange(len(x)) % 7).cuda())

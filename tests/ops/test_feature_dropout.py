@@ -1,0 +1,260 @@
+"""Feature dropout: one mask on every backend and in every memory order, from the published counter."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastadv import backends, ops
+from fastadv.ops import philox
+from fastadv.testing.cases import SPECIALS, arrange
+from fastadv.testing.feature_cases import FEATURE_CASES, FeatureCase
+from fastadv.testing.tolerances import assert_same_bits
+
+KEY = {"seed": 7, "ids": torch.tensor([3, 2**40 + 1, 3]), "tick": 4, "layer": 2}
+# NumPy, in which Triton's interpreter computes, warns where a product overflows.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|underflow) encountered:RuntimeWarning")
+LAYOUTS = ["contiguous", "channels_last", "columns", "offset"]
+
+
+def mask(shape, rate, **key):
+    """Kept elements, from the words themselves."""
+    size = torch.Size(shape[1:]).numel()
+    return (philox.words(key["seed"], key["ids"], key["tick"], key["layer"], size) >= round(rate * 2**32)).view(shape)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("case", FEATURE_CASES, ids=lambda case: case.name)
+def test_every_backend_gives_the_bits_of_the_reference(case, rescale, target):
+    x = case.make()
+    expected = ops.feature_dropout(x, rate=0.3, rescale=rescale, backend="reference", **case.key())
+    made = ops.feature_dropout(
+        case.make(target.device), rate=0.3, rescale=rescale, backend=target.backend, **case.key(target.device)
+    )
+    assert_same_bits(made, expected)
+    assert made.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(3, 6, 5, 7), (3, 4, 6, 6)])
+def test_the_mask_belongs_to_the_logical_element(shape, layout, backend):
+    x = arrange(torch.rand(shape) + 1, layout)
+    made = ops.feature_dropout(x, rate=0.4, backend=backend, **KEY)
+    assert_same_bits(made, torch.where(mask(shape, 0.4, **KEY), x, 0.0))
+    assert_same_bits(made[0] != 0, made[2] != 0)  # one id, one mask
+    assert not torch.equal(made[0] != 0, made[1] != 0)
+
+
+def test_the_output_lies_as_the_input(backend):
+    x = torch.rand(2, 3, 4, 5)
+    key = {**KEY, "ids": KEY["ids"][:2]}
+    assert ops.feature_dropout(x, rate=0.1, backend=backend, **key).is_contiguous()
+    made = ops.feature_dropout(arrange(x, "channels_last"), rate=0.1, backend=backend, **key)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_slices_and_expanded_maps_of_larger_ones(backend):
+    whole = torch.randn(6, 6, 9, 10)
+    ids = torch.arange(6)
+    for x in (whole[::2], whole[:3, 1:4], whole[:3, ..., 2:7], whole[:3].flip(1), whole[:1].expand(3, 6, 9, 10)):
+        made = ops.feature_dropout(x, rate=0.5, seed=1, ids=ids[::2], tick=0, layer=0, backend=backend)
+        expected = torch.where(mask(x.shape, 0.5, seed=1, ids=ids[::2], tick=0, layer=0), x, 0.0)
+        assert_same_bits(made, expected)
+
+
+def test_what_is_dropped_is_zero_whatever_it_was(backend):
+    x = torch.tensor([SPECIALS * 8, SPECIALS * 8])
+    made = ops.feature_dropout(x, rate=0.5, backend=backend, **{**KEY, "ids": KEY["ids"][:2]})
+    kept = mask(x.shape, 0.5, **{**KEY, "ids": KEY["ids"][:2]})
+    assert_same_bits(made[~kept], torch.zeros(int((~kept).sum())))
+    assert_same_bits(made[kept], x[kept])
+
+
+def test_a_rate_of_zero_keeps_and_one_just_below_one_drops(backend):
+    x = torch.randn(3, 500)
+    assert_same_bits(ops.feature_dropout(x, rate=0.0, rescale=True, backend=backend, **KEY), x)
+    assert not ops.feature_dropout(x, rate=1 - 2.0**-53, backend=backend, **KEY).any()
+
+
+def test_the_share_and_the_mean():
+    x = torch.ones(8, 3, 64, 64)
+    key = {**KEY, "ids": torch.arange(8)}
+    made = ops.feature_dropout(x, rate=0.1, **key)
+    assert abs(float((made == 0).double().mean()) - 0.1) < 5 * (0.09 / x.numel()) ** 0.5
+    made = ops.feature_dropout(x, rate=0.1, rescale=True, **key)
+    assert abs(float(made.double().mean()) - 1) < 0.01
+
+
+def test_rescaling_multiplies_by_the_rounded_factor(backend):
+    x = torch.randn(3, 99)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        made = ops.feature_dropout(x.to(dtype), rate=0.3, rescale=True, backend=backend, **KEY)
+        wide = x.to(dtype).float() * torch.tensor(1 / 0.7)
+        assert_same_bits(made, torch.where(mask(x.shape, 0.3, **KEY), wide, 0.0).to(dtype))
+
+
+def test_seed_and_tick_as_tensors(backend):
+    x = torch.randn(3, 50)
+    ticks = torch.tensor([9, 4, 2**20 - 1])
+    made = ops.feature_dropout(x, rate=0.5, backend=backend, **{**KEY, "seed": torch.tensor(7), "tick": ticks})
+    for i, tick in enumerate(ticks.tolist()):
+        alone = {**KEY, "ids": KEY["ids"][i : i + 1], "tick": tick}
+        assert_same_bits(made[i : i + 1], ops.feature_dropout(x[i : i + 1], rate=0.5, backend=backend, **alone))
+    one = ops.feature_dropout(x, rate=0.5, backend=backend, **{**KEY, "seed": torch.tensor([7]), "tick": ticks[1]})
+    assert_same_bits(one, ops.feature_dropout(x, rate=0.5, backend=backend, **KEY))
+    seed = {**KEY, "seed": 2**64 - 1}
+    held = {**KEY, "seed": torch.tensor(-1)}
+    options = {"rate": 0.5, "backend": backend}
+    assert_same_bits(ops.feature_dropout(x, **options, **held), ops.feature_dropout(x, **options, **seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from(LAYOUTS),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**20 - 1),
+    st.integers(0, 2**12 - 1),
+)
+def test_any_key_and_shape(shape, layout, rate, seed, tick, layer):
+    key = {"seed": seed, "ids": torch.arange(shape[0]) * 2**61, "tick": tick, "layer": layer}
+    x = arrange(torch.rand(shape) + 1, layout)
+    made = ops.feature_dropout(x, rate=rate, backend="cpu", **key)
+    assert_same_bits(made, ops.feature_dropout(x, rate=rate, backend="reference", **key))
+    assert bool(((made == 0) | (made == x)).all())
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_the_number_of_threads_changes_no_bit(threads, layout):
+    x = arrange(torch.randn(3, 20, 57, 59), layout)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        made = ops.feature_dropout(x, rate=0.3, backend="cpu", **KEY)
+    finally:
+        torch.set_num_threads(before)
+    assert_same_bits(made, torch.where(mask(x.shape, 0.3, **KEY), x, 0.0))
+
+
+def test_every_half_precision_value_is_rounded_as_pytorch_rounds(backend):
+    # x * factor of all 65,536 patterns, with factors that reach ties, overflow and the subnormal numbers.
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        for rate in (0.5, 1 / 3, 0.99):
+            x = bits.view(dtype)[None]
+            made = ops.feature_dropout(x, rate=rate, seed=0, ids=torch.tensor([1]), tick=0, layer=0, rescale=True)
+            kept = mask(x.shape, rate, seed=0, ids=torch.tensor([1]), tick=0, layer=0)
+            expected = (x.float() * torch.tensor(1 / (1 - rate))).to(dtype)
+            assert_same_bits(made[kept], expected[kept])
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_is_the_same_mask(layout, dtype, backend):
+    x = arrange(torch.randn(3, 5, 6, 7).to(dtype), layout).requires_grad_(True)
+    grad = torch.randn(3, 5, 6, 7).to(dtype)
+    options = {"rate": 0.4, "rescale": True, "backend": backend}
+    ops.feature_dropout(x, **options, **KEY).backward(grad)
+    assert_same_bits(x.grad, ops.feature_dropout(grad, **options, **KEY))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_derivative_against_float64(backend):
+    x = torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    key = {**KEY, "ids": KEY["ids"][:2]}
+
+    def f(wide):
+        # Linear, so a difference of any width is exact but for the float32 in between.
+        return ops.feature_dropout(wide.float(), rate=0.4, rescale=True, backend=backend, **key).double()
+
+    assert torch.autograd.gradcheck(f, x.requires_grad_(True), eps=1e-2, atol=1e-4)
+    assert torch.autograd.gradgradcheck(f, x, eps=1e-2, atol=1e-4)
+
+
+def test_a_tick_that_changes_before_the_backward_pass_is_noticed(backend):
+    x = torch.randn(3, 8, requires_grad=True)
+    tick = torch.tensor(4)
+    loss = ops.feature_dropout(x, rate=0.5, backend=backend, **{**KEY, "tick": tick}).sum()
+    tick += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_opcheck(backend):
+    x = FeatureCase(shape=(3, 4, 4, 4), layout="channels_last").make().requires_grad_(True)
+    op = torch.ops.fastadv.feature_dropout.default
+    held = (KEY["ids"], torch.tensor(7), 0, torch.tensor([4, 5, 6]), 0, 2)
+    for key in ((KEY["ids"], None, 7, None, 4, 2), held):
+        torch.library.opcheck(op, (x, *key, 2**31, 2.0, backend))
+
+
+def test_compiled_without_a_graph_break(backend):
+    def f(x, tick):
+        return ops.feature_dropout(x * 2, rate=0.5, backend=backend, **{**KEY, "tick": tick}) + 1
+
+    torch.compiler.reset()
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    for tick in (torch.tensor(4), torch.tensor(5), 3, 4, 6):
+        x, y = (torch.linspace(-1, 1, 3 * 20).view(3, 20).requires_grad_(True) for _ in range(2))
+        made, expected = compiled(x, tick), f(y, tick)
+        assert_same_bits(made, expected)
+        made.sum().backward()
+        expected.sum().backward()
+        assert_same_bits(x.grad, y.grad)
+
+
+def test_numpy_arrays():
+    x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    key = {**KEY, "ids": KEY["ids"].numpy(), "tick": np.array([4, 4, 4])}
+    made = ops.feature_dropout(x, rate=0.5, **key)
+    assert isinstance(made, np.ndarray)
+    assert_same_bits(torch.from_numpy(made), ops.feature_dropout(torch.from_numpy(x), rate=0.5, **KEY))
+
+
+MISTAKES = [
+    ({"x": [1.0]}, TypeError, "x is a list; expected a torch.Tensor or a NumPy or CuPy array"),
+    (
+        {"x": torch.zeros(3, 4, dtype=torch.float64)},
+        TypeError,
+        "x has dtype torch.float64; expected torch.float32, tor",
+    ),
+    ({"x": torch.tensor(1.0)}, ValueError, r"x has shape \(\); expected a batch"),
+    ({"rate": -0.1}, ValueError, r"rate is -0.1; expected a number in \[0, 1\)"),
+    ({"rate": 1}, ValueError, r"rate is 1; expected"),
+    ({"rate": float("nan")}, ValueError, "rate is nan"),
+    ({"seed": -1}, ValueError, r"seed is -1; expected an integer in \[0, 2\*\*64\)"),
+    ({"seed": 2**64}, ValueError, "seed is 18446744073709551616"),
+    ({"seed": torch.tensor([1, 2])}, TypeError, r"seed is torch.int64 \(2,\) on cpu; expected an int64 tensor of one"),
+    ({"seed": torch.tensor(1.0)}, TypeError, "seed is torch.float32"),
+    ({"ids": [1, 2, 3]}, TypeError, r"ids is list; expected an int64 tensor \(N,\)"),
+    ({"ids": torch.arange(3).int()}, TypeError, r"ids is torch.int32 \(3,\)"),
+    ({"ids": torch.arange(4)}, ValueError, r"ids has shape \(4,\) on cpu; expected \(3,\) on cpu, like x"),
+    ({"ids": torch.arange(3, device="meta")}, ValueError, "ids has shape .* on meta"),
+    ({"tick": -1}, ValueError, r"tick is -1; expected an integer in \[0, 1048576\)"),
+    ({"tick": 2**20}, ValueError, "tick is 1048576"),
+    ({"tick": torch.arange(2)}, TypeError, r"tick is torch.int64 \(2,\) on cpu; expected an int64 tensor \(3,\) or of"),
+    ({"tick": torch.zeros(3)}, TypeError, "tick is torch.float32"),
+    ({"tick": torch.zeros((), dtype=torch.int64, device="meta")}, TypeError, r"tick is torch.int64 \(\) on meta"),
+    ({"layer": 2**12}, ValueError, r"layer is 4096; expected an integer in \[0, 4096\)"),
+    ({"layer": -1}, ValueError, "layer is -1"),
+    ({"backend": "gpu"}, ValueError, "backend is 'gpu'; expected one of reference, cpu, cuda, triton or 'auto'"),
+    ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout: backend 'cuda' cannot run on cpu: it takes"),
+    ({"epsilon": 1}, TypeError, "epsilon"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    MISTAKES,
+    ids=lambda value: str(next(iter(value), "")) if value.__class__ is dict else "",
+)
+def test_mistakes(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.feature_dropout(**{"x": torch.zeros(3, 4), "rate": 0.5, **KEY, **change})

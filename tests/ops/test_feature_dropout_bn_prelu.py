@@ -1,0 +1,183 @@
+"""Dropout, affine map and PReLU in one pass: the same bits everywhere, and the derivative of the parts."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastadv import backends, ops
+from fastadv.ops.reference import feature_dropout_bn_prelu as reference
+from fastadv.testing.cases import arrange
+from fastadv.testing.feature_cases import FEATURE_CASES, FeatureCase
+from fastadv.testing.tolerances import RELATIVE, assert_same_bits
+
+# NumPy, in which Triton's interpreter computes, warns where a product overflows.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|underflow) encountered:RuntimeWarning")
+KEY = {"seed": 7, "ids": torch.tensor([3, 2**40 + 1, 3]), "tick": 4, "layer": 2}
+CASE = FeatureCase(shape=(3, 5, 6, 7))
+SLOPES = ["none", "zero", "number", "one", "each"]
+
+
+def slope_of(kind, channels):
+    return {"none": None, "zero": 0, "number": 0.25, "one": torch.tensor([0.25])}.get(
+        kind, torch.linspace(-0.5, 1.5, channels)
+    )
+
+
+def both(x, grad, backend, **options):
+    x = x.detach().requires_grad_(True)
+    made = ops.feature_dropout_bn_prelu(x, backend=backend, **options)
+    made.backward(grad)
+    return made.detach(), x.grad
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", FEATURE_CASES, ids=lambda case: case.name)
+def test_every_backend_gives_the_bits_of_the_reference(case, target):
+    grad = torch.randn(case.shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
+    options = {"rate": 0.3, "rescale": True}
+    expected = both(case.make(), grad, "reference", **options, **case.key(), **case.parameters())
+    there = target.device
+    keys = {**case.key(there), **case.parameters(there)}
+    made = both(case.make(there), grad.to(there), target.backend, **options, **keys)
+    for a, b in zip(made, expected, strict=True):
+        assert_same_bits(a, b)
+        assert a.stride() == b.stride()
+
+
+@pytest.mark.parametrize("kind", SLOPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_it_is_the_composition_of_its_parts(kind, layout, backend):
+    x, parameters = arrange(CASE.make(), layout), CASE.parameters()
+    slope = slope_of(kind, 5)
+    options = {**parameters, "slope": slope, "rate": 0.4}
+    grad = torch.randn(x.shape)
+    made, made_grad = both(x, grad, backend, **options, **KEY)
+    y = x.detach().requires_grad_(True)
+    dropped = ops.feature_dropout(y, rate=0.4, backend="reference", **KEY)
+    affine = dropped * parameters["scale"].view(1, -1, 1, 1) + parameters["shift"].view(1, -1, 1, 1)
+    expected = affine if slope is None else F.prelu(affine, torch.as_tensor(slope).float().reshape(-1))
+    expected.backward(grad)
+    assert_same_bits(made + 0.0, expected.detach() + 0.0)
+    torch.testing.assert_close(made_grad, y.grad, rtol=4 * RELATIVE[torch.float32], atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_against_float64(dtype, backend):
+    x, parameters = CASE.make().to(dtype), CASE.parameters()
+    grad = torch.randn(x.shape).to(dtype)
+    made, made_grad = both(x, grad, backend, rate=0.4, **parameters, **KEY)
+    wide = [parameters[name].double() for name in ("scale", "shift", "slope")]
+    key = (KEY["ids"], KEY["seed"], KEY["tick"], KEY["layer"], round(0.4 * 2**32), 1.0, *wide, 0.0)
+    expected = reference.feature_dropout_bn_prelu(x.double(), None, *key)
+    expected_grad = reference.feature_dropout_bn_prelu(x.double(), grad.double(), *key)
+    tolerance = {"rtol": 4 * RELATIVE[dtype], "atol": 4 * RELATIVE[dtype]}
+    torch.testing.assert_close(made.double(), expected, **tolerance)
+    torch.testing.assert_close(made_grad.double(), expected_grad, **tolerance)
+
+
+def test_the_reference_has_the_derivative_it_says():
+    x = CASE.make().double()[:2, :, :3, :3]
+    wide = {name: value.double() for name, value in CASE.parameters().items()}
+    key = (KEY["ids"][:2], 7, 4, 2, 2**31, 2.0, wide["scale"], wide["shift"], wide["slope"], 0.0)
+    x.requires_grad_(True)
+    y = reference.feature_dropout_bn_prelu(x, None, *key)
+    grad = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, x, grad)
+    torch.testing.assert_close(reference.feature_dropout_bn_prelu(x.detach(), grad, *key), expected)
+
+
+def test_gradients_in_another_memory_order(backend):
+    x, grad = CASE.make(), torch.randn(CASE.shape)
+    options = {"rate": 0.4, **CASE.parameters(), **KEY}
+    _, expected = both(x, grad, backend, **options)
+    for layout in ("channels_last", "columns", "offset"):
+        assert_same_bits(both(x, arrange(grad, layout), backend, **options)[1], expected)
+        assert_same_bits(both(arrange(x, layout), grad, backend, **options)[1], expected)
+    ones = ops.feature_dropout_bn_prelu(x.requires_grad_(True), backend=backend, **options).sum()
+    ones.backward()  # its gradient is an expanded number
+    assert_same_bits(x.grad, both(x, torch.ones(CASE.shape), backend, **options)[1])
+
+
+def test_strided_parameters(backend):
+    x, parameters = CASE.make(), CASE.parameters()
+    strided = {name: torch.stack([value, value * 9], 1)[:, 0] for name, value in parameters.items()}
+    made = ops.feature_dropout_bn_prelu(x, rate=0.4, backend=backend, **strided, **KEY)
+    assert_same_bits(made, ops.feature_dropout_bn_prelu(x, rate=0.4, backend=backend, **parameters, **KEY))
+
+
+def test_there_is_no_second_derivative(backend):
+    x = CASE.make().requires_grad_(True)
+    y = ops.feature_dropout_bn_prelu(x, rate=0.4, backend=backend, **CASE.parameters(), **KEY)
+    (grad,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="feature_dropout_bn_prelu has no second derivative"):
+        grad.sum().backward()
+
+
+def test_opcheck(backend):
+    x = arrange(CASE.make(), "channels_last").requires_grad_(True)
+    p = CASE.parameters()
+    op = torch.ops.fastadv.feature_dropout_bn_prelu.default
+    key = (KEY["ids"], None, 7, None, 4, 2, 2**31, 2.0)
+    torch.library.opcheck(op, (x, None, *key, p["scale"], p["shift"], p["slope"], 0.0, backend))
+    torch.library.opcheck(op, (x.detach(), x.detach(), *key, p["scale"], p["shift"], None, 0.5, backend))
+
+
+def test_compiled_without_a_graph_break(backend):
+    p = CASE.parameters()
+
+    def f(x, tick):
+        key = {**KEY, "tick": tick}
+        return ops.feature_dropout_bn_prelu(x * 2, rate=0.5, backend=backend, **p, **key) + 1
+
+    torch.compiler.reset()
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    for tick in (torch.tensor(4), torch.tensor(5)):
+        x, y = (CASE.make().requires_grad_(True) for _ in range(2))
+        made, expected = compiled(x, tick), f(y, tick)
+        assert_same_bits(made, expected)
+        made.sum().backward()
+        expected.sum().backward()
+        assert_same_bits(x.grad, y.grad)
+
+
+def test_numpy_arrays():
+    x, p = CASE.make(), CASE.parameters()
+    arrays = {name: value.numpy() for name, value in {**p, "ids": KEY["ids"]}.items()}
+    made = ops.feature_dropout_bn_prelu(x.numpy(), rate=0.4, **{**KEY, **arrays})
+    assert isinstance(made, np.ndarray)
+    assert_same_bits(torch.from_numpy(made), ops.feature_dropout_bn_prelu(x, rate=0.4, **p, **KEY))
+
+
+MISTAKES = [
+    ({"x": torch.zeros(3)}, ValueError, r"x has shape \(3,\); expected a batch \(N, C, ...\)"),
+    ({"x": torch.zeros(3, 5).double()}, TypeError, "x has dtype torch.float64"),
+    ({"rate": 1.0}, ValueError, "rate is 1.0"),
+    ({"ids": torch.arange(2)}, ValueError, r"ids has shape \(2,\)"),
+    ({"scale": None}, TypeError, "scale is a NoneType; expected a torch.Tensor"),
+    ({"scale": torch.ones(5).double()}, TypeError, "scale has dtype torch.float64; expected torch.float32"),
+    ({"scale": torch.ones(1)}, ValueError, r"scale has shape \(1,\); expected \(5,\), as x has 5 channels"),
+    ({"shift": torch.ones(6)}, ValueError, r"shift has shape \(6,\); expected \(5,\)"),
+    ({"shift": torch.ones(5, device="meta")}, ValueError, "shift is on meta; expected cpu"),
+    ({"slope": torch.ones(2)}, ValueError, r"slope has shape \(2,\); expected \(5,\) or one element, as x has 5"),
+    ({"slope": torch.ones(5).half()}, TypeError, "slope has dtype torch.float16"),
+    ({"slope": float("nan")}, ValueError, "slope is nan; expected a finite number, a float32 tensor or None"),
+    ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout_bn_prelu: backend 'cuda' cannot run on cpu"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), MISTAKES)
+def test_mistakes(change, error, message):
+    given = {"x": torch.zeros(3, 5), "rate": 0.5, "scale": torch.ones(5), "shift": torch.ones(5), **KEY, **change}
+    with pytest.raises(error, match=message):
+        ops.feature_dropout_bn_prelu(**given)
+
+
+@pytest.mark.parametrize("name", ["scale", "shift", "slope"])
+def test_a_parameter_that_requires_grad_is_refused(name):
+    given = {"x": CASE.make(), "rate": 0.5, **CASE.parameters(), **KEY}
+    given[name] = given[name].requires_grad_(True)
+    with pytest.raises(RuntimeError, match=f"{name} requires grad, and feature_dropout_bn_prelu has a derivative with"):
+        ops.feature_dropout_bn_prelu(**given)
+    with torch.no_grad():
+        ops.feature_dropout_bn_prelu(**given)

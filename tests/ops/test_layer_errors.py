@@ -1,0 +1,145 @@
+"""Every mistake of a caller of the layer operations is an error that names the argument, what came and was expected."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv import backends, ops
+
+F16 = torch.float16
+
+
+def maps(*shapes, **options):
+    return [torch.ones(shape, **options) for shape in shapes or ((2, 3, 4, 5), (2, 6, 1, 1))]
+
+
+def rows(*shapes, **options):
+    return [torch.ones(shape, **options) for shape in shapes]
+
+
+META = {"device": "meta"}
+GOOD_CENTROIDS = rows((4, 3), (4, 6))
+GOOD_FEATURES = rows((2, 3), (2, 6))
+
+MAPS = [
+    (torch.ones(2, 3, 4, 5), TypeError, r"maps is a Tensor; expected a sequence of feature maps \(N, C, H, W\)"),
+    ([], ValueError, "maps is empty; expected a sequence of one or more"),
+    (None, TypeError, "maps is a NoneType"),
+    ([*maps(), 3.0], TypeError, r"maps\[2\] is a float; expected a torch.Tensor"),
+    (maps(dtype=torch.float64), TypeError, r"maps\[0\] has dtype torch.float64; expected torch.float32, torch.bf"),
+    ([maps()[0], maps()[1].half()], TypeError, r"maps\[1\] has dtype torch.float16; expected torch.float32, the dty"),
+    (maps((2, 3, 4)), ValueError, r"maps\[0\] has shape \(2, 3, 4\); expected \(N, C, H, W\)"),
+    (maps((2, 3, 0, 5)), ValueError, r"maps\[0\] has shape \(2, 3, 0, 5\); expected .* C, H, W >= 1"),
+    (maps((2, 0, 4, 5)), ValueError, r"maps\[0\] has shape \(2, 0, 4, 5\)"),
+    (maps((2, 3, 4, 5), (3, 6, 1, 1)), ValueError, r"maps\[1\] has 3 images; expected 2, like maps\[0\]"),
+    ([maps()[0], torch.ones(2, 6, 1, 1, **META)], ValueError, r"maps\[1\] is on meta; expected cpu"),
+]
+FEATURES = [
+    (torch.ones(2, 3), TypeError, r"features is a Tensor; expected a sequence of features \(N, C\)"),
+    ([], ValueError, "features is empty"),
+    ([[1.0], [2.0]], TypeError, r"features\[0\] is a list"),
+    (rows((2, 3), (2, 6), dtype=F16), TypeError, r"features\[0\] has dtype torch.float16; expected torch.float32"),
+    (rows((2, 3, 1), (2, 6)), ValueError, r"features\[0\] has shape \(2, 3, 1\); expected \(any, any\)"),
+    (rows((2, 3), (3, 6)), ValueError, r"features\[1\] has shape \(3, 6\); expected \(2, any\)"),
+    (rows((2, 0), (2, 6)), ValueError, r"features\[0\] has shape \(2, 0\); expected \(N, C\) with C >= 1"),
+]
+CENTROIDS = [
+    (torch.ones(4, 3), TypeError, r"centroids is a Tensor; expected a sequence of centroids \(K, C\)"),
+    ([], ValueError, "centroids is empty"),
+    (rows((4, 3)), ValueError, "centroids has 1 layers; expected 2, like"),
+    (rows((4, 3), (4, 6), dtype=torch.float64), TypeError, r"centroids\[0\] has dtype torch.float64; expected torch.f"),
+    (rows((4, 3), (4, 5)), ValueError, r"centroids\[1\] has shape \(4, 5\); expected \(4, 6\)"),
+    (rows((4, 3), (5, 6)), ValueError, r"centroids\[1\] has shape \(5, 6\); expected \(4, 6\)"),
+    (rows((3,), (4, 6)), ValueError, r"centroids\[0\] has shape \(3,\); expected \(any, 3\)"),
+    (rows((0, 3), (0, 6)), ValueError, r"centroids\[0\] has shape \(0, 3\); expected \(K, C\) with K >= 1"),
+    (rows((4, 3), (4, 6), **META), ValueError, r"centroids\[0\] is on meta; expected cpu, the device of"),
+    (rows((4, 3), (4, 6), requires_grad=True), RuntimeError, r"centroids\[0\] requires grad, and has no derivative"),
+]
+SHARED = [
+    ({"metric": "l1"}, ValueError, "metric is 'l1'; expected 'l2' or 'cosine'"),
+    ({"backend": "gpu"}, ValueError, "backend is 'gpu'; expected one of reference, cpu, cuda, triton or 'auto'"),
+    ({"backend": "cuda"}, backends.BackendUnavailable, "backend 'cuda' cannot run on cpu: it takes CUDA tensors"),
+]
+
+
+def number(value) -> str:
+    return "" if not isinstance(value, str) else value[:30]
+
+
+@pytest.mark.parametrize(("value", "error", "message"), MAPS, ids=number)
+def test_maps(value, error, message):
+    with pytest.raises(error, match=message):
+        ops.average_pool(value)
+    with pytest.raises(error, match=message):
+        ops.pooled_centroid_distances(value, GOOD_CENTROIDS)
+
+
+@pytest.mark.parametrize(("value", "error", "message"), FEATURES, ids=number)
+def test_features(value, error, message):
+    with pytest.raises(error, match=message):
+        ops.centroid_distances(value, GOOD_CENTROIDS)
+
+
+@pytest.mark.parametrize(("value", "error", "message"), CENTROIDS, ids=number)
+def test_centroids(value, error, message):
+    with pytest.raises(error, match=message):
+        ops.centroid_distances(GOOD_FEATURES, value)
+    with pytest.raises(error, match=message):
+        ops.pooled_centroid_distances(maps(), value)
+
+
+@pytest.mark.parametrize(("options", "error", "message"), SHARED, ids=number)
+def test_options(options, error, message):
+    with pytest.raises(error, match=message):
+        ops.centroid_distances(GOOD_FEATURES, GOOD_CENTROIDS, **options)
+    with pytest.raises(error, match=message):
+        ops.pooled_centroid_distances(maps(), GOOD_CENTROIDS, **options)
+
+
+def test_options_of_the_pooling():
+    with pytest.raises(backends.BackendUnavailable, match="average_pool: backend 'cuda' cannot run on cpu"):
+        ops.average_pool(maps(), backend="cuda")
+    with pytest.raises(TypeError, match="layout"):
+        ops.average_pool(maps(), layout="nchw")
+
+
+def test_centroids_that_require_grad_are_fine_where_nothing_is_recorded():
+    with torch.no_grad():
+        ops.centroid_distances(GOOD_FEATURES, rows((4, 3), (4, 6), requires_grad=True))
+
+
+SCORES = [
+    ({"distances": [[1.0]]}, TypeError, "distances is a list; expected a torch.Tensor or a NumPy or CuPy array"),
+    (
+        {"distances": torch.ones(2, 3, dtype=F16)},
+        TypeError,
+        "distances has dtype torch.float16; expected torch.float32",
+    ),
+    ({"distances": torch.ones(3)}, ValueError, r"distances has shape \(3,\); expected \(any, any\)"),
+    ({"distances": torch.ones(2, 0)}, ValueError, r"distances has shape \(2, 0\); expected \(N, k\) with k >= 1"),
+    ({"labels": torch.ones(2, 3)}, TypeError, "labels has dtype torch.float32; expected torch.int64"),
+    ({"labels": torch.ones(2, 4, dtype=torch.int64)}, ValueError, r"labels has shape \(2, 4\); expected \(2, 3\)"),
+    ({"labels": torch.ones(2, 3, dtype=torch.int64, **META)}, ValueError, "labels is on meta; expected cpu"),
+    ({"labels": None}, TypeError, "labels is a NoneType"),
+    ({"predicted": torch.ones(2)}, TypeError, "predicted has dtype torch.float32; expected torch.int64"),
+    ({"predicted": torch.ones(3, dtype=torch.int64)}, ValueError, r"predicted has shape \(3,\); expected \(2,\)"),
+    ({"predicted": 1}, TypeError, "predicted is a int"),
+    ({"weighting": "distance"}, ValueError, "weighting is 'distance'; expected 'uniform', 'rank' or 'inverse_square'"),
+    ({"backend": "gpu"}, ValueError, "backend is 'gpu'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), SCORES, ids=number)
+def test_scores(change, error, message):
+    good = {
+        "distances": torch.ones(2, 3),
+        "labels": torch.ones(2, 3, dtype=torch.int64),
+        "predicted": torch.ones(2, dtype=torch.int64),
+    }
+    with pytest.raises(error, match=message):
+        ops.knn_score(**{**good, **change})
+
+
+def test_arrays_that_pytorch_lacks():
+    with pytest.raises(TypeError, match=r"maps\[0\] has dtype complex256, which PyTorch lacks"):
+        ops.average_pool([np.zeros((1, 2, 3, 4), np.clongdouble)])
