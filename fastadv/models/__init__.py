@@ -4,7 +4,7 @@ from fastadv.models.batching import fixed_batches
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.layers import fold_batch_norms, freeze, prepare
-from fastadv.models.zoo import load, names
+from fastadv.models.zoo import load, names, shipped_names
 
 __all__ = [
     "PRECISIONS",
@@ -17,4 +17,5 @@ __all__ = [
     "names",
     "prepare",
     "read_state_dict",
+    "shipped_names",
 ]

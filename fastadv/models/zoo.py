@@ -11,12 +11,23 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fastadv.models import edgeface, iresnet, mobileface_v2, mobilefacenet
-from fastadv.models.checkpoints import load_weights, read_state_dict
+from fastadv.models import (
+    edgeface,
+    iresnet,
+    mobileface_v2,
+    mobilefacenet,
+    small_mobile,
+    small_resnet,
+    small_shuffle,
+    small_vgg,
+)
+from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.face_model import FaceModel
+from fastadv.models.shipped import shipped_state
 
 _Triple = tuple[float, float, float]
 _HALF: _Triple = (0.5, 0.5, 0.5)
+_HEAD = "class_head."
 
 
 def _same_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -30,6 +41,7 @@ class _Entry:
     std: _Triple = _HALF
     layers: tuple[str, ...]
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = _same_names
+    shipped: bool = False
 
 
 def _iresnet(depth: int) -> _Entry:
@@ -55,12 +67,21 @@ _ZOO: dict[str, _Entry] = {
     "iresnet34": _iresnet(34),
     "iresnet50": _iresnet(50),
     "iresnet100": _iresnet(100),
+    "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True),
+    "synth-resnet": _Entry(build=small_resnet.SmallResNet, layers=small_resnet.LAYERS, shipped=True),
+    "synth-vgg": _Entry(build=small_vgg.SmallVGG, layers=small_vgg.LAYERS, shipped=True),
+    "synth-shuffle": _Entry(build=small_shuffle.SmallShuffle, layers=small_shuffle.LAYERS, shipped=True),
 }
 
 
 def names() -> tuple[str, ...]:
     """The names that `load` knows."""
     return tuple(_ZOO)
+
+
+def shipped_names() -> tuple[str, ...]:
+    """The names whose weights come with the package: small networks trained on synthetic faces."""
+    return tuple(name for name, entry in _ZOO.items() if entry.shipped)
 
 
 def load(
@@ -74,7 +95,9 @@ def load(
 
     Args:
         name: one of `names()`.
-        weights: a `.safetensors`, `.pt` or `.pth` file with the published parameter names; loaded strictly.
+        weights: a `.safetensors`, `.pt` or `.pth` file with the published parameter names; loaded strictly. May
+            be left out for `shipped_names()`. Weights named `class_head.weight` and `class_head.bias` (written by
+            `fastadv.training`) become the model's class head.
         device: where the model goes.
         random_weights_seed: in place of `weights`: random weights (PyTorch's default initialisation) from
             this seed, for tests and benchmarks. PyTorch's own random state is left as it was.
@@ -92,14 +115,34 @@ def load(
         close = difflib.get_close_matches(str(name), _ZOO, n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"name: expected one of {', '.join(_ZOO)}, got {name!r}{hint}")
-    if (weights is None) == (random_weights_seed is None):
+    if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
         raise ValueError(f"weights: expected either a file or random_weights_seed=, got {got}")
-    state = None if weights is None else entry.rename(read_state_dict(weights))
+    state = None
+    if weights is not None:
+        state = entry.rename(read_state_dict(weights))
+    elif random_weights_seed is None:
+        state = shipped_state(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_weights_seed or 0)
         backbone = entry.build()
+    head = None
     if state is not None:
-        load_weights(backbone, state, source=str(weights))
-    model = FaceModel(backbone, mean=entry.mean, std=entry.std, name=name, layers=entry.layers)
+        source = str(weights or f"the shipped {name}")
+        head = _pop_head(state, source=source)
+        load_weights(backbone, state, source=source)
+    model = FaceModel(backbone, mean=entry.mean, std=entry.std, name=name, layers=entry.layers, head=head)
     return model.to(device).eval()
+
+
+def _pop_head(state: dict[str, Tensor], *, source: str) -> nn.Module | None:
+    """Takes the class head's weights out of a state and makes a linear layer of them."""
+    found = {key.removeprefix(_HEAD): state.pop(key) for key in list(state) if key.startswith(_HEAD)}
+    if not found:
+        return None
+    weight = found.get("weight")
+    if weight is None or weight.dim() != 2:
+        raise CheckpointError(f"weights: {source} has a class head without a weight of two axes")
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    load_weights(head, found, source=source)
+    return head

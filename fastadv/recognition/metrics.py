@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -63,6 +62,8 @@ def roc(scores: ArrayLike, same: ArrayLike) -> Roc:
         ValueError: No pairs, different lengths, a NaN or infinite score, or only one class.
     """
     values, labels = checked(scores, same)
+    from sklearn.metrics import roc_curve  # here: it takes as long to import as the rest of the package
+
     far, tar, thresholds = roc_curve(labels, values, drop_intermediate=False)
     return Roc(far=far.astype(np.float64), tar=tar.astype(np.float64), thresholds=thresholds.astype(np.float64))
 
@@ -74,6 +75,8 @@ def auc(scores: ArrayLike, same: ArrayLike) -> float:
         ValueError: As for `roc`.
     """
     values, labels = checked(scores, same)
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(labels, values))
 
 

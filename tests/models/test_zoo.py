@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.models import FaceModel, load, names, read_state_dict
+from fastadv.models import FaceModel, load, names, read_state_dict, shipped_names
 
 PUBLISHED = ("mobilefacenet", "mobileface_v2", "edgeface_xs")
 
@@ -22,6 +22,10 @@ FACTS = {
     "iresnet34": (34_139_328, 512, 16),
     "iresnet50": (43_590_848, 512, 24),
     "iresnet100": (65_156_160, 512, 49),
+    "synth-mobile": (136_544, 128, 6),
+    "synth-resnet": (578_912, 128, 6),
+    "synth-vgg": (193_136, 128, 4),
+    "synth-shuffle": (85_312, 128, 7),
 }
 
 
@@ -45,7 +49,7 @@ def test_sizes(name: str) -> None:
     assert model.embedding_size == embedding
 
 
-@pytest.mark.parametrize("name", ["mobilefacenet", "edgeface_xs", "mobileface_v2", "iresnet18"])
+@pytest.mark.parametrize("name", ["mobilefacenet", "edgeface_xs", "mobileface_v2", "iresnet18", *shipped_names()])
 def test_default_layers_run_in_order_and_once(name: str) -> None:
     model = load(name, random_weights_seed=0)
     seen: list[str] = []
@@ -106,7 +110,7 @@ def test_random_weights_follow_the_seed_and_leave_the_random_state() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match=r"name: expected one of mobilefacenet, .*; did you mean 'iresnet50'"):
         load("iresnet5O", random_weights_seed=0)
-    with pytest.raises(ValueError, match=r"iresnet100, got 'zzz'$"):
+    with pytest.raises(ValueError, match=r"synth-shuffle, got 'zzz'$"):
         load("zzz", random_weights_seed=0)
 
 

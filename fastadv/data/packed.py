@@ -1,0 +1,56 @@
+"""Faces that lie together in one file: what the packed formats share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fastadv.data.faces import Face, FaceSource, Landmarks, face_id
+from fastadv.data.images import decode_image, to_tensor
+
+Fetch = Callable[[str], bytes]
+
+
+class PackedFaces(FaceSource):
+    """Images inside of larger files, each fetched by its name as the bytes of an image file.
+
+    `path` gives the place that messages show, `file/name`; there is no such file on the disk.
+    """
+
+    def __init__(
+        self, places: Iterable[tuple[str, Path]], fetch: Fetch, *, size: int | None, landmarks: Landmarks | None
+    ) -> None:
+        """Takes the names and how their bytes are fetched; nothing is read yet.
+
+        Args:
+            places: Every name with the file that it lies in.
+            fetch: The encoded image of a name; called from several threads.
+            size: Side of the crops in pixels, or None for whole images.
+            landmarks: Five points per name, or None.
+
+        Raises:
+            ValueError, SourceError: As for `FaceSource`.
+        """
+        super().__init__({name: path / name for name, path in places}, size=size, landmarks=landmarks)
+        self._fetch = fetch
+
+    def load(self, name: str) -> Face:
+        """Fetches, checks and aligns one image.
+
+        Raises:
+            KeyError: There is no such name.
+            ImageError: The bytes are no usable image.
+            AlignmentError: The image has no landmarks, or degenerate ones.
+        """
+        place = self.path(name)
+        data = self._fetch(name)
+        crop, matrix = self._crop(name, decode_image(data, place))
+        return Face(
+            name=name,
+            id=face_id(name),
+            identity=name.rpartition("/")[0],
+            image=to_tensor(crop),
+            source_hash=hashlib.sha256(data).hexdigest(),
+            matrix=matrix,
+        )

@@ -1,0 +1,236 @@
+"""WebDataset shards: tar files of samples, read where they lie and written whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks
+from fastadv.data.images import EXTENSIONS, ImageError, encode_png, to_uint8
+from fastadv.data.packed import PackedFaces
+from fastadv.data.tar_index import Member, tar_members
+
+MAX_SHARDS = 100_000
+_MAX_LABEL = 64 * 2**10
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    shard: Path
+    offset: int
+    size: int
+
+
+class Shards(PackedFaces):
+    """Faces in WebDataset tar files, found by offset in one pass; nothing is extracted to the disk.
+
+    A sample is the neighbouring members that differ after the first "." of the file name: an image (`key.jpg`,
+    `key.png`, ...) and who it is, `key.cls` (a number or a name) or `key.json` (its "identity", else its "label";
+    "name", if there, names the image). A sample with neither takes its folder: `identity/key.jpg`. Other members are
+    ignored. The name of a face is "identity/key", key without its folders.
+
+    Attributes:
+        files: The tar files.
+    """
+
+    def __init__(
+        self,
+        shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        size: int | None = 112,
+        landmarks: str | os.PathLike[str] | Landmarks | None = None,
+    ) -> None:
+        """Reads the headers of all shards and the labels; no image is decoded yet.
+
+        Args:
+            shards: One tar file, several, or a pattern such as "faces-{000000..000009}.tar".
+            size: Side of the crops in pixels, or None for whole images.
+            landmarks: Five points per name: a file or a mapping; None for images that are aligned.
+
+        Raises:
+            SourceError: A shard is missing, damaged or hostile (see `tar_members`), a sample has no identity or two
+                images, two images have one name, or there are none.
+            AlignmentError: A landmark file that cannot be read.
+        """
+        self.files = expand_shards(shards)
+        self._places: dict[str, _Place] = {}
+        for file in self.files:
+            for name, member in _samples(file):
+                if name in self._places:
+                    raise SourceError(f"{file}: {member.name}: two images named {name}")
+                self._places[name] = _Place(file, member.offset, member.size)
+        if not self._places:
+            raise SourceError(f"{self.files[0]}: no images found, expected members such as identity/key.jpg")
+        named = ((name, place.shard) for name, place in self._places.items())
+        super().__init__(named, self._bytes, size=size, landmarks=open_landmarks(landmarks))
+
+    def _bytes(self, name: str) -> bytes:
+        place = self._places[name]
+        try:
+            with open(place.shard, "rb") as file:
+                file.seek(place.offset)
+                return file.read(place.size)
+        except OSError as error:
+            raise ImageError(f"{self.path(name)}: cannot be read: {error.strerror or error}") from error
+
+
+def expand_shards(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    """The files of a pattern with one range in braces, "a-{000..012}.tar", or of a list of files and patterns.
+
+    Raises:
+        SourceError: No shards, a range that runs backwards or is too long, or a missing file.
+    """
+    listed = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    files: list[Path] = []
+    for entry in listed:
+        text = os.fspath(entry)
+        match = _RANGE.search(text)
+        if match is None:
+            files.append(Path(text))
+            continue
+        first, last = int(match[1]), int(match[2])
+        if last < first or last - first >= MAX_SHARDS:
+            raise SourceError(f"{text}: expected a range of 1 to {MAX_SHARDS} shards such as {{000000..000009}}")
+        head, tail = text[: match.start()], text[match.end() :]
+        files.extend(Path(f"{head}{i:0{len(match[1])}d}{tail}") for i in range(first, last + 1))
+    if not files:
+        raise SourceError("shards: expected at least one tar file, got none")
+    for file in files:
+        if not file.is_file():
+            raise SourceError(f"{file}: {'this is not a file' if file.exists() else 'there is no such shard'}")
+    return tuple(files)
+
+
+def _samples(file: Path) -> Iterator[tuple[str, Member]]:
+    """The name and the image of every sample."""
+    key, parts = "", dict[str, Member]()
+    with open(file, "rb") as reader:
+        for member in tar_members(file):
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            here = f"{folder}/{stem}" if folder else stem
+            if not stem:
+                continue  # a hidden file
+            if here != key:
+                yield from _named(file, reader, key, parts)
+                key, parts = here, {}
+            if extension.lower() in parts:
+                raise SourceError(f"{file}: the member {member.name} is there twice")
+            parts[extension.lower()] = member
+        yield from _named(file, reader, key, parts)
+
+
+def _named(file: Path, reader: BinaryIO, key: str, parts: dict[str, Member]) -> Iterator[tuple[str, Member]]:
+    images = [member for extension, member in parts.items() if f".{extension}" in EXTENSIONS]
+    if not images:
+        return
+    if len(images) > 1:
+        raise SourceError(f"{file}: the sample {key} has {len(images)} images, expected one")
+    where = f"{file}: the sample {key}"
+    identity, _, name = key.rpartition("/")
+    if "cls" in parts:
+        identity = _label(where, reader, parts["cls"]).decode("utf-8", "replace").strip()
+    if "json" in parts:
+        described = _json(where, _label(where, reader, parts["json"]))
+        identity = str(described.get("identity", identity if "cls" in parts else described.get("label", identity)))
+        name = str(described.get("name", name))
+    for what, text in (("identity", identity), ("name", name)):
+        bad = any(part in ("", ".", "..") for part in text.split("/")) or "\\" in text or len(text) > 200
+        if bad or any(ord(c) < 32 for c in text):
+            wanted = "a .cls or .json with an identity, or a path identity/key.jpg" if not text else f"a usable {what}"
+            raise SourceError(f"{where}: expected {wanted}, got {text[:60]!r}")
+    yield f"{identity}/{name}", images[0]
+
+
+def _label(where: str, reader: BinaryIO, member: Member) -> bytes:
+    if member.size > _MAX_LABEL:
+        raise SourceError(f"{where}: a label of {member.size} bytes, at most {_MAX_LABEL} are read")
+    reader.seek(member.offset)
+    return reader.read(member.size)
+
+
+def _json(where: str, text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{where}: the .json cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{where}: expected a .json with an object, got {type(value).__name__}")
+    return value
+
+
+def write_shards(
+    source: FaceSource,
+    folder: str | os.PathLike[str],
+    *,
+    per_shard: int = 1000,
+    names: Iterable[str] | None = None,
+) -> tuple[Path, ...]:
+    """Writes faces as shards that `Shards` and WebDataset read: the folder is there with all of them, or not at all.
+
+    A sample is `NNNNNNNN.png` (the aligned 8-bit face), `.cls` (the number of its identity among the sorted ones) and
+    `.json` ("identity", "label", "name"). The same faces give the same bytes. One face at a time is in memory beside
+    those decoded ahead.
+
+    Args:
+        source: The faces.
+        folder: Where `shard-000000.tar` and so on go; new or empty.
+        per_shard: Faces in a shard.
+        names: Which faces, in this order; all when None.
+
+    Returns:
+        The paths of the shards.
+
+    Raises:
+        ValueError: `per_shard` below 1, no faces, or a folder that is not empty.
+        ImageError, AlignmentError: A face cannot be read; no folder is left.
+        OSError: With the file's name, for example when the disk is full; no folder is left.
+    """
+    folder = Path(folder)
+    chosen = list(source.names if names is None else names)
+    if per_shard < 1:
+        raise ValueError(f"per_shard: expected 1 or more, got {per_shard}")
+    if not chosen:
+        raise ValueError("names: expected at least one face, got none")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: expected a new or empty folder")
+    labels = {who: i for i, who in enumerate(sorted({name.rpartition("/")[0] for name in chosen}))}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{secrets.token_hex(8)}.fastadv-tmp"
+    temporary.mkdir()
+    try:
+        with source.stream(chosen) as faces:
+            for start in range(0, len(chosen), per_shard):
+                with tarfile.open(temporary / _shard_name(start // per_shard), "w", format=tarfile.USTAR_FORMAT) as tar:
+                    for index in range(start, min(start + per_shard, len(chosen))):
+                        face = next(faces)
+                        label = labels[face.identity]
+                        about = {"identity": face.identity, "label": label, "name": face.name.rpartition("/")[2]}
+                        _add(tar, f"{index:08d}.png", encode_png(to_uint8(face.image)))
+                        _add(tar, f"{index:08d}.cls", str(label).encode())
+                        _add(tar, f"{index:08d}.json", json.dumps(about, sort_keys=True).encode())
+        os.replace(temporary, folder)  # also over an empty folder
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return tuple(folder / _shard_name(i) for i in range(-(-len(chosen) // per_shard)))
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no time and no owner: the same faces, the same bytes
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))

@@ -1,0 +1,55 @@
+"""A small IR-ResNet: the residual blocks of Deng et al. 2019 (BN-Conv-BN-PReLU-Conv-BN), few and narrow."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+_CHANNELS = (16, 32, 64)
+
+LAYERS = tuple(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1))
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.prelu = nn.PReLU(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
+        return y + (x if self.downsample is None else self.downsample(x))
+
+
+class SmallResNet(nn.Module):
+    """`(N, 3, 112, 112)` normalised images to `(N, 128)` features.
+
+    The stride lies in a block's first convolution rather than in its second, which halves the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, _CHANNELS[0], 7, 4, padding=3, bias=False)
+        self.bn = nn.BatchNorm2d(_CHANNELS[0])
+        self.prelu = nn.PReLU(_CHANNELS[0])
+        inputs = _CHANNELS[0]
+        stages = []
+        for outputs in _CHANNELS:
+            stride = 1 if outputs == inputs else 2
+            stages.append(nn.Sequential(_Block(inputs, outputs, stride), _Block(outputs, outputs, 1)))
+            inputs = outputs
+        self.layer1, self.layer2, self.layer3 = stages
+        self.last_bn = nn.BatchNorm2d(inputs)
+        self.fc = nn.Linear(inputs * 49, 128, bias=False)
+        self.features = nn.BatchNorm1d(128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prelu(self.bn(self.conv(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.features(self.fc(self.last_bn(x).flatten(1)))

@@ -1,0 +1,130 @@
+"""Which images a step sees, and how they are changed: functions of the seed, the epoch and the image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.data import Face, FaceSource
+from fastadv.data.dealt_pairs import by_identity
+from fastadv.ops import philox
+from fastadv.training.config import TrainConfig, TrainingError
+
+_AUGMENT_LAYER = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """Names and their classes.
+
+    Attributes:
+        people: The identities, sorted; class k is `people[k]`.
+        names: The images.
+        label: The class of every image.
+    """
+
+    people: tuple[str, ...]
+    names: tuple[str, ...]
+    label: dict[str, int]
+
+
+def classes_of(names: Sequence[str], *, config: TrainConfig) -> Classes:
+    """Groups images by identity and checks that they can be trained on.
+
+    Raises:
+        TrainingError: Fewer than two identities, no full batch, or a single image of an identity with triplets.
+    """
+    grouped = by_identity(names)
+    if len(grouped) < 2:
+        raise TrainingError(f"source: training needs at least two identities, got {len(grouped)}")
+    if len(names) < config.batch:
+        raise TrainingError(f"batch: expected at most the {len(names)} images there are, got {config.batch}")
+    if config.loss == "triplet":
+        single = [person for person, found in grouped.items() if len(found) < 2]
+        if single:
+            raise TrainingError(
+                f"source: the triplet loss needs two images of every identity; {len(single)} of {len(grouped)} "
+                f"have one, first {single[0]!r}"
+            )
+        if len(grouped) < config.batch // config.per_identity:
+            raise TrainingError(
+                f"batch: {config.batch} images, {config.per_identity} of each identity, need "
+                f"{config.batch // config.per_identity} identities, got {len(grouped)}"
+            )
+    people = tuple(sorted(grouped))
+    label = {name: k for k, person in enumerate(people) for name in grouped[person]}
+    return Classes(people=people, names=tuple(sorted(names)), label=label)
+
+
+def epoch_order(classes: Classes, config: TrainConfig, epoch: int) -> list[str]:
+    """The images of an epoch in order, a whole number of batches.
+
+    With the triplet loss every batch holds `per_identity` images of each of its identities (with repeats where an
+    identity has fewer); otherwise the images are shuffled.
+    """
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % (1 << 63))
+    steps = len(classes.names) // config.batch
+    if config.loss != "triplet":
+        order = torch.randperm(len(classes.names), generator=generator)[: steps * config.batch]
+        return [classes.names[i] for i in order.tolist()]
+    found: list[list[str]] = [[] for _ in classes.people]
+    for name in classes.names:
+        found[classes.label[name]].append(name)
+    groups = config.batch // config.per_identity
+    order_: list[str] = []
+    for _ in range(steps):
+        for person in torch.randperm(len(found), generator=generator)[:groups].tolist():
+            mine = found[person]
+            picks = torch.randperm(len(mine), generator=generator).tolist()
+            order_ += [mine[picks[i % len(mine)]] for i in range(config.per_identity)]
+    return order_
+
+
+def batch_size(config: TrainConfig) -> int:
+    """Images a step really has: a whole number of identities with the triplet loss."""
+    if config.loss != "triplet":
+        return config.batch
+    return config.batch // config.per_identity * config.per_identity
+
+
+def batches(
+    source: FaceSource, order: Sequence[str], size: int, classes: Classes
+) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+    """Images (N, 3, H, W), labels (N,) and ids (N,) of one batch after the other, decoded ahead."""
+    waiting: list[Face] = []
+    with source.stream(order, ahead=2 * size) as faces:
+        for face in faces:
+            waiting.append(face)
+            if len(waiting) == size:
+                yield (
+                    torch.stack([f.image for f in waiting]),
+                    torch.tensor([classes.label[f.name] for f in waiting]),
+                    torch.tensor([f.id for f in waiting]),
+                )
+                waiting = []
+
+
+def augment(images: Tensor, ids: Tensor, config: TrainConfig, epoch: int) -> Tensor:
+    """Mirrors and moves each image, as its id, the epoch and the seed say.
+
+    Args:
+        images: (N, 3, H, W).
+        ids: (N,) int64.
+        config: Its `flip`, `shift` and `seed`.
+        epoch: Counted from 0.
+    """
+    if not config.flip and not config.shift:
+        return images
+    count, _, height, width = images.shape
+    drawn = philox.uniform(config.seed, ids, epoch, _AUGMENT_LAYER, (3,)).to(images.device)
+    moves = ((drawn * (2 * config.shift + 1)).floor() - config.shift).long()
+    rows = (torch.arange(height, device=images.device) + moves[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + moves[:, 1:2]).clamp(0, width - 1)
+    if config.flip:
+        columns = torch.where(drawn[:, 2:] < 0.5, columns.flip(1), columns)
+    batch = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(3, device=images.device).view(1, -1, 1, 1)
+    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]

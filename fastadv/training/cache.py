@@ -1,0 +1,109 @@
+"""Decoded faces kept in one file, so that later epochs neither decode nor draw them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fastadv.data import Face, FaceSource, face_id, to_tensor, to_uint8
+from fastadv.data.files import write_atomically
+from fastadv.training.config import TrainingError
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage's name, how many are done, and how many there are."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that says nothing."""
+
+
+class CachedFaces(FaceSource):
+    """The faces of another source, decoded and aligned once, as bytes in a file that is mapped into memory."""
+
+    def __init__(self, source: FaceSource, folder: Path, *, progress: Progress = silent) -> None:
+        """Fills the cache, or takes the one that is there.
+
+        Args:
+            source: Faces of one size.
+            folder: Holds `faces.npy`, (N, H, W, 3) uint8, and `faces.json`, what is in it.
+            progress: Told of the images.
+
+        Raises:
+            TrainingError: The folder holds other faces, or the images have different sizes.
+            ImageError, AlignmentError: An image cannot be used.
+            OSError: The files cannot be written.
+        """
+        if source.size is None:
+            raise TrainingError("source: a cache needs images of one size, got whole files (size=None)")
+        super().__init__({name: folder / name for name in source.names}, size=source.size, landmarks=None)
+        self._places = {name: k for k, name in enumerate(self.names)}
+        wanted = {"names": names_hash(self.names), "size": source.size, "count": len(self.names)}
+        data, about = folder / "faces.npy", folder / "faces.json"
+        if about.exists():
+            if _content(about) != wanted:
+                raise TrainingError(f"{folder}: the cache holds other faces; remove it or give another folder")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            _fill(source, data, progress)
+            write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n")
+        try:
+            self._pixels = np.load(data, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{data}: the cache is damaged, remove {folder}: {error}") from error
+        if self._pixels.shape != (len(self), source.size, source.size, 3) or self._pixels.dtype != np.uint8:
+            raise TrainingError(f"{data}: the cache is damaged, remove {folder}")
+
+    def load(self, name: str) -> Face:
+        """One face from the file.
+
+        Raises:
+            KeyError: There is no such name.
+        """
+        if name not in self._places:
+            raise KeyError(f"{name}: not among the {len(self)} images")
+        pixels = np.array(self._pixels[self._places[name]])
+        return Face(
+            name=name,
+            id=face_id(name),
+            identity=name.rpartition("/")[0],
+            image=to_tensor(pixels),
+            source_hash="",
+            matrix=None,
+        )
+
+
+def names_hash(names: tuple[str, ...]) -> str:
+    """SHA-256 of the names, one a line, hexadecimal."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _content(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: not the description of a cache: {error}") from error
+
+
+def _fill(source: FaceSource, path: Path, progress: Progress) -> None:
+    assert source.size is not None
+    temporary = path.with_suffix(".partial.npy")
+    shape = (len(source), source.size, source.size, 3)
+    try:
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with source.stream() as faces:
+            for k, face in enumerate(faces):
+                pixels[k] = to_uint8(face.image)
+                progress("caching", k + 1, len(source))
+        pixels.flush()
+        del pixels
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

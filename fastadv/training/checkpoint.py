@@ -1,0 +1,93 @@
+"""The state of a training on the disk: whole or absent, and read without running code."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fastadv.data.files import write_atomically
+from fastadv.models import FaceModel
+from fastadv.training.config import TrainingError
+
+STATE = "checkpoint.pt"
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+RECORD = "training.json"
+HEAD_PREFIX = "class_head."
+
+
+def weights_of(model: FaceModel) -> dict[str, Tensor]:
+    """The backbone's weights by name and, under `class_head.`, those of the class head; contiguous, on the CPU."""
+    state = {k: v for k, v in model.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if model.head is not None:
+        state.update({f"{HEAD_PREFIX}{k}": v for k, v in model.head.state_dict().items()})
+    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+
+
+def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> None:
+    """Writes a model's weights as a safetensors file that `fastadv.load(name, weights=path)` reads.
+
+    Args:
+        model: Any model.
+        path: The file; its folder must exist.
+        half: Store tensors of two or more axes in float16 (they are computed with in float32 again): half the size,
+            each weight rounded by at most 2^-11 of itself.
+
+    Raises:
+        OSError: With the file's name.
+    """
+    state = weights_of(model)
+    if half:
+        state = {k: v.half() if v.dim() > 1 else v for k, v in state.items()}
+    write_atomically(path, save(state))
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Writes the whole state; an interrupted call leaves the one before."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_atomically(folder / STATE, buffer.getvalue(), fsync=True)
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """The state in a folder, or None where there is none.
+
+    Raises:
+        TrainingError: A damaged file, or one that holds more than tensors and plain values.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises anything from EOFError to IndexError
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"{path}: not a whole checkpoint of a training: {first}") from error
+    if not isinstance(state, dict) or "about" not in state:
+        raise TrainingError(f"{path}: not a checkpoint of a training")
+    return state
+
+
+def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Insists that a training goes on with what it began with.
+
+    Raises:
+        TrainingError: With the first field that differs.
+    """
+    for key in sorted({*saved, *wanted}):
+        before, now = saved.get(key), wanted.get(key)
+        if json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):
+            raise TrainingError(f"{folder}: holds a training with another {key}: {before!r} there, {now!r} now")
+
+
+def save_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes `training.json`: what was trained and how it went."""
+    text = json.dumps(dict(record), indent=2, sort_keys=True, allow_nan=False)
+    write_atomically(folder / RECORD, text.encode() + b"\n")

@@ -1,0 +1,108 @@
+"""What a training depends on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LOSSES = ("softmax", "cosface", "arcface", "triplet")
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("fp32", "bf16")
+
+# CosFace and ArcFace: the papers' margins (cosine, radians); triplet: of unit embeddings' distances.
+_MARGINS = {"softmax": 0.0, "cosface": 0.35, "arcface": 0.5, "triplet": 0.3}
+
+
+class TrainingError(ValueError):
+    """A training that cannot begin or go on; the message says what was wrong and what was expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train an embedding network. Every field decides about the weights that come out.
+
+    Attributes:
+        loss: One of `LOSSES`.
+        epochs: Passes over the images.
+        batch: Images a step; the rest of an epoch that does not fill a batch is left out.
+        lr: Peak learning rate: reached after the warm-up, then lowered to 0 along half a cosine.
+        optimizer: "sgd" (momentum 0.9, Nesterov) or "adamw".
+        weight_decay: Of weights with two or more axes.
+        warmup: Share of the steps in which the rate rises from 0.
+        margin: Of the loss; None takes 0.35 (CosFace), 0.5 rad (ArcFace), 0.3 (triplet).
+        scale: Of the cosines, CosFace and ArcFace.
+        per_identity: Images of each identity in a batch, triplet loss only.
+        flip: Mirror half of the images.
+        shift: Move images by up to so many pixels, edges repeated.
+        precision: "bf16" runs the network in bfloat16 autocast, with float32 weights and loss.
+        seed: Of the order, the augmentation and the loss's own weights.
+        checkpoint_steps: Also save the state within an epoch, every so many steps; None saves after epochs only.
+
+    Raises:
+        ValueError: A field out of its range, with the name, the value and what was expected.
+    """
+
+    loss: str = "cosface"
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 0.1
+    optimizer: str = "sgd"
+    weight_decay: float = 5e-4
+    warmup: float = 0.1
+    margin: float | None = None
+    scale: float = 32.0
+    per_identity: int = 4
+    flip: bool = True
+    shift: int = 4
+    precision: str = "fp32"
+    seed: int = 0
+    checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("loss", self.loss, LOSSES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        for name, number, low in (
+            ("epochs", self.epochs, 1),
+            ("batch", self.batch, 2),
+            ("per_identity", self.per_identity, 2),
+            ("shift", self.shift, 0),
+            ("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1),
+        ):
+            if number < low:
+                raise ValueError(f"{name}: expected {low} or more, got {number}")
+        for name, real in (("lr", self.lr), ("scale", self.scale)):
+            if not (math.isfinite(real) and real > 0):
+                raise ValueError(f"{name}: expected a positive number, got {real}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay: expected a number >= 0, got {self.weight_decay}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup: expected a share in [0, 1), got {self.warmup}")
+        if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ValueError(f"margin: expected a number >= 0 or None, got {self.margin}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed: expected a number in [0, 2^63), got {self.seed}")
+        if self.loss == "triplet" and self.batch < 2 * self.per_identity:
+            raise ValueError(
+                f"batch: the triplet loss needs two identities of {self.per_identity} images in it, "
+                f"expected {2 * self.per_identity} or more, got {self.batch}"
+            )
+
+    @property
+    def effective_margin(self) -> float:
+        """The margin, or the loss's own where none is given."""
+        return _MARGINS[self.loss] if self.margin is None else self.margin
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, of so many.
+
+        `lr·(step + 1)/w` in the w warm-up steps, then `lr·(1 + cos(π t))/2` with t from 0 to 1.
+        """
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

@@ -1,0 +1,160 @@
+"""A class head on a frozen backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.data import FaceSource
+from fastadv.data.dealt_pairs import by_identity
+from fastadv.models import FaceModel
+from fastadv.training.cache import Progress, silent
+from fastadv.training.config import TrainingError
+from fastadv.training.validation import embed_faces
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """How to train a class head.
+
+    The defaults are those of Massoli et al. 2021 ("Detection of face recognition adversarial attacks"): SGD, batches
+    of 256, learning rate 1e-3, halved when the validation loss stops to fall.
+
+    Attributes:
+        epochs: Passes over the images.
+        batch: Images a step.
+        lr: First learning rate.
+        momentum: Of SGD.
+        patience: Epochs without a lower validation loss before the rate is halved.
+        held_out: Images of each identity that validate, the last ones by name.
+        seed: Of the first weights and of the order.
+
+    Raises:
+        ValueError: A field out of its range.
+    """
+
+    epochs: int = 60
+    batch: int = 256
+    lr: float = 1e-3
+    momentum: float = 0.9
+    patience: int = 2
+    held_out: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("epochs", self.epochs),
+            ("batch", self.batch),
+            ("patience", self.patience),
+            ("held_out", self.held_out),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr: expected a positive number, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadResult:
+    """A trained class head.
+
+    Attributes:
+        model: The model that was given, with the head; its backbone is as it was.
+        classes: The identity of each logit.
+        accuracy: Share of the held-out images whose identity is recognised.
+        train_accuracy: The same on the images trained on.
+    """
+
+    model: FaceModel
+    classes: tuple[str, ...]
+    accuracy: float
+    train_accuracy: float
+
+
+def train_head(config: HeadConfig, model: FaceModel, source: FaceSource, *, progress: Progress = silent) -> HeadResult:
+    """Trains a linear layer from the raw features to one logit an identity, and makes it the model's head.
+
+    The backbone is not changed, so every image is embedded once. The head with the lowest validation loss is kept.
+
+    Raises:
+        TrainingError: Fewer than two identities, one without an image left to train on, or a loss that is not finite.
+        ImageError, AlignmentError: An image cannot be used.
+    """
+    grouped = by_identity(source.names)
+    if len(grouped) < 2:
+        raise TrainingError(f"source: a class head needs at least two identities, got {len(grouped)}")
+    few = [person for person, found in grouped.items() if len(found) <= config.held_out]
+    if few:
+        raise TrainingError(
+            f"source: expected more than the {config.held_out} held-out images of every identity; "
+            f"{len(few)} of {len(grouped)} have no more, first {few[0]!r}"
+        )
+    people = tuple(sorted(grouped))
+    names = [n for k in people for n in grouped[k]]
+    features = _features(model, source, names, progress)
+    labels = torch.tensor([k for k, person in enumerate(people) for _ in grouped[person]])
+    last = {name for found in grouped.values() for name in found[-config.held_out :]}
+    held = torch.tensor([name in last for name in names])
+    head = _fit(config, features, labels, held, len(people), progress)
+    model.head = head.to(model.device).requires_grad_(False)
+    model.eval()
+    right = head.cpu()(features).argmax(1) == labels
+    head.to(model.device)
+    return HeadResult(
+        model=model,
+        classes=people,
+        accuracy=float(right[held].float().mean()),
+        train_accuracy=float(right[~held].float().mean()),
+    )
+
+
+def _features(model: FaceModel, source: FaceSource, names: list[str], progress: Progress) -> Tensor:
+    rows = []
+    for start in range(0, len(names), _CHUNK):
+        rows.append(embed_faces(model, source, names[start : start + _CHUNK])[1])
+        progress("embedding", min(start + _CHUNK, len(names)), len(names))
+    return torch.cat(rows)
+
+
+def _fit(
+    config: HeadConfig, features: Tensor, labels: Tensor, held: Tensor, classes: int, progress: Progress
+) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = nn.Linear(features.shape[1], classes)
+    generator = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.SGD(head.parameters(), lr=config.lr, momentum=config.momentum)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=config.patience)
+    seen, wanted = features[~held], labels[~held]
+    best, kept = math.inf, _copied(head.state_dict())
+    for epoch in range(config.epochs):
+        order = torch.randperm(len(seen), generator=generator)
+        for start in range(0, len(order), config.batch):
+            rows = order[start : start + config.batch]
+            loss = F.cross_entropy(head(seen[rows]), wanted[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            value = float(F.cross_entropy(head(features[held]), labels[held]))
+        if not math.isfinite(value):
+            raise TrainingError(f"loss: {value} in epoch {epoch + 1}; expected a finite number: try a lower lr")
+        if value < best:
+            best, kept = value, _copied(head.state_dict())
+        plateau.step(value)
+        progress("class head", epoch + 1, config.epochs)
+    head.load_state_dict(kept)
+    return head
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in state.items()}

@@ -1,0 +1,313 @@
+"""The training loop: from faces to the weights of an embedding network."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastadv.data import FaceSource
+from fastadv.data.lock import FolderLock
+from fastadv.models import FaceModel
+from fastadv.training import checkpoint
+from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
+from fastadv.training.cache import Progress, names_hash, silent
+from fastadv.training.config import TrainConfig, TrainingError
+from fastadv.training.losses import make_loss
+from fastadv.training.validation import Held, hold_out, verify_pairs
+
+_LOCK = ".lock"
+# Fields that do not decide about the weights.
+_FREE = ("checkpoint_steps",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        loss: Mean over its steps.
+        accuracy: Verification accuracy over the folds of the held-out pairs, or None without pairs.
+        auc: Area under their ROC, or None.
+        eer: Their equal error rate, or None.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    auc: float | None
+    eer: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainResult:
+    """What came out.
+
+    Attributes:
+        model: The model that was given, with the best epoch's weights (the last one's without pairs), evaluating.
+        history: One record an epoch.
+        best: The record of the best epoch: highest accuracy, then highest AUC, then earliest; the last without pairs.
+        steps: Steps of the whole training.
+        classes: The identities that were trained on.
+        resumed_at: The step that this call went on from; 0 for a fresh start.
+    """
+
+    model: FaceModel
+    history: tuple[EpochRecord, ...]
+    best: EpochRecord
+    steps: int
+    classes: tuple[str, ...]
+    resumed_at: int
+
+
+def train(
+    config: TrainConfig,
+    model: FaceModel,
+    source: FaceSource,
+    *,
+    held: Held | None = None,
+    out: Path | None = None,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Trains a model in place.
+
+    The weights depend on (config, initial weights, images) only, for one machine and number of threads. With `out`,
+    a training that was killed goes on from its last checkpoint when called again with the same arguments, and ends
+    with the same weights as one that was never interrupted; a finished one is only read. The folder then holds
+    `best.safetensors`, `last.safetensors`, `training.json` and `checkpoint.pt`, each whole or absent.
+
+    Args:
+        config: How.
+        model: Its backbone is trained; `head` is left alone (see `train_head`).
+        source: The faces. Identities in the held-out pairs are left out.
+        held: Pairs to validate on after each epoch, or None.
+        out: The folder, made where it is missing, or None to keep nothing.
+        progress: Told of steps ("epoch 3/10").
+
+    Raises:
+        TrainingError: Faces that cannot be trained on, a loss that is not finite, or a folder with another training.
+        ImportError: The loss needs pytorch-metric-learning and it is not installed.
+        ImageError, AlignmentError: An image cannot be used.
+        OSError: A file cannot be written.
+    """
+    if source.size is None or (source.size, source.size) != model.input_size:
+        raise TrainingError(f"source: {model.name!r} takes images of {model.input_size}, got size={source.size}")
+    classes = classes_of(hold_out(source.names, held), config=config)
+    run = _Training(config, model, source, classes, held, out, progress)
+    if out is None:
+        return run.complete()
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"out: {out} is a file, expected a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(out / _LOCK)
+    except BlockingIOError as error:
+        raise TrainingError(f"out: another training is writing to {out}") from error
+    try:
+        return run.complete()
+    finally:
+        lock.release()
+
+
+class _Training:
+    """A training under way: model, loss, optimiser and position."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: FaceModel,
+        source: FaceSource,
+        classes: Classes,
+        held: Held | None,
+        out: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.config, self.model, self.source, self.classes = config, model, source, classes
+        self.held, self.out, self.progress = held, out, progress
+        self.size = batch_size(config)
+        self.per_epoch = len(classes.names) // config.batch
+        self.steps = self.per_epoch * config.epochs
+        for parameter in model.backbone.parameters():
+            parameter.requires_grad_(True)
+        self.loss = make_loss(config, features=model.embedding_size, classes=len(classes.people)).to(model.device)
+        self.optimizer = _optimizer(config, model.backbone, self.loss)
+        self.done = 0
+        self.sum = 0.0
+        self.history: list[EpochRecord] = []
+        self.random: dict[str, Tensor] | None = None
+        self.best_weights: dict[str, Tensor] | None = None
+
+    def complete(self) -> TrainResult:
+        about = self._about()
+        resumed = self._restore(about)
+        device = self.model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed)
+            if self.random is not None:
+                torch.set_rng_state(self.random["cpu"])
+                if device.type == "cuda" and "cuda" in self.random:
+                    torch.cuda.set_rng_state(self.random["cuda"], device)
+            if len(self.history) < self.done // self.per_epoch:  # killed between an epoch's last step and its record
+                self._finish_epoch(len(self.history), about)
+            for epoch in range(self.done // self.per_epoch, self.config.epochs):
+                self._epoch(epoch, about)
+                self._finish_epoch(epoch, about)
+        best = _best(self.history)
+        state = self.best_weights if self.out is None else load_file(self.out / checkpoint.BEST)
+        if state is not None:
+            backbone = {k: v for k, v in state.items() if not k.startswith(checkpoint.HEAD_PREFIX)}
+            self.model.backbone.load_state_dict(backbone, strict=False)  # without the counts of batches
+        self.model.eval()
+        return TrainResult(
+            model=self.model,
+            history=tuple(self.history),
+            best=best,
+            steps=self.steps,
+            classes=self.classes.people,
+            resumed_at=resumed,
+        )
+
+    def _about(self) -> dict[str, Any]:
+        fields = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
+        return {
+            **fields,
+            "model": self.model.name,
+            "images": names_hash(self.classes.names),
+            "pairs": names_hash(tuple(map(repr, self.held.pairs))) if self.held else None,
+        }
+
+    def _epoch(self, epoch: int, about: dict[str, Any]) -> None:
+        config = self.config
+        order = epoch_order(self.classes, config, epoch)
+        first = self.done - epoch * self.per_epoch
+        stage = f"epoch {epoch + 1}/{config.epochs}"
+        self.model.train()
+        with contextlib.closing(batches(self.source, order[first * self.size :], self.size, self.classes)) as stream:
+            for images, labels, ids in stream:
+                self._step(images, labels, ids, epoch)
+                inside = self.done - epoch * self.per_epoch
+                if config.checkpoint_steps and inside < self.per_epoch and inside % config.checkpoint_steps == 0:
+                    self._save(about)
+                self.progress(stage, inside, self.per_epoch)
+        self._save(about)
+
+    def _step(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: int) -> None:
+        device = self.model.device
+        images = augment(images.to(device), ids, self.config, epoch).contiguous(memory_format=torch.channels_last)
+        rate = self.config.rate(self.done, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            features = self.model.features(images)
+        loss = self.loss(features.float(), labels.to(device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"loss: {value} at step {self.done + 1} of {self.steps}; nothing of this step was kept. "
+                f"Expected a finite number: try a lower lr (now {self.config.lr:g}) or a longer warmup"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        if loss.requires_grad:  # a batch without triplets has nothing to learn from
+            loss.backward()
+            self.optimizer.step()
+        self.done += 1
+        self.sum += value
+
+    def _finish_epoch(self, epoch: int, about: dict[str, Any]) -> None:
+        report = None
+        if self.held is not None:
+            report = verify_pairs(self.model, self.held.source, self.held.pairs, progress=self.progress)
+        record = EpochRecord(
+            epoch=epoch + 1,
+            loss=self.sum / self.per_epoch,
+            accuracy=report.accuracy if report else None,
+            auc=report.auc if report else None,
+            eer=report.eer if report else None,
+        )
+        self.sum = 0.0
+        self.history.append(record)
+        improved = _best(self.history) is record
+        if self.out is None:
+            if improved:
+                self.best_weights = checkpoint.weights_of(self.model)
+            return
+        # The state last: what it says has happened is then on the disk, and an interrupted epoch end is done again.
+        if improved:
+            checkpoint.save_weights(self.model, self.out / checkpoint.BEST)
+        checkpoint.save_weights(self.model, self.out / checkpoint.LAST)
+        checkpoint.save_record(self.out, self._record(about))
+        self._save(about)
+
+    def _record(self, about: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "about": about,
+            "classes": len(self.classes.people),
+            "images": len(self.classes.names),
+            "steps": self.done,
+            "history": [asdict(record) for record in self.history],
+            "best": asdict(_best(self.history)),
+        }
+
+    def _save(self, about: dict[str, Any]) -> None:
+        if self.out is None:
+            return
+        random = {"cpu": torch.get_rng_state()}
+        if self.model.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.model.device)
+        checkpoint.save_state(
+            self.out,
+            {
+                "about": about,
+                "done": self.done,
+                "sum": self.sum,
+                "history": [asdict(record) for record in self.history],
+                "backbone": self.model.backbone.state_dict(),
+                "loss": self.loss.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": random,
+            },
+        )
+
+    def _restore(self, about: dict[str, Any]) -> int:
+        state = None if self.out is None else checkpoint.read_state(self.out)
+        if state is None:
+            if self.out is not None and any((self.out / f).exists() for f in (checkpoint.BEST, checkpoint.LAST)):
+                raise TrainingError(f"out: {self.out} holds weights without a checkpoint; give another folder")
+            return 0
+        assert self.out is not None
+        checkpoint.check_same(self.out, state["about"], about)
+        try:
+            self.model.backbone.load_state_dict(state["backbone"])
+            self.loss.load_state_dict(state["loss"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done, self.sum = int(state["done"]), float(state["sum"])
+            self.history = [EpochRecord(**record) for record in state["history"]]
+            self.random = dict(state["random"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise TrainingError(f"{self.out}: the checkpoint does not fit this training: {first}") from error
+        return self.done
+
+
+def _optimizer(config: TrainConfig, backbone: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:
+    parameters = [*backbone.parameters(), *loss.parameters()]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+
+
+def _best(history: list[EpochRecord]) -> EpochRecord:
+    if history[-1].auc is None:
+        return history[-1]
+    return max(history, key=lambda r: (r.accuracy or 0.0, r.auc or 0.0, -r.epoch))

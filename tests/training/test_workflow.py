@@ -1,0 +1,104 @@
+"""What `fastadv train` calls: paths and plain values in, files and a summary out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastadv.data import SourceError, SyntheticFaces, deal_pairs, write_pairs_csv, write_png
+from fastadv.data.images import to_uint8
+from fastadv.models import CheckpointError, load
+from fastadv.training import HeadConfig, TrainConfig, TrainingError
+from fastadv.workflows.train import train_class_head, train_network
+
+QUICK = TrainConfig(loss="softmax", epochs=1, batch=18, lr=0.05, seed=1)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Forty people, three images each, as files."""
+    root = tmp_path_factory.mktemp("people")
+    for face in SyntheticFaces(identities=40, per_identity=3, seed=4).stream():
+        (root / face.identity).mkdir(exist_ok=True)
+        write_png(root / f"{face.name}.png", to_uint8(face.image))
+    return root
+
+
+def test_a_folder(people, tmp_path):
+    stages = set()
+    summary = train_network(
+        data=people,
+        model="synth-shuffle",
+        out=tmp_path / "out",
+        config=QUICK,
+        cache=tmp_path / "cache",
+        half=True,
+        progress=lambda stage, done, total: stages.add(stage),
+    )
+    assert stages == {"caching", "epoch 1/1", "validating"}
+    assert summary.identities == 36  # a tenth validates
+    assert summary.pairs == 20
+    assert summary.steps == 6
+    assert 0 <= summary.best.accuracy <= 1
+    assert load("synth-shuffle", summary.weights).layers
+    assert load("synth-shuffle", tmp_path / "out" / "half.safetensors").layers
+    again = train_network(
+        data=people, model="synth-shuffle", out=tmp_path / "out", config=QUICK, cache=tmp_path / "cache"
+    )
+    assert again.resumed_at == 6
+    assert again.history == summary.history
+
+
+def test_given_pairs_and_first_weights(people, tmp_path):
+    names = [n for n in SyntheticFaces(identities=40, per_identity=3, seed=4).names if n < "s4-000004"]
+
+    write_pairs_csv(tmp_path / "pairs.csv", deal_pairs(names, 8, folds=2))
+    one = train_network(
+        data=people, model="synth-shuffle", out=tmp_path / "a", config=QUICK, pairs=tmp_path / "pairs.csv"
+    )
+    assert (one.identities, one.pairs) == (36, 8)
+
+    two = train_network(
+        data=people,
+        model="synth-shuffle",
+        out=tmp_path / "b",
+        config=QUICK,
+        pairs=tmp_path / "pairs.csv",
+        weights=Path(one.weights),
+    )
+    assert two.history[0].loss < one.history[0].loss
+
+
+def test_a_class_head(people, tmp_path):
+    summary = train_class_head(
+        data=people, model="synth-vgg", out=tmp_path / "head", config=HeadConfig(epochs=2, held_out=1)
+    )
+    assert summary.classes == 40
+    assert json.loads((tmp_path / "head" / "classes.json").read_text())[39] == "s4-000039"
+    assert load("synth-vgg", summary.weights).head.out_features == 40
+
+
+def test_user_errors_leave_nothing(people, folder, tmp_path):
+    out = tmp_path / "out"
+    common = {"model": "synth-vgg", "out": out, "config": QUICK}
+    with pytest.raises(SourceError, match="missing: there is no such folder"):
+        train_network(data=tmp_path / "missing", **common)
+    with pytest.raises(ValueError, match="name: expected one of .*did you mean 'synth-vgg'"):
+        train_network(data=people, **{**common, "model": "synth-vg"})
+    with pytest.raises(CheckpointError, match=r"none.safetensors does not exist"):
+        train_network(data=people, weights=tmp_path / "none.safetensors", **common)
+    with pytest.raises(TrainingError, match="batch: expected at most the 6 images there are, got 64"):
+        train_network(data=folder, **{**common, "config": TrainConfig(batch=64)})
+    with pytest.raises(ValueError, match="identities: expected at most 900000"):
+        train_network(data="synthetic", identities=900_001, **common)
+    with pytest.raises(ValueError, match=r"expected .*, got 0 from 0 on"):
+        train_network(data="synthetic", identities=0, **common)
+    (folder / "ada" / "0.png").write_bytes((folder / "ada" / "0.png").read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"0.png: the image is damaged"):
+        train_network(data=folder, **{**common, "config": TrainConfig(loss="softmax", batch=6)})
+    assert not out.exists() or list(out.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TrainingError, match="file is a file, expected a folder"):
+        train_class_head(data=people, model="synth-vgg", out=tmp_path / "file", config=HeadConfig())
