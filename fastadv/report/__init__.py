@@ -1,5 +1,53 @@
-"""Figures, from results only; they need matplotlib (`pip install 'fastadv[plot]'`)."""
+"""Figures and the HTML page, from results only (`pip install 'fastadv[report]'`)."""
 
+from fastadv.report import text
+from fastadv.report.figures import roc_plot, similarity_plot, ticks_plot
+from fastadv.report.page import amplified, data_uri, render_page
+from fastadv.report.parts import (
+    Card,
+    Commands,
+    Facts,
+    Gallery,
+    LegendEntry,
+    Notices,
+    Page,
+    Part,
+    Picture,
+    Plot,
+    Plots,
+    Section,
+    Shot,
+    Table,
+    Tile,
+    Tiles,
+)
 from fastadv.report.roc import Curve, roc_figure, save_figure
 
-__all__ = ["Curve", "roc_figure", "save_figure"]
+__all__ = [
+    "Card",
+    "Commands",
+    "Curve",
+    "Facts",
+    "Gallery",
+    "LegendEntry",
+    "Notices",
+    "Page",
+    "Part",
+    "Picture",
+    "Plot",
+    "Plots",
+    "Section",
+    "Shot",
+    "Table",
+    "Tile",
+    "Tiles",
+    "amplified",
+    "data_uri",
+    "render_page",
+    "roc_figure",
+    "roc_plot",
+    "save_figure",
+    "similarity_plot",
+    "text",
+    "ticks_plot",
+]

@@ -77,7 +77,7 @@ def roc_figure(curves: Sequence[Curve], *, log_far: bool = True, lowest_far: flo
     for curve in curves:
         colour += 0 if curve.after and colour >= 0 else 1
         axes.plot(
-            *_steps(curve, lowest_far if log_far else 0.0),
+            *steps(curve, lowest_far if log_far else 0.0),
             color=_COLOURS[colour % len(_COLOURS)],
             linewidth=1.3,
             linestyle=(0, (4, 2)) if curve.after else "-",
@@ -127,7 +127,7 @@ def _new_figure() -> Figure:
     return Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained", facecolor="white")
 
 
-def _steps(curve: Curve, lowest: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def steps(curve: Curve, lowest: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The curve from the left end of the axis: there it has the best rate reached up to that end."""
     far, tar = np.asarray(curve.far, np.float64), np.asarray(curve.tar, np.float64)
     left = far <= lowest

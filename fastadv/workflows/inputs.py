@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fastadv.attacks import SignGradient
-from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, read_pairs_csv
+from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
 
@@ -40,19 +40,32 @@ def parse_eps(text: str) -> float:
     return value
 
 
+def show_eps(eps: float) -> str:
+    """A radius as people write it: ``8/255`` where it is a whole number of grey levels, else a decimal."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-6 else f"{eps:.4g}"
+
+
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
-    """LFW where the folder has LFW's files, an identity folder otherwise.
+    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, or a folder of identities.
 
     Raises:
-        SourceError, AlignmentError: As the two classes.
+        SourceError, AlignmentError: As the classes.
+        ValueError: Landmarks for a `.bin`, whose images are aligned already.
     """
+    if root.suffix == ".bin":
+        if landmarks is not None:
+            raise ValueError(f"landmarks must not be given for {root}: its images are aligned already")
+        return PairBin(root, size=size)
+    if root.suffix == ".tar":
+        return Shards(root, size=size, landmarks=landmarks)
     if (root / "pairs.txt").is_file() or (root / "images").is_dir():
         return LFW(root, size=size, landmarks=landmarks)
     return IdentityFolder(root, size=size, landmarks=landmarks)
 
 
-def open_model(name: str, weights: Path, *, device: str = "cpu") -> FaceModel:
-    """A published architecture with its weights, in evaluation mode.
+def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceModel:
+    """A published architecture with its weights, or a shipped network with its own, in evaluation mode.
 
     Raises:
         CheckpointError: The file does not fit.
@@ -103,10 +116,10 @@ def open_pairs(
         missing = sorted({n for p in pairs for n in (p.first, p.second) if n not in source})
         if missing:
             raise ValueError(f"{file}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}")
-    elif isinstance(source, LFW):
+    elif isinstance(source, (LFW, PairBin)):
         pairs = source.pairs
     else:
-        raise ValueError("pairs must be given as a CSV file (first,second,same) for a folder that is not LFW")
+        raise ValueError("pairs must be given as a CSV file (first,second,same) for faces that bring none")
     if folds is not None:
         known = {p.fold for p in pairs}
         unknown = [f + 1 for f in folds if f not in known]
