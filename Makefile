@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export FASTADV_DATA ?= $(abspath ../shared/data)
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 
-.PHONY: test lint types wheel-test triton-compile ci gpu-check bench clean
+.PHONY: test demo lint types wheel-test triton-compile ci gpu-check bench clean
 
 # torch comes by its exact version: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt
@@ -22,6 +22,10 @@ $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* cs
 # one thread a test process, two processes: on two cores twice as fast as two threads in one
 test: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+# synthetic faces, a shipped network, four attacks, and a report: open fastadv-demo/report.html
+demo: $(VENV)/.built
+	$(BIN)/fastadv demo
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
@@ -51,10 +55,10 @@ gpu-check:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
 	rm -rf build/gpu && mkdir -p build/gpu && cp -r tests bench pyproject.toml build/gpu/
 	cd build/gpu && $(PYTHON) -m pytest -q -m gpu
-	cd build/gpu && $(PYTHON) -m bench.run --all --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
+	cd build/gpu && $(PYTHON) -m bench.run --all --json --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
 
 bench: $(VENV)/.built
-	$(BIN)/python -m bench.run --all
+	$(BIN)/python -m bench.run --all --json
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

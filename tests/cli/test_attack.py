@@ -14,7 +14,7 @@ from fastadv.data import read_manifest
 def arguments(faces, weights, out, *more):
     return (
         *("attack", "fim", "--data", faces, "--model", "mobileface_v2", "--weights", weights, "--out", out),
-        *("--threshold", "0.9", "--steps", "6", "--seed", "7", "--batch", "8", *more),
+        *("--threshold", "0.9", "--steps", "24", "--seed", "7", "--batch", "8", *more),
     )
 
 
@@ -37,14 +37,14 @@ def test_images_lie_in_the_inputs_own_layout_and_in_the_ball(finished, faces):
         assert np.abs(made - source).max() <= 8
         assert row.linf == pytest.approx(np.abs(made - source).max() / 255, abs=1e-6)
         assert row.target.split("/")[0] != row.name.split("/")[0]
-        assert (row.goal, row.attack, row.ticks, row.seed) == ("impersonate", "fim", 6, 7)
+        assert (row.goal, row.attack, row.ticks, row.seed) == ("impersonate", "fim", 24, 7)
         assert row.score_after > row.score_before
         assert row.success == (row.score_after >= 0.9)
 
 
 def test_the_folder_says_how_it_was_made(finished):
     described = json.loads((finished[0] / "run.json").read_text())
-    assert described["config"]["attack"]["steps"] == 6
+    assert described["config"]["attack"]["steps"] == 24
     assert described["config"]["attack"]["budget"] == {"norm": "linf", "eps": 8 / 255, "lo": 0.0, "hi": 1.0}
     assert described["versions"]["torch"]
     assert sorted(p.name for p in finished[0].iterdir()) == ["images", "manifest.parquet", "run.json"]
@@ -73,12 +73,12 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
     out = tmp_path / "out"
     running = start(*arguments(faces, weights, out, "--json"))
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(out.glob("images/*/*.png"))) < 3:
+    while time.monotonic() < deadline and not list(out.glob("images/*/*.png")):
         time.sleep(0.005)
     running.send_signal(how)
     _, errors = running.communicate(timeout=60)
     made = len(list(out.glob("images/*/*.png")))
-    assert 3 <= made < 18, "it was not stopped in the middle"
+    assert 1 <= made < 18, "it was not stopped in the middle"
     assert not (out / "manifest.parquet").exists()
     if how == signal.SIGINT:
         assert running.returncode == 130

@@ -1,0 +1,90 @@
+"""The options that commands share, and what is built from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastadv import models
+from fastadv.attacks import CATALOG, SignGradient, by_name
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+from fastadv.training import LOSSES
+from fastadv.workflows import inputs
+
+AttackName = Enum("AttackName", {name: name for name in CATALOG}, type=str)  # type: ignore[misc]
+ModelName = Enum("ModelName", {name: name for name in models.names()}, type=str)  # type: ignore[misc]
+
+LossName = Enum("LossName", {name: name for name in LOSSES}, type=str)  # type: ignore[misc]
+
+
+class Goal(str, Enum):
+    evade = "evade"
+    impersonate = "impersonate"
+
+
+class Metric(str, Enum):
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
+class Precision(str, Enum):
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    auto = "auto"
+
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        help="A folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace .bin, or .tar shards."
+    ),
+]
+Model = Annotated[ModelName, typer.Option(help="The architecture to attack.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Its weights: .safetensors, .pt or .pth. The synth-... networks bring theirs.")
+]
+Eps = Annotated[
+    str | None,
+    typer.Option(help="Radius of the budget, pixels in [0, 1]: 8/255 or 0.03. Default: 8/255; 2.0 for L2."),
+]
+Steps = Annotated[int | None, typer.Option(help="Steps of an iterative attack. Default: the paper's.")]
+Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")]
+Margin = Annotated[float, typer.Option(help="With --stop-at-success: how far beyond the threshold to go.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of every random number.")]
+Slots = Annotated[int | None, typer.Option(help="Images in flight. Default: one batch.")]
+Batch = Annotated[int | None, typer.Option(help="Images per evaluation; 0 measures. Default: 16 on a CPU, 64 on CUDA.")]
+Prec = Annotated[Precision, typer.Option(help="Of the gradient; the verdict is always float32.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Landmarks = Annotated[Path | None, typer.Option(help="Five points per image; LFW's own landmarks.txt is found.")]
+MetricOf = Annotated[Metric, typer.Option(help="How two embeddings are compared.")]
+Limit = Annotated[int | None, typer.Option(help="Only so many.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
+
+
+def build_attack(name: AttackName, eps: str | None, steps: int | None, stop: bool, margin: float) -> SignGradient:
+    made = by_name(name.value, eps=None if eps is None else inputs.parse_eps(eps), steps=steps)
+    return replace(made, stop_at_success=stop, margin=margin)
+
+
+def run_config(
+    command: str, model: FaceModel, weights: Path | None, attack: SignGradient, engine: Engine, **more: Any
+) -> dict[str, Any]:
+    """What a run's result depends on: a folder is only resumed with the same."""
+    return {
+        "command": command,
+        "model": model.name,
+        "weights": inputs.state_hash(model) if weights is None else inputs.file_hash(weights),
+        "attack": inputs.describe(attack),
+        "engine": {
+            "batch": engine.batch,
+            "precision": engine.precision,
+            "channels_last": engine.channels_last,
+        },
+        **more,
+    }

@@ -1,0 +1,130 @@
+"""What people see: progress, tables, notices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from fastadv.attacks import SignGradient
+from fastadv.workflows import attack as attacking
+from fastadv.workflows import inputs
+from fastadv.workflows import verify as verifying
+
+errors = Console(stderr=True)
+
+
+class _Rate(ProgressColumn):
+    """Images per second since the stage began."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.finished_time or task.elapsed
+        done = task.completed - task.fields["before"]  # what an earlier run has made was not made now
+        return Text(f"{done / seconds:.1f}/s" if seconds and done else "")
+
+
+@contextmanager
+def progress_bars(*, quiet: bool) -> Iterator[inputs.Progress]:
+    """A progress bar per stage on standard error, where that is a terminal; Ctrl-C inside ends with 130."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    stages: dict[str, Any] = {}
+    try:
+        with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal) as bars:
+
+            def tell(stage: str, done: int, total: int) -> None:
+                if stage not in stages:
+                    stages[stage] = bars.add_task(stage, total=total, before=done)
+                bars.update(stages[stage], completed=done)
+
+            yield tell
+    except KeyboardInterrupt:
+        errors.print("stopped; what was finished is on disk, and the same command goes on from there", soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for k, name in enumerate(header):
+        table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def print_attack(
+    summary: attacking.AttackSummary, moves: SignGradient, out: Path, seconds: float, *, as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps({**asdict(summary), "out": str(out), "seconds": round(seconds, 3)}))
+        return
+    rows = [
+        ("images", f"{summary.images}"),
+        ("success, 8-bit image", percent(summary.success)),
+        ("success before rounding", percent(summary.success_float)),
+        ("evaluations an image, mean", f"{summary.mean_ticks:.2f}"),
+        ("L2, mean", f"{summary.mean_l2:.3f}"),
+        ("largest change, mean", f"{255 * summary.mean_linf:.2f}/255"),
+        ("time", f"{seconds:.1f} s"),
+        ("written to", str(out)),
+    ]
+    Console().print(table(f"{moves.name}, {moves.budget.norm} {inputs.show_eps(moves.budget.eps)}", rows, ("", "")))
+    print_notices(summary.notices)
+
+
+def print_notices(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        errors.print("[yellow]note:[/yellow]", Text(line), highlight=False, soft_wrap=True)
+
+
+def print_verification(result: verifying.Verification, title: str) -> None:
+    clean, attacked = result.clean, result.attacked
+    rows: list[tuple[str, ...]] = [
+        (
+            "accuracy at clean thresholds",
+            percent(clean.accuracy),
+            percent(attacked.accuracy if attacked else None),
+        ),
+        ("AUC", percent(clean.auc), percent(attacked.auc if attacked else None)),
+        ("EER", percent(clean.eer), percent(attacked.eer if attacked else None)),
+        ("TAR at FAR 1e-3", percent(clean.tar_at_far_1e3), "–"),
+        ("impersonation accepted at EER", "–", percent(attacked.impersonation_at_eer if attacked else None)),
+        (
+            "impersonation accepted at FAR 1e-3",
+            "–",
+            percent(attacked.impersonation_at_far_1e3 if attacked else None),
+        ),
+        ("evasion refused at EER", "–", percent(attacked.evasion_at_eer if attacked else None)),
+    ]
+    header: tuple[str, ...] = ("", "clean", "attacked")
+    if attacked is None:
+        rows, header = [row[:2] for row in rows[:4]], header[:2]
+    console = Console()
+    console.print(table(title, rows, header))
+    at_eer, at_far = clean.eer_threshold, clean.threshold_at_far_1e3
+    console.print(
+        f"thresholds from clean pairs ({clean.metric}): EER {at_eer:.4f}, FAR 1e-3 {at_far:.4f}", highlight=False
+    )
+    for part in (result.impersonation, result.evasion):
+        if part is not None:
+            print_notices(part.notices)
