@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import engine
+from bench import engine, ops
 
 Row = Mapping[str, Any]
 
@@ -45,6 +45,11 @@ class Entry:
 
 REGISTRY: Mapping[str, Entry] = MappingProxyType(
     {
+        "ops": Entry(
+            what="every fused operation against plain PyTorch, torch.compile and the memory's bandwidth",
+            needs_data=False,
+            run=lambda o: ops.run(device=o.device, quick=o.quick),
+        ),
         "engine-fim": Entry(
             what="FIM-20 on LFW crops: the engine against a hand-written float32 PyTorch loop",
             needs_data=True,

@@ -1,4 +1,7 @@
-"""Run benchmarks and write ``bench/results/<name>-<device>-<date>.json``: ``python -m bench.run engine-fim``."""
+"""Run benchmarks and print a table: ``python -m bench.run ops``.
+
+With ``--json`` the results are also written to ``bench/results/<name>-<device>-<date>.json``.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def show(rows: list[Row]) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(f"{k}: {e.what}" for k, e in REGISTRY.items()))
@@ -64,10 +67,11 @@ def main() -> int:
         "--data", type=Path, default=os.environ.get("FASTADV_DATA"), help="folder with lfw/ and weights/"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="see that it runs; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="few repeats: see that it runs; writes nothing")
     parser.add_argument("--commit", help="of the source, where it cannot be read from the folder itself")
     parser.add_argument("--out", type=Path, default=HERE / "results")
-    args = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="write the results below --out, not only the table")
+    args = parser.parse_args(arguments)
     unknown = [n for n in args.names if n not in REGISTRY]
     if unknown or not (args.names or args.all):
         parser.error(f"name one of {', '.join(REGISTRY)}" + (f", got {unknown[0]!r}" if unknown else ""))
@@ -80,7 +84,7 @@ def main() -> int:
         print(f"{name}: {entry.what}")
         rows = entry.run(options)
         show(rows)
-        if not args.quick:
+        if args.json and not args.quick:
             about = header(args.device)
             about["commit"] = args.commit or about["commit"]
             path = args.out / f"{name}-{args.device.split(':')[0]}-{about['date']}.json"

@@ -1,0 +1,50 @@
+"""Gather folders of `fastadv verify` into one results file: ``python -m bench.collect --out FILE DIR ...``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.run import device_name
+
+_CLEAN = ("pairs", "accuracy", "accuracy_std", "auc", "eer", "tar_at_far_1e3", "threshold_at_far_1e3")
+_ATTACKED = ("accuracy", "auc", "impersonation_at_eer", "impersonation_at_far_1e3", "evasion_at_eer")
+
+
+def row(folder: Path) -> dict[str, Any]:
+    """One run: what was asked for, and what it came to."""
+    run = json.loads((folder / "run.json").read_text())
+    found = json.loads((folder / "verification.json").read_text())
+    config = run["config"]
+    return {
+        "model": config["model"],
+        "attack": config["attack"]["name"],
+        "eps_255": round(255 * config["attack"]["budget"]["eps"], 3),
+        "steps": config["attack"]["steps"],
+        "precision": config["engine"]["precision"],
+        "seed": config["seed"],
+        "clean": {k: found["clean"][k] for k in _CLEAN},
+        "attacked": {k: found["attacked"][k] for k in _ATTACKED},
+        "mean_l2": {k: found[k]["mean_l2"] for k in ("impersonation", "evasion")},
+        "versions": run["versions"],
+    }
+
+
+def main() -> int:
+    """Read the folders, write one file."""
+    parser = argparse.ArgumentParser(prog="python -m bench.collect", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    rows = [row(folder) for folder in args.folders]
+    text = json.dumps({"benchmark": "lfw-verification", "device": device_name("cpu"), "rows": rows}, indent=1)
+    args.out.write_text(text + "\n")
+    print(f"{len(rows)} runs written to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""The operations to time: inputs of real sizes, what plain PyTorch does for the same, and the bytes that must move.
+
+Sizes: MobileFaceNet and IR-ResNet-50 at 112x112 (batch 16), SE-ResNet-50 at 224x224 with 500 classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastadv import ops
+
+Call = Callable[..., Any]
+SE_RESNET_50 = (
+    *[(256, 56)] * 3,
+    *[(512, 28)] * 4,
+    *[(1024, 14)] * 6,
+    *[(2048, 7)] * 3,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One operation at one size.
+
+    Attributes:
+        op: Its name.
+        size: What the size is taken from.
+        make: Fresh arguments, as keyword arguments, on a device.
+        ours: The operation; gets the arguments and ``backend=``.
+        eager: Plain PyTorch for the same; what ``torch.compile`` gets too.
+        bytes: That must be read and written at least.
+        limit: ``"copy"`` or ``"read"``: which of the machine's bandwidths is the measure.
+        random: Whether eager draws its own random numbers, so that only our backends can be compared.
+        tolerance: Relative, between our backends and float64 or eager; 0 asks for equal bits.
+    """
+
+    op: str
+    size: str
+    make: Callable[[str], Mapping[str, Any]]
+    ours: Call
+    eager: Call
+    bytes: int
+    limit: str = "copy"
+    random: bool = False
+    tolerance: float = 0.0
+
+
+def _rand(*shape: int, device: str, last: bool = True) -> Tensor:
+    x = torch.rand(*shape, device=device)
+    return x.contiguous(memory_format=torch.channels_last) if last and len(shape) == 4 else x
+
+
+def _eager_sign_step(x: Tensor, grad: Tensor, origin: Tensor, alpha: float, eps: float) -> Tensor:
+    moved = x + alpha * grad.sign()
+    return x.copy_(torch.min(torch.max(moved, origin - eps), origin + eps).clamp(0, 1))
+
+
+def _eager_momentum_step(
+    x: Tensor, grad: Tensor, origin: Tensor, velocity: Tensor, alpha: float, eps: float, mu: float
+) -> Tensor:
+    velocity.mul_(mu).add_(grad / grad.abs().sum(dim=(1, 2, 3), keepdim=True))
+    moved = x + alpha * velocity.sign()
+    return x.copy_(torch.min(torch.max(moved, origin - eps), origin + eps).clamp(0, 1))
+
+
+def _step_arguments(n: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        shape = (n, 3, 112, 112)
+        return {
+            "x": _rand(*shape, device=device),
+            "grad": _rand(*shape, device=device) - 0.5,
+            "origin": _rand(*shape, device=device),
+            "alpha": 1 / 255,
+            "eps": 8 / 255,
+        }
+
+    return make
+
+
+def _momentum_arguments(n: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        given = dict(_step_arguments(n)(device))
+        return {**given, "velocity": torch.zeros_like(given["x"]), "mu": 1.0}
+
+    return make
+
+
+def _map_arguments(n: int, c: int, s: int, **more: Any) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        return {"x": _rand(n, c, s, s, device=device) - 0.3, **more}
+
+    return make
+
+
+def _dropped(x: Tensor, *, backend: str | None = None) -> Tensor:
+    ids = torch.arange(len(x), device=x.device)
+    return ops.feature_dropout(x, rate=0.1, seed=7, ids=ids, tick=3, layer=2, backend=backend)
+
+
+def _affine(x: Tensor) -> dict[str, Tensor]:
+    c = x.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(c, generator=generator).to(x.device) for name in ("scale", "shift", "slope")}
+
+
+def _dropped_activated(x: Tensor, *, backend: str | None = None) -> Tensor:
+    ids = torch.arange(len(x), device=x.device)
+    return ops.feature_dropout_bn_prelu(x, rate=0.1, seed=7, ids=ids, tick=3, layer=2, **_affine(x), backend=backend)
+
+
+def _eager_dropped_activated(x: Tensor) -> Tensor:
+    a = _affine(x)
+    y = F.dropout(x, 0.1) * a["scale"].view(1, -1, 1, 1) + a["shift"].view(1, -1, 1, 1)
+    return F.prelu(y, a["slope"])
+
+
+def _noised(kind: str) -> Call:
+    def call(x: Tensor, *, backend: str | None = None) -> Tensor:
+        ids = torch.arange(len(x), device=x.device)
+        return ops.add_noise_(x, scale=0.1, seed=7, ids=ids, kind=kind, backend=backend)
+
+    return call
+
+
+def _eager_uniform(x: Tensor) -> Tensor:
+    return x.add_((torch.rand_like(x) * 2 - 1) * 0.1).clamp_(0, 1)
+
+
+def _eager_gaussian(x: Tensor) -> Tensor:
+    return x.add_(torch.randn_like(x) * 0.1).clamp_(0, 1)
+
+
+def _maps(n: int) -> Callable[[str], Mapping[str, Any]]:
+    return lambda device: {"maps": [_rand(n, c, s, s, device=device) for c, s in SE_RESNET_50]}
+
+
+def _maps_and_centroids(n: int, k: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        return {**_maps(n)(device), "centroids": [torch.rand(k, c, device=device) for c, _ in SE_RESNET_50]}
+
+    return make
+
+
+def _features_and_centroids(n: int, k: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        features = [torch.rand(n, c, device=device) for c, _ in SE_RESNET_50]
+        return {"features": features, "centroids": [torch.rand(k, c, device=device) for c, _ in SE_RESNET_50]}
+
+    return make
+
+
+def _eager_pool(maps: list[Tensor]) -> list[Tensor]:
+    return [m.mean((2, 3)) for m in maps]
+
+
+def _eager_distances(features: list[Tensor], centroids: list[Tensor]) -> Tensor:
+    return torch.stack([torch.cdist(f, c) for f, c in zip(features, centroids, strict=True)], 1)
+
+
+def _eager_pooled_distances(maps: list[Tensor], centroids: list[Tensor]) -> Tensor:
+    return _eager_distances(_eager_pool(maps), centroids)
+
+
+def _neighbours(n: int, k: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        return {
+            "distances": torch.rand(n, k, device=device).sort(1).values + 0.1,
+            "labels": torch.randint(0, 500, (n, k), device=device),
+            "predicted": torch.randint(0, 500, (n,), device=device),
+        }
+
+    return make
+
+
+def _eager_knn(distances: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
+    weight = 1 / distances**2
+    return (weight * (labels == predicted[:, None])).sum(1) / weight.sum(1)
+
+
+def _inverse_square(distances: Tensor, labels: Tensor, predicted: Tensor, *, backend: str | None = None) -> Tensor:
+    return ops.knn_score(distances, labels, predicted, weighting="inverse_square", backend=backend)
+
+
+def cases() -> tuple[Case, ...]:
+    """Every case, in the order of the table."""
+    found: list[Case] = []
+    for n in (16, 256):
+        pixels, size = n * 3 * 112 * 112, f"{n} faces of 112x112"
+        found += [
+            Case(
+                op="sign_step_",
+                size=size,
+                make=_step_arguments(n),
+                ours=ops.sign_step_,
+                eager=_eager_sign_step,
+                bytes=16 * pixels,
+            ),
+            Case(
+                op="momentum_step_",
+                size=size,
+                make=_momentum_arguments(n),
+                ours=ops.momentum_step_,
+                eager=_eager_momentum_step,
+                bytes=28 * pixels,
+                tolerance=1e-5,
+            ),
+            Case(
+                op="add_noise_ (uniform)",
+                size=size,
+                make=_map_arguments(n, 3, 112),
+                ours=_noised("uniform"),
+                eager=_eager_uniform,
+                bytes=8 * pixels,
+                random=True,
+            ),
+            Case(
+                op="add_noise_ (gaussian)",
+                size=size,
+                make=_map_arguments(n, 3, 112),
+                ours=_noised("gaussian"),
+                eager=_eager_gaussian,
+                bytes=8 * pixels,
+                random=True,
+                tolerance=1e-5,
+            ),
+            Case(
+                op="box_blur",
+                size=size,
+                make=_map_arguments(n, 3, 112),
+                ours=ops.box_blur,
+                eager=lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1),
+                bytes=8 * pixels,
+                tolerance=1e-5,
+            ),
+        ]
+    for size, c, s in (("MobileFaceNet, 16 x 128 x 56 x 56", 128, 56), ("IR-ResNet-50, 16 x 64 x 112 x 112", 64, 112)):
+        moved = 8 * 16 * c * s * s
+        found += [
+            Case(
+                op="feature_dropout",
+                size=size,
+                make=_map_arguments(16, c, s),
+                ours=_dropped,
+                eager=lambda x: F.dropout(x, 0.1),
+                bytes=moved,
+                random=True,
+            ),
+            Case(
+                op="feature_dropout_bn_prelu",
+                size=size,
+                make=_map_arguments(16, c, s),
+                ours=_dropped_activated,
+                eager=_eager_dropped_activated,
+                bytes=moved,
+                random=True,
+                tolerance=1e-5,
+            ),
+        ]
+    activations = sum(c * s * s for c, s in SE_RESNET_50)
+    templates = 500 * sum(c for c, _ in SE_RESNET_50)
+    for n in (1, 8):
+        size = f"SE-ResNet-50, 16 layers, 500 classes, batch {n}"
+        found += [
+            Case(
+                op="average_pool",
+                size=size,
+                make=_maps(n),
+                ours=ops.average_pool,
+                eager=_eager_pool,
+                bytes=4 * n * activations,
+                limit="read",
+                tolerance=1e-4,
+            ),
+            Case(
+                op="centroid_distances",
+                size=size,
+                make=_features_and_centroids(n, 500),
+                ours=ops.centroid_distances,
+                eager=_eager_distances,
+                bytes=4 * templates,
+                limit="read",
+                tolerance=1e-4,
+            ),
+            Case(
+                op="pooled_centroid_distances",
+                size=size,
+                make=_maps_and_centroids(n, 500),
+                ours=ops.pooled_centroid_distances,
+                eager=_eager_pooled_distances,
+                bytes=4 * (n * activations + templates),
+                limit="read",
+                tolerance=1e-4,
+            ),
+        ]
+    found.append(
+        Case(
+            op="knn_score",
+            size="4,096 queries, k = 1,000",
+            make=_neighbours(4096, 1000),
+            ours=_inverse_square,
+            eager=_eager_knn,
+            bytes=12 * 4096 * 1000,
+            limit="read",
+            tolerance=1e-5,
+        )
+    )
+    return tuple(found)
