@@ -21,6 +21,8 @@ __global__ void __launch_bounds__(kThreads) knn_score_kernel(const KnnScoreArgs 
     }
     double all = 0.0;
     double same = 0.0;
+    // unrolled, the float64 divisions side by side spill registers
+#pragma unroll 1
     for (int64_t i = lane; i < args.neighbours; i += 32) {
       const double weight = neighbour_weight(args.weighting, i, distances[i], zero);
       all += weight;
