@@ -43,9 +43,9 @@ def test_prepared_model_computes_the_same(name: str) -> None:
         expected, got = model.features(x), prepared.features(x)
     assert (got - expected).norm() <= 1e-5 * expected.norm()
     left = batch_norms(prepared)
-    if "resnet" in name:  # the first of each block, and iresnet's last one, have no convolution before them
-        assert all(n.endswith(".bn1") or n == "backbone.bn2" for n in left)
-        assert len([n for n in left if n != "backbone.bn2"]) == len(model.layers)
+    if "resnet" in name:  # the first of each block, and the last one of all, have no convolution before them
+        assert all(n.endswith(".bn1") or n.count(".") == 1 for n in left)
+        assert len(left) == len(model.layers) + 1
     else:
         assert not left
 
