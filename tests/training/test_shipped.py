@@ -143,7 +143,7 @@ def attacked(kept):
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_fim_turns_most_decisions_of_every_network(attacked, name):
-    """Far below the half that guessing gets right; networks on real faces fall to 0% (README), these not all the way."""
+    """Far below the half that guessing gets right; on real faces it is 0% (README), here not quite."""
     assert attacked[None, name] > 0.9
     assert attacked[name, name] < 0.3
 
