@@ -12,16 +12,15 @@
 namespace fastadv {
 
 void cpu::average_pool(PoolArgs& args, int threads, int isa) {
-  constexpr int64_t kElements = 1 << 14;  // of a task
   int64_t elements = 0;
   for (int i = 0; i < args.layers; ++i) elements += args.images * args.layer[i].channels * args.layer[i].positions;
   if (elements < kSerialElements) threads = 1;
-  // Channels that lie together are best read in long runs; short ones only where there is too little work to share.
-  int64_t together = 1024;
+  // Memory is best read in long runs; short ones only where there is too little work to share.
+  int64_t together = 1024;  // channels of a task where they lie together
   do {
     for (int i = 0; i < args.layers; ++i) {
       PoolLayer& layer = args.layer[i];
-      layer.tile = channels_together(layer) ? together : std::max<int64_t>(1, kElements / layer.positions);
+      layer.tile = channels_together(layer) ? together : std::max<int64_t>(1, 256 * together / layer.positions);
     }
     number_tasks(args, [&](const PoolLayer& layer) { return args.images * parts(layer.channels, layer.tile); });
     together /= 2;
