@@ -13,13 +13,18 @@ from torch import Tensor, nn
 
 from fastadv.models import (
     edgeface,
+    inception_resnet,
     iresnet,
     mobileface_v2,
     mobilefacenet,
+    mobilenet,
+    se_iresnet,
+    se_resnet,
     small_mobile,
     small_resnet,
     small_shuffle,
     small_vgg,
+    sphereface,
 )
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.face_model import FaceModel
@@ -27,6 +32,7 @@ from fastadv.models.shipped import shipped_state
 
 _Triple = tuple[float, float, float]
 _HALF: _Triple = (0.5, 0.5, 0.5)
+_BY_128: _Triple = (128 / 255,) * 3  # with _HALF: (x - 127.5) / 128, as in many a published network
 _HEAD = "class_head."
 
 
@@ -34,9 +40,15 @@ def _same_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def _head_named(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published file's own name for its linear class head becomes ours."""
+    return {_HEAD + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
     build: Callable[[], nn.Module]
+    input_size: tuple[int, int] = (112, 112)
     mean: _Triple = _HALF
     std: _Triple = _HALF
     layers: tuple[str, ...]
@@ -57,8 +69,7 @@ _ZOO: dict[str, _Entry] = {
     ),
     "mobileface_v2": _Entry(
         build=mobileface_v2.MobileFaceV2,
-        mean=(127.5 / 255,) * 3,
-        std=(128 / 255,) * 3,
+        std=_BY_128,
         layers=mobileface_v2.LAYERS,
         rename=mobileface_v2.from_mxnet,
     ),
@@ -67,6 +78,30 @@ _ZOO: dict[str, _Entry] = {
     "iresnet34": _iresnet(34),
     "iresnet50": _iresnet(50),
     "iresnet100": _iresnet(100),
+    "se_iresnet50": _Entry(build=partial(se_iresnet.SEIResNet50, middle_norm=True), layers=se_iresnet.LAYERS),
+    "ir_se50": _Entry(build=partial(se_iresnet.SEIResNet50, middle_norm=False), layers=se_iresnet.LAYERS),
+    "se_resnet50": _Entry(
+        build=se_resnet.SEResNet50,
+        input_size=(224, 224),
+        mean=se_resnet.MEAN,
+        std=se_resnet.STD,
+        layers=se_resnet.LAYERS,
+        rename=partial(_head_named, "fc."),
+    ),
+    "inception_resnet_v1": _Entry(
+        build=inception_resnet.InceptionResNetV1,
+        input_size=(160, 160),
+        std=_BY_128,
+        layers=inception_resnet.LAYERS,
+        rename=partial(_head_named, "logits."),
+    ),
+    "sphereface20": _Entry(
+        build=sphereface.SphereFace20,
+        std=_BY_128,
+        layers=sphereface.LAYERS,
+        rename=sphereface.without_classifier,
+    ),
+    "mobilenet_v1": _Entry(build=mobilenet.MobileNetV1, layers=mobilenet.LAYERS, rename=mobilenet.from_arcface),
     "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True),
     "synth-resnet": _Entry(build=small_resnet.SmallResNet, layers=small_resnet.LAYERS, shipped=True),
     "synth-vgg": _Entry(build=small_vgg.SmallVGG, layers=small_vgg.LAYERS, shipped=True),
@@ -97,7 +132,7 @@ def load(
         name: one of `names()`.
         weights: a `.safetensors`, `.pt` or `.pth` file with the published parameter names; loaded strictly. May
             be left out for `shipped_names()`. Weights named `class_head.weight` and `class_head.bias` (written by
-            `fastadv.training`) become the model's class head.
+            `fastadv.training`), or a published file's own linear classifier, become the model's class head.
         device: where the model goes.
         random_weights_seed: in place of `weights`: random weights (PyTorch's default initialisation) from
             this seed, for tests and benchmarks. PyTorch's own random state is left as it was.
@@ -131,7 +166,15 @@ def load(
         source = str(weights or f"the shipped {name}")
         head = _pop_head(state, source=source)
         load_weights(backbone, state, source=source)
-    model = FaceModel(backbone, mean=entry.mean, std=entry.std, name=name, layers=entry.layers, head=head)
+    model = FaceModel(
+        backbone,
+        input_size=entry.input_size,
+        mean=entry.mean,
+        std=entry.std,
+        name=name,
+        layers=entry.layers,
+        head=head,
+    )
     return model.to(device).eval()
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.models import FaceModel, fold_batch_norms, load, names, prepare
+from fastadv.models import FaceModel, fold_batch_norms, load, prepare, shipped_names
+
+IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 
 
 def randomise_batch_norms(module: nn.Module, *, seed: int = 0) -> None:
@@ -33,7 +35,8 @@ def batch_norms(module: nn.Module) -> list[str]:
     return [n for n, m in module.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize("name", names())
+# test_architectures.py has the networks of other layouts and image sizes.
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobileface_v2", "edgeface_xs", *IRESNETS, *shipped_names()])
 def test_prepared_model_computes_the_same(name: str) -> None:
     model = load(name, random_weights_seed=1)
     randomise_batch_norms(model)

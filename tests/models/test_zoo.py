@@ -22,11 +22,19 @@ FACTS = {
     "iresnet34": (34_139_328, 512, 16),
     "iresnet50": (43_590_848, 512, 24),
     "iresnet100": (65_156_160, 512, 49),
+    "se_iresnet50": (43_808_320, 512, 24),  # test_architectures.py says where these numbers come from
+    "ir_se50": (43_797_696, 512, 24),
+    "se_resnet50": (26_039_024, 2048, 16),
+    "inception_resnet_v1": (23_482_624, 512, 23),
+    "sphereface20": (22_670_656, 512, 12),
+    "mobilenet_v1": (16_580_416, 512, 14),
     "synth-mobile": (136_544, 128, 6),
     "synth-resnet": (578_912, 128, 6),
     "synth-vgg": (193_136, 128, 4),
     "synth-shuffle": (85_312, 128, 7),
 }
+
+SIZES = {"se_resnet50": (224, 224), "inception_resnet_v1": (160, 160)}
 
 
 def test_names() -> None:
@@ -38,12 +46,12 @@ def test_sizes(name: str) -> None:
     parameters, embedding, layers = FACTS[name]
     model = load(name, random_weights_seed=0)
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert model.input_size == (112, 112)
+    assert model.input_size == SIZES.get(name, (112, 112))
     assert model.name == name
     assert len(model.layers) == layers
     assert not any(module.training for module in model.modules())
     with torch.no_grad():
-        y = model(torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0)))
+        y = model(torch.rand(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0)))
     assert y.shape == (1, embedding)
     torch.testing.assert_close(y.norm(dim=1), torch.ones(1))
     assert model.embedding_size == embedding

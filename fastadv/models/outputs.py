@@ -1,0 +1,76 @@
+"""What a model says of images, by name: the unit embedding, the logits, or the output of a layer."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.models.face_model import FaceModel
+
+_LAYER = "layer:"
+
+
+class _Reached(Exception):  # noqa: N818
+    """Ends a forward pass at the layer that was asked for."""
+
+
+def at_layer(name: str) -> str:
+    """The kind of output that is the value of a submodule of the backbone."""
+    return _LAYER + name
+
+
+def output_of(model: FaceModel, kind: str, images: Tensor) -> Tensor:
+    """One row of numbers an image.
+
+    Args:
+        model: In evaluation mode.
+        kind: ``"embedding"``, ``"logits"``, or ``at_layer(name)``: the layer's output as a vector, channel by channel
+            in row order, whatever the memory layout; what comes after the layer is not computed.
+        images: ``(N, 3, H, W)`` in [0, 1].
+
+    Returns:
+        ``(N, D)`` float32: unit embeddings, logits, or features.
+
+    Raises:
+        ValueError: The model has no head, no such layer, or the layer did not run or gave something else than one
+            tensor with a row an image.
+    """
+    if kind == "embedding":
+        return model(images)
+    if kind == "logits":
+        return model.logits(images)
+    if not kind.startswith(_LAYER):
+        raise ValueError(f"kind must be 'embedding', 'logits' or at_layer(name), got {kind!r}")
+    return _layer(model, kind.removeprefix(_LAYER), images)
+
+
+def _layer(model: FaceModel, name: str, images: Tensor) -> Tensor:
+    modules = dict(model.backbone.named_modules())
+    if not name or name not in modules:
+        raise ValueError(f"layer must be a submodule of the backbone of {model.name!r}, got {name!r}")
+    caught: list[Any] = []
+    caller = threading.get_ident()
+
+    def catch(module: nn.Module, inputs: Any, output: Any) -> None:
+        if threading.get_ident() != caller:
+            return
+        caught.append(output)
+        raise _Reached
+
+    handle = modules[name].register_forward_hook(catch)
+    try:
+        model.features(images)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    if not caught:
+        raise ValueError(f"layer {name!r} of {model.name!r} did not run in the forward pass")
+    value = caught[0]
+    if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != len(images):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"layer {name!r} of {model.name!r} must give a tensor (N, ...), got {got}")
+    return value.flatten(1).to(torch.promote_types(value.dtype, torch.float32))
