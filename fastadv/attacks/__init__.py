@@ -19,7 +19,21 @@ from fastadv.attacks.catalog import (
     pgd_l2,
 )
 from fastadv.attacks.goal import ClassifyAs, Evade, Goal, Impersonate, Misclassify, Rows
+from fastadv.attacks.recipe import Recipe, as_recipe
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.attacks.transferable import (
+    dfanet_di_m_fim,
+    dfanet_e_di_m_fim,
+    dfanet_fim,
+    dfanet_m_fim,
+    di_fim,
+    di_m_fim,
+    e_di_m_fim,
+    e_fim,
+    s_fim,
+    ti_di_m_fim,
+    ti_fim,
+)
 
 __all__ = [
     "CATALOG",
@@ -33,11 +47,21 @@ __all__ = [
     "Impersonate",
     "Linf",
     "Misclassify",
+    "Recipe",
     "Rows",
     "SignGradient",
     "State",
+    "as_recipe",
     "bim",
     "by_name",
+    "dfanet_di_m_fim",
+    "dfanet_e_di_m_fim",
+    "dfanet_fim",
+    "dfanet_m_fim",
+    "di_fim",
+    "di_m_fim",
+    "e_di_m_fim",
+    "e_fim",
     "ffm",
     "fgsm",
     "fim",
@@ -49,4 +73,7 @@ __all__ = [
     "mi_fgsm_l2",
     "pgd",
     "pgd_l2",
+    "s_fim",
+    "ti_di_m_fim",
+    "ti_fim",
 ]

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from fastadv.attacks.budget import Budget
+from fastadv.attacks.goal import Goal, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,9 @@ class Evaluation:
     """One evaluation of the model and the goal on every slot.
 
     Attributes:
-        loss: The goal's loss ``(N,)``, to be ascended.
+        loss: What the attack ascends, ``(N,)``: its ``objective``.
         achieved: Whether each trial reaches the goal with the attack's margin, ``(N,)`` bool.
-        gradient: ``dJ/dx`` ``(N, 3, H, W)``.
+        gradient: The objective's gradient to the trial, ``(N, 3, H, W)``; zeros for an attack that needs none.
         outputs: Embeddings ``(N, D)`` or logits ``(N, K)``.
     """
 
@@ -58,6 +59,10 @@ class State(Protocol):
     def stats(self) -> Tensor:
         """``(N, 2)`` int64: non-finite and zero gradient elements met so far."""
 
+    @property
+    def query(self) -> Tensor | None:
+        """``(N, ...)``: what each slot asks of its goal, for the attack's ``objective``; or None."""
+
 
 S = TypeVar("S", bound=State)
 
@@ -76,6 +81,17 @@ class Attack(Protocol[S]):
     @property
     def margin(self) -> float:
         """How much better than the threshold a success must be to count for the attack."""
+
+    @property
+    def steps(self) -> int:
+        """The most steps that an image can take."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether an evaluation has a backward pass."""
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """What is ascended, ``(N,)``, each image's from its own row; most attacks take the goal's loss."""
 
     def allocate(self, like: Tensor) -> S:
         """A state for ``len(like)`` slots, on the device and in the memory layout of ``like``."""

@@ -1,4 +1,4 @@
-"""The named attacks of the papers: each a recipe, one ``SignGradient`` with its parameters.
+"""The named attacks of the papers: one ``SignGradient`` with its parameters each, or a recipe on a surrogate.
 
 A name says how to move; what to move towards is the goal. FGSM and FFM move alike: the first is run with a goal
 on logits, the second with one on embeddings, and ``CATALOG`` says which the paper means.
@@ -7,12 +7,16 @@ on logits, the second with one on embeddings, and ``CATALOG`` says which the pap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
+from fastadv.attacks import transferable
 from fastadv.attacks.budget import L2, Linf
+from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.models import FaceModel
 
 _LEVEL = 1 / 255
 _EPS = 8 / 255
@@ -120,19 +124,27 @@ class Entry:
         steps: Whether the recipe takes a number of steps.
         norm: The norm that eps is measured in.
         what: One line for help texts.
+        masks: Whether the recipe takes a drop ``rate``.
+        ensemble: Whether the recipe takes ``others`` and their ``weights``.
     """
 
-    make: Callable[..., SignGradient]
+    make: Callable[..., SignGradient | Recipe]
     level: str
     steps: bool
     norm: str
     what: str
+    masks: bool = False
+    ensemble: bool = False
 
 
 def _entry(
     make: Callable[..., SignGradient], level: str, what: str, *, steps: bool = True, norm: str = "linf"
 ) -> Entry:
     return Entry(make=make, level=level, steps=steps, norm=norm, what=what)
+
+
+def _transfer(make: Callable[..., Recipe], what: str, *, masks: bool = False, ensemble: bool = False) -> Entry:
+    return Entry(make=make, level="embedding", steps=True, norm="linf", what=what, masks=masks, ensemble=ensemble)
 
 
 CATALOG: Mapping[str, Entry] = MappingProxyType(
@@ -148,22 +160,58 @@ CATALOG: Mapping[str, Entry] = MappingProxyType(
         "ffm": _entry(ffm, "embedding", "one signed step on the embedding distance", steps=False),
         "fim": _entry(fim, "embedding", "iterated signed steps on the embedding distance, 1/255 each"),
         "m-fim": _entry(m_fim, "embedding", "FIM with momentum"),
+        "di-fim": _transfer(transferable.di_fim, "FIM on randomly transformed images"),
+        "di-m-fim": _transfer(transferable.di_m_fim, "M-FIM on randomly transformed images"),
+        "ti-fim": _transfer(transferable.ti_fim, "FIM along a smoothed gradient"),
+        "ti-di-m-fim": _transfer(transferable.ti_di_m_fim, "DI-M-FIM along a smoothed gradient"),
+        "s-fim": _transfer(transferable.s_fim, "FIM with damped residual branches"),
+        "e-fim": _transfer(transferable.e_fim, "FIM on an ensemble", ensemble=True),
+        "e-di-m-fim": _transfer(transferable.e_di_m_fim, "DI-M-FIM on an ensemble", ensemble=True),
+        "dfanet-fim": _transfer(transferable.dfanet_fim, "FIM with masked convolutions", masks=True),
+        "dfanet-m-fim": _transfer(transferable.dfanet_m_fim, "M-FIM with masked convolutions", masks=True),
+        "dfanet-di-m-fim": _transfer(transferable.dfanet_di_m_fim, "DI-M-FIM with masked convolutions", masks=True),
+        "dfanet-e-di-m-fim": _transfer(
+            transferable.dfanet_e_di_m_fim,
+            "DI-M-FIM with masked convolutions on an ensemble",
+            masks=True,
+            ensemble=True,
+        ),
     }
 )
 
 
-def by_name(name: str, *, eps: float | None = None, steps: int | None = None) -> SignGradient:
+def by_name(
+    name: str,
+    *,
+    eps: float | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
+    others: Sequence[FaceModel] = (),
+    weights: Sequence[float] | None = None,
+) -> SignGradient | Recipe:
     """The named attack with its paper's parameters, or the given ones.
 
+    Args:
+        name: One of ``CATALOG``.
+        eps: Radius of the budget, pixels in [0, 1].
+        steps: Of an iterative attack.
+        rate: The drop rate of a DFANet recipe.
+        others: Further models of an ensemble.
+        weights: Of the ensemble, the attacked model's first.
+
     Raises:
-        ValueError: The name is not known, or ``steps`` is given for a one-step attack.
+        ValueError: The name is not known, or something is given that the attack does not take, or is missing.
     """
     if name not in CATALOG:
         raise ValueError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
     entry = CATALOG[name]
     if steps is not None and not entry.steps:
         raise ValueError(f"{name} is a one-step attack and takes no steps, got steps={steps}")
-    given = {"eps": eps} if eps is not None else {}
-    if steps is not None:
-        return entry.make(**given, steps=steps)
-    return entry.make(**given)
+    if rate is not None and not entry.masks:
+        raise ValueError(f"{name} has no masks and takes no drop rate, got rate={rate}")
+    if bool(others) != entry.ensemble:
+        wanted = "needs at least one other model" if entry.ensemble else "works on one model"
+        raise ValueError(f"{name} {wanted}, got others={[m.name for m in others]}")
+    given: dict[str, Any] = {"eps": eps, "steps": steps, "rate": rate, "weights": weights}
+    given = {key: value for key, value in given.items() if value is not None}
+    return entry.make(**given, others=others) if entry.ensemble else entry.make(**given)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import L2, Budget, Linf
+from fastadv.attacks.goal import Goal, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class SignGradientState:
     ticks: Tensor
     stats: Tensor
     flag: Tensor
+    query: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,15 @@ class SignGradient:
             raise ValueError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise ValueError(f"margin must be a number of at least 0, got {self.margin!r}")
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Always."""
+        return True
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """The goal's loss."""
+        return goal.loss(outputs, rows)
 
     @property
     def _moves_by_velocity(self) -> bool:

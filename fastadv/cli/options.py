@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fastadv import models
-from fastadv.attacks import CATALOG, SignGradient, by_name
+from fastadv.attacks import CATALOG, Recipe, SignGradient, as_recipe, by_name
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.training import LOSSES
@@ -56,6 +56,14 @@ Eps = Annotated[
 Steps = Annotated[int | None, typer.Option(help="Steps of an iterative attack. Default: the paper's.")]
 Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")]
 Margin = Annotated[float, typer.Option(help="With --stop-at-success: how far beyond the threshold to go.")]
+DropRate = Annotated[float | None, typer.Option(help="Of the dfanet attacks. Default: the paper's for the network.")]
+EnsembleOf = Annotated[
+    list[str] | None,
+    typer.Option(help="A further model of an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
+]
+EnsembleWeights = Annotated[
+    str | None, typer.Option(help="Weights of an e- attack such as 2,1,1; --model's first. Default: all alike.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of every random number.")]
 Slots = Annotated[int | None, typer.Option(help="Images in flight. Default: one batch.")]
 Batch = Annotated[int | None, typer.Option(help="Images per evaluation; 0 measures. Default: 16 on a CPU, 64 on CUDA.")]
@@ -67,13 +75,37 @@ Limit = Annotated[int | None, typer.Option(help="Only so many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 
 
-def build_attack(name: AttackName, eps: str | None, steps: int | None, stop: bool, margin: float) -> SignGradient:
-    made = by_name(name.value, eps=None if eps is None else inputs.parse_eps(eps), steps=steps)
-    return replace(made, stop_at_success=stop, margin=margin)
+def build_attack(
+    name: AttackName,
+    *,
+    eps: str | None,
+    steps: int | None,
+    stop: bool,
+    margin: float,
+    drop_rate: float | None,
+    ensemble: list[str] | None,
+    ensemble_weights: str | None,
+    device: str,
+) -> Recipe:
+    made = as_recipe(
+        by_name(
+            name.value,
+            eps=None if eps is None else inputs.parse_eps(eps),
+            steps=steps,
+            rate=drop_rate,
+            others=[inputs.open_named_model(text, device=device) for text in ensemble or ()],
+            weights=None if ensemble_weights is None else inputs.parse_weights(ensemble_weights),
+        )
+    )
+    if not isinstance(made.attack, SignGradient):
+        if stop or margin:
+            raise ValueError(f"{name.value} decides itself when to stop and takes no --stop-at-success and no --margin")
+        return made
+    return replace(made, attack=replace(made.attack, stop_at_success=stop, margin=margin))
 
 
 def run_config(
-    command: str, model: FaceModel, weights: Path | None, attack: SignGradient, engine: Engine, **more: Any
+    command: str, model: FaceModel, weights: Path | None, attack: Recipe, engine: Engine, **more: Any
 ) -> dict[str, Any]:
     """What a run's result depends on: a folder is only resumed with the same."""
     return {

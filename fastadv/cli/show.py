@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from fastadv.attacks import SignGradient
+from fastadv.attacks import Recipe
 from fastadv.workflows import attack as attacking
 from fastadv.workflows import inputs
 from fastadv.workflows import verify as verifying
@@ -72,9 +72,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
-def print_attack(
-    summary: attacking.AttackSummary, moves: SignGradient, out: Path, seconds: float, *, as_json: bool
-) -> None:
+def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**asdict(summary), "out": str(out), "seconds": round(seconds, 3)}))
         return
@@ -88,7 +86,9 @@ def print_attack(
         ("time", f"{seconds:.1f} s"),
         ("written to", str(out)),
     ]
-    Console().print(table(f"{moves.name}, {moves.budget.norm} {inputs.show_eps(moves.budget.eps)}", rows, ("", "")))
+    Console().print(
+        table(f"{moves.name}, {moves.attack.budget.norm} {inputs.show_eps(moves.attack.budget.eps)}", rows, ("", ""))
+    )
     print_notices(summary.notices)
 
 

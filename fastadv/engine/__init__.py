@@ -1,6 +1,7 @@
 """The engine: fixed slots, refilled as they finish; one loop for every attack."""
 
 from fastadv.engine.job import Job, Result, notices
-from fastadv.engine.run import Adversarials, AttackWarning, Engine, run, stream_jobs
+from fastadv.engine.run import Adversarials, run, stream_jobs, trace
+from fastadv.engine.settings import AttackWarning, Engine
 
-__all__ = ["Adversarials", "AttackWarning", "Engine", "Job", "Result", "notices", "run", "stream_jobs"]
+__all__ = ["Adversarials", "AttackWarning", "Engine", "Job", "Result", "notices", "run", "stream_jobs", "trace"]

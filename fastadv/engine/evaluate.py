@@ -1,16 +1,20 @@
-"""One evaluation: model, goal and the gradient of every slot, in batches of a fixed shape."""
+"""One evaluation: surrogate, goal and the gradient of every slot, in batches of a fixed shape."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Evaluation, Goal, Rows
+from fastadv.attacks import Attack, Evaluation, Goal, Rows, State
+from fastadv.engine.rows import SlotRows
 from fastadv.models import FaceModel, fixed_batches
+from fastadv.models.outputs import output_of
+from fastadv.surrogates import BoundSurrogate, Member, StepKey
 
 
 @contextmanager
@@ -30,8 +34,8 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
 
 
 def outputs_of(model: FaceModel, goal: Goal, images: Tensor) -> Tensor:
-    """What the goal looks at: unit embeddings ``(N, D)`` or logits ``(N, K)``."""
-    return model.logits(images) if goal.output == "logits" else model(images)
+    """What the goal looks at: unit embeddings ``(N, D)``, logits ``(N, K)`` or a layer's features ``(N, D)``."""
+    return output_of(model, goal.output, images)
 
 
 def fixed_outputs(model: FaceModel, goal: Goal, images: Tensor, batch: int) -> Tensor:
@@ -48,14 +52,24 @@ class Evaluator:
     on the number of slots.
     """
 
-    model: FaceModel
+    attack: Attack[Any]
     goal: Goal
-    margin: float
+    surrogate: BoundSurrogate
+    seed: int
     batch: int
     result: Evaluation
 
     @staticmethod
-    def build(model: FaceModel, goal: Goal, margin: float, batch: int, trial: Tensor, width: int) -> Evaluator:
+    def build(
+        attack: Attack[Any],
+        goal: Goal,
+        surrogate: BoundSurrogate,
+        *,
+        seed: int,
+        batch: int,
+        trial: Tensor,
+        width: int,
+    ) -> Evaluator:
         """Allocate the buffers for the slots of ``trial`` and outputs of ``width`` numbers."""
         n, device = len(trial), trial.device
         result = Evaluation(
@@ -64,24 +78,52 @@ class Evaluator:
             gradient=torch.zeros_like(trial),
             outputs=torch.zeros(n, width, device=device),
         )
-        return Evaluator(model=model, goal=goal, margin=margin, batch=batch, result=result)
+        return Evaluator(attack=attack, goal=goal, surrogate=surrogate, seed=seed, batch=batch, result=result)
 
-    def __call__(self, trial: Tensor, rows: Rows, starts: Sequence[int]) -> Evaluation:
+    def __call__(self, state: State, rows: SlotRows, starts: Sequence[int]) -> Evaluation:
         """Evaluate the batches that begin at the given slots; the others keep what they had."""
-        into = self.result
         for start in starts:
-            part = slice(start, start + self.batch)
-            leaf = trial[part].detach().requires_grad_(True)
-            outputs = outputs_of(self.model, self.goal, leaf)
-            own = Rows(
-                reference=None if rows.reference is None else rows.reference[part],
-                label=None if rows.label is None else rows.label[part],
-            )
-            loss = self.goal.loss(outputs, own)
-            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-            with torch.no_grad():
-                into.gradient[part].copy_(gradient)
-                into.loss[part].copy_(loss)
-                into.outputs[part].copy_(outputs)
-                into.achieved[part].copy_(self.goal.achieved(outputs, own, self.margin))
-        return into
+            self._batch(state, rows, slice(start, start + self.batch))
+        return self.result
+
+    def _batch(self, state: State, rows: SlotRows, part: slice) -> None:
+        key = StepKey(seed=self.seed, ids=rows.ids[part], ticks=state.ticks[part])
+        query = None if state.query is None else state.query[part]
+        wanted = self.attack.needs_gradient
+        leaf = state.trial[part].detach().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted):
+            seen = self.surrogate.seen(leaf, key)
+            # the networks are differentiated one after the other, so that one graph at a time is in memory
+            point = leaf if seen is leaf else seen.detach().requires_grad_(wanted)
+            total: Tensor | None = None
+            for k, member in enumerate(self.surrogate.members):
+                outputs = member.outputs(self.goal.output, point, key)
+                own = rows.of(k, part, self._references(member, rows, part, key))
+                loss = self._weighted(k, self.attack.objective(self.goal, outputs, own, query))
+                if wanted:
+                    (gradient,) = torch.autograd.grad(loss.sum(), point)
+                    total = gradient if total is None else total.add_(gradient)
+                self._note(k, part, loss.detach(), outputs.detach(), own)
+            if total is not None:
+                if seen is not leaf:
+                    (total,) = torch.autograd.grad(seen, leaf, total)
+                self.result.gradient[part].copy_(self.surrogate.smoothed(total))
+
+    def _weighted(self, k: int, loss: Tensor) -> Tensor:
+        return loss if len(self.surrogate.members) == 1 else loss * self.surrogate.shares[k]
+
+    def _references(self, member: Member, rows: SlotRows, part: slice, key: StepKey) -> Tensor | None:
+        """The embeddings of the images to compare with, by the subnetwork of this evaluation; None if stored."""
+        if rows.targets is None:
+            return None
+        with torch.no_grad():
+            return member.outputs(self.goal.output, rows.targets[part], key)
+
+    def _note(self, k: int, part: slice, loss: Tensor, outputs: Tensor, own: Rows) -> None:
+        into = self.result
+        if k == 0:
+            into.loss[part].copy_(loss)
+            into.outputs[part].copy_(outputs)
+            into.achieved[part].copy_(self.goal.achieved(outputs, own, self.attack.margin))
+        else:
+            into.loss[part].add_(loss)

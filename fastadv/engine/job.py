@@ -73,6 +73,42 @@ class Result:
     flags: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """A job made ready: its clean image on the device, what it is compared with, and its clean score.
+
+    Attributes:
+        job: As it came.
+        image: The clean image on the device.
+        reference: Unit embedding ``(D,)`` by the attacked model, or None.
+        others: Unit embeddings by the surrogate's further networks, where they are computed once.
+        target: The image that is embedded at every evaluation, or None.
+        label: The class, or None.
+        score_before: The goal's score of the clean image.
+        met_at_start: Whether the clean image reaches the goal.
+    """
+
+    job: Job
+    image: Tensor
+    reference: Tensor | None
+    others: tuple[Tensor, ...]
+    target: Tensor | None
+    label: int | None
+    score_before: float
+    met_at_start: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What an attack left in a slot."""
+
+    entered: Entered
+    trial: Tensor
+    ticks: int
+    nonfinite: int
+    zero: int
+
+
 def same_kind(goal: Goal, other: Goal) -> bool:
     """Whether two goals differ in their rows only, so that one batch can hold both."""
     if type(goal) is not type(other) or goal.own_reference != other.own_reference:

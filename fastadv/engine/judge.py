@@ -9,33 +9,20 @@ from torch import Tensor
 
 from fastadv.attacks import Budget, Goal, Rows
 from fastadv.engine.evaluate import fixed_outputs, float32_math
-from fastadv.engine.job import MET_AT_START, NONFINITE_GRADIENT, OUTSIDE, ZERO_GRADIENT, Job, Result
-from fastadv.models import FaceModel
+from fastadv.engine.job import (
+    MET_AT_START,
+    NONFINITE_GRADIENT,
+    OUTSIDE,
+    ZERO_GRADIENT,
+    Entered,
+    Finished,
+    Job,
+    Result,
+)
+from fastadv.models import FaceModel, fixed_batches
+from fastadv.surrogates import BoundSurrogate, Member
 
 _SAME = 1e-6  # float32 noise on a grey level; anything real is 0.0039
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entered:
-    """A job made ready: its clean image on the device, its goal's row, and its clean score."""
-
-    job: Job
-    image: Tensor
-    reference: Tensor | None
-    label: int | None
-    score_before: float
-    met_at_start: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What an attack left in a slot."""
-
-    entered: Entered
-    trial: Tensor
-    ticks: int
-    nonfinite: int
-    zero: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +31,14 @@ class Judge:
 
     Attributes:
         model: The float32 model.
+        surrogate: What the attack moves on: its networks embed the references too.
         goal: A goal of the run's kind.
         budget: The attack's budget.
         batch: Images per forward pass.
     """
 
     model: FaceModel
+    surrogate: BoundSurrogate
     goal: Goal
     budget: Budget
     batch: int
@@ -62,16 +51,22 @@ class Judge:
     def enter(self, jobs: list[Job], images: Tensor) -> list[Entered]:
         """Embed references once, measure the clean images, and note the goals that are met already."""
         clean = self.outputs(images)
-        reference = self._references(jobs, images, clean)
+        compared = self._compared(jobs, images)
+        reference = self._references(compared, images, clean)
         label = self._labels(jobs, clean)
         rows = Rows(reference=reference, label=label)
         scores = self.goal.score(clean, rows).tolist()
         met = self.goal.achieved(clean, rows).tolist()
+        stochastic = self.surrogate.stochastic and compared is not None
+        targets = compared if stochastic else None
+        others = [] if stochastic or compared is None else self._by_others(compared)
         return [
             Entered(
                 job=job,
                 image=images[i],
                 reference=None if reference is None else reference[i],
+                others=tuple(rows[i] for rows in others),
+                target=None if targets is None else targets[i],
                 label=None if label is None else int(label[i]),
                 score_before=scores[i],
                 met_at_start=met[i],
@@ -79,21 +74,52 @@ class Judge:
             for i, job in enumerate(jobs)
         ]
 
-    def _references(self, jobs: list[Job], images: Tensor, clean: Tensor) -> Tensor | None:
+    def _compared(self, jobs: list[Job], images: Tensor) -> Tensor | None:
+        """What the goals compare with: images ``(N, 3, H, W)``, embeddings ``(N, D)``, or None for labels."""
         if self.goal.output != "embedding":
             return None
         if self.goal.own_reference:
-            return clean
+            return images
         given = [job.goal.references for job in jobs]
         stacked = torch.cat([g for g in given if g is not None]).to(images.device, torch.float32)
         if stacked.dim() == 4:
+            if stacked.shape[1:] != images.shape[1:]:
+                raise ValueError(
+                    f"the goal's images must be {tuple(images.shape[1:])} like the model's, "
+                    f"got {tuple(stacked.shape[1:])}"
+                )
             layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
-            return self.outputs(stacked if layout is None else stacked.contiguous(memory_format=layout))
-        if stacked.shape[1] != clean.shape[1]:
+            return stacked if layout is None else stacked.contiguous(memory_format=layout)
+        if self.surrogate.needs_images:
             raise ValueError(
-                f"the goal's embeddings must have {clean.shape[1]} numbers like the model's, got {stacked.shape[1]}"
+                "the goal must hold images (N, 3, H, W) to compare with, since the surrogate embeds them by its own "
+                f"networks; got embeddings {tuple(stacked.shape)}"
             )
-        return torch.nn.functional.normalize(stacked)
+        return stacked
+
+    def _references(self, compared: Tensor | None, images: Tensor, clean: Tensor) -> Tensor | None:
+        """Unit embeddings by the attacked model itself."""
+        if compared is None or compared is images:
+            return None if compared is None else clean
+        if compared.dim() == 4:
+            return self.outputs(compared)
+        if compared.shape[1] != clean.shape[1]:
+            raise ValueError(
+                f"the goal's embeddings must have {clean.shape[1]} numbers like the model's, got {compared.shape[1]}"
+            )
+        return torch.nn.functional.normalize(compared)
+
+    def _by_others(self, images: Tensor) -> list[Tensor]:
+        """Unit embeddings by the ensemble's further networks, a tensor each."""
+        layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
+
+        def embedded(member: Member) -> Tensor:
+            def ready(part: Tensor) -> Tensor:
+                return member.model(part if layout is None else part.contiguous(memory_format=layout))
+
+            return fixed_batches(ready, images, self.batch)
+
+        return [embedded(member) for member in self.surrogate.members[1:]]
 
     def _labels(self, jobs: list[Job], clean: Tensor) -> Tensor | None:
         if self.goal.output != "logits":

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Attack, Goal, Rows
+from fastadv.attacks import Attack, Goal
 from fastadv.engine.capture import CapturedTick
 from fastadv.engine.evaluate import Evaluator, float32_math
-from fastadv.engine.judge import Entered, Finished
-from fastadv.models import FaceModel
+from fastadv.engine.job import Entered, Finished
+from fastadv.engine.rows import SlotRows
+from fastadv.surrogates import BoundSurrogate
 
 
 class Slots:
@@ -22,7 +23,7 @@ class Slots:
     Args:
         attack: How to move.
         goal: A goal of the run's kind.
-        model: The model that is differentiated.
+        surrogate: The networks that are differentiated.
         count: Number of slots, a multiple of ``batch``.
         batch: Images per evaluation.
         width: Length of the model's output.
@@ -36,7 +37,7 @@ class Slots:
         self,
         attack: Attack[Any],
         goal: Goal,
-        model: FaceModel,
+        surrogate: BoundSurrogate,
         *,
         count: int,
         batch: int,
@@ -53,12 +54,9 @@ class Slots:
         )
         shape = (count, *like.shape[1:])
         self.state = attack.allocate(torch.empty(shape, device=like.device, memory_format=layout))
-        embedding = goal.output == "embedding"
-        self._rows = Rows(
-            reference=torch.zeros(count, width, device=like.device) if embedding else None,
-            label=None if embedding else torch.zeros(count, dtype=torch.int64, device=like.device),
-        )
-        self._evaluator = Evaluator.build(model, goal, attack.margin, batch, self.state.trial, width)
+        trial = self.state.trial
+        self._rows = SlotRows.build(goal, surrogate, trial, width)
+        self._evaluator = Evaluator.build(attack, goal, surrogate, seed=seed, batch=batch, trial=trial, width=width)
         self._occupant: list[Entered | None] = [None] * count
         self._tick: Callable[[], None] = self._eager
         if capture:
@@ -85,17 +83,13 @@ class Slots:
         slots = torch.tensor(empty, device=device)
         for slot, entered in zip(empty, new, strict=True):
             self._occupant[slot] = entered
-        references = [e.reference for e in new if e.reference is not None]
-        if self._rows.reference is not None:
-            self._rows.reference[slots] = torch.stack(references)
-        if self._rows.label is not None:
-            self._rows.label[slots] = torch.tensor([e.label for e in new], device=device)
-        ids = torch.tensor([e.job.id for e in new], dtype=torch.int64, device=device)
-        self._attack.start(self.state, slots, torch.stack([e.image for e in new]), ids=ids, seed=self._seed)
+        self._rows.put(slots, new)
+        images, ids = torch.stack([e.image for e in new]), self._rows.ids[slots]
+        self._attack.start(self.state, slots, images, ids=ids, seed=self._seed)
 
     def _everything(self) -> None:
         starts = range(0, self.count, self.batch)
-        self._attack.tick(self.state, self._evaluator(self.state.trial, self._rows, starts))
+        self._attack.tick(self.state, self._evaluator(self.state, self._rows, starts))
 
     def _eager(self) -> None:
         starts = [
@@ -103,7 +97,7 @@ class Slots:
             for s in range(0, self.count, self.batch)
             if any(o is not None for o in self._occupant[s : s + self.batch])
         ]
-        self._attack.tick(self.state, self._evaluator(self.state.trial, self._rows, starts))
+        self._attack.tick(self.state, self._evaluator(self.state, self._rows, starts))
 
     def tick(self, times: int) -> None:
         """Evaluate and step ``times`` times; a slot that finishes in between waits."""

@@ -1,5 +1,6 @@
 """How recognition is measured: metrics of scores, and verification of pairs."""
 
+from fastadv.recognition.intervals import PairedDifference, paired_difference, wilson
 from fastadv.recognition.metrics import (
     KFoldAccuracy,
     Roc,
@@ -24,6 +25,7 @@ from fastadv.recognition.verification import (
 __all__ = [
     "AttackedReport",
     "KFoldAccuracy",
+    "PairedDifference",
     "Roc",
     "VerificationReport",
     "accuracy_at",
@@ -34,8 +36,10 @@ __all__ = [
     "euclidean_scores",
     "evaluate",
     "kfold_accuracy",
+    "paired_difference",
     "roc",
     "tar_at_far",
     "threshold_at_far",
     "under_attack",
+    "wilson",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fastadv.attacks import Evade, Goal, Impersonate, SignGradient
+from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, read_pairs_csv
 from fastadv.engine import Engine, notices
 from fastadv.models import FaceModel
@@ -129,7 +130,7 @@ def check_unique(orders: list[Order]) -> list[Order]:
 def attack_folder(
     source: FaceSource,
     model: FaceModel,
-    attack: SignGradient,
+    attack: Attack[Any] | Recipe,
     *,
     goal: str,
     threshold: float,

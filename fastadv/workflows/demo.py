@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastadv.attacks import SignGradient, by_name
+from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
 from fastadv.data import RunFolder, read_manifest, write_pairs_csv
 from fastadv.data.files import write_atomically
 from fastadv.data.folder import IdentityFolder
@@ -33,7 +33,6 @@ _MARK = "demo.json"
 _FIRST_PERSON = 900_000  # far from those that networks were trained on
 _PER_IDENTITY = 4
 _FOLDS = 10
-_ATTACKS = ("fgsm", "pgd", "fim", "m-fim")
 _MARGIN = 0.02
 
 
@@ -73,8 +72,8 @@ def demo(
     def run(label: str, attack: SignGradient, folder: Path) -> DemoRun:
         return _run(label, attack, folder, source, chosen, network, seed=seed, progress=progress)
 
-    runs = tuple(run(name.upper(), by_name(name), out / name) for name in _ATTACKS)
-    halting = replace(by_name("fim"), stop_at_success=True, margin=_MARGIN)
+    runs = tuple(run(attack.name.upper(), attack, out / attack.name) for attack in (fgsm(), pgd(), fim(), m_fim()))
+    halting = replace(fim(), stop_at_success=True, margin=_MARGIN)
     stopped = run("FIM, stopping", halting, out / "fim-stop")
     result = DemoResult(
         out=out,

@@ -8,13 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fastadv.attacks import SignGradient
+from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
+from fastadv.surrogates import Surrogate
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, how many are done, and how many there are."""
@@ -79,6 +81,40 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
         raise ValueError(
             f"device must be one that this machine has, got {device!r}: {str(error).splitlines()[0]}"
         ) from error
+
+
+def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
+    """A model from ``"NAME"`` or ``"NAME=WEIGHTS"``.
+
+    Raises:
+        CheckpointError, ValueError: As ``open_model``.
+    """
+    name, equals, file = text.partition("=")
+    return open_model(name, Path(file) if equals else None, device=device)
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """Numbers from ``"2,1,1"``.
+
+    Raises:
+        ValueError: The text is not of that form.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"weights must be numbers with commas between them such as 2,1,1, got {text!r}") from None
+
+
+def parse_counts(argument: str, text: str) -> tuple[int, ...]:
+    """Positive numbers from ``"13,50,200"``.
+
+    Raises:
+        ValueError: The text is not of that form; the message names the argument.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{argument} must be positive numbers with commas between them such as 13,50, got {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def parse_folds(text: str) -> tuple[int, ...]:
@@ -184,10 +220,27 @@ def list_hash(items: Sequence[object]) -> str:
     return digest.hexdigest()
 
 
-def describe(attack: SignGradient) -> dict[str, object]:
-    """An attack's fields as plain JSON values; the backend is left out, since all give the same bits."""
-    budget = {"norm": attack.budget.norm, **asdict(attack.budget)}
-    return {k: budget if k == "budget" else v for k, v in asdict(attack).items() if k != "backend"}
+def describe(moves: Attack[Any] | Recipe) -> dict[str, object]:
+    """A recipe's fields as plain JSON values; the backend is left out, since all give the same bits."""
+    recipe = as_recipe(moves)
+    attack = recipe.attack
+    fields = {name: value for name, value in vars(attack).items() if name != "backend"}
+    fields["budget"] = {"norm": attack.budget.norm, **asdict(attack.budget)}
+    surrogate = _describe_surrogate(recipe.surrogate)
+    return {**fields, "surrogate": surrogate} if surrogate else fields
+
+
+def _describe_surrogate(surrogate: Surrogate) -> dict[str, object]:
+    """The parts that are there; models by their names and the hashes of their weights."""
+    found: dict[str, object] = {}
+    for part in ("diversity", "dropout", "skip", "smoothing"):
+        value = getattr(surrogate, part)
+        if value is not None:
+            found[part] = asdict(value)
+    if surrogate.ensemble is not None:
+        others = [{"model": m.name, "weights": state_hash(m)} for m in surrogate.ensemble.others]
+        found["ensemble"] = {"others": others, "weights": surrogate.ensemble.shares}
+    return found
 
 
 def settle(engine: Engine, model: FaceModel, out: Path) -> Engine:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
-from fastadv.attacks import Goal, SignGradient
+from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, Stream, face_id, read_manifest, to_uint8
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
@@ -41,7 +42,7 @@ def produce(
     orders: Sequence[Order],
     goal_of: GoalOf,
     source: FaceSource,
-    attack: SignGradient,
+    attack: Attack[Any] | Recipe,
     model: FaceModel,
     *,
     goal_name: str,
@@ -84,7 +85,7 @@ def produce(
 
 
 def stream(
-    attack: SignGradient,
+    attack: Attack[Any] | Recipe,
     goal_for: Callable[[Face], Goal],
     model: FaceModel,
     source: FaceSource,
@@ -154,7 +155,7 @@ def _made(
     orders: Sequence[Order],
     goal_of: GoalOf,
     source: FaceSource,
-    attack: SignGradient,
+    attack: Attack[Any] | Recipe,
     model: FaceModel,
     *,
     goal_name: str | None,
@@ -164,6 +165,7 @@ def _made(
 ) -> Iterator[tuple[ManifestRow, Result]]:
     """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
     about: dict[str, tuple[Order, Face, Goal]] = {}
+    moves = as_recipe(attack).attack
     with _Faces(source, orders) as faces, _Writers(folder) as writers:
 
         def jobs() -> Iterator[Job]:
@@ -179,9 +181,9 @@ def _made(
                 id=result.id,
                 goal=goal_name or type(goal).__name__.lower(),
                 target=order.target,
-                attack=attack.name,
-                eps=attack.budget.eps,
-                steps=attack.steps,
+                attack=moves.name,
+                eps=moves.budget.eps,
+                steps=moves.steps,
                 ticks=result.ticks,
                 success=result.success,
                 success_float=result.success_float,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Evade, Goal, Impersonate, SignGradient
+from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder
 from fastadv.data.files import write_atomically
 from fastadv.engine import Engine
@@ -100,7 +100,7 @@ def _attack_pairs(
     embeddings: Mapping[str, Tensor],
     source: FaceSource,
     model: FaceModel,
-    attack: SignGradient,
+    attack: Attack[Any] | Recipe,
     *,
     threshold: float,
     metric: str,
@@ -113,11 +113,17 @@ def _attack_pairs(
     orders = check_unique([Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in pairs])
     by_name: dict[str, ManifestRow] = {}
 
+    moves = as_recipe(attack)
+
+    def target(order: Order) -> Tensor:
+        found = source.load(order.target).image if moves.surrogate.needs_images else embeddings[order.target]
+        return found[None]
+
     def impersonate(order: Order, face: Face) -> Goal:
-        return Impersonate(embeddings[order.target][None], threshold=threshold, metric=metric)
+        return Impersonate(target(order), threshold=threshold, metric=metric)
 
     def evade(order: Order, face: Face) -> Goal:
-        return Evade(references=embeddings[order.target][None], threshold=threshold, metric=metric)
+        return Evade(references=target(order), threshold=threshold, metric=metric)
 
     for name, same, goal_of in (("impersonate", False, impersonate), ("evade", True, evade)):
         chosen = [o for o, p in zip(orders, pairs, strict=True) if p.same is same]
@@ -132,7 +138,7 @@ def _attack_pairs(
             engine=engine,
             folder=folder,
             progress=progress,
-            stage=f"{attack.name}: {name}",
+            stage=f"{moves.name}: {name}",
         )
         by_name.update((row.name, row) for row in rows)
     if folder is not None:
@@ -146,7 +152,7 @@ def verify(
     model: FaceModel,
     *,
     metric: str = "cosine",
-    attack: SignGradient | None = None,
+    attack: Attack[Any] | Recipe | None = None,
     folder: RunFolder | None = None,
     seed: int = 0,
     engine: Engine | None = None,

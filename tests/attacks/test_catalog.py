@@ -3,7 +3,9 @@
 import pytest
 
 from fastadv import attacks
-from fastadv.attacks import CATALOG, L2, Linf, SignGradient, by_name, fim_steps
+from fastadv.attacks import CATALOG, L2, Linf, SignGradient, as_recipe, by_name, fim_steps
+from fastadv.models import load
+from fastadv.surrogates import FeatureDropout
 
 
 def test_the_papers_step_counts():
@@ -31,12 +33,35 @@ def test_recipes_have_the_papers_parameters():
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_name_builds_itself(name):
-    attack = by_name(name, eps=0.03)
-    assert attack.name == name
-    assert attack.budget.eps == 0.03
-    assert attack.budget.norm == CATALOG[name].norm
-    if CATALOG[name].steps:
-        assert by_name(name, eps=0.03, steps=7).steps == 7
+    entry = CATALOG[name]
+    others = [load("synth-vgg")] if entry.ensemble else []
+    recipe = as_recipe(by_name(name, eps=0.03, others=others))
+    assert recipe.name == recipe.attack.name == name
+    assert recipe.attack.budget.eps == 0.03
+    assert recipe.attack.budget.norm == entry.norm
+    assert (recipe.surrogate.dropout is not None) == entry.masks
+    assert (recipe.surrogate.ensemble is not None) == entry.ensemble
+    if entry.steps:
+        assert as_recipe(by_name(name, eps=0.03, steps=7, others=others)).attack.steps == 7
+    if entry.masks:
+        masked = as_recipe(by_name(name, rate=0.2, others=others))
+        assert masked.surrogate.dropout == FeatureDropout(rate=0.2)
+
+
+def test_recipes_are_made_of_the_parts_that_their_names_say():
+    parts = {name: as_recipe(by_name(name)) for name in CATALOG if not CATALOG[name].ensemble}
+    for name, recipe in parts.items():
+        pieces = name.split("-")
+        surrogate = recipe.surrogate
+        assert (surrogate.diversity is not None) == ("di" in pieces), name
+        assert (surrogate.dropout is not None) == ("dfanet" in pieces), name
+        assert (surrogate.smoothing is not None) == ("ti" in pieces), name
+        assert (surrogate.skip is not None) == (pieces[0] == "s"), name
+        if pieces[-1] == "fim":
+            assert (recipe.attack.momentum == 1.0) == ("m" in pieces), name
+            assert recipe.attack.step_size == 1 / 255
+    assert parts["dfanet-di-m-fim"].attack.steps == 1500  # N_max of Zhong and Deng
+    assert parts["dfanet-di-m-fim"].attack.budget == Linf(10 / 255)
 
 
 def test_a_wrong_name_or_parameter_is_refused():
@@ -44,6 +69,12 @@ def test_a_wrong_name_or_parameter_is_refused():
         by_name("fgms")
     with pytest.raises(ValueError, match="fgsm is a one-step attack and takes no steps, got steps=3"):
         by_name("fgsm", steps=3)
+    with pytest.raises(ValueError, match=r"fim has no masks and takes no drop rate, got rate=0\.1"):
+        by_name("fim", rate=0.1)
+    with pytest.raises(ValueError, match=r"e-fim needs at least one other model, got others=\[\]"):
+        by_name("e-fim")
+    with pytest.raises(ValueError, match=r"fim works on one model, got others=\['synth-vgg'\]"):
+        by_name("fim", others=[load("synth-vgg")])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The engine: the same result in any slot, order and number of slots; loud about what is wrong."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 import fastadv as fa
 from fastadv import attacks
 from fastadv.attacks import Evade, Impersonate, Linf, Misclassify, SignGradient
-from fastadv.engine import Engine, Job, stream_jobs
+from fastadv.engine import Engine, Job, stream_jobs, trace
 
 SIZE = (16, 16)
 
@@ -302,3 +304,23 @@ def test_goals_of_two_kinds_in_one_stream_are_refused():
     ]
     with pytest.raises(ValueError, match="goal of 'b' must be like the first one"):
         list(stream_jobs(attacks.pgd(steps=1), mixed, model()))
+
+
+@pytest.mark.parametrize("name", ["fim", "pgd", "m-fim"])
+def test_the_iterate_after_k_steps_is_the_result_of_k_steps(name):
+    net, x, targets = model(), faces(11), faces(11, seed=2)
+    goal, engine = Impersonate(targets, threshold=0.999), Engine(batch=8)
+    found = dict(trace(ATTACKS[name], goal, net, x, at=(5, 1, 3), seed=5, engine=engine))
+    assert list(found) == [1, 3, 5]
+    for steps, images in found.items():
+        shorter = replace(ATTACKS[name], steps=steps)
+        assert torch.equal(images, fa.run(shorter, goal, net, x, seed=5, engine=engine).images)
+
+
+def test_iterates_are_refused_where_the_attack_has_none():
+    goal = Impersonate(faces(2), threshold=0.9)
+    for at in ([], [0], [13]):
+        with pytest.raises(ValueError, match=r"at must hold numbers of steps from 1 to 12, got \["):
+            next(trace(ATTACKS["fim"], goal, model(), faces(2), at=at))
+    with pytest.raises(ValueError, match="goal must have one row for each of the 3 images, got 2"):
+        next(trace(ATTACKS["fim"], goal, model(), faces(3), at=[1]))

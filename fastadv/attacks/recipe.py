@@ -1,0 +1,34 @@
+"""A recipe: how to move, and what is differentiated on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastadv.attacks.attack import Attack
+from fastadv.surrogates import Surrogate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An attack on a surrogate of the model. The verdict is always the bare model's.
+
+    Where the attack stops at success, it is the surrogate (of an ensemble: the attacked model's own part) that says so.
+
+    Attributes:
+        attack: The state machine.
+        surrogate: What it moves on; the bare model unless something is given.
+    """
+
+    attack: Attack[Any]
+    surrogate: Surrogate = field(default_factory=Surrogate)
+
+    @property
+    def name(self) -> str:
+        """The attack's name."""
+        return self.attack.name
+
+
+def as_recipe(moves: Attack[Any] | Recipe) -> Recipe:
+    """The recipe itself, or an attack on the bare model."""
+    return moves if isinstance(moves, Recipe) else Recipe(attack=moves)

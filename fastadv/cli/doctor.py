@@ -1,0 +1,24 @@
+"""``fastadv doctor``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+
+from fastadv.cli.options import AsJson
+from fastadv.cli.show import table
+from fastadv.workflows import doctor as checking
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine has: versions, CPU features, and which backend runs which operation, or why not."""
+    report = checking.examine()
+    if as_json:
+        print(json.dumps(asdict(report)))
+        return
+    console = Console()
+    console.print(table("fastadv doctor", list(report.facts), ("what", "found")))
+    rows = [(b.op, b.backend, "yes" if b.available else "no", b.reason) for b in report.backends]
+    console.print(table("Backends", rows, ("operation", "backend", "runs", "why")))

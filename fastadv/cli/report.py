@@ -1,0 +1,27 @@
+"""``fastadv report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastadv.cli.options import Landmarks
+from fastadv.workflows import inputs, transfer_page
+from fastadv.workflows import report as reporting
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run: of verify, attack, transfer or demo.")],
+    data: Annotated[Path | None, typer.Option(help="Where the originals are; without it none are shown.")] = None,
+    landmarks: Landmarks = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the folder.")] = None,
+    examples: Annotated[int, typer.Option(help="Faces in the grid.")] = 12,
+) -> None:
+    """Draw the page of a run again: one file, no network, numbers, curves and faces."""
+    if any((folder / name).is_file() for name in (transfer_page.TARGETED, transfer_page.UNTARGETED)):
+        source = None if data is None else inputs.open_faces(data, size=112, landmarks=landmarks)
+        print(transfer_page.render(folder, source=source, out=out))
+        return
+    print(reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples))

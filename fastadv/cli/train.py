@@ -1,0 +1,91 @@
+"""``fastadv train``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import AsJson, Device, Landmarks, LossName, Model, Seed
+from fastadv.cli.show import progress_bars, table
+from fastadv.training import HeadConfig, TrainConfig
+from fastadv.workflows import train as training
+
+
+def train(
+    data: Annotated[str, typer.Option(help="A folder of identities, or 'synthetic'.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Where weights, records and the checkpoint go; an unfinished run goes on.")],
+    loss: Annotated[LossName | None, typer.Option(help="What is trained for. Default: cosface.")] = None,
+    head: Annotated[bool, typer.Option("--head", help="Train a class head on the frozen network instead.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images. Default: 10; 60 for a head.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step. Default: 128; 256 for a head.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.1; 1e-3 for a head.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Start from these; for a head: of the network.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV of pairs to validate on.")] = None,
+    identities: Annotated[int, typer.Option(help="Synthetic people to train on.")] = 1000,
+    per_identity: Annotated[int, typer.Option(help="Images of each of them.")] = 16,
+    landmarks: Landmarks = None,
+    cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.")] = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a network, or a class head on a frozen one.
+
+    Example: fastadv train --data faces/ --model synth-resnet --loss arcface --out trained/
+    """
+    where = data if data == "synthetic" else Path(data)
+    usual: HeadConfig | TrainConfig = HeadConfig() if head else TrainConfig()
+    epochs = usual.epochs if epochs is None else epochs
+    batch = usual.batch if batch is None else batch
+    lr = usual.lr if lr is None else lr
+    with progress_bars(quiet=as_json) as progress:
+        if head:
+            found = asdict(
+                training.train_class_head(
+                    data=where,
+                    model=model.value,
+                    out=out,
+                    config=HeadConfig(epochs=epochs, batch=batch, lr=lr, seed=seed),
+                    weights=weights,
+                    identities=identities,
+                    per_identity=per_identity,
+                    landmarks=landmarks,
+                    device=device,
+                    progress=progress,
+                )
+            )
+        else:
+            precision = "bf16" if bf16 else "fp32"
+            loss_name = "cosface" if loss is None else loss.value
+            found = asdict(
+                training.train_network(
+                    data=where,
+                    model=model.value,
+                    out=out,
+                    config=TrainConfig(
+                        loss=loss_name, epochs=epochs, batch=batch, lr=lr, precision=precision, seed=seed
+                    ),
+                    weights=weights,
+                    pairs=pairs,
+                    identities=identities,
+                    per_identity=per_identity,
+                    landmarks=landmarks,
+                    cache=cache,
+                    device=device,
+                    progress=progress,
+                )
+            )
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [(k, str(v)) for k, v in found.items() if k not in ("history", "best")]
+    best = found.get("best") or {}
+    rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
+    Console().print(table("fastadv train", rows, ("", "")))

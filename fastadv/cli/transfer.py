@@ -1,0 +1,158 @@
+"""``fastadv transfer``."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import AsJson, Batch, Data, Device, Landmarks, Prec, Precision, Seed
+from fastadv.cli.show import percent, progress_bars, table
+from fastadv.data import RunFolder
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+from fastadv.workflows import inputs, transfer_page, transfer_plan
+from fastadv.workflows import transfer as transferring
+from fastadv.workflows import transfer_untargeted as comparing
+
+
+def transfer(
+    data: Data,
+    network: Annotated[list[str], typer.Option(help="A network that judges, NAME or NAME=WEIGHTS; give at least two.")],
+    method: Annotated[
+        list[str],
+        typer.Option(help="An attack, NAME[:STEPS][@DROP-RATE], such as fim:13 or dfanet-fim@0.05; give several."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Where images, transfer.json and report.html go; an unfinished run goes on.")
+    ],
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option(help="A network to attack, or several as A+B (an ensemble). Default: each network."),
+    ] = None,
+    untargeted: Annotated[
+        bool,
+        typer.Option("--untargeted", help="Attack half of the images away from themselves: ROC curves. Has gd-uap."),
+    ] = False,
+    eps: Annotated[str, typer.Option(help="Radius of the budget, pixels in [0, 1].")] = "10/255",
+    steps: Annotated[int, typer.Option(min=1, help="Of the iterative methods that do not say their own.")] = 1500,
+    at: Annotated[str | None, typer.Option(help="Measure after these numbers of steps too, such as 13,50,200.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Negative pairs.")] = 10000,
+    images: Annotated[int, typer.Option(min=1, help="Sources, and as many targets, that they are drawn from.")] = 100,
+    far: Annotated[float, typer.Option(help="False accept rate of every network's threshold.")] = 1e-3,
+    verification: Annotated[
+        Path | None, typer.Option(help="CSV first,second,same for the thresholds instead of LFW's pairs.txt.")
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Only these folds for the thresholds, for example 1-5.")] = None,
+    landmarks: Landmarks = None,
+    seed: Seed = 0,
+    batch: Batch = None,
+    precision: Prec = Precision.fp32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Attack pairs on one network and show the results to the others: a matrix of hit rates.
+
+    Source and target images are of different people; all pairs that no network accepts are attacked to be accepted by
+    the surrogate. A hit is a pair that the target network accepts, at its own threshold of the given false accept rate.
+
+    Example: fastadv transfer --data lfw/ --network mobilefacenet=M.safetensors --network edgeface_xs=E.safetensors
+    --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
+    """
+    radius = inputs.parse_eps(eps)
+    models = _open_networks(network, device)
+    (size,) = {m.input_size for m in models.values()}
+    source = inputs.open_faces(data, size=size[0], landmarks=landmarks)
+    listed = inputs.open_pairs(source, file=verification, folds=None if folds is None else inputs.parse_folds(folds))
+    engine = inputs.settle(Engine(batch=batch, precision=precision.value), next(iter(models.values())), out)
+    surrogates = surrogate or list(models)
+    config = {
+        "command": "transfer",
+        "untargeted": untargeted,
+        "networks": {name: inputs.state_hash(m) for name, m in models.items()},
+        "surrogates": surrogates,
+        "methods": method,
+        "eps": radius,
+        "steps": steps,
+        "verification": inputs.list_hash(listed),
+        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
+        "seed": seed,
+    }
+    begin = time.perf_counter()
+    if untargeted:
+        if len(surrogates) != 1 or at is not None:
+            raise ValueError("--untargeted needs one --surrogate and takes no --at")
+        kinds = [m if m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
+        with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
+            compared = comparing.untargeted(
+                source,
+                listed,
+                models,
+                surrogate=surrogates[0],
+                methods=kinds,
+                eps=radius,
+                steps=steps,
+                folder=folder,
+                seed=seed,
+                engine=engine,
+                progress=progress,
+            )
+            comparing.save(compared, folder)
+        described = comparing.describe(compared)
+        rows: list[tuple[str, ...]] = [
+            (r["method"], r["network"], percent(r["auc"]), percent(r["eer"]), percent(r["tar_at_far_1e2"]))
+            for r in described["rows"]
+        ]
+        header: tuple[str, ...] = ("attack", "network", "AUC", "EER", "TAR at FAR 1 %")
+        title = f"{described['pairs']} pairs, one image of most attacked on {surrogates[0]}"
+    else:
+        chosen = [transfer_plan.parse_method(text) for text in method]
+        checkpoints = () if at is None else inputs.parse_counts("at", at)
+        config.update(at=list(checkpoints), pairs=pairs, images=images, far=far)
+        with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
+            verifiers = {
+                name: transfer_plan.calibrate(source, listed, model, far=far, progress=progress)
+                for name, model in models.items()
+            }
+            study = transferring.transfer(
+                source,
+                verifiers,
+                surrogates=surrogates,
+                methods=chosen,
+                eps=radius,
+                steps=steps,
+                at=checkpoints,
+                pairs=pairs,
+                images=images,
+                folder=folder,
+                seed=seed,
+                engine=engine,
+                progress=progress,
+            )
+            transferring.save(study, folder)
+        described = transferring.describe(study)
+        rows = [(c.surrogate, c.method, *(percent(study.hit_rate(c, name)) for name in models)) for c in study.cells]
+        header, title = ("surrogate", "method", *models), f"hit rates, {len(study.pairs)} pairs"
+    page = transfer_page.render(out, source=source)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
+        return
+    console = Console()
+    console.print(table(f"{title}, eps {inputs.show_eps(radius)}", rows, header))
+    console.print(f"{seconds:.0f} s; open {page}", highlight=False)
+
+
+def _open_networks(texts: list[str], device: str) -> dict[str, FaceModel]:
+    models: dict[str, FaceModel] = {}
+    for text in texts:
+        name = text.partition("=")[0]
+        if name in models:
+            raise ValueError(f"network must be given once each, got {name!r} twice")
+        models[name] = inputs.open_named_model(text, device=device)
+    if len(models) < 2 or len({m.input_size for m in models.values()}) > 1:
+        got = ", ".join(f"{n} {m.input_size}" for n, m in models.items())
+        raise ValueError(f"network must be given at least twice, all of one input size, got {got}")
+    return models

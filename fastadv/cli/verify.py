@@ -1,0 +1,144 @@
+"""``fastadv verify``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import (
+    AsJson,
+    AttackName,
+    Batch,
+    Data,
+    Device,
+    DropRate,
+    EnsembleOf,
+    EnsembleWeights,
+    Eps,
+    Landmarks,
+    Margin,
+    Metric,
+    MetricOf,
+    Model,
+    Prec,
+    Precision,
+    Seed,
+    Slots,
+    Steps,
+    Stop,
+    Weights,
+    build_attack,
+    run_config,
+)
+from fastadv.cli.show import print_verification, progress_bars
+from fastadv.data import RunFolder
+from fastadv.engine import Engine
+from fastadv.workflows import inputs
+from fastadv.workflows import verify as verifying
+
+
+def verify(
+    data: Data,
+    model: Model,
+    weights: Weights = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV first,second,same[,fold] instead of LFW's pairs.txt.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Only these folds, for example 1-2.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many pairs, half of each class, spread over the list.")
+    ] = None,
+    attack: Annotated[AttackName | None, typer.Option(help="Attack the first image of every pair.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where verification.json, roc.svg and the images go.")] = None,
+    eps: Eps = None,
+    steps: Steps = None,
+    stop: Stop = False,
+    margin: Margin = 0.0,
+    drop_rate: DropRate = None,
+    ensemble: EnsembleOf = None,
+    ensemble_weights: EnsembleWeights = None,
+    metric: MetricOf = Metric.cosine,
+    landmarks: Landmarks = None,
+    seed: Seed = 0,
+    slots: Slots = None,
+    batch: Batch = None,
+    precision: Prec = Precision.fp32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Verify pairs of faces, clean and under attack.
+
+    Different people are attacked to match (impersonation), one person's images not to match (evasion); each pair is
+    then decided at its fold's threshold from clean pairs, as a deployed verifier would.
+
+    Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
+    """
+    given = (eps, steps, stop, margin, drop_rate, ensemble, ensemble_weights)
+    if attack is None and given != (None, None, False, 0.0, None, None, None):
+        raise ValueError("--eps, --steps and the other options of an attack need --attack")
+    moves = None
+    if attack is not None:
+        moves = build_attack(
+            attack,
+            eps=eps,
+            steps=steps,
+            stop=stop,
+            margin=margin,
+            drop_rate=drop_rate,
+            ensemble=ensemble,
+            ensemble_weights=ensemble_weights,
+            device=device,
+        )
+    face_model = inputs.open_model(model.value, weights, device=device)
+    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
+    chosen = inputs.open_pairs(
+        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit
+    )
+    engine = Engine(slots=slots, batch=batch, precision=precision.value)
+    folder = None
+    if out is not None and moves is not None:
+        engine = inputs.settle(engine, face_model, out)
+        config = run_config(
+            "verify",
+            face_model,
+            weights,
+            moves,
+            engine,
+            metric=metric.value,
+            seed=seed,
+            orders=inputs.list_hash(chosen),
+            selection={"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
+        )
+        folder = RunFolder.open(out, config)
+    begin = time.perf_counter()
+    try:
+        with progress_bars(quiet=as_json) as progress:
+            result = verifying.verify(
+                source,
+                chosen,
+                face_model,
+                metric=metric.value,
+                attack=moves,
+                folder=folder,
+                seed=seed,
+                engine=engine,
+                progress=progress,
+            )
+        title = f"{model.value}, {len(chosen)} pairs" + (
+            f", {moves.name}, {moves.attack.budget.norm} {inputs.show_eps(moves.attack.budget.eps)}" if moves else ""
+        )
+        described = {**verifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
+        if out is not None:
+            verifying.save(result, out, title=title)
+    finally:
+        if folder is not None:
+            folder.close()
+    if as_json:
+        print(json.dumps(described))
+        return
+    print_verification(result, title)
+    if out is not None:
+        Console().print(f"written to {out}", highlight=False)

@@ -1,0 +1,87 @@
+"""How an attack is run: slots, batch, precision, layout, capture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fastadv.engine import tune
+from fastadv.models import FaceModel, prepare
+
+PRECISIONS = ("fp32", "tf32", "bf16", "auto")
+
+
+class AttackWarning(UserWarning):
+    """Something about a run that a reader of its numbers must know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How an attack is run. What it finds does not depend on slots, order, neighbours or restarts.
+
+    Attributes:
+        slots: Images in flight, a multiple of ``batch``; None takes ``batch``.
+        batch: Images per evaluation. Convolutions may round differently in another batch shape, so results are
+            bit-identical for a fixed batch, whatever the slots. None: 16 on a CPU, the slots (or 64) on CUDA.
+            0: measured on the model at hand.
+        precision: Of the gradient: ``"fp32"``, ``"tf32"`` (CUDA), ``"bf16"``, or ``"auto"`` for the fastest as
+            measured. The verdict is always float32.
+        channels_last: Run convolutions in the channels-last layout.
+        capture: Record the tick as a CUDA graph; None: on CUDA, yes.
+        poll: Ticks between two looks at the flags; None: 1 on a CPU, 4 on CUDA.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    slots: int | None = None
+    batch: int | None = None
+    precision: str = "fp32"
+    channels_last: bool = True
+    capture: bool | None = None
+    poll: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 0):
+            raise ValueError(f"batch must be a positive integer, 0 (measure) or None, got {self.batch!r}")
+        if self.slots is not None and (not isinstance(self.slots, int) or self.slots < 1):
+            raise ValueError(f"slots must be a positive integer or None, got {self.slots!r}")
+        if self.slots and self.batch and self.slots % self.batch:
+            raise ValueError(f"slots must be a multiple of batch = {self.batch}, got {self.slots}")
+        if self.poll is not None and (not isinstance(self.poll, int) or self.poll < 1):
+            raise ValueError(f"poll must be a positive integer or None, got {self.poll!r}")
+
+    def resolve(self, model: FaceModel) -> Engine:
+        """The same engine with every open choice made for this model: what a run records and repeats.
+
+        Raises:
+            ValueError: The model is in training mode, or the device cannot do what is asked.
+        """
+        device = model.device
+        on_cuda = device.type == "cuda"
+        if self.capture and not on_cuda:
+            raise ValueError(f"capture needs a model on a CUDA device, got one on {device}")
+        if self.precision == "tf32" and not on_cuda:
+            raise ValueError(f"precision 'tf32' exists on CUDA devices only, got a model on {device}")
+        batch = self.batch
+        if batch is None:
+            batch = (self.slots or 64) if on_cuda else min(16, self.slots or 16)
+        precision = self.precision
+        if precision == "auto":
+            precision = tune.best_precision(model, batch=batch or 16, channels_last=self.channels_last)
+        if batch == 0:
+            ready = prepare(model, precision=precision, channels_last=self.channels_last)
+            sizes = tune.CUDA_BATCHES if on_cuda else tune.CPU_BATCHES
+            batch = tune.best_batch(ready, sizes, channels_last=self.channels_last)
+        slots = self.slots or batch
+        if slots % batch:
+            raise ValueError(f"slots must be a multiple of batch = {batch}, got {slots}")
+        return replace(
+            self,
+            slots=slots,
+            batch=batch,
+            precision=precision,
+            capture=on_cuda if self.capture is None else self.capture,
+            poll=self.poll or (4 if on_cuda else 1),
+        )

@@ -1,0 +1,177 @@
+"""The data flow of a network, read from a symbolic trace: its layers, its residual branches."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class _UnknownLengthError(Exception):
+    """A trace came to a loop over the parts of a value."""
+
+    def __init__(self, value: fx.Proxy) -> None:
+        super().__init__()
+        self.node = value.node
+
+
+class _Tracer(fx.Tracer):
+    """Keeps torch's layers and their subclasses whole. Of loops over values it must be told how often they run."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        super().__init__(param_shapes_constant=True)
+        self.lengths = iter(lengths)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return any(
+            kind.__module__.startswith("torch.nn.modules") and kind not in _CONTAINERS for kind in type(m).__mro__
+        )
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        length = next(self.lengths, None)
+        if length is None:
+            raise _UnknownLengthError(obj)
+        proxy: Any = obj  # torch declares no indexing
+        return iter([proxy[i] for i in range(length)])
+
+
+def trace(backbone: nn.Module, probe: Tensor) -> fx.Graph | None:
+    """The graph of the backbone, with torch's layers (and their subclasses) as single nodes.
+
+    Args:
+        backbone: In evaluation mode; not changed.
+        probe: ``(N, 3, H, W)`` of the type, size and device that the backbone takes: a loop over a tuple, such as the
+            result of ``chunk``, runs as often as for it. (A loop over a tensor is one over the batch.)
+
+    Returns:
+        The graph, or None where the forward pass cannot be traced, as one that branches on values.
+    """
+    lengths: list[int] = []
+    while True:
+        tracer = _Tracer(lengths)
+        try:
+            return tracer.trace(backbone)
+        except _UnknownLengthError as loop:
+            value = _evaluated(backbone, tracer.graph, loop.node, probe)
+            if not isinstance(value, tuple | list):
+                return None
+            lengths.append(len(value))
+        except Exception:  # any code may run in there, and fail in any way on symbolic values
+            return None
+
+
+def _evaluated(backbone: nn.Module, graph: fx.Graph, wanted: fx.Node, probe: Tensor) -> Any:
+    """The value of a node of an unfinished graph."""
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(copies[wanted])
+    with torch.no_grad():
+        return fx.GraphModule(backbone, part)(probe)
+
+
+def calls(backbone: nn.Module, graph: fx.Graph) -> Counter[int]:
+    """How often each layer is called, by its ``id``; one whose weights are read outside it counts as called twice."""
+    modules = dict(backbone.named_modules(remove_duplicate=False))
+    found = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            owner = modules.get(str(node.target).rpartition(".")[0])
+            found[id(owner)] += 1
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residual:
+    """A sum of a shortcut and a residual branch, which start from one value.
+
+    Attributes:
+        total: The node of the sum.
+        branch: Which of its operands is the end of the branch.
+        inside: The nodes of the branch and of the shortcut, without the value they start from.
+    """
+
+    total: fx.Node
+    branch: fx.Node
+    inside: frozenset[fx.Node]
+
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+
+def residuals(backbone: nn.Module, graph: fx.Graph) -> list[Residual]:
+    """The residual blocks ``shortcut(x) + branch(x)`` of a graph, in the order of their sums.
+
+    Of the two operands of a sum, the shortcut is ``x`` itself, or else the one with fewer convolutions and linear
+    layers; a branch has at least one. ``x`` is the last value that both depend on alone. Sums of equal sides, of parts
+    of a split value, and of constants are no residual blocks.
+
+    Args:
+        backbone: The network that was traced.
+        graph: Of :func:`trace`.
+    """
+    modules = dict(backbone.named_modules(remove_duplicate=False))
+    parents = _immediate_dominators(graph)
+    found = []
+    for node in graph.nodes:
+        operands = [a for a in node.args if isinstance(a, fx.Node) and a in parents]
+        if node.target not in _ADDITIONS or len(operands) != 2 or operands[0] is operands[1] or node not in parents:
+            continue
+        start = parents[node]
+        assert start is not None
+        sides = [_between(start, operand) for operand in operands]
+        weights = [sum(_has_weights(modules, inner) for inner in side) for side in sides]
+        shortcut, branch = sorted((0, 1), key=lambda i: (operands[i] is not start, weights[i]))
+        if weights[shortcut] >= weights[branch] or any(inner.target is operator.getitem for inner in sides[shortcut]):
+            continue
+        inside = frozenset(sides[shortcut] | sides[branch])
+        found.append(Residual(total=node, branch=operands[branch], inside=inside))
+    return found
+
+
+def _immediate_dominators(graph: fx.Graph) -> dict[fx.Node, fx.Node | None]:
+    """For every node that depends on the input, the last other one that all of its paths from there pass."""
+    parents: dict[fx.Node, fx.Node | None] = {}
+    depth: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            parents[node], depth[node] = None, 0
+            continue
+        sources = [source for source in node.all_input_nodes if source in parents]
+        if not sources:
+            continue
+        common = sources[0]
+        for other in sources[1:]:
+            while common is not other:
+                deeper = common if depth[common] >= depth[other] else other
+                above = parents[deeper]
+                assert above is not None  # the input is the root of all
+                common, other = (above, other) if deeper is common else (common, above)
+        parents[node], depth[node] = common, depth[common] + 1
+    return parents
+
+
+def _between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
+    """The nodes after `start` that `end` depends on, and `end`; none where they are the same."""
+    found: set[fx.Node] = set()
+    open_ends = [end]
+    while open_ends:
+        node = open_ends.pop()
+        if node is not start and node not in found:
+            found.add(node)
+            open_ends.extend(node.all_input_nodes)
+    return found
+
+
+def _has_weights(modules: dict[str, nn.Module], node: fx.Node) -> bool:
+    if node.op != "call_module":
+        return node.target in (nn.functional.linear, nn.functional.conv2d, torch.conv2d)
+    return isinstance(modules[str(node.target)], nn.Linear | nn.Conv2d)

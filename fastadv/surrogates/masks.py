@@ -1,0 +1,198 @@
+"""Masks behind the convolutions of a frozen network, fused with the batch norm and activation that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
+
+from fastadv import ops
+from fastadv.models import FaceModel
+from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.surrogates import flow
+from fastadv.surrogates.key import StepKey
+
+# Exact types only: a subclass may compute something else.
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.PReLU, FrozenPReLU)
+
+
+class Draw:
+    """Holds the key of the evaluation that is running; one for all masks of a model."""
+
+    key: StepKey | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """What follows a mask: ``min(prelu(scale * o + shift), ceiling)`` per channel.
+
+    Attributes:
+        scale: ``(C,)`` float32.
+        shift: ``(C,)`` float32.
+        slope: Of the negative side; None: no activation.
+        ceiling: The largest value; None: none.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    slope: float | Tensor | None = None
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mask:
+    """A forward hook that puts a fresh mask on the output of a convolution, and computes what is fused with it."""
+
+    draw: Draw
+    rate: float
+    rescale: bool
+    layer: int
+    tail: Tail | None
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        """The masked output ``(N, C, H, W)``."""
+        key = self.draw.key
+        if key is None:
+            raise RuntimeError("the masks need a key: call the MaskedModel, not the model inside it")
+        if output.shape[0] == 1 != len(key.ids):
+            # A constant that is added to every image, such as a table of positions: each image masks its own.
+            output = output.expand(len(key.ids), *output.shape[1:])
+        if self.tail is None:
+            return ops.feature_dropout(output, **self._how(key))
+        if isinstance(self.tail.slope, Tensor):
+            return self.through(output, key, self.tail.shift, self.tail.slope)
+        return _Masked.apply(output, self, self.tail, key)
+
+    def through(self, x: Tensor, key: StepKey, shift: Tensor, slope: float | Tensor | None) -> Tensor:
+        """The fused operation with this mask and the tail's scale."""
+        assert self.tail is not None
+        return ops.feature_dropout_bn_prelu(x, scale=self.tail.scale, shift=shift, slope=slope, **self._how(key))
+
+    def _how(self, key: StepKey) -> dict[str, Any]:
+        return {
+            "rate": self.rate,
+            "rescale": self.rescale,
+            "seed": key.seed,
+            "ids": key.ids,
+            "tick": key.ticks,
+            "layer": self.layer,
+        }
+
+
+class _Masked(torch.autograd.Function):
+    """Mask, affine map and ReLU, ReLU6 or nothing, which keep at most the result.
+
+    The operation's own derivative keeps the output of the convolution, for the sign of what a PReLU sees. Here the
+    result tells as much, and the next convolution keeps it anyway: less memory than the network without masks takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Mask, tail: Tail, key: StepKey) -> Tensor:
+        assert not isinstance(tail.slope, Tensor)
+        made = mask.through(x, key, tail.shift, tail.slope)
+        if tail.ceiling is not None:
+            made.clamp_(max=tail.ceiling)
+        ctx.save_for_backward(key.ids, key.ticks, None if tail.slope is None else made)
+        ctx.rest = (mask, tail, key.seed)
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        ids, ticks, made = ctx.saved_tensors
+        mask, tail, seed = ctx.rest
+        if tail.ceiling is not None:
+            gradient = torch.ops.aten.hardtanh_backward(gradient, made, 0, tail.ceiling)
+        elif tail.slope is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, made, 0)
+        # The derivative of an affine map is that map without its shift.
+        key = StepKey(seed=seed, ids=ids, ticks=ticks)
+        return mask.through(gradient, key, torch.zeros_like(tail.shift), None), None, None, None
+
+
+def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_layer: int) -> int:
+    """Put a mask behind every ``nn.Conv2d`` of a prepared model's backbone, in place.
+
+    A batch norm and an activation that alone read the convolution become part of the mask's operation and an identity.
+
+    Args:
+        model: Prepared without folding its convolutions.
+        draw: Where the masks read the key.
+        rate: Share of the elements that is dropped.
+        rescale: Multiply what is kept by 1 / (1 - rate).
+        first_layer: The Philox layer of the first convolution, in the order of ``backbone.modules()``.
+
+    Returns:
+        The number of masks.
+    """
+    backbone = model.backbone
+    behind = _fusible(model)
+    layers = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    for i, (name, convolution) in enumerate(layers):
+        fused = behind.get(name, ())
+        tail = _tail(convolution, [backbone.get_submodule(other) for other in fused]) if fused else None
+        for other in fused:
+            parent, _, child = other.rpartition(".")
+            setattr(backbone.get_submodule(parent), child, nn.Identity().eval())
+        convolution.register_forward_hook(Mask(draw=draw, rate=rate, rescale=rescale, layer=first_layer + i, tail=tail))
+    return len(layers)
+
+
+def _fusible(model: FaceModel) -> dict[str, tuple[str, ...]]:
+    """The names of the batch norm, the activation, or both, that can be fused with a convolution, by its name."""
+    backbone = model.backbone
+    probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
+    graph = flow.trace(backbone, probe)
+    if graph is None:
+        return {}
+    modules = dict(backbone.named_modules(remove_duplicate=False))
+    called = flow.calls(backbone, graph)
+
+    def reader(node: fx.Node, kinds: tuple[type[nn.Module], ...]) -> fx.Node | None:
+        """The only reader of a value, if it is such a layer, called once and without hooks."""
+        if len(node.users) != 1 or str(node.target) in model.layers:  # a tap must see what it saw
+            return None
+        (user,) = node.users
+        if user.op != "call_module" or user.args != (node,) or user.kwargs:
+            return None
+        layer = modules[str(user.target)]
+        hooked = layer._forward_hooks or layer._forward_pre_hooks
+        return user if type(layer) in kinds and called[id(layer)] == 1 and not hooked else None
+
+    found: dict[str, tuple[str, ...]] = {}
+    for node in graph.nodes:
+        layer = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(layer, nn.Conv2d) or called[id(layer)] != 1:
+            continue
+        norm = reader(node, (nn.BatchNorm2d,))
+        if norm is not None and modules[str(norm.target)].running_mean is None:  # it normalises by the batch
+            continue
+        activation = reader(norm or node, _ACTIVATIONS)
+        found[str(node.target)] = tuple(str(n.target) for n in (norm, activation) if n is not None)
+    return found
+
+
+def _tail(convolution: nn.Conv2d, layers: list[nn.Module]) -> Tail:
+    channels = convolution.out_channels
+    scale = torch.ones(channels, dtype=torch.float64, device=convolution.weight.device)
+    shift = torch.zeros_like(scale)
+    slope: float | Tensor | None = None
+    ceiling = None
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            scale = (layer.running_var.double() + layer.eps).rsqrt()
+            if layer.weight is not None:
+                scale = scale * layer.weight.detach().double()
+            shift = -layer.running_mean.double() * scale
+            if layer.bias is not None:
+                shift = shift + layer.bias.detach().double()
+        elif isinstance(layer, nn.PReLU):
+            slope = layer.weight.detach().float()
+        else:
+            slope, ceiling = 0.0, 6.0 if isinstance(layer, nn.ReLU6) else None
+    return Tail(scale=scale.float(), shift=shift.float(), slope=slope, ceiling=ceiling)
