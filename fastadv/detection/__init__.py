@@ -1,5 +1,53 @@
 """Detection of adversarial examples from what a network computes on the way to its answer."""
 
+from fastadv.detection.detectors import Detector, load_detector
+from fastadv.detection.examples import Examples
+from fastadv.detection.fitting import EpochRecord, FitConfig, Fitted, fit
+from fastadv.detection.knn import KnnScore, fit_knn, load_knn
+from fastadv.detection.measures import AreaUnderCurve, Thresholds, auc, auc_interval, calibrate
+from fastadv.detection.medoids import medoids
+from fastadv.detection.moments import Moments, Projection, whitening
 from fastadv.detection.neighbours import Found, Neighbours
+from fastadv.detection.networks import Architecture, Network
+from fastadv.detection.representatives import CentroidSums, Representatives, centroids, load_representatives
+from fastadv.detection.taps import LayerTap, Tapped
+from fastadv.detection.tensor_file import DetectionFileError
+from fastadv.detection.trajectory import Trajectory
+from fastadv.detection.yardsticks import DeepKnn, LocalDimension, Mahalanobis
 
-__all__ = ["Found", "Neighbours"]
+__all__ = [
+    "Architecture",
+    "AreaUnderCurve",
+    "CentroidSums",
+    "DeepKnn",
+    "DetectionFileError",
+    "Detector",
+    "EpochRecord",
+    "Examples",
+    "FitConfig",
+    "Fitted",
+    "Found",
+    "KnnScore",
+    "LayerTap",
+    "LocalDimension",
+    "Mahalanobis",
+    "Moments",
+    "Neighbours",
+    "Network",
+    "Projection",
+    "Representatives",
+    "Tapped",
+    "Thresholds",
+    "Trajectory",
+    "auc",
+    "auc_interval",
+    "calibrate",
+    "centroids",
+    "fit",
+    "fit_knn",
+    "load_detector",
+    "load_knn",
+    "load_representatives",
+    "medoids",
+    "whitening",
+]

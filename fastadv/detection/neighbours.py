@@ -118,6 +118,8 @@ class Neighbours:
             raise ValueError(f"labels is on {labels.device}; expected {features.device}, the device of features")
         if backend not in BACKENDS:
             raise ValueError(f"backend is {backend!r}; expected 'brute' or 'faiss'")
+        #: One of ``BACKENDS``.
+        self.backend = backend
         self._features = features.detach().contiguous()
         self._labels = labels
         self._candidates: _Candidates = (_MatrixProduct if backend == "brute" else _Faiss)(self._features)
@@ -126,6 +128,16 @@ class Neighbours:
     def __len__(self) -> int:
         """How many features it holds."""
         return self._features.shape[0]
+
+    @property
+    def features(self) -> Tensor:
+        """``(M, D)`` float32: not to be written."""
+        return self._features
+
+    @property
+    def labels(self) -> Tensor:
+        """``(M,)`` int64: not to be written."""
+        return self._labels
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int) -> Found:

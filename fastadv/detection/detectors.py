@@ -1,0 +1,177 @@
+"""A detector as it is deployed: representatives, distance, network and thresholds, in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fastadv.detection import tensor_file
+from fastadv.detection.measures import Thresholds, calibrate
+from fastadv.detection.networks import KINDS, Architecture, Network
+from fastadv.detection.representatives import from_file
+from fastadv.detection.tensor_file import DetectionFileError, TensorFile
+from fastadv.detection.trajectory import Trajectory
+from fastadv.ops.centroid_distances import METRICS
+
+_FILE = "detector"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detector:
+    """Tells adversarial images from natural ones by their trajectories.
+
+    Used as::
+
+        tap = LayerTap(model=model, layers=detector.layers)
+        tapped = tap(images)
+        flagged = detector.score(tapped.values) >= detector.thresholds.at_false_alarm(0.01)
+
+    Attributes:
+        trajectory: embeds an image.
+        network: reads the embedding.
+        thresholds: where to draw the line, or None before :meth:`calibrated`.
+        provenance: further facts, such as the attacks it was fitted on.
+
+    Raises:
+        ValueError: the network was made for embeddings of another shape, or is in training mode.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
+    """
+
+    trajectory: Trajectory
+    network: Network
+    thresholds: Thresholds | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if tuple(self.network.mean.shape) != self.trajectory.shape:
+            came = str(tuple(self.network.mean.shape))
+            raise ValueError(f"network takes embeddings of {came}; expected {self.trajectory.shape}, the trajectory's")
+        if self.network.training:
+            raise ValueError("network is in training mode; expected network.eval()")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers to tap, in order."""
+        return self.trajectory.representatives.layers
+
+    def score(self, values: Sequence[Tensor]) -> Tensor:
+        """How adversarial images look. Differentiable in the values.
+
+        Args:
+            values: of :attr:`layers`, as :class:`fastadv.detection.LayerTap` gives them: pooled, or maps.
+
+        Returns:
+            ``(N,)`` float32, logits: higher for what looks adversarial.
+
+        Raises:
+            TypeError, ValueError: the values do not fit.
+        """
+        scores: Tensor = self.network(self.trajectory(values))
+        return scores
+
+    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] = (0.01, 0.05)) -> Detector:
+        """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of images it was not fitted on."""
+        return replace(self, thresholds=calibrate(natural, adversarial, rates=rates))
+
+    def to(self, device: torch.device | str) -> Detector:
+        """The same on another device; the network is moved, not copied."""
+        return replace(self, trajectory=self.trajectory.to(device), network=self.network.to(device))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything into one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: with the file's name.
+        """
+        about = {
+            **self.trajectory.representatives.about(),
+            "metric": self.trajectory.metric,
+            "architecture": self.network.architecture.kind,
+            "hidden": self.network.architecture.hidden,
+            "dropout": self.network.architecture.dropout,
+            "detector_provenance": dict(self.provenance),
+            **describe(self.thresholds),
+        }
+        tensors = {**self.trajectory.representatives.tensors(), **_weights(self.network)}
+        tensor_file.write(path, kind=_FILE, tensors=tensors, about=about)
+
+
+def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Detector:
+    """Read what :meth:`Detector.save` wrote.
+
+    Args:
+        path: the file.
+        device: where the detector goes.
+
+    Raises:
+        DetectionFileError: the file is missing, damaged, of another kind, or holds what cannot be.
+    """
+    file = tensor_file.read(path, kind=_FILE)
+    representatives = from_file(file)
+    trajectory = Trajectory(representatives=representatives, metric=file.text("metric", known=tuple(METRICS)))
+    try:
+        architecture = Architecture(
+            kind=file.text("architecture", known=KINDS),
+            layers=len(representatives.layers),
+            width=len(representatives.classes),
+            hidden=file.integer("hidden"),
+            dropout=file.number("dropout"),
+        )
+    except DetectionFileError:
+        raise
+    except ValueError as error:
+        raise DetectionFileError(f"{file.path}: {error}") from error
+    with torch.device("meta"):  # sizes come from the file: no memory before its tensors are known to have them
+        network = Network(architecture)
+    wanted = _weights(network)
+    state = {
+        name.removeprefix("network."): file.tensor(name, tuple(value.shape)).clone() for name, value in wanted.items()
+    }
+    if not bool((state["scale"] > 0).all()):
+        raise file.wrong("network.scale", float(state["scale"].min()), "positive numbers")
+    file.only({*representatives.tensors(), *wanted})
+    network.load_state_dict(state, assign=True)
+    network.eval().requires_grad_(False)
+    made = Detector(
+        trajectory=trajectory,
+        network=network,
+        thresholds=thresholds_of(file),
+        provenance=file.pairs("detector_provenance"),
+    )
+    return made.to(device)
+
+
+def describe(thresholds: Thresholds | None) -> dict[str, object]:
+    """What a file says of thresholds."""
+    return {} if thresholds is None else {"calibrated": True, **asdict(thresholds)}
+
+
+def thresholds_of(file: TensorFile) -> Thresholds | None:
+    """The thresholds in an opened file, or None.
+
+    Raises:
+        DetectionFileError: what it says of them cannot be.
+    """
+    if "calibrated" not in file.about:
+        return None
+    rates, lines = file.numbers("false_alarm_rates"), file.numbers("false_alarm")
+    if len(rates) != len(lines) or not all(0 <= rate <= 1 for rate in rates):
+        raise file.wrong("false_alarm_rates", list(rates), f"{len(lines)} rates in [0, 1], as many as false_alarm has")
+    return Thresholds(
+        equal_error=file.number("equal_error"),
+        equal_error_rate=file.number("equal_error_rate"),
+        false_alarm_rates=rates,
+        false_alarm=lines,
+        natural=file.integer("natural"),
+        adversarial=file.integer("adversarial"),
+    )
+
+
+def _weights(network: Network) -> dict[str, Tensor]:
+    return {f"network.{name}": value for name, value in network.state_dict().items()}

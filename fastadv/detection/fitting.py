@@ -1,0 +1,308 @@
+"""Fitting a detector's network to examples: deterministic and resumable to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.data.files import write_atomically
+from fastadv.detection.examples import Examples, Sampler, balanced_mean
+from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
+from fastadv.detection.tensor_file import DetectionFileError
+from fastadv.ops import philox
+
+#: Told of epochs done and of all.
+Progress = Callable[[int, int], None]
+
+_SEED_LAYER = 3002
+_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to fit a detector. Every field decides about the weights that come out.
+
+    Attributes:
+        kind: ``"linear"``, ``"mlp"`` or ``"lstm"``.
+        hidden: units of the MLP or the LSTM.
+        dropout: of the MLP.
+        standard: how the embedding is standardised: ``"entry"``, ``"layer"`` or ``"none"``, on the natural examples
+            (:func:`fastadv.detection.networks.standards`). **Choice**: the paper does not mention it; distances of
+            different layers differ by orders of magnitude, and without it an MLP on L2 distances hardly learns.
+        epochs: at most; an epoch draws as many examples as there are.
+        batch: examples of a step.
+        lr: first learning rate of Adam; 1e-4 to 1e-3 in the paper.
+        weight_decay: of Adam (L2).
+        plateau: epochs without a lower loss before the rate is divided by 10.
+        patience: epochs without a lower loss before it ends; 0 for never.
+        seed: of the weights, the sampler and the dropout, in [0, 2**63).
+
+    Raises:
+        ValueError: a field is out of its range.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 5.2.
+    """
+
+    kind: str = "lstm"
+    hidden: int = 100
+    dropout: float = 0.5
+    standard: str = "layer"
+    epochs: int = 150
+    batch: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    plateau: int = 10
+    patience: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, text, known in (("kind", self.kind, KINDS), ("standard", self.standard, STANDARDS)):
+            if text not in known:
+                raise ValueError(f"{name} is {text!r}; expected one of {', '.join(known)}")
+        for name, value, low in (
+            ("hidden", self.hidden, 1),
+            ("epochs", self.epochs, 1),
+            ("batch", self.batch, 1),
+            ("plateau", self.plateau, 1),
+            ("patience", self.patience, 0),
+        ):
+            if value < low:
+                raise ValueError(f"{name} is {value}; expected {low} or more")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr is {self.lr}; expected a positive number")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; expected a number >= 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a share in [0, 1)")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed is {self.seed}; expected a number in [0, 2**63)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean over its steps.
+        held: balanced loss of the held-out examples, or None without them.
+        lr: the learning rate it was made with.
+    """
+
+    epoch: int
+    loss: float
+    held: float | None
+    lr: float
+
+    @property
+    def watched(self) -> float:
+        """What decides about the rate, the end and the best epoch."""
+        return self.loss if self.held is None else self.held
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """What came out.
+
+    Attributes:
+        network: of the best epoch, in evaluation mode, its parameters frozen.
+        history: one record an epoch.
+        best: the record of the best epoch: the lowest loss, the earliest of equal ones.
+        resumed_at: the epoch that this call went on from; 0 for a fresh start.
+    """
+
+    network: Network
+    history: tuple[EpochRecord, ...]
+    best: EpochRecord
+    resumed_at: int
+
+
+def fit(
+    config: FitConfig,
+    examples: Examples,
+    *,
+    held: Examples | None = None,
+    device: torch.device | str = "cpu",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_epochs: int = 10,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit a network that tells adversarial embeddings from natural ones.
+
+    Binary cross-entropy, Adam, batches balanced by :class:`fastadv.detection.examples.Sampler`. The learning rate is
+    divided by 10 on a plateau of the held-out loss (of the loss itself without held-out examples); it ends early when
+    that does not fall any more, and the best epoch is kept. On the CPU the weights depend on (config, examples, held)
+    only, for one number of threads: PyTorch's own random state is neither read nor changed.
+
+    Args:
+        config: how.
+        examples: to fit to.
+        held: of the same shape; other images (see :meth:`Examples.split`).
+        device: where the network is fitted; examples are moved there batch by batch.
+        checkpoint: a file that keeps the state, or None. A fit that was killed goes on from it when called again with
+            the same arguments and ends as if it had never been interrupted; a finished one is only read.
+        checkpoint_epochs: how many epochs go by between two writes.
+        progress: told of epochs.
+
+    Raises:
+        ValueError: examples that do not fit each other, or a loss that is not finite.
+        DetectionFileError: the checkpoint is damaged, or of another fit.
+        OSError: the checkpoint cannot be written.
+    """
+    if held is not None and held.embeddings.shape[1:] != examples.embeddings.shape[1:]:
+        came, expected = tuple(held.embeddings.shape[1:]), tuple(examples.embeddings.shape[1:])
+        raise ValueError(f"held has embeddings of {came}; expected {expected}, like the examples")
+    if checkpoint_epochs < 1:
+        raise ValueError(f"checkpoint_epochs is {checkpoint_epochs}; expected 1 or more")
+    path = None if checkpoint is None else Path(checkpoint)
+    return _Fit(config, examples, held, torch.device(device), path).complete(checkpoint_epochs, progress)
+
+
+class _Fit:
+    """A fit under way: network, optimiser and position."""
+
+    def __init__(
+        self, config: FitConfig, examples: Examples, held: Examples | None, device: torch.device, path: Path | None
+    ) -> None:
+        self.config, self.examples, self.held, self.device, self.path = config, examples, held, device, path
+        layers, width = examples.embeddings.shape[1:]
+        architecture = Architecture(
+            kind=config.kind, layers=layers, width=width, hidden=config.hidden, dropout=config.dropout
+        )
+        with _seeded(config.seed, 0, device):
+            network = Network(architecture)
+        natural = (examples.groups == 0).nonzero()[:, 0]
+        mean, scale = standards(examples.embeddings, natural, config.standard)
+        network.mean.copy_(mean)
+        network.scale.copy_(scale)
+        self.network = network.to(device)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        # The rate falls after `plateau` epochs without a fall, which torch counts from 0.
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=0.1, patience=config.plateau - 1
+        )
+        self.history: list[EpochRecord] = []
+        self.best = _copied(network)
+        self.about = {
+            "config": asdict(config),
+            "examples": examples.digest() if path else None,
+            "held": held.digest() if path and held else None,
+        }
+
+    def complete(self, every: int, progress: Progress | None) -> Fitted:
+        resumed = self._restore()
+        sampler = Sampler(self.examples, self.config.seed)
+        while not self._ended():
+            epoch = len(self.history) + 1
+            self._epoch(sampler, epoch)
+            if self.path is not None and (epoch % every == 0 or self._ended()):
+                self._save(self.path)
+            if progress is not None:
+                progress(epoch, self.config.epochs)
+        self.network.load_state_dict(self.best)
+        self.network.eval().requires_grad_(False)
+        return Fitted(network=self.network, history=tuple(self.history), best=self._best(), resumed_at=resumed)
+
+    def _ended(self) -> bool:
+        done, patience = len(self.history), self.config.patience
+        if done >= self.config.epochs:
+            return True
+        return bool(patience and done and done - self._best().epoch >= patience)
+
+    def _best(self) -> EpochRecord:
+        return min(self.history, key=lambda record: (record.watched, record.epoch))
+
+    def _epoch(self, sampler: Sampler, epoch: int) -> None:
+        config = self.config
+        steps = math.ceil(len(self.examples) / config.batch)
+        order = sampler.draw(epoch, steps * config.batch)
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.network.train()
+        with _seeded(config.seed, epoch, self.device):  # dropout
+            for rows in order.split(config.batch):
+                loss = self._loss(self.examples, rows).mean()
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                total += loss.detach()
+        value = float(total) / steps
+        held = None if self.held is None else self._held_loss(self.held)
+        record = EpochRecord(epoch=epoch, loss=value, held=held, lr=lr)
+        if not (math.isfinite(value) and math.isfinite(record.watched)):
+            raise ValueError(f"loss is {value} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}")
+        self.history.append(record)
+        if self._best() is record:
+            self.best = _copied(self.network)
+        self.plateau.step(record.watched)
+
+    def _loss(self, examples: Examples, rows: Tensor) -> Tensor:
+        values = examples.embeddings[rows.to(examples.embeddings.device)].to(self.device)
+        wanted = (examples.groups[rows] > 0).float().to(self.device)
+        return F.binary_cross_entropy_with_logits(self.network(values), wanted, reduction="none")
+
+    @torch.no_grad()
+    def _held_loss(self, held: Examples) -> float:
+        self.network.eval()
+        return balanced_mean(torch.cat([self._loss(held, r).cpu() for r in torch.arange(len(held)).split(_ROWS)]), held)
+
+    def _save(self, path: Path) -> None:
+        buffer = io.BytesIO()
+        state = {
+            "about": self.about,
+            "history": [asdict(record) for record in self.history],
+            "network": self.network.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+        }
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue(), fsync=True)
+
+    def _restore(self) -> int:
+        if self.path is None or not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            about = state["about"]
+        except Exception as error:  # a damaged pickle raises anything from EOFError to IndexError
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DetectionFileError(f"{self.path} is not a whole checkpoint of a fit: {first}") from error
+        for name, wanted in self.about.items():
+            if json.dumps(about.get(name), sort_keys=True) != json.dumps(wanted, sort_keys=True):
+                raise DetectionFileError(f"{self.path} holds a fit with another {name}; expected the same, or no file")
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.plateau.load_state_dict(state["plateau"])
+            self.best = {name: state["best"][name] for name in self.best}
+            self.history = [EpochRecord(**record) for record in state["history"]]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise DetectionFileError(f"{self.path} does not fit this fit: {first}") from error
+        return len(self.history)
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """PyTorch's generators as a function of (seed, epoch), and afterwards as they were."""
+    high, low = philox.words(seed, torch.tensor([epoch]), 0, _SEED_LAYER, 2)[0].tolist()
+    indices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=indices):
+        torch.manual_seed((high << 32 | low) >> 1)
+        yield

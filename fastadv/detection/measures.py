@@ -1,0 +1,216 @@
+"""How well a score tells adversarial images from natural ones, and where to draw the line.
+
+A score is higher for an image that looks adversarial; an image is *flagged* at threshold t when ``score >= t``. The
+false-alarm rate is the share of the natural images that are flagged, the miss rate that of the adversarial ones that
+are not. All in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+
+_CELLS = 1 << 22  # of a temporary of the bootstrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where a detector draws the line.
+
+    Attributes:
+        equal_error: the threshold at which the false-alarm and the miss rate are equal.
+        equal_error_rate: that rate, where the ROC, its points joined by straight lines, has it; the accuracy there is
+            1 minus it.
+        false_alarm_rates: the rates that were chosen.
+        false_alarm: for each, a threshold whose false-alarm rate on the natural images is the greatest that is not
+            above it.
+        natural: how many natural images this comes from.
+        adversarial: how many adversarial ones.
+
+    Raises:
+        ValueError: as many thresholds as rates are expected.
+    """
+
+    equal_error: float
+    equal_error_rate: float
+    false_alarm_rates: tuple[float, ...]
+    false_alarm: tuple[float, ...]
+    natural: int
+    adversarial: int
+
+    def __post_init__(self) -> None:
+        if len(self.false_alarm) != len(self.false_alarm_rates):
+            raise ValueError(f"false_alarm has {len(self.false_alarm)}; expected {len(self.false_alarm_rates)}")
+
+    def at_false_alarm(self, rate: float) -> float:
+        """The threshold for one of the rates that were chosen.
+
+        Raises:
+            ValueError: another rate.
+        """
+        if rate not in self.false_alarm_rates:
+            known = ", ".join(f"{known:g}" for known in self.false_alarm_rates) or "none"
+            raise ValueError(f"rate is {rate}; calibrated for: {known}")
+        return self.false_alarm[self.false_alarm_rates.index(rate)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AreaUnderCurve:
+    """An AUC with its bootstrap confidence interval.
+
+    Attributes:
+        value: the chance that an adversarial image scores above a natural one, ties counted half.
+        low: lower end of the interval.
+        high: upper end.
+        level: what share of the bootstrap's draws lies between them.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+
+def calibrate(
+    natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike, *, rates: tuple[float, ...] = (0.01, 0.05)
+) -> Thresholds:
+    """Thresholds from the scores of images that the detector was not trained on.
+
+    Thresholds lie in the middle of a gap between scores, where there is one, so that they survive rounding.
+
+    Args:
+        natural: ``(N,)`` finite scores.
+        adversarial: ``(M,)`` finite scores.
+        rates: false-alarm rates in [0, 1] to draw thresholds for.
+
+    Raises:
+        ValueError: no scores, scores that are not finite or of another shape, or a rate outside [0, 1].
+    """
+    calm, attacked = _checked("natural", natural), _checked("adversarial", adversarial)
+    line, rate = _equal_error(calm, attacked)
+    return Thresholds(
+        equal_error=line,
+        equal_error_rate=rate,
+        false_alarm_rates=tuple(rates),
+        false_alarm=tuple(_at_false_alarm(calm, attacked, rate) for rate in rates),
+        natural=len(calm),
+        adversarial=len(attacked),
+    )
+
+
+def auc(natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike) -> float:
+    """The chance that an adversarial image scores above a natural one, ties counted half.
+
+    Raises:
+        ValueError: as for :func:`calibrate`.
+    """
+    calm, attacked = _counts(_checked("natural", natural), _checked("adversarial", adversarial))
+    return float(_areas(calm[None], attacked[None])[0])
+
+
+def auc_interval(
+    natural: Tensor | ArrayLike,
+    adversarial: Tensor | ArrayLike,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> AreaUnderCurve:
+    """The AUC and its percentile bootstrap interval; natural and adversarial images are drawn again separately.
+
+    A draw only changes how often each distinct score counts, so all draws are a few passes over a matrix.
+
+    Args:
+        natural: ``(N,)`` finite scores.
+        adversarial: ``(M,)`` finite scores.
+        draws: how many samples, >= 1.
+        level: of confidence, in (0, 1).
+        seed: of the draws, >= 0.
+
+    Raises:
+        ValueError: as for :func:`calibrate`, or ``draws``, ``level`` or ``seed`` out of range.
+
+    Source:
+        Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+    """
+    if draws < 1 or not 0 < level < 1 or seed < 0:
+        raise ValueError(f"draws, level, seed are {draws}, {level}, {seed}; expected >= 1, in (0, 1), >= 0")
+    calm, attacked = _counts(_checked("natural", natural), _checked("adversarial", adversarial))
+    random = np.random.Generator(np.random.Philox(key=seed))
+    made: list[Floats] = []
+    step = max(1, _CELLS // len(calm))
+    for begin in range(0, draws, step):
+        size = min(step, draws - begin)
+        made.append(_areas(_drawn(random, calm, size), _drawn(random, attacked, size)))
+    low, high = np.quantile(np.concatenate(made), ((1 - level) / 2, (1 + level) / 2))
+    value = float(_areas(calm[None], attacked[None])[0])
+    return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)
+
+
+def _checked(name: str, scores: Tensor | ArrayLike) -> Floats:
+    array = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
+    values = np.asarray(array, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"{name} has shape {values.shape}; expected (N,) with N >= 1")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds scores that are NaN or infinite; expected finite ones")
+    return values
+
+
+def _counts(calm: Floats, attacked: Floats) -> tuple[Floats, Floats]:
+    """How often each distinct score comes among the natural and the adversarial images, scores ascending."""
+    distinct, place = np.unique(np.concatenate([calm, attacked]), return_inverse=True)
+    size = len(distinct)
+    first = np.bincount(place[: len(calm)], minlength=size).astype(np.float64)
+    return first, np.bincount(place[len(calm) :], minlength=size).astype(np.float64)
+
+
+def _drawn(random: np.random.Generator, counts: Floats, size: int) -> Floats:
+    total = int(counts.sum())
+    return random.multinomial(total, counts / counts.sum(), size=size).astype(np.float64)
+
+
+def _areas(calm: Floats, attacked: Floats) -> Floats:
+    """AUCs from counts ``(draws, scores)``."""
+    below = np.cumsum(calm, axis=1) - calm / 2
+    return (below * attacked).sum(1) / (calm.sum(1) * attacked.sum(1))
+
+
+def _equal_error(calm: Floats, attacked: Floats) -> tuple[float, float]:
+    # Threshold i flags the i largest distinct scores: i = 0 flags nothing, the last everything.
+    distinct = np.unique(np.concatenate([calm, attacked]))[::-1]
+    ordered = np.sort(calm), np.sort(attacked)
+    alarms = np.concatenate([[0.0], 1 - np.searchsorted(ordered[0], distinct) / len(calm)])
+    misses = np.concatenate([[1.0], np.searchsorted(ordered[1], distinct) / len(attacked)])
+    difference = alarms - misses  # from -1 to 1, growing by multiples of 1 / (N M)
+    zero = 0.5 / (len(calm) * len(attacked))
+    at = int(np.argmax(difference > -zero))
+    if difference[at] < zero:
+        return _between(float(distinct[at]), float(distinct[at - 1])), float(alarms[at])
+    share = -difference[at - 1] / (difference[at] - difference[at - 1])
+    return float(distinct[at - 1]), float(alarms[at - 1] + share * (alarms[at] - alarms[at - 1]))
+
+
+def _at_false_alarm(calm: Floats, attacked: Floats, rate: float) -> float:
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
+    ordered = np.sort(calm)[::-1]
+    allowed = int(np.floor(rate * len(ordered) + 1e-9))  # 0.3 * 10 is 2.9999999999999996, and three are meant
+    if allowed >= len(ordered):
+        return float(min(calm.min(), attacked.min()))
+    kept = float(ordered[allowed])
+    above = np.concatenate([calm[calm > kept], attacked[attacked > kept]])
+    return (
+        _between(kept, float(above.min())) if len(above) else float(np.nextafter(np.float32(kept), np.float32(np.inf)))
+    )
+
+
+def _between(low: float, high: float) -> float:
+    """The middle of two scores, above ``low``, as float32 holds it; ``high`` where float32 has nothing between."""
+    middle = float(np.float32(low + (high - low) / 2))
+    return middle if low < middle <= high else high

@@ -1,0 +1,144 @@
+"""The small networks that read a trajectory: a logistic regression, a multi-layer perceptron and an LSTM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+KINDS = ("linear", "mlp", "lstm")
+STANDARDS = ("entry", "layer", "none")
+
+_LARGEST = 1 << 20
+_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What a detector's network is made of.
+
+    Attributes:
+        kind: ``"mlp"``: one hidden layer over the flat embedding, ReLU, dropout, one logit. ``"lstm"``: an LSTM over
+            the L layers, one logit from its last state. ``"linear"``: one logit, a logistic regression (how Mahalanobis
+            and LID scores of several layers are joined).
+        layers: L.
+        width: K, the numbers of a layer.
+        hidden: units of the MLP or the LSTM; 100 in the paper.
+        dropout: of the MLP, in [0, 1). **Choice**: the paper gives no rate.
+
+    Raises:
+        ValueError: a field is out of its range.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
+    """
+
+    kind: str
+    layers: int
+    width: int
+    hidden: int = 100
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        for name, value in (("layers", self.layers), ("width", self.width), ("hidden", self.hidden)):
+            if type(value) is not int or not 1 <= value <= _LARGEST:
+                raise ValueError(f"{name} is {value!r}; expected an integer from 1 to {_LARGEST}")
+        if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
+            raise ValueError(f"dropout is {self.dropout}; expected a share in [0, 1)")
+
+
+class Network(nn.Module):
+    """An embedding ``(N, L, K)`` to one logit an image: the higher, the more likely adversarial.
+
+    Its input is standardised first: ``(t - mean) / scale``, with buffers of the network.
+
+    Args:
+        architecture: what it is made of. Weights are PyTorch's default initialisation.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        shape = (architecture.layers, architecture.width)
+        self.architecture = architecture
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+        self.lstm: nn.LSTM | None = None
+        flat = math.prod(shape)
+        if architecture.kind == "lstm":
+            self.lstm = nn.LSTM(architecture.width, architecture.hidden, batch_first=True)
+            self.logit: nn.Module = nn.Linear(architecture.hidden, 1)
+        elif architecture.kind == "mlp":
+            first, last = nn.Linear(flat, architecture.hidden), nn.Linear(architecture.hidden, 1)
+            self.logit = nn.Sequential(first, nn.ReLU(), nn.Dropout(architecture.dropout), last)
+        else:
+            self.logit = nn.Linear(flat, 1)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            embeddings: ``(N, L, K)`` float32.
+
+        Returns:
+            ``(N,)`` float32.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if embeddings.dim() != 3 or embeddings.shape[1:] != self.mean.shape:
+            expected = ", ".join(str(size) for size in self.mean.shape)
+            raise ValueError(f"embeddings has shape {tuple(embeddings.shape)}; expected (N, {expected})")
+        values = (embeddings - self.mean) / self.scale
+        if self.lstm is None:
+            return self.logit(values.flatten(1))[:, 0]
+        return self.logit(self.lstm(values)[0][:, -1])[:, 0]
+
+    def train(self, mode: bool = True) -> Network:
+        """As for every module; the LSTM alone stays in training mode.
+
+        One layer without dropout computes the same in both, and cuDNN has a backward pass for training mode only, which
+        an attack on an evaluating detector needs.
+        """
+        super().train(mode)
+        if self.lstm is not None:
+            self.lstm.train()
+        return self
+
+
+def standards(embeddings: Tensor, rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation to standardise by.
+
+    Args:
+        embeddings: ``(N, L, K)`` float32.
+        rows: ``(M,)`` int64, which of them to measure.
+        how: ``"entry"``, every one of the L K numbers by itself; ``"layer"``, one mean and deviation for a layer's K
+            numbers, which keeps how the classes differ; ``"none"``, 0 and 1.
+
+    Returns:
+        Two ``(L, K)`` float32. A deviation of 0 is replaced by 1.
+    """
+    shape = embeddings.shape[1:]
+    if how == "none":
+        return torch.zeros(shape), torch.ones(shape)
+    total = torch.zeros(shape, dtype=torch.float64)
+    squares = torch.zeros(shape, dtype=torch.float64)
+    parts = rows.split(_ROWS)
+    for part in parts:
+        total += embeddings[part].sum(0, dtype=torch.float64).cpu()
+    mean = total / len(rows)
+    if how == "layer":
+        mean = mean.mean(1, keepdim=True).expand(shape)
+    for part in parts:
+        squares += (embeddings[part].cpu().double() - mean).square().sum(0)
+    variance = squares / len(rows)
+    if how == "layer":
+        variance = variance.mean(1, keepdim=True).expand(shape)
+    deviation = variance.sqrt().float()
+    return mean.float().contiguous(), torch.where(deviation == 0, 1.0, deviation).contiguous()

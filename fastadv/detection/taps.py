@@ -1,0 +1,158 @@
+"""What the layers of a network say about an image, caught in the forward pass that answers it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastadv import ops
+from fastadv.models import FaceModel
+from fastadv.ops import checks
+
+_Caught = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tapped:
+    """What one forward pass gave.
+
+    Attributes:
+        layers: the names of the layers.
+        values: one for each layer: the means ``(N, C_l)`` float32 of its channels; or its maps ``(N, C_l, H_l, W_l)``
+            in the model's type, where they were kept.
+        features: ``(N, D)``, the raw output of the backbone: normalised it is the embedding, and the model's head makes
+            logits of it.
+    """
+
+    layers: tuple[str, ...]
+    values: tuple[Tensor, ...]
+    features: Tensor
+
+    def of(self, layer: str) -> Tensor:
+        """The value of one layer.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        if layer not in self.layers:
+            raise ValueError(f"layer is {layer!r}; expected one of {', '.join(self.layers)}")
+        return self.values[self.layers.index(layer)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerTap:
+    r"""Average-pooled outputs of named layers, beside the features, from one forward pass.
+
+    .. math:: p_{l,n,c} = \frac{1}{H_l W_l} \sum_{h,w} o_{l,n,c,h,w}
+
+    Each output is pooled (:func:`fastadv.ops.average_pool`) as soon as its layer has run and is not kept, so the memory
+    is that of the bare forward pass. ``keep_maps`` keeps the outputs instead, for the one launch of
+    :func:`fastadv.ops.pooled_centroid_distances`: at batch 1 that saves the cost of L - 1 calls.
+
+    The hooks exist during a call only, whatever it raises, and see only the calls of their own thread. Differentiable,
+    and capturable in a CUDA graph. Works on prepared models too; a layer that is not in ``model.layers`` may have been
+    folded with the batch norm after it by :func:`fastadv.models.prepare`, and then gives that one's output.
+
+    Attributes:
+        model: in evaluation mode.
+        layers: names of submodules of the backbone, each run once in a forward pass, with an output ``(N, C, H, W)`` or
+            ``(N, C)``; None for ``model.layers``.
+        keep_maps: keep the outputs, unpooled.
+        backend: of the operation.
+
+    Raises:
+        TypeError, ValueError: a field is of the wrong type, a layer does not exist, or the model is in training mode.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
+    """
+
+    model: FaceModel
+    layers: tuple[str, ...] | None = None
+    keep_maps: bool = False
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, FaceModel):
+            raise TypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
+        if self.layers is None:
+            object.__setattr__(self, "layers", self.model.layers)
+        if isinstance(self.layers, str):
+            raise TypeError(f"layers is the text {self.layers!r}; expected a sequence of names")
+        object.__setattr__(self, "layers", tuple(self.names))
+        if not self.names:
+            raise ValueError("layers is empty; expected one name or more")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"layers is {self.names}; expected distinct names")
+        known = {name for name, _ in self.model.backbone.named_modules() if name}
+        for name in self.names:
+            if name not in known:
+                raise ValueError(f"layers names {name!r}, which the backbone of {self.model.name!r} lacks")
+        if any(module.training for module in self.model.modules()):
+            raise ValueError(f"model {self.model.name!r} is in training mode; expected model.eval()")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers."""
+        assert self.layers is not None
+        return self.layers
+
+    def __call__(self, images: Tensor) -> Tapped:
+        """Run the model.
+
+        Args:
+            images: ``(N, 3, H, W)`` RGB in [0, 1], as the model takes them.
+
+        Raises:
+            TypeError, ValueError: the model refuses the images, it is in training mode, or a layer did not run, ran
+                more than once, or gave something else than one tensor ``(N, C, H, W)`` or ``(N, C)``.
+        """
+        if self.model.training:
+            raise ValueError(f"model {self.model.name!r} is in training mode; expected model.eval()")
+        caught: _Caught = {}
+        with self._attached(caught):
+            features = self.model.features(images)
+        for name in self.names:
+            if name not in caught:
+                raise ValueError(f"layer {name!r} did not run in the forward pass")
+            if caught[name].shape[0] != images.shape[0]:
+                raise ValueError(f"layer {name!r} gave {caught[name].shape[0]} rows; expected {images.shape[0]}")
+        return Tapped(layers=self.names, values=tuple(caught[name] for name in self.names), features=features)
+
+    @contextlib.contextmanager
+    def _attached(self, caught: _Caught) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for name in self.names:
+                module = self.model.backbone.get_submodule(name)
+                stack.callback(module.register_forward_hook(self._hook(name, caught)).remove)
+            yield
+
+    def _hook(self, name: str, caught: _Caught) -> Callable[[nn.Module, Any, Any], None]:
+        caller = threading.get_ident()
+
+        def catch(module: nn.Module, inputs: Any, output: Any) -> None:
+            if threading.get_ident() != caller:
+                return
+            if name in caught:
+                raise ValueError(f"layer {name!r} ran more than once in the forward pass; expected once")
+            value = _as_map(name, output)
+            caught[name] = value if self.keep_maps else ops.average_pool([value], backend=self.backend)[0]
+
+        return catch
+
+
+def _as_map(name: str, output: object) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"layer {name!r} gave a {type(output).__name__}; expected a tensor")
+    if output.dtype not in checks.GRAD_TYPES:
+        raise TypeError(f"layer {name!r} gave {output.dtype}; expected float32, bfloat16 or float16")
+    if output.dim() == 2:
+        return output[:, :, None, None]
+    if output.dim() != 4:
+        raise ValueError(f"layer {name!r} gave the shape {tuple(output.shape)}; expected (N, C, H, W) or (N, C)")
+    return output

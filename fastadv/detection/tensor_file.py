@@ -1,0 +1,187 @@
+"""Files of representatives and detectors: safetensors with a checked description, read without running code."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fastadv.data.files import write_atomically
+from fastadv.data.provenance import versions
+
+_FORMAT = "fastadv.detection"
+_VERSION = 1
+_COUNT = 1 << 20  # of anything that a description may count
+
+
+class DetectionFileError(ValueError):
+    """A file of representatives or of a detector is missing, broken, of another kind, or holds impossible values."""
+
+
+def write(path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and what they are, as a file that is whole or absent.
+
+    Args:
+        path: the file; its folder must exist.
+        kind: what the file holds; :func:`read` insists on it.
+        tensors: by name; on any device.
+        about: JSON values that describe them.
+
+    Raises:
+        OSError: with the file's name.
+        ValueError: a number in ``about`` is NaN or infinite.
+    """
+    text = json.dumps(dict(about), sort_keys=True, allow_nan=False)
+    made = json.dumps(versions(), sort_keys=True)
+    metadata = {"format": _FORMAT, "version": str(_VERSION), "kind": kind, "about": text, "made_with": made}
+    write_atomically(path, save({name: _owned(value) for name, value in tensors.items()}, metadata))
+
+
+def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
+    """Read a file of :func:`write`.
+
+    Raises:
+        DetectionFileError: it is missing, damaged, of another kind or of a newer version.
+    """
+    file = Path(path)
+    if not file.is_file():
+        what = "is a directory" if file.is_dir() else "does not exist"
+        raise DetectionFileError(f"{file} {what}; expected a safetensors file with {kind}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            _check_metadata(file, metadata, kind)
+            names: list[str] = list(opened.keys())
+            tensors = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise DetectionFileError(f"{file} is not a whole safetensors file (truncated or damaged?): {error}") from error
+    try:
+        about = json.loads(metadata["about"], parse_constant=_no_constant)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise DetectionFileError(f"{file} has no readable description: {error}") from error
+    if not isinstance(about, dict):
+        raise DetectionFileError(f"{file} is described by a {type(about).__name__}; expected an object")
+    return TensorFile(path=file, about=about, tensors=tensors)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorFile:
+    """What a file held; every getter raises :class:`DetectionFileError` with the file's name and the field's.
+
+    Attributes:
+        path: the file.
+        about: the description.
+        tensors: by name, on the CPU.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def text(self, name: str, *, known: tuple[str, ...] | None = None) -> str:
+        """A text, one of ``known`` if they are given."""
+        value = self.about.get(name)
+        if not isinstance(value, str) or (known is not None and value not in known):
+            raise self.wrong(name, value, "a text" if known is None else f"one of {', '.join(known)}")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Texts."""
+        value = self.about.get(name)
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise self.wrong(name, value, "a list of texts")
+        return tuple(value)
+
+    def pairs(self, name: str) -> dict[str, str]:
+        """Texts by name."""
+        value = self.about.get(name)
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise self.wrong(name, value, "texts by name")
+        return dict(value)
+
+    def integer(self, name: str) -> int:
+        """A number from 1 to 2**20."""
+        value = self.about.get(name)
+        if type(value) is not int or not 1 <= value <= _COUNT:
+            raise self.wrong(name, value, f"an integer from 1 to {_COUNT}")
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite number."""
+        value = self.about.get(name)
+        if not _is_number(value):
+            raise self.wrong(name, value, "a finite number")
+        return float(value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Finite numbers."""
+        value = self.about.get(name)
+        if not isinstance(value, list) or not all(_is_number(v) for v in value):
+            raise self.wrong(name, value, "a list of finite numbers")
+        return tuple(float(v) for v in value)
+
+    def tensor(self, name: str, shape: tuple[int | None, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of finite values with the dtype and the sizes that are not None (those are 1 at least)."""
+        value = self.tensors.get(name)
+        if value is None:
+            raise DetectionFileError(f"{self.path} lacks the tensor {name!r}")
+        fits = value.dim() == len(shape) and all(
+            (got > 0 if want is None else got == want) for want, got in zip(shape, value.shape, strict=True)
+        )
+        if value.dtype != dtype or not fits:
+            expected = ", ".join("any" if size is None else str(size) for size in shape)
+            raise DetectionFileError(
+                f"{self.path}: {name!r} is {value.dtype} {tuple(value.shape)}; expected {dtype} ({expected})"
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise DetectionFileError(f"{self.path}: {name!r} holds values that are NaN or infinite")
+        return value
+
+    def only(self, names: set[str]) -> None:
+        """Insist on these tensors and no others."""
+        others = sorted(set(self.tensors) - names)
+        if others:
+            raise DetectionFileError(f"{self.path} holds {len(others)} tensors that do not belong, first {others[0]!r}")
+
+    def wrong(self, name: str, value: object, expected: str) -> DetectionFileError:
+        """The error for a field."""
+        return DetectionFileError(f"{self.path}: {name} is {_short(value)}; expected {expected}")
+
+
+def _check_metadata(file: Path, metadata: Mapping[str, str], kind: str) -> None:
+    if metadata.get("format") != _FORMAT or metadata.get("kind") != kind:
+        found = metadata.get("kind") if metadata.get("format") == _FORMAT else metadata.get("format")
+        raise DetectionFileError(f"{file} holds {_short(found or 'bare tensors')}; expected {kind!r} of {_FORMAT}")
+    if metadata.get("version") != str(_VERSION):
+        raise DetectionFileError(f"{file} is of version {_short(metadata.get('version'))}; expected {_VERSION}")
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _owned(value: Tensor) -> Tensor:
+    """On the CPU, in row order, and alone in its memory: what safetensors can write."""
+    made = value.detach().cpu().contiguous()
+    return made if made.untyped_storage().nbytes() == made.nbytes else made.clone()

@@ -1,0 +1,214 @@
+"""Detectors as they are deployed: from images to flags, through one file, differentiable to the pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastadv.detection import (
+    Architecture,
+    DetectionFileError,
+    Detector,
+    Examples,
+    FitConfig,
+    LayerTap,
+    Network,
+    Trajectory,
+    auc,
+    centroids,
+    fit,
+    load_detector,
+    medoids,
+)
+from fastadv.detection.detectors import describe
+from fastadv.testing.tolerances import assert_same_bits
+
+
+def network(kind="mlp", layers=3, width=4):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        made = Network(Architecture(kind=kind, layers=layers, width=width, hidden=6))
+    made.scale.fill_(1.5)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def detector(representatives):
+    made = Detector(
+        trajectory=Trajectory(representatives=representatives, metric="cosine"),
+        network=network(),
+        provenance={"attacks": "bim, cw"},
+    )
+    return made.calibrated(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.9]), rates=(0.01, 0.5))
+
+
+def test_from_images_to_flags(tiny, faces):
+    """The whole path on a toy: faces of two tints, attacked ones are moved towards the other tint."""
+
+    def made_of(count, seed, attacked):
+        x = 0.5 + 0.1 * (faces(count, seed) - 0.5)
+        tint = (torch.arange(count) % 2).float()[:, None, None] * 0.4 - 0.2
+        x[:, 0] += tint
+        x[:, 1] -= tint * (1.0 if attacked else 0.0)
+        return x
+
+    tap = LayerTap(model=tiny)
+    with torch.no_grad():
+        natural, attacked = tap(made_of(80, 0, False)).values, tap(made_of(80, 1, True)).values
+        held = tap(made_of(40, 2, False)).values, tap(made_of(40, 3, True)).values
+        labels = torch.arange(80) % 2
+        made = centroids([(natural, labels)], layers=tap.names, classes=("blue", "red"), model=tiny.name)
+        trajectory = Trajectory(representatives=made)
+        embedded = torch.cat([trajectory(natural), trajectory(attacked)])
+    given = Examples(embeddings=embedded, groups=torch.tensor([0] * 80 + [1] * 80), attacks=("tint",))
+    fitted = fit(FitConfig(kind="lstm", hidden=8, epochs=30, batch=32, lr=0.02), given)
+    detector = Detector(trajectory=trajectory, network=fitted.network)
+    calm, moved = (detector.score(values) for values in held)
+    assert auc(calm, moved) > 0.95
+    detector = detector.calibrated(calm, moved, rates=(0.1,))
+    assert LayerTap(model=tiny, layers=detector.layers).names == tap.names
+    with torch.no_grad():
+        fresh = detector.score(tap(made_of(100, 4, False)).values)
+    assert float((fresh >= detector.thresholds.at_false_alarm(0.1)).float().mean()) < 0.35
+
+
+def test_the_gradient_reaches_the_pixels(tiny, faces):
+    tap = LayerTap(model=tiny)
+    x = faces(8)
+    with torch.no_grad():
+        made = centroids([(tap(x).values, torch.arange(8) % 4)], layers=tap.names, classes=tuple("abcd"), model="tiny")
+    for kind in ("mlp", "lstm"):
+        detector = Detector(trajectory=Trajectory(representatives=made), network=network(kind))
+        y = faces(1, 5).requires_grad_(True)
+        before = detector.score(tap(y).values)
+        (gradient,) = torch.autograd.grad(before.sum(), y)
+        step = 1e-3 * gradient / gradient.norm()
+        with torch.no_grad():
+            rise = detector.score(tap(y + step).values) - detector.score(tap(y - step).values)
+        assert float(rise) == pytest.approx(2e-3 * float(gradient.norm()), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "lstm"])
+@pytest.mark.parametrize("make", [centroids, medoids])
+def test_round_trip(kind, make, labelled, tmp_path):
+    names = {"layers": ("a", "b", "c"), "classes": ("w", "x", "y", "z"), "model": "m"}
+    detector = Detector(
+        trajectory=Trajectory(representatives=make([labelled(40)], **names), metric="l2"), network=network(kind)
+    )
+    detector.save(tmp_path / "d.safetensors")
+    read = load_detector(tmp_path / "d.safetensors")
+    values, _ = labelled(7, seed=3)
+    assert_same_bits(read.score(values), detector.score(values))
+    assert read.network.architecture == detector.network.architecture
+    assert read.thresholds is None
+    assert read.layers == ("a", "b", "c")
+    assert not any(p.requires_grad for p in read.network.parameters())
+    assert not read.network.training
+
+
+def test_thresholds_and_provenance_are_kept(detector, tmp_path):
+    detector.save(tmp_path / "d.safetensors")
+    read = load_detector(tmp_path / "d.safetensors")
+    assert read.thresholds == detector.thresholds
+    assert read.provenance == {"attacks": "bim, cw"}
+    assert read.trajectory.metric == "cosine"
+    assert read.trajectory.representatives.provenance == {"data": "made up"}
+
+
+def test_damaged_files(detector, damaged, tmp_path):
+    path = tmp_path / "d.safetensors"
+    detector.save(path)
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(DetectionFileError, match=r"d\.safetensors is not a whole safetensors file"):
+        load_detector(path)
+
+
+def rewritten(detector, path, *, about=None, tensors=None):
+    said = {
+        **detector.trajectory.representatives.about(),
+        **{"metric": "cosine", "architecture": "mlp", "hidden": 6, "dropout": 0.5, "detector_provenance": {}},
+        **describe(detector.thresholds),
+        **(about or {}),
+    }
+    held = {
+        **detector.trajectory.representatives.tensors(),
+        **{f"network.{k}": v for k, v in detector.network.state_dict().items()},
+        **(tensors or {}),
+    }
+    header = {"format": "fastadv.detection", "version": "1", "kind": "detector", "about": json.dumps(said)}
+    save_file({k: v for k, v in held.items() if v is not None}, path, header)
+    return path
+
+
+def test_the_rewriting_itself(detector, tmp_path):
+    read = load_detector(rewritten(detector, tmp_path / "d.safetensors"))
+    assert read.thresholds == detector.thresholds
+
+
+FILE_MISTAKES = [
+    ({"about": {"metric": "l1"}}, "metric is 'l1'; expected one of l2, cosine"),
+    ({"about": {"architecture": "cnn"}}, "architecture is 'cnn'; expected one of linear, mlp, lstm"),
+    ({"about": {"architecture": "lstm"}}, r"lacks the tensor 'network\.lstm"),
+    ({"about": {"hidden": 0}}, "hidden is 0; expected an integer from 1 to"),
+    ({"about": {"hidden": 1 << 60}}, "hidden is 1152921504606846976; expected an integer"),
+    ({"about": {"hidden": 1 << 20}}, r"'network\.logit\.0\.weight' is torch.float32 \(6, 12\)"),
+    ({"about": {"hidden": True}}, "hidden is True; expected an integer"),
+    ({"about": {"dropout": 1.0}}, "dropout is 1.0; expected a share"),
+    ({"about": {"dropout": "half"}}, "dropout is 'half'; expected a finite number"),
+    ({"about": {"dropout": 10**400}}, "dropout is 1000.*; expected a finite number"),
+    ({"about": {"equal_error": None}}, "equal_error is None; expected a finite number"),
+    ({"about": {"false_alarm": [1.0]}}, r"false_alarm_rates is \[0.01, 0.5\]; expected 1 rates"),
+    ({"about": {"false_alarm_rates": [0.1, 7.0]}}, r"false_alarm_rates is \[0.1, 7.0\]"),
+    ({"about": {"false_alarm": [1.0, "x"]}}, "false_alarm is .*; expected a list of finite numbers"),
+    ({"about": {"natural": -1}}, "natural is -1; expected an integer"),
+    ({"tensors": {"network.mean": torch.zeros(3, 3)}}, r"'network\.mean' is torch.float32 \(3, 3\)"),
+    ({"tensors": {"network.scale": torch.zeros(3, 4)}}, r"network\.scale is 0.0; expected positive numbers"),
+    ({"tensors": {"network.logit.0.bias": torch.full((6,), torch.nan)}}, "holds values that are NaN or infinite"),
+    ({"tensors": {"network.logit.0.bias": None}}, r"lacks the tensor 'network\.logit\.0\.bias'"),
+    ({"tensors": {"spare": torch.zeros(1)}}, "holds 1 tensors that do not belong, first 'spare'"),
+    ({"about": {"kind": "medoid"}}, "lacks the tensor 'members'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FILE_MISTAKES, ids=[str(i) for i in range(len(FILE_MISTAKES))])
+def test_hostile_files(detector, tmp_path, change, message):
+    with pytest.raises(DetectionFileError, match=message):
+        load_detector(rewritten(detector, tmp_path / "d.safetensors", **change))
+
+
+def test_an_unfinished_write_leaves_nothing(detector, tmp_path):
+    with pytest.raises(OSError, match=r"missing"):
+        detector.save(tmp_path / "missing" / "d.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes(detector):
+    with pytest.raises(ValueError, match=r"network takes embeddings of \(3, 5\); expected \(3, 4\), the trajectory's"):
+        replace(detector, network=network(width=5))
+    with pytest.raises(ValueError, match=r"network is in training mode; expected network\.eval\(\)"):
+        replace(detector, network=Network(detector.network.architecture))
+
+
+def test_what_is_said_of_thresholds(detector):
+    assert describe(None) == {}
+    assert describe(detector.thresholds) == {"calibrated": True, **asdict(detector.thresholds)}
+
+
+@pytest.mark.gpu
+def test_on_a_device_and_in_a_graph(detector, labelled, tmp_path):
+    values, _ = labelled(6, seed=4)
+    expected = detector.score(values)
+    detector.save(tmp_path / "d.safetensors")
+    moved = load_detector(tmp_path / "d.safetensors", device="cuda")
+    held = [v.cuda() for v in values]
+    with torch.no_grad():
+        torch.testing.assert_close(moved.score(held).cpu(), expected)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = moved.score(held)
+        graph.replay()
+    torch.testing.assert_close(out.cpu(), expected)

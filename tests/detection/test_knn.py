@@ -1,0 +1,236 @@
+"""The kNN score by hand, its processings, the two passes, and its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from fastadv.detection import DetectionFileError, KnnScore, Neighbours, fit_knn, load_knn
+from fastadv.testing.tolerances import assert_same_bits
+
+NAMES = {"layer": "dense", "model": "tiny"}
+
+
+def clusters(count=60, width=6, seed=0):
+    """Three classes, around the axes."""
+    labels = torch.arange(count) % 3
+    noise = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    return F.one_hot(labels, width) * 6.0 + noise, labels
+
+
+def cut(x, y, size):
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        ("uniform", [2 / 4, 1 / 4, 1 / 4]),
+        ("rank", [(1 + 1 / 3) / (25 / 12), (1 / 2) / (25 / 12), (1 / 4) / (25 / 12)]),
+        ("inverse_square", [(1 + 1 / 9) / (205 / 144), (1 / 4) / (205 / 144), (1 / 16) / (205 / 144)]),
+    ],
+)
+def test_neighbours_made_by_hand(weighting, expected):
+    # Around 0: class 7 at distances 1 and 3, class 8 at 2, class 9 at 4; the one at 9 is not among the four nearest.
+    x = torch.tensor([[1.0], [-2.0], [3.0], [-4.0], [9.0]])
+    score = fit_knn([(x, torch.tensor([7, 8, 7, 9, 8]))], processing="none", k=4, weighting=weighting, **NAMES)
+    query, predicted = torch.zeros(3, 1), torch.tensor([7, 8, 9])
+    np.testing.assert_allclose(score.support(query, predicted).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(score.score(query, predicted).numpy(), 1 - np.array(expected), rtol=1e-6)
+    assert score.support(query[:1], torch.tensor([5])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("processing", ["none", "l2", "pca"])
+def test_right_predictions_are_supported_and_wrong_ones_are_not(processing):
+    x, y = clusters(150)
+    score = fit_knn(cut(x, y, 40), processing=processing, dimensions=4, k=20, **NAMES)
+    q, right = clusters(60, seed=1)
+    assert float(score.support(q, right).min()) > 0.5
+    assert float(score.support(q, (right + 1) % 3).max()) < 0.5
+    made = score.calibrated(score.score(q, right), score.score(q, (right + 1) % 3))
+    assert made.thresholds.equal_error_rate == 0
+    assert (made.score(q, right) < made.thresholds.equal_error).all()
+
+
+def test_processings_in_numpy():
+    x, y = clusters(80)
+    q, p = clusters(10, seed=1)
+    wide, queries = x.double().numpy(), q.double().numpy()
+    centred = wide - wide.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(wide, rowvar=False))
+    matrix = vectors[:, ::-1][:, :3] / np.sqrt(values[::-1][:3])
+    made_of = {
+        "none": (wide, queries),
+        "l2": (wide / np.linalg.norm(wide, axis=1)[:, None], queries / np.linalg.norm(queries, axis=1)[:, None]),
+        "pca": (centred @ matrix, (queries - wide.mean(0)) @ matrix),
+    }
+    for processing, (index, asked) in made_of.items():
+        score = fit_knn([(x, y)], processing=processing, dimensions=3, k=9, weighting="inverse_square", **NAMES)
+        distances = np.linalg.norm(asked[:, None] - index[None], axis=2)
+        nearest = np.argsort(distances, axis=1)[:, :9]
+        weights = 1 / np.take_along_axis(distances, nearest, 1) ** 2
+        same = y.numpy()[nearest] == p.numpy()[:, None]
+        np.testing.assert_allclose(score.support(q, p).numpy(), (weights * same).sum(1) / weights.sum(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_batches_of_any_size_give_the_same_index(size):
+    x, y = clusters()
+    whole = fit_knn([(x, y)], dimensions=4, k=5, **NAMES)
+    parts = fit_knn(cut(x, y, size), dimensions=4, k=5, **NAMES)
+    torch.testing.assert_close(parts.neighbours.features, whole.neighbours.features, rtol=1e-6, atol=1e-6)
+    assert torch.equal(parts.neighbours.labels, y)
+
+
+def test_the_index_is_whitened():
+    x, y = clusters(300)
+    made = fit_knn([(x, y)], dimensions=256, k=5, **NAMES)
+    assert made.neighbours.features.shape == (300, 6)
+    np.testing.assert_allclose(np.cov(made.neighbours.features.double().numpy(), rowvar=False), np.eye(6), atol=1e-5)
+
+
+@pytest.mark.parametrize("processing", ["none", "l2", "pca"])
+def test_round_trip(processing, tmp_path):
+    x, y = clusters()
+    made = fit_knn([(x, y)], processing=processing, dimensions=3, k=7, provenance={"data": "made up"}, **NAMES)
+    q, p = clusters(9, seed=1)
+    made = made.calibrated(made.score(q, p), made.score(q, (p + 1) % 3))
+    made.save(tmp_path / "k.safetensors")
+    read = load_knn(tmp_path / "k.safetensors")
+    assert_same_bits(read.score(q, p), made.score(q, p))
+    for name in ("layer", "k", "weighting", "processing", "model", "provenance", "thresholds"):
+        assert getattr(read, name) == getattr(made, name), name
+    assert read.neighbours.backend == "brute"
+
+
+def test_the_backend_of_a_file_can_be_changed(tmp_path):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    x, y = clusters()
+    made = fit_knn([(x, y)], processing="l2", k=7, backend="faiss", **NAMES)
+    made.save(tmp_path / "k.safetensors")
+    q, p = clusters(9, seed=1)
+    for backend, expected in ((None, "faiss"), ("brute", "brute")):
+        read = load_knn(tmp_path / "k.safetensors", backend=backend)
+        assert read.neighbours.backend == expected
+        assert_same_bits(read.score(q, p), made.score(q, p))
+
+
+X, Y = clusters()
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "error", "message"),
+    [
+        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches is a generator.*; expected batches to iterate twice"),
+        ([], {}, ValueError, "batches holds no features"),
+        ([(X, Y)], {"k": 61}, ValueError, "k is 61; expected at most 60, the number of features"),
+        ([(X, Y)], {"k": 0}, ValueError, "k is 0; expected 1 or more"),
+        ([(X, Y)], {"processing": "ica"}, ValueError, "processing is 'ica'; expected one of none, l2, pca"),
+        ([(X, Y)], {"weighting": "1/d"}, ValueError, "weighting is '1/d'; expected one of uniform"),
+        ([(X, Y)], {"dimensions": 0}, ValueError, "dimensions is 0"),
+        ([(X, Y)], {"backend": "annoy"}, ValueError, "backend is 'annoy'"),
+        ([(X, Y - 1)], {}, ValueError, "labels holds -1 to 1"),
+        ([(X, Y[1:])], {}, ValueError, r"labels has shape \(59,\)"),
+        ([(X, Y.float())], {}, TypeError, "labels has dtype torch.float32"),
+        ([(X.double(), Y)], {}, TypeError, "features has dtype torch.float64"),
+        ([(X, Y), (X[:, :2], Y)], {}, ValueError, r"features has shape \(60, 2\); expected \(any, 6\)"),
+        ([(X * torch.nan, Y)], {}, ValueError, "features holds values that are NaN"),
+    ],
+    ids=lambda v: v[:30] if isinstance(v, str) else "",
+)
+def test_mistakes(batches, options, error, message):
+    with pytest.raises(error, match=message):
+        fit_knn(batches, **{"k": 5, **options}, **NAMES)
+
+
+class Changing:
+    """Gives other batches each time."""
+
+    def __init__(self, *each):
+        self.each = list(each)
+
+    def __iter__(self):
+        return iter(self.each.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ([(X[:50], Y[:50])], "batches gave 50 features the second time; expected 60 again"),
+        ([(X, Y), (X, Y)], "batches gave other features the second time; expected 60 rows of 6 again"),
+        ([(X[:, :3], Y)], "batches gave other features"),
+    ],
+)
+def test_batches_that_change(second, message):
+    with pytest.raises(ValueError, match=message):
+        fit_knn(Changing([(X, Y)], second), k=5, **NAMES)
+
+
+def test_mistakes_of_a_score():
+    made = fit_knn([(X, Y)], k=5, dimensions=3, **NAMES)
+    with pytest.raises(ValueError, match=r"features has shape \(2, 5\); expected \(any, 6\)"):
+        made.score(torch.ones(2, 5), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(TypeError, match="predicted has dtype torch.float32"):
+        made.score(X, torch.ones(60))
+    with pytest.raises(ValueError, match="projection gives 3 numbers; expected 6"):
+        replace(made, neighbours=Neighbours(X, Y))
+    with pytest.raises(ValueError, match="processing is 'l2'; expected a projection with 'pca', and only there"):
+        replace(made, processing="l2")
+    with pytest.raises(ValueError, match="k is 99; expected at most 60"):
+        KnnScore(neighbours=Neighbours(X, Y), k=99, **NAMES)
+
+
+def test_damaged_files(damaged, tmp_path):
+    path = tmp_path / "k.safetensors"
+    fit_knn([(X, Y)], k=5, **NAMES).save(path)
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(DetectionFileError, match=r"k\.safetensors is not a whole safetensors file"):
+        load_knn(path)
+
+
+ABOUT = {
+    **{"layer": "dense", "k": 5, "weighting": "rank", "processing": "none", "backend": "brute", "model": "m"},
+    "provenance": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("about", "tensors", "message"),
+    [
+        ({"k": 61}, {}, "k is 61; expected at most 60"),
+        ({"k": 0}, {}, "k is 0; expected an integer from 1"),
+        ({"weighting": "x"}, {}, "weighting is 'x'"),
+        ({"backend": "annoy"}, {}, "backend is 'annoy'; expected one of brute, faiss"),
+        ({"processing": "pca"}, {}, "lacks the tensor 'mean'"),
+        (
+            {"processing": "pca"},
+            {"mean": torch.zeros(9, dtype=torch.float64), "matrix": torch.zeros(9, 5, dtype=torch.float64)},
+            r"'matrix' is torch.float64 \(9, 5\); expected torch.float64 \(9, 6\)",
+        ),
+        ({}, {"mean": torch.zeros(9)}, "1 tensors that do not belong, first 'mean'"),
+        ({}, {"labels": Y.int()}, "'labels' is torch.int32"),
+        ({}, {"features": X * torch.inf}, "'features' holds values that are NaN or infinite"),
+        ({"calibrated": True}, {}, "false_alarm_rates is None"),
+    ],
+)
+def test_hostile_files(about, tensors, message, tmp_path):
+    header = {"format": "fastadv.detection", "version": "1", "kind": "knn score"}
+    header["about"] = json.dumps({**ABOUT, **about})
+    save_file({"features": X, "labels": Y, **tensors}, tmp_path / "k.safetensors", header)
+    with pytest.raises(DetectionFileError, match=message):
+        load_knn(tmp_path / "k.safetensors")
+
+
+@pytest.mark.gpu
+def test_on_a_device(tmp_path):
+    made = fit_knn([(X, Y)], k=9, dimensions=4, **NAMES)
+    made.save(tmp_path / "k.safetensors")
+    q, p = clusters(10, seed=1)
+    moved = load_knn(tmp_path / "k.safetensors", device="cuda")
+    torch.testing.assert_close(moved.score(q.cuda(), p.cuda()).cpu(), made.score(q, p))

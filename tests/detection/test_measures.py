@@ -1,0 +1,119 @@
+"""Thresholds and areas against their definitions, and against the measures of verification."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+
+from fastadv.detection import Thresholds, auc, auc_interval, calibrate, measures
+from fastadv.recognition import metrics
+
+SCORES = st.lists(st.integers(-6, 6).map(lambda n: n / 4), min_size=1, max_size=30)
+ALSO = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30)
+
+
+def rates(natural, adversarial, threshold):
+    return float((np.asarray(natural) >= threshold).mean()), float((np.asarray(adversarial) < threshold).mean())
+
+
+@given(SCORES | ALSO, SCORES | ALSO)
+def test_the_area_is_a_chance(natural, adversarial):
+    n, a = np.array(natural)[:, None], np.array(adversarial)[None]
+    assert auc(natural, adversarial) == pytest.approx(((n < a) + 0.5 * (n == a)).mean(), abs=1e-12)
+
+
+@given(SCORES | ALSO, SCORES | ALSO)
+def test_the_equal_error_rate_is_that_of_verification(natural, adversarial):
+    scores, flags = [*natural, *adversarial], [False] * len(natural) + [True] * len(adversarial)
+    made = calibrate(natural, adversarial, rates=())
+    assert made.equal_error_rate == pytest.approx(metrics.eer(scores, flags)[0], abs=1e-12)
+    alarms, misses = rates(natural, adversarial, made.equal_error)
+    # The two curves cross at the threshold: just above it nothing more is flagged than the rate allows.
+    above, _ = rates(natural, adversarial, np.nextafter(np.float32(made.equal_error), np.float32(np.inf)))
+    assert above <= made.equal_error_rate + 1e-9
+    assert alarms >= made.equal_error_rate - 1e-9 or misses == pytest.approx(made.equal_error_rate)
+
+
+@given(SCORES | ALSO, SCORES | ALSO, st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.5, 1.0]))
+def test_the_greatest_false_alarm_rate_allowed(natural, adversarial, rate):
+    line = calibrate(natural, adversarial, rates=(rate,)).at_false_alarm(rate)
+    reached = rates(natural, adversarial, line)[0]
+    assert reached <= rate + 1e-9
+    possible = [rates(natural, adversarial, t)[0] for t in [*natural, np.inf]]
+    assert reached == pytest.approx(max(r for r in possible if r <= rate + 1e-9))
+    # In float32, in which detectors score, the decisions are the same.
+    kept = np.array(natural, dtype=np.float32) >= np.float32(line)
+    assert float(kept.mean()) == reached
+
+
+def test_scores_that_are_apart():
+    made = calibrate([0.0, 1.0, 2.0], [3.0, 4.0])
+    assert (made.equal_error, made.equal_error_rate) == (2.5, 0.0)
+    assert made.false_alarm == (2.5, 2.5)
+    assert (made.natural, made.adversarial) == (3, 2)
+    assert auc([0.0, 1.0, 2.0], [3.0, 4.0]) == 1.0
+
+
+def test_half_of_each_is_wrong():
+    made = calibrate([0.0, 3.0], [1.0, 4.0])
+    assert made.equal_error_rate == 0.5
+    assert rates([0.0, 3.0], [1.0, 4.0], made.equal_error) == (0.5, 0.5)
+
+
+def test_tensors_are_taken():
+    natural, adversarial = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0], requires_grad=True)
+    assert calibrate(natural, adversarial).equal_error == 1.5
+
+
+def test_the_bootstrap_covers_and_is_as_wide_as_theory_says(monkeypatch):
+    monkeypatch.setattr(measures, "_CELLS", 50_000)  # several chunks of draws
+    random = np.random.default_rng(3)
+    natural, adversarial = random.normal(0, 1, 300), random.normal(1, 1, 200)
+    made = auc_interval(natural, adversarial, draws=2000, level=0.9, seed=5)
+    statistic = mannwhitneyu(adversarial, natural).statistic
+    assert made.value == pytest.approx(statistic / (300 * 200))
+    assert made.low < made.value < made.high
+    # Hanley and McNeil's standard error; 1.645 of it on each side.
+    a = made.value
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = np.sqrt((a * (1 - a) + 199 * (q1 - a * a) + 299 * (q2 - a * a)) / (300 * 200))
+    assert (made.high - made.low) / (2 * 1.645 * error) == pytest.approx(1, abs=0.15)
+    assert auc_interval(natural, adversarial, draws=2000, level=0.9, seed=5) == made
+    assert auc_interval(natural, adversarial, draws=2000, level=0.9, seed=6) != made
+
+
+def test_an_interval_of_scores_that_are_apart():
+    made = auc_interval([0.0, 1.0], [2.0, 3.0], draws=10)
+    assert (made.low, made.value, made.high, made.level) == (1.0, 1.0, 1.0, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], [1.0]), r"natural has shape \(0,\); expected \(N,\) with N >= 1"),
+        (([1.0], [[1.0]]), r"adversarial has shape \(1, 1\)"),
+        (([1.0, np.nan], [1.0]), "natural holds scores that are NaN or infinite"),
+    ],
+)
+def test_mistakes(arguments, message):
+    for function in (calibrate, auc, auc_interval):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
+
+
+def test_mistakes_of_options():
+    with pytest.raises(ValueError, match="rates holds 1.5"):
+        calibrate([1.0], [2.0], rates=(1.5,))
+    for options in ({"draws": 0}, {"level": 1.0}, {"seed": -1}):
+        with pytest.raises(ValueError, match="draws, level, seed are"):
+            auc_interval([1.0], [2.0], **options)
+    with pytest.raises(ValueError, match=r"rate is 0.2; calibrated for: 0.01, 0.05"):
+        calibrate([1.0], [2.0]).at_false_alarm(0.2)
+    with pytest.raises(ValueError, match="false_alarm has 1; expected 0"):
+        Thresholds(
+            equal_error=0, equal_error_rate=0, false_alarm_rates=(), false_alarm=(1.0,), natural=1, adversarial=1
+        )
