@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import engine, ops
+from bench import engine, ops, surrogates
 
 Row = Mapping[str, Any]
 
@@ -59,6 +59,14 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="what a tick costs beyond the model's own forward and backward pass",
             needs_data=False,
             run=lambda o: engine.overhead(device=o.device, quick=o.quick),
+        ),
+        "surrogates": Entry(
+            what="a DFANet tick: fused masks against none, dropout and stored masks; and what an ensemble costs",
+            needs_data=False,
+            run=lambda o: [
+                *surrogates.masks(data=o.data, device=o.device, quick=o.quick),
+                *surrogates.ensemble(data=o.data, device=o.device, quick=o.quick),
+            ],
         ),
     }
 )

@@ -15,6 +15,7 @@ from fastadv.cli.demo import demo
 from fastadv.cli.doctor import doctor
 from fastadv.cli.report import report
 from fastadv.cli.show import errors
+from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
 from fastadv.cli.transfer import transfer
 from fastadv.cli.verify import verify
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Adversarial attacks on face recognition, at the full speed of the hardware.",
 )
-for command in (doctor, attack, verify, transfer, demo, report, train):
+for command in (doctor, attack, verify, transfer, talfw, demo, report, train):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(bench)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from fastadv.data.alignment import Matrix, warp
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
+from fastadv.data.files import write_atomically
 from fastadv.data.folder import list_images
-from fastadv.data.pairs import Pair
+from fastadv.data.pairs import Pair, PairError
 
 # Where the template lies in the deep-funneled images on average over all their faces: a square of 131.4
 # pixels around (125.6, 117.1), in images of 250 x 250.
@@ -23,10 +25,10 @@ _WINDOW_SIDE = 131.4 / 250
 class LFW(FaceSource):
     """LFW (Huang et al. 2007; deep-funneled: Huang et al. 2012) in its own layout.
 
-    `root/images/<person>/<person>_NNNN.jpg` or `root/<person>/<person>_NNNN.jpg`; `root/pairs.txt` and
-    `root/pairsDevTest.txt` where they are needed; `root/landmarks.txt` is used where it is there. Without
-    landmarks the crop is the square around the place where deep-funneled faces are on average; recognition
-    is then clearly less accurate.
+    `root/images/<person>/<person>_NNNN.jpg` or `root/<person>/<person>_NNNN.jpg`, each with the extension of its own
+    image format; `root/pairs.txt` and `root/pairsDevTest.txt` where they are needed; `root/landmarks.txt` is used where
+    it is there. Without landmarks the crop is the square around the place where deep-funneled faces are on average;
+    recognition is then clearly less accurate.
     """
 
     def __init__(
@@ -117,6 +119,48 @@ def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
         where = f"{path}:{index + 2}"
         pairs.append(_parse(line, place < count, None if len(head) == 1 else fold, where))
     return tuple(pairs)
+
+
+def write_lfw_pairs(path: str | os.PathLike[str], pairs: Sequence[Pair]) -> None:
+    """Writes pairs in the form that `read_lfw_pairs` reads; the file is whole or absent.
+
+    The form holds folds one after the other, in each the same people's pairs first: pairs that come in another order
+    are put in this one, and folds are counted from 0 again. LFW's own list gets its own bytes.
+
+    Raises:
+        PairError: What the form cannot say: no pairs, folds for some of them only, folds or classes of different sizes,
+            or a name that is not `person/person_NNNN`.
+        OSError: With the file's name.
+    """
+    folds = sorted({-1 if pair.fold is None else pair.fold for pair in pairs})
+    blocks = [
+        [pair for pair in pairs if (-1 if pair.fold is None else pair.fold) == fold and pair.same is same]
+        for fold in folds
+        for same in (True, False)
+    ]
+    sizes = {len(block) for block in blocks}
+    if len(sizes) != 1 or (folds[0] == -1 and len(folds) > 1):
+        raise PairError(f"pairs: expected folds with as many pairs of each class, got sizes {sorted(sizes)}")
+    lines = [str(max(sizes)) if folds == [-1] else f"{len(folds)}\t{max(sizes)}"]
+    lines += ["\t".join(_fields(pair)) for block in blocks for pair in block]
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _fields(pair: Pair) -> tuple[str, ...]:
+    parts = []
+    for name in (pair.first, pair.second):
+        person, _, file = name.partition("/")
+        number = file[len(person) + 1 :]
+        well_formed = (
+            number.isdecimal() and name == f"{person}/{person}_{int(number):04d}" and [person] == person.split()
+        )
+        if not well_formed:
+            raise PairError(f"pairs: expected names like person/person_0001, got {name!r}")
+        parts.append((person, str(int(number))))
+    (first, i), (second, j) = parts
+    if pair.same != (first == second):
+        raise PairError(f"pairs: expected {'one person' if pair.same else 'two people'}, got {first} and {second}")
+    return (first, i, j) if pair.same else (first, i, second, j)
 
 
 def _parse(line: str, same: bool, fold: int | None, where: str) -> Pair:

@@ -1,0 +1,172 @@
+"""The command ``talfw``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import (
+    AsJson,
+    AttackName,
+    Batch,
+    Data,
+    Device,
+    DropRate,
+    EnsembleOf,
+    EnsembleWeights,
+    Eps,
+    Landmarks,
+    Model,
+    Prec,
+    Precision,
+    Seed,
+    Slots,
+    Steps,
+    Weights,
+    build_attack,
+    run_config,
+)
+from fastadv.cli.show import percent, print_notices, progress_bars, table
+from fastadv.data import RunFolder
+from fastadv.engine import Engine
+from fastadv.workflows import inputs
+from fastadv.workflows import talfw as building
+from fastadv.workflows.talfw_files import reader
+
+
+class Targets(str, Enum):
+    all = "all"
+    one = "one"
+
+
+_PAPERS = AttackName("dfanet-di-m-fim")
+
+
+def talfw(
+    data: Data,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The new data set; an unfinished one goes on.")],
+    weights: Weights = None,
+    attack: Annotated[AttackName, typer.Option(help="How to move.")] = _PAPERS,
+    targets: Annotated[
+        Targets | None,
+        typer.Option(
+            help="An image of several pairs goes for all its partners, or for one. "
+            "Default: all, where the attack can; dfanet and e- attacks go for one."
+        ),
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV first,second,same[,fold] instead of LFW's pairs.txt.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Only these folds, for example 1-2.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many pairs, half of each class, spread over the list.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Cosine that counts as one person. Default: the clean pairs' at their EER.")
+    ] = None,
+    eps: Eps = None,
+    steps: Steps = None,
+    drop_rate: DropRate = None,
+    ensemble: EnsembleOf = None,
+    ensemble_weights: EnsembleWeights = None,
+    landmarks: Landmarks = None,
+    seed: Seed = 0,
+    slots: Slots = None,
+    batch: Batch = None,
+    precision: Prec = Precision.fp32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Make a transferable adversarial copy of a set of pairs, for verifiers that nobody has seen (TALFW).
+
+    The fewest images that touch every pair are attacked as aligned crops; each change is put back into the original
+    image, and everything is written in the layout of LFW, with its pairs and landmarks. Only the images of the pairs
+    are written. A killed run goes on when started again with the same command, and ends with the same bytes.
+
+    Example: fastadv talfw --data lfw/ --model mobilefacenet --weights FILE --eps 10/255 --out talfw/
+    """
+    moves = build_attack(
+        attack,
+        eps=eps,
+        steps=steps,
+        stop=False,
+        margin=0.0,
+        drop_rate=drop_rate,
+        ensemble=ensemble,
+        ensemble_weights=ensemble_weights,
+        device=device,
+    )
+    aimed_at = building.choose_targets(None if targets is None else targets.value, moves)
+    face_model = inputs.open_model(model.value, weights, device=device)
+    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
+    chosen = inputs.open_pairs(
+        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit
+    )
+    building.check_threshold(threshold, chosen)
+    aims = building.plan(source, chosen, targets=aimed_at)
+    crops = building.claim(out)
+    engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, crops)
+    config = run_config(
+        "talfw",
+        face_model,
+        weights,
+        moves,
+        engine,
+        targets=aimed_at,
+        threshold=threshold,
+        seed=seed,
+        pairs=inputs.list_hash(chosen),
+        orders=inputs.list_hash(aims),
+    )
+    begin = time.perf_counter()
+    with RunFolder.open(crops, config) as folder, progress_bars(quiet=as_json) as progress:
+        summary = building.build(
+            aims,
+            chosen,
+            source,
+            face_model,
+            moves,
+            out=out,
+            folder=folder,
+            threshold=threshold,
+            seed=seed,
+            engine=engine,
+            progress=progress,
+        )
+    found = reader(source, out)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        print(json.dumps({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}))
+        return
+    title = f"{moves.name}, {moves.attack.budget.norm} {inputs.show_eps(moves.attack.budget.eps)}, {model.value}"
+    _print_summary(summary, title, out, seconds)
+    Console().print(f"look at it with: fastadv verify {shlex.join(found)} --model ...", highlight=False, soft_wrap=True)
+
+
+def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:
+    rows = [
+        ("pairs", f"{summary.pairs}"),
+        ("images changed, of all", f"{summary.changed} of {summary.images}"),
+        ("pairs with both changed", f"{summary.both}"),
+    ]
+    for label, made in (("towards others", summary.impersonation), ("away from their own", summary.evasion)):
+        if made is not None:
+            rows.append((f"crops {label}, success", f"{percent(made.success)} of {made.images}"))
+    rows += [
+        ("change left after alignment", percent(summary.kept)),
+        ("largest change of a pixel", f"{255 * summary.linf:.0f}/255"),
+        ("L2, mean", f"{summary.l2:.3f}"),
+        ("time", f"{seconds:.1f} s"),
+        ("written to", str(out)),
+    ]
+    Console().print(table(title, rows, ("", "")))
+    for made in (summary.impersonation, summary.evasion):
+        if made is not None:
+            print_notices(made.notices)

@@ -1,0 +1,135 @@
+"""The files of an adversarial copy of a set of pairs: images, landmarks, pairs, in the layout of LFW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadv.data import LFW, FaceSource, Pair, RunFolder, Stream, encode_png, read_image, read_manifest, to_uint8
+from fastadv.data.alignment import warp
+from fastadv.data.files import is_temporary, write_atomically
+from fastadv.data.images import read_bytes
+from fastadv.data.lfw import write_lfw_pairs
+from fastadv.data.pairs import PairError, write_pairs_csv
+from fastadv.data.warp_back import warp_back
+from fastadv.workflows.inputs import Progress
+
+IMAGES = "images"
+PAIRS_TXT = "pairs.txt"
+PAIRS_CSV = "pairs.csv"
+LANDMARKS = "landmarks.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The change of an image that was written.
+
+    Attributes:
+        given: Squared L2 norm of the crop's change, in units of [0, 1] images.
+        returned: Inner product of the crop's change with what alignment makes of the written one.
+        linf: Largest change of a value in the image.
+        l2: L2 norm of the image's change.
+    """
+
+    given: float
+    returned: float
+    linf: float
+    l2: float
+
+
+def write_images(
+    names: Sequence[str], source: FaceSource, folder: RunFolder, out: Path, progress: Progress
+) -> list[Written]:
+    """Write every named image, changed where the run has a crop of it; a measurement comes for each of those.
+
+    Raises:
+        ValueError: A file is not the one that was attacked.
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: With the file's name.
+    """
+    for stale in out.rglob(".*"):  # of a call that was killed; hidden from every reader
+        if is_temporary(stale.name):
+            stale.unlink(missing_ok=True)
+    hashes = {row.name: row.source_hash for row in read_manifest(folder.path)}
+    for person in {name.rpartition("/")[0] for name in names}:
+        (out / IMAGES / person).mkdir(parents=True, exist_ok=True)
+
+    def write(name: str) -> Written | None:
+        if name in hashes:
+            return _write_changed(name, hashes[name], source, folder, out)
+        path = source.path(name)
+        write_atomically(_image_path(out, name, path.suffix), read_bytes(path))
+        return None
+
+    written = []
+    with Stream(write, names) as done:
+        for number, measured in enumerate(done, 1):
+            if measured is not None:
+                written.append(measured)
+            progress("writing images", number, len(names))
+    return written
+
+
+def _image_path(out: Path, name: str, suffix: str) -> Path:
+    return out / IMAGES / f"{name}{suffix}"
+
+
+def _write_changed(name: str, source_hash: str, source: FaceSource, folder: RunFolder, out: Path) -> Written:
+    face = source.load(name)
+    if face.source_hash != source_hash:
+        raise ValueError(f"{source.path(name)}: the file is not the one that was attacked")
+    assert face.matrix is not None  # a source of crops
+    image = read_image(source.path(name))
+    change = _difference(read_image(folder.image_path(name)), to_uint8(face.image))
+    changed = warp_back(image, change, face.matrix)
+    write_atomically(_image_path(out, name, ".png"), encode_png(changed))
+    moved = _difference(changed, image)
+    returned = warp(moved, face.matrix, (change.shape[0], change.shape[1]))
+    return Written(
+        given=float(np.vdot(change, change)),
+        returned=float(np.vdot(returned, change)),
+        linf=float(np.abs(moved).max()),
+        l2=float(np.linalg.norm(moved)),
+    )
+
+
+def _difference(after: NDArray[np.uint8], before: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return (after.astype(np.float32) - before.astype(np.float32)) / np.float32(255)
+
+
+def write_landmarks(names: Sequence[str], source: FaceSource, out: Path, changed: Set[str]) -> None:
+    """The originals' points: an adversarial change moves no face."""
+    if source.landmarks is None:
+        return
+    lines = ["# left eye, right eye, nose, left and right mouth corner (the viewer's left first) of the original"]
+    for name in sorted(names):
+        suffix = ".png" if name in changed else source.path(name).suffix
+        numbers = (repr(float(v)) for v in np.asarray(source.landmarks[name]).ravel())
+        lines.append(f"{name}{suffix} {' '.join(numbers)}")
+    write_atomically(out / LANDMARKS, "".join(f"{line}\n" for line in lines).encode())
+
+
+def write_pairs(pairs: Sequence[Pair], source: FaceSource, out: Path) -> None:
+    """As LFW's own list where that can say them, else as CSV."""
+    try:
+        if not _aligned_as_lfw(source):
+            raise PairError("this folder is not read as LFW's is")
+        write_lfw_pairs(out / PAIRS_TXT, pairs)
+    except PairError:
+        write_pairs_csv(out / PAIRS_CSV, pairs)
+
+
+def reader(source: FaceSource, out: Path) -> tuple[str, ...]:
+    """The options by which ``fastadv verify`` finds the faces and pairs that were written."""
+    if not _aligned_as_lfw(source):  # without landmarks each kind of folder has its own crop
+        return ("--data", str(out / IMAGES), "--pairs", str(out / PAIRS_CSV))
+    found = ("--data", str(out))
+    return found if (out / PAIRS_TXT).is_file() else (*found, "--pairs", str(out / PAIRS_CSV))
+
+
+def _aligned_as_lfw(source: FaceSource) -> bool:
+    return isinstance(source, LFW) or source.landmarks is not None

@@ -1,0 +1,390 @@
+"""The adversarial copy of a set of pairs: who goes for whom, what is written, and that verifiers read it unchanged."""
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv import attacks
+from fastadv.attacks import Recipe
+from fastadv.data import (
+    LFW,
+    IdentityFolder,
+    Pair,
+    PairBin,
+    PairError,
+    RunFolder,
+    RunFolderError,
+    face_id,
+    read_landmarks,
+    read_manifest,
+    to_uint8,
+)
+from fastadv.data.alignment import template
+from fastadv.data.lfw import write_lfw_pairs
+from fastadv.engine import Engine
+from fastadv.surrogates import Ensemble, Surrogate
+from fastadv.workflows import inputs
+from fastadv.workflows.talfw import Aim, build, check_threshold, choose_targets, claim, plan
+from fastadv.workflows.talfw_files import reader
+from fastadv.workflows.verify import verify
+
+PEOPLE = ("Ann_A", "Bo", "Cy", "Di")
+EPS = 16 / 255
+
+
+def name(person: int, number: int) -> str:
+    return f"{PEOPLE[person]}/{PEOPLE[person]}_{number:04d}"
+
+
+def pair(first: tuple[int, int], second: tuple[int, int], fold: int = 0) -> Pair:
+    return Pair(first=name(*first), second=name(*second), same=first[0] == second[0], fold=fold)
+
+
+PAIRS = (
+    pair((0, 1), (0, 2)),
+    pair((1, 1), (1, 2)),
+    pair((0, 1), (2, 1)),
+    pair((0, 1), (3, 1)),
+    pair((2, 2), (2, 3), 1),
+    pair((2, 2), (2, 1), 1),
+    pair((3, 2), (1, 3), 1),
+    pair((3, 2), (0, 3), 1),
+)
+
+
+@pytest.fixture(scope="module")
+def lfw(tmp_path_factory):
+    """Four people of three images in LFW's layout, 150 x 130, as PNG and JPEG; the face fills a part."""
+    root = tmp_path_factory.mktemp("lfw")
+    rng = np.random.default_rng(0)
+    turn = np.array([[0.996, 0.087], [-0.087, 0.996]])
+    lines = []
+    for person, who in enumerate(PEOPLE):
+        look = rng.integers(60, 196, (6, 6, 3))
+        for number in (1, 2, 3):
+            noisy = np.clip(look + rng.integers(-15, 15, look.shape), 0, 255).astype(np.uint8)
+            path = root / "images" / who / f"{who}_{number:04d}.{'png' if number == 1 else 'jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noisy).resize((150, 130), Image.Resampling.BICUBIC).save(path)
+            points = template(112) @ turn + (8 + person, 14)
+            lines.append(f"{who}/{path.name} " + " ".join(f"{v:.2f}" for v in points.ravel()) + " 0.99")
+    (root / "landmarks.txt").write_text("\n".join(lines) + "\n")
+    write_lfw_pairs(root / "pairs.txt", PAIRS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.AvgPool2d(7), nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(128, 16, bias=False)
+    )
+    return fa.FaceModel(net, mean=(0.5,) * 3, std=(0.5,) * 3, name="small").eval()
+
+
+def make(source, pairs, model, out, attack=None, *, targets="all", threshold=None):
+    moves = attack or attacks.fim(eps=EPS, steps=20)
+    aims = plan(source, pairs, targets=targets)
+    engine = Engine(batch=4).resolve(model)
+    config = {"attack": inputs.describe(moves), "orders": inputs.list_hash(aims), "threshold": threshold}
+    with RunFolder.open(claim(out), config) as folder:
+        return build(aims, pairs, source, model, moves, out=out, folder=folder, threshold=threshold, engine=engine)
+
+
+@pytest.fixture(scope="module")
+def made(lfw, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("talfw") / "out"
+    return out, make(LFW(lfw), LFW(lfw).pairs, model, out)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def files(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+# who goes for whom
+
+
+def test_an_image_goes_for_its_negative_partners_and_without_any_leaves_its_positive_ones(lfw):
+    aims = plan(LFW(lfw), PAIRS)
+    assert aims == [
+        Aim(name=name(0, 1), goal="impersonate", partners=(name(2, 1), name(3, 1))),
+        Aim(name=name(1, 1), goal="evade", partners=(name(1, 2),)),
+        Aim(name=name(2, 2), goal="evade", partners=(name(2, 3), name(2, 1))),
+        Aim(name=name(3, 2), goal="impersonate", partners=(name(1, 3), name(0, 3))),
+    ]
+
+
+def test_one_target_is_one_that_stays_as_it_is(lfw):
+    hub, left, right = (0, 1), (1, 1), (2, 1)
+    pairs = [pair(hub, left), pair(hub, right), pair(hub, (0, 2)), pair(left, (1, 2)), pair(left, (3, 1))]
+    both = plan(LFW(lfw), pairs)
+    assert [(a.name, a.partners) for a in both] == [
+        (name(0, 1), (name(1, 1), name(2, 1))),
+        (name(1, 1), (name(0, 1), name(3, 1))),
+    ]
+    one = plan(LFW(lfw), pairs, targets="one")
+    assert [a.partners for a in one] == [(name(2, 1),), (name(3, 1),)]
+
+
+def test_all_targets_are_one_direction(made, lfw, model):
+    """An image's goal has the mean direction u of its partners; cos(F(x), u) rises as the sum of the cosines does."""
+    source = LFW(lfw)
+    aim = plan(source, PAIRS)[0]
+    image = source.load(aim.name).image[None]
+    partners = model(torch.stack([source.load(partner).image for partner in aim.partners])).detach()
+    u = F.normalize(partners.sum(0, keepdim=True), dim=1)
+    goal, attack = fa.Impersonate(u, threshold=1.0), attacks.fim(eps=EPS, steps=20)
+    alone = fa.run(attack, goal, model, image, ids=[face_id(aim.name)], engine=Engine(batch=4))
+    np.testing.assert_array_equal(
+        pixels(made[0] / "crops" / "images" / f"{aim.name}.png"), to_uint8(alone.images[0]).astype(int)
+    )
+    double = copy.deepcopy(model).double()
+    x = image.double().requires_grad_(True)
+    own = double(x)
+    (by_sum,) = torch.autograd.grad((own @ partners.double().T).sum(), x, retain_graph=True)
+    (by_one,) = torch.autograd.grad((own @ u.double().T).sum(), x)
+    assert float(F.cosine_similarity(by_sum.flatten(), by_one.flatten(), dim=0)) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "options", "message"),
+    [
+        ((), {}, "pairs must hold at least one, got none"),
+        ([pair((0, 1), (1, 9))], {}, "pairs must be of images that are there, got Bo/Bo_0009"),
+        (PAIRS, {"targets": "most"}, "targets must be one of all, one, got 'most'"),
+    ],
+)
+def test_a_plan_refuses_what_it_cannot_do(pairs, options, message, lfw):
+    with pytest.raises(ValueError, match=message):
+        plan(LFW(lfw), pairs, **options)
+
+
+def test_a_plan_needs_image_files_crops_and_landmarks(lfw, tmp_path):
+    with pytest.raises(PairError, match="expected two images in each"):
+        plan(LFW(lfw), [pair((0, 1), (0, 1))])
+    with pytest.raises(ValueError, match=r"data must give aligned crops, got a source of whole files \(size=None\)"):
+        plan(LFW(lfw, size=None), PAIRS)
+    some = {k: v for k, v in read_landmarks(lfw / "landmarks.txt").items() if not k.startswith("Cy")}
+    with pytest.raises(ValueError, match="landmarks must be there for every image of the pairs, got none for Cy/Cy_00"):
+        plan(LFW(lfw, landmarks=some), PAIRS)
+    spaced = tmp_path / "faces" / "A b"
+    spaced.mkdir(parents=True)
+    for k in "12":
+        shutil.copy(lfw / "images" / "Bo" / "Bo_0001.png", spaced / f"{k}.png")
+    points = {f"A b/{k}": template(112) for k in "12"}
+    with pytest.raises(ValueError, match="names with landmarks must have no white space"):
+        plan(IdentityFolder(spaced.parent, landmarks=points), [Pair(first="A b/1", second="A b/2", same=True)])
+
+
+def test_a_packed_set_must_be_unpacked(lfw):
+    class Packed(PairBin):
+        def __init__(self):
+            pass
+
+    with pytest.raises(ValueError, match="data must be a folder of image files, got Packed: unpack it first"):
+        plan(Packed(), PAIRS)
+
+
+def test_targets_follow_what_the_attack_can(model):
+    plain = attacks.fim()
+    other = fa.FaceModel(model.backbone, mean=(0.5,) * 3, std=(0.5,) * 3, name="other").eval()
+    several = Recipe(attack=plain, surrogate=Surrogate(ensemble=Ensemble(others=(other,))))
+    assert choose_targets(None, plain) == "all"
+    assert choose_targets("one", plain) == "one"
+    assert choose_targets(None, several) == "one"
+    with pytest.raises(ValueError, match="targets must be one for fim, which compares with a single image; got all"):
+        choose_targets("all", several)
+    with pytest.raises(ValueError, match="targets must be one of all, one, got 'both'"):
+        choose_targets("both", plain)
+
+
+def test_a_threshold_is_a_cosine_and_measured_on_both_classes(lfw, model, tmp_path):
+    check_threshold(0.3, PAIRS[:1])
+    check_threshold(None, PAIRS)
+    with pytest.raises(ValueError, match=r"threshold must be a cosine value in \[-1, 1\], got 3"):
+        check_threshold(3, PAIRS)
+    with pytest.raises(ValueError, match="threshold must be given for pairs of one class only"):
+        check_threshold(None, PAIRS[:2])
+    with pytest.raises(ValueError, match="threshold must be given for pairs of one class only"):
+        make(LFW(lfw), PAIRS[:2], model, tmp_path / "out")
+    summary = make(LFW(lfw), [p for p in PAIRS if not p.same], model, tmp_path / "negative", threshold=0.5)
+    assert (summary.threshold, summary.evasion) == (0.5, None)
+
+
+# what is written
+
+
+def test_the_layout_is_lfw_s_own_and_holds_the_images_of_the_pairs(made, lfw):
+    out, summary = made
+    assert sorted(p.name for p in out.iterdir()) == ["crops", "images", "landmarks.txt", "pairs.txt", "talfw.json"]
+    assert (out / "pairs.txt").read_bytes() == (lfw / "pairs.txt").read_bytes()
+    faces = LFW(out)
+    assert faces.pairs == LFW(lfw).pairs
+    assert sorted(faces.names) == sorted({n for p in PAIRS for n in (p.first, p.second)})
+    assert (summary.pairs, summary.images, summary.changed, summary.both) == (8, len(faces), 4, 0)
+    for each in faces.names:
+        np.testing.assert_array_equal(faces.landmarks[each], LFW(lfw).landmarks[each])
+    assert reader(LFW(lfw), out) == ("--data", str(out))
+
+
+def test_what_was_not_chosen_keeps_its_bytes_and_its_ending(made, lfw):
+    out, _ = made
+    chosen = {aim.name for aim in plan(LFW(lfw), PAIRS)}
+    for each in LFW(out).names:
+        before, after = LFW(lfw).path(each), LFW(out).path(each)
+        if each in chosen:
+            assert after.suffix == ".png"
+            assert after.read_bytes() != before.read_bytes()
+        else:
+            assert (after.name, after.read_bytes()) == (before.name, before.read_bytes())
+
+
+def test_chosen_images_change_inside_the_budget_and_in_the_crop_only(made, lfw):
+    out, summary = made
+    largest, norms = 0, []
+    for aim in plan(LFW(lfw), PAIRS):
+        before, after = pixels(LFW(lfw).path(aim.name)), pixels(LFW(out).path(aim.name))
+        moved = np.abs(after - before)
+        assert after.shape == (130, 150, 3)
+        assert 0 < moved.max() <= 16
+        largest = max(largest, moved.max())
+        norms.append(np.linalg.norm((after - before) / 255))
+        v, u = np.mgrid[:130, :150] + 0.5
+        matrix = LFW(lfw).load(aim.name).matrix
+        x, y = np.moveaxis(np.stack([u, v, np.ones_like(u)], axis=-1) @ matrix.T, -1, 0)
+        outside = (x < 0) | (x >= 112) | (y < 0) | (y >= 112)
+        assert outside.any()
+        assert not moved[outside].any()
+    assert summary.linf == pytest.approx(largest / 255)
+    assert summary.l2 == pytest.approx(np.mean(norms), rel=1e-5)
+
+
+def test_the_written_images_align_to_the_adversarial_crops(made, lfw):
+    """Most of each change survives; the summary says how much, measured here by the reader itself."""
+    out, summary = made
+    given = returned = 0.0
+    for row in read_manifest(out / "crops"):
+        clean = LFW(lfw).load(row.name).image * 255
+        crop = torch.from_numpy(pixels(out / "crops" / "images" / f"{row.name}.png")).permute(2, 0, 1)
+        change, found = crop - clean, LFW(out).load(row.name).image * 255 - clean
+        assert float(F.cosine_similarity(change.flatten(), found.flatten(), dim=0)) > 0.8
+        given += float((change * change).sum())
+        returned += float((change * found).sum())
+    assert summary.kept == pytest.approx(returned / given, abs=0.01)
+    assert summary.kept > 0.6
+
+
+def test_the_manifest_says_what_each_crop_went_for(made, lfw):
+    out, summary = made
+    rows = read_manifest(out / "crops")
+    wanted = [(a.name, a.goal, ";".join(a.partners)) for a in plan(LFW(lfw), PAIRS)]
+    assert [(r.name, r.goal, r.target) for r in rows] == wanted
+    assert all((r.attack, r.eps) == ("fim", EPS) for r in rows)
+    assert all((r.score_after > r.score_before) == (r.goal == "impersonate") for r in rows)
+    assert (summary.impersonation.images, summary.evasion.images) == (2, 2)
+
+
+def test_the_attacked_network_is_wrong_about_the_copy(made, lfw, model):
+    out, summary = made
+    clean = verify(LFW(lfw), LFW(lfw).pairs, model).clean
+    assert summary.threshold == clean.eer_threshold
+    assert clean.auc > 0.9
+    assert verify(LFW(out), LFW(out).pairs, model).clean.auc < 0.3
+
+
+def test_summary_and_a_second_call_agree_and_nothing_is_written_again(made, lfw, model):
+    out, summary = made
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert make(LFW(lfw), LFW(lfw).pairs, model, out) == summary
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == stamps
+    written = json.loads((out / "talfw.json").read_text())
+    assert (written["changed"], written["kept"]) == (summary.changed, summary.kept)
+    with pytest.raises(RunFolderError, match="holds a run with another configuration: attack.steps"):
+        make(LFW(lfw), LFW(lfw).pairs, model, out, attacks.fim(eps=EPS, steps=3))
+
+
+@pytest.mark.parametrize("lost", ["talfw.json", "images", "crops/manifest.parquet"])
+def test_what_a_killed_call_has_not_written_is_made_again_with_the_same_bytes(lost, made, lfw, model, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    (out / "talfw.json").unlink()
+    (out / "pairs.txt").unlink()
+    if lost == "images":
+        shutil.rmtree(out / "images" / "Ann_A")
+        (out / "images" / "Bo" / ".0123.fastadv-tmp").write_bytes(b"half an image")
+    elif lost.endswith("parquet"):
+        (out / lost).unlink()
+    assert make(LFW(lfw), LFW(lfw).pairs, model, out) == made[1]
+    assert files(out) == files(made[0])
+
+
+def test_a_file_that_changed_since_it_was_attacked_is_refused(made, lfw, model, tmp_path):
+    root, out = tmp_path / "lfw", tmp_path / "out"
+    shutil.copytree(lfw, root)
+    shutil.copytree(made[0], out)
+    (out / "talfw.json").unlink()
+    path = LFW(root).path(name(0, 1))
+    Image.fromarray(pixels(path).astype(np.uint8)[::-1]).save(path)
+    with pytest.raises(ValueError, match=r"Ann_A_0001\.png: the file is not the one that was attacked"):
+        make(LFW(root), LFW(root).pairs, model, out)
+    assert not (out / "talfw.json").exists()
+
+
+# other sets of pairs
+
+
+def test_pairs_that_lfw_s_form_cannot_say_come_as_csv(lfw, model, tmp_path):
+    source, out = LFW(lfw), tmp_path / "out"
+    make(source, PAIRS[:3], model, out)
+    assert not (out / "pairs.txt").exists()
+    assert reader(source, out) == ("--data", str(out), "--pairs", str(out / "pairs.csv"))
+    faces = inputs.open_faces(out, size=112)
+    assert inputs.open_pairs(faces, file=out / "pairs.csv") == PAIRS[:3]
+    assert faces.load(name(2, 1)).image.equal(source.load(name(2, 1)).image)
+
+
+def test_a_folder_without_landmarks_is_read_as_it_was(lfw, model, tmp_path):
+    source, out = IdentityFolder(lfw / "images"), tmp_path / "out"
+    make(source, PAIRS, model, out)
+    assert not (out / "landmarks.txt").exists()
+    found = reader(source, out)
+    assert found == ("--data", str(out / "images"), "--pairs", str(out / "pairs.csv"))
+    faces = inputs.open_faces(out / "images", size=112)
+    assert isinstance(faces, IdentityFolder)
+    assert faces.load(name(2, 1)).image.equal(source.load(name(2, 1)).image)
+    assert verify(faces, PAIRS, model).clean.auc < verify(source, PAIRS, model).clean.auc
+
+
+def test_an_ensemble_goes_for_the_partner_s_image(lfw, model, tmp_path):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.AvgPool2d(7), nn.Flatten(), nn.Linear(768, 12, bias=False))
+    other = fa.FaceModel(net, mean=(0.5,) * 3, std=(0.5,) * 3, name="other").eval()
+    recipe = Recipe(attack=attacks.fim(eps=EPS, steps=20), surrogate=Surrogate(ensemble=Ensemble(others=(other,))))
+    out = tmp_path / "out"
+    make(LFW(lfw), PAIRS, model, out, recipe, targets=choose_targets(None, recipe))
+    assert [r.target.count(";") for r in read_manifest(out / "crops")] == [0, 0, 0, 0]
+    for network in (model, other):
+        assert verify(LFW(out), PAIRS, network).clean.auc < verify(LFW(lfw), PAIRS, network).clean.auc
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="out must be a folder, got the file"):
+        claim(tmp_path / "file")
+    with pytest.raises(ValueError, match="out must be new, empty or of this command, got .*, which holds file"):
+        claim(tmp_path)
+    assert claim(tmp_path / "new") == tmp_path / "new" / "crops"
+    assert not (tmp_path / "new").exists()
