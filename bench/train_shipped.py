@@ -20,13 +20,13 @@ PEOPLE, IMAGES, SEED = 1500, 16, 1
 CONFIGS = {
     "synth-vgg": TrainConfig(loss="softmax", epochs=4, batch=128, lr=0.1, seed=SEED, checkpoint_steps=50),
     "synth-mobile": TrainConfig(
-        loss="cosface", margin=0.2, epochs=3, batch=128, lr=0.1, seed=SEED, checkpoint_steps=50
+        loss="cosface", margin=0.2, epochs=5, batch=128, lr=0.1, seed=SEED, checkpoint_steps=50
     ),
     "synth-shuffle": TrainConfig(
-        loss="triplet", margin=0.2, epochs=4, batch=160, lr=0.1, seed=SEED, checkpoint_steps=50
+        loss="triplet", margin=0.5, epochs=6, batch=160, lr=0.1, seed=SEED, checkpoint_steps=50
     ),
     "synth-resnet": TrainConfig(
-        loss="arcface", margin=0.3, epochs=3, batch=128, lr=0.1, seed=SEED, checkpoint_steps=50
+        loss="arcface", margin=0.3, epochs=5, batch=128, lr=0.1, seed=SEED, checkpoint_steps=50
     ),
 }
 WITH_HEAD = "synth-vgg"

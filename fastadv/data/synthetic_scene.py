@@ -101,7 +101,7 @@ def scenes(seed: int, ids: Tensor, images: Tensor) -> Scene:
         hair_move=deck.around(0, 3.0),
         wears=deck.chance(0.9),
         blur=deck.between(0.0, 0.26),
-        noise=deck.between(0.0, 0.075),
+        noise=deck.between(0.0, 0.03),
     )
 
 

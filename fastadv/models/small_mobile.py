@@ -41,9 +41,12 @@ class SmallMobile(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 24, 5, 4, padding=2, bias=False)
+        self.conv = nn.Conv2d(3, 24, 3, 2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(24)
         self.prelu = nn.PReLU(24)
+        self.depthwise = nn.Conv2d(24, 24, 3, 2, padding=1, groups=24, bias=False)
+        self.depthwise_bn = nn.BatchNorm2d(24)
+        self.depthwise_prelu = nn.PReLU(24)
         blocks: list[nn.Module] = []
         channels = 24
         for expansion, outputs, stride in _TABLE:
@@ -59,7 +62,8 @@ class SmallMobile(nn.Module):
         self.embed_bn = nn.BatchNorm2d(128)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.prelu(self.bn(self.conv(x))))
+        x = self.prelu(self.bn(self.conv(x)))
+        x = self.blocks(self.depthwise_prelu(self.depthwise_bn(self.depthwise(x))))
         x = self.widen_prelu(self.widen_bn(self.widen(x)))
         x = self.pool_bn(self.pool(x))
         return self.embed_bn(self.embed(x)).flatten(1)

@@ -30,14 +30,16 @@ class _Block(nn.Module):
 class SmallResNet(nn.Module):
     """`(N, 3, 112, 112)` normalised images to `(N, 128)` features.
 
-    The stride lies in a block's first convolution rather than in its second, which halves the arithmetic.
+    A stride and a max pooling before the first block, and a block's stride in its first convolution rather than in its
+    second: a small part of the arithmetic.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, _CHANNELS[0], 7, 4, padding=3, bias=False)
+        self.conv = nn.Conv2d(3, _CHANNELS[0], 3, 2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(_CHANNELS[0])
         self.prelu = nn.PReLU(_CHANNELS[0])
+        self.pool = nn.MaxPool2d(3, 2, padding=1)
         inputs = _CHANNELS[0]
         stages = []
         for outputs in _CHANNELS:
@@ -50,6 +52,6 @@ class SmallResNet(nn.Module):
         self.features = nn.BatchNorm1d(128)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.prelu(self.bn(self.conv(x)))
+        x = self.pool(self.prelu(self.bn(self.conv(x))))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.features(self.fc(self.last_bn(x).flatten(1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_CHANNELS = (24, 48, 96, 160)
+_CHANNELS = (24, 64, 128, 192)
 _REPEATS = (2, 3, 2)
 
 LAYERS = tuple(f"stage{i}.{j}" for i, repeats in enumerate(_REPEATS, start=2) for j in range(repeats))

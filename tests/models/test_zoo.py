@@ -28,10 +28,10 @@ FACTS = {
     "inception_resnet_v1": (23_482_624, 512, 23),
     "sphereface20": (22_670_656, 512, 12),
     "mobilenet_v1": (16_580_416, 512, 14),
-    "synth-mobile": (136_544, 128, 6),
-    "synth-resnet": (578_912, 128, 6),
+    "synth-mobile": (135_680, 128, 6),
+    "synth-resnet": (576_992, 128, 6),
     "synth-vgg": (193_136, 128, 4),
-    "synth-shuffle": (85_312, 128, 7),
+    "synth-shuffle": (123_968, 128, 7),
 }
 
 SIZES = {"se_resnet50": (224, 224), "inception_resnet_v1": (160, 160)}

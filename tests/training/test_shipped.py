@@ -142,10 +142,10 @@ def attacked(kept):
 
 
 @pytest.mark.parametrize("name", shipped_names())
-def test_fim_turns_most_decisions_of_every_network(attacked, name):
-    """Far below the half that guessing gets right; on real faces it is 0% (README), here not quite."""
+def test_fim_turns_the_decisions_of_every_network(attacked, name):
+    """Far below the half that guessing gets right, as on real faces (README)."""
     assert attacked[None, name] > 0.9
-    assert attacked[name, name] < 0.3
+    assert attacked[name, name] < 0.1
 
 
 def test_attacks_transfer_in_part(attacked):
