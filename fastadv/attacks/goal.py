@@ -64,8 +64,25 @@ class Goal(Protocol):
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         """Whether the goal is reached with ``margin`` to spare, ``(N,)`` bool."""
 
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """How far the goal is, ``(N,)``, in the unit of the score: 0 at the border, negative beyond it.
 
-def _check_references(name: str, value: Tensor | None) -> None:
+        It is C&W's f without its floor: with logits ``Z_y - max_{i != y} Z_i`` or its negative.
+        """
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfalls of the ``count`` nearest ways to the goal, ``(N, count)``, ascending; inf where there is none.
+
+        The first is ``shortfall``. Only an untargeted goal on logits has more: one for each other class.
+        """
+
+
+def one_way(shortfall: Tensor, count: int) -> Tensor:
+    """``rivals`` of a goal that can be reached in one way only."""
+    return F.pad(shortfall[:, None], (0, count - 1), value=torch.inf)
+
+
+def check_references(name: str, value: Tensor | None) -> None:
     if value is None:
         return
     if not isinstance(value, Tensor) or value.dim() not in (2, 4) or not value.is_floating_point():
@@ -73,7 +90,7 @@ def _check_references(name: str, value: Tensor | None) -> None:
         raise ValueError(f"{name} must be float images (N, 3, H, W) or embeddings (N, D), got {got}")
 
 
-def _check_threshold(metric: str, threshold: float) -> None:
+def check_threshold(metric: str, threshold: float) -> None:
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     low, high = (-1.0, 1.0) if metric == "cosine" else (0.0, 2.0)
@@ -89,10 +106,11 @@ def _check_labels(value: Tensor) -> None:
         raise ValueError(f"labels must not be negative, got {int(value.min())}")
 
 
-class _Compared:
+class Compared:
     """Shared by the goals that compare an embedding with a reference: distance, score, threshold."""
 
     output: ClassVar[str] = "embedding"
+    accepted: ClassVar[bool]  # whether the goal is to be accepted as the reference
     threshold: float
     metric: str
 
@@ -101,7 +119,8 @@ class _Compared:
         return None
 
     @staticmethod
-    def _distance(outputs: Tensor, rows: Rows) -> Tensor:
+    def distance(outputs: Tensor, rows: Rows) -> Tensor:
+        """``d``, the Euclidean distance of the unit embeddings, ``(N,)``."""
         assert rows.reference is not None
         # vector_norm has the gradient 0 where the distance is 0, not NaN
         return torch.linalg.vector_norm(outputs - rows.reference, dim=1)
@@ -110,7 +129,7 @@ class _Compared:
         """Cosine similarity, or the Euclidean distance of the unit embeddings."""
         assert rows.reference is not None
         if self.metric == "euclidean":
-            return self._distance(outputs, rows)
+            return self.distance(outputs, rows)
         return (outputs * rows.reference).sum(1)
 
     def _acceptance(self, outputs: Tensor, rows: Rows) -> Tensor:
@@ -118,9 +137,18 @@ class _Compared:
         score = self.score(outputs, rows)
         return score - self.threshold if self.metric == "cosine" else self.threshold - score
 
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """How far the pair is from being refused, or accepted, as the goal wants; in the unit of the score."""
+        acceptance = self._acceptance(outputs, rows)
+        return -acceptance if self.accepted else acceptance
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: there is one way only."""
+        return one_way(self.shortfall(outputs, rows), count)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Evade(_Compared):
+class Evade(Compared):
     """Be refused: ``J = +d(x, reference)``, achieved when the pair falls below the threshold.
 
     The gradient of d is zero at the reference itself: an image that starts on its own embedding needs a random
@@ -137,13 +165,14 @@ class Evade(_Compared):
     Source: Zhong and Deng, eq. 7-8 (positive pairs), with the sign of their algorithms.
     """
 
+    accepted: ClassVar[bool] = False
     references: Tensor | None = None
     threshold: float
     metric: str = "cosine"
 
     def __post_init__(self) -> None:
-        _check_references("references", self.references)
-        _check_threshold(self.metric, self.threshold)
+        check_references("references", self.references)
+        check_threshold(self.metric, self.threshold)
 
     @property
     def own_reference(self) -> bool:
@@ -154,14 +183,14 @@ class Evade(_Compared):
         return self if held is None else replace(self, references=held[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
-        return self._distance(outputs, rows)
+        return self.distance(outputs, rows)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         return self._acceptance(outputs, rows) < -margin
 
 
 @dataclass(frozen=True)
-class Impersonate(_Compared):
+class Impersonate(Compared):
     """Be taken for the target: ``J = -d(x, target)``, achieved when the pair reaches the threshold.
 
     Attributes:
@@ -175,6 +204,7 @@ class Impersonate(_Compared):
     Source: Zhong and Deng, eq. 7-8 (negative pairs), with the sign of their algorithms.
     """
 
+    accepted: ClassVar[bool] = True
     targets: Tensor
     threshold: float
     metric: str = "cosine"
@@ -182,8 +212,8 @@ class Impersonate(_Compared):
     def __post_init__(self) -> None:
         if self.targets is None:
             raise ValueError("targets must be images (N, 3, H, W) or embeddings (N, D), got None")
-        _check_references("targets", self.targets)
-        _check_threshold(self.metric, self.threshold)
+        check_references("targets", self.targets)
+        check_threshold(self.metric, self.threshold)
 
     @property
     def references(self) -> Tensor:
@@ -197,7 +227,7 @@ class Impersonate(_Compared):
         return replace(self, targets=self.targets[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
-        return -self._distance(outputs, rows)
+        return -self.distance(outputs, rows)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         return self._acceptance(outputs, rows) >= margin
@@ -209,6 +239,7 @@ class _Labelled:
     output: ClassVar[str] = "logits"
     own_reference: ClassVar[bool] = False
     references: ClassVar[None] = None
+    wanted: ClassVar[bool]  # whether the goal is to be given the label
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -224,6 +255,15 @@ class _Labelled:
         label = rows.label[:, None]
         others = outputs.scatter(1, label, -torch.inf)
         return outputs.gather(1, label).squeeze(1) - others.amax(1)
+
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """C&W's f without its floor: ``max_{i != y} Z_i - Z_y`` where y is wanted, else its negative."""
+        score = self.score(outputs, rows)
+        return -score if self.wanted else score
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: there is one way only."""
+        return one_way(self.shortfall(outputs, rows), count)
 
     @staticmethod
     def _cross_entropy(outputs: Tensor, rows: Rows) -> Tensor:
@@ -241,6 +281,7 @@ class Misclassify(_Labelled):
     Source: Massoli et al., eq. 2; the untargeted form.
     """
 
+    wanted: ClassVar[bool] = False
     labels: Tensor
 
     def row(self, index: int) -> Misclassify:
@@ -251,6 +292,15 @@ class Misclassify(_Labelled):
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         return self.score(outputs, rows) < -margin
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """``Z_y - Z_i`` of the ``count`` classes i that are nearest to winning, ascending; no (N, K, D) Jacobian."""
+        assert rows.label is not None
+        label = rows.label[:, None]
+        others = outputs.scatter(1, label, -torch.inf)
+        kept = min(count, outputs.shape[1] - 1)
+        gaps = outputs.gather(1, label) - others.topk(kept, dim=1).values
+        return F.pad(gaps, (0, count - kept), value=torch.inf)
 
 
 @dataclass(frozen=True)
@@ -263,6 +313,7 @@ class ClassifyAs(_Labelled):
     Source: Massoli et al., eq. 2; the targeted form (FTGSM and ITGSM of Zhong and Deng).
     """
 
+    wanted: ClassVar[bool] = True
     labels: Tensor
 
     def row(self, index: int) -> ClassifyAs:

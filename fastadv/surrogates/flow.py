@@ -79,7 +79,7 @@ def _evaluated(backbone: nn.Module, graph: fx.Graph, wanted: fx.Node, probe: Ten
 
 
 def calls(backbone: nn.Module, graph: fx.Graph) -> Counter[int]:
-    """How often each layer is called, by its ``id``; one whose weights are read outside it counts as called twice."""
+    """How often each layer is called, by its ``id``; reading a weight from outside counts as a call."""
     modules = dict(backbone.named_modules(remove_duplicate=False))
     found = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:

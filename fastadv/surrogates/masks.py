@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,8 @@ class Tail:
 
     scale: Tensor
     shift: Tensor
-    slope: float | Tensor | None = None
-    ceiling: float | None = None
+    slope: float | Tensor | None
+    ceiling: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,18 +150,20 @@ def _fusible(model: FaceModel) -> dict[str, tuple[str, ...]]:
     if graph is None:
         return {}
     modules = dict(backbone.named_modules(remove_duplicate=False))
+    places = Counter(id(module) for module in modules.values())
     called = flow.calls(backbone, graph)
 
     def reader(node: fx.Node, kinds: tuple[type[nn.Module], ...]) -> fx.Node | None:
-        """The only reader of a value, if it is such a layer, called once and without hooks."""
+        """The only reader of a value, if it is such a layer, called once, of one name and without hooks."""
         if len(node.users) != 1 or str(node.target) in model.layers:  # a tap must see what it saw
             return None
         (user,) = node.users
         if user.op != "call_module" or user.args != (node,) or user.kwargs:
             return None
         layer = modules[str(user.target)]
+        once = called[id(layer)] == places[id(layer)] == 1
         hooked = layer._forward_hooks or layer._forward_pre_hooks
-        return user if type(layer) in kinds and called[id(layer)] == 1 and not hooked else None
+        return user if type(layer) in kinds and once and not hooked else None
 
     found: dict[str, tuple[str, ...]] = {}
     for node in graph.nodes:

@@ -310,6 +310,15 @@ def test_a_layer_with_a_hook_is_not_fused():
     near(masked.features(x, key), naive(model, key, rate=RATE).features(x.double()), 1e-5)
 
 
+def test_a_layer_with_two_names_is_not_fused():
+    """Only one of the names could be replaced, and the forward pass may read the other."""
+    model = net()
+    model.backbone._modules = {"first_name": model.backbone.stem[1], **model.backbone._modules}
+    key, x = step_key(3), images(model)
+    masked = FeatureDropout(rate=RATE).bind(model)
+    near(masked.features(x, key), naive(model, key, rate=RATE).features(x.double()), 1e-5)
+
+
 # -- rates and errors --
 
 
