@@ -1,4 +1,7 @@
-"""Gather folders of `fastadv verify` into one results file: ``python -m bench.collect --out FILE DIR ...``."""
+"""Gather folders of runs into one results file: ``python -m bench.collect --out FILE DIR ...``.
+
+The folders are of ``fastadv verify``, or all of ``fastadv transfer``.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,27 @@ def row(folder: Path) -> dict[str, Any]:
     }
 
 
+def study(folder: Path) -> dict[str, Any]:
+    """A transfer study without its single pairs."""
+    run = json.loads((folder / "run.json").read_text())
+    file = "untargeted.json" if run["config"]["untargeted"] else "transfer.json"
+    found = json.loads((folder / file).read_text())
+    kept = {k: v for k, v in found.items() if k not in ("scores", "same")}
+    return {"config": run["config"], "versions": run["versions"], **kept}
+
+
 def main() -> int:
     """Read the folders, write one file."""
     parser = argparse.ArgumentParser(prog="python -m bench.collect", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    rows = [row(folder) for folder in args.folders]
-    text = json.dumps({"benchmark": "lfw-verification", "device": device_name("cpu"), "rows": rows}, indent=1)
+    transfers = [json.loads((f / "run.json").read_text())["config"]["command"] == "transfer" for f in args.folders]
+    if any(transfers) and not all(transfers):
+        parser.error("the folders must be all of transfer studies, or none of them")
+    name = "transfer-lfw" if all(transfers) else "lfw-verification"
+    rows = [study(folder) if all(transfers) else row(folder) for folder in args.folders]
+    text = json.dumps({"benchmark": name, "device": device_name("cpu"), "rows": rows}, indent=1)
     args.out.write_text(text + "\n")
     print(f"{len(rows)} runs written to {args.out}")
     return 0

@@ -142,7 +142,7 @@ def masks(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, A
             }
             if quick:
                 calls.pop("rand masks, stored")
-            spent = _interleaved(calls, device, rounds=2 if quick else 15)
+            spent = _interleaved(calls, device, rounds=2 if quick else 5 if "iresnet" in name else 15)
             base = statistics.median(spent["no masks"])
             memory = {label: _peak(call, device) for label, call in calls.items()}
             for label, seconds in spent.items():

@@ -140,7 +140,7 @@ def detected(source: FaceSource, names: Sequence[str], model: FaceModel) -> dict
         fitted = people % 2 == 0
         for kind in ("mlp", "lstm"):
             config = FitConfig(kind=kind, epochs=60, seed=1)
-            network = fit(config, Examples(paths[fitted], groups[fitted], ("fim",))).network
+            network = fit(config, Examples(embeddings=paths[fitted], groups=groups[fitted], attacks=("fim",))).network
             with torch.no_grad():
                 scores = network(paths[~fitted])
             left = groups[~fitted].bool()
