@@ -1,5 +1,7 @@
 """Attacks on surrogates: what is differentiated, and that a result is the pair's and the seed's alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,7 +117,7 @@ def by_hand(surrogate: Surrogate, x: Tensor, targets: Tensor, steps: int, eps: f
         seen = leaf if surrogate.diversity is None else surrogate.diversity(leaf, key)
         loss = torch.zeros(())
         for share, member in zip(bound.shares, bound.members, strict=True):
-            run = member.model if member.masked is None else (lambda t, m=member: m.masked(t, key))
+            run = member.model if member.masked is None else partial(member.masked, key=key)
             with torch.no_grad():
                 reference = run(targets)
             loss = loss - share * (run(seen) - reference).norm(dim=1).sum()
