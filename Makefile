@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 # real faces and weights for the tests that need them; those skip, with the reason, where it is missing
 export FASTADV_DATA ?= $(abspath ../shared/data)
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
+SANITIZER ?= compute-sanitizer
 
-.PHONY: test demo lint types wheel-test triton-compile ci gpu-check bench clean
+.PHONY: test demo lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt
@@ -55,7 +56,21 @@ gpu-check:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
 	rm -rf build/gpu && mkdir -p build/gpu && cp -r tests bench pyproject.toml build/gpu/
 	cd build/gpu && $(PYTHON) -m pytest -q -m gpu
+	$(MAKE) gpu-sanitize
 	cd build/gpu && $(PYTHON) -m bench.run --all --json --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
+
+# Our CUDA kernels under the sanitizer, where the toolkit has it: memcheck on all of them, racecheck on those that share
+# memory between threads. PyTorch's cache is off, since what lies behind a cached tensor belongs to it as well.
+SANITIZE := $(SANITIZER) --target-processes all --report-api-errors no --error-exitcode 99
+gpu-sanitize:
+	@if ! command -v $(SANITIZER) > /dev/null; then \
+	  echo "gpu-sanitize: skipped, $(SANITIZER) is not on the PATH"; \
+	else \
+	  set -ex; cd build/gpu; export PYTORCH_NO_CUDA_MEMORY_CACHING=1; \
+	  $(SANITIZE) --tool memcheck $(PYTHON) -m pytest -q -m gpu -k cuda-gpu tests/ops; \
+	  $(SANITIZE) --tool racecheck $(PYTHON) -m pytest -q -m gpu -k cuda-gpu \
+	    tests/ops/test_matrix.py tests/ops/test_average_pool.py tests/ops/test_centroid_distances.py; \
+	fi
 
 bench: $(VENV)/.built
 	$(BIN)/python -m bench.run --all --json

@@ -3,6 +3,7 @@
 #include "common/box_blur.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 #include "cuda/launch.h"
 #include "pointers.h"
@@ -26,6 +27,7 @@ void cpu_box_blur(Address x, Address out, int type, int64_t planes, int64_t rows
   const int64_t together = row < kCpuElements ? kCpuElements / row : 1;
   if (total * row < cpu::kSerialElements) threads = 1;
   pybind11::gil_scoped_release release;
+  cpu::about_to_fill(pointer<void>(out), total * row * bytes_of(type));
   cpu::parallel((total + together - 1) / together, threads, [&](int64_t index) {
     const int64_t end = (index + 1) * together;
     for (int64_t i = index * together; i < (end < total ? end : total); ++i) task(args, i);

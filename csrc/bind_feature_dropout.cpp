@@ -3,6 +3,7 @@
 #include "common/feature_dropout.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/pages.h"
 #include "cpu/random_tasks.h"
 #include "cuda/launch.h"
 #include "key.h"
@@ -24,6 +25,7 @@ void cpu_feature_dropout(Address x, Address out, int type, Address ids, Address 
   cpu::check_isa(isa);
   const FeatureDropoutArgs args = pack(x, out, type, key_of(ids, seed_at, seed, tick_each, tick, tick_step, layer),
                                        threshold, factor, cpu::cpu_layout(images, channels, plane, channels_last));
+  cpu::about_to_fill(pointer<void>(out), images * channels * plane * bytes_of(type));
   cpu::parallel_images(args, args.layout, FASTADV_PICK(isa, feature_dropout_task), threads);
 }
 

@@ -3,6 +3,7 @@
 #include "common/feature_dropout_bn_prelu.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/pages.h"
 #include "cpu/random_tasks.h"
 #include "cuda/launch.h"
 #include "key.h"
@@ -33,6 +34,7 @@ void cpu_feature_dropout_bn_prelu(Address x, Address grad, Address out, int type
   const FeatureDropoutBnPreluArgs args =
       pack(x, grad, out, type, key_of(ids, seed_at, seed, tick_each, tick, tick_step, layer), threshold, factor, scale,
            shift, slope_each, slope, slope_step, cpu::cpu_layout(images, channels, plane, channels_last));
+  cpu::about_to_fill(pointer<void>(out), images * channels * plane * bytes_of(type));
   cpu::parallel_images(args, args.dropout.layout, FASTADV_PICK(isa, feature_dropout_bn_prelu_task), threads);
 }
 

@@ -1,5 +1,6 @@
 #include <pybind11/pybind11.h>
 
+#include <iterator>
 #include <stdexcept>
 
 #include "common/momentum_step.h"
@@ -45,6 +46,12 @@ void check_workspace(const MomentumStepArgs& args, int64_t workspace_size) {
     throw std::invalid_argument("momentum_step_: workspace is too small; make it with momentum_workspace(x)");
 }
 
+// Whether whole images keep all threads busy, but for a fifth of the time at most.
+bool shares_evenly(int64_t images, int threads) {
+  const int64_t rounds = (images + threads - 1) / threads;
+  return 4 * rounds * threads <= 5 * images;
+}
+
 void cpu_momentum_step(Address x, Address grad, int grad_type, Address origin, Address velocity, Address alpha_each,
                        double alpha, Address eps_each, double eps, double mu, int norm, int step, Address active,
                        Address stats, Address workspace, int64_t workspace_size, double lo, double hi, int64_t images,
@@ -55,15 +62,24 @@ void cpu_momentum_step(Address x, Address grad, int grad_type, Address origin, A
   args.cut = partition(size, kCpuChunk);
   check_workspace(args, workspace_size);
   if (images * size < cpu::kSerialElements) threads = 1;
-  const auto pass = [&](void (*task)(const MomentumStepArgs&, int64_t)) {
-    cpu::parallel(images * args.cut.chunks, threads, [&, task](int64_t index) { task(args, index); });
-  };
+  using Pass = void (*)(const MomentumStepArgs&, int64_t);
+  const Pass sign[] = {FASTADV_PICK(isa, momentum_reduce_task), FASTADV_PICK(isa, momentum_sign_task)};
+  const Pass l2[] = {sign[0], FASTADV_PICK(isa, momentum_velocity_task), FASTADV_PICK(isa, momentum_move_task),
+                     FASTADV_PICK(isa, momentum_project_task)};
+  const Pass* first = step == kStepSign ? std::begin(sign) : std::begin(l2);
+  const Pass* last = step == kStepSign ? std::end(sign) : std::end(l2);
+  const int64_t chunks = args.cut.chunks;
   pybind11::gil_scoped_release release;
-  pass(FASTADV_PICK(isa, momentum_reduce_task));
-  if (step == kStepSign) return pass(FASTADV_PICK(isa, momentum_sign_task));
-  pass(FASTADV_PICK(isa, momentum_velocity_task));
-  pass(FASTADV_PICK(isa, momentum_move_task));
-  pass(FASTADV_PICK(isa, momentum_project_task));
+  if (shares_evenly(images, threads)) {
+    // All passes over an image before the next one: it stays in the cache, and the threads wake up once.
+    cpu::parallel(images, threads, [&](int64_t image) {
+      for (const Pass* pass = first; pass != last; ++pass)
+        for (int64_t i = 0; i < chunks; ++i) (*pass)(args, image * chunks + i);
+    });
+    return;
+  }
+  for (const Pass* pass = first; pass != last; ++pass)
+    cpu::parallel(images * chunks, threads, [&](int64_t index) { (*pass)(args, index); });
 }
 
 #if FASTADV_WITH_CUDA

@@ -1,72 +1,194 @@
 // Compiled once per instruction set, see sign_step.cpp. Distances to centroids and their derivative.
 #include "common/centroid_distances.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "cpu/kernels.h"
 #include "cpu/sums.h"
+#include "cpu/unroll.h"
 
 namespace fastadv::cpu::FASTADV_ISA {
 namespace {
 
-constexpr int64_t kGroup = 4;    // centroids measured at a time: the feature is loaded once for all of them
+constexpr int64_t kGroup = 4;    // centroids that a feature block is measured against while both are in the cache
 constexpr int64_t kRows = 32;    // features that stay in the cache while the centroids of a task pass by
 constexpr int64_t kWidth = 128;  // channels of the derivative made at a time
 constexpr int64_t kTerms = 64;   // centroids whose sum stays in float32
+
+// Sixteen lanes in one register or several, and how many features and centroids have their sums in registers at once.
+#if defined(__AVX512F__)
+constexpr int64_t kPart = 16;
+constexpr int64_t kFeatures = 4;
+constexpr int64_t kCentroids = 4;
+#elif defined(__AVX2__)
+constexpr int64_t kPart = 8;
+constexpr int64_t kFeatures = 2;
+constexpr int64_t kCentroids = 2;
+#else
+constexpr int64_t kPart = 4;
+constexpr int64_t kFeatures = 1;
+constexpr int64_t kCentroids = 2;
+#endif
+constexpr int64_t kParts = kLanes / kPart;
+typedef float Part __attribute__((vector_size(kPart * sizeof(float))));
+typedef float LoosePart __attribute__((vector_size(kPart * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+// add_square for a register.
+inline Part add_squares(Part sum, Part difference) {
+#if defined(__AVX512F__)
+  return (Part)_mm512_fmadd_ps((__m512)difference, (__m512)difference, (__m512)sum);
+#elif defined(__AVX2__)
+  return (Part)_mm256_fmadd_ps((__m256)difference, (__m256)difference, (__m256)sum);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  for (int64_t i = 0; i < kPart; ++i) sum[i] = add_square(sum[i], difference[i]);
+  return sum;
+#else
+  return sum + difference * difference;
+#endif
+}
+
+// Adds the two sums of sixteen lanes to total[0] and total[1], in the order of fold().
+#if defined(__x86_64__)
+inline __m128 four_lanes(const Part* sum) {
+#if defined(__AVX512F__)
+  const __m256 eight = _mm512_maskz_extractf32x8_ps(0xff, (__m512)sum[0], 0) +
+                       _mm512_maskz_extractf32x8_ps(0xff, (__m512)sum[0], 1);
+  return _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#elif defined(__AVX2__)
+  const __m256 eight = (__m256)(sum[0] + sum[1]);
+  return _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#else
+  return (__m128)((sum[0] + sum[2]) + (sum[1] + sum[3]));
+#endif
+}
+
+inline void add_folded(const Part* first, const Part* second, double* total) {
+  const __m128 a = four_lanes(first);
+  const __m128 b = four_lanes(second);
+  const __m128 two = _mm_unpacklo_ps(a, b) + _mm_unpackhi_ps(a, b);  // both halves of a and b, alternating
+  _mm_storeu_pd(total, _mm_loadu_pd(total) + _mm_cvtps_pd(two + _mm_movehl_ps(two, two)));
+}
+#else
+inline void add_folded(const Part* first, const Part* second, double* total) {
+  float lane[2][kLanes];
+  for (int64_t part = 0; part < kParts; ++part) {
+    *reinterpret_cast<LoosePart*>(lane[0] + part * kPart) = first[part];
+    *reinterpret_cast<LoosePart*>(lane[1] + part * kPart) = second[part];
+  }
+  for (int k = 0; k < 2; ++k) total[k] += static_cast<double>(fold(lane[k]));
+}
+#endif
 
 struct Group {
   const float* row[kGroup];
   float scale[kGroup];
 };
 
-// Adds the squared differences of `length` channels of f and of four centroids from channel `begin` on. One array of
-// lanes each: an array of arrays would not stay in registers. `ahead`: how far the centroids of the next group are,
-// which kFetch fetches meanwhile.
-template <bool kScaled, bool kFetch>
-void add_squares(const float* __restrict x, float f_scale, const Group& group, int64_t begin, int64_t length,
-                 int64_t ahead, double* total) {
-  const float s0 = group.scale[0], s1 = group.scale[1], s2 = group.scale[2], s3 = group.scale[3];
-  const int64_t whole = length / kLanes * kLanes;
-  const float* __restrict c0 = group.row[0] + begin;
-  const float* __restrict c1 = group.row[1] + begin;
-  const float* __restrict c2 = group.row[2] + begin;
-  const float* __restrict c3 = group.row[3] + begin;
-  float lane0[kLanes] = {}, lane1[kLanes] = {}, lane2[kLanes] = {}, lane3[kLanes] = {};
-  const auto add = [&](int64_t i, int64_t k) {
-    const float v = kScaled ? x[i] * f_scale : x[i];
-    lane0[k] = add_square(lane0[k], v - (kScaled ? c0[i] * s0 : c0[i]));
-    lane1[k] = add_square(lane1[k], v - (kScaled ? c1[i] * s1 : c1[i]));
-    lane2[k] = add_square(lane2[k], v - (kScaled ? c2[i] * s2 : c2[i]));
-    lane3[k] = add_square(lane3[k], v - (kScaled ? c3[i] * s3 : c3[i]));
-  };
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    if (kFetch) {
-      __builtin_prefetch(c0 + i + ahead, 0, 2);
-      __builtin_prefetch(c1 + i + ahead, 0, 2);
-      __builtin_prefetch(c2 + i + ahead, 0, 2);
-      __builtin_prefetch(c3 + i + ahead, 0, 2);
+// The sums of kF features and kC centroids, and where their next channels are.
+template <int64_t kF, int64_t kC>
+struct Block {
+  const float* feature[kF];
+  const float* centroid[kC];
+  float feature_scale[kF];
+  float centroid_scale[kC];
+  Part sum[kF][kC][kParts];
+};
+
+// Adds the squared differences of channels i to i + 15.
+template <bool kScaled, int64_t kF, int64_t kC>
+inline void add_channels(Block<kF, kC>& block, int64_t i) {
+  FASTADV_UNROLL
+  for (int64_t part = 0; part < kParts; ++part) {
+    Part f[kF];
+    FASTADV_UNROLL
+    for (int64_t n = 0; n < kF; ++n) {
+      f[n] = *reinterpret_cast<const LoosePart*>(block.feature[n] + i + part * kPart);
+      if (kScaled) f[n] = f[n] * block.feature_scale[n];
     }
-    for (int k = 0; k < kLanes; ++k) add(i + k, k);
+    FASTADV_UNROLL
+    for (int64_t k = 0; k < kC; ++k) {
+      Part c = *reinterpret_cast<const LoosePart*>(block.centroid[k] + i + part * kPart);
+      if (kScaled) c = c * block.centroid_scale[k];
+      FASTADV_UNROLL
+      for (int64_t n = 0; n < kF; ++n) block.sum[n][k][part] = add_squares(block.sum[n][k][part], f[n] - c);
+    }
   }
-  for (int64_t i = whole; i < length; ++i) add(i, i - whole);
-  total[0] += static_cast<double>(fold(lane0));
-  total[1] += static_cast<double>(fold(lane1));
-  total[2] += static_cast<double>(fold(lane2));
-  total[3] += static_cast<double>(fold(lane3));
+}
+
+// Adds the squared differences of `length` channels from `begin` on of kF features and kC centroids to `total`.
+// Bit r of `fetch`: fetch row r of the next group meanwhile, which lies `ahead` behind this one.
+template <bool kScaled, int64_t kF, int64_t kC>
+void measure_block(const DistanceLayer& layer, const float* f_scales, const Group& group, int64_t first, int64_t row,
+                   int64_t begin, int64_t length, int fetch, double (*total)[kGroup]) {
+  Block<kF, kC> block;
+  FASTADV_UNROLL
+  for (int64_t n = 0; n < kF; ++n) {
+    block.feature[n] = layer.features + (first + n) * layer.feature_stride + begin;
+    block.feature_scale[n] = kScaled ? f_scales[first + n] : 1.0f;
+    FASTADV_UNROLL
+    for (int64_t k = 0; k < kC; ++k)
+      for (int64_t part = 0; part < kParts; ++part) block.sum[n][k][part] = Part{};
+  }
+  FASTADV_UNROLL
+  for (int64_t k = 0; k < kC; ++k) {
+    block.centroid[k] = group.row[row + k] + begin;
+    block.centroid_scale[k] = group.scale[row + k];
+  }
+  const int64_t ahead = kGroup * layer.centroid_stride;
+  const int64_t whole = length / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    FASTADV_UNROLL
+    for (int64_t k = 0; k < kC; ++k)
+      if (fetch >> k & 1) __builtin_prefetch(block.centroid[k] + i + ahead, 0, 2);
+    add_channels<kScaled>(block, i);
+  }
+  if (whole < length) {  // zeros behind the last channel add nothing
+    float padded[kF + kC][kLanes] = {};
+    for (int64_t i = whole; i < length; ++i) {
+      for (int64_t n = 0; n < kF; ++n) padded[n][i - whole] = block.feature[n][i];
+      for (int64_t k = 0; k < kC; ++k) padded[kF + k][i - whole] = block.centroid[k][i];
+    }
+    for (int64_t n = 0; n < kF; ++n) block.feature[n] = padded[n];
+    for (int64_t k = 0; k < kC; ++k) block.centroid[k] = padded[kF + k];
+    add_channels<kScaled>(block, 0);
+  }
+  FASTADV_UNROLL
+  for (int64_t n = 0; n < kF; ++n) {
+    FASTADV_UNROLL
+    for (int64_t k = 0; k < kC; k += 2) add_folded(block.sum[n][k], block.sum[n][k + 1], total[n] + row + k);
+  }
+}
+
+// Which of kCentroids rows call `call` of `calls` fetches: each is fetched once, and as few at a time as may be, since
+// the processor waits when too many are on their way.
+inline int rows_to_fetch(int64_t call, int64_t calls) {
+  const int64_t turns = smaller(calls, kCentroids);
+  if (call >= turns) return 0;
+  const int64_t begin = call * kCentroids / turns;
+  const int64_t end = (call + 1) * kCentroids / turns;
+  return (1 << end) - (1 << begin);
 }
 
 // Features [first, first + count) and a group: a block of channels at a time, so that the group's stays in the cache.
 template <bool kCosine>
 void measure_group(const DistanceLayer& layer, const float* f_scales, const Group& group, int64_t first, int64_t count,
                    double (*squares)[kGroup]) {
-  const int64_t ahead = kGroup * layer.centroid_stride;
+  const int64_t calls = count / kFeatures + count % kFeatures;
   for (int64_t n = 0; n < count; ++n)
     for (int64_t k = 0; k < kGroup; ++k) squares[n][k] = 0.0;
   for (int64_t begin = 0; begin < layer.channels; begin += kSumBlock) {
     const int64_t length = smaller(layer.channels - begin, kSumBlock);
-    for (int64_t n = 0; n < count; ++n) {
-      const float* block = layer.features + (first + n) * layer.feature_stride + begin;
-      const float scale = kCosine ? f_scales[first + n] : 1.0f;
-      if (n == 0) add_squares<kCosine, true>(block, scale, group, begin, length, ahead, squares[n]);
-      else add_squares<kCosine, false>(block, scale, group, begin, length, ahead, squares[n]);
+    for (int64_t row = 0; row < kGroup; row += kCentroids) {
+      int64_t n = 0;
+      int call = 0;
+      for (; n + kFeatures <= count; n += kFeatures)
+        measure_block<kCosine, kFeatures, kCentroids>(layer, f_scales, group, first + n, row, begin, length,
+                                                      rows_to_fetch(call++, calls), squares + n);
+      for (; n < count; ++n)
+        measure_block<kCosine, 1, kCentroids>(layer, f_scales, group, first + n, row, begin, length,
+                                              rows_to_fetch(call++, calls), squares + n);
     }
   }
 }

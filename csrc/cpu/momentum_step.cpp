@@ -30,42 +30,43 @@ double fold(const MomentumStepArgs& args, int index, int64_t image) {
   return total;
 }
 
-template <class G, int kNorm>
+template <class G, int kNorm, bool kCounted>
 void reduce_span(const MomentumStepArgs& args, const Span& span, double* out) {
   const G* __restrict grad = static_cast<const G*>(args.grad) + span.offset;
   LaneSums sums;
   Counts counts;
   for (int64_t begin = 0; begin < span.length; begin = block_end(begin, span.length)) {
     const int64_t end = block_end(begin, span.length);
-    int32_t bad = 0;
-    int32_t zero = 0;
-    for (int64_t i = begin; i < end; ++i) {
+    int32_t bad[kLanes] = {};
+    int32_t zero[kLanes] = {};
+    const auto add = [&](int64_t i, int64_t lane) {
       const float g = to_float(grad[i]);
-      bad += is_finite(g) ? 0 : 1;
-      zero += g == 0.0f ? 1 : 0;
-    }
-    counts.bad += bad;
-    counts.zero += zero;
+      const bool finite = is_finite(g);
+      if (kCounted) bad[lane] += finite ? 0 : 1;
+      if (kCounted) zero[lane] += g == 0.0f ? 1 : 0;
+      sums.lane[lane] += norm_term(finite ? g : 0.0f, kNorm);
+    };
     const int64_t whole = begin + (end - begin) / kLanes * kLanes;
-    for (int64_t i = begin; i < whole; i += kLanes) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const float g = to_float(grad[i + lane]);
-        sums.lane[lane] += norm_term(is_finite(g) ? g : 0.0f, kNorm);
-      }
-    }
-    for (int64_t i = whole; i < end; ++i) {
-      const float g = to_float(grad[i]);
-      sums.lane[i - whole] += norm_term(is_finite(g) ? g : 0.0f, kNorm);
-    }
+    for (int64_t i = begin; i < whole; i += kLanes)
+      for (int lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+    for (int64_t i = whole; i < end; ++i) add(i, i - whole);
+    for (int lane = 0; lane < kLanes; ++lane) counts.bad += bad[lane];
+    for (int lane = 0; lane < kLanes; ++lane) counts.zero += zero[lane];
   }
   *out = sums.total();
   counts.add_to(args.stats, span.image);
 }
 
+template <class G, int kNorm>
+void reduce_normed(const MomentumStepArgs& args, const Span& span, double* out) {
+  if (args.stats) return reduce_span<G, kNorm, true>(args, span, out);
+  reduce_span<G, kNorm, false>(args, span, out);
+}
+
 template <class G>
 void reduce_typed(const MomentumStepArgs& args, const Span& span, double* out) {
-  if (args.norm == kNormL1) return reduce_span<G, kNormL1>(args, span, out);
-  reduce_span<G, kNormL2>(args, span, out);
+  if (args.norm == kNormL1) return reduce_normed<G, kNormL1>(args, span, out);
+  reduce_normed<G, kNormL2>(args, span, out);
 }
 
 template <class G>

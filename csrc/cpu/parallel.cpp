@@ -13,15 +13,34 @@
 namespace fastadv::cpu {
 namespace {
 
+constexpr int kMostShares = 256;
+
+// Every thread begins with a run of tasks of its own, so that it walks through memory of its own, and then helps the
+// others.
 struct Job {
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  Job(TaskFunction work, void* with, int64_t tasks, int threads) : function(work), context(with), shares(threads) {
+    for (int i = 0; i < shares; ++i) {
+      share[i].next.store(tasks * i / shares, std::memory_order_relaxed);
+      share[i].end = tasks * (i + 1) / shares;
+    }
+  }
+
+  void work(int seat) {
+    for (int i = 0; i < shares; ++i) {
+      Share& own = share[(seat + i) % shares];
+      for (int64_t task = own.next.fetch_add(1); task < own.end; task = own.next.fetch_add(1)) function(context, task);
+    }
+  }
+
   TaskFunction function;
   void* context;
-  int64_t tasks;
-  std::atomic<int64_t> next{0};
-
-  void work() {
-    for (int64_t task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) function(context, task);
-  }
+  int shares;
+  Share share[kMostShares];
 };
 
 class Pool {
@@ -38,7 +57,7 @@ class Pool {
       ++generation_;
     }
     wake_.notify_all();
-    job.work();
+    job.work(0);
     std::unique_lock<std::mutex> lock(mutex_);
     job_ = nullptr;  // a worker that wakes up late finds nothing to do
     done_.wait(lock, [this] { return busy_ == 0; });
@@ -47,8 +66,7 @@ class Pool {
 
  private:
   void grow(int helpers) {
-    constexpr int most = 255;
-    while (workers_ < helpers && workers_ < most) {
+    while (workers_ < helpers) {
       try {
         std::thread([this] { serve(); }).detach();
       } catch (const std::system_error&) {
@@ -65,11 +83,11 @@ class Pool {
       wake_.wait(lock, [&] { return generation_ != seen && job_ != nullptr; });
       seen = generation_;
       if (seats_ == 0) continue;
-      --seats_;
+      const int seat = seats_--;
       ++busy_;
       Job* job = job_;
       lock.unlock();
-      job->work();
+      job->work(seat);
       lock.lock();
       if (--busy_ == 0) done_.notify_one();
     }
@@ -105,9 +123,10 @@ Pool& pool() {
 }  // namespace
 
 void parallel_for(int64_t tasks, int threads, TaskFunction function, void* context) {
-  Job job{function, context, tasks};
-  const int64_t useful = tasks < threads ? tasks : threads;
-  if (useful <= 1 || !pool().run(job, static_cast<int>(useful - 1))) job.work();
+  if (tasks <= 0) return;
+  const int64_t most = tasks < kMostShares ? tasks : kMostShares;
+  Job job(function, context, tasks, static_cast<int>(threads < 1 ? 1 : threads < most ? threads : most));
+  if (job.shares == 1 || !pool().run(job, job.shares - 1)) job.work(0);
 }
 
 }  // namespace fastadv::cpu

@@ -8,8 +8,9 @@
 namespace fastadv::cpu::FASTADV_ISA {
 namespace {
 
-constexpr int kTile = 512;         // words made at a time, contiguous images
-constexpr int kTileChannels = 64;  // channels at a time, channels-last images
+constexpr int64_t kTile = 128;          // words made at a time, contiguous images
+constexpr int64_t kTileChannels = 512;  // channels at a time, channels-last images: whole rows, for the memory's sake
+static_assert(kTile % kTogether == 0 && kTileChannels % (kChains * kBlocks) == 0, "tiles hold whole vectors");
 
 // Neighbours in memory: elements of one image from `place` on, or channels of one pixel from channel `place` on.
 struct Run {
@@ -26,7 +27,7 @@ struct PlainWords {
 };
 
 template <class Pairs, class Row>
-inline void walk_contiguous(const PhiloxStream& stream, const Span& span, int64_t first, Row row) {
+inline void walk_contiguous(const WideStream& stream, const Span& span, int64_t first, Row row) {
   alignas(kVectorBytes) uint32_t words[kTile];
   for (int64_t done = 0; done < span.length; done += kTile) {
     const int64_t count = span.length - done < kTile ? span.length - done : kTile;
@@ -41,8 +42,9 @@ struct ChannelTile {
 };
 
 // The words of pixel k of a group, for a channel whose blocks begin `s` elements before the pixels' groups.
-inline void mix(const ChannelTile& now, const ChannelTile& next, const uint32_t* shift, ChannelTile* out) {
-  for (int c = 0; c < kTileChannels; ++c) {
+inline void mix(const ChannelTile& now, const ChannelTile& next, const uint32_t* shift, int64_t count,
+                ChannelTile* out) {
+  for (int64_t c = 0; c < count; ++c) {
     const uint32_t s = shift[c];
     const uint32_t a0 = now.plane[0][c], a1 = now.plane[1][c], a2 = now.plane[2][c], a3 = now.plane[3][c];
     const uint32_t b0 = next.plane[0][c], b1 = next.plane[1][c], b2 = next.plane[2][c];
@@ -57,7 +59,7 @@ inline void mix(const ChannelTile& now, const ChannelTile& next, const uint32_t*
 // belong to four pixels of one channel; where the plane is no multiple of 4, a block begins at another pixel in every
 // channel, and the words of four pixels come from two blocks.
 template <class Pairs, class Row>
-inline void walk_channels_last(const PhiloxStream& stream, const BatchLayout& layout, const Span& span, int64_t first,
+inline void walk_channels_last(const WideStream& stream, const BatchLayout& layout, const Span& span, int64_t first,
                                Row row) {
   alignas(kVectorBytes) uint32_t blocks[kTileChannels];
   uint32_t shift[kTileChannels];
@@ -67,17 +69,18 @@ inline void walk_channels_last(const PhiloxStream& stream, const BatchLayout& la
   for (int64_t channel = 0; channel < layout.channels; channel += kTileChannels) {
     const int64_t left = layout.channels - channel;
     const int64_t count = left < kTileChannels ? left : kTileChannels;
-    for (int64_t c = 0; c < kTileChannels; ++c) {
+    const int64_t padded = (count + 2 * kBlocks - 1) / (2 * kBlocks) * (2 * kBlocks);  // whole registers
+    for (int64_t c = 0; c < padded; ++c) {
       const uint64_t start = static_cast<uint64_t>((channel + c) * layout.plane + first);
       blocks[c] = static_cast<uint32_t>(start / 4);
       shift[c] = static_cast<uint32_t>(start % 4);
     }
     const auto make = [&](int64_t group, ChannelTile* out) {
-      for (int64_t c = 0; c < count; c += 2 * kBlocks) {
-        const Words counter = *reinterpret_cast<const Words*>(blocks + c) + static_cast<uint32_t>(group);
-        const WordPlanes made = word_planes(stream, counter);
-        for (int k = 0; k < 4; ++k) *reinterpret_cast<Words*>(out->plane[k] + c) = made.plane[k];
-      }
+      int64_t c = 0;
+      for (; c + kBlocks * (kChains - 1) < count; c += kBlocks * kChains)
+        word_planes<kChains / 2>(stream, blocks + c, static_cast<uint32_t>(group), out->plane[0] + c, kTileChannels);
+      for (; c < count; c += 2 * kBlocks)
+        word_planes<1>(stream, blocks + c, static_cast<uint32_t>(group), out->plane[0] + c, kTileChannels);
       for (int k = 0; k < 4; k += 2)
         for (int64_t c = 0; c < count; ++c) Pairs::pair(out->plane[k][c], out->plane[k + 1][c]);
     };
@@ -88,7 +91,7 @@ inline void walk_channels_last(const PhiloxStream& stream, const BatchLayout& la
         make(group, &mixed);
       } else {
         make(group + 1, &tiles[(group + 1) % 2]);
-        mix(tiles[group % 2], tiles[(group + 1) % 2], shift, &mixed);
+        mix(tiles[group % 2], tiles[(group + 1) % 2], shift, count, &mixed);
       }
       for (int64_t k = 0; k < 4 && pixel + k < span.length; ++k)
         row(mixed.plane[k], Run{span.image, (span.offset + pixel + k) * layout.channels + channel, count, channel});
@@ -103,7 +106,7 @@ inline void walk(const PhiloxKey& key, const BatchLayout& layout, int64_t task, 
   // A chunk starts on a multiple of 16 elements, and so on a whole block.
   const int64_t size = layout.channels_last ? layout.plane : layout.channels * layout.plane;
   const Span span = span_of(task, size, layout.cut);
-  const PhiloxStream stream = stream_of(key, span.image);
+  const WideStream stream = widened(stream_of(key, span.image));
   const int64_t first = span.chunk * layout.cut.chunk;
   if (layout.channels_last) return walk_channels_last<Pairs>(stream, layout, span, first, channels_last);
   walk_contiguous<Pairs>(stream, span, first, contiguous);

@@ -36,8 +36,8 @@ struct MomentumStepArgs {
 
 // What one gradient element adds to the norm's sum, in double: the square of a float is exact there.
 static FASTADV_HD double norm_term(float value, int norm) {
-  const double wide = static_cast<double>(value);
-  return norm == kNormL1 ? (wide < 0.0 ? -wide : wide) : wide * wide;
+  const double wide = static_cast<double>(from_bits(to_bits(value) & 0x7fffffffu));
+  return norm == kNormL1 ? wide : wide * wide;
 }
 
 // Rounded to float once, so that the order of the additions hardly ever shows.

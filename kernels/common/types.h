@@ -17,6 +17,8 @@ namespace fastadv {
 // Codes of an element type, as Python passes them.
 enum GradType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
+static inline int64_t bytes_of(int type) { return type == kFloat32 ? 4 : 2; }
+
 struct BFloat16 {
   uint16_t bits;
 };

@@ -102,6 +102,17 @@ def test_small_differences_of_large_features(target):
         assert_distances(actual, features, centroids, metric)
 
 
+@pytest.mark.parametrize("width", [15, 16, 100, 1040])
+def test_a_distance_has_the_same_bits_in_any_batch(width, metric, target):
+    draw = torch.Generator().manual_seed(width)
+    f = torch.randn(11, width, generator=draw).to(target.device)
+    c = torch.randn(10, width, generator=draw).to(target.device)
+    together = ops.centroid_distances([f], [c], metric=metric, backend=target.backend)
+    for n, k in ((0, 3), (4, 9), (10, 0)):
+        alone = ops.centroid_distances([f[n : n + 1]], [c[k : k + 1]], metric=metric, backend=target.backend)
+        assert_same_bits(alone, together[n : n + 1, :, k : k + 1])
+
+
 def test_a_zero_vector_has_no_direction(backend):
     f = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1e-25, 0.0]], requires_grad=True)
     c = torch.tensor([[0.0, 0.0], [1.0, 0.0]])

@@ -47,6 +47,34 @@ def test_the_mask_belongs_to_the_logical_element(shape, layout, backend):
     assert not torch.equal(made[0] != 0, made[1] != 0)
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("channels", [8, 31, 33, 48, 57, 512, 545])
+@pytest.mark.parametrize("side", [(2, 2), (3, 1)])
+def test_every_number_of_channels_side_by_side(channels, side, target):
+    x = arrange(torch.rand(3, channels, *side) + 1, "channels_last", target.device)
+    key = {**KEY, "ids": KEY["ids"].to(target.device)}
+    made = ops.feature_dropout(x, rate=0.4, backend=target.backend, **key)
+    assert_same_bits(made, torch.where(mask(x.shape, 0.4, **KEY), x.cpu(), 0.0))
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("size", [1, 15, 127, 128, 129, 1000])
+def test_every_number_of_elements_in_a_row(size, target):
+    x = torch.rand(3, size) + 1
+    key = {**KEY, "ids": KEY["ids"].to(target.device)}
+    made = ops.feature_dropout(x.to(target.device), rate=0.4, backend=target.backend, **key)
+    assert_same_bits(made, torch.where(mask(x.shape, 0.4, **KEY), x, 0.0))
+
+
+def test_a_result_that_is_mapped_afresh():
+    x = torch.ones(1, (32 << 18) + 4096)  # above 32 MiB: huge pages are asked for
+    key = {**KEY, "ids": KEY["ids"][:1]}
+    made = ops.feature_dropout(x, rate=0.25, backend="cpu", **key)
+    assert_same_bits(made[:, :4096], ops.feature_dropout(x[:, :4096], rate=0.25, backend="cpu", **key))
+    assert abs(float(made[:, -(1 << 20) :].mean()) - 0.75) < 5 * (0.1875 / 2**20) ** 0.5
+    assert float(made.double().sum()) == int(mask(x.shape, 0.25, **key).sum())
+
+
 def test_the_output_lies_as_the_input(backend):
     x = torch.rand(2, 3, 4, 5)
     key = {**KEY, "ids": KEY["ids"][:2]}

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadv import ops
+from fastadv.testing.tolerances import assert_same_bits
 
 WEIGHTINGS = ["uniform", "rank", "inverse_square"]
 SIZES = [(1, 1), (0, 4), (3, 2), (5, 17), (2, 300), (40, 33), (2, 1000)]
@@ -84,6 +85,33 @@ def test_infinite_and_missing_distances(backend):
     made = ops.knn_score(distances, labels, torch.tensor([1, 1, 1]), weighting="inverse_square", backend=backend)
     assert made[0] == 1.0
     assert made[1:].isnan().all()
+
+
+@pytest.mark.parametrize("size", [(6, 16), (6, 47), (6, 1000)], ids=str)
+def test_odd_distances_in_long_rows(size, target):
+    distances, labels, predicted = draw(*size)
+    distances[0, 0] = 0.0
+    distances[1, -size[1] // 3 :] = float("inf")
+    distances[2, 7] = float("nan")
+    distances[3, :] = float("inf")
+    distances[4, :3], distances[4, -3:] = 1e-45, 3.4e38  # whose squares are the smallest and the largest
+    actual = ops.knn_score(
+        *(value.to(target.device) for value in (distances, labels, predicted)),
+        **{"weighting": "inverse_square", "backend": target.backend},
+    ).cpu()
+    keep = torch.tensor([0, 1, 4, 5])
+    expected = by_definition(distances[keep], labels[keep], predicted[keep], "inverse_square")
+    torch.testing.assert_close(actual[keep], expected, rtol=2**-23, atol=0)
+    assert actual[2:4].isnan().all()
+
+
+def test_a_row_has_the_same_bits_in_any_batch():
+    for weighting in WEIGHTINGS:
+        inputs = draw(9, 61)
+        together = ops.knn_score(*inputs, weighting=weighting, backend="cpu")
+        for i in range(9):
+            alone = ops.knn_score(*(value[i : i + 1] for value in inputs), weighting=weighting, backend="cpu")
+            assert_same_bits(alone, together[i : i + 1])
 
 
 def test_rows_of_larger_tensors(backend):

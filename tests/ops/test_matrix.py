@@ -59,6 +59,32 @@ def test_momentum_step_matches_the_reference(case, norm, step, target):
     compare(actual, expected)
 
 
+@pytest.mark.parametrize(("norm", "step"), MOMENTUM)
+def test_counting_changes_no_bit(norm, step, target):
+    case = StepCase(shape=(3, 3, 27, 29), special=True)
+    counted, plain = case.make(target.device), case.make(target.device)
+    for i, stats in ((counted, counted.stats), (plain, None)):
+        options = {"alpha": i.alpha, "eps": i.eps, "mu": 0.9, "norm": norm, "step": step, "stats": stats}
+        ops.momentum_step_(i.x, i.grad, i.origin, i.velocity, **options, backend=target.backend)
+    assert_same_bits(plain.x, counted.x)
+    assert_same_bits(plain.velocity, counted.velocity)
+
+
+# NumPy, in which Triton's interpreter computes, warns where infinity meets zero.
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("alpha", [0.0, -0.01, float("inf")])
+def test_signs_of_zeros_and_odd_steps(alpha, target):
+    values = torch.tensor([0.0, -0.0, 1e-42, -1e-42, 0.5, -0.5, float("nan")])
+    x, grad = (value.reshape(1, 49) for value in torch.meshgrid(values, values, indexing="ij"))
+    made = []
+    for device, backend in (("cpu", "reference"), (target.device, target.backend)):
+        moved = x.to(device, copy=True)
+        origin, each = x.to(device, copy=True), torch.tensor([alpha], device=device)
+        ops.sign_step_(moved, grad.to(device), origin, alpha=each, eps=1.0, lo=-1, backend=backend)
+        made.append(moved)
+    assert_same_bits(made[1], made[0])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_the_number_of_threads_changes_no_bit(threads):
     case = StepCase(shape=(4, 3, 113, 127), special=True)
