@@ -2,7 +2,7 @@
 #include "common/feature_dropout.h"
 
 #include "cpu/kernels.h"
-#include "cpu/random_walk.h"
+#include "cpu/mask_walk.h"
 
 namespace fastadv::cpu::FASTADV_ISA {
 namespace {
@@ -11,12 +11,12 @@ template <class T>
 void drop(const FeatureDropoutArgs& args, int64_t task) {
   const T* x = static_cast<const T*>(args.x);
   T* out = static_cast<T*>(args.out);
-  const uint32_t threshold = args.threshold;
   const float factor = args.factor;
-  walk<PlainWords>(args.key, args.layout, task, [=](const uint32_t* words, const Run& run) {
+  mask_walk(args, task, [=](auto kept, const Run& run) {
     const T* __restrict from = x + run.offset;
     T* __restrict to = out + run.offset;
-    for (int64_t i = 0; i < run.count; ++i) from_float(keep(words[i], threshold, to_float(from[i]), factor), to[i]);
+    const auto* __restrict each = kept.each;
+    for (int64_t i = 0; i < run.count; ++i) from_float(keep(kept(each[i]), to_float(from[i]), factor), to[i]);
   });
 }
 

@@ -135,12 +135,10 @@ inline void words_in_order(const WideStream& stream, uint32_t block, int64_t cou
   }
 }
 
-// Words 0 .. 3 of kVectors * 2 * kBlocks blocks, numbered by `blocks` and `group`; word w goes to out[w * pitch + i].
+// kVectors * 2 * kBlocks blocks, numbered by `blocks` and `group`: every other one in made[2k], the rest in made[2k + 1].
 template <int kVectors>
-inline void word_planes(const WideStream& stream, const uint32_t* blocks, uint32_t group, uint32_t* out,
-                        int64_t pitch) {
+inline void blocks_side_by_side(const WideStream& stream, const uint32_t* blocks, uint32_t group, WideBlock* made) {
   Wide number[2 * kVectors];
-  WideBlock made[2 * kVectors];
   FASTADV_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     const Wide both = (Wide)(*reinterpret_cast<const Words*>(blocks + k * 2 * kBlocks) + group);
@@ -148,6 +146,14 @@ inline void word_planes(const WideStream& stream, const uint32_t* blocks, uint32
     number[2 * k + 1] = both >> 32;
   }
   philox_wide<2 * kVectors>(stream, number, made);
+}
+
+// Their words 0 .. 3; word w goes to out[w * pitch + i].
+template <int kVectors>
+inline void word_planes(const WideStream& stream, const uint32_t* blocks, uint32_t group, uint32_t* out,
+                        int64_t pitch) {
+  WideBlock made[2 * kVectors];
+  blocks_side_by_side<kVectors>(stream, blocks, group, made);
   FASTADV_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     const WideBlock& a = made[2 * k];

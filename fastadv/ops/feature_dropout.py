@@ -30,18 +30,18 @@ def feature_dropout(
 ) -> Array:
     r"""Multiply a feature map by a Bernoulli mask.
 
-    .. math:: y_e = m_e\,x_e, \qquad m_e = [\,r_e \ge \mathrm{round}(2^{32}\,\mathrm{rate})\,]
+    .. math:: y_e = m_e\,x_e, \qquad m_e = [\,r_e \ge \mathrm{round}(2^{16}\,\mathrm{rate})\,]
 
-    where :math:`r_e` is the Philox word of the element: of (seed, image id, tick, layer, place of the element in
-    (C, H, W) order), whatever the memory order. So two images of one id have one mask (the pair of DFANet), and an
-    image has its mask in any slot, with any neighbours and on every backend. What is dropped is +0, also where ``x``
-    is not finite. Differentiable any number of times: the backward pass generates the mask again. Every backend gives
-    the same bits.
+    where :math:`r_e` is the element's draw of 16 bits: half a Philox word, of (seed, image id, tick, layer, place of
+    the element in (C, H, W) order), whatever the memory order. So two images of one id have one mask (the pair of
+    DFANet), and an image has its mask in any slot, with any neighbours and on every backend. What is dropped is +0,
+    also where ``x`` is not finite. Differentiable any number of times: the backward pass generates the mask again.
+    Every backend gives the same bits.
 
     Args:
         x: feature map ``(N, ...)``, float32, bfloat16 or float16; contiguous or channels-last as it is, any other
             memory order is copied. A tensor, or a NumPy or CuPy array.
-        rate: share of the elements that is dropped, in ``[0, 1)``.
+        rate: share of the elements that is dropped, in ``[0, 1)``; rounded to a multiple of 2^-16, at most 1 - 2^-16.
         seed: in ``[0, 2**64)``; a number, or an int64 tensor of one element on the device of ``x``.
         ids: ``(N,)`` int64, one per image, on the device of ``x``.
         tick: in ``[0, 2**20)``; a number, or an int64 tensor of one element or ``(N,)``, one per image. The values of
@@ -81,10 +81,10 @@ def borrowed(x: Any, seed: Any, ids: Any, tick: Any, layer: int) -> tuple[Tensor
 
 
 def threshold_and_factor(rate: float, rescale: bool) -> tuple[int, float]:
-    """Below which word an element is dropped, and what a kept one is multiplied by."""
+    """Below which draw an element is dropped, and what a kept one is multiplied by."""
     if not 0 <= rate < 1:
         raise ValueError(f"rate is {rate!r}; expected a number in [0, 1)")
-    threshold = min(round(rate * 2**32), 2**32 - 1)
+    threshold = min(round(rate * 2**16), 2**16 - 1)
     return threshold, float(np.float32(1 / (1 - rate))) if rescale else 1.0
 
 

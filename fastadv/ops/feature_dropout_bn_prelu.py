@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,17 +28,21 @@ def feature_dropout_bn_prelu(
     scale: Any,
     shift: Any,
     slope: float | Any | None = None,
+    ceiling: float | None = None,
     rescale: bool = False,
+    keep: Literal["input", "result"] = "input",
     backend: str | None = None,
 ) -> Array:
     r"""What follows a convolution of a frozen network under DFANet, in one read and one write.
 
-    .. math:: y = \mathrm{prelu}(\mathrm{scale}_c\,m\,x + \mathrm{shift}_c), \qquad
+    .. math:: y = \min(\mathrm{prelu}(\mathrm{scale}_c\,m\,x + \mathrm{shift}_c), \mathrm{ceiling}), \qquad
               \mathrm{prelu}(t) = t \text{ where } t > 0, \text{ else } \mathrm{slope}_c\,t
 
     with the mask :math:`m` of :func:`feature_dropout`. Float32 arithmetic, rounded once to the type of ``x``; no fused
-    multiply-add: every backend gives the same bits. The derivative is with respect to ``x`` only, and once. It keeps
-    ``x`` itself, for the sign of what the activation sees; mask and affine map are computed again.
+    multiply-add: every backend gives the same bits. The derivative is with respect to ``x`` only, and once; it is 0
+    where the ceiling is reached. Mask and affine map are computed again. What is kept for it tells the sign of what
+    the activation saw: ``x``, or the result, which the next layer mostly keeps anyway, and from which the derivative
+    is cheaper. Without activation and ceiling nothing is kept.
 
     Args:
         x: feature map ``(N, C, ...)``, float32, bfloat16 or float16; contiguous or channels-last as it is, any other
@@ -51,7 +55,10 @@ def feature_dropout_bn_prelu(
         scale: ``(C,)`` float32, ``weight / sqrt(var + eps)`` of the batch normalisation.
         shift: ``(C,)`` float32, ``bias - mean * scale``.
         slope: of the negative side: a number, or float32 of one element or ``(C,)``. 0 is ReLU; None: no activation.
+        ceiling: the largest result, a finite number; None: no limit. 6 after a slope of 0 is ReLU6.
         rescale: multiply what is kept by ``1 / (1 - rate)``.
+        keep: ``"input"`` or ``"result"``. ``"result"`` demands that no slope is negative (of a tensor this is not
+            checked: that would wait for the device), and takes the result as it was rounded to the type of ``x``.
         backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; None for the fastest that can run.
 
     Returns:
@@ -78,8 +85,15 @@ def feature_dropout_bn_prelu(
         _parameter("slope", slope_each, value, single=True)
     elif not -float("inf") < slope < float("inf"):
         raise ValueError(f"slope is {slope!r}; expected a finite number, a float32 tensor or None")
+    if ceiling is not None and not -float("inf") < ceiling < float("inf"):
+        raise ValueError(f"ceiling is {ceiling!r}; expected a finite number or None")
+    if keep not in ("input", "result"):
+        raise ValueError(f"keep is {keep!r}; expected 'input' or 'result'")
+    if keep == "result" and slope < 0:
+        raise ValueError(f"keep is 'result' and slope {slope!r}; the result does not tell the sign below a slope < 0")
     numbers = threshold_and_factor(rate, rescale)
-    made = _op(value, None, *key, *numbers, scale, shift, slope_each, slope, backend or "auto")
+    activation = (slope_each, slope, None if ceiling is None else float(ceiling), keep == "result")
+    made = _op(value, None, *key, *numbers, scale, shift, *activation, backend or "auto")
     return foreign.give_back(made, x)
 
 
@@ -105,42 +119,55 @@ def _fake(x: Tensor, *rest: Any) -> Tensor:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, grad, ids, seed_at, seed, tick_each, tick, layer, threshold, factor, scale, shift, slope_each, *rest = inputs
+    slope, ceiling, from_result, _ = rest
     ctx.first = grad is None
-    ctx.save_for_backward(x, ids, seed_at, tick_each, scale, shift, slope_each)
+    linear = slope_each is None and slope == 1.0 and ceiling is None
+    kept = None if linear else output if from_result else x
+    ctx.save_for_backward(kept, ids, seed_at, tick_each, scale, shift, slope_each)
     ctx.numbers = (seed, tick, layer, threshold, factor, rest)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
     if not ctx.first:
         raise NotImplementedError("feature_dropout_bn_prelu has no second derivative")
-    x, ids, seed_at, tick_each, scale, shift, slope_each = ctx.saved_tensors
+    kept, ids, seed_at, tick_each, scale, shift, slope_each = ctx.saved_tensors
     seed, tick, layer, threshold, factor, rest = ctx.numbers
     key = (ids, seed_at, seed, tick_each, tick, layer)
-    return (_op(x, grad, *key, threshold, factor, scale, shift, slope_each, *rest),)
+    seen = grad if kept is None else kept  # without an activation, what was seen makes no difference
+    return (_op(seen, grad, *key, threshold, factor, scale, shift, slope_each, *rest),)
+
+
+def _reached(ceiling: float | None, from_result: bool, x: Tensor) -> float | None:
+    """The ceiling as a result of the type of ``x`` shows it."""
+    return float(torch.tensor(ceiling, dtype=x.dtype)) if from_result and ceiling is not None else ceiling
 
 
 def _reference(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    made = reference.feature_dropout_bn_prelu(x, grad, *random_key.whole(*rest[:6]), *rest[6:])
+    *numbers, ceiling, from_result = rest[6:]
+    activation = (_reached(ceiling, from_result, x), from_result)
+    made = reference.feature_dropout_bn_prelu(x, grad, *random_key.whole(*rest[:6]), *numbers, *activation)
     return layout.empty(x).copy_(made)
 
 
 def _prepared(x: Tensor, grad: Tensor | None, rest: tuple[Any, ...]) -> tuple[Any, ...]:
     x = layout.readable(x)
     grad = None if grad is None else checks.restrided(grad, x)
-    threshold, factor, scale, shift, slope_each, slope = rest[6:]
+    threshold, factor, scale, shift, slope_each, slope, ceiling, from_result = rest[6:]
     parameters = tuple(map(checks.contiguous, (scale, shift, slope_each)))
-    return x, grad, layout.empty(x), (threshold, factor), (*parameters, slope)
+    activation = (slope, _reached(ceiling, from_result, x), from_result)
+    return x, grad, layout.empty(x), (threshold, factor), (*parameters, *activation)
 
 
 def _native_call(function: str, x: Tensor, grad: Tensor | None, rest: tuple[Any, ...], where: Any) -> Tensor:
-    x, grad, out, numbers, (scale, shift, slope_each, slope) = _prepared(x, grad, rest)
+    x, grad, out, numbers, (scale, shift, slope_each, slope, ceiling, from_result) = _prepared(x, grad, rest)
     key, keep = random_key.native(*rest[:6])
     if x.numel():
         call = getattr(_native.module(), function)
         call(
             *(x.data_ptr(), checks.address(grad), out.data_ptr(), checks.GRAD_TYPES[x.dtype]),
             *(*key, *numbers, scale.data_ptr(), shift.data_ptr(), checks.address(slope_each), slope),
-            *(_slope_step(slope_each), *layout.sizes(x), *where),
+            *(_slope_step(slope_each), float("nan") if ceiling is None else ceiling, int(from_result)),
+            *(*layout.sizes(x), *where),
         )
     del keep
     return out
@@ -163,16 +190,18 @@ def _cuda(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
 
 def _triton(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
     kernel = importlib.import_module("fastadv.kernels.triton.feature_dropout_bn_prelu")
-    x, grad, out, numbers, parameters = _prepared(x, grad, rest)
+    x, grad, out, numbers, (*parameters, ceiling, from_result) = _prepared(x, grad, rest)
     if x.numel():
         key = random_key.for_triton(*rest[:6])
-        kernel.launch(x, grad, out, layout.sizes(x), key, *numbers, *parameters, _slope_step(parameters[2]))
+        activation = (_slope_step(parameters[2]), ceiling, from_result and grad is not None)
+        kernel.launch(x, grad, out, layout.sizes(x), key, *numbers, *parameters, *activation)
     return out
 
 
 _op = define_op(
     f"feature_dropout_bn_prelu(Tensor x, Tensor? grad, {random_key.SCHEMA}, int threshold, float factor,"
-    " Tensor scale, Tensor shift, Tensor? slope_each, float slope, str backend) -> Tensor",
+    " Tensor scale, Tensor shift, Tensor? slope_each, float slope, float? ceiling, bool from_result,"
+    " str backend) -> Tensor",
     {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
     fake=_fake,
     setup=_setup,

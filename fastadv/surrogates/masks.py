@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.autograd.function import once_differentiable
 
 from fastadv import ops
 from fastadv.models import FaceModel
@@ -35,12 +34,15 @@ class Tail:
         shift: ``(C,)`` float32.
         slope: Of the negative side; None: no activation.
         ceiling: The largest value; None: none.
+        keep: What the derivative is made from: what the plain network keeps. That is the result of a ReLU, which the
+            next layer keeps anyway, and the input of a PReLU, whose result the network may change in place.
     """
 
     scale: Tensor
     shift: Tensor
     slope: float | Tensor | None
     ceiling: float | None
+    keep: Literal["input", "result"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,19 +63,7 @@ class Mask:
         if output.shape[0] == 1 != len(key.ids):
             # A constant that is added to every image, such as a table of positions: each image masks its own.
             output = output.expand(len(key.ids), *output.shape[1:])
-        if self.tail is None:
-            return ops.feature_dropout(output, **self._how(key))
-        if isinstance(self.tail.slope, Tensor):
-            return self.through(output, key, self.tail.shift, self.tail.slope)
-        return _Masked.apply(output, self, self.tail, key)
-
-    def through(self, x: Tensor, key: StepKey, shift: Tensor, slope: float | Tensor | None) -> Tensor:
-        """The fused operation with this mask and the tail's scale."""
-        assert self.tail is not None
-        return ops.feature_dropout_bn_prelu(x, scale=self.tail.scale, shift=shift, slope=slope, **self._how(key))
-
-    def _how(self, key: StepKey) -> dict[str, Any]:
-        return {
+        how: dict[str, Any] = {
             "rate": self.rate,
             "rescale": self.rescale,
             "seed": key.seed,
@@ -81,37 +71,18 @@ class Mask:
             "tick": key.ticks,
             "layer": self.layer,
         }
-
-
-class _Masked(torch.autograd.Function):
-    """Mask, affine map and ReLU, ReLU6 or nothing, which keep at most the result.
-
-    The operation's own derivative keeps the output of the convolution, for the sign of what a PReLU sees. Here the
-    result tells as much, and the next convolution keeps it anyway: less memory than the network without masks takes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Mask, tail: Tail, key: StepKey) -> Tensor:
-        assert not isinstance(tail.slope, Tensor)
-        made = mask.through(x, key, tail.shift, tail.slope)
-        if tail.ceiling is not None:
-            made.clamp_(max=tail.ceiling)
-        ctx.save_for_backward(key.ids, key.ticks, None if tail.slope is None else made)
-        ctx.rest = (mask, tail, key.seed)
-        return made
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        ids, ticks, made = ctx.saved_tensors
-        mask, tail, seed = ctx.rest
-        if tail.ceiling is not None:
-            gradient = torch.ops.aten.hardtanh_backward(gradient, made, 0, tail.ceiling)
-        elif tail.slope is not None:
-            gradient = torch.ops.aten.threshold_backward(gradient, made, 0)
-        # The derivative of an affine map is that map without its shift.
-        key = StepKey(seed=seed, ids=ids, ticks=ticks)
-        return mask.through(gradient, key, torch.zeros_like(tail.shift), None), None, None, None
+        tail = self.tail
+        if tail is None:
+            return ops.feature_dropout(output, **how)
+        return ops.feature_dropout_bn_prelu(
+            output,
+            scale=tail.scale,
+            shift=tail.shift,
+            slope=tail.slope,
+            ceiling=tail.ceiling,
+            keep=tail.keep,
+            **how,
+        )
 
 
 def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_layer: int) -> int:
@@ -184,6 +155,7 @@ def _tail(convolution: nn.Conv2d, layers: list[nn.Module]) -> Tail:
     shift = torch.zeros_like(scale)
     slope: float | Tensor | None = None
     ceiling = None
+    keep: Literal["input", "result"] = "input"
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None
@@ -197,5 +169,5 @@ def _tail(convolution: nn.Conv2d, layers: list[nn.Module]) -> Tail:
         elif isinstance(layer, nn.PReLU):
             slope = layer.weight.detach().float()
         else:
-            slope, ceiling = 0.0, 6.0 if isinstance(layer, nn.ReLU6) else None
-    return Tail(scale=scale.float(), shift=shift.float(), slope=slope, ceiling=ceiling)
+            slope, ceiling, keep = 0.0, 6.0 if isinstance(layer, nn.ReLU6) else None, "result"
+    return Tail(scale=scale.float(), shift=shift.float(), slope=slope, ceiling=ceiling, keep=keep)

@@ -1,36 +1,31 @@
 #include "common/feature_dropout.h"
 
 #include "cuda/launch.h"
-#include "cuda/random_walk.cuh"
+#include "cuda/mask_walk.cuh"
 
 namespace fastadv::cuda {
 namespace {
 
 template <class T>
-struct DropoutRow : PlainWords {
+struct DropoutRow {
   const T* x;
   T* out;
-  uint32_t threshold;
   float factor;
 
   template <int kWidth, bool kVector, bool kChannelsLast>
-  __device__ __forceinline__ void apply(const Run<kWidth>& run) const {
+  __device__ __forceinline__ void apply(const MaskRun& run) const {
     auto pack = load_run<T, kWidth, kVector>(x + run.offset, run.count);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k)
-      from_float(keep(run.words[k], threshold, to_float(pack.item[k]), factor), pack.item[k]);
+      from_float(keep(run.kept >> k & 1u, to_float(pack.item[k]), factor), pack.item[k]);
     store_run<T, kWidth, kVector>(out + run.offset, pack, run.count);
   }
 };
 
 template <class T, int kPack>
 int drop(const FeatureDropoutArgs& args, cudaStream_t stream) {
-  DropoutRow<T> row;
-  row.x = static_cast<const T*>(args.x);
-  row.out = static_cast<T*>(args.out);
-  row.threshold = args.threshold;
-  row.factor = args.factor;
-  return walk<kPack>(row, args.key, args.layout, aligned(args.x) && aligned(args.out), stream);
+  const DropoutRow<T> row = {static_cast<const T*>(args.x), static_cast<T*>(args.out), args.factor};
+  return walk_masked<kPack>(row, args, aligned(args.x) && aligned(args.out), stream);
 }
 
 }  // namespace

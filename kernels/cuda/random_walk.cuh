@@ -24,31 +24,6 @@ struct PlainWords {
   static __device__ __forceinline__ void pair(uint32_t&, uint32_t&) {}
 };
 
-// Whole packs of 16 bytes, or one element after the other as far as there are.
-template <class T, int kWidth, bool kVector>
-__device__ __forceinline__ Pack<T, kWidth> load_run(const T* from, int count) {
-  if constexpr (kVector) {
-    return load<T, kWidth>(from);
-  } else {
-    Pack<T, kWidth> pack = {};
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k)
-      if (k < count) pack.item[k] = from[k];
-    return pack;
-  }
-}
-
-template <class T, int kWidth, bool kVector>
-__device__ __forceinline__ void store_run(T* to, const Pack<T, kWidth>& pack, int count) {
-  if constexpr (kVector) {
-    store<T, kWidth>(to, pack);
-  } else {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k)
-      if (k < count) to[k] = pack.item[k];
-  }
-}
-
 // A thread takes kWidth elements, which are kWidth / 4 blocks.
 template <class Row, int kWidth, bool kVector>
 __global__ void __launch_bounds__(kThreads) contiguous_kernel(const Row row, const PhiloxKey key,

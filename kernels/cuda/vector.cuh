@@ -24,6 +24,31 @@ __device__ __forceinline__ void store(T* to, const Pack<T, kWidth>& pack) {
   *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
 }
 
+// Whole packs of 16 bytes, or one element after the other as far as there are.
+template <class T, int kWidth, bool kVector>
+__device__ __forceinline__ Pack<T, kWidth> load_run(const T* from, int count) {
+  if constexpr (kVector) {
+    return load<T, kWidth>(from);
+  } else {
+    Pack<T, kWidth> pack = {};
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k)
+      if (k < count) pack.item[k] = from[k];
+    return pack;
+  }
+}
+
+template <class T, int kWidth, bool kVector>
+__device__ __forceinline__ void store_run(T* to, const Pack<T, kWidth>& pack, int count) {
+  if constexpr (kVector) {
+    store<T, kWidth>(to, pack);
+  } else {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k)
+      if (k < count) to[k] = pack.item[k];
+  }
+}
+
 // One task is one chunk of one image.
 struct BlockSpan {
   int64_t image;

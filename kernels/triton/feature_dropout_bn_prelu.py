@@ -8,28 +8,50 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .feature_dropout import keep
-from .philox import VARYING, contiguous_tile, four_words, in_order, pixel_tile, pixel_value, stream, walk
+from .feature_dropout import DRAWS, keep, kept_in_order, kept_pixels
+from .philox import VARYING, contiguous_tile, pixel_tile, stream, walk
 from .sign_step import on_device, rounded
 
 
 @triton.jit
 def fused(
-    p_x, p_grad, p_out, at, mask, channel, inside, word, threshold, factor, p_scale, p_shift, p_slope, slope, slope_step
+    p_x,
+    p_grad,
+    p_out,
+    at,
+    mask,
+    channel,
+    inside,
+    kept,
+    factor,
+    p_scale,
+    p_shift,
+    p_slope,
+    slope,
+    slope_step,
+    ceiling,
+    FROM_RESULT: tl.constexpr,
 ):
     scale = tl.load(p_scale + channel, mask=inside, other=0.0)
-    shift = tl.load(p_shift + channel, mask=inside, other=0.0)
     if p_slope is not None:
         negative = tl.load(p_slope + channel * slope_step, mask=inside, other=0.0)
     else:
         negative = slope
-    value = keep(word, threshold, tl.load(p_x + at, mask=mask, other=0.0).to(tl.float32), factor)
-    made = scale * value + shift
+    value = tl.load(p_x + at, mask=mask, other=0.0).to(tl.float32)
+    if FROM_RESULT:
+        inner = value
+        made = value
+    else:
+        inner = scale * keep(kept, value, factor) + tl.load(p_shift + channel, mask=inside, other=0.0)
+        made = tl.where(inner > 0, inner, negative * inner)
     if p_grad is not None:
         grad = tl.load(p_grad + at, mask=mask, other=0.0).to(tl.float32)
-        made = keep(word, threshold, tl.where(made > 0, grad, negative * grad) * scale, factor)
-    else:
-        made = tl.where(made > 0, made, negative * made)
+        passed = tl.where(inner > 0, grad, negative * grad)
+        if ceiling is not None:
+            passed = tl.where(made >= ceiling, 0.0, passed)
+        made = keep(kept, passed * scale, factor)
+    elif ceiling is not None:
+        made = tl.where(made > ceiling, ceiling, made)
     tl.store(p_out + at, rounded(made, p_out.dtype.element_ty), mask=mask)
 
 
@@ -52,6 +74,8 @@ def feature_dropout_bn_prelu_kernel(
     p_slope,  # (channels,) or one float32, or None
     slope,
     slope_step,
+    ceiling,  # a number, or None
+    FROM_RESULT: tl.constexpr,  # p_x is what the forward pass made
     size,
     channels,
     plane,
@@ -64,29 +88,26 @@ def feature_dropout_bn_prelu_kernel(
     CHANNELS: tl.constexpr,
 ):
     if CHANNELS_LAST:
-        image, first, channel, blocks, shift = pixel_tile(channels, plane, chunks, channel_chunks, GROUPS, CHANNELS)
+        image, first, channel, blocks, shift = pixel_tile(
+            channels, plane, chunks, channel_chunks, GROUPS, CHANNELS, DRAWS
+        )
         key, second, id_lo, id_hi = stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image)
-        a0, a1, a2, a3 = four_words(blocks, key, second, id_lo, id_hi)
-        b0, b1, b2, _ = a0, a1, a2, a3
-        if not WHOLE:
-            b0, b1, b2, _ = four_words(blocks + 1, key, second, id_lo, id_hi)
-        for K in tl.static_range(4):
+        kept = kept_pixels(blocks, shift, key, second, id_lo, id_hi, threshold, WHOLE)
+        for K in tl.static_range(DRAWS):
             mask = (first + K < plane) & (channel < channels)
             at = (image * plane + first + K) * channels + channel
-            word = pixel_value(K, WHOLE, shift, a0, a1, a2, a3, b0, b1, b2)
             fused(
-                *(p_x, p_grad, p_out, at, mask, channel, channel < channels, word, threshold, factor),
-                *(p_scale, p_shift, p_slope, slope, slope_step),
+                *(p_x, p_grad, p_out, at, mask, channel, channel < channels, ((kept >> K) & 1) != 0, factor),
+                *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT),
             )
     else:
-        image, place, blocks = contiguous_tile(size, chunks, BLOCK)
+        image, place, blocks = contiguous_tile(size, chunks, BLOCK, DRAWS)
         key, second, id_lo, id_hi = stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image)
-        a0, a1, a2, a3 = four_words(blocks, key, second, id_lo, id_hi)
-        word = in_order(a0, a1, a2, a3)
+        kept = kept_in_order(blocks, key, second, id_lo, id_hi, threshold)
         inside = place < size
         fused(
-            *(p_x, p_grad, p_out, image * size + place, inside, place // plane, inside, word, threshold, factor),
-            *(p_scale, p_shift, p_slope, slope, slope_step),
+            *(p_x, p_grad, p_out, image * size + place, inside, place // plane, inside, kept, factor),
+            *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT),
         )
 
 
@@ -103,12 +124,14 @@ def launch(
     slope_each: Tensor | None,
     slope: float,
     slope_step: int,
+    ceiling: float | None,
+    from_result: bool,
 ) -> None:
     """Run on the current stream. The maps lie in memory alike; see ``fastadv.ops.feature_dropout_bn_prelu``."""
-    grid, shape = walk(sizes, x)
+    grid, shape = walk(sizes, x, each=DRAWS.value)
     with on_device(x):
         feature_dropout_bn_prelu_kernel[grid](
-            *(x, grad, out, *key, threshold, factor, scale, shift, slope_each, slope, slope_step),
+            *(x, grad, out, *key, threshold, factor, scale, shift, slope_each, slope, slope_step, ceiling, from_result),
             **shape,
             enable_fp_fusion=False,
         )

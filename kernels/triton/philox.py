@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024  # elements of a program, contiguous images
-GROUPS = 16  # groups of four pixels of a program, channels-last images
+GROUPS = 16  # groups of pixels of a program, channels-last images
 CHANNELS = 64  # and channels
 
 #: Arguments that change from call to call: a kernel is compiled once for all their values.
@@ -49,18 +49,20 @@ def in_order(a0, a1, a2, a3):
 
 
 @triton.jit
-def contiguous_tile(size, chunks, BLOCK: tl.constexpr):
-    # The image, the places of its elements [BLOCK] and their blocks [BLOCK / 4].
+def contiguous_tile(size, chunks, BLOCK: tl.constexpr, EACH: tl.constexpr = 4):
+    # The image, the places of its elements [BLOCK] and their blocks of EACH elements [BLOCK / EACH].
     task = tl.program_id(0)
     image = (task // chunks).to(tl.int64)
     begin = (task % chunks).to(tl.int64) * BLOCK
-    return image, begin + tl.arange(0, BLOCK), begin // 4 + tl.arange(0, BLOCK // 4)
+    return image, begin + tl.arange(0, BLOCK), begin // EACH + tl.arange(0, BLOCK // EACH)
 
 
 @triton.jit
-def pixel_tile(channels, plane, chunks, channel_chunks, GROUPS: tl.constexpr, CHANNELS: tl.constexpr):
-    # The image, the first pixels of groups of four [GROUPS, 1], channels [1, CHANNELS], the blocks of both
-    # [GROUPS, CHANNELS], and how many words the first block has before the first pixel [1, CHANNELS].
+def pixel_tile(
+    channels, plane, chunks, channel_chunks, GROUPS: tl.constexpr, CHANNELS: tl.constexpr, EACH: tl.constexpr = 4
+):
+    # The image, the first pixels of groups of EACH [GROUPS, 1], channels [1, CHANNELS], the blocks of both
+    # [GROUPS, CHANNELS], and how many elements the first block has before the first pixel [1, CHANNELS].
     task = tl.program_id(0)
     per_image = chunks * channel_chunks
     image = (task // per_image).to(tl.int64)
@@ -68,7 +70,7 @@ def pixel_tile(channels, plane, chunks, channel_chunks, GROUPS: tl.constexpr, CH
     group = (rest // channel_chunks).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)[:, None]
     channel = (rest % channel_chunks).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     start = channel * plane
-    return image, 4 * group, channel, start // 4 + group, (start % 4).to(tl.int32)
+    return image, EACH * group, channel, start // EACH + group, (start % EACH).to(tl.int32)
 
 
 @triton.jit
@@ -92,14 +94,14 @@ def pixel_value(K: tl.constexpr, WHOLE: tl.constexpr, shift, a0, a1, a2, a3, b0,
         return tl.where(shift == 0, a3, tl.where(shift == 1, b0, tl.where(shift == 2, b1, b2)))
 
 
-def walk(sizes: tuple[int, int, int, int], x: Tensor) -> tuple[tuple[int], dict[str, int | bool]]:
-    """Grid and shape arguments of a kernel, for ``(images, channels, plane, channels_last)``."""
+def walk(sizes: tuple[int, int, int, int], x: Tensor, *, each: int = 4) -> tuple[tuple[int], dict[str, int | bool]]:
+    """Grid and shape arguments of a kernel with ``each`` elements to a block, for (images, channels, plane, last)."""
     images, channels, plane, channels_last = sizes
     size = x.numel() // images
-    shape: dict[str, int | bool] = {"size": size, "channels": channels, "plane": plane, "WHOLE": plane % 4 == 0}
+    shape: dict[str, int | bool] = {"size": size, "channels": channels, "plane": plane, "WHOLE": plane % each == 0}
     shape |= {"CHANNELS_LAST": bool(channels_last), "BLOCK": BLOCK, "GROUPS": GROUPS, "CHANNELS": CHANNELS}
     if not channels_last:
         chunks = -(-size // BLOCK)
         return (images * chunks,), {**shape, "chunks": chunks, "channel_chunks": 1}
-    chunks, channel_chunks = -(-plane // (4 * GROUPS)), -(-channels // CHANNELS)
+    chunks, channel_chunks = -(-plane // (each * GROUPS)), -(-channels // CHANNELS)
     return (images * chunks * channel_chunks,), {**shape, "chunks": chunks, "channel_chunks": channel_chunks}

@@ -36,13 +36,14 @@ def both(x, grad, backend, **options):
 def test_every_backend_gives_the_bits_of_the_reference(case, target):
     grad = torch.randn(case.shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
     options = {"rate": 0.3, "rescale": True}
-    expected = both(case.make(), grad, "reference", **options, **case.key(), **case.parameters())
     there = target.device
-    keys = {**case.key(there), **case.parameters(there)}
-    made = both(case.make(there), grad.to(there), target.backend, **options, **keys)
-    for a, b in zip(made, expected, strict=True):
-        assert_same_bits(a, b)
-        assert a.stride() == b.stride()
+    for activation in ({}, {"ceiling": 0.7}, {"slope": 0.1, "ceiling": 0.7, "keep": "result"}):
+        expected = both(case.make(), grad, "reference", **options, **case.key(), **{**case.parameters(), **activation})
+        keys = {**case.key(there), **{**case.parameters(there), **activation}}
+        made = both(case.make(there), grad.to(there), target.backend, **options, **keys)
+        for a, b in zip(made, expected, strict=True):
+            assert_same_bits(a, b)
+            assert a.stride() == b.stride()
 
 
 @pytest.mark.parametrize("kind", SLOPES)
@@ -68,7 +69,7 @@ def test_against_float64(dtype, backend):
     grad = torch.randn(x.shape).to(dtype)
     made, made_grad = both(x, grad, backend, rate=0.4, **parameters, **KEY)
     wide = [parameters[name].double() for name in ("scale", "shift", "slope")]
-    key = (KEY["ids"], KEY["seed"], KEY["tick"], KEY["layer"], round(0.4 * 2**32), 1.0, *wide, 0.0)
+    key = (KEY["ids"], KEY["seed"], KEY["tick"], KEY["layer"], round(0.4 * 2**16), 1.0, *wide, 0.0, None, False)
     expected = reference.feature_dropout_bn_prelu(x.double(), None, *key)
     expected_grad = reference.feature_dropout_bn_prelu(x.double(), grad.double(), *key)
     tolerance = {"rtol": 4 * RELATIVE[dtype], "atol": 4 * RELATIVE[dtype]}
@@ -79,12 +80,66 @@ def test_against_float64(dtype, backend):
 def test_the_reference_has_the_derivative_it_says():
     x = CASE.make().double()[:2, :, :3, :3]
     wide = {name: value.double() for name, value in CASE.parameters().items()}
-    key = (KEY["ids"][:2], 7, 4, 2, 2**31, 2.0, wide["scale"], wide["shift"], wide["slope"], 0.0)
+    wide["slope"] = wide["slope"].abs()
+    key = (KEY["ids"][:2], 7, 4, 2, 2**15, 2.0, wide["scale"], wide["shift"], wide["slope"], 0.0)
     x.requires_grad_(True)
-    y = reference.feature_dropout_bn_prelu(x, None, *key)
-    grad = torch.randn_like(y)
-    (expected,) = torch.autograd.grad(y, x, grad)
-    torch.testing.assert_close(reference.feature_dropout_bn_prelu(x.detach(), grad, *key), expected)
+    for ceiling in (None, 0.7):
+        y = reference.feature_dropout_bn_prelu(x, None, *key, ceiling, False)
+        assert ceiling is None or 0 < int((y == ceiling).sum()) < y.numel()
+        grad = torch.randn_like(y)
+        (expected,) = torch.autograd.grad(y, x, grad)
+        for seen, from_result in ((x, False), (y, True)):
+            made = reference.feature_dropout_bn_prelu(seen.detach(), grad, *key, ceiling, from_result)
+            torch.testing.assert_close(made, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("slope", [0, 0.25])
+def test_the_result_tells_the_derivative(slope, dtype, backend):
+    x, p = CASE.make().to(dtype), CASE.parameters()
+    options = {"rate": 0.4, "slope": slope, "scale": p["scale"], "shift": p["shift"], **KEY}
+    grad = torch.randn(x.shape).to(dtype)
+    for ceiling in (None, 0.3):  # 0.3 is no number of the 16-bit types
+        made, made_grad = both(x, grad, backend, ceiling=ceiling, keep="result", **options)
+        expected, expected_grad = both(x, grad, backend, ceiling=ceiling, **options)
+        assert_same_bits(made, expected)
+        reached = made == torch.tensor(float("inf") if ceiling is None else ceiling).to(dtype)
+        assert ceiling is None or 0 < int(reached.sum()) < made.numel()
+        clear = ~reached if dtype == torch.float32 else ~reached & (made != 0)  # what rounding has not moved
+        assert_same_bits(made_grad[clear], expected_grad[clear])
+        assert not made_grad[reached].any()
+
+
+def test_relu6(backend):
+    x, p = 9 * CASE.make(), CASE.parameters()
+    made, made_grad = both(
+        x, torch.ones(CASE.shape), backend, rate=0.0, scale=p["scale"], shift=p["shift"], slope=0, ceiling=6.0, **KEY
+    )
+    y = x.detach().requires_grad_(True)
+    affine = y * p["scale"].view(1, -1, 1, 1) + p["shift"].view(1, -1, 1, 1)
+    expected = F.relu6(affine)
+    expected.sum().backward()
+    assert_same_bits(made + 0.0, expected.detach() + 0.0)
+    assert_same_bits(made_grad + 0.0, y.grad + 0.0)
+    assert 0 < int((made == 6).sum()) < made.numel()
+
+
+def kept(x, **options):
+    """How many tensors of the size of ``x`` are kept for the backward pass."""
+    found = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t) or t, lambda t: t):
+        made = ops.feature_dropout_bn_prelu(x, rate=0.4, **options, **KEY)
+    large = [t for t in found if t.shape == x.shape]
+    return [("result" if t.data_ptr() == made.data_ptr() else "input") for t in large]
+
+
+def test_what_is_kept(backend):
+    x, p = CASE.make().requires_grad_(True), CASE.parameters()
+    options = {"scale": p["scale"], "shift": p["shift"], "backend": backend}
+    assert kept(x, **options) == []
+    assert kept(x, slope=0, **options) == kept(x, ceiling=1.0, **options) == ["input"]
+    assert kept(x, slope=0, keep="result", **options) == kept(x, slope=p["slope"], keep="result", **options)
+    assert kept(x, slope=0, keep="result", **options) == ["result"]
 
 
 def test_gradients_in_another_memory_order(backend):
@@ -118,13 +173,15 @@ def test_opcheck(backend):
     x = arrange(CASE.make(), "channels_last").requires_grad_(True)
     p = CASE.parameters()
     op = torch.ops.fastadv.feature_dropout_bn_prelu.default
-    key = (KEY["ids"], None, 7, None, 4, 2, 2**31, 2.0)
-    torch.library.opcheck(op, (x, None, *key, p["scale"], p["shift"], p["slope"], 0.0, backend))
-    torch.library.opcheck(op, (x.detach(), x.detach(), *key, p["scale"], p["shift"], None, 0.5, backend))
+    key = (KEY["ids"], None, 7, None, 4, 2, 2**15, 2.0)
+    torch.library.opcheck(op, (x, None, *key, p["scale"], p["shift"], p["slope"], 0.0, None, False, backend))
+    torch.library.opcheck(op, (x, None, *key, p["scale"], p["shift"], None, 0.5, 6.0, True, backend))
+    held = x.detach()
+    torch.library.opcheck(op, (held, held, *key, p["scale"], p["shift"], None, 0.5, None, False, backend))
 
 
 def test_compiled_without_a_graph_break(backend):
-    p = CASE.parameters()
+    p = {**CASE.parameters(), "slope": 0.0, "ceiling": 1.5, "keep": "result"}
 
     def f(x, tick):
         key = {**KEY, "tick": tick}
@@ -162,6 +219,9 @@ MISTAKES = [
     ({"slope": torch.ones(2)}, ValueError, r"slope has shape \(2,\); expected \(5,\) or one element, as x has 5"),
     ({"slope": torch.ones(5).half()}, TypeError, "slope has dtype torch.float16"),
     ({"slope": float("nan")}, ValueError, "slope is nan; expected a finite number, a float32 tensor or None"),
+    ({"ceiling": float("inf")}, ValueError, "ceiling is inf; expected a finite number or None"),
+    ({"keep": "output"}, ValueError, "keep is 'output'; expected 'input' or 'result'"),
+    ({"keep": "result", "slope": -0.1}, ValueError, "keep is 'result' and slope -0.1; the result does not tell"),
     ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout_bn_prelu: backend 'cuda' cannot run on cpu"),
 ]
 

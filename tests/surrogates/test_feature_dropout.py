@@ -111,7 +111,7 @@ def naive(model: FaceModel, key: StepKey, *, rate: float, factor: float = 1.0, f
 
         def mask(module: nn.Module, inputs: Any, output: Tensor, number: int = first_layer + i) -> Tensor:
             output = output.expand(len(key.ids), *output.shape[1:])
-            keep = keep_mask(output, key.ids, key.seed, key.ticks, number, round(rate * 2**32))
+            keep = keep_mask(output, key.ids, key.seed, key.ticks, number, round(rate * 2**16))
             return output * keep * factor
 
         layer.register_forward_hook(mask)

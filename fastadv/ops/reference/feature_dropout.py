@@ -9,10 +9,16 @@ from fastadv.ops.reference import philox
 
 
 def keep_mask(x: Tensor, ids: Tensor, seed: int | Tensor, tick: int | Tensor, layer: int, threshold: int) -> Tensor:
-    """Which elements of the batch ``x`` are kept: those whose random word is not below ``threshold``."""
+    """Which elements of the batch ``x`` are kept: those whose 16-bit draw is not below ``threshold``.
+
+    Element ``e`` draws the lower (even ``e``) or the upper half of word ``e // 2``.
+    """
     if not x.numel():
         return torch.ones_like(x, dtype=torch.bool)
-    return (philox.words(seed, ids, tick, layer, x[0].numel()) >= threshold).view(x.shape)
+    size = x[0].numel()
+    words = philox.words(seed, ids, tick, layer, -(-size // 2))
+    draws = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :size]
+    return (draws >= threshold).view(x.shape)
 
 
 def masked(x: Tensor, mask: Tensor, factor: float) -> Tensor:

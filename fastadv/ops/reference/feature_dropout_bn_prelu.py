@@ -21,16 +21,28 @@ def feature_dropout_bn_prelu(
     shift: Tensor,
     slope_each: Tensor | None,
     slope: float,
+    ceiling: float | None,
+    from_result: bool,
 ) -> Tensor:
-    """See :func:`fastadv.ops.feature_dropout_bn_prelu`; with ``grad``, the gradient with respect to ``x``."""
+    """See :func:`fastadv.ops.feature_dropout_bn_prelu`; with ``grad``, the gradient with respect to its ``x``.
+
+    Then ``x`` is what the forward pass saw, or, ``from_result``, what it made.
+    """
     mask = keep_mask(x, ids, seed, tick, layer, threshold)
-    value = masked(x, mask, factor)
     along_channels = (1, -1, *(1,) * (x.dim() - 2))
     scale, shift = scale.view(along_channels), shift.view(along_channels)
     each = torch.full((1,), slope, dtype=scale.dtype, device=x.device) if slope_each is None else slope_each
     each = each.view(along_channels)
-    made = scale * value + shift
+    value = masked(x, mask, factor)
+    if from_result and grad is not None:
+        inner = made = x.to(value.dtype)
+    else:
+        inner = scale * value + shift
+        made = torch.where(inner > 0, inner, each * inner)
     if grad is None:
-        return torch.where(made > 0, made, each * made).to(x.dtype)
+        return (made if ceiling is None else torch.where(made > ceiling, ceiling, made)).to(x.dtype)
     wide = grad.to(value.dtype)
-    return masked(torch.where(made > 0, wide, each * wide) * scale, mask, factor).to(x.dtype)
+    passed = torch.where(inner > 0, wide, each * wide)
+    if ceiling is not None:
+        passed = torch.where(made >= ceiling, 0.0, passed)
+    return masked(passed * scale, mask, factor).to(x.dtype)

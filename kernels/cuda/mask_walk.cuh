@@ -1,0 +1,112 @@
+// Kernels that walk over images in memory order and know which elements a feature dropout keeps. A Row says what is
+// done with the elements of one thread:
+//   row.apply<kWidth, kVector, kChannelsLast>(run)  with kWidth elements that are neighbours in memory
+#pragma once
+
+#include "common/feature_dropout.h"
+#include "cuda/vector.cuh"
+
+namespace fastadv::cuda {
+
+// `count` elements, the others of a row are beyond the end. `place` is the first one's place in its image, or its
+// channel where the image is channels-last. Bit k of `kept` is element k's.
+struct MaskRun {
+  int64_t offset;
+  int64_t place;
+  int count;
+  uint32_t kept;
+};
+
+// A thread takes the kDraws elements of one block.
+template <class Row, bool kVector>
+__global__ void __launch_bounds__(kThreads) contiguous_mask_kernel(const Row row, const FeatureDropoutArgs args) {
+  const BatchLayout& layout = args.layout;
+  const int64_t size = layout.channels * layout.plane;
+  const int64_t tasks = layout.images * layout.cut.chunks;
+  for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+    const BlockSpan span = block_span(task, size, layout.cut);
+    const PhiloxStream stream = stream_of(args.key, span.image);
+    const int64_t begin = span.offset - span.image * size;
+    for (int64_t i = int64_t{threadIdx.x} * kDraws; i < span.length; i += int64_t{kThreads} * kDraws) {
+      const int64_t left = span.length - i;
+      const PhiloxBlock block = philox(stream, static_cast<uint32_t>((begin + i) / kDraws));
+      const MaskRun run = {span.offset + i, begin + i, left < kDraws ? static_cast<int>(left) : kDraws,
+                           kept_byte(block, args.threshold)};
+      row.template apply<kDraws, kVector, false>(run);
+    }
+  }
+}
+
+// A thread takes kDraws pixels of kWidth channels; neighbouring threads neighbouring channels. Where the plane is no
+// multiple of kDraws, the bits of a group of pixels come from two blocks, and which ones differs between channels.
+template <class Row, int kWidth>
+__global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row row, const FeatureDropoutArgs args) {
+  const BatchLayout& layout = args.layout;
+  const int64_t packs = layout.channels / kWidth;
+  const int64_t items = (layout.plane + kDraws - 1) / kDraws * packs;
+  const int64_t tasks = layout.images * layout.cut.chunks;
+  for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+    const BlockSpan span = block_span(task, items, layout.cut);
+    const PhiloxStream stream = stream_of(args.key, span.image);
+    const int64_t begin = span.offset - span.image * items;
+    for (int64_t i = threadIdx.x; i < span.length; i += kThreads) {
+      // 32 bits, which walk_masked() has made sure of: a 64-bit division is a function call, around which registers
+      // spill.
+      const int64_t group = static_cast<uint32_t>(begin + i) / static_cast<uint32_t>(packs);
+      const int64_t channel = (begin + i - group * packs) * kWidth;
+      uint32_t pixels[kWidth];  // bit p: whether pixel p of the group is kept
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const uint64_t start = static_cast<uint64_t>((channel + k) * layout.plane);
+        const uint32_t block = static_cast<uint32_t>(start / kDraws + static_cast<uint64_t>(group));
+        const uint32_t shift = static_cast<uint32_t>(start % kDraws);
+        pixels[k] = kept_byte(philox(stream, block), args.threshold);
+        if (shift != 0) {
+          const uint32_t next = kept_byte(philox(stream, block + 1), args.threshold);
+          pixels[k] = (pixels[k] | next << kDraws) >> shift;
+        }
+      }
+      const int64_t first = kDraws * group;
+      const int many = layout.plane - first < kDraws ? static_cast<int>(layout.plane - first) : kDraws;
+      for (int p = 0; p < many; ++p) {
+        uint32_t kept = 0;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) kept |= (pixels[k] >> p & 1u) << k;
+        const int64_t pixel = span.image * layout.plane + first + p;
+        const MaskRun run = {pixel * layout.channels + channel, channel, kWidth, kept};
+        row.template apply<kWidth, true, true>(run);
+      }
+    }
+  }
+}
+
+// Launches the kernel of the layout and returns its status: cudaErrorInvalidValue for images of 2^32 elements or more.
+// kPack: elements in 16 bytes; `wide`: every array begins on 16 bytes.
+template <int kPack, class Row>
+int walk_masked(const Row& row, FeatureDropoutArgs args, bool wide, cudaStream_t stream) {
+  BatchLayout& layout = args.layout;
+  const int64_t size = layout.channels * layout.plane;
+  if (size >= int64_t{1} << 32) return cudaErrorInvalidValue;
+  if (!layout.channels_last) {
+    layout.cut = partition(size, kChunk);
+    const unsigned grid = grid_for(layout.images * layout.cut.chunks);
+    if (wide && size % kDraws == 0) {
+      contiguous_mask_kernel<Row, true><<<grid, kThreads, 0, stream>>>(row, args);
+    } else {
+      contiguous_mask_kernel<Row, false><<<grid, kThreads, 0, stream>>>(row, args);
+    }
+    return cudaGetLastError();
+  }
+  const bool packed = wide && layout.channels % kPack == 0;
+  const int64_t items = (layout.plane + kDraws - 1) / kDraws * (layout.channels / (packed ? kPack : 1));
+  layout.cut = partition(items, kThreads);
+  const unsigned grid = grid_for(layout.images * layout.cut.chunks);
+  if (packed) {
+    channels_last_mask_kernel<Row, kPack><<<grid, kThreads, 0, stream>>>(row, args);
+  } else {
+    channels_last_mask_kernel<Row, 1><<<grid, kThreads, 0, stream>>>(row, args);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace fastadv::cuda
