@@ -7,6 +7,7 @@
 #include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
 #include <pthread.h>
 #endif
 
@@ -104,20 +105,46 @@ class Pool {
   int busy_ = 0;
 };
 
+// Entry points of GCC's OpenMP runtime, which that of LLVM and Intel has too. Not linked: the one that torch has
+// loaded, under whatever name, and no other.
+struct Runtime {
+  void (*parallel)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+  int (*seat)();
+};
+
+const Runtime* torch_runtime() {
+#if defined(__unix__) || defined(__APPLE__)
+  static const Runtime found = {
+      reinterpret_cast<decltype(Runtime::parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel")),
+      reinterpret_cast<decltype(Runtime::seat)>(dlsym(RTLD_DEFAULT, "omp_get_thread_num")),
+  };
+  if (found.parallel != nullptr && found.seat != nullptr) return &found;
+#endif
+  return nullptr;
+}
+
+std::atomic<bool> forked{false};
+
 // Never destroyed: detached workers may outlive static destruction, and a forked child must not touch the parent's.
 std::atomic<Pool*> current_pool{nullptr};
 
 Pool& pool() {
   Pool* found = current_pool.load(std::memory_order_acquire);
   if (found != nullptr) return *found;
-#if defined(__unix__) || defined(__APPLE__)
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
-  (void)registered;
-#endif
   Pool* fresh = new Pool;
   if (current_pool.compare_exchange_strong(found, fresh)) return *fresh;
   delete fresh;  // another thread was first; this one has no workers yet
   return *found;
+}
+
+void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    forked.store(true);
+    current_pool.store(nullptr);
+  });
+  (void)registered;
+#endif
 }
 
 }  // namespace
@@ -126,7 +153,15 @@ void parallel_for(int64_t tasks, int threads, TaskFunction function, void* conte
   if (tasks <= 0) return;
   const int64_t most = tasks < kMostShares ? tasks : kMostShares;
   Job job(function, context, tasks, static_cast<int>(threads < 1 ? 1 : threads < most ? threads : most));
-  if (job.shares == 1 || !pool().run(job, job.shares - 1)) job.work(0);
+  if (job.shares == 1) return job.work(0);
+  watch_forks();
+  const Runtime* runtime = forked.load() ? nullptr : torch_runtime();
+  if (runtime != nullptr) {
+    // A team may be smaller than asked for, as inside another one: whoever is there does the shares of the others.
+    const auto work = [](void* data) { static_cast<Job*>(data)->work(torch_runtime()->seat()); };
+    return runtime->parallel(work, &job, static_cast<unsigned>(job.shares), 0);
+  }
+  if (!pool().run(job, job.shares - 1)) job.work(0);
 }
 
 }  // namespace fastadv::cpu

@@ -1,4 +1,6 @@
-// A small thread pool of our own. A second OpenMP runtime beside torch's would spin against it; these workers sleep.
+// Tasks on the threads of the OpenMP runtime that torch has brought: after a loop of torch its threads spin for a while,
+// waiting for the next one, and threads of our own would have to share the cores with them (two cores: a map of 200,000
+// elements behind a convolution took three times as long). Without such a runtime, a small pool that sleeps.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +10,8 @@ namespace fastadv::cpu {
 using TaskFunction = void (*)(void* context, int64_t task);
 
 // Runs function(context, 0 .. tasks-1) on at most `threads` threads, the caller's included. Tasks must not throw.
-// A second caller that finds the pool busy runs its tasks alone; a forked child starts with an empty pool.
+// A second caller that finds our pool busy runs its tasks alone. A forked child has lost the runtime's threads, and
+// starts with an empty pool.
 void parallel_for(int64_t tasks, int threads, TaskFunction function, void* context);
 
 template <class Body>

@@ -78,11 +78,23 @@ def feature_dropout_bn_prelu(
         raise ValueError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, ...)")
     lent = {"scale": scale, "shift": shift, "slope": slope}
     scale, shift, slope = (foreign.borrow(name, part, written=False) for name, part in lent.items())
-    _parameter("scale", scale, value, single=False)
-    _parameter("shift", shift, value, single=False)
+    parameters = checked_parameters(value.shape[1], value.device, scale, shift, slope, ceiling, keep)
+    made = _op(value, None, *key, *threshold_and_factor(rate, rescale), *parameters, backend or "auto")
+    return foreign.give_back(made, x)
+
+
+Parameters = tuple[Tensor, Tensor, Tensor | None, float, float | None, bool]
+
+
+def checked_parameters(
+    channels: int, device: torch.device, scale: Any, shift: Any, slope: Any, ceiling: float | None, keep: str
+) -> Parameters:
+    """``(scale, shift, slope_each, slope, ceiling, from_result)``, as the schema takes them."""
+    _parameter("scale", scale, channels, device, single=False)
+    _parameter("shift", shift, channels, device, single=False)
     slope_each, slope = (slope, 0.0) if checks.is_tensor(slope) else (None, 1.0 if slope is None else float(slope))
     if slope_each is not None:
-        _parameter("slope", slope_each, value, single=True)
+        _parameter("slope", slope_each, channels, device, single=True)
     elif not -float("inf") < slope < float("inf"):
         raise ValueError(f"slope is {slope!r}; expected a finite number, a float32 tensor or None")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
@@ -91,26 +103,30 @@ def feature_dropout_bn_prelu(
         raise ValueError(f"keep is {keep!r}; expected 'input' or 'result'")
     if keep == "result" and slope < 0:
         raise ValueError(f"keep is 'result' and slope {slope!r}; the result does not tell the sign below a slope < 0")
-    numbers = threshold_and_factor(rate, rescale)
-    activation = (slope_each, slope, None if ceiling is None else float(ceiling), keep == "result")
-    made = _op(value, None, *key, *numbers, scale, shift, *activation, backend or "auto")
-    return foreign.give_back(made, x)
+    return scale, shift, slope_each, slope, None if ceiling is None else float(ceiling), keep == "result"
 
 
-def _parameter(name: str, value: Any, x: Tensor, *, single: bool) -> None:
+def _parameter(name: str, value: Any, channels: int, device: torch.device, *, single: bool) -> None:
     checks.tensor(name, value)
     if value.dtype != torch.float32:
         raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
-    expected = (x.shape[1],)
+    expected = (channels,)
     if value.shape != expected and not (single and tuple(value.shape) in ((), (1,))):
         words = f"{expected}{' or one element' if single else ''}"
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {words}, as x has {x.shape[1]} channels")
-    checks.on_device(name, value, x)
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {words}, as x has {channels} channels")
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}; expected {device}, the device of x")
     if value.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             f"{name} requires grad, and feature_dropout_bn_prelu has a derivative with respect to x only; "
             "freeze the network, or pass a detached tensor"
         )
+
+
+def is_linear(parameters: Parameters) -> bool:
+    """Whether there is neither an activation nor a ceiling, so that the derivative needs nothing but the key."""
+    _, _, slope_each, slope, ceiling, _ = parameters
+    return slope_each is None and slope == 1.0 and ceiling is None
 
 
 def _fake(x: Tensor, *rest: Any) -> Tensor:
@@ -119,10 +135,9 @@ def _fake(x: Tensor, *rest: Any) -> Tensor:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, grad, ids, seed_at, seed, tick_each, tick, layer, threshold, factor, scale, shift, slope_each, *rest = inputs
-    slope, ceiling, from_result, _ = rest
     ctx.first = grad is None
-    linear = slope_each is None and slope == 1.0 and ceiling is None
-    kept = None if linear else output if from_result else x
+    parameters = inputs[10:16]
+    kept = None if is_linear(parameters) else output if parameters[-1] else x
     ctx.save_for_backward(kept, ids, seed_at, tick_each, scale, shift, slope_each)
     ctx.numbers = (seed, tick, layer, threshold, factor, rest)
 
@@ -139,13 +154,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
 
 def _reached(ceiling: float | None, from_result: bool, x: Tensor) -> float | None:
     """The ceiling as a result of the type of ``x`` shows it."""
-    return float(torch.tensor(ceiling, dtype=x.dtype)) if from_result and ceiling is not None else ceiling
+    if not from_result or ceiling is None or x.dtype == torch.float32:
+        return ceiling
+    return float(torch.tensor(ceiling, dtype=x.dtype))
 
 
 def _reference(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    *numbers, ceiling, from_result = rest[6:]
-    activation = (_reached(ceiling, from_result, x), from_result)
-    made = reference.feature_dropout_bn_prelu(x, grad, *random_key.whole(*rest[:6]), *numbers, *activation)
+    ceiling, from_result = rest[-2:]
+    after = (*rest[6:-2], _reached(ceiling, from_result, x), from_result)
+    made = reference.feature_dropout_bn_prelu(x, grad, *random_key.whole(*rest[:6]), *after)
     return layout.empty(x).copy_(made)
 
 

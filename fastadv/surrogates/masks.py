@@ -25,26 +25,6 @@ class Draw:
     key: StepKey | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tail:
-    """What follows a mask: ``min(prelu(scale * o + shift), ceiling)`` per channel.
-
-    Attributes:
-        scale: ``(C,)`` float32.
-        shift: ``(C,)`` float32.
-        slope: Of the negative side; None: no activation.
-        ceiling: The largest value; None: none.
-        keep: What the derivative is made from: what the plain network keeps. That is the result of a ReLU, which the
-            next layer keeps anyway, and the input of a PReLU, whose result the network may change in place.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    slope: float | Tensor | None
-    ceiling: float | None
-    keep: Literal["input", "result"]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mask:
     """A forward hook that puts a fresh mask on the output of a convolution, and computes what is fused with it."""
@@ -53,7 +33,7 @@ class Mask:
     rate: float
     rescale: bool
     layer: int
-    tail: Tail | None
+    fused: ops.PreparedDropout | None
 
     def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
         """The masked output ``(N, C, H, W)``."""
@@ -63,26 +43,10 @@ class Mask:
         if output.shape[0] == 1 != len(key.ids):
             # A constant that is added to every image, such as a table of positions: each image masks its own.
             output = output.expand(len(key.ids), *output.shape[1:])
-        how: dict[str, Any] = {
-            "rate": self.rate,
-            "rescale": self.rescale,
-            "seed": key.seed,
-            "ids": key.ids,
-            "tick": key.ticks,
-            "layer": self.layer,
-        }
-        tail = self.tail
-        if tail is None:
-            return ops.feature_dropout(output, **how)
-        return ops.feature_dropout_bn_prelu(
-            output,
-            scale=tail.scale,
-            shift=tail.shift,
-            slope=tail.slope,
-            ceiling=tail.ceiling,
-            keep=tail.keep,
-            **how,
-        )
+        if self.fused is not None:
+            return self.fused(output, seed=key.seed, ids=key.ids, tick=key.ticks)
+        how: dict[str, Any] = {"rate": self.rate, "rescale": self.rescale, "layer": self.layer}
+        return ops.feature_dropout(output, seed=key.seed, ids=key.ids, tick=key.ticks, **how)
 
 
 def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_layer: int) -> int:
@@ -105,11 +69,13 @@ def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_l
     layers = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
     for i, (name, convolution) in enumerate(layers):
         fused = behind.get(name, ())
-        tail = _tail(convolution, [backbone.get_submodule(other) for other in fused]) if fused else None
+        how: dict[str, Any] = {"rate": rate, "rescale": rescale, "layer": first_layer + i}
+        tail = [backbone.get_submodule(other) for other in fused]
+        operation = ops.PreparedDropout(**how, **_parameters(convolution, tail)) if fused else None
         for other in fused:
             parent, _, child = other.rpartition(".")
             setattr(backbone.get_submodule(parent), child, nn.Identity().eval())
-        convolution.register_forward_hook(Mask(draw=draw, rate=rate, rescale=rescale, layer=first_layer + i, tail=tail))
+        convolution.register_forward_hook(Mask(draw=draw, fused=operation, **how))
     return len(layers)
 
 
@@ -149,7 +115,12 @@ def _fusible(model: FaceModel) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _tail(convolution: nn.Conv2d, layers: list[nn.Module]) -> Tail:
+def _parameters(convolution: nn.Conv2d, layers: list[nn.Module]) -> dict[str, Any]:
+    """What follows a mask: ``min(prelu(scale * o + shift), ceiling)`` per channel.
+
+    The derivative is made from what the plain network keeps. That is the result of a ReLU, which the next layer keeps
+    anyway, and the input of a PReLU, whose result the network may change in place.
+    """
     channels = convolution.out_channels
     scale = torch.ones(channels, dtype=torch.float64, device=convolution.weight.device)
     shift = torch.zeros_like(scale)
@@ -170,4 +141,4 @@ def _tail(convolution: nn.Conv2d, layers: list[nn.Module]) -> Tail:
             slope = layer.weight.detach().float()
         else:
             slope, ceiling, keep = 0.0, 6.0 if isinstance(layer, nn.ReLU6) else None, "result"
-    return Tail(scale=scale.float(), shift=shift.float(), slope=slope, ceiling=ceiling, keep=keep)
+    return {"scale": scale.float(), "shift": shift.float(), "slope": slope, "ceiling": ceiling, "keep": keep}

@@ -1,0 +1,145 @@
+"""The prepared operation of a layer is the operation, bit for bit, forwards and backwards."""
+
+import multiprocessing
+
+import pytest
+import torch
+
+from fastadv import backends, ops
+from fastadv.testing.cases import arrange
+from fastadv.testing.feature_cases import FEATURE_CASES, FeatureCase
+from fastadv.testing.tolerances import assert_same_bits
+
+CASE = FeatureCase(shape=(3, 5, 6, 7))
+KEY = {"seed": 7, "ids": torch.tensor([3, 2**40 + 1, 3]), "tick": torch.tensor([4, 5, 6])}
+# NumPy, in which Triton's interpreter computes, warns where a product overflows.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|underflow) encountered:RuntimeWarning")
+ACTIVATIONS = [
+    {"slope": None},
+    {"slope": torch.linspace(-0.5, 1.5, 5)},
+    {"slope": 0, "ceiling": 0.7, "keep": "result"},
+    {"slope": 0.25, "rescale": True},
+]
+
+
+def both(function, x, grad):
+    x = x.detach().requires_grad_(True)
+    made = function(x)
+    made.backward(grad)
+    with torch.no_grad():
+        assert_same_bits(function(x), made.detach())
+    return made.detach(), x.grad
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=["none", "prelu", "relu6", "number"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_the_operation(activation, layout, dtype, backend):
+    x = arrange(CASE.make().to(dtype), layout)
+    grad = torch.randn(CASE.shape).to(dtype)
+    fixed = {"rate": 0.4, "layer": 2, **{**CASE.parameters(), **activation}, "backend": backend}
+    prepared = ops.PreparedDropout(**fixed)
+    made = both(lambda y: prepared(y, **KEY), x, grad)
+    expected = both(lambda y: ops.feature_dropout_bn_prelu(y, **fixed, **KEY), x, grad)
+    for a, b in zip(made, expected, strict=True):
+        assert_same_bits(a, b)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", FEATURE_CASES, ids=lambda case: case.name)
+def test_every_case_on_every_device(case, target):
+    there = target.device
+    fixed = {"rate": 0.3, **case.parameters(there)}
+    key = case.key(there)
+    prepared = ops.PreparedDropout(**fixed, layer=key.pop("layer"), backend=target.backend)
+    x = case.make(there)
+    expected = ops.feature_dropout_bn_prelu(
+        case.make(), rate=0.3, backend="reference", **case.parameters(), **case.key()
+    )
+    assert_same_bits(prepared(x, **key), expected)
+
+
+def test_compiled_it_is_part_of_the_graph(backend):
+    prepared = ops.PreparedDropout(rate=0.4, layer=2, **CASE.parameters(), backend=backend)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: prepared(x * 2, **KEY) + 1, fullgraph=True, backend="aot_eager")
+    x = CASE.make()
+    assert_same_bits(compiled(x), prepared(x * 2, **KEY) + 1)
+
+
+def test_there_is_no_second_derivative(backend):
+    x = CASE.make().requires_grad_(True)
+    prepared = ops.PreparedDropout(rate=0.4, layer=2, **CASE.parameters(), backend=backend)
+    (grad,) = torch.autograd.grad((prepared(x, **KEY) ** 2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_ticks_that_change_before_the_backward_pass_are_noticed():
+    tick = torch.tensor([4, 5, 6])
+    prepared = ops.PreparedDropout(rate=0.4, layer=2, **CASE.parameters())
+    loss = prepared(CASE.make().requires_grad_(True), **{**KEY, "tick": tick}).sum()
+    tick += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+FIXED = {"rate": 0.5, "layer": 2, "scale": torch.ones(5), "shift": torch.ones(5)}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"scale": [1.0]}, TypeError, "scale is a list; expected a torch.Tensor"),
+        ({"shift": torch.ones(4)}, ValueError, r"shift has shape \(4,\); expected \(5,\)"),
+        ({"rate": 1.0}, ValueError, "rate is 1.0"),
+        ({"slope": -1.0, "keep": "result"}, ValueError, "keep is 'result' and slope -1.0"),
+        ({"slope": torch.ones(5, requires_grad=True)}, RuntimeError, "slope requires grad"),
+    ],
+)
+def test_mistakes_in_what_is_fixed(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.PreparedDropout(**{**FIXED, **change})
+
+
+@pytest.mark.parametrize(
+    ("x", "change", "error", "message"),
+    [
+        ([1.0], {}, TypeError, "x is list; expected a tensor of torch.float32"),
+        (torch.zeros(3, 5).double(), {}, TypeError, "x is torch.float64; expected a tensor of torch.float32"),
+        (torch.zeros(3, 4), {}, ValueError, r"x has shape \(3, 4\) on cpu; expected \(N, 5, ...\) on cpu"),
+        (torch.zeros(3), {}, ValueError, r"x has shape \(3,\) on cpu; expected \(N, 5, ...\)"),
+        (torch.zeros(3, 5), {"ids": torch.arange(2)}, ValueError, r"ids has shape \(2,\)"),
+        (torch.zeros(3, 5), {"seed": -1}, ValueError, "seed is -1"),
+    ],
+)
+def test_mistakes_in_a_call(x, change, error, message):
+    with pytest.raises(error, match=message):
+        ops.PreparedDropout(**FIXED)(x, **{**KEY, **change})
+
+
+def test_a_backend_that_cannot_run():
+    prepared = ops.PreparedDropout(**FIXED, backend="cuda")
+    with pytest.raises(backends.BackendUnavailable, match="backend 'cuda' cannot run on cpu"):
+        prepared(torch.zeros(3, 5), **KEY)
+
+
+def _after_a_fork(queue, x):
+    # NumPy's sum, since torch's own loops may hang in a forked child.
+    queue.put(float(ops.feature_dropout(x, rate=0.5, layer=1, **KEY).numpy().sum()))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own():
+    x = torch.ones(3, 1 << 18)  # enough for several threads
+    expected = float(ops.feature_dropout(x, rate=0.5, layer=1, **KEY).numpy().sum())
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_after_a_fork, args=(queue, x))
+    child.start()
+    try:
+        assert queue.get(timeout=60) == expected
+    finally:
+        child.kill()
+        child.join()
