@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Goal
-from fastadv.engine.capture import CapturedTick
 from fastadv.engine.evaluate import Evaluator, float32_math
 from fastadv.engine.job import Entered, Finished
 from fastadv.engine.rows import SlotRows
+from fastadv.models.capture import Captured
 from fastadv.surrogates import BoundSurrogate
 
 
@@ -61,7 +61,7 @@ class Slots:
         self._tick: Callable[[], None] = self._eager
         if capture:
             with float32_math(like.device, tf32=tf32):
-                self._tick = CapturedTick(self._everything)
+                self._tick = Captured(self._everything)
 
     @property
     def occupied(self) -> bool:
