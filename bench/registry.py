@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import engine, ops, surrogates
+from bench import engine, minimal_norm, ops, optimisation, surrogates
 
 Row = Mapping[str, Any]
 
@@ -67,6 +67,16 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
                 *surrogates.masks(data=o.data, device=o.device, quick=o.quick),
                 *surrogates.ensemble(data=o.data, device=o.device, quick=o.quick),
             ],
+        ),
+        "lbfgsb": Entry(
+            what="DF, kNN-guided DF and L-BFGS on LFW crops: in slots, against SciPy's L-BFGS-B an image",
+            needs_data=True,
+            run=lambda o: optimisation.lbfgsb(data=o.data, device=o.device, quick=o.quick),
+        ),
+        "minimal-norm": Entry(
+            what="C&W-L2 and DeepFool on LFW crops against adv-lib, Foolbox and the published loops by hand",
+            needs_data=True,
+            run=lambda o: minimal_norm.minimal_norm(data=o.data, device=o.device, quick=o.quick),
         ),
     }
 )

@@ -1,7 +1,11 @@
 """Attacks: budgets, goals, state machines, and the catalogue of the papers' names."""
 
+from fastadv.attacks.apgd import APGD
 from fastadv.attacks.attack import Attack, Evaluation, State
-from fastadv.attacks.budget import L2, Budget, Linf
+from fastadv.attacks.budget import L2, Box, Budget, Linf
+from fastadv.attacks.carlini_wagner import CarliniWagner
+from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
+from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from fastadv.attacks.catalog import (
     CATALOG,
     bim,
@@ -18,7 +22,17 @@ from fastadv.attacks.catalog import (
     pgd,
     pgd_l2,
 )
+from fastadv.attacks.deepfool import DeepFool
+from fastadv.attacks.feature_goals import GalleryClass, MatchFeatures
+from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.goal import ClassifyAs, Evade, Goal, Impersonate, Misclassify, Rows
+from fastadv.attacks.lbfgs_penalty import LBFGS
+from fastadv.attacks.lbfgsb import LBFGSB
+from fastadv.attacks.minimal_eps import MinimalEps
+from fastadv.attacks.minimal_fgsm import MinimalFGSM
+from fastadv.attacks.noise import Noise
+from fastadv.attacks.optimisation_catalog import df, knn_df, lbfgs
+from fastadv.attacks.pair_classifier import PairClassifier, anonymisation, impersonation
 from fastadv.attacks.recipe import Recipe, as_recipe
 from fastadv.attacks.sign_gradient import SignGradient
 from fastadv.attacks.transferable import (
@@ -36,24 +50,41 @@ from fastadv.attacks.transferable import (
 )
 
 __all__ = [
+    "APGD",
     "CATALOG",
     "L2",
+    "LBFGS",
+    "LBFGSB",
     "Attack",
+    "Box",
     "Budget",
+    "CarliniWagner",
+    "CarliniWagnerL0",
+    "CarliniWagnerLinf",
     "ClassifyAs",
+    "DeepFool",
     "Evade",
     "Evaluation",
+    "Gallery",
+    "GalleryClass",
     "Goal",
     "Impersonate",
     "Linf",
+    "MatchFeatures",
+    "MinimalEps",
+    "MinimalFGSM",
     "Misclassify",
+    "Noise",
+    "PairClassifier",
     "Recipe",
     "Rows",
     "SignGradient",
     "State",
+    "anonymisation",
     "as_recipe",
     "bim",
     "by_name",
+    "df",
     "dfanet_di_m_fim",
     "dfanet_e_di_m_fim",
     "dfanet_fim",
@@ -67,7 +98,10 @@ __all__ = [
     "fim",
     "fim_steps",
     "ftgsm",
+    "impersonation",
     "itgsm",
+    "knn_df",
+    "lbfgs",
     "m_fim",
     "mi_fgsm",
     "mi_fgsm_l2",

@@ -1,4 +1,4 @@
-"""The named attacks of the papers: one ``SignGradient`` with its parameters each, or a recipe on a surrogate.
+"""The named attacks of the papers: a state machine with its parameters each, or a recipe on a surrogate.
 
 A name says how to move; what to move towards is the goal. FGSM and FFM move alike: the first is run with a goal
 on logits, the second with one on embeddings, and ``CATALOG`` says which the paper means.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from fastadv.attacks import transferable
+from fastadv.attacks import minimal_catalog, optimisation_catalog, transferable
+from fastadv.attacks.attack import Attack
 from fastadv.attacks.budget import L2, Linf
 from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.sign_gradient import SignGradient
@@ -120,27 +121,40 @@ class Entry:
 
     Attributes:
         make: The recipe; keyword arguments ``eps`` and, for the iterative ones, ``steps``.
-        level: ``"logits"`` or ``"embedding"``: what the paper differentiates.
+        level: What the paper differentiates: ``"logits"``, ``"embedding"``, ``"features"`` (of any layer) or
+            ``"gallery"`` (the templates of known people).
         steps: Whether the recipe takes a number of steps.
-        norm: The norm that eps is measured in.
+        norm: The norm that eps is measured in; of an attack without eps, that which it makes small.
         what: One line for help texts.
+        eps: Whether the recipe takes a radius; an attack that looks for the smallest perturbation does not.
         masks: Whether the recipe takes a drop ``rate``.
         ensemble: Whether the recipe takes ``others`` and their ``weights``.
     """
 
-    make: Callable[..., SignGradient | Recipe]
+    make: Callable[..., Attack[Any] | Recipe]
     level: str
     steps: bool
     norm: str
     what: str
+    eps: bool = True
     masks: bool = False
     ensemble: bool = False
 
 
 def _entry(
-    make: Callable[..., SignGradient], level: str, what: str, *, steps: bool = True, norm: str = "linf"
+    make: Callable[..., Attack[Any]],
+    level: str,
+    what: str,
+    *,
+    steps: bool = True,
+    norm: str = "linf",
+    eps: bool = True,
 ) -> Entry:
-    return Entry(make=make, level=level, steps=steps, norm=norm, what=what)
+    return Entry(make=make, level=level, steps=steps, norm=norm, what=what, eps=eps)
+
+
+def _smallest(make: Callable[..., Attack[Any]], what: str, *, steps: bool = True, norm: str = "linf") -> Entry:
+    return _entry(make, "logits", what, steps=steps, norm=norm, eps=False)
 
 
 def _transfer(make: Callable[..., Recipe], what: str, *, masks: bool = False, ensemble: bool = False) -> Entry:
@@ -176,6 +190,32 @@ CATALOG: Mapping[str, Entry] = MappingProxyType(
             masks=True,
             ensemble=True,
         ),
+        "df": _entry(optimisation_catalog.df, "features", "a guide's deep features, by L-BFGS-B"),
+        "knn-df": _entry(optimisation_catalog.knn_df, "gallery", "DF until the nearest templates say what is wanted"),
+        "lbfgs": _entry(optimisation_catalog.lbfgs, "logits", "the smallest perturbation, by a penalty and L-BFGS-B"),
+        "cw-l2": _smallest(minimal_catalog.cw_l2, "the smallest L2, by a penalty and Adam", norm="l2"),
+        "cw-linf": _smallest(minimal_catalog.cw_linf, "the smallest L-infinity, by a penalty and Adam"),
+        "cw-l0": _smallest(minimal_catalog.cw_l0, "the fewest pixels, by a penalty and Adam", norm="l0"),
+        "deepfool": _smallest(minimal_catalog.deepfool, "steps to the nearest linearised border", norm="l2"),
+        "deepfool-linf": _smallest(minimal_catalog.deepfool_linf, "DeepFool with the smallest L-infinity"),
+        "minimal-fgsm": _smallest(minimal_catalog.minimal_fgsm, "FGSM with the smallest eps", steps=False),
+        **{
+            f"minimal-{name}": _smallest(minimal_catalog.minimal(make), f"{name} with the smallest eps", norm=norm)
+            for name, make, norm in (
+                ("bim", bim, "linf"),
+                ("pgd", pgd, "linf"),
+                ("pgd-l2", pgd_l2, "l2"),
+                ("mi-fgsm", mi_fgsm, "linf"),
+                ("mi-fgsm-l2", mi_fgsm_l2, "l2"),
+                ("fim", fim, "linf"),
+                ("m-fim", m_fim, "linf"),
+            )
+        },
+        "noise-uniform": _smallest(minimal_catalog.noise_uniform, "the least uniform noise", steps=False, norm="l2"),
+        "noise-gaussian": _smallest(minimal_catalog.noise_gaussian, "the least Gaussian noise", steps=False, norm="l2"),
+        "apgd": _entry(minimal_catalog.apgd, "logits", "iterated signed steps whose size adapts"),
+        "apgd-dlr": _entry(minimal_catalog.apgd_dlr, "logits", "APGD on the difference of logits ratio"),
+        "apgd-l2": _entry(minimal_catalog.apgd_l2, "logits", "APGD in L2", norm="l2"),
     }
 )
 
@@ -188,12 +228,12 @@ def by_name(
     rate: float | None = None,
     others: Sequence[FaceModel] = (),
     weights: Sequence[float] | None = None,
-) -> SignGradient | Recipe:
+) -> Attack[Any] | Recipe:
     """The named attack with its paper's parameters, or the given ones.
 
     Args:
         name: One of ``CATALOG``.
-        eps: Radius of the budget, pixels in [0, 1].
+        eps: Radius of the budget, pixels in [0, 1]; not of an attack that looks for the smallest perturbation.
         steps: Of an iterative attack.
         rate: The drop rate of a DFANet recipe.
         others: Further models of an ensemble.
@@ -205,8 +245,11 @@ def by_name(
     if name not in CATALOG:
         raise ValueError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
     entry = CATALOG[name]
+    if eps is not None and not entry.eps:
+        raise ValueError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps:g}")
     if steps is not None and not entry.steps:
-        raise ValueError(f"{name} is a one-step attack and takes no steps, got steps={steps}")
+        one = "is a one-step attack" if entry.eps else "has no number of steps to choose"
+        raise ValueError(f"{name} {one} and takes no steps, got steps={steps}")
     if rate is not None and not entry.masks:
         raise ValueError(f"{name} has no masks and takes no drop rate, got rate={rate}")
     if bool(others) != entry.ensemble:

@@ -34,7 +34,9 @@ class Rows:
 class Goal(Protocol):
     """What every goal offers. A goal is a frozen dataclass whose tensors have one row an image."""
 
-    output: ClassVar[str]  # "embedding" or "logits": what the model must return
+    @property
+    def output(self) -> str:
+        """What the model must return: ``"embedding"``, ``"logits"``, or a layer's output (``models.outputs``)."""
 
     def row(self, index: int) -> Goal:
         """The goal of one image, with tensors of one row."""

@@ -13,6 +13,7 @@ from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
 from fastadv.cli.demo import demo
 from fastadv.cli.doctor import doctor
+from fastadv.cli.identify import identify
 from fastadv.cli.report import report
 from fastadv.cli.show import errors
 from fastadv.cli.talfw import talfw
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Adversarial attacks on face recognition, at the full speed of the hardware.",
 )
-for command in (doctor, attack, verify, transfer, talfw, demo, report, train):
+for command in (doctor, attack, verify, identify, transfer, talfw, demo, report, train):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(bench)
 

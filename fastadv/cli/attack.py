@@ -29,6 +29,7 @@ from fastadv.cli.options import (
     Prec,
     Precision,
     Seed,
+    Set,
     Slots,
     Steps,
     Stop,
@@ -41,6 +42,10 @@ from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import attack as attacking
 from fastadv.workflows import inputs
+from fastadv.workflows.aims import Aim
+from fastadv.workflows.enrolment import enrol
+
+_PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 
 
 def attack(
@@ -53,16 +58,43 @@ def attack(
     out: Annotated[
         Path, typer.Option(help="Where images, manifest.parquet and run.json go; an unfinished run goes on.")
     ],
-    threshold: Annotated[float, typer.Option(help="The verifier's threshold; 'fastadv verify' measures it.")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="The verifier's threshold ('fastadv verify' measures it), where the goal needs one; "
+            "with --layer the largest distance of its features that counts as a match."
+        ),
+    ] = None,
     weights: Weights = None,
-    goal: Annotated[Goal, typer.Option(help="Not be recognised, or be taken for somebody.")] = Goal.impersonate,
+    goal: Annotated[
+        Goal | None,
+        typer.Option(
+            help="evade: not be recognised. impersonate: be taken for the target. match: have the target's features. "
+            "identify-as, misidentify: be nearest to the target's template in a gallery, or to anybody else's. "
+            "classify-as, misclassify: by the network's class head, the target's class, or another than before. "
+            "Default: impersonate; of df: match; of knn-df: identify-as."
+        ),
+    ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="CSV first,second,same: attack first, with second as target.")
+        Path | None, typer.Option(help="CSV first,second,same: attack first, with second as target and guide.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Of match: a layer of the network by its name; default: the embedding.")
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of identify-as and misidentify: a folder of identities to make templates of; default: DATA."
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(help="Of identify-as and misidentify: how many nearest templates vote. Default: 1.")
     ] = None,
     eps: Eps = None,
     steps: Steps = None,
     stop: Stop = False,
-    margin: Margin = 0.0,
+    margin: Margin = None,
+    settings: Set = None,
     drop_rate: DropRate = None,
     ensemble: EnsembleOf = None,
     ensemble_weights: EnsembleWeights = None,
@@ -78,9 +110,9 @@ def attack(
 ) -> None:
     """Make adversarial faces from a folder.
 
-    Without --pairs, every image goes for the first image of the next identity (impersonate), or away from its own
-    embedding (evade; take an attack with a random start, such as pgd). A killed run goes on when started again with
-    the same command, and ends with the same bytes.
+    Without --pairs, every image goes for the first image of the next identity, or (evade) away from its own embedding
+    (take an attack with a random start, such as pgd). A killed run goes on when started again with the same command,
+    and ends with the same bytes.
 
     Example: fastadv attack fim --data faces/ --model mobilefacenet --weights FILE --threshold 0.31 --out adversarial/
     """
@@ -90,15 +122,31 @@ def attack(
         steps=steps,
         stop=stop,
         margin=margin,
+        settings=settings,
         drop_rate=drop_rate,
         ensemble=ensemble,
         ensemble_weights=ensemble_weights,
         device=device,
     )
+    papers = _PAPERS.get(CATALOG[name.value].level, "impersonate")
+    aim = Aim(
+        goal=papers if goal is None else goal.value,
+        threshold=threshold,
+        metric=metric.value,
+        layer=layer,
+        neighbours=neighbours,
+    )
+    aim.check_attack(moves)
+    if gallery is not None and not aim.needs_gallery:
+        raise ValueError(f"gallery is of the goals identify-as and misidentify only, got {gallery} with {aim.goal}")
     face_model = inputs.open_model(model.value, weights, device=device)
+    aim.check_model(face_model)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    attacking.check_goal(goal.value, threshold, metric.value)
-    orders = attacking.plan(source, goal=goal.value, pairs=pairs, limit=limit)
+    known = source
+    if gallery is not None:
+        known = inputs.open_faces(gallery, size=face_model.input_size[0], landmarks=landmarks)
+    orders = attacking.plan(source, aim, pairs=pairs, limit=limit)
+    aim.check_people(orders, known.names)
     engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
     config = run_config(
         "attack",
@@ -106,25 +154,28 @@ def attack(
         weights,
         moves,
         engine,
-        goal=goal.value,
-        threshold=threshold,
-        metric=metric.value,
+        **aim.describe(),
+        **({"gallery": inputs.list_hash(known.names)} if aim.needs_gallery else {}),
+        **({} if gallery is None else {"selection": {"gallery": "GALLERY"}}),
         seed=seed,
         orders=inputs.list_hash(orders),
     )
     begin = time.perf_counter()
-    with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
-        summary = attacking.attack_folder(
-            source,
-            face_model,
-            moves,
-            goal=goal.value,
-            threshold=threshold,
-            metric=metric.value,
-            folder=folder,
-            orders=orders,
-            seed=seed,
-            engine=engine,
-            progress=progress,
-        )
+    with progress_bars(quiet=as_json) as progress:
+        enrolled = None
+        if aim.needs_gallery:
+            enrolled = enrol(known, known.names, face_model, metric=aim.metric, progress=progress)
+        with RunFolder.open(out, config) as folder:
+            summary = attacking.attack_folder(
+                source,
+                face_model,
+                moves,
+                aim,
+                enrolled=enrolled,
+                folder=folder,
+                orders=orders,
+                seed=seed,
+                engine=engine,
+                progress=progress,
+            )
     print_attack(summary, moves, out, time.perf_counter() - begin, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from fastadv import models
-from fastadv.attacks import CATALOG, Recipe, SignGradient, as_recipe, by_name
+from fastadv.attacks import CATALOG, Recipe, by_name
+from fastadv.attacks.options import with_options
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.training import LOSSES
 from fastadv.workflows import inputs
+from fastadv.workflows.aims import GOALS, IDENTIFIED
 
 AttackName = Enum("AttackName", {name: name for name in CATALOG}, type=str)  # type: ignore[misc]
 ModelName = Enum("ModelName", {name: name for name in models.names()}, type=str)  # type: ignore[misc]
@@ -22,9 +23,8 @@ ModelName = Enum("ModelName", {name: name for name in models.names()}, type=str)
 LossName = Enum("LossName", {name: name for name in LOSSES}, type=str)  # type: ignore[misc]
 
 
-class Goal(str, Enum):
-    evade = "evade"
-    impersonate = "impersonate"
+Goal = Enum("Goal", {name: name for name in GOALS}, type=str)  # type: ignore[misc]
+IdentifyGoal = Enum("IdentifyGoal", {name: name for name in IDENTIFIED}, type=str)  # type: ignore[misc]
 
 
 class Metric(str, Enum):
@@ -51,11 +51,18 @@ Weights = Annotated[
 ]
 Eps = Annotated[
     str | None,
-    typer.Option(help="Radius of the budget, pixels in [0, 1]: 8/255 or 0.03. Default: 8/255; 2.0 for L2."),
+    typer.Option(help="Radius of the budget, pixels in [0, 1]: 8/255 or 0.03. Default: the attack's, mostly 8/255."),
 ]
 Steps = Annotated[int | None, typer.Option(help="Steps of an iterative attack. Default: the paper's.")]
 Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")]
-Margin = Annotated[float, typer.Option(help="With --stop-at-success: how far beyond the threshold to go.")]
+Margin = Annotated[
+    float | None,
+    typer.Option(help="How far beyond the goal's border a success must be to count for the attack (C&W's confidence)."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE, another option of the attack's own; may be given several times."),
+]
 DropRate = Annotated[float | None, typer.Option(help="Of the dfanet attacks. Default: the paper's for the network.")]
 EnsembleOf = Annotated[
     list[str] | None,
@@ -80,28 +87,23 @@ def build_attack(
     *,
     eps: str | None,
     steps: int | None,
-    stop: bool,
-    margin: float,
+    stop: bool = False,
+    margin: float | None = None,
+    settings: list[str] | None = None,
     drop_rate: float | None,
     ensemble: list[str] | None,
     ensemble_weights: str | None,
     device: str,
 ) -> Recipe:
-    made = as_recipe(
-        by_name(
-            name.value,
-            eps=None if eps is None else inputs.parse_eps(eps),
-            steps=steps,
-            rate=drop_rate,
-            others=[inputs.open_named_model(text, device=device) for text in ensemble or ()],
-            weights=None if ensemble_weights is None else inputs.parse_weights(ensemble_weights),
-        )
+    made = by_name(
+        name.value,
+        eps=None if eps is None else inputs.parse_eps(eps),
+        steps=steps,
+        rate=drop_rate,
+        others=[inputs.open_named_model(text, device=device) for text in ensemble or ()],
+        weights=None if ensemble_weights is None else inputs.parse_weights(ensemble_weights),
     )
-    if not isinstance(made.attack, SignGradient):
-        if stop or margin:
-            raise ValueError(f"{name.value} decides itself when to stop and takes no --stop-at-success and no --margin")
-        return made
-    return replace(made, attack=replace(made.attack, stop_at_success=stop, margin=margin))
+    return with_options(made, stop=stop, margin=margin, settings=inputs.parse_settings(settings or ()))
 
 
 def run_config(

@@ -18,10 +18,14 @@ def report(
     landmarks: Landmarks = None,
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the folder.")] = None,
     examples: Annotated[int, typer.Option(help="Faces in the grid.")] = 12,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another attack's run: what it changed is drawn too; may be given several times."),
+    ] = None,
 ) -> None:
     """Draw the page of a run again: one file, no network, numbers, curves and faces."""
     if any((folder / name).is_file() for name in (transfer_page.TARGETED, transfer_page.UNTARGETED)):
         source = None if data is None else inputs.open_faces(data, size=112, landmarks=landmarks)
         print(transfer_page.render(folder, source=source, out=out))
         return
-    print(reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples))
+    print(reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples, beside=beside or ()))

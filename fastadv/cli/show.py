@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from fastadv.attacks import Recipe
+from fastadv.attacks import Box, Recipe
 from fastadv.workflows import attack as attacking
 from fastadv.workflows import inputs
 from fastadv.workflows import verify as verifying
@@ -72,6 +72,12 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
+def attack_title(moves: Recipe) -> str:
+    """The attack and its budget: ``"fim, linf 8/255"``, or the name alone where there is no ball."""
+    budget = moves.attack.budget
+    return moves.name if isinstance(budget, Box) else f"{moves.name}, {budget.norm} {inputs.show_eps(budget.eps)}"
+
+
 def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**asdict(summary), "out": str(out), "seconds": round(seconds, 3)}))
@@ -86,9 +92,7 @@ def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, sec
         ("time", f"{seconds:.1f} s"),
         ("written to", str(out)),
     ]
-    Console().print(
-        table(f"{moves.name}, {moves.attack.budget.norm} {inputs.show_eps(moves.attack.budget.eps)}", rows, ("", ""))
-    )
+    Console().print(table(attack_title(moves), rows, ("", "")))
     print_notices(summary.notices)
 
 

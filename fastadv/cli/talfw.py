@@ -34,7 +34,7 @@ from fastadv.cli.options import (
     build_attack,
     run_config,
 )
-from fastadv.cli.show import percent, print_notices, progress_bars, table
+from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import inputs
@@ -96,8 +96,6 @@ def talfw(
         attack,
         eps=eps,
         steps=steps,
-        stop=False,
-        margin=0.0,
         drop_rate=drop_rate,
         ensemble=ensemble,
         ensemble_weights=ensemble_weights,
@@ -145,7 +143,7 @@ def talfw(
     if as_json:
         print(json.dumps({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}))
         return
-    title = f"{moves.name}, {moves.attack.budget.norm} {inputs.show_eps(moves.attack.budget.eps)}, {model.value}"
+    title = f"{attack_title(moves)}, {model.value}"
     _print_summary(summary, title, out, seconds)
     Console().print(f"look at it with: fastadv verify {shlex.join(found)} --model ...", highlight=False, soft_wrap=True)
 

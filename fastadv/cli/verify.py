@@ -28,6 +28,7 @@ from fastadv.cli.options import (
     Prec,
     Precision,
     Seed,
+    Set,
     Slots,
     Steps,
     Stop,
@@ -35,7 +36,7 @@ from fastadv.cli.options import (
     build_attack,
     run_config,
 )
-from fastadv.cli.show import print_verification, progress_bars
+from fastadv.cli.show import attack_title, print_verification, progress_bars
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import inputs
@@ -56,7 +57,8 @@ def verify(
     eps: Eps = None,
     steps: Steps = None,
     stop: Stop = False,
-    margin: Margin = 0.0,
+    margin: Margin = None,
+    settings: Set = None,
     drop_rate: DropRate = None,
     ensemble: EnsembleOf = None,
     ensemble_weights: EnsembleWeights = None,
@@ -76,8 +78,8 @@ def verify(
 
     Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
     """
-    given = (eps, steps, stop, margin, drop_rate, ensemble, ensemble_weights)
-    if attack is None and given != (None, None, False, 0.0, None, None, None):
+    given = (eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
+    if attack is None and any(value is not None for value in given):
         raise ValueError("--eps, --steps and the other options of an attack need --attack")
     moves = None
     if attack is not None:
@@ -87,6 +89,7 @@ def verify(
             steps=steps,
             stop=stop,
             margin=margin,
+            settings=settings,
             drop_rate=drop_rate,
             ensemble=ensemble,
             ensemble_weights=ensemble_weights,
@@ -127,9 +130,7 @@ def verify(
                 engine=engine,
                 progress=progress,
             )
-        title = f"{model.value}, {len(chosen)} pairs" + (
-            f", {moves.name}, {moves.attack.budget.norm} {inputs.show_eps(moves.attack.budget.eps)}" if moves else ""
-        )
+        title = f"{model.value}, {len(chosen)} pairs{f', {attack_title(moves)}' if moves else ''}"
         described = {**verifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
         if out is not None:
             verifying.save(result, out, title=title)

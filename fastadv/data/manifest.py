@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class ManifestRow:
         source_hash: SHA-256 of the source file.
         flags: What was unusual, joined by ";": "zero_gradient;met_at_start"; or "".
         nonfinite: Number of gradient elements that were NaN or infinite.
+        levels: How many pixels change by 0, 1, 2, ... grey levels in the channel that changes most, up to the largest
+            change; empty where it was not noted.
+        template_distance: From the 8-bit image's embedding to the template of the class that it is identified as, for
+            goals with a gallery; None for others.
     """
 
     name: str
@@ -68,6 +72,8 @@ class ManifestRow:
     source_hash: str
     flags: str = ""
     nonfinite: int = 0
+    levels: tuple[int, ...] = ()
+    template_distance: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -75,8 +81,12 @@ class ManifestRow:
             object.__setattr__(self, field.name, _plain(field.name, str(field.type), value))
 
 
-def _plain(name: str, kind: str, value: Any) -> str | int | float | bool:
+def _plain(name: str, kind: str, value: Any) -> str | int | float | bool | tuple[int, ...] | None:
     """A value as the plain Python type of its field; NumPy's and torch's scalars are welcome."""
+    if kind == "float | None":
+        return None if value is None else _plain(name, "float", value)
+    if kind == "tuple[int, ...]" and isinstance(value, (list, tuple)):
+        return tuple(int(_plain(name, "int", each)) for each in value)  # type: ignore[arg-type]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -97,14 +107,21 @@ _ARROW = {
     "str": pyarrow.string(),
     "int": pyarrow.int64(),
     "float": pyarrow.float64(),
+    "float | None": pyarrow.float64(),
     "bool": pyarrow.bool_(),
+    "tuple[int, ...]": pyarrow.list_(pyarrow.int64()),
 }
-SCHEMA = pyarrow.schema(
-    [
-        pyarrow.field(field.name, pyarrow.uint64() if field.name == "seed" else _ARROW[str(field.type)], nullable=False)
-        for field in fields(ManifestRow)
-    ]
-)
+
+
+def _column(field: Field[Any]) -> pyarrow.Field:
+    kind = str(field.type)
+    arrow = pyarrow.uint64() if field.name == "seed" else _ARROW[kind]
+    return pyarrow.field(field.name, arrow, nullable=kind.endswith("None"))
+
+
+SCHEMA = pyarrow.schema([_column(field) for field in fields(ManifestRow)])
+# what a manifest may lack: it was written before there was such a column
+_LATER = frozenset(field.name for field in fields(ManifestRow) if field.default is not MISSING)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
@@ -128,10 +145,11 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
         table = pyarrow.parquet.read_table(path, memory_map=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: not a readable Parquet file: {error}") from error
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    present = [name for name in SCHEMA.names if name in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in present and name not in _LATER]
     if missing:
         raise ManifestError(f"{path}: not a manifest of a run: no column {missing[0]!r}")
-    rows = table.select(SCHEMA.names).to_pylist()
+    rows = table.select(present).to_pylist()
     return [row_from_json(row, str(path)) for row in rows]
 
 

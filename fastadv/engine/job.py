@@ -114,8 +114,14 @@ def same_kind(goal: Goal, other: Goal) -> bool:
     if type(goal) is not type(other) or goal.own_reference != other.own_reference:
         return False
     names = [f.name for f in fields(goal)]  # type: ignore[arg-type]
-    settings = [n for n in names if not isinstance(getattr(goal, n), Tensor)]
-    return all(getattr(goal, n) == getattr(other, n) for n in settings)
+    return all(_alike(getattr(goal, n), getattr(other, n)) for n in names)
+
+
+def _alike(a: object, b: object) -> bool:
+    """Whether two fields are rows both, or equal settings."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor)
+    return a is b or a == b
 
 
 def notices(results: Iterable[tuple[str, tuple[str, ...]]], *, most: int = 5) -> tuple[str, ...]:

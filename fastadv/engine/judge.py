@@ -75,11 +75,11 @@ class Judge:
         ]
 
     def _compared(self, jobs: list[Job], images: Tensor) -> Tensor | None:
-        """What the goals compare with: images ``(N, 3, H, W)``, embeddings ``(N, D)``, or None for labels."""
-        if self.goal.output != "embedding":
-            return None
+        """What the goals compare with: images ``(N, 3, H, W)``, features ``(N, D)``, or None."""
         if self.goal.own_reference:
             return images
+        if self.goal.references is None:
+            return None
         given = [job.goal.references for job in jobs]
         stacked = torch.cat([g for g in given if g is not None]).to(images.device, torch.float32)
         if stacked.dim() == 4:
@@ -98,7 +98,7 @@ class Judge:
         return stacked
 
     def _references(self, compared: Tensor | None, images: Tensor, clean: Tensor) -> Tensor | None:
-        """Unit embeddings by the attacked model itself."""
+        """Unit embeddings, or a layer's features, by the attacked model itself."""
         if compared is None or compared is images:
             return None if compared is None else clean
         if compared.dim() == 4:
@@ -107,7 +107,7 @@ class Judge:
             raise ValueError(
                 f"the goal's embeddings must have {clean.shape[1]} numbers like the model's, got {compared.shape[1]}"
             )
-        return torch.nn.functional.normalize(compared)
+        return torch.nn.functional.normalize(compared) if self.goal.output == "embedding" else compared
 
     def _by_others(self, images: Tensor) -> list[Tensor]:
         """Unit embeddings by the ensemble's further networks, a tensor each."""
@@ -122,10 +122,10 @@ class Judge:
         return [embedded(member) for member in self.surrogate.members[1:]]
 
     def _labels(self, jobs: list[Job], clean: Tensor) -> Tensor | None:
-        if self.goal.output != "logits":
+        if self.goal.labels is None:
             return None
         label = torch.cat([job.goal.labels for job in jobs if job.goal.labels is not None])
-        if int(label.max()) >= clean.shape[1]:
+        if self.goal.output == "logits" and int(label.max()) >= clean.shape[1]:
             raise ValueError(f"labels must be below the model's {clean.shape[1]} classes, got {int(label.max())}")
         return label.to(clean.device, torch.int64)
 

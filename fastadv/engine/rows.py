@@ -20,8 +20,8 @@ class SlotRows:
     Attributes:
         ids: ``(N,)`` int64, the numbers that key the images' random draws.
         label: Class indices ``(N,)`` int64, or None.
-        references: Unit embeddings ``(N, D_k)``, one tensor a network of the surrogate; empty where they are not
-            stored.
+        references: Unit embeddings or a layer's features ``(N, D_k)``, one tensor a network of the surrogate; empty
+            where they are not stored.
         targets: The images to compare with, ``(N, 3, H, W)``, where they are embedded at every evaluation; or None.
     """
 
@@ -35,14 +35,18 @@ class SlotRows:
         """Buffers for the slots of ``trial``; ``width`` is the length of the attacked model's output."""
         n, device = len(trial), trial.device
         ids = torch.zeros(n, dtype=torch.int64, device=device)
-        if goal.output != "embedding":
-            label = torch.zeros(n, dtype=torch.int64, device=device)
+        label = None if goal.labels is None else torch.zeros(n, dtype=torch.int64, device=device)
+        if goal.references is None and not goal.own_reference:
             return SlotRows(ids=ids, label=label, references=(), targets=None)
         if surrogate.stochastic:
-            return SlotRows(ids=ids, label=None, references=(), targets=torch.zeros_like(trial))
+            return SlotRows(ids=ids, label=label, references=(), targets=torch.zeros_like(trial))
+        if len(surrogate.members) > 1 and goal.output != "embedding":
+            raise ValueError(
+                f"the goal must be on embeddings, which every model of an ensemble has, got {goal.output!r}"
+            )
         widths = (width, *(member.model.embedding_size for member in surrogate.members[1:]))
         references = tuple(torch.zeros(n, w, device=device) for w in widths)
-        return SlotRows(ids=ids, label=None, references=references, targets=None)
+        return SlotRows(ids=ids, label=label, references=references, targets=None)
 
     def put(self, slots: Tensor, entered: Sequence[Entered]) -> None:
         """Write the rows of new images."""

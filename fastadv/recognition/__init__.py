@@ -1,5 +1,17 @@
-"""How recognition is measured: metrics of scores, and verification of pairs."""
+"""How recognition is measured: metrics of scores, verification of pairs, and identification in a gallery."""
 
+from fastadv.recognition.identification import (
+    FPIRS,
+    UNKNOWN,
+    AttackedIdentification,
+    IdentificationReport,
+    OpenSet,
+    TargetRate,
+    evaluate_identification,
+    identification_under_attack,
+    open_set_curve,
+    ranks,
+)
 from fastadv.recognition.intervals import PairedDifference, paired_difference, wilson
 from fastadv.recognition.metrics import (
     KFoldAccuracy,
@@ -23,10 +35,16 @@ from fastadv.recognition.verification import (
 )
 
 __all__ = [
+    "FPIRS",
+    "UNKNOWN",
+    "AttackedIdentification",
     "AttackedReport",
+    "IdentificationReport",
     "KFoldAccuracy",
+    "OpenSet",
     "PairedDifference",
     "Roc",
+    "TargetRate",
     "VerificationReport",
     "accuracy_at",
     "auc",
@@ -35,8 +53,12 @@ __all__ = [
     "eer",
     "euclidean_scores",
     "evaluate",
+    "evaluate_identification",
+    "identification_under_attack",
     "kfold_accuracy",
+    "open_set_curve",
     "paired_difference",
+    "ranks",
     "roc",
     "tar_at_far",
     "threshold_at_far",

@@ -1,6 +1,7 @@
 """Figures and the HTML page, from results only (`pip install 'fastadv[report]'`)."""
 
 from fastadv.report import text
+from fastadv.report.distributions import distribution_plot, levels_plot
 from fastadv.report.figures import roc_plot, similarity_plot, ticks_plot
 from fastadv.report.page import amplified, data_uri, render_page
 from fastadv.report.parts import (
@@ -43,6 +44,8 @@ __all__ = [
     "Tiles",
     "amplified",
     "data_uri",
+    "distribution_plot",
+    "levels_plot",
     "render_page",
     "roc_figure",
     "roc_plot",

@@ -48,7 +48,15 @@ class Curve:
             raise ValueError("far: expected rates that do not decrease")
 
 
-def roc_figure(curves: Sequence[Curve], *, log_far: bool = True, lowest_far: float = 1e-4, title: str = "") -> Figure:
+def roc_figure(
+    curves: Sequence[Curve],
+    *,
+    log_far: bool = True,
+    lowest_far: float = 1e-4,
+    title: str = "",
+    labels: tuple[str, str] = ("false accept rate", "true accept rate"),
+    chance: bool = True,
+) -> Figure:
     """Draws ROC curves: the true accept rate over the false accept rate.
 
     The figure is free-standing: neither pyplot nor its global state is touched.
@@ -59,6 +67,8 @@ def roc_figure(curves: Sequence[Curve], *, log_far: bool = True, lowest_far: flo
         lowest_far: Left end of the logarithmic axis, in (0, 1). Below 1 / (number of negative pairs) a
             curve says nothing.
         title: Above the axes; none when empty.
+        labels: What the two rates are called.
+        chance: Draw what guessing would give.
 
     Returns:
         A matplotlib figure.
@@ -83,9 +93,10 @@ def roc_figure(curves: Sequence[Curve], *, log_far: bool = True, lowest_far: flo
             linestyle=(0, (4, 2)) if curve.after else "-",
             label=curve.label,
         )
-    chance = np.geomspace(lowest_far, 1, 200) if log_far else np.array([0.0, 1.0])
-    axes.plot(chance, chance, color=_GREY, linewidth=0.7, linestyle=(0, (1, 3)), label="chance")
-    _dress(axes, log_far=log_far, lowest_far=lowest_far, title=title)
+    if chance:
+        guess = np.geomspace(lowest_far, 1, 200) if log_far else np.array([0.0, 1.0])
+        axes.plot(guess, guess, color=_GREY, linewidth=0.7, linestyle=(0, (1, 3)), label="chance")
+    _dress(axes, log_far=log_far, lowest_far=lowest_far, title=title, labels=labels)
     return figure
 
 
@@ -135,15 +146,15 @@ def steps(curve: Curve, lowest: float) -> tuple[NDArray[np.float64], NDArray[np.
     return np.concatenate([[lowest], far[~left]]), np.concatenate([[start], tar[~left]])
 
 
-def _dress(axes: Any, *, log_far: bool, lowest_far: float, title: str) -> None:
+def _dress(axes: Any, *, log_far: bool, lowest_far: float, title: str, labels: tuple[str, str]) -> None:
     if log_far:
         axes.set_xscale("log")
         axes.set_xlim(lowest_far, 1)
     else:
         axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.01)
-    axes.set_xlabel("false accept rate")
-    axes.set_ylabel("true accept rate")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.grid(True, which="major", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

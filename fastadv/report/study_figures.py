@@ -86,6 +86,7 @@ def line_plot(
     x_name: str,
     y_name: str,
     log_x: bool = False,
+    x_ticks: Sequence[float] | None = None,
     y_span: tuple[float, float] | None = None,
     level: tuple[str, float] | None = None,
     note: str = "",
@@ -99,6 +100,7 @@ def line_plot(
         x_name: Of the horizontal axis.
         y_name: Of the vertical axis.
         log_x: Draw the horizontal axis in powers of ten.
+        x_ticks: Its marks, where it is one of powers; None: some of the curves' own places.
         y_span: The ends of the vertical axis; None: as the curves need.
         level: A name and a height, drawn across.
         note: Below the figure.
@@ -123,7 +125,7 @@ def line_plot(
         if log_x:
             axes.set_xscale("log")
             places = sorted({x for line in lines for x in line.x})
-            axes.set_xticks(places[:: -(-len(places) // 8)], minor=False)
+            axes.set_xticks(places[:: -(-len(places) // 8)] if x_ticks is None else list(x_ticks), minor=False)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(lambda value, _: "")
         if y_span is not None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe
-from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, read_pairs_csv
+from fastadv.attacks import Attack, Recipe
+from fastadv.data import FaceSource, ManifestRow, RunFolder, read_pairs_csv
 from fastadv.engine import Engine, notices
 from fastadv.models import FaceModel
+from fastadv.workflows.aims import Aim, Enrolled
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
-
-GOALS = ("evade", "impersonate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +70,15 @@ def next_identity(names: Sequence[str]) -> list[Order]:
         first.setdefault(name.rpartition("/")[0], name)
     identities = list(first)
     if len(identities) < 2:
-        raise ValueError(f"impersonation needs at least two identities, got {len(identities)}")
+        raise ValueError(f"a target for each image needs at least two identities, got {len(identities)}")
     after = dict(zip(identities, identities[1:] + identities[:1], strict=True))
     return [Order(name=n, source=n, target=first[after[n.rpartition("/")[0]]]) for n in names]
 
 
-def check_goal(goal: str, threshold: float, metric: str) -> None:
-    """Refuse a goal that no attack could be given, before anything is read or written.
-
-    Raises:
-        ValueError: The goal, the metric or the threshold is wrong.
-    """
-    if goal not in GOALS:
-        raise ValueError(f"goal must be one of {', '.join(GOALS)}, got {goal!r}")
-    Evade(threshold=threshold, metric=metric)  # checks both
-
-
-def plan(source: FaceSource, *, goal: str, pairs: Path | None, limit: int | None) -> list[Order]:
+def plan(source: FaceSource, aim: Aim, *, pairs: Path | None, limit: int | None) -> list[Order]:
     """What to make: every image of the folder, or the first image of every pair of a CSV file.
+
+    Without pairs, the target of an image is the first image of the next identity, where the aim needs one.
 
     Raises:
         ValueError: A pair's image is missing, two orders have one name, or the limit is below 1.
@@ -101,7 +91,7 @@ def plan(source: FaceSource, *, goal: str, pairs: Path | None, limit: int | None
         if missing:
             raise ValueError(f"{pairs}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}")
         orders = [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in listed]
-    elif goal == "impersonate":
+    elif aim.needs_target:
         orders = next_identity(source.names)
     else:
         orders = [Order(name=n, source=n) for n in source.names]
@@ -131,10 +121,9 @@ def attack_folder(
     source: FaceSource,
     model: FaceModel,
     attack: Attack[Any] | Recipe,
+    aim: Aim,
     *,
-    goal: str,
-    threshold: float,
-    metric: str = "cosine",
+    enrolled: Enrolled | None = None,
     folder: RunFolder,
     orders: Sequence[Order],
     seed: int = 0,
@@ -146,24 +135,29 @@ def attack_folder(
     Targets are loaded as they are needed, so memory does not grow with the folder. An evasion without a target
     moves an image away from its own embedding.
 
+    Args:
+        source: The faces.
+        model: The model to attack.
+        attack: How to move.
+        aim: What to reach.
+        enrolled: The people, where the aim needs a gallery.
+        folder: Where images and rows go.
+        orders: What to make.
+        seed: Of every random number.
+        engine: How to run.
+        progress: Told after every image.
+
     Raises:
+        ValueError: As ``Aim.goals``.
         As ``produce``.
     """
-
-    def goal_of(order: Order, face: Face) -> Goal:
-        target = source.load(order.target).image[None] if order.target else None
-        if goal == "impersonate":
-            assert target is not None
-            return Impersonate(target, threshold=threshold, metric=metric)
-        return Evade(references=target, threshold=threshold, metric=metric)
-
     rows = produce(
         orders,
-        goal_of,
+        aim.goals(source, model, enrolled),
         source,
         attack,
         model,
-        goal_name=goal,
+        goal_name=aim.goal,
         seed=seed,
         engine=engine,
         folder=folder,

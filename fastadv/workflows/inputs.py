@@ -105,6 +105,24 @@ def parse_weights(text: str) -> tuple[float, ...]:
         raise ValueError(f"weights must be numbers with commas between them such as 2,1,1, got {text!r}") from None
 
 
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Names and values from ``["confidence=0.1", "search_steps=9"]``; dashes in a name are underscores.
+
+    Raises:
+        ValueError: A text is not of that form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        name = name.replace("-", "_")
+        if not (name and equals and value):
+            raise ValueError(f"set must be NAME=VALUE such as confidence=0.1, got {text!r}")
+        if name in found:
+            raise ValueError(f"set must be given once for each name, got {name} twice")
+        found[name] = value
+    return found
+
+
 def parse_counts(argument: str, text: str) -> tuple[int, ...]:
     """Positive numbers from ``"13,50,200"``.
 
@@ -223,11 +241,17 @@ def list_hash(items: Sequence[object]) -> str:
 def describe(moves: Attack[Any] | Recipe) -> dict[str, object]:
     """A recipe's fields as plain JSON values; the backend is left out, since all give the same bits."""
     recipe = as_recipe(moves)
-    attack = recipe.attack
-    fields = {name: value for name, value in vars(attack).items() if name != "backend"}
-    fields["budget"] = {"norm": attack.budget.norm, **asdict(attack.budget)}
+    fields = _describe_attack(recipe.attack)
     surrogate = _describe_surrogate(recipe.surrogate)
     return {**fields, "surrogate": surrogate} if surrogate else fields
+
+
+def _describe_attack(attack: Attack[Any]) -> dict[str, object]:
+    """An attack's fields; one that runs another attack holds that one's."""
+    fields = {name: value for name, value in vars(attack).items() if name != "backend"}
+    if "attack" in fields:
+        fields["attack"] = _describe_attack(fields["attack"])
+    return {**fields, "name": attack.name, "budget": {"norm": attack.budget.norm, **asdict(attack.budget)}}
 
 
 def _describe_surrogate(surrogate: Surrogate) -> dict[str, object]:

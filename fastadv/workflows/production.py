@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+import torch
+from torch import Tensor
+
+from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, Stream, face_id, read_manifest, to_uint8
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
@@ -196,9 +199,33 @@ def _made(
                 source_hash=face.source_hash,
                 flags=";".join(result.flags),
                 nonfinite=result.nonfinite,
+                levels=changed_levels(face.image, result.image),
+                template_distance=_template_distance(goal, model, result.image),
             )
             writers.write(row, result)
             yield row, result
+
+
+def changed_levels(before: Tensor, after: Tensor) -> tuple[int, ...]:
+    """How many pixels change by 0, 1, 2, ... grey levels in the channel that changes most, up to the largest change.
+
+    Args:
+        before: ``(3, H, W)`` in [0, 1].
+        after: The same.
+    """
+    change = (after.cpu() - before.cpu()).abs().amax(0) * 255
+    return tuple(torch.bincount(change.round().long().flatten()).tolist())
+
+
+def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | None:
+    """From an image's embedding to the nearest template of the class that it is identified as (Massoli et al., 5.3)."""
+    if not isinstance(goal, GalleryClass):
+        return None
+    gallery = goal.gallery
+    with torch.no_grad():
+        distances = gallery.distances(model(image[None].to(model.device)))
+    said = gallery.vote(distances, goal.k)
+    return float(distances[0, gallery.classes == said].min())
 
 
 class _Faces:

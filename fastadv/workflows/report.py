@@ -29,9 +29,11 @@ from fastadv.report import (
     text,
     ticks_plot,
 )
+from fastadv.workflows import identify_page
 from fastadv.workflows import report_parts as parts
 from fastadv.workflows.attack import AttackSummary, summarise
 from fastadv.workflows.inputs import open_faces
+from fastadv.workflows.report_change import change_figures, series_of
 
 PAGE = "report.html"
 VERIFICATION = "verification.json"
@@ -114,6 +116,7 @@ def render(
     landmarks: Path | None = None,
     out: Path | None = None,
     examples: int = _EXAMPLES,
+    beside: Sequence[Path] = (),
 ) -> Path:
     """Write the report of a run's folder as one HTML file that needs no network; the same folder, the same bytes.
 
@@ -124,12 +127,13 @@ def render(
         landmarks: As the run had them.
         out: The file; ``report.html`` in the folder when None.
         examples: How many images the gallery shows, spread evenly over the run.
+        beside: Folders of other runs, to draw what they changed beside this run's.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: The folder is no run's or damaged, or ``examples`` is negative.
+        ValueError: A folder is no run's or damaged, or ``examples`` is negative.
         SourceError, ImageError, AlignmentError: The data or an image cannot be read.
         ImportError: jinja2 or matplotlib is not installed.
         OSError: The file cannot be written.
@@ -137,14 +141,20 @@ def render(
     if examples < 0:
         raise ValueError(f"examples must be 0 or more, got {examples}")
     run = read_run(Path(folder))
-    page = run_page(run, data=data, landmarks=landmarks, examples=examples)
+    others = [read_run(Path(other)) for other in beside]
+    page = run_page(run, data=data, landmarks=landmarks, examples=examples, beside=others)
     file = run.path / PAGE if out is None else Path(out)
     write_atomically(file, render_page(page).encode())
     return file
 
 
 def run_page(
-    run: RunRecord, *, data: Path | FaceSource | None = None, landmarks: Path | None = None, examples: int = _EXAMPLES
+    run: RunRecord,
+    *,
+    data: Path | FaceSource | None = None,
+    landmarks: Path | None = None,
+    examples: int = _EXAMPLES,
+    beside: Sequence[RunRecord] = (),
 ) -> Page:
     """The page of one run; raises as ``render`` does."""
     summary = summarise(run.rows)
@@ -155,6 +165,7 @@ def run_page(
     name = str(parts.mapping(run.config, "attack").get("name", run.rows[0].attack))
     model = str(run.config.get("model", "a model"))
     figures = _figures(run)
+    changes = change_figures(series_of([(each.path.name, each.rows) for each in (run, *beside)]))
     return Page(
         title=f"{name} against {model}",
         lead=_lead(run, summary),
@@ -163,6 +174,7 @@ def run_page(
             Section(title="Take note", parts=(Notices(lines=tuple(lines)),) if lines else ()),
             Section(title="Numbers", parts=_numbers(run, summary)),
             Section(title="Similarity", parts=(Plots(plots=figures),) if figures else ()),
+            Section(title="Change", parts=(Plots(plots=changes),) if changes else ()),
             Section(
                 title="Images",
                 lead=f"Spread evenly over the run. {_gallery_lead(run, cards)}" if cards else "",
@@ -189,6 +201,11 @@ def _lead(run: RunRecord, summary: AttackSummary) -> str:
     aims = {
         "impersonate": "to be taken for another person",
         "evade": "not to be recognised",
+        "match": "to have another person's features",
+        "identify-as": "to be identified as another person",
+        "misidentify": "to be identified as somebody else",
+        "classify-as": "to be classified as another person",
+        "misclassify": "to be classified as somebody else",
     }
     tried = " or ".join(aims.get(goal, goal) for goal in sorted(goals))
     images = text.count(summary.images, "face image")
@@ -247,6 +264,7 @@ def _numbers(run: RunRecord, summary: AttackSummary) -> tuple[Part, ...]:
             for name, before, after in names
         )
         made.append(Table(header=("verification", "clean", "attacked"), rows=rows))
+    made += identify_page.tables(run.path)
     kinds = list(dict.fromkeys(row.goal for row in run.rows))
     columns = [summarise([row for row in run.rows if row.goal == kind]) for kind in kinds]
     made.append(Table(header=("attack", *kinds), rows=summary_rows(columns)))

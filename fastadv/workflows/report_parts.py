@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.attacks import CATALOG
+from fastadv.attacks import CATALOG, by_name
+from fastadv.attacks.options import options_of
 from fastadv.data import ManifestRow
 from fastadv.recognition import roc
 from fastadv.report import (
@@ -26,11 +27,18 @@ from fastadv.report import (
     text,
 )
 from fastadv.report.parts import Tone
+from fastadv.workflows.inputs import describe
 
 Image = NDArray[np.uint8]
 VERIFIED = ("cosine", "euclidean")
 """The metrics that compare two embeddings; other scores have no ROC."""
-_SCORE_NAMES = {"cosine": "cosine similarity", "euclidean": "distance", "logit_margin": "logit margin"}
+_SCORE_NAMES = {
+    "cosine": "cosine similarity",
+    "euclidean": "distance",
+    "logit_margin": "logit margin",
+    "feature_distance": "distance of features",
+    "template_margin": "margin of the nearest template",
+}
 _GENUINE = {"evade": True, "impersonate": False}
 
 
@@ -125,6 +133,8 @@ def verdict(row: ManifestRow) -> tuple[str, Tone]:
         return ("taken for the other", "bad") if row.success else ("refused", "good")
     if row.goal == "evade":
         return ("not recognised", "bad") if row.success else ("recognised", "good")
+    if row.goal in ("identify-as", "misidentify"):
+        return ("identified as another", "bad") if row.success else ("not identified as another", "good")
     return ("attack succeeds", "bad") if row.success else ("attack fails", "good")
 
 
@@ -204,7 +214,7 @@ def command_line(config: Mapping[str, Any], *, data: str = "DATA", weights: str 
     words += ["--data", data, "--model", str(config.get("model", "MODEL"))]
     words += ["--weights", weights] if weights else []
     words += ["--attack", name] if command != "attack" else []
-    for option in ("goal", "threshold", "metric"):
+    for option in ("goal", "threshold", "metric", "layer", "neighbours"):
         words += [f"--{option}", str(config[option])] if option in config else []
     words += [f"--{k}={v}" for k, v in sorted(mapping(config, "selection").items()) if v is not None]
     if isinstance(budget.get("eps"), float):
@@ -213,9 +223,27 @@ def command_line(config: Mapping[str, Any], *, data: str = "DATA", weights: str 
         words += ["--steps", str(attack["steps"])]
     if attack.get("stop_at_success"):
         words += ["--stop-at-success", "--margin", str(attack.get("margin", 0.0))]
+    for option, value in _own_settings(name, attack, budget).items():
+        words += ["--set", f"{option}={value}"]
     for option, value in (("seed", config.get("seed")), *((k, engine.get(k)) for k in ("batch", "precision"))):
         words += [f"--{option}", str(value)] if value is not None else []
     return shlex.join([*words, "--out", out])
+
+
+def _own_settings(name: str, attack: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an attack that are not the recipe's own, but for those that have a word of their own."""
+    if name not in CATALOG or CATALOG[name].ensemble:
+        return {}
+    entry = CATALOG[name]
+    eps = budget.get("eps") if entry.eps else None
+    steps = attack.get("steps") if entry.steps else None
+    try:
+        recipe = by_name(name, eps=eps, steps=steps)
+    except (TypeError, ValueError):  # the file may hold anything
+        return {}
+    usual, told = describe(recipe), {"steps", *(("stop_at_success", "margin") if attack.get("stop_at_success") else ())}
+    known = [option for option in options_of(recipe) if option in attack and option not in told]
+    return {option: attack[option] for option in known if attack[option] != usual.get(option)}
 
 
 def _radius(eps: float) -> str:

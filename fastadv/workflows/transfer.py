@@ -269,7 +269,7 @@ class _Study:
         return similarity
 
     def _goal(self, name: str, surrogate: str, model: FaceModel, targets: Tensor) -> Goal:
-        if CATALOG[name].level == "embedding":
+        if CATALOG[name].level != "logits":
             return Impersonate(targets, threshold=self._verifiers[surrogate.split("+")[0]].threshold)
         judge = self._judges[surrogate.split("+")[0]]
         layout = torch.channels_last

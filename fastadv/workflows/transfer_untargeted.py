@@ -152,10 +152,11 @@ def untargeted(
 
 def _away(method: Method, *, eps: float, steps: int) -> Recipe:
     """The method with a random start; an image is its own reference."""
-    if CATALOG[method.name].level != "embedding":
+    if CATALOG[method.name].level == "logits":
         raise ValueError(f"method {method.name!r} needs labels: without a target only methods on embeddings work")
     recipe = method.recipe(eps=eps, steps=steps, others=())
-    assert isinstance(recipe.attack, SignGradient)  # every method on embeddings is one
+    if not isinstance(recipe.attack, SignGradient):
+        raise ValueError(f"method {method.name!r} has no random start, which an image needs to leave itself")
     return replace(recipe, attack=replace(recipe.attack, random_start=True))
 
 

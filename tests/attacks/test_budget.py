@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadv.attacks import L2, Linf
+from fastadv.attacks.budget import Box
 
 IDS = torch.tensor([3, 9, 2**40])
 
@@ -15,7 +16,7 @@ def images(seed: int, *, grid: bool) -> torch.Tensor:
     return torch.round(x * 255) / 255 if grid else x
 
 
-BUDGETS = st.one_of(st.floats(0.01, 1.0).map(Linf), st.floats(0.05, 5.0).map(L2))
+BUDGETS = st.one_of(st.floats(0.01, 1.0).map(Linf), st.floats(0.05, 5.0).map(L2), st.just(Box()))
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,7 +63,48 @@ def test_round8_without_a_level_inside_takes_the_origins_nearest():
     assert not bool(Linf(0.1 / 255).inside(q, origin).any())
 
 
-@pytest.mark.parametrize("budget", [Linf(0.1), L2(0.7)])
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), reach=st.floats(0.0, 0.02), norm=st.sampled_from(["dense", "sign", "sparse"]))
+def test_a_box_rounds_a_perturbation_to_one_that_is_as_long_along_itself(seed, reach, norm):
+    """Also where every pixel changes by less than half a level, which the nearest levels would undo."""
+    origin = images(seed, grid=True)
+    noise = images(seed + 1, grid=False) * 2 - 1
+    noise = {"dense": noise, "sign": noise.sign(), "sparse": noise * (noise.abs() > 0.8)}[norm]
+    x = (origin + reach * noise).clamp(0, 1)
+    q = Box().round8(x, origin)
+    delta, rounded = (x - origin).flatten(1), (q - origin).flatten(1)
+    snapped = delta.abs() * 255 < 1e-3  # float noise is no change
+    needed = torch.where(snapped, 0.0, delta).square().sum(1)
+    assert torch.equal(torch.round(q * 255) / 255, q)
+    assert bool(((rounded * delta).sum(1) >= needed * (1 - 1e-4) - 1e-9).all())
+    # never further than the next level, and never to the other side
+    assert float((rounded - delta).abs().max()) < 1.001 / 255
+    assert bool((rounded * delta >= -1e-9).all())
+
+
+def test_a_box_takes_the_nearest_levels_where_they_are_long_enough():
+    origin = torch.full((1, 3, 1, 2), 100 / 255)
+    x = torch.tensor([100.2, 104.6, 95.4, 100.0, 110.7, 99.9]).view(1, 3, 1, 2) / 255
+    q = torch.round(Box().round8(x, origin) * 255).flatten().tolist()
+    assert q == [100, 105, 95, 100, 111, 100]
+
+
+def test_a_box_leaves_what_did_not_move():
+    origin = images(0, grid=True)
+    assert torch.equal(Box().round8(origin + 1e-7, origin), origin)
+
+
+def test_every_draw_of_a_random_start_is_another_point():
+    origin = images(0, grid=True)
+    for budget in (Linf(0.1), L2(0.7), Box()):
+        first, again, second = (budget.random_start(origin, seed=5, ids=IDS, draw=d) for d in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, second)
+        assert torch.equal(first, budget.random_start(origin, seed=5, ids=IDS))
+        assert bool(budget.inside(second, origin).all())
+
+
+@pytest.mark.parametrize("budget", [Linf(0.1), L2(0.7), Box()])
 def test_random_start_depends_on_seed_and_id_only(budget):
     origin = images(0, grid=True)
     together = budget.random_start(origin, seed=5, ids=IDS)
@@ -100,7 +142,12 @@ def test_grey_levels_for_eps_are_recognised():
         Linf(8)
 
 
-@pytest.mark.parametrize("kind", [Linf, L2])
-def test_an_empty_pixel_range_is_refused(kind):
+@pytest.mark.parametrize("make", [lambda **r: Linf(0.1, **r), lambda **r: L2(0.1, **r), Box])
+def test_an_empty_pixel_range_is_refused(make):
     with pytest.raises(ValueError, match="lo < hi"):
-        kind(0.1, lo=1.0, hi=0.0)
+        make(lo=1.0, hi=0.0)
+
+
+def test_a_box_allows_a_change_of_the_whole_range():
+    assert Box().eps == 1.0
+    assert Box(lo=-1.0, hi=1.0).eps == 2.0

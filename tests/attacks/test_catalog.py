@@ -1,11 +1,19 @@
 """The catalogue: the papers' parameters."""
 
+from typing import Any
+
 import pytest
 
 from fastadv import attacks
-from fastadv.attacks import CATALOG, L2, Linf, SignGradient, as_recipe, by_name, fim_steps
+from fastadv.attacks import CATALOG, L2, Linf, Recipe, SignGradient, as_recipe, by_name, fim_steps
+from fastadv.attacks.budget import Box
 from fastadv.models import load
 from fastadv.surrogates import FeatureDropout
+
+
+def moves(recipe: Recipe) -> Any:
+    """The attack itself, also where another one looks for its smallest radius."""
+    return getattr(recipe.attack, "attack", recipe.attack)
 
 
 def test_the_papers_step_counts():
@@ -35,14 +43,21 @@ def test_recipes_have_the_papers_parameters():
 def test_every_name_builds_itself(name):
     entry = CATALOG[name]
     others = [load("synth-vgg")] if entry.ensemble else []
-    recipe = as_recipe(by_name(name, eps=0.03, others=others))
+    given = {"eps": 0.03} if entry.eps else {}
+    recipe = as_recipe(by_name(name, **given, others=others))
     assert recipe.name == recipe.attack.name == name
-    assert recipe.attack.budget.eps == 0.03
-    assert recipe.attack.budget.norm == entry.norm
+    if entry.eps:
+        assert recipe.attack.budget.eps == 0.03
+        assert recipe.attack.budget.norm == entry.norm
+    else:
+        assert recipe.attack.budget == Box()
+        with pytest.raises(ValueError, match=f"{name} looks for the smallest perturbation and takes no eps, got eps=1"):
+            by_name(name, eps=1.0)
     assert (recipe.surrogate.dropout is not None) == entry.masks
     assert (recipe.surrogate.ensemble is not None) == entry.ensemble
     if entry.steps:
-        assert as_recipe(by_name(name, eps=0.03, steps=7, others=others)).attack.steps == 7
+        # of an attack that runs another one several times, they are the steps of each run
+        assert 7 in vars(moves(as_recipe(by_name(name, **given, steps=7, others=others)))).values()
     if entry.masks:
         masked = as_recipe(by_name(name, rate=0.2, others=others))
         assert masked.surrogate.dropout == FeatureDropout(rate=0.2)
@@ -58,8 +73,8 @@ def test_recipes_are_made_of_the_parts_that_their_names_say():
         assert (surrogate.smoothing is not None) == ("ti" in pieces), name
         assert (surrogate.skip is not None) == (pieces[0] == "s"), name
         if pieces[-1] == "fim":
-            assert (recipe.attack.momentum == 1.0) == ("m" in pieces), name
-            assert recipe.attack.step_size == 1 / 255
+            assert (moves(recipe).momentum == 1.0) == ("m" in pieces), name
+            assert moves(recipe).step_size == 1 / 255
     assert parts["dfanet-di-m-fim"].attack.steps == 1500  # N_max of Zhong and Deng
     assert parts["dfanet-di-m-fim"].attack.budget == Linf(10 / 255)
 

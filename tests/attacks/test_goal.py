@@ -59,6 +59,42 @@ def test_label_goals_are_cross_entropy_and_the_margin():
     assert hit.achieved(z, rows, 1.5).tolist() == [False, False]
 
 
+def test_the_shortfall_is_what_is_missing_in_the_unit_of_the_score():
+    a, b = unit(6, 16, 0), unit(6, 16, 1)
+    rows = Rows(reference=b)
+    d = (a - b).norm(dim=1)
+    for metric, over in (("cosine", 1 - d**2 / 2 - 0.2), ("euclidean", 0.2 - d)):
+        evade = Evade(references=b, threshold=0.2, metric=metric)
+        impersonate = Impersonate(b, threshold=0.2, metric=metric)
+        torch.testing.assert_close(evade.shortfall(a, rows), over)
+        torch.testing.assert_close(impersonate.shortfall(a, rows), -over)
+        assert torch.equal(evade.achieved(a, rows), evade.shortfall(a, rows) < 0)
+        assert torch.equal(impersonate.achieved(a, rows), impersonate.shortfall(a, rows) <= 0)
+        torch.testing.assert_close(evade.rivals(a, rows, 3)[:, 0], over)
+        assert torch.isinf(evade.rivals(a, rows, 3)[:, 1:]).all()
+
+
+def test_the_shortfall_of_a_label_is_the_margin_whatever_the_offset():
+    z = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 1.0]], dtype=torch.float64)
+    rows = Rows(label=torch.tensor([0, 2]))
+    miss, hit = Misclassify(torch.tensor([0, 2])), ClassifyAs(torch.tensor([0, 2]))
+    expected = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    for offset in (0, -100):
+        torch.testing.assert_close(miss.shortfall(z + offset, rows), expected)
+        torch.testing.assert_close(hit.shortfall(z + offset, rows), -expected)
+
+
+def test_the_rivals_are_the_other_classes_in_order_and_have_gradients():
+    z = torch.tensor([[2.0, 1.0, -1.0, 1.5]], dtype=torch.float64, requires_grad=True)
+    rows = Rows(label=torch.tensor([0]))
+    miss, hit = Misclassify(torch.tensor([0])), ClassifyAs(torch.tensor([0]))
+    assert miss.rivals(z, rows, 2).tolist() == [[0.5, 1.0]]
+    assert miss.rivals(z, rows, 5).tolist() == [[0.5, 1.0, 3.0, float("inf"), float("inf")]]
+    assert hit.rivals(z, rows, 2).tolist() == [[-0.5, float("inf")]]
+    (gradient,) = torch.autograd.grad(miss.rivals(z, rows, 5)[0, 1], z)
+    assert gradient.tolist() == [[1.0, -1.0, 0.0, 0.0]]
+
+
 def test_a_row_is_the_goal_of_one_image():
     goal = Impersonate(unit(4, 8, 0).float(), threshold=0.3, metric="cosine")
     assert torch.equal(goal.row(2).targets, goal.targets[2:3])

@@ -147,7 +147,7 @@ def test_a_wrong_input_is_one_clear_sentence_and_leaves_nothing(inside, faces, w
     cases = {
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "empty": "no images found",
-        tmp_path / "lonely": "impersonation needs at least two identities, got 1",
+        tmp_path / "lonely": "a target for each image needs at least two identities, got 1",
     }
     for data, expected in cases.items():
         code, said = inside(*arguments(data, weights, out))

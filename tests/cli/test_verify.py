@@ -50,6 +50,8 @@ def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
     ("more", "text"),
     [
         (("--eps", "8/255"), "--eps, --steps and the other options of an attack need --attack"),
+        (("--set", "margin=1"), "--eps, --steps and the other options of an attack need --attack"),
+        (("--attack", "fgsm", "--set", "nose=1"), "fgsm has no option 'nose'; it has margin, momentum"),
         (("--attack", "fgsm", "--steps", "3"), "fgsm is a one-step attack and takes no steps"),
         (("--folds", "0"), "folds must be written like 1-2 or 1,3,5"),
         (("--folds", "7-8"), "folds must be among"),

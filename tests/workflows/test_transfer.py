@@ -192,18 +192,19 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
     assert unchanged == [k for k, (_, name) in enumerate(remaining) if not name]
     text = transfer_page.render(tmp_path / "run", source=None).read_text()
     assert "gd-uap" in text
-    with pytest.raises(ValueError, match="'itgsm' needs labels"), RunFolder.open(tmp_path / "labels", {}) as folder:
-        comparing.untargeted(
-            PEOPLE,
-            pairs,
-            models,
-            surrogate="synth-vgg",
-            methods=[Method(name="itgsm")],
-            eps=0.03,
-            steps=2,
-            folder=folder,
-            engine=Engine(),
-        )
+    for name, words in (("itgsm", "'itgsm' needs labels"), ("df", "'df' has no random start")):
+        with pytest.raises(ValueError, match=words), RunFolder.open(tmp_path / name, {}) as folder:
+            comparing.untargeted(
+                PEOPLE,
+                pairs,
+                models,
+                surrogate="synth-vgg",
+                methods=[Method(name=name)],
+                eps=0.03,
+                steps=2,
+                folder=folder,
+                engine=Engine(),
+            )
 
 
 def test_negative_pairs_come_in_an_order_that_repeats_images_late():

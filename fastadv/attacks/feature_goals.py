@@ -1,0 +1,172 @@
+"""Goals of the deep-feature attacks: the features of a guide image, and a nearest-template verdict of its class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.gallery import Gallery, check_classes
+from fastadv.attacks.goal import Rows, check_references, one_way
+from fastadv.models.outputs import at_layer
+
+
+@dataclass(frozen=True)
+class MatchFeatures:
+    """Have the features of a guide: ``J = -||phi_k(x) - phi_k(guide)||_2^2``, achieved at or below a distance.
+
+    Attributes:
+        guides: Images ``(N, 3, H, W)``, or their features ``(N, D)``.
+        layer: k, the name of a submodule of the backbone, whose output is taken as a vector; None takes the unit
+            embedding.
+        threshold: The largest distance (not squared) that counts as matched, at least 0, in the features' own unit.
+
+    Raises:
+        ValueError: A field has the wrong shape, type or range.
+
+    Source: Massoli et al., eq. 8, after Sabour et al. 2016, "Adversarial manipulation of deep representations".
+    """
+
+    metric: ClassVar[str] = "feature_distance"
+    labels: ClassVar[None] = None
+    own_reference: ClassVar[bool] = False
+    guides: Tensor
+    layer: str | None = None
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.guides is None:
+            raise ValueError("guides must be images (N, 3, H, W) or features (N, D), got None")
+        check_references("guides", self.guides)
+        if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
+            raise ValueError(f"layer must be the name of a submodule of the backbone or None, got {self.layer!r}")
+        if not (isinstance(self.threshold, (int, float)) and math.isfinite(self.threshold) and self.threshold >= 0):
+            raise ValueError(f"threshold must be a distance of at least 0, got {self.threshold!r}")
+
+    @property
+    def output(self) -> str:
+        """``"embedding"``, or the layer's."""
+        return "embedding" if self.layer is None else at_layer(self.layer)
+
+    @property
+    def references(self) -> Tensor:
+        return self.guides
+
+    def row(self, index: int) -> MatchFeatures:
+        """The goal of one image."""
+        return replace(self, guides=self.guides[index : index + 1])
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        assert rows.reference is not None
+        return -(outputs - rows.reference).square().sum(1)
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The distance to the guide's features."""
+        assert rows.reference is not None
+        return torch.linalg.vector_norm(outputs - rows.reference, dim=1)
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        return self.score(outputs, rows) <= self.threshold - margin
+
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """How much farther than the threshold the guide is."""
+        return self.score(outputs, rows) - self.threshold
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: there is one way only."""
+        return one_way(self.shortfall(outputs, rows), count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryClass:
+    """Be identified as a class, or as any but the own one, by the templates of a gallery.
+
+    With guides ``J = -||F(x) - F(guide)||_2^2``: the kNN-guided deep-feature attack, whose verdict is the gallery's.
+    Without, the distance is that to the nearest template of a wanted class. **choice**: the paper always has guides.
+
+    Achieved when the k nearest templates say a wanted class (``Gallery.vote``), also if every unwanted template were
+    nearer by the margin.
+
+    Attributes:
+        gallery: The templates.
+        labels: ``(N,)`` integers: the class to be identified as, or with ``any_other`` the own class.
+        any_other: Whether any class but ``labels`` will do (untargeted).
+        guides: Images ``(N, 3, H, W)`` or unit embeddings ``(N, D)`` to move towards, or None.
+        k: Neighbours that vote.
+
+    Raises:
+        ValueError: A field has the wrong shape, type or range, or a label is no class of the gallery.
+
+    Source: Massoli et al., section 5.3.1.
+    """
+
+    output: ClassVar[str] = "embedding"
+    metric: ClassVar[str] = "template_margin"
+    own_reference: ClassVar[bool] = False
+    gallery: Gallery
+    labels: Tensor
+    any_other: bool = False
+    guides: Tensor | None = None
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gallery, Gallery):
+            raise ValueError(f"gallery must be a Gallery, got {type(self.gallery).__name__}")
+        check_classes("labels", self.labels)
+        check_references("guides", self.guides)
+        if self.guides is not None and len(self.guides) != len(self.labels):
+            raise ValueError(f"guides must have one row for each of {len(self.labels)} labels, got {len(self.guides)}")
+        if not isinstance(self.k, int) or not 1 <= self.k <= len(self.gallery.classes):
+            raise ValueError(
+                f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, got {self.k!r}"
+            )
+        unknown = ~torch.isin(self.labels.to(self.gallery.classes.device), self.gallery.classes)
+        if bool(unknown.any()):
+            raise ValueError(f"labels must be classes of the gallery, got {int(self.labels[unknown.cpu()][0])}")
+
+    @property
+    def references(self) -> Tensor | None:
+        return self.guides
+
+    def row(self, index: int) -> GalleryClass:
+        """The goal of one image; the gallery is shared."""
+        part = slice(index, index + 1)
+        held = self.guides
+        return replace(self, labels=self.labels[part], guides=None if held is None else held[part])
+
+    def _wanted(self, rows: Rows) -> Tensor:
+        """Which templates are of a wanted class, ``(N, T)``."""
+        assert rows.label is not None
+        same: Tensor = rows.label[:, None] == self.gallery.classes
+        return ~same if self.any_other else same
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        if rows.reference is not None:
+            return -(outputs - rows.reference).square().sum(1)
+        distances = self.gallery.distances(outputs)
+        return -distances.masked_fill(~self._wanted(rows), torch.inf).amin(1).square()
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """How much nearer the nearest wanted template is than the nearest unwanted one, whatever k."""
+        distances, wanted = self.gallery.distances(outputs), self._wanted(rows)
+        nearest = distances.masked_fill(~wanted, torch.inf).amin(1)
+        return distances.masked_fill(wanted, torch.inf).amin(1) - nearest
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        assert rows.label is not None
+        distances = self.gallery.distances(outputs)
+        if margin:
+            distances = distances - margin * ~self._wanted(rows)
+        said = self.gallery.vote(distances, self.k)
+        return said != rows.label if self.any_other else said == rows.label
+
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The score's negative."""
+        return -self.score(outputs, rows)
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: the nearest wanted template is the one way."""
+        return one_way(self.shortfall(outputs, rows), count)

@@ -1,0 +1,194 @@
+"""The L-BFGS attack of Szegedy et al.: the smallest perturbation by a penalty whose weight is searched in the slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.bracket import Bracket
+from fastadv.attacks.budget import Box, Budget
+from fastadv.attacks.fields import check_count, check_number, check_open
+from fastadv.attacks.goal import Goal, Misclassify, Rows
+from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
+from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+
+_GROWTH = 10.0  # of a weight that failed: the coarse search
+_WEIGHTS = (1e-9, 1e9)  # of the first weight: a gradient of zero must not make it infinite
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGSState:
+    """The slots of an ``LBFGS`` attack; the tensors are written in place.
+
+    Attributes:
+        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
+        search: The inner minimisation.
+        weight: C and its bracket.
+        searches: ``(N,)`` int64, inner minimisations that are over.
+        reached: ``(N,)`` bool, whether the accepted point reaches the goal.
+        best: ``(N, D)``, the nearest image that reached the goal.
+        shortest: ``(N,)``, its distance; inf before there is one.
+    """
+
+    trial: Tensor
+    origin: Tensor
+    active: Tensor
+    ticks: Tensor
+    stats: Tensor
+    search: BoxSearch
+    weight: Bracket
+    searches: Tensor
+    reached: Tensor
+    best: Tensor
+    shortest: Tensor
+    work: Tensor
+    bad: Tensor
+    query: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGS:
+    """Minimise ``||r||_2^2 + C L(x + r)`` in the box by L-BFGS-B, with the smallest C that reaches the goal.
+
+    C is multiplied by 10 until the minimiser reaches the goal, and then bisected; each minimisation goes on from the
+    point and the memory of the last one. The result is the nearest of all evaluated images that reached the goal, and
+    where there is none, the last point.
+
+    With a target class L is the cross-entropy to it. With ``Misclassify`` it is ``log(1 + e^f)``, f the margin of the
+    true class over the best other one: the cross-entropy to "any other class" (that to the true class, negated, is
+    flat at the start and without a bound beyond the border). With other goals it is the negative of their loss.
+
+    **choice**: the papers print ``c ||r||`` and ``||r|| + C L``. The square is smooth at r = 0, where the search
+    begins, and since the weight is searched, both have the same minimisers. The first C is that at which a linear
+    network would be passed, ``4 L / ||grad L||^2`` at the clean image, so that logits of any scale do.
+
+    Attributes:
+        searches: Minimisations, each with its own C.
+        steps_each: The most iterations of each.
+        budget: ``Box()``, or ``Linf(eps)`` to bound what each pixel may change.
+        initial_weight: The first C, or None: see above.
+        history: m, pairs remembered for an image; memory is 2 (m + 1) images for a slot.
+        first_step: What every free pixel moves in the very first step, in pixels of [0, 1].
+        tolerance: A minimisation ends where a step gains no more than this share of the objective.
+        margin: In the unit of the goal's score: how far beyond the border the goal must be reached.
+        name: What reports call it.
+
+    Raises:
+        ValueError: A field is out of range, or the budget is no box.
+
+    Source: Szegedy et al. 2014, "Intriguing properties of neural networks", section 4.1; Massoli et al., eq. 1;
+        Carrara et al. 2017, eq. 1 (coarse search and bisection of C).
+    """
+
+    searches: int = 10
+    steps_each: int = 15
+    budget: Budget = field(default_factory=Box)
+    initial_weight: float | None = None
+    history: int = 5
+    first_step: float = 1 / 255
+    tolerance: float = 1e-2
+    margin: float = 0.0
+    name: str = "l-bfgs"
+
+    def __post_init__(self) -> None:
+        check_box(self.budget)
+        check_count("searches", self.searches)
+        check_count("steps_each", self.steps_each)
+        check_count("history", self.history)
+        check_open("initial_weight", self.initial_weight)
+        check_number("first_step", self.first_step, positive=True)
+        check_number("tolerance", self.tolerance)
+        check_number("margin", self.margin)
+
+    @property
+    def steps(self) -> int:
+        """The most iterations of all minimisations."""
+        return self.searches * self.steps_each
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Always."""
+        return True
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """``-L``; the distance is the attack's own."""
+        if isinstance(goal, Misclassify):
+            return -F.softplus(goal.shortfall(outputs, rows))
+        return goal.loss(outputs, rows)
+
+    def allocate(self, like: Tensor) -> LBFGSState:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        n, device = len(like), like.device
+        trial = torch.zeros_like(like, dtype=torch.float32)
+        rows = as_rows(trial)
+        return LBFGSState(
+            trial=trial,
+            origin=torch.zeros_like(trial),
+            active=torch.zeros(n, dtype=torch.bool, device=device),
+            ticks=torch.zeros(n, dtype=torch.int64, device=device),
+            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
+            search=BoxSearch.allocate(rows, self.history),
+            weight=Bracket.allocate(n, device),
+            searches=torch.zeros(n, dtype=torch.int64, device=device),
+            reached=torch.zeros(n, dtype=torch.bool, device=device),
+            best=torch.zeros_like(rows),
+            shortest=torch.zeros(n, device=device),
+            work=torch.zeros_like(rows),
+            bad=torch.zeros_like(rows, dtype=torch.bool),
+        )
+
+    def start(self, state: LBFGSState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots."""
+        state.origin[slots] = images
+        state.trial[slots] = images
+        state.search.put(slots, *bounds(self.budget, as_rows(state.origin)[slots]))
+        state.weight.begin(slots, self.initial_weight or 0.0)
+        state.searches[slots] = 0
+        state.reached[slots] = False
+        state.shortest[slots] = torch.inf
+        state.ticks[slots] = 0
+        state.stats[slots] = 0
+        state.active[slots] = True
+
+    def tick(self, state: LBFGSState, evaluation: Evaluation) -> None:
+        """One evaluation of every minimisation; those that end hand over to the next C."""
+        search, trial = state.search, as_rows(state.trial)
+        state.ticks.add_(state.active)
+        gradient = finite_gradient(
+            rows_like(evaluation.gradient, state.trial),
+            stats=state.stats,
+            active=state.active,
+            work=state.work,
+            bad=state.bad,
+        )
+        if self.initial_weight is None:
+            linear = 4 * evaluation.loss.abs() / row_norm(gradient).square()
+            first = torch.nan_to_num(linear, nan=1.0).clamp(*_WEIGHTS)
+            state.weight.value.copy_(torch.where(state.ticks == 1, first, state.weight.value))
+        delta = torch.sub(trial, as_rows(state.origin), out=search.work)
+        length = row_norm(delta)
+        nearer = state.active & evaluation.achieved & (length < state.shortest)
+        put_where(state.best, nearer, trial)
+        state.shortest.copy_(torch.where(nearer, length, state.shortest))
+        weight = state.weight.value
+        gradient.mul_(column(weight)).sub_(delta, alpha=2.0)
+        accepted, over = search.advance(
+            trial,
+            weight * evaluation.loss - length.square(),
+            gradient,
+            radius=self.first_step,
+            tolerance=self.tolerance,
+        )
+        state.reached.copy_(torch.where(accepted, evaluation.achieved, state.reached))
+        over |= search.steps >= self.steps_each
+        state.weight.narrow(over, state.reached, growth=_GROWTH)
+        state.searches.add_(over)
+        search.resume(over)
+        put_where(trial, state.active, search.work)
+        done = state.active & (state.searches >= self.searches)
+        put_where(trial, done & torch.isfinite(state.shortest), state.best)
+        state.active.logical_and_(~done)

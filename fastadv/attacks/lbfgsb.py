@@ -1,0 +1,148 @@
+"""L-BFGS-B as a state machine: the optimiser of the deep-feature attack, and of its kNN-guided form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.budget import Budget, Linf
+from fastadv.attacks.fields import check_count, check_number, check_open
+from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
+from fastadv.attacks.per_image import as_rows, finite_gradient, put_where, rows_like
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGSBState:
+    """The slots of an ``LBFGSB`` attack; the tensors are written in place."""
+
+    trial: Tensor
+    origin: Tensor
+    active: Tensor
+    ticks: Tensor
+    stats: Tensor
+    search: BoxSearch
+    work: Tensor
+    bad: Tensor
+    query: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGSB:
+    """Limited-memory BFGS in the budget's box, each image with its own memory, line search and end.
+
+    Ascends the goal's loss over ``{x' : |x' - x| <= eps, lo <= x' <= hi}`` (``BoxSearch`` says how). With
+    ``MatchFeatures`` it is the deep-feature attack: the minimum of ``||phi_k(x') - phi_k(guide)||^2`` in that box;
+    with ``GalleryClass`` and ``stop_at_success`` its kNN-guided form. The result is the trial that succeeded, else the
+    last accepted point, which is also the best but for rounding.
+
+    **choice**: the papers leave the solver's settings open, but for 700 iterations; the first step is the sign of the
+    gradient over the whole ball, which is FGSM, and every later one is quasi-Newton.
+
+    Attributes:
+        budget: ``Linf(eps)``, or ``Box()`` for the pixel range alone.
+        steps: The most iterations: accepted steps.
+        evaluations: The most evaluations, or None: an iteration takes 12 at most, and seldom more than one.
+        history: m, pairs remembered for an image; memory is 2 (m + 1) images for a slot.
+        first_step: What every free pixel moves in the first step, in pixels of [0, 1]; None takes eps, and a grey level
+            where the budget is a ``Box``.
+        tolerance: Ends where a step gains no more than this share of the loss.
+        random_start: Start from a uniform point of the budget instead of the image itself.
+        stop_at_success: Finish an image at the first trial that reaches its goal with ``margin``.
+        margin: In the unit of the goal's score; only used to stop.
+        name: What reports call it.
+
+    Raises:
+        ValueError: A field is out of range, or the budget is no box.
+
+    Source: Massoli et al., eq. 8 and section 5.3.1, after Sabour et al. 2016, "Adversarial manipulation of deep
+        representations".
+    """
+
+    budget: Budget
+    steps: int = 700
+    evaluations: int | None = None
+    history: int = 5
+    first_step: float | None = None
+    tolerance: float = 1e-5
+    random_start: bool = False
+    stop_at_success: bool = False
+    margin: float = 0.0
+    name: str = "l-bfgs-b"
+
+    def __post_init__(self) -> None:
+        check_box(self.budget)
+        check_count("steps", self.steps)
+        check_count("history", self.history)
+        if self.evaluations is not None:
+            check_count("evaluations", self.evaluations)
+        check_open("first_step", self.first_step)
+        check_number("tolerance", self.tolerance)
+        check_number("margin", self.margin)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Always."""
+        return True
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """The goal's loss."""
+        return goal.loss(outputs, rows)
+
+    def allocate(self, like: Tensor) -> LBFGSBState:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        n, device = len(like), like.device
+        trial = torch.zeros_like(like, dtype=torch.float32)
+        rows = as_rows(trial)
+        return LBFGSBState(
+            trial=trial,
+            origin=torch.zeros_like(trial),
+            active=torch.zeros(n, dtype=torch.bool, device=device),
+            ticks=torch.zeros(n, dtype=torch.int64, device=device),
+            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
+            search=BoxSearch.allocate(rows, self.history),
+            work=torch.zeros_like(rows),
+            bad=torch.zeros_like(rows, dtype=torch.bool),
+        )
+
+    def start(self, state: LBFGSBState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots; with ``random_start`` at a point drawn for (seed, id)."""
+        state.origin[slots] = images
+        first = self.budget.random_start(images, seed=seed, ids=ids) if self.random_start else images
+        state.trial[slots] = self.budget.clip(first, images)
+        state.search.put(slots, *bounds(self.budget, as_rows(state.origin)[slots]))
+        state.ticks[slots] = 0
+        state.stats[slots] = 0
+        state.active[slots] = True
+
+    def tick(self, state: LBFGSBState, evaluation: Evaluation) -> None:
+        """Accept or refuse every trial, and try the next point."""
+        search, trial = state.search, as_rows(state.trial)
+        state.ticks.add_(state.active)
+        gradient = finite_gradient(
+            rows_like(evaluation.gradient, state.trial),
+            stats=state.stats,
+            active=state.active,
+            work=state.work,
+            bad=state.bad,
+        )
+        _, over = search.advance(trial, evaluation.loss, gradient, radius=self._first_step, tolerance=self.tolerance)
+        over |= search.steps >= self.steps
+        if self.evaluations is not None:
+            over |= state.ticks >= self.evaluations
+        put_where(search.work, over, search.point)
+        moving = state.active
+        if self.stop_at_success:
+            moving = state.active & ~evaluation.achieved
+            over |= evaluation.achieved
+        put_where(trial, moving, search.work)
+        state.active.logical_and_(~over)
+
+    @property
+    def _first_step(self) -> float:
+        if self.first_step is not None:
+            return self.first_step
+        return self.budget.eps if isinstance(self.budget, Linf) else 1 / 255

@@ -1,0 +1,184 @@
+"""The smallest eps at which a sign-gradient attack succeeds: a bisection inside each slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.bracket import LineSearch, check_line, most_tries
+from fastadv.attacks.budget import Box, Linf
+from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.per_image import as_rows, column, put_where
+from fastadv.attacks.sign_gradient import SignGradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimalEpsState:
+    """The slots of a ``MinimalEps`` search; the tensors are written in place.
+
+    Attributes:
+        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
+        eps: The radii that are tried.
+        offset: ``(N, D)``, the random start's distance from the origin at the attack's own radius, or None.
+        velocity: See ``SignGradient``; likewise ``workspace``.
+        count: ``(N,)`` int64, steps of the run at this radius.
+        best: ``(N, D)``, the image that reached the goal at the smallest radius.
+    """
+
+    trial: Tensor
+    origin: Tensor
+    active: Tensor
+    ticks: Tensor
+    stats: Tensor
+    eps: LineSearch
+    offset: Tensor | None
+    velocity: Tensor | None
+    workspace: Tensor | None
+    count: Tensor
+    best: Tensor
+    work: Tensor
+    query: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimalEps:
+    """Runs of one attack at one radius after the other: the smallest radius at which the attack reaches its goal.
+
+    The radius grows by a factor until a run succeeds, then ``bisections`` halve the interval; the step size keeps its
+    ratio to the radius. A run ends at its first success. An image's radii are its own: slots at different radii share
+    a batch. Where the largest radius does not do, the last iterate is the result.
+
+    Attributes:
+        attack: FGSM, BIM, PGD, MI-FGSM, FIM and their like, in L-infinity or L2: any ``SignGradient``.
+        first: The first radius, in the unit of the attack's budget.
+        largest: The largest radius.
+        growth: The factor, above 1.
+        bisections: After the first success.
+        name: What reports call it; "minimal-" and the attack's name where it is empty.
+
+    Raises:
+        TypeError: The attack is no ``SignGradient``.
+        ValueError: A field is out of range.
+
+    Source: Yang et al. 2020, "RobFR: benchmarking adversarial robustness on face recognition", section 4.1, which
+    reports the distribution of such radii.
+    """
+
+    attack: SignGradient
+    first: float
+    largest: float
+    growth: float = 2.0
+    bisections: int = 6
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attack, SignGradient):
+            raise TypeError(f"attack must be a SignGradient, got {type(self.attack).__name__}")
+        check_line(self.first, self.growth, self.bisections, self.largest)
+        if not self.name:
+            object.__setattr__(self, "name", f"minimal-{self.attack.name}")
+
+    @property
+    def budget(self) -> Box:
+        """The pixel range: the radius is what is looked for."""
+        return Box(lo=self.attack.budget.lo, hi=self.attack.budget.hi)
+
+    @property
+    def margin(self) -> float:
+        """The attack's."""
+        return self.attack.margin
+
+    @property
+    def steps(self) -> int:
+        """The most evaluations of an image."""
+        return (self.attack.steps + 1) * most_tries(self.first, self.growth, self.bisections, self.largest)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Always."""
+        return True
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """The attack's."""
+        return self.attack.objective(goal, outputs, rows, query)
+
+    def allocate(self, like: Tensor) -> MinimalEpsState:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        inner = self.attack.allocate(like)
+        n, device = len(like), like.device
+        rows = as_rows(inner.trial)
+        return MinimalEpsState(
+            trial=inner.trial,
+            origin=inner.origin,
+            active=inner.active,
+            ticks=inner.ticks,
+            stats=inner.stats,
+            eps=LineSearch.allocate(n, device),
+            offset=torch.zeros_like(rows) if self.attack.random_start else None,
+            velocity=inner.velocity,
+            workspace=inner.workspace,
+            count=torch.zeros(n, dtype=torch.int64, device=device),
+            best=torch.zeros_like(rows),
+            work=torch.zeros_like(rows),
+        )
+
+    def start(self, state: MinimalEpsState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots; a random start is drawn for (seed, id), once for all radii."""
+        state.origin[slots] = images
+        state.eps.begin(slots, self.first, self.bisections)
+        if state.offset is not None:
+            state.trial[slots] = self.attack.budget.random_start(images, seed=seed, ids=ids)
+            state.offset[slots] = as_rows(state.trial)[slots] - as_rows(state.origin)[slots]
+        if state.velocity is not None:
+            state.velocity[slots] = 0
+        new = torch.zeros_like(state.active)
+        new[slots] = True
+        self._restart(state, new)
+        state.ticks[slots] = 0
+        state.stats[slots] = 0
+        state.active[slots] = True
+
+    def tick(self, state: MinimalEpsState, evaluation: Evaluation) -> None:
+        """One step of the run at each slot's radius; where the run is over, the next radius."""
+        state.ticks.add_(state.active)
+        reached = state.active & evaluation.achieved
+        put_where(state.best, reached, as_rows(state.trial))
+        ended = reached | (state.active & (state.count >= self.attack.steps))
+        self._step(state, evaluation.gradient, state.active & ~ended)
+        state.count.add_(1)
+        over = state.eps.advance(ended, reached, growth=self.growth, largest=self.largest)
+        self._restart(state, ended & ~over)
+        put_where(as_rows(state.trial), over & torch.isfinite(state.eps.bracket.high), state.best)
+        state.active.logical_and_(~over)
+
+    def _restart(self, state: MinimalEpsState, mask: Tensor) -> None:
+        """Begin a run at the new radius where the mask says."""
+        start = as_rows(state.origin)
+        if state.offset is not None:
+            ratio = column(state.eps.bracket.value / self.attack.budget.eps)
+            start = torch.addcmul(start, state.offset, ratio, out=state.work).clamp_(self.budget.lo, self.budget.hi)
+        put_where(as_rows(state.trial), mask, start)
+        if state.velocity is not None:
+            as_rows(state.velocity).mul_(column(~mask))
+        state.count.masked_fill_(mask, 0)
+
+    def _step(self, state: MinimalEpsState, gradient: Tensor, moving: Tensor) -> None:
+        attack, eps = self.attack, state.eps.bracket.value
+        alpha = eps * (attack.step_size / attack.budget.eps)
+        low, high = self.budget.lo, self.budget.hi
+        if state.velocity is None:
+            ops.sign_step_(
+                state.trial, gradient, state.origin,
+                alpha=alpha, eps=eps, active=moving, stats=state.stats, lo=low, hi=high, backend=attack.backend,
+            )  # fmt: skip
+            return
+        ops.momentum_step_(
+            state.trial, gradient, state.origin, state.velocity,
+            alpha=alpha, eps=eps, mu=attack.momentum or 0.0, norm=attack.norm,
+            step="sign" if isinstance(attack.budget, Linf) else "l2",
+            active=moving, stats=state.stats, workspace=state.workspace, lo=low, hi=high, backend=attack.backend,
+        )  # fmt: skip

@@ -1,0 +1,144 @@
+"""Noise that grows until the decision flips: the attack that needs no gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.bracket import LineSearch, check_line, most_tries
+from fastadv.attacks.budget import START_LAYER, Box
+from fastadv.attacks.fields import check_number
+from fastadv.attacks.goal import Goal, Rows
+
+_SPREAD = {"uniform": math.sqrt(3.0), "gaussian": 1.0}  # the op's scale at a standard deviation of 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseState:
+    """The slots of a ``Noise`` attack; the tensors are written in place.
+
+    Attributes:
+        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
+        sigma: The standard deviations that are tried.
+        ids: ``(N,)`` int64, the keys of the draws.
+        seed: ``(1,)`` int64, the run's.
+    """
+
+    trial: Tensor
+    origin: Tensor
+    active: Tensor
+    ticks: Tensor
+    stats: Tensor
+    sigma: LineSearch
+    ids: Tensor
+    seed: Tensor
+    query: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """``clip(x + sigma z)`` with i.i.d. noise z, one draw an image, and the smallest sigma that reaches the goal.
+
+    sigma grows by a factor until the decision flips, then ``bisections`` halve the interval. The noise of an image is
+    the same at every sigma. Where the largest sigma does not reach the goal, its image is the result.
+
+    Attributes:
+        kind: ``"uniform"`` (on ``[-sqrt(3), sqrt(3))``, so that its standard deviation is 1) or ``"gaussian"``.
+        first: The first sigma, pixels in [0, 1].
+        growth: The factor, above 1.
+        bisections: After the first success.
+        largest: The largest sigma.
+        margin: In the unit of the goal's score: the decision must flip by as much.
+        name: What reports call it.
+
+    Raises:
+        ValueError: A field is out of range.
+
+    Source: Mehr and Schroeder, section III; the bisection is ours.
+    """
+
+    kind: str
+    first: float = 1 / 255
+    growth: float = 1.25
+    bisections: int = 8
+    largest: float = 1.0
+    margin: float = 0.0
+    name: str = "noise"
+
+    def __post_init__(self) -> None:
+        if self.kind not in _SPREAD:
+            raise ValueError(f"kind must be 'uniform' or 'gaussian', got {self.kind!r}")
+        check_line(self.first, self.growth, self.bisections, self.largest)
+        check_number("margin", self.margin)
+
+    @property
+    def budget(self) -> Box:
+        """The pixel range: the attack looks for the smallest perturbation itself."""
+        return Box()
+
+    @property
+    def steps(self) -> int:
+        """The most evaluations of an image."""
+        return 1 + most_tries(self.first, self.growth, self.bisections, self.largest)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Never: forward passes only."""
+        return False
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """The goal's loss, for the record."""
+        return goal.loss(outputs, rows)
+
+    def allocate(self, like: Tensor) -> NoiseState:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        n, device = len(like), like.device
+        trial = torch.zeros_like(like, dtype=torch.float32)
+        return NoiseState(
+            trial=trial,
+            origin=torch.zeros_like(trial),
+            active=torch.zeros(n, dtype=torch.bool, device=device),
+            ticks=torch.zeros(n, dtype=torch.int64, device=device),
+            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
+            sigma=LineSearch.allocate(n, device),
+            ids=torch.zeros(n, dtype=torch.int64, device=device),
+            seed=torch.zeros(1, dtype=torch.int64, device=device),
+        )
+
+    def start(self, state: NoiseState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots, and their first noisy version."""
+        state.origin[slots] = images
+        state.sigma.begin(slots, self.first, self.bisections)
+        state.ids[slots] = ids
+        # a seed has 64 bits and no sign, the tensor a sign: the bits are what counts
+        state.seed.fill_(seed - (1 << 64) if seed >= 1 << 63 else seed)
+        state.ticks[slots] = 0
+        state.stats[slots] = 0
+        state.active[slots] = True
+        self._write_trial(state)
+
+    def tick(self, state: NoiseState, evaluation: Evaluation) -> None:
+        """Take note of one sigma, and try the next."""
+        state.ticks.add_(state.active)
+        over = state.sigma.advance(state.active, evaluation.achieved, growth=self.growth, largest=self.largest)
+        self._write_trial(state)
+        state.active.logical_and_(~over)
+
+    def _write_trial(self, state: NoiseState) -> None:
+        # the trial is a function of sigma alone, so a slot that does not move is written with the same bits
+        ops.add_noise_(
+            state.trial,
+            scale=state.sigma.bracket.value * _SPREAD[self.kind],
+            seed=state.seed,
+            ids=state.ids,
+            layer=START_LAYER,
+            kind=self.kind,
+            origin=state.origin,
+            lo=self.budget.lo,
+            hi=self.budget.hi,
+        )

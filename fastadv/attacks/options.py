@@ -1,0 +1,103 @@
+"""Options of an attack by their names, as a command line has them: the fields that its state machine has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from fastadv.attacks.attack import Attack
+from fastadv.attacks.recipe import Recipe, as_recipe
+
+_READ = ("int", "float", "bool", "str")
+_NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
+_MARGINS = ("margin", "confidence")
+_INNER = "attack"  # the field of an attack that runs another one
+
+
+def options_of(moves: Attack[Any] | Recipe) -> dict[str, str]:
+    """The names of an attack's plain fields, and what each takes: ``"int"``, ``"float | None"``, ..., by name.
+
+    An attack that runs another one has that one's options too.
+    """
+    attack: Any = as_recipe(moves).attack
+    inner = options_of(getattr(attack, _INNER)) if hasattr(attack, _INNER) else {}
+    own = {f.name: str(f.type) for f in fields(attack) if f.name not in _NOT_FREE}
+    return dict(sorted({**inner, **{n: kind for n, kind in own.items() if _plain(kind)}}.items()))
+
+
+def _plain(kind: str) -> bool:
+    return kind.removesuffix(" | None") in _READ
+
+
+def with_options(
+    moves: Attack[Any] | Recipe,
+    *,
+    stop: bool = False,
+    margin: float | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Recipe:
+    """The recipe with other values in the fields of its attack.
+
+    Args:
+        moves: An attack, or a recipe with one.
+        stop: Finish an image at its first success.
+        margin: How far beyond the border of the goal a success must be: the margin, or the confidence of C&W.
+        settings: Values as text by the names of ``options_of``; "none" where a field takes it, and numbers also as
+            fractions: ``{"search_steps": "9", "first": "1/255"}``.
+
+    Raises:
+        ValueError: The attack has no such field, the text is no value of its type, or the value is out of range.
+    """
+    recipe = as_recipe(moves)
+    known = options_of(recipe)
+    changes: dict[str, Any] = {}
+    if stop:
+        if "stop_at_success" not in known:
+            raise ValueError(f"{recipe.name} decides itself when to stop and takes no stop_at_success")
+        changes["stop_at_success"] = True
+    if margin is not None:
+        name = next((n for n in _MARGINS if n in known), None)
+        if name is None:
+            raise ValueError(f"{recipe.name} has no margin to choose, got margin={margin:g}")
+        changes[name] = margin
+    for name, text in (settings or {}).items():
+        if name not in known:
+            raise ValueError(f"{recipe.name} has no option {name!r}; it has {', '.join(known)}")
+        changes[name] = _value(recipe.name, name, known[name], text)
+    return replace(recipe, attack=_replaced(recipe.attack, changes)) if changes else recipe
+
+
+def _replaced(attack: Any, changes: Mapping[str, Any]) -> Any:
+    own = {f.name for f in fields(attack)}
+    here = {name: value for name, value in changes.items() if name in own}
+    inner = {name: value for name, value in changes.items() if name not in own}
+    if inner and is_dataclass(getattr(attack, _INNER, None)):
+        here[_INNER] = _replaced(getattr(attack, _INNER), inner)
+    return replace(attack, **here)
+
+
+def _value(attack: str, name: str, kind: str, text: str) -> Any:
+    bare = kind.removesuffix(" | None")
+    if bare != kind and text.lower() == "none":
+        return None
+    if bare == "str":
+        return text
+    if bare == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if bare == "int" and text.removeprefix("-").isdecimal():
+        return int(text)
+    if bare == "float":
+        number = _number(text)
+        if math.isfinite(number):
+            return number
+    raise ValueError(f"{name} of {attack} must be of the type {kind}, got {text!r}")
+
+
+def _number(text: str) -> float:
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        return math.nan

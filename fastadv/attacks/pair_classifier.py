@@ -1,0 +1,114 @@
+"""The pair classifier: verification as a two-class problem, so that every attack on a classifier can be used on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.goal import Rows, check_references, one_way
+
+MAX_DISTANCE = 2.0
+"""The largest distance of two unit embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairClassifier:
+    """A pair's probability of being the same person, from its distance d, pushed over one half.
+
+    ``P(same) = 1 - 0.5 d / t`` for ``d < t``, else ``0.5 - 0.5 (d - t) / (M - t)``: 1 at distance 0, one half at the
+    threshold t, 0 at the largest distance M. With ``wanted = "different"`` (``anonymisation``) the loss is
+    ``J = -P(same)``, achieved below one half; with ``wanted = "same"`` (``impersonation``) it is ``J = +P(same)``,
+    achieved at one half or above.
+
+    Attributes:
+        references: The fixed second images ``(N, 3, H, W)``, or unit embeddings ``(N, D)``.
+        threshold: t, a Euclidean distance of unit embeddings in (0, max_distance).
+        max_distance: M, at most 2.
+        wanted: The class to reach, ``"same"`` or ``"different"``.
+
+    Raises:
+        ValueError: A field has the wrong shape, type or range.
+
+    Source: Mehr and Schroeder, section III, after Foolbox' two-class wrapping of a verifier.
+    """
+
+    output: ClassVar[str] = "embedding"
+    metric: ClassVar[str] = "probability_same"
+    labels: ClassVar[None] = None
+    own_reference: ClassVar[bool] = False
+    references: Tensor
+    threshold: float
+    max_distance: float = MAX_DISTANCE
+    wanted: str
+
+    def __post_init__(self) -> None:
+        if self.references is None:
+            raise ValueError("references must be images (N, 3, H, W) or embeddings (N, D), got None")
+        check_references("references", self.references)
+        if self.wanted not in ("same", "different"):
+            raise ValueError(f"wanted must be 'same' or 'different', got {self.wanted!r}")
+        if not (_is_number(self.max_distance) and 0 < self.max_distance <= MAX_DISTANCE):
+            raise ValueError(f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {self.max_distance!r}")
+        if not (_is_number(self.threshold) and 0 < self.threshold < self.max_distance):
+            raise ValueError(
+                f"threshold must be a distance in (0, max_distance = {self.max_distance:g}), got {self.threshold!r}"
+            )
+
+    def row(self, index: int) -> PairClassifier:
+        """The goal of one image."""
+        return replace(self, references=self.references[index : index + 1])
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """``P(same)``, ``(N,)``."""
+        assert rows.reference is not None
+        d, t = torch.linalg.vector_norm(outputs - rows.reference, dim=1), self.threshold
+        far = 0.5 - 0.5 * (d - t) / (self.max_distance - t)
+        return torch.where(d < t, 1 - 0.5 * d / t, far)
+
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """``P(same) - 1/2`` or its negative: half the difference of the two classes' probabilities."""
+        over = self.score(outputs, rows) - 0.5
+        return -over if self.wanted == "same" else over
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: there is one other class."""
+        return one_way(self.shortfall(outputs, rows), count)
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """``P`` of the wanted class, but for a constant."""
+        return -self.shortfall(outputs, rows)
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        """Whether the wanted class has one half and ``margin`` more; at one half exactly the pair is the same."""
+        lacking = self.shortfall(outputs, rows)
+        return lacking <= -margin if self.wanted == "same" else lacking < -margin
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def anonymisation(references: Tensor, *, threshold: float, max_distance: float = MAX_DISTANCE) -> PairClassifier:
+    """From the same person to a different one. Mehr and Schroeder, section III.
+
+    Args:
+        references: The fixed second images of genuine pairs, or their unit embeddings.
+        threshold: The verifier's Euclidean distance.
+        max_distance: The distance of probability 0.
+    """
+    return PairClassifier(references=references, threshold=threshold, max_distance=max_distance, wanted="different")
+
+
+def impersonation(references: Tensor, *, threshold: float, max_distance: float = MAX_DISTANCE) -> PairClassifier:
+    """From a different person to the same one. Mehr and Schroeder, section III.
+
+    Args:
+        references: The fixed second images of impostor pairs, or their unit embeddings.
+        threshold: The verifier's Euclidean distance.
+        max_distance: The distance of probability 0.
+    """
+    return PairClassifier(references=references, threshold=threshold, max_distance=max_distance, wanted="same")

@@ -1,0 +1,77 @@
+"""Arithmetic on one number or one row an image, without temporaries of the images' size.
+
+Attacks see their images as rows ``(N, D)`` in memory order, so that a factor an image broadcasts along contiguous
+memory in any layout. Every sum is over one row in a fixed order: its bits do not depend on the other rows, nor on
+how many there are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_rows(images: Tensor) -> Tensor:
+    """A view ``(N, D)`` of dense images ``(N, C, H, W)``, in memory order.
+
+    Raises:
+        ValueError: The images are neither contiguous nor channels-last.
+    """
+    if images.is_contiguous():
+        return images.view(len(images), -1)
+    if images.is_contiguous(memory_format=torch.channels_last):
+        return images.permute(0, 2, 3, 1).view(len(images), -1)
+    raise ValueError(f"images must be contiguous or channels-last, got strides {images.stride()}")
+
+
+def rows_like(images: Tensor, model: Tensor) -> Tensor:
+    """``images`` as rows in the memory order of ``model``; copied where their own is another."""
+    if images.stride() == model.stride():
+        return as_rows(images)
+    return as_rows(torch.empty_like(model).copy_(images))
+
+
+def column(values: Tensor) -> Tensor:
+    """``(N,)`` to ``(N, 1)``, to broadcast over rows."""
+    return values[:, None]
+
+
+def row_sum(rows: Tensor) -> Tensor:
+    """The sum of each row ``(N, D)``, D a multiple of 3; float32 and bool rows give float32 and int64."""
+    # in two steps: a single row as a whole would be cut among the threads
+    return rows.view(len(rows), 3, -1).sum(2).sum(1)
+
+
+def row_norm(rows: Tensor, order: float = 2.0) -> Tensor:
+    """The L1 or L2 norm of each row, D a multiple of 3."""
+    parts = torch.linalg.vector_norm(rows.view(len(rows), 3, -1), order, dim=2)
+    return torch.linalg.vector_norm(parts, order, dim=1)
+
+
+def row_dot(a: Tensor, b: Tensor, *, work: Tensor) -> Tensor:
+    """The product of each row of ``a`` with that of ``b``; ``work`` is written over."""
+    return row_sum(torch.mul(a, b, out=work))
+
+
+def put_where(into: Tensor, mask: Tensor, rows: Tensor) -> None:
+    """Copy the rows that the mask ``(N,)`` names, in place."""
+    torch.where(column(mask), rows, into, out=into)
+
+
+def finite_gradient(gradient: Tensor, *, stats: Tensor, active: Tensor, work: Tensor, bad: Tensor) -> Tensor:
+    """The rows of the gradient with 0 for what is not finite, in ``work``; counted in ``stats`` of active images.
+
+    Args:
+        gradient: ``(N, D)``.
+        stats: ``(N, 2)`` int64. A row without any non-zero element adds D to its second column, others nothing: all
+            that is asked of it is whether every gradient of an image was zero.
+        active: ``(N,)`` bool.
+        work: ``(N, D)`` float32, written.
+        bad: ``(N, D)`` bool, written.
+    """
+    torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0, out=work)
+    torch.ne(work, gradient, out=bad)
+    stats[:, 0].add_(row_sum(bad) * active)
+    none = (gradient.amax(1) == 0) & (gradient.amin(1) == 0)
+    stats[:, 1].add_((none & active) * gradient.shape[1])
+    return work

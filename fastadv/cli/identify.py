@@ -1,0 +1,180 @@
+"""``fastadv identify``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import (
+    AsJson,
+    AttackName,
+    Batch,
+    Data,
+    Device,
+    DropRate,
+    EnsembleOf,
+    EnsembleWeights,
+    Eps,
+    IdentifyGoal,
+    Landmarks,
+    Margin,
+    Metric,
+    MetricOf,
+    Model,
+    Prec,
+    Precision,
+    Seed,
+    Set,
+    Slots,
+    Steps,
+    Stop,
+    Weights,
+    build_attack,
+    run_config,
+)
+from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
+from fastadv.data import RunFolder
+from fastadv.engine import Engine
+from fastadv.workflows import identify as identifying
+from fastadv.workflows import inputs
+from fastadv.workflows.aims import Aim
+from fastadv.workflows.identify_page import figures
+
+
+def identify(
+    data: Data,
+    model: Model,
+    weights: Weights = None,
+    enrol: Annotated[
+        int, typer.Option(help="Images of a person that make the template; people with no more are not enrolled.")
+    ] = 2,
+    neighbours: Annotated[int, typer.Option(help="How many of the nearest enrolled images name a face.")] = 3,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many faces of enrolled people, spread over the list.")
+    ] = None,
+    attack: Annotated[AttackName | None, typer.Option(help="Attack the faces of enrolled people.")] = None,
+    goal: Annotated[
+        IdentifyGoal | None,
+        typer.Option(
+            help="identify-as (the default): be taken for the next enrolled person. misidentify: for anybody else."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where identification.json, its figure and the images go; an attack needs it.")
+    ] = None,
+    eps: Eps = None,
+    steps: Steps = None,
+    stop: Stop = False,
+    margin: Margin = None,
+    settings: Set = None,
+    drop_rate: DropRate = None,
+    ensemble: EnsembleOf = None,
+    ensemble_weights: EnsembleWeights = None,
+    metric: MetricOf = Metric.cosine,
+    landmarks: Landmarks = None,
+    seed: Seed = 0,
+    slots: Slots = None,
+    batch: Batch = None,
+    precision: Prec = Precision.fp32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Identify faces by a gallery, clean and under attack.
+
+    The first images of everybody make a template (their mean); the others are looked up, and so are the faces of people
+    who are not enrolled, which draw the thresholds. Rank 1 and the nearest enrolled images say who a face is, in the
+    open set (TPIR at FPIR) only where it is similar enough. Attacked faces meet the templates and thresholds of the
+    clean gallery, as in a deployed system.
+
+    Example: fastadv identify --data lfw/ --model mobilefacenet --weights FILE --attack knn-df --limit 500 --out run/
+    """
+    given = (goal, eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
+    if attack is None and any(value is not None for value in given):
+        raise ValueError("--goal, --eps and the other options of an attack need --attack")
+    if attack is not None and out is None:
+        raise ValueError("--attack needs --out, a folder for the images that it makes")
+    moves = aim = None
+    if attack is not None:
+        moves = build_attack(
+            attack,
+            eps=eps,
+            steps=steps,
+            stop=stop,
+            margin=margin,
+            settings=settings,
+            drop_rate=drop_rate,
+            ensemble=ensemble,
+            ensemble_weights=ensemble_weights,
+            device=device,
+        )
+        aim = Aim(goal="identify-as" if goal is None else goal.value, metric=metric.value)
+        aim.check_attack(moves)
+    face_model = inputs.open_model(model.value, weights, device=device)
+    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
+    roles = identifying.assign(source.names, enrol=enrol, limit=limit)
+    engine = Engine(slots=slots, batch=batch, precision=precision.value)
+    folder = None
+    if moves is not None and aim is not None and out is not None:
+        engine = inputs.settle(engine, face_model, out)
+        config = run_config(
+            "identify",
+            face_model,
+            weights,
+            moves,
+            engine,
+            **aim.describe(),
+            seed=seed,
+            orders=inputs.list_hash([roles]),
+            selection={"enrol": enrol, "neighbours": neighbours, "limit": limit},
+        )
+        folder = RunFolder.open(out, config)
+    begin = time.perf_counter()
+    try:
+        with progress_bars(quiet=as_json) as progress:
+            result = identifying.identify(
+                source,
+                roles,
+                face_model,
+                metric=metric.value,
+                neighbours=neighbours,
+                attack=moves,
+                aim=aim,
+                folder=folder,
+                seed=seed,
+                engine=engine,
+                progress=progress,
+            )
+        described = {**identifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
+        title = f"{model.value}, {result.clean.mated} faces of {result.clean.people} people" + (
+            f", {attack_title(moves)}, {aim.goal}" if moves and aim else ""
+        )
+        if out is not None:
+            identifying.save(result, out, title=title)
+    finally:
+        if folder is not None:
+            folder.close()
+    if as_json:
+        print(json.dumps(described))
+        return
+    header: tuple[str, ...] = ("", "clean", "attacked")
+    rows = [(name, percent(before), percent(after)) for name, before, after in figures(described)]
+    shown = [row if result.attacked else row[:2] for row in rows]
+    console = Console()
+    console.print(table(title, shown, header if result.attacked else header[:2]))
+    if result.clean.open_set:
+        thresholds = ", ".join(f"FPIR {rate.fpir:g} {rate.threshold:.4f}" for rate in result.clean.open_set)
+        console.print(
+            f"thresholds from {result.clean.unmated} faces of people who are not enrolled ({metric.value}): "
+            f"{thresholds}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if result.summary is not None:
+        print_notices(result.summary.notices)
+    if out is not None:
+        console.print(f"written to {out}", highlight=False)

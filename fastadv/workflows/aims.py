@@ -1,0 +1,258 @@
+"""What a run wants of every face: the goals of the command line, and the people whom a gallery knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import (
+    APGD,
+    Attack,
+    ClassifyAs,
+    Evade,
+    Gallery,
+    GalleryClass,
+    Goal,
+    Impersonate,
+    MatchFeatures,
+    Misclassify,
+    Recipe,
+    as_recipe,
+)
+from fastadv.data import Face, FaceSource
+from fastadv.models import FaceModel
+from fastadv.models.outputs import at_layer, output_of
+from fastadv.workflows.production import GoalOf, Order
+
+VERIFIED = ("evade", "impersonate")
+IDENTIFIED = ("identify-as", "misidentify")
+CLASSIFIED = ("classify-as", "misclassify")
+GOALS = (*VERIFIED, "match", *IDENTIFIED, *CLASSIFIED)
+
+
+def identity_of(name: str) -> str:
+    """Who is on an image: ``"person"`` of ``"person/file"``."""
+    return name.rpartition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Enrolled:
+    """People who can be identified.
+
+    Attributes:
+        people: Their names; class k of the gallery is ``people[k]``.
+        gallery: One template for each.
+    """
+
+    people: tuple[str, ...]
+    gallery: Gallery
+
+    @cached_property
+    def _classes(self) -> dict[str, int]:
+        return {person: k for k, person in enumerate(self.people)}
+
+    def __contains__(self, person: str) -> bool:
+        return person in self._classes
+
+    def label(self, name: str) -> Tensor:
+        """The class ``(1,)`` of who is on an image.
+
+        Raises:
+            KeyError: The gallery does not know them.
+        """
+        return torch.tensor([self._classes[identity_of(name)]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """The goal of every face of a run, but for the faces.
+
+    ============== =============================================================================== =================
+    goal           what is wanted                                                                  needs
+    ============== =============================================================================== =================
+    evade          not to be taken for the target, or without one for itself (``Evade``)           threshold
+    impersonate    to be taken for the target (``Impersonate``)                                    threshold
+    match          to have the target's features at a layer (``MatchFeatures``)                    threshold
+    identify-as    to be nearest to the target's template, moving to its image (``GalleryClass``)  gallery
+    misidentify    to be nearest to any template but the own one, moving to the target's image     gallery
+    classify-as    to be given the class that the network gives to the target (``ClassifyAs``)     class head
+    misclassify    to be given another class than the clean image's (``Misclassify``)              class head
+    ============== =============================================================================== =================
+
+    Attributes:
+        goal: One of ``GOALS``.
+        threshold: The verifier's, in the unit of ``metric``; of match at a layer the largest distance of its features
+            that counts.
+        metric: ``"cosine"`` or ``"euclidean"``: what the threshold is, and how a template is nearest.
+        layer: Of match: a submodule of the backbone; None takes the embedding.
+        neighbours: Of the goals of a gallery: how many of the nearest templates vote.
+
+    Raises:
+        ValueError: A field is wrong, or missing, or of another goal.
+    """
+
+    goal: str
+    threshold: float | None = None
+    metric: str = "cosine"
+    layer: str | None = None
+    neighbours: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.goal not in GOALS:
+            raise ValueError(f"goal must be one of {', '.join(GOALS)}, got {self.goal!r}")
+        if self.layer is not None and self.goal != "match":
+            raise ValueError(f"layer is of the goal match only, got {self.layer!r} with {self.goal}")
+        if self.neighbours is not None and not self.needs_gallery:
+            raise ValueError(
+                f"neighbours are of the goals {' and '.join(IDENTIFIED)} only, got {self.neighbours} with {self.goal}"
+            )
+        if self.neighbours is not None and self.neighbours < 1:
+            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
+        if self.needs_gallery:
+            if self.threshold is not None:
+                raise ValueError(f"{self.goal} has no threshold: the nearest template decides; got {self.threshold}")
+            Evade(threshold=0.0, metric=self.metric)  # checks the metric
+            return
+        if self.goal in CLASSIFIED:
+            if self.threshold is not None:
+                raise ValueError(f"{self.goal} has no threshold: the largest logit decides; got {self.threshold}")
+            return
+        if self.threshold is None:
+            unit = "the largest distance of the layer's features" if self.layer else "the verifier's threshold"
+            raise ValueError(f"{self.goal} needs a threshold: {unit}")
+        if self.layer is None:
+            Evade(threshold=self.threshold, metric=self.metric)  # checks both
+        else:
+            MatchFeatures(torch.zeros(1, 1), layer=self.layer, threshold=self.threshold)
+
+    @property
+    def needs_gallery(self) -> bool:
+        """Whether the people must be enrolled."""
+        return self.goal in IDENTIFIED
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether every face needs another one to go for."""
+        return self.goal not in ("evade", "misclassify")
+
+    @property
+    def aimed(self) -> bool:
+        """Whether a certain person is to be reached, rather than anybody else."""
+        return self.goal in ("impersonate", "match", "identify-as", "classify-as")
+
+    def check_attack(self, moves: Attack[Any] | Recipe) -> None:
+        """Refuse an attack that cannot move towards the goal, before anything is made.
+
+        Raises:
+            ValueError: It works on logits only, and the goal is on something else.
+        """
+        attack = as_recipe(moves).attack
+        if isinstance(attack, APGD) and attack.loss == "dlr" and self.goal not in CLASSIFIED:
+            raise ValueError(
+                f"{attack.name} works on logits: the goal must be {' or '.join(CLASSIFIED)}, got {self.goal}"
+            )
+
+    def check_model(self, model: FaceModel) -> None:
+        """Refuse a network without the layer or the head, before anything is made.
+
+        Raises:
+            ValueError: It has no layer of the name, or none that ``match`` can take, or no class head.
+        """
+        if self.goal in CLASSIFIED and model.head is None:
+            raise ValueError(
+                f"{self.goal} needs a network with a class head, and the weights of {model.name} bring none; "
+                f"{' and '.join(IDENTIFIED)} work by templates instead"
+            )
+        if self.layer is not None:
+            with torch.no_grad():
+                output_of(model, at_layer(self.layer), torch.full((1, 3, *model.input_size), 0.5, device=model.device))
+
+    def check_people(self, orders: Iterable[Order], names: Iterable[str]) -> None:
+        """Refuse a gallery of the named images that lacks somebody, before anything is made.
+
+        Raises:
+            ValueError: It does, or it has fewer people than neighbours.
+        """
+        if not self.needs_gallery:
+            return
+        people = {identity_of(name) for name in names}
+        wanted = {identity_of(o.target if self.aimed else o.source) for o in orders}
+        missing = sorted(wanted - people)
+        if missing:
+            more = ", ..." if len(missing) > 5 else ""
+            raise ValueError(
+                f"gallery must show everybody whom the goal is about, {len(missing)} people are missing: "
+                f"{', '.join(missing[:5])}{more}"
+            )
+        if (self.neighbours or 1) > len(people):
+            raise ValueError(f"neighbours must be at most the {len(people)} templates, got {self.neighbours}")
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's configuration says of it: what is set."""
+        values = {"goal": self.goal, "threshold": self.threshold, "layer": self.layer, "neighbours": self.neighbours}
+        found = {name: value for name, value in values.items() if value is not None}
+        return found if self.layer or self.goal in CLASSIFIED else {**found, "metric": self.metric}
+
+    def goals(self, source: FaceSource, model: FaceModel, enrolled: Enrolled | None = None) -> GoalOf:
+        """The goal of each order, with targets loaded as they are needed.
+
+        Args:
+            source: Where the targets are.
+            model: The network, whose own classes count where it is to classify.
+            enrolled: The people, for the goals that need a gallery.
+
+        Raises:
+            ValueError: The goal needs a gallery, and there is none.
+        """
+        if self.needs_gallery and enrolled is None:
+            raise ValueError(f"{self.goal} needs the templates of the people, got none")
+
+        def goal_of(order: Order, face: Face) -> Goal:
+            target = source.load(order.target).image[None] if order.target else None
+            if self.needs_gallery:
+                assert enrolled is not None
+                return self._by_gallery(order, target, enrolled)
+            if self.goal == "misclassify":
+                return Misclassify(_said(model, face.image[None]))
+            if self.goal == "classify-as":
+                assert target is not None
+                return ClassifyAs(_said(model, target))
+            assert self.threshold is not None
+            if self.goal == "evade":
+                return Evade(references=target, threshold=self.threshold, metric=self.metric)
+            assert target is not None
+            if self.goal == "impersonate":
+                return Impersonate(target, threshold=self.threshold, metric=self.metric)
+            return MatchFeatures(target, layer=self.layer, threshold=self._distance)
+
+        return goal_of
+
+    def _by_gallery(self, order: Order, target: Tensor | None, enrolled: Enrolled) -> GalleryClass:
+        other = self.goal == "misidentify"
+        return GalleryClass(
+            gallery=enrolled.gallery,
+            labels=enrolled.label(order.source if other else order.target),
+            any_other=other,
+            guides=target,
+            k=self.neighbours or 1,
+        )
+
+    @property
+    def _distance(self) -> float:
+        """The threshold as a distance of features: of unit embeddings ``d = sqrt(2 - 2 cosine)``."""
+        assert self.threshold is not None
+        if self.layer is not None or self.metric == "euclidean":
+            return self.threshold
+        return math.sqrt(max(0.0, 2 - 2 * self.threshold))
+
+
+def _said(model: FaceModel, image: Tensor) -> Tensor:
+    """The class ``(1,)`` that the network gives to an image ``(1, 3, H, W)``."""
+    with torch.no_grad():
+        return model.logits(image.to(model.device)).argmax(1).cpu()

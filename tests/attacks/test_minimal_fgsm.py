@@ -1,0 +1,97 @@
+"""Minimal FGSM: the smallest signed step of a linear model, one gradient an image."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.attacks import Misclassify
+from fastadv.attacks.minimal_fgsm import MinimalFGSM
+from fastadv.engine import Engine, Job, stream_jobs
+
+SIZE = (6, 5)
+D = 90
+
+
+def linear_model(lead: float = 0.8, classes: int = 2) -> fa.FaceModel:
+    torch.manual_seed(0)
+    backbone, head = nn.Flatten(), nn.Linear(D, classes)
+    with torch.no_grad():
+        head.bias[0] += lead
+    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
+
+
+def faces(n: int) -> torch.Tensor:
+    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
+    return torch.round(x * 255) / 255
+
+
+def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(x).argmax(1)
+
+
+def test_the_smallest_step_of_a_linear_model_in_whole_levels():
+    """With two classes ``eps = gap / ||w_1 - w_0||_1``; every pixel moves by as much, so 8 bits take the next level."""
+    model, x = linear_model(), faces(8)
+    with torch.no_grad():
+        z = model.logits(x)
+        eps = (z[:, 0] - z[:, 1]) / (model.head.weight[1] - model.head.weight[0]).abs().sum()
+    made = fa.run(MinimalFGSM(bisections=12), Misclassify(predicted(model, x)), model, x)
+    assert made.success.all()
+    assert torch.equal(torch.round(made.linf * 255), torch.ceil(eps * 255))
+
+
+def test_the_largest_size_is_where_it_ends():
+    model, x = linear_model(lead=8.0), faces(2)
+    attack = MinimalFGSM(first=0.01, growth=2.0, largest=0.05)
+    made = fa.run(attack, Misclassify(torch.tensor([0, 0])), model, x)
+    assert not made.success.any()
+    assert made.ticks.tolist() == [5, 5]  # the gradient, then 0.01, 0.02, 0.04, 0.05
+    torch.testing.assert_close(made.linf, torch.full((2,), 13 / 255))
+    assert attack.steps >= 5
+
+
+def test_what_is_there_already_is_left_alone_and_what_has_no_gradient_is_named():
+    model, x = linear_model(), faces(2)
+    with pytest.warns(fa.AttackWarning, match="2 images had reached the goal before"):
+        made = fa.run(MinimalFGSM(), Misclassify(torch.tensor([1, 1])), model, x)
+    assert torch.equal(made.images, x)
+    assert made.ticks.tolist() == [1, 1]
+    with torch.no_grad():
+        model.head.weight[:] = 0
+    with pytest.warns(fa.AttackWarning, match="2 images had an all-zero gradient"):
+        made = fa.run(MinimalFGSM(), Misclassify(torch.tensor([0, 0])), model, x)
+    assert made.ticks.tolist() == [1, 1]
+
+
+def test_a_result_does_not_depend_on_slots_order_or_neighbours():
+    model, x = linear_model(classes=4), faces(11)
+    goal = Misclassify(predicted(model, x))
+
+    def results(order, engine):
+        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
+        return {r.name: r for r in stream_jobs(MinimalFGSM(), jobs, model, engine=engine)}
+
+    reference = results(range(11), Engine(slots=4, batch=4))
+    for order, engine in (
+        (range(11), Engine(slots=12, batch=4)),
+        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
+        ([9, 2], Engine(slots=4, batch=4)),
+    ):
+        for name, result in results(order, engine).items():
+            assert torch.equal(result.image, reference[name].image)
+            assert result.ticks == reference[name].ticks
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("first", -1.0, "first must be a positive number, got -1.0"),
+        ("growth", float("nan"), "growth must be a number above 1, got nan"),
+        ("margin", -0.5, "margin must be a number of at least 0, got -0.5"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(field, value, text):
+    with pytest.raises(ValueError, match=text):
+        MinimalFGSM(**{field: value})

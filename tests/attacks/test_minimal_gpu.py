@@ -1,0 +1,33 @@
+"""The attacks that look for the smallest perturbation as CUDA graphs: the bits of the eager tick."""
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.attacks import CATALOG, Impersonate, by_name, minimal_catalog
+from fastadv.engine import Engine
+from fastadv.models import load
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*:fastadv.AttackWarning")]
+
+NAMES = [
+    name
+    for name, entry in CATALOG.items()
+    if entry.make.__module__ == minimal_catalog.__name__ and name != "apgd-dlr"  # which is of logits
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_captured_tick_gives_the_eager_ones_bits(name):
+    generator = torch.Generator().manual_seed(1)
+    x, targets = (torch.round(torch.rand(11, 3, 112, 112, generator=generator) * 255) / 255 for _ in range(2))
+    model = load("mobileface_v2", random_weights_seed=0, device="cuda").eval()
+    attack = by_name(name, steps=6) if CATALOG[name].steps else by_name(name)
+    goal = Impersonate(targets, threshold=0.9)
+    made = [
+        fa.run(attack, goal, model, x, seed=3, engine=Engine(slots=8, batch=8, capture=capture, poll=poll))
+        for capture, poll in ((False, 1), (True, 1), (True, 4))
+    ]
+    for other in made[1:]:
+        assert torch.equal(other.images, made[0].images)
+        assert torch.equal(other.ticks, made[0].ticks)

@@ -1,0 +1,139 @@
+"""Noise: the first size that flips the decision, from forward passes only."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.attacks import Misclassify
+from fastadv.attacks.noise import Noise
+from fastadv.engine import Engine, Job, stream_jobs
+from fastadv.ops import philox
+
+SIZE = (6, 5)
+D = 90
+
+
+def linear_model(*, lead: float = 0.0) -> fa.FaceModel:
+    torch.manual_seed(0)
+    backbone, head = nn.Flatten(), nn.Linear(D, 40)  # many, so that one is near
+    with torch.no_grad():
+        head.bias[0] += lead
+    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
+
+
+def faces(n: int) -> torch.Tensor:
+    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.45
+    return torch.round(x * 255) / 255
+
+
+def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(x).argmax(1)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "gaussian"])
+def test_the_size_is_where_the_line_of_the_noise_crosses_the_border(kind):
+    """Inside the range a linear model's logits are linear in sigma: the first crossing is known."""
+    model, x = linear_model(), faces(40)
+    label = predicted(model, x)
+    ids = torch.arange(40)
+    if kind == "uniform":
+        z = (2 * philox.uniform(5, ids, 0, 0, (3, *SIZE)) - 1) * 3**0.5
+    else:
+        z = philox.normal(5, ids, 0, 0, (3, *SIZE))
+    with torch.no_grad():
+        logits, slope = model.logits(x), model.head(z.flatten(1)) - model.head.bias
+        gap = logits.gather(1, label[:, None]) - logits
+        rise = slope - slope.gather(1, label[:, None])
+        sigma = torch.where(rise > 0, gap / rise, torch.inf).amin(1)
+    reach = 0.45 / z.abs().flatten(1).amax(1)
+    known = sigma < reach  # the others leave the range before
+    assert int(known.sum()) >= 3
+    made = fa.run(Noise(kind=kind, bisections=14), Misclassify(label), model, x, seed=5)
+    length = sigma * z.flatten(1).norm(dim=1)
+    assert made.success[known].all()
+    # 2 % for the 8 bits, and a part of a level for small ones
+    slack = 0.25 / 255 * D**0.5
+    assert bool((made.l2[known] <= 1.03 * length[known] + slack).all())
+    assert bool((made.l2[known] >= length[known] - slack).all())
+    assert not made.flags[0]
+
+
+def test_no_backward_pass_is_made():
+    class NoWay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            raise AssertionError("a gradient was asked for")
+
+    class OneWay(nn.Module):
+        def forward(self, x):
+            return NoWay.apply(x).flatten(1)
+
+    head = linear_model().head
+    model = fa.FaceModel(OneWay(), input_size=SIZE, mean=(0,) * 3, std=(1,) * 3, name="one-way", head=head).eval()
+    x = faces(3)
+    made = fa.run(Noise(kind="gaussian"), Misclassify(predicted(model, x)), model, x)
+    assert int(made.ticks.min()) > 1
+    assert bool((made.l2 > 0).all())
+
+
+def test_the_largest_size_is_where_it_ends():
+    model, x = linear_model(lead=1000.0), faces(2)
+    attack = Noise(kind="uniform", first=0.01, growth=2.0, largest=0.05)
+    made = fa.run(attack, Misclassify(torch.tensor([0, 0])), model, x)
+    assert not made.success.any()
+    assert made.ticks.tolist() == [4, 4]  # 0.01, 0.02, 0.04, 0.05
+    assert float(made.linf.max()) <= 0.05 * 3**0.5 + 1 / 255
+    assert attack.steps >= 4
+
+
+def test_noise_belongs_to_seed_and_id():
+    model, x = linear_model(), faces(1).expand(3, -1, -1, -1)
+    goal = Misclassify(predicted(model, x))
+    a = fa.run(Noise(kind="gaussian"), goal, model, x, seed=1, ids=[7, 8, 7])
+    b = fa.run(Noise(kind="gaussian"), goal, model, x, seed=2**64 - 1, ids=[7, 8, 7])
+    assert torch.equal(a.images[0], a.images[2])
+    assert not torch.equal(a.images[0], a.images[1])
+    assert not torch.equal(a.images[0], b.images[0])
+
+
+def test_a_result_does_not_depend_on_slots_order_or_neighbours():
+    model, x = linear_model(), faces(11)
+    goal = Misclassify(predicted(model, x))
+
+    def results(order, engine):
+        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
+        return {r.name: r for r in stream_jobs(Noise(kind="uniform"), jobs, model, seed=3, engine=engine)}
+
+    reference = results(range(11), Engine(slots=4, batch=4))
+    assert len({r.ticks for r in reference.values()}) > 1
+    for order, engine in (
+        (range(11), Engine(slots=12, batch=4)),
+        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
+        ([9, 2], Engine(slots=4, batch=4)),
+    ):
+        for name, result in results(order, engine).items():
+            assert torch.equal(result.image, reference[name].image)
+            assert result.ticks == reference[name].ticks
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("kind", "salt", "kind must be 'uniform' or 'gaussian', got 'salt'"),
+        ("first", 0.0, "first must be a positive number, got 0.0"),
+        ("first", 2.0, "first must be at most largest = 1, got 2"),
+        ("growth", 1.0, "growth must be a number above 1, got 1.0"),
+        ("bisections", -1, "bisections must be an integer of at least 0, got -1"),
+        ("largest", float("inf"), "largest must be a positive number, got inf"),
+        ("margin", -0.5, "margin must be a number of at least 0, got -0.5"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(field, value, text):
+    with pytest.raises(ValueError, match=text):
+        Noise(**{"kind": "uniform", field: value})

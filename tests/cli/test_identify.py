@@ -1,0 +1,83 @@
+"""`fastadv identify`."""
+
+import json
+
+import pytest
+
+from fastadv.data import read_manifest
+
+
+def arguments(faces, *more):
+    return ("identify", "--data", faces, "--model", "synth-mobile", *more)
+
+
+def test_the_table_and_the_folder(fastadv, faces, tmp_path):
+    out = tmp_path / "out"
+    more = ("--attack", "knn-df", "--eps", "16/255", "--steps", "20", "--limit", "3", "--out", out, "--batch", "4")
+    done = fastadv(*arguments(faces, *more))
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "named rightly, nearest template",
+        "TPIR at FPIR 0.01",
+        "accepted as the target at FPIR 0.1",
+        "thresh",
+    ):
+        assert text in done.stdout
+    saved = json.loads((out / "identification.json").read_text())
+    assert (saved["aim"], saved["clean"]["people"], saved["clean"]["mated"]) == ("identify-as", 5, 3)
+    rows = read_manifest(out)
+    assert {(r.goal, r.attack, r.metric) for r in rows} == {("identify-as", "knn-df", "template_margin")}
+    assert saved["attacked"]["target"]["rank1"] == pytest.approx(sum(r.success for r in rows) / 3)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "identification.json",
+        "identification.svg",
+        "images",
+        "manifest.parquet",
+        "run.json",
+    ]
+
+
+def test_clean_figures_need_no_folder(inside, faces):
+    code, said = inside(*arguments(faces, "--json", "--enrol", "1"))
+    assert (code, said) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["fim", "lbfgs"])
+def test_any_attack_of_the_catalogue_can_be_used(name, inside, faces, tmp_path):
+    out = tmp_path / "out"
+    more = (
+        "--attack",
+        name,
+        "--goal",
+        "misidentify",
+        "--limit",
+        "2",
+        "--out",
+        out,
+        "--json",
+        "--steps",
+        "4",
+        "--batch",
+        "2",
+    )
+    code, said = inside(*arguments(faces, *more))
+    assert code == 0, said
+    saved = json.loads((out / "identification.json").read_text())
+    assert (saved["aim"], saved["attacked"]["probes"], saved["attacked"]["target"]) == ("misidentify", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--eps", "8/255"), "--goal, --eps and the other options of an attack need --attack"),
+        (("--goal", "misidentify"), "--goal, --eps and the other options of an attack need --attack"),
+        (("--attack", "fim"), "--attack needs --out, a folder for the images that it makes"),
+        (("--enrol", "3"), "enrol must leave at least two people with more than 3 images, got 0"),
+        (("--neighbours", "0"), "neighbours must be from 1 to the 10 enrolled images, got 0"),
+        (("--limit", "0"), "limit must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_sentence(more, text, inside, faces):
+    code, said = inside(*arguments(faces, *more))
+    assert code == 2
+    assert text in said
