@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import engine, minimal_norm, ops, optimisation, surrogates
+from bench import engine, guard, minimal_norm, ops, optimisation, serve_load, surrogates
 
 Row = Mapping[str, Any]
 
@@ -59,6 +59,16 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="what a tick costs beyond the model's own forward and backward pass",
             needs_data=False,
             run=lambda o: engine.overhead(device=o.device, quick=o.quick),
+        ),
+        "guard": Entry(
+            what="what a guard adds to the bare model, at batch 1 and 32, against the same by hand with hooks",
+            needs_data=False,
+            run=lambda o: guard.run(device=o.device, quick=o.quick),
+        ),
+        "serve": Entry(
+            what="load on 'fastadv serve': latencies, rate and errors with 1, 8 and 32 clients on the same machine",
+            needs_data=False,
+            run=lambda o: serve_load.run(quick=o.quick),
         ),
         "surrogates": Entry(
             what="a DFANet tick: fused masks against none, dropout and stored masks; and what an ensemble costs",

@@ -1,6 +1,6 @@
 """Adversarial attacks on face recognition, and their detection, at the full speed of the hardware."""
 
-from fastadv import attacks, data
+from fastadv import attacks, data, detection
 from fastadv._version import __version__
 from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, SignGradient
 from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, run, stream_jobs
@@ -24,6 +24,7 @@ __all__ = [
     "__version__",
     "attacks",
     "data",
+    "detection",
     "load",
     "run",
     "stream",

@@ -12,9 +12,12 @@ from fastadv._version import __version__
 from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
 from fastadv.cli.demo import demo
+from fastadv.cli.detect import detect
 from fastadv.cli.doctor import doctor
+from fastadv.cli.export import export
 from fastadv.cli.identify import identify
 from fastadv.cli.report import report
+from fastadv.cli.serve import serve
 from fastadv.cli.show import errors
 from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
@@ -28,8 +31,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Adversarial attacks on face recognition, at the full speed of the hardware.",
 )
-for command in (doctor, attack, verify, identify, transfer, talfw, demo, report, train):
+for command in (doctor, attack, verify, identify, transfer, talfw, demo, report, train, serve):
     app.command()(command)
+detect.command()(export)
+app.add_typer(detect, name="detect")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(bench)
 
 

@@ -3,6 +3,7 @@
 from fastadv.detection.detectors import Detector, load_detector
 from fastadv.detection.examples import Examples
 from fastadv.detection.fitting import EpochRecord, FitConfig, Fitted, fit
+from fastadv.detection.guard import Guard, Verdicts
 from fastadv.detection.knn import KnnScore, fit_knn, load_knn
 from fastadv.detection.measures import AreaUnderCurve, Thresholds, auc, auc_interval, calibrate
 from fastadv.detection.medoids import medoids
@@ -27,6 +28,7 @@ __all__ = [
     "FitConfig",
     "Fitted",
     "Found",
+    "Guard",
     "KnnScore",
     "LayerTap",
     "LocalDimension",
@@ -39,6 +41,7 @@ __all__ = [
     "Tapped",
     "Thresholds",
     "Trajectory",
+    "Verdicts",
     "auc",
     "auc_interval",
     "calibrate",

@@ -117,37 +117,54 @@ def auc_interval(
     natural: Tensor | ArrayLike,
     adversarial: Tensor | ArrayLike,
     *,
+    people: tuple[ArrayLike, ArrayLike] | None = None,
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> AreaUnderCurve:
-    """The AUC and its percentile bootstrap interval; natural and adversarial images are drawn again separately.
+    """The AUC and its percentile bootstrap interval.
 
-    A draw only changes how often each distinct score counts, so all draws are a few passes over a matrix.
+    Natural and adversarial images are drawn again separately; or, with ``people``, the people are, each with all of
+    their images of both kinds. Images of one person are alike, and drawn one by one they would make the interval too
+    narrow. A draw only changes how often each distinct score counts, so all draws are a few passes over a matrix.
 
     Args:
         natural: ``(N,)`` finite scores.
         adversarial: ``(M,)`` finite scores.
+        people: ``(N,)`` and ``(M,)``, whose images they are, as numbers or texts; None to draw images. A draw that
+            leaves one kind without an image does not count.
         draws: how many samples, >= 1.
         level: of confidence, in (0, 1).
         seed: of the draws, >= 0.
 
     Raises:
-        ValueError: as for :func:`calibrate`, or ``draws``, ``level`` or ``seed`` out of range.
+        ValueError: as for :func:`calibrate`, ``people`` that do not fit the scores, or ``draws``, ``level`` or ``seed``
+            out of range.
 
     Source:
         Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
     if draws < 1 or not 0 < level < 1 or seed < 0:
         raise ValueError(f"draws, level, seed are {draws}, {level}, {seed}; expected >= 1, in (0, 1), >= 0")
-    calm, attacked = _counts(_checked("natural", natural), _checked("adversarial", adversarial))
+    scores = _checked("natural", natural), _checked("adversarial", adversarial)
+    calm, attacked = _counts(*scores)
+    shares = None if people is None else _by_person(*scores, people)
     random = np.random.Generator(np.random.Philox(key=seed))
     made: list[Floats] = []
     step = max(1, _CELLS // len(calm))
     for begin in range(0, draws, step):
         size = min(step, draws - begin)
-        made.append(_areas(_drawn(random, calm, size), _drawn(random, attacked, size)))
-    low, high = np.quantile(np.concatenate(made), ((1 - level) / 2, (1 + level) / 2))
+        if shares is None:
+            made.append(_areas(_drawn(random, calm, size), _drawn(random, attacked, size)))
+            continue
+        times = _drawn(random, np.ones(len(shares[0])), size)
+        drawn = times @ shares[0], times @ shares[1]
+        both = (drawn[0].sum(1) > 0) & (drawn[1].sum(1) > 0)
+        made.append(_areas(drawn[0][both], drawn[1][both]))
+    found = np.concatenate(made)
+    if not len(found):
+        raise ValueError("people leaves no draw with images of both kinds; expected more people with both")
+    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     value = float(_areas(calm[None], attacked[None])[0])
     return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)
 
@@ -168,6 +185,20 @@ def _counts(calm: Floats, attacked: Floats) -> tuple[Floats, Floats]:
     size = len(distinct)
     first = np.bincount(place[: len(calm)], minlength=size).astype(np.float64)
     return first, np.bincount(place[len(calm) :], minlength=size).astype(np.float64)
+
+
+def _by_person(calm: Floats, attacked: Floats, people: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
+    """``(people, scores)``: how often each distinct score comes among the images of each person, of either kind."""
+    whose = np.asarray(people[0]), np.asarray(people[1])
+    for name, values, own in (("natural", calm, whose[0]), ("adversarial", attacked, whose[1])):
+        if own.shape != values.shape:
+            raise ValueError(f"people has shape {own.shape} for {name}; expected {values.shape}, one for each score")
+    distinct, place = np.unique(np.concatenate([calm, attacked]), return_inverse=True)
+    persons, person = np.unique(np.concatenate(whose), return_inverse=True)
+    made = np.zeros((2, len(persons), len(distinct)))
+    np.add.at(made[0], (person[: len(calm)], place[: len(calm)]), 1)
+    np.add.at(made[1], (person[len(calm) :], place[len(calm) :]), 1)
+    return made[0], made[1]
 
 
 def _drawn(random: np.random.Generator, counts: Floats, size: int) -> Floats:

@@ -86,6 +86,33 @@ def test_the_bootstrap_covers_and_is_as_wide_as_theory_says(monkeypatch):
     assert auc_interval(natural, adversarial, draws=2000, level=0.9, seed=6) != made
 
 
+def test_copies_of_a_persons_images_tell_nothing_new():
+    random = np.random.default_rng(4)
+    people = np.arange(60)
+    natural = random.normal(0, 1, 60)
+    adversarial = random.normal(1, 1, 60)
+    one = auc_interval(natural, adversarial, people=(people, people))
+    copied = [np.repeat(values, 5) for values in (natural, adversarial, people)]
+    many = auc_interval(copied[0], copied[1], people=(copied[2], copied[2]))
+    assert (many.value, many.low, many.high) == pytest.approx((one.value, one.low, one.high), abs=1e-12)
+    apart = auc_interval(copied[0], copied[1])
+    assert apart.high - apart.low < 0.7 * (many.high - many.low)
+
+
+def test_people_are_drawn_with_all_their_images():
+    random = np.random.default_rng(5)
+    calm, moved = random.normal(0, 1, 40), random.normal(1, 1, 50)
+    whose = random.integers(0, 12, 40), random.integers(0, 12, 50)
+    made = auc_interval(calm, moved, people=([f"p{k}" for k in whose[0]], [f"p{k}" for k in whose[1]]), draws=4000)
+    found = []
+    for _ in range(4000):
+        drawn = random.integers(0, 12, 12)
+        first = np.concatenate([calm[whose[0] == person] for person in drawn])
+        second = np.concatenate([moved[whose[1] == person] for person in drawn])
+        found.append(float((second[:, None] > first).mean()))
+    assert (made.low, made.high) == pytest.approx(tuple(np.quantile(found, (0.025, 0.975))), abs=0.01)
+
+
 def test_an_interval_of_scores_that_are_apart():
     made = auc_interval([0.0, 1.0], [2.0, 3.0], draws=10)
     assert (made.low, made.value, made.high, made.level) == (1.0, 1.0, 1.0, 0.95)
@@ -111,6 +138,10 @@ def test_mistakes_of_options():
     for options in ({"draws": 0}, {"level": 1.0}, {"seed": -1}):
         with pytest.raises(ValueError, match="draws, level, seed are"):
             auc_interval([1.0], [2.0], **options)
+    with pytest.raises(ValueError, match=r"people has shape \(1,\) for adversarial; expected \(2,\)"):
+        auc_interval([1.0], [2.0, 3.0], people=([1], [1]))
+    with pytest.raises(ValueError, match="people leaves no draw with images of both kinds"):
+        auc_interval([1.0], [2.0], people=([1], [2]), draws=1, seed=0)
     with pytest.raises(ValueError, match=r"rate is 0.2; calibrated for: 0.01, 0.05"):
         calibrate([1.0], [2.0]).at_false_alarm(0.2)
     with pytest.raises(ValueError, match="false_alarm has 1; expected 0"):

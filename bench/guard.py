@@ -1,0 +1,153 @@
+"""What a guard adds to the bare model's forward pass, and what the same adds when written by hand with hooks."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
+from fastadv.detection.guard import Guard
+from fastadv.models import FaceModel, load, prepare
+from fastadv.models.capture import Captured
+
+CLASSES = 158  # people with ten images or more in LFW
+BATCHES = (1, 32)
+_TOLERANCE = 1e-3
+
+Call = Callable[[Tensor], Any]
+
+
+def made_up_detector(model: FaceModel, *, kind: str, metric: str = "l2", classes: int = CLASSES) -> Detector:
+    """A detector of the usual size with random weights: its time is that of a fitted one."""
+    tap = LayerTap(model=model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((16, 3, *model.input_size), generator=generator)
+    with torch.no_grad():
+        few = tap(images.to(model.device)).values
+        values = [
+            v[torch.arange(classes) % 16] * (1 + 0.1 * torch.randn(classes, 1, generator=generator).to(v)) for v in few
+        ]
+        labels = torch.arange(classes, device=model.device)
+        batch = (values, labels)
+        names = tuple(f"person {i}" for i in range(classes))
+        made = centroids([batch], layers=tap.names, classes=names, model=model.name)
+        trajectory = Trajectory(representatives=made, metric=metric)
+        embedded = trajectory(few)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Network(Architecture(kind=kind, layers=len(tap.names), width=classes)).to(model.device)
+    network.mean.copy_(embedded.mean(0))
+    network.scale.copy_(embedded.std(0).clamp(min=1e-3))
+    network.eval().requires_grad_(False)
+    with torch.no_grad():
+        scores = Detector(trajectory=trajectory, network=network).score(few)
+    return Detector(trajectory=trajectory, network=network).calibrated(scores[:8], scores[8:])
+
+
+def by_hand(model: FaceModel, detector: Detector) -> Call:
+    """The same as one would write it: hooks that keep the outputs, ``mean``, ``cdist`` a layer, the network."""
+    kept: dict[str, Tensor] = {}
+    for name in detector.layers:
+        module = model.backbone.get_submodule(name)
+        module.register_forward_hook(lambda m, i, o, name=name: kept.__setitem__(name, o))
+    vectors = detector.trajectory.representatives.vectors
+
+    def call(images: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = model(images)
+        pooled = [kept[name].mean((2, 3)) if kept[name].dim() == 4 else kept[name] for name in detector.layers]
+        if detector.trajectory.metric == "l2":
+            path = [torch.cdist(p, c) for p, c in zip(pooled, vectors, strict=True)]
+        else:
+            path = [1 - F.normalize(p) @ F.normalize(c).T for p, c in zip(pooled, vectors, strict=True)]
+        scores = detector.network(torch.stack(path, dim=1))
+        return embeddings, scores
+
+    return call
+
+
+def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
+    """Bare, guarded and by hand, in turn on the same images, so that a drift of the machine meets all alike."""
+    rows: list[Mapping[str, Any]] = []
+    networks = (("mobilefacenet", ("mlp", "lstm")), ("iresnet50", ("mlp",)))
+    for name, kinds in networks[:1] if quick else networks:
+        model = load(name, random_weights_seed=0, device=device)
+        for kind in kinds:
+            detector = made_up_detector(model, kind=kind)
+            for batch in BATCHES:
+                rows += _case(model, detector, batch, device=device, seconds=2.0 if quick else 40.0)
+    return rows
+
+
+def _case(model: FaceModel, detector: Detector, batch: int, *, device: str, seconds: float) -> list[Mapping[str, Any]]:
+    images = torch.rand((batch, 3, *model.input_size), generator=torch.Generator().manual_seed(1)).to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    guard = Guard(model=model, detector=detector)
+    bare, hooked = prepare(model), by_hand(prepare(model), detector)
+    with torch.inference_mode():
+        found, (embeddings, scores) = guard(images), hooked(images)
+        for ours, theirs in ((found.embeddings, embeddings), (found.scores, scores)):
+            error = float((ours - theirs).norm() / theirs.norm())
+            if not error <= _TOLERANCE:
+                raise AssertionError(f"the guard and the composition by hand differ by {error:.2g}")
+        calls: dict[str, Call] = {"bare": bare, "guard": guard, "by hand": hooked}
+        if device.startswith("cuda"):
+            calls |= {"bare, captured": _captured(bare, images), "by hand, captured": _captured(hooked, images)}
+        times = _in_turn(calls, images, device, seconds)
+    rows = []
+    for label, spent in times.items():
+        against = times["bare, captured" if "bare, captured" in times else "bare"]
+        middle, far = (_quantile(against, q) for q in (0.5, 0.99))
+        rows.append(
+            {
+                "model": model.name,
+                "detector": detector.network.architecture.kind,
+                "batch": batch,
+                "run": label,
+                "ms_p50": 1e3 * _quantile(spent, 0.5),
+                "ms_p99": 1e3 * _quantile(spent, 0.99),
+                "adds_p50_percent": 100 * (_quantile(spent, 0.5) / middle - 1),
+                "adds_p99_percent": 100 * (_quantile(spent, 0.99) / far - 1),
+                # call by call against the bare one just before it: what a noisy machine leaves of the difference
+                "adds_paired_percent": 100
+                * statistics.median(a - b for a, b in zip(spent, against, strict=True))
+                / middle,
+                "calls": len(spent),
+            }
+        )
+    return rows
+
+
+def _captured(call: Call, images: Tensor) -> Call:
+    replay = Captured(lambda: call(images))
+    return lambda images: replay()
+
+
+def _in_turn(calls: Mapping[str, Call], images: Tensor, device: str, seconds: float) -> dict[str, list[float]]:
+    for call in calls.values():
+        for _ in range(3):
+            call(images)
+    found: dict[str, list[float]] = {label: [] for label in calls}
+    gc.collect()
+    stop, least = time.perf_counter() + seconds, 5
+    while time.perf_counter() < stop or len(found["bare"]) < least:
+        for label, call in calls.items():
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            begin = time.perf_counter()
+            call(images)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            found[label].append(time.perf_counter() - begin)
+    return found
+
+
+def _quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]

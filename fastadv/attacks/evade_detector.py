@@ -1,0 +1,208 @@
+"""The adaptive attack: a goal that is reached only past the detector, which the attacker knows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastadv.attacks.attack import Attack
+from fastadv.attacks.goal import Goal, Misclassify, Rows, one_way
+from fastadv.attacks.recipe import Recipe
+from fastadv.detection import Detector, LayerTap
+from fastadv.models import FaceModel
+
+_OUTPUTS = ("embedding", "logits")
+
+
+class WatchedModel(FaceModel):
+    """A model under a detector: each of its outputs carries the detector's logit as one more column, the last.
+
+    One forward pass gives both, and a backward pass goes through both: the pooled layers and the distances to the
+    classes have derivatives. What ``EvadeDetector`` needs. An embedding given with a goal instead of an image would
+    lack the column: give images.
+
+    Args:
+        model: The model, in evaluation mode; its weights are shared.
+        detector: Fitted on taps of this model, on its device.
+
+    Raises:
+        TypeError: ``model`` is no ``FaceModel`` or ``detector`` no ``Detector``.
+        ValueError: The model lacks a layer of the detector, or is in training mode.
+    """
+
+    def __init__(self, model: FaceModel, detector: Detector) -> None:
+        if not isinstance(detector, Detector):
+            raise TypeError(f"detector must be a Detector, got {type(detector).__name__}")
+        LayerTap(model=model, layers=detector.layers)  # checks the model
+        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
+        super().__init__(
+            model.backbone,
+            input_size=model.input_size,
+            mean=mean,
+            std=std,
+            name=model.name,
+            layers=tuple(dict.fromkeys((*model.layers, *detector.layers))),  # none of them is folded away
+            head=model.head,
+        )
+        # exactly those of the model: a float64 list and back is the same float32, on the model's device
+        self.mean, self.std = model.mean, model.std
+        self.precision = model.precision
+        self.eval()
+        #: No submodule, so that its LSTM may stay in training mode.
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, D + 1)``: unit embeddings, and the detector's logit."""
+        features, logit = self._tapped(images)
+        return torch.cat([F.normalize(features, dim=1), logit], 1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """``(N, K + 1)``: class logits, and the detector's.
+
+        Raises:
+            ValueError: The model has no head.
+        """
+        if self.head is None:
+            return super().logits(images)
+        features, logit = self._tapped(images)
+        return torch.cat([self.head(features), logit], 1)
+
+    def _tapped(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        tapped = LayerTap(model=self, layers=self.detector.layers)(images)
+        return tapped.features, self.detector.score(tapped.values)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvadeDetector:
+    r"""Reach a goal and look natural to a known detector: ``J = J_goal - weight * s``, with its logit s.
+
+    To be run on a ``WatchedModel``. Achieved when the goal is achieved and ``s < threshold``. An attack that goes by
+    the shortfall (C&W, DeepFool) or stops at success sees the detector by its threshold alone: give one.
+    ``check_adapts`` says which attacks see it at all.
+
+    **choice**: one fixed weight for all images and steps, as the plainest form. A weight of 0 is the attack that does
+    not know of the detector.
+
+    Attributes:
+        goal: What is wanted besides: a goal on embeddings or logits, for all images; those of one batch share it.
+        weight: Of the detector's logit, at least 0. A margin on the score is one on the weighted logit too.
+        threshold: At and above which an image is flagged; infinite where only the goal decides about success.
+        places: ``(N,)`` int64, which rows of ``goal`` these are; None for all of them in order.
+
+    Raises:
+        ValueError: A field is out of range, or the goal is on another output.
+
+    Source: Carlini and Wagner 2017, "Adversarial examples are not easily detected", section 2.3 (the perfect-knowledge
+        adversary).
+    """
+
+    goal: Goal
+    weight: float = 1.0
+    threshold: float = math.inf
+    places: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.goal.output not in _OUTPUTS:
+            raise ValueError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {self.goal.output!r}")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"weight must be a number of at least 0, got {self.weight!r}")
+        if math.isnan(self.threshold):
+            raise ValueError(f"threshold must be a logit, got {self.threshold!r}")
+
+    @property
+    def output(self) -> str:
+        """The goal's."""
+        return self.goal.output
+
+    @property
+    def metric(self) -> str:
+        """The goal's."""
+        return self.goal.metric
+
+    @property
+    def own_reference(self) -> bool:
+        """The goal's."""
+        return self.goal.own_reference
+
+    @property
+    def references(self) -> Tensor | None:
+        """The goal's, of these rows."""
+        return self._of(self.goal.references)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The goal's, of these rows."""
+        return self._of(self.goal.labels)
+
+    def row(self, index: int) -> EvadeDetector:
+        """The goal of one image; what it wants besides is shared."""
+        place = index if self.places is None else int(self.places[index])
+        return replace(self, places=torch.tensor([place]))
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return self.goal.loss(*_bare(outputs, rows)) - self.weight * outputs[:, -1]
+
+    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The goal's."""
+        return self.goal.score(*_bare(outputs, rows))
+
+    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
+        bare, own = _bare(outputs, rows)
+        spare = margin / self.weight if self.weight else 0.0
+        return self.goal.achieved(bare, own, margin) & (outputs[:, -1] < self.threshold - spare)
+
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The larger of the goal's and of the weighted logit above the threshold: below 0 once both are reached."""
+        goal = self.goal.shortfall(*_bare(outputs, rows))
+        if math.isinf(self.threshold) or not self.weight:
+            return goal
+        return torch.maximum(goal, self.weight * (outputs[:, -1] - self.threshold))
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: there is one way only."""
+        return one_way(self.shortfall(outputs, rows), count)
+
+    def _of(self, held: Tensor | None) -> Tensor | None:
+        return held if held is None or self.places is None else held[self.places.to(held.device)]
+
+
+def check_adapts(recipe: Recipe) -> None:
+    """Refuse an attack that would not see the detector of an ``EvadeDetector``.
+
+    What the attack ascends must rise as the logit of an image that is flagged falls; random noise has no gradient to
+    follow, and APGD's ratio of logits would take the detector for a class. A surrogate that edits or adds networks
+    would differentiate one without the detector.
+
+    Raises:
+        ValueError: The attack cannot adapt, with the reason.
+    """
+    surrogate = recipe.surrogate
+    if surrogate.dropout is not None or surrogate.skip is not None or surrogate.ensemble is not None:
+        raise ValueError(f"{recipe.name} cannot adapt to a detector: it moves on other networks than the watched one")
+    if not recipe.attack.needs_gradient:
+        raise ValueError(f"{recipe.name} cannot adapt to a detector: it follows no gradient")
+    if not _sees_detector(recipe.attack):
+        raise ValueError(f"{recipe.name} cannot adapt to a detector: its objective is not that of the goal")
+
+
+def _sees_detector(attack: Attack[Any]) -> bool:
+    labels = torch.zeros(1, dtype=torch.int64)
+    goal = EvadeDetector(goal=Misclassify(labels), weight=1.0, threshold=-10.0)
+    # classified rightly, and flagged far above the threshold
+    outputs = torch.tensor([[3.0, 2.0, 1.5, 1.0, 0.5, 50.0]], requires_grad=True)
+    query = attack.allocate(torch.zeros(1, 3, 4, 4)).query
+    with torch.enable_grad():
+        objective = attack.objective(goal, outputs, Rows(label=labels), query)
+        (gradient,) = torch.autograd.grad(objective.sum(), outputs)
+    return bool(gradient[0, -1] < 0)
+
+
+def _bare(outputs: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+    """Outputs and rows without the detector's column."""
+    reference = None if rows.reference is None else rows.reference[:, :-1]
+    return outputs[:, :-1], replace(rows, reference=reference)

@@ -1,0 +1,47 @@
+"""``fastadv detect export``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.guarding import DetectorFile, FalseAlarm, Threshold, open_guard
+from fastadv.cli.options import AsJson, Model, Weights
+from fastadv.cli.show import table
+from fastadv.detection.export import export_guard
+
+
+def export(
+    model: Model,
+    detector: DetectorFile,
+    out: Annotated[Path, typer.Option(help="The file: .onnx, or .pt2 for torch.export.")],
+    weights: Weights = None,
+    threshold: Threshold = None,
+    false_alarm: FalseAlarm = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a network and its detector as one graph for other runtimes, after comparing it with the original.
+
+    Example: fastadv detect export --model synth-vgg --detector detector.safetensors --out guard.onnx
+    """
+    guard = open_guard(model.value, weights, detector, threshold=threshold, false_alarm=false_alarm)
+    made = export_guard(guard, out)
+    if as_json:
+        print(json.dumps({**asdict(made), "path": str(made.path), "threshold": guard.threshold}))
+        return
+    rows = [
+        ("format", made.format),
+        ("size", f"{made.size / 2**20:.1f} MiB"),
+        ("threshold", f"{guard.threshold:.4g}"),
+        ("largest difference of an embedding", f"{made.embeddings:.1g}"),
+        ("of a score", f"{made.scores:.1g}"),
+    ]
+    if made.logits is not None:
+        rows.append(("of a logit", f"{made.logits:.1g}"))
+    rows.append(("written to", str(made.path)))
+    Console().print(table("fastadv detect export", rows, ("", "")))

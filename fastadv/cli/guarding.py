@@ -1,0 +1,55 @@
+"""What ``fastadv serve`` and ``fastadv export`` share: a guard from names and files."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastadv.detection import load_detector
+from fastadv.detection.guard import Guard
+from fastadv.workflows import inputs
+from fastadv.workflows.detect_score import check_network
+
+
+class GuardPrecision(str, Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+DetectorFile = Annotated[Path, typer.Option(help="What `fastadv detect fit` wrote.")]
+Threshold = Annotated[float | None, typer.Option(help="Flag scores from here on. Default: the equal-error threshold.")]
+FalseAlarm = Annotated[
+    float | None,
+    typer.Option(help="Flag at this rate of false alarms, one that the detector is calibrated for."),
+]
+
+
+def open_guard(
+    model: str,
+    weights: Path | None,
+    detector: Path,
+    *,
+    threshold: float | None,
+    false_alarm: float | None,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> Guard:
+    """A guard.
+
+    Raises:
+        ValueError: both a threshold and a rate, a rate that the detector is not calibrated for, a detector of another
+            network or of other weights, or as the classes.
+    """
+    found = load_detector(detector)
+    if false_alarm is not None:
+        if threshold is not None:
+            raise ValueError("--threshold and --false-alarm exclude each other; give one of them")
+        if found.thresholds is None:
+            raise ValueError(f"{detector} is not calibrated, so --false-alarm has no meaning; give --threshold")
+        threshold = found.thresholds.at_false_alarm(false_alarm)
+    opened = inputs.open_model(model, weights, device=device)
+    check_network(found, opened)
+    return Guard(model=opened, detector=found, threshold=threshold, precision=precision)

@@ -1,0 +1,291 @@
+"""A guard as a file for other runtimes: ONNX or a ``torch.export`` program, one graph from pixels to the verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastadv.data.files import write_atomically
+from fastadv.data.provenance import versions
+from fastadv.detection.detectors import Detector
+from fastadv.detection.guard import Guard, OnePass
+from fastadv.models.layers import fold_batch_norms, freeze
+
+FORMATS = {".onnx": "onnx", ".pt2": "torch.export"}
+METADATA = "fastadv"
+
+_VERSION = 1
+_INPUT = "images"
+_ELEMENTS = 1 << 20  # of a temporary of the distances, for one image
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class ExportError(RuntimeError):
+    """An exported graph does not say what the guard says; nothing was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written, and how well it agrees with the guard it was made of.
+
+    Attributes:
+        path: the file.
+        format: ``"onnx"`` or ``"torch.export"``.
+        size: bytes.
+        embeddings: the largest difference of an entry of an embedding.
+        logits: of a logit, relative to it where it is above 1; None without a class head.
+        scores: of a score, likewise.
+    """
+
+    path: Path
+    format: str
+    size: int
+    embeddings: float
+    logits: float | None
+    scores: float
+
+
+def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> Exported:
+    """Write backbone, pooling, distances, detector and class head as one graph, after it was run and compared.
+
+    The graph takes ``images`` ``(N, 3, H, W)`` float32, RGB in [0, 1], any N >= 1, and gives ``embeddings`` ``(N, D)``,
+    ``scores`` ``(N,)``, ``flagged`` ``(N,)`` bool, and ``logits`` ``(N, K)`` if the model has a head. It holds plain
+    operations only, all in float32: no part of this package is needed to run it. What a reader has to know (the
+    threshold, the preprocessing, layers, versions) is a JSON text under the name ``fastadv``: in the metadata of the
+    ONNX model, or an extra file of the ``torch.export`` archive.
+
+    The file is executed (by onnxruntime, or PyTorch) on batches of one and of three images and has to agree with the
+    guard before it is written, whole or not at all.
+
+    Args:
+        guard: with precision ``"fp32"``; its fused operations are replaced by plain ones.
+        path: ``.onnx`` or ``.pt2``; the folder must exist.
+        tolerance: how much an embedding, a logit or a score may differ; relative where the value is above 1.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or value.
+        ImportError: ONNX is asked for and a package of the extra ``onnx`` is missing.
+        ExportError: the graph differs from the guard by more than ``tolerance``.
+        OSError: with the file's name.
+    """
+    if not isinstance(guard, Guard):
+        raise TypeError(f"guard is a {type(guard).__name__}; expected a Guard")
+    file = Path(path)
+    if file.suffix not in FORMATS:
+        raise ValueError(f"path is {str(file)!r}; expected a name that ends in {' or '.join(FORMATS)}")
+    if guard.precision != "fp32":
+        raise ValueError(f"guard has precision {guard.precision!r}; expected 'fp32', what the graph computes in")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance is {tolerance}; expected in (0, 1)")
+    if not file.parent.is_dir():
+        raise ValueError(f"path is in {str(file.parent)!r}, which is no folder; expected one that exists")
+    kind = FORMATS[file.suffix]
+    if kind == "onnx":
+        _require_onnx()
+    module = _plain(guard)
+    program = _program(module, guard)
+    about = json.dumps(describe(guard), sort_keys=True)
+    data = _onnx_bytes(program, module.names, about) if kind == "onnx" else _archive(program, about)
+    run = _onnx_runner(data) if kind == "onnx" else _archive_runner(data, module.names)
+    worst = _compare(guard, run, tolerance, kind)
+    write_atomically(file, data)
+    return Exported(path=file, format=kind, size=len(data), **worst)
+
+
+def describe(guard: Guard) -> dict[str, Any]:
+    """What an exported file says of itself."""
+    trajectory = guard.detector.trajectory
+    height, width = guard.model.input_size
+    return {
+        "format": "fastadv.guard",
+        "version": _VERSION,
+        "model": guard.model.name,
+        "input": {
+            "name": _INPUT,
+            "shape": ["N", 3, height, width],
+            "type": "float32",
+            "colours": "RGB",
+            "range": [0, 1],
+            "preprocessing": "aligned face, 8-bit value / 255; mean and deviation are subtracted and divided inside",
+        },
+        "threshold": guard.threshold,
+        "flagged": "score >= threshold, or no number",
+        "detector": {
+            "architecture": guard.detector.network.architecture.kind,
+            "representatives": trajectory.representatives.kind,
+            "metric": trajectory.metric,
+            "layers": list(guard.detector.layers),
+            "classes": len(trajectory.representatives.classes),
+            "provenance": dict(guard.detector.provenance),
+        },
+        "made_with": versions(),
+    }
+
+
+class _PlainScore(nn.Module):
+    """A detector in operations that every runtime has, in float32, subtracting first as the fused ones do."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.cosine = detector.trajectory.metric == "cosine"
+        self.network = copy.deepcopy(detector.network)
+        vectors = [value.detach().clone() for value in detector.trajectory.representatives.vectors]
+        if self.cosine:
+            vectors = [_unit(value) for value in vectors]
+        for i, value in enumerate(vectors):
+            self.register_buffer(f"vectors_{i}", value)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        layers = [self._distances(value.mean((2, 3)), getattr(self, f"vectors_{i}")) for i, value in enumerate(maps)]
+        scores: Tensor = self.network(torch.stack(layers, dim=1))
+        return scores
+
+    def _distances(self, features: Tensor, vectors: Tensor) -> Tensor:
+        values = _unit(features) if self.cosine else features
+        step = max(1, _ELEMENTS // vectors.shape[1])
+        squares = [(values[:, None] - part[None]).square().sum(2) for part in vectors.split(step)]
+        total = torch.cat(squares, dim=1) if len(squares) > 1 else squares[0]
+        if not self.cosine:
+            return total.sqrt()
+        # a vector without a direction is at distance 1 from everything
+        none = (values == 0).all(1)[:, None] | (vectors == 0).all(1)[None]
+        return torch.where(none, torch.ones_like(total), 0.5 * total)
+
+
+class _Named(nn.Module):
+    """The pass with outputs in a fixed order, without the logits where there are none."""
+
+    def __init__(self, run: OnePass) -> None:
+        super().__init__()
+        self.run = run
+        head = run.model.head is not None
+        self.names = ("embeddings", "scores", "flagged", *(("logits",) if head else ()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        embeddings, logits, scores, flagged = self.run(images)
+        return (embeddings, scores, flagged) if logits is None else (embeddings, scores, flagged, logits)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    squares = rows.square().sum(1, keepdim=True)
+    return torch.where(squares < _TINY, torch.zeros_like(rows), rows * squares.clamp(min=_TINY).rsqrt())
+
+
+def _plain(guard: Guard) -> _Named:
+    model = freeze(copy.deepcopy(guard.model))
+    layers = guard.detector.layers
+    keep = {*model.layers, *layers}
+    model.backbone = fold_batch_norms(model.backbone, keep=keep, input_size=model.input_size)
+    assert guard.threshold is not None
+    score = _PlainScore(guard.detector)
+    return _Named(OnePass(model, layers, score, threshold=guard.threshold, early=None)).cpu().eval()
+
+
+def _program(module: _Named, guard: Guard) -> torch.export.ExportedProgram:
+    example = torch.full((2, 3, *guard.model.input_size), 0.5)
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    with _quiet(), torch.no_grad():
+        return torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say of their own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter", "onnxscript")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+def _archive(program: torch.export.ExportedProgram, about: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: about})
+    return buffer.getvalue()
+
+
+def _archive_runner(data: bytes, names: Sequence[str]) -> Any:
+    loaded = torch.export.load(io.BytesIO(data)).module()
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return dict(zip(names, loaded(images), strict=True))
+
+    return run
+
+
+def _require_onnx() -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(f"ONNX needs {name} ({error}): pip install 'fastadv[onnx]'") from error
+
+
+def _onnx_bytes(program: torch.export.ExportedProgram, names: Sequence[str], about: str) -> bytes:
+    import onnx
+
+    with _quiet():
+        made = torch.onnx.export(
+            program, input_names=[_INPUT], output_names=list(names), dynamo=True, verbose=False, external_data=False
+        )
+    assert made is not None
+    proto = made.model_proto
+    onnx.helper.set_model_props(proto, {METADATA: about})
+    onnx.checker.check_model(proto)
+    serialised: bytes = proto.SerializeToString()
+    return serialised
+
+
+def _onnx_runner(data: bytes) -> Any:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        found = session.run(names, {_INPUT: images.numpy()})
+        return {name: torch.from_numpy(np.asarray(value)) for name, value in zip(names, found, strict=True)}
+
+    return run
+
+
+def _compare(guard: Guard, run: Any, tolerance: float, kind: str) -> dict[str, Any]:
+    """The largest differences on a batch of one and a batch of three."""
+    worst: dict[str, Any] = {"embeddings": 0.0, "logits": None, "scores": 0.0}
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 3):
+        images = torch.rand((count, 3, *guard.model.input_size), generator=generator)
+        made, right = run(images), guard(images)
+        for name in worst:
+            expected = getattr(right, name)
+            if expected is None:
+                continue
+            values = expected.cpu().double()
+            apart = (made[name].double() - values).abs() / values.abs().clamp(min=1)
+            worst[name] = max(worst[name] or 0.0, float(apart.max()))
+    for name, value in worst.items():
+        if value is not None and not value <= tolerance:
+            raise ExportError(f"the {kind} graph's {name} differ from the guard's by {value:.2g}, above {tolerance:g}")
+    return worst

@@ -1,0 +1,297 @@
+"""A face recogniser and its detector as one forward pass: embedding, prediction and a verdict on each image."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv import ops
+from fastadv.detection.detectors import Detector
+from fastadv.detection.taps import LayerTap
+from fastadv.models import FaceModel, prepare
+from fastadv.models.capture import Captured
+
+PRECISIONS = ("fp32", "bf16")
+
+# From this batch size on, a layer is pooled as soon as it has run: its output is then still in a cache, and memory
+# stays that of the bare model. Below it, the one call for all layers is cheaper.
+_EARLY = 8
+
+#: Unit embeddings, logits if the model has a head, scores, and which images are flagged.
+Outputs = tuple[Tensor, Tensor | None, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdicts:
+    """What a guard says of N images.
+
+    Attributes:
+        embeddings: ``(N, D)`` float32, of norm 1.
+        logits: ``(N, K)`` float32 of the model's class head, or None without one.
+        scores: ``(N,)`` float32, the detector's logit: higher for what looks adversarial.
+        flagged: ``(N,)`` bool: the score is at or above the threshold, or no number at all.
+    """
+
+    embeddings: Tensor
+    logits: Tensor | None
+    scores: Tensor
+    flagged: Tensor
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.scores)
+
+    @property
+    def authenticity(self) -> Tensor:
+        """``sigmoid(-score)``, ``(N,)`` in [0, 1]: the score turned round for people to read; no calibrated chance."""
+        return torch.sigmoid(-self.scores)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guard:
+    """Recognises faces and says of each whether it looks adversarial, in one forward pass.
+
+    Used as::
+
+        guard = Guard(model=load("mobilefacenet", weights), detector=load_detector("detector.safetensors"))
+        verdicts = guard(images)
+        trusted = verdicts.embeddings[~verdicts.flagged]
+
+    The model is copied and prepared (:func:`fastadv.models.prepare`); model and detector stay as they were. On a CUDA
+    device the pass is recorded once for every size of ``sizes`` as a CUDA graph, a batch is filled up to the next size,
+    and a larger one is cut. May be called from several threads. Not differentiable: an attack that sees the detector
+    goes through :class:`fastadv.detection.LayerTap` and :meth:`fastadv.detection.Detector.score`.
+
+    Attributes:
+        model: in evaluation mode; the guard works on its device.
+        detector: fitted on the layers of that model.
+        threshold: images with this score or a higher one are flagged. None for the detector's equal-error threshold.
+        precision: ``"fp32"`` or ``"bf16"``; the distances are float32 in both. A threshold that was calibrated on
+            float32 scores is only near to the right one in bf16.
+        capture: whether to record CUDA graphs; None for where there is a CUDA device.
+        sizes: batch sizes to record, ascending.
+
+    Raises:
+        TypeError, ValueError: a field is of the wrong type or value, the detector was fitted on another model or on
+            layers of other widths, or there is no threshold.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
+    """
+
+    model: FaceModel
+    detector: Detector
+    threshold: float | None = None
+    precision: str = "fp32"
+    capture: bool | None = None
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    _pass: OnePass = field(init=False, repr=False)
+    _recorded: dict[int, _Recorded] = field(init=False, repr=False, default_factory=dict)
+    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, FaceModel):
+            raise TypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
+        if not isinstance(self.detector, Detector):
+            raise TypeError(f"detector is a {type(self.detector).__name__}; expected a Detector")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+        sizes = self.sizes
+        if not sizes or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"sizes is {sizes}; expected ascending batch sizes >= 1")
+        cuda = self.model.device.type == "cuda"
+        if self.capture and not cuda:
+            raise ValueError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")
+        object.__setattr__(self, "capture", cuda if self.capture is None else self.capture)
+        object.__setattr__(self, "threshold", _threshold(self.threshold, self.detector))
+        check_fits(self.model, self.detector)
+        object.__setattr__(self, "_pass", self._build())
+
+    def __call__(self, images: Tensor) -> Verdicts:
+        """Judge images.
+
+        Args:
+            images: ``(N, 3, H, W)``, N >= 1, floating point, RGB in [0, 1], aligned as the model takes them; any device
+                and memory layout. With N = 1 and with other N, the last bits of a result may differ; an image's
+                neighbours change nothing.
+
+        Returns:
+            The verdicts, on the model's device.
+
+        Raises:
+            TypeError, ValueError: another type or shape.
+        """
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            came = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"images is {came}; expected a floating-point tensor in [0, 1]")
+        expected = (3, *self.model.input_size)
+        if images.dim() != 4 or tuple(images.shape[1:]) != expected or not len(images):
+            raise ValueError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
+        with torch.inference_mode():
+            return self._captured(images) if self.capture else _verdicts(self._pass(self._laid_out(images)))
+
+    def warm_up(self) -> None:
+        """Do now what the first calls would do: choose algorithms, allocate, and record the graphs."""
+        sizes = self.sizes if self.capture else (1, self.sizes[-1])
+        for size in sizes:
+            self(torch.full((size, 3, *self.model.input_size), 0.5))
+
+    def _build(self) -> OnePass:
+        # The layers that are tapped must not be folded with the batch norm after them.
+        model = copy.copy(self.model)
+        model.layers = tuple(dict.fromkeys((*model.layers, *self.detector.layers)))
+        prepared = prepare(model, precision=self.precision)
+        detector = replace(self.detector, network=copy.deepcopy(self.detector.network)).to(prepared.device)
+        assert self.threshold is not None
+        return OnePass(prepared, detector.layers, detector.score, threshold=self.threshold, early=_EARLY)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
+
+    def _captured(self, images: Tensor) -> Verdicts:
+        made = []
+        with self._lock, torch.cuda.device(self.model.device):
+            for part in images.split(self.sizes[-1]):
+                size = next(n for n in self.sizes if n >= len(part))
+                if size not in self._recorded:
+                    shape = (size, 3, *self.model.input_size)
+                    pool = next(iter(self._recorded.values())).pool if self._recorded else None
+                    self._recorded[size] = _Recorded(self._pass, shape, self.model.device, pool)
+                made.append(self._recorded[size](part))
+        return _verdicts(made[0] if len(made) == 1 else _joined(made))
+
+
+class OnePass(nn.Module):
+    """A model whose layers are tapped for good, and the score of what they gave.
+
+    Args:
+        model: hooks are put on its layers: a copy of its own.
+        layers: names of submodules of the backbone.
+        score: makes ``(N,)`` scores of the layers' values.
+        threshold: of the verdict.
+        early: the batch size from which on a layer's output is pooled at once; None for never.
+    """
+
+    def __init__(
+        self,
+        model: FaceModel,
+        layers: Sequence[str],
+        score: Callable[[list[Tensor]], Tensor],
+        *,
+        threshold: float,
+        early: int | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.score = score
+        self.threshold = threshold
+        self.early = early
+        self._count = len(layers)
+        self._caught = threading.local()
+        for i, name in enumerate(layers):
+            model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, i))
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Embeddings, logits, scores, flags of ``(N, 3, H, W)`` images in [0, 1]."""
+        values: list[Tensor] = [images] * self._count
+        self._caught.values = values
+        features = self.model.features(images)
+        self._caught.values = []
+        if self.early is not None and len({value.dtype for value in values}) > 1:  # bf16 with float32 batch norms
+            values = [_pooled(value) if value.dim() == 4 else value for value in values]
+        # a runtime's own tanh may make a number of NaN
+        whole = images.sum((1, 2, 3)).isfinite()
+        scores = torch.where(whole, self.score(values), torch.nan)
+        logits = None if self.model.head is None else self.model.head(features)
+        # written so that a score that is no number is flagged
+        return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold)
+
+    def _catch(self, place: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        value = output if output.dim() == 4 else output[:, :, None, None]
+        self._caught.values[place] = value if self.early is None or len(value) < self.early else _pooled(value)
+
+
+class _Recorded:
+    """The pass on one batch size as a CUDA graph, replayed on a stream of its own.
+
+    The graphs of a guard share memory, and one stream keeps them apart whichever streams the callers use.
+    """
+
+    def __init__(self, run: OnePass, shape: tuple[int, ...], device: torch.device, pool: Any | None) -> None:
+        self.pool: tuple[Any, torch.cuda.Stream] = pool or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
+        handle, stream = self.pool
+        self._images = torch.full(shape, 0.5, device=device).contiguous(memory_format=torch.channels_last)
+        self._replay = Captured(lambda: run(self._images), pool=handle, stream=stream)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        current, (_, stream) = torch.cuda.current_stream(), self.pool
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            self._images[: len(images)].copy_(images)
+            embeddings, logits, scores, flagged = (
+                None if value is None else value[: len(images)].clone() for value in self._replay()
+            )
+        current.wait_stream(stream)
+        if images.is_cuda:
+            images.record_stream(stream)
+        for value in (embeddings, logits, scores, flagged):
+            if value is not None:
+                value.record_stream(current)
+        assert embeddings is not None
+        assert scores is not None
+        assert flagged is not None
+        return embeddings, logits, scores, flagged
+
+
+def check_fits(model: FaceModel, detector: Detector) -> None:
+    """Raise ValueError unless the detector was fitted on this model's layers, as far as names and widths can tell."""
+    representatives = detector.trajectory.representatives
+    if representatives.model != model.name:
+        raise ValueError(f"detector was fitted on {representatives.model!r}; expected {model.name!r}, the model")
+    with torch.no_grad():
+        grey = torch.full((1, 3, *model.input_size), 0.5, device=model.device)
+        values = LayerTap(model=model, layers=detector.layers)(grey).values
+    for layer, value, vectors in zip(detector.layers, values, representatives.vectors, strict=True):
+        if value.shape[1] != vectors.shape[1]:
+            raise ValueError(
+                f"detector was fitted on {vectors.shape[1]} channels of layer {layer!r}; "
+                f"expected {value.shape[1]}, as the model has"
+            )
+
+
+def _threshold(given: float | None, detector: Detector) -> float:
+    if given is None:
+        if detector.thresholds is None:
+            raise ValueError("threshold is None and the detector is not calibrated; expected a number")
+        return detector.thresholds.equal_error
+    if not math.isfinite(given):
+        raise ValueError(f"threshold is {given}; expected a finite number")
+    return float(given)
+
+
+def _pooled(value: Tensor) -> Tensor:
+    return ops.average_pool([value])[0]
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    embeddings, logits, scores, flagged = zip(*parts, strict=True)
+    return (
+        torch.cat(embeddings),
+        None if logits[0] is None else torch.cat(logits),
+        torch.cat(scores),
+        torch.cat(flagged),
+    )
+
+
+def _verdicts(outputs: Outputs) -> Verdicts:
+    embeddings, logits, scores, flagged = outputs
+    return Verdicts(embeddings=embeddings, logits=logits, scores=scores, flagged=flagged)

@@ -1,0 +1,165 @@
+"""Attackers who know the detector: what they make of the test's images, and what the detector says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import Goal
+from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel
+from fastadv.attacks.feature_goals import GalleryClass
+from fastadv.detection import Detector
+from fastadv.workflows.detect_attacks import Cell, Task, carry_out, class_goal, gallery_of, make, sources, wanted
+from fastadv.workflows.detect_features import Features, scores_of, tensors_hash
+from fastadv.workflows.detect_measure import Measured, measure
+from fastadv.workflows.detect_plan import AttackSpec
+from fastadv.workflows.detect_setting import Clean, Setting, kind
+
+FALSE_ALARM = 0.05
+"""The rate whose threshold an attacker who knows the detector wants to stay below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """An attacker who knows the detector, or, with the weight 0, who does not.
+
+    Attributes:
+        attack: Its label.
+        targeted: Whether it went for a class.
+        weight: Of the detector's logit.
+        tried: Images that were attacked.
+        reached: Share of them that reach the class goal.
+        hidden: Share of them that do and stay below the detector's threshold at a false-alarm rate of 5 %.
+        measured: The detector on those that reach the class goal, hidden or not; None where none does.
+    """
+
+    attack: str
+    targeted: bool
+    weight: float
+    tried: int
+    reached: float
+    hidden: float
+    measured: Measured | None
+
+
+def adaptive_rows(
+    setting: Setting,
+    clean: Clean,
+    detector: Detector,
+    name: str,
+    attacks: Sequence[AttackSpec],
+    weights: Sequence[float],
+    known: Mapping[tuple[str, bool], Cell],
+) -> tuple[Adaptive, ...]:
+    """Every attack, targeted and not, with every weight and without knowledge.
+
+    Args:
+        setting: The study.
+        clean: Its unchanged images.
+        detector: What is to be evaded; calibrated.
+        name: The detector's.
+        attacks: Those that can adapt (``check_adapts``).
+        weights: Of the detector's logit in the attacker's loss.
+        known: By label and kind: what the study has made already without knowledge of the detector.
+
+    Raises:
+        ImageError, AlignmentError, OSError: A file cannot be read or written.
+    """
+    assert detector.thresholds is not None
+    line = detector.thresholds.at_false_alarm(FALSE_ALARM)
+    natural = clean.natural.of(setting.splits.natural["test"])
+    calm = scores_of(detector, natural)
+    tried = len(sources(setting, clean, ("test",)))
+    rows = []
+    for spec in attacks:
+        for targeted in (True, False):
+            for weight in (0.0, *weights):
+                if weight:
+                    own = make_adaptive(setting, clean, spec, detector, name, weight=weight, targeted=targeted).features
+                else:
+                    blind = known.get((spec.label, targeted))
+                    blind = blind or make(setting, clean, spec, targeted=targeted, parts=("test",))
+                    own = blind.part(setting.splits.attacked["test"])
+                scores, found = None, None
+                if own is not None:
+                    scores = scores_of(detector, own)
+                    pair = natural.names, own.names
+                    found = measure(name, calm, scores, names=pair, family=spec.name, targeted=targeted, seen=False)
+                rows.append(
+                    Adaptive(
+                        attack=spec.label,
+                        targeted=targeted,
+                        weight=weight,
+                        tried=tried,
+                        reached=(0 if own is None else len(own)) / max(1, tried),
+                        hidden=0.0 if scores is None else int((scores < line).sum()) / max(1, tried),
+                        measured=found,
+                    )
+                )
+    return tuple(rows)
+
+
+def make_adaptive(
+    setting: Setting, clean: Clean, spec: AttackSpec, detector: Detector, name: str, *, weight: float, targeted: bool
+) -> Cell:
+    """Attack the test's images by one who knows the detector: an image counts when it reaches the class goal.
+
+    The attacker wants both: the class, and a score below the threshold of ``FALSE_ALARM``. C&W and others that look
+    for the smallest perturbation then look for the smallest one that has both; those that stop at success go on until
+    both are there.
+
+    Args:
+        setting: The study.
+        clean: Its unchanged images.
+        spec: The attack.
+        detector: What is to be evaded; calibrated.
+        name: The detector's.
+        weight: Of its logit.
+        targeted: Whether it goes for a class.
+
+    Raises:
+        ImageError, AlignmentError, OSError: As ``make``.
+    """
+    assert detector.thresholds is not None
+    line = detector.thresholds.at_false_alarm(FALSE_ALARM)
+    names = sources(setting, clean, ("test",))
+    bare = class_goal(setting, names, targeted) if spec.on_logits else _gallery_goal(setting, clean, names, targeted)
+    everything = EvadeDetector(goal=bare, weight=weight, threshold=line)
+    place = {source: k for k, source in enumerate(names)}
+    key = tensors_hash(_tensors(detector))
+    task = Task(
+        label=f"{spec.label}-{kind(targeted)}-{name}-{weight:g}-{key[:8]}",  # another fit is another detector
+        spec=spec,
+        targeted=targeted,
+        names=tuple(names),
+        goal_of=lambda order, face: everything.row(place[order.source]),
+        model=WatchedModel(setting.model, detector),
+        key=f"{detector.trajectory.metric} {line!r} {key}",
+        reaches=lambda features: _reaches(setting, clean, features, on_logits=spec.on_logits, targeted=targeted),
+    )
+    return carry_out(setting, task)
+
+
+def _gallery_goal(setting: Setting, clean: Clean, names: Sequence[str], targeted: bool) -> Goal:
+    # a watched network embeds the guides itself: with its further column
+    guides = [setting.source.load(setting.splits.guide(name)).image for name in names]
+    labels = wanted(setting, names, targeted)
+    gallery = gallery_of(setting, clean)
+    return GalleryClass(gallery=gallery, labels=labels, any_other=not targeted, guides=torch.stack(guides))
+
+
+def _reaches(setting: Setting, clean: Clean, features: Features, *, on_logits: bool, targeted: bool) -> Tensor:
+    """Which images are taken for the wanted class, or for another than their own, ``(N,)`` bool."""
+    labels = wanted(setting, features.names, targeted)
+    said = features.predicted
+    if not on_logits:
+        gallery = gallery_of(setting, clean)
+        said = gallery.vote(gallery.distances(features.embeddings.to(setting.model.device)), 1).cpu()
+    return said == labels if targeted else said != labels
+
+
+def _tensors(detector: Detector) -> dict[str, Tensor]:
+    return {**detector.trajectory.representatives.tensors(), **detector.network.state_dict()}

@@ -1,0 +1,231 @@
+"""The adaptive attack: one forward pass gives goal and detector, and the loss goes through both."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.attacks import ClassifyAs, Evade, Impersonate, Misclassify, Rows, SignGradient, as_recipe, bim, by_name
+from fastadv.attacks.apgd import APGD
+from fastadv.attacks.budget import Linf
+from fastadv.attacks.carlini_wagner import CarliniWagner
+from fastadv.attacks.deepfool import DeepFool
+from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel, check_adapts
+from fastadv.attacks.feature_goals import MatchFeatures
+from fastadv.attacks.noise import Noise
+from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
+from fastadv.models import FaceModel, prepare
+
+# a few of the random faces are of the wanted class already, which the engine says
+pytestmark = pytest.mark.filterwarnings("ignore:.*reached the goal before:fastadv.engine.AttackWarning")
+
+LAYERS = ("0", "2")
+HALF = (0.5, 0.5, 0.5)
+
+
+def make_model(head: bool = True) -> FaceModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
+        )
+        classes = nn.Linear(10, 4) if head else None
+    return FaceModel(net, input_size=(16, 16), mean=HALF, std=HALF, name="tiny", layers=LAYERS, head=classes).eval()
+
+
+def faces(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def make_detector(model: FaceModel, kind: str, metric: str = "l2") -> Detector:
+    tapped = LayerTap(model=model)(faces(24))
+    found = [([value.detach() for value in tapped.values], torch.arange(24) % 4)]
+    representatives = centroids(found, layers=LAYERS, classes=tuple("abcd"), model="tiny")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        network = Network(Architecture(kind=kind, layers=2, width=4, hidden=8, dropout=0.0))
+    network.scale.fill_(0.05)
+    trajectory = Trajectory(representatives=representatives, metric=metric)
+    return Detector(trajectory=trajectory, network=network.eval().requires_grad_(False))
+
+
+@pytest.fixture(scope="module", params=["mlp", "lstm"])
+def pair(request):
+    model = make_model()
+    detector = make_detector(model, request.param)
+    return model, detector, WatchedModel(model, detector)
+
+
+def test_the_last_column_is_the_detectors_logit_and_the_others_are_the_models(pair):
+    model, detector, watched = pair
+    x = faces(5, 1)
+    with torch.no_grad():
+        expected = detector.score(LayerTap(model=model, layers=LAYERS)(x).values)
+        torch.testing.assert_close(watched(x), torch.cat([model(x), expected[:, None]], 1))
+        torch.testing.assert_close(watched.logits(x), torch.cat([model.logits(x), expected[:, None]], 1))
+        prepared = prepare(watched)
+        torch.testing.assert_close(prepared.logits(x), watched.logits(x), rtol=1e-4, atol=1e-5)
+    assert watched.embedding_size == model.embedding_size
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_loss_and_its_gradient_are_those_of_the_sum(pair):
+    _, detector, watched = pair
+    labels = torch.tensor([0, 1, 2])
+    goal = EvadeDetector(goal=ClassifyAs(labels), weight=0.7)
+    x = faces(3, 2).requires_grad_()
+    rows = Rows(label=labels)
+    outputs = watched.logits(x)
+    parts = ClassifyAs(labels).loss(outputs[:, :-1], rows) - 0.7 * detector.score(
+        LayerTap(model=watched, layers=LAYERS)(x).values
+    )
+    torch.testing.assert_close(goal.loss(outputs, rows), parts)
+    (gradient,) = torch.autograd.grad(goal.loss(outputs, rows).sum(), x)
+    with torch.no_grad():
+        along = gradient / gradient.norm()
+        up, down = (goal.loss(watched.logits(x + s * 1e-2 * along), rows).sum() for s in (1, -1))
+    assert float((up - down) / 2e-2) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+def test_without_weight_it_is_the_attack_that_does_not_know(pair):
+    model, _, watched = pair
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    x = faces(5, 3)
+    plain = fa.run(bim(steps=4), ClassifyAs(labels), model, x, engine=fa.Engine(batch=2))
+    goal = EvadeDetector(goal=ClassifyAs(labels), weight=0.0)
+    blind = fa.run(bim(steps=4), goal, watched, x, engine=fa.Engine(batch=2))
+    assert torch.equal(plain.images, blind.images)
+    assert torch.equal(plain.success, blind.success)
+    assert torch.equal(plain.score_after, blind.score_after)
+
+
+def test_with_weight_the_detector_is_lower(pair):
+    _, detector, watched = pair
+    x, labels = faces(12, 5), torch.arange(12) % 4
+    attack = SignGradient(budget=Linf(0.1), steps=12, step_size=0.02, name="bim")
+    means = []
+    for weight in (0.0, 5.0):
+        goal = EvadeDetector(goal=ClassifyAs(labels), weight=weight)
+        made = fa.run(attack, goal, watched, x, engine=fa.Engine(batch=4))
+        with torch.no_grad():
+            means.append(float(detector.score(LayerTap(model=watched, layers=LAYERS)(made.images).values).mean()))
+    assert means[1] < means[0] - 0.05
+
+
+def test_an_image_counts_only_below_the_threshold(pair):
+    _, _, watched = pair
+    x = faces(4, 6)
+    with torch.no_grad():
+        outputs = watched.logits(x)
+    labels = outputs[:, :-1].argmax(1)
+    rows = Rows(label=labels)
+    line = float(outputs[:, -1].sort().values[1:3].mean())
+    goal = EvadeDetector(goal=ClassifyAs(labels), threshold=line)
+    assert goal.achieved(outputs, rows).tolist() == (outputs[:, -1] < line).tolist()
+    assert sum(goal.achieved(outputs, rows).tolist()) == 2
+    assert ((goal.shortfall(outputs, rows) < 0) == goal.achieved(outputs, rows)).all()
+    assert not EvadeDetector(goal=Misclassify(labels), threshold=line).achieved(outputs, rows).any()
+    assert goal.rivals(outputs, rows, 3)[:, 1:].isinf().all()
+    unbounded = EvadeDetector(goal=ClassifyAs(labels))
+    assert torch.equal(unbounded.shortfall(outputs, rows), ClassifyAs(labels).shortfall(outputs[:, :-1], rows))
+
+
+def test_the_smallest_perturbation_is_the_smallest_that_is_hidden(pair):
+    """C&W goes by the shortfall: with a threshold it has to get below it too, and pays for that."""
+    model, _, watched = pair
+    x = faces(8, 10)
+    with torch.no_grad():
+        outputs = watched.logits(x)
+    labels = outputs[:, :-1].argmax(1)
+    line = float(outputs[:, -1].median())
+    attack = CarliniWagner(search_steps=3, inner_steps=30)
+    bare = fa.run(attack, Misclassify(labels), model, x, engine=fa.Engine(batch=8))
+    goal = EvadeDetector(goal=Misclassify(labels), threshold=line)
+    made = fa.run(attack, goal, watched, x, engine=fa.Engine(batch=8))
+    with torch.no_grad():
+        ours, theirs = watched.logits(made.images), watched.logits(bare.images)
+    assert made.success.tolist() == ((ours[:, :-1].argmax(1) != labels) & (ours[:, -1] < line)).tolist()
+    assert int(made.success_float.sum()) > int((theirs[:, -1] < line).sum())
+    both = made.success_float & bare.success_float
+    assert float(made.l2[both].mean()) > float(bare.l2[both].mean())
+
+
+def test_a_margin_is_one_on_the_weighted_logit_too(pair):
+    _, _, watched = pair
+    x = faces(6, 11)
+    with torch.no_grad():
+        outputs = watched.logits(x)
+    labels = outputs[:, :-1].argmax(1)
+    rows = Rows(label=labels)
+    goal = EvadeDetector(goal=ClassifyAs(labels), weight=2.0, threshold=float(outputs[:, -1].median()))
+    for margin in (0.0, 0.01, 0.05):
+        short = goal.shortfall(outputs, rows)
+        assert goal.achieved(outputs, rows, margin).tolist() == (short < -margin).tolist()
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (bim(), None),
+        (CarliniWagner(), None),
+        (DeepFool(), None),
+        (by_name("knn-df"), None),
+        (by_name("di-m-fim"), None),
+        (APGD(budget=Linf(0.03)), None),
+        (APGD(budget=Linf(0.03), loss="dlr"), "its objective is not that of the goal"),
+        (Noise(kind="uniform"), "it follows no gradient"),
+        (by_name("dfanet-fim"), "it moves on other networks than the watched one"),
+        (by_name("s-fim"), "it moves on other networks than the watched one"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_only_attacks_that_see_the_detector_adapt(attack, reason):
+    if reason is None:
+        check_adapts(as_recipe(attack))
+        return
+    with pytest.raises(ValueError, match=f"{as_recipe(attack).name} cannot adapt to a detector: {reason}"):
+        check_adapts(as_recipe(attack))
+
+
+def test_a_result_does_not_depend_on_its_neighbours(pair):
+    _, _, watched = pair
+    x, labels = faces(6, 7), torch.arange(6) % 4
+    goal = EvadeDetector(goal=ClassifyAs(labels), weight=1.0)
+    engine = fa.Engine(batch=2)
+    whole = fa.run(bim(steps=3), goal, watched, x, engine=engine)
+    alone = fa.run(bim(steps=3), goal.row(4), watched, x[4:5], ids=[4], engine=engine)
+    assert torch.equal(whole.images[4:5], alone.images)
+    assert goal.row(4).row(0).labels.tolist() == [0]
+
+
+def test_goals_on_embeddings_compare_with_images(pair):
+    model, _, watched = pair
+    x, targets = faces(3, 8), faces(3, 9)
+    goal = EvadeDetector(goal=Impersonate(targets, threshold=0.5), weight=0.0)
+    made = fa.run(bim(steps=2), goal, watched, x, engine=fa.Engine(batch=2))
+    plain = fa.run(bim(steps=2), Impersonate(targets, threshold=0.5), model, x, engine=fa.Engine(batch=2))
+    torch.testing.assert_close(made.score_after, plain.score_after, rtol=1e-4, atol=1e-5)
+    own = EvadeDetector(goal=Evade(threshold=0.5), weight=1.0)
+    assert own.own_reference
+    assert own.row(2).references is None
+
+
+def test_errors_name_what_is_wrong(pair):
+    model, detector, _ = pair
+    labels = torch.tensor([1])
+    with pytest.raises(ValueError, match="weight must be a number of at least 0, got -1"):
+        EvadeDetector(goal=ClassifyAs(labels), weight=-1)
+    with pytest.raises(ValueError, match="threshold must be a logit, got nan"):
+        EvadeDetector(goal=ClassifyAs(labels), threshold=math.nan)
+    with pytest.raises(ValueError, match="goal must be on one of embedding, logits, got one on 'layer:0'"):
+        EvadeDetector(goal=MatchFeatures(faces(1), layer="0"))
+    with pytest.raises(TypeError, match="detector must be a Detector, got NoneType"):
+        WatchedModel(model, None)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    bare = FaceModel(other, input_size=(16, 16), mean=HALF, std=HALF, name="other").eval()
+    with pytest.raises(ValueError, match="layers names '2', which the backbone of 'other' lacks"):
+        WatchedModel(bare, detector)
+    with pytest.raises(ValueError, match="the model 'tiny' has no class head"):
+        WatchedModel(make_model(head=False), detector).logits(faces(1))

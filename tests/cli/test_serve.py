@@ -1,0 +1,202 @@
+"""``fastadv serve``: a process that answers, under load, until it is told to stop, and then cleanly."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: the extra `serve`")
+pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: the extra `serve`")
+pytest.importorskip("python_multipart", reason="python-multipart is not installed: the extra `serve`")
+
+from fastadv.data.images import to_tensor
+from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
+from fastadv.detection.guard import Guard
+from fastadv.models import load
+
+
+def pixels(seed):
+    return np.random.default_rng(seed).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+
+
+def encoded(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def detector():
+    model = load("synth-vgg")
+    tap = LayerTap(model=model)
+    with torch.no_grad():
+        values = tap(torch.stack([to_tensor(pixels(i)) for i in range(6)])).values
+        made = centroids([(values, torch.arange(6) % 3)], layers=tap.names, classes=tuple("abc"), model=model.name)
+        trajectory = Trajectory(representatives=made)
+        embedded = trajectory(values)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = Network(Architecture(kind="mlp", layers=len(tap.names), width=3, hidden=8))
+        network.mean.copy_(embedded.mean(0))
+        network.scale.copy_(embedded.std(0))
+        network.eval().requires_grad_(False)
+        scores = Detector(trajectory=trajectory, network=network).score(values)
+    bare = Detector(trajectory=trajectory, network=network)
+    return bare.calibrated(scores[:3], scores[3:], rates=(0.01,))
+
+
+@pytest.fixture(scope="module")
+def detector_file(detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
+    detector.save(path)
+    return path
+
+
+class Running:
+    """A server in a process of its own."""
+
+    def __init__(self, process):
+        self.process = process
+        line = process.stderr.readline()
+        assert "listening on http://127.0.0.1:" in line, line + process.stderr.read()
+        self.port = int(line.split(";")[0].rpartition(":")[2])
+        for _ in range(3000):
+            if self.ask("GET", "/readyz")[0] == 200:
+                return
+            time.sleep(0.02)
+        raise AssertionError("never ready")
+
+    def ask(self, method, path, body=None, kind=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def judge(self, seed):
+        status, said = self.ask("POST", "/v1/faces", encoded(pixels(seed)), "image/png")
+        return status, json.loads(said)
+
+    def stop(self, number):
+        """The exit code and what else was said."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def server(start, detector_file):
+    classes = detector_file.with_name("classes.json")
+    classes.write_text(json.dumps([f"person {k}" for k in range(500)]))
+    more = ("--max-batch", 8, "--max-wait-ms", 3000, "--classes", classes)
+    running = Running(start("serve", "--model", "synth-vgg", "--detector", detector_file, "--port", 0, *more))
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.communicate()
+
+
+def test_answers_under_load_and_a_clean_stop(server, detector):
+    guard = Guard(model=load("synth-vgg"), detector=detector)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(server.judge, [i % 10 for i in range(40)]))
+    right = guard(torch.stack([to_tensor(pixels(i)) for i in range(10)]))
+    for i, (status, said) in enumerate(found):
+        assert status == 200
+        (face,) = said["faces"]
+        assert face["score"] == pytest.approx(float(right.scores[i % 10]), abs=1e-4)
+        assert face["prediction"]["index"] == int(right.logits[i % 10].argmax())
+        assert face["prediction"]["name"] == f"person {face['prediction']['index']}"
+        assert said["threshold"] == detector.thresholds.equal_error
+    status, metrics = server.ask("GET", "/metrics")
+    assert status == 200
+    assert b'fastadv_requests_total{status="200"} 40.0' in metrics
+    assert server.ask("GET", "/healthz") == (200, b'{"status":"ok"}')
+    assert server.ask("POST", "/v1/faces", b"no image", "image/png")[0] == 415
+    # told to stop while requests wait for others to share a pass: they are answered, and the process ends well
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(server.judge, i) for i in range(4)]
+        while b"fastadv_queue_images 4.0" not in server.ask("GET", "/metrics")[1]:
+            assert not any(w.done() for w in waiting)
+            time.sleep(0.01)
+        code, told = server.stop(signal.SIGTERM)
+        assert [w.result()[0] for w in waiting] == [200] * 4
+    assert (code, "stopped; every open request was answered" in told) == (0, True)
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+
+
+def test_ctrl_c_stops_it(start, detector_file):
+    running = Running(start("serve", "--model", "synth-vgg", "--detector", detector_file, "--port", 0))
+    code, told = running.stop(signal.SIGINT)
+    assert (code, "stopped" in told) == (0, True)
+
+
+def serving(inside, file, *more):
+    return inside("serve", "--model", "synth-vgg", "--detector", file, *more)
+
+
+def test_wrong_options(inside, detector, detector_file, tmp_path):
+    code, said = serving(inside, tmp_path / "gone.safetensors")
+    assert (code, "does not exist" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--false-alarm", 0.2)
+    assert (code, "rate is 0.2; calibrated for: 0.01" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--false-alarm", 0.01, "--threshold", 1)
+    assert (code, "--threshold and --false-alarm exclude each other" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--max-batch", 0)
+    assert (code, "max_batch is 0; expected an integer >= 1" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--port", 70000)
+    assert (code, "port is 70000; expected 0 to 65535" in said) == (2, True)
+    code, said = inside("serve", "--model", "synth-mobile", "--detector", detector_file)
+    assert (code, "model must be the detector's, synth-vgg, got synth-mobile" in said) == (2, True)
+    other = tmp_path / "other.safetensors"
+    replace(detector, provenance={"backbone": "0" * 64}).save(other)
+    code, said = serving(inside, other)
+    assert (code, "weights must be those that the detector was fitted on" in said) == (2, True)
+
+
+def test_a_port_that_is_taken(inside, detector_file):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        code, said = serving(inside, detector_file, "--port", other.getsockname()[1])
+    assert (code, "cannot listen on 127.0.0.1 port" in said) == (2, True)
+
+
+def test_a_package_that_is_missing(inside, detector_file, monkeypatch):
+    monkeypatch.delitem(sys.modules, "fastadv.detection.service", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, said = serving(inside, detector_file)
+    assert (code, "pip install 'fastadv[serve]'" in said) == (2, True)
+
+
+def test_export(inside, fastadv, detector_file, tmp_path):
+    path = tmp_path / "guard.pt2"
+    done = fastadv("detect", "export", "--model", "synth-vgg", "--detector", detector_file, "--out", path, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["format"], said["path"], said["size"]) == ("torch.export", str(path), path.stat().st_size)
+    assert said["scores"] <= 1e-4
+    x = torch.stack([to_tensor(pixels(i)) for i in range(3)])
+    embeddings, scores, flagged, logits = torch.export.load(path).module()(x)
+    assert logits.shape == (3, 500)
+    assert (scores >= said["threshold"]).tolist() == flagged.tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(embeddings, load("synth-vgg")(x), rtol=1e-4, atol=1e-4)
+    code, told = inside(
+        "detect", "export", "--model", "synth-vgg", "--detector", detector_file, "--out", tmp_path / "guard.txt"
+    )
+    assert (code, "expected a name that ends in .onnx or .pt2" in told) == (2, True)

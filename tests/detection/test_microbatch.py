@@ -1,0 +1,147 @@
+"""Answers in batches: every item its own answer, none waiting longer than allowed, nothing lost at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from fastadv.detection.microbatch import Closed, MicroBatcher, Overloaded
+
+
+def doubled(batches, seconds=0.0):
+    def run(items):
+        batches.append(list(items))
+        time.sleep(seconds)
+        return [2 * item for item in items]
+
+    return run
+
+
+async def with_batcher(work, run, **limits):
+    batcher = MicroBatcher(run, **{"max_batch": 4, "max_wait": 0.01, "max_queue": 100, **limits})
+    batcher.start()
+    try:
+        return await work(batcher)
+    finally:
+        await batcher.close()
+        assert not batcher.alive
+
+
+def test_every_item_gets_its_own_answer():
+    batches = []
+
+    async def work(batcher):
+        return await asyncio.gather(*(batcher.submit([i, 100 + i]) for i in range(25)))
+
+    found = asyncio.run(with_batcher(work, doubled(batches)))
+    assert found == [[2 * i, 2 * (100 + i)] for i in range(25)]
+    assert sorted(i for b in batches for i in b) == sorted(i for k in range(25) for i in (k, 100 + k))
+    assert max(len(b) for b in batches) == 4
+
+
+def test_items_gather_while_the_function_is_busy():
+    batches = []
+
+    async def work(batcher):
+        first = asyncio.create_task(batcher.submit([0]))
+        await asyncio.sleep(0.1)  # it runs now
+        rest = [asyncio.create_task(batcher.submit([i])) for i in range(1, 9)]
+        await asyncio.gather(first, *rest)
+
+    asyncio.run(with_batcher(work, doubled(batches, 0.3)))
+    assert [len(b) for b in batches] == [1, 4, 4]
+
+
+def test_a_lone_item_waits_no_longer_than_allowed():
+    async def work(batcher):
+        begin = time.perf_counter()
+        await batcher.submit([1])
+        return time.perf_counter() - begin
+
+    assert 0.2 <= asyncio.run(with_batcher(work, doubled([]), max_wait=0.2)) < 2
+    assert asyncio.run(with_batcher(work, doubled([]), max_wait=30, max_batch=1)) < 5  # full at once
+
+
+def test_an_error_reaches_those_who_wait_and_nobody_else():
+    def run(items):
+        if 13 in items:
+            raise RuntimeError("thirteen")
+        return items
+
+    async def work(batcher):
+        with pytest.raises(RuntimeError, match="thirteen"):
+            await batcher.submit([13])
+        return await batcher.submit([14])
+
+    assert asyncio.run(with_batcher(work, run)) == [14]
+
+
+def test_a_full_queue_refuses_and_recovers():
+    release = threading.Event()
+
+    def run(items):
+        release.wait(30)
+        return items
+
+    async def work(batcher):
+        first = asyncio.create_task(batcher.submit([1]))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(batcher.submit([2, 3]))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 2
+        with pytest.raises(Overloaded, match="2 images are waiting; at most 3 may"):
+            await batcher.submit([4, 5])
+        third = asyncio.create_task(batcher.submit([6]))
+        await asyncio.sleep(0)
+        release.set()
+        return await asyncio.gather(first, second, third)
+
+    assert asyncio.run(with_batcher(work, run, max_queue=3)) == [[1], [2, 3], [6]]
+
+
+def test_who_has_gone_is_not_computed():
+    batches = []
+
+    async def work(batcher):
+        first = asyncio.create_task(batcher.submit([0]))
+        await asyncio.sleep(0.1)
+        gone = asyncio.create_task(batcher.submit([1]))
+        last = asyncio.create_task(batcher.submit([2]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return await asyncio.gather(first, last)
+
+    assert asyncio.run(with_batcher(work, doubled(batches, 0.3))) == [[0], [4]]
+    assert batches == [[0], [2]]
+
+
+def test_closing_answers_what_waits_and_takes_no_more():
+    async def main():
+        batcher = MicroBatcher(doubled([], 0.05), max_batch=2, max_wait=30.0, max_queue=100)
+        batcher.start()
+        waiting = [asyncio.create_task(batcher.submit([i])) for i in range(5)]
+        await asyncio.sleep(0)
+        begin = time.perf_counter()
+        await batcher.close()
+        assert time.perf_counter() - begin < 20
+        with pytest.raises(Closed):
+            await batcher.submit([9])
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(main()) == [[0], [2], [4], [6], [8]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_batch": 0}, "max_batch is 0; expected an integer >= 1"),
+        ({"max_queue": 1.5}, "max_queue is 1.5"),
+        ({"max_wait": -1}, "max_wait is -1; expected seconds"),
+    ],
+)
+def test_wrong_numbers(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        MicroBatcher(doubled([]), **{"max_batch": 1, "max_wait": 0.0, "max_queue": 1, **wrong})

@@ -1,0 +1,377 @@
+"""The service as an application: answers, limits, health and numbers; without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import math
+import socket
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: the extra `serve`")
+pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: the extra `serve`")
+pytest.importorskip("python_multipart", reason="python-multipart is not installed: the extra `serve`")
+
+from fastadv.data.images import to_tensor
+from fastadv.detection import Architecture, Detector, Network, Trajectory, service
+from fastadv.detection.guard import Guard
+from fastadv.detection.service import ServiceConfig, create_app
+
+
+@pytest.fixture
+def guard(tiny, representatives):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = Network(Architecture(kind="mlp", layers=3, width=4, hidden=6)).eval().requires_grad_(False)
+        tiny.head = nn.Linear(3, 9).eval()
+    trajectory = Trajectory(representatives=representatives)
+    return Guard(model=tiny, detector=Detector(trajectory=trajectory, network=network), threshold=0.0)
+
+
+def pixels(seed, size=(16, 16)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def encoded(array, format="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format, **options)
+    return file.getvalue()
+
+
+def form(parts):
+    lines = b""
+    for name, kind, data in parts:
+        head = f'--edge\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n'
+        head += f"Content-Type: {kind}\r\n\r\n"
+        lines += head.encode() + data + b"\r\n"
+    return lines + b"--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+async def ask(app, method, path, body=b"", kind=None, *, declare=True, chunk=1 << 16):
+    """One request, as an ASGI server would hand it over."""
+    path, _, query = path.partition("?")
+    headers = [(b"content-type", kind.encode())] if kind else []
+    if declare:
+        headers.append((b"content-length", str(len(body)).encode()))
+    parts = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0)
+        if not parts:
+            await asyncio.Event().wait()
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http"}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": headers}
+    await app({**scope, "client": ("test", 1), "server": ("test", 80), "root_path": ""}, receive, send)
+    text = b"".join(m.get("body", b"") for m in sent).decode()
+    about = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+    return sent[0]["status"], json.loads(text) if about["content-type"] == "application/json" else text
+
+
+async def ready(app):
+    for _ in range(2000):
+        if (await ask(app, "GET", "/readyz"))[0] == 200:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("never ready")
+
+
+def during(guard, work, **limits):
+    """What ``work(app)`` gives while the service runs."""
+
+    async def main():
+        app = create_app(guard, ServiceConfig(**{"max_wait": 0.001, **limits}))
+        async with app.router.lifespan_context(app):
+            await ready(app)
+            return await work(app)
+
+    return asyncio.run(main())
+
+
+def check(face, guard, array, *, name=None, embedding=False):
+    right = guard(to_tensor(array)[None])
+    assert face["name"] == name
+    assert face["score"] == pytest.approx(float(right.scores), abs=1e-5)
+    assert face["adversarial"] == bool(right.flagged)
+    assert face["authenticity"] == pytest.approx(1 / (1 + math.exp(face["score"])), abs=1e-6)
+    assert face["prediction"]["index"] == int(right.logits.argmax())
+    assert face["prediction"]["confidence"] == pytest.approx(float(right.logits.softmax(1).max()), abs=1e-5)
+    assert face["embedding"] == (pytest.approx(right.embeddings[0].tolist(), abs=1e-5) if embedding else None)
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", "IMAGE/PNG; charset=x"])
+def test_one_image_as_the_body(guard, kind):
+    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces?embedding=true", encoded(pixels(1)), kind))
+    assert status == 200
+    assert (said["model"], said["threshold"], len(said["faces"])) == ("tiny", 0.0, 1)
+    check(said["faces"][0], guard, pixels(1), embedding=True)
+
+
+def test_several_images_as_a_form(guard):
+    body, kind = form([(f"{i}.bmp", "image/bmp", encoded(pixels(i), "BMP")) for i in range(5)])
+    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces", body, kind))
+    assert status == 200
+    for i, face in enumerate(said["faces"]):
+        check(face, guard, pixels(i), name=f"{i}.bmp")
+
+
+def test_classes_have_names_where_they_are_told(guard):
+    names = tuple("abcdefghi")
+
+    async def go():
+        app = create_app(guard, classes=names)
+        async with app.router.lifespan_context(app):
+            await ready(app)
+            return await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+
+    said = asyncio.run(go())[1]["faces"][0]["prediction"]
+    assert said["name"] == names[said["index"]]
+    with pytest.raises(ValueError, match="classes has 2 names; expected 9, one for each logit of the model"):
+        create_app(guard, classes=names[:2])
+
+
+def test_small_answers_leave_at_once(guard, monkeypatch):
+    """asyncio turns Nagle's algorithm off only on sockets that say that they are TCP."""
+    seen = []
+    monkeypatch.setattr(service.uvicorn.Server, "run", lambda server, sockets: seen.extend(s.proto for s in sockets))
+    told = []
+    service.serve(guard, port=0, started=told.append)
+    assert seen == [socket.IPPROTO_TCP]
+    assert told[0].startswith("http://127.0.0.1:")
+
+
+def test_many_clients_share_passes_and_get_their_own_answers(guard):
+    async def work(app):
+        asked = [ask(app, "POST", "/v1/faces", encoded(pixels(i)), "image/png") for i in range(24)]
+        found = await asyncio.gather(*asked)
+        return found, (await ask(app, "GET", "/metrics"))[1]
+
+    found, metrics = during(guard, work, max_wait=0.2, max_batch=8)
+    for i, (status, said) in enumerate(found):
+        assert status == 200
+        check(said["faces"][0], guard, pixels(i))
+    told = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(told['fastadv_requests_total{status="200"}']) == 24
+    assert float(told["fastadv_batch_images_sum"]) == 24
+    assert float(told["fastadv_batch_images_count"]) <= 8
+    judged = [told.get(f'fastadv_images_total{{verdict="{v}"}}', "0") for v in ("natural", "adversarial")]
+    assert sum(map(float, judged)) == 24
+    assert float(told["fastadv_queue_images"]) == 0
+    assert float(told["fastadv_request_seconds_count"]) == 24
+
+
+def test_another_size_is_cropped_to_its_centre(guard):
+    wide = pixels(3, (16, 20))
+    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces", encoded(wide), "image/png"))
+    assert status == 200
+    check(said["faces"][0], guard, wide[:, 2:18])
+
+
+BOMB = encoded(np.zeros((2000, 2000, 3), np.uint8))
+HEAD = struct.pack(">4sIIBBBBB", b"IHDR", 30000, 30000, 8, 2, 0, 0, 0)
+HUGE = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + HEAD + struct.pack(">I", zlib.crc32(HEAD))
+HUGE += struct.pack(">I", 10) + b"IDAT" + bytes(14)
+CUT = encoded(pixels(0, (60, 60)))[:-400]
+
+
+REFUSED = {
+    "another type": (
+        415,
+        encoded(pixels(0)),
+        "text/plain",
+        "content type is 'text/plain'; expected multipart/form-data or image/",
+    ),
+    "no type": (415, encoded(pixels(0)), None, "content type is ''"),
+    "not the type it says": (415, encoded(pixels(0)), "image/jpeg", "the body is a PNG image; its type says JPEG"),
+    "no image of its type": (415, b"hello", "image/png", "the body is no PNG image"),
+    "no image": (415, b"hello", "application/octet-stream", "the body is no JPEG, PNG, WEBP, BMP image"),
+    "a format that is not taken": (415, encoded(pixels(0), "GIF"), "application/octet-stream", "is no JPEG"),
+    "a part of another type": (415, *form([("a.txt", "text/plain", b"hi")]), "a.txt: content type is 'text/plain'"),
+    "nothing": (400, b"", "image/png", "the body is empty; expected an image"),
+    "a form of nothing": (400, *form([]), "the form has no file"),
+    "an empty part": (400, *form([("a.png", "image/png", b"")]), "a.png is empty"),
+    "too many parts": (400, *form([(f"{i}.png", "image/png", encoded(pixels(i))) for i in range(4)]), "Too many files"),
+    "no form": (400, b"not a form", "multipart/form-data", "boundary"),
+    "cut short": (400, CUT, "image/png", "the body: the image is damaged"),
+    "too many pixels": (400, BOMB, "image/png", "the body: 2000x2000 is more than 100000 pixels"),
+    "far too many pixels": (400, HUGE, "image/png", "the body has too many pixels"),
+    "too large": (413, bytes(70000), "image/png", "the body is larger than 60000 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("declare", [True, False])
+def test_what_is_refused(guard, what, declare):
+    status, body, kind, message = REFUSED[what]
+
+    async def work(app):
+        first = await ask(app, "POST", "/v1/faces", body, kind, declare=declare, chunk=10000)
+        return first, await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+
+    (found, said), (after, _) = during(guard, work, max_bytes=60000, max_pixels=100000, max_images=3)
+    assert (found, after) == (status, 200)
+    assert message in said["detail"]
+
+
+def test_one_bad_image_of_a_form_is_named(guard):
+    body, kind = form([("good.png", "image/png", encoded(pixels(1))), ("bad.png", "image/png", CUT)])
+    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces", body, kind))
+    assert status == 400
+    assert said["detail"].startswith("bad.png: the image is damaged")
+
+
+def test_wrong_paths_methods_and_arguments(guard):
+    async def work(app):
+        asked = (("GET", "/"), ("GET", "/v1/faces"), ("POST", "/v1/faces?embedding=maybe"))
+        return [(await ask(app, *a, b"x", "image/png"))[0] for a in asked]
+
+    assert during(guard, work) == [404, 405, 422]
+
+
+class Slow:
+    """A guard whose pass waits for a sign."""
+
+    def __init__(self, guard, monkeypatch):
+        self.go, self.fails = threading.Event(), False
+        original = Guard.__call__
+
+        def call(own, images):
+            self.go.wait(30)
+            if self.fails:
+                raise RuntimeError("out of memory")
+            return original(own, images)
+
+        monkeypatch.setattr(Guard, "__call__", call)
+
+
+def test_before_it_is_warm_it_is_alive_and_not_ready(guard, monkeypatch):
+    slow = Slow(guard, monkeypatch)
+
+    async def main():
+        app = create_app(guard)
+        async with app.router.lifespan_context(app):
+            paths = ("/healthz", "/readyz", "/docs", "/openapi.json")
+            early = [(await ask(app, "GET", path))[0] for path in paths]
+            refused = await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+            slow.go.set()
+            await ready(app)
+            late = await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+        return early, refused, late, (await ask(app, "GET", "/readyz"))[0], (await ask(app, "GET", "/healthz"))[0]
+
+    early, refused, late, stopped, dead = asyncio.run(main())
+    assert early == [200, 503, 200, 200]
+    assert refused == (503, {"detail": "warming up, or stopping"})
+    assert (late[0], stopped, dead) == (200, 503, 503)
+
+
+def test_a_warm_up_that_fails_is_told(guard, monkeypatch):
+    slow = Slow(guard, monkeypatch)
+    slow.fails = True
+    slow.go.set()
+
+    async def main():
+        app = create_app(guard)
+        async with app.router.lifespan_context(app):
+            for _ in range(400):
+                status, said = await ask(app, "GET", "/healthz")
+                if status == 503:
+                    return said
+                await asyncio.sleep(0.005)
+        raise AssertionError("never told")
+
+    assert asyncio.run(main()) == {"detail": "not working: out of memory"}
+
+
+def test_more_than_can_wait_are_sent_away_and_slow_answers_end(guard, monkeypatch):
+    slow = Slow(guard, monkeypatch)
+    slow.go.set()
+
+    async def work(app):
+        slow.go.clear()
+        first = asyncio.create_task(ask(app, "POST", "/v1/faces", encoded(pixels(0)), "image/png"))
+        await asyncio.sleep(0.2)
+        more = [asyncio.create_task(ask(app, "POST", "/v1/faces", encoded(pixels(i)), "image/png")) for i in range(5)]
+        found = [await task for task in (first, *more)]
+        slow.go.set()
+        return found, await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+
+    found, after = during(guard, work, max_queue=2, max_images=2, max_batch=1, timeout=1.0)
+    assert [status for status, _ in found] == [503] * 6
+    reasons = {said["detail"] for _, said in found}
+    assert reasons == {"2 requests are open already", "the answer took too long"}
+    assert after[0] == 200
+
+
+def test_an_error_of_the_pass_is_the_servers(guard, monkeypatch):
+    slow = Slow(guard, monkeypatch)
+    slow.go.set()
+
+    async def work(app):
+        slow.fails = True
+        with pytest.raises(RuntimeError, match="out of memory"):  # an ASGI server logs it; the client has had its 500
+            await ask(app, "POST", "/v1/faces", encoded(pixels(0)), "image/png")
+        slow.fails = False
+        metrics = (await ask(app, "GET", "/metrics"))[1]
+        return metrics, await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+
+    metrics, after = during(guard, work)
+    assert 'fastadv_requests_total{status="500"} 1.0' in metrics
+    assert after[0] == 200
+
+
+def test_a_body_that_does_not_arrive(guard):
+    async def work(app):
+        sent = []
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/faces", "query_string": b"", "http_version": "1.1"}
+        await app({**scope, "headers": [(b"content-type", b"image/png")], "scheme": "http"}, receive, send)
+        return sent[0]["status"]
+
+    assert during(guard, work, timeout=0.1) == 408
+
+
+def test_a_score_that_is_no_number(guard):
+    with torch.no_grad():
+        guard._pass.model.backbone.dense.bias.fill_(math.nan)
+    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces?embedding=1", encoded(pixels(1)), "image/png"))
+    assert status == 200
+    (face,) = said["faces"]
+    assert face["adversarial"] is True
+    assert (face["score"], face["authenticity"], face["embedding"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_batch": 0}, "max_batch is 0; expected an integer >= 1"),
+        ({"max_wait": 61}, r"max_wait is 61; expected seconds in \[0, 60\]"),
+        ({"max_images": 300}, "max_images is 300; expected at most max_queue, 256"),
+        ({"max_pixels": 10**9}, "max_pixels is 1000000000; expected at most 40000000"),
+        ({"timeout": 0}, r"timeout is 0; expected seconds in \(0, 3600\]"),
+    ],
+)
+def test_wrong_limits(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ServiceConfig(**wrong)
