@@ -1,4 +1,8 @@
-"""Timing and the machine's own limits."""
+"""Timing and the machine's own limits.
+
+On a GPU the calls are recorded as one CUDA graph and replayed, so that what is measured is the device's work; what the
+host spends on a call is measured by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from fastadv.models.capture import Captured
 
 _LARGE = 64 * 2**20  # float32 values: 256 MiB, beyond every cache
 
@@ -21,26 +27,15 @@ class Times:
         median: The middle.
         low: 20% are below.
         high: 20% are above.
-        count: How many calls were timed.
+        count: How many times were taken.
+        host: On a GPU, the median that the host spends until a call returns, without waiting for the device.
     """
 
     median: float
     low: float
     high: float
     count: int
-
-
-def _once(call: Callable[[], Any], device: str) -> float:
-    if device.startswith("cuda"):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    host: float | None = None
 
 
 def timed(calls: Sequence[Callable[[], Any]], device: str, *, seconds: float = 1.0, least: int = 7) -> Times:
@@ -54,23 +49,77 @@ def timed(calls: Sequence[Callable[[], Any]], device: str, *, seconds: float = 1
     """
     for call in calls:
         call()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    if not device.startswith("cuda"):
+        return _times(_repeated(lambda k: _clock(calls[k % len(calls)]), seconds, least))
+    host = _host(calls)
+    together = _recorded(calls)
+    _events(together)
+    found = [spent / len(calls) for spent in _repeated(lambda k: _events(together), seconds, least)]
+    return _times(found, host=host)
+
+
+def _repeated(once: Callable[[int], float], seconds: float, least: int) -> list[float]:
     found: list[float] = []
     stop = time.perf_counter() + seconds
     while len(found) < least or (time.perf_counter() < stop and len(found) < 2000):
-        found.append(_once(calls[len(found) % len(calls)], device))
+        found.append(once(len(found)))
+    return found
+
+
+def _times(found: Sequence[float], *, host: float | None = None) -> Times:
     low, *_, high = statistics.quantiles(found, n=5)
-    return Times(median=statistics.median(found), low=low, high=high, count=len(found))
+    return Times(median=statistics.median(found), low=low, high=high, count=len(found), host=host)
+
+
+def _clock(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _events(call: Callable[[], Any]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def _host(calls: Sequence[Callable[[], Any]]) -> float:
+    found = []
+    for k in range(30):
+        torch.cuda.synchronize()
+        found.append(_clock(calls[k % len(calls)]))
+    torch.cuda.synchronize()
+    return statistics.median(found)
+
+
+def _recorded(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+    def everything() -> None:
+        for call in calls:
+            call()
+
+    return Captured(everything, warmup=1)
+
+
+def launches(call: Callable[[], Any]) -> int | None:
+    """How many kernels and copies one call starts on the GPU; None where the profiler sees none."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
+        call()
+        torch.cuda.synchronize()
+    return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profile.events()) or None
 
 
 def copy_bandwidth(device: str, *, seconds: float = 1.0) -> float:
     """Bytes read and written per second by a copy of 256 MiB."""
-    source, target = torch.ones(_LARGE, device=device), torch.zeros(_LARGE, device=device)
+    source, target = torch.rand(_LARGE, device=device), torch.zeros(_LARGE, device=device)
     return 2 * 4 * _LARGE / timed([lambda: target.copy_(source)], device, seconds=seconds).median
 
 
 def read_bandwidth(device: str, *, seconds: float = 1.0) -> float:
     """Bytes read per second by a sum over 256 MiB."""
-    source = torch.ones(_LARGE, device=device)
+    source = torch.rand(_LARGE, device=device)
     return 4 * _LARGE / timed([source.sum], device, seconds=seconds).median

@@ -1,6 +1,6 @@
 """The operations to time: inputs of real sizes, what plain PyTorch does for the same, and the bytes that must move.
 
-Sizes: MobileFaceNet and IR-ResNet-50 at 112x112 (batch 16), SE-ResNet-50 at 224x224 with 500 classes.
+Sizes: MobileFaceNet and IR-ResNet-50 at 112x112 (batch 16, on a GPU 128), SE-ResNet-50 at 224x224 with 500 classes.
 """
 
 from __future__ import annotations
@@ -91,48 +91,51 @@ def _momentum_arguments(n: int) -> Callable[[str], Mapping[str, Any]]:
     return make
 
 
-def _map_arguments(n: int, c: int, s: int, **more: Any) -> Callable[[str], Mapping[str, Any]]:
+def _noise_arguments(n: int) -> Callable[[str], Mapping[str, Any]]:
     def make(device: str) -> Mapping[str, Any]:
-        return {"x": _rand(n, c, s, s, device=device) - 0.3, **more}
+        return {"x": _rand(n, 3, 112, 112, device=device), "ids": torch.arange(n, device=device)}
 
     return make
 
 
-def _dropped(x: Tensor, *, backend: str | None = None) -> Tensor:
-    ids = torch.arange(len(x), device=x.device)
+def _dropout_arguments(n: int, c: int, s: int, *, affine: bool) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        given = {"x": _rand(n, c, s, s, device=device) - 0.3, "ids": torch.arange(n, device=device)}
+        more = {name: torch.rand(c, device=device) for name in ("scale", "shift", "slope")} if affine else {}
+        return {**given, **more}
+
+    return make
+
+
+def _dropped(x: Tensor, ids: Tensor, *, backend: str | None = None) -> Tensor:
     return ops.feature_dropout(x, rate=0.1, seed=7, ids=ids, tick=3, layer=2, backend=backend)
 
 
-def _affine(x: Tensor) -> dict[str, Tensor]:
-    c = x.shape[1]
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.rand(c, generator=generator).to(x.device) for name in ("scale", "shift", "slope")}
+def _eager_dropped(x: Tensor, ids: Tensor) -> Tensor:
+    return F.dropout(x, 0.1)
 
 
-def _dropped_activated(x: Tensor, *, backend: str | None = None) -> Tensor:
-    ids = torch.arange(len(x), device=x.device)
-    return ops.feature_dropout_bn_prelu(x, rate=0.1, seed=7, ids=ids, tick=3, layer=2, **_affine(x), backend=backend)
+def _dropped_activated(x: Tensor, ids: Tensor, *, backend: str | None = None, **affine: Tensor) -> Tensor:
+    return ops.feature_dropout_bn_prelu(x, rate=0.1, seed=7, ids=ids, tick=3, layer=2, **affine, backend=backend)
 
 
-def _eager_dropped_activated(x: Tensor) -> Tensor:
-    a = _affine(x)
-    y = F.dropout(x, 0.1) * a["scale"].view(1, -1, 1, 1) + a["shift"].view(1, -1, 1, 1)
-    return F.prelu(y, a["slope"])
+def _eager_dropped_activated(x: Tensor, ids: Tensor, scale: Tensor, shift: Tensor, slope: Tensor) -> Tensor:
+    y = F.dropout(x, 0.1) * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+    return F.prelu(y, slope)
 
 
 def _noised(kind: str) -> Call:
-    def call(x: Tensor, *, backend: str | None = None) -> Tensor:
-        ids = torch.arange(len(x), device=x.device)
+    def call(x: Tensor, ids: Tensor, *, backend: str | None = None) -> Tensor:
         return ops.add_noise_(x, scale=0.1, seed=7, ids=ids, kind=kind, backend=backend)
 
     return call
 
 
-def _eager_uniform(x: Tensor) -> Tensor:
+def _eager_uniform(x: Tensor, ids: Tensor) -> Tensor:
     return x.add_((torch.rand_like(x) * 2 - 1) * 0.1).clamp_(0, 1)
 
 
-def _eager_gaussian(x: Tensor) -> Tensor:
+def _eager_gaussian(x: Tensor, ids: Tensor) -> Tensor:
     return x.add_(torch.randn_like(x) * 0.1).clamp_(0, 1)
 
 
@@ -187,10 +190,11 @@ def _inverse_square(distances: Tensor, labels: Tensor, predicted: Tensor, *, bac
     return ops.knn_score(distances, labels, predicted, weighting="inverse_square", backend=backend)
 
 
-def cases() -> tuple[Case, ...]:
-    """Every case, in the order of the table."""
+def cases(device: str) -> tuple[Case, ...]:
+    """Every case, in the order of the table; on a GPU larger batches, beyond its cache."""
     found: list[Case] = []
-    for n in (16, 256):
+    on_gpu = device.startswith("cuda")
+    for n in (256, 2048) if on_gpu else (16, 256):
         pixels, size = n * 3 * 112 * 112, f"{n} faces of 112x112"
         found += [
             Case(
@@ -213,7 +217,7 @@ def cases() -> tuple[Case, ...]:
             Case(
                 op="add_noise_ (uniform)",
                 size=size,
-                make=_map_arguments(n, 3, 112),
+                make=_noise_arguments(n),
                 ours=_noised("uniform"),
                 eager=_eager_uniform,
                 bytes=8 * pixels,
@@ -222,7 +226,7 @@ def cases() -> tuple[Case, ...]:
             Case(
                 op="add_noise_ (gaussian)",
                 size=size,
-                make=_map_arguments(n, 3, 112),
+                make=_noise_arguments(n),
                 ours=_noised("gaussian"),
                 eager=_eager_gaussian,
                 bytes=8 * pixels,
@@ -232,29 +236,30 @@ def cases() -> tuple[Case, ...]:
             Case(
                 op="box_blur",
                 size=size,
-                make=_map_arguments(n, 3, 112),
+                make=lambda device, n=n: {"x": _rand(n, 3, 112, 112, device=device)},
                 ours=ops.box_blur,
                 eager=lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1),
                 bytes=8 * pixels,
                 tolerance=1e-5,
             ),
         ]
-    for size, c, s in (("MobileFaceNet, 16 x 128 x 56 x 56", 128, 56), ("IR-ResNet-50, 16 x 64 x 112 x 112", 64, 112)):
-        moved = 8 * 16 * c * s * s
+    n = 128 if on_gpu else 16
+    for model, c, s in (("MobileFaceNet", 128, 56), ("IR-ResNet-50", 64, 112)):
+        moved, size = 8 * n * c * s * s, f"{model}, {n} x {c} x {s} x {s}"
         found += [
             Case(
                 op="feature_dropout",
                 size=size,
-                make=_map_arguments(16, c, s),
+                make=_dropout_arguments(n, c, s, affine=False),
                 ours=_dropped,
-                eager=lambda x: F.dropout(x, 0.1),
+                eager=_eager_dropped,
                 bytes=moved,
                 random=True,
             ),
             Case(
                 op="feature_dropout_bn_prelu",
                 size=size,
-                make=_map_arguments(16, c, s),
+                make=_dropout_arguments(n, c, s, affine=True),
                 ours=_dropped_activated,
                 eager=_eager_dropped_activated,
                 bytes=moved,
@@ -264,7 +269,7 @@ def cases() -> tuple[Case, ...]:
         ]
     activations = sum(c * s * s for c, s in SE_RESNET_50)
     templates = 500 * sum(c for c, _ in SE_RESNET_50)
-    for n in (1, 8):
+    for n in (1, 8, 64) if on_gpu else (1, 8):
         size = f"SE-ResNet-50, 16 layers, 500 classes, batch {n}"
         found += [
             Case(

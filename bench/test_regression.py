@@ -7,7 +7,7 @@ from bench.ops_cases import cases
 
 pytest.importorskip("pytest_benchmark")
 
-SMALL = {case.op: case for case in reversed(cases())}  # the first size of each
+SMALL = {case.op: case for case in reversed(cases("cpu"))}  # the first size of each
 
 
 @pytest.mark.parametrize("op", sorted(SMALL))

@@ -19,6 +19,7 @@ from fastadv.detection.detectors import Detector
 from fastadv.detection.taps import LayerTap
 from fastadv.models import FaceModel, prepare
 from fastadv.models.capture import Captured
+from fastadv.models.float32_math import float32_math
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -137,7 +138,7 @@ class Guard:
         if images.dim() != 4 or tuple(images.shape[1:]) != expected or not len(images):
             raise ValueError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
         with torch.inference_mode():
-            return self._captured(images) if self.capture else _verdicts(self._pass(self._laid_out(images)))
+            return self._captured(images) if self.capture else self._eager(images)
 
     def warm_up(self) -> None:
         """Do now what the first calls would do: choose algorithms, allocate, and record the graphs."""
@@ -157,9 +158,15 @@ class Guard:
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
 
+    def _eager(self, images: Tensor) -> Verdicts:
+        if self.model.device.type != "cuda":
+            return _verdicts(self._pass(self._laid_out(images)))
+        with self._lock, float32_math(self.model.device, tf32=False):  # what it sets is the whole process's
+            return _verdicts(self._pass(self._laid_out(images)))
+
     def _captured(self, images: Tensor) -> Verdicts:
         made = []
-        with self._lock, torch.cuda.device(self.model.device):
+        with self._lock, torch.cuda.device(self.model.device), float32_math(self.model.device, tf32=False):
             for part in images.split(self.sizes[-1]):
                 size = next(n for n in self.sizes if n >= len(part))
                 if size not in self._recorded:

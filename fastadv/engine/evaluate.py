@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +14,6 @@ from fastadv.engine.rows import SlotRows
 from fastadv.models import FaceModel, fixed_batches
 from fastadv.models.outputs import output_of
 from fastadv.surrogates import BoundSurrogate, Member, StepKey
-
-
-@contextmanager
-def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
-    """Let CUDA use TF32 for float32 products, or forbid it; restores what was set. Nothing to do on a CPU."""
-    if device.type != "cuda":
-        yield
-        return
-    wanted = "tf32" if tf32 else "ieee"
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = matmul.fp32_precision, conv.fp32_precision
-    matmul.fp32_precision = conv.fp32_precision = wanted
-    try:
-        yield
-    finally:
-        matmul.fp32_precision, conv.fp32_precision = before
 
 
 def outputs_of(model: FaceModel, goal: Goal, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Budget, Goal, Rows
-from fastadv.engine.evaluate import fixed_outputs, float32_math
+from fastadv.engine.evaluate import fixed_outputs
 from fastadv.engine.job import (
     MET_AT_START,
     NONFINITE_GRADIENT,
@@ -20,6 +20,7 @@ from fastadv.engine.job import (
     Result,
 )
 from fastadv.models import FaceModel, fixed_batches
+from fastadv.models.float32_math import float32_math
 from fastadv.surrogates import BoundSurrogate, Member
 
 _SAME = 1e-6  # float32 noise on a grey level; anything real is 0.0039

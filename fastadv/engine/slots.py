@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Goal
-from fastadv.engine.evaluate import Evaluator, float32_math
+from fastadv.engine.evaluate import Evaluator
 from fastadv.engine.job import Entered, Finished
 from fastadv.engine.rows import SlotRows
 from fastadv.models.capture import Captured
+from fastadv.models.float32_math import float32_math
 from fastadv.surrogates import BoundSurrogate
 
 

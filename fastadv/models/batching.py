@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastadv.models.float32_math import float32_math
+
 
 def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    """Apply `function` to chunks of exactly `size` images, without gradients.
+    """Apply `function` to chunks of exactly `size` images, without gradients, and on CUDA without TF32.
 
     A convolution may round differently for another batch size; with one fixed size an image's output has the
     same bits whatever its neighbours, its place and the number of images. The last chunk is filled up by
@@ -32,7 +34,7 @@ def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: in
         raise ValueError(f"images: expected at least one image, got shape {tuple(images.shape)}")
     count = images.shape[0]
     result: Tensor | None = None
-    with torch.no_grad():
+    with torch.no_grad(), float32_math(images.device, tf32=False):
         for start in range(0, count, size):
             chunk = images[start : start + size]
             rows = chunk.shape[0]

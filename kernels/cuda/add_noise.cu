@@ -24,10 +24,14 @@ struct NoiseRow {
     }
   }
 
-  template <int kWidth, bool kVector, bool kChannelsLast>
-  __device__ __forceinline__ void apply(const Run<kWidth>& run) const {
+  template <int kWidth, bool kVector>
+  __device__ __forceinline__ Pack<float, kWidth> read(const Run<kWidth>& run) const {
+    return load_run<float, kWidth, kVector>(origin + run.offset, run.count);
+  }
+
+  template <int kWidth, bool kVector>
+  __device__ __forceinline__ void apply(const Run<kWidth>& run, Pack<float, kWidth> pack) const {
     const float amount = scale_each ? scale_each[run.image] : scale;
-    auto pack = load_run<float, kWidth, kVector>(origin + run.offset, run.count);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const float noise = kGaussian ? from_bits(run.words[k]) : uniform_noise(run.words[k]);

@@ -39,6 +39,45 @@ __device__ __forceinline__ double packed_sum(const T* values, int64_t size, int 
   return sum;
 }
 
+// The same for kTogether channels side by side, kWidth to a lane, so that a warp reads kWidth positions at once: their
+// sums, of which lane k gets channel k's. `map` begins on 16 bytes, and so does every position.
+template <class T, int kWidth>
+__device__ __forceinline__ double together_sum(const T* map, int lane, int warp, int64_t positions, int64_t stride) {
+  constexpr int kLanes = static_cast<int>(kTogether) / kWidth;  // of one position
+  constexpr int64_t kStep = int64_t{kWarps} * kWidth;
+  const T* run = map + lane % kLanes * kWidth;
+  double sum[kWidth] = {};
+  int64_t i = warp * kWidth + lane / kLanes;
+  constexpr int kTurns = 16 / kWidth;  // positions that are read before the first of them is added
+  for (; i + (kTurns - 1) * kStep < positions; i += kTurns * kStep) {
+    Pack<T, kWidth> packs[kTurns];
+#pragma unroll
+    for (int j = 0; j < kTurns; ++j) packs[j] = load<T, kWidth>(run + (i + j * kStep) * stride);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      float part = 0.0f;
+#pragma unroll
+      for (int j = 0; j < kTurns; ++j) part += to_float(packs[j].item[k]);
+      sum[k] += static_cast<double>(part);
+    }
+  }
+  for (; i < positions; i += kStep) {
+    const auto pack = load<T, kWidth>(run + i * stride);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] += static_cast<double>(to_float(pack.item[k]));
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k)
+    for (int step = kLanes; step < 32; step *= 2) sum[k] += __shfl_xor_sync(0xffffffffu, sum[k], step);
+  double own = 0.0;  // of channel `lane`, which lane / kWidth holds at lane % kWidth
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    const double value = __shfl_sync(0xffffffffu, sum[k], lane / kWidth);
+    own = lane % kWidth == k ? value : own;
+  }
+  return own;
+}
+
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) average_pool_kernel(const __grid_constant__ PoolArgs args) {
   __shared__ double shared[kWarps][32];
@@ -51,9 +90,13 @@ __global__ void __launch_bounds__(kThreads) average_pool_kernel(const __grid_con
     float* out = args.out + task.image * args.row + layer.column + task.first;
     if (channels_together(layer)) {
       const bool inside = lane < task.count;
+      const bool wide = task.count == kTogether && layer.stride_p % kWidth == 0 &&
+                        reinterpret_cast<uintptr_t>(map) % 16 == 0;
+      double sum = 0.0;
+      if (wide) sum = together_sum<T, kWidth>(map, lane, warp, layer.positions, layer.stride_p);
+      else if (inside) sum = strided_sum(map + lane, warp, layer.positions, kWarps, layer.stride_p);
       __syncthreads();  // the sums of the task before have been read
-      shared[warp][lane] =
-          inside ? strided_sum(map + lane, warp, layer.positions, kWarps, layer.stride_p) : 0.0;
+      shared[warp][lane] = sum;
       __syncthreads();
       if (warp != 0 || !inside) continue;
       double total = 0.0;

@@ -12,10 +12,6 @@ struct Rows {
   const T* middle;
   const T* lower;
 
-  __device__ __forceinline__ float column(int64_t i) const {
-    return sum3(to_float(upper[i]), to_float(middle[i]), to_float(lower[i]));
-  }
-
   template <int kWidth>
   __device__ __forceinline__ void columns(int64_t i, float (&sums)[kWidth]) const {
     const auto a = load<T, kWidth>(upper + i);
@@ -26,10 +22,12 @@ struct Rows {
   }
 };
 
-// A thread makes kWidth neighbours of a row. Their neighbours to the left and right are whole packs away (kApart), or
-// one element. Index: what positions are divided in; 64 bits are slow.
-template <class T, int kWidth, bool kApart, class Index>
+// A thread makes kWidth neighbours of a row. Their neighbours to the left and right are `inner` elements away: whole
+// packs (kInner = 0), or kInner elements, which lie in this pack and the ones beside it. Index: what positions are
+// divided in; 64 bits are slow.
+template <class T, int kWidth, int kInner, class Index>
 __global__ void __launch_bounds__(kThreads) box_blur_kernel(const BoxBlurArgs args) {
+  static_assert(kInner <= kWidth, "the packs beside this one hold the neighbours");
   const int64_t packs = args.row / kWidth;
   const int64_t items = args.planes * args.rows * packs;
   const int64_t step = int64_t{gridDim.x} * kThreads;
@@ -40,18 +38,23 @@ __global__ void __launch_bounds__(kThreads) box_blur_kernel(const BoxBlurArgs ar
     const T* middle = static_cast<const T*>(args.x) + index * args.row;
     const Rows<T> rows = {here > 0 ? middle - args.row : middle, middle,
                           here + 1 < args.rows ? middle + args.row : middle};
-    float center[kWidth], left[kWidth], right[kWidth];
+    const int64_t apart = kInner == 0 ? args.inner : kWidth;
+    const bool first = i < apart;
+    const bool last = i + apart >= args.row;
+    float center[kWidth], before[kWidth], after[kWidth], left[kWidth], right[kWidth];
     rows.template columns<kWidth>(i, center);
-    if constexpr (kApart) {
-      rows.template columns<kWidth>(i >= args.inner ? i - args.inner : i, left);
-      rows.template columns<kWidth>(i + args.inner < args.row ? i + args.inner : i, right);
-    } else {
+    rows.template columns<kWidth>(first ? i : i - apart, before);
+    rows.template columns<kWidth>(last ? i : i + apart, after);
 #pragma unroll
-      for (int k = 1; k < kWidth; ++k) left[k] = center[k - 1];
-#pragma unroll
-      for (int k = 1; k < kWidth; ++k) right[k - 1] = center[k];
-      left[0] = i > 0 ? rows.column(i - 1) : center[0];
-      right[kWidth - 1] = i + kWidth < args.row ? rows.column(i + kWidth) : center[kWidth - 1];
+    for (int k = 0; k < kWidth; ++k) {
+      if constexpr (kInner == 0) {
+        left[k] = before[k];
+        right[k] = after[k];
+      } else {  // at the border, where there is no pack beside this one, an element is its own neighbour
+        constexpr int kRest = kWidth - kInner;
+        left[k] = k >= kInner ? center[k >= kInner ? k - kInner : 0] : first ? center[k] : before[(k + kRest) % kWidth];
+        right[k] = k < kRest ? center[k < kRest ? k + kInner : 0] : last ? center[k] : after[(k + kInner) % kWidth];
+      }
     }
     Pack<T, kWidth> made;
 #pragma unroll
@@ -66,11 +69,13 @@ void launch(const BoxBlurArgs& args, cudaStream_t stream) {
   const int64_t elements = args.planes * args.rows * args.row;
   const auto grid = [&](int width) { return grid_for((elements / width + kThreads - 1) / kThreads); };
   if (wide && args.inner % kPack == 0) {
-    box_blur_kernel<T, kPack, true, Index><<<grid(kPack), kThreads, 0, stream>>>(args);
+    box_blur_kernel<T, kPack, 0, Index><<<grid(kPack), kThreads, 0, stream>>>(args);
   } else if (wide && args.inner == 1) {
-    box_blur_kernel<T, kPack, false, Index><<<grid(kPack), kThreads, 0, stream>>>(args);
+    box_blur_kernel<T, kPack, 1, Index><<<grid(kPack), kThreads, 0, stream>>>(args);
+  } else if (wide && args.inner == 3) {  // colours, channels-last
+    box_blur_kernel<T, kPack, 3, Index><<<grid(kPack), kThreads, 0, stream>>>(args);
   } else {
-    box_blur_kernel<T, 1, true, Index><<<grid(1), kThreads, 0, stream>>>(args);
+    box_blur_kernel<T, 1, 0, Index><<<grid(1), kThreads, 0, stream>>>(args);
   }
 }
 

@@ -12,13 +12,29 @@ struct DropoutRow {
   T* out;
   float factor;
 
-  template <int kWidth, bool kVector, bool kChannelsLast>
-  __device__ __forceinline__ void apply(const MaskRun& run) const {
-    auto pack = load_run<T, kWidth, kVector>(x + run.offset, run.count);
+  struct Nothing {};
+
+  template <int kWidth, bool kVector>
+  __device__ __forceinline__ Pack<T, kWidth> read(int64_t offset, int count) const {
+    return load_run<T, kWidth, kVector>(x + offset, count);
+  }
+
+  template <int kWidth>
+  __device__ __forceinline__ Nothing channels(int64_t) const {
+    return {};
+  }
+
+  template <int kWidth, bool kVector>
+  __device__ __forceinline__ void along(const MaskRun& run, Pack<T, kWidth> pack) const {
 #pragma unroll
     for (int k = 0; k < kWidth; ++k)
       from_float(keep(run.kept >> k & 1u, to_float(pack.item[k]), factor), pack.item[k]);
     store_run<T, kWidth, kVector>(out + run.offset, pack, run.count);
+  }
+
+  template <int kWidth>
+  __device__ __forceinline__ void across(const MaskRun& run, const Pack<T, kWidth>& pack, Nothing) const {
+    along<kWidth, true>(run, pack);
   }
 };
 

@@ -22,38 +22,85 @@ struct FusedRow {
   float factor;
   int64_t plane;
 
-  template <int kWidth, bool kVector, bool kChannelsLast>
-  __device__ __forceinline__ void apply(const MaskRun& run) const {
-    auto pack = load_run<T, kWidth, kVector>(x + run.offset, run.count);
-    Pack<T, kWidth> given;
-    if constexpr (kPass != kForward) given = load_run<T, kWidth, kVector>(grad + run.offset, run.count);
-    int64_t channel = run.place;
-    if constexpr (!kChannelsLast) channel = static_cast<uint32_t>(run.place) / static_cast<uint32_t>(plane);
-    int64_t left = kChannelsLast ? 1 : plane - (run.place - channel * plane);  // elements of the channel
+  template <int kWidth>
+  struct Packs {
+    Pack<T, kWidth> x;
+    Pack<T, kPass == kForward ? 1 : kWidth> grad;
+  };
+
+  struct Channel {
+    float scale;
+    float shift;
+    float slope;
+  };
+
+  template <int kWidth>
+  struct Channels {
+    Channel item[kWidth];
+  };
+
+  __device__ __forceinline__ Channel of(int64_t channel) const {
+    return {scale[channel], shift[channel], slope_each ? slope_each[channel * slope_step] : slope};
+  }
+
+  template <int kWidth, bool kVector>
+  __device__ __forceinline__ Packs<kWidth> read(int64_t offset, int count) const {
+    Packs<kWidth> packs;
+    packs.x = load_run<T, kWidth, kVector>(x + offset, count);
+    if constexpr (kPass != kForward) packs.grad = load_run<T, kWidth, kVector>(grad + offset, count);
+    return packs;
+  }
+
+  template <int kWidth>
+  __device__ __forceinline__ Channels<kWidth> channels(int64_t channel) const {
+    Channels<kWidth> held;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      if (kVector || k < run.count) {
-        const float a = scale[channel];
-        const float b = shift[channel];
-        const float s = slope_each ? slope_each[channel * slope_step] : slope;
-        const bool stays = run.kept >> k & 1u;
-        const float value = to_float(pack.item[k]);
-        if constexpr (kPass == kForward) {
-          from_float(affine_prelu(keep(stays, value, factor), a, b, s, ceiling), pack.item[k]);
-        } else {
-          const float grad_of = to_float(given.item[k]);
-          const float made = kPass == kFromResult
-                                 ? affine_prelu_grad_of(value, grad_of, a, s, ceiling)
-                                 : affine_prelu_grad(keep(stays, value, factor), grad_of, a, b, s, ceiling);
-          from_float(keep(stays, made, factor), pack.item[k]);
+    for (int k = 0; k < kWidth; ++k) held.item[k] = of(channel + k);
+    return held;
+  }
+
+  template <int kWidth>
+  __device__ __forceinline__ void work(Packs<kWidth>& packs, int k, bool stays, const Channel& c) const {
+    const float value = to_float(packs.x.item[k]);
+    if constexpr (kPass == kForward) {
+      from_float(affine_prelu(keep(stays, value, factor), c.scale, c.shift, c.slope, ceiling), packs.x.item[k]);
+    } else {
+      const float grad_of = to_float(packs.grad.item[k]);
+      const float made =
+          kPass == kFromResult
+              ? affine_prelu_grad_of(value, grad_of, c.scale, c.slope, ceiling)
+              : affine_prelu_grad(keep(stays, value, factor), grad_of, c.scale, c.shift, c.slope, ceiling);
+      from_float(keep(stays, made, factor), packs.x.item[k]);
+    }
+  }
+
+  template <int kWidth, bool kVector>
+  __device__ __forceinline__ void along(const MaskRun& run, Packs<kWidth> packs) const {
+    int64_t channel = static_cast<uint32_t>(run.place) / static_cast<uint32_t>(plane);
+    const int64_t left = plane - (run.place - channel * plane);  // elements of the channel
+    if (left >= kWidth) {
+      const Channel only = of(channel);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) work(packs, k, run.kept >> k & 1u, only);
+    } else {
+      int64_t still = left;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        if (kVector || k < run.count) work(packs, k, run.kept >> k & 1u, of(channel));
+        if (--still == 0) {
+          ++channel;
+          still = plane;
         }
       }
-      if (--left == 0) {
-        ++channel;
-        left = kChannelsLast ? 1 : plane;
-      }
     }
-    store_run<T, kWidth, kVector>(out + run.offset, pack, run.count);
+    store_run<T, kWidth, kVector>(out + run.offset, packs.x, run.count);
+  }
+
+  template <int kWidth>
+  __device__ __forceinline__ void across(const MaskRun& run, Packs<kWidth> packs, const Channels<kWidth>& held) const {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) work(packs, k, run.kept >> k & 1u, held.item[k]);
+    store<T, kWidth>(out + run.offset, packs.x);
   }
 };
 

@@ -1,6 +1,9 @@
 // Kernels that walk over images in memory order and know which elements a feature dropout keeps. A Row says what is
-// done with the elements of one thread:
-//   row.apply<kWidth, kVector, kChannelsLast>(run)  with kWidth elements that are neighbours in memory
+// done with the elements of one thread, kWidth of which are neighbours in memory:
+//   row.read<kWidth, kVector>(offset, count)      what is read of them
+//   row.channels<kWidth>(channel)                 what kWidth channels that are neighbours need
+//   row.along<kWidth, kVector>(run, read)         the elements follow each other in (C, H, W) order
+//   row.across<kWidth>(run, read, channels)       they are of neighbouring channels
 #pragma once
 
 #include "common/feature_dropout.h"
@@ -8,8 +11,10 @@
 
 namespace fastadv::cuda {
 
-// `count` elements, the others of a row are beyond the end. `place` is the first one's place in its image, or its
-// channel where the image is channels-last. Bit k of `kept` is element k's.
+constexpr int kAhead = 4;  // pixels of a channels-last image that are read before the first of them is written
+
+// `count` elements, the others of a row are beyond the end. `place` is the first one's place in its image. Bit k of
+// `kept` is element k's.
 struct MaskRun {
   int64_t offset;
   int64_t place;
@@ -19,7 +24,7 @@ struct MaskRun {
 
 // A thread takes the kDraws elements of one block.
 template <class Row, bool kVector>
-__global__ void __launch_bounds__(kThreads) contiguous_mask_kernel(const Row row, const FeatureDropoutArgs args) {
+__global__ void __launch_bounds__(kThreads, 3) contiguous_mask_kernel(const Row row, const FeatureDropoutArgs args) {
   const BatchLayout& layout = args.layout;
   const int64_t size = layout.channels * layout.plane;
   const int64_t tasks = layout.images * layout.cut.chunks;
@@ -32,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) contiguous_mask_kernel(const Row row
       const PhiloxBlock block = philox(stream, static_cast<uint32_t>((begin + i) / kDraws));
       const MaskRun run = {span.offset + i, begin + i, left < kDraws ? static_cast<int>(left) : kDraws,
                            kept_byte(block, args.threshold)};
-      row.template apply<kDraws, kVector, false>(run);
+      row.template along<kDraws, kVector>(run, row.template read<kDraws, kVector>(run.offset, run.count));
     }
   }
 }
@@ -68,13 +73,30 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
       }
       const int64_t first = kDraws * group;
       const int many = layout.plane - first < kDraws ? static_cast<int>(layout.plane - first) : kDraws;
-      for (int p = 0; p < many; ++p) {
-        uint32_t kept = 0;
+      const int64_t start = (span.image * layout.plane + first) * layout.channels + channel;
+      const auto held = row.template channels<kWidth>(channel);
+      const auto kept = [&](int p) {
+        uint32_t bits = 0;
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) kept |= (pixels[k] >> p & 1u) << k;
-        const int64_t pixel = span.image * layout.plane + first + p;
-        const MaskRun run = {pixel * layout.channels + channel, channel, kWidth, kept};
-        row.template apply<kWidth, true, true>(run);
+        for (int k = 0; k < kWidth; ++k) bits |= (pixels[k] >> p & 1u) << k;
+        return bits;
+      };
+      using Read = decltype(row.template read<kWidth, true>(start, kWidth));
+      int p = 0;
+      for (; p + kAhead <= many; p += kAhead) {
+        Read ahead[kAhead];
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j)
+          ahead[j] = row.template read<kWidth, true>(start + (p + j) * layout.channels, kWidth);
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+          const MaskRun run = {start + (p + j) * layout.channels, first + p + j, kWidth, kept(p + j)};
+          row.template across<kWidth>(run, ahead[j], held);
+        }
+      }
+      for (; p < many; ++p) {
+        const MaskRun run = {start + p * layout.channels, first + p, kWidth, kept(p)};
+        row.template across<kWidth>(run, row.template read<kWidth, true>(run.offset, kWidth), held);
       }
     }
   }

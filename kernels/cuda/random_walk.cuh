@@ -1,7 +1,8 @@
 // Kernels that walk over images in memory order with a random word for each element: the word belongs to the element's
 // place in (C, H, W) order, whatever the order in memory. A Row says what is done with the elements of one thread:
-//   Row::pair(a, b)                                 with words 2k and 2k + 1, before they are handed out
-//   row.apply<kWidth, kVector, kChannelsLast>(run)  with kWidth elements that are neighbours in memory
+//   Row::pair(a, b)                      with words 2k and 2k + 1, before they are handed out
+//   row.read<kWidth, kVector>(run)       what is read of kWidth elements that are neighbours in memory
+//   row.apply<kWidth, kVector>(run, read)
 #pragma once
 
 #include "common/philox.h"
@@ -9,19 +10,13 @@
 
 namespace fastadv::cuda {
 
-// `count` elements of `kWidth`; the others are beyond the end. `place` is the first one's place in its image, or its
-// channel where the image is channels-last.
+// `count` elements of `kWidth`; the others are beyond the end.
 template <int kWidth>
 struct Run {
   int64_t image;
   int64_t offset;
-  int64_t place;
   int count;
   uint32_t words[kWidth];
-};
-
-struct PlainWords {
-  static __device__ __forceinline__ void pair(uint32_t&, uint32_t&) {}
 };
 
 // A thread takes kWidth elements, which are kWidth / 4 blocks.
@@ -36,7 +31,8 @@ __global__ void __launch_bounds__(kThreads) contiguous_kernel(const Row row, con
     const int64_t begin = span.offset - span.image * size;
     for (int64_t i = int64_t{threadIdx.x} * kWidth; i < span.length; i += int64_t{kThreads} * kWidth) {
       const int64_t left = span.length - i;
-      Run<kWidth> run = {span.image, span.offset + i, begin + i, left < kWidth ? static_cast<int>(left) : kWidth, {}};
+      Run<kWidth> run = {span.image, span.offset + i, left < kWidth ? static_cast<int>(left) : kWidth, {}};
+      const auto given = row.template read<kWidth, kVector>(run);
 #pragma unroll
       for (int k = 0; k < kWidth; k += 4) {
         const PhiloxBlock made = philox(stream, static_cast<uint32_t>((begin + i + k) / 4));
@@ -47,7 +43,7 @@ __global__ void __launch_bounds__(kThreads) contiguous_kernel(const Row row, con
         Row::pair(run.words[k], run.words[k + 1]);
         Row::pair(run.words[k + 2], run.words[k + 3]);
       }
-      row.template apply<kWidth, kVector, false>(run);
+      row.template apply<kWidth, kVector>(run, given);
     }
   }
 }
@@ -96,12 +92,45 @@ __global__ void __launch_bounds__(kThreads) channels_last_kernel(const Row row, 
       for (int p = 0; p < 4; ++p) {
         const int64_t pixel = 4 * group + p;
         if (pixel >= layout.plane) break;
-        Run<kWidth> run = {span.image, (span.image * layout.plane + pixel) * layout.channels + channel, channel,
-                           kWidth, {}};
+        Run<kWidth> run = {span.image, (span.image * layout.plane + pixel) * layout.channels + channel, kWidth, {}};
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) run.words[k] = words[p][k];
-        row.template apply<kWidth, true, true>(run);
+        row.template apply<kWidth, true>(run, row.template read<kWidth, true>(run));
       }
+    }
+  }
+}
+
+// A thread takes four pixels of all channels of a channels-last image with few: they lie together, in kChannels packs of
+// four. The plane is a multiple of 4.
+template <class Row, int kChannels>
+__global__ void __launch_bounds__(kThreads) few_channels_kernel(const Row row, const PhiloxKey key,
+                                                                const BatchLayout layout) {
+  const int64_t groups = layout.plane / 4;
+  const int64_t tasks = layout.images * layout.cut.chunks;
+  for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+    const BlockSpan span = block_span(task, groups, layout.cut);
+    const PhiloxStream stream = stream_of(key, span.image);
+    const int64_t begin = span.offset - span.image * groups;
+    for (int64_t i = threadIdx.x; i < span.length; i += kThreads) {
+      Run<4> runs[kChannels];
+      Pack<float, 4> given[kChannels];
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) {
+        runs[k] = {span.image, ((span.offset + i) * kChannels + k) * 4, 4, {}};
+        given[k] = row.template read<4, true>(runs[k]);
+      }
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        PhiloxBlock made = philox(stream, static_cast<uint32_t>(c * groups + begin + i));
+        Row::pair(made.c0, made.c1);
+        Row::pair(made.c2, made.c3);
+        const uint32_t words[] = {made.c0, made.c1, made.c2, made.c3};
+#pragma unroll
+        for (int p = 0; p < 4; ++p) runs[(p * kChannels + c) / 4].words[(p * kChannels + c) % 4] = words[p];
+      }
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) row.template apply<4, true>(runs[k], given[k]);
     }
   }
 }
@@ -120,6 +149,13 @@ int walk(const Row& row, const PhiloxKey& key, BatchLayout layout, bool wide, cu
     } else {
       contiguous_kernel<Row, 4, false><<<grid, kThreads, 0, stream>>>(row, key, layout);
     }
+    return cudaGetLastError();
+  }
+  constexpr int kColours = 3;
+  if (wide && layout.plane % 4 == 0 && layout.channels == kColours) {
+    layout.cut = partition(layout.plane / 4, kThreads);
+    const unsigned grid = grid_for(layout.images * layout.cut.chunks);
+    few_channels_kernel<Row, kColours><<<grid, kThreads, 0, stream>>>(row, key, layout);
     return cudaGetLastError();
   }
   const bool packed = wide && layout.plane % 4 == 0 && layout.channels % kPack == 0;

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .philox import VARYING, contiguous_tile, four_words, in_order, pixel_tile, stream, walk
+from .philox import VARYING, contiguous_tile, four_words, in_order, pixel_tile, stream, walk, wide
 from .sign_step import on_device, rounded
 
 DRAWS = tl.constexpr(8)  # 16-bit draws of a block
@@ -26,7 +26,7 @@ def two_bits(word, threshold, WORD: tl.constexpr):
 def kept_byte(blocks, key, second, id_lo, id_hi, threshold):
     # Which of the eight elements of a block are kept: bit k for element k.
     a0, a1, a2, a3 = four_words(blocks, key, second, id_lo, id_hi)
-    least = tl.to_tensor(threshold).to(tl.uint32)
+    least = wide(threshold).to(tl.uint32)
     first = two_bits(a0, least, 0) | two_bits(a1, least, 1)
     return first | two_bits(a2, least, 2) | two_bits(a3, least, 3)
 
@@ -45,7 +45,7 @@ def kept_in_order(blocks, key, second, id_lo, id_hi, threshold):
     # Whether each of the elements of neighbouring blocks is kept.
     a0, a1, a2, a3 = four_words(blocks, key, second, id_lo, id_hi)
     words = in_order(a0, a1, a2, a3)
-    return tl.interleave(words & 0xFFFF, words >> 16) >= tl.to_tensor(threshold).to(tl.uint32)
+    return tl.interleave(words & 0xFFFF, words >> 16) >= wide(threshold).to(tl.uint32)
 
 
 @triton.jit

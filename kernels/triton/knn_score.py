@@ -13,14 +13,15 @@ BLOCK = 256
 
 
 @triton.jit
-def neighbour_weight(i, distance, zero, WEIGHTING: tl.constexpr):
+def neighbour_weight(i, distance, WEIGHTING: tl.constexpr):
+    # Of a neighbour at a distance above zero.
     if WEIGHTING == 0:
         return tl.full(distance.shape, 1.0, tl.float64)
     elif WEIGHTING == 1:
         return 1.0 / (i + 1).to(tl.float64)
     else:
         wide = tl.where(distance == 0.0, 1.0, distance).to(tl.float64)
-        return tl.where(zero, (distance == 0.0).to(tl.float64), 1.0 / (wide * wide))
+        return 1.0 / (wide * wide)
 
 
 @triton.jit
@@ -35,26 +36,30 @@ def knn_score_kernel(
     WEIGHTING: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    # A row is read once: neighbours at distance zero are counted beside the weights of the others.
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)  # [BLOCK]
     predicted = tl.load(p_predicted + row)
-    zeros = 0
-    if WEIGHTING == 2:
-        for start in range(0, neighbours, BLOCK):
-            mask = start + i < neighbours
-            distance = tl.load(p_distances + row * distance_stride + start + i, mask=mask, other=1.0)
-            zeros += tl.sum((distance == 0.0).to(tl.int32), axis=0)
     total = tl.zeros((BLOCK,), tl.float64)
     same = tl.zeros((BLOCK,), tl.float64)
+    zeros = tl.zeros((BLOCK,), tl.int32)
+    same_zeros = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, neighbours, BLOCK):
         mask = start + i < neighbours
         distance = tl.load(p_distances + row * distance_stride + start + i, mask=mask, other=1.0)
         label = tl.load(p_labels + row * label_stride + start + i, mask=mask, other=0)
-        weight = tl.where(mask, neighbour_weight(start + i, distance, zeros > 0, WEIGHTING), 0.0)
+        weight = tl.where(mask, neighbour_weight(start + i, distance, WEIGHTING), 0.0)
+        if WEIGHTING == 2:
+            zero = distance == 0.0
+            weight = tl.where(zero, 0.0, weight)
+            zeros += zero.to(tl.int32)
+            same_zeros += (zero & (label == predicted)).to(tl.int32)
         total += weight
         same += tl.where(label == predicted, weight, 0.0)
-    share = tl.sum(total, axis=0)
-    score = tl.sum(same, axis=0) / tl.where(share == 0.0, 1.0, share)
+    all_zeros = tl.sum(zeros, axis=0)
+    share = tl.where(all_zeros > 0, all_zeros.to(tl.float64), tl.sum(total, axis=0))
+    mine = tl.where(all_zeros > 0, tl.sum(same_zeros, axis=0).to(tl.float64), tl.sum(same, axis=0))
+    score = mine / tl.where(share == 0.0, 1.0, share)
     tl.store(p_out + row, tl.where(share == 0.0, float("nan"), score).to(tl.float32))
 
 

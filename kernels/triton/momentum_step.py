@@ -154,7 +154,8 @@ def launch(
     images = x.shape[0]
     size = x.numel() // images
     chunks = max(1, min(MOST_CHUNKS, -(-size // CHUNK)))
-    chunk = -(-size // chunks)
+    chunk = (-(-size // chunks) + 15) // 16 * 16  # so that loads are of 16 bytes
+    chunks = -(-size // chunk)
     regions = workspace.view(-1)[: 2 * images * chunks].view(2, images * chunks)
     # Two regions take turns: a pass reads the sums of the one before while it writes its own.
     passes = (REDUCE, SIGN) if step == 0 else (REDUCE, VELOCITY, MOVE, PROJECT)

@@ -11,12 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024  # elements of a program, contiguous images
-GROUPS = 16  # groups of pixels of a program, channels-last images
-CHANNELS = 64  # and channels
+BLOCK = 1024  # elements of a program, contiguous images; groups of pixels times channels, channels-last ones
+CHANNELS = 64  # at most, of the latter
 
 #: Arguments that change from call to call: a kernel is compiled once for all their values.
 VARYING = ("seed", "tick", "layer", "threshold")
+
+
+@triton.jit
+def wide(number):
+    # A scalar argument as an int64 tensor, whatever it comes as.
+    return tl.full((), 0, tl.int64) + number
 
 
 @triton.jit
@@ -25,13 +30,13 @@ def stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image):
     if p_seed is not None:
         key = tl.load(p_seed)
     else:
-        key = tl.to_tensor(seed).to(tl.int64)
+        key = wide(seed)
     if p_tick is not None:
         moment = tl.load(p_tick + image * tick_step)
     else:
-        moment = tl.to_tensor(tick).to(tl.int64)
+        moment = wide(tick)
     ident = tl.load(p_ids + image)
-    second = tl.to_tensor(layer).to(tl.int64) * 1048576 + moment
+    second = wide(layer) * 1048576 + moment
     low = 0xFFFFFFFF
     return key, (second & low).to(tl.uint32), (ident & low).to(tl.uint32), ((ident >> 32) & low).to(tl.uint32)
 
@@ -99,9 +104,11 @@ def walk(sizes: tuple[int, int, int, int], x: Tensor, *, each: int = 4) -> tuple
     images, channels, plane, channels_last = sizes
     size = x.numel() // images
     shape: dict[str, int | bool] = {"size": size, "channels": channels, "plane": plane, "WHOLE": plane % each == 0}
-    shape |= {"CHANNELS_LAST": bool(channels_last), "BLOCK": BLOCK, "GROUPS": GROUPS, "CHANNELS": CHANNELS}
+    tile = min(CHANNELS, triton.next_power_of_2(channels)) if channels_last else CHANNELS
+    groups = BLOCK // tile
+    shape |= {"CHANNELS_LAST": bool(channels_last), "BLOCK": BLOCK, "GROUPS": groups, "CHANNELS": tile}
     if not channels_last:
         chunks = -(-size // BLOCK)
         return (images * chunks,), {**shape, "chunks": chunks, "channel_chunks": 1}
-    chunks, channel_chunks = -(-plane // (each * GROUPS)), -(-channels // CHANNELS)
+    chunks, channel_chunks = -(-plane // (each * groups)), -(-channels // tile)
     return (images * chunks * channel_chunks,), {**shape, "chunks": chunks, "channel_chunks": channel_chunks}

@@ -84,7 +84,8 @@ def test_one_launch_for_all_layers():
     for call, launches in wanted.items():
         call()
         torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities, acc_events=True) as trace:
             call()
             torch.cuda.synchronize()
         kernels = [event for event in trace.events() if event.device_type == torch.autograd.DeviceType.CUDA]

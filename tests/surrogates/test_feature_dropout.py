@@ -400,12 +400,13 @@ def test_refuses_keys():
 def test_a_captured_graph_draws_the_masks_of_its_ticks(precision):
     model = load("synth-mobile", device="cuda")
     masked = FeatureDropout().bind(model, precision=precision)
-    x = images(model, 4).cuda().requires_grad_()
+    x = images(model, 4).cuda()
     ids, ticks = torch.arange(4, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda")
 
     def run() -> tuple[Tensor, Tensor]:
-        y = masked(x, StepKey(seed=1, ids=ids, ticks=ticks))
-        return y, torch.autograd.grad(y[:, :9].sum(), x)[0]
+        leaf = x.detach().requires_grad_()  # of the stream it is used on
+        y = masked(leaf, StepKey(seed=1, ids=ids, ticks=ticks))
+        return y, torch.autograd.grad(y[:, :9].sum(), leaf)[0]
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
