@@ -42,7 +42,12 @@ struct Shares {
   void add(const Row& row, int64_t i, int part, Doubles weight) {
     const Longs labels = *reinterpret_cast<const LooseLongs*>(row.labels + i);
     all[part] += weight;
+#if defined(__AVX512F__)
+    const __mmask8 hits = _mm512_cmpeq_epi64_mask((__m512i)labels, _mm512_set1_epi64(row.predicted));
+    same[part] = (Doubles)_mm512_mask_add_pd((__m512d)same[part], hits, (__m512d)same[part], (__m512d)weight);
+#else
     same[part] += (Doubles)((Longs)weight & (labels == row.predicted));
+#endif
   }
   void add_one(const Row& row, int64_t i, int64_t lane, double weight) {
     all[lane / kPart][lane % kPart] += weight;
@@ -91,8 +96,11 @@ Shares weighed(const Row& row) {
     for (int part = 0; part < kParts; ++part)
       shares.add(row, i + part * kPart, part, weights<kWeighting>(row, i + part * kPart));
   }
-  for (int64_t lane = 0; i + lane < row.neighbours; ++lane)
-    shares.add_one(row, i + lane, lane, neighbour_weight(kWeighting, i + lane, row.distances[i + lane], false));
+  const int64_t whole = i;
+  for (int part = 0; i + kPart <= row.neighbours; i += kPart, ++part)
+    shares.add(row, i, part, weights<kWeighting>(row, i));
+  for (; i < row.neighbours; ++i)
+    shares.add_one(row, i, i - whole, neighbour_weight(kWeighting, i, row.distances[i], false));
   return shares;
 }
 
