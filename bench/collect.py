@@ -1,6 +1,6 @@
 """Gather folders of runs into one results file: ``python -m bench.collect --out FILE DIR ...``.
 
-The folders are of ``fastadv verify``, or all of ``fastadv transfer``.
+The folders are of ``fastadv verify``, or all of ``fastadv transfer``, or all of ``fastadv detect``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,38 @@ def study(folder: Path) -> dict[str, Any]:
     return {"config": run["config"], "versions": run["versions"], **kept}
 
 
+def detection(folder: Path) -> dict[str, Any]:
+    """A study of detectors without the points of its curves."""
+    found = json.loads((folder / "evaluation.json").read_text())
+    del found["curves"]
+    return {"study": json.loads((folder / "study.json").read_text()), **found}
+
+
+def _command(folder: Path) -> str:
+    if (folder / "evaluation.json").is_file():
+        return "detect"
+    return str(json.loads((folder / "run.json").read_text())["config"]["command"])
+
+
+#: What a file of the runs of a command is called, and how a folder of it is read.
+_READERS: Mapping[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
+    "verify": ("lfw-verification", row),
+    "transfer": ("transfer-lfw", study),
+    "detect": ("detect-lfw", detection),
+}
+
+
 def main() -> int:
     """Read the folders, write one file."""
     parser = argparse.ArgumentParser(prog="python -m bench.collect", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    transfers = [json.loads((f / "run.json").read_text())["config"]["command"] == "transfer" for f in args.folders]
-    if any(transfers) and not all(transfers):
-        parser.error("the folders must be all of transfer studies, or none of them")
-    name = "transfer-lfw" if all(transfers) else "lfw-verification"
-    rows = [study(folder) if all(transfers) else row(folder) for folder in args.folders]
+    commands = {_command(folder) for folder in args.folders}
+    if len(commands) != 1 or not commands <= _READERS.keys():
+        parser.error(f"the folders must be all of one of {', '.join(_READERS)}, got {', '.join(sorted(commands))}")
+    name, read = _READERS[commands.pop()]
+    rows = [read(folder) for folder in args.folders]
     text = json.dumps({"benchmark": name, "device": device_name("cpu"), "rows": rows}, indent=1)
     args.out.write_text(text + "\n")
     print(f"{len(rows)} runs written to {args.out}")

@@ -12,11 +12,14 @@ from rich.console import Console
 
 from fastadv.cli.options import AsJson, Device, Landmarks, LossName, Model, Seed
 from fastadv.cli.show import progress_bars, table
-from fastadv.training import HeadConfig, TrainConfig
+from fastadv.training import Adversarial, HeadConfig, TrainConfig
 from fastadv.workflows import train as training
+
+_FINE_LR = 0.01
 
 
 def train(
+    ctx: typer.Context,
     data: Annotated[str, typer.Option(help="A folder of identities, or 'synthetic'.")],
     model: Model,
     out: Annotated[Path, typer.Option(help="Where weights, records and the checkpoint go; an unfinished run goes on.")],
@@ -24,8 +27,27 @@ def train(
     head: Annotated[bool, typer.Option("--head", help="Train a class head on the frozen network instead.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images. Default: 10; 60 for a head.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step. Default: 128; 256 for a head.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.1; 1e-3 for a head.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate. Default: 0.1; 0.01 with --fine-tune; 1e-3 for a head.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these; for a head: of the network.")] = None,
+    fine_tune: Annotated[
+        bool,
+        typer.Option(
+            "--fine-tune",
+            help="Go on with a trained network: classes begin at their mean embeddings, batch norms stay.",
+        ),
+    ] = False,
+    adversarial: Annotated[
+        str | None,
+        typer.Option(
+            help="Attack a share of every batch, NAME[:STEPS][@EPS]: fim or pgd, or in one step ffm or fgsm. "
+            "Default: at 8/255."
+        ),
+    ] = None,
+    adversarial_share: Annotated[
+        float | None, typer.Option(help="Share of a batch that is attacked, in (0, 1]. Default: 0.5.")
+    ] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of pairs to validate on.")] = None,
     identities: Annotated[int, typer.Option(help="Synthetic people to train on.")] = 1000,
     per_identity: Annotated[int, typer.Option(help="Images of each of them.")] = 16,
@@ -36,15 +58,26 @@ def train(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Train a network, or a class head on a frozen one.
+    """Train a network, or a class head on a frozen one; 'train denoiser' trains a network that removes noise.
 
     Example: fastadv train --data faces/ --model synth-resnet --loss arcface --out trained/
+
+    A network that resists attacks: fastadv train --data faces/ --model mobilefacenet --weights FILE --fine-tune
+    --adversarial fim@8/255 --out robust/; then fastadv defend --defence weights:robust/best.safetensors ...
     """
+    if ctx.invoked_subcommand is not None:
+        if ctx.params["data"] is not None:
+            raise ValueError(
+                f"{ctx.invoked_subcommand} must come first: fastadv train {ctx.invoked_subcommand} --data ..."
+            )
+        return
     where = data if data == "synthetic" else Path(data)
     usual: HeadConfig | TrainConfig = HeadConfig() if head else TrainConfig()
     epochs = usual.epochs if epochs is None else epochs
     batch = usual.batch if batch is None else batch
-    lr = usual.lr if lr is None else lr
+    if lr is None:
+        lr = _FINE_LR if fine_tune and not head else usual.lr
+    attacked = _attacked(adversarial, adversarial_share, fine_tune=fine_tune, head=head)
     with progress_bars(quiet=as_json) as progress:
         if head:
             found = asdict(
@@ -70,7 +103,14 @@ def train(
                     model=model.value,
                     out=out,
                     config=TrainConfig(
-                        loss=loss_name, epochs=epochs, batch=batch, lr=lr, precision=precision, seed=seed
+                        loss=loss_name,
+                        epochs=epochs,
+                        batch=batch,
+                        lr=lr,
+                        precision=precision,
+                        seed=seed,
+                        fine_tune=fine_tune,
+                        adversarial=attacked,
                     ),
                     weights=weights,
                     pairs=pairs,
@@ -89,3 +129,15 @@ def train(
     best = found.get("best") or {}
     rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
     Console().print(table("fastadv train", rows, ("", "")))
+
+
+def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: bool) -> Adversarial | None:
+    """The attack of an adversarial training, and whether the options go together."""
+    if head and (text is not None or fine_tune):
+        given = "--fine-tune" if text is None else "--adversarial"
+        raise ValueError(f"{given} must not be given with --head: a head is trained on a network that stays as it is")
+    if text is None:
+        if share is not None:
+            raise ValueError(f"--adversarial-share needs --adversarial, got {share} alone")
+        return None
+    return training.parse_adversarial(text, share=share)

@@ -164,7 +164,7 @@ def load(
     head = None
     if state is not None:
         source = str(weights or f"the shipped {name}")
-        head = _pop_head(state, source=source)
+        head = pop_head(state, source=source)
         load_weights(backbone, state, source=source)
     model = FaceModel(
         backbone,
@@ -178,8 +178,12 @@ def load(
     return model.to(device).eval()
 
 
-def _pop_head(state: dict[str, Tensor], *, source: str) -> nn.Module | None:
-    """Takes the class head's weights out of a state and makes a linear layer of them."""
+def pop_head(state: dict[str, Tensor], *, source: str) -> nn.Module | None:
+    """Takes the class head's weights out of a state and makes a linear layer of them; None where there are none.
+
+    Raises:
+        CheckpointError: They do not make one.
+    """
     found = {key.removeprefix(_HEAD): state.pop(key) for key in list(state) if key.startswith(_HEAD)}
     if not found:
         return None

@@ -53,7 +53,8 @@ def heat_plot(
     with drawing():
         from matplotlib.patches import Rectangle
 
-        figure, axes = new_figure(1.5 + 1.15 * len(columns), 0.9 + 0.42 * len(rows))
+        names = 1.5 + 0.07 * max(0, max(map(len, rows), default=0) - 24)  # inches; a letter is 0.07 wide
+        figure, axes = new_figure(names + 1.15 * len(columns), 0.9 + 0.42 * len(rows))
         for r in range(len(rows)):
             for c in range(len(columns)):
                 share = shares[r, c]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -29,6 +30,14 @@ def weights_of(model: FaceModel) -> dict[str, Tensor]:
     if model.head is not None:
         state.update({f"{HEAD_PREFIX}{k}": v for k, v in model.head.state_dict().items()})
     return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+
+
+def weights_hash(model: FaceModel) -> str:
+    """SHA-256 of the names and values of the weights, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights_of(model).items()):
+        digest.update(name.encode() + b"\0" + value.float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> None:

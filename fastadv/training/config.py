@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LOSSES = ("softmax", "cosface", "arcface", "triplet")
+from fastadv.training.adversarial import LOGITS, Adversarial
+
+LOSSES = ("softmax", "cosface", "arcface", "triplet", "keep")
+_WITHOUT_CLASSES = ("triplet", "keep")
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("fp32", "bf16")
 
 # CosFace and ArcFace: the papers' margins (cosine, radians); triplet: of unit embeddings' distances.
-_MARGINS = {"softmax": 0.0, "cosface": 0.35, "arcface": 0.5, "triplet": 0.3}
+_MARGINS = {"softmax": 0.0, "cosface": 0.35, "arcface": 0.5, "triplet": 0.3, "keep": 0.0}
 
 
 class TrainingError(ValueError):
@@ -22,7 +25,7 @@ class TrainConfig:
     """How to train an embedding network. Every field decides about the weights that come out.
 
     Attributes:
-        loss: One of `LOSSES`.
+        loss: One of `LOSSES`; "keep", for fine-tuning, holds every embedding where the first network has it.
         epochs: Passes over the images.
         batch: Images a step; the rest of an epoch that does not fill a batch is left out.
         lr: Peak learning rate: reached after the warm-up, then lowered to 0 along half a cosine.
@@ -30,12 +33,15 @@ class TrainConfig:
         weight_decay: Of weights with two or more axes.
         warmup: Share of the steps in which the rate rises from 0.
         margin: Of the loss; None takes 0.35 (CosFace), 0.5 rad (ArcFace), 0.3 (triplet).
-        scale: Of the cosines, CosFace and ArcFace.
+        scale: Of the cosines; CosFace, ArcFace and keep.
         per_identity: Images of each identity in a batch, triplet loss only.
         flip: Mirror half of the images.
         shift: Move images by up to so many pixels, edges repeated.
         precision: "bf16" runs the network in bfloat16 autocast, with float32 weights and loss.
         seed: Of the order, the augmentation and the loss's own weights.
+        fine_tune: Go on with a trained network: the class vectors begin as the mean embeddings of the classes, and
+            batch norms keep their statistics, which batches of few people or of attacked images would shift.
+        adversarial: Which share of every batch is attacked, and how; None trains on clean images.
         checkpoint_steps: Also save the state within an epoch, every so many steps; None saves after epochs only.
 
     Raises:
@@ -56,6 +62,8 @@ class TrainConfig:
     shift: int = 4
     precision: str = "fp32"
     seed: int = 0
+    fine_tune: bool = False
+    adversarial: Adversarial | None = None
     checkpoint_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +94,15 @@ class TrainConfig:
             raise ValueError(f"margin: expected a number >= 0 or None, got {self.margin}")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: expected a number in [0, 2^63), got {self.seed}")
+        if self.adversarial is not None and not isinstance(self.adversarial, Adversarial):
+            raise ValueError(f"adversarial: expected an Adversarial or None, got {self.adversarial!r}")
+        if self.adversarial is not None and self.adversarial.level == LOGITS and self.loss in _WITHOUT_CLASSES:
+            raise ValueError(
+                f"adversarial: {self.adversarial.attack} ascends the loss of a class, and the loss {self.loss!r} "
+                "has no classes; expected fim or ffm"
+            )
+        if self.loss == "keep" and not self.fine_tune:
+            raise ValueError("loss: 'keep' holds the embeddings of a trained network, expected fine_tune=True")
         if self.loss == "triplet" and self.batch < 2 * self.per_identity:
             raise ValueError(
                 f"batch: the triplet loss needs two identities of {self.per_identity} images in it, "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
@@ -221,7 +222,7 @@ def file_hash(path: Path) -> str:
         return digest.hexdigest()
 
 
-def state_hash(model: FaceModel) -> str:
+def state_hash(model: nn.Module) -> str:
     """SHA-256 over the names, types and bytes of a model's parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -11,8 +11,10 @@ from pathlib import Path
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.files import write_atomically
-from fastadv.models import FaceModel, load
+from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.training import (
+    ATTACKS,
+    Adversarial,
     CachedFaces,
     EpochRecord,
     HeadConfig,
@@ -23,7 +25,7 @@ from fastadv.training import (
     train,
     train_head,
 )
-from fastadv.workflows.inputs import Progress, open_faces, open_pairs, silent
+from fastadv.workflows.inputs import Progress, open_faces, open_pairs, parse_eps, show_eps, silent
 
 SYNTHETIC = "synthetic"
 
@@ -42,6 +44,7 @@ class TrainSummary:
     Attributes:
         model: The architecture.
         loss: The loss.
+        adversarial: The attack of an adversarial training, `NAME[:STEPS]@EPS`, or None.
         identities: People trained on.
         steps: Steps of the whole training.
         resumed_at: The step that this call went on from; 0 for a fresh start.
@@ -53,6 +56,7 @@ class TrainSummary:
 
     model: str
     loss: str
+    adversarial: str | None
     identities: int
     steps: int
     resumed_at: int
@@ -109,7 +113,7 @@ def train_network(
         model: The architecture.
         out: Where weights, records and the checkpoint go.
         config: How to train.
-        weights: Start from these instead of random weights.
+        weights: Start from these instead of random weights; of a shipped network a fine-tuning starts from its own.
         pairs: CSV ``first,second,same[,fold]``.
         identities: Synthetic people to train on.
         per_identity: Images of each of them.
@@ -125,7 +129,9 @@ def train_network(
         ImportError: The loss needs the extra ``train``.
         OSError: A file cannot be written.
     """
-    network = _open(model, weights, seed=config.seed, device=device)
+    if config.fine_tune and weights is None and model in names() and model not in shipped_names():
+        raise TrainingError(f"weights: a fine-tuning of {model!r} needs a file to start from, got none")
+    network = _open(model, weights, seed=None if config.fine_tune else config.seed, device=device)
     source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
     held = _held(source, data, pairs, network, seed=config.seed)
     if cache is not None:
@@ -136,6 +142,7 @@ def train_network(
     return TrainSummary(
         model=model,
         loss=config.loss,
+        adversarial=None if config.adversarial is None else show_adversarial(config.adversarial),
         identities=len(result.classes),
         steps=result.steps,
         resumed_at=result.resumed_at,
@@ -196,6 +203,37 @@ def train_class_head(
         weights=str(out / "head.safetensors"),
         labels=str(out / "classes.json"),
     )
+
+
+def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
+    """The attack of an adversarial training from `NAME[:STEPS][@EPS]`, such as `"fim:4@8/255"`.
+
+    Args:
+        text: The attack, one of `fastadv.training.ATTACKS`.
+        share: Of the attacked images in a batch; None takes half.
+
+    Raises:
+        ValueError: The text is of no such form, or a number is out of range.
+    """
+    head, at, eps = text.partition("@")
+    name, colon, steps = head.partition(":")
+    if name not in ATTACKS:
+        raise ValueError(f"adversarial must be NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}")
+    if colon and not (steps.isascii() and steps.isdigit()):
+        raise ValueError(f"adversarial must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+    usual = Adversarial()
+    return Adversarial(
+        attack=name,
+        eps=parse_eps(eps) if at else usual.eps,
+        steps=int(steps) if colon else None,
+        share=usual.share if share is None else share,
+    )
+
+
+def show_adversarial(config: Adversarial) -> str:
+    """The text that `parse_adversarial` reads."""
+    steps = "" if config.steps is None else f":{config.steps}"
+    return f"{config.attack}{steps}@{show_eps(config.eps)}"
 
 
 def _open(model: str, weights: Path | None, *, seed: int | None, device: str) -> FaceModel:

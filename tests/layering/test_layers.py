@@ -16,7 +16,7 @@ LAYERS = (
     ("fastadv.cli",),
     ("fastadv.studies", "fastadv.scale"),
     ("fastadv.workflows",),
-    ("fastadv.defenses", "fastadv.training"),
+    ("fastadv.defences", "fastadv.training"),
     ("fastadv.engine",),
     ("fastadv.attacks",),
     ("fastadv.surrogates", "fastadv.detection", "fastadv.recognition"),

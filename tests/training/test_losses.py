@@ -120,7 +120,7 @@ def test_the_rate_rises_and_falls_to_zero():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"loss": "center"}, "loss: expected one of softmax, cosface, arcface, triplet, got 'center'"),
+        ({"loss": "center"}, "loss: expected one of softmax, cosface, arcface, triplet, keep, got 'center'"),
         ({"optimizer": "adam"}, "optimizer: expected one of sgd, adamw, got 'adam'"),
         ({"precision": "fp16"}, "precision: expected one of fp32, bf16, got 'fp16'"),
         ({"epochs": 0}, "epochs: expected 1 or more, got 0"),

@@ -1,0 +1,146 @@
+"""``fastadv defend``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import (
+    AsJson,
+    Batch,
+    Data,
+    Device,
+    Landmarks,
+    Model,
+    Prec,
+    Precision,
+    Seed,
+    Slots,
+    Weights,
+)
+from fastadv.cli.show import print_notices, progress_bars, table
+from fastadv.data import RunFolder
+from fastadv.detection import load_detector
+from fastadv.engine import Engine
+from fastadv.workflows import defend as defending
+from fastadv.workflows import defend_page, defend_plan, defend_results, inputs
+
+
+def defend(
+    data: Data,
+    model: Model,
+    defence: Annotated[
+        list[str], typer.Option(help=f"A defence, such as mean:3 or jpeg:20; give several. {defend_plan.FORMS}.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Where images, defences.json and report.html go; an unfinished run goes on.")
+    ],
+    weights: Weights = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="An attack, NAME[:STEPS][@EPS], such as fim:20@8/255; give several.")
+    ] = None,
+    copy: Annotated[
+        list[Path] | None,
+        typer.Option(help="An attacked copy of the faces, such as one of fastadv talfw, to show to every defence."),
+    ] = None,
+    threat: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the attacker knows: zero, perfect[:SAMPLES] or adaptive[:SAMPLES]. Default: zero and perfect."
+        ),
+    ] = None,
+    detector: Annotated[Path | None, typer.Option(help="What an adaptive attacker has to pass.")] = None,
+    false_alarm: Annotated[float, typer.Option(help="The rate of the detector's threshold.")] = 0.05,
+    pairs: Annotated[Path | None, typer.Option(help="CSV first,second,same[,fold] instead of LFW's pairs.txt.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Only these folds, for example 1-2.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many pairs, half of each class, spread over the list.")
+    ] = None,
+    landmarks: Landmarks = None,
+    seed: Seed = 0,
+    slots: Slots = None,
+    batch: Batch = None,
+    precision: Prec = Precision.fp32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate defences against attackers who do not know them, know them, and adapt.
+
+    Both images of a pair pass the defence, the first one of every pair is attacked: different people to match, one
+    person's images not to match. Of a copy that was attacked before, both images are taken. The defended verifier
+    decides at its own thresholds from clean pairs. What looks like masked gradients is said below the table.
+
+    Example: fastadv defend --data lfw/ --model mobilefacenet --weights FILE --defence mean:3 --defence jpeg:20
+    --attack ffm --attack fim:20 --limit 300 --out study/
+    """
+    planned = [defend_plan.parse_defence(text) for text in defence]
+    moves = [defend_plan.parse_moves(text) for text in attack or ()]
+    known = None if detector is None else load_detector(detector, device=device)
+    texts = threat or ["zero", "perfect"]
+    threats = [defend_plan.parse_threat(text, detector=known, false_alarm=false_alarm) for text in texts]
+    face_model = inputs.open_model(model.value, weights, device=device)
+    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
+    chosen = inputs.open_pairs(
+        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit
+    )
+    copies = [
+        defend_plan.Copy(label=path.name, source=inputs.open_faces(path, size=face_model.input_size[0]))
+        for path in copy or ()
+    ]
+    engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
+    config: dict[str, object] = {
+        "command": "defend",
+        "model": face_model.name,
+        "weights": inputs.state_hash(face_model),
+        "defences": defence,
+        "attacks": {m.label: inputs.describe(m.recipe) for m in moves},
+        "copies": {path.name: _made_by(path) for path in copy or ()},
+        "threats": texts,
+        "detector": None if detector is None else {"file": inputs.file_hash(detector), "false_alarm": false_alarm},
+        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
+        "seed": seed,
+        "pairs": inputs.list_hash(chosen),
+        "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
+    }
+    files = defend_plan.files_of(planned)
+    if files:
+        config["files"] = files
+    begin = time.perf_counter()
+    with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
+        study = defending.defend(
+            source,
+            chosen,
+            face_model,
+            defences=planned,
+            attacks=moves,
+            threats=threats,
+            folder=folder,
+            copies=copies,
+            seed=seed,
+            engine=engine,
+            progress=progress,
+        )
+        defend_results.save(study, folder.path)
+    described = defend_results.describe(study)
+    page = defend_page.render(out)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
+        return
+    console = Console()
+    title = f"{model.value}, {len(chosen)} pairs"
+    console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
+    console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))
+    print_notices(defend_page.flag_lines(described))
+    console.print(f"{seconds:.0f} s; open {page}", highlight=False)
+
+
+def _made_by(path: Path) -> str | None:
+    """The hash of what a copy's maker wrote down of it, or None where nothing is."""
+    about = path / "run.json"
+    return inputs.file_hash(about) if about.is_file() else None

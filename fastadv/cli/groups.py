@@ -1,0 +1,24 @@
+"""A command that does something by itself and has sub-commands besides."""
+
+from __future__ import annotations
+
+import typer
+from typer.core import TyperGroup
+
+
+class OwnOptions(TyperGroup):
+    """A group whose callback is a command of its own, with required options.
+
+    ``fastadv train --data ...`` runs the callback, ``fastadv train denoiser --data ...`` the sub-command, which is not
+    asked for the options of the former. The callback returns at once where a sub-command is invoked.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """The arguments after the options; options are not required before a sub-command."""
+        if not args or args[0] not in self.commands:
+            return super().parse_args(ctx, args)
+        ctx.resilient_parsing = True
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            ctx.resilient_parsing = False

@@ -1,0 +1,96 @@
+"""``fastadv train denoiser``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastadv.cli.options import AsJson, Device, Landmarks, Seed
+from fastadv.cli.show import progress_bars, table
+from fastadv.training.denoiser_config import DenoiserConfig
+from fastadv.training.noisy_batches import Gain
+from fastadv.workflows.train_denoiser import DenoiserSummary, train_noise2clean
+
+_USUAL = DenoiserConfig()
+
+
+def denoiser(
+    data: Annotated[str, typer.Option(help="A folder of folders of images, of faces or of anything, or 'synthetic'.")],
+    out: Annotated[Path, typer.Option(help="Where weights, records and the checkpoint go; an unfinished run goes on.")],
+    width: Annotated[int, typer.Option(help="Maps of every inner layer.")] = _USUAL.width,
+    layers: Annotated[int, typer.Option(help="Convolutions and deconvolutions: 30 for RED30.")] = _USUAL.layers,
+    stride: Annotated[int, typer.Option(help="1 as in the paper, or 2 for a quarter of the time.")] = _USUAL.stride,
+    sigma_max: Annotated[
+        float, typer.Option(help="Standard deviation of the noise, pixels in [0, 1]; the largest of a range.")
+    ] = _USUAL.sigma_max,
+    sigma_min: Annotated[
+        float | None, typer.Option(help="The smallest of a range. Default: --sigma-max, noise of one size.")
+    ] = None,
+    patch: Annotated[int, typer.Option(help="Side of the patches, in pixels.")] = _USUAL.patch,
+    size: Annotated[int, typer.Option(help="Side of the images that they are cut from.")] = 112,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = _USUAL.epochs,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = _USUAL.batch,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = _USUAL.lr,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(help="Save the state every so many steps too, not only after epochs.")
+    ] = None,
+    identities: Annotated[int, typer.Option(help="Synthetic people to train on.")] = 1000,
+    per_identity: Annotated[int, typer.Option(help="Images of each of them.")] = 10,
+    landmarks: Landmarks = None,
+    cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a network that removes Gaussian noise, for the defence noise2clean.
+
+    Example: fastadv train denoiser --data photos/ --out denoiser/; then fastadv defend --defence
+    noise2clean:denoiser/best.safetensors ...
+    """
+    config = DenoiserConfig(
+        width=width,
+        layers=layers,
+        stride=stride,
+        sigma_min=sigma_max if sigma_min is None else sigma_min,
+        sigma_max=sigma_max,
+        patch=patch,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        checkpoint_steps=checkpoint_steps,
+    )
+    with progress_bars(quiet=as_json) as progress:
+        summary = train_noise2clean(
+            data=data if data == "synthetic" else Path(data),
+            out=out,
+            config=config,
+            size=size,
+            identities=identities,
+            per_identity=per_identity,
+            landmarks=landmarks,
+            cache=cache,
+            device=device,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(asdict(summary)))
+        return
+    console = Console()
+    console.print(table("fastadv train denoiser", _rows(summary), ("", "")))
+    held = f"PSNR on {summary.held} held-out images, epoch {summary.best.epoch}"
+    console.print(table(held, [_gain(g) for g in summary.best.gains], ("sigma", "noisy", "denoised", "gain")))
+
+
+def _rows(summary: DenoiserSummary) -> list[tuple[str, str]]:
+    hidden = ("history", "best")
+    return [(name, str(value)) for name, value in asdict(summary).items() if name not in hidden]
+
+
+def _gain(gain: Gain) -> tuple[str, str, str, str]:
+    return (f"{gain.sigma:g}", f"{gain.noisy:.2f} dB", f"{gain.denoised:.2f} dB", f"{gain.decibels:+.2f} dB")

@@ -1,0 +1,122 @@
+"""A face model behind an input defence: a ``FaceModel`` for every caller."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.defences.key import check_seed, content_key
+from fastadv.models import FaceModel
+from fastadv.surrogates.key import StepKey
+
+
+class InputDefence(Protocol):
+    """A transformation of the images before they are embedded. A frozen value."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws random numbers."""
+
+    def __call__(self, images: Tensor, key: StepKey) -> Tensor:
+        """Images ``(N, 3, H, W)`` to images of the same shape, with a gradient; draws hang on the key only."""
+
+    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
+        """The model behind the defence."""
+
+
+def networks_of(defence: object) -> tuple[nn.Module, ...]:
+    """The networks that a defence and its parts run, in order; most run none."""
+    own = getattr(defence, "network", None)
+    parts = getattr(defence, "parts", ())
+    return (*((own,) if isinstance(own, nn.Module) else ()), *(n for part in parts for n in networks_of(part)))
+
+
+class _Behind:
+    """What the defended models share: images pass the defence, then all that the model does."""
+
+    defence: InputDefence
+    seed: int
+
+    def _take(self, defence: InputDefence, seed: int) -> None:
+        """Put the defence in front; its networks become a part of the model, to follow it wherever it goes."""
+        if networks_of(defence):
+            defence = copy.deepcopy(defence)  # another model, on another device, may have the same defence
+            held = nn.ModuleList(networks_of(defence)).to(self.device)  # type: ignore[attr-defined]
+            self.defence_networks = held.train(self.training)  # type: ignore[attr-defined]
+        self.defence, self.seed = defence, seed
+
+    def features(self, images: Tensor) -> Tensor:
+        """The raw features ``(N, D)`` of the defended images; see ``FaceModel.features``."""
+        self._check(images)  # type: ignore[attr-defined]
+        return super().features(self.defence(images, content_key(images, self.seed)))  # type: ignore[misc]
+
+
+class DefendedModel(_Behind, FaceModel):
+    r"""A model behind an input defence: :math:`F(T(x))`.
+
+    Embeddings, logits, layers and their taps are those of the defended images; ``prepare`` and the engine's surrogates
+    keep the defence; the weights are the model's own. The draws of a random defence hang on the image and the seed
+    only: one image is always seen in one way, an image that changes by any part of a grey level in another. A defence
+    that runs a network is copied, and the copy is moved, frozen and saved with the model.
+
+    What takes the network out of a model (``surrogates.gd_uap``, ``detection.export``) leaves the defence behind.
+
+    Args:
+        model: A plain ``FaceModel``; ``wrap`` of a defence takes defended and watched ones too.
+        defence: What the images pass.
+        seed: The defender's secret; of a defence without draws it changes nothing.
+
+    Raises:
+        TypeError: ``model`` is no ``FaceModel``, or of a kind that computes its features in a way of its own.
+        ValueError: The seed is out of range.
+    """
+
+    def __init__(self, model: FaceModel, defence: InputDefence, *, seed: int = 0) -> None:
+        check_seed(seed)
+        if not isinstance(model, FaceModel):
+            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        if type(model) is not FaceModel:
+            raise TypeError(f"model: expected a plain FaceModel, got a {type(model).__name__}; use the defence's wrap")
+        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
+        super().__init__(
+            model.backbone,
+            input_size=model.input_size,
+            mean=mean,
+            std=std,
+            name=f"{model.name}+{defence.name}",
+            layers=model.layers,
+            head=model.head,
+        )
+        # exactly those of the model, on its device
+        self.mean, self.std = model.mean, model.std
+        self.precision = model.precision
+        self.training = model.training
+        self._take(defence, seed)
+
+
+class WatchedDefendedModel(_Behind, WatchedModel):
+    """A defended model under a detector that looks at the layers of the defended images.
+
+    Args:
+        model: The watched model.
+        defence: What the images pass.
+        seed: The defender's secret.
+    """
+
+    def __init__(self, model: WatchedModel, defence: InputDefence, *, seed: int = 0) -> None:
+        check_seed(seed)
+        super().__init__(model, model.detector)
+        self.name = f"{model.name}+{defence.name}"
+        self._take(defence, seed)
+
+    @property
+    def embedding_size(self) -> int:
+        """The features, and the detector's column: the width of what ``forward`` gives."""
+        return super().embedding_size + 1

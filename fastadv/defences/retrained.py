@@ -1,0 +1,58 @@
+"""Weights that were trained to resist attacks, in place of the model's own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastadv.models import FaceModel, read_state_dict
+from fastadv.models.checkpoints import load_weights
+from fastadv.models.zoo import pop_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """Other weights of the same architecture: a network after adversarial training.
+
+    Source:
+        Zhong and Deng 2020, table VI (lower part), "adversarial training". The weights are made by
+        ``fastadv train --adversarial``.
+
+    Attributes:
+        file: A ``.safetensors``, ``.pt`` or ``.pth`` file with the parameter names of the model, as
+            ``fastadv.training.save_weights`` writes them.
+    """
+
+    file: Path
+
+    @property
+    def name(self) -> str:
+        """``"weights:robust/best"``: the file without its ending, and its folder."""
+        return f"weights:{'/'.join(self.file.with_suffix('').parts[-2:])}"
+
+    @property
+    def random(self) -> bool:
+        """Never: the weights are fixed."""
+        return False
+
+    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
+        """A copy of the model with the file's weights, and with the file's class head, or none.
+
+        Args:
+            model: Any ``FaceModel`` of the architecture, not prepared.
+            seed: Nothing is drawn.
+
+        Raises:
+            TypeError: ``model`` is no ``FaceModel``.
+            CheckpointError: The file is missing, broken, unsafe, or of another architecture.
+        """
+        if not isinstance(model, FaceModel):
+            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        state = read_state_dict(self.file)
+        head = pop_head(state, source=str(self.file))
+        made = copy.deepcopy(model)
+        load_weights(made.backbone, state, source=str(self.file))
+        made.name = f"{model.name}+{self.name}"
+        made.head = None if head is None else head.to(model.device).eval()
+        return made

@@ -1,0 +1,172 @@
+"""Selective dropout: the filters that an attack moves most are switched off."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.defences.checks import check_int, check_number
+from fastadv.models import FaceModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveDropout:
+    r"""Find, on clean and attacked images, the filters that attacks move most.
+
+    With :math:`\phi_{l,j}` the map of filter j of convolution l, and means over pixels and images,
+
+    .. math:: e_{l,j} = \overline{|\phi_{l,j}(x') - \phi_{l,j}(x)|}, \qquad
+              E_l = \sum_j e_{l,j} \Big/ \sum_j \overline{|\phi_{l,j}(x)|}
+
+    The ``gamma`` layers with the largest ``E`` lose the share ``kappa`` of their filters with the largest ``e``.
+    **choice**: the layers are compared by their change relative to what they carry, since scales differ from layer to
+    layer; within a layer one scale is common, and the change itself is taken. Every ``nn.Conv2d`` of the backbone is a
+    candidate.
+
+    Attributes:
+        gamma: Number of layers, at least 1; the paper's is 4.
+        kappa: Share of the filters of a layer, in (0, 1); at least one filter is switched off; the paper's is 0.05.
+
+    Raises:
+        ValueError: A field is out of range.
+
+    Source:
+        Goswami et al. 2018, "Unravelling robustness of deep learning based face recognition against adversarial
+        attacks"; gamma and kappa: Zhong and Deng 2020, table VI (lower part).
+    """
+
+    gamma: int = 4
+    kappa: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_int("gamma", self.gamma, 1, 4096)
+        check_number("kappa", self.kappa, 0.0, 0.999, positive=True)
+
+    def fit(self, model: FaceModel, clean: Tensor, attacked: Tensor, *, batch: int = 16) -> DroppedFilters:
+        """Measure the filters.
+
+        Args:
+            model: In evaluation mode.
+            clean: ``(N, 3, H, W)`` in [0, 1].
+            attacked: The same images, attacked, in the same order.
+            batch: Pairs of images per forward pass.
+
+        Raises:
+            TypeError: ``model`` is no ``FaceModel``.
+            ValueError: The shapes differ, there is no image, the images do not differ, the model is in training mode,
+                or it has fewer convolutions than ``gamma``.
+        """
+        if not isinstance(model, FaceModel):
+            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        if any(module.training for module in model.modules()):
+            raise ValueError(f"model: {model.name!r} is in training mode; call .eval() first")
+        if clean.shape != attacked.shape or not len(clean):
+            raise ValueError(
+                f"attacked must have the shape of clean, with at least one image, got {tuple(attacked.shape)} and "
+                f"{tuple(clean.shape)}"
+            )
+        check_int("batch", batch, 1, 1 << 16)
+        names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
+        if len(names) < self.gamma:
+            raise ValueError(
+                f"gamma must be at most {len(names)}; the convolutions of {model.name!r}, got {self.gamma}"
+            )
+        moved: dict[str, Tensor] = {}
+        carried: dict[str, Tensor] = {}
+        with torch.no_grad(), _measuring(model, names, moved, carried):
+            for begin in range(0, len(clean), batch):
+                pair = (clean[begin : begin + batch], attacked[begin : begin + batch])
+                model.features(torch.cat(pair).to(model.device))
+        change = {name: float(moved[name].sum() / carried[name].sum().clamp(min=1e-30)) for name in moved}
+        if not any(change.values()):
+            raise ValueError("attacked must differ from clean: no filter was moved")
+        layers = sorted(change, key=lambda name: (-change[name], names.index(name)))[: self.gamma]
+        found = []
+        for name in sorted(layers, key=names.index):
+            count = max(1, math.floor(self.kappa * len(moved[name]) + 0.5))
+            order = moved[name].sort(descending=True, stable=True).indices[:count]
+            found.append((name, tuple(sorted(order.tolist()))))
+        return DroppedFilters(filters=tuple(found), gamma=self.gamma, kappa=self.kappa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedFilters:
+    """The filters that are switched off, by layer; found by :meth:`SelectiveDropout.fit`.
+
+    Attributes:
+        filters: Names of convolutions of the backbone, and the numbers of their filters.
+        gamma: See ``SelectiveDropout``; for reports.
+        kappa: The same.
+    """
+
+    filters: tuple[tuple[str, tuple[int, ...]], ...]
+    gamma: int
+    kappa: float
+
+    @property
+    def name(self) -> str:
+        """``"selective4-0.05"``."""
+        return f"selective{self.gamma}-{self.kappa:g}"
+
+    @property
+    def random(self) -> bool:
+        """Never: the filters are fixed."""
+        return False
+
+    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
+        """A copy of the model without the filters: their weights and biases are zero, so their maps are.
+
+        A batch norm behind the convolution still adds its constant.
+
+        Args:
+            model: Any ``FaceModel`` with these layers, not prepared.
+            seed: Nothing is drawn.
+
+        Raises:
+            TypeError: ``model`` is no ``FaceModel``.
+            ValueError: A layer is missing, is no convolution, or has no such filter.
+        """
+        if not isinstance(model, FaceModel):
+            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        made = copy.deepcopy(model)
+        made.name = f"{model.name}+{self.name}"
+        modules = dict(made.backbone.named_modules())
+        for name, numbers in self.filters:
+            layer = modules.get(name)
+            if not isinstance(layer, nn.Conv2d) or max(numbers) >= layer.out_channels:
+                raise ValueError(f"model: {model.name!r} has no convolution {name!r} with {max(numbers) + 1} filters")
+            with torch.no_grad():
+                layer.weight[list(numbers)] = 0
+                if layer.bias is not None:
+                    layer.bias[list(numbers)] = 0
+        return made
+
+
+@contextmanager
+def _measuring(
+    model: FaceModel, names: list[str], moved: dict[str, Tensor], carried: dict[str, Tensor]
+) -> Iterator[None]:
+    """While it lasts, the first half of every batch is compared with the second, filter by filter."""
+
+    def hook(name: str) -> Any:
+        def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            before, after = output.double().chunk(2)
+            for into, value in ((moved, after - before), (carried, before)):
+                means = value.abs().mean((2, 3)).sum(0)
+                into[name] = into[name] + means if name in into else means
+
+        return measure
+
+    handles = [model.backbone.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,236 @@
+"""What an attacker knows of a defence, as a value: which model, surrogate and goal that gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel, check_adapts
+from fastadv.defences.checks import check_int, check_number
+from fastadv.detection import Detector
+from fastadv.models import FaceModel
+from fastadv.surrogates import Ensemble
+
+
+class Defence(Protocol):
+    """Anything that makes a model a defended one: an input defence, switched-off filters, other weights, an attack."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws random numbers, which the attacker does not know."""
+
+    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
+        """The defended model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacker:
+    """What an attacker runs: ``run(attacker.recipe, attacker.goal(goal), attacker.model, images)``.
+
+    Goals must hold images, not embeddings: the attacker's model embeds them in its own way. The verdict of that run is
+    the attacker's belief; what counts is the defended model, with seeds that the attacker does not know.
+
+    Attributes:
+        model: The model that is differentiated.
+        recipe: How to move, and on what.
+        goal: What the attacker makes of the goal.
+    """
+
+    model: FaceModel
+    recipe: Recipe
+    goal: Callable[[Goal], Goal]
+
+
+class ThreatModel(Protocol):
+    """What every threat model offers."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+
+    @property
+    def knows_defence(self) -> bool:
+        """Whether the attack depends on the defence; without it one attack serves against all of them."""
+
+    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+        """The attacker of a model behind a defence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroKnowledge:
+    """The attacker knows the bare model and not the defence.
+
+    Source: Mehr and Schroeder, "Six Pixels to Kevin Bacon", zero-knowledge attacks.
+    """
+
+    @property
+    def name(self) -> str:
+        """``"zero"``."""
+        return "zero"
+
+    @property
+    def knows_defence(self) -> bool:
+        """No."""
+        return False
+
+    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+        """The attack on the bare model, whatever the defence.
+
+        Args:
+            attack: How to move.
+            model: The bare model.
+            defence: Not looked at.
+        """
+        return Attacker(model=model, recipe=as_recipe(attack), goal=_same)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerfectKnowledge:
+    r"""The attacker knows the defence and attacks through it, by the expectation over its draws.
+
+    .. math:: g = \frac{1}{K} \sum_{k=1}^{K} \nabla_x J\big(F(T_{\omega_k}(x))\big)
+
+    with fresh draws at every step, independent of the defender's: the attacker knows the distribution, not the seed. A
+    defence without draws needs one sample. What has no gradient is passed straight through.
+
+    Attributes:
+        samples: ``K``, at least 1, of a random defence.
+        seed: Of the attacker's own draws, in [0, 2**63).
+
+    Raises:
+        ValueError: A field is out of range.
+
+    Source:
+        Mehr and Schroeder, "Six Pixels to Kevin Bacon", perfect-knowledge attacks; Athalye et al. 2018, "Synthesizing
+        robust adversarial examples", eq. 1 (expectation over transformation).
+    """
+
+    samples: int = 1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_int("samples", self.samples, 1, 1024)
+        check_int("seed", self.seed, 0, (1 << 63) - 1)
+
+    @property
+    def name(self) -> str:
+        """``"perfect"``, or ``"perfect:8"`` with 8 samples."""
+        return "perfect" if self.samples == 1 else f"perfect:{self.samples}"
+
+    @property
+    def knows_defence(self) -> bool:
+        """Yes."""
+        return True
+
+    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+        """The attack through the defence.
+
+        Args:
+            attack: How to move.
+            model: The bare model.
+            defence: What it is behind; None for nothing.
+
+        Raises:
+            ValueError: The attack is on an ensemble already, and more than one sample is wanted.
+        """
+        if defence is None:
+            return Attacker(model=model, recipe=as_recipe(attack), goal=_same)
+        first, recipe = _sampled(as_recipe(attack), model, defence, samples=self.samples, seed=self.seed)
+        return Attacker(model=first, recipe=recipe, goal=_same)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """The attacker knows the defence and the detector behind it, and has to pass both.
+
+    The detector sees the layers of the defended images. The goal becomes an ``EvadeDetector``: reached where the goal
+    is, and the detector's logit is below the threshold. Only for input defences: the detector needs the layers that it
+    was fitted on.
+
+    Attributes:
+        detector: Fitted on the taps of the model.
+        weight: Of its logit in the loss, at least 0.
+        threshold: Its logit at and above which an image is flagged; infinite: only the loss knows of it.
+        samples: See ``PerfectKnowledge``.
+        seed: See ``PerfectKnowledge``.
+
+    Raises:
+        TypeError: ``detector`` is no ``Detector``.
+        ValueError: A field is out of range.
+
+    Source:
+        Carlini and Wagner 2017, "Adversarial examples are not easily detected", section 2.3; Tramer et al. 2020, "On
+        adaptive attacks to adversarial example defenses".
+    """
+
+    detector: Detector
+    weight: float = 1.0
+    threshold: float = math.inf
+    samples: int = 1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.detector, Detector):
+            raise TypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
+        check_number("weight", self.weight, 0.0, math.inf)
+        if math.isnan(self.threshold):
+            raise ValueError(f"threshold must be a logit, got {self.threshold!r}")
+        check_int("samples", self.samples, 1, 1024)
+        check_int("seed", self.seed, 0, (1 << 63) - 1)
+
+    @property
+    def name(self) -> str:
+        """``"adaptive"``, or ``"adaptive:8"`` with 8 samples."""
+        return "adaptive" if self.samples == 1 else f"adaptive:{self.samples}"
+
+    @property
+    def knows_defence(self) -> bool:
+        """Yes."""
+        return True
+
+    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+        """The attack through the defence, against goal and detector.
+
+        Args:
+            attack: How to move.
+            model: The bare model.
+            defence: What it is behind; None for the detector alone.
+
+        Raises:
+            TypeError: The defence takes no watched model.
+            ValueError: The attack follows no gradient of the goal's loss, or moves on other networks
+                (:func:`fastadv.attacks.evade_detector.check_adapts`), or the model lacks a layer of the detector.
+        """
+        recipe = as_recipe(attack)
+        check_adapts(recipe)
+        watched: FaceModel = WatchedModel(model, self.detector)
+        if defence is not None:
+            watched, recipe = _sampled(recipe, watched, defence, samples=self.samples, seed=self.seed)
+        return Attacker(model=watched, recipe=recipe, goal=self._goal)
+
+    def _goal(self, goal: Goal) -> Goal:
+        return EvadeDetector(goal=goal, weight=self.weight, threshold=self.threshold)
+
+
+def _same(goal: Goal) -> Goal:
+    return goal
+
+
+def _sampled(
+    recipe: Recipe, model: FaceModel, defence: Defence, *, samples: int, seed: int
+) -> tuple[FaceModel, Recipe]:
+    """The defended model with the first sample's seed, and the attack on those of the others too."""
+    first = defence.wrap(model, seed=seed)
+    if samples == 1 or not defence.random:
+        return first, recipe
+    if recipe.surrogate.ensemble is not None:
+        raise ValueError(f"samples must be 1 for {recipe.name}, which is on an ensemble already, got {samples}")
+    others = tuple(defence.wrap(model, seed=seed + k) for k in range(1, samples))
+    return first, replace(recipe, surrogate=replace(recipe.surrogate, ensemble=Ensemble(others=others)))

@@ -1,0 +1,207 @@
+"""The page of a study of defences, and the rows of its table, from plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastadv.data.files import write_atomically
+from fastadv.report import text
+from fastadv.report.distributions import distribution_plot
+from fastadv.report.page import render_page
+from fastadv.report.parts import Notices, Page, Part, Plot, Plots, Section, Table, Tile, Tiles
+from fastadv.report.study_figures import Line, heat_plot, line_plot
+from fastadv.workflows import report_parts as parts
+
+FILE = "defences.json"
+Values = Mapping[str, Any]
+
+CLEAN = ("defence", "accuracy", "EER", "TAR at FAR 1 %", "TAR at FAR 0.1 %", "images/s", "cost")
+ATTACKED = (
+    "defence",
+    "knows",
+    "attack",
+    "accuracy",
+    "EER after",
+    "impersonation",
+    "anonymisation",
+    "median L2",
+    "max level",
+)
+
+
+def clean_rows(found: Values) -> list[tuple[str, ...]]:
+    """The defences on clean pairs: cells of ``CLEAN``."""
+    rows: list[tuple[str, ...]] = []
+    for one in found["defences"]:
+        clean = one["clean"]
+        rows.append(
+            (
+                one["defence"],
+                text.percent(clean["accuracy"]),
+                text.percent(clean["eer"]),
+                text.percent(clean["tar_at_far_1e2"]),
+                text.percent(clean["tar_at_far_1e3"]),
+                f"{one['images_per_second']:.1f}",
+                f"{one['cost']:.2f}",
+            )
+        )
+    return rows
+
+
+def attacked_rows(found: Values) -> list[tuple[str, ...]]:
+    """Every attack on every defence: cells of ``ATTACKED``."""
+    return [
+        (
+            cell["defence"],
+            cell["threat"],
+            cell["attack"],
+            text.percent(cell["attacked"]["accuracy"]),
+            text.percent(cell["attacked"]["eer"]),
+            text.percent(cell["impersonation"]),
+            text.percent(cell["evasion"]),
+            f"{cell['l2']['median']:.2f}",
+            f"{255 * cell['linf']['max']:.0f}",
+        )
+        for cell in found["cells"]
+    ]
+
+
+def flag_lines(found: Values) -> tuple[str, ...]:
+    """What looks like masked gradients, one line each."""
+    return tuple(f"{one['defence']}: {flag['text']}" for one in found["defences"] for flag in one["flags"])
+
+
+def render(folder: Path, *, out: Path | None = None) -> Path:
+    """Draw the page of a study's folder.
+
+    Args:
+        folder: Of ``fastadv defend``.
+        out: The page; None: ``report.html`` in the folder.
+
+    Raises:
+        ValueError: The folder holds no finished study.
+        ImportError: jinja2 or matplotlib is not installed.
+        OSError: The page cannot be written.
+    """
+    try:
+        found = json.loads((folder / FILE).read_bytes())
+        run = json.loads((folder / "run.json").read_bytes())
+        page = study_page(found, run["config"], run["versions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
+    target = out or folder / "report.html"
+    write_atomically(target, render_page(page).encode())
+    return target
+
+
+def study_page(found: Values, config: Values, versions: Values) -> Page:
+    """The page from plain values."""
+    cells, flags = found["cells"], flag_lines(found)
+    worst = max(cells, key=lambda c: c["success"])
+    tiles = (
+        Tile(value=f"{found['pairs']:,}", label="pairs", note="the first image of each is attacked"),
+        Tile(value=str(len(found["defences"]) - 1), label="defences"),
+        Tile(
+            value=text.percent(worst["success"], 0),
+            label="strongest attack",
+            note=f"{worst['attack']} ({worst['threat']}) on {worst['defence']}",
+        ),
+        Tile(value=str(len(flags)), label="signs of masked gradients"),
+    )
+    doubts: Part = Notices(lines=flags or ("No sign of masked gradients.",))
+    curves = _curves(cells)
+    return Page(
+        title="Defences, and attackers who know of them",
+        lead="Both images of a pair pass the defence. An attacker with zero knowledge works on the bare network, one "
+        "with perfect knowledge through the defence. Success is what the defended verifier then gets wrong, at its own "
+        "threshold from clean pairs; all numbers are measured on the 8-bit image.",
+        sections=(
+            Section(title="", parts=(Tiles(tiles=tiles),)),
+            Section(title="What to doubt", parts=(doubts,)),
+            Section(
+                title="What the defences cost",
+                lead="On clean pairs; cost is the time for an image over that without a defence.",
+                parts=(Table(header=CLEAN, rows=tuple(clean_rows(found))),),
+            ),
+            Section(
+                title="Success of the attacks",
+                lead="The share of all pairs, of both kinds.",
+                parts=(Plots(plots=tuple(_heats(found))),),
+            ),
+            Section(title="Over the radius", parts=(Plots(plots=tuple(curves)),) if curves else ()),
+            Section(
+                title="How much the images change",
+                lead="L2 norms of the perturbations, pixels in [0, 1].",
+                parts=(Plots(plots=tuple(_lengths(cells))),),
+            ),
+            Section(title="All numbers", parts=(Table(header=ATTACKED, rows=tuple(attacked_rows(found))),)),
+            Section(
+                title="Configuration",
+                parts=(parts.facts("Configuration", config), parts.facts("Versions", versions)),
+            ),
+        ),
+        footer=f"fastadv {versions.get('fastadv', '')}".rstrip(),
+    )
+
+
+def _distinct(cells: Sequence[Values], key: str) -> list[str]:
+    return list(dict.fromkeys(c[key] for c in cells))
+
+
+def _heats(found: Values) -> list[Plot]:
+    cells = found["cells"]
+    defences, attacks = _distinct(cells, "defence"), _distinct(cells, "attack")
+    plots = []
+    for k, threat in enumerate(_distinct(cells, "threat")):
+        share = {(c["defence"], c["attack"]): c["success"] for c in cells if c["threat"] == threat}
+        values = [[share.get((d, a), math.nan) for a in attacks] for d in defences]
+        names = ("defence", "attack")
+        plots.append(heat_plot(values, rows=defences, columns=attacks, title=threat, key=f"heat-{k}", axes_names=names))
+    return plots
+
+
+def _curves(cells: Sequence[Values]) -> list[Plot]:
+    """Success over the radius, a figure for each attack that was run with several."""
+    plots = []
+    for k, attack in enumerate(dict.fromkeys(c["attack"].partition("@")[0] for c in cells)):
+        own = [c for c in cells if c["attack"].partition("@")[0] == attack and c["eps"] is not None]
+        if len({c["eps"] for c in own}) < 2:
+            continue
+        lines = []
+        for defence in _distinct(own, "defence"):
+            for threat in _distinct(own, "threat"):
+                points = sorted(
+                    (255 * c["eps"], c["success"]) for c in own if (c["defence"], c["threat"]) == (defence, threat)
+                )
+                x, y = zip(*points, strict=True)
+                lines.append(Line(label=f"{defence}, {threat}", x=x, y=y, dashed=threat == "zero"))
+        plots.append(
+            line_plot(
+                lines,
+                title=attack,
+                key=f"radius-{k}",
+                x_name="eps, grey levels",
+                y_name="success",
+                y_span=(0.0, 1.02),
+                note="Broken: the attacker does not know the defence.",
+            )
+        )
+    return plots
+
+
+def _lengths(cells: Sequence[Values]) -> list[Plot]:
+    """The lengths of the perturbations, a figure for each attack, a line for each that was made on its own."""
+    plots = []
+    for k, attack in enumerate(_distinct(cells, "attack")):
+        series = {}
+        for cell in cells:
+            if cell["attack"] == attack:
+                once = {"zero": "bare network", "copy": "the copy"}  # made once for all defences
+                label = once.get(cell["threat"], f"{cell['defence']}, {cell['threat']}")
+                series[label] = cell["lengths"]
+        plots.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm", key=f"lengths-{k}"))
+    return plots

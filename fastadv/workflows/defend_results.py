@@ -1,0 +1,136 @@
+"""What a study of defences finds, as values and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadv.data import Pair
+from fastadv.data.files import write_atomically
+from fastadv.defences import Flag, Trial
+from fastadv.recognition import AttackedReport, VerificationReport
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guarded:
+    """One defence on clean pairs.
+
+    Attributes:
+        label: The defence's.
+        report: Of the defended verifier.
+        scores: ``(P,)`` cosines of the pairs.
+        images_per_second: That the defended model embeds.
+        gradient_ratio: Median norm of its gradients over the bare model's.
+    """
+
+    label: str
+    report: VerificationReport
+    scores: NDArray[np.float64]
+    images_per_second: float
+    gradient_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """One attack under one threat model against one defence; the first image of every pair is attacked.
+
+    Attributes:
+        defence: The defence's label.
+        threat: The threat model's name.
+        attack: The attack's label.
+        report: The defended verifier on the attacked pairs, at its thresholds from clean pairs.
+        scores: ``(P,)`` cosines.
+        hits: ``(P,)`` bool, pairs that the defended verifier gets wrong as the attacker wants, at its clean threshold
+            of the equal error rate; with a detector, unseen by it.
+        trial: What the signs of masked gradients are read from.
+        linf: ``(P,)`` largest change of a pixel.
+    """
+
+    defence: str
+    threat: str
+    attack: str
+    report: AttackedReport
+    scores: NDArray[np.float64]
+    hits: NDArray[np.bool_]
+    trial: Trial
+    linf: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Defences:
+    """A study's findings.
+
+    Attributes:
+        pairs: The pairs.
+        guarded: Each defence on clean pairs, no defence first.
+        cells: Each attack against each defence under each threat model.
+        flags: By defence: what looks like masked gradients.
+    """
+
+    pairs: tuple[Pair, ...]
+    guarded: tuple[Guarded, ...]
+    cells: tuple[Cell, ...]
+    flags: dict[str, tuple[Flag, ...]]
+
+
+def describe(study: Defences) -> dict[str, Any]:
+    """The findings as plain JSON values."""
+    bare = study.guarded[0]
+    return {
+        "pairs": len(study.pairs),
+        "defences": [
+            {
+                "defence": g.label,
+                "clean": asdict(g.report),
+                "images_per_second": g.images_per_second,
+                "cost": bare.images_per_second / g.images_per_second,
+                "gradient_ratio": g.gradient_ratio if np.isfinite(g.gradient_ratio) else None,
+                "flags": [asdict(flag) for flag in study.flags[g.label]],
+            }
+            for g in study.guarded
+        ],
+        "cells": [_described(study, cell) for cell in study.cells],
+    }
+
+
+def _described(study: Defences, cell: Cell) -> dict[str, Any]:
+    same = np.array([p.same for p in study.pairs])
+    return {
+        "defence": cell.defence,
+        "threat": cell.threat,
+        "attack": cell.attack,
+        "eps": cell.trial.eps,
+        "family": cell.trial.family,
+        "attacked": asdict(cell.report),
+        "success": cell.trial.success,
+        "impersonation": float(cell.hits[~same].mean()),
+        "evasion": float(cell.hits[same].mean()),
+        "l2": _quantiles(cell.trial.l2),
+        "l2_of_successes": _quantiles(cell.trial.l2[cell.hits]),
+        "linf": _quantiles(cell.linf),
+        "lengths": [round(float(v), 5) for v in cell.trial.l2],
+    }
+
+
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float] | None:
+    """Mean, quartiles and ends, or None of no values."""
+    if not len(values):
+        return None
+    low, first, middle, third, high = (float(v) for v in np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
+    mean = float(values.mean())
+    return {"mean": mean, "min": low, "q1": first, "median": middle, "q3": third, "max": high}
+
+
+def save(study: Defences, folder: Path) -> None:
+    """Write ``defences.json`` into the folder; it is whole or absent.
+
+    Raises:
+        OSError: With the file's name.
+    """
+    text = json.dumps(describe(study), indent=1, sort_keys=True, allow_nan=False)
+    write_atomically(folder / "defences.json", text.encode() + b"\n")

@@ -1,0 +1,332 @@
+"""The study of defences: its numbers, that it goes on where it was stopped, its table and its page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from fastadv import load
+from fastadv.cli.defend import defend as command
+from fastadv.data import (
+    IdentityFolder,
+    RunFolder,
+    SyntheticFaces,
+    read_image,
+    read_manifest,
+    to_tensor,
+    to_uint8,
+    write_png,
+)
+from fastadv.defences import (
+    AttackAsDefence,
+    BitDepth,
+    Chain,
+    GaussianBlur,
+    Jpeg,
+    MeanFilter,
+    OneOf,
+    PerfectKnowledge,
+    RandomResizePad,
+    SelectiveDropout,
+    ZeroKnowledge,
+)
+from fastadv.engine import Engine
+from fastadv.workflows import defend as defending
+from fastadv.workflows import defend_page, defend_results
+from fastadv.workflows.attack import pair_name
+from fastadv.workflows.defend_plan import NONE, Copy, Planned, parse_defence, parse_moves, parse_threat
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*reached the goal before:fastadv.engine.AttackWarning")
+
+PEOPLE = SyntheticFaces(identities=12, per_identity=3, seed=5)
+PAIRS = PEOPLE.pairs(12, folds=2, seed=2)
+THREATS = (ZeroKnowledge(), PerfectKnowledge())
+DEFENCES = ("mean", "one(jpeg:60|resize-pad)", "selective:2:0.1")
+ATTACKS = ("ffm@8/255", "fim:3@8/255")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load("synth-mobile")
+
+
+def study(path, network, **more):
+    settings = {
+        "defences": [parse_defence(text) for text in DEFENCES],
+        "attacks": [parse_moves(text) for text in ATTACKS],
+        "threats": THREATS,
+        "seed": 3,
+        "engine": Engine(batch=8),
+        **more,
+    }
+    with RunFolder.open(path, {"command": "defend"}) as folder:
+        found = defending.defend(PEOPLE, PAIRS, network, folder=folder, **settings)
+        defend_results.save(found, path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, network):
+    path = tmp_path_factory.mktemp("study") / "run"
+    return path, study(path, network)
+
+
+def test_every_combination_is_there(made):
+    _, found = made
+    assert [g.label for g in found.guarded] == [NONE, *DEFENCES]
+    assert {(c.defence, c.threat, c.attack) for c in found.cells} == set(
+        itertools.product((NONE, *DEFENCES), ("zero", "perfect"), ATTACKS)
+    )
+    assert found.guarded[0].gradient_ratio == pytest.approx(1.0)
+
+
+def test_clean_scores_are_the_defended_models(made, network):
+    _, found = made
+    mean = found.guarded[1]
+    defended = MeanFilter().wrap(network)
+    with torch.no_grad():
+        for pair, score in list(zip(PAIRS, mean.scores, strict=True))[:4]:
+            one, other = (defended(PEOPLE.load(n).image[None]) for n in (pair.first, pair.second))
+            assert score == pytest.approx(float((one * other).sum()), abs=1e-5)
+    assert mean.report.pairs == 12
+    assert mean.images_per_second > 0
+
+
+def test_scores_under_attack_are_those_of_the_written_images(made, network):
+    path, found = made
+    defended = MeanFilter().wrap(network)
+    for threat, place in (("zero", "bare/ffm@8_of_255"), ("perfect", "perfect/ffm@8_of_255/mean")):
+        (cell,) = (c for c in found.cells if (c.defence, c.threat, c.attack) == ("mean", threat, "ffm@8/255"))
+        rows = {row.name: row for row in read_manifest(path / "made" / place)}
+        limit = found.guarded[1].report.eer_threshold
+        for k, pair in enumerate(PAIRS):
+            name = pair_name(pair.first, pair.second)
+            image = to_tensor(read_image(path / "made" / place / "images" / f"{name}.png"))
+            with torch.no_grad():
+                score = float((defended(image[None]) * defended(PEOPLE.load(pair.second).image[None])).sum())
+            assert cell.scores[k] == pytest.approx(score, abs=1e-5)
+            assert cell.hits[k] == ((score < limit) if pair.same else (score >= limit))
+            assert cell.trial.l2[k] == rows[name].l2
+            assert rows[name].linf <= 8 / 255 + 1e-6
+
+
+def test_zero_knowledge_is_made_once_and_without_a_defence_all_are_it(made):
+    path, found = made
+    places = {str(p.parent.relative_to(path / "made")) for p in (path / "made").rglob("run.json")}
+    attacks = [a.replace("/", "_of_").replace(":", "-") for a in ATTACKS]
+    guarded = ["mean", "one(jpeg-60_or_resize-pad)", "selective-2-0.1"]
+    assert places == {f"bare/{a}" for a in attacks} | {f"perfect/{a}/{g}" for a in attacks for g in guarded}
+    for attack in ATTACKS:
+        zero, perfect = (c for c in found.cells if c.defence == NONE and c.attack == attack)
+        assert np.array_equal(zero.scores, perfect.scores)
+
+
+def test_knowing_the_defence_helps(made):
+    """The attacker who goes through the mean filter moves its scores further."""
+    _, found = made
+    same = np.array([p.same for p in PAIRS])
+    gain = {}
+    for cell in found.cells:
+        if cell.defence == "mean" and cell.attack == "fim:3@8/255":
+            change = cell.scores - found.guarded[1].scores
+            gain[cell.threat] = float(np.where(same, -change, change).mean())
+    assert 0 < gain["zero"] < gain["perfect"]
+
+
+def test_a_study_that_was_stopped_ends_the_same(made, network, tmp_path):
+    _, whole = made
+    calls = itertools.count()
+
+    def stop(stage, done, total):
+        if "perfect" in stage and next(calls) == 9:
+            raise KeyboardInterrupt
+
+    part = {"defences": [parse_defence(DEFENCES[1])]}
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "run", network, progress=stop, **part)
+    again = study(tmp_path / "run", network, **part)
+    expected = [c for c in whole.cells if c.defence in (NONE, DEFENCES[1])]
+    assert len(again.cells) == len(expected) == 8
+    for one, other in zip(expected, again.cells, strict=True):
+        assert np.array_equal(one.scores, other.scores)
+        assert np.array_equal(one.trial.l2, other.trial.l2)
+    third = study(tmp_path / "run", network, **part)
+    assert [g.images_per_second for g in third.guarded] == [g.images_per_second for g in again.guarded]
+
+
+def test_a_truncated_measurement_is_made_again(made, network, tmp_path):
+    few = {"defences": [parse_defence("bits:5")], "attacks": [parse_moves("ffm")], "threats": (ZeroKnowledge(),)}
+    whole = study(tmp_path / "run", network, **few)
+    for file in (tmp_path / "run").glob("*/**/*.npz"):
+        file.write_bytes(file.read_bytes()[:90])
+    again = study(tmp_path / "run", network, **few)
+    assert all(np.array_equal(a.scores, b.scores) for a, b in zip(whole.cells, again.cells, strict=True))
+
+
+def test_attack_as_defence_meets_both_images(network, tmp_path):
+    found = study(
+        tmp_path / "run",
+        network,
+        defences=[parse_defence("attack(pgd:2@4/255)")],
+        attacks=[parse_moves("ffm")],
+        threats=(ZeroKnowledge(),),
+    )
+    assert found.guarded[1].report.pairs == 12
+    assert not np.array_equal(found.guarded[0].scores, found.guarded[1].scores)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The faces under noise, as files."""
+    noise = torch.Generator().manual_seed(3)
+    for name in PEOPLE.names:
+        image = PEOPLE.load(name).image
+        file = tmp_path / "noisy" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(file, to_uint8((image + 0.2 * torch.randn(image.shape, generator=noise)).clamp(0, 1)))
+    return Copy(label="noisy", source=IdentityFolder(tmp_path / "noisy", size=112))
+
+
+def test_a_copy_is_shown_to_every_defence(copy, network, tmp_path):
+    few = {"defences": [parse_defence("mean")], "attacks": (), "threats": (ZeroKnowledge(),), "copies": (copy,)}
+    found = study(tmp_path / "run", network, **few)
+    assert [(c.defence, c.threat, c.attack) for c in found.cells] == [
+        (NONE, "copy", "noisy"),
+        ("mean", "copy", "noisy"),
+    ]
+    for cell, guarded, model in zip(found.cells, found.guarded, (network, MeanFilter().wrap(network)), strict=True):
+        for k, pair in enumerate(PAIRS):
+            first, second = (copy.source.load(n).image[None] for n in (pair.first, pair.second))
+            with torch.no_grad():
+                assert cell.scores[k] == pytest.approx(float((model(first) * model(second)).sum()), abs=1e-5)
+            change = [(copy.source.load(n).image - PEOPLE.load(n).image) for n in (pair.first, pair.second)]
+            assert cell.trial.l2[k] == pytest.approx(max(float(c.norm()) for c in change), rel=1e-5)
+        limit = guarded.report.eer_threshold
+        assert not np.array_equal(cell.scores, guarded.scores)
+        assert np.array_equal(cell.hits, [(s < limit) == p.same for s, p in zip(cell.scores, PAIRS, strict=True)])
+    again = study(tmp_path / "run", network, **few)
+    assert np.array_equal(again.cells[1].scores, found.cells[1].scores)
+    assert "noisy" in defend_page.render(tmp_path / "run").read_text()
+    with pytest.raises(ValueError, match="attack must be given .* got noisy, noisy"):
+        study(tmp_path / "twice", network, **{**few, "copies": (copy, copy)})
+
+
+def test_values_and_page_come_from_the_folder(made):
+    path, found = made
+    plain = json.loads((path / "defences.json").read_text())
+    assert plain == json.loads(json.dumps(defend_results.describe(found)))
+    assert len(plain["cells"]) == len(found.cells)
+    cell = plain["cells"][0]
+    assert cell["l2"]["min"] <= cell["l2"]["median"] <= cell["l2"]["max"]
+    half = (cell["impersonation"] + cell["evasion"]) / 2
+    assert cell["success"] == pytest.approx(half)
+    assert plain["defences"][0]["cost"] == 1.0
+    page = defend_page.render(path).read_text()
+    for label in (*DEFENCES, *ATTACKS):
+        assert label in page
+    assert page.count("<svg") >= 4
+    assert defend_page.render(path).read_text() == page
+    with pytest.raises(ValueError, match="expected a finished study"):
+        defend_page.render(path.parent)
+
+
+def test_flags_are_listed(made):
+    _, found = made
+    plain = defend_results.describe(found)
+    plain["defences"][1]["flags"] = [{"sign": "noise", "text": "noise beats gradients"}]
+    assert "mean: noise beats gradients" in defend_page.flag_lines(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "defence"),
+    [
+        ("none", None),
+        ("mean", MeanFilter()),
+        ("mean:5", MeanFilter(size=5)),
+        ("gauss:7:1.5", GaussianBlur(size=7, sigma=1.5)),
+        ("jpeg:30:identity", Jpeg(quality=30)),
+        ("bits:3+mean", Chain(parts=(BitDepth(bits=3), MeanFilter()))),
+        ("one(mean|jpeg+bits:2)", OneOf(parts=(MeanFilter(), Chain(parts=(Jpeg(), BitDepth(bits=2)))))),
+        ("resize-pad:0.8", RandomResizePad(smallest=0.8)),
+        ("selective:3:0.1", SelectiveDropout(gamma=3, kappa=0.1)),
+    ],
+)
+def test_defences_from_text(text, defence):
+    assert parse_defence(text) == Planned(label=text, defence=defence)
+
+
+def test_attacks_as_defences_from_text():
+    found = parse_defence("attack(cw-l2:50):4/255:0.3").defence
+    assert isinstance(found, AttackAsDefence)
+    assert (found.start, found.threshold) == (4 / 255, 0.3)
+    assert found.attack.attack.inner_steps == 50
+
+
+def test_attacks_from_text():
+    found = parse_moves("fim:13@10/255")
+    assert (found.name, found.eps, found.family, found.recipe.attack.steps) == ("fim:13", 10 / 255, "iterative", 13)
+    assert parse_moves("ffm").family == "one-step"
+    assert parse_moves("noise-uniform").family == "noise"
+    assert parse_moves("noise-uniform").eps is None
+
+
+def test_threats_from_text():
+    assert parse_threat("zero") == ZeroKnowledge()
+    assert parse_threat("perfect:8") == PerfectKnowledge(samples=8)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: parse_defence("means"), "defence must be none, mean.:SIZE., .* got 'means'"),
+        (lambda: parse_defence("mean:x"), "defence needs a number for size, got 'x' in 'mean:x'"),
+        (lambda: parse_defence("mean:3:4"), "at most 1 numbers there, got 'mean:3:4'"),
+        (lambda: parse_defence("mean:4"), "size must be an odd integer"),
+        (lambda: parse_defence("attack(nose)"), "attack must be NAME"),
+        (lambda: parse_moves("e-fim"), "attack must be NAME"),
+        (lambda: parse_moves("fim:x"), "a whole number of steps, got 'fim:x'"),
+        (lambda: parse_moves("ffm:3"), "one-step attack and takes no steps"),
+        (lambda: parse_threat("some"), "threat must be zero, perfect"),
+        (lambda: parse_threat("perfect:x"), "threat must be zero, perfect"),
+        (lambda: parse_threat("adaptive"), "'adaptive' needs a calibrated detector"),
+    ],
+)
+def test_wrong_texts(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_errors_of_the_study(network, tmp_path):
+    with pytest.raises(ValueError, match="attack must be given at least once, and each once, got none"):
+        study(tmp_path / "a", network, attacks=[])
+    with pytest.raises(ValueError, match="threat must be given .* got zero, zero"):
+        study(tmp_path / "b", network, threats=(ZeroKnowledge(), ZeroKnowledge()))
+    with pytest.raises(ValueError, match="defence must be given once each, got mean, mean"):
+        study(tmp_path / "c", network, defences=[parse_defence("mean")] * 2)
+
+
+def test_the_command(tmp_path):
+    app = typer.Typer()
+    app.command()(command)
+    for name in PEOPLE.names:
+        file = tmp_path / "faces" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(file, to_uint8(PEOPLE.load(name).image))
+    listed = "\n".join(f"{p.first},{p.second},{int(p.same)}" for p in PAIRS)
+    (tmp_path / "pairs.csv").write_text(f"first,second,same\n{listed}\n")
+    given = ["--data", tmp_path / "faces", "--model", "synth-mobile", "--pairs", tmp_path / "pairs.csv"]
+    given += ["--defence", "mean", "--attack", "ffm@8/255", "--out", tmp_path / "run"]
+    done = CliRunner().invoke(app, [str(a) for a in given], env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert done.exit_code == 0
+    for text in ("12 pairs, clean", "anonymisation", "perfect", "report.html"):
+        assert text in done.output
+    again = CliRunner().invoke(app, [*(str(a) for a in given), "--json"], catch_exceptions=False)
+    assert {c["threat"] for c in json.loads(again.stdout)["cells"]} == {"zero", "perfect"}
+    with pytest.raises(ValueError, match="adaptive"):
+        CliRunner().invoke(app, [*(str(a) for a in given), "--threat", "adaptive"], catch_exceptions=False)
