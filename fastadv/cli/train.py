@@ -15,7 +15,7 @@ from fastadv.cli.show import progress_bars, table
 from fastadv.training import Adversarial, HeadConfig, TrainConfig
 from fastadv.workflows import train as training
 
-_FINE_LR = 0.01
+_FINE_LR, _FINE_CLIP = 0.01, 1.0
 
 
 def train(
@@ -29,6 +29,9 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images a step. Default: 128; 256 for a head.")] = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak learning rate. Default: 0.1; 0.01 with --fine-tune; 1e-3 for a head.")
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient. Default: any; 1 with --fine-tune.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these; for a head: of the network.")] = None,
     fine_tune: Annotated[
@@ -110,6 +113,7 @@ def train(
                         precision=precision,
                         seed=seed,
                         fine_tune=fine_tune,
+                        clip=_FINE_CLIP if fine_tune and clip is None else clip,
                         adversarial=attacked,
                     ),
                     weights=weights,

@@ -29,7 +29,9 @@ class AttackAsDefence:
     .. math:: F'(x) = F(A(x)), \qquad A \text{ ascends } \lVert F(x') - F(x) \rVert_2
               \text{ from } x + u,\; u \sim U[-s, s]
 
-    Both images of a pair pass the same step, so both are moved alike. **choice**: the paper has labels, a verifier has
+    Both images of a pair pass the same step, so both are moved alike. Of a query that is *known* to be attacked, the
+    attack that was made on it is that step: it is taken as it is, and only the gallery's image is attacked ("PGD vs
+    PGD" of the source). **choice**: the paper has labels, a verifier has
     none, so each image is attacked away from itself. The gradient of that distance is zero at the image: an attack
     without a random start of its own (C&W, one-step FGSM) needs ``start``; with neither it does not move. An image's
     draws hang on its pixels and the seed, so one image has one embedding.
@@ -40,6 +42,8 @@ class AttackAsDefence:
             the noisy image.
         threshold: The cosine below which the image is lost, in [-1, 1]: where an attack that looks for the smallest
             perturbation, or stops at success, is done. -1 is never reached.
+        known: Whether who compares knows of an attack on the query: see above. It changes nothing here, where images come
+            one by one; a verifier reads it.
         engine: How the attack is run; of images that are embedded one by one too, so that a result has the same bits.
 
     Raises:
@@ -53,6 +57,7 @@ class AttackAsDefence:
     attack: Attack[Any] | Recipe
     start: float = 0.0
     threshold: float = -1.0
+    known: bool = False
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
@@ -63,8 +68,8 @@ class AttackAsDefence:
 
     @property
     def name(self) -> str:
-        """``"attack(pgd)"``."""
-        return f"attack({as_recipe(self.attack).name})"
+        """``"attack(pgd)"``, or ``"known(pgd)"``."""
+        return f"{'known' if self.known else 'attack'}({as_recipe(self.attack).name})"
 
     @property
     def random(self) -> bool:

@@ -28,7 +28,7 @@ class SelectiveDropout:
     The ``gamma`` layers with the largest ``E`` lose the share ``kappa`` of their filters with the largest ``e``.
     **choice**: the layers are compared by their change relative to what they carry, since scales differ from layer to
     layer; within a layer one scale is common, and the change itself is taken. Every ``nn.Conv2d`` of the backbone is a
-    candidate.
+    candidate that images pass.
 
     Attributes:
         gamma: Number of layers, at least 1; the paper's is 4.
@@ -84,6 +84,8 @@ class SelectiveDropout:
             for begin in range(0, len(clean), batch):
                 pair = (clean[begin : begin + batch], attacked[begin : begin + batch])
                 model.features(torch.cat(pair).to(model.device))
+        if len(moved) < self.gamma:
+            raise ValueError(f"gamma must be at most {len(moved)}, the convolutions that images pass, got {self.gamma}")
         change = {name: float(moved[name].sum() / carried[name].sum().clamp(min=1e-30)) for name in moved}
         if not any(change.values()):
             raise ValueError("attacked must differ from clean: no filter was moved")
@@ -157,6 +159,8 @@ def _measuring(
 
     def hook(name: str) -> Any:
         def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if len(output) == 1:  # of a table, as an encoding of positions is: no image passes here
+                return
             before, after = output.double().chunk(2)
             for into, value in ((moved, after - before), (carried, before)):
                 means = value.abs().mean((2, 3)).sum(0)

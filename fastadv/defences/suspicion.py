@@ -89,7 +89,8 @@ class Flag:
 def suspicions(trials: Sequence[Trial], *, gradient_ratio: float | None = None) -> tuple[Flag, ...]:
     """What an evaluation of one defence shows that an honest one would not.
 
-    - ``one-step``: a one-step attack beats every iterative one of the same radius and threat model;
+    - ``one-step``: a one-step attack beats every iterative one of the same radius and threat model (of attacks that
+      look for the smallest change: every one whose changes are not shorter);
     - ``black-box``: an attack that does not know the defence beats the same one that does;
     - ``gradients``: zero for at least 5 % of the images, not finite for any, or a thousand times smaller or larger
       than without the defence;
@@ -159,6 +160,8 @@ def _beats(first: Trial, second: Trial) -> bool:
 def _one_step(trials: Sequence[Trial]) -> Iterator[Flag]:
     for one in trials:
         rivals = [t for t in trials if (t.family, t.eps, t.threat) == (ITERATIVE, one.eps, one.threat)]
+        if one.eps is None:  # of two that look for the smallest change, one may succeed more often by changing more
+            rivals = [t for t in rivals if one.length <= t.length]
         if one.family == ONE_STEP and rivals and all(_beats(one, rival) for rival in rivals):
             best = max(rivals, key=lambda t: t.success)
             yield Flag(

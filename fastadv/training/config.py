@@ -41,6 +41,8 @@ class TrainConfig:
         seed: Of the order, the augmentation and the loss's own weights.
         fine_tune: Go on with a trained network: the class vectors begin as the mean embeddings of the classes, and
             batch norms keep their statistics, which batches of few people or of attacked images would shift.
+        clip: Largest norm of the gradient of all weights together; a longer one is scaled down to it. None: any. Frozen
+            batch norms with small variances make the gradients of a fine-tuned network long.
         adversarial: Which share of every batch is attacked, and how; None trains on clean images.
         checkpoint_steps: Also save the state within an epoch, every so many steps; None saves after epochs only.
 
@@ -63,6 +65,7 @@ class TrainConfig:
     precision: str = "fp32"
     seed: int = 0
     fine_tune: bool = False
+    clip: float | None = None
     adversarial: Adversarial | None = None
     checkpoint_steps: int | None = None
 
@@ -94,6 +97,8 @@ class TrainConfig:
             raise ValueError(f"margin: expected a number >= 0 or None, got {self.margin}")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed: expected a number in [0, 2^63), got {self.seed}")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise ValueError(f"clip: expected a number > 0 or None, got {self.clip}")
         if self.adversarial is not None and not isinstance(self.adversarial, Adversarial):
             raise ValueError(f"adversarial: expected an Adversarial or None, got {self.adversarial!r}")
         if self.adversarial is not None and self.adversarial.level == LOGITS and self.loss in _WITHOUT_CLASSES:

@@ -246,6 +246,9 @@ class _Training:
             )
         if loss.requires_grad:  # a batch without triplets has nothing to learn from
             loss.backward()
+            if self.config.clip is not None:
+                weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(weights, self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # now: the copy that is attacked next should not carry them
         self.done += 1

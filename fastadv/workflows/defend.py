@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import statistics
 import time
 import zipfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_im
 from fastadv.data.files import write_atomically
 from fastadv.defences import (
     Adaptive,
+    AttackAsDefence,
     Attacker,
     Defence,
     SelectiveDropout,
@@ -42,6 +44,7 @@ from fastadv.workflows.production import Order, produce
 from fastadv.workflows.verify import embed
 
 _BATCH = 32
+_TURNS = 3  # of a measurement of time
 _PROBED = 16  # images that gradients and time are measured on
 _CALIBRATION = 32  # images that switched-off filters are found on
 _DEFENDER = 1 << 63  # away from the seeds of attackers
@@ -138,7 +141,9 @@ class _Study:
         return (self._seed + _DEFENDER) % (1 << 64)
 
     def resolve(self, plan: Planned) -> Defence | None:
-        """The defence itself: filters to switch off are found on faces outside of the pairs, attacked by FIM."""
+        """The defence: an attack in the study's precision, filters found by FIM on faces outside of the pairs."""
+        if isinstance(plan.defence, AttackAsDefence):
+            return replace(plan.defence, engine=replace(plan.defence.engine, precision=self._engine.precision))
         if not isinstance(plan.defence, SelectiveDropout):
             return plan.defence
         free = [n for n in self._source.names if n not in set(self._names)][:_CALIBRATION]
@@ -153,12 +158,12 @@ class _Study:
         """The defence on clean pairs; measured once."""
         model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
         file = self._path / "clean" / f"{_slug(label)}.npz"
-        held = _read(file, ("rows", "speed", "ratio"))
+        held = _read(file, ("rows", "seconds", "ratio"))
         if held is None or len(held["rows"]) != len(self._names):
             rows = embed(self._source, self._names, model, progress=_staged(self._progress, label))
             held = {
                 "rows": torch.stack([rows[n] for n in self._names]).numpy(),
-                "speed": np.array(self._speed(model)),
+                "seconds": np.array(self._seconds(model)),
                 "ratio": np.array(self._ratio(model)),
             }
             _write(file, held)
@@ -169,7 +174,8 @@ class _Study:
             label=label,
             report=evaluate(scores, self._same, self._folds, metric="cosine"),
             scores=scores,
-            images_per_second=float(held["speed"]),
+            images_per_second=1 / float(held["seconds"][0]),
+            cost=1.0 if defence is None else float(held["seconds"][0] / held["seconds"][1]),
             gradient_ratio=float(held["ratio"]),
         )
 
@@ -177,16 +183,19 @@ class _Study:
         chosen = self._pairs[:_PROBED]
         return tuple(torch.stack([self._source.load(getattr(p, k)).image for p in chosen]) for k in ("first", "second"))  # type: ignore[return-value]
 
-    def _speed(self, model: FaceModel) -> float:
+    def _seconds(self, model: FaceModel) -> tuple[float, float]:
+        """For an image by the model and by the bare one, in turn, so that a drift of the machine meets both."""
         images = self._probe()[0].to(model.device).contiguous(memory_format=torch.channels_last)
-        ready = prepare(model, precision="fp32")
-        times = []
+        ready = [prepare(each, precision="fp32") for each in (model, self._model)]
+        times: list[list[float]] = [[], []]
         with torch.no_grad():
-            for _ in range(3):
-                begin = time.perf_counter()
-                ready(images).sum().item()
-                times.append(time.perf_counter() - begin)
-        return len(images) / min(times)
+            for _ in range(_TURNS + 1):
+                for each, spent in zip(ready, times, strict=True):
+                    begin = time.perf_counter()
+                    each(images).sum().item()
+                    spent.append(time.perf_counter() - begin)
+        own, bare = (statistics.median(spent[1:]) / len(images) for spent in times)  # the first ones warm up
+        return own, bare
 
     def _ratio(self, model: FaceModel) -> float:
         return gradient_ratio(prepare(model, precision="fp32"), prepare(self._model, precision="fp32"), *self._probe())
@@ -309,7 +318,9 @@ class _Study:
         """What the defended verifier, and the detector where there is one, say of the attacked images."""
         watched = isinstance(threat, Adaptive)
         model = WatchedModel(self._model, threat.detector) if isinstance(threat, Adaptive) else self._model
-        judge = prepare(model if defence is None else defence.wrap(model, seed=self._secret), precision="fp32")
+        # a query that is known to be attacked is not attacked again
+        bare = defence is None or (isinstance(defence, AttackAsDefence) and defence.known)
+        judge = prepare(model if bare else defence.wrap(model, seed=self._secret), precision="fp32")  # type: ignore[union-attr]
         found = []
         for begin in range(0, len(images), _BATCH):
             batch = torch.stack([to_tensor(read_image(path)) for path in images[begin : begin + _BATCH]])

@@ -25,6 +25,7 @@ ATTACKED = (
     "knows",
     "attack",
     "accuracy",
+    "refitted",
     "EER after",
     "impersonation",
     "anonymisation",
@@ -60,6 +61,7 @@ def attacked_rows(found: Values) -> list[tuple[str, ...]]:
             cell["threat"],
             cell["attack"],
             text.percent(cell["attacked"]["accuracy"]),
+            text.percent(cell["accuracy_refitted"]),
             text.percent(cell["attacked"]["eer"]),
             text.percent(cell["impersonation"]),
             text.percent(cell["evasion"]),
@@ -68,6 +70,21 @@ def attacked_rows(found: Values) -> list[tuple[str, ...]]:
         )
         for cell in found["cells"]
     ]
+
+
+WITHIN = ("defence", "knows", "attack", "goal", "success", "L2 below 5", "below 1", "mean L2 of successes")
+
+
+def within_rows(found: Values) -> list[tuple[str, ...]]:
+    """How long the changes are that succeed, for each goal: cells of ``WITHIN``, Mehr and Schroeder's table I."""
+    rows = []
+    for cell in found["cells"]:
+        for goal, key in (("anonymisation", "anonymised"), ("impersonation", "impersonated")):
+            one = cell[key]
+            shares = (text.percent(one[name]) for name in ("any", "below_5", "below_1"))
+            mean = "–" if one["mean_l2"] is None else f"{one['mean_l2']:.2f}"
+            rows.append((cell["defence"], cell["threat"], cell["attack"], goal, *shares, mean))
+    return rows
 
 
 def flag_lines(found: Values) -> tuple[str, ...]:
@@ -136,9 +153,16 @@ def study_page(found: Values, config: Values, versions: Values) -> Page:
             Section(
                 title="How much the images change",
                 lead="L2 norms of the perturbations, pixels in [0, 1].",
-                parts=(Plots(plots=tuple(_lengths(cells))),),
+                parts=(
+                    Plots(plots=tuple(_lengths(cells))),
+                    Table(header=WITHIN, rows=tuple(within_rows(found))),
+                ),
             ),
-            Section(title="All numbers", parts=(Table(header=ATTACKED, rows=tuple(attacked_rows(found))),)),
+            Section(
+                title="All numbers",
+                lead="Accuracy at the thresholds of the clean folds, and refitted to the attacked ones.",
+                parts=(Table(header=ATTACKED, rows=tuple(attacked_rows(found))),),
+            ),
             Section(
                 title="Configuration",
                 parts=(parts.facts("Configuration", config), parts.facts("Versions", versions)),

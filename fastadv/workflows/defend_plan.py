@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,7 +40,7 @@ NONE = "none"
 FORMS = (
     "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
     "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE or "
-    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]]"
+    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) likewise, where attacked queries are known"
 )
 
 _FILTERS: Mapping[str, tuple[Callable[..., InputDefence], tuple[tuple[str, Callable[[str], Any]], ...]]] = (
@@ -57,7 +57,7 @@ _FILTERS: Mapping[str, tuple[Callable[..., InputDefence], tuple[tuple[str, Calla
 )
 _DENOISER = re.compile(r"(?<=noise2clean:)[^+|()]+")
 _ONE_OF = re.compile(r"one\((.+)\)")
-_ATTACK = re.compile(r"attack\((.+?)\)(?::([^:]+))?(?::([^:]+))?")
+_ATTACK = re.compile(r"(attack|known)\((.+?)\)(?::([^:]+))?(?::([^:]+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +158,13 @@ def parse_defence(text: str) -> Planned:
         return Planned(label=text, defence=SelectiveDropout(**fields))
     found = _ATTACK.fullmatch(text)
     if found:
-        inner, start, threshold = found.groups()
+        kind, inner, start, threshold = found.groups()
         fields = {"start": parse_eps(start)} if start else {}
         if threshold:
             fields.update(_fields(text, [threshold], (("threshold", float),)))
-        return Planned(label=text, defence=AttackAsDefence(attack=parse_moves(inner).recipe, **fields))
+        return Planned(
+            label=text, defence=AttackAsDefence(attack=parse_moves(inner).recipe, known=kind == "known", **fields)
+        )
     # folder and file tell denoisers apart, and fit into tables and plots
     label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)
     return Planned(label=label, defence=_filter(text))
@@ -263,10 +265,3 @@ def with_none(planned: Sequence[Planned]) -> tuple[Planned, ...]:
     if len(set(labels)) != len(labels):
         raise ValueError(f"defence must be given once each, got {', '.join(labels)}")
     return (Planned(label=NONE, defence=None), *(p for p in planned if p.label != NONE))
-
-
-def with_engine(defence: Defence, **changes: Any) -> Defence:
-    """An attack as a defence with another way to be run; others as they are."""
-    if isinstance(defence, AttackAsDefence):
-        return replace(defence, engine=replace(defence.engine, **changes))
-    return defence

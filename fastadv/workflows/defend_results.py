@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastadv.data import Pair
 from fastadv.data.files import write_atomically
 from fastadv.defences import Flag, Trial
-from fastadv.recognition import AttackedReport, VerificationReport
+from fastadv.recognition import AttackedReport, VerificationReport, evaluate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,6 +25,7 @@ class Guarded:
         report: Of the defended verifier.
         scores: ``(P,)`` cosines of the pairs.
         images_per_second: That the defended model embeds.
+        cost: Its time for an image over the bare model's, measured in turn.
         gradient_ratio: Median norm of its gradients over the bare model's.
     """
 
@@ -32,6 +33,7 @@ class Guarded:
     report: VerificationReport
     scores: NDArray[np.float64]
     images_per_second: float
+    cost: float
     gradient_ratio: float
 
 
@@ -80,7 +82,6 @@ class Defences:
 
 def describe(study: Defences) -> dict[str, Any]:
     """The findings as plain JSON values."""
-    bare = study.guarded[0]
     return {
         "pairs": len(study.pairs),
         "defences": [
@@ -88,7 +89,7 @@ def describe(study: Defences) -> dict[str, Any]:
                 "defence": g.label,
                 "clean": asdict(g.report),
                 "images_per_second": g.images_per_second,
-                "cost": bare.images_per_second / g.images_per_second,
+                "cost": g.cost,
                 "gradient_ratio": g.gradient_ratio if np.isfinite(g.gradient_ratio) else None,
                 "flags": [asdict(flag) for flag in study.flags[g.label]],
             }
@@ -107,13 +108,35 @@ def _described(study: Defences, cell: Cell) -> dict[str, Any]:
         "eps": cell.trial.eps,
         "family": cell.trial.family,
         "attacked": asdict(cell.report),
+        "accuracy_refitted": _refitted(study, cell),
         "success": cell.trial.success,
         "impersonation": float(cell.hits[~same].mean()),
         "evasion": float(cell.hits[same].mean()),
+        "impersonated": _within(cell, ~same),
+        "anonymised": _within(cell, same),
         "l2": _quantiles(cell.trial.l2),
         "l2_of_successes": _quantiles(cell.trial.l2[cell.hits]),
         "linf": _quantiles(cell.linf),
         "lengths": [round(float(v), 5) for v in cell.trial.l2],
+    }
+
+
+def _refitted(study: Defences, cell: Cell) -> float | None:
+    """The accuracy of a verifier that takes each fold's threshold from the other folds of the attacked pairs."""
+    folds = np.array([p.fold for p in study.pairs])
+    if len(set(folds.tolist())) < 2:
+        return None
+    return evaluate(cell.scores, np.array([p.same for p in study.pairs]), folds).accuracy
+
+
+def _within(cell: Cell, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Success on the chosen pairs at any length, below 5 and below 1, and the mean length of what succeeds."""
+    hits, l2 = cell.hits[chosen], cell.trial.l2[chosen]
+    return {
+        "any": float(hits.mean()),
+        "below_5": float((hits & (l2 < 5)).mean()),
+        "below_1": float((hits & (l2 < 1)).mean()),
+        "mean_l2": float(l2[hits].mean()) if hits.any() else None,
     }
 
 

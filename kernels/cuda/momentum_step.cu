@@ -15,9 +15,7 @@ __device__ __forceinline__ double fold(const MomentumStepArgs& args, int region,
   return block_sum(threadIdx.x < args.cut.chunks ? sums[threadIdx.x] : 0.0, shared);
 }
 
-// The passes differ in what they read, write and add up; the walk over the pixels is the same, but that the second one
-// begins with the last images: their gradients are still in the cache. A thread's elements are read one turn ahead, the
-// first ones before the sums are added up, so that the memory never waits.
+// The passes differ in what they read, write and add up; the walk over the pixels is the same.
 template <Pass kPass, class G, int kWidth>
 __global__ void __launch_bounds__(kThreads) momentum_kernel(const MomentumStepArgs args) {
   constexpr bool kReadsGrad = kPass != Pass::kProject;
@@ -28,28 +26,11 @@ __global__ void __launch_bounds__(kThreads) momentum_kernel(const MomentumStepAr
   __shared__ double shared[kThreads / 32];
   const G* grad = static_cast<const G*>(args.grad);
   const int64_t tasks = args.images * args.cut.chunks;
-  for (int64_t number = blockIdx.x; number < tasks; number += gridDim.x) {
-    const int64_t task = kPass == Pass::kReduce ? number : tasks - 1 - number;
+  for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
     const BlockSpan span = block_span(task, args.size, args.cut);
     if (args.active && !args.active[span.image]) continue;
     const float alpha = args.alpha_each ? args.alpha_each[span.image] : args.alpha;
     const float eps = args.eps_each ? args.eps_each[span.image] : args.eps;
-    struct Packs {
-      Pack<G, kWidth> g;
-      Pack<float, kWidth> x, center, velocity;
-    };
-    const auto read = [&](int64_t i) {
-      Packs packs = {};
-      if (i >= span.length) return packs;
-      const int64_t at = span.offset + i;
-      if constexpr (kReadsGrad) packs.g = load<G, kWidth>(grad + at);
-      if constexpr (kReadsX) packs.x = load<float, kWidth>(args.x + at);
-      if constexpr (kReadsX) packs.center = load<float, kWidth>(args.origin + at);
-      if constexpr (kReadsVelocity) packs.velocity = load<float, kWidth>(args.velocity + at);
-      return packs;
-    };
-    const int64_t first = int64_t{threadIdx.x} * kWidth;
-    Packs ahead = read(first);
     float norm = 0.0f;  // of the gradient, of the velocity, or the distance from the origin
     if constexpr (kPass == Pass::kSign || kPass == Pass::kVelocity)
       norm = finish_norm(fold(args, 0, span.image, shared), args.norm);
@@ -58,14 +39,14 @@ __global__ void __launch_bounds__(kThreads) momentum_kernel(const MomentumStepAr
     double sum = 0.0;
     int64_t bad = 0;
     int64_t zero = 0;
-    for (int64_t i = first; i < span.length; i += int64_t{kThreads} * kWidth) {
+    for (int64_t i = int64_t{threadIdx.x} * kWidth; i < span.length; i += int64_t{kThreads} * kWidth) {
       const int64_t at = span.offset + i;
-      Packs own = ahead;
-      ahead = read(i + int64_t{kThreads} * kWidth);
-      const auto& g = own.g;
-      const auto& center = own.center;
-      auto& x = own.x;
-      auto& velocity = own.velocity;
+      Pack<G, kWidth> g;
+      Pack<float, kWidth> x, center, velocity;
+      if constexpr (kReadsGrad) g = load<G, kWidth>(grad + at);
+      if constexpr (kReadsX) x = load<float, kWidth>(args.x + at);
+      if constexpr (kReadsX) center = load<float, kWidth>(args.origin + at);
+      if constexpr (kReadsVelocity) velocity = load<float, kWidth>(args.velocity + at);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         [[maybe_unused]] float value = 0.0f;

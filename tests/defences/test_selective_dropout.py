@@ -56,6 +56,26 @@ def test_a_filter_that_alone_is_attacked_is_found():
     assert SelectiveDropout(gamma=1).fit(model, clean, attacked).filters == (("0", (2,)),)
 
 
+def test_a_convolution_that_no_image_passes_is_no_candidate():
+    """EdgeFace adds an encoding of positions that is made of a table by a convolution."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(1, 3, 4, 4))
+            self.project, self.see = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return self.see(x + self.project(self.table)).flatten(1)
+
+    model = FaceModel(Positions(), input_size=(4, 4), mean=HALF, std=HALF, name="positions").eval()
+    clean = torch.full((3, 3, 4, 4), 0.25)
+    ((name, _),) = SelectiveDropout(gamma=1).fit(model, clean, clean + 0.1).filters
+    assert name == "see"
+    with pytest.raises(ValueError, match="gamma must be at most 1, the convolutions that images pass, got 2"):
+        SelectiveDropout(gamma=2).fit(model, clean, clean + 0.1)
+
+
 def test_the_filters_are_off(model, faces):
     x = faces(4)
     value = DroppedFilters(filters=(("0", (1, 4)), ("3", (0,))), gamma=2, kappa=0.1)

@@ -59,6 +59,12 @@ def test_one_step_beats_iterative():
     assert signs(trial("ffm", "one-step", hits=60), trial("fim", hits=57)) == []
 
 
+def test_of_two_that_look_for_the_smallest_change_one_may_win_by_changing_more():
+    pair = {"eps": None, "hits": 95, "attack": "minimal-fgsm", "family": "one-step"}
+    assert signs(trial(**pair, l2=1.5), trial("deepfool", eps=None, hits=70, l2=0.6)) == []
+    assert signs(trial(**pair, l2=0.5), trial("deepfool", eps=None, hits=70, l2=0.6)) == ["one-step"]
+
+
 def test_black_box_beats_white_box():
     found = suspicions([trial(threat="zero", hits=60), trial(hits=30)])
     assert [f.sign for f in found] == ["black-box"]

@@ -217,6 +217,31 @@ def test_a_copy_is_shown_to_every_defence(copy, network, tmp_path):
         study(tmp_path / "twice", network, **{**few, "copies": (copy, copy)})
 
 
+def test_a_query_that_is_known_to_be_attacked_is_not_attacked_again(network, tmp_path):
+    few = {"attacks": [parse_moves("ffm")], "threats": (ZeroKnowledge(),)}
+    found = study(
+        tmp_path / "run",
+        network,
+        defences=[parse_defence("attack(pgd:2@4/255)"), parse_defence("known(pgd:2@4/255)")],
+        **few,
+    )
+    _, both, known = found.cells
+    assert np.array_equal(found.guarded[1].scores, found.guarded[2].scores)  # clean pairs are met alike
+    defended = known_wrap(network)
+    for k, pair in enumerate(PAIRS):
+        name = pair_name(pair.first, pair.second)
+        query = to_tensor(read_image(tmp_path / "run" / "made" / "bare" / "ffm" / "images" / f"{name}.png"))
+        with torch.no_grad():
+            score = float((network(query[None]) * defended(PEOPLE.load(pair.second).image[None])).sum())
+        assert known.scores[k] == pytest.approx(score, abs=1e-4)
+    assert not np.allclose(known.scores, both.scores)
+
+
+def known_wrap(network):
+    """The defended network of the study of seed 3, whose secret is away from the attackers' seeds."""
+    return parse_defence("known(pgd:2@4/255)").defence.wrap(network, seed=3 + (1 << 63))
+
+
 def test_values_and_page_come_from_the_folder(made):
     path, found = made
     plain = json.loads((path / "defences.json").read_text())

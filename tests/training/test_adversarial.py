@@ -285,6 +285,20 @@ def test_fine_tuning_keeps_statistics_and_begins_with_class_means(faces, tiny):
     assert not torch.equal(before["1.weight"], after["1.weight"])
 
 
+def test_a_clipped_gradient_makes_a_short_step(faces, tiny):
+    model = tiny()
+    before = {k: v.detach().clone() for k, v in model.backbone.named_parameters()}
+    config = replace(
+        QUICK, adversarial=None, fine_tune=True, epochs=1, batch=36, lr=0.1, weight_decay=0.0, warmup=0.0, clip=1e-3
+    )
+    train(config, model, faces)
+    moved = sum(float((v.detach() - before[k]).square().sum()) for k, v in model.backbone.named_parameters()) ** 0.5
+    assert 0 < moved <= 1.9 * 0.1 * 1e-3 * 1.001  # one step, Nesterov's momentum of 0.9
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="clip: expected a number > 0 or None"):
+            TrainConfig(clip=wrong)
+
+
 def test_keeping_the_embeddings(faces, tiny, tmp_path):
     """Attacked images come to be embedded as the clean ones were before."""
     config = replace(QUICK, loss="keep", fine_tune=True, epochs=8, lr=5e-4)
