@@ -42,8 +42,8 @@ class AttackAsDefence:
             the noisy image.
         threshold: The cosine below which the image is lost, in [-1, 1]: where an attack that looks for the smallest
             perturbation, or stops at success, is done. -1 is never reached.
-        known: Whether who compares knows of an attack on the query: see above. It changes nothing here, where images come
-            one by one; a verifier reads it.
+        known: Whether who compares knows of an attack on the query: see above. It changes nothing here, where images
+            come one by one; a verifier reads it.
         engine: How the attack is run; of images that are embedded one by one too, so that a result has the same bits.
 
     Raises:
