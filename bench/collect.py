@@ -1,6 +1,6 @@
 """Gather folders of runs into one results file: ``python -m bench.collect --out FILE DIR ...``.
 
-The folders are of ``fastadv verify``, or all of ``fastadv transfer``, or all of ``fastadv detect``.
+The folders are all of ``fastadv verify``, ``fastadv transfer``, ``fastadv detect`` or ``fastadv defend``.
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ def detection(folder: Path) -> dict[str, Any]:
     return {"study": json.loads((folder / "study.json").read_text()), **found}
 
 
+def defences(folder: Path) -> dict[str, Any]:
+    """A study of defences without the length of every change."""
+    found = json.loads((folder / "defences.json").read_text())
+    run = json.loads((folder / "run.json").read_text())
+    for cell in found["cells"]:
+        del cell["lengths"]
+    return {"config": run["config"], "versions": run["versions"], **found}
+
+
 def _command(folder: Path) -> str:
     if (folder / "evaluation.json").is_file():
         return "detect"
@@ -64,6 +73,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "verify": ("lfw-verification", row),
     "transfer": ("transfer-lfw", study),
     "detect": ("detect-lfw", detection),
+    "defend": ("defend-lfw", defences),
 }
 
 

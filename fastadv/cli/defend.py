@@ -99,7 +99,6 @@ def defend(
         "weights": inputs.state_hash(face_model),
         "defences": defence,
         "attacks": {m.label: inputs.describe(m.recipe) for m in moves},
-        "copies": {path.name: _made_by(path) for path in copy or ()},
         "threats": texts,
         "detector": None if detector is None else {"file": inputs.file_hash(detector), "false_alarm": false_alarm},
         "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
@@ -107,6 +106,8 @@ def defend(
         "pairs": inputs.list_hash(chosen),
         "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
     }
+    if copy:
+        config["copies"] = {path.name: _made_by(path) for path in copy}
     files = defend_plan.files_of(planned)
     if files:
         config["files"] = files

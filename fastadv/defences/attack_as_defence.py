@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Recipe, as_recipe
 from fastadv.defences.checks import check_number
+from fastadv.defences.defended import SameNetwork
 from fastadv.defences.key import check_seed, content_key
 from fastadv.defences.straight_through import straight_through
 from fastadv.engine import Engine, Job, stream_jobs
@@ -127,7 +128,7 @@ class AttackAsDefence:
             yield Job(name=str(k), id=number, image=first[k], goal=goal)
 
 
-class AttackedModel(FaceModel):
+class AttackedModel(SameNetwork):
     """A model under attack by its owner; made by :meth:`AttackAsDefence.wrap`.
 
     Args:
@@ -138,19 +139,7 @@ class AttackedModel(FaceModel):
 
     def __init__(self, model: FaceModel, defence: AttackAsDefence, *, seed: int = 0) -> None:
         check_seed(seed)
-        if type(model) is not FaceModel:
-            raise TypeError(f"model: expected a plain FaceModel, got {type(model).__name__}")
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        super().__init__(
-            model.backbone,
-            input_size=model.input_size,
-            mean=mean,
-            std=std,
-            name=f"{model.name}+{defence.name}",
-            layers=model.layers,
-            head=model.head,
-        )
-        self.mean, self.std, self.precision, self.training = model.mean, model.std, model.precision, model.training
+        super().__init__(model, f"{getattr(model, 'name', '')}+{defence.name}")
         self.defence, self.seed = defence, seed
         self._bare = _Kept(model=model)
 

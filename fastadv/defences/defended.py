@@ -58,7 +58,39 @@ class _Behind:
         return super().features(self.defence(images, content_key(images, self.seed)))  # type: ignore[misc]
 
 
-class DefendedModel(_Behind, FaceModel):
+class SameNetwork(FaceModel):
+    """A plain model's parts, shared, under another name.
+
+    Args:
+        model: The model.
+        name: What reports call this one.
+
+    Raises:
+        TypeError: ``model`` is no ``FaceModel``, or of a kind that computes its features in a way of its own.
+    """
+
+    def __init__(self, model: FaceModel, name: str) -> None:
+        if not isinstance(model, FaceModel):
+            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        if type(model) is not FaceModel:
+            raise TypeError(f"model: expected a plain FaceModel, got {type(model).__name__}; use the defence's wrap")
+        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
+        super().__init__(
+            model.backbone,
+            input_size=model.input_size,
+            mean=mean,
+            std=std,
+            name=name,
+            layers=model.layers,
+            head=model.head,
+        )
+        # exactly those of the model, on its device
+        self.mean, self.std = model.mean, model.std
+        self.precision = model.precision
+        self.training = model.training
+
+
+class DefendedModel(_Behind, SameNetwork):
     r"""A model behind an input defence: :math:`F(T(x))`.
 
     Embeddings, logits, layers and their taps are those of the defended images; ``prepare`` and the engine's surrogates
@@ -80,24 +112,7 @@ class DefendedModel(_Behind, FaceModel):
 
     def __init__(self, model: FaceModel, defence: InputDefence, *, seed: int = 0) -> None:
         check_seed(seed)
-        if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
-        if type(model) is not FaceModel:
-            raise TypeError(f"model: expected a plain FaceModel, got a {type(model).__name__}; use the defence's wrap")
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        super().__init__(
-            model.backbone,
-            input_size=model.input_size,
-            mean=mean,
-            std=std,
-            name=f"{model.name}+{defence.name}",
-            layers=model.layers,
-            head=model.head,
-        )
-        # exactly those of the model, on its device
-        self.mean, self.std = model.mean, model.std
-        self.precision = model.precision
-        self.training = model.training
+        super().__init__(model, f"{getattr(model, 'name', '')}+{defence.name}")
         self._take(defence, seed)
 
 

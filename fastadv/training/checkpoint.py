@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastadv.data.files import write_atomically
+from fastadv.data.lock import FolderLock
 from fastadv.models import FaceModel
 from fastadv.training.config import TrainingError
 
@@ -22,6 +24,31 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 RECORD = "training.json"
 HEAD_PREFIX = "class_head."
+_LOCK = ".lock"
+
+
+@contextmanager
+def sole_writer(out: Path | None) -> Iterator[None]:
+    """The folder of a training, made where it is missing, and held while it lasts; None keeps nothing.
+
+    Raises:
+        TrainingError: It is a file, or another training holds it.
+        OSError: It cannot be made.
+    """
+    if out is None:
+        yield
+        return
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"out: {out} is a file, expected a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(out / _LOCK)
+    except BlockingIOError as error:
+        raise TrainingError(f"out: another training is writing to {out}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def weights_of(model: FaceModel) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
-from fastadv.data.lock import FolderLock
 from fastadv.models.red import REDNet
 from fastadv.training import checkpoint
 from fastadv.training.cache import Progress, names_hash, silent
@@ -23,7 +22,6 @@ from fastadv.training.config import TrainingError
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import Gain, HeldImages, batches, draw, epoch_order, measure
 
-_LOCK = ".lock"
 # Fields that do not decide about the weights.
 _FREE = ("checkpoint_steps",)
 
@@ -104,19 +102,8 @@ def train_denoiser(
     if len(names) < config.batch:
         raise TrainingError(f"batch: expected at most the {len(names)} images there are, got {config.batch}")
     run = _Training(config, source, names, held, out, torch.device(device), progress)
-    if out is None:
+    with checkpoint.sole_writer(out):
         return run.complete()
-    if out.exists() and not out.is_dir():
-        raise TrainingError(f"out: {out} is a file, expected a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FolderLock(out / _LOCK)
-    except BlockingIOError as error:
-        raise TrainingError(f"out: another training is writing to {out}") from error
-    try:
-        return run.complete()
-    finally:
-        lock.release()
 
 
 def save_denoiser(network: REDNet, path: Path, *, half: bool = False) -> None:

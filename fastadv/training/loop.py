@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastadv.data import FaceSource
-from fastadv.data.lock import FolderLock
 from fastadv.models import FaceModel, prepare
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
@@ -23,7 +22,6 @@ from fastadv.training.config import TrainConfig, TrainingError
 from fastadv.training.losses import logits_of, make_loss, start_from_means
 from fastadv.training.validation import Held, embed_faces, hold_out, verify_pairs
 
-_LOCK = ".lock"
 # Fields that do not decide about the weights.
 _FREE = ("checkpoint_steps",)
 # Of the clean accuracy that the best epoch of an adversarial training keeps.
@@ -105,19 +103,8 @@ def train(
         raise TrainingError(f"source: {model.name!r} takes images of {model.input_size}, got size={source.size}")
     classes = classes_of(hold_out(source.names, held), config=config)
     run = _Training(config, model, source, classes, held, out, progress)
-    if out is None:
+    with checkpoint.sole_writer(out):
         return run.complete()
-    if out.exists() and not out.is_dir():
-        raise TrainingError(f"out: {out} is a file, expected a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FolderLock(out / _LOCK)
-    except BlockingIOError as error:
-        raise TrainingError(f"out: another training is writing to {out}") from error
-    try:
-        return run.complete()
-    finally:
-        lock.release()
 
 
 class _Training:

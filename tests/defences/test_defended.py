@@ -126,7 +126,7 @@ def test_errors_of_wrapping(model, make_model):
         pass
 
     odd = Odd(model.backbone, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), name="odd")
-    with pytest.raises(TypeError, match="a plain FaceModel, got a Odd"):
+    with pytest.raises(TypeError, match="a plain FaceModel, got Odd"):
         MeanFilter().wrap(odd)
     with pytest.raises(TypeError, match="a plain FaceModel, got AttackedModel"):
         AttackAsDefence(attack=fa.attacks.pgd()).wrap(AttackAsDefence(attack=fa.attacks.pgd()).wrap(model))
