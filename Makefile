@@ -51,13 +51,16 @@ triton-compile: $(VENV)/.built
 ci: lint types test wheel-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
-# beside the source tree, not in it, so that they meet the installed package with its compiled module.
+# beside the source tree, not in it, so that they meet the installed package with its compiled module. In a hurry:
+# FASTADV_CUDA_ARCHITECTURES=90 make gpu-check GPU_TESTS="-n 12" GPU_BENCH="ops engine-fim"
+GPU_TESTS ?=
+GPU_BENCH ?= --all
 gpu-check:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
 	rm -rf build/gpu && mkdir -p build/gpu && cp -r tests bench pyproject.toml build/gpu/
-	cd build/gpu && $(PYTHON) -m pytest -q -m gpu
+	cd build/gpu && $(PYTHON) -m pytest -q -p no:benchmark -m gpu $(GPU_TESTS)
 	$(MAKE) gpu-sanitize
-	cd build/gpu && $(PYTHON) -m bench.run --all --json --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
+	cd build/gpu && $(PYTHON) -m bench.run $(GPU_BENCH) --json --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
 
 # Our CUDA kernels under the sanitizer, where the toolkit has it: memcheck on all of them, racecheck on those that share
 # memory between threads. PyTorch's cache is off, since what lies behind a cached tensor belongs to it as well.
@@ -67,8 +70,8 @@ gpu-sanitize:
 	  echo "gpu-sanitize: skipped, $(SANITIZER) is not on the PATH"; \
 	else \
 	  set -ex; cd build/gpu; export PYTORCH_NO_CUDA_MEMORY_CACHING=1; \
-	  $(SANITIZE) --tool memcheck $(PYTHON) -m pytest -q -m gpu -k cuda-gpu tests/ops; \
-	  $(SANITIZE) --tool racecheck $(PYTHON) -m pytest -q -m gpu -k cuda-gpu \
+	  $(SANITIZE) --tool memcheck $(PYTHON) -m pytest -q -p no:benchmark -m gpu -k cuda-gpu tests/ops; \
+	  $(SANITIZE) --tool racecheck $(PYTHON) -m pytest -q -p no:benchmark -m gpu -k cuda-gpu \
 	    tests/ops/test_matrix.py tests/ops/test_average_pool.py tests/ops/test_centroid_distances.py; \
 	fi
 

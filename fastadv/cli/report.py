@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from fastadv.cli.options import Landmarks
-from fastadv.workflows import detect_page, detect_study, inputs, transfer_page
+from fastadv.workflows import defend_page, detect_page, detect_study, inputs, transfer_page
 from fastadv.workflows import report as reporting
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run: of verify, attack, transfer, detect or demo.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a run: of verify, attack, transfer, detect, defend or demo.")],
     data: Annotated[Path | None, typer.Option(help="Where the originals are; without it none are shown.")] = None,
     landmarks: Landmarks = None,
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the folder.")] = None,
@@ -30,5 +30,8 @@ def report(
         return
     if (folder / detect_study.STUDY).is_file():
         print(detect_page.render(folder, out=out))
+        return
+    if (folder / defend_page.FILE).is_file():
+        print(defend_page.render(folder, out=out))
         return
     print(reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples, beside=beside or ()))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from fastadv import load
 from fastadv.cli.defend import defend as command
+from fastadv.cli.report import report
 from fastadv.data import (
     IdentityFolder,
     RunFolder,
@@ -337,8 +338,9 @@ def test_errors_of_the_study(network, tmp_path):
 
 
 def test_the_command(tmp_path):
-    app = typer.Typer()
+    app, drawing = typer.Typer(), typer.Typer()
     app.command()(command)
+    drawing.command()(report)
     for name in PEOPLE.names:
         file = tmp_path / "faces" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -353,5 +355,9 @@ def test_the_command(tmp_path):
         assert text in done.output
     again = CliRunner().invoke(app, [*(str(a) for a in given), "--json"], catch_exceptions=False)
     assert {c["threat"] for c in json.loads(again.stdout)["cells"]} == {"zero", "perfect"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    drawn = CliRunner().invoke(drawing, [str(tmp_path / "run"), "--out", str(tmp_path / "again.html")])
+    assert drawn.exit_code == 0
+    assert (tmp_path / "again.html").read_text() == page
     with pytest.raises(ValueError, match="adaptive"):
         CliRunner().invoke(app, [*(str(a) for a in given), "--threat", "adaptive"], catch_exceptions=False)
