@@ -13,7 +13,9 @@ from fastadv.workflows import report as reporting
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run: of verify, attack, transfer, detect, defend or demo.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of a run: of verify, attack, transfer, detect, defend or demo.")
+    ],
     data: Annotated[Path | None, typer.Option(help="Where the originals are; without it none are shown.")] = None,
     landmarks: Landmarks = None,
     out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the folder.")] = None,
