@@ -134,8 +134,8 @@ def study_page(found: Values, config: Values, versions: Values) -> Page:
     return Page(
         title="Defences, and attackers who know of them",
         lead="Both images of a pair pass the defence. An attacker with zero knowledge works on the bare network, one "
-        "with perfect knowledge through the defence. Success is what the defended verifier then gets wrong, at its own "
-        "threshold from clean pairs; all numbers are measured on the 8-bit image.",
+        "with perfect knowledge through the defence; a copy was attacked before. Success is what the defended verifier "
+        "then gets wrong, at its own threshold from clean pairs; all numbers are measured on the 8-bit image.",
         sections=(
             Section(title="", parts=(Tiles(tiles=tiles),)),
             Section(title="What to doubt", parts=(doubts,)),
@@ -178,10 +178,11 @@ def _distinct(cells: Sequence[Values], key: str) -> list[str]:
 
 def _heats(found: Values) -> list[Plot]:
     cells = found["cells"]
-    defences, attacks = _distinct(cells, "defence"), _distinct(cells, "attack")
+    defences = _distinct(cells, "defence")
     plots = []
     for k, threat in enumerate(_distinct(cells, "threat")):
-        share = {(c["defence"], c["attack"]): c["success"] for c in cells if c["threat"] == threat}
+        own = [c for c in cells if c["threat"] == threat]
+        share, attacks = {(c["defence"], c["attack"]): c["success"] for c in own}, _distinct(own, "attack")
         values = [[share.get((d, a), math.nan) for a in attacks] for d in defences]
         names = ("defence", "attack")
         plots.append(heat_plot(values, rows=defences, columns=attacks, title=threat, key=f"heat-{k}", axes_names=names))
