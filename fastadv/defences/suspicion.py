@@ -36,6 +36,7 @@ class Trial:
         l2: ``(N,)`` the L2 norms of the perturbations.
         zero: Share of the images whose gradient was zero at every step.
         nonfinite: Share of the images that met gradients which are not finite.
+        watched: Whether ``hits`` ask for more, to pass a detector too; not compared with those that do not.
 
     Raises:
         ValueError: A field is out of range.
@@ -50,6 +51,7 @@ class Trial:
     l2: NDArray[np.float64]
     zero: float = 0.0
     nonfinite: float = 0.0
+    watched: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -173,7 +175,7 @@ def _one_step(trials: Sequence[Trial]) -> Iterator[Flag]:
 def _black_box(trials: Sequence[Trial]) -> Iterator[Flag]:
     for blind in trials:
         for seeing in trials:
-            same = (blind.attack, blind.eps) == (seeing.attack, seeing.eps)
+            same = (blind.attack, blind.eps, blind.watched) == (seeing.attack, seeing.eps, seeing.watched)
             if same and seeing.white_box and not blind.white_box and _beats(blind, seeing):
                 yield Flag(
                     sign="black-box",
@@ -215,6 +217,8 @@ def _noise(trials: Sequence[Trial]) -> Iterator[Flag]:
     for noise in trials:
         for trial in trials:
             if noise.family != NOISE or trial.family == NOISE or not trial.white_box or not noise.hits.any():
+                continue
+            if noise.watched != trial.watched:
                 continue
             stronger = _beats(noise, trial) and float(np.median(noise.l2)) <= float(np.median(trial.l2))
             shorter = noise.success >= trial.success and noise.length < trial.length

@@ -228,6 +228,7 @@ class _Study:
             l2=np.array([row.l2 for row in rows]),
             zero=float(np.mean(["zero_gradient" in f for f in flags])),
             nonfinite=float(np.mean(["nonfinite_gradient" in f for f in flags])),
+            watched=isinstance(threat, Adaptive),
         )
         return Cell(
             defence=own.label,

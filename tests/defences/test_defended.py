@@ -254,6 +254,21 @@ def test_adaptive_passes_defence_and_detector(model, faces):
     fa.run(more.recipe, more.goal(Impersonate(t, threshold=0.9999)), more.model, x)
 
 
+def test_adaptive_goals_of_one_image_each_share_the_slots(model, faces):
+    """As a study makes them: every image brings the goal with its own target."""
+    x, t = faces(6), faces(6, 2)
+    found = Adaptive(detector=make_detector(model), weight=3.0).attacker(fa.attacks.bim(steps=4), model, MeanFilter())
+    together = found.goal(Impersonate(t, threshold=0.9999))
+    alone = [found.goal(Impersonate(t[i : i + 1], threshold=0.9999)) for i in range(6)]
+    jobs = [Job(name=str(i), id=i, image=x[i], goal=alone[i]) for i in range(6)]
+    made = {r.name: r.image for r in stream_jobs(found.recipe, jobs, found.model, seed=2, engine=Engine(batch=4))}
+    expected = fa.run(found.recipe, together, found.model, x, seed=2, engine=Engine(batch=4)).images
+    assert all(torch.equal(made[str(i)], expected[i]) for i in range(6))
+    other = Job(name="6", id=6, image=x[0], goal=found.goal(Evade(references=t[:1], threshold=0.5)))
+    with pytest.raises(ValueError, match="goal of '6' must be like the first one"):
+        list(stream_jobs(found.recipe, [*jobs, other], found.model, engine=Engine(batch=4)))
+
+
 def test_errors_of_threat_models(model):
     with pytest.raises(ValueError, match="samples must be an integer in .1, 1024., got 0"):
         PerfectKnowledge(samples=0)

@@ -65,6 +65,13 @@ def test_of_two_that_look_for_the_smallest_change_one_may_win_by_changing_more()
     assert signs(trial(**pair, l2=0.5), trial("deepfool", eps=None, hits=70, l2=0.6)) == ["one-step"]
 
 
+def test_success_with_a_detector_is_not_compared_with_success_without():
+    blind, adaptive = trial(threat="zero", hits=90), trial(threat="adaptive", hits=30, watched=True)
+    noise = trial("noise-uniform", "noise", None, hits=60, l2=1.0)
+    assert signs(blind, adaptive, noise) == []
+    assert signs(blind, trial(threat="adaptive", hits=30), noise) == ["black-box", "noise"]
+
+
 def test_black_box_beats_white_box():
     found = suspicions([trial(threat="zero", hits=60), trial(hits=30)])
     assert [f.sign for f in found] == ["black-box"]
