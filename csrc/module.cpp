@@ -14,6 +14,7 @@ void register_average_pool(pybind11::module_& m);
 void register_centroid_distances(pybind11::module_& m);
 void register_pooled_centroid_distances(pybind11::module_& m);
 void register_knn_score(pybind11::module_& m);
+void register_trajectory_score(pybind11::module_& m);
 }  // namespace fastadv
 
 PYBIND11_MODULE(_C, m) {
@@ -31,4 +32,5 @@ PYBIND11_MODULE(_C, m) {
   fastadv::register_centroid_distances(m);
   fastadv::register_pooled_centroid_distances(m);
   fastadv::register_knn_score(m);
+  fastadv::register_trajectory_score(m);
 }

@@ -13,6 +13,7 @@
 #include "common/momentum_step.h"
 #include "common/philox.h"
 #include "common/sign_step.h"
+#include "cpu/trajectory_score.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define FASTADV_X86 1
@@ -38,6 +39,9 @@
   void centroid_distances_task(const DistanceArgs& args, int64_t task);     \
   void centroid_gradient_task(const DistanceArgs& args, int64_t task);      \
   void knn_score_task(const KnnScoreArgs& args, int64_t row);               \
+  void standardise_task(const TrajectoryScoreArgs& args, int64_t row);      \
+  void project_task(const TrajectoryScoreArgs& args, int64_t task);         \
+  void score_task(const TrajectoryScoreArgs& args, int64_t group);          \
   }
 
 FASTADV_CPU_KERNELS(baseline)

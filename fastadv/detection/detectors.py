@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fastadv import backends, ops
 from fastadv.detection import tensor_file
 from fastadv.detection.measures import Thresholds, calibrate
 from fastadv.detection.networks import KINDS, Architecture, Network
@@ -74,6 +75,26 @@ class Detector:
         """
         scores: Tensor = self.network(self.trajectory(values))
         return scores
+
+    def prepared(self) -> ops.PreparedScore | None:
+        """:meth:`score` of maps as one compiled call without derivative, for a detector on the CPU; None elsewhere.
+
+        None too where the compiled module is missing and where the trajectory names another backend.
+        """
+        representatives, backend = self.trajectory.representatives, self.trajectory.backend
+        device = representatives.vectors[0].device
+        if device.type != "cpu" or backends.resolve("pooled_centroid_distances", device, backend) != "cpu":
+            return None
+        network = self.network
+        hidden, last = network.parts()
+        return ops.PreparedScore(
+            centroids=representatives.vectors,
+            metric=self.trajectory.metric,
+            mean=network.mean,
+            scale=network.scale,
+            hidden=hidden,
+            last=last,
+        )
 
     def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] = (0.01, 0.05)) -> Detector:
         """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of images it was not fitted on."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import versions
 from fastadv.detection.detectors import Detector
-from fastadv.detection.guard import Guard, OnePass
+from fastadv.detection.guard import Guard, OnePass, only_of_finite
 from fastadv.models.layers import fold_batch_norms, freeze
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch.export"}
@@ -149,10 +149,9 @@ class _PlainScore(nn.Module):
         for i, value in enumerate(vectors):
             self.register_buffer(f"vectors_{i}", value)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
         layers = [self._distances(value.mean((2, 3)), getattr(self, f"vectors_{i}")) for i, value in enumerate(maps)]
-        scores: Tensor = self.network(torch.stack(layers, dim=1))
-        return scores
+        return only_of_finite(self.network(torch.stack(layers, dim=1)), images)
 
     def _distances(self, features: Tensor, vectors: Tensor) -> Tensor:
         values = _unit(features) if self.cosine else features

@@ -30,6 +30,9 @@ _EARLY = 8
 #: Unit embeddings, logits if the model has a head, scores, and which images are flagged.
 Outputs = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
+#: Scores ``(N,)`` of the tapped layers' maps and of the images.
+Score = Callable[[list[Tensor], Tensor], Tensor]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdicts:
@@ -153,7 +156,12 @@ class Guard:
         prepared = prepare(model, precision=self.precision)
         detector = replace(self.detector, network=copy.deepcopy(self.detector.network)).to(prepared.device)
         assert self.threshold is not None
-        return OnePass(prepared, detector.layers, detector.score, threshold=self.threshold, early=_EARLY)
+
+        def score(values: list[Tensor], images: Tensor) -> Tensor:
+            return only_of_finite(detector.score(_of_one_type(values)), images)
+
+        made = detector.prepared() or score
+        return OnePass(prepared, detector.layers, made, threshold=self.threshold, early=_EARLY)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
@@ -183,7 +191,8 @@ class OnePass(nn.Module):
     Args:
         model: hooks are put on its layers: a copy of its own.
         layers: names of submodules of the backbone.
-        score: makes ``(N,)`` scores of the layers' values.
+        score: makes ``(N,)`` scores of the layers' maps and of the images, NaN for an image with a number that is not
+            finite.
         threshold: of the verdict.
         early: the batch size from which on a layer's output is pooled at once; None for never.
     """
@@ -192,7 +201,7 @@ class OnePass(nn.Module):
         self,
         model: FaceModel,
         layers: Sequence[str],
-        score: Callable[[list[Tensor]], Tensor],
+        score: Score,
         *,
         threshold: float,
         early: int | None,
@@ -213,11 +222,7 @@ class OnePass(nn.Module):
         self._caught.values = values
         features = self.model.features(images)
         self._caught.values = []
-        if self.early is not None and len({value.dtype for value in values}) > 1:  # bf16 with float32 batch norms
-            values = [_pooled(value) if value.dim() == 4 else value for value in values]
-        # a runtime's own tanh may make a number of NaN
-        whole = images.sum((1, 2, 3)).isfinite()
-        scores = torch.where(whole, self.score(values), torch.nan)
+        scores = self.score(values, images)
         logits = None if self.model.head is None else self.model.head(features)
         # written so that a score that is no number is flagged
         return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold)
@@ -285,8 +290,18 @@ def _threshold(given: float | None, detector: Detector) -> float:
     return float(given)
 
 
+def only_of_finite(scores: Tensor, images: Tensor) -> Tensor:
+    """The scores, NaN for an image that is not finite: a runtime's own tanh may make a number of NaN."""
+    return torch.where(images.sum((1, 2, 3)).isfinite(), scores, torch.nan)
+
+
+def _of_one_type(values: list[Tensor]) -> list[Tensor]:
+    """Maps as an operation takes them: bfloat16 with float32 batch norms gives both."""
+    return values if len({value.dtype for value in values}) == 1 else [_pooled(value) for value in values]
+
+
 def _pooled(value: Tensor) -> Tensor:
-    return ops.average_pool([value])[0]
+    return ops.average_pool([value])[0][:, :, None, None]
 
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:

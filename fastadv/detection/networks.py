@@ -100,6 +100,16 @@ class Network(nn.Module):
             return self.logit(values.flatten(1))[:, 0]
         return self.logit(self.lstm(values)[0][:, -1])[:, 0]
 
+    def parts(self) -> tuple[nn.Linear | nn.LSTM | None, nn.Linear]:
+        """What stands before the last linear map, a linear map with ReLU, an LSTM or nothing; and the last one."""
+        if not isinstance(self.logit, nn.Sequential):
+            assert isinstance(self.logit, nn.Linear)
+            return self.lstm, self.logit
+        first, *_, last = self.logit
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        return first, last
+
     def train(self, mode: bool = True) -> Network:
         """As for every module; the LSTM alone stays in training mode.
 

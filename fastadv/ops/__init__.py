@@ -11,10 +11,12 @@ from fastadv.ops.knn_score import knn_score
 from fastadv.ops.momentum_step import momentum_step_, momentum_workspace
 from fastadv.ops.pooled_centroid_distances import pooled_centroid_distances
 from fastadv.ops.prepared_dropout import PreparedDropout
+from fastadv.ops.prepared_score import PreparedScore
 from fastadv.ops.sign_step import sign_step_
 
 __all__ = [
     "PreparedDropout",
+    "PreparedScore",
     "add_noise_",
     "average_pool",
     "box_blur",

@@ -157,6 +157,26 @@ def test_threads_do_not_meet(tiny, faces, representatives):
         assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("count", [1, 9])
+def test_operation_by_operation_where_another_backend_is_named(count, precision):
+    model = load("synth-resnet")
+    x = torch.rand(12, 3, 112, 112, generator=torch.Generator().manual_seed(3))
+    tap = LayerTap(model=model)
+    with torch.no_grad():
+        batch = (tap(x).values, torch.arange(12) % 4)
+    made = detector_of(centroids([batch], layers=tap.names, classes=tuple("abcd"), model=model.name), "lstm")
+    named = replace(made, trajectory=replace(made.trajectory, backend="reference"))
+    assert named.prepared() is None
+    assert made.prepared() is not None
+    images = x[:count].clone()
+    images[0, 0, 0, 0] = math.nan
+    one, other = (Guard(model=model, detector=d, threshold=0.0, precision=precision)(images) for d in (made, named))
+    torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert one.scores.isnan().tolist() == [True] + [False] * (count - 1)
+    assert_same_bits(one.flagged, other.flagged)
+
+
 @pytest.mark.parametrize("count", [1, 9])
 def test_bfloat16(count):
     model = load("synth-resnet")

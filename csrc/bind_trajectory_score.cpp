@@ -1,0 +1,127 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <stdexcept>
+#include <utility>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "layers.h"
+#include "pointers.h"
+
+// pooled_centroid_distances and a detector's network in one call, for the latency of a guard on a CPU.
+namespace fastadv {
+namespace {
+
+// What stays the same from call to call, and where its results go.
+struct PreparedScore {
+  Integers centroids;  // centroids, channels, stride of a centroid, for every layer
+  int metric;
+  int64_t channels = 0;  // of all layers
+  TrajectoryScoreArgs network = {};
+
+  // `parameters`: addresses of mean, scale, first, bias, recurrent, last.
+  PreparedScore(Integers layers, int measure, int64_t classes, int kind, int64_t hidden,
+                const std::array<Address, 6>& parameters, float last_bias)
+      : centroids(std::move(layers)), metric(measure) {
+    if (centroids.empty() || centroids.size() % 3 != 0) throw std::invalid_argument("layers are not described");
+    for (size_t i = 0; i < centroids.size(); i += 3) channels += centroids[i + 1];
+    network.mean = pointer<const float>(parameters[0]);
+    network.scale = pointer<const float>(parameters[1]);
+    network.first = pointer<const float>(parameters[2]);
+    network.bias = pointer<const float>(parameters[3]);
+    network.recurrent = pointer<const float>(parameters[4]);
+    network.last = pointer<const float>(parameters[5]);
+    network.last_bias = last_bias;
+    network.layers = static_cast<int64_t>(centroids.size() / 3);
+    network.classes = classes;
+    network.hidden = hidden;
+    network.lanes = parts(hidden, 16) * 16;
+    network.width = kind == kRecurrent ? 4 * network.lanes : network.lanes;
+    network.row = channels + 3;
+    network.kind = kind;
+  }
+
+  // float32 numbers that a call needs beside its result
+  int64_t scratch(int64_t images) const {
+    const int64_t scales = metric == kMetricCosine ? network.layers * (network.classes + images) : 0;
+    return scales + images * (network.row + network.layers * (network.classes + network.width) + 6 * network.lanes);
+  }
+
+  // `maps`: type, map, channels, positions, strides of image, channel and position, for every layer, then the images.
+  // `made`: the scores, then scratch.
+  void run(const Integers& maps, Address made, int64_t images, int threads, int isa) const {
+    cpu::check_isa(isa);
+    if (maps.size() != 7 * static_cast<size_t>(network.layers + 1)) throw std::invalid_argument("maps are too few");
+    pybind11::gil_scoped_release release;
+    float* pooled = pointer<float>(made) + images;
+    pool(maps, pooled, images, threads, isa);
+    TrajectoryScoreArgs args = network;
+    args.images = images;
+    args.whole = pooled + channels;
+    args.values = pooled + images * args.row;
+    args.projected = args.values + images * args.layers * args.classes;
+    args.state = args.projected + images * args.layers * args.width;
+    float* scales = args.state + images * 6 * args.lanes;
+    args.out = pointer<float>(made);
+    measure(pooled, scales, args.values, images, threads, isa);
+    score(args, threads, isa);
+  }
+
+ private:
+  // Maps of one type at a time, as the operation wants them.
+  void pool(const Integers& maps, float* pooled, int64_t images, int threads, int isa) const {
+    int64_t column = 0;
+    for (size_t first = 0; first < maps.size();) {
+      Integers same;
+      const int64_t type = maps[first];
+      const int64_t begin = column;
+      for (; first < maps.size() && maps[first] == type; first += 7) {
+        same.insert(same.end(), maps.begin() + static_cast<int64_t>(first) + 1,
+                    maps.begin() + static_cast<int64_t>(first) + 7);
+        column += maps[first + 2];
+      }
+      for_maps(same, static_cast<int>(type), pooled + begin, images, network.row,
+               [&](PoolArgs& args) { cpu::average_pool(args, threads, isa); });
+    }
+  }
+
+  void measure(const float* pooled, float* scales, float* out, int64_t images, int threads, int isa) const {
+    Integers layers;
+    for (size_t i = 0; i < centroids.size(); i += 3) {
+      layers.insert(layers.end(), {static_cast<int64_t>(reinterpret_cast<Address>(pooled)), centroids[i],
+                                   centroids[i + 1], network.row, centroids[i + 2]});
+      pooled += centroids[i + 1];
+    }
+    const DistanceArgs common = distance_args(metric, reinterpret_cast<Address>(scales), reinterpret_cast<Address>(out),
+                                              images, network.classes);
+    for_distances(layers, common, [&](DistanceArgs& args) { cpu::centroid_distances(args, threads, isa); });
+  }
+
+  static void score(const TrajectoryScoreArgs& args, int threads, int isa) {
+    const auto each = [&](int64_t tasks, int64_t products, auto task) {
+      const int useful = products < cpu::kSerialElements ? 1 : threads;
+      cpu::parallel(tasks, useful, [&](int64_t index) { task(args, index); });
+    };
+    const bool recurrent = args.kind == kRecurrent;
+    const int64_t rows = args.images * args.layers;
+    each(rows, rows * args.classes, FASTADV_PICK(isa, standardise_task));
+    const int64_t groups = recurrent ? parts(rows, kScoreRows) : parts(args.images, kScoreRows) * args.layers;
+    each(groups * parts(args.width, kScoreColumns), rows * args.classes * args.width, FASTADV_PICK(isa, project_task));
+    each(parts(args.images, kScoreRows), rows * args.width * (recurrent ? args.hidden : 1),
+         FASTADV_PICK(isa, score_task));
+  }
+};
+
+}  // namespace
+
+void register_trajectory_score(pybind11::module_& m) {
+  pybind11::class_<PreparedScore>(m, "PreparedScore")
+      .def(pybind11::init<Integers, int, int64_t, int, int64_t, const std::array<Address, 6>&, float>())
+      .def("scratch", &PreparedScore::scratch)
+      .def("run", &PreparedScore::run);
+}
+
+}  // namespace fastadv

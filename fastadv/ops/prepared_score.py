@@ -1,0 +1,189 @@
+"""A detector's whole way on a CPU, prepared: from the maps of a batch to its scores in one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv import _native, backends
+from fastadv.ops import checks
+from fastadv.ops.average_pool import described
+from fastadv.ops.centroid_distances import METRICS, check_metric
+
+_LINEAR, _PERCEPTRON, _RECURRENT = range(3)
+_LANES = 16  # units are filled up with zeros to a multiple of so many
+_MOST_KNOWN = 64  # shapes of batches that need no more checks
+
+
+class PreparedScore:
+    r"""Scores of trajectories: :func:`fastadv.ops.pooled_centroid_distances`, then a small network, all fixed but maps.
+
+    .. math:: s_n = w^\top h\left(\frac{d_{n} - \mu}{\sigma}\right) + b
+
+    with distances d ``(N, L, K)`` and h one of: the L K numbers themselves; a linear map of them and ReLU; the last
+    output of an LSTM that reads the L layers one after the other. A guard needs the score of one face at a time, and
+    then each of the many small operations that this replaces takes longer to call than to compute.
+
+    Sums of the network are float32 over at most 256 products, and those are added in float64; the exponential function
+    is within 2e-7 of the true one. Beyond the distances, a score is the same bits on every instruction set, with every
+    number of threads and in every batch. Not differentiable. May be called from several threads.
+
+    Args:
+        centroids: one ``(K, C_l)`` float32 for each of L layers.
+        metric: ``"l2"`` or ``"cosine"``.
+        mean: mu, ``(L, K)`` float32.
+        scale: sigma, ``(L, K)`` float32.
+        hidden: a linear map of L K numbers, an LSTM of K numbers (one layer and direction, batch first, with biases),
+            or None.
+        last: the linear map w, b, with one output.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
+        ImportError: the compiled module is missing.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        centroids: Sequence[Tensor],
+        metric: str,
+        mean: Tensor,
+        scale: Tensor,
+        hidden: nn.Linear | nn.LSTM | None,
+        last: nn.Linear,
+    ) -> None:
+        vectors = checks.tensors("centroids", centroids, "centroids (K, C)")
+        for i, value in enumerate(vectors):
+            checks.rows(f"centroids[{i}]", value, torch.float32, (len(vectors[0]), None))
+            if not value.numel():
+                raise ValueError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K, C >= 1")
+        check_metric(metric)
+        shape = (len(vectors), len(vectors[0]))
+        for name, value in (("mean", mean), ("scale", scale)):
+            checks.rows(name, value, torch.float32, shape)
+        kind, units, weights = _network(hidden, last, *shape)
+        vectors = [checks.row_major(value.detach()) for value in vectors]
+        kept = [*vectors, *(value.detach().contiguous() for value in (mean, scale)), *weights]
+        for value in kept:
+            if value.device.type != "cpu" or value.dtype != torch.float32:
+                raise ValueError(f"a parameter is {value.dtype} on {value.device}; expected torch.float32 on the CPU")
+        self._kept = kept  # the compiled part knows addresses only
+        self._channels = [value.shape[1] for value in vectors]
+        self._known: dict[Any, list[tuple[int, ...]]] = {}
+        layers = [number for v in vectors for number in (v.data_ptr(), v.shape[1], v.stride(0))]
+        addresses = [value.data_ptr() for value in kept[len(vectors) :]]
+        bias = 0.0 if last.bias is None else float(last.bias.detach())
+        self._native = _native.module().PreparedScore(layers, METRICS[metric], shape[1], kind, units, addresses, bias)
+
+    def __call__(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
+        """Scores.
+
+        Args:
+            maps: one ``(N, C_l, H_l, W_l)`` for each layer, each float32, bfloat16 or float16; contiguous or
+                channels-last, as they are; other memory orders are copied.
+            images: what they were made of, ``(N, 3, H, W)``. Where one holds a number that is not finite, its score is
+                NaN, whatever the maps hold.
+
+        Returns:
+            ``(N,)`` float32.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape or device.
+        """
+        values = [*maps, images]
+        key = tuple((v.shape, v.stride(), v.dtype, v.is_cpu) if isinstance(v, Tensor) else v for v in values)
+        layouts = self._known.get(key)
+        if layouts is None:
+            self._check(values)
+            pairs = [described(value) for value in values]
+            layouts = [(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs]
+            if all(a is b for a, (b, _) in zip(values, pairs, strict=True)) and len(self._known) < _MOST_KNOWN:
+                self._known[key] = layouts
+            values = [value for value, _ in pairs]
+        count = len(images)
+        made = torch.empty(count + self._native.scratch(count))
+        if count:
+            native_maps: list[int] = []
+            for value, (dtype, *numbers) in zip(values, layouts, strict=True):
+                native_maps += (dtype, value.data_ptr(), *numbers)
+            self._native.run(native_maps, made.data_ptr(), count, torch.get_num_threads(), backends.cpu_isa())
+        return made[:count]
+
+    def _check(self, values: list[Any]) -> None:
+        *maps, images = values
+        if len(maps) != len(self._channels):
+            raise ValueError(f"maps has {len(maps)} layers; expected {len(self._channels)}, like centroids")
+        names = [f"maps[{i}]" for i in range(len(maps))]
+        for name, value, channels in zip((*names, "images"), values, (*self._channels, 3), strict=True):
+            if not isinstance(value, Tensor) or value.dtype not in checks.GRAD_TYPES:
+                came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(
+                    f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16"
+                )
+            if not value.is_cpu:
+                raise ValueError(f"{name} is on {value.device}; expected the CPU")
+            if value.dim() != 4 or value.shape[1] != channels or 0 in value.shape[2:]:
+                expected = f"(N, {channels}, H, W) with H, W >= 1"
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
+            if len(value) != len(images):
+                raise ValueError(f"{name} has {len(value)} images; expected {len(images)}, like images")
+
+
+def _network(
+    hidden: nn.Linear | nn.LSTM | None, last: nn.Linear, layers: int, classes: int
+) -> tuple[int, int, list[Tensor]]:
+    """Kind, hidden units and the weights as the compiled part takes them: first, bias, recurrent, last."""
+    flat = layers * classes
+    none = torch.empty(0)
+    if isinstance(hidden, nn.LSTM):
+        plain = hidden.num_layers == 1 and hidden.batch_first and hidden.bias and not hidden.bidirectional
+        if not plain or hidden.proj_size or hidden.input_size != classes:
+            raise ValueError(
+                f"hidden is {hidden}; expected one layer and direction, batch first, with biases, of {classes} numbers"
+            )
+        kind, units = _RECURRENT, hidden.hidden_size
+        parameters: dict[str, Tensor] = dict(hidden.named_parameters())
+        bias = parameters["bias_ih_l0"] + parameters["bias_hh_l0"]
+        through = (parameters["weight_ih_l0"], bias[:, None], parameters["weight_hh_l0"])
+        weights = [_gates(value, units) for value in through]
+    elif isinstance(hidden, nn.Linear):
+        _takes("hidden", hidden, flat)
+        kind, units = _PERCEPTRON, hidden.out_features
+        weights = [_padded(hidden.weight.T), _padded(_bias(hidden)), none]
+    elif hidden is None:
+        kind, units = _LINEAR, 1
+    else:
+        raise TypeError(f"hidden is a {type(hidden).__name__}; expected a Linear, an LSTM or None")
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"last is a {type(last).__name__}; expected a Linear")
+    _takes("last", last, flat if hidden is None else units)
+    if last.out_features != 1:
+        raise ValueError(f"last makes {last.out_features} numbers; expected 1")
+    if hidden is None:  # the sums of a unit whose weight is 1
+        return kind, units, [_padded(last.weight.T), torch.zeros(_LANES), none, torch.ones(1)]
+    return kind, units, [*weights, last.weight.detach().flatten()]
+
+
+def _takes(name: str, linear: nn.Linear, size: int) -> None:
+    if linear.in_features != size:
+        raise ValueError(f"{name} takes {linear.in_features} numbers; expected {size}")
+
+
+def _bias(linear: nn.Linear) -> Tensor:
+    return torch.zeros(linear.out_features) if linear.bias is None else linear.bias
+
+
+def _padded(rows: Tensor) -> Tensor:
+    return F.pad(rows.detach(), (0, -rows.shape[-1] % _LANES)).contiguous()
+
+
+def _gates(weight: Tensor, units: int) -> Tensor:
+    """``(4 units, inputs)`` as ``(inputs, 4 lanes)``: the gates side by side, each filled up."""
+    return _padded(weight.T.reshape(-1, 4, units)).flatten(1)

@@ -1,0 +1,250 @@
+"""Scores in one compiled call: the network in float64, the same bits everywhere, and every wrong argument."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from fastadv import _native, backends, ops
+from fastadv.testing.cases import arrange
+from fastadv.testing.tolerances import assert_same_bits
+
+KINDS = ("linear", "mlp", "lstm")
+SHAPES = ((5, 4, 7), (19, 3, 3), (130, 1, 1))  # channels, height and width of the layers
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parameters(kind, *, classes=11, hidden=20, metric="l2", biases=True):
+    layers = len(SHAPES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        first = {
+            "linear": lambda: None,
+            "mlp": lambda: nn.Linear(layers * classes, hidden, bias=biases),
+            "lstm": lambda: nn.LSTM(classes, hidden, batch_first=True),
+        }[kind]()
+        last = nn.Linear(layers * classes if kind == "linear" else hidden, 1, bias=biases)
+    return {
+        "centroids": [numbers(classes, shape[0], seed=i) for i, shape in enumerate(SHAPES)],
+        "metric": metric,
+        "mean": numbers(layers, classes, seed=5),
+        "scale": numbers(layers, classes, seed=6).abs() + 0.5,
+        "hidden": first,
+        "last": last,
+    }
+
+
+def batch(count, dtype=torch.float32, layout="contiguous"):
+    maps = [arrange(numbers(count, *shape, seed=10 + i).to(dtype), layout) for i, shape in enumerate(SHAPES)]
+    return maps, arrange(numbers(count, 3, 6, 6, seed=9).sigmoid(), layout)
+
+
+def expected(maps, *, centroids, metric, mean, scale, hidden, last):
+    """The definition in float64, gate by gate."""
+    maps, centroids = [v.double().mean((2, 3)) for v in maps], [c.double() for c in centroids]
+    if metric == "cosine":
+        unit = [
+            (v / v.norm(dim=1, keepdim=True), c / c.norm(dim=1, keepdim=True))
+            for v, c in zip(maps, centroids, strict=True)
+        ]
+        distances = [1 - v @ c.T for v, c in unit]
+    else:
+        distances = [(v[:, None] - c).norm(dim=2) for v, c in zip(maps, centroids, strict=True)]
+    x = (torch.stack(distances, 1) - mean.double()) / scale.double()
+    if isinstance(hidden, nn.LSTM):
+        w = {name: value.detach().double() for name, value in hidden.named_parameters()}
+        h = c = torch.zeros(len(x), hidden.hidden_size, dtype=torch.float64)
+        for step in x.unbind(1):
+            gates = step @ w["weight_ih_l0"].T + w["bias_ih_l0"] + h @ w["weight_hh_l0"].T + w["bias_hh_l0"]
+            i, f, g, o = gates.chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        x = h
+    else:
+        x = x.flatten(1)
+        if hidden is not None:
+            x = linear(hidden, x).clamp(min=0)
+    return linear(last, x)[:, 0]
+
+
+def linear(layer, x):
+    made = x @ layer.weight.detach().double().T
+    return made if layer.bias is None else made + layer.bias.detach().double()
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_the_definition_in_float64(kind, metric, count):
+    given = parameters(kind, metric=metric)
+    maps, images = batch(count)
+    found = ops.PreparedScore(**given)(maps, images)
+    assert (found.dtype, found.shape) == (torch.float32, (count,))
+    torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("classes", "hidden"), [(1, 1), (600, 16), (33, 100)])
+def test_sizes(kind, classes, hidden):
+    """Sums longer than a block of float32, and units that fill registers or do not."""
+    given = parameters(kind, classes=classes, hidden=hidden, biases=kind == "lstm")
+    maps, images = batch(6)
+    found = ops.PreparedScore(**given)(maps, images)
+    torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_types_and_memory_orders(dtype, layout):
+    given = parameters("mlp")
+    maps, images = batch(3, dtype, layout)
+    found = ops.PreparedScore(**given)(maps, images)
+    torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=1e-5)
+
+
+def test_types_may_be_mixed():
+    given = parameters("lstm")
+    maps, images = batch(3)
+    maps[1] = maps[1].bfloat16()
+    score = ops.PreparedScore(**given)
+    for again in range(2):
+        found = score(maps, images if again else images.half())
+        torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_far_out():
+    """Gates that are open or shut altogether: no overflow on the way."""
+    given = parameters("lstm") | {"scale": torch.full((3, 11), 1e-6)}
+    maps, images = batch(4)
+    found = ops.PreparedScore(**given)(maps, images)
+    torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_does_not_depend_on_the_batch_the_threads_or_the_instruction_set(kind, monkeypatch):
+    """With distances that are exact on all of them: one channel, so no sum."""
+    given = parameters(kind, classes=150, hidden=100)
+    given["centroids"] = [c[:, :1].contiguous() for c in given["centroids"]]
+    maps, images = batch(70)
+    maps = [v[:, :1, :1, :1].contiguous() for v in maps]
+    whole = ops.PreparedScore(**given)(maps, images)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            for isa in _native.cpu_isas():
+                monkeypatch.setenv("FASTADV_CPU_ISA", isa)
+                backends.cpu_isa.cache_clear()
+                torch.set_num_threads(threads)
+                score = ops.PreparedScore(**given)
+                assert_same_bits(score(maps, images), whole)
+                for n in (1, 3):
+                    assert_same_bits(score([v[2 : 2 + n] for v in maps], images[2 : 2 + n]), whole[2 : 2 + n])
+    finally:
+        torch.set_num_threads(before)
+        monkeypatch.undo()
+        backends.cpu_isa.cache_clear()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_that_is_not_finite_has_no_score(kind, bad):
+    score = ops.PreparedScore(**parameters(kind))
+    maps, images = batch(5)
+    calm = score(maps, images)
+    images[3, 2, 5, 5] = bad
+    found = score(maps, images)
+    assert math.isnan(found[3])
+    rest = [0, 1, 2, 4]
+    assert_same_bits(found[rest], calm[rest])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_map_that_is_not_a_number_gives_no_number(kind):
+    score = ops.PreparedScore(**parameters(kind))
+    maps, images = batch(5)
+    maps[0][1, 0, 0, 0] = math.nan
+    assert score(maps, images).isnan().tolist() == [False, True, False, False, False]
+
+
+def test_no_images():
+    maps, images = batch(0)
+    assert ops.PreparedScore(**parameters("lstm"))(maps, images).shape == (0,)
+
+
+def test_threads_do_not_meet():
+    score = ops.PreparedScore(**parameters("lstm"))
+    batches = [batch(1 + i % 7) for i in range(24)]
+    alone = [score(*each) for each in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for one, other in zip(alone, pool.map(lambda each: score(*each), batches), strict=True):
+            assert_same_bits(one, other)
+
+
+def test_shapes_without_end_are_not_remembered():
+    given = parameters("linear")
+    score = ops.PreparedScore(**given)
+    for n in range(1, 140):
+        maps, images = batch(n)
+        assert len(score(maps, images)) == n
+    assert len(score._known) <= 64
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"centroids": 3}, TypeError, "centroids is a int; expected a sequence of centroids"),
+        ({"centroids": []}, ValueError, "centroids is empty"),
+        ({"centroids": [torch.zeros(11, 5), torch.zeros(4, 5)]}, ValueError, r"centroids\[1\] has shape \(4, 5\)"),
+        ({"centroids": [torch.zeros(11, 0)]}, ValueError, r"centroids\[0\] has shape \(11, 0\)"),
+        ({"centroids": [torch.zeros(11, 5).half()]}, TypeError, r"centroids\[0\] has dtype torch.float16"),
+        ({"metric": "l1"}, ValueError, "metric is 'l1'; expected 'l2' or 'cosine'"),
+        ({"mean": torch.zeros(3, 4)}, ValueError, r"mean has shape \(3, 4\); expected \(3, 11\)"),
+        ({"scale": torch.zeros(3, 11).double()}, TypeError, "scale has dtype torch.float64"),
+        ({"hidden": nn.ReLU()}, TypeError, "hidden is a ReLU; expected a Linear, an LSTM or None"),
+        ({"hidden": nn.Linear(32, 20)}, ValueError, "hidden takes 32 numbers; expected 33"),
+        ({"hidden": nn.LSTM(11, 20)}, ValueError, r"hidden is LSTM\(11, 20\); expected one layer and direction"),
+        ({"hidden": nn.LSTM(12, 20, batch_first=True)}, ValueError, "of 11 numbers"),
+        ({"hidden": nn.LSTM(11, 20, batch_first=True, bidirectional=True)}, ValueError, "expected one layer"),
+        ({"last": nn.ReLU()}, TypeError, "last is a ReLU; expected a Linear"),
+        ({"last": nn.Linear(19, 1)}, ValueError, "last takes 19 numbers; expected 20"),
+        ({"last": nn.Linear(20, 2)}, ValueError, "last makes 2 numbers; expected 1"),
+        ({"last": nn.Linear(20, 1).double()}, ValueError, "a parameter is torch.float64 on cpu"),
+        ({"last": nn.Linear(20, 1, device="meta")}, ValueError, "a parameter is torch.float32 on meta"),
+    ],
+)
+def test_wrong_parameters(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.PreparedScore(**parameters("mlp") | change)
+
+
+def changed(**change):
+    maps, images = batch(2)
+    maps[1] = change.get("map", maps[1])
+    return change.get("maps", maps), change.get("images", images)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (changed(maps=[]), ValueError, "maps has 0 layers; expected 3"),
+        (changed(map=3), TypeError, r"maps\[1\] is int; expected a tensor"),
+        (changed(map=torch.zeros(2, 19, 3, 3).int()), TypeError, r"maps\[1\] is torch.int32"),
+        (changed(map=torch.zeros(2, 18, 3, 3)), ValueError, r"maps\[1\] has shape .* expected \(N, 19, H, W\)"),
+        (changed(map=torch.zeros(2, 19)), ValueError, r"maps\[1\] has shape \(2, 19\)"),
+        (changed(map=torch.zeros(2, 19, 0, 3)), ValueError, "with H, W >= 1"),
+        (changed(map=torch.zeros(3, 19, 3, 3)), ValueError, r"maps\[1\] has 3 images; expected 2, like images"),
+        (changed(map=torch.zeros(2, 19, 3, 3, device="meta")), ValueError, r"maps\[1\] is on meta; expected the CPU"),
+        (changed(images=torch.zeros(2, 4, 6, 6)), ValueError, r"images has shape \(2, 4, 6, 6\)"),
+    ],
+)
+def test_wrong_maps(given, error, message):
+    score = ops.PreparedScore(**parameters("linear"))
+    with pytest.raises(error, match=message):
+        score(*given)
