@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import versions
 from fastadv.detection.detectors import Detector
-from fastadv.detection.guard import Guard, OnePass, only_of_finite
+from fastadv.detection.guard import Guard, OnePass, only_of_finite, pooled
 from fastadv.models.layers import fold_batch_norms, freeze
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch.export"}
@@ -191,7 +191,7 @@ def _plain(guard: Guard) -> _Named:
     model.backbone = fold_batch_norms(model.backbone, keep=keep, input_size=model.input_size)
     assert guard.threshold is not None
     score = _PlainScore(guard.detector)
-    return _Named(OnePass(model, layers, score, threshold=guard.threshold, early=None)).cpu().eval()
+    return _Named(OnePass(model, layers, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
 
 
 def _program(module: _Named, guard: Guard) -> torch.export.ExportedProgram:

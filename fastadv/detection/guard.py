@@ -23,9 +23,9 @@ from fastadv.models.float32_math import float32_math
 
 PRECISIONS = ("fp32", "bf16")
 
-# From this batch size on, a layer is pooled as soon as it has run: its output is then still in a cache, and memory
-# stays that of the bare model. Below it, the one call for all layers is cheaper.
-_EARLY = 8
+# From so many elements on, a layer's output is pooled as soon as it has run: it is then still in a cache, and memory
+# stays that of the bare model. Smaller ones wait for the one call for all layers, which is cheaper.
+_EARLY = 1 << 19
 
 #: Unit embeddings, logits if the model has a head, scores, and which images are flagged.
 Outputs = tuple[Tensor, Tensor | None, Tensor, Tensor]
@@ -160,8 +160,9 @@ class Guard:
         def score(values: list[Tensor], images: Tensor) -> Tensor:
             return only_of_finite(detector.score(_of_one_type(values)), images)
 
-        made = detector.prepared() or score
-        return OnePass(prepared, detector.layers, made, threshold=self.threshold, early=_EARLY)
+        compiled = detector.prepared()
+        pool = pooled if compiled is None else compiled.pool
+        return OnePass(prepared, detector.layers, compiled or score, threshold=self.threshold, pool=pool, early=_EARLY)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
@@ -194,7 +195,8 @@ class OnePass(nn.Module):
         score: makes ``(N,)`` scores of the layers' maps and of the images, NaN for an image with a number that is not
             finite.
         threshold: of the verdict.
-        early: the batch size from which on a layer's output is pooled at once; None for never.
+        pool: makes ``(N, C, 1, 1)`` means of a map ``(N, C, H, W)``.
+        early: the size from which on a layer's output is pooled at once; None for never.
     """
 
     def __init__(
@@ -204,12 +206,14 @@ class OnePass(nn.Module):
         score: Score,
         *,
         threshold: float,
+        pool: Callable[[Tensor], Tensor],
         early: int | None,
     ) -> None:
         super().__init__()
         self.model = model
         self.score = score
         self.threshold = threshold
+        self.pool = pool
         self.early = early
         self._count = len(layers)
         self._caught = threading.local()
@@ -229,7 +233,7 @@ class OnePass(nn.Module):
 
     def _catch(self, place: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         value = output if output.dim() == 4 else output[:, :, None, None]
-        self._caught.values[place] = value if self.early is None or len(value) < self.early else _pooled(value)
+        self._caught.values[place] = value if self.early is None or value.numel() < self.early else self.pool(value)
 
 
 class _Recorded:
@@ -297,10 +301,11 @@ def only_of_finite(scores: Tensor, images: Tensor) -> Tensor:
 
 def _of_one_type(values: list[Tensor]) -> list[Tensor]:
     """Maps as an operation takes them: bfloat16 with float32 batch norms gives both."""
-    return values if len({value.dtype for value in values}) == 1 else [_pooled(value) for value in values]
+    return values if len({value.dtype for value in values}) == 1 else [pooled(value) for value in values]
 
 
-def _pooled(value: Tensor) -> Tensor:
+def pooled(value: Tensor) -> Tensor:
+    """Means ``(N, C, 1, 1)`` float32 of a map."""
     return ops.average_pool([value])[0][:, :, None, None]
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fastadv import _native, backends
 from fastadv.ops import checks
+from fastadv.ops._define import IMPLEMENTATIONS
 from fastadv.ops.average_pool import described
 from fastadv.ops.centroid_distances import METRICS, check_metric
 
@@ -116,24 +117,39 @@ class PreparedScore:
             self._native.run(native_maps, made.data_ptr(), count, torch.get_num_threads(), backends.cpu_isa())
         return made[:count]
 
+    @staticmethod
+    def pool(value: Tensor) -> Tensor:
+        """Means ``(N, C, 1, 1)`` float32 of one map ``(N, C, H, W)``, to be handed over in its place.
+
+        :func:`fastadv.ops.average_pool` without PyTorch's dispatcher, for a large map while it is in the cache.
+
+        Raises:
+            TypeError, ValueError: it is of the wrong type, shape or device.
+        """
+        _check_map("value", value, None)
+        made: Tensor = IMPLEMENTATIONS["average_pool"]["cpu"]([value])
+        return made[:, :, None, None]
+
     def _check(self, values: list[Any]) -> None:
         *maps, images = values
         if len(maps) != len(self._channels):
             raise ValueError(f"maps has {len(maps)} layers; expected {len(self._channels)}, like centroids")
         names = [f"maps[{i}]" for i in range(len(maps))]
         for name, value, channels in zip((*names, "images"), values, (*self._channels, 3), strict=True):
-            if not isinstance(value, Tensor) or value.dtype not in checks.GRAD_TYPES:
-                came = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise TypeError(
-                    f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16"
-                )
-            if not value.is_cpu:
-                raise ValueError(f"{name} is on {value.device}; expected the CPU")
-            if value.dim() != 4 or value.shape[1] != channels or 0 in value.shape[2:]:
-                expected = f"(N, {channels}, H, W) with H, W >= 1"
-                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
+            _check_map(name, value, channels)
             if len(value) != len(images):
                 raise ValueError(f"{name} has {len(value)} images; expected {len(images)}, like images")
+
+
+def _check_map(name: str, value: Any, channels: int | None) -> None:
+    if not isinstance(value, Tensor) or value.dtype not in checks.GRAD_TYPES:
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16")
+    if not value.is_cpu:
+        raise ValueError(f"{name} is on {value.device}; expected the CPU")
+    if value.dim() != 4 or channels not in (None, value.shape[1]) or 0 in value.shape[1:]:
+        expected = f"(N, {'C' if channels is None else channels}, H, W) with C, H, W >= 1"
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
 
 
 def _network(

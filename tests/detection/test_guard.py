@@ -157,6 +157,19 @@ def test_threads_do_not_meet(tiny, faces, representatives):
         assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_when_a_layer_is_pooled_changes_no_score(tiny, faces, representatives, monkeypatch, backend):
+    detector = detector_of(representatives, "lstm")
+    detector = replace(detector, trajectory=replace(detector.trajectory, backend=backend))
+    late = Guard(model=tiny, detector=detector, threshold=0.0)(faces(5)).scores
+    for elements in (1, 5 * 3 + 1):  # all layers, and all but the last
+        monkeypatch.setattr("fastadv.detection.guard._EARLY", elements)
+        early = Guard(model=tiny, detector=detector, threshold=0.0)(faces(5)).scores
+        if backend is None:
+            assert_same_bits(early, late)
+        torch.testing.assert_close(early, late, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("count", [1, 9])
 def test_operation_by_operation_where_another_backend_is_named(count, precision):

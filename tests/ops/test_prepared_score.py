@@ -173,6 +173,18 @@ def test_a_map_that_is_not_a_number_gives_no_number(kind):
     assert score(maps, images).isnan().tolist() == [False, True, False, False, False]
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
+def test_maps_that_were_pooled_before(layout):
+    score = ops.PreparedScore(**parameters("mlp"))
+    maps, images = batch(5, torch.bfloat16, layout)
+    (means,) = ops.average_pool([maps[0]], backend="cpu")
+    pooled = score.pool(maps[0])
+    assert_same_bits(pooled, means[:, :, None, None])
+    assert_same_bits(score([pooled, *maps[1:]], images), score(maps, images))
+    with pytest.raises(ValueError, match=r"value has shape \(2, 3\); expected \(N, C, H, W\) with C, H, W >= 1"):
+        score.pool(torch.zeros(2, 3))
+
+
 def test_no_images():
     maps, images = batch(0)
     assert ops.PreparedScore(**parameters("lstm"))(maps, images).shape == (0,)
@@ -236,9 +248,9 @@ def changed(**change):
         (changed(maps=[]), ValueError, "maps has 0 layers; expected 3"),
         (changed(map=3), TypeError, r"maps\[1\] is int; expected a tensor"),
         (changed(map=torch.zeros(2, 19, 3, 3).int()), TypeError, r"maps\[1\] is torch.int32"),
-        (changed(map=torch.zeros(2, 18, 3, 3)), ValueError, r"maps\[1\] has shape .* expected \(N, 19, H, W\)"),
+        (changed(map=torch.zeros(2, 18, 3, 3)), ValueError, r"maps\[1\] has shape .* expected \(N, 19, H, W\) with"),
         (changed(map=torch.zeros(2, 19)), ValueError, r"maps\[1\] has shape \(2, 19\)"),
-        (changed(map=torch.zeros(2, 19, 0, 3)), ValueError, "with H, W >= 1"),
+        (changed(map=torch.zeros(2, 19, 0, 3)), ValueError, "with C, H, W >= 1"),
         (changed(map=torch.zeros(3, 19, 3, 3)), ValueError, r"maps\[1\] has 3 images; expected 2, like images"),
         (changed(map=torch.zeros(2, 19, 3, 3, device="meta")), ValueError, r"maps\[1\] is on meta; expected the CPU"),
         (changed(images=torch.zeros(2, 4, 6, 6)), ValueError, r"images has shape \(2, 4, 6, 6\)"),
