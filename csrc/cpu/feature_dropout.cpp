@@ -13,9 +13,10 @@ void drop(const FeatureDropoutArgs& args, int64_t task) {
   T* out = static_cast<T*>(args.out);
   const float factor = args.factor;
   mask_walk(args, task, [=](auto kept, const Run& run) {
-    const T* __restrict from = x + run.offset;
-    T* __restrict to = out + run.offset;
+    const T* from = x + run.offset;
+    T* to = out + run.offset;  // may be `from` itself
     const auto* __restrict each = kept.each;
+    FASTADV_INDEPENDENT
     for (int64_t i = 0; i < run.count; ++i) from_float(keep(kept(each[i]), to_float(from[i]), factor), to[i]);
   });
 }

@@ -13,9 +13,10 @@ enum Pass { kForward, kFromInput, kFromResult };
 template <class T, Pass kPass, bool kEach, class Kept>
 inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t offset, int64_t count, int64_t channel) {
   const FeatureDropoutArgs& dropout = args.dropout;
-  const T* __restrict x = static_cast<const T*>(dropout.x) + offset;
-  const T* __restrict grad = kPass != kForward ? static_cast<const T*>(args.grad) + offset : nullptr;
-  T* __restrict out = static_cast<T*>(dropout.out) + offset;
+  // out may be x or grad itself: each element is read before it is written, and none after.
+  const T* x = static_cast<const T*>(dropout.x) + offset;
+  const T* grad = kPass != kForward ? static_cast<const T*>(args.grad) + offset : nullptr;
+  T* out = static_cast<T*>(dropout.out) + offset;
   const auto* __restrict each = kept.each;
   const float* __restrict scales = args.scale + channel;
   const float* __restrict shifts = args.shift + channel;
@@ -25,6 +26,7 @@ inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t off
   const float slope = slopes ? slopes[0] : args.slope_each ? args.slope_each[0] : args.slope;
   const float ceiling = args.ceiling;
   const float factor = dropout.factor;
+  FASTADV_INDEPENDENT
   for (int64_t i = 0; i < count; ++i) {
     const float a = kEach ? scales[i] : scale;
     const float b = kEach ? shifts[i] : shift;

@@ -166,25 +166,31 @@ def _reference(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
     return layout.empty(x).copy_(made)
 
 
-def _prepared(x: Tensor, grad: Tensor | None, rest: tuple[Any, ...]) -> tuple[Any, ...]:
-    x = layout.readable(x)
-    grad = None if grad is None else checks.restrided(grad, x)
-    threshold, factor, scale, shift, slope_each, slope, ceiling, from_result = rest[6:]
-    parameters = tuple(map(checks.contiguous, (scale, shift, slope_each)))
-    activation = (slope, _reached(ceiling, from_result, x), from_result)
-    return x, grad, layout.empty(x), (threshold, factor), (*parameters, *activation)
+def contiguous(parameters: Any) -> Parameters:
+    """The parameters as rows in memory."""
+    scale, shift, slope_each, *rest = parameters
+    return (*map(checks.contiguous, (scale, shift, slope_each)), *rest)
+
+
+def native_parameters(x: Tensor, parameters: Parameters) -> tuple[Any, ...]:
+    """Contiguous parameters as the compiled kernels take them for maps of the type of ``x``."""
+    scale, shift, slope_each, slope, ceiling, from_result = parameters
+    ceiling = _reached(ceiling, from_result, x)
+    return (
+        *(scale.data_ptr(), shift.data_ptr(), checks.address(slope_each), slope, _slope_step(slope_each)),
+        *(float("nan") if ceiling is None else ceiling, int(from_result)),
+    )
 
 
 def _native_call(function: str, x: Tensor, grad: Tensor | None, rest: tuple[Any, ...], where: Any) -> Tensor:
-    x, grad, out, numbers, (scale, shift, slope_each, slope, ceiling, from_result) = _prepared(x, grad, rest)
+    x = layout.readable(x)
+    grad = None if grad is None else checks.restrided(grad, x)
+    out, parameters = layout.empty(x), contiguous(rest[8:])
     key, keep = random_key.native(*rest[:6])
     if x.numel():
-        call = getattr(_native.module(), function)
-        call(
+        getattr(_native.module(), function)(
             *(x.data_ptr(), checks.address(grad), out.data_ptr(), checks.GRAD_TYPES[x.dtype]),
-            *(*key, *numbers, scale.data_ptr(), shift.data_ptr(), checks.address(slope_each), slope),
-            *(_slope_step(slope_each), float("nan") if ceiling is None else ceiling, int(from_result)),
-            *(*layout.sizes(x), *where),
+            *(*key, *rest[6:8], *native_parameters(x, parameters), *layout.sizes(x), *where),
         )
     del keep
     return out
@@ -207,11 +213,14 @@ def _cuda(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
 
 def _triton(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
     kernel = importlib.import_module("fastadv.kernels.triton.feature_dropout_bn_prelu")
-    x, grad, out, numbers, (*parameters, ceiling, from_result) = _prepared(x, grad, rest)
+    x = layout.readable(x)
+    grad = None if grad is None else checks.restrided(grad, x)
+    out, (scale, shift, slope_each, slope, ceiling, from_result) = layout.empty(x), contiguous(rest[8:])
     if x.numel():
         key = random_key.for_triton(*rest[:6])
-        activation = (_slope_step(parameters[2]), ceiling, from_result and grad is not None)
-        kernel.launch(x, grad, out, layout.sizes(x), key, *numbers, *parameters, *activation)
+        reached = _reached(ceiling, from_result, x)
+        activation = (slope, _slope_step(slope_each), reached, from_result and grad is not None)
+        kernel.launch(x, grad, out, layout.sizes(x), key, *rest[6:8], scale, shift, slope_each, *activation)
     return out
 
 

@@ -5,6 +5,7 @@ Seed and ticks may be tensors on the device of the images: a captured CUDA graph
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -80,6 +81,32 @@ def native(
     seeds = 0 if seed_at is None else seed_at.data_ptr()
     first = 0 if ticks is None else ticks.data_ptr()
     return (rows.data_ptr(), seeds, seed, first, tick, tick_step(tick_each), layer), (rows, seed_at, ticks)
+
+
+class BatchKey:
+    """The key of a batch, checked once for every layer that draws from it.
+
+    Attributes:
+        seed: see :func:`check`; likewise ``ids`` and ``tick``.
+        count: How many images.
+
+    Raises:
+        TypeError, ValueError: as :func:`check`.
+    """
+
+    def __init__(self, seed: int | Tensor, ids: Tensor, tick: int | Tensor) -> None:
+        self._split = split(seed, ids, tick, 0, 0)
+        self.seed, self.ids, self.tick, self.count = seed, ids, tick, ids.shape[0]
+
+    def of_layer(self, layer: int) -> Split:
+        """As a schema takes it."""
+        return (*self._split[:5], layer)
+
+    @functools.cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """What a compiled function takes of it, all but the layer."""
+        (*numbers, _), self._kept = native(*self._split)
+        return tuple(numbers)
 
 
 def for_triton(

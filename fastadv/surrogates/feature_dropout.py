@@ -176,11 +176,11 @@ class MaskedModel:
                 raise ValueError(
                     f"key: expected {name} of shape {tuple(images.shape[:1])}, one per image, got {tuple(value.shape)}"
                 )
-        self.draw.key = key
+        self.draw.begin(key)
         try:
             return function(images)
         finally:
-            self.draw.key = None
+            self.draw.end()
 
 
 def _with_linear_layers_folded(model: FaceModel, convolutions: Collection[str]) -> FaceModel:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fastadv import ops
 from fastadv.models import FaceModel
 from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.ops.random_key import BatchKey
 from fastadv.surrogates import flow
 from fastadv.surrogates.key import StepKey
 
@@ -22,7 +23,20 @@ _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.PReLU, Frozen
 class Draw:
     """Holds the key of the evaluation that is running; one for all masks of a model."""
 
-    key: StepKey | None = None
+    def __init__(self) -> None:
+        self.key: BatchKey | None = None
+
+    def begin(self, key: StepKey) -> None:
+        """Let the masks draw from a key.
+
+        Raises:
+            TypeError, ValueError: It is not the key of a batch.
+        """
+        self.key = BatchKey(key.seed, key.ids, key.ticks)
+
+    def end(self) -> None:
+        """Forget it."""
+        self.key = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,23 +44,17 @@ class Mask:
     """A forward hook that puts a fresh mask on the output of a convolution, and computes what is fused with it."""
 
     draw: Draw
-    rate: float
-    rescale: bool
-    layer: int
-    fused: ops.PreparedDropout | None
+    operation: ops.PreparedDropout
 
     def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
         """The masked output ``(N, C, H, W)``."""
         key = self.draw.key
         if key is None:
             raise RuntimeError("the masks need a key: call the MaskedModel, not the model inside it")
-        if output.shape[0] == 1 != len(key.ids):
+        if output.shape[0] == 1 != key.count:
             # A constant that is added to every image, such as a table of positions: each image masks its own.
-            output = output.expand(len(key.ids), *output.shape[1:])
-        if self.fused is not None:
-            return self.fused(output, seed=key.seed, ids=key.ids, tick=key.ticks)
-        how: dict[str, Any] = {"rate": self.rate, "rescale": self.rescale, "layer": self.layer}
-        return ops.feature_dropout(output, seed=key.seed, ids=key.ids, tick=key.ticks, **how)
+            output = output.expand(key.count, *output.shape[1:])
+        return self.operation.keyed(output, key)
 
 
 def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_layer: int) -> int:
@@ -68,19 +76,39 @@ def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_l
     behind = _fusible(model)
     layers = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)]
     for i, (name, convolution) in enumerate(layers):
-        fused = behind.get(name, ())
-        how: dict[str, Any] = {"rate": rate, "rescale": rescale, "layer": first_layer + i}
-        tail = [backbone.get_submodule(other) for other in fused]
-        operation = ops.PreparedDropout(**how, **_parameters(convolution, tail)) if fused else None
-        for other in fused:
+        follows = behind.get(name, _Follows())
+        tail = [backbone.get_submodule(other) for other in follows.fused]
+        operation = ops.PreparedDropout(
+            rate=rate,
+            rescale=rescale,
+            layer=first_layer + i,
+            # a convolution keeps nothing of its output, and makes the gradient of its input for one reader
+            overwrite_map=name not in model.layers and not convolution._forward_hooks,
+            overwrite_gradient=follows.convolution_only,
+            **(_parameters(convolution, tail) if tail else {}),
+        )
+        for other in follows.fused:
             parent, _, child = other.rpartition(".")
             setattr(backbone.get_submodule(parent), child, nn.Identity().eval())
-        convolution.register_forward_hook(Mask(draw=draw, fused=operation, **how))
+        convolution.register_forward_hook(Mask(draw=draw, operation=operation))
     return len(layers)
 
 
-def _fusible(model: FaceModel) -> dict[str, tuple[str, ...]]:
-    """The names of the batch norm, the activation, or both, that can be fused with a convolution, by its name."""
+@dataclass(frozen=True, kw_only=True)
+class _Follows:
+    """What follows a convolution.
+
+    Attributes:
+        fused: the names of the batch norm, the activation, or both, that can be fused with it.
+        convolution_only: whether the result of these is read by one convolution and by nothing else.
+    """
+
+    fused: tuple[str, ...] = ()
+    convolution_only: bool = False
+
+
+def _fusible(model: FaceModel) -> dict[str, _Follows]:
+    """What follows each convolution, by its name."""
     backbone = model.backbone
     probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
     graph = flow.trace(backbone, probe)
@@ -102,7 +130,7 @@ def _fusible(model: FaceModel) -> dict[str, tuple[str, ...]]:
         hooked = layer._forward_hooks or layer._forward_pre_hooks
         return user if type(layer) in kinds and once and not hooked else None
 
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, _Follows] = {}
     for node in graph.nodes:
         layer = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(layer, nn.Conv2d) or called[id(layer)] != 1:
@@ -111,7 +139,12 @@ def _fusible(model: FaceModel) -> dict[str, tuple[str, ...]]:
         if norm is not None and modules[str(norm.target)].running_mean is None:  # it normalises by the batch
             continue
         activation = reader(norm or node, _ACTIVATIONS)
-        found[str(node.target)] = tuple(str(n.target) for n in (norm, activation) if n is not None)
+        fused = [n for n in (norm, activation) if n is not None]
+        last = fused[-1] if fused else node
+        found[str(node.target)] = _Follows(
+            fused=tuple(str(n.target) for n in fused),
+            convolution_only=reader(last, (nn.Conv2d,)) is not None,
+        )
     return found
 
 
