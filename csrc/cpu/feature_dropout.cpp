@@ -2,6 +2,7 @@
 #include "common/feature_dropout.h"
 
 #include "cpu/kernels.h"
+#include "cpu/mask_pairs.h"
 #include "cpu/mask_walk.h"
 
 namespace fastadv::cpu::FASTADV_ISA {
@@ -10,15 +11,24 @@ namespace {
 template <class T>
 void drop(const FeatureDropoutArgs& args, int64_t task) {
   const T* x = static_cast<const T*>(args.x);
-  T* out = static_cast<T*>(args.out);
+  T* out = static_cast<T*>(args.out);  // may be x itself
   const float factor = args.factor;
-  mask_walk(args, task, [=](auto kept, const Run& run) {
+  const auto row = [=](auto kept, const Run& run) {
     const T* from = x + run.offset;
-    T* to = out + run.offset;  // may be `from` itself
+    T* to = out + run.offset;
     const auto* __restrict each = kept.each;
     FASTADV_INDEPENDENT
     for (int64_t i = 0; i < run.count; ++i) from_float(keep(kept(each[i]), to_float(from[i]), factor), to[i]);
-  });
+  };
+  if constexpr (kInPairs<T>) {
+    mask_walk<true>(args, task, row, [=](ByBit kept, const Run& run) {
+      const T* from = x + run.offset;
+      walk_pairs(run.count, kept, from, from, out + run.offset,
+                 [=](int64_t, auto stays, auto value, auto) { return keep(stays, value, decltype(value){} + factor); });
+    });
+  } else {
+    mask_walk<false>(args, task, row, row);
+  }
 }
 
 }  // namespace

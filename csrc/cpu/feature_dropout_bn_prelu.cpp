@@ -2,12 +2,59 @@
 #include "common/feature_dropout_bn_prelu.h"
 
 #include "cpu/kernels.h"
+#include "cpu/mask_pairs.h"
 #include "cpu/mask_walk.h"
 
 namespace fastadv::cpu::FASTADV_ISA {
 namespace {
 
-enum Pass { kForward, kFromInput, kFromResult };
+enum Pass { kForward, kFromInput, kFromResult, kLinear, kLinearGrad };
+
+constexpr bool is_backward(Pass pass) { return pass != kForward && pass != kLinear; }
+
+// The parameters of a channel, or of a register of them.
+template <class V>
+struct Channel {
+  V scale;
+  V shift;
+  V slope;
+};
+
+// What becomes of x, or of the gradient `given`. A linear one is what the others come to without activation and ceiling.
+template <Pass kPass, class Kept, class V>
+inline V made_of(Kept stays, V x, V given, Channel<V> of, V ceiling, V factor) {
+  if constexpr (kPass == kForward) {
+    return affine_prelu(keep(stays, x, factor), of.scale, of.shift, of.slope, ceiling);
+  } else if constexpr (kPass == kLinear) {
+    return of.scale * keep(stays, x, factor) + of.shift;
+  } else if constexpr (kPass == kLinearGrad) {
+    return keep(stays, given * of.scale, factor);
+  } else if constexpr (kPass == kFromResult) {
+    return keep(stays, affine_prelu_grad_of(x, given, of.scale, of.slope, ceiling), factor);
+  } else {
+    const V seen = keep(stays, x, factor);
+    return keep(stays, affine_prelu_grad(seen, given, of.scale, of.shift, of.slope, ceiling), factor);
+  }
+}
+
+// Channels [first, first + count): each parameter on its own, and sorted by parity where two elements are one word.
+struct Parameters {
+  alignas(kVectorBytes) float scale[kTileChannels];
+  alignas(kVectorBytes) float shift[kTileChannels];
+  alignas(kVectorBytes) float slope[kTileChannels];
+  int64_t first = -1;
+
+  void read(const FeatureDropoutBnPreluArgs& args, int64_t channel, int64_t count) {
+    if (channel == first) return;
+    first = channel;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t to = i % 2 * kOdd + i / 2;
+      scale[to] = args.scale[channel + i];
+      shift[to] = args.shift[channel + i];
+      slope[to] = args.slope_each == nullptr ? args.slope : args.slope_each[args.slope_step * (channel + i)];
+    }
+  }
+};
 
 // The parameters of the channel of element i of a run: run.channel, or run.channel + i where `each`.
 template <class T, Pass kPass, bool kEach, class Kept>
@@ -15,55 +62,66 @@ inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t off
   const FeatureDropoutArgs& dropout = args.dropout;
   // out may be x or grad itself: each element is read before it is written, and none after.
   const T* x = static_cast<const T*>(dropout.x) + offset;
-  const T* grad = kPass != kForward ? static_cast<const T*>(args.grad) + offset : nullptr;
+  const T* grad = static_cast<const T*>(is_backward(kPass) ? args.grad : dropout.x) + offset;
   T* out = static_cast<T*>(dropout.out) + offset;
   const auto* __restrict each = kept.each;
   const float* __restrict scales = args.scale + channel;
   const float* __restrict shifts = args.shift + channel;
   const float* __restrict slopes = args.slope_each && args.slope_step ? args.slope_each + channel : nullptr;
-  const float scale = scales[0];
-  const float shift = shifts[0];
-  const float slope = slopes ? slopes[0] : args.slope_each ? args.slope_each[0] : args.slope;
+  const Channel<float> one = {scales[0], shifts[0],
+                              slopes ? slopes[0] : args.slope_each ? args.slope_each[0] : args.slope};
   const float ceiling = args.ceiling;
   const float factor = dropout.factor;
   FASTADV_INDEPENDENT
   for (int64_t i = 0; i < count; ++i) {
-    const float a = kEach ? scales[i] : scale;
-    const float b = kEach ? shifts[i] : shift;
-    const float s = kEach && slopes ? slopes[i] : slope;
-    const bool stays = kept(each[i]);
-    if constexpr (kPass == kForward) {
-      from_float(affine_prelu(keep(stays, to_float(x[i]), factor), a, b, s, ceiling), out[i]);
-    } else {
-      const float given = to_float(grad[i]);
-      const float made = kPass == kFromResult
-                             ? affine_prelu_grad_of(to_float(x[i]), given, a, s, ceiling)
-                             : affine_prelu_grad(keep(stays, to_float(x[i]), factor), given, a, b, s, ceiling);
-      from_float(keep(stays, made, factor), out[i]);
-    }
+    const Channel<float> of = kEach ? Channel<float>{scales[i], shifts[i], slopes ? slopes[i] : one.slope} : one;
+    from_float(made_of<kPass>(kept(each[i]), to_float(x[i]), to_float(grad[i]), of, ceiling, factor), out[i]);
   }
 }
 
 template <class T, Pass kPass>
 void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
   const int64_t plane = args.dropout.layout.plane;
-  mask_walk(
-      args.dropout, task,
-      [&](ByDraw kept, const Run& run) {
-        int64_t channel = run.place / plane;
-        for (int64_t i = 0; i < run.count; ++channel) {
-          const int64_t end = (channel + 1) * plane - run.place;
-          const int64_t stop = end < run.count ? end : run.count;
-          run_of<T, kPass, false>(args, ByDraw{kept.each + i, kept.threshold}, run.offset + i, stop - i, channel);
-          i = stop;
-        }
-      },
-      [&](ByBit kept, const Run& run) { run_of<T, kPass, true>(args, kept, run.offset, run.count, run.place); });
+  const auto contiguous = [&](ByDraw kept, const Run& run) {
+    int64_t channel = run.place / plane;
+    for (int64_t i = 0; i < run.count; ++channel) {
+      const int64_t end = (channel + 1) * plane - run.place;
+      const int64_t stop = end < run.count ? end : run.count;
+      run_of<T, kPass, false>(args, ByDraw{kept.each + i, kept.threshold}, run.offset + i, stop - i, channel);
+      i = stop;
+    }
+  };
+  if constexpr (kInPairs<T>) {
+    Parameters parameters;
+    const T* x = static_cast<const T*>(args.dropout.x);
+    const T* grad = static_cast<const T*>(is_backward(kPass) ? args.grad : args.dropout.x);
+    T* out = static_cast<T*>(args.dropout.out);
+    const float ceiling = args.ceiling;
+    const float factor = args.dropout.factor;
+    mask_walk<true>(args.dropout, task, contiguous, [&](ByBit kept, const Run& run) {
+      parameters.read(args, run.place, run.count);
+      const float* __restrict scale = parameters.scale;
+      const float* __restrict shift = parameters.shift;
+      const float* __restrict slope = parameters.slope;
+      walk_pairs(run.count, kept, x + run.offset, grad + run.offset, out + run.offset,
+                 [=](int64_t place, auto stays, auto value, auto given) {
+                   using V = decltype(value);
+                   const Channel<V> of = {read<V>(scale + place), read<V>(shift + place), read<V>(slope + place)};
+                   return made_of<kPass>(stays, value, given, of, V{} + ceiling, V{} + factor);
+                 });
+    });
+  } else {
+    mask_walk<false>(args.dropout, task, contiguous, [&](ByBit kept, const Run& run) {
+      run_of<T, kPass, true>(args, kept, run.offset, run.count, run.place);
+    });
+  }
 }
 
 template <class T>
 void typed(const FeatureDropoutBnPreluArgs& args, int64_t task) {
-  if (!args.grad) return fused<T, kForward>(args, task);
+  const bool linear = args.slope_each == nullptr && args.slope == 1.0f && args.ceiling != args.ceiling;
+  if (!args.grad) return linear ? fused<T, kLinear>(args, task) : fused<T, kForward>(args, task);
+  if (linear) return fused<T, kLinearGrad>(args, task);
   if (args.from_result) return fused<T, kFromResult>(args, task);
   fused<T, kFromInput>(args, task);
 }

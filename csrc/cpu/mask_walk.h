@@ -56,14 +56,28 @@ inline void mask_contiguous(const WideStream& stream, uint32_t threshold, const 
   }
 }
 
+// The bytes of even channels, then those of odd ones, each from a place of its own on: for elements of 16 bits, of which
+// two are one word.
+constexpr int64_t kOdd = kTileChannels / 2;
+
+inline void sort_by_parity(const uint32_t* __restrict mixed, int64_t count, uint32_t* __restrict out) {
+  const int64_t pairs = count / 2;
+  for (int64_t i = 0; i < pairs; ++i) {
+    out[i] = mixed[2 * i];
+    out[kOdd + i] = mixed[2 * i + 1];
+  }
+  if (count % 2 != 0) out[pairs] = mixed[count - 1];
+}
+
 // Memory order (H, W, C), the pixels of `span`. The eight draws of a block belong to eight pixels of one channel; where
-// the plane is no multiple of 8, a block begins at another pixel in every channel.
-template <class Row>
+// the plane is no multiple of 8, a block begins at another pixel in every channel. kSorted: see sort_by_parity.
+template <bool kSorted, class Row>
 inline void mask_channels_last(const WideStream& stream, uint32_t threshold, const BatchLayout& layout,
                                const Span& span, int64_t first, Row row) {
   alignas(kVectorBytes) uint32_t blocks[kTileChannels];
   alignas(kVectorBytes) uint32_t bytes[2][kTileChannels];
   alignas(kVectorBytes) uint32_t mixed[kTileChannels];
+  alignas(kVectorBytes) uint32_t sorted[kSorted ? kTileChannels : 1];
   uint32_t shift[kTileChannels];
   const bool whole = layout.plane % kDraws == 0;
   for (int64_t channel = 0; channel < layout.channels; channel += kTileChannels) {
@@ -93,14 +107,15 @@ inline void mask_channels_last(const WideStream& stream, uint32_t threshold, con
         make(group + 1, next);
         for (int64_t c = 0; c < count; ++c) mixed[c] = (now[c] | next[c] << kDraws) >> shift[c];
       }
+      if constexpr (kSorted) sort_by_parity(mixed, count, sorted);
       for (int k = 0; k < kDraws && pixel + k < span.length; ++k)
-        row(ByBit{mixed, 1u << k}, Run{span.image, (span.offset + pixel + k) * layout.channels + channel, count, channel});
+        row(ByBit{kSorted ? sorted : mixed, 1u << k}, Run{span.image, (span.offset + pixel + k) * layout.channels + channel, count, channel});
     }
   }
 }
 
 // Task `task` of images * cut.chunks: contiguous(kept, run) or channels_last(kept, run) for every run of it.
-template <class Contiguous, class ChannelsLast>
+template <bool kSorted, class Contiguous, class ChannelsLast>
 inline void mask_walk(const FeatureDropoutArgs& args, int64_t task, Contiguous contiguous,
                       ChannelsLast channels_last) {
   // A chunk starts on a multiple of 16 elements, and so on a whole block.
@@ -109,13 +124,8 @@ inline void mask_walk(const FeatureDropoutArgs& args, int64_t task, Contiguous c
   const Span span = span_of(task, size, layout.cut);
   const WideStream stream = widened(stream_of(args.key, span.image));
   const int64_t first = span.chunk * layout.cut.chunk;
-  if (layout.channels_last) return mask_channels_last(stream, args.threshold, layout, span, first, channels_last);
+  if (layout.channels_last) return mask_channels_last<kSorted>(stream, args.threshold, layout, span, first, channels_last);
   mask_contiguous(stream, args.threshold, span, first, contiguous);
-}
-
-template <class Row>
-inline void mask_walk(const FeatureDropoutArgs& args, int64_t task, Row row) {
-  mask_walk(args, task, row, row);
 }
 
 }  // namespace

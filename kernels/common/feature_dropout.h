@@ -32,7 +32,10 @@ static FASTADV_HD uint32_t kept_byte(const PhiloxBlock& block, uint32_t threshol
   return kept;
 }
 
-// A select, not a product: what is dropped is +0, also where it was not finite.
-static FASTADV_HD float keep(bool kept, float value, float factor) { return kept ? value * factor : 0.0f; }
+// A select, not a product: what is dropped is +0, also where it was not finite. (Of numbers or of vectors of them.)
+template <class Kept, class V>
+static FASTADV_HD V keep(Kept kept, V value, V factor) {
+  return kept ? value * factor : V{};
+}
 
 }  // namespace fastadv

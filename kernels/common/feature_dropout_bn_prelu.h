@@ -18,28 +18,35 @@ struct FeatureDropoutBnPreluArgs {
   int from_result;
 };
 
-static FASTADV_HD float prelu(float value, float slope) { return value > 0.0f ? value : slope * value; }
+// V: a number, or a vector of them.
+template <class V>
+static FASTADV_HD V prelu(V value, V slope) {
+  return value > V{} ? value : slope * value;
+}
 
-static FASTADV_HD float affine_prelu(float value, float scale, float shift, float slope, float ceiling) {
-  const float made = prelu(scale * value + shift, slope);
+template <class V>
+static FASTADV_HD V affine_prelu(V value, V scale, V shift, V slope, V ceiling) {
+  const V made = prelu(scale * value + shift, slope);
   return made > ceiling ? ceiling : made;
 }
 
 // The derivative of the activation times `grad`, where `inner` has the sign of what it saw and `made` is its result.
-static FASTADV_HD float prelu_grad(float inner, float made, float grad, float slope, float ceiling) {
-  const float passed = inner > 0.0f ? grad : slope * grad;
-  return made >= ceiling ? 0.0f : passed;
+template <class V>
+static FASTADV_HD V prelu_grad(V inner, V made, V grad, V slope, V ceiling) {
+  const V passed = inner > V{} ? grad : slope * grad;
+  return made >= ceiling ? V{} : passed;
 }
 
 // `value` is what the mask has left of x. The mask of the result is the caller's.
-static FASTADV_HD float affine_prelu_grad(float value, float grad, float scale, float shift, float slope,
-                                          float ceiling) {
-  const float inner = scale * value + shift;
+template <class V>
+static FASTADV_HD V affine_prelu_grad(V value, V grad, V scale, V shift, V slope, V ceiling) {
+  const V inner = scale * value + shift;
   return prelu_grad(inner, prelu(inner, slope), grad, slope, ceiling) * scale;
 }
 
 // Likewise from the result, whose sign is that of what the activation saw where no slope is negative.
-static FASTADV_HD float affine_prelu_grad_of(float result, float grad, float scale, float slope, float ceiling) {
+template <class V>
+static FASTADV_HD V affine_prelu_grad_of(V result, V grad, V scale, V slope, V ceiling) {
   return prelu_grad(result, result, grad, slope, ceiling) * scale;
 }
 
