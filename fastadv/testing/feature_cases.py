@@ -80,6 +80,8 @@ FEATURE_CASES: tuple[FeatureCase, ...] = (
     *(FeatureCase(shape=(3, 4, 8, 8), dtype=dtype, special=True) for dtype in _HALVES),
     *(FeatureCase(shape=(2, 8, 6, 6), dtype=dtype, layout="channels_last", held=True) for dtype in _HALVES),
     *(FeatureCase(shape=(2, 5, 3, 5), dtype=dtype, layout="channels_last", special=True) for dtype in _HALVES),
+    FeatureCase(shape=(2, 67, 3, 5), dtype=torch.bfloat16, layout="channels_last", special=True, held=True),
+    FeatureCase(shape=(2, 578, 2, 4), dtype=torch.bfloat16, layout="channels_last"),
 )
 
 #: Those that are float32 images of four dimensions or fewer.

@@ -59,6 +59,87 @@ def test_every_case_on_every_device(case, target):
     assert_same_bits(prepared(x, **key), expected)
 
 
+WIDE = FeatureCase(shape=(3, 77, 3, 5), held=True)
+WIDE_ACTIVATIONS = [
+    {"slope": None},
+    {"slope": None, "rescale": True},
+    {"slope": torch.linspace(-0.5, 1.5, 77)},
+    {"slope": 0, "ceiling": 0.7, "keep": "result"},
+    {"slope": torch.tensor([0.25]), "keep": "result"},
+]
+
+
+@pytest.mark.parametrize("activation", WIDE_ACTIVATIONS, ids=["none", "rescale", "prelu", "relu6", "one"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_where_it_may_overwrite_it_gives_the_same(activation, layout, dtype, target):
+    fixed = {"rate": 0.4, "rescale": False, "layer": 2, **WIDE.parameters(target.device), **activation}
+    fixed["slope"] = fixed["slope"].to(target.device) if isinstance(fixed["slope"], torch.Tensor) else fixed["slope"]
+    key = {name: value for name, value in WIDE.key(target.device).items() if name != "layer"}
+    x = arrange(WIDE.make().to(dtype), layout, target.device)
+    grad = arrange(WIDE.make().flip(1).to(dtype), layout, target.device)
+    expected = both(lambda y: ops.feature_dropout_bn_prelu(y, **fixed, **key, backend="reference"), x, grad)
+    owner = ops.PreparedDropout(**fixed, backend=target.backend, overwrite_map=True, overwrite_gradient=True)
+    with torch.no_grad():
+        assert_same_bits(owner(x.clone(), **key), expected[0])
+    leaf = x.clone().requires_grad_(True)
+    made = owner(leaf.clone(), **key)
+    (found,) = torch.autograd.grad(made, leaf, grad.clone())
+    assert_same_bits(made.detach(), expected[0])
+    assert_same_bits(found, expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_the_mask_alone(dtype, layout, target):
+    x = arrange(WIDE.make().to(dtype), layout, target.device)
+    key = {name: value for name, value in WIDE.key(target.device).items() if name != "layer"}
+    expected = both(lambda y: ops.feature_dropout(y, rate=0.4, layer=2, **key, backend="reference"), x, x.flip(0))
+    for overwrite in (False, True):
+        how = {"overwrite_map": overwrite, "overwrite_gradient": overwrite, "backend": target.backend}
+        prepared = ops.PreparedDropout(rate=0.4, layer=2, **how)
+        leaf = x.clone().requires_grad_(True)
+        made = prepared(leaf.clone(), **key)
+        (found,) = torch.autograd.grad(made, leaf, x.flip(0))
+        assert_same_bits(made.detach(), expected[0])
+        assert_same_bits(found, expected[1])
+
+
+def test_it_overwrites_what_it_was_given_and_nothing_else():
+    key = {"seed": 7, "ids": torch.arange(3), "tick": 4}
+    x, parameters = WIDE.make(), WIDE.parameters() | {"slope": 0.0}
+    keeps = {
+        keep: ops.PreparedDropout(rate=0.4, layer=2, **parameters, keep=keep, overwrite_map=True)
+        for keep in ("input", "result")
+    }
+    for prepared in keeps.values():
+        own, larger = x.clone(), torch.cat([x, x])
+        with torch.no_grad():
+            assert prepared(own, **key) is own
+            part = prepared(larger[:3], **key)  # others may read the rest through the same memory
+        assert_same_bits(larger[:3], x)
+        assert_same_bits(part, own)
+    own = (x.clone().requires_grad_(True) * 1).contiguous()
+    assert keeps["result"](own, **key) is own
+    own = (x.clone().requires_grad_(True) * 1).contiguous()
+    kept = own.detach().clone()
+    assert keeps["input"](own, **key) is not own  # the derivative needs it
+    assert_same_bits(own.detach(), kept)
+    never = ops.PreparedDropout(rate=0.4, layer=2, **parameters, keep="result")
+    with torch.no_grad():
+        never(x, **key)
+    assert_same_bits(x, WIDE.make())
+
+
+def test_what_is_overwritten_and_was_needed_is_noticed():
+    prepared = ops.PreparedDropout(rate=0.4, layer=2, overwrite_map=True)
+    leaf = WIDE.make().requires_grad_(True)
+    root = leaf.exp()  # its derivative is its result
+    prepared(root, seed=7, ids=torch.arange(3), tick=4)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        root.sum().backward()
+
+
 def test_compiled_it_is_part_of_the_graph(backend):
     prepared = ops.PreparedDropout(rate=0.4, layer=2, **CASE.parameters(), backend=backend)
     torch.compiler.reset()
@@ -90,6 +171,8 @@ FIXED = {"rate": 0.5, "layer": 2, "scale": torch.ones(5), "shift": torch.ones(5)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"scale": None}, ValueError, "scale is None and shift, slope or ceiling is not"),
+        ({"layer": 4096}, ValueError, "layer is 4096; expected an integer in"),
         ({"scale": [1.0]}, TypeError, "scale is a list; expected a torch.Tensor"),
         ({"shift": torch.ones(4)}, ValueError, r"shift has shape \(4,\); expected \(5,\)"),
         ({"rate": 1.0}, ValueError, "rate is 1.0"),

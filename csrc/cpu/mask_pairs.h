@@ -1,0 +1,60 @@
+// Elements of 16 bits, two at a time: as the halves of a word they need neither be spread over two registers nor packed
+// again, which for bfloat16 takes as long as the arithmetic.
+#pragma once
+
+#include "cpu/mask_walk.h"
+
+namespace fastadv::cpu::FASTADV_ISA {
+namespace {
+
+typedef float Floats __attribute__((vector_size(kVectorBytes), may_alias));
+typedef float LooseFloats __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+typedef uint32_t LooseWords __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));
+constexpr int64_t kWords = kVectorBytes / 4;
+
+template <class T>
+constexpr bool kInPairs = false;
+template <>
+constexpr bool kInPairs<BFloat16> = true;
+
+// One number, or a register of them.
+template <class V>
+V read(const float* from);
+template <>
+inline float read<float>(const float* from) {
+  return *from;
+}
+template <>
+inline Floats read<Floats>(const float* from) {
+  return *reinterpret_cast<const LooseFloats*>(from);
+}
+
+// from_float, in the upper half of every word.
+inline Words rounded_up(Floats value) {
+  const Words bits = (Words)value;
+  const Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return value == value ? rounded : bits | 0x400000u;
+}
+
+// out = make(place, kept, x, grad) for the channels of a pixel, a register or one channel at a time. `kept` is sorted by
+// parity; `place` is where the parameters of the channels are, sorted likewise.
+template <class Make>
+inline void walk_pairs(int64_t count, ByBit kept, const BFloat16* x, const BFloat16* grad, BFloat16* out, Make make) {
+  int64_t i = 0;
+  for (; 2 * (i + kWords) <= count; i += kWords) {
+    const Words value = *reinterpret_cast<const LooseWords*>(x + 2 * i);
+    const Words given = *reinterpret_cast<const LooseWords*>(grad + 2 * i);
+    const auto even = (*reinterpret_cast<const Words*>(kept.each + i) & kept.bit) != 0;
+    const auto odd = (*reinterpret_cast<const Words*>(kept.each + kOdd + i) & kept.bit) != 0;
+    const Floats low = make(i, even, (Floats)(value << 16), (Floats)(given << 16));
+    const Floats high = make(kOdd + i, odd, (Floats)(value & 0xffff0000u), (Floats)(given & 0xffff0000u));
+    *reinterpret_cast<LooseWords*>(out + 2 * i) = rounded_up(low) >> 16 | (rounded_up(high) & 0xffff0000u);
+  }
+  for (int64_t channel = 2 * i; channel < count; ++channel) {
+    const int64_t place = channel % 2 * kOdd + channel / 2;
+    from_float(make(place, kept(kept.each[place]), to_float(x[channel]), to_float(grad[channel])), out[channel]);
+  }
+}
+
+}  // namespace
+}  // namespace fastadv::cpu::FASTADV_ISA
