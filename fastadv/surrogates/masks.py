@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fastadv import ops
 from fastadv.models import FaceModel
+from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
 from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.ops.random_key import BatchKey
 from fastadv.surrogates import flow
@@ -18,6 +19,7 @@ from fastadv.surrogates.key import StepKey
 
 # Exact types only: a subclass may compute something else.
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.PReLU, FrozenPReLU)
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, FrozenDepthwiseConv2d)
 
 
 class Draw:
@@ -83,7 +85,9 @@ def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_l
             rescale=rescale,
             layer=first_layer + i,
             # a convolution keeps nothing of its output, and makes the gradient of its input for one reader
-            overwrite_map=name not in model.layers and not convolution._forward_hooks,
+            overwrite_map=type(convolution) in _CONVOLUTIONS
+            and name not in model.layers
+            and not convolution._forward_hooks,
             overwrite_gradient=follows.convolution_only,
             **(_parameters(convolution, tail) if tail else {}),
         )
@@ -143,7 +147,7 @@ def _fusible(model: FaceModel) -> dict[str, _Follows]:
         last = fused[-1] if fused else node
         found[str(node.target)] = _Follows(
             fused=tuple(str(n.target) for n in fused),
-            convolution_only=reader(last, (nn.Conv2d,)) is not None,
+            convolution_only=reader(last, _CONVOLUTIONS) is not None,
         )
     return found
 
