@@ -29,12 +29,42 @@ inline Floats read<Floats>(const float* from) {
   return *reinterpret_cast<const LooseFloats*>(from);
 }
 
-// from_float, in the upper half of every word.
+// kept_lanes: which lanes of a register are kept, from the bytes of their channels. rounded_up: from_float, in the upper
+// half of every word.
+#if defined(__AVX512F__)
+struct KeptLanes {
+  __mmask16 lanes;
+};
+
+inline KeptLanes kept_lanes(const uint32_t* bytes, uint32_t bit) {
+  return {_mm512_test_epi32_mask(*reinterpret_cast<const __m512i*>(bytes), _mm512_set1_epi32(static_cast<int>(bit)))};
+}
+
+using fastadv::keep;
+
+inline Floats keep(KeptLanes kept, Floats value, Floats factor) {
+  return (Floats)_mm512_maskz_mul_ps(kept.lanes, (__m512)value, (__m512)factor);
+}
+
+inline Words rounded_up(Floats value) {
+  constexpr int kQuietNaN = 0x22;  // what becomes of NaN, quiet and not; everything else stays
+  const __m512i bits = (__m512i)value;
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i sum = (__m512i)((Words)bits + 0x7fffu);
+  const __m512i rounded = _mm512_mask_add_epi32(sum, odd, sum, _mm512_set1_epi32(1));
+  return (Words)_mm512_mask_fixupimm_ps((__m512)rounded, 0xffff, (__m512)value, _mm512_set1_epi32(kQuietNaN), 0);
+}
+#else
+inline auto kept_lanes(const uint32_t* bytes, uint32_t bit) {
+  return (*reinterpret_cast<const Words*>(bytes) & bit) != 0;
+}
+
 inline Words rounded_up(Floats value) {
   const Words bits = (Words)value;
   const Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   return value == value ? rounded : bits | 0x400000u;
 }
+#endif
 
 // out = make(place, kept, x, grad) for the channels of a pixel, a register or one channel at a time. `kept` is sorted by
 // parity; `place` is where the parameters of the channels are, sorted likewise.
@@ -44,8 +74,8 @@ inline void walk_pairs(int64_t count, ByBit kept, const BFloat16* x, const BFloa
   for (; 2 * (i + kWords) <= count; i += kWords) {
     const Words value = *reinterpret_cast<const LooseWords*>(x + 2 * i);
     const Words given = *reinterpret_cast<const LooseWords*>(grad + 2 * i);
-    const auto even = (*reinterpret_cast<const Words*>(kept.each + i) & kept.bit) != 0;
-    const auto odd = (*reinterpret_cast<const Words*>(kept.each + kOdd + i) & kept.bit) != 0;
+    const auto even = kept_lanes(kept.each + i, kept.bit);
+    const auto odd = kept_lanes(kept.each + kOdd + i, kept.bit);
     const Floats low = make(i, even, (Floats)(value << 16), (Floats)(given << 16));
     const Floats high = make(kOdd + i, odd, (Floats)(value & 0xffff0000u), (Floats)(given & 0xffff0000u));
     *reinterpret_cast<LooseWords*>(out + 2 * i) = rounded_up(low) >> 16 | (rounded_up(high) & 0xffff0000u);

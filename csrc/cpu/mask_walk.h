@@ -31,15 +31,24 @@ inline void kept_bytes(const WideStream& stream, const uint32_t* blocks, uint32_
   WideBlock made[2 * kVectors];
   blocks_side_by_side<kVectors>(stream, blocks, group, made);
   const Halves least = Halves{} + static_cast<uint16_t>(threshold);
-  const auto bits = [=](Wide low, Wide high, uint32_t word) {  // two draws of each: two bits, 16 apart
-    const Halves kept = (Halves)((Halves)packed(low, high) >= least);
-    return (Words)kept & (Words{} + (0x20001u << 2 * word));
+  // Adds the two draws of word `word` of each block: two bits, 16 apart.
+  const auto add = [=](Wide low, Wide high, uint32_t word, Words sum) {
+    const Words bits = Words{} + (0x20001u << 2 * word);
+#if defined(__AVX512F__)
+    const __mmask32 kept = _mm512_cmpge_epu16_mask((__m512i)packed(low, high), (__m512i)least);
+    return (Words)_mm512_mask_add_epi16((__m512i)sum, kept, (__m512i)sum, (__m512i)bits);
+#else
+    return sum | ((Words)(Halves)((Halves)packed(low, high) >= least) & bits);
+#endif
   };
   FASTADV_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     const WideBlock& a = made[2 * k];
     const WideBlock& b = made[2 * k + 1];
-    const Words both = bits(a.c0, b.c0, 0) | bits(a.c1, b.c1, 1) | bits(a.c2, b.c2, 2) | bits(a.c3, b.c3, 3);
+    Words both = add(a.c0, b.c0, 0, Words{});
+    both = add(a.c1, b.c1, 1, both);
+    both = add(a.c2, b.c2, 2, both);
+    both = add(a.c3, b.c3, 3, both);
     *reinterpret_cast<Words*>(out + k * 2 * kBlocks) = (both | both >> 16) & 0xffu;
   }
 }
