@@ -142,7 +142,7 @@ class PreparedDropout:
         return _Layout(
             operation=operation,
             backend=backend,
-            native=backend == "cpu" and layout.readable(x) is x and x.numel() > 0,
+            native=backend == "cpu" and x.stride() == layout.empty(x).stride() and x.numel() > 0,
             before=checks.GRAD_TYPES[x.dtype],
             after=(self._layer, *self._numbers, *rest, *sizes),
         )
@@ -173,7 +173,8 @@ class _Layout:
     Attributes:
         operation: its name.
         backend: which runs it.
-        native: whether the C++ kernel can be called with the map as it is.
+        native: whether the C++ kernel can be called with the map as it is, and the operation's result lies in memory as
+            the map does: to the strides of one pixel, by which the next convolution chooses its kernel.
         before: the C++ kernel's argument before the key.
         after: those after it.
     """

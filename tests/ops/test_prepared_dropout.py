@@ -105,6 +105,18 @@ def test_the_mask_alone(dtype, layout, target):
         assert_same_bits(found, expected[1])
 
 
+@pytest.mark.parametrize("strides", [(5, 1, 1, 1), (5, 1, 5, 5), (5, 1, 1, 5)])
+def test_one_pixel_lies_in_memory_as_the_operation_leaves_it(strides):
+    """The next convolution chooses its kernel, and so its last bits, by the strides."""
+    x = torch.zeros(3, 5, 1, 1).as_strided((3, 5, 1, 1), strides).copy_(torch.randn(3, 5, 1, 1))
+    owner = ops.PreparedDropout(rate=0.4, layer=2, **CASE.parameters(), overwrite_map=True)
+    expected = ops.feature_dropout_bn_prelu(x, rate=0.4, layer=2, **CASE.parameters(), **KEY)
+    with torch.no_grad():
+        made = owner(x.clone(memory_format=torch.preserve_format), **KEY)
+    assert made.stride() == expected.stride()
+    assert_same_bits(made, expected)
+
+
 def test_it_overwrites_what_it_was_given_and_nothing_else():
     key = {"seed": 7, "ids": torch.arange(3), "tick": 4}
     x, parameters = WIDE.make(), WIDE.parameters() | {"slope": 0.0}
