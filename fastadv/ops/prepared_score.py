@@ -99,7 +99,7 @@ class PreparedScore:
             TypeError, ValueError: an argument has the wrong type, shape or device.
         """
         values = [*maps, images]
-        key = tuple((v.shape, v.stride(), v.dtype, v.is_cpu) if isinstance(v, Tensor) else v for v in values)
+        key = tuple((v.shape, v.stride(), v.dtype, v.is_cpu) if isinstance(v, Tensor) else type(v) for v in values)
         layouts = self._known.get(key)
         if layouts is None:
             self._check(values)

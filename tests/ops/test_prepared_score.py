@@ -247,6 +247,7 @@ def changed(**change):
     [
         (changed(maps=[]), ValueError, "maps has 0 layers; expected 3"),
         (changed(map=3), TypeError, r"maps\[1\] is int; expected a tensor"),
+        (changed(map=[[1.0]]), TypeError, r"maps\[1\] is list; expected a tensor"),
         (changed(map=torch.zeros(2, 19, 3, 3).int()), TypeError, r"maps\[1\] is torch.int32"),
         (changed(map=torch.zeros(2, 18, 3, 3)), ValueError, r"maps\[1\] has shape .* expected \(N, 19, H, W\) with"),
         (changed(map=torch.zeros(2, 19)), ValueError, r"maps\[1\] has shape \(2, 19\)"),
