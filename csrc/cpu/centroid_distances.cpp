@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #endif
 
+#include "cpu/float_parts.h"
 #include "cpu/kernels.h"
 #include "cpu/sums.h"
 #include "cpu/unroll.h"
@@ -17,23 +18,18 @@ constexpr int64_t kRows = 32;    // features that stay in the cache while the ce
 constexpr int64_t kWidth = 128;  // channels of the derivative made at a time
 constexpr int64_t kTerms = 64;   // centroids whose sum stays in float32
 
-// Sixteen lanes in one register or several, and how many features and centroids have their sums in registers at once.
+// How many features and centroids have their sums in registers at once.
 #if defined(__AVX512F__)
-constexpr int64_t kPart = 16;
 constexpr int64_t kFeatures = 4;
 constexpr int64_t kCentroids = 4;
 #elif defined(__AVX2__)
-constexpr int64_t kPart = 8;
 constexpr int64_t kFeatures = 2;
 constexpr int64_t kCentroids = 2;
 #else
-constexpr int64_t kPart = 4;
 constexpr int64_t kFeatures = 1;
 constexpr int64_t kCentroids = 2;
 #endif
 constexpr int64_t kParts = kLanes / kPart;
-typedef float Part __attribute__((vector_size(kPart * sizeof(float))));
-typedef float LoosePart __attribute__((vector_size(kPart * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 // add_square for a register.
 inline Part add_squares(Part sum, Part difference) {

@@ -2,15 +2,14 @@
 // again, which for bfloat16 takes as long as the arithmetic.
 #pragma once
 
+#include "cpu/float_parts.h"
 #include "cpu/mask_walk.h"
 
 namespace fastadv::cpu::FASTADV_ISA {
 namespace {
 
-typedef float Floats __attribute__((vector_size(kVectorBytes), may_alias));
-typedef float LooseFloats __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
 typedef uint32_t LooseWords __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));
-constexpr int64_t kWords = kVectorBytes / 4;
+static_assert(sizeof(Part) == kVectorBytes);
 
 template <class T>
 constexpr bool kInPairs = false;
@@ -25,8 +24,8 @@ inline float read<float>(const float* from) {
   return *from;
 }
 template <>
-inline Floats read<Floats>(const float* from) {
-  return *reinterpret_cast<const LooseFloats*>(from);
+inline Part read<Part>(const float* from) {
+  return *reinterpret_cast<const LoosePart*>(from);
 }
 
 // kept_lanes: which lanes of a register are kept, from the bytes of their channels. rounded_up: from_float, in the upper
@@ -42,11 +41,11 @@ inline KeptLanes kept_lanes(const uint32_t* bytes, uint32_t bit) {
 
 using fastadv::keep;
 
-inline Floats keep(KeptLanes kept, Floats value, Floats factor) {
-  return (Floats)_mm512_maskz_mul_ps(kept.lanes, (__m512)value, (__m512)factor);
+inline Part keep(KeptLanes kept, Part value, Part factor) {
+  return (Part)_mm512_maskz_mul_ps(kept.lanes, (__m512)value, (__m512)factor);
 }
 
-inline Words rounded_up(Floats value) {
+inline Words rounded_up(Part value) {
   constexpr int kQuietNaN = 0x22;  // what becomes of NaN, quiet and not; everything else stays
   const __m512i bits = (__m512i)value;
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
@@ -59,7 +58,7 @@ inline auto kept_lanes(const uint32_t* bytes, uint32_t bit) {
   return (*reinterpret_cast<const Words*>(bytes) & bit) != 0;
 }
 
-inline Words rounded_up(Floats value) {
+inline Words rounded_up(Part value) {
   const Words bits = (Words)value;
   const Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   return value == value ? rounded : bits | 0x400000u;
@@ -71,13 +70,13 @@ inline Words rounded_up(Floats value) {
 template <class Make>
 inline void walk_pairs(int64_t count, ByBit kept, const BFloat16* x, const BFloat16* grad, BFloat16* out, Make make) {
   int64_t i = 0;
-  for (; 2 * (i + kWords) <= count; i += kWords) {
+  for (; 2 * (i + kPart) <= count; i += kPart) {
     const Words value = *reinterpret_cast<const LooseWords*>(x + 2 * i);
     const Words given = *reinterpret_cast<const LooseWords*>(grad + 2 * i);
     const auto even = kept_lanes(kept.each + i, kept.bit);
     const auto odd = kept_lanes(kept.each + kOdd + i, kept.bit);
-    const Floats low = make(i, even, (Floats)(value << 16), (Floats)(given << 16));
-    const Floats high = make(kOdd + i, odd, (Floats)(value & 0xffff0000u), (Floats)(given & 0xffff0000u));
+    const Part low = make(i, even, (Part)(value << 16), (Part)(given << 16));
+    const Part high = make(kOdd + i, odd, (Part)(value & 0xffff0000u), (Part)(given & 0xffff0000u));
     *reinterpret_cast<LooseWords*>(out + 2 * i) = rounded_up(low) >> 16 | (rounded_up(high) & 0xffff0000u);
   }
   for (int64_t channel = 2 * i; channel < count; ++channel) {

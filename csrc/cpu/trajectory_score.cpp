@@ -1,6 +1,7 @@
 // Compiled once per instruction set, see sign_step.cpp. A detector's network, from distances to a logit.
 #include "cpu/trajectory_score.h"
 
+#include "cpu/float_parts.h"
 #include "cpu/kernels.h"
 #include "cpu/sums.h"
 #include "cpu/unroll.h"
@@ -10,20 +11,15 @@ namespace {
 
 constexpr int64_t kTerms = 256;  // products whose sum stays in float32
 
-// Sixteen lanes in one register or several, and how many such sums of a row there are at once.
+// How many times sixteen sums of a row are made at once.
 #if defined(__AVX512F__)
-constexpr int64_t kPart = 16;
 constexpr int64_t kTogether = 4;
 #elif defined(__AVX2__)
-constexpr int64_t kPart = 8;
 constexpr int64_t kTogether = 1;
 #else
-constexpr int64_t kPart = 4;
 constexpr int64_t kTogether = 1;
 #endif
 constexpr int64_t kParts = kTogether * kLanes / kPart;
-typedef float Part __attribute__((vector_size(kPart * sizeof(float))));
-typedef float LoosePart __attribute__((vector_size(kPart * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 // Rows that are multiplied with the same weights while these are in registers.
 template <int64_t kRows>
