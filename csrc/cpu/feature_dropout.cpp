@@ -8,36 +8,40 @@
 namespace fastadv::cpu::FASTADV_ISA {
 namespace {
 
-template <class T>
-void drop(const FeatureDropoutArgs& args, int64_t task) {
+// Bits: an integer as wide as T, an element or, where nothing is multiplied, the integer itself.
+template <class T, class Bits, class Make>
+void drop(const FeatureDropoutArgs& args, int64_t task, Make make) {
   const T* x = static_cast<const T*>(args.x);
   T* out = static_cast<T*>(args.out);  // may be x itself
-  const float factor = args.factor;
   const auto row = [=](auto kept, const Run& run) {
     const T* from = x + run.offset;
     T* to = out + run.offset;
     const auto* __restrict each = kept.each;
     FASTADV_INDEPENDENT
-    for (int64_t i = 0; i < run.count; ++i) from_float(keep(kept(each[i]), to_float(from[i]), factor), to[i]);
+    for (int64_t i = 0; i < run.count; ++i) make(kept(each[i]), from[i], to[i]);
   };
-  if constexpr (kInPairs<T>) {
-    mask_walk<true>(args, task, row, [=](ByBit kept, const Run& run) {
-      const T* from = x + run.offset;
-      walk_pairs(run.count, kept, from, from, out + run.offset,
-                 [=](int64_t, auto stays, auto value, auto) { return keep(stays, value, decltype(value){} + factor); });
-    });
-  } else {
-    mask_walk<false>(args, task, row, row);
-  }
+  mask_walk<Bits>(args, task, row, row);
+}
+
+template <class T, class Bits>
+void rescale(const FeatureDropoutArgs& args, int64_t task) {
+  const float factor = args.factor;
+  drop<T, Bits>(args, task, [=](bool kept, T from, T& to) { from_float(keep(kept, to_float(from), factor), to); });
+}
+
+template <class Bits>
+void select(const FeatureDropoutArgs& args, int64_t task) {
+  drop<Bits, Bits>(args, task, [](bool kept, Bits from, Bits& to) { to = kept ? from : Bits{}; });
 }
 
 }  // namespace
 
 void feature_dropout_task(const FeatureDropoutArgs& args, int64_t task) {
+  if (args.factor == 1.0f) return args.type == kFloat32 ? select<uint32_t>(args, task) : select<uint16_t>(args, task);
   switch (args.type) {
-    case kFloat32: return drop<float>(args, task);
-    case kBFloat16: return drop<BFloat16>(args, task);
-    default: return drop<Float16>(args, task);
+    case kFloat32: return rescale<float, uint32_t>(args, task);
+    case kBFloat16: return rescale<BFloat16, uint16_t>(args, task);
+    default: return rescale<Float16, uint16_t>(args, task);
   }
 }
 

@@ -1,4 +1,6 @@
 // Compiled once per instruction set, see sign_step.cpp.
+#include <type_traits>
+
 #include "common/feature_dropout_bn_prelu.h"
 
 #include "cpu/kernels.h"
@@ -11,6 +13,9 @@ namespace {
 enum Pass { kForward, kFromInput, kFromResult, kLinear, kLinearGrad };
 
 constexpr bool is_backward(Pass pass) { return pass != kForward && pass != kLinear; }
+
+// Whether the mask applies to x.
+constexpr bool masks_x(Pass pass) { return pass == kForward || pass == kFromInput || pass == kLinear; }
 
 // The parameters of a channel, or of a register of them.
 template <class V>
@@ -79,7 +84,7 @@ inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t off
   }
 }
 
-template <class T, Pass kPass>
+template <class T, Pass kPass, bool kRescaled>
 void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
   const int64_t plane = args.dropout.layout.plane;
   const auto contiguous = [&](ByDraw kept, const Run& run) {
@@ -98,41 +103,44 @@ void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
     T* out = static_cast<T*>(args.dropout.out);
     const float ceiling = args.ceiling;
     const float factor = args.dropout.factor;
-    mask_walk<true>(args.dropout, task, contiguous, [&](ByBit kept, const Run& run) {
+    mask_walk<uint16_t>(args.dropout, task, contiguous, [&](Halved kept, const Run& run) {
       parameters.read(args, run.place, run.count);
       const float* __restrict scale = parameters.scale;
       const float* __restrict shift = parameters.shift;
       const float* __restrict slope = parameters.slope;
-      walk_pairs(run.count, kept, x + run.offset, grad + run.offset, out + run.offset,
-                 [=](int64_t place, auto stays, auto value, auto given) {
-                   using V = decltype(value);
-                   const Channel<V> of = {read<V>(scale + place), read<V>(shift + place), read<V>(slope + place)};
-                   return made_of<kPass>(stays, value, given, of, V{} + ceiling, V{} + factor);
-                 });
+      walk_pairs<masks_x(kPass), is_backward(kPass)>(
+          run.count, kept, x + run.offset, grad + run.offset, out + run.offset,
+          [=](int64_t place, auto value, auto given) {
+            using V = decltype(value);
+            const Channel<V> of = {read<V>(scale + place), read<V>(shift + place), read<V>(slope + place)};
+            return made_of<kPass>(Elsewhere<kRescaled>{}, value, given, of, V{} + ceiling, V{} + factor);
+          });
     });
   } else {
-    mask_walk<false>(args.dropout, task, contiguous, [&](ByBit kept, const Run& run) {
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
+    mask_walk<Bits>(args.dropout, task, contiguous, [&](ByBit<Bits> kept, const Run& run) {
       run_of<T, kPass, true>(args, kept, run.offset, run.count, run.place);
     });
   }
 }
 
-template <class T>
+template <class T, bool kRescaled>
 void typed(const FeatureDropoutBnPreluArgs& args, int64_t task) {
   const bool linear = args.slope_each == nullptr && args.slope == 1.0f && args.ceiling != args.ceiling;
-  if (!args.grad) return linear ? fused<T, kLinear>(args, task) : fused<T, kForward>(args, task);
-  if (linear) return fused<T, kLinearGrad>(args, task);
-  if (args.from_result) return fused<T, kFromResult>(args, task);
-  fused<T, kFromInput>(args, task);
+  if (!args.grad) return linear ? fused<T, kLinear, kRescaled>(args, task) : fused<T, kForward, kRescaled>(args, task);
+  if (linear) return fused<T, kLinearGrad, kRescaled>(args, task);
+  if (args.from_result) return fused<T, kFromResult, kRescaled>(args, task);
+  fused<T, kFromInput, kRescaled>(args, task);
 }
 
 }  // namespace
 
 void feature_dropout_bn_prelu_task(const FeatureDropoutBnPreluArgs& args, int64_t task) {
   switch (args.dropout.type) {
-    case kFloat32: return typed<float>(args, task);
-    case kBFloat16: return typed<BFloat16>(args, task);
-    default: return typed<Float16>(args, task);
+    case kFloat32: return typed<float, true>(args, task);
+    case kBFloat16:
+      return args.dropout.factor == 1.0f ? typed<BFloat16, false>(args, task) : typed<BFloat16, true>(args, task);
+    default: return typed<Float16, true>(args, task);
   }
 }
 

@@ -1,5 +1,5 @@
-// Elements of 16 bits, two at a time: as the halves of a word they need neither be spread over two registers nor packed
-// again, which for bfloat16 takes as long as the arithmetic.
+// Elements of bfloat16, two at a time: as the halves of a word they need neither be spread over two registers nor
+// packed again, which takes as long as the arithmetic.
 #pragma once
 
 #include "cpu/float_parts.h"
@@ -16,6 +16,23 @@ constexpr bool kInPairs = false;
 template <>
 constexpr bool kInPairs<BFloat16> = true;
 
+using Halved = ByBit<uint16_t>;
+
+// Where the parameters of even channels begin, and those of odd ones.
+constexpr int64_t kOdd = kTileChannels / 2;
+
+// Where an element stands that is not masked here, but before or after; a factor of 1 is left out.
+template <bool kRescaled>
+struct Elsewhere {};
+
+using fastadv::keep;
+
+template <bool kRescaled, class V>
+inline V keep(Elsewhere<kRescaled>, V value, V factor) {
+  if constexpr (kRescaled) return value * factor;
+  return value;
+}
+
 // One number, or a register of them.
 template <class V>
 V read(const float* from);
@@ -28,60 +45,77 @@ inline Part read<Part>(const float* from) {
   return *reinterpret_cast<const LoosePart*>(from);
 }
 
-// kept_lanes: which lanes of a register are kept, from the bytes of their channels. rounded_up: from_float, in the upper
-// half of every word.
+// kept_halves: what is dropped is 0. rounded: from_float, of the lower and the upper half of every word.
 #if defined(__AVX512F__)
-struct KeptLanes {
-  __mmask16 lanes;
-};
+typedef __mmask32 KeptHalves;
 
-inline KeptLanes kept_lanes(const uint32_t* bytes, uint32_t bit) {
-  return {_mm512_test_epi32_mask(*reinterpret_cast<const __m512i*>(bytes), _mm512_set1_epi32(static_cast<int>(bit)))};
+inline KeptHalves kept_halves(Halved kept, int64_t i) {
+  return _mm512_test_epi16_mask(_mm512_loadu_si512(kept.each + i), _mm512_set1_epi16(static_cast<int16_t>(kept.bit)));
 }
 
-using fastadv::keep;
+inline Words masked(KeptHalves kept, Words words) { return (Words)_mm512_maskz_mov_epi16(kept, (__m512i)words); }
 
-inline Part keep(KeptLanes kept, Part value, Part factor) {
-  return (Part)_mm512_maskz_mul_ps(kept.lanes, (__m512)value, (__m512)factor);
+inline Words rounded(Part low, Part high) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  const auto select = [=](Words a, Words b) {  // the upper halves of a, the lower ones of b
+    return _mm512_ternarylogic_epi32(upper, (__m512i)a, (__m512i)b, 0xca);
+  };
+  const __m512i made = select((Words)high, (Words)low >> 16);
+  const __m512i rest = select((Words)high << 16, (Words)low);
+  // Up where the rest is over one half, or at one half and what would be left is odd.
+  const __m512i odd = _mm512_and_si512(made, _mm512_set1_epi16(1));
+  const __mmask32 up = _mm512_cmpgt_epu16_mask(_mm512_adds_epu16(rest, odd), _mm512_set1_epi16(INT16_MIN));
+  const __m512i next = _mm512_mask_add_epi16(made, up, made, _mm512_set1_epi16(1));
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)low, (__m512)high, _CMP_UNORD_Q);
+  if (__builtin_expect(nan == 0, 1)) return (Words)next;
+  const auto quiet = [](Part value, Words words, Words bit) {
+    const __mmask16 its = _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q);
+    return (Words)_mm512_mask_mov_epi32((__m512i)words, its, (__m512i)bit);
+  };
+  const Words fixed_low = quiet(low, (Words)next & 0xffffu, Words{} + 0x7fc0u);
+  return fixed_low | quiet(high, (Words)next & 0xffff0000u, Words{} + 0x7fc00000u);
 }
 
-inline Words rounded_up(Part value) {
-  constexpr int kQuietNaN = 0x22;  // what becomes of NaN, quiet and not; everything else stays
-  const __m512i bits = (__m512i)value;
-  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-  const __m512i sum = (__m512i)((Words)bits + 0x7fffu);
-  const __m512i rounded = _mm512_mask_add_epi32(sum, odd, sum, _mm512_set1_epi32(1));
-  return (Words)_mm512_mask_fixupimm_ps((__m512)rounded, 0xffff, (__m512)value, _mm512_set1_epi32(kQuietNaN), 0);
-}
 #else
-inline auto kept_lanes(const uint32_t* bytes, uint32_t bit) {
-  return (*reinterpret_cast<const Words*>(bytes) & bit) != 0;
+typedef Halves KeptHalves;
+typedef uint16_t LooseHalves __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));
+
+inline KeptHalves kept_halves(Halved kept, int64_t i) {
+  return (KeptHalves)((*reinterpret_cast<const LooseHalves*>(kept.each + i) & kept.bit) != 0);
 }
 
-inline Words rounded_up(Part value) {
-  const Words bits = (Words)value;
-  const Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  return value == value ? rounded : bits | 0x400000u;
+inline Words masked(KeptHalves kept, Words words) { return words & (Words)kept; }
+
+inline Words rounded(Part low, Part high) {
+  const auto up = [](Part value) {
+    const Words bits = (Words)value;
+    return value == value ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x400000u;
+  };
+  return up(low) >> 16 | (up(high) & 0xffff0000u);
 }
 #endif
 
-// out = make(place, kept, x, grad) for the channels of a pixel, a register or one channel at a time. `kept` is sorted by
-// parity; `place` is where the parameters of the channels are, sorted likewise.
-template <class Make>
-inline void walk_pairs(int64_t count, ByBit kept, const BFloat16* x, const BFloat16* grad, BFloat16* out, Make make) {
+// out = make(place, x, grad) for the channels of a pixel, a register or one channel at a time, with what is dropped set
+// to 0 in x (kBefore) and in what is made (kAfter). `place` is where the parameters of the channels are.
+template <bool kBefore, bool kAfter, class Make>
+inline void walk_pairs(int64_t count, Halved kept, const BFloat16* x, const BFloat16* grad, BFloat16* out, Make make) {
   int64_t i = 0;
   for (; 2 * (i + kPart) <= count; i += kPart) {
-    const Words value = *reinterpret_cast<const LooseWords*>(x + 2 * i);
+    const KeptHalves stays = kept_halves(kept, 2 * i);
+    Words value = *reinterpret_cast<const LooseWords*>(x + 2 * i);
     const Words given = *reinterpret_cast<const LooseWords*>(grad + 2 * i);
-    const auto even = kept_lanes(kept.each + i, kept.bit);
-    const auto odd = kept_lanes(kept.each + kOdd + i, kept.bit);
-    const Part low = make(i, even, (Part)(value << 16), (Part)(given << 16));
-    const Part high = make(kOdd + i, odd, (Part)(value & 0xffff0000u), (Part)(given & 0xffff0000u));
-    *reinterpret_cast<LooseWords*>(out + 2 * i) = rounded_up(low) >> 16 | (rounded_up(high) & 0xffff0000u);
+    if constexpr (kBefore) value = masked(stays, value);
+    const Part low = make(i, (Part)(value << 16), (Part)(given << 16));
+    const Part high = make(kOdd + i, (Part)(value & 0xffff0000u), (Part)(given & 0xffff0000u));
+    Words made = rounded(low, high);
+    if constexpr (kAfter) made = masked(stays, made);
+    *reinterpret_cast<LooseWords*>(out + 2 * i) = made;
   }
   for (int64_t channel = 2 * i; channel < count; ++channel) {
-    const int64_t place = channel % 2 * kOdd + channel / 2;
-    from_float(make(place, kept(kept.each[place]), to_float(x[channel]), to_float(grad[channel])), out[channel]);
+    const bool stays = kept(kept.each[channel]);
+    const float value = kBefore && !stays ? 0.0f : to_float(x[channel]);
+    const float made = make(channel % 2 * kOdd + channel / 2, value, to_float(grad[channel]));
+    from_float(kAfter && !stays ? 0.0f : made, out[channel]);
   }
 }
 

@@ -63,13 +63,15 @@ inline Wide all(uint32_t value) { return Wide{} + value; }
 
 // A stream in every lane. Only the number of the block differs between lanes, so the first two rounds know half of
 // their words beforehand: they are constants here, with the keys already in them.
+template <int kRounds>
 struct WideStream {
   Wide first, second0, second2, second3;
-  Wide k0[kPhiloxRounds], k1[kPhiloxRounds];  // of rounds 2 and later
+  Wide k0[kRounds], k1[kRounds];  // of rounds 2 and later
 };
 
-inline WideStream widened(const PhiloxStream& stream) {
-  WideStream wide;
+template <int kRounds>
+inline WideStream<kRounds> widened(const PhiloxStream& stream) {
+  WideStream<kRounds> wide;
   const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * stream.id_lo;
   const uint32_t c0 = static_cast<uint32_t>(p1 >> 32) ^ stream.second ^ stream.k0;
   const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * c0;
@@ -77,7 +79,7 @@ inline WideStream widened(const PhiloxStream& stream) {
   wide.second0 = all(static_cast<uint32_t>(p1) ^ (stream.k0 + kPhiloxW0));
   wide.second2 = all(static_cast<uint32_t>(p0 >> 32) ^ (stream.k1 + kPhiloxW1));
   wide.second3 = all(static_cast<uint32_t>(p0));
-  for (uint32_t round = 2; round < kPhiloxRounds; ++round) {
+  for (uint32_t round = 2; round < kRounds; ++round) {
     wide.k0[round] = all(stream.k0 + round * kPhiloxW0);
     wide.k1[round] = all(stream.k1 + round * kPhiloxW1);
   }
@@ -91,8 +93,8 @@ struct WideBlock {
 
 // Blocks `number[k]`, side by side: a round is a chain of dependent instructions, and the processor sees too few of
 // another one by itself.
-template <int kCount>
-inline void philox_wide(const WideStream& stream, const Wide* number, WideBlock* c) {
+template <int kCount, int kRounds>
+inline void philox_wide(const WideStream<kRounds>& stream, const Wide* number, WideBlock* c) {
   const Wide m0 = all(kPhiloxM0);
   const Wide m1 = all(kPhiloxM1);
   FASTADV_UNROLL
@@ -102,7 +104,7 @@ inline void philox_wide(const WideStream& stream, const Wide* number, WideBlock*
     c[k] = {(p1 >> 32) ^ stream.second0, p1, p0 ^ stream.second2, stream.second3};
   }
   FASTADV_UNROLL
-  for (int round = 2; round < kPhiloxRounds; ++round) {
+  for (int round = 2; round < kRounds; ++round) {
     FASTADV_UNROLL
     for (int k = 0; k < kCount; ++k) {
       const Wide p0 = product(c[k].c0, m0);
@@ -115,7 +117,8 @@ inline void philox_wide(const WideStream& stream, const Wide* number, WideBlock*
 // `count` words in order, from word 4 * block on. Rounds up: `out` has room for a multiple of kTogether words.
 constexpr int64_t kTogether = 4 * kBlocks * kChains;
 
-inline void words_in_order(const WideStream& stream, uint32_t block, int64_t count, uint32_t* out) {
+template <int kRounds>
+inline void words_in_order(const WideStream<kRounds>& stream, uint32_t block, int64_t count, uint32_t* out) {
   Wide lanes{};  // which block a lane makes: such that taking even and odd lanes leaves them in order
   for (int lane = 0; lane < kBlocks; ++lane) lanes[lane] = static_cast<uint64_t>(lane % 2 * (kBlocks / 2) + lane / 2);
   for (int64_t i = 0; i < count; i += kTogether) {
@@ -136,8 +139,8 @@ inline void words_in_order(const WideStream& stream, uint32_t block, int64_t cou
 }
 
 // kVectors * 2 * kBlocks blocks, numbered by `blocks` and `group`: every other one in made[2k], the rest in made[2k + 1].
-template <int kVectors>
-inline void blocks_side_by_side(const WideStream& stream, const uint32_t* blocks, uint32_t group, WideBlock* made) {
+template <int kVectors, int kRounds>
+inline void blocks_side_by_side(const WideStream<kRounds>& stream, const uint32_t* blocks, uint32_t group, WideBlock* made) {
   Wide number[2 * kVectors];
   FASTADV_UNROLL
   for (int k = 0; k < kVectors; ++k) {
@@ -149,8 +152,8 @@ inline void blocks_side_by_side(const WideStream& stream, const uint32_t* blocks
 }
 
 // Their words 0 .. 3; word w goes to out[w * pitch + i].
-template <int kVectors>
-inline void word_planes(const WideStream& stream, const uint32_t* blocks, uint32_t group, uint32_t* out,
+template <int kVectors, int kRounds>
+inline void word_planes(const WideStream<kRounds>& stream, const uint32_t* blocks, uint32_t group, uint32_t* out,
                         int64_t pitch) {
   WideBlock made[2 * kVectors];
   blocks_side_by_side<kVectors>(stream, blocks, group, made);

@@ -27,7 +27,7 @@ struct PlainWords {
 };
 
 template <class Pairs, class Row>
-inline void walk_contiguous(const WideStream& stream, const Span& span, int64_t first, Row row) {
+inline void walk_contiguous(const WideStream<kNumberRounds>& stream, const Span& span, int64_t first, Row row) {
   alignas(kVectorBytes) uint32_t words[kTile];
   for (int64_t done = 0; done < span.length; done += kTile) {
     const int64_t count = span.length - done < kTile ? span.length - done : kTile;
@@ -59,7 +59,7 @@ inline void mix(const ChannelTile& now, const ChannelTile& next, const uint32_t*
 // belong to four pixels of one channel; where the plane is no multiple of 4, a block begins at another pixel in every
 // channel, and the words of four pixels come from two blocks.
 template <class Pairs, class Row>
-inline void walk_channels_last(const WideStream& stream, const BatchLayout& layout, const Span& span, int64_t first,
+inline void walk_channels_last(const WideStream<kNumberRounds>& stream, const BatchLayout& layout, const Span& span, int64_t first,
                                Row row) {
   alignas(kVectorBytes) uint32_t blocks[kTileChannels];
   uint32_t shift[kTileChannels];
@@ -106,7 +106,7 @@ inline void walk(const PhiloxKey& key, const BatchLayout& layout, int64_t task, 
   // A chunk starts on a multiple of 16 elements, and so on a whole block.
   const int64_t size = layout.channels_last ? layout.plane : layout.channels * layout.plane;
   const Span span = span_of(task, size, layout.cut);
-  const WideStream stream = widened(stream_of(key, span.image));
+  const auto stream = widened<kNumberRounds>(stream_of(key, span.image));
   const int64_t first = span.chunk * layout.cut.chunk;
   if (layout.channels_last) return walk_channels_last<Pairs>(stream, layout, span, first, channels_last);
   walk_contiguous<Pairs>(stream, span, first, contiguous);

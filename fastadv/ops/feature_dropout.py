@@ -32,11 +32,14 @@ def feature_dropout(
 
     .. math:: y_e = m_e\,x_e, \qquad m_e = [\,r_e \ge \mathrm{round}(2^{16}\,\mathrm{rate})\,]
 
-    where :math:`r_e` is the element's draw of 16 bits: half a Philox word, of (seed, image id, tick, layer, place of
-    the element in (C, H, W) order), whatever the memory order. So two images of one id have one mask (the pair of
-    DFANet), and an image has its mask in any slot, with any neighbours and on every backend. What is dropped is +0,
-    also where ``x`` is not finite. Differentiable any number of times: the backward pass generates the mask again.
-    Every backend gives the same bits.
+    where :math:`r_e` is the element's draw of 16 bits, a function of (seed, image id, tick, layer, place of the element
+    in (C, H, W) order), whatever the memory order. So two images of one id have one mask (the pair of DFANet), and an
+    image has its mask in any slot, with any neighbours and on every backend. Sixteen elements share a block of
+    Philox4x32-7: with its bytes :math:`b_0, \dots, b_{15}`, draw k is
+    :math:`2^8\,b_k + (b_{k \oplus 1} \oplus b_{(k \oplus 1) + 4 \bmod 16})`. Any two draws are independent, and so are
+    the upper bytes of all, which are enough for all but one decision in 256. What is dropped is +0, also where ``x`` is
+    not finite. Differentiable any number of times: the backward pass generates the mask again. Every backend gives the
+    same bits.
 
     Args:
         x: feature map ``(N, ...)``, float32, bfloat16 or float16; contiguous or channels-last as it is, any other
@@ -59,7 +62,8 @@ def feature_dropout(
         BackendUnavailable: the backend that was named cannot run here.
 
     Source:
-        Zhong and Deng 2020, "Towards transferable adversarial attack against deep face recognition", eq. 12.
+        Zhong and Deng 2020, "Towards transferable adversarial attack against deep face recognition", eq. 12; Salmon et
+        al. 2011, "Parallel random numbers: as easy as 1, 2, 3", table 2: seven rounds are Crush-resistant.
     """
     value, key = borrowed(x, seed, ids, tick, layer)
     made = _op(value, *key, *threshold_and_factor(rate, rescale), backend or "auto")

@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, image, tick, layer, element) only: Philox4x32-10.
+"""Random numbers that depend on (seed, image, tick, layer, element) only: Philox4x32.
 
 The key is the 64-bit seed; the counter is ``(element // 4, layer * 2**20 + tick, id_lo, id_hi)`` and
 ``element % 4`` picks the word. So an image draws the same numbers in any slot, with any neighbours, after any
@@ -19,12 +19,14 @@ from fastadv import _native, backends
 from fastadv.ops import random_key
 from fastadv.ops.random_key import LAYERS, TICKS
 from fastadv.ops.reference import philox as reference
-from fastadv.ops.reference.philox import block
+from fastadv.ops.reference.philox import MASK_ROUNDS, NUMBER_ROUNDS, block
 
-__all__ = ["LAYERS", "TICKS", "block", "normal", "uniform", "words"]
+__all__ = ["LAYERS", "MASK_ROUNDS", "NUMBER_ROUNDS", "TICKS", "block", "normal", "uniform", "words"]
 
 
-def words(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count: int) -> Tensor:
+def words(
+    seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count: int, *, rounds: int = NUMBER_ROUNDS
+) -> Tensor:
     """Raw 32-bit words.
 
     Args:
@@ -34,6 +36,7 @@ def words(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
             different ticks. The values of a tensor are not looked at, so that nothing waits for the device.
         layer: in ``[0, 2**12)``: separates independent draws of one tick.
         count: words per image, at most ``2**34``.
+        rounds: of Philox: 10 for the numbers of every other function, 7 for the masks of feature dropout.
 
     Returns:
         ``(N, count)`` int64, each in ``[0, 2**32)``, on the device of ``ids``.
@@ -42,7 +45,9 @@ def words(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
         TypeError, ValueError: an argument is of the wrong type or out of range.
     """
     random_key.check(seed, ids, tick, layer, count)
-    return reference.words(seed, ids, tick, layer, count)
+    if rounds not in (MASK_ROUNDS, NUMBER_ROUNDS):
+        raise ValueError(f"rounds is {rounds!r}; expected {MASK_ROUNDS} or {NUMBER_ROUNDS}")
+    return reference.words(seed, ids, tick, layer, count, rounds)
 
 
 def uniform(

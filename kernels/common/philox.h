@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator, and
-// what a batch of images draws from it.
+// Philox4x32 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the counter-based generator, and what
+// a batch of images draws from it.
 #pragma once
 
 #include <cmath>
@@ -28,11 +28,15 @@ struct PhiloxBlock {
   uint32_t c0, c1, c2, c3;
 };
 
+// Numbers that become noise take the ten rounds that its authors recommend. A mask takes seven, the fewest that they
+// call Crush-resistant (their table 2): of its draws only the side of the threshold is seen.
+constexpr int kNumberRounds = 10;
+constexpr int kMaskRounds = 7;
+
 constexpr uint32_t kPhiloxM0 = 0xD2511F53u;
 constexpr uint32_t kPhiloxM1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9u;
 constexpr uint32_t kPhiloxW1 = 0xBB67AE85u;
-constexpr int kPhiloxRounds = 10;
 
 static FASTADV_HD PhiloxStream stream_of(const PhiloxKey& key, int64_t image) {
   const uint64_t seed = static_cast<uint64_t>(key.seed_at ? *key.seed_at : key.seed);
@@ -44,11 +48,12 @@ static FASTADV_HD PhiloxStream stream_of(const PhiloxKey& key, int64_t image) {
 }
 
 // Words 4 * block .. 4 * block + 3 of an image.
+template <int kRounds>
 static FASTADV_HD PhiloxBlock philox(const PhiloxStream& stream, uint32_t block) {
   PhiloxBlock c = {block, stream.second, stream.id_lo, stream.id_hi};
   uint32_t k0 = stream.k0;
   uint32_t k1 = stream.k1;
-  for (int round = 0; round < kPhiloxRounds; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * c.c0;
     const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * c.c2;
     const PhiloxBlock next = {static_cast<uint32_t>(p1 >> 32) ^ c.c1 ^ k0, static_cast<uint32_t>(p1),

@@ -11,7 +11,8 @@
 
 namespace fastadv::cuda {
 
-constexpr int kAhead = 4;  // pixels of a channels-last image that are read before the first of them is written
+constexpr int kTaken = kDraws / 2;  // elements or pixels of a thread: sixteen bytes each way, or twice as many
+constexpr int kAhead = 4;           // pixels of a channels-last image that are read before the first of them is written
 
 // `count` elements, the others of a row are beyond the end. `place` is the first one's place in its image. Bit k of
 // `kept` is element k's.
@@ -22,7 +23,7 @@ struct MaskRun {
   uint32_t kept;
 };
 
-// A thread takes the kDraws elements of one block.
+// A thread takes half of the elements of a block.
 template <class Row, bool kVector>
 __global__ void __launch_bounds__(kThreads, 3) contiguous_mask_kernel(const Row row, const FeatureDropoutArgs args) {
   const BatchLayout& layout = args.layout;
@@ -32,23 +33,24 @@ __global__ void __launch_bounds__(kThreads, 3) contiguous_mask_kernel(const Row 
     const BlockSpan span = block_span(task, size, layout.cut);
     const PhiloxStream stream = stream_of(args.key, span.image);
     const int64_t begin = span.offset - span.image * size;
-    for (int64_t i = int64_t{threadIdx.x} * kDraws; i < span.length; i += int64_t{kThreads} * kDraws) {
+    for (int64_t i = int64_t{threadIdx.x} * kTaken; i < span.length; i += int64_t{kThreads} * kTaken) {
       const int64_t left = span.length - i;
-      const PhiloxBlock block = philox(stream, static_cast<uint32_t>((begin + i) / kDraws));
-      const MaskRun run = {span.offset + i, begin + i, left < kDraws ? static_cast<int>(left) : kDraws,
-                           kept_byte(block, args.threshold)};
-      row.template along<kDraws, kVector>(run, row.template read<kDraws, kVector>(run.offset, run.count));
+      const uint32_t place = static_cast<uint32_t>(begin + i);
+      const PhiloxBlock block = philox<kMaskRounds>(stream, place / kDraws);
+      const MaskRun run = {span.offset + i, begin + i, left < kTaken ? static_cast<int>(left) : kTaken,
+                           kept_of_half(block, place % kDraws != 0, args.threshold)};
+      row.template along<kTaken, kVector>(run, row.template read<kTaken, kVector>(run.offset, run.count));
     }
   }
 }
 
-// A thread takes kDraws pixels of kWidth channels; neighbouring threads neighbouring channels. Where the plane is no
-// multiple of kDraws, the bits of a group of pixels come from two blocks, and which ones differs between channels.
+// A thread takes kTaken pixels of kWidth channels; neighbouring threads neighbouring channels. Where the plane is no
+// multiple of kTaken, their bits may come from two blocks, and which ones differs between channels.
 template <class Row, int kWidth>
 __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row row, const FeatureDropoutArgs args) {
   const BatchLayout& layout = args.layout;
   const int64_t packs = layout.channels / kWidth;
-  const int64_t items = (layout.plane + kDraws - 1) / kDraws * packs;
+  const int64_t items = (layout.plane + kTaken - 1) / kTaken * packs;
   const int64_t tasks = layout.images * layout.cut.chunks;
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
     const BlockSpan span = block_span(task, items, layout.cut);
@@ -59,20 +61,24 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
       // spill.
       const int64_t group = static_cast<uint32_t>(begin + i) / static_cast<uint32_t>(packs);
       const int64_t channel = (begin + i - group * packs) * kWidth;
+      const int64_t first = kTaken * group;
       uint32_t pixels[kWidth];  // bit p: whether pixel p of the group is kept
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const uint64_t start = static_cast<uint64_t>((channel + k) * layout.plane);
-        const uint32_t block = static_cast<uint32_t>(start / kDraws + static_cast<uint64_t>(group));
-        const uint32_t shift = static_cast<uint32_t>(start % kDraws);
-        pixels[k] = kept_byte(philox(stream, block), args.threshold);
-        if (shift != 0) {
-          const uint32_t next = kept_byte(philox(stream, block + 1), args.threshold);
-          pixels[k] = (pixels[k] | next << kDraws) >> shift;
+        const uint32_t place = static_cast<uint32_t>((channel + k) * layout.plane + first);
+        const uint32_t shift = place % kDraws;
+        const PhiloxBlock block = philox<kMaskRounds>(stream, place / kDraws);
+        if (shift % kTaken == 0) {
+          pixels[k] = kept_of_half(block, shift != 0, args.threshold);
+        } else {
+          pixels[k] = kept_of_block(block, args.threshold) >> shift;
+          if (shift > kDraws - kTaken) {
+            const PhiloxBlock next = philox<kMaskRounds>(stream, place / kDraws + 1);
+            pixels[k] |= kept_of_block(next, args.threshold) << (kDraws - shift);
+          }
         }
       }
-      const int64_t first = kDraws * group;
-      const int many = layout.plane - first < kDraws ? static_cast<int>(layout.plane - first) : kDraws;
+      const int many = layout.plane - first < kTaken ? static_cast<int>(layout.plane - first) : kTaken;
       const int64_t start = (span.image * layout.plane + first) * layout.channels + channel;
       const auto held = row.template channels<kWidth>(channel);
       const auto kept = [&](int p) {
@@ -112,7 +118,7 @@ int walk_masked(const Row& row, FeatureDropoutArgs args, bool wide, cudaStream_t
   if (!layout.channels_last) {
     layout.cut = partition(size, kChunk);
     const unsigned grid = grid_for(layout.images * layout.cut.chunks);
-    if (wide && size % kDraws == 0) {
+    if (wide && size % kTaken == 0) {
       contiguous_mask_kernel<Row, true><<<grid, kThreads, 0, stream>>>(row, args);
     } else {
       contiguous_mask_kernel<Row, false><<<grid, kThreads, 0, stream>>>(row, args);
@@ -120,7 +126,7 @@ int walk_masked(const Row& row, FeatureDropoutArgs args, bool wide, cudaStream_t
     return cudaGetLastError();
   }
   const bool packed = wide && layout.channels % kPack == 0;
-  const int64_t items = (layout.plane + kDraws - 1) / kDraws * (layout.channels / (packed ? kPack : 1));
+  const int64_t items = (layout.plane + kTaken - 1) / kTaken * (layout.channels / (packed ? kPack : 1));
   layout.cut = partition(items, kThreads);
   const unsigned grid = grid_for(layout.images * layout.cut.chunks);
   if (packed) {

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) contiguous_kernel(const Row row, con
       const auto given = row.template read<kWidth, kVector>(run);
 #pragma unroll
       for (int k = 0; k < kWidth; k += 4) {
-        const PhiloxBlock made = philox(stream, static_cast<uint32_t>((begin + i + k) / 4));
+        const PhiloxBlock made = philox<kNumberRounds>(stream, static_cast<uint32_t>((begin + i + k) / 4));
         run.words[k] = made.c0;
         run.words[k + 1] = made.c1;
         run.words[k + 2] = made.c2;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) channels_last_kernel(const Row row, 
       for (int k = 0; k < kWidth; ++k) {
         const uint64_t start = static_cast<uint64_t>((channel + k) * layout.plane);
         const uint32_t block = static_cast<uint32_t>(start / 4 + static_cast<uint64_t>(group));
-        PhiloxBlock a = philox(stream, block);
+        PhiloxBlock a = philox<kNumberRounds>(stream, block);
         Row::pair(a.c0, a.c1);
         Row::pair(a.c2, a.c3);
         const uint32_t shift = static_cast<uint32_t>(start % 4);
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads) channels_last_kernel(const Row row, 
           words[2][k] = a.c2;
           words[3][k] = a.c3;
         } else {
-          PhiloxBlock b = philox(stream, block + 1);
+          PhiloxBlock b = philox<kNumberRounds>(stream, block + 1);
           Row::pair(b.c0, b.c1);
           Row::pair(b.c2, b.c3);
           words[0][k] = shift == 1 ? a.c1 : shift == 2 ? a.c2 : a.c3;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) few_channels_kernel(const Row row, c
       }
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        PhiloxBlock made = philox(stream, static_cast<uint32_t>(c * groups + begin + i));
+        PhiloxBlock made = philox<kNumberRounds>(stream, static_cast<uint32_t>(c * groups + begin + i));
         Row::pair(made.c0, made.c1);
         Row::pair(made.c2, made.c3);
         const uint32_t words[] = {made.c0, made.c1, made.c2, made.c3};

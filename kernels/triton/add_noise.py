@@ -11,7 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .philox import VARYING, contiguous_tile, four_words, in_order, pixel_tile, pixel_value, stream, walk
+from .philox import (
+    NUMBER_ROUNDS,
+    VARYING,
+    contiguous_tile,
+    four_words,
+    in_order,
+    pixel_tile,
+    pixel_value,
+    stream,
+    walk,
+)
 from .sign_step import clip, on_device, per_image
 
 
@@ -55,7 +65,7 @@ def normal_pair(first, second):
 
 @triton.jit
 def four_noises(blocks, key, second, id_lo, id_hi, GAUSSIAN: tl.constexpr):
-    a0, a1, a2, a3 = four_words(blocks, key, second, id_lo, id_hi)
+    a0, a1, a2, a3 = four_words(blocks, key, second, id_lo, id_hi, NUMBER_ROUNDS)
     if GAUSSIAN:
         n0, n1 = normal_pair(a0, a1)
         n2, n3 = normal_pair(a2, a3)

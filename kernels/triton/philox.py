@@ -13,6 +13,8 @@ from torch import Tensor
 
 BLOCK = 1024  # elements of a program, contiguous images; groups of pixels times channels, channels-last ones
 CHANNELS = 64  # at most, of the latter
+NUMBER_ROUNDS = tl.constexpr(10)  # see kernels/common/philox.h
+MASK_ROUNDS = tl.constexpr(7)
 
 #: Arguments that change from call to call: a kernel is compiled once for all their values.
 VARYING = ("seed", "tick", "layer", "threshold")
@@ -42,10 +44,10 @@ def stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image):
 
 
 @triton.jit
-def four_words(blocks, key, second, id_lo, id_hi):
+def four_words(blocks, key, second, id_lo, id_hi, ROUNDS: tl.constexpr):
     c0 = (blocks & 0xFFFFFFFF).to(tl.uint32)
     zero = c0 * 0
-    return tl.philox(key, c0, zero + second, zero + id_lo, zero + id_hi)
+    return tl.philox(key, c0, zero + second, zero + id_lo, zero + id_hi, n_rounds=ROUNDS)
 
 
 @triton.jit

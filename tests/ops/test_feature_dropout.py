@@ -1,5 +1,7 @@
 """Feature dropout: one mask on every backend and in every memory order, from the published counter."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,12 +20,54 @@ pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|underflo
 LAYOUTS = ["contiguous", "channels_last", "columns", "offset"]
 
 
+def draws_of(words):
+    """Draw k of a block of bytes b: b[k] above b[k ^ 1] ^ b[((k ^ 1) + 4) % 16]."""
+    b = [words[..., k // 4 :: 4] // 256 ** (k % 4) % 256 for k in range(16)]
+    return torch.stack([b[k] * 256 + (b[k ^ 1] ^ b[((k ^ 1) + 4) % 16]) for k in range(16)], -1).flatten(-2)
+
+
 def mask(shape, rate, **key):
-    """Kept elements, from the words themselves: two to a word, the lower half first."""
+    """Kept elements, from the words themselves: sixteen to a block of four."""
     size = torch.Size(shape[1:]).numel()
-    words = philox.words(key["seed"], key["ids"], key["tick"], key["layer"], size // 2 + 1)
-    draws = torch.stack([words % 2**16, words // 2**16], 2).view(shape[0], -1)[:, :size]
-    return (draws >= round(rate * 2**16)).view(shape)
+    words = philox.words(key["seed"], key["ids"], key["tick"], key["layer"], 4 * (size // 16 + 1), rounds=7)
+    return (draws_of(words)[:, :size] >= round(rate * 2**16)).view(shape)
+
+
+def test_any_two_draws_of_a_block_are_independent():
+    # They are linear in the 128 bits of a block, so two of them take all 2^32 values equally often if the map to their
+    # 32 bits has full rank.
+    unit = torch.zeros(128, 4, dtype=torch.int64)
+    unit[torch.arange(128), torch.arange(128) // 32] = 1 << torch.arange(128) % 32
+    draws = draws_of(unit).tolist()  # what each bit of a block changes in the sixteen
+    for a in range(16):
+        for b in range(a):
+            basis = {}
+            for bit in draws:
+                value = bit[a] << 16 | bit[b]
+                while value and (high := value.bit_length()) in basis:
+                    value ^= basis[high]
+                if value:
+                    basis[high] = value
+            assert len(basis) == 32, (a, b)
+
+
+@pytest.mark.parametrize("rate", [0.025, 0.1, 0.5])
+def test_the_dropped_of_a_block_are_as_many_as_of_independent_draws(rate):
+    blocks = 2**17
+    key = {**KEY, "ids": KEY["ids"][:2]}
+    dropped = (ops.feature_dropout(torch.ones(2, 16 * blocks), rate=rate, **key) == 0).view(-1, 16)
+    exact = round(rate * 2**16) / 2**16
+    counts = torch.bincount(dropped.sum(1), minlength=17).double()
+    expected = torch.tensor(
+        [2 * blocks * math.comb(16, n) * exact**n * (1 - exact) ** (16 - n) for n in range(17)], dtype=torch.float64
+    )
+    often = expected > 20
+    chi_square = float(((counts - expected) ** 2 / expected)[often].sum())
+    assert chi_square < int(often.sum()) + 5 * (2 * int(often.sum())) ** 0.5
+    together = dropped.double().T @ dropped.double()
+    pairs = together[~torch.eye(16, dtype=torch.bool)]
+    mean = 2 * blocks * exact**2
+    assert float((pairs - mean).abs().max()) < 5 * mean**0.5
 
 
 @pytest.mark.usefixtures("poisoned")

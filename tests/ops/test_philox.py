@@ -8,28 +8,35 @@ import torch
 from fastadv.ops import philox
 
 ONES = 0xFFFFFFFF
-KNOWN = [  # Random123, kat_vectors, philox4x32 10
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((ONES,) * 4, (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
+PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+KNOWN = [  # Random123, kat_vectors, philox4x32: rounds, counter, key, words
+    (10, (0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    (10, (ONES,) * 4, (ONES, ONES), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (10, PI, (0xA4093822, 0x299F31D0), (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    (7, (0, 0, 0, 0), (0, 0), (0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48)),
+    (7, (ONES,) * 4, (ONES, ONES), (0x5207DDC2, 0x45165E59, 0x4D8EE751, 0x8C52F662)),
+    (7, PI, (0xA4093822, 0x299F31D0), (0x4DFCCABA, 0x190A87F0, 0xC47362BA, 0xB6B5242A)),
 ]
 IDS = torch.tensor([0, 1, 5, 2**62 + 3])
 
 
-@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_known_answers(counter, key, expected):
-    made = philox.block(tuple(torch.tensor([c]) for c in counter), key)
+@pytest.mark.parametrize(("rounds", "counter", "key", "expected"), KNOWN)
+def test_known_answers(rounds, counter, key, expected):
+    made = philox.block(tuple(torch.tensor([c]) for c in counter), key, rounds)
     assert tuple(int(word) for word in made) == expected
 
 
-def test_the_published_vector_through_the_public_words():
+@pytest.mark.parametrize("known", [KNOWN[0], KNOWN[3]], ids=lambda known: str(known[0]))
+def test_the_published_vector_through_the_public_words(known):
     # Counter (element // 4, layer * 2**20 + tick, id_lo, id_hi) and key (seed_lo, seed_hi): 0 is 0.
-    words = philox.words(0, torch.tensor([0]), 0, 0, 4)
-    assert words.tolist() == [list(KNOWN[0][2])]
+    words = philox.words(0, torch.tensor([0]), 0, 0, 4, rounds=known[0])
+    assert words.tolist() == [list(known[3])]
+
+
+def test_ten_rounds_unless_seven_are_asked_for():
+    assert torch.equal(philox.words(3, IDS, 4, 1, 9), philox.words(3, IDS, 4, 1, 9, rounds=10))
+    with pytest.raises(ValueError, match="rounds is 8; expected 7 or 10"):
+        philox.words(3, IDS, 4, 1, 9, rounds=8)
 
 
 def test_the_counter_is_laid_out_as_documented():
