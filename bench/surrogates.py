@@ -8,11 +8,12 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,18 +63,31 @@ def tick(forward: Forward, source: Tensor, target: Tensor, seen: Forward | None 
     return torch.autograd.grad(loss, leaf)[0]
 
 
-def _interleaved(calls: Mapping[str, Callable[[], Any]], device: str, *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, in turn, so that a drift of the machine meets all alike."""
+def _interleaved(
+    calls: Mapping[str, Callable[[], Any]], device: str, *, rounds: int, seconds: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds of each call, in turn, so that a drift of the machine meets all alike; more rounds until ``seconds``."""
     found: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds + 1):
+    started = time.perf_counter()
+    done = -1  # the first round warms up
+    while done < rounds or time.perf_counter() - started < seconds:
+        done += 1
         for name, call in calls.items():
             begin = time.perf_counter()
             call()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if k:  # the first round warms up
+            if done:
                 found[name].append(time.perf_counter() - begin)
     return found
+
+
+def _interval(seconds: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
+    """Where the ratio of the medians lies in 90 of 100 draws of rounds, with replacement."""
+    both = np.array([seconds, base])
+    drawn = np.random.default_rng(0).integers(len(base), size=(2000, len(base)))
+    low, high = np.quantile(np.divide(*np.median(both[:, drawn], axis=2)), (0.05, 0.95))
+    return float(low), float(high)
 
 
 def _peak(call: Callable[[], Any], device: str) -> int:
@@ -142,12 +156,14 @@ def masks(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, A
             }
             if quick:
                 calls.pop("rand masks, stored")
-            spent = _interleaved(calls, device, rounds=2 if quick else 5 if "iresnet" in name else 15)
+            # the differences are small on the small networks, and those have time for many rounds
+            spent = _interleaved(calls, device, rounds=2 if quick else 5, seconds=0 if quick else 40)
             base = statistics.median(spent["no masks"])
             memory = {label: _peak(call, device) for label, call in calls.items()}
             for label, seconds in spent.items():
                 low, *_, high = statistics.quantiles(seconds, n=5)
                 ratios = [a / b for a, b in zip(seconds, spent["no masks"], strict=True)]
+                least, most = _interval(seconds, spent["no masks"])
                 rows.append(
                     {
                         "model": name,
@@ -158,7 +174,10 @@ def masks(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, A
                         "ms_q20": 1e3 * low / BATCH,
                         "ms_q80": 1e3 * high / BATCH,
                         "ratio_to_no_masks": statistics.median(seconds) / base,
+                        "ratio_q05": least,
+                        "ratio_q95": most,
                         "ratio_paired": statistics.median(ratios),
+                        "rounds": len(seconds),
                         "memory_ratio": memory[label] / memory["no masks"],
                     }
                 )

@@ -143,6 +143,7 @@ class PreparedDropout:
             operation=operation,
             backend=backend,
             native=backend == "cpu" and x.stride() == layout.empty(x).stride() and x.numel() > 0,
+            strides=x.stride(),
             before=checks.GRAD_TYPES[x.dtype],
             after=(self._layer, *self._numbers, *rest, *sizes),
         )
@@ -175,6 +176,7 @@ class _Layout:
         backend: which runs it.
         native: whether the C++ kernel can be called with the map as it is, and the operation's result lies in memory as
             the map does: to the strides of one pixel, by which the next convolution chooses its kernel.
+        strides: the map's.
         before: the C++ kernel's argument before the key.
         after: those after it.
     """
@@ -182,6 +184,7 @@ class _Layout:
     operation: str
     backend: str
     native: bool
+    strides: tuple[int, ...]
     before: int
     after: tuple[Any, ...]
 
@@ -193,10 +196,10 @@ class _Prepared(torch.autograd.Function):
         made = prepared._run(x, None, key, known, x if over else None)
         if over:
             ctx.mark_dirty(x)
-        kept = None if prepared._kept is None else made if prepared._kept == "result" else x
-        ids, seed_at, _, tick_each, _, _ = key.of_layer(0)
-        ctx.save_for_backward(kept, ids, seed_at, tick_each)
-        ctx.rest = (prepared, key, known)
+        if prepared._kept is not None:
+            ctx.save_for_backward(made if prepared._kept == "result" else x)
+        # Not saved with it: a key is all layers' alike, and saving its tensors costs more than looking at them.
+        ctx.rest = (prepared, key, key.versions(), known)
         return made
 
     @staticmethod
@@ -205,10 +208,13 @@ class _Prepared(torch.autograd.Function):
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-    kept, *_ = ctx.saved_tensors  # raises where ticks, ids or what was kept have changed since
-    prepared, key, known = ctx.rest
-    if kept is None:  # without an activation, what was seen makes no difference
-        kept, known = gradient, prepared._layout(gradient)
+    prepared, key, versions, known = ctx.rest
+    if key.versions() != versions:
+        raise RuntimeError("seed, ids or tick has been modified by an inplace operation since the forward pass")
+    if prepared._kept is not None:
+        (kept,) = ctx.saved_tensors  # raises where it has changed
+    else:  # without an activation, what was seen makes no difference
+        kept, known = gradient, known if gradient.stride() == known.strides else prepared._layout(gradient)
     over = prepared._overwrite[1] and known.native and not gradient._is_view() and kept.stride() == gradient.stride()
     return prepared._run(kept, gradient, key, known, gradient if over else None), None, None, None
 

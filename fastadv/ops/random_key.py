@@ -97,10 +97,15 @@ class BatchKey:
     def __init__(self, seed: int | Tensor, ids: Tensor, tick: int | Tensor) -> None:
         self._split = split(seed, ids, tick, 0, 0)
         self.seed, self.ids, self.tick, self.count = seed, ids, tick, ids.shape[0]
+        self._tensors = [part for part in (seed, ids, tick) if isinstance(part, Tensor)]
 
     def of_layer(self, layer: int) -> Split:
         """As a schema takes it."""
         return (*self._split[:5], layer)
+
+    def versions(self) -> list[int]:
+        """How often each of its tensors has been written."""
+        return [part._version for part in self._tensors]
 
     @functools.cached_property
     def numbers(self) -> tuple[int, ...]:
