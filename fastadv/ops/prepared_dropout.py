@@ -151,6 +151,10 @@ class PreparedDropout:
     def _run(
         self, x: Tensor, grad: Tensor | None, key: random_key.BatchKey, known: _Layout, into: Tensor | None
     ) -> Tensor:
+        if not known.native and known.backend == "cpu" and (grad is None or grad is x):
+            into = _dense(x)  # a slice, or one map for all images: the copy is nobody else's
+            known = self._layout(into)
+            x, grad = into, None if grad is None else into
         if not known.native or (grad is not None and grad.stride() != x.stride()):
             maps: tuple[Any, ...] = (x if grad is None else grad,) if self._parameters is None else (x, grad)
             implementation = IMPLEMENTATIONS[known.operation][known.backend]
@@ -165,6 +169,12 @@ class PreparedDropout:
         else:
             module.cpu_feature_dropout_bn_prelu(x.data_ptr(), 0 if grad is None else grad.data_ptr(), *common)
         return out
+
+
+def _dense(x: Tensor) -> Tensor:
+    """A copy without gaps, in the memory order that ``x`` has but for them."""
+    last = x.dim() == 4 and x.stride(1) == 1 and not x.is_contiguous()
+    return x.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @dataclass(frozen=True, kw_only=True)
