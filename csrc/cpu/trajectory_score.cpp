@@ -14,8 +14,6 @@ constexpr int64_t kTerms = 256;  // products whose sum stays in float32
 // How many times sixteen sums of a row are made at once.
 #if defined(__AVX512F__)
 constexpr int64_t kTogether = 4;
-#elif defined(__AVX2__)
-constexpr int64_t kTogether = 1;
 #else
 constexpr int64_t kTogether = 1;
 #endif
