@@ -132,7 +132,6 @@ inline void mask_channels_last(const MaskStream& stream, uint32_t threshold, con
                                const Span& span, int64_t first, Row row) {
   alignas(kVectorBytes) uint32_t blocks[kTileChannels];
   alignas(kVectorBytes) uint32_t halves[2][kTileChannels];
-  alignas(kVectorBytes) uint32_t mixed[kTileChannels];
   alignas(kVectorBytes) Bits bits[kTileChannels];
   uint32_t shift[kTileChannels];
   for (int64_t channel = 0; channel < layout.channels; channel += kTileChannels) {
@@ -153,22 +152,19 @@ inline void mask_channels_last(const MaskStream& stream, uint32_t threshold, con
       for (; c < count; c += 2 * kBlocks)
         kept_of_blocks<1>(stream, blocks + c, static_cast<uint32_t>(group), threshold, out + c);
     };
-    if (largest != 0) make(0, halves[0]);
     for (int64_t pixel = 0; pixel < span.length; pixel += kDraws) {
       const int64_t group = pixel / kDraws;
       const int64_t rest = span.length - pixel;
       const int64_t pixels = rest < kDraws ? rest : kDraws;
-      if (largest == 0) {
-        make(group, mixed);
-      } else if (largest + pixels <= kDraws) {
-        for (int64_t c = 0; c < count; ++c) mixed[c] = halves[group % 2][c] >> shift[c];
+      uint32_t* now = halves[group % 2];
+      uint32_t* next = halves[(group + 1) % 2];
+      if (group == 0 || largest == 0) make(group, now);
+      if (largest + pixels <= kDraws) {
+        for (int64_t c = 0; c < count; ++c) bits[c] = static_cast<Bits>(now[c] >> shift[c]);
       } else {
-        const uint32_t* now = halves[group % 2];
-        uint32_t* next = halves[(group + 1) % 2];
         make(group + 1, next);
-        for (int64_t c = 0; c < count; ++c) mixed[c] = (now[c] | next[c] << kDraws) >> shift[c];
+        for (int64_t c = 0; c < count; ++c) bits[c] = static_cast<Bits>((now[c] | next[c] << kDraws) >> shift[c]);
       }
-      for (int64_t c = 0; c < count; ++c) bits[c] = static_cast<Bits>(mixed[c]);
       for (int64_t k = 0; k < pixels; ++k)
         row(ByBit<Bits>{bits, static_cast<Bits>(1u << k)},
             Run{span.image, (span.offset + pixel + k) * layout.channels + channel, count, channel});
