@@ -25,20 +25,20 @@ struct Channel {
   V slope;
 };
 
-// What becomes of x, or of the gradient `given`. A linear one is what the others come to without activation and ceiling.
-template <Pass kPass, class Kept, class V>
-inline V made_of(Kept stays, V x, V given, Channel<V> of, V ceiling, V factor) {
+// What becomes of x, or of the gradient `given`, but for the mask and its factor, which are applied to x where masks_x,
+// and to a derivative. A linear pass is what the others come to without activation and ceiling.
+template <Pass kPass, class V>
+inline V made_of(V x, V given, Channel<V> of, V ceiling) {
   if constexpr (kPass == kForward) {
-    return affine_prelu(keep(stays, x, factor), of.scale, of.shift, of.slope, ceiling);
+    return affine_prelu(x, of.scale, of.shift, of.slope, ceiling);
   } else if constexpr (kPass == kLinear) {
-    return of.scale * keep(stays, x, factor) + of.shift;
+    return of.scale * x + of.shift;
   } else if constexpr (kPass == kLinearGrad) {
-    return keep(stays, given * of.scale, factor);
+    return given * of.scale;
   } else if constexpr (kPass == kFromResult) {
-    return keep(stays, affine_prelu_grad_of(x, given, of.scale, of.slope, ceiling), factor);
+    return affine_prelu_grad_of(x, given, of.scale, of.slope, ceiling);
   } else {
-    const V seen = keep(stays, x, factor);
-    return keep(stays, affine_prelu_grad(seen, given, of.scale, of.shift, of.slope, ceiling), factor);
+    return affine_prelu_grad(x, given, of.scale, of.shift, of.slope, ceiling);
   }
 }
 
@@ -80,10 +80,14 @@ inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t off
   FASTADV_INDEPENDENT
   for (int64_t i = 0; i < count; ++i) {
     const Channel<float> of = kEach ? Channel<float>{scales[i], shifts[i], slopes ? slopes[i] : one.slope} : one;
-    from_float(made_of<kPass>(kept(each[i]), to_float(x[i]), to_float(grad[i]), of, ceiling, factor), out[i]);
+    const bool stays = kept(each[i]);
+    const float value = masks_x(kPass) ? keep(stays, to_float(x[i]), factor) : to_float(x[i]);
+    const float made = made_of<kPass>(value, to_float(grad[i]), of, ceiling);
+    from_float(is_backward(kPass) ? keep(stays, made, factor) : made, out[i]);
   }
 }
 
+// kRescaled: whether there is a factor but 1.
 template <class T, Pass kPass, bool kRescaled>
 void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
   const int64_t plane = args.dropout.layout.plane;
@@ -113,7 +117,8 @@ void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
           [=](int64_t place, auto value, auto given) {
             using V = decltype(value);
             const Channel<V> of = {read<V>(scale + place), read<V>(shift + place), read<V>(slope + place)};
-            return made_of<kPass>(Elsewhere<kRescaled>{}, value, given, of, V{} + ceiling, V{} + factor);
+            const auto scaled = [=](bool masked, V whole) { return kRescaled && masked ? whole * factor : whole; };
+            return scaled(is_backward(kPass), made_of<kPass>(scaled(masks_x(kPass), value), given, of, V{} + ceiling));
           });
     });
   } else {

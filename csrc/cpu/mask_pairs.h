@@ -21,18 +21,6 @@ using Halved = ByBit<uint16_t>;
 // Where the parameters of even channels begin, and those of odd ones.
 constexpr int64_t kOdd = kTileChannels / 2;
 
-// Where an element stands that is not masked here, but before or after; a factor of 1 is left out.
-template <bool kRescaled>
-struct Elsewhere {};
-
-using fastadv::keep;
-
-template <bool kRescaled, class V>
-inline V keep(Elsewhere<kRescaled>, V value, V factor) {
-  if constexpr (kRescaled) return value * factor;
-  return value;
-}
-
 // One number, or a register of them.
 template <class V>
 V read(const float* from);

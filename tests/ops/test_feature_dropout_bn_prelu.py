@@ -36,13 +36,13 @@ def both(x, grad, backend, **options):
 def test_every_backend_gives_the_bits_of_the_reference(case, target):
     grad = torch.randn(case.shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
     there = target.device
+    options = {"rate": 0.3, "rescale": True}
     for activation in (
         {},
         {"ceiling": 0.7},
         {"slope": 0.1, "ceiling": 0.7, "keep": "result"},
         {"slope": 0.1, "ceiling": 0.7, "keep": "result", "rescale": False},
     ):
-        options = {"rate": 0.3, "rescale": True}
         expected = both(case.make(), grad, "reference", **case.key(), **{**options, **case.parameters(), **activation})
         keys = {**case.key(there), **{**options, **case.parameters(there), **activation}}
         made = both(case.make(there), grad.to(there), target.backend, **keys)
