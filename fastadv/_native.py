@@ -6,6 +6,8 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from fastadv.core.errors import MissingPackageError
+
 
 def _load() -> tuple[ModuleType | None, str]:
     try:
@@ -30,7 +32,7 @@ def module() -> Any:
         ImportError: it is missing; the message says why and what to do.
     """
     if _module is None:
-        raise ImportError(PROBLEM)
+        raise MissingPackageError(PROBLEM)
     return _module
 
 

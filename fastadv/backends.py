@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from fastadv import _native
+from fastadv.core.errors import ArgumentError, Error
 
 NAMES: tuple[str, ...] = ("reference", "cpu", "cuda", "triton")
 
@@ -38,7 +39,7 @@ _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "referenc
 _log = logging.getLogger("fastadv")
 
 
-class BackendUnavailable(RuntimeError):  # noqa: N818
+class BackendUnavailable(Error, RuntimeError):  # noqa: N818
     """A backend was asked for by name and cannot run; the message says why."""
 
 
@@ -67,7 +68,7 @@ def resolve(op: str, device: torch.device, requested: str | None = None) -> str:
     """
     if requested is not None and requested != "auto":
         if requested not in NAMES:
-            raise ValueError(f"backend is {requested!r}; expected one of {', '.join(NAMES)} or 'auto'")
+            raise ArgumentError(f"backend is {requested!r}; expected one of {', '.join(NAMES)} or 'auto'")
         reason = problem(op, requested, device)
         if reason:
             raise BackendUnavailable(f"{op}: backend {requested!r} cannot run on {device}: {reason}")

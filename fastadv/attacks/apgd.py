@@ -12,6 +12,7 @@ from fastadv.attacks.budget import L2, Ball, Linf
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import ClassifyAs, Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.core.errors import ArgumentError
 
 LOSSES = ("ce", "dlr")
 _MOMENTUM = 0.75  # alpha of eq. 2
@@ -121,11 +122,11 @@ class APGD:
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, (Linf, L2)):
-            raise ValueError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
+            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
         check_count("steps", self.steps)
         check_count("restarts", self.restarts)
         if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+            raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         check_number("margin", self.margin)
 
     @property
@@ -141,7 +142,7 @@ class APGD:
         least = 4 if targeted else 3
         if goal.output != "logits" or outputs.shape[1] < least:
             got = f"{outputs.shape[1]} classes" if goal.output == "logits" else f"{type(goal).__name__} on embeddings"
-            raise ValueError(f"loss 'dlr' needs a goal on logits of at least {least} classes, got {got}")
+            raise ArgumentError(f"loss 'dlr' needs a goal on logits of at least {least} classes, got {got}")
         top = outputs.topk(least, dim=1).values
         spread = top[:, 0] - (top[:, 2:].mean(1) if targeted else top[:, 2])
         return -goal.shortfall(outputs, rows) / (spread + 1e-12)

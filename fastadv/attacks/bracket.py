@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.fields import check_count, check_number
+from fastadv.core.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +92,9 @@ def check_line(first: float, growth: float, bisections: int, largest: float) -> 
     check_number("largest", largest, positive=True)
     check_number("first", first, positive=True)
     if first > largest:
-        raise ValueError(f"first must be at most largest = {largest:g}, got {first:g}")
+        raise ArgumentError(f"first must be at most largest = {largest:g}, got {first:g}")
     if not (math.isfinite(growth) and growth > 1):
-        raise ValueError(f"growth must be a number above 1, got {growth!r}")
+        raise ArgumentError(f"growth must be a number above 1, got {growth!r}")
     check_count("bisections", bisections, least=0)
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.ops import philox
 
 START_LAYER = 0
@@ -26,12 +27,12 @@ _SLACK = 1e-6  # float32 rounding of origin ± eps, far below one grey level (0.
 
 def _check_eps(eps: float) -> None:
     if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
-        raise ValueError(f"eps must be a positive number, got {eps!r}")
+        raise ArgumentError(f"eps must be a positive number, got {eps!r}")
 
 
 def _check_range(lo: float, hi: float) -> None:
     if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-        raise ValueError(f"lo and hi must be finite with lo < hi, got lo={lo!r}, hi={hi!r}")
+        raise ArgumentError(f"lo and hi must be finite with lo < hi, got lo={lo!r}, hi={hi!r}")
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class Linf:
         _check_eps(self.eps)
         _check_range(self.lo, self.hi)
         if self.eps > self.hi - self.lo:
-            raise ValueError(
+            raise ArgumentError(
                 f"eps must be at most hi - lo = {self.hi - self.lo:g}, got {self.eps:g}; "
                 f"pixels are in [{self.lo:g}, {self.hi:g}], so write {self.eps:g}/255 for {self.eps:g} grey levels"
             )

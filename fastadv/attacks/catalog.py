@@ -17,6 +17,7 @@ from fastadv.attacks.attack import Attack
 from fastadv.attacks.budget import L2, Linf
 from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 
 _LEVEL = 1 / 255
@@ -243,18 +244,18 @@ def by_name(
         ValueError: The name is not known, or something is given that the attack does not take, or is missing.
     """
     if name not in CATALOG:
-        raise ValueError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
+        raise ArgumentError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
     entry = CATALOG[name]
     if eps is not None and not entry.eps:
-        raise ValueError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps:g}")
+        raise ArgumentError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps:g}")
     if steps is not None and not entry.steps:
         one = "is a one-step attack" if entry.eps else "has no number of steps to choose"
-        raise ValueError(f"{name} {one} and takes no steps, got steps={steps}")
+        raise ArgumentError(f"{name} {one} and takes no steps, got steps={steps}")
     if rate is not None and not entry.masks:
-        raise ValueError(f"{name} has no masks and takes no drop rate, got rate={rate}")
+        raise ArgumentError(f"{name} has no masks and takes no drop rate, got rate={rate}")
     if bool(others) != entry.ensemble:
         wanted = "needs at least one other model" if entry.ensemble else "works on one model"
-        raise ValueError(f"{name} {wanted}, got others={[m.name for m in others]}")
+        raise ArgumentError(f"{name} {wanted}, got others={[m.name for m in others]}")
     given: dict[str, Any] = {"eps": eps, "steps": steps, "rate": rate, "weights": weights}
     given = {key: value for key, value in given.items() if value is not None}
     return entry.make(**given, others=others) if entry.ensemble else entry.make(**given)

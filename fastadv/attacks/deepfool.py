@@ -13,6 +13,7 @@ from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_dot, row_norm, rows_like
+from fastadv.core.errors import ArgumentError
 
 _GAIN = 0.995  # a return that is expected to gain less is not worth its evaluations
 _LEAST = {"l2": 1e-4, "linf": 1e-6}  # a shorter step could be lost in float32 pixels
@@ -107,10 +108,10 @@ class DeepFool:
         check_count("steps", self.steps)
         check_number("overshoot", self.overshoot)
         if self.norm not in _LEAST:
-            raise ValueError(f"norm must be 'l2' or 'linf', got {self.norm!r}")
+            raise ArgumentError(f"norm must be 'l2' or 'linf', got {self.norm!r}")
         check_count("candidates", self.candidates)
         if not self.reach >= 1:
-            raise ValueError(f"reach must be a number of at least 1, got {self.reach!r}")
+            raise ArgumentError(f"reach must be a number of at least 1, got {self.reach!r}")
         check_count("returns", self.returns, least=0)
         check_number("margin", self.margin)
 

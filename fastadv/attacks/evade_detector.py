@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.goal import Goal, Misclassify, Rows, one_way
 from fastadv.attacks.recipe import Recipe
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection import Detector, LayerTap
 from fastadv.models import FaceModel
 
@@ -37,7 +38,7 @@ class WatchedModel(FaceModel):
 
     def __init__(self, model: FaceModel, detector: Detector) -> None:
         if not isinstance(detector, Detector):
-            raise TypeError(f"detector must be a Detector, got {type(detector).__name__}")
+            raise ArgumentTypeError(f"detector must be a Detector, got {type(detector).__name__}")
         LayerTap(model=model, layers=detector.layers)  # checks the model
         mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
         super().__init__(
@@ -108,11 +109,11 @@ class EvadeDetector:
 
     def __post_init__(self) -> None:
         if self.goal.output not in _OUTPUTS:
-            raise ValueError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {self.goal.output!r}")
+            raise ArgumentError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {self.goal.output!r}")
         if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight must be a number of at least 0, got {self.weight!r}")
+            raise ArgumentError(f"weight must be a number of at least 0, got {self.weight!r}")
         if math.isnan(self.threshold):
-            raise ValueError(f"threshold must be a logit, got {self.threshold!r}")
+            raise ArgumentError(f"threshold must be a logit, got {self.threshold!r}")
 
     @property
     def output(self) -> str:
@@ -183,11 +184,13 @@ def check_adapts(recipe: Recipe) -> None:
     """
     surrogate = recipe.surrogate
     if surrogate.dropout is not None or surrogate.skip is not None or surrogate.ensemble is not None:
-        raise ValueError(f"{recipe.name} cannot adapt to a detector: it moves on other networks than the watched one")
+        raise ArgumentError(
+            f"{recipe.name} cannot adapt to a detector: it moves on other networks than the watched one"
+        )
     if not recipe.attack.needs_gradient:
-        raise ValueError(f"{recipe.name} cannot adapt to a detector: it follows no gradient")
+        raise ArgumentError(f"{recipe.name} cannot adapt to a detector: it follows no gradient")
     if not _sees_detector(recipe.attack):
-        raise ValueError(f"{recipe.name} cannot adapt to a detector: its objective is not that of the goal")
+        raise ArgumentError(f"{recipe.name} cannot adapt to a detector: its objective is not that of the goal")
 
 
 def _sees_detector(attack: Attack[Any]) -> bool:

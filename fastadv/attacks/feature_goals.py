@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks.gallery import Gallery, check_classes
 from fastadv.attacks.goal import Rows, check_references, one_way
+from fastadv.core.errors import ArgumentError
 from fastadv.models.outputs import at_layer
 
 
@@ -39,12 +40,12 @@ class MatchFeatures:
 
     def __post_init__(self) -> None:
         if self.guides is None:
-            raise ValueError("guides must be images (N, 3, H, W) or features (N, D), got None")
+            raise ArgumentError("guides must be images (N, 3, H, W) or features (N, D), got None")
         check_references("guides", self.guides)
         if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
-            raise ValueError(f"layer must be the name of a submodule of the backbone or None, got {self.layer!r}")
+            raise ArgumentError(f"layer must be the name of a submodule of the backbone or None, got {self.layer!r}")
         if not (isinstance(self.threshold, (int, float)) and math.isfinite(self.threshold) and self.threshold >= 0):
-            raise ValueError(f"threshold must be a distance of at least 0, got {self.threshold!r}")
+            raise ArgumentError(f"threshold must be a distance of at least 0, got {self.threshold!r}")
 
     @property
     def output(self) -> str:
@@ -114,18 +115,20 @@ class GalleryClass:
 
     def __post_init__(self) -> None:
         if not isinstance(self.gallery, Gallery):
-            raise ValueError(f"gallery must be a Gallery, got {type(self.gallery).__name__}")
+            raise ArgumentError(f"gallery must be a Gallery, got {type(self.gallery).__name__}")
         check_classes("labels", self.labels)
         check_references("guides", self.guides)
         if self.guides is not None and len(self.guides) != len(self.labels):
-            raise ValueError(f"guides must have one row for each of {len(self.labels)} labels, got {len(self.guides)}")
+            raise ArgumentError(
+                f"guides must have one row for each of {len(self.labels)} labels, got {len(self.guides)}"
+            )
         if not isinstance(self.k, int) or not 1 <= self.k <= len(self.gallery.classes):
-            raise ValueError(
+            raise ArgumentError(
                 f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, got {self.k!r}"
             )
         unknown = ~torch.isin(self.labels.to(self.gallery.classes.device), self.gallery.classes)
         if bool(unknown.any()):
-            raise ValueError(f"labels must be classes of the gallery, got {int(self.labels[unknown.cpu()][0])}")
+            raise ArgumentError(f"labels must be classes of the gallery, got {int(self.labels[unknown.cpu()][0])}")
 
     @property
     def references(self) -> Tensor | None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError
 
 
 def check_classes(name: str, value: Tensor) -> None:
     """A ValueError unless the value is a vector of integers."""
     if not isinstance(value, Tensor) or value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name} must be integers (N,), got {got}")
+        raise ArgumentError(f"{name} must be integers (N,), got {got}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,14 +37,14 @@ class Gallery:
         good = isinstance(self.templates, Tensor) and self.templates.dim() == 2 and self.templates.is_floating_point()
         if not good or not bool(torch.isfinite(self.templates).all()):
             got = tuple(self.templates.shape) if isinstance(self.templates, Tensor) else type(self.templates).__name__
-            raise ValueError(f"templates must be finite float embeddings (T, D), got {got}")
+            raise ArgumentError(f"templates must be finite float embeddings (T, D), got {got}")
         check_classes("classes", self.classes)
         if len(self.classes) != len(self.templates):
-            raise ValueError(
+            raise ArgumentError(
                 f"classes must have one entry for each of {len(self.templates)} templates, got {len(self.classes)}"
             )
         if len(self.classes.unique()) < 2:
-            raise ValueError("classes must be of two kinds or more, since a goal is about telling them apart")
+            raise ArgumentError("classes must be of two kinds or more, since a goal is about telling them apart")
         object.__setattr__(self, "templates", self.templates.detach().float().contiguous())
         object.__setattr__(self, "classes", self.classes.to(self.templates.device, torch.int64))
 
@@ -75,12 +76,12 @@ class Gallery:
             ValueError: The embeddings are of another width or on another device.
         """
         if embeddings.shape[1] != self.templates.shape[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"gallery must hold templates of {embeddings.shape[1]} numbers like the model's embeddings, "
                 f"got {self.templates.shape[1]}"
             )
         if embeddings.device != self.templates.device:
-            raise ValueError(
+            raise ArgumentError(
                 f"gallery must be on {embeddings.device} like the model, got one on {self.templates.device}; "
                 "use gallery.to(device)"
             )

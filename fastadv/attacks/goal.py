@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError
+
 METRICS = ("cosine", "euclidean")
 
 
@@ -89,23 +91,23 @@ def check_references(name: str, value: Tensor | None) -> None:
         return
     if not isinstance(value, Tensor) or value.dim() not in (2, 4) or not value.is_floating_point():
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name} must be float images (N, 3, H, W) or embeddings (N, D), got {got}")
+        raise ArgumentError(f"{name} must be float images (N, 3, H, W) or embeddings (N, D), got {got}")
 
 
 def check_threshold(metric: str, threshold: float) -> None:
     if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     low, high = (-1.0, 1.0) if metric == "cosine" else (0.0, 2.0)
     if not (isinstance(threshold, (int, float)) and math.isfinite(threshold) and low <= threshold <= high):
-        raise ValueError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {threshold!r}")
+        raise ArgumentError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {threshold!r}")
 
 
 def _check_labels(value: Tensor) -> None:
     if not isinstance(value, Tensor) or value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"labels must be integer class indices (N,), got {got}")
+        raise ArgumentError(f"labels must be integer class indices (N,), got {got}")
     if value.numel() and int(value.min()) < 0:
-        raise ValueError(f"labels must not be negative, got {int(value.min())}")
+        raise ArgumentError(f"labels must not be negative, got {int(value.min())}")
 
 
 class Compared:
@@ -213,7 +215,7 @@ class Impersonate(Compared):
 
     def __post_init__(self) -> None:
         if self.targets is None:
-            raise ValueError("targets must be images (N, 3, H, W) or embeddings (N, D), got None")
+            raise ArgumentError("targets must be images (N, 3, H, W) or embeddings (N, D), got None")
         check_references("targets", self.targets)
         check_threshold(self.metric, self.threshold)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastadv.attacks.budget import Box, Budget, Linf
 from fastadv.attacks.lbfgs_history import History
 from fastadv.attacks.per_image import column, put_where, row_dot
+from fastadv.core.errors import ArgumentError
 
 _ARMIJO = 1e-4  # the share of the gain that the slope promises, as in L-BFGS-B
 _SHRINK = (0.1, 0.5)  # bounds of a shortened step, as parts of the last one
@@ -196,4 +197,4 @@ def bounds(budget: Budget, origin: Tensor) -> tuple[Tensor, Tensor]:
 def check_box(budget: Budget) -> None:
     """A ValueError unless the budget is a box."""
     if not isinstance(budget, (Linf, Box)):
-        raise ValueError(f"budget must be Linf(eps) or Box(), got {budget!r}")
+        raise ArgumentError(f"budget must be Linf(eps) or Box(), got {budget!r}")

@@ -14,6 +14,7 @@ from fastadv.attacks.budget import Box, Linf
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.core.errors import ArgumentTypeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class MinimalEps:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, SignGradient):
-            raise TypeError(f"attack must be a SignGradient, got {type(self.attack).__name__}")
+            raise ArgumentTypeError(f"attack must be a SignGradient, got {type(self.attack).__name__}")
         check_line(self.first, self.growth, self.bisections, self.largest)
         if not self.name:
             object.__setattr__(self, "name", f"minimal-{self.attack.name}")

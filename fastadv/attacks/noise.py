@@ -14,6 +14,7 @@ from fastadv.attacks.bracket import LineSearch, check_line, most_tries
 from fastadv.attacks.budget import START_LAYER, Box
 from fastadv.attacks.fields import check_number
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.core.errors import ArgumentError
 
 _SPREAD = {"uniform": math.sqrt(3.0), "gaussian": 1.0}  # the op's scale at a standard deviation of 1
 
@@ -72,7 +73,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.kind not in _SPREAD:
-            raise ValueError(f"kind must be 'uniform' or 'gaussian', got {self.kind!r}")
+            raise ArgumentError(f"kind must be 'uniform' or 'gaussian', got {self.kind!r}")
         check_line(self.first, self.growth, self.bisections, self.largest)
         check_number("margin", self.margin)
 

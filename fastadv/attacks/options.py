@@ -9,6 +9,7 @@ from typing import Any
 
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.recipe import Recipe, as_recipe
+from fastadv.core.errors import ArgumentError
 
 _READ = ("int", "float", "bool", "str")
 _NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
@@ -55,16 +56,16 @@ def with_options(
     changes: dict[str, Any] = {}
     if stop:
         if "stop_at_success" not in known:
-            raise ValueError(f"{recipe.name} decides itself when to stop and takes no stop_at_success")
+            raise ArgumentError(f"{recipe.name} decides itself when to stop and takes no stop_at_success")
         changes["stop_at_success"] = True
     if margin is not None:
         name = next((n for n in _MARGINS if n in known), None)
         if name is None:
-            raise ValueError(f"{recipe.name} has no margin to choose, got margin={margin:g}")
+            raise ArgumentError(f"{recipe.name} has no margin to choose, got margin={margin:g}")
         changes[name] = margin
     for name, text in (settings or {}).items():
         if name not in known:
-            raise ValueError(f"{recipe.name} has no option {name!r}; it has {', '.join(known)}")
+            raise ArgumentError(f"{recipe.name} has no option {name!r}; it has {', '.join(known)}")
         changes[name] = _value(recipe.name, name, known[name], text)
     return replace(recipe, attack=_replaced(recipe.attack, changes)) if changes else recipe
 
@@ -92,7 +93,7 @@ def _value(attack: str, name: str, kind: str, text: str) -> Any:
         number = _number(text)
         if math.isfinite(number):
             return number
-    raise ValueError(f"{name} of {attack} must be of the type {kind}, got {text!r}")
+    raise ArgumentError(f"{name} of {attack} must be of the type {kind}, got {text!r}")
 
 
 def _number(text: str) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.goal import Rows, check_references, one_way
+from fastadv.core.errors import ArgumentError
 
 MAX_DISTANCE = 2.0
 """The largest distance of two unit embeddings."""
@@ -47,14 +48,14 @@ class PairClassifier:
 
     def __post_init__(self) -> None:
         if self.references is None:
-            raise ValueError("references must be images (N, 3, H, W) or embeddings (N, D), got None")
+            raise ArgumentError("references must be images (N, 3, H, W) or embeddings (N, D), got None")
         check_references("references", self.references)
         if self.wanted not in ("same", "different"):
-            raise ValueError(f"wanted must be 'same' or 'different', got {self.wanted!r}")
+            raise ArgumentError(f"wanted must be 'same' or 'different', got {self.wanted!r}")
         if not (_is_number(self.max_distance) and 0 < self.max_distance <= MAX_DISTANCE):
-            raise ValueError(f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {self.max_distance!r}")
+            raise ArgumentError(f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {self.max_distance!r}")
         if not (_is_number(self.threshold) and 0 < self.threshold < self.max_distance):
-            raise ValueError(
+            raise ArgumentError(
                 f"threshold must be a distance in (0, max_distance = {self.max_distance:g}), got {self.threshold!r}"
             )
 

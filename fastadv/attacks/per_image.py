@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
+
 
 def as_rows(images: Tensor) -> Tensor:
     """A view ``(N, D)`` of dense images ``(N, C, H, W)``, in memory order.
@@ -21,7 +23,7 @@ def as_rows(images: Tensor) -> Tensor:
         return images.view(len(images), -1)
     if images.is_contiguous(memory_format=torch.channels_last):
         return images.permute(0, 2, 3, 1).view(len(images), -1)
-    raise ValueError(f"images must be contiguous or channels-last, got strides {images.stride()}")
+    raise ArgumentError(f"images must be contiguous or channels-last, got strides {images.stride()}")
 
 
 def rows_like(images: Tensor, model: Tensor) -> Tensor:

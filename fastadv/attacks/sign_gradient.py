@@ -12,6 +12,7 @@ from fastadv import ops
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import L2, Budget, Linf
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.core.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +68,17 @@ class SignGradient:
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, (Linf, L2)):
-            raise ValueError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
+            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
         if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
+            raise ArgumentError(f"steps must be an integer of at least 1, got {self.steps!r}")
         if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size must be a positive number, got {self.step_size!r}")
+            raise ArgumentError(f"step_size must be a positive number, got {self.step_size!r}")
         if self.momentum is not None and not (math.isfinite(self.momentum) and self.momentum >= 0):
-            raise ValueError(f"momentum must be None or a number of at least 0, got {self.momentum!r}")
+            raise ArgumentError(f"momentum must be None or a number of at least 0, got {self.momentum!r}")
         if self.norm not in ("l1", "l2"):
-            raise ValueError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
+            raise ArgumentError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
         if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise ValueError(f"margin must be a number of at least 0, got {self.margin!r}")
+            raise ArgumentError(f"margin must be a number of at least 0, got {self.margin!r}")
 
     @property
     def needs_gradient(self) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Annotated
+import tempfile
+import traceback
+import warnings
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -20,12 +24,14 @@ from fastadv.cli.groups import OwnOptions
 from fastadv.cli.identify import identify
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
-from fastadv.cli.show import errors
+from fastadv.cli.show import errors, print_notices
 from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
 from fastadv.cli.train_denoiser import denoiser
 from fastadv.cli.transfer import transfer
 from fastadv.cli.verify import verify
+from fastadv.core.errors import Error
+from fastadv.core.notices import Notice
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,10 +61,49 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """Run the command line; a user's error is one sentence on standard error and exit code 2."""
+    """Run the command line.
+
+    Exit codes: 0 success; 2 an error that the user can mend, one sentence on standard error; 70 a fault of fastadv,
+    one line that names the file with the traceback; 130 Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot encode a name still gets a line
     try:
-        app(standalone_mode=True)
-    except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        errors.print("[red]error:[/red]", Text(str(text)), highlight=False, soft_wrap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = _show_warning
+            app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(130)
+    except Error as error:
+        _say(str(error))
         sys.exit(2)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            _say(str(error))  # the operating system's refusal: a full disk, no permission
+            sys.exit(2)
+        _say(f"internal error: {type(error).__name__}; this is a fault of fastadv; the traceback is in {_traceback()}")
+        sys.exit(70)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A notice as a line of its own; other libraries' warnings without the line of code."""
+    print_notices((" ".join(str(message).split()),))
+
+
+def _say(text: str) -> None:
+    errors.print("[red]error:[/red]", Text(" ".join(text.split())), highlight=False, soft_wrap=True)
+
+
+def _traceback() -> str:
+    """Write the current exception's traceback, the command and the versions to a temporary file; its path."""
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="fastadv-error-", suffix=".txt", text=True)
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"fastadv {__version__}: {sys.argv}\n{traceback.format_exc()}")
+    except OSError:
+        traceback.print_exc()
+        return "the lines above"
+    return path

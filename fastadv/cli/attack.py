@@ -38,6 +38,7 @@ from fastadv.cli.options import (
     run_config,
 )
 from fastadv.cli.show import print_attack, progress_bars
+from fastadv.core.errors import ArgumentError
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import attack as attacking
@@ -138,7 +139,7 @@ def attack(
     )
     aim.check_attack(moves)
     if gallery is not None and not aim.needs_gallery:
-        raise ValueError(f"gallery is of the goals identify-as and misidentify only, got {gallery} with {aim.goal}")
+        raise ArgumentError(f"gallery is of the goals identify-as and misidentify only, got {gallery} with {aim.goal}")
     face_model = inputs.open_model(model.value, weights, device=device)
     aim.check_model(face_model)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)

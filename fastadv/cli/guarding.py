@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fastadv.core.errors import ArgumentError
 from fastadv.detection import load_detector
 from fastadv.detection.guard import Guard
 from fastadv.workflows import inputs
@@ -46,9 +47,9 @@ def open_guard(
     found = load_detector(detector)
     if false_alarm is not None:
         if threshold is not None:
-            raise ValueError("--threshold and --false-alarm exclude each other; give one of them")
+            raise ArgumentError("--threshold and --false-alarm exclude each other; give one of them")
         if found.thresholds is None:
-            raise ValueError(f"{detector} is not calibrated, so --false-alarm has no meaning; give --threshold")
+            raise ArgumentError(f"{detector} is not calibrated, so --false-alarm has no meaning; give --threshold")
         threshold = found.thresholds.at_false_alarm(false_alarm)
     opened = inputs.open_model(model, weights, device=device)
     check_network(found, opened)

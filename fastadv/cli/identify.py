@@ -38,6 +38,7 @@ from fastadv.cli.options import (
     run_config,
 )
 from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
+from fastadv.core.errors import ArgumentError
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import identify as identifying
@@ -95,9 +96,9 @@ def identify(
     """
     given = (goal, eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
     if attack is None and any(value is not None for value in given):
-        raise ValueError("--goal, --eps and the other options of an attack need --attack")
+        raise ArgumentError("--goal, --eps and the other options of an attack need --attack")
     if attack is not None and out is None:
-        raise ValueError("--attack needs --out, a folder for the images that it makes")
+        raise ArgumentError("--attack needs --out, a folder for the images that it makes")
     moves = aim = None
     if attack is not None:
         moves = build_attack(

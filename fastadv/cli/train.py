@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fastadv.cli.options import AsJson, Device, Landmarks, LossName, Model, Seed
 from fastadv.cli.show import progress_bars, table
+from fastadv.core.errors import ArgumentError
 from fastadv.training import Adversarial, HeadConfig, TrainConfig
 from fastadv.workflows import train as training
 
@@ -70,7 +71,7 @@ def train(
     """
     if ctx.invoked_subcommand is not None:
         if ctx.params["data"] is not None:
-            raise ValueError(
+            raise ArgumentError(
                 f"{ctx.invoked_subcommand} must come first: fastadv train {ctx.invoked_subcommand} --data ..."
             )
         return
@@ -139,9 +140,11 @@ def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: b
     """The attack of an adversarial training, and whether the options go together."""
     if head and (text is not None or fine_tune):
         given = "--fine-tune" if text is None else "--adversarial"
-        raise ValueError(f"{given} must not be given with --head: a head is trained on a network that stays as it is")
+        raise ArgumentError(
+            f"{given} must not be given with --head: a head is trained on a network that stays as it is"
+        )
     if text is None:
         if share is not None:
-            raise ValueError(f"--adversarial-share needs --adversarial, got {share} alone")
+            raise ArgumentError(f"--adversarial-share needs --adversarial, got {share} alone")
         return None
     return training.parse_adversarial(text, share=share)

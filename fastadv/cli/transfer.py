@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fastadv.cli.options import AsJson, Batch, Data, Device, Landmarks, Prec, Precision, Seed
 from fastadv.cli.show import percent, progress_bars, table
+from fastadv.core.errors import ArgumentError
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
@@ -83,7 +84,7 @@ def transfer(
     begin = time.perf_counter()
     if untargeted:
         if len(surrogates) != 1 or at is not None:
-            raise ValueError("--untargeted needs one --surrogate and takes no --at")
+            raise ArgumentError("--untargeted needs one --surrogate and takes no --at")
         kinds = [m if m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
         with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
             compared = comparing.untargeted(
@@ -150,9 +151,9 @@ def _open_networks(texts: list[str], device: str) -> dict[str, FaceModel]:
     for text in texts:
         name = text.partition("=")[0]
         if name in models:
-            raise ValueError(f"network must be given once each, got {name!r} twice")
+            raise ArgumentError(f"network must be given once each, got {name!r} twice")
         models[name] = inputs.open_named_model(text, device=device)
     if len(models) < 2 or len({m.input_size for m in models.values()}) > 1:
         got = ", ".join(f"{n} {m.input_size}" for n, m in models.items())
-        raise ValueError(f"network must be given at least twice, all of one input size, got {got}")
+        raise ArgumentError(f"network must be given at least twice, all of one input size, got {got}")
     return models

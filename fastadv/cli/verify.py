@@ -37,6 +37,7 @@ from fastadv.cli.options import (
     run_config,
 )
 from fastadv.cli.show import attack_title, print_verification, progress_bars
+from fastadv.core.errors import ArgumentError
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import inputs
@@ -80,7 +81,7 @@ def verify(
     """
     given = (eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
     if attack is None and any(value is not None for value in given):
-        raise ValueError("--eps, --steps and the other options of an attack need --attack")
+        raise ArgumentError("--eps, --steps and the other options of an attack need --attack")
     moves = None
     if attack is not None:
         moves = build_attack(

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from fastadv.core.errors import ArgumentError, Error
+
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
@@ -30,7 +32,7 @@ _TEMPLATE_112 = (
 _NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
 
 
-class AlignmentError(ValueError):
+class AlignmentError(Error, ValueError):
     """Landmarks that cannot be read or that do not determine an alignment."""
 
 
@@ -44,7 +46,7 @@ def template(size: int = 112) -> Points:
         ValueError: `size` is not a positive integer.
     """
     if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"size: expected a positive number of pixels, got {size!r}")
+        raise ArgumentError(f"size: expected a positive number of pixels, got {size!r}")
     return np.array(_TEMPLATE_112, dtype=np.float64) * (size / 112)
 
 
@@ -120,10 +122,10 @@ def warp(image: Pixels, matrix: ArrayLike, size: tuple[int, int]) -> Pixels:
         AlignmentError: A matrix without an inverse.
     """
     if image.ndim != 3 or 0 in image.shape or image.dtype not in (np.uint8, np.float32):
-        raise ValueError(f"image: expected (H, W, C) uint8 or float32, got {image.shape} {image.dtype}")
+        raise ArgumentError(f"image: expected (H, W, C) uint8 or float32, got {image.shape} {image.dtype}")
     height, width = size
     if height < 1 or width < 1:
-        raise ValueError(f"size: expected a positive height and width, got {size}")
+        raise ArgumentError(f"size: expected a positive height and width, got {size}")
     (a, b, c), (d, e, f) = inverse(matrix)
     x = np.arange(width) + 0.5
     y = (np.arange(height) + 0.5)[:, None]

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from numpy.typing import NDArray
 
+from fastadv.core.errors import ArgumentError, Error, UnknownNameError
 from fastadv.data.alignment import (
     AlignmentError,
     Matrix,
@@ -27,7 +28,7 @@ from fastadv.data.stream import Stream
 Landmarks = Mapping[str, Points]
 
 
-class SourceError(ValueError):
+class SourceError(Error, ValueError):
     """A folder of faces that cannot be used; the message names it and says what was expected."""
 
 
@@ -86,7 +87,7 @@ class FaceSource:
         if size is not None:
             template(size)  # checks it
         elif landmarks is not None:
-            raise ValueError("landmarks: an alignment needs a size, got size=None")
+            raise ArgumentError("landmarks: an alignment needs a size, got size=None")
         self._files = dict(files)
         self.names: tuple[str, ...] = tuple(sorted(self._files))
         self.size = size
@@ -111,7 +112,7 @@ class FaceSource:
             KeyError: There is no such name.
         """
         if name not in self._files:
-            raise KeyError(f"{name}: not among the {len(self)} images")
+            raise UnknownNameError(f"{name}: not among the {len(self)} images")
         return self._files[name]
 
     def load(self, name: str) -> Face:
@@ -172,7 +173,7 @@ class FaceSource:
         if names is None:
             names = self.names
         if isinstance(names, str):
-            raise ValueError(f"names: expected several names, got the string {names!r}")
+            raise ArgumentError(f"names: expected several names, got the string {names!r}")
         if isinstance(names, Sequence):
             require(self, names)
         return Stream(self.load, names, workers=workers, ahead=ahead, on_error=on_error)
@@ -186,7 +187,7 @@ def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -
     """
     missing = [name for name in dict.fromkeys(names) if name not in source]
     if missing:
-        raise KeyError(f"{where}: {several(missing)} not among the {len(source)} images")
+        raise UnknownNameError(f"{where}: {several(missing)} not among the {len(source)} images")
 
 
 def several(names: Sequence[str]) -> str:

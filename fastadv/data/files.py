@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from fastadv.core.errors import FileError
+
 TEMPORARY_SUFFIX = ".fastadv-tmp"
 
 
@@ -15,11 +17,11 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
-def naming(error: OSError, path: Path) -> OSError:
+def naming(error: OSError, path: Path) -> FileError:
     """The same operating-system error with the file in its message (a full disk says nothing of the file)."""
     if error.errno is None:
-        return OSError(f"{path}: {error}")
-    return OSError(error.errno, error.strerror or os.strerror(error.errno), str(path))
+        return FileError(f"{path}: {error}")
+    return FileError(error.errno, error.strerror or os.strerror(error.errno), str(path))
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, fsync: bool = False) -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.data.files import write_atomically
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
@@ -27,7 +28,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FILTER_UP = 2
 
 
-class ImageError(ValueError):
+class ImageError(Error, ValueError):
     """A file that is not a usable image; the message names the file and the reason."""
 
 
@@ -150,12 +151,12 @@ def to_uint8(image: torch.Tensor) -> NDArray[np.uint8]:
         ValueError: Another shape or type, a value outside [0, 1], or a NaN.
     """
     if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
-        raise ValueError(f"image: expected (3, H, W) or (N, 3, H, W) floats, got {tuple(image.shape)} {image.dtype}")
+        raise ArgumentError(f"image: expected (3, H, W) or (N, 3, H, W) floats, got {tuple(image.shape)} {image.dtype}")
     # NumPy, not torch: in a writer's thread torch would start a second pool of threads for an image this small
     values = image.detach().to("cpu", torch.float32).numpy()
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if not (low >= 0 and high <= 1):  # also where a NaN makes both NaN
-        raise ValueError(f"image: expected values in [0, 1], got {low:.6g} to {high:.6g}")
+        raise ArgumentError(f"image: expected values in [0, 1], got {low:.6g} to {high:.6g}")
     rounded = np.rint(values * np.float32(255)).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(rounded, -3, -1))
 
@@ -207,7 +208,7 @@ def write_png(path: str | os.PathLike[str], image: NDArray[np.uint8], *, fsync: 
 
 def _check_pixels(image: Any, *, dimensions: tuple[int, ...]) -> None:
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"image: expected a NumPy array, got {type(image).__name__}")
+        raise ArgumentError(f"image: expected a NumPy array, got {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in dimensions or image.shape[-1] != 3 or 0 in image.shape[-3:]:
         wanted = " or ".join("(H, W, 3)" if n == 3 else "(N, H, W, 3)" for n in dimensions)
-        raise ValueError(f"image: expected {wanted} uint8 with pixels, got {image.shape} {image.dtype}")
+        raise ArgumentError(f"image: expected {wanted} uint8 with pixels, got {image.shape} {image.dtype}")

@@ -13,13 +13,15 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from fastadv.core.errors import Error
+
 JOURNAL = "manifest.jsonl"
 PARQUET = "manifest.parquet"
 # The size of the image file, kept in the journal only: a shorter file on the disk was not written to its end.
 PNG_BYTES = "png_bytes"
 
 
-class ManifestError(ValueError):
+class ManifestError(Error, ValueError):
     """A manifest that is missing, damaged or of another kind; the message names the file."""
 
 

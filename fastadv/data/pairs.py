@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv.core.errors import Error
 from fastadv.data.files import write_atomically
 
 _COLUMNS = ("first", "second", "same", "fold")
 _SAME = {"1": True, "true": True, "0": False, "false": False}
 
 
-class PairError(ValueError):
+class PairError(Error, ValueError):
     """A list of pairs that cannot be used; the message names the file and the line."""
 
 

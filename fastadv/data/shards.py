@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks
 from fastadv.data.images import EXTENSIONS, ImageError, encode_png, to_uint8
 from fastadv.data.packed import PackedFaces
@@ -199,11 +200,11 @@ def write_shards(
     folder = Path(folder)
     chosen = list(source.names if names is None else names)
     if per_shard < 1:
-        raise ValueError(f"per_shard: expected 1 or more, got {per_shard}")
+        raise ArgumentError(f"per_shard: expected 1 or more, got {per_shard}")
     if not chosen:
-        raise ValueError("names: expected at least one face, got none")
+        raise ArgumentError("names: expected at least one face, got none")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: expected a new or empty folder")
+        raise ArgumentError(f"{folder}: expected a new or empty folder")
     labels = {who: i for i, who in enumerate(sorted({name.rpartition("/")[0] for name in chosen}))}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{secrets.token_hex(8)}.fastadv-tmp"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Literal, TypeVar
 
+from fastadv.core.errors import ArgumentError, Error
+
 Result = TypeVar("Result")
 
 
@@ -21,7 +23,7 @@ class Skipped:
     reason: str
 
 
-class StreamError(RuntimeError):
+class StreamError(Error, RuntimeError):
     """An unforeseen error of a worker, with the item's name; the cause is attached."""
 
 
@@ -60,9 +62,9 @@ class Stream(Generic[Result]):
         """
         for argument, value in (("workers", workers), ("ahead", ahead)):
             if value < 1:
-                raise ValueError(f"{argument}: expected 1 or more, got {value}")
+                raise ArgumentError(f"{argument}: expected 1 or more, got {value}")
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+            raise ArgumentError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
         self.skipped: list[Skipped] = []
         self._function = function
         self._names = iter(names)

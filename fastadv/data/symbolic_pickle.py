@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from fastadv.core.errors import Error
+
 MAX_OPCODES = 5_000_000
 MAX_STRING = 64 * 2**20
 _MAX_LINE = 4096
 _SHORT = 64  # longer strings stay in the file
 
 
-class PickleRefusedError(ValueError):
+class PickleRefusedError(Error, ValueError):
     """A pickle that is damaged, too large, or wants more than to be read; the message says what."""
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, UnknownNameError
 from fastadv.data.alignment import Points
 from fastadv.data.dealt_pairs import deal_pairs
 from fastadv.data.faces import Face, FaceSource, face_id, require
@@ -62,11 +63,11 @@ def render_faces(
     _check_seed(seed)
     _check_size(size)
     if len(identities) != len(indices):
-        raise ValueError(f"indices: expected one for each of the {len(identities)} identities, got {len(indices)}")
+        raise ArgumentError(f"indices: expected one for each of the {len(identities)} identities, got {len(indices)}")
     for argument, values, limit in (("identities", identities, _IDENTITIES), ("indices", indices, _IMAGES)):
         wrong = [value for value in values if not 0 <= value < limit]
         if wrong:
-            raise ValueError(f"{argument}: expected numbers from 0 to {limit - 1}, got {wrong[0]}")
+            raise ArgumentError(f"{argument}: expected numbers from 0 to {limit - 1}, got {wrong[0]}")
     people = torch.tensor([int(value) for value in identities], dtype=torch.int64)
     images = torch.tensor([int(value) for value in indices], dtype=torch.int64)
     pictures, points = render(seed, people, images, size)
@@ -97,9 +98,9 @@ class SyntheticFaces(FaceSource):
         _check_seed(seed)
         _check_size(size)
         if not 1 <= per_identity <= _IMAGES:
-            raise ValueError(f"per_identity: expected 1 to {_IMAGES}, got {per_identity}")
+            raise ArgumentError(f"per_identity: expected 1 to {_IMAGES}, got {per_identity}")
         if identities < 1 or first < 0 or first + identities > _IDENTITIES:
-            raise ValueError(
+            raise ArgumentError(
                 f"identities, first: expected numbers within 0 to {_IDENTITIES - 1}, got {identities} from {first} on"
             )
         self.seed = seed
@@ -152,14 +153,14 @@ class SyntheticFaces(FaceSource):
         if names is None:
             names = self.names
         if isinstance(names, str):
-            raise ValueError(f"names: expected several names, got the string {names!r}")
+            raise ArgumentError(f"names: expected several names, got the string {names!r}")
         if isinstance(names, Sequence):
             require(self, names)
         return _Blocks(self._draw, names, workers=workers, ahead=ahead, on_error=on_error)
 
     def _key(self, name: str) -> tuple[int, int]:
         if name not in self._keys:
-            raise KeyError(f"{name}: not among the {len(self)} images")
+            raise UnknownNameError(f"{name}: not among the {len(self)} images")
         return self._keys[name]
 
     def _draw(self, names: Sequence[str]) -> list[Face]:
@@ -220,9 +221,9 @@ def _joined(names: Iterable[str], each: int) -> Iterator[str]:
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed: expected a number in [0, 2^64), got {seed}")
+        raise ArgumentError(f"seed: expected a number in [0, 2^64), got {seed}")
 
 
 def _check_size(size: int) -> None:
     if not _SIZES[0] <= size <= _SIZES[1]:
-        raise ValueError(f"size: expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}")
+        raise ArgumentError(f"size: expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data.alignment import inverse, warp
 
 
@@ -35,11 +36,11 @@ def warp_back(image: NDArray[np.uint8], change: NDArray[np.float32], matrix: Arr
     Source: Zhong and Deng, section IV-G.
     """
     if image.ndim != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image: expected (H, W, C) uint8, got {image.shape} {image.dtype}")
+        raise ArgumentError(f"image: expected (H, W, C) uint8, got {image.shape} {image.dtype}")
     if change.ndim != 3 or change.shape[2] != image.shape[2] or change.dtype != np.float32:
-        raise ValueError(f"change: expected (h, w, {image.shape[2]}) float32, got {change.shape} {change.dtype}")
+        raise ArgumentError(f"change: expected (h, w, {image.shape[2]}) float32, got {change.shape} {change.dtype}")
     if not np.isfinite(change).all():
-        raise ValueError("change: expected finite values")
+        raise ArgumentError("change: expected finite values")
     moved = warp(change, inverse(matrix), (image.shape[0], image.shape[1]))
     moved *= 255
     moved += image

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.data.faces import several
 from fastadv.data.files import is_temporary, naming, write_all, write_atomically
 from fastadv.data.images import encode_png
@@ -39,7 +40,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _log = logging.getLogger("fastadv")
 
 
-class RunFolderError(ValueError):
+class RunFolderError(Error, ValueError):
     """A folder that cannot take this run; the message names it and says why."""
 
 
@@ -125,7 +126,7 @@ class RunFolder:
         """
         parts = name.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
-            raise ValueError(f"name: expected 'identity/file' without '.', '..' or a leading '/', got {name!r}")
+            raise ArgumentError(f"name: expected 'identity/file' without '.', '..' or a leading '/', got {name!r}")
         return self._images.joinpath(*parts[:-1], parts[-1] + ".png")
 
     def write(self, row: ManifestRow, png: NDArray[np.uint8] | bytes) -> None:
@@ -143,11 +144,11 @@ class RunFolder:
         path = self.image_path(row.name)
         data = png if isinstance(png, bytes) else encode_png(png)
         if not data.startswith(_PNG_SIGNATURE):
-            raise ValueError(f"png: expected a PNG file, got bytes that start with {data[:8]!r}")
+            raise ArgumentError(f"png: expected a PNG file, got bytes that start with {data[:8]!r}")
         with self._lock:
             self._require_writable()
             if row.name in self._done or row.name in self._pending:
-                raise ValueError(f"name: {row.name} is written already")
+                raise ArgumentError(f"name: {row.name} is written already")
             self._pending.add(row.name)
         try:
             self._make_folder(path.parent)
@@ -244,7 +245,7 @@ class RunFolder:
         except OSError as error:
             raise naming(error, folder) from error
         if not folder.resolve().is_relative_to(self._images.resolve()):
-            raise ValueError(f"name: {folder} is a link to outside of the run's folder")
+            raise ArgumentError(f"name: {folder} is a link to outside of the run's folder")
         self._known_folders.add(folder)
 
     def _append(self, row: ManifestRow, png_bytes: int) -> None:
@@ -286,11 +287,11 @@ class RunFolder:
 
 def _plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, Mapping):
-        raise ValueError(f"config: expected a mapping of JSON values, got {type(config).__name__}")
+        raise ArgumentError(f"config: expected a mapping of JSON values, got {type(config).__name__}")
     try:
         plain = json.loads(json.dumps(dict(config), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"config: expected JSON values: {error}") from error
+        raise ArgumentError(f"config: expected JSON values: {error}") from error
     return dict(plain)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Recipe, as_recipe
+from fastadv.core.errors import ArgumentTypeError, UnavailableError
 from fastadv.defences.checks import check_number
 from fastadv.defences.defended import SameNetwork
 from fastadv.defences.key import check_seed, content_key
@@ -63,7 +64,7 @@ class AttackAsDefence:
 
     def __post_init__(self) -> None:
         if not hasattr(as_recipe(self.attack).attack, "allocate"):
-            raise TypeError(f"attack must be an Attack or a Recipe, got {type(self.attack).__name__}")
+            raise ArgumentTypeError(f"attack must be an Attack or a Recipe, got {type(self.attack).__name__}")
         check_number("start", self.start, 0.0, 1.0)
         check_number("threshold", self.threshold, -1.0, 1.0)
 
@@ -151,7 +152,7 @@ class AttackedModel(SameNetwork):
         """
         self._check(images)
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(f"{self.defence.name} cannot be captured; use Engine(capture=False)")
+            raise UnavailableError(f"{self.defence.name} cannot be captured; use Engine(capture=False)")
         value = self.defence.attacked(self._bare.model, images.clamp(0, 1), seed=self.seed).to(images.dtype)
         return super().features(straight_through(value, images))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_number
 from fastadv.defences.defended import DefendedModel, InputDefence, WatchedDefendedModel
 from fastadv.models import FaceModel
@@ -48,7 +49,7 @@ class Wraps:
             return _renamed(model, Chain(parts=(self, model.defence)), seed)
         if isinstance(model, WatchedModel):
             if isinstance(model, WatchedDefendedModel):
-                raise TypeError("model: the watched model is defended already; chain the defences, then watch")
+                raise ArgumentTypeError("model: the watched model is defended already; chain the defences, then watch")
             return WatchedDefendedModel(model, self, seed=seed)
         return DefendedModel(model, self, seed=seed)
 
@@ -129,11 +130,11 @@ class OneOf(Wraps):
         if self.weights is None:
             return
         if len(self.weights) != len(self.parts):
-            raise ValueError(f"weights must be {len(self.parts)} numbers, one for each part, got {self.weights!r}")
+            raise ArgumentError(f"weights must be {len(self.parts)} numbers, one for each part, got {self.weights!r}")
         for weight in self.weights:
             check_number("weights", weight, 0, 1e9)
         if sum(self.weights) <= 0:
-            raise ValueError(f"weights must not all be 0, got {self.weights!r}")
+            raise ArgumentError(f"weights must not all be 0, got {self.weights!r}")
 
     @property
     def name(self) -> str:
@@ -175,13 +176,13 @@ def _own(key: StepKey, place: int) -> StepKey:
 
 def _check_parts(parts: tuple[InputDefence, ...]) -> None:
     if not isinstance(parts, tuple) or not 1 <= len(parts) <= _PARTS:
-        raise ValueError(f"parts must be a tuple of 1 to {_PARTS} defences, got {parts!r}")
+        raise ArgumentError(f"parts must be a tuple of 1 to {_PARTS} defences, got {parts!r}")
     for part in parts:
         if not isinstance(part, Wraps):
-            raise TypeError(f"parts must be input defences, got a {type(part).__name__}")
+            raise ArgumentTypeError(f"parts must be input defences, got a {type(part).__name__}")
     depth = 1 + max(_depth(part) for part in parts)
     if depth > _DEPTH:
-        raise ValueError(f"parts must hold at most {_DEPTH} compositions within each other, got {depth}")
+        raise ArgumentError(f"parts must hold at most {_DEPTH} compositions within each other, got {depth}")
 
 
 def _depth(part: InputDefence) -> int:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.core.errors import ArgumentTypeError
 from fastadv.defences.key import check_seed, content_key
 from fastadv.models import FaceModel
 from fastadv.surrogates.key import StepKey
@@ -71,9 +72,11 @@ class SameNetwork(FaceModel):
 
     def __init__(self, model: FaceModel, name: str) -> None:
         if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         if type(model) is not FaceModel:
-            raise TypeError(f"model: expected a plain FaceModel, got {type(model).__name__}; use the defence's wrap")
+            raise ArgumentTypeError(
+                f"model: expected a plain FaceModel, got {type(model).__name__}; use the defence's wrap"
+            )
         mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
         super().__init__(
             model.backbone,

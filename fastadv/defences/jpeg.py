@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, MissingPackageError, UnavailableError
 from fastadv.defences.checks import check_int
 from fastadv.defences.compose import Wraps
 from fastadv.defences.straight_through import straight_through
@@ -51,9 +52,9 @@ class Jpeg(Wraps):
     def __post_init__(self) -> None:
         check_int("quality", self.quality, 1, 95)
         if self.subsampling not in _SUBSAMPLING:
-            raise ValueError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, got {self.subsampling!r}")
+            raise ArgumentError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, got {self.subsampling!r}")
         if self.gradient not in GRADIENTS:
-            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
+            raise ArgumentError(f"gradient must be one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
         if self.gradient == "kornia":
             _kornia_codec(torch.full((1, 3, 16, 16), 0.5), self.quality)
 
@@ -69,7 +70,7 @@ class Jpeg(Wraps):
             RuntimeError: A CUDA graph is being captured.
         """
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(f"{self.name} runs on the host and cannot be captured; use Engine(capture=False)")
+            raise UnavailableError(f"{self.name} runs on the host and cannot be captured; use Engine(capture=False)")
         value = self._coded(images.detach())
         if not (images.requires_grad and torch.is_grad_enabled()):
             return value
@@ -94,7 +95,7 @@ def _kornia_codec(images: Tensor, quality: int) -> Tensor:
     try:
         enhance = importlib.import_module("kornia.enhance")
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'gradient="kornia" needs kornia (pip install kornia); gradient="identity" needs nothing'
         ) from error
     return enhance.jpeg_codec_differentiable(images, torch.full((1,), float(quality), device=images.device))

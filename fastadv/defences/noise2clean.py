@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.compose import Wraps
 from fastadv.models.red import REDNet, load_denoiser
 from fastadv.surrogates.key import StepKey
@@ -44,9 +45,9 @@ class Noise2Clean(Wraps):
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, REDNet):
-            raise TypeError(f"network must be a REDNet, got {type(self.network).__name__}")
+            raise ArgumentTypeError(f"network must be a REDNet, got {type(self.network).__name__}")
         if not isinstance(self.label, str) or not self.label:
-            raise TypeError(f"label must be a non-empty str, got {self.label!r}")
+            raise ArgumentTypeError(f"label must be a non-empty str, got {self.label!r}")
         # a value: what is trained on afterwards, or moved, is another network
         object.__setattr__(self, "network", copy.deepcopy(self.network).eval().requires_grad_(False))
 
@@ -74,7 +75,7 @@ class Noise2Clean(Wraps):
         """
         network = self.network
         if images.device != network.device:
-            raise ValueError(f"images must be on the network's device {network.device}, got {images.device}")
+            raise ArgumentError(f"images must be on the network's device {network.device}, got {images.device}")
         made: Tensor = network(images.to(network.dtype)).clamp(0, 1).to(images.dtype)
         channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
         return made.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

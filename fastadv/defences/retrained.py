@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv.core.errors import ArgumentTypeError
 from fastadv.models import FaceModel, read_state_dict
 from fastadv.models.checkpoints import load_weights
 from fastadv.models.zoo import pop_head
@@ -48,7 +49,7 @@ class Retrained:
             CheckpointError: The file is missing, broken, unsafe, or of another architecture.
         """
         if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         state = read_state_dict(self.file)
         head = pop_head(state, source=str(self.file))
         made = copy.deepcopy(model)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_int, check_number
 from fastadv.models import FaceModel
 
@@ -64,18 +65,18 @@ class SelectiveDropout:
                 or it has fewer convolutions than ``gamma``.
         """
         if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         if any(module.training for module in model.modules()):
-            raise ValueError(f"model: {model.name!r} is in training mode; call .eval() first")
+            raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
         if clean.shape != attacked.shape or not len(clean):
-            raise ValueError(
+            raise ArgumentError(
                 f"attacked must have the shape of clean, with at least one image, got {tuple(attacked.shape)} and "
                 f"{tuple(clean.shape)}"
             )
         check_int("batch", batch, 1, 1 << 16)
         names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
         if len(names) < self.gamma:
-            raise ValueError(
+            raise ArgumentError(
                 f"gamma must be at most {len(names)}; the convolutions of {model.name!r}, got {self.gamma}"
             )
         moved: dict[str, Tensor] = {}
@@ -85,10 +86,12 @@ class SelectiveDropout:
                 pair = (clean[begin : begin + batch], attacked[begin : begin + batch])
                 model.features(torch.cat(pair).to(model.device))
         if len(moved) < self.gamma:
-            raise ValueError(f"gamma must be at most {len(moved)}, the convolutions that images pass, got {self.gamma}")
+            raise ArgumentError(
+                f"gamma must be at most {len(moved)}, the convolutions that images pass, got {self.gamma}"
+            )
         change = {name: float(moved[name].sum() / carried[name].sum().clamp(min=1e-30)) for name in moved}
         if not any(change.values()):
-            raise ValueError("attacked must differ from clean: no filter was moved")
+            raise ArgumentError("attacked must differ from clean: no filter was moved")
         layers = sorted(change, key=lambda name: (-change[name], names.index(name)))[: self.gamma]
         found = []
         for name in sorted(layers, key=names.index):
@@ -136,14 +139,16 @@ class DroppedFilters:
             ValueError: A layer is missing, is no convolution, or has no such filter.
         """
         if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         made = copy.deepcopy(model)
         made.name = f"{model.name}+{self.name}"
         modules = dict(made.backbone.named_modules())
         for name, numbers in self.filters:
             layer = modules.get(name)
             if not isinstance(layer, nn.Conv2d) or max(numbers) >= layer.out_channels:
-                raise ValueError(f"model: {model.name!r} has no convolution {name!r} with {max(numbers) + 1} filters")
+                raise ArgumentError(
+                    f"model: {model.name!r} has no convolution {name!r} with {max(numbers) + 1} filters"
+                )
             with torch.no_grad():
                 layer.weight[list(numbers)] = 0
                 if layer.bias is not None:

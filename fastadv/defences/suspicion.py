@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 from fastadv.recognition import paired_difference
 
@@ -55,9 +56,9 @@ class Trial:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
+            raise ArgumentError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
         if self.hits.ndim != 1 or self.hits.shape != self.l2.shape or not len(self.hits):
-            raise ValueError(f"hits, l2 must be (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
+            raise ArgumentError(f"hits, l2 must be (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
 
     @property
     def success(self) -> float:
@@ -114,7 +115,7 @@ def suspicions(trials: Sequence[Trial], *, gradient_ratio: float | None = None) 
         "On evaluating adversarial robustness", section 5.
     """
     if len({len(t.hits) for t in trials}) > 1:
-        raise ValueError(f"trials must be of the same images, got {sorted({len(t.hits) for t in trials})} of them")
+        raise ArgumentError(f"trials must be of the same images, got {sorted({len(t.hits) for t in trials})} of them")
     found = [*_one_step(trials), *_black_box(trials), *_gradients(trials, gradient_ratio)]
     return (*found, *_radius(trials), *_noise(trials))
 
@@ -136,7 +137,7 @@ def gradient_ratio(defended: FaceModel, bare: FaceModel, images: Tensor, targets
         ValueError: There is no image, or not one target for each.
     """
     if not len(images) or images.shape != targets.shape:
-        raise ValueError(f"targets must be one for each image, got {tuple(targets.shape)} for {tuple(images.shape)}")
+        raise ArgumentError(f"targets must be one for each image, got {tuple(targets.shape)} for {tuple(images.shape)}")
     after, before = (_norms(model, images, targets, batch) for model in (defended, bare))
     return float((after / before.clamp(min=1e-30)).median())
 

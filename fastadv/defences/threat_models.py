@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel, check_adapts
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_int, check_number
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
@@ -178,10 +179,10 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if not isinstance(self.detector, Detector):
-            raise TypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
+            raise ArgumentTypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
         check_number("weight", self.weight, 0.0, math.inf)
         if math.isnan(self.threshold):
-            raise ValueError(f"threshold must be a logit, got {self.threshold!r}")
+            raise ArgumentError(f"threshold must be a logit, got {self.threshold!r}")
         check_int("samples", self.samples, 1, 1024)
         check_int("seed", self.seed, 0, (1 << 63) - 1)
 
@@ -231,6 +232,6 @@ def _sampled(
     if samples == 1 or not defence.random:
         return first, recipe
     if recipe.surrogate.ensemble is not None:
-        raise ValueError(f"samples must be 1 for {recipe.name}, which is on an ensemble already, got {samples}")
+        raise ArgumentError(f"samples must be 1 for {recipe.name}, which is on an ensemble already, got {samples}")
     others = tuple(defence.wrap(model, seed=seed + k) for k in range(1, samples))
     return first, replace(recipe, surrogate=replace(recipe.surrogate, ensemble=Ensemble(others=others)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import backends, ops
+from fastadv.core.errors import ArgumentError
 from fastadv.detection import tensor_file
 from fastadv.detection.measures import Thresholds, calibrate
 from fastadv.detection.networks import KINDS, Architecture, Network
@@ -52,9 +53,11 @@ class Detector:
     def __post_init__(self) -> None:
         if tuple(self.network.mean.shape) != self.trajectory.shape:
             came = str(tuple(self.network.mean.shape))
-            raise ValueError(f"network takes embeddings of {came}; expected {self.trajectory.shape}, the trajectory's")
+            raise ArgumentError(
+                f"network takes embeddings of {came}; expected {self.trajectory.shape}, the trajectory's"
+            )
         if self.network.training:
-            raise ValueError("network is in training mode; expected network.eval()")
+            raise ArgumentError("network is in training mode; expected network.eval()")
 
     @property
     def layers(self) -> tuple[str, ...]:

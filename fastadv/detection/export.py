@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error, MissingPackageError
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import versions
 from fastadv.detection.detectors import Detector
@@ -34,7 +35,7 @@ _ELEMENTS = 1 << 20  # of a temporary of the distances, for one image
 _TINY = torch.finfo(torch.float32).tiny
 
 
-class ExportError(RuntimeError):
+class ExportError(Error, RuntimeError):
     """An exported graph does not say what the guard says; nothing was written."""
 
 
@@ -83,16 +84,16 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
         OSError: with the file's name.
     """
     if not isinstance(guard, Guard):
-        raise TypeError(f"guard is a {type(guard).__name__}; expected a Guard")
+        raise ArgumentTypeError(f"guard is a {type(guard).__name__}; expected a Guard")
     file = Path(path)
     if file.suffix not in FORMATS:
-        raise ValueError(f"path is {str(file)!r}; expected a name that ends in {' or '.join(FORMATS)}")
+        raise ArgumentError(f"path is {str(file)!r}; expected a name that ends in {' or '.join(FORMATS)}")
     if guard.precision != "fp32":
-        raise ValueError(f"guard has precision {guard.precision!r}; expected 'fp32', what the graph computes in")
+        raise ArgumentError(f"guard has precision {guard.precision!r}; expected 'fp32', what the graph computes in")
     if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance}; expected in (0, 1)")
+        raise ArgumentError(f"tolerance is {tolerance}; expected in (0, 1)")
     if not file.parent.is_dir():
-        raise ValueError(f"path is in {str(file.parent)!r}, which is no folder; expected one that exists")
+        raise ArgumentError(f"path is in {str(file.parent)!r}, which is no folder; expected one that exists")
     kind = FORMATS[file.suffix]
     if kind == "onnx":
         _require_onnx()
@@ -238,7 +239,7 @@ def _require_onnx() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ImportError(f"ONNX needs {name} ({error}): pip install 'fastadv[onnx]'") from error
+            raise MissingPackageError(f"ONNX needs {name} ({error}): pip install 'fastadv[onnx]'") from error
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram, names: Sequence[str], about: str) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data.files import write_atomically
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
 from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
@@ -69,7 +70,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name, text, known in (("kind", self.kind, KINDS), ("standard", self.standard, STANDARDS)):
             if text not in known:
-                raise ValueError(f"{name} is {text!r}; expected one of {', '.join(known)}")
+                raise ArgumentError(f"{name} is {text!r}; expected one of {', '.join(known)}")
         for name, value, low in (
             ("hidden", self.hidden, 1),
             ("epochs", self.epochs, 1),
@@ -78,15 +79,15 @@ class FitConfig:
             ("patience", self.patience, 0),
         ):
             if value < low:
-                raise ValueError(f"{name} is {value}; expected {low} or more")
+                raise ArgumentError(f"{name} is {value}; expected {low} or more")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr is {self.lr}; expected a positive number")
+            raise ArgumentError(f"lr is {self.lr}; expected a positive number")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay is {self.weight_decay}; expected a number >= 0")
+            raise ArgumentError(f"weight_decay is {self.weight_decay}; expected a number >= 0")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a share in [0, 1)")
+            raise ArgumentError(f"dropout is {self.dropout}; expected a share in [0, 1)")
         if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed is {self.seed}; expected a number in [0, 2**63)")
+            raise ArgumentError(f"seed is {self.seed}; expected a number in [0, 2**63)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +163,9 @@ def fit(
     """
     if held is not None and held.embeddings.shape[1:] != examples.embeddings.shape[1:]:
         came, expected = tuple(held.embeddings.shape[1:]), tuple(examples.embeddings.shape[1:])
-        raise ValueError(f"held has embeddings of {came}; expected {expected}, like the examples")
+        raise ArgumentError(f"held has embeddings of {came}; expected {expected}, like the examples")
     if checkpoint_epochs < 1:
-        raise ValueError(f"checkpoint_epochs is {checkpoint_epochs}; expected 1 or more")
+        raise ArgumentError(f"checkpoint_epochs is {checkpoint_epochs}; expected 1 or more")
     path = None if checkpoint is None else Path(checkpoint)
     return _Fit(config, examples, held, torch.device(device), path).complete(checkpoint_epochs, progress)
 
@@ -241,7 +242,9 @@ class _Fit:
         held = None if self.held is None else self._held_loss(self.held)
         record = EpochRecord(epoch=epoch, loss=value, held=held, lr=lr)
         if not (math.isfinite(value) and math.isfinite(record.watched)):
-            raise ValueError(f"loss is {value} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}")
+            raise ArgumentError(
+                f"loss is {value} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}"
+            )
         self.history.append(record)
         if self._best() is record:
             self.best = _copied(self.network)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection.detectors import Detector
 from fastadv.detection.taps import LayerTap
 from fastadv.models import FaceModel, prepare
@@ -104,17 +105,17 @@ class Guard:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, FaceModel):
-            raise TypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
+            raise ArgumentTypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
         if not isinstance(self.detector, Detector):
-            raise TypeError(f"detector is a {type(self.detector).__name__}; expected a Detector")
+            raise ArgumentTypeError(f"detector is a {type(self.detector).__name__}; expected a Detector")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+            raise ArgumentError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         sizes = self.sizes
         if not sizes or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
-            raise ValueError(f"sizes is {sizes}; expected ascending batch sizes >= 1")
+            raise ArgumentError(f"sizes is {sizes}; expected ascending batch sizes >= 1")
         cuda = self.model.device.type == "cuda"
         if self.capture and not cuda:
-            raise ValueError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")
+            raise ArgumentError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")
         object.__setattr__(self, "capture", cuda if self.capture is None else self.capture)
         object.__setattr__(self, "threshold", _threshold(self.threshold, self.detector))
         check_fits(self.model, self.detector)
@@ -136,10 +137,10 @@ class Guard:
         """
         if not isinstance(images, Tensor) or not images.is_floating_point():
             came = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images is {came}; expected a floating-point tensor in [0, 1]")
+            raise ArgumentTypeError(f"images is {came}; expected a floating-point tensor in [0, 1]")
         expected = (3, *self.model.input_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != expected or not len(images):
-            raise ValueError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
+            raise ArgumentError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
         with torch.inference_mode():
             return self._captured(images) if self.capture else self._eager(images)
 
@@ -272,13 +273,13 @@ def check_fits(model: FaceModel, detector: Detector) -> None:
     """Raise ValueError unless the detector was fitted on this model's layers, as far as names and widths can tell."""
     representatives = detector.trajectory.representatives
     if representatives.model != model.name:
-        raise ValueError(f"detector was fitted on {representatives.model!r}; expected {model.name!r}, the model")
+        raise ArgumentError(f"detector was fitted on {representatives.model!r}; expected {model.name!r}, the model")
     with torch.no_grad():
         grey = torch.full((1, 3, *model.input_size), 0.5, device=model.device)
         values = LayerTap(model=model, layers=detector.layers)(grey).values
     for layer, value, vectors in zip(detector.layers, values, representatives.vectors, strict=True):
         if value.shape[1] != vectors.shape[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"detector was fitted on {vectors.shape[1]} channels of layer {layer!r}; "
                 f"expected {value.shape[1]}, as the model has"
             )
@@ -287,10 +288,10 @@ def check_fits(model: FaceModel, detector: Detector) -> None:
 def _threshold(given: float | None, detector: Detector) -> float:
     if given is None:
         if detector.thresholds is None:
-            raise ValueError("threshold is None and the detector is not calibrated; expected a number")
+            raise ArgumentError("threshold is None and the detector is not calibrated; expected a number")
         return detector.thresholds.equal_error
     if not math.isfinite(given):
-        raise ValueError(f"threshold is {given}; expected a finite number")
+        raise ArgumentError(f"threshold is {given}; expected a finite number")
     return float(given)
 
 

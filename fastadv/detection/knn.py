@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection import tensor_file
 from fastadv.detection.detectors import describe, thresholds_of
 from fastadv.detection.measures import Thresholds, calibrate
@@ -63,12 +64,12 @@ class KnnScore:
     def __post_init__(self) -> None:
         _check_options(self.processing, self.weighting, self.k)
         if self.k > len(self.neighbours):
-            raise ValueError(f"k is {self.k}; expected at most {len(self.neighbours)}, the size of the index")
+            raise ArgumentError(f"k is {self.k}; expected at most {len(self.neighbours)}, the size of the index")
         if (self.projection is not None) != (self.processing == "pca"):
-            raise ValueError(f"processing is {self.processing!r}; expected a projection with 'pca', and only there")
+            raise ArgumentError(f"processing is {self.processing!r}; expected a projection with 'pca', and only there")
         if self.projection is not None and self.projection.matrix.shape[1] != self.neighbours.features.shape[1]:
             came, expected = self.projection.matrix.shape[1], self.neighbours.features.shape[1]
-            raise ValueError(f"projection gives {came} numbers; expected {expected}, those of the index")
+            raise ArgumentError(f"projection gives {came} numbers; expected {expected}, those of the index")
 
     @torch.no_grad()
     def support(self, features: Tensor, predicted: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def fit_knn(
     """
     _check_options(processing, weighting, k)
     if isinstance(batches, Iterator):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"batches is a {type(batches).__name__}, which can be read once; expected batches to iterate twice"
         )
     count, width, moments, device = 0, 0, None, torch.device("cpu")
@@ -167,9 +168,9 @@ def fit_knn(
             moments.add(features)
         count += len(features)
     if count == 0:
-        raise ValueError("batches holds no features; expected one or more")
+        raise ArgumentError("batches holds no features; expected one or more")
     if k > count:
-        raise ValueError(f"k is {k}; expected at most {count}, the number of features")
+        raise ArgumentError(f"k is {k}; expected at most {count}, the number of features")
     projection = None if moments is None else whitening(moments, dimensions)
     size = width if projection is None else projection.matrix.shape[1]
     rows = torch.empty((count, size), dtype=torch.float32, device=device)
@@ -178,13 +179,13 @@ def fit_knn(
     for features, classes in batches:
         end = begin + len(features)
         if end > count or features.shape[1] != width:
-            raise ValueError(f"batches gave other features the second time; expected {count} rows of {width} again")
+            raise ArgumentError(f"batches gave other features the second time; expected {count} rows of {width} again")
         check_labels("labels", classes, features, 1 << 62)
         rows[begin:end] = _process(features, processing, projection)
         labels[begin:end] = classes
         begin = end
     if begin != count:
-        raise ValueError(f"batches gave {begin} features the second time; expected {count} again")
+        raise ArgumentError(f"batches gave {begin} features the second time; expected {count} again")
     return KnnScore(
         layer=layer,
         neighbours=Neighbours(rows, labels, backend=backend),
@@ -251,6 +252,6 @@ def _process(features: Tensor, processing: str, projection: Projection | None) -
 def _check_options(processing: str, weighting: str, k: int) -> None:
     for name, value, known in (("processing", processing, PROCESSINGS), ("weighting", weighting, WEIGHTINGS)):
         if value not in known:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+            raise ArgumentError(f"{name} is {value!r}; expected one of {', '.join(known)}")
     if k < 1:
-        raise ValueError(f"k is {k}; expected 1 or more")
+        raise ArgumentError(f"k is {k}; expected 1 or more")

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
+
 Floats = NDArray[np.float64]
 
 _CELLS = 1 << 22  # of a temporary of the bootstrap
@@ -45,7 +47,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if len(self.false_alarm) != len(self.false_alarm_rates):
-            raise ValueError(f"false_alarm has {len(self.false_alarm)}; expected {len(self.false_alarm_rates)}")
+            raise ArgumentError(f"false_alarm has {len(self.false_alarm)}; expected {len(self.false_alarm_rates)}")
 
     def at_false_alarm(self, rate: float) -> float:
         """The threshold for one of the rates that were chosen.
@@ -55,7 +57,7 @@ class Thresholds:
         """
         if rate not in self.false_alarm_rates:
             known = ", ".join(f"{known:g}" for known in self.false_alarm_rates) or "none"
-            raise ValueError(f"rate is {rate}; calibrated for: {known}")
+            raise ArgumentError(f"rate is {rate}; calibrated for: {known}")
         return self.false_alarm[self.false_alarm_rates.index(rate)]
 
 
@@ -145,7 +147,7 @@ def auc_interval(
         Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
     if draws < 1 or not 0 < level < 1 or seed < 0:
-        raise ValueError(f"draws, level, seed are {draws}, {level}, {seed}; expected >= 1, in (0, 1), >= 0")
+        raise ArgumentError(f"draws, level, seed are {draws}, {level}, {seed}; expected >= 1, in (0, 1), >= 0")
     scores = _checked("natural", natural), _checked("adversarial", adversarial)
     calm, attacked = _counts(*scores)
     shares = None if people is None else _by_person(*scores, people)
@@ -163,7 +165,7 @@ def auc_interval(
         made.append(_areas(drawn[0][both], drawn[1][both]))
     found = np.concatenate(made)
     if not len(found):
-        raise ValueError("people leaves no draw with images of both kinds; expected more people with both")
+        raise ArgumentError("people leaves no draw with images of both kinds; expected more people with both")
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     value = float(_areas(calm[None], attacked[None])[0])
     return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)
@@ -173,9 +175,9 @@ def _checked(name: str, scores: Tensor | ArrayLike) -> Floats:
     array = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
     values = np.asarray(array, dtype=np.float64)
     if values.ndim != 1 or not len(values):
-        raise ValueError(f"{name} has shape {values.shape}; expected (N,) with N >= 1")
+        raise ArgumentError(f"{name} has shape {values.shape}; expected (N,) with N >= 1")
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds scores that are NaN or infinite; expected finite ones")
+        raise ArgumentError(f"{name} holds scores that are NaN or infinite; expected finite ones")
     return values
 
 
@@ -192,7 +194,7 @@ def _by_person(calm: Floats, attacked: Floats, people: tuple[ArrayLike, ArrayLik
     whose = np.asarray(people[0]), np.asarray(people[1])
     for name, values, own in (("natural", calm, whose[0]), ("adversarial", attacked, whose[1])):
         if own.shape != values.shape:
-            raise ValueError(f"people has shape {own.shape} for {name}; expected {values.shape}, one for each score")
+            raise ArgumentError(f"people has shape {own.shape} for {name}; expected {values.shape}, one for each score")
     distinct, place = np.unique(np.concatenate([calm, attacked]), return_inverse=True)
     persons, person = np.unique(np.concatenate(whose), return_inverse=True)
     made = np.zeros((2, len(persons), len(distinct)))
@@ -229,7 +231,7 @@ def _equal_error(calm: Floats, attacked: Floats) -> tuple[float, float]:
 
 def _at_false_alarm(calm: Floats, attacked: Floats, rate: float) -> float:
     if not 0 <= rate <= 1:
-        raise ValueError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
+        raise ArgumentError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
     ordered = np.sort(calm)[::-1]
     allowed = int(np.floor(rate * len(ordered) + 1e-9))  # 0.3 * 10 is 2.9999999999999996, and three are meant
     if allowed >= len(ordered):

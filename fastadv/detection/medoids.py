@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError
 from fastadv.detection.moments import check_rows
 from fastadv.detection.representatives import Batch, Representatives, check_batch, check_complete, check_names
 from fastadv.ops.centroid_distances import check_metric
@@ -92,7 +93,7 @@ def _runs(batches: Iterable[Batch], layers: int, classes: tuple[str, ...]) -> It
                 if parts:
                     yield label, parts
                 if following in seen:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"labels: class {classes[following]!r} came back after another one; "
                         "expected the images of a class one after the other"
                     )

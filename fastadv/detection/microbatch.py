@@ -10,15 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from fastadv.core.errors import ArgumentError, Error
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class Overloaded(RuntimeError):  # noqa: N818
+class Overloaded(Error, RuntimeError):  # noqa: N818
     """There are as many items waiting as there may be."""
 
 
-class Closed(RuntimeError):  # noqa: N818
+class Closed(Error, RuntimeError):  # noqa: N818
     """The batcher takes no more items."""
 
 
@@ -61,9 +63,9 @@ class MicroBatcher(Generic[Item, Answer]):
         """
         for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer >= 1")
+                raise ArgumentError(f"{name} is {value!r}; expected an integer >= 1")
         if not 0 <= max_wait <= 60:
-            raise ValueError(f"max_wait is {max_wait}; expected seconds in [0, 60]")
+            raise ArgumentError(f"max_wait is {max_wait}; expected seconds in [0, 60]")
         self._run = run
         self._max_batch, self._max_wait, self._max_queue = max_batch, max_wait, max_queue
         self._waiting: deque[_Waiting[Item, Answer]] = deque()

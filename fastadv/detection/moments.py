@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
 
 #: Directions whose variance is below this share of the largest carry rounding, not data.
@@ -31,7 +32,7 @@ class Moments:
     def __init__(self, width: int, *, device: torch.device | str = "cpu") -> None:
         """Begin with no rows of ``width`` numbers."""
         if width < 1:
-            raise ValueError(f"width is {width}; expected 1 or more")
+            raise ArgumentError(f"width is {width}; expected 1 or more")
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -59,7 +60,7 @@ class Moments:
             ValueError: it is of another width.
         """
         if other.mean.shape != self.mean.shape:
-            raise ValueError(f"other has width {other.mean.shape[0]}; expected {self.mean.shape[0]}")
+            raise ArgumentError(f"other has width {other.mean.shape[0]}; expected {self.mean.shape[0]}")
         self._join(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
 
     def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
@@ -105,14 +106,14 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
         ValueError: ``dimensions`` is below 1, or the rows do not vary.
     """
     if dimensions < 1:
-        raise ValueError(f"dimensions is {dimensions}; expected 1 or more")
+        raise ArgumentError(f"dimensions is {dimensions}; expected 1 or more")
     if moments.count < 2:
-        raise ValueError(f"rows: {moments.count} came; expected two or more, to have a variance")
+        raise ArgumentError(f"rows: {moments.count} came; expected two or more, to have a variance")
     values, vectors = torch.linalg.eigh(moments.scatter / (moments.count - 1))
     values, vectors = values.flip(0), vectors.flip(1)
     kept = min(dimensions, int((values > _RANK * values[0].clamp(min=0)).sum()))
     if kept == 0:
-        raise ValueError("rows are all the same; expected rows that vary")
+        raise ArgumentError("rows are all the same; expected rows that vary")
     values, vectors = values[:kept], vectors[:, :kept]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return Projection(mean=moments.mean.clone(), matrix=vectors * largest.sign() / values.sqrt())
@@ -121,20 +122,22 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
 def check_rows(name: str, value: object, width: int | None = None) -> Tensor:
     """``value``, or an error unless it is finite float32 ``(N, C)`` with the width, if one is given."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
     checks.rows(name, value, torch.float32, (None, width))
     if value.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (N, C) with C >= 1")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected (N, C) with C >= 1")
     if not bool(value.isfinite().all()):
-        raise ValueError(f"{name} holds values that are NaN or infinite; expected finite ones")
+        raise ArgumentError(f"{name} holds values that are NaN or infinite; expected finite ones")
     return value
 
 
 def check_labels(name: str, value: object, rows: Tensor, classes: int) -> Tensor:
     """``value``, or an error unless it is int64 ``(N,)``, one class in [0, classes) for each of the rows."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
     checks.per_image(name, value, rows, torch.int64)
     if len(value) and not 0 <= int(value.min()) <= int(value.max()) < classes:
-        raise ValueError(f"{name} holds {int(value.min())} to {int(value.max())}; expected classes in [0, {classes})")
+        raise ArgumentError(
+            f"{name} holds {int(value.min())} to {int(value.max())}; expected classes in [0, {classes})"
+        )
     return value

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError, ArgumentTypeError, MissingPackageError
 
 _QUERIES = 256  # of one matrix product
 _ROWS = 8192  # of the index in one matrix product
@@ -67,9 +68,9 @@ class _Faiss:
 
     def __init__(self, features: Tensor) -> None:
         if importlib.util.find_spec("faiss") is None:
-            raise ImportError("backend 'faiss' needs faiss; install it with: pip install 'fastadv[faiss]'")
+            raise MissingPackageError("backend 'faiss' needs faiss; install it with: pip install 'fastadv[faiss]'")
         if features.device.type != "cpu":
-            raise ValueError(f"features is on {features.device}; expected cpu for backend 'faiss'")
+            raise ArgumentError(f"features is on {features.device}; expected cpu for backend 'faiss'")
         faiss: Any = importlib.import_module("faiss")
         self.index = faiss.IndexFlatL2(features.shape[1])
         self.index.add(features.numpy())
@@ -108,16 +109,16 @@ class Neighbours:
         """
         _check("features", features, None)
         if features.shape[0] == 0:
-            raise ValueError(f"features has shape {tuple(features.shape)}; expected (M, D) with M >= 1")
+            raise ArgumentError(f"features has shape {tuple(features.shape)}; expected (M, D) with M >= 1")
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
             came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(f"labels is {came}; expected a torch.int64 tensor")
+            raise ArgumentTypeError(f"labels is {came}; expected a torch.int64 tensor")
         if labels.shape != features.shape[:1]:
-            raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({features.shape[0]},)")
+            raise ArgumentError(f"labels has shape {tuple(labels.shape)}; expected ({features.shape[0]},)")
         if labels.device != features.device:
-            raise ValueError(f"labels is on {labels.device}; expected {features.device}, the device of features")
+            raise ArgumentError(f"labels is on {labels.device}; expected {features.device}, the device of features")
         if backend not in BACKENDS:
-            raise ValueError(f"backend is {backend!r}; expected 'brute' or 'faiss'")
+            raise ArgumentError(f"backend is {backend!r}; expected 'brute' or 'faiss'")
         #: One of ``BACKENDS``.
         self.backend = backend
         self._features = features.detach().contiguous()
@@ -152,7 +153,7 @@ class Neighbours:
         """
         _check("queries", queries, self._features)
         if not 1 <= k <= len(self):
-            raise ValueError(f"k is {k}; expected an integer in [1, {len(self)}], the size of the index")
+            raise ArgumentError(f"k is {k}; expected an integer in [1, {len(self)}], the size of the index")
         found = [self._search(part, k) for part in queries.detach().split(_QUERIES)]
         distances, rows = (torch.cat([pair[i] for pair in found]) for i in (0, 1))
         return Found(distances=distances, indices=rows, labels=self._labels[rows])
@@ -197,13 +198,13 @@ class Neighbours:
 
 def _check(name: str, value: object, like: Tensor | None) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
     if value.dtype != torch.float32:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
     width = None if like is None else like.shape[1]
     if value.dim() != 2 or value.shape[1] == 0 or width not in (None, value.shape[1]):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected (any, {width or 'any but 0'})")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected (any, {width or 'any but 0'})")
     if like is not None and value.device != like.device:
-        raise ValueError(f"{name} is on {value.device}; expected {like.device}, the device of the features")
+        raise ArgumentError(f"{name} is on {value.device}; expected {like.device}, the device of the features")
     if not bool(value.isfinite().all()):
-        raise ValueError(f"{name} holds values that are NaN or infinite; expected finite ones")
+        raise ArgumentError(f"{name} holds values that are NaN or infinite; expected finite ones")

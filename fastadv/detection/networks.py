@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.errors import ArgumentError
+
 KINDS = ("linear", "mlp", "lstm")
 STANDARDS = ("entry", "layer", "none")
 
@@ -43,12 +45,12 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+            raise ArgumentError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         for name, value in (("layers", self.layers), ("width", self.width), ("hidden", self.hidden)):
             if type(value) is not int or not 1 <= value <= _LARGEST:
-                raise ValueError(f"{name} is {value!r}; expected an integer from 1 to {_LARGEST}")
+                raise ArgumentError(f"{name} is {value!r}; expected an integer from 1 to {_LARGEST}")
         if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
-            raise ValueError(f"dropout is {self.dropout}; expected a share in [0, 1)")
+            raise ArgumentError(f"dropout is {self.dropout}; expected a share in [0, 1)")
 
 
 class Network(nn.Module):
@@ -94,7 +96,7 @@ class Network(nn.Module):
         """
         if embeddings.dim() != 3 or embeddings.shape[1:] != self.mean.shape:
             expected = ", ".join(str(size) for size in self.mean.shape)
-            raise ValueError(f"embeddings has shape {tuple(embeddings.shape)}; expected (N, {expected})")
+            raise ArgumentError(f"embeddings has shape {tuple(embeddings.shape)}; expected (N, {expected})")
         values = (embeddings - self.mean) / self.scale
         if self.lstm is None:
             return self.logit(values.flatten(1))[:, 0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection import tensor_file
 from fastadv.detection.moments import check_labels, check_rows
 from fastadv.detection.tensor_file import TensorFile
@@ -51,25 +52,29 @@ class Representatives:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}; expected 'centroid' or 'medoid'")
+            raise ArgumentError(f"kind is {self.kind!r}; expected 'centroid' or 'medoid'")
         for name, names in (("layers", self.layers), ("classes", self.classes)):
             check_names(name, names)
         if len(self.vectors) != len(self.layers):
-            raise ValueError(f"vectors has {len(self.vectors)} layers; expected {len(self.layers)}, like layers")
+            raise ArgumentError(f"vectors has {len(self.vectors)} layers; expected {len(self.layers)}, like layers")
         for i, value in enumerate(self.vectors):
             check_rows(f"vectors[{i}]", value)
             if value.shape[0] != len(self.classes):
-                raise ValueError(f"vectors[{i}] has {value.shape[0]} rows; expected {len(self.classes)}, like classes")
+                raise ArgumentError(
+                    f"vectors[{i}] has {value.shape[0]} rows; expected {len(self.classes)}, like classes"
+                )
         if self.counts.shape != (len(self.classes),) or self.counts.dtype != torch.int64 or int(self.counts.min()) < 1:
-            raise ValueError(f"counts is {self.counts.dtype} {tuple(self.counts.shape)}; expected one >= 1 per class")
+            raise ArgumentError(
+                f"counts is {self.counts.dtype} {tuple(self.counts.shape)}; expected one >= 1 per class"
+            )
         if (self.members is not None) != (self.kind == "medoid"):
             came = "None" if self.members is None else "given"
-            raise ValueError(
+            raise ArgumentError(
                 f"members is {came} and kind is {self.kind!r}; expected members of medoids, and only there"
             )
         shape = (len(self.layers), len(self.classes))
         if self.members is not None and (self.members.shape != shape or self.members.dtype != torch.int64):
-            raise ValueError(f"members is {self.members.dtype} {tuple(self.members.shape)}; expected int64 {shape}")
+            raise ArgumentError(f"members is {self.members.dtype} {tuple(self.members.shape)}; expected int64 {shape}")
 
     def to(self, device: torch.device | str) -> Representatives:
         """The same, with the vectors on another device."""
@@ -186,14 +191,14 @@ class CentroidSums:
         """
         for name in ("layers", "classes"):
             if getattr(other, name) != getattr(self, name):
-                raise ValueError(f"other has other {name}; expected {', '.join(getattr(self, name)[:3])}, ...")
+                raise ArgumentError(f"other has other {name}; expected {', '.join(getattr(self, name)[:3])}, ...")
         if other.sums is None:
             return
         if self.sums is None:
             self.sums = [torch.zeros_like(value) for value in other.sums]
         for i, (total, value) in enumerate(zip(self.sums, other.sums, strict=True)):
             if total.shape != value.shape:
-                raise ValueError(f"other has width {value.shape[1]} in layer {i}; expected {total.shape[1]}")
+                raise ArgumentError(f"other has width {value.shape[1]} in layer {i}; expected {total.shape[1]}")
             total += value.to(total.device)
         self.counts += other.counts
 
@@ -255,14 +260,16 @@ def centroids(
 def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: int) -> list[Tensor]:
     """``values`` as a list, or an error unless they are finite ``(N, C_l)`` float32 for all layers, with labels."""
     if not isinstance(values, (list, tuple)):
-        raise TypeError(f"values is a {type(values).__name__}; expected a sequence of tensors (N, C), one per layer")
+        raise ArgumentTypeError(
+            f"values is a {type(values).__name__}; expected a sequence of tensors (N, C), one per layer"
+        )
     if len(values) != layers:
-        raise ValueError(f"values has {len(values)} layers; expected {layers}")
+        raise ArgumentError(f"values has {len(values)} layers; expected {layers}")
     found = [check_rows(f"values[{i}]", value) for i, value in enumerate(values)]
     check_labels("labels", labels, found[0], classes)
     for i, value in enumerate(found):
         if len(value) != len(found[0]) or value.device != found[0].device:
-            raise ValueError(
+            raise ArgumentError(
                 f"values[{i}] has {len(value)} rows on {value.device}; "
                 f"expected {len(found[0])} on {found[0].device}, like values[0]"
             )
@@ -272,9 +279,11 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
 def check_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
     """``names`` as a tuple, or an error unless they are distinct texts, one or more."""
     if isinstance(names, str) or not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise TypeError(f"{name} is {names!r}; expected a sequence of names")
+        raise ArgumentTypeError(f"{name} is {names!r}; expected a sequence of names")
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"{name} has {len(names)} names, {len(set(names))} of them distinct; expected distinct ones")
+        raise ArgumentError(
+            f"{name} has {len(names)} names, {len(set(names))} of them distinct; expected distinct ones"
+        )
     return tuple(names)
 
 
@@ -282,4 +291,4 @@ def check_complete(counts: Tensor, classes: tuple[str, ...]) -> None:
     """Raise ValueError where a class had no image."""
     empty = (counts == 0).nonzero()[:, 0].tolist()
     if empty:
-        raise ValueError(f"{len(empty)} of {len(classes)} classes had no image, first {classes[empty[0]]!r}")
+        raise ArgumentError(f"{len(empty)} of {len(classes)} classes had no image, first {classes[empty[0]]!r}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv._version import __version__
+from fastadv.core.errors import ArgumentError, FileError, MissingPackageError
 from fastadv.data import ImageError
 from fastadv.data.alignment import center_crop
 from fastadv.data.images import MAX_PIXELS, decode_image, to_tensor
@@ -34,7 +35,7 @@ try:
 
     from fastadv.detection.uploads import BodyLimit, Upload, check_pixels, described, in_time, read_images
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         f"serving needs fastapi, uvicorn, python-multipart and prometheus-client ({error}): "
         "pip install 'fastadv[serve]'"
     ) from error
@@ -74,16 +75,16 @@ class ServiceConfig:
         for name in ("max_batch", "max_queue", "max_images", "max_bytes", "max_pixels"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer >= 1")
+                raise ArgumentError(f"{name} is {value!r}; expected an integer >= 1")
         if self.max_pixels > MAX_PIXELS:
-            raise ValueError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
+            raise ArgumentError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
         if self.max_images > self.max_queue:
-            raise ValueError(f"max_images is {self.max_images}; expected at most max_queue, {self.max_queue}")
+            raise ArgumentError(f"max_images is {self.max_images}; expected at most max_queue, {self.max_queue}")
         if not 0 <= self.max_wait <= 60:
-            raise ValueError(f"max_wait is {self.max_wait}; expected seconds in [0, 60]")
+            raise ArgumentError(f"max_wait is {self.max_wait}; expected seconds in [0, 60]")
         for name in ("timeout", "drain"):
             if not 0 < getattr(self, name) <= 3600:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected seconds in (0, 3600]")
+                raise ArgumentError(f"{name} is {getattr(self, name)}; expected seconds in (0, 3600]")
 
 
 class Prediction(BaseModel):
@@ -153,10 +154,10 @@ class Service:
         """
         height, width = guard.model.input_size
         if height != width:
-            raise ValueError(f"guard has a model for images of {height}x{width}; expected square ones")
+            raise ArgumentError(f"guard has a model for images of {height}x{width}; expected square ones")
         logits = getattr(guard.model.head, "out_features", 0)
         if classes is not None and len(classes) != logits:
-            raise ValueError(f"classes has {len(classes)} names; expected {logits}, one for each logit of the model")
+            raise ArgumentError(f"classes has {len(classes)} names; expected {logits}, one for each logit of the model")
         self.guard, self.config, self.size = guard, config, height
         self.ready = False
         self.open = 0
@@ -329,14 +330,14 @@ def serve(
         OSError: the address cannot be used.
     """
     if not 0 <= port < 1 << 16:
-        raise ValueError(f"port is {port}; expected 0 to 65535")
+        raise ArgumentError(f"port is {port}; expected 0 to 65535")
     config = config or ServiceConfig()
     app = create_app(guard, config, classes=classes)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         made = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(f"cannot listen on {host} port {port}: {error}") from error
+        raise FileError(f"cannot listen on {host} port {port}: {error}") from error
     # asyncio sends small packets at once only where a socket says that it is TCP; each answer is 40 ms later otherwise
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
     settings = uvicorn.Config(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
 from fastadv.ops import checks
 
@@ -40,7 +41,7 @@ class Tapped:
             ValueError: there is no such layer.
         """
         if layer not in self.layers:
-            raise ValueError(f"layer is {layer!r}; expected one of {', '.join(self.layers)}")
+            raise ArgumentError(f"layer is {layer!r}; expected one of {', '.join(self.layers)}")
         return self.values[self.layers.index(layer)]
 
 
@@ -79,22 +80,22 @@ class LayerTap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, FaceModel):
-            raise TypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
+            raise ArgumentTypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
         if self.layers is None:
             object.__setattr__(self, "layers", self.model.layers)
         if isinstance(self.layers, str):
-            raise TypeError(f"layers is the text {self.layers!r}; expected a sequence of names")
+            raise ArgumentTypeError(f"layers is the text {self.layers!r}; expected a sequence of names")
         object.__setattr__(self, "layers", tuple(self.names))
         if not self.names:
-            raise ValueError("layers is empty; expected one name or more")
+            raise ArgumentError("layers is empty; expected one name or more")
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"layers is {self.names}; expected distinct names")
+            raise ArgumentError(f"layers is {self.names}; expected distinct names")
         known = {name for name, _ in self.model.backbone.named_modules() if name}
         for name in self.names:
             if name not in known:
-                raise ValueError(f"layers names {name!r}, which the backbone of {self.model.name!r} lacks")
+                raise ArgumentError(f"layers names {name!r}, which the backbone of {self.model.name!r} lacks")
         if any(module.training for module in self.model.modules()):
-            raise ValueError(f"model {self.model.name!r} is in training mode; expected model.eval()")
+            raise ArgumentError(f"model {self.model.name!r} is in training mode; expected model.eval()")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,15 +114,15 @@ class LayerTap:
                 more than once, or gave something else than one tensor ``(N, C, H, W)`` or ``(N, C)``.
         """
         if self.model.training:
-            raise ValueError(f"model {self.model.name!r} is in training mode; expected model.eval()")
+            raise ArgumentError(f"model {self.model.name!r} is in training mode; expected model.eval()")
         caught: _Caught = {}
         with self._attached(caught):
             features = self.model.features(images)
         for name in self.names:
             if name not in caught:
-                raise ValueError(f"layer {name!r} did not run in the forward pass")
+                raise ArgumentError(f"layer {name!r} did not run in the forward pass")
             if caught[name].shape[0] != images.shape[0]:
-                raise ValueError(f"layer {name!r} gave {caught[name].shape[0]} rows; expected {images.shape[0]}")
+                raise ArgumentError(f"layer {name!r} gave {caught[name].shape[0]} rows; expected {images.shape[0]}")
         return Tapped(layers=self.names, values=tuple(caught[name] for name in self.names), features=features)
 
     @contextlib.contextmanager
@@ -139,7 +140,7 @@ class LayerTap:
             if threading.get_ident() != caller:
                 return
             if name in caught:
-                raise ValueError(f"layer {name!r} ran more than once in the forward pass; expected once")
+                raise ArgumentError(f"layer {name!r} ran more than once in the forward pass; expected once")
             value = _as_map(name, output)
             caught[name] = value if self.keep_maps else ops.average_pool([value], backend=self.backend)[0]
 
@@ -148,11 +149,11 @@ class LayerTap:
 
 def _as_map(name: str, output: object) -> Tensor:
     if not isinstance(output, Tensor):
-        raise TypeError(f"layer {name!r} gave a {type(output).__name__}; expected a tensor")
+        raise ArgumentTypeError(f"layer {name!r} gave a {type(output).__name__}; expected a tensor")
     if output.dtype not in checks.GRAD_TYPES:
-        raise TypeError(f"layer {name!r} gave {output.dtype}; expected float32, bfloat16 or float16")
+        raise ArgumentTypeError(f"layer {name!r} gave {output.dtype}; expected float32, bfloat16 or float16")
     if output.dim() == 2:
         return output[:, :, None, None]
     if output.dim() != 4:
-        raise ValueError(f"layer {name!r} gave the shape {tuple(output.shape)}; expected (N, C, H, W) or (N, C)")
+        raise ArgumentError(f"layer {name!r} gave the shape {tuple(output.shape)}; expected (N, C, H, W) or (N, C)")
     return output

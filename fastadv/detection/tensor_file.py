@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import versions
 
@@ -23,7 +24,7 @@ _VERSION = 1
 _COUNT = 1 << 20  # of anything that a description may count
 
 
-class DetectionFileError(ValueError):
+class DetectionFileError(Error, ValueError):
     """A file of representatives or of a detector is missing, broken, of another kind, or holds impossible values."""
 
 
@@ -166,7 +167,7 @@ def _check_metadata(file: Path, metadata: Mapping[str, str], kind: str) -> None:
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ArgumentError(f"{text} is no number of JSON")
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

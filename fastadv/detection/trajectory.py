@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentTypeError
 from fastadv.detection.representatives import Representatives
 from fastadv.ops.centroid_distances import check_metric
 
@@ -40,7 +41,9 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         if not isinstance(self.representatives, Representatives):
-            raise TypeError(f"representatives is a {type(self.representatives).__name__}; expected Representatives")
+            raise ArgumentTypeError(
+                f"representatives is a {type(self.representatives).__name__}; expected Representatives"
+            )
         check_metric(self.metric)
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection.moments import Moments, Projection, check_labels, check_rows
 from fastadv.detection.neighbours import Neighbours
 from fastadv.detection.representatives import Batch, CentroidSums, check_batch
@@ -63,7 +64,7 @@ class Mahalanobis:
                 covariance is singular.
         """
         if not 0 <= shrinkage <= 1:
-            raise ValueError(f"shrinkage is {shrinkage}; expected a share in [0, 1]")
+            raise ArgumentError(f"shrinkage is {shrinkage}; expected a share in [0, 1]")
         sums = CentroidSums(layers=layers, classes=classes)
         moments: list[Moments] = []
         for values, labels in batches:
@@ -129,13 +130,13 @@ class LocalDimension:
 
     def __post_init__(self) -> None:
         if not isinstance(self.reference, tuple) or not self.reference:
-            raise TypeError("reference is no tuple of tensors (M, C), one per layer")
+            raise ArgumentTypeError("reference is no tuple of tensors (M, C), one per layer")
         for i, value in enumerate(self.reference):
             check_rows(f"reference[{i}]", value)
             if len(value) != len(self.reference[0]):
-                raise ValueError(f"reference[{i}] has {len(value)} rows; expected {len(self.reference[0])}")
+                raise ArgumentError(f"reference[{i}] has {len(value)} rows; expected {len(self.reference[0])}")
         if not 2 <= self.k < len(self.reference[0]):
-            raise ValueError(f"k is {self.k}; expected 2 or more, and fewer than the {len(self.reference[0])} rows")
+            raise ArgumentError(f"k is {self.k}; expected 2 or more, and fewer than the {len(self.reference[0])} rows")
 
     @torch.no_grad()
     def by_layer(self, values: Sequence[Tensor]) -> Tensor:
@@ -154,7 +155,9 @@ class LocalDimension:
         distances = ops.centroid_distances(list(values), self.reference)
         nearest = torch.where(distances == 0, torch.inf, distances).topk(self.k, dim=2, largest=False).values.double()
         if bool(nearest.isinf().any()):
-            raise ValueError(f"values have fewer than k={self.k} references at a distance above 0; expected k or more")
+            raise ArgumentError(
+                f"values have fewer than k={self.k} references at a distance above 0; expected k or more"
+            )
         return 1 / (nearest[:, :, -1:] / nearest).log().mean(2).clamp(min=_RESOLUTION).float()
 
     def score(self, values: Sequence[Tensor]) -> Tensor:
@@ -217,9 +220,9 @@ class DeepKnn:
         found = check_batch(values, labels, len(values), 1 << 62)
         held = check_batch(held_values, held_labels, len(found), 1 << 62)
         if not len(held[0]):
-            raise ValueError("held_values has no rows; expected one or more")
+            raise ArgumentError("held_values has no rows; expected one or more")
         if not 1 <= k <= len(found[0]):
-            raise ValueError(f"k is {k}; expected an integer in [1, {len(found[0])}], the size of the index")
+            raise ArgumentError(f"k is {k}; expected an integer in [1, {len(found[0])}], the size of the index")
         scaled = [F.normalize(value, dim=1) if normalise else value for value in found]
         indices = tuple(Neighbours(value, labels, backend=backend) for value in scaled)
         bare = cls(neighbours=indices, calibration=held_labels[:0], k=k, normalise=normalise)
@@ -264,15 +267,15 @@ def _whitening(layer: str, mean: Tensor, within: Tensor, shrinkage: float) -> Pr
     covariance = (1 - shrinkage) * within + shrinkage * within.trace() / width * eye
     values, vectors = torch.linalg.eigh(covariance)
     if float(values[0]) <= 1e-12 * float(values[-1]):
-        raise ValueError(f"layer {layer!r} has a singular covariance; expected a shrinkage above {shrinkage}")
+        raise ArgumentError(f"layer {layer!r} has a singular covariance; expected a shrinkage above {shrinkage}")
     return Projection(mean=mean.clone(), matrix=vectors / values.sqrt())
 
 
 def _check_values(values: Sequence[Tensor], widths: Sequence[int]) -> None:
     if not isinstance(values, (list, tuple)) or len(values) != len(widths):
         came = len(values) if isinstance(values, (list, tuple)) else type(values).__name__
-        raise ValueError(f"values is {came}; expected a sequence of {len(widths)} layers")
+        raise ArgumentError(f"values is {came}; expected a sequence of {len(widths)} layers")
     for i, (value, width) in enumerate(zip(values, widths, strict=True)):
         check_rows(f"values[{i}]", value, width)
         if len(value) != len(values[0]):
-            raise ValueError(f"values[{i}] has {len(value)} rows; expected {len(values[0])}, like values[0]")
+            raise ArgumentError(f"values[{i}] has {len(value)} rows; expected {len(values[0])}, like values[0]")

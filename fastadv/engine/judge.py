@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Budget, Goal, Rows
+from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import fixed_outputs
 from fastadv.engine.job import (
     MET_AT_START,
@@ -85,14 +86,14 @@ class Judge:
         stacked = torch.cat([g for g in given if g is not None]).to(images.device, torch.float32)
         if stacked.dim() == 4:
             if stacked.shape[1:] != images.shape[1:]:
-                raise ValueError(
+                raise ArgumentError(
                     f"the goal's images must be {tuple(images.shape[1:])} like the model's, "
                     f"got {tuple(stacked.shape[1:])}"
                 )
             layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
             return stacked if layout is None else stacked.contiguous(memory_format=layout)
         if self.surrogate.needs_images:
-            raise ValueError(
+            raise ArgumentError(
                 "the goal must hold images (N, 3, H, W) to compare with, since the surrogate embeds them by its own "
                 f"networks; got embeddings {tuple(stacked.shape)}"
             )
@@ -105,7 +106,7 @@ class Judge:
         if compared.dim() == 4:
             return self.outputs(compared)
         if compared.shape[1] != clean.shape[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"the goal's embeddings must have {clean.shape[1]} numbers like the model's, got {compared.shape[1]}"
             )
         return torch.nn.functional.normalize(compared) if self.goal.output == "embedding" else compared
@@ -127,7 +128,7 @@ class Judge:
             return None
         label = torch.cat([job.goal.labels for job in jobs if job.goal.labels is not None])
         if self.goal.output == "logits" and int(label.max()) >= clean.shape[1]:
-            raise ValueError(f"labels must be below the model's {clean.shape[1]} classes, got {int(label.max())}")
+            raise ArgumentError(f"labels must be below the model's {clean.shape[1]} classes, got {int(label.max())}")
         return label.to(clean.device, torch.int64)
 
     def verdicts(self, done: list[Finished]) -> list[Result]:

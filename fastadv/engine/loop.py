@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.job import Entered, Finished, Job, Result, same_kind
 from fastadv.engine.judge import Judge
-from fastadv.engine.settings import AttackWarning, Engine
+from fastadv.engine.settings import AttackWarning, Engine, OutOfMemoryError
 from fastadv.engine.slots import Slots
 from fastadv.models import FaceModel, prepare
 
@@ -22,12 +23,12 @@ from fastadv.models import FaceModel, prepare
 def _check_image(job: Job, size: tuple[int, int]) -> None:
     image = job.image
     if image.dtype != torch.float32 or tuple(image.shape) != (3, *size):
-        raise ValueError(
+        raise ArgumentError(
             f"image {job.name!r} must be float32 of shape {(3, *size)}, got {image.dtype} of shape {tuple(image.shape)}"
         )
     low, high = (float(v) for v in torch.aminmax(image))
     if not (low >= 0.0 and high <= 1.0):
-        raise ValueError(f"image {job.name!r} must hold values in [0, 1], got values in [{low:g}, {high:g}]")
+        raise ArgumentError(f"image {job.name!r} must hold values in [0, 1], got values in [{low:g}, {high:g}]")
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -87,7 +88,7 @@ class Loop:
     def _shrink(self) -> None:
         """Half the slots and, if need be, half the batch; what was in flight starts again."""
         if self._count == 1:
-            raise torch.OutOfMemoryError("not enough memory for a single image; use a smaller model or another device")
+            raise OutOfMemoryError("not enough memory for a single image; use a smaller model or another device")
         self._waiting.extendleft(reversed(self._slots.evict()))
         del self._slots
         if torch.cuda.is_available():
@@ -115,7 +116,7 @@ class Loop:
             for job in block:
                 _check_image(job, self._judging.input_size)
                 if not same_kind(job.goal, self._goal):
-                    raise ValueError(
+                    raise ArgumentError(
                         f"goal of {job.name!r} must be like the first one, {self._goal!r}, got {job.goal!r}"
                     )
             images = torch.stack([job.image for job in block]).to(device).contiguous(memory_format=self._layout)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Rows
+from fastadv.core.errors import ArgumentError
 from fastadv.engine.job import Entered
 from fastadv.surrogates import BoundSurrogate
 
@@ -41,7 +42,7 @@ class SlotRows:
         if surrogate.stochastic:
             return SlotRows(ids=ids, label=label, references=(), targets=torch.zeros_like(trial))
         if len(surrogate.members) > 1 and goal.output != "embedding":
-            raise ValueError(
+            raise ArgumentError(
                 f"the goal must be on embeddings, which every model of an ensemble has, got {goal.output!r}"
             )
         widths = (width, *(member.model.embedding_size for member in surrogate.members[1:]))

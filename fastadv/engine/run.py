@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.engine.job import Job, Result, notices
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
@@ -42,7 +43,7 @@ def stream_jobs(
             is in training mode or has no class head for a goal on logits.
     """
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed!r}")
+        raise ArgumentError(f"seed must be in [0, 2**64), got {seed!r}")
     queue = iter(jobs)
     first = next(queue, None)
     if first is None:
@@ -172,7 +173,7 @@ def trace(
     recipe = as_recipe(attack)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
-        raise ValueError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {list(at)}")
+        raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {list(at)}")
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1
     slots = max(1, -(-len(images) // batch)) * batch
@@ -184,12 +185,12 @@ def trace(
 def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job]:
     """One job an image, named by its place; checked before anything is made."""
     if images.dim() != 4:
-        raise ValueError(f"images must have the shape (N, 3, H, W), got {tuple(images.shape)}")
+        raise ArgumentError(f"images must have the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)
     rows = _row_count(goal)
     if rows is not None and rows != n:
-        raise ValueError(f"goal must have one row for each of the {n} images, got {rows}")
+        raise ArgumentError(f"goal must have one row for each of the {n} images, got {rows}")
     if ids is not None and len(ids) != n:
-        raise ValueError(f"ids must have one entry for each of the {n} images, got {len(ids)}")
+        raise ArgumentError(f"ids must have one entry for each of the {n} images, got {len(ids)}")
     numbers = range(n) if ids is None else ids
     return (Job(name=str(i), id=int(numbers[i]), image=images[i], goal=goal.row(i)) for i in range(n))

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
+from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.notices import Notice
 from fastadv.engine import tune
 from fastadv.models import FaceModel, prepare
 
 PRECISIONS = ("fp32", "tf32", "bf16", "auto")
 
 
-class AttackWarning(UserWarning):
+class OutOfMemoryError(Error, torch.OutOfMemoryError):
+    """The device has not enough memory, even for one image."""
+
+
+class AttackWarning(Notice):
     """Something about a run that a reader of its numbers must know."""
 
 
@@ -42,15 +50,15 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+            raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 0):
-            raise ValueError(f"batch must be a positive integer, 0 (measure) or None, got {self.batch!r}")
+            raise ArgumentError(f"batch must be a positive integer, 0 (measure) or None, got {self.batch!r}")
         if self.slots is not None and (not isinstance(self.slots, int) or self.slots < 1):
-            raise ValueError(f"slots must be a positive integer or None, got {self.slots!r}")
+            raise ArgumentError(f"slots must be a positive integer or None, got {self.slots!r}")
         if self.slots and self.batch and self.slots % self.batch:
-            raise ValueError(f"slots must be a multiple of batch = {self.batch}, got {self.slots}")
+            raise ArgumentError(f"slots must be a multiple of batch = {self.batch}, got {self.slots}")
         if self.poll is not None and (not isinstance(self.poll, int) or self.poll < 1):
-            raise ValueError(f"poll must be a positive integer or None, got {self.poll!r}")
+            raise ArgumentError(f"poll must be a positive integer or None, got {self.poll!r}")
 
     def resolve(self, model: FaceModel) -> Engine:
         """The same engine with every open choice made for this model: what a run records and repeats.
@@ -61,9 +69,9 @@ class Engine:
         device = model.device
         on_cuda = device.type == "cuda"
         if self.capture and not on_cuda:
-            raise ValueError(f"capture needs a model on a CUDA device, got one on {device}")
+            raise ArgumentError(f"capture needs a model on a CUDA device, got one on {device}")
         if self.precision == "tf32" and not on_cuda:
-            raise ValueError(f"precision 'tf32' exists on CUDA devices only, got a model on {device}")
+            raise ArgumentError(f"precision 'tf32' exists on CUDA devices only, got a model on {device}")
         batch = self.batch
         if batch is None:
             batch = (self.slots or 64) if on_cuda else min(16, self.slots or 16)
@@ -76,7 +84,7 @@ class Engine:
             batch = tune.best_batch(ready, sizes, channels_last=self.channels_last)
         slots = self.slots or batch
         if slots % batch:
-            raise ValueError(f"slots must be a multiple of batch = {batch}, got {slots}")
+            raise ArgumentError(f"slots must be a multiple of batch = {batch}, got {slots}")
         return replace(
             self,
             slots=slots,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models.float32_math import float32_math
 
 
@@ -29,9 +30,9 @@ def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: in
         ValueError: if `size < 1`, there is no image, or `function` does not give one row per image.
     """
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size: expected an int >= 1, got {size!r}")
+        raise ArgumentError(f"size: expected an int >= 1, got {size!r}")
     if images.dim() == 0 or images.shape[0] == 0:
-        raise ValueError(f"images: expected at least one image, got shape {tuple(images.shape)}")
+        raise ArgumentError(f"images: expected at least one image, got shape {tuple(images.shape)}")
     count = images.shape[0]
     result: Tensor | None = None
     with torch.no_grad(), float32_math(images.device, tf32=False):
@@ -43,7 +44,7 @@ def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: in
                 chunk = torch.cat((chunk, filler))
             output = function(chunk)
             if output.dim() == 0 or output.shape[0] != size:
-                raise ValueError(f"function: expected {size} rows, got shape {tuple(output.shape)}")
+                raise ArgumentError(f"function: expected {size} rows, got shape {tuple(output.shape)}")
             if result is None:
                 result = output.new_empty((count, *output.shape[1:]))
             result[start : start + rows] = output[:rows]

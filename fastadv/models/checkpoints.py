@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastadv.core.errors import Error
+
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _TORCH_SUFFIXES = (".pt", ".pth")
 _SHOWN = 3
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Error, ValueError):
     """A weights file is missing, broken, unsafe, or does not fit the model."""
 
 

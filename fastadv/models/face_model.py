@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -55,11 +57,11 @@ class FaceModel(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
-            raise TypeError(f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}")
+            raise ArgumentTypeError(f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}")
         if head is not None and not isinstance(head, nn.Module):
-            raise TypeError(f"head: expected a torch.nn.Module or None, got {type(head).__name__}")
+            raise ArgumentTypeError(f"head: expected a torch.nn.Module or None, got {type(head).__name__}")
         if not isinstance(name, str) or not name:
-            raise TypeError(f"name: expected a non-empty str, got {name!r}")
+            raise ArgumentTypeError(f"name: expected a non-empty str, got {name!r}")
         self.backbone = backbone
         self.head = head
         self.name = name
@@ -70,7 +72,7 @@ class FaceModel(nn.Module):
         self._embedding_size: int | None = None
         mean_values, std_values = _checked_triple("mean", mean), _checked_triple("std", std)
         if min(std_values) <= 0:
-            raise ValueError(f"std: expected three numbers > 0, got {std_values}")
+            raise ArgumentError(f"std: expected three numbers > 0, got {std_values}")
         # Not persistent: constants of the model, no part of a checkpoint.
         self.register_buffer("mean", torch.tensor(mean_values).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std_values).view(1, 3, 1, 1), persistent=False)
@@ -110,7 +112,7 @@ class FaceModel(nn.Module):
                     probe = torch.full((1, 3, *self.input_size), 0.5, device=self.device)
                     self._embedding_size = int(self.features(probe).shape[1])
             except RuntimeError as error:
-                raise ValueError(
+                raise ArgumentError(
                     f"backbone: cannot take one image of input_size={self.input_size} ({error})"
                 ) from error
             finally:
@@ -137,7 +139,7 @@ class FaceModel(nn.Module):
         output = self.backbone(normalised.to(self.dtype))
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != images.shape[0]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"backbone: expected an output of shape (N, D) with N={images.shape[0]}, got {got}")
+            raise ArgumentError(f"backbone: expected an output of shape (N, D) with N={images.shape[0]}, got {got}")
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ class FaceModel(nn.Module):
             ValueError: if the model has no head.
         """
         if self.head is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"head: the model {self.name!r} has no class head, so it has no logits; "
                 "build the FaceModel with head=, or use an embedding goal"
             )
@@ -176,16 +178,16 @@ class FaceModel(nn.Module):
 
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
-            raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
+            raise ArgumentTypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
         if not images.is_floating_point():
-            raise TypeError(f"images: expected a floating-point tensor in [0, 1], got {images.dtype}")
+            raise ArgumentTypeError(f"images: expected a floating-point tensor in [0, 1], got {images.dtype}")
         expected = (3, *self.input_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
+            raise ArgumentError(
                 f"images: {self.name!r} expects shape (N, 3, {expected[1]}, {expected[2]}), got {tuple(images.shape)}"
             )
         if self.mean.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
+            raise ArgumentError(
                 f"model: it was cast to {self.mean.dtype} as a whole, which rounds the normalisation; "
                 'use prepare(model, precision="bf16")'
             )
@@ -194,7 +196,7 @@ class FaceModel(nn.Module):
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     values = tuple(size) if isinstance(size, Sequence) else ()
     if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
-        raise ValueError(f"input_size: expected two positive ints (height, width), got {size!r}")
+        raise ArgumentError(f"input_size: expected two positive ints (height, width), got {size!r}")
     return (values[0], values[1])
 
 
@@ -204,20 +206,20 @@ def _checked_triple(argument: str, values: Sequence[float]) -> tuple[float, floa
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers):
-        raise ValueError(f"{argument}: expected three finite numbers (red, green, blue), got {values!r}")
+        raise ArgumentError(f"{argument}: expected three finite numbers (red, green, blue), got {values!r}")
     return (numbers[0], numbers[1], numbers[2])
 
 
 def _checked_layers(backbone: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     if isinstance(layers, str):
-        raise ValueError(f"layers: expected a sequence of names, got the single str {layers!r}")
+        raise ArgumentError(f"layers: expected a sequence of names, got the single str {layers!r}")
     known = {name for name, _ in backbone.named_modules() if name}
     for layer in layers:
         if layer not in known:
-            raise ValueError(
+            raise ArgumentError(
                 f"layers: {layer!r} is no submodule of the backbone; it has "
                 f"{', '.join(sorted(known)[:8]) or 'none'}{', ...' if len(known) > 8 else ''}"
             )
     if len(set(layers)) != len(layers):
-        raise ValueError(f"layers: expected distinct names, got {tuple(layers)}")
+        raise ArgumentError(f"layers: expected distinct names, got {tuple(layers)}")
     return tuple(layers)

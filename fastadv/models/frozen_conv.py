@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastadv.core.errors import ArgumentError
+
 
 class FrozenDepthwiseConv2d(nn.Conv2d):
     """A strided depthwise convolution that computes the gradient to its input in float32.
@@ -26,7 +28,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         if not is_depthwise(convolution):
-            raise ValueError(f"convolution: expected a depthwise one with zero padding, got {convolution}")
+            raise ArgumentError(f"convolution: expected a depthwise one with zero padding, got {convolution}")
         super().__init__(
             convolution.in_channels,
             convolution.out_channels,

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
@@ -45,16 +46,18 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
             already prepared in another precision, or if any part of it is in training mode.
     """
     if not isinstance(model, FaceModel):
-        raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "tf32" and model.device.type != "cuda":
-        raise ValueError(
+        raise ArgumentError(
             f"precision: 'tf32' exists only on CUDA devices, the model is on {str(model.device)!r}; "
             "use 'fp32' or 'bf16'"
         )
     if model.precision == "bf16" and precision != "bf16":
-        raise ValueError(f"model: {model.name!r} was already rounded to bf16; prepare the original for {precision!r}")
+        raise ArgumentError(
+            f"model: {model.name!r} was already rounded to bf16; prepare the original for {precision!r}"
+        )
     _check_evaluating(model)
     prepared = freeze(copy.deepcopy(model))
     if model.precision != "bf16":
@@ -121,7 +124,7 @@ def _check_evaluating(model: FaceModel) -> None:
     for name, module in model.named_modules():
         if module.training:
             where = f"its submodule {name!r}" if name else "it"
-            raise ValueError(
+            raise ArgumentError(
                 f"model: {where} is in training mode, where batch norm and dropout compute something else; "
                 "call .eval() first"
             )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models.face_model import FaceModel
 
 _LAYER = "layer:"
@@ -43,14 +44,14 @@ def output_of(model: FaceModel, kind: str, images: Tensor) -> Tensor:
     if kind == "logits":
         return model.logits(images)
     if not kind.startswith(_LAYER):
-        raise ValueError(f"kind must be 'embedding', 'logits' or at_layer(name), got {kind!r}")
+        raise ArgumentError(f"kind must be 'embedding', 'logits' or at_layer(name), got {kind!r}")
     return _layer(model, kind.removeprefix(_LAYER), images)
 
 
 def _layer(model: FaceModel, name: str, images: Tensor) -> Tensor:
     modules = dict(model.backbone.named_modules())
     if not name or name not in modules:
-        raise ValueError(f"layer must be a submodule of the backbone of {model.name!r}, got {name!r}")
+        raise ArgumentError(f"layer must be a submodule of the backbone of {model.name!r}, got {name!r}")
     caught: list[Any] = []
     caller = threading.get_ident()
 
@@ -68,9 +69,9 @@ def _layer(model: FaceModel, name: str, images: Tensor) -> Tensor:
     finally:
         handle.remove()
     if not caught:
-        raise ValueError(f"layer {name!r} of {model.name!r} did not run in the forward pass")
+        raise ArgumentError(f"layer {name!r} of {model.name!r} did not run in the forward pass")
     value = caught[0]
     if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != len(images):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"layer {name!r} of {model.name!r} must give a tensor (N, ...), got {got}")
+        raise ArgumentError(f"layer {name!r} of {model.name!r} must give a tensor (N, ...), got {got}")
     return value.flatten(1).to(torch.promote_types(value.dtype, torch.float32))

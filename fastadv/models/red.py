@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.shipped import shipped_state
 
@@ -173,6 +174,6 @@ def check_shape(*, width: int, layers: int, stride: int) -> None:
         ("stride", stride, 1, 2),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} must be an integer in [{low}, {high}], got {value!r}")
+            raise ArgumentError(f"{name} must be an integer in [{low}, {high}], got {value!r}")
     if layers % 2:
-        raise ValueError(f"layers must be even, half of them convolutions, got {layers}")
+        raise ArgumentError(f"layers must be even, half of them convolutions, got {layers}")

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models import (
     edgeface,
     inception_resnet,
@@ -149,10 +150,10 @@ def load(
     if entry is None:
         close = difflib.get_close_matches(str(name), _ZOO, n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"name: expected one of {', '.join(_ZOO)}, got {name!r}{hint}")
+        raise ArgumentError(f"name: expected one of {', '.join(_ZOO)}, got {name!r}{hint}")
     if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
-        raise ValueError(f"weights: expected either a file or random_weights_seed=, got {got}")
+        raise ArgumentError(f"weights: expected either a file or random_weights_seed=, got {got}")
     state = None
     if weights is not None:
         state = entry.rename(read_state_dict(weights))

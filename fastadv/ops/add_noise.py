@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout, random_key
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import add_noise as reference
@@ -75,14 +76,14 @@ def add_noise_(
         foreign.call(add_noise_, arrays, ("x",), options)
         return x
     if not checks.is_tensor(x):
-        raise TypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
     checks.images("x", x)
     if origin is not None:
         checks.like("origin", origin, x)
     scale_each, scale_all = checks.scalar_or_each("scale", scale, x)
     key = random_key.for_batch(x, seed, ids, tick, layer)
     if kind not in _KINDS:
-        raise ValueError(f"kind is {kind!r}; expected 'uniform' or 'gaussian'")
+        raise ArgumentError(f"kind is {kind!r}; expected 'uniform' or 'gaussian'")
     checks.pixel_range(lo, hi)
     _op(x, origin, scale_each, scale_all, kind, *key, lo, hi, backend or "auto")
     return x  # type: ignore[return-value]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import average_pool as reference
@@ -57,15 +58,15 @@ def check_maps(maps: Any) -> list[Tensor]:
     first = found[0]
     for i, value in enumerate(found):
         if value.dtype not in checks.GRAD_TYPES:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"maps[{i}] has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16"
             )
         if value.dtype != first.dtype:
-            raise TypeError(f"maps[{i}] has dtype {value.dtype}; expected {first.dtype}, the dtype of maps[0]")
+            raise ArgumentTypeError(f"maps[{i}] has dtype {value.dtype}; expected {first.dtype}, the dtype of maps[0]")
         if value.dim() != 4 or 0 in value.shape[1:]:
-            raise ValueError(f"maps[{i}] has shape {tuple(value.shape)}; expected (N, C, H, W) with C, H, W >= 1")
+            raise ArgumentError(f"maps[{i}] has shape {tuple(value.shape)}; expected (N, C, H, W) with C, H, W >= 1")
         if value.shape[0] != first.shape[0]:
-            raise ValueError(f"maps[{i}] has {value.shape[0]} images; expected {first.shape[0]}, like maps[0]")
+            raise ArgumentError(f"maps[{i}] has {value.shape[0]} images; expected {first.shape[0]}, like maps[0]")
     return found
 
 

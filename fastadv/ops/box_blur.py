@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import box_blur as reference
@@ -44,11 +45,11 @@ def box_blur(x: Array, *, backend: str | None = None) -> Array:
     """
     value = foreign.borrow("x", x, written=False)
     if not checks.is_tensor(value):
-        raise TypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
     if value.dtype not in checks.GRAD_TYPES:
-        raise TypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
+        raise ArgumentTypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
     if value.dim() != 4:
-        raise ValueError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
+        raise ArgumentError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
     return foreign.give_back(_op(value, backend or "auto"), x)
 
 

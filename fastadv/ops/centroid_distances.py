@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import centroid_distances as reference
@@ -57,7 +58,7 @@ def centroid_distances(
     for i, value in enumerate(lent):
         checks.rows(f"features[{i}]", value, torch.float32, (lent[0].shape[0] if i else None, None))
         if value.shape[1] == 0:
-            raise ValueError(f"features[{i}] has shape {tuple(value.shape)}; expected (N, C) with C >= 1")
+            raise ArgumentError(f"features[{i}] has shape {tuple(value.shape)}; expected (N, C) with C >= 1")
     against = check_centroids(foreign.borrow_each("centroids", centroids), lent, "features")
     check_metric(metric)
     return foreign.give_back(_op(lent, against, metric, backend or "auto"), features[0])
@@ -67,7 +68,7 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
     """``centroids`` as a list of tensors that fit the ``layers``, whose second sizes are the channels, or an error."""
     found = checks.tensors("centroids", centroids, "centroids (K, C)")
     if len(found) != len(layers):
-        raise ValueError(f"centroids has {len(found)} layers; expected {len(layers)}, like {name}")
+        raise ArgumentError(f"centroids has {len(found)} layers; expected {len(layers)}, like {name}")
     for i, (value, layer) in enumerate(zip(found, layers, strict=True)):
         checks.rows(
             f"centroids[{i}]",
@@ -76,9 +77,11 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
             (found[0].shape[0] if i and found[0].dim() else None, layer.shape[1]),
         )
         if value.shape[0] == 0:
-            raise ValueError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K >= 1")
+            raise ArgumentError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K >= 1")
         if value.device != layers[0].device:
-            raise ValueError(f"centroids[{i}] is on {value.device}; expected {layers[0].device}, the device of {name}")
+            raise ArgumentError(
+                f"centroids[{i}] is on {value.device}; expected {layers[0].device}, the device of {name}"
+            )
         if value.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"centroids[{i}] requires grad, and has no derivative; pass a detached tensor")
     return found
@@ -87,7 +90,7 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
 def check_metric(metric: str) -> None:
     """Raise ValueError unless ``metric`` is known."""
     if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}; expected 'l2' or 'cosine'")
+        raise ArgumentError(f"metric is {metric!r}; expected 'l2' or 'cosine'")
 
 
 def native_layers(features: list[Tensor], centroids: list[Tensor]) -> list[int]:

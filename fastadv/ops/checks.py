@@ -7,6 +7,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
 #: Element types of a gradient and their codes in the compiled kernels.
 GRAD_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -14,34 +16,36 @@ GRAD_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch
 def tensor(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a tensor."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor, like x")
+        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor, like x")
 
 
 def images(name: str, value: Tensor) -> None:
     """Raise unless ``value`` is a float32 batch ``(N, ...)`` of at least two dimensions."""
     if value.dtype != torch.float32:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
     if value.dim() < 2:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
 
 
 def like(name: str, value: Tensor, x: Tensor, dtype: torch.dtype | None = torch.float32) -> None:
     """Raise unless ``value`` has the shape and device of ``x`` and the dtype (None: any gradient type)."""
     tensor(name, value)
     if value.shape != x.shape:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {tuple(x.shape)}, the shape of x")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {tuple(x.shape)}, the shape of x")
     if dtype is None:
         if value.dtype not in GRAD_TYPES:
-            raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
+            raise ArgumentTypeError(
+                f"{name} has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16"
+            )
     elif value.dtype != dtype:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
     on_device(name, value, x)
 
 
 def on_device(name: str, value: Tensor, x: Tensor) -> None:
     """Raise unless ``value`` is where ``x`` is."""
     if value.device != x.device:
-        raise ValueError(f"{name} is on {value.device}; expected {x.device}, the device of x")
+        raise ArgumentError(f"{name} is on {value.device}; expected {x.device}, the device of x")
 
 
 def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, columns: int | None = None) -> None:
@@ -50,10 +54,10 @@ def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, co
         return
     tensor(name, value)
     if value.dtype != dtype:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
     shape = (x.shape[0],) if columns is None else (x.shape[0], columns)
     if value.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
     on_device(name, value, x)
 
 
@@ -80,14 +84,14 @@ def scalar_or_each(
     number = float(value)
     if not -float("inf") < number < float("inf") or (least is not None and number < least):
         expected = "a finite number" if least is None else f"a finite number >= {least:g}"
-        raise ValueError(f"{name} is {value!r}; expected {expected}, or a float32 tensor (N,)")
+        raise ArgumentError(f"{name} is {value!r}; expected {expected}, or a float32 tensor (N,)")
     return None, number
 
 
 def pixel_range(lo: float, hi: float) -> None:
     """Raise unless ``lo <= hi``."""
     if not lo <= hi:
-        raise ValueError(f"lo is {lo!r} and hi is {hi!r}; expected lo <= hi")
+        raise ArgumentError(f"lo is {lo!r} and hi is {hi!r}; expected lo <= hi")
 
 
 def dense(name: str, x: Tensor) -> None:
@@ -119,7 +123,7 @@ def same_layout(name: str, value: Tensor, x: Tensor) -> None:
         return
     strides = zip(value.stride(), x.stride(), x.shape, strict=True)
     if any(a != b for a, b, n in strides if n > 1):
-        raise ValueError(
+        raise ArgumentError(
             f"{name} has strides {value.stride()}; expected {x.stride()}, the layout of x, since it is "
             "written in place (make it with torch.empty_like(x) or zeros_like(x))"
         )
@@ -128,25 +132,27 @@ def same_layout(name: str, value: Tensor, x: Tensor) -> None:
 def tensors(name: str, values: object, expected: str) -> list[Tensor]:
     """``values`` as a list, or an error unless it is a sequence of one tensor or more, all on one device."""
     if not isinstance(values, (list, tuple)):
-        raise TypeError(f"{name} is a {type(values).__name__}; expected a sequence of {expected}")
+        raise ArgumentTypeError(f"{name} is a {type(values).__name__}; expected a sequence of {expected}")
     if not values:
-        raise ValueError(f"{name} is empty; expected a sequence of one or more {expected}")
+        raise ArgumentError(f"{name} is empty; expected a sequence of one or more {expected}")
     for i, value in enumerate(values):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
+            raise ArgumentTypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
         if value.device != values[0].device:
-            raise ValueError(f"{name}[{i}] is on {value.device}; expected {values[0].device}, the device of {name}[0]")
+            raise ArgumentError(
+                f"{name}[{i}] is on {value.device}; expected {values[0].device}, the device of {name}[0]"
+            )
     return list(values)
 
 
 def rows(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int | None, int | None]) -> None:
     """Raise unless ``value`` is two-dimensional with the dtype and the sizes that are not None."""
     if value.dtype != dtype:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
     wrong = value.dim() != 2 or any(want not in (None, size) for want, size in zip(shape, value.shape, strict=True))
     if wrong:
         expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected ({expected})")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected ({expected})")
 
 
 def row_major(value: Tensor) -> Tensor:
@@ -191,4 +197,4 @@ def contiguous(value: Tensor | None) -> Tensor | None:
 def writable_rows(name: str, value: Tensor | None) -> None:
     """Raise ValueError unless ``value``, which is written, is contiguous."""
     if value is not None and not value.is_contiguous():
-        raise ValueError(f"{name} has strides {value.stride()}; expected a contiguous tensor, since it is written")
+        raise ArgumentError(f"{name} has strides {value.stride()}; expected a contiguous tensor, since it is written")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout, random_key
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import feature_dropout as reference
@@ -74,11 +75,11 @@ def borrowed(x: Any, seed: Any, ids: Any, tick: Any, layer: int) -> tuple[Tensor
     """The feature map as a tensor and the checked key."""
     value = foreign.borrow("x", x, written=False)
     if not checks.is_tensor(value):
-        raise TypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
     if value.dtype not in checks.GRAD_TYPES:
-        raise TypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
+        raise ArgumentTypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
     if value.dim() < 1:
-        raise ValueError("x has shape (); expected a batch (N, ...)")
+        raise ArgumentError("x has shape (); expected a batch (N, ...)")
     lent = {"seed": seed, "ids": ids, "tick": tick}
     seed, ids, tick = (foreign.borrow(name, part, written=False) for name, part in lent.items())
     return value, random_key.for_batch(value, seed, ids, tick, layer)
@@ -87,7 +88,7 @@ def borrowed(x: Any, seed: Any, ids: Any, tick: Any, layer: int) -> tuple[Tensor
 def threshold_and_factor(rate: float, rescale: bool) -> tuple[int, float]:
     """Below which draw an element is dropped, and what a kept one is multiplied by."""
     if not 0 <= rate < 1:
-        raise ValueError(f"rate is {rate!r}; expected a number in [0, 1)")
+        raise ArgumentError(f"rate is {rate!r}; expected a number in [0, 1)")
     threshold = min(round(rate * 2**16), 2**16 - 1)
     return threshold, float(np.float32(1 / (1 - rate))) if rescale else 1.0
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout, random_key
 from fastadv.ops._define import define_op
 from fastadv.ops.feature_dropout import borrowed, threshold_and_factor
@@ -75,7 +76,7 @@ def feature_dropout_bn_prelu(
     """
     value, key = borrowed(x, seed, ids, tick, layer)
     if value.dim() < 2:
-        raise ValueError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, ...)")
+        raise ArgumentError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, ...)")
     lent = {"scale": scale, "shift": shift, "slope": slope}
     scale, shift, slope = (foreign.borrow(name, part, written=False) for name, part in lent.items())
     parameters = checked_parameters(value.shape[1], value.device, scale, shift, slope, ceiling, keep)
@@ -96,26 +97,28 @@ def checked_parameters(
     if slope_each is not None:
         _parameter("slope", slope_each, channels, device, single=True)
     elif not -float("inf") < slope < float("inf"):
-        raise ValueError(f"slope is {slope!r}; expected a finite number, a float32 tensor or None")
+        raise ArgumentError(f"slope is {slope!r}; expected a finite number, a float32 tensor or None")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
-        raise ValueError(f"ceiling is {ceiling!r}; expected a finite number or None")
+        raise ArgumentError(f"ceiling is {ceiling!r}; expected a finite number or None")
     if keep not in ("input", "result"):
-        raise ValueError(f"keep is {keep!r}; expected 'input' or 'result'")
+        raise ArgumentError(f"keep is {keep!r}; expected 'input' or 'result'")
     if keep == "result" and slope < 0:
-        raise ValueError(f"keep is 'result' and slope {slope!r}; the result does not tell the sign below a slope < 0")
+        raise ArgumentError(
+            f"keep is 'result' and slope {slope!r}; the result does not tell the sign below a slope < 0"
+        )
     return scale, shift, slope_each, slope, None if ceiling is None else float(ceiling), keep == "result"
 
 
 def _parameter(name: str, value: Any, channels: int, device: torch.device, *, single: bool) -> None:
     checks.tensor(name, value)
     if value.dtype != torch.float32:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
     expected = (channels,)
     if value.shape != expected and not (single and tuple(value.shape) in ((), (1,))):
         words = f"{expected}{' or one element' if single else ''}"
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {words}, as x has {channels} channels")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {words}, as x has {channels} channels")
     if value.device != device:
-        raise ValueError(f"{name} is on {value.device}; expected {device}, the device of x")
+        raise ArgumentError(f"{name} is on {value.device}; expected {device}, the device of x")
     if value.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             f"{name} requires grad, and feature_dropout_bn_prelu has a derivative with respect to x only; "

@@ -10,6 +10,8 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
 T = TypeVar("T")
 
 
@@ -61,9 +63,9 @@ def borrow(name: str, value: Any, *, written: bool) -> Any:
             ValueError,
         ) as error:  # negative strides, a foreign byte order, a type PyTorch lacks
             if written:
-                raise ValueError(f"{name} cannot be shared with PyTorch: {error}") from error
+                raise ArgumentError(f"{name} cannot be shared with PyTorch: {error}") from error
     elif written:
-        raise ValueError(f"{name} is a read-only array; expected a writable one, since it is written in place")
+        raise ArgumentError(f"{name} is a read-only array; expected a writable one, since it is written in place")
     return _copied(name, value)
 
 
@@ -90,7 +92,7 @@ def _copied(name: str, value: np.ndarray) -> Tensor:
     try:
         return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
     except TypeError as error:
-        raise TypeError(f"{name} has dtype {value.dtype}, which PyTorch lacks") from error
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}, which PyTorch lacks") from error
 
 
 def _is_cupy(value: object) -> bool:

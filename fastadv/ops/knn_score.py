@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import knn_score as reference
@@ -56,16 +57,18 @@ def knn_score(
     d, c, p = (foreign.borrow(name, value, written=False) for name, value in arrays.items())
     for name, value in (("distances", d), ("labels", c), ("predicted", p)):
         if not checks.is_tensor(value):
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+            raise ArgumentTypeError(
+                f"{name} is a {type(value).__name__}; expected a torch.Tensor or a NumPy or CuPy array"
+            )
     checks.rows("distances", d, torch.float32, (None, None))
     if d.shape[1] == 0:
-        raise ValueError(f"distances has shape {tuple(d.shape)}; expected (N, k) with k >= 1")
+        raise ArgumentError(f"distances has shape {tuple(d.shape)}; expected (N, k) with k >= 1")
     checks.rows("labels", c, torch.int64, (d.shape[0], d.shape[1]))
     checks.per_image("predicted", p, d, torch.int64)
     if c.device != d.device:
-        raise ValueError(f"labels is on {c.device}; expected {d.device}, the device of distances")
+        raise ArgumentError(f"labels is on {c.device}; expected {d.device}, the device of distances")
     if weighting not in _WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}; expected 'uniform', 'rank' or 'inverse_square'")
+        raise ArgumentError(f"weighting is {weighting!r}; expected 'uniform', 'rank' or 'inverse_square'")
     return foreign.give_back(_op(d, c, p, weighting, backend or "auto"), distances)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import momentum_step as reference
@@ -107,7 +108,7 @@ def momentum_step_(
         foreign.call(momentum_step_, arrays, ("x", "velocity", "stats"), {**options, "backend": backend})
         return x
     if not checks.is_tensor(x):
-        raise TypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
     checks.images("x", x)
     checks.like("grad", grad, x, None)
     checks.like("origin", origin, x)
@@ -115,11 +116,11 @@ def momentum_step_(
     alpha_each, alpha_all = checks.scalar_or_each("alpha", alpha, x)
     eps_each, eps_all = checks.scalar_or_each("eps", eps, x, least=0.0)
     if not -float("inf") < mu < float("inf"):
-        raise ValueError(f"mu is {mu!r}; expected a finite number")
+        raise ArgumentError(f"mu is {mu!r}; expected a finite number")
     if norm not in _NORMS:
-        raise ValueError(f"norm is {norm!r}; expected 'l1' or 'l2'")
+        raise ArgumentError(f"norm is {norm!r}; expected 'l1' or 'l2'")
     if step not in _STEPS:
-        raise ValueError(f"step is {step!r}; expected 'sign' or 'l2'")
+        raise ArgumentError(f"step is {step!r}; expected 'sign' or 'l2'")
     checks.per_image("active", active, x, torch.bool)
     checks.per_image("stats", stats, x, torch.int64, 2)
     checks.pixel_range(lo, hi)
@@ -127,7 +128,9 @@ def momentum_step_(
         workspace = momentum_workspace(x)
     checks.tensor("workspace", workspace)
     if workspace.dtype != torch.float64:
-        raise TypeError(f"workspace has dtype {workspace.dtype}; expected torch.float64, from momentum_workspace(x)")
+        raise ArgumentTypeError(
+            f"workspace has dtype {workspace.dtype}; expected torch.float64, from momentum_workspace(x)"
+        )
     checks.on_device("workspace", workspace, x)
     _op(
         *(x, grad, origin, velocity, alpha_each, alpha_all, eps_each, eps_all, mu, norm, step),
@@ -148,7 +151,7 @@ def _prepared(
     size = x.numel() // x.shape[0] if x.shape[0] else 0
     needed = 2 * x.shape[0] * max(1, min(_MOST_CHUNKS, -(-size // _CHUNK)))
     if workspace.numel() < needed:
-        raise ValueError(
+        raise ArgumentError(
             f"workspace has {workspace.numel()} elements; expected {needed} or more, from momentum_workspace(x)"
         )
     return checks.restrided(grad, x), checks.restrided(origin, x)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, layout, random_key
 from fastadv.ops._define import IMPLEMENTATIONS
 from fastadv.ops.feature_dropout import feature_dropout, threshold_and_factor
@@ -72,7 +73,7 @@ class PreparedDropout:
     ) -> None:
         self._numbers = threshold_and_factor(rate, rescale)
         if not 0 <= layer < random_key.LAYERS:
-            raise ValueError(f"layer is {layer}; expected an integer in [0, {random_key.LAYERS})")
+            raise ArgumentError(f"layer is {layer}; expected an integer in [0, {random_key.LAYERS})")
         self._layer = layer
         self._backend = backend
         self._overwrite = (overwrite_map, overwrite_gradient)
@@ -82,7 +83,7 @@ class PreparedDropout:
         self._kept: str | None = None
         if scale is None:
             if not (shift is None and slope is None and ceiling is None):
-                raise ValueError("scale is None and shift, slope or ceiling is not; expected all or none of them")
+                raise ArgumentError("scale is None and shift, slope or ceiling is not; expected all or none of them")
             return
         checks.tensor("scale", scale)
         parameters = contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
@@ -101,10 +102,10 @@ class PreparedDropout:
             compiled: Tensor = operation(x, seed=key.seed, ids=key.ids, tick=key.tick, **self._named)
             return compiled
         if not isinstance(x, Tensor):
-            raise TypeError(f"x is {type(x).__name__}; expected a tensor of {_TYPES}")
+            raise ArgumentTypeError(f"x is {type(x).__name__}; expected a tensor of {_TYPES}")
         known = self._layout(x)
         if x.shape[0] != key.count or x.device != key.ids.device:
-            raise ValueError(
+            raise ArgumentError(
                 f"ids has shape {tuple(key.ids.shape)} on {key.ids.device}; expected {tuple(x.shape[:1])} on {x.device}"
             )
         if torch.is_grad_enabled() and x.requires_grad:
@@ -123,21 +124,21 @@ class PreparedDropout:
 
     def _described(self, x: Tensor) -> _Layout:
         if x.dtype not in checks.GRAD_TYPES:
-            raise TypeError(f"x is {x.dtype}; expected a tensor of {_TYPES}")
+            raise ArgumentTypeError(f"x is {x.dtype}; expected a tensor of {_TYPES}")
         if self._parameters is None:
             operation, rest = "feature_dropout", ()
             if x.dim() < 1:
-                raise ValueError("x has shape (); expected a batch (N, ...)")
+                raise ArgumentError("x has shape (); expected a batch (N, ...)")
         else:
             operation, rest = "feature_dropout_bn_prelu", native_parameters(x, self._parameters)
             channels, device = len(self._parameters[0]), self._parameters[0].device
             if x.dim() < 2 or x.shape[1] != channels or x.device != device:
-                raise ValueError(
+                raise ArgumentError(
                     f"x has shape {tuple(x.shape)} on {x.device}; expected (N, {channels}, ...) on {device}"
                 )
         sizes = layout.sizes(x)
         if sizes[1] * sizes[2] > random_key.MOST:
-            raise ValueError(f"{sizes[1] * sizes[2]} numbers per image were asked for; expected at most 2**34")
+            raise ArgumentError(f"{sizes[1] * sizes[2]} numbers per image were asked for; expected at most 2**34")
         backend = backends.resolve(operation, x.device, self._backend)
         return _Layout(
             operation=operation,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
 from fastadv.ops._define import IMPLEMENTATIONS
 from fastadv.ops.average_pool import described
@@ -64,7 +65,7 @@ class PreparedScore:
         for i, value in enumerate(vectors):
             checks.rows(f"centroids[{i}]", value, torch.float32, (len(vectors[0]), None))
             if not value.numel():
-                raise ValueError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K, C >= 1")
+                raise ArgumentError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K, C >= 1")
         check_metric(metric)
         shape = (len(vectors), len(vectors[0]))
         for name, value in (("mean", mean), ("scale", scale)):
@@ -74,7 +75,9 @@ class PreparedScore:
         kept = [*vectors, *(value.detach().contiguous() for value in (mean, scale)), *weights]
         for value in kept:
             if value.device.type != "cpu" or value.dtype != torch.float32:
-                raise ValueError(f"a parameter is {value.dtype} on {value.device}; expected torch.float32 on the CPU")
+                raise ArgumentError(
+                    f"a parameter is {value.dtype} on {value.device}; expected torch.float32 on the CPU"
+                )
         self._kept = kept  # the compiled part knows addresses only
         self._channels = [value.shape[1] for value in vectors]
         self._known: dict[Any, list[tuple[int, ...]]] = {}
@@ -133,23 +136,25 @@ class PreparedScore:
     def _check(self, values: list[Any]) -> None:
         *maps, images = values
         if len(maps) != len(self._channels):
-            raise ValueError(f"maps has {len(maps)} layers; expected {len(self._channels)}, like centroids")
+            raise ArgumentError(f"maps has {len(maps)} layers; expected {len(self._channels)}, like centroids")
         names = [f"maps[{i}]" for i in range(len(maps))]
         for name, value, channels in zip((*names, "images"), values, (*self._channels, 3), strict=True):
             _check_map(name, value, channels)
             if len(value) != len(images):
-                raise ValueError(f"{name} has {len(value)} images; expected {len(images)}, like images")
+                raise ArgumentError(f"{name} has {len(value)} images; expected {len(images)}, like images")
 
 
 def _check_map(name: str, value: Any, channels: int | None) -> None:
     if not isinstance(value, Tensor) or value.dtype not in checks.GRAD_TYPES:
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16")
+        raise ArgumentTypeError(
+            f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16"
+        )
     if not value.is_cpu:
-        raise ValueError(f"{name} is on {value.device}; expected the CPU")
+        raise ArgumentError(f"{name} is on {value.device}; expected the CPU")
     if value.dim() != 4 or channels not in (None, value.shape[1]) or 0 in value.shape[1:]:
         expected = f"(N, {'C' if channels is None else channels}, H, W) with C, H, W >= 1"
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
 
 
 def _network(
@@ -161,7 +166,7 @@ def _network(
     if isinstance(hidden, nn.LSTM):
         plain = hidden.num_layers == 1 and hidden.batch_first and hidden.bias and not hidden.bidirectional
         if not plain or hidden.proj_size or hidden.input_size != classes:
-            raise ValueError(
+            raise ArgumentError(
                 f"hidden is {hidden}; expected one layer and direction, batch first, with biases, of {classes} numbers"
             )
         kind, units = _RECURRENT, hidden.hidden_size
@@ -176,12 +181,12 @@ def _network(
     elif hidden is None:
         kind, units = _LINEAR, 1
     else:
-        raise TypeError(f"hidden is a {type(hidden).__name__}; expected a Linear, an LSTM or None")
+        raise ArgumentTypeError(f"hidden is a {type(hidden).__name__}; expected a Linear, an LSTM or None")
     if not isinstance(last, nn.Linear):
-        raise TypeError(f"last is a {type(last).__name__}; expected a Linear")
+        raise ArgumentTypeError(f"last is a {type(last).__name__}; expected a Linear")
     _takes("last", last, flat if hidden is None else units)
     if last.out_features != 1:
-        raise ValueError(f"last makes {last.out_features} numbers; expected 1")
+        raise ArgumentError(f"last makes {last.out_features} numbers; expected 1")
     if hidden is None:  # the sums of a unit whose weight is 1
         return kind, units, [_padded(last.weight.T), torch.zeros(_LANES), none, torch.ones(1)]
     return kind, units, [*weights, last.weight.detach().flatten()]
@@ -189,7 +194,7 @@ def _network(
 
 def _takes(name: str, linear: nn.Linear, size: int) -> None:
     if linear.in_features != size:
-        raise ValueError(f"{name} takes {linear.in_features} numbers; expected {size}")
+        raise ArgumentError(f"{name} takes {linear.in_features} numbers; expected {size}")
 
 
 def _bias(linear: nn.Linear) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
 TICKS = 1 << 20  #: ticks a layer has before it would run into the next one
 LAYERS = 1 << 12
 MOST = 1 << 34  #: numbers per image, four for each value of a 32-bit counter
@@ -25,34 +27,34 @@ def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
     """Raise TypeError or ValueError where an argument of a random operation is wrong."""
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 1:
         came = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise TypeError(f"ids is {came}; expected an int64 tensor (N,)")
+        raise ArgumentTypeError(f"ids is {came}; expected an int64 tensor (N,)")
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != ids.device:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"seed is {seed.dtype} {tuple(seed.shape)} on {seed.device}; "
                 f"expected an int64 tensor of one element on {ids.device}, like ids"
             )
     elif not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed is {seed}; expected an integer in [0, 2**64)")
+        raise ArgumentError(f"seed is {seed}; expected an integer in [0, 2**64)")
     if not 0 <= layer < LAYERS:
-        raise ValueError(f"layer is {layer}; expected an integer in [0, {LAYERS})")
+        raise ArgumentError(f"layer is {layer}; expected an integer in [0, {LAYERS})")
     if not 0 <= count <= MOST:
-        raise ValueError(f"{count} numbers per image were asked for; expected at most 2**34")
+        raise ArgumentError(f"{count} numbers per image were asked for; expected at most 2**34")
     if isinstance(tick, Tensor):
         shapes = ((), (1,), tuple(ids.shape))
         if tick.dtype != torch.int64 or tuple(tick.shape) not in shapes or tick.device != ids.device:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"tick is {tick.dtype} {tuple(tick.shape)} on {tick.device}; "
                 f"expected an int64 tensor {tuple(ids.shape)} or of one element on {ids.device}, like ids"
             )
     elif not 0 <= tick < TICKS:
-        raise ValueError(f"tick is {tick}; expected an integer in [0, {TICKS})")
+        raise ArgumentError(f"tick is {tick}; expected an integer in [0, {TICKS})")
 
 
 def for_batch(x: Tensor, seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int) -> Split:
     """Check the key against the batch ``x`` ``(N, ...)`` and take it apart for a schema."""
     if isinstance(ids, Tensor) and (ids.device != x.device or ids.shape != x.shape[:1]):
-        raise ValueError(
+        raise ArgumentError(
             f"ids has shape {tuple(ids.shape)} on {ids.device}; expected {tuple(x.shape[:1])} on {x.device}, like x"
         )
     return split(seed, ids, tick, layer, x.numel() // x.shape[0] if x.shape[0] else 0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.errors import ArgumentTypeError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
 from fastadv.ops.reference import sign_step as reference
@@ -69,7 +70,7 @@ def sign_step_(
         foreign.call(sign_step_, arrays, ("x", "stats"), {"lo": lo, "hi": hi, "backend": backend})
         return x
     if not checks.is_tensor(x):
-        raise TypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
     checks.images("x", x)
     checks.like("grad", grad, x, None)
     checks.like("origin", origin, x)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.recognition import metrics
 
 Floats = NDArray[np.float64]
@@ -112,7 +113,7 @@ def ranks(scores: ArrayLike, labels: ArrayLike) -> Integers:
     """
     values, own = _checked(scores, labels)
     if (own < 0).any():
-        raise ValueError(f"labels: expected columns of the {values.shape[1]} templates, got {int(own.min())}")
+        raise ArgumentError(f"labels: expected columns of the {values.shape[1]} templates, got {int(own.min())}")
     return np.asarray((values >= values[np.arange(len(own)), own][:, None]).sum(1), np.int64)
 
 
@@ -139,7 +140,7 @@ def evaluate_identification(
     values, own = _checked(scores, labels)
     mated = own != UNKNOWN
     if not mated.any():
-        raise ValueError("labels: expected at least one probe of an enrolled person, got none")
+        raise ArgumentError("labels: expected at least one probe of an enrolled person, got none")
     place, best = ranks(values[mated], own[mated]), values.max(1)
     found = []
     if not mated.all():
@@ -179,7 +180,7 @@ def identification_under_attack(
     """
     values, own = _checked(scores, labels)
     if values.shape[1] != clean.people:
-        raise ValueError(f"scores: expected a column for each of {clean.people} people, got {values.shape[1]}")
+        raise ArgumentError(f"scores: expected a column for each of {clean.people} people, got {values.shape[1]}")
     place, best = ranks(values, own), values.max(1)
     target = None
     if targets is not None:
@@ -221,7 +222,7 @@ def open_set_curve(scores: ArrayLike, labels: ArrayLike, unmated_best: ArrayLike
     values, own = _checked(scores, labels)
     others = np.asarray(unmated_best, np.float64)
     if others.ndim != 1 or not len(others) or not np.isfinite(others).all():
-        raise ValueError(f"unmated_best: expected (U,) finite numbers, at least one, got shape {others.shape}")
+        raise ArgumentError(f"unmated_best: expected (U,) finite numbers, at least one, got shape {others.shape}")
     right = np.sort(values.max(1)[ranks(values, own) == 1])
     distinct = np.unique(others)[::-1]
     fpir = np.concatenate([[0.0], [(others >= t).mean() for t in distinct]])
@@ -238,18 +239,20 @@ def _share(hit: NDArray[np.bool_], best: Floats, threshold: float) -> float:
 def _named(named: ArrayLike, labels: Integers) -> Integers:
     found = np.asarray(named)
     if found.shape != labels.shape or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"named: expected {labels.shape} integers, got {found.shape} {found.dtype}")
+        raise ArgumentError(f"named: expected {labels.shape} integers, got {found.shape} {found.dtype}")
     return found.astype(np.int64)
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
     values, own = np.asarray(scores, np.float64), np.asarray(labels)
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"scores: expected (P, T) numbers, at least one probe and one template, got {values.shape}")
+        raise ArgumentError(f"scores: expected (P, T) numbers, at least one probe and one template, got {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError("scores: expected finite numbers")
+        raise ArgumentError("scores: expected finite numbers")
     if own.shape != values.shape[:1] or not np.issubdtype(own.dtype, np.integer):
-        raise ValueError(f"labels: expected ({len(values)},) integers, got {own.shape} {own.dtype}")
+        raise ArgumentError(f"labels: expected ({len(values)},) integers, got {own.shape} {own.dtype}")
     if (own < UNKNOWN).any() or (own >= values.shape[1]).any():
-        raise ValueError(f"labels: expected 0 to {values.shape[1] - 1}, or {UNKNOWN}, got {own.min()} to {own.max()}")
+        raise ArgumentError(
+            f"labels: expected 0 to {values.shape[1] - 1}, or {UNKNOWN}, got {own.min()} to {own.max()}"
+        )
     return values, own.astype(np.int64)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastadv.core.errors import ArgumentError
+
 _Z = 1.959963984540054  # of a two-sided 95 % interval
 
 
@@ -21,7 +23,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
     if not (trials >= 1 and 0 <= hits <= trials):
-        raise ValueError(f"hits: expected 0 to trials >= 1, got {hits} of {trials}")
+        raise ArgumentError(f"hits: expected 0 to trials >= 1, got {hits} of {trials}")
     share, square = hits / trials, _Z * _Z / trials
     centre = (share + square / 2) / (1 + square)
     half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
@@ -66,7 +68,9 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     """
     one, other = np.asarray(first, bool), np.asarray(second, bool)
     if one.shape != other.shape or one.ndim != 1 or not one.size:
-        raise ValueError(f"first, second: expected two arrays (n,) of the same trials, got {one.shape}, {other.shape}")
+        raise ArgumentError(
+            f"first, second: expected two arrays (n,) of the same trials, got {one.shape}, {other.shape}"
+        )
     n, b, c = len(one), int((one & ~other).sum()), int((other & ~one).sum())
     difference = (b - c) / n
     half = _Z * math.sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n

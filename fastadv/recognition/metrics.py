@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.errors import ArgumentError
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -125,7 +127,7 @@ def threshold_at_far(scores: ArrayLike, same: ArrayLike, far: float) -> float:
     """
     values, labels = checked(scores, same)
     if not 0 <= far <= 1:
-        raise ValueError(f"far: expected a rate from 0 to 1, got {far}")
+        raise ArgumentError(f"far: expected a rate from 0 to 1, got {far}")
     negatives = np.sort(values[~labels])[::-1]
     # 1e-9: 0.3 * 10 is 2.9999999999999996, and three of ten negatives are meant.
     allowed = int(np.floor(far * len(negatives) + 1e-9))
@@ -162,7 +164,7 @@ def accuracy_at(scores: ArrayLike, same: ArrayLike, threshold: ArrayLike) -> flo
     values, labels = checked(scores, same, both=False)
     limits = np.asarray(threshold, dtype=np.float64)
     if limits.shape not in ((), values.shape) or np.isnan(limits).any():
-        raise ValueError(f"threshold: expected one number or {values.shape} without NaN, got shape {limits.shape}")
+        raise ArgumentError(f"threshold: expected one number or {values.shape} without NaN, got shape {limits.shape}")
     return float(((values >= limits) == labels).mean())
 
 
@@ -206,14 +208,14 @@ def kfold_accuracy(scores: ArrayLike, same: ArrayLike, folds: ArrayLike) -> KFol
     places = checked_folds(folds, len(values))
     names = np.unique(places)
     if len(names) < 2:
-        raise ValueError(f"folds: expected at least two folds, got {names.tolist()}")
+        raise ArgumentError(f"folds: expected at least two folds, got {names.tolist()}")
     thresholds, accuracies = [], []
     for name in names:
         inside = places == name
         try:
             thresholds.append(best_threshold(values[~inside], labels[~inside]))
         except ValueError as error:
-            raise ValueError(f"folds: without fold {name}: {error}") from error
+            raise ArgumentError(f"folds: without fold {name}: {error}") from error
         accuracies.append(accuracy_at(values[inside], labels[inside], thresholds[-1]))
     return KFoldAccuracy(
         mean=float(np.mean(accuracies)),
@@ -237,17 +239,17 @@ def checked(scores: ArrayLike, same: ArrayLike, *, both: bool = True) -> tuple[F
     """
     values, labels = np.asarray(scores, dtype=np.float64), np.asarray(same)
     if values.ndim != 1 or labels.shape != values.shape:
-        raise ValueError(f"scores, same: expected two (P,) arrays, got {values.shape} and {labels.shape}")
+        raise ArgumentError(f"scores, same: expected two (P,) arrays, got {values.shape} and {labels.shape}")
     if not len(values):
-        raise ValueError("scores: expected at least one pair, got none")
+        raise ArgumentError("scores: expected at least one pair, got none")
     if not np.isfinite(values).all():
         first = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"scores: expected finite numbers, got {values[first]} at {first}")
+        raise ArgumentError(f"scores: expected finite numbers, got {values[first]} at {first}")
     if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
-        raise ValueError("same: expected booleans or 0 and 1")
+        raise ArgumentError("same: expected booleans or 0 and 1")
     flags = labels.astype(np.bool_)
     if both and (flags.all() or not flags.any()):
-        raise ValueError(
+        raise ArgumentError(
             f"same: expected pairs of both classes, got only {'positive' if flags[0] else 'negative'} ones"
         )
     return values, flags
@@ -261,7 +263,7 @@ def checked_folds(folds: ArrayLike, count: int) -> NDArray[np.int64]:
     """
     places = np.asarray(folds)
     if places.shape != (count,) or not np.issubdtype(places.dtype, np.integer):
-        raise ValueError(f"folds: expected ({count},) integers, got {places.shape} {places.dtype}")
+        raise ArgumentError(f"folds: expected ({count},) integers, got {places.shape} {places.dtype}")
     return places.astype(np.int64)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.recognition import metrics
 
 Metric = Literal["cosine", "euclidean"]
@@ -199,7 +200,7 @@ def _limits(clean: VerificationReport, places: NDArray[np.int64]) -> Floats:
     known = dict(clean.fold_thresholds)
     unknown = sorted(set(places.tolist()) - set(known))
     if unknown:
-        raise ValueError(f"folds: expected folds of the clean report {sorted(known)}, got {unknown[0]}")
+        raise ArgumentError(f"folds: expected folds of the clean report {sorted(known)}, got {unknown[0]}")
     return np.array([known[place] for place in places.tolist()])
 
 
@@ -212,11 +213,11 @@ def _share(values: Floats, which: metrics.Flags, limit: float | Floats | None, *
 def _embeddings(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.ndim != 2 or a.shape != b.shape or 0 in a.shape:
-        raise ValueError(f"first, second: expected two (P, D) arrays, got {a.shape} and {b.shape}")
+        raise ArgumentError(f"first, second: expected two (P, D) arrays, got {a.shape} and {b.shape}")
     for name, rows in (("first", a), ("second", b)):
         bad = ~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1)
         if bad.any():
-            raise ValueError(f"{name}: expected finite embeddings that are not zero, got one at {int(bad.argmax())}")
+            raise ArgumentError(f"{name}: expected finite embeddings that are not zero, got one at {int(bad.argmax())}")
     return a, b
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.report import text
 from fastadv.report.figures import DASHES
 from fastadv.report.parts import LegendEntry, Plot
@@ -57,7 +58,7 @@ def levels_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, key: str
     counts = _checked(series)
     for (label, _), each in zip(series, counts, strict=True):
         if (each < 0).any() or not each.sum() > 0:
-            raise ValueError(f"series {label!r}: expected counts of pixels, got {each.tolist()[:5]}")
+            raise ArgumentError(f"series {label!r}: expected counts of pixels, got {each.tolist()[:5]}")
     last = max(int(np.flatnonzero(each).max()) for each in counts)
     shares = [np.pad(each, (0, max(0, last + 1 - len(each))))[: last + 1] / each.sum() for each in counts]
     edges = np.arange(last + 2, dtype=np.float64) - 0.5
@@ -77,11 +78,11 @@ def levels_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, key: str
 
 def _checked(series: Sequence[tuple[str, ArrayLike]]) -> list[NDArray[np.float64]]:
     if not series:
-        raise ValueError("series: expected at least one, got none")
+        raise ArgumentError("series: expected at least one, got none")
     values = [np.asarray(each, np.float64) for _, each in series]
     for (label, _), each in zip(series, values, strict=True):
         if each.ndim != 1 or not len(each) or not np.isfinite(each).all():
-            raise ValueError(f"series {label!r}: expected (N,) finite numbers, N of at least 1, got {each.shape}")
+            raise ArgumentError(f"series {label!r}: expected (N,) finite numbers, N of at least 1, got {each.shape}")
     return values
 
 

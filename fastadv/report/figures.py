@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastadv.core.errors import ArgumentError
 from fastadv.report.parts import LegendEntry, Plot
 from fastadv.report.roc import Curve, steps
 from fastadv.report.svg import INK, MUTED, colour, drawing, inline_svg, new_figure
@@ -30,7 +31,7 @@ def roc_plot(curves: Sequence[Curve], *, negatives: int, key: str = "roc") -> Pl
         ImportError: matplotlib is not installed.
     """
     if not curves:
-        raise ValueError("curves: expected at least one, got none")
+        raise ArgumentError("curves: expected at least one, got none")
     lowest = 1 / negatives if negatives >= _LOG_FROM else 0.0
     legend, after = [], 0
     with drawing():
@@ -90,9 +91,9 @@ def similarity_plot(
     if after is not None:
         rows.append(("after", np.asarray(after, np.float64)))
     if any(values.shape != flags.shape for _, values in rows):
-        raise ValueError(f"before, after, same: expected arrays of one length, got {[len(v) for _, v in rows]}")
+        raise ArgumentError(f"before, after, same: expected arrays of one length, got {[len(v) for _, v in rows]}")
     if not span[0] < span[1]:
-        raise ValueError(f"span: expected two growing numbers, got {span}")
+        raise ArgumentError(f"span: expected two growing numbers, got {span}")
     edges = np.linspace(*span, _BINS + 1)
     with drawing():
         from matplotlib.ticker import MaxNLocator
@@ -129,7 +130,7 @@ def ticks_plot(ticks: ArrayLike, *, title: str, key: str = "ticks") -> Plot:
     """
     values = np.asarray(ticks, np.int64)
     if not len(values):
-        raise ValueError("ticks: expected at least one image, got none")
+        raise ArgumentError("ticks: expected at least one image, got none")
     low, high = int(values.min()), int(values.max())
     width = -(-(high - low + 1) // _BINS)
     edges = np.arange(low, high + width + 1, width) - 0.5

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from fastadv.core.errors import ArgumentError, MissingPackageError
 from fastadv.report.parts import Page
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _environment() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
-        raise ImportError("a report needs jinja2: pip install 'fastadv[report]'") from error
+        raise MissingPackageError("a report needs jinja2: pip install 'fastadv[report]'") from error
     made = Environment(
         loader=PackageLoader("fastadv.report"),
         autoescape=True,
@@ -53,7 +54,7 @@ def data_uri(image: NDArray[np.uint8]) -> str:
         ValueError: Another shape or type.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image: expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        raise ArgumentError(f"image: expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
     buffer = io.BytesIO()
     kind = "webp" if features.check("webp") else "png"
     options = {"lossless": True, "quality": 60, "method": 4} if kind == "webp" else {"optimize": True}
@@ -68,6 +69,6 @@ def amplified(original: NDArray[np.uint8], changed: NDArray[np.uint8], factor: i
         ValueError: Images of different shapes.
     """
     if original.shape != changed.shape:
-        raise ValueError(f"original, changed: expected one shape, got {original.shape} and {changed.shape}")
+        raise ArgumentError(f"original, changed: expected one shape, got {original.shape} and {changed.shape}")
     difference = changed.astype(np.int32) - original.astype(np.int32)
     return np.clip(128 + factor * difference, 0, 255).astype(np.uint8)

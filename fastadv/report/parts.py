@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.errors import ArgumentError
+
 Tone = Literal["", "good", "bad"]
 
 
@@ -55,7 +57,7 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.header):
-                raise ValueError(f"rows: expected {len(self.header)} cells, got {len(row)}: {row}")
+                raise ArgumentError(f"rows: expected {len(self.header)} cells, got {len(row)}: {row}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.errors import ArgumentError, MissingPackageError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -40,12 +42,12 @@ class Curve:
     def __post_init__(self) -> None:
         far, tar = np.asarray(self.far, np.float64), np.asarray(self.tar, np.float64)
         if far.ndim != 1 or far.shape != tar.shape or not len(far):
-            raise ValueError(f"far, tar: expected two (K,) arrays, got {far.shape} and {tar.shape}")
+            raise ArgumentError(f"far, tar: expected two (K,) arrays, got {far.shape} and {tar.shape}")
         for name, values in (("far", far), ("tar", tar)):
             if not ((values >= 0) & (values <= 1)).all():
-                raise ValueError(f"{name}: expected rates from 0 to 1")
+                raise ArgumentError(f"{name}: expected rates from 0 to 1")
         if (np.diff(far) < 0).any():
-            raise ValueError("far: expected rates that do not decrease")
+            raise ArgumentError("far: expected rates that do not decrease")
 
 
 def roc_figure(
@@ -78,9 +80,9 @@ def roc_figure(
         ImportError: matplotlib is not installed; the message says how to install it.
     """
     if not curves:
-        raise ValueError("curves: expected at least one, got none")
+        raise ArgumentError("curves: expected at least one, got none")
     if not 0 < lowest_far < 1:
-        raise ValueError(f"lowest_far: expected a rate between 0 and 1, got {lowest_far}")
+        raise ArgumentError(f"lowest_far: expected a rate between 0 and 1, got {lowest_far}")
     figure = _new_figure()
     axes = figure.add_subplot()
     colour = -1
@@ -119,7 +121,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         with rc_context({"svg.hashsalt": "fastadv"}):  # the identifiers in the file, otherwise random
             FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     else:
-        raise ValueError(f"path: expected a file ending in .svg or .png, got {path.name!r}")
+        raise ArgumentError(f"path: expected a file ending in .svg or .png, got {path.name!r}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.fastadv-tmp")
     try:
         temporary.write_bytes(buffer.getvalue())
@@ -134,7 +136,7 @@ def _new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'fastadv[plot]'") from error
+        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[plot]'") from error
     return Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained", facecolor="white")
 
 

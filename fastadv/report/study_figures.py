@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastadv.core.errors import ArgumentError
 from fastadv.report.figures import DASHES
 from fastadv.report.parts import LegendEntry, Plot
 from fastadv.report.svg import INK, colour, drawing, inline_svg, new_figure
@@ -49,7 +50,7 @@ def heat_plot(
     """
     shares = np.asarray(values, np.float64)
     if shares.shape != (len(rows), len(columns)):
-        raise ValueError(f"values: expected {(len(rows), len(columns))} by the names, got {shares.shape}")
+        raise ArgumentError(f"values: expected {(len(rows), len(columns))} by the names, got {shares.shape}")
     with drawing():
         from matplotlib.patches import Rectangle
 
@@ -111,7 +112,7 @@ def line_plot(
         ImportError: matplotlib is not installed.
     """
     if not lines or any(len(line.x) != len(line.y) or not line.x for line in lines):
-        raise ValueError("lines: expected at least one curve, each with as many x as y and at least one")
+        raise ArgumentError("lines: expected at least one curve, each with as many x as y and at least one")
     legend = []
     with drawing():
         figure, axes = new_figure(4.6, 3.1)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fastadv.core.errors import ArgumentError, MissingPackageError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -55,7 +57,7 @@ def drawing() -> Iterator[None]:
     try:
         from matplotlib import rc_context
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'fastadv[report]'") from error
+        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[report]'") from error
     with rc_context(_STYLE):
         yield
 
@@ -84,7 +86,7 @@ def inline_svg(figure: Figure, *, key: str, label: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", key):
-        raise ValueError(f"key: expected letters, digits and '-', got {key!r}")
+        raise ArgumentError(f"key: expected letters, digits and '-', got {key!r}")
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel, fold_batch_norms, prepare
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.masks import Draw, install
@@ -68,7 +69,7 @@ class FeatureDropout:
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (isinstance(self.rate, (int, float)) and 0 <= self.rate < 1):
-            raise ValueError(f"rate must be None or a number in [0, 1), got {self.rate!r}")
+            raise ArgumentError(f"rate must be None or a number in [0, 1), got {self.rate!r}")
 
     def rate_for(self, model: FaceModel) -> float:
         """The rate that is used on a model.
@@ -81,7 +82,7 @@ class FeatureDropout:
         for prefix, rate in _RATES:
             if model.name.lower().startswith(prefix):
                 return rate
-        raise ValueError(
+        raise ArgumentError(
             f"rate: there is no default for the model {model.name!r}; the paper's are 0.1 (ResNet, SENet), "
             "0.05 (Inception-ResNet) and 0.025 (MobileNet): pass rate="
         )
@@ -111,13 +112,13 @@ class FeatureDropout:
                 [1, 3999], or :func:`fastadv.models.prepare` refuses.
         """
         if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         rate = self.rate_for(model)
         names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
         if not names:
-            raise ValueError(f"model: the backbone of {model.name!r} has no nn.Conv2d, so there is nothing to drop")
+            raise ArgumentError(f"model: the backbone of {model.name!r} has no nn.Conv2d, so there is nothing to drop")
         if not (first_layer >= 1 and first_layer + len(names) - 1 <= LAST_LAYER):
-            raise ValueError(
+            raise ArgumentError(
                 f"first_layer: {model.name!r} has {len(names)} convolutions, expected a number in "
                 f"[1, {LAST_LAYER + 1 - len(names)}], got {first_layer!r}"
             )
@@ -170,10 +171,10 @@ class MaskedModel:
 
     def _run(self, function: Any, images: Tensor, key: StepKey) -> Tensor:
         if not isinstance(key, StepKey):
-            raise TypeError(f"key: expected a StepKey, got {type(key).__name__}")
+            raise ArgumentTypeError(f"key: expected a StepKey, got {type(key).__name__}")
         for name, value in (("ids", key.ids), ("ticks", key.ticks)):
             if value.shape != images.shape[:1]:
-                raise ValueError(
+                raise ArgumentError(
                     f"key: expected {name} of shape {tuple(images.shape[:1])}, one per image, got {tuple(value.shape)}"
                 )
         self.draw.begin(key)

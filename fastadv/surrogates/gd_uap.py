@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel, prepare
 from fastadv.ops import philox
 from fastadv.surrogates import flow
@@ -39,11 +40,11 @@ class RangePrior:
 
     def __post_init__(self) -> None:
         if not (len(self.mean) == 3 and all(0 <= v <= 1 for v in self.mean)):
-            raise ValueError(f"mean must be three numbers in [0, 1], got {self.mean!r}")
+            raise ArgumentError(f"mean must be three numbers in [0, 1], got {self.mean!r}")
         if not (len(self.std) == 3 and all(math.isfinite(v) and v > 0 for v in self.std)):
-            raise ValueError(f"std must be three positive numbers, got {self.std!r}")
+            raise ArgumentError(f"std must be three positive numbers, got {self.std!r}")
         if not (isinstance(self.count, int) and self.count >= 1):
-            raise ValueError(f"count must be an integer of at least 1, got {self.count!r}")
+            raise ArgumentError(f"count must be an integer of at least 1, got {self.count!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def activation_objective(activations: Sequence[Tensor]) -> Tensor:
         energy = 0.5 * torch.log(wide.square().sum(1) + torch.finfo(wide.dtype).tiny)
         total = energy if total is None else total + energy
     if total is None:
-        raise ValueError("activations: expected at least one tensor, got none")
+        raise ArgumentError("activations: expected at least one tensor, got none")
     return total
 
 
@@ -175,12 +176,12 @@ def gd_uap(
 def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int) -> None:
     for name, value, least in (("steps", steps, 1), ("patience", patience, 1), ("seed", seed, 0)):
         if not (isinstance(value, int) and value >= least):
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
     if steps >= philox.TICKS:
-        raise ValueError(f"steps must be below 2**20, got {steps}")
+        raise ArgumentError(f"steps must be below 2**20, got {steps}")
     for name, number in (("eps", eps), ("step_size", step_size)):
         if not (math.isfinite(number) and 0 < number <= 1):
-            raise ValueError(f"{name} must be in (0, 1], in pixels of [0, 1], got {number!r}")
+            raise ArgumentError(f"{name} must be in (0, 1], in pixels of [0, 1], got {number!r}")
 
 
 def _layers(model: FaceModel) -> nn.Module:
@@ -188,7 +189,7 @@ def _layers(model: FaceModel) -> nn.Module:
     probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
     graph = flow.trace(model.backbone, probe)
     if graph is None:
-        raise ValueError(f"model: the backbone of {model.name!r} cannot be traced, so its layers cannot be found")
+        raise ArgumentError(f"model: the backbone of {model.name!r} cannot be traced, so its layers cannot be found")
     blocks = flow.residuals(model.backbone, graph)
     inside = {node for block in blocks for node in block.inside}
     sums = {block.total for block in blocks}
@@ -200,7 +201,7 @@ def _layers(model: FaceModel) -> nn.Module:
 
     wanted = [node for node in graph.nodes if chosen(node)]
     if not wanted:
-        raise ValueError(f"model: the backbone of {model.name!r} has no convolution, so there is nothing to fire")
+        raise ArgumentError(f"model: the backbone of {model.name!r} has no convolution, so there is nothing to fire")
     (end,) = (node for node in graph.nodes if node.op == "output")
     graph.erase_node(end)
     graph.output(tuple(wanted))

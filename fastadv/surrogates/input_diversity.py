@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import philox
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.warp import affine_warp
@@ -77,11 +78,13 @@ class InputDiversity:
             ValueError: The images are no batch, or the key not theirs.
         """
         if not isinstance(key, StepKey):
-            raise TypeError(f"key: expected a StepKey, got {type(key).__name__}")
+            raise ArgumentTypeError(f"key: expected a StepKey, got {type(key).__name__}")
         if images.dim() != 4:
-            raise ValueError(f"images: expected shape (N, C, H, W), got {tuple(images.shape)}")
+            raise ArgumentError(f"images: expected shape (N, C, H, W), got {tuple(images.shape)}")
         if key.ids.shape != images.shape[:1]:
-            raise ValueError(f"key: expected ids of shape {(len(images),)}, one per image, got {tuple(key.ids.shape)}")
+            raise ArgumentError(
+                f"key: expected ids of shape {(len(images),)}, one per image, got {tuple(key.ids.shape)}"
+            )
         matrices = self.matrices(key, (images.shape[2], images.shape[3]))
         return affine_warp(images, matrices.to(images.dtype), reach=self._reach)
 
@@ -129,10 +132,12 @@ def _between(ends: tuple[float, float], u: Tensor) -> Tensor:
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:
     if not (isinstance(value, (int, float)) and low <= value <= high):
-        raise ValueError(f"{name} must be a number in [{low}, {high}], got {value!r}")
+        raise ArgumentError(f"{name} must be a number in [{low}, {high}], got {value!r}")
 
 
 def _check_factors(name: str, ends: tuple[float, float]) -> None:
     numbers = isinstance(ends, tuple) and len(ends) == 2 and all(isinstance(v, (int, float)) for v in ends)
     if not (numbers and 0 < ends[0] <= ends[1] <= _LARGEST):
-        raise ValueError(f"{name} must be (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}, got {ends!r}")
+        raise ArgumentError(
+            f"{name} must be (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}, got {ends!r}"
+        )

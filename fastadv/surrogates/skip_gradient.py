@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
 from fastadv.surrogates import flow
 
@@ -46,7 +47,7 @@ class SkipGradient:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and 0 < self.gamma <= 1):
-            raise ValueError(f"gamma must be a number in (0, 1], got {self.gamma!r}")
+            raise ArgumentError(f"gamma must be a number in (0, 1], got {self.gamma!r}")
 
     def bind(self, model: FaceModel) -> FaceModel:
         """A copy of the model whose residual branches have the scaled gradient.
@@ -66,20 +67,20 @@ class SkipGradient:
             ValueError: It is in training mode, cannot be traced, or has no residual branch.
         """
         if not isinstance(model, FaceModel):
-            raise TypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         if any(module.training for module in model.modules()):
-            raise ValueError(f"model: {model.name!r} is in training mode; call .eval() first")
+            raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
         made = copy.deepcopy(model)
         probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
         graph = flow.trace(made.backbone, probe)
         if graph is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values?), so "
                 "its residual branches cannot be found"
             )
         found = flow.residuals(made.backbone, graph)
         if not found:
-            raise ValueError(f"model: {model.name!r} has no residual branches, so there is no gradient to skip them")
+            raise ArgumentError(f"model: {model.name!r} has no residual branches, so there is no gradient to skip them")
         names = _free_names(made.backbone, len(found))
         for residual, name in zip(found, names, strict=True):
             made.backbone.add_module(name, ScaledGradient(self.gamma).eval())

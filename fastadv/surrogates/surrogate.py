@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel, prepare
 from fastadv.models.outputs import output_of
 from fastadv.surrogates.feature_dropout import FeatureDropout, MaskedModel
@@ -37,13 +38,13 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if not self.others or not all(isinstance(m, FaceModel) for m in self.others):
-            raise ValueError(f"others must be at least one FaceModel, got {self.others!r}")
+            raise ArgumentError(f"others must be at least one FaceModel, got {self.others!r}")
         if self.weights is None:
             return
         expected = len(self.others) + 1
         good = all(math.isfinite(w) and w >= 0 for w in self.weights) and sum(self.weights) > 0
         if len(self.weights) != expected or not good:
-            raise ValueError(
+            raise ArgumentError(
                 f"weights must be {expected} numbers of at least 0, not all 0 (the attacked model's first), "
                 f"got {self.weights!r}"
             )
@@ -101,7 +102,7 @@ class Surrogate:
         shares = (1.0,) if self.ensemble is None else self.ensemble.shares
         for each in (model, *others):
             if each.input_size != model.input_size or each.device != model.device:
-                raise ValueError(
+                raise ArgumentError(
                     f"others must take {model.input_size} images on {model.device} like {model.name!r}, "
                     f"got {each.name!r} with {each.input_size} on {each.device}"
                 )
@@ -133,7 +134,7 @@ class Member:
         if self.masked is None:
             return output_of(self.model, kind, images)
         if kind not in ("embedding", "logits"):
-            raise ValueError(f"the goal must be on embeddings or logits where convolutions are masked, got {kind!r}")
+            raise ArgumentError(f"the goal must be on embeddings or logits where convolutions are masked, got {kind!r}")
         return self.masked.logits(images, key) if kind == "logits" else self.masked(images, key)
 
 

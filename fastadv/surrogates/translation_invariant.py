@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
 KERNELS = ("gaussian", "linear", "uniform")
 
 
@@ -41,13 +43,13 @@ class TranslationInvariant:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size >= 1 and self.size % 2 == 1):
-            raise ValueError(f"size must be an odd number of pixels, at least 1, got {self.size!r}")
+            raise ArgumentError(f"size must be an odd number of pixels, at least 1, got {self.size!r}")
         if self.kernel not in KERNELS:
-            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
+            raise ArgumentError(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
         if self.sigma is not None and self.kernel != "gaussian":
-            raise ValueError(f"sigma belongs to the Gaussian kernel, got {self.sigma!r} with kernel={self.kernel!r}")
+            raise ArgumentError(f"sigma belongs to the Gaussian kernel, got {self.sigma!r} with kernel={self.kernel!r}")
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ValueError(f"sigma must be None or a positive number of pixels, got {self.sigma!r}")
+            raise ArgumentError(f"sigma must be None or a positive number of pixels, got {self.sigma!r}")
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -76,9 +78,9 @@ class TranslationInvariant:
             ValueError: It is no batch of images.
         """
         if not gradient.is_floating_point():
-            raise TypeError(f"gradient: expected a floating-point tensor, got {gradient.dtype}")
+            raise ArgumentTypeError(f"gradient: expected a floating-point tensor, got {gradient.dtype}")
         if gradient.dim() != 4:
-            raise ValueError(f"gradient: expected shape (N, C, H, W), got {tuple(gradient.shape)}")
+            raise ArgumentError(f"gradient: expected shape (N, C, H, W), got {tuple(gradient.shape)}")
         half = self.size // 2
         right = self.weights[half:]
         for axis in (2, 3):

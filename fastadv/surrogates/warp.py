@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
 _MARGIN = 1e-3  # pixels; the float32 rounding of a coordinate is far below it
 
 
@@ -40,15 +42,15 @@ def affine_warp(images: Tensor, matrices: Tensor, *, reach: float = 1.0) -> Tens
         ValueError: A shape or ``reach`` is wrong.
     """
     if images.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"images: expected torch.float32 or torch.float64, got {images.dtype}")
+        raise ArgumentTypeError(f"images: expected torch.float32 or torch.float64, got {images.dtype}")
     if images.dim() != 4:
-        raise ValueError(f"images: expected shape (N, C, H, W), got {tuple(images.shape)}")
+        raise ArgumentError(f"images: expected shape (N, C, H, W), got {tuple(images.shape)}")
     if matrices.dtype != images.dtype:
-        raise TypeError(f"matrices: expected {images.dtype}, like the images, got {matrices.dtype}")
+        raise ArgumentTypeError(f"matrices: expected {images.dtype}, like the images, got {matrices.dtype}")
     if matrices.shape != (len(images), 2, 3):
-        raise ValueError(f"matrices: expected shape {(len(images), 2, 3)}, got {tuple(matrices.shape)}")
+        raise ArgumentError(f"matrices: expected shape {(len(images), 2, 3)}, got {tuple(matrices.shape)}")
     if not (math.isfinite(reach) and reach > 0):
-        raise ValueError(f"reach: expected a positive number of pixels, got {reach!r}")
+        raise ArgumentError(f"reach: expected a positive number of pixels, got {reach!r}")
     return _Warp.apply(images, matrices.detach(), reach)
 
 

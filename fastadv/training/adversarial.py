@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import Goal, Linf, Misclassify, Rows, SignGradient, fim_steps
 from fastadv.attacks.goal import Compared, check_references
+from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel
 from fastadv.ops import philox
@@ -74,17 +75,17 @@ class Adversarial:
 
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
-            raise ValueError(f"adversarial: expected one of {', '.join(ATTACKS)}, got {self.attack!r}")
+            raise ArgumentError(f"adversarial: expected one of {', '.join(ATTACKS)}, got {self.attack!r}")
         if not (math.isfinite(self.eps) and 0 < self.eps < 1):
-            raise ValueError(f"eps: expected a number in (0, 1), such as 8/255, got {self.eps}")
+            raise ArgumentError(f"eps: expected a number in (0, 1), such as 8/255, got {self.eps}")
         if not 0 < self.share <= 1:
-            raise ValueError(f"share: expected a share of the batch in (0, 1], got {self.share}")
+            raise ArgumentError(f"share: expected a share of the batch in (0, 1], got {self.share}")
         if self.steps is None:
             return
         if self.attack in _ONE_STEP:
-            raise ValueError(f"steps: {self.attack} makes one step and takes no number of steps, got {self.steps}")
+            raise ArgumentError(f"steps: {self.attack} makes one step and takes no number of steps, got {self.steps}")
         if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps: expected 1 or more, got {self.steps!r}")
+            raise ArgumentError(f"steps: expected 1 or more, got {self.steps!r}")
 
     @property
     def level(self) -> str:
@@ -171,7 +172,9 @@ class Adversary:
         self, config: Adversarial, model: FaceModel, head: nn.Module | None, *, seed: int, precision: str = "fp32"
     ) -> None:
         if config.level == LOGITS and head is None:
-            raise ValueError(f"adversarial: {config.attack} ascends the loss of a class, and this loss has no classes")
+            raise ArgumentError(
+                f"adversarial: {config.attack} ascends the loss of a class, and this loss has no classes"
+            )
         self.config, self.seed = config, seed
         self._model, self._moves, self._precision = model, config.moves, precision
         self._head = head if config.level == LOGITS else None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastadv.core.errors import UnknownNameError
 from fastadv.data import Face, FaceSource, face_id, to_tensor, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.training.config import TrainingError
@@ -66,7 +67,7 @@ class CachedFaces(FaceSource):
             KeyError: There is no such name.
         """
         if name not in self._places:
-            raise KeyError(f"{name}: not among the {len(self)} images")
+            raise UnknownNameError(f"{name}: not among the {len(self)} images")
         pixels = np.array(self._pixels[self._places[name]])
         return Face(
             name=name,

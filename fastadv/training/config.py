@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.training.adversarial import LOGITS, Adversarial
 
 LOSSES = ("softmax", "cosface", "arcface", "triplet", "keep")
@@ -16,7 +17,7 @@ PRECISIONS = ("fp32", "bf16")
 _MARGINS = {"softmax": 0.0, "cosface": 0.35, "arcface": 0.5, "triplet": 0.3, "keep": 0.0}
 
 
-class TrainingError(ValueError):
+class TrainingError(Error, ValueError):
     """A training that cannot begin or go on; the message says what was wrong and what was expected."""
 
 
@@ -76,7 +77,7 @@ class TrainConfig:
             ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         for name, number, low in (
             ("epochs", self.epochs, 1),
             ("batch", self.batch, 2),
@@ -85,31 +86,31 @@ class TrainConfig:
             ("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1),
         ):
             if number < low:
-                raise ValueError(f"{name}: expected {low} or more, got {number}")
+                raise ArgumentError(f"{name}: expected {low} or more, got {number}")
         for name, real in (("lr", self.lr), ("scale", self.scale)):
             if not (math.isfinite(real) and real > 0):
-                raise ValueError(f"{name}: expected a positive number, got {real}")
+                raise ArgumentError(f"{name}: expected a positive number, got {real}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay: expected a number >= 0, got {self.weight_decay}")
+            raise ArgumentError(f"weight_decay: expected a number >= 0, got {self.weight_decay}")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: expected a share in [0, 1), got {self.warmup}")
+            raise ArgumentError(f"warmup: expected a share in [0, 1), got {self.warmup}")
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0):
-            raise ValueError(f"margin: expected a number >= 0 or None, got {self.margin}")
+            raise ArgumentError(f"margin: expected a number >= 0 or None, got {self.margin}")
         if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed: expected a number in [0, 2^63), got {self.seed}")
+            raise ArgumentError(f"seed: expected a number in [0, 2^63), got {self.seed}")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
-            raise ValueError(f"clip: expected a number > 0 or None, got {self.clip}")
+            raise ArgumentError(f"clip: expected a number > 0 or None, got {self.clip}")
         if self.adversarial is not None and not isinstance(self.adversarial, Adversarial):
-            raise ValueError(f"adversarial: expected an Adversarial or None, got {self.adversarial!r}")
+            raise ArgumentError(f"adversarial: expected an Adversarial or None, got {self.adversarial!r}")
         if self.adversarial is not None and self.adversarial.level == LOGITS and self.loss in _WITHOUT_CLASSES:
-            raise ValueError(
+            raise ArgumentError(
                 f"adversarial: {self.adversarial.attack} ascends the loss of a class, and the loss {self.loss!r} "
                 "has no classes; expected fim or ffm"
             )
         if self.loss == "keep" and not self.fine_tune:
-            raise ValueError("loss: 'keep' holds the embeddings of a trained network, expected fine_tune=True")
+            raise ArgumentError("loss: 'keep' holds the embeddings of a trained network, expected fine_tune=True")
         if self.loss == "triplet" and self.batch < 2 * self.per_identity:
-            raise ValueError(
+            raise ArgumentError(
                 f"batch: the triplet loss needs two identities of {self.per_identity} images in it, "
                 f"expected {2 * self.per_identity} or more, got {self.batch}"
             )

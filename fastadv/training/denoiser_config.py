@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models.red import check_shape
 
 
@@ -64,15 +65,17 @@ class DenoiserConfig:
             ("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1),
         ):
             if number < low:
-                raise ValueError(f"{name}: expected {low} or more, got {number}")
+                raise ArgumentError(f"{name}: expected {low} or more, got {number}")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr: expected a positive number, got {self.lr}")
+            raise ArgumentError(f"lr: expected a positive number, got {self.lr}")
         if not 0 < self.sigma_max <= 1:
-            raise ValueError(f"sigma_max: expected a number in (0, 1], got {self.sigma_max}")
+            raise ArgumentError(f"sigma_max: expected a number in (0, 1], got {self.sigma_max}")
         if not 0 <= self.sigma_min <= self.sigma_max:
-            raise ValueError(f"sigma_min: expected a number in [0, sigma_max={self.sigma_max:g}], got {self.sigma_min}")
+            raise ArgumentError(
+                f"sigma_min: expected a number in [0, sigma_max={self.sigma_max:g}], got {self.sigma_min}"
+            )
         if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed: expected a number in [0, 2^63), got {self.seed}")
+            raise ArgumentError(f"seed: expected a number in [0, 2^63), got {self.seed}")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, counted from 0, of so many."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel
@@ -56,11 +57,11 @@ class HeadConfig:
             ("held_out", self.held_out),
         ):
             if value < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {value}")
+                raise ArgumentError(f"{name}: expected 1 or more, got {value}")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr: expected a positive number, got {self.lr}")
+            raise ArgumentError(f"lr: expected a positive number, got {self.lr}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
+            raise ArgumentError(f"momentum: expected a number in [0, 1), got {self.momentum}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

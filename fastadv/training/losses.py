@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import MissingPackageError
 from fastadv.training.config import LOSSES, TrainConfig
 
 
@@ -164,7 +165,7 @@ def _metric_learning():  # type: ignore[no-untyped-def]
         import pytorch_metric_learning
         from pytorch_metric_learning import losses, miners  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"training with this loss needs pytorch-metric-learning ({error}): pip install 'fastadv[train]'"
         ) from error
     return pytorch_metric_learning

@@ -25,6 +25,7 @@ from fastadv.attacks import (
     Recipe,
     as_recipe,
 )
+from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource
 from fastadv.models import FaceModel
 from fastadv.models.outputs import at_layer, output_of
@@ -105,27 +106,27 @@ class Aim:
 
     def __post_init__(self) -> None:
         if self.goal not in GOALS:
-            raise ValueError(f"goal must be one of {', '.join(GOALS)}, got {self.goal!r}")
+            raise ArgumentError(f"goal must be one of {', '.join(GOALS)}, got {self.goal!r}")
         if self.layer is not None and self.goal != "match":
-            raise ValueError(f"layer is of the goal match only, got {self.layer!r} with {self.goal}")
+            raise ArgumentError(f"layer is of the goal match only, got {self.layer!r} with {self.goal}")
         if self.neighbours is not None and not self.needs_gallery:
-            raise ValueError(
+            raise ArgumentError(
                 f"neighbours are of the goals {' and '.join(IDENTIFIED)} only, got {self.neighbours} with {self.goal}"
             )
         if self.neighbours is not None and self.neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
+            raise ArgumentError(f"neighbours must be at least 1, got {self.neighbours}")
         if self.needs_gallery:
             if self.threshold is not None:
-                raise ValueError(f"{self.goal} has no threshold: the nearest template decides; got {self.threshold}")
+                raise ArgumentError(f"{self.goal} has no threshold: the nearest template decides; got {self.threshold}")
             Evade(threshold=0.0, metric=self.metric)  # checks the metric
             return
         if self.goal in CLASSIFIED:
             if self.threshold is not None:
-                raise ValueError(f"{self.goal} has no threshold: the largest logit decides; got {self.threshold}")
+                raise ArgumentError(f"{self.goal} has no threshold: the largest logit decides; got {self.threshold}")
             return
         if self.threshold is None:
             unit = "the largest distance of the layer's features" if self.layer else "the verifier's threshold"
-            raise ValueError(f"{self.goal} needs a threshold: {unit}")
+            raise ArgumentError(f"{self.goal} needs a threshold: {unit}")
         if self.layer is None:
             Evade(threshold=self.threshold, metric=self.metric)  # checks both
         else:
@@ -154,7 +155,7 @@ class Aim:
         """
         attack = as_recipe(moves).attack
         if isinstance(attack, APGD) and attack.loss == "dlr" and self.goal not in CLASSIFIED:
-            raise ValueError(
+            raise ArgumentError(
                 f"{attack.name} works on logits: the goal must be {' or '.join(CLASSIFIED)}, got {self.goal}"
             )
 
@@ -165,7 +166,7 @@ class Aim:
             ValueError: It has no layer of the name, or none that ``match`` can take, or no class head.
         """
         if self.goal in CLASSIFIED and model.head is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.goal} needs a network with a class head, and the weights of {model.name} bring none; "
                 f"{' and '.join(IDENTIFIED)} work by templates instead"
             )
@@ -186,12 +187,12 @@ class Aim:
         missing = sorted(wanted - people)
         if missing:
             more = ", ..." if len(missing) > 5 else ""
-            raise ValueError(
+            raise ArgumentError(
                 f"gallery must show everybody whom the goal is about, {len(missing)} people are missing: "
                 f"{', '.join(missing[:5])}{more}"
             )
         if (self.neighbours or 1) > len(people):
-            raise ValueError(f"neighbours must be at most the {len(people)} templates, got {self.neighbours}")
+            raise ArgumentError(f"neighbours must be at most the {len(people)} templates, got {self.neighbours}")
 
     def describe(self) -> dict[str, Any]:
         """What a run's configuration says of it: what is set."""
@@ -211,7 +212,7 @@ class Aim:
             ValueError: The goal needs a gallery, and there is none.
         """
         if self.needs_gallery and enrolled is None:
-            raise ValueError(f"{self.goal} needs the templates of the people, got none")
+            raise ArgumentError(f"{self.goal} needs the templates of the people, got none")
 
         def goal_of(order: Order, face: Face) -> Goal:
             target = source.load(order.target).image[None] if order.target else None

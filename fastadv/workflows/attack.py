@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.attacks import Attack, Recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, RunFolder, read_pairs_csv
 from fastadv.engine import Engine, notices
 from fastadv.models import FaceModel
@@ -47,7 +48,7 @@ def summarise(rows: Sequence[ManifestRow]) -> AttackSummary:
     """
     n = len(rows)
     if not n:
-        raise ValueError("rows must hold at least one image, got none")
+        raise ArgumentError("rows must hold at least one image, got none")
     return AttackSummary(
         images=n,
         success=sum(r.success for r in rows) / n,
@@ -70,7 +71,7 @@ def next_identity(names: Sequence[str]) -> list[Order]:
         first.setdefault(name.rpartition("/")[0], name)
     identities = list(first)
     if len(identities) < 2:
-        raise ValueError(f"a target for each image needs at least two identities, got {len(identities)}")
+        raise ArgumentError(f"a target for each image needs at least two identities, got {len(identities)}")
     after = dict(zip(identities, identities[1:] + identities[:1], strict=True))
     return [Order(name=n, source=n, target=first[after[n.rpartition("/")[0]]]) for n in names]
 
@@ -84,12 +85,14 @@ def plan(source: FaceSource, aim: Aim, *, pairs: Path | None, limit: int | None)
         ValueError: A pair's image is missing, two orders have one name, or the limit is below 1.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+        raise ArgumentError(f"limit must be at least 1, got {limit}")
     if pairs is not None:
         listed = read_pairs_csv(pairs)
         missing = sorted({n for p in listed for n in (p.first, p.second) if n not in source})
         if missing:
-            raise ValueError(f"{pairs}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}")
+            raise ArgumentError(
+                f"{pairs}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}"
+            )
         orders = [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in listed]
     elif aim.needs_target:
         orders = next_identity(source.names)
@@ -112,7 +115,7 @@ def check_unique(orders: list[Order]) -> list[Order]:
     seen: set[str] = set()
     for order in orders:
         if order.name in seen:
-            raise ValueError(f"pairs must be different, got {order.source} with {order.target} twice")
+            raise ArgumentError(f"pairs must be different, got {order.source} with {order.target} twice")
         seen.add(order.name)
     return orders
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastadv.attacks import Evade, Goal, Impersonate, fim
 from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
 from fastadv.data.files import write_atomically
 from fastadv.defences import (
@@ -93,7 +94,7 @@ def defend(
     labels = [a.label for a in attacks] + [c.label for c in copies]
     for name, listed in (("attack", labels), ("threat", [t.name for t in threats])):
         if not listed or len(set(listed)) != len(listed):
-            raise ValueError(f"{name} must be given at least once, and each once, got {', '.join(listed) or 'none'}")
+            raise ArgumentError(f"{name} must be given at least once, and each once, got {', '.join(listed) or 'none'}")
     study = _Study(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
     planned = with_none(defences)
     guarded, cells = [], []
@@ -148,7 +149,9 @@ class _Study:
             return plan.defence
         free = [n for n in self._source.names if n not in set(self._names)][:_CALIBRATION]
         if not free:
-            raise ValueError(f"defence {plan.label!r} needs faces outside of the pairs to be calibrated on, got none")
+            raise ArgumentError(
+                f"defence {plan.label!r} needs faces outside of the pairs to be calibrated on, got none"
+            )
         clean = torch.stack([self._source.load(n).image for n in free])
         shifted = clean.roll(1, 0)
         made = run(fim(), Impersonate(shifted, threshold=1.0), self._model, clean, seed=self._seed, engine=self._engine)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data.files import write_atomically
 from fastadv.report import text
 from fastadv.report.distributions import distribution_plot
@@ -109,7 +110,7 @@ def render(folder: Path, *, out: Path | None = None) -> Path:
         run = json.loads((folder / "run.json").read_bytes())
         page = study_page(found, run["config"], run["versions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
+        raise ArgumentError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
     target = out or folder / "report.html"
     write_atomically(target, render_page(page).encode())
     return target

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastadv.attacks import CATALOG, Box, Noise, Recipe, as_recipe, by_name
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.defences import (
     Adaptive,
@@ -129,9 +130,9 @@ def parse_moves(text: str) -> Moves:
     name, colon, steps = head.partition(":")
     if name not in CATALOG or CATALOG[name].ensemble or CATALOG[name].level in ("features", "gallery"):
         known = ", ".join(n for n, e in CATALOG.items() if not e.ensemble and e.level not in ("features", "gallery"))
-        raise ValueError(f"attack must be NAME[:STEPS][@EPS] with a name of {known}, got {text!r}")
+        raise ArgumentError(f"attack must be NAME[:STEPS][@EPS] with a name of {known}, got {text!r}")
     if colon and not (steps.isascii() and steps.isdigit()):
-        raise ValueError(f"attack must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+        raise ArgumentError(f"attack must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
     made = by_name(name, eps=parse_eps(eps) if at else None, steps=int(steps) if colon else None)
     return Moves(label=text, recipe=as_recipe(made))
 
@@ -150,7 +151,7 @@ def parse_defence(text: str) -> Planned:
     if name == "weights":
         file = Path(text.partition(":")[2])
         if not file.is_file():
-            raise ValueError(f"defence must be weights:FILE with a file that exists, got {text!r}")
+            raise ArgumentError(f"defence must be weights:FILE with a file that exists, got {text!r}")
         made = Retrained(file=file)
         return Planned(label=made.name, defence=made)
     if name == "selective":
@@ -181,7 +182,7 @@ def _filter(text: str) -> InputDefence:
     if name == "noise2clean":
         return Noise2Clean.from_file(text.partition(":")[2]) if numbers else Noise2Clean()
     if name not in _FILTERS:
-        raise ValueError(f"defence must be {NONE}, {FORMS}, got {text!r}")
+        raise ArgumentError(f"defence must be {NONE}, {FORMS}, got {text!r}")
     make, fields = _FILTERS[name]
     return make(**_fields(text, numbers, fields))
 
@@ -200,13 +201,13 @@ def _split(text: str, mark: str) -> list[str]:
 
 def _fields(text: str, given: Sequence[str], fields: Sequence[tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
     if len(given) > len(fields):
-        raise ValueError(f"defence takes at most {len(fields)} numbers there, got {text!r}")
+        raise ArgumentError(f"defence takes at most {len(fields)} numbers there, got {text!r}")
     found = {}
     for value, (name, kind) in zip(given, fields, strict=False):
         try:
             found[name] = kind(value)
         except ValueError:
-            raise ValueError(f"defence needs a number for {name}, got {value!r} in {text!r}") from None
+            raise ArgumentError(f"defence needs a number for {name}, got {value!r} in {text!r}") from None
     return found
 
 
@@ -226,11 +227,11 @@ def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: fl
     if text == "zero":
         return ZeroKnowledge()
     if name not in ("perfect", "adaptive") or (colon and not samples.isdigit()):
-        raise ValueError(f"threat must be zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
+        raise ArgumentError(f"threat must be zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
     if name == "perfect":
         return PerfectKnowledge(samples=count)
     if detector is None or detector.thresholds is None:
-        raise ValueError("threat 'adaptive' needs a calibrated detector")
+        raise ArgumentError("threat 'adaptive' needs a calibrated detector")
     return Adaptive(detector=detector, threshold=detector.thresholds.at_false_alarm(false_alarm), samples=count)
 
 
@@ -263,5 +264,5 @@ def with_none(planned: Sequence[Planned]) -> tuple[Planned, ...]:
     """
     labels = [p.label for p in planned]
     if len(set(labels)) != len(labels):
-        raise ValueError(f"defence must be given once each, got {', '.join(labels)}")
+        raise ArgumentError(f"defence must be given once each, got {', '.join(labels)}")
     return (Planned(label=NONE, defence=None), *(p for p in planned if p.label != NONE))

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
+from fastadv.core.errors import ArgumentError, MissingPackageError
 from fastadv.data import RunFolder, read_manifest, write_pairs_csv
 from fastadv.data.files import write_atomically
 from fastadv.data.folder import IdentityFolder
@@ -64,7 +65,7 @@ def demo(
     begin = time.perf_counter()
     for module in ("jinja2", "matplotlib"):  # better now than after a minute
         if find_spec(module) is None:
-            raise ImportError(f"the demo's report needs {module}: pip install 'fastadv[report]'")
+            raise MissingPackageError(f"the demo's report needs {module}: pip install 'fastadv[report]'")
     out = Path(out)
     network = load(MODEL) if model is None else model
     source, chosen = _faces(out, seed=seed, pairs=pairs, size=network.input_size[0], progress=progress)
@@ -112,17 +113,19 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
     """Makes the folder a demo's, or finds that it is one's with the same arguments, before anything is written."""
     mark = out / _MARK
     if out.exists() and not out.is_dir():
-        raise ValueError(f"out must be a folder, got the file {out}")
+        raise ArgumentError(f"out must be a folder, got the file {out}")
     if mark.is_file():
         try:
             saved = json.loads(mark.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{mark}: cannot be read: {error}") from error
+            raise ArgumentError(f"{mark}: cannot be read: {error}") from error
         if saved != arguments:
-            raise ValueError(f"{out}: holds a demo with other arguments: {saved}, now {arguments}")
+            raise ArgumentError(f"{out}: holds a demo with other arguments: {saved}, now {arguments}")
         return
     if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"out must be a new or empty folder or that of a demo, got {out}, which holds something else")
+        raise ArgumentError(
+            f"out must be a new or empty folder or that of a demo, got {out}, which holds something else"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, json.dumps(arguments).encode() + b"\n")
 

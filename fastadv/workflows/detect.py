@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
 from fastadv.detection import (
@@ -157,7 +158,7 @@ def fit_folder(
         Massoli et al. 2021, "Detection of face recognition adversarial attacks", sections 4 to 5.2.
     """
     if not configurations:
-        raise ValueError("configurations must hold at least one detector, got none")
+        raise ArgumentError("configurations must hold at least one detector, got none")
     planned(config, source, model)  # refuses what cannot be before a folder is made
     with claimed(path, configuration(config, source, model, engine, head)):
         setting = begin(config, source, model, path=path, engine=engine, head=head, progress=progress)
@@ -227,7 +228,7 @@ def fit_detectors(
     usable = [group for group in groups if all(group in found for found in parts.values())]
     if not usable:
         right = float(setting.right(clean.natural).float().mean())
-        raise ValueError(
+        raise ArgumentError(
             "attack must succeed on images of the fit and of the validation; none did; "
             f"the network classifies {right:.1%} of the natural images rightly: {_HEAD_ADVICE}"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe
 from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
+from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
 from fastadv.data.writer import IMAGES
 from fastadv.engine.job import MET_AT_START
@@ -105,7 +106,7 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[Cell, ...], int]:
     rows = [row for row in everything if row.success and MET_AT_START not in row.flags.split(";")]
     usable = [row for row in rows if setting.splits.part_of(source_name(row)) is not None]
     if not usable:
-        raise ValueError(
+        raise ArgumentError(
             f"{folder}: expected successful adversarial images made from the {_count_aside(setting)} images that are "
             f"set aside, got {len(rows)} successful ones, none of them made from these"
         )

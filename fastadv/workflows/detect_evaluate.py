@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastadv.attacks.evade_detector import check_adapts
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
 from fastadv.detection import Detector, load_detector
@@ -60,10 +61,10 @@ class EvaluateConfig:
         for spec in self.adaptive:
             check_adapts(spec.recipe())
         if not all(weight > 0 for weight in self.weights) or len(set(self.weights)) != len(self.weights):
-            raise ValueError(f"weights must be different positive numbers, got {self.weights}")
+            raise ArgumentError(f"weights must be different positive numbers, got {self.weights}")
         for name, value in (("k", self.k), ("dimensions", self.dimensions)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ArgumentError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,10 +127,10 @@ def evaluate_folder(
         fitted_on = {spec.label for spec in study.attacks}
         for spec in config.unseen:
             if spec.label in fitted_on:
-                raise ValueError(f"unseen must be attacks that the study was not fitted on, got {spec.label}")
+                raise ArgumentError(f"unseen must be attacks that the study was not fitted on, got {spec.label}")
         layer = config.knn_layer or setting.layers[-1]
         if layer not in setting.layers:
-            raise ValueError(f"knn_layer must be one of {', '.join(setting.layers)}, got {layer!r}")
+            raise ArgumentError(f"knn_layer must be one of {', '.join(setting.layers)}, got {layer!r}")
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
         clean = look(setting)
         seen, notices = fitted_cells(study, setting, clean)
@@ -173,9 +174,9 @@ def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str]]
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
         best = str(found["best"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a finished study of 'fastadv detect fit': {error!r}") from error
+        raise ArgumentError(f"{path}: not a finished study of 'fastadv detect fit': {error!r}") from error
     if best not in {c.label for c in configurations}:
-        raise ValueError(f"{path / FITTED}: names the best detector {best!r}, which it does not list")
+        raise ArgumentError(f"{path / FITTED}: names the best detector {best!r}, which it does not list")
     return best, configurations, groups
 
 

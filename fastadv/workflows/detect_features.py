@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.detection import DetectionFileError, Detector, LayerTap, Trajectory, tensor_file
 from fastadv.detection.representatives import Batch
 from fastadv.models import FaceModel, fixed_batches, prepare
@@ -91,7 +92,7 @@ def extract(
         ValueError: A layer does not exist, there are no images, or not as many as names.
     """
     if not names:
-        raise ValueError(f"{stage}: expected at least one image, got none")
+        raise ArgumentError(f"{stage}: expected at least one image, got none")
     tap = LayerTap(model=prepare(model, precision="fp32"), layers=tuple(layers))
     widths: list[int] = []
 
@@ -110,7 +111,7 @@ def extract(
         done += len(block)
         progress(stage, done, len(names))
     if done != len(names):
-        raise ValueError(f"{stage}: expected {len(names)} images like names, got {done}")
+        raise ArgumentError(f"{stage}: expected {len(names)} images like names, got {done}")
     columns = torch.cat(blocks).split(widths, 1)
     predicted = columns[-1][:, 0].long() if model.head is not None else torch.full((done,), -1)
     return Features(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.detection import (
     AreaUnderCurve,
     DeepKnn,
@@ -162,7 +163,7 @@ def knn_rows(
             made.setdefault(cell.group, []).append(cell.features)
     columns = {group: joined(parts) for group, parts in made.items()}
     if not columns or not bool(right.any()):
-        raise ValueError("a kNN table needs adversarial images and rightly classified natural ones, got none")
+        raise ArgumentError("a kNN table needs adversarial images and rightly classified natural ones, got none")
     rows = []
     for processing in PROCESSINGS:
         for weighting in WEIGHTINGS:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data.files import write_atomically
 from fastadv.report import text
 from fastadv.report.page import render_page
@@ -50,7 +51,7 @@ def render(folder: Path, *, out: Path | None = None) -> Path:
         found = json.loads(file.read_bytes()) if file.is_file() else None
         page = study_page(fitted, found, study["config"], study["versions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: expected a fitted study: {error!r}") from error
+        raise ArgumentError(f"{folder}: expected a fitted study: {error!r}") from error
     target = out or folder / PAGE
     write_atomically(target, render_page(page).encode())
     return target

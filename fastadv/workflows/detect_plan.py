@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
+from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.faces import require
@@ -52,7 +53,9 @@ class AttackSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", tuple((str(name), str(value)) for name, value in self.settings))
         if self.name in CATALOG and CATALOG[self.name].ensemble:
-            raise ValueError(f"attack {self.name!r} works on several models; expected one that works on a single one")
+            raise ArgumentError(
+                f"attack {self.name!r} works on several models; expected one that works on a single one"
+            )
         self.recipe()
 
     @property
@@ -85,7 +88,7 @@ def parse_attack(text: str) -> AttackSpec:
     head, at, eps = numbers.partition("@")
     name, colon, steps = head.partition(":")
     if name not in CATALOG or (colon and not (steps.isdecimal() and int(steps) > 0)):
-        raise ValueError(
+        raise ArgumentError(
             "attack must be NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, and OPTION=VALUE of its own after commas, "
             f"with a name of {', '.join(CATALOG)}, got {text!r}"
         )
@@ -106,7 +109,7 @@ def check_attacks(attacks: Sequence[AttackSpec]) -> None:
     labels = [spec.label for spec in attacks]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise ValueError(f"attack must be given once each, got {twice[0]} twice")
+        raise ArgumentError(f"attack must be given once each, got {twice[0]} twice")
 
 
 class Selection(FaceSource):
@@ -161,13 +164,13 @@ def read_names(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: the names cannot be read: {error}") from error
+        raise ArgumentError(f"{path}: the names cannot be read: {error}") from error
     names = []
     for line in filter(None, (line.strip() for line in lines)):
         stem, dot, ending = line.rpartition(".")
         names.append(stem if dot and f".{ending.lower()}" in EXTENSIONS else line)
     if not names:
-        raise ValueError(f"{path}: expected a name a line, got none")
+        raise ArgumentError(f"{path}: expected a name a line, got none")
     return tuple(dict.fromkeys(names))
 
 
@@ -239,19 +242,19 @@ def draw_splits(
     """
     for argument, count in (("natural", natural), ("attacked", attacked)):
         if count < 1:
-            raise ValueError(f"{argument} must be at least 1, got {count}")
+            raise ArgumentError(f"{argument} must be at least 1, got {count}")
     if not (0 < validate < 1 and 0 < test < 1 and validate + test < 1):
-        raise ValueError(f"validate and test must be shares above 0 of a sum below 1, got {validate} and {test}")
+        raise ArgumentError(f"validate and test must be shares above 0 of a sum below 1, got {validate} and {test}")
     if by not in SPLITS:
-        raise ValueError(f"split by {by!r}: expected one of {', '.join(SPLITS)}")
+        raise ArgumentError(f"split by {by!r}: expected one of {', '.join(SPLITS)}")
     grouped = by_identity(names)
     people = sorted(grouped)
     if len(people) < 3:
-        raise ValueError(f"a detector needs at least 3 people (to fit, to validate, to test), got {len(people)}")
+        raise ArgumentError(f"a detector needs at least 3 people (to fit, to validate, to test), got {len(people)}")
     needed = natural + attacked + LEAST_REST
     few = [person for person in people if len(grouped[person]) < needed]
     if few:
-        raise ValueError(
+        raise ArgumentError(
             f"natural and attacked: {natural} + {attacked} images and {LEAST_REST} for the head need {needed} of every "
             f"person; {len(few)} of {len(people)} have fewer, first {few[0]!r} with {len(grouped[few[0]])}"
         )
@@ -307,9 +310,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: the classes cannot be read: {error}") from error
+        raise ArgumentError(f"{path}: the classes cannot be read: {error}") from error
     if not isinstance(found, list) or not all(isinstance(n, str) for n in found) or len(set(found)) != len(found):
-        raise ValueError(f"{path}: expected a JSON list of distinct names, one for each logit")
+        raise ArgumentError(f"{path}: expected a JSON list of distinct names, one for each logit")
     return tuple(found)
 
 
@@ -326,14 +329,16 @@ def fit_classes(logits: int, people: Sequence[str], classes: Sequence[str] | Non
     """
     if classes is None:
         if logits != len(people):
-            raise ValueError(
+            raise ArgumentError(
                 f"classes must be given: the network's head has {logits} classes and the data {len(people)} people; "
                 "or train a new head"
             )
         return tuple(people)
     if len(classes) != logits:
-        raise ValueError(f"classes must name the {logits} logits of the network's head, got {len(classes)}")
+        raise ArgumentError(f"classes must name the {logits} logits of the network's head, got {len(classes)}")
     unknown = sorted(set(people) - set(classes))
     if unknown:
-        raise ValueError(f"classes must name everybody in the data; {len(unknown)} are missing, first {unknown[0]!r}")
+        raise ArgumentError(
+            f"classes must name everybody in the data; {len(unknown)} are missing, first {unknown[0]!r}"
+        )
     return tuple(classes)

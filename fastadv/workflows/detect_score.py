@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
@@ -58,9 +59,9 @@ def check_network(detector: Detector, model: FaceModel) -> None:
     """
     fitted_on = detector.trajectory.representatives.model
     if fitted_on != model.name:
-        raise ValueError(f"model must be the detector's, {fitted_on}, got {model.name}")
+        raise ArgumentError(f"model must be the detector's, {fitted_on}, got {model.name}")
     if detector.provenance.get(BACKBONE, found := tensors_hash(model.backbone.state_dict())) != found:
-        raise ValueError(f"weights must be those that the detector was fitted on; these of {model.name} are others")
+        raise ArgumentError(f"weights must be those that the detector was fitted on; these of {model.name} are others")
 
 
 def score_folder(
@@ -86,7 +87,7 @@ def score_folder(
     """
     check_network(detector, model)
     if detector.thresholds is None:
-        raise ValueError("detector must be calibrated, got one without thresholds")
+        raise ArgumentError("detector must be calibrated, got one without thresholds")
     threshold = detector.thresholds.equal_error if rate is None else detector.thresholds.at_false_alarm(rate)
 
     def images() -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, read_manifest
 from fastadv.data.files import write_atomically
 from fastadv.data.lock import FolderLock
@@ -77,9 +78,9 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check_attacks(self.attacks)
         if not self.attacks and not self.runs:
-            raise ValueError("attack must be given at least once, or the run of one")
+            raise ArgumentError("attack must be given at least once, or the run of one")
         if len(set(self.runs)) != len(self.runs):
-            raise ValueError(f"runs must be different folders, got {', '.join(self.runs)}")
+            raise ArgumentError(f"runs must be different folders, got {', '.join(self.runs)}")
 
     def split(self, names: Sequence[str]) -> Splits:
         """Whose images go where.
@@ -157,14 +158,14 @@ def read_study(path: Path) -> dict[str, Any]:
     """
     file = path / STUDY
     if not file.is_file():
-        raise ValueError(f"{path}: not a study of 'fastadv detect fit': it has no {STUDY}")
+        raise ArgumentError(f"{path}: not a study of 'fastadv detect fit': it has no {STUDY}")
     try:
         found = json.loads(file.read_bytes())
         config, software = found["config"], found["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not the description of a study: {error!r}") from error
+        raise ArgumentError(f"{file}: not the description of a study: {error!r}") from error
     if not isinstance(config, dict) or not isinstance(software, dict):
-        raise ValueError(f"{file}: not the description of a study: no config or no versions")
+        raise ArgumentError(f"{file}: not the description of a study: no config or no versions")
     return {"config": config, "versions": software}
 
 
@@ -213,7 +214,7 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
     if model.head is None or config.new_head:
         return splits, None
     if not isinstance(model.head, nn.Linear):
-        raise ValueError(f"model must have a linear class head, got {type(model.head).__name__}; train a new head")
+        raise ArgumentError(f"model must have a linear class head, got {type(model.head).__name__}; train a new head")
     return splits, fit_classes(model.head.out_features, splits.people, config.classes)
 
 
@@ -277,11 +278,13 @@ def reopen(
         engine = Engine(**saved["engine"]).resolve(model)
         weights, names, name = saved["weights"], saved["names"], saved["model"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / STUDY}: not the description of a study: {error!r}") from error
+        raise ArgumentError(f"{path / STUDY}: not the description of a study: {error!r}") from error
     if (weights, name) != (state_hash(model), model.name):
-        raise ValueError(f"model must be the study's, {name} with the same weights, got {model.name} or other weights")
+        raise ArgumentError(
+            f"model must be the study's, {name} with the same weights, got {model.name} or other weights"
+        )
     if names != list_hash(source.names):
-        raise ValueError(f"data must be the study's, with the same names, got {len(source)} other images")
+        raise ArgumentError(f"data must be the study's, with the same names, got {len(source)} other images")
     return config, begin(config, source, model, path=path, engine=engine, progress=progress)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks import Gallery
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.models import FaceModel
 from fastadv.workflows.aims import Enrolled, identity_of
@@ -45,7 +46,7 @@ def enrolled_from(embeddings: Mapping[str, Tensor], *, metric: str, device: torc
     """As ``enrol``, from embeddings by the names of their images."""
     people = tuple(sorted({identity_of(name) for name in embeddings}))
     if len(people) < 2:
-        raise ValueError(f"gallery must show at least two people, got {len(people)}")
+        raise ArgumentError(f"gallery must show at least two people, got {len(people)}")
     classes = {person: k for k, person in enumerate(people)}
     labels = torch.tensor([classes[identity_of(name)] for name in embeddings])
     made = Gallery.from_embeddings(torch.stack(list(embeddings.values())), labels)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastadv.core.errors import ArgumentError
 from fastadv.report import Table, text
 from fastadv.workflows.identify import JSON
 
@@ -48,7 +49,7 @@ def tables(folder: Path) -> list[Table]:
     try:
         found = figures(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
+        raise ArgumentError(f"{path}: cannot be read: {error}") from error
     rows = tuple((name, text.percent(before), text.percent(after)) for name, before, after in found)
     return [Table(header=("identification", "clean", "attacked"), rows=rows)]
 

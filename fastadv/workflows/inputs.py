@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks import Attack, Recipe, as_recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
@@ -39,7 +40,7 @@ def parse_eps(text: str) -> float:
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"eps must be a positive number such as 8/255 or 0.03, got {text!r}")
+        raise ArgumentError(f"eps must be a positive number such as 8/255 or 0.03, got {text!r}")
     return value
 
 
@@ -58,7 +59,7 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
     """
     if root.suffix == ".bin":
         if landmarks is not None:
-            raise ValueError(f"landmarks must not be given for {root}: its images are aligned already")
+            raise ArgumentError(f"landmarks must not be given for {root}: its images are aligned already")
         return PairBin(root, size=size)
     if root.suffix == ".tar":
         return Shards(root, size=size, landmarks=landmarks)
@@ -79,7 +80,7 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
     except RuntimeError as error:  # torch's own words for a device that is not there are a page long
         if device == "cpu":
             raise
-        raise ValueError(
+        raise ArgumentError(
             f"device must be one that this machine has, got {device!r}: {str(error).splitlines()[0]}"
         ) from error
 
@@ -103,7 +104,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"weights must be numbers with commas between them such as 2,1,1, got {text!r}") from None
+        raise ArgumentError(f"weights must be numbers with commas between them such as 2,1,1, got {text!r}") from None
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
@@ -117,9 +118,9 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
         name, equals, value = (part.strip() for part in text.partition("="))
         name = name.replace("-", "_")
         if not (name and equals and value):
-            raise ValueError(f"set must be NAME=VALUE such as confidence=0.1, got {text!r}")
+            raise ArgumentError(f"set must be NAME=VALUE such as confidence=0.1, got {text!r}")
         if name in found:
-            raise ValueError(f"set must be given once for each name, got {name} twice")
+            raise ArgumentError(f"set must be given once for each name, got {name} twice")
         found[name] = value
     return found
 
@@ -132,7 +133,7 @@ def parse_counts(argument: str, text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"{argument} must be positive numbers with commas between them such as 13,50, got {text!r}")
+        raise ArgumentError(f"{argument} must be positive numbers with commas between them such as 13,50, got {text!r}")
     return tuple(int(part) for part in parts)
 
 
@@ -147,7 +148,7 @@ def parse_folds(text: str) -> tuple[int, ...]:
         low, dash, high = part.strip().partition("-")
         first, last = low, high if dash else low
         if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise ValueError(f"folds must be written like 1-2 or 1,3,5 and count from 1, got {text!r}")
+            raise ArgumentError(f"folds must be written like 1-2 or 1,3,5 and count from 1, got {text!r}")
         found.update(range(int(first) - 1, int(last)))
     return tuple(sorted(found))
 
@@ -170,20 +171,22 @@ def open_pairs(
         pairs = read_pairs_csv(file)
         missing = sorted({n for p in pairs for n in (p.first, p.second) if n not in source})
         if missing:
-            raise ValueError(f"{file}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}")
+            raise ArgumentError(
+                f"{file}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}"
+            )
     elif isinstance(source, (LFW, PairBin)):
         pairs = source.pairs
     else:
-        raise ValueError("pairs must be given as a CSV file (first,second,same) for faces that bring none")
+        raise ArgumentError("pairs must be given as a CSV file (first,second,same) for faces that bring none")
     if folds is not None:
         known = {p.fold for p in pairs}
         unknown = [f + 1 for f in folds if f not in known]
         if unknown:
-            raise ValueError(f"folds must be among the {len(known)} of the pairs, got {unknown[0]}")
+            raise ArgumentError(f"folds must be among the {len(known)} of the pairs, got {unknown[0]}")
         pairs = tuple(p for p in pairs if p.fold in folds)
     if limit is not None:
         if limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
+            raise ArgumentError(f"limit must be at least 1, got {limit}")
         pairs = _first_of_each(pairs, limit)
     return _with_folds(pairs)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.writer import IMAGES, RUN
@@ -77,18 +78,18 @@ def read_run(folder: Path) -> RunRecord:
         ValueError: The folder is missing or no run's, a file of it is damaged, or there is no image yet.
     """
     if not folder.is_dir():
-        raise ValueError(
+        raise ArgumentError(
             f"{folder}: {'this is a file, expected a folder' if folder.exists() else 'there is no such folder'}"
         )
     if not (folder / RUN).is_file():
-        raise ValueError(f"{folder}: not the folder of a run: it has no {RUN}")
+        raise ArgumentError(f"{folder}: not the folder of a run: it has no {RUN}")
     saved = _object(folder / RUN)
     config, versions = saved.get("config"), saved.get("versions")
     if not isinstance(config, dict) or not isinstance(versions, dict):
-        raise ValueError(f"{folder / RUN}: not the description of a run: no config or no versions")
+        raise ArgumentError(f"{folder / RUN}: not the description of a run: no config or no versions")
     rows = tuple(read_manifest(folder))
     if not rows:
-        raise ValueError(f"{folder}: the run has no image yet")
+        raise ArgumentError(f"{folder}: the run has no image yet")
     return RunRecord(
         path=folder,
         config=config,
@@ -103,9 +104,9 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
+        raise ArgumentError(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+        raise ArgumentError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -139,7 +140,7 @@ def render(
         OSError: The file cannot be written.
     """
     if examples < 0:
-        raise ValueError(f"examples must be 0 or more, got {examples}")
+        raise ArgumentError(f"examples must be 0 or more, got {examples}")
     run = read_run(Path(folder))
     others = [read_run(Path(other)) for other in beside]
     page = run_page(run, data=data, landmarks=landmarks, examples=examples, beside=others)

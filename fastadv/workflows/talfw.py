@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, Face, FaceSource, IdentityFolder, Pair, RunFolder
 from fastadv.data.cover import cover
 from fastadv.data.faces import several
@@ -92,17 +93,17 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
         PairError: A pair of an image with itself.
     """
     if targets not in TARGETS:
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
+        raise ArgumentError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
     if not isinstance(source, (LFW, IdentityFolder)):
-        raise ValueError(f"data must be a folder of image files, got {type(source).__name__}: unpack it first")
+        raise ArgumentError(f"data must be a folder of image files, got {type(source).__name__}: unpack it first")
     if source.size is None:
-        raise ValueError("data must give aligned crops, got a source of whole files (size=None)")
+        raise ArgumentError("data must give aligned crops, got a source of whole files (size=None)")
     if not pairs:
-        raise ValueError("pairs must hold at least one, got none")
+        raise ArgumentError("pairs must hold at least one, got none")
     names = _names(pairs)
     missing = [name for name in names if name not in source]
     if missing:
-        raise ValueError(f"pairs must be of images that are there, got {several(missing)}")
+        raise ArgumentError(f"pairs must be of images that are there, got {several(missing)}")
     _check_landmarks(source, names)
     chosen = dict.fromkeys(cover(pairs))
     others: dict[str, dict[str, None]] = {name: {} for name in chosen}
@@ -130,10 +131,10 @@ def _check_landmarks(source: FaceSource, names: Sequence[str]) -> None:
         return
     without = [name for name in names if name not in source.landmarks]
     if without:
-        raise ValueError(f"landmarks must be there for every image of the pairs, got none for {several(without)}")
+        raise ArgumentError(f"landmarks must be there for every image of the pairs, got none for {several(without)}")
     spaced = [name for name in names if name.split() != [name] or name.startswith("#")]
     if spaced:
-        raise ValueError(f"names with landmarks must have no white space and no '#' in front, got {several(spaced)}")
+        raise ArgumentError(f"names with landmarks must have no white space and no '#' in front, got {several(spaced)}")
 
 
 def choose_targets(targets: str | None, attack: Attack[Any] | Recipe) -> str:
@@ -146,9 +147,9 @@ def choose_targets(targets: str | None, attack: Attack[Any] | Recipe) -> str:
     if targets is None:
         return "one" if moves.surrogate.needs_images else "all"
     if targets not in TARGETS:
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
+        raise ArgumentError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
     if targets == "all" and moves.surrogate.needs_images:
-        raise ValueError(f"targets must be one for {moves.name}, which compares with a single image; got all")
+        raise ArgumentError(f"targets must be one for {moves.name}, which compares with a single image; got all")
     return targets
 
 
@@ -161,7 +162,7 @@ def check_threshold(threshold: float | None, pairs: Sequence[Pair]) -> None:
     if threshold is not None:
         Evade(threshold=threshold)
     elif len({pair.same for pair in pairs}) < 2:
-        raise ValueError("threshold must be given for pairs of one class only, since it cannot be measured")
+        raise ArgumentError("threshold must be given for pairs of one class only, since it cannot be measured")
 
 
 def claim(out: Path) -> Path:
@@ -171,11 +172,11 @@ def claim(out: Path) -> Path:
         ValueError: ``out`` holds something else; nothing was written.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"out must be a folder, got the file {out}")
+        raise ArgumentError(f"out must be a folder, got the file {out}")
     crops = out / CROPS
     held = sorted(name for name in os.listdir(out) if not is_temporary(name)) if out.is_dir() else []
     if held and held != [CROPS] and not (crops / "run.json").is_file():
-        raise ValueError(f"out must be new, empty or of this command, got {out}, which holds {several(held)}")
+        raise ArgumentError(f"out must be new, empty or of this command, got {out}, which holds {several(held)}")
     return crops
 
 

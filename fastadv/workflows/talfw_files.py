@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, Pair, RunFolder, Stream, encode_png, read_image, read_manifest, to_uint8
 from fastadv.data.alignment import warp
 from fastadv.data.files import is_temporary, write_atomically
@@ -81,7 +82,7 @@ def _image_path(out: Path, name: str, suffix: str) -> Path:
 def _write_changed(name: str, source_hash: str, source: FaceSource, folder: RunFolder, out: Path) -> Written:
     face = source.load(name)
     if face.source_hash != source_hash:
-        raise ValueError(f"{source.path(name)}: the file is not the one that was attacked")
+        raise ArgumentError(f"{source.path(name)}: the file is not the one that was attacked")
     assert face.matrix is not None  # a source of crops
     image = read_image(source.path(name))
     change = _difference(read_image(folder.image_path(name)), to_uint8(face.image))

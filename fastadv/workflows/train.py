@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.files import write_atomically
@@ -218,9 +219,9 @@ def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
     head, at, eps = text.partition("@")
     name, colon, steps = head.partition(":")
     if name not in ATTACKS:
-        raise ValueError(f"adversarial must be NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}")
+        raise ArgumentError(f"adversarial must be NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}")
     if colon and not (steps.isascii() and steps.isdigit()):
-        raise ValueError(f"adversarial must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+        raise ArgumentError(f"adversarial must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
     usual = Adversarial()
     return Adversarial(
         attack=name,
@@ -244,7 +245,7 @@ def _open(model: str, weights: Path | None, *, seed: int | None, device: str) ->
         if device == "cpu":
             raise
         first = str(error).splitlines()[0]
-        raise ValueError(f"device must be one that this machine has, got {device!r}: {first}") from error
+        raise ArgumentError(f"device must be one that this machine has, got {device!r}: {first}") from error
 
 
 def _faces(
@@ -254,7 +255,7 @@ def _faces(
     if str(data) != SYNTHETIC:
         return open_faces(Path(data), size=size, landmarks=landmarks)
     if identities > _UNSEEN_FIRST:
-        raise ValueError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
+        raise ArgumentError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
     return SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.training import CachedFaces, TrainingError
@@ -119,7 +120,7 @@ def _device(device: str) -> torch.device:
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:  # torch's own words are a page long, and an assertion without CUDA
         first = str(error).splitlines()[0]
-        raise ValueError(f"device must be one that this machine has, got {device!r}: {first}") from error
+        raise ArgumentError(f"device must be one that this machine has, got {device!r}: {first}") from error
     return where
 
 
@@ -129,7 +130,7 @@ def _images(
     """The images to train on, and those to measure on."""
     if str(data) == SYNTHETIC:
         if identities > _UNSEEN_FIRST:
-            raise ValueError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
+            raise ArgumentError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
         unseen = SyntheticFaces(identities=_HELD, per_identity=1, seed=seed, size=size, first=_UNSEEN_FIRST)
         source = SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
         return source, HeldImages(source=unseen, names=unseen.names)

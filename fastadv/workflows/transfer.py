@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.engine import Engine, trace
@@ -171,7 +172,7 @@ def _members(surrogate: str, verifiers: Mapping[str, Verifier]) -> list[FaceMode
     names = surrogate.split("+")
     unknown = [n for n in names if n not in verifiers]
     if unknown or len(set(names)) != len(names):
-        raise ValueError(
+        raise ArgumentError(
             f"surrogates must be among {', '.join(verifiers)}, or several of them with '+' between, got {surrogate!r}"
         )
     return [verifiers[n].model for n in names]

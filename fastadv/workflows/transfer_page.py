@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.writer import IMAGES
@@ -65,7 +66,7 @@ def render(folder: Path, *, source: FaceSource | None, out: Path | None = None) 
         else:
             page = study_page(found["cells"], found["networks"], config, versions, _cards(folder, source))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
+        raise ArgumentError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
     target = out or folder / "report.html"
     write_atomically(target, render_page(page).encode())
     return target

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG, Recipe, as_recipe, by_name
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, threshold_at_far
@@ -49,7 +50,7 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.name in CATALOG and CATALOG[self.name].ensemble:
-            raise ValueError(f"method {self.name!r} is a method on several surrogates: name these A+B instead")
+            raise ArgumentError(f"method {self.name!r} is a method on several surrogates: name these A+B instead")
 
     @property
     def label(self) -> str:
@@ -85,7 +86,7 @@ def parse_method(text: str) -> Method:
     except ValueError as error:
         if "surrogates" in str(error):
             raise
-        raise ValueError(
+        raise ArgumentError(
             f"method must be NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE with a name of {', '.join(CATALOG)}, "
             f"got {text!r}"
         ) from None
@@ -130,7 +131,7 @@ def calibrate(
     same = np.array([p.same for p in pairs])
     negatives = int((~same).sum())
     if negatives * far < 1:
-        raise ValueError(f"far = {far:g} needs at least {math.ceil(1 / far)} negative pairs, got {negatives}")
+        raise ArgumentError(f"far = {far:g} needs at least {math.ceil(1 / far)} negative pairs, got {negatives}")
     names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
     rows = embed(source, names, model, progress=progress)
     first, second = (np.stack([rows[getattr(p, k)].numpy() for p in pairs]) for k in ("first", "second"))
@@ -150,7 +151,9 @@ def draw_images(source: FaceSource, count: int, *, seed: int) -> tuple[list[str]
         first.setdefault(name.rpartition("/")[0], name)
     people = sorted(first)
     if len(people) < 2 * count:
-        raise ValueError(f"{2 * count} different people are needed for {count} sources and targets, got {len(people)}")
+        raise ArgumentError(
+            f"{2 * count} different people are needed for {count} sources and targets, got {len(people)}"
+        )
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(people))[: 2 * count]
     names = [first[people[k]] for k in chosen]
     return names[:count], names[count:]
@@ -179,5 +182,7 @@ def negative_pairs(
     order = [(i, (i + k) % size) for k in range(size) for i in range(size)]
     found = [(sources[i], targets[j]) for i, j in order if not accepted[i, j]]
     if len(found) < count:
-        raise ValueError(f"pairs: {count} were asked for, and {size} x {size} images give {len(found)} negative ones")
+        raise ArgumentError(
+            f"pairs: {count} were asked for, and {size} x {size} images give {len(found)} negative ones"
+        )
     return found[:count]

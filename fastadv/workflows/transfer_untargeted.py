@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe, SignGradient
+from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, face_id, read_image, to_tensor, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.writer import IMAGES
@@ -106,7 +107,7 @@ def untargeted(
         OSError: An image cannot be written.
     """
     if surrogate not in models:
-        raise ValueError(f"surrogate must be among {', '.join(models)}, got {surrogate!r}")
+        raise ArgumentError(f"surrogate must be among {', '.join(models)}, got {surrogate!r}")
     chosen, remaining = halve(pairs, seed=seed)
     names = list(dict.fromkeys(n for p, _ in remaining for n in (p.first, p.second)))
     clean = {name: embed(source, names, model, progress=progress) for name, model in models.items()}
@@ -153,10 +154,10 @@ def untargeted(
 def _away(method: Method, *, eps: float, steps: int) -> Recipe:
     """The method with a random start; an image is its own reference."""
     if CATALOG[method.name].level == "logits":
-        raise ValueError(f"method {method.name!r} needs labels: without a target only methods on embeddings work")
+        raise ArgumentError(f"method {method.name!r} needs labels: without a target only methods on embeddings work")
     recipe = method.recipe(eps=eps, steps=steps, others=())
     if not isinstance(recipe.attack, SignGradient):
-        raise ValueError(f"method {method.name!r} has no random start, which an image needs to leave itself")
+        raise ArgumentError(f"method {method.name!r} has no random start, which an image needs to leave itself")
     return replace(recipe, attack=replace(recipe.attack, random_start=True))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
+from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder
 from fastadv.data.files import write_atomically
 from fastadv.engine import Engine
@@ -179,7 +180,7 @@ def verify(
         ImageError, AlignmentError: A face cannot be read.
     """
     if metric not in _SCORES:
-        raise ValueError(f"metric must be one of {', '.join(_SCORES)}, got {metric!r}")
+        raise ArgumentError(f"metric must be one of {', '.join(_SCORES)}, got {metric!r}")
     names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
     same = np.array([p.same for p in pairs])
     folds = np.array([p.fold for p in pairs])

@@ -14,7 +14,6 @@ ROOT = Path(fastadv.__file__).parent
 LAYERS = (
     ("fastadv.__main__",),
     ("fastadv.cli",),
-    ("fastadv.studies", "fastadv.scale"),
     ("fastadv.workflows",),
     ("fastadv.defences", "fastadv.training"),
     ("fastadv.engine",),
@@ -24,6 +23,7 @@ LAYERS = (
     ("fastadv.ops",),
     ("fastadv.backends", "fastadv.ops.reference", "fastadv.kernels"),
     ("fastadv._native",),
+    ("fastadv.core",),
     ("fastadv._version",),
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
