@@ -19,6 +19,7 @@ from fastadv.cli.options import (
     EnsembleOf,
     EnsembleWeights,
     Eps,
+    Fresh,
     Goal,
     Landmarks,
     Limit,
@@ -35,12 +36,11 @@ from fastadv.cli.options import (
     Stop,
     Weights,
     build_attack,
-    run_config,
 )
 from fastadv.cli.show import print_attack, progress_bars
 from fastadv.core.errors import ArgumentError
-from fastadv.data import RunFolder
 from fastadv.engine import Engine
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import attack as attacking
 from fastadv.workflows import inputs
 from fastadv.workflows.aims import Aim
@@ -107,6 +107,7 @@ def attack(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Make adversarial faces from a folder.
@@ -148,35 +149,39 @@ def attack(
         known = inputs.open_faces(gallery, size=face_model.input_size[0], landmarks=landmarks)
     orders = attacking.plan(source, aim, pairs=pairs, limit=limit)
     aim.check_people(orders, known.names)
-    engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
-    config = run_config(
+    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
+    used = sorted({name for order in orders for name in (order.source, order.target) if name})
+    identity = RunIdentity.of(
         "attack",
-        face_model,
-        weights,
-        moves,
-        engine,
-        **aim.describe(),
-        **({"gallery": inputs.list_hash(known.names)} if aim.needs_gallery else {}),
-        **({} if gallery is None else {"selection": {"gallery": "GALLERY"}}),
+        model=face_model,
+        weights=weights,
+        attack=moves,
+        engine=engine,
         seed=seed,
-        orders=inputs.list_hash(orders),
+        faces=UsedFaces(source=source, names=used, landmarks=landmarks),
+        others={"gallery": UsedFaces(source=known, landmarks=landmarks)} if aim.needs_gallery else {},
+        out=out,
+        rules={
+            **aim.describe(),
+            **({} if gallery is None else {"selection": {"gallery": "GALLERY"}}),
+            "orders": list_hash(orders),
+        },
     )
     begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(quiet=as_json) as progress, identity.open(out, fresh=fresh) as folder:
         enrolled = None
         if aim.needs_gallery:
             enrolled = enrol(known, known.names, face_model, metric=aim.metric, progress=progress)
-        with RunFolder.open(out, config) as folder:
-            summary = attacking.attack_folder(
-                source,
-                face_model,
-                moves,
-                aim,
-                enrolled=enrolled,
-                folder=folder,
-                orders=orders,
-                seed=seed,
-                engine=engine,
-                progress=progress,
-            )
+        summary = attacking.attack_folder(
+            source,
+            face_model,
+            moves,
+            aim,
+            enrolled=enrolled,
+            folder=folder,
+            orders=orders,
+            seed=seed,
+            engine=engine,
+            progress=progress,
+        )
     print_attack(summary, moves, out, time.perf_counter() - begin, as_json=as_json)

@@ -15,6 +15,7 @@ from fastadv.cli.options import (
     Batch,
     Data,
     Device,
+    Fresh,
     Landmarks,
     Model,
     Prec,
@@ -24,9 +25,9 @@ from fastadv.cli.options import (
     Weights,
 )
 from fastadv.cli.show import print_notices, progress_bars, table
-from fastadv.data import RunFolder
 from fastadv.detection import load_detector
 from fastadv.engine import Engine
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import defend as defending
 from fastadv.workflows import defend_page, defend_plan, defend_results, inputs
 
@@ -67,6 +68,7 @@ def defend(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate defences against attackers who do not know them, know them, and adapt.
@@ -92,27 +94,32 @@ def defend(
         defend_plan.Copy(label=path.name, source=inputs.open_faces(path, size=face_model.input_size[0]))
         for path in copy or ()
     ]
-    engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
-    config: dict[str, object] = {
-        "command": "defend",
-        "model": face_model.name,
-        "weights": inputs.state_hash(face_model),
-        "defences": defence,
-        "attacks": {m.label: inputs.describe(m.recipe) for m in moves},
-        "threats": texts,
-        "detector": None if detector is None else {"file": inputs.file_hash(detector), "false_alarm": false_alarm},
-        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
-        "seed": seed,
-        "pairs": inputs.list_hash(chosen),
-        "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
-    }
-    if copy:
-        config["copies"] = {path.name: _made_by(path) for path in copy}
-    files = defend_plan.files_of(planned)
-    if files:
-        config["files"] = files
+    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
+    names = [n for p in chosen for n in (p.first, p.second)]
+    identity = RunIdentity.of(
+        "defend",
+        model=face_model,
+        weights=weights,
+        attacks={m.label: m.recipe for m in moves},
+        engine=engine,
+        seed=seed,
+        faces=UsedFaces(source=source, names=names, landmarks=landmarks),
+        others={
+            **{f"copy {each.label}": UsedFaces(source=each.source, names=names) for each in copies},
+            **defending.calibrated_on(source, names, planned),
+        },
+        out=out,
+        rules={
+            "defences": defence,
+            "files": defend_plan.files_of(planned),
+            "threats": texts,
+            "detector": None if detector is None else {"file": inputs.file_hash(detector), "false_alarm": false_alarm},
+            "pairs": list_hash(chosen),
+            "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
+        },
+    )
     begin = time.perf_counter()
-    with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
+    with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
         study = defending.defend(
             source,
             chosen,
@@ -139,9 +146,3 @@ def defend(
     console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))
     print_notices(defend_page.flag_lines(described))
     console.print(f"{seconds:.0f} s; open {page}", highlight=False)
-
-
-def _made_by(path: Path) -> str | None:
-    """The hash of what a copy's maker wrote down of it, or None where nothing is."""
-    about = path / "run.json"
-    return inputs.file_hash(about) if about.is_file() else None

@@ -15,18 +15,19 @@ import typer
 from rich.console import Console
 
 from fastadv.cli.detect_tables import print_evaluation
-from fastadv.cli.options import AsJson, Batch, Data, Device, Landmarks, ModelName, Prec, Precision, Seed, Weights
+from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
 from fastadv.cli.show import percent, print_notices, progress_bars, table
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.files import write_atomically
 from fastadv.detection import FitConfig, load_detector
 from fastadv.engine import Engine
+from fastadv.runs import settle
 from fastadv.training import HeadConfig
 from fastadv.workflows import detect as fitting
 from fastadv.workflows import detect_evaluate as evaluating
 from fastadv.workflows import detect_page, detect_plan, inputs
 from fastadv.workflows.detect_score import score_folder
-from fastadv.workflows.detect_study import HEAD, HEAD_EPOCHS, HEAD_LR, StudyConfig, settled
+from fastadv.workflows.detect_study import HEAD, HEAD_EPOCHS, HEAD_LR, STUDY, StudyConfig
 from fastadv.workflows.train import SYNTHETIC
 
 detect = typer.Typer(
@@ -107,6 +108,7 @@ def fit(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit {LSTM, MLP} x {medoids, centroids} x {L2, cosine} on natural faces and on what attacks make of them.
@@ -133,7 +135,7 @@ def fit(
         classes=None if classes is None else detect_plan.read_classes(classes),
         seed=seed,
     )
-    engine = settled(Engine(batch=batch, precision=precision.value), face_model, out)
+    engine = settle(Engine(batch=batch, precision=precision.value), face_model, out, mark=STUDY)
     begin = time.perf_counter()
     with progress_bars(quiet=as_json) as progress:
         made = fitting.fit_folder(
@@ -144,6 +146,9 @@ def fit(
             engine=engine,
             fitting=FitConfig(epochs=epochs, lr=lr),
             head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=seed % 2**63),
+            weights=weights,
+            landmarks=landmarks,
+            fresh=fresh,
             progress=progress,
         )
     seconds = time.perf_counter() - begin

@@ -20,6 +20,7 @@ from fastadv.cli.options import (
     EnsembleOf,
     EnsembleWeights,
     Eps,
+    Fresh,
     IdentifyGoal,
     Landmarks,
     Margin,
@@ -35,12 +36,11 @@ from fastadv.cli.options import (
     Stop,
     Weights,
     build_attack,
-    run_config,
 )
 from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
 from fastadv.core.errors import ArgumentError
-from fastadv.data import RunFolder
 from fastadv.engine import Engine
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import identify as identifying
 from fastadv.workflows import inputs
 from fastadv.workflows.aims import Aim
@@ -83,6 +83,7 @@ def identify(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Identify faces by a gallery, clean and under attack.
@@ -120,20 +121,24 @@ def identify(
     roles = identifying.assign(source.names, enrol=enrol, limit=limit)
     engine = Engine(slots=slots, batch=batch, precision=precision.value)
     folder = None
-    if moves is not None and aim is not None and out is not None:
-        engine = inputs.settle(engine, face_model, out)
-        config = run_config(
+    if out is not None:
+        engine = settle(engine, face_model, out) if moves is not None else engine
+        identity = RunIdentity.of(
             "identify",
-            face_model,
-            weights,
-            moves,
-            engine,
-            **aim.describe(),
+            model=face_model,
+            weights=weights,
+            attack=moves,
+            engine=None if moves is None else engine,
             seed=seed,
-            orders=inputs.list_hash([roles]),
-            selection={"enrol": enrol, "neighbours": neighbours, "limit": limit},
+            faces=UsedFaces(source=source, names=[*roles.enrolled, *roles.mated, *roles.unmated], landmarks=landmarks),
+            out=out,
+            rules={
+                **({"metric": metric.value} if aim is None else aim.describe()),
+                "orders": list_hash([roles]),
+                "selection": {"enrol": enrol, "neighbours": neighbours, "limit": limit},
+            },
         )
-        folder = RunFolder.open(out, config)
+        folder = identity.open(out, fresh=fresh)
     begin = time.perf_counter()
     try:
         with progress_bars(quiet=as_json) as progress:
@@ -145,7 +150,7 @@ def identify(
                 neighbours=neighbours,
                 attack=moves,
                 aim=aim,
-                folder=folder,
+                folder=folder if moves is not None else None,
                 seed=seed,
                 engine=engine,
                 progress=progress,
@@ -154,7 +159,8 @@ def identify(
         title = f"{model.value}, {result.clean.mated} faces of {result.clean.people} people" + (
             f", {attack_title(moves)}, {aim.goal}" if moves and aim else ""
         )
-        if out is not None:
+        if out is not None and folder is not None:
+            folder.claim()
             identifying.save(result, out, title=title)
     finally:
         if folder is not None:

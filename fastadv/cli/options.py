@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fastadv import models
 from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
-from fastadv.engine import Engine
-from fastadv.models import FaceModel
 from fastadv.training import LOSSES
 from fastadv.workflows import inputs
 from fastadv.workflows.aims import GOALS, IDENTIFIED
@@ -79,6 +77,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Landmarks = Annotated[Path | None, typer.Option(help="Five points per image; LFW's own landmarks.txt is found.")]
 MetricOf = Annotated[Metric, typer.Option(help="How two embeddings are compared.")]
 Limit = Annotated[int | None, typer.Option(help="Only so many.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Remove the run that --out holds, and begin anew; other files there stay.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 
 
@@ -104,21 +105,3 @@ def build_attack(
         weights=None if ensemble_weights is None else inputs.parse_weights(ensemble_weights),
     )
     return with_options(made, stop=stop, margin=margin, settings=inputs.parse_settings(settings or ()))
-
-
-def run_config(
-    command: str, model: FaceModel, weights: Path | None, attack: Recipe, engine: Engine, **more: Any
-) -> dict[str, Any]:
-    """What a run's result depends on: a folder is only resumed with the same."""
-    return {
-        "command": command,
-        "model": model.name,
-        "weights": inputs.state_hash(model) if weights is None else inputs.file_hash(weights),
-        "attack": inputs.describe(attack),
-        "engine": {
-            "batch": engine.batch,
-            "precision": engine.precision,
-            "channels_last": engine.channels_last,
-        },
-        **more,
-    }

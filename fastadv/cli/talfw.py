@@ -23,6 +23,7 @@ from fastadv.cli.options import (
     EnsembleOf,
     EnsembleWeights,
     Eps,
+    Fresh,
     Landmarks,
     Model,
     Prec,
@@ -32,11 +33,10 @@ from fastadv.cli.options import (
     Steps,
     Weights,
     build_attack,
-    run_config,
 )
 from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
-from fastadv.data import RunFolder
 from fastadv.engine import Engine
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import inputs
 from fastadv.workflows import talfw as building
 from fastadv.workflows.talfw_files import reader
@@ -82,6 +82,7 @@ def talfw(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a transferable adversarial copy of a set of pairs, for verifiers that nobody has seen (TALFW).
@@ -110,21 +111,25 @@ def talfw(
     building.check_threshold(threshold, chosen)
     aims = building.plan(source, chosen, targets=aimed_at)
     crops = building.claim(out)
-    engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, crops)
-    config = run_config(
+    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, crops)
+    identity = RunIdentity.of(
         "talfw",
-        face_model,
-        weights,
-        moves,
-        engine,
-        targets=aimed_at,
-        threshold=threshold,
+        model=face_model,
+        weights=weights,
+        attack=moves,
+        engine=engine,
         seed=seed,
-        pairs=inputs.list_hash(chosen),
-        orders=inputs.list_hash(aims),
+        faces=UsedFaces(source=source, names=[n for p in chosen for n in (p.first, p.second)], landmarks=landmarks),
+        out=crops,
+        rules={
+            "targets": aimed_at,
+            "threshold": threshold,
+            "pairs": list_hash(chosen),
+            "orders": list_hash(aims),
+        },
     )
     begin = time.perf_counter()
-    with RunFolder.open(crops, config) as folder, progress_bars(quiet=as_json) as progress:
+    with identity.open(crops, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
         summary = building.build(
             aims,
             chosen,

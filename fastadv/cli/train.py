@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import AsJson, Device, Landmarks, LossName, Model, Seed
+from fastadv.cli.options import AsJson, Device, Fresh, Landmarks, LossName, Model, Seed
 from fastadv.cli.show import progress_bars, table
 from fastadv.core.errors import ArgumentError
 from fastadv.training import Adversarial, HeadConfig, TrainConfig
@@ -60,6 +60,7 @@ def train(
     bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a network, or a class head on a frozen one; 'train denoiser' trains a network that removes noise.
@@ -124,6 +125,7 @@ def train(
                     landmarks=landmarks,
                     cache=cache,
                     device=device,
+                    fresh=fresh,
                     progress=progress,
                 )
             )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import AsJson, Device, Landmarks, Seed
+from fastadv.cli.options import AsJson, Device, Fresh, Landmarks, Seed
 from fastadv.cli.show import progress_bars, table
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import Gain
@@ -45,6 +45,7 @@ def denoiser(
     cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a network that removes Gaussian noise, for the defence noise2clean.
@@ -76,6 +77,7 @@ def denoiser(
             landmarks=landmarks,
             cache=cache,
             device=device,
+            fresh=fresh,
             progress=progress,
         )
     if as_json:

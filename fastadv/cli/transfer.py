@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import AsJson, Batch, Data, Device, Landmarks, Prec, Precision, Seed
+from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, Prec, Precision, Seed
 from fastadv.cli.show import percent, progress_bars, table
 from fastadv.core.errors import ArgumentError
-from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import inputs, transfer_page, transfer_plan
 from fastadv.workflows import transfer as transferring
 from fastadv.workflows import transfer_untargeted as comparing
@@ -52,6 +52,7 @@ def transfer(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Attack pairs on one network and show the results to the others: a matrix of hit rates.
@@ -67,26 +68,38 @@ def transfer(
     (size,) = {m.input_size for m in models.values()}
     source = inputs.open_faces(data, size=size[0], landmarks=landmarks)
     listed = inputs.open_pairs(source, file=verification, folds=None if folds is None else inputs.parse_folds(folds))
-    engine = inputs.settle(Engine(batch=batch, precision=precision.value), next(iter(models.values())), out)
+    engine = settle(Engine(batch=batch, precision=precision.value), next(iter(models.values())), out)
     surrogates = surrogate or list(models)
-    config = {
-        "command": "transfer",
-        "untargeted": untargeted,
-        "networks": {name: inputs.state_hash(m) for name, m in models.items()},
-        "surrogates": surrogates,
-        "methods": method,
-        "eps": radius,
-        "steps": steps,
-        "verification": inputs.list_hash(listed),
-        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
-        "seed": seed,
-    }
+    kinds = [m if untargeted and m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
+    checkpoints = () if at is None else inputs.parse_counts("at", at)
+    if untargeted and (len(surrogates) != 1 or at is not None):
+        raise ArgumentError("--untargeted needs one --surrogate and takes no --at")
+    used = {n for p in listed for n in (p.first, p.second)}
+    if not untargeted:
+        used.update(name for names in transfer_plan.draw_images(source, images, seed=seed) for name in names)
+    identity = RunIdentity.of(
+        "transfer",
+        models=models,
+        attacks={
+            kind.label: kind.recipe(eps=radius, steps=steps, others=()) for kind in kinds if not isinstance(kind, str)
+        },
+        engine=engine,
+        seed=seed,
+        faces=UsedFaces(source=source, names=sorted(used), landmarks=landmarks),
+        out=out,
+        rules={
+            "untargeted": untargeted,
+            "surrogates": surrogates,
+            "methods": method,
+            "eps": radius,
+            "steps": steps,
+            "verification": list_hash(listed),
+            **({} if untargeted else {"at": list(checkpoints), "pairs": pairs, "images": images, "far": far}),
+        },
+    )
     begin = time.perf_counter()
     if untargeted:
-        if len(surrogates) != 1 or at is not None:
-            raise ArgumentError("--untargeted needs one --surrogate and takes no --at")
-        kinds = [m if m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
-        with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
+        with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
             compared = comparing.untargeted(
                 source,
                 listed,
@@ -109,10 +122,8 @@ def transfer(
         header: tuple[str, ...] = ("attack", "network", "AUC", "EER", "TAR at FAR 1 %")
         title = f"{described['pairs']} pairs, one image of most attacked on {surrogates[0]}"
     else:
-        chosen = [transfer_plan.parse_method(text) for text in method]
-        checkpoints = () if at is None else inputs.parse_counts("at", at)
-        config.update(at=list(checkpoints), pairs=pairs, images=images, far=far)
-        with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
+        chosen = [kind for kind in kinds if not isinstance(kind, str)]
+        with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
             verifiers = {
                 name: transfer_plan.calibrate(source, listed, model, far=far, progress=progress)
                 for name, model in models.items()

@@ -20,6 +20,7 @@ from fastadv.cli.options import (
     EnsembleOf,
     EnsembleWeights,
     Eps,
+    Fresh,
     Landmarks,
     Margin,
     Metric,
@@ -34,12 +35,11 @@ from fastadv.cli.options import (
     Stop,
     Weights,
     build_attack,
-    run_config,
 )
 from fastadv.cli.show import attack_title, print_verification, progress_bars
 from fastadv.core.errors import ArgumentError
-from fastadv.data import RunFolder
 from fastadv.engine import Engine
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import inputs
 from fastadv.workflows import verify as verifying
 
@@ -70,6 +70,7 @@ def verify(
     batch: Batch = None,
     precision: Prec = Precision.fp32,
     device: Device = "cpu",
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of faces, clean and under attack.
@@ -103,20 +104,24 @@ def verify(
     )
     engine = Engine(slots=slots, batch=batch, precision=precision.value)
     folder = None
-    if out is not None and moves is not None:
-        engine = inputs.settle(engine, face_model, out)
-        config = run_config(
+    if out is not None:
+        engine = settle(engine, face_model, out) if moves is not None else engine
+        identity = RunIdentity.of(
             "verify",
-            face_model,
-            weights,
-            moves,
-            engine,
-            metric=metric.value,
+            model=face_model,
+            weights=weights,
+            attack=moves,
+            engine=None if moves is None else engine,
             seed=seed,
-            orders=inputs.list_hash(chosen),
-            selection={"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
+            faces=UsedFaces(source=source, names=[n for p in chosen for n in (p.first, p.second)], landmarks=landmarks),
+            out=out,
+            rules={
+                "metric": metric.value,
+                "orders": list_hash(chosen),
+                "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
+            },
         )
-        folder = RunFolder.open(out, config)
+        folder = identity.open(out, fresh=fresh)
     begin = time.perf_counter()
     try:
         with progress_bars(quiet=as_json) as progress:
@@ -126,14 +131,15 @@ def verify(
                 face_model,
                 metric=metric.value,
                 attack=moves,
-                folder=folder,
+                folder=folder if moves is not None else None,
                 seed=seed,
                 engine=engine,
                 progress=progress,
             )
         title = f"{model.value}, {len(chosen)} pairs{f', {attack_title(moves)}' if moves else ''}"
         described = {**verifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
-        if out is not None:
+        if out is not None and folder is not None:
+            folder.claim()
             verifying.save(result, out, title=title)
     finally:
         if folder is not None:

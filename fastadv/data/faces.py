@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ from fastadv.data.alignment import (
     read_landmarks,
     template,
 )
+from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import decode_image, read_bytes, to_tensor
 from fastadv.data.stream import Stream
 
@@ -89,6 +91,7 @@ class FaceSource:
         elif landmarks is not None:
             raise ArgumentError("landmarks: an alignment needs a size, got size=None")
         self._files = dict(files)
+        self._hashes: dict[str, tuple[Stamp | None, str]] = {}
         self.names: tuple[str, ...] = tuple(sorted(self._files))
         self.size = size
         self.landmarks = landmarks
@@ -135,6 +138,80 @@ class FaceSource:
             matrix=matrix,
         )
 
+    def identity(self, names: Iterable[str] | None = None, *, known: KnownHashes | None = None) -> dict[str, Any]:
+        """What decides about the pixels of some faces, as plain values: equal for equal pixels, wherever they lie.
+
+        Args:
+            names: The images that are used; all when None.
+            known: Hashes of an earlier run: a file whose size, times and inode are as they were is not read again;
+                what is computed now is added.
+
+        Returns:
+            "images": SHA-256 over names and contents; "count"; "landmarks": SHA-256 over the points of these images, or
+            None; "size" of the crops; "crop": how they are cut without landmarks, else None.
+
+        Raises:
+            KeyError: There is no such name.
+            ImageError: A file cannot be read.
+        """
+        chosen = sorted(set(self.names if names is None else names))
+        digest = hashlib.sha256()
+        for name in chosen:
+            digest.update(f"{name}\0{self._signature(name, known)}\n".encode())
+        return {
+            "images": digest.hexdigest(),
+            "count": len(chosen),
+            "landmarks": None if self.landmarks is None else _points_hash(self.landmarks, chosen),
+            "size": self.size,
+            "crop": None if self.landmarks is not None else self.crop,
+        }
+
+    @property
+    def crop(self) -> str:
+        """How a face is cut out of an image, in one word."""
+        if self.size is None:
+            return "whole"
+        return "square" if self.landmarks is None else "aligned"
+
+    def content_hash(self, name: str, *, known: KnownHashes | None = None) -> str:
+        """SHA-256 of an image's file, hexadecimal; computed again only where the file's size, times or inode change.
+
+        Raises:
+            KeyError: There is no such name.
+            ImageError: The file cannot be read.
+        """
+        key, stamp = str(self.path(name)), self._stamp(name)
+        kept = self._hashes.get(name)
+        found = kept[1] if kept is not None and kept[0] == stamp else None
+        if found is None and known is not None:
+            found = known.find(key, stamp)
+        if found is None:
+            found = self._content_hash(name)
+        self._hashes[name] = (stamp, found)
+        if known is not None:
+            known.keep(key, stamp, found)
+        return found
+
+    def unchanged(self, face: Face) -> Face:
+        """The face, if its file is the one whose hash was taken.
+
+        Raises:
+            SourceError: The file has changed since.
+        """
+        kept = self._hashes.get(face.name)
+        if kept is not None and kept[1] != face.source_hash:
+            raise SourceError(f"{self.path(face.name)}: the file has changed since the run began; start the run again")
+        return face
+
+    def _signature(self, name: str, known: KnownHashes | None) -> str:
+        return self.content_hash(name, known=known)
+
+    def _content_hash(self, name: str) -> str:
+        return hashlib.sha256(read_bytes(self.path(name))).hexdigest()
+
+    def _stamp(self, name: str) -> Stamp | None:
+        return stamp_of(self._files[name])
+
     def _crop(self, name: str, image: NDArray) -> tuple[NDArray, Matrix | None]:
         if self.size is None:
             return image, None
@@ -177,6 +254,15 @@ class FaceSource:
         if isinstance(names, Sequence):
             require(self, names)
         return Stream(self.load, names, workers=workers, ahead=ahead, on_error=on_error)
+
+
+def _points_hash(landmarks: Landmarks, names: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        points = landmarks.get(name)
+        text = "none" if points is None else " ".join(repr(float(value)) for value in np.asarray(points).ravel())
+        digest.update(f"{name}\0{text}\n".encode())
+    return digest.hexdigest()
 
 
 def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -> None:

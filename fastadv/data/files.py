@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from fastadv.core.errors import FileError
@@ -60,3 +61,14 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while len(view):
         view = view[os.write(descriptor, view) :]
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed calls have left below a folder: temporary files and folders; nothing else is touched."""
+    for place, folders, files in os.walk(folder):
+        for name in filter(is_temporary, files):
+            with contextlib.suppress(OSError):
+                (Path(place) / name).unlink()
+        for name in filter(is_temporary, folders):
+            shutil.rmtree(Path(place) / name, ignore_errors=True)
+        folders[:] = [name for name in folders if not is_temporary(name)]

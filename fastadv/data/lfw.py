@@ -57,6 +57,11 @@ class LFW(FaceSource):
         files = list_images(images if images.is_dir() else self.root)
         super().__init__(files, size=size, landmarks=open_landmarks(landmarks))
 
+    @property
+    def crop(self) -> str:
+        """As of any source; without landmarks, the window where the faces of the deep-funneled images lie."""
+        return "window" if super().crop == "square" else super().crop
+
     def _without_landmarks(self, image: NDArray, size: int) -> tuple[NDArray, Matrix]:
         height, width = image.shape[:2]
         side = _WINDOW_SIDE * min(height, width)

@@ -53,6 +53,11 @@ class ManifestRow:
             change; empty where it was not noted.
         template_distance: From the 8-bit image's embedding to the template of the class that it is identified as, for
             goals with a gallery; None for others.
+        target_hash: SHA-256 of the target's file; of several targets that of their hashes, one a line; "" without.
+        image_hash: SHA-256 of the image's PNG file.
+        goal_hash: SHA-256 of the goal with its references, where the caller chose it face by face (`fa.stream`).
+        software: Versions, instruction set, threads and device that made the image; see `provenance.software`.
+        batch: Images in a gradient evaluation, smaller than the run's where memory did not suffice; 0: not recorded.
     """
 
     name: str
@@ -76,6 +81,11 @@ class ManifestRow:
     nonfinite: int = 0
     levels: tuple[int, ...] = ()
     template_distance: float | None = None
+    target_hash: str = ""
+    image_hash: str = ""
+    goal_hash: str = ""
+    software: str = ""
+    batch: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -133,7 +143,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
         path: The run's folder, or one of the two files.
 
     Raises:
-        ManifestError: There is neither, or it is damaged. A last line cut short by a crash is left out.
+        ManifestError: There is neither, it is damaged, or a name would leave the run's folder. A last line cut short
+            by a crash is left out.
     """
     path = Path(path)
     if path.is_dir():
@@ -186,9 +197,21 @@ def row_from_json(values: Mapping[str, Any], where: str) -> ManifestRow:
         ManifestError: A field is missing, unknown or of another type.
     """
     try:
-        return ManifestRow(**values)
+        row = ManifestRow(**values)
+        check_image_name(row.name)
     except (TypeError, ManifestError) as error:
         raise ManifestError(f"{where}: {error}") from error
+    return row
+
+
+def check_image_name(name: str) -> None:
+    """Insists that `images/<name>.png` lies inside of the run's folder.
+
+    Raises:
+        ManifestError: The name is absolute, empty, or has "." or ".." in it.
+    """
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
+        raise ManifestError(f"name: expected 'identity/file' without '.', '..' or a leading '/', got {name!r}")
 
 
 def journal_line(row: ManifestRow, png_bytes: int) -> bytes:

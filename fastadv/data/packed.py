@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fastadv.data.faces import Face, FaceSource, Landmarks, face_id
+from fastadv.data.hashes import Stamp, stamp_of
 from fastadv.data.images import decode_image, to_tensor
 
 Fetch = Callable[[str], bytes]
@@ -32,7 +33,8 @@ class PackedFaces(FaceSource):
         Raises:
             ValueError, SourceError: As for `FaceSource`.
         """
-        super().__init__({name: path / name for name, path in places}, size=size, landmarks=landmarks)
+        self._packs = dict(places)
+        super().__init__({name: path / name for name, path in self._packs.items()}, size=size, landmarks=landmarks)
         self._fetch = fetch
 
     def load(self, name: str) -> Face:
@@ -54,3 +56,10 @@ class PackedFaces(FaceSource):
             source_hash=hashlib.sha256(data).hexdigest(),
             matrix=matrix,
         )
+
+    def _content_hash(self, name: str) -> str:
+        self.path(name)  # refuses unknown names
+        return hashlib.sha256(self._fetch(name)).hexdigest()
+
+    def _stamp(self, name: str) -> Stamp | None:
+        return stamp_of(self._packs[name])

@@ -29,6 +29,15 @@ def versions() -> dict[str, str | None]:
     }
 
 
+def software(device: object = "cpu") -> str:
+    """`versions` and the device in one line, for a row: "fastadv 0.1.0, torch 2.13.0, ..., device cpu".
+
+    The commit is left out: it changes with every edit of a checkout, and run.json has it.
+    """
+    parts = {**versions(), "device": str(device)}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if name != "commit")
+
+
 def commit(root: Path | None = None) -> str | None:
     """The checked-out commit of the repository at `root`, by default the one that the package lies in.
 

@@ -16,6 +16,7 @@ from fastadv.core.errors import ArgumentError, UnknownNameError
 from fastadv.data.alignment import Points
 from fastadv.data.dealt_pairs import deal_pairs
 from fastadv.data.faces import Face, FaceSource, face_id, require
+from fastadv.data.hashes import KnownHashes
 from fastadv.data.pairs import Pair
 from fastadv.data.stream import Stream
 from fastadv.data.synthetic_render import render
@@ -157,6 +158,13 @@ class SyntheticFaces(FaceSource):
         if isinstance(names, Sequence):
             require(self, names)
         return _Blocks(self._draw, names, workers=workers, ahead=ahead, on_error=on_error)
+
+    def _signature(self, name: str, known: KnownHashes | None) -> str:
+        self._key(name)
+        return "synthetic"  # the picture is a function of its name, which has the seed in it, and of the size
+
+    def _content_hash(self, name: str) -> str:
+        return self.load(name).source_hash
 
     def _key(self, name: str) -> tuple[int, int]:
         if name not in self._keys:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
+import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,15 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.differences import difference
+from fastadv.core.errors import ArgumentError, Error, FileError
+from fastadv.core.notices import notify
 from fastadv.data.faces import several
-from fastadv.data.files import is_temporary, naming, write_all, write_atomically
+from fastadv.data.files import is_temporary, naming, remove_temporaries, write_all, write_atomically
+from fastadv.data.hashes import KEPT
 from fastadv.data.images import encode_png
 from fastadv.data.lock import FolderLock
 from fastadv.data.manifest import (
     JOURNAL,
     PARQUET,
     ManifestRow,
+    check_image_name,
     journal_line,
     read_journal,
     read_manifest,
@@ -35,6 +42,25 @@ from fastadv.data.provenance import versions
 RUN = "run.json"
 LOCK = ".lock"
 IMAGES = "images"
+# What the commands write in a run's folder, and nothing that a user could have put there.
+_WRITTEN = (
+    IMAGES,
+    JOURNAL,
+    PARQUET,
+    KEPT,
+    "verification.json",
+    "roc.svg",
+    "identification.json",
+    "identification.svg",
+    "transfer.json",
+    "untargeted.json",
+    "cells",
+    "defences.json",
+    "clean",
+    "scores",
+    "made",
+    "report.html",
+)
 _ROWS_PER_SYNC = 64
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _log = logging.getLogger("fastadv")
@@ -49,8 +75,10 @@ class RunFolder:
 
     `run.json` holds the configuration and the versions, `images/<name>.png` the images, `manifest.jsonl` a
     line per image as they come, and `manifest.parquet`, after `finish`, all rows in order. What `done`
-    lists is final: a run that was killed is opened again with the same configuration and makes the rest. No
-    file holds a time or depends on the order of completion. Use `open`, as a context manager.
+    lists is final: a run that was killed is opened again with the same configuration and makes the rest; images
+    that are gone or no longer what was written are not done, also of a finished run. No file holds a time or depends
+    on the order of completion. Nothing is made on the disk before the first `write` (or `claim`), so that a call that
+    fails before leaves no folder. Use `open`, as a context manager.
 
     Attributes:
         path: The folder.
@@ -58,10 +86,19 @@ class RunFolder:
         finished: Whether the Parquet file is written; nothing can be added then.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], lock: FolderLock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        shown: Mapping[str, str],
+        beside: Mapping[str, bytes],
+        lock: FolderLock | None,
+    ) -> None:
         """Use `RunFolder.open`."""
         self.path = path
         self.config = dict(config)
+        self._shown, self._beside = dict(shown), dict(beside)
         self._folder_lock = lock
         self._lock = threading.Lock()
         self._images = path / IMAGES
@@ -71,46 +108,107 @@ class RunFolder:
         self._journal_size = 0
         self._since_sync = 0
         self._closed = False
-        self.finished = (path / PARQUET).exists()
-        self._done = self._recover()
-        if not self.finished:
-            self._images.mkdir(exist_ok=True)
-            self._journal = os.open(path / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            self._journal_size = os.fstat(self._journal).st_size
+        self.finished = False
+        self._done: set[str] = set()
+        if lock is not None:
+            self._resume()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunFolder:
-        """Makes the folder, or opens it again to go on.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        shown: Mapping[str, str] | None = None,
+        beside: Mapping[str, bytes] | None = None,
+        fresh: bool = False,
+    ) -> RunFolder:
+        """Opens a run to go on, or prepares a new one.
 
         Args:
             path: A new or empty folder, or one of a run with the same configuration.
             config: Everything that the result depends on: JSON values.
+            shown: How messages call values of the configuration, by their dotted names.
+            beside: Files that are written next to `run.json` when it is.
+            fresh: Remove what a run has left in the folder, whatever its configuration, and begin anew.
 
         Raises:
             RunFolderError: The folder holds something else, a run with another configuration (the first
-                differing key is named), or is in use by another writer.
+                differing part is named), or is in use by another writer.
             ValueError: The configuration is not JSON.
             OSError: The folder cannot be made or written.
         """
         path = Path(path)
         wanted = _plain_json(config)
-        if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path}: this is a file, expected a folder for the run")
-        path.mkdir(parents=True, exist_ok=True)
-        if not (path / RUN).exists():
-            others = sorted(n for n in os.listdir(path) if n != LOCK and not is_temporary(n))
-            if others:
-                raise RunFolderError(f"{path}: not empty and not a run (no {RUN}): it holds {several(others)}")
+        check_free(path)
+        lock = None
+        if (path / RUN).exists():
+            lock = _locked(path)
+            try:
+                if fresh:
+                    clear_run(path)
+                    lock.release()
+                    lock = None
+                else:
+                    _check_config(path, wanted, shown or {})
+            except BaseException:
+                if lock is not None:
+                    lock.release()
+                raise
         try:
-            lock = FolderLock(path / LOCK)
-        except BlockingIOError as error:
-            raise RunFolderError(f"{path}: another process is writing this run") from error
-        try:
-            _settle_config(path, wanted)
-            return cls(path, wanted, lock)
+            return cls(path, wanted, shown=shown or {}, beside=beside or {}, lock=lock)
         except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+
+    def claim(self) -> None:
+        """Makes the folder this run's, where that has not happened yet: for callers with files of their own in it.
+
+        Raises:
+            RunFolderError: Somebody else has written to it since `open`, or the folder is closed.
+            OSError: The folder cannot be made or written.
+        """
+        with self._lock:
+            self._claim()
+
+    def _claim(self) -> None:
+        if self._folder_lock is not None:
+            return
+        if self._closed:
+            raise RunFolderError(f"{self.path}: the run is closed")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise naming(error, self.path) from error
+        lock = _locked(self.path)
+        try:
+            check_free(self.path)
+            if (self.path / RUN).exists():
+                _check_config(self.path, self.config, self._shown)
+            else:
+                remove_temporaries(self.path)
+                described = {"config": self.config, "shown": self._shown, "versions": versions()}
+                text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
+                write_atomically(self.path / RUN, text.encode() + b"\n", fsync=True)
+            self._folder_lock = lock
+            self._resume()
+        except BaseException:
+            self._folder_lock = None
             lock.release()
             raise
+
+    def _resume(self) -> None:
+        """Take up what the folder holds; it is locked and of this configuration."""
+        self.finished = (self.path / PARQUET).exists()
+        self._done = self._recover()
+        for name, data in self._beside.items():
+            if not (self.path / name).exists() or (self.path / name).read_bytes() != data:
+                write_atomically(self.path / name, data)
+        if not self.finished:
+            self._images.mkdir(exist_ok=True)
+            self._journal = os.open(self.path / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._journal_size = os.fstat(self._journal).st_size
 
     @property
     def done(self) -> frozenset[str]:
@@ -124,10 +222,8 @@ class RunFolder:
         Raises:
             ValueError: The name would leave the folder, or is no name.
         """
-        parts = name.split("/")
-        if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
-            raise ArgumentError(f"name: expected 'identity/file' without '.', '..' or a leading '/', got {name!r}")
-        return self._images.joinpath(*parts[:-1], parts[-1] + ".png")
+        check_image_name(name)
+        return image_file(self.path, name)
 
     def write(self, row: ManifestRow, png: NDArray[np.uint8] | bytes) -> None:
         """Writes an image, then its row; after that the name is done. May be called from several threads.
@@ -145,7 +241,9 @@ class RunFolder:
         data = png if isinstance(png, bytes) else encode_png(png)
         if not data.startswith(_PNG_SIGNATURE):
             raise ArgumentError(f"png: expected a PNG file, got bytes that start with {data[:8]!r}")
+        row = replace(row, image_hash=hashlib.sha256(data).hexdigest())
         with self._lock:
+            self._claim()
             self._require_writable()
             if row.name in self._done or row.name in self._pending:
                 raise ArgumentError(f"name: {row.name} is written already")
@@ -175,6 +273,7 @@ class RunFolder:
         with self._lock:
             if self._closed or self._pending:
                 raise RunFolderError(f"{self.path}: " + ("closed" if self._closed else "images are being written"))
+            self._claim()
             listed = set(names)
             for problem, which in (
                 ("not done yet", [name for name in names if name not in self._done]),
@@ -201,7 +300,8 @@ class RunFolder:
             try:
                 self._close_journal()
             finally:
-                self._folder_lock.release()
+                if self._folder_lock is not None:
+                    self._folder_lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -216,25 +316,39 @@ class RunFolder:
             self.close()
 
     def _recover(self) -> set[str]:
-        """What is done, after clearing up what a crash left."""
+        """What is done, after clearing up what a crash left and looking at every image."""
         journal = self.path / JOURNAL
+        remove_temporaries(self.path)
         if self.finished:
             journal.unlink(missing_ok=True)  # died between the two steps of `finish`
-            return {row.name for row in read_manifest(self.path)}
-        _remove_temporaries(self.path)
+            rows = read_manifest(self.path)
+            damaged = damaged_images(self.path, rows)
+            if not damaged:
+                return {row.name for row in rows}
+            notify(f"{self.path}: images are gone or damaged and are made again: {several(damaged)}")
+            self._reopen([row for row in rows if row.name not in set(damaged)])
         if not journal.exists():
             return set()
-        rows = read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
-        kept = {row.name: (row, size) for row, size in rows if self._has_image(row.name, size)}
-        text = b"".join(journal_line(row, size) for row, size in kept.values())
+        found = read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
+        held = {row.name: (row, size) for row, size in found if self._has_image(row.name, size)}
+        for name in damaged_images(self.path, [row for row, _ in held.values()]):
+            del held[name]
+        text = b"".join(journal_line(row, size) for row, size in held.values())
         if text != journal.read_bytes():
             write_atomically(journal, text, fsync=True)
-        return set(kept)
+        return set(held)
+
+    def _reopen(self, rows: Sequence[ManifestRow]) -> None:
+        """An unfinished run with these rows in place of the finished one."""
+        lines = (journal_line(row, image_file(self.path, row.name).stat().st_size) for row in rows)
+        write_atomically(self.path / JOURNAL, b"".join(lines), fsync=True)
+        (self.path / PARQUET).unlink()
+        self.finished = False
 
     def _has_image(self, name: str, size: int) -> bool:
         try:
-            return self.image_path(name).stat().st_size == size
-        except (OSError, ValueError):
+            return image_file(self.path, name).stat().st_size == size
+        except OSError:
             return False
 
     def _make_folder(self, folder: Path) -> None:
@@ -295,47 +409,90 @@ def _plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(plain)
 
 
-def _settle_config(path: Path, wanted: dict[str, Any]) -> None:
-    """Writes `run.json`, or compares it with the configuration wanted now."""
+def image_file(folder: Path, name: str) -> Path:
+    """Where the image of a name lies in a run's folder; the name is as `check_image_name` wants it."""
+    return folder / IMAGES / f"{name}.png"
+
+
+def damaged_images(folder: Path, rows: Iterable[ManifestRow]) -> list[str]:
+    """The names whose image is gone or is not the one that was written; a row without a hash asks for a file only."""
+    found = []
+    for row in rows:
+        file = image_file(folder, row.name)
+        try:
+            same = hashlib.sha256(file.read_bytes()).hexdigest() == row.image_hash if row.image_hash else file.is_file()
+        except OSError:
+            same = False
+        if not same:
+            found.append(row.name)
+    return found
+
+
+def check_images(folder: Path, rows: Iterable[ManifestRow]) -> None:
+    """Insists that a run's images are those that were written, for who reads them.
+
+    Raises:
+        RunFolderError: Some are gone or damaged; the first few are named.
+    """
+    damaged = damaged_images(folder, rows)
+    if damaged:
+        raise RunFolderError(
+            f"{folder}: images are gone or damaged: {several(damaged)}; the command that made the run makes them again"
+        )
+
+
+def check_free(path: Path, *, mark: str = RUN, what: str = "run") -> None:
+    """Insists that a folder is new, empty or holds what `mark` tells, and that it can be made.
+
+    Raises:
+        RunFolderError: It is a file, or holds something else.
+        FileError: Its parent cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"out: expected a folder for the {what}, got the file {path}")
+    if path.is_dir() and not (path / mark).exists():
+        others = sorted(n for n in os.listdir(path) if n not in (LOCK, KEPT) and not is_temporary(n))
+        if others:
+            raise RunFolderError(
+                f"out: expected a new or empty folder, or that of a {what}, got {path}, which has no {mark} "
+                f"and holds {several(others)}"
+            )
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise FileError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def clear_run(path: Path) -> None:
+    """Remove what runs write from a folder that holds one; what else lies there stays. `run.json` goes last."""
+    for name in (*_WRITTEN, RUN):
+        place = path / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> FolderLock:
+    try:
+        return FolderLock(path / LOCK)
+    except BlockingIOError as error:
+        raise RunFolderError(f"{path}: another process is writing this run") from error
+    except OSError as error:
+        raise naming(error, path) from error
+
+
+def _check_config(path: Path, wanted: Mapping[str, Any], shown: Mapping[str, str]) -> None:
+    """Compares `run.json` with the configuration wanted now."""
     file = path / RUN
     now = versions()
-    if not file.exists():
-        _remove_temporaries(path)
-        text = json.dumps({"config": wanted, "versions": now}, indent=2, sort_keys=True, ensure_ascii=False)
-        write_atomically(file, text.encode() + b"\n", fsync=True)
-        return
     try:
         saved = json.loads(file.read_bytes())
-        config, before = dict(saved["config"]), dict(saved["versions"])
-    except (ValueError, KeyError, TypeError) as error:
+        config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(f"{file}: not the description of a run: {error!r}") from error
-    difference = _first_difference(config, wanted, "")
-    if difference:
-        raise RunFolderError(f"{path}: holds a run with another configuration: {difference}")
+    found = difference(config, wanted, where=RUN, shown=(words, shown))
+    if found:
+        raise RunFolderError(f"{path}: holds another run; {found}")
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
         _log.warning("%s: goes on with other software than it began with: %s", path, ", ".join(changed))
-
-
-def _first_difference(saved: Any, wanted: Any, key: str) -> str | None:
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        for name in sorted({*saved, *wanted}):
-            inner = f"{key}.{name}" if key else name
-            if name not in saved or name not in wanted:
-                there, value = ("now", wanted[name]) if name in wanted else ("in the run", saved[name])
-                return f"{inner}: {value!r} only {there}"
-            difference = _first_difference(saved[name], wanted[name], inner)
-            if difference:
-                return difference
-        return None
-    # 1 == True == 1.0 in Python, not in a configuration.
-    if json.dumps(saved, sort_keys=True) != json.dumps(wanted, sort_keys=True):
-        return f"{key}: {saved!r} in the run, {wanted!r} now"
-    return None
-
-
-def _remove_temporaries(path: Path) -> None:
-    for folder, _, files in os.walk(path):
-        for name in files:
-            if is_temporary(name):
-                (Path(folder) / name).unlink(missing_ok=True)

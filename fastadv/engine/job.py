@@ -57,6 +57,7 @@ class Result:
         score_after: The same of the rounded adversarial image.
         nonfinite: Number of gradient elements that were not finite, over all ticks.
         flags: Names of what was noticed, keys of ``EXPLANATIONS``.
+        batch: Images in a gradient evaluation: the engine's, or fewer where memory did not suffice.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Result:
     score_after: float
     nonfinite: int
     flags: tuple[str, ...]
+    batch: int
 
 
 @dataclass(frozen=True, kw_only=True)

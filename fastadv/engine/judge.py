@@ -171,6 +171,7 @@ class Judge:
                 score_after=score,
                 nonfinite=d.nonfinite,
                 flags=_flags(d, inside),
+                batch=self.batch,
             )
             for d, image, ok, ok_float, linf, l2, score, inside in columns
         ]

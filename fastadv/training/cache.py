@@ -6,14 +6,18 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fastadv.core.differences import difference
 from fastadv.core.errors import UnknownNameError
 from fastadv.data import Face, FaceSource, face_id, to_tensor, to_uint8
-from fastadv.data.files import write_atomically
+from fastadv.data.files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
+from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.training.config import TrainingError
 
 Progress = Callable[[str, int, int], None]
@@ -44,14 +48,20 @@ class CachedFaces(FaceSource):
             raise TrainingError("source: a cache needs images of one size, got whole files (size=None)")
         super().__init__({name: folder / name for name in source.names}, size=source.size, landmarks=None)
         self._places = {name: k for k, name in enumerate(self.names)}
-        wanted = {"names": names_hash(self.names), "size": source.size, "count": len(self.names)}
         data, about = folder / "faces.npy", folder / "faces.json"
+        known = KnownHashes.read(folder)
+        self._source = source
+        wanted = {"faces": source.identity(known=known)}
+        if folder.is_dir():
+            remove_temporaries(folder)
         if about.exists():
-            if _content(about) != wanted:
-                raise TrainingError(f"{folder}: the cache holds other faces; remove it or give another folder")
+            found = difference(_content(about), wanted, where=str(about), remedy="remove it or give another --cache")
+            if found:
+                raise TrainingError(f"cache: holds other faces; {found}")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             _fill(source, data, progress)
+            write_atomically(folder / KEPT, known.to_bytes())
             write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n")
         try:
             self._pixels = np.load(data, mmap_mode="r", allow_pickle=False)
@@ -59,6 +69,10 @@ class CachedFaces(FaceSource):
             raise TrainingError(f"{data}: the cache is damaged, remove {folder}: {error}") from error
         if self._pixels.shape != (len(self), source.size, source.size, 3) or self._pixels.dtype != np.uint8:
             raise TrainingError(f"{data}: the cache is damaged, remove {folder}")
+
+    def identity(self, names: Iterable[str] | None = None, *, known: KnownHashes | None = None) -> dict[str, Any]:
+        """That of the source: the pixels are the same."""
+        return self._source.identity(names, known=known)
 
     def load(self, name: str) -> Face:
         """One face from the file.
@@ -84,16 +98,19 @@ def names_hash(names: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def _content(path: Path) -> object:
+def _content(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path}: not the description of a cache: {error}") from error
+    if not isinstance(found, dict):
+        raise TrainingError(f"{path}: not the description of a cache: expected a JSON object")
+    return found
 
 
 def _fill(source: FaceSource, path: Path, progress: Progress) -> None:
     assert source.size is not None
-    temporary = path.with_suffix(".partial.npy")
+    temporary = path.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     shape = (len(source), source.size, source.size, 3)
     try:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from fastadv.data.files import write_atomically
+from fastadv.core.differences import difference
+from fastadv.data.files import remove_temporaries, write_atomically
+from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.data.lock import FolderLock
 from fastadv.models import FaceModel
 from fastadv.training.config import TrainingError
@@ -23,13 +25,16 @@ STATE = "checkpoint.pt"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 RECORD = "training.json"
+HALF = "half.safetensors"
 HEAD_PREFIX = "class_head."
 _LOCK = ".lock"
 
 
 @contextmanager
-def sole_writer(out: Path | None) -> Iterator[None]:
+def sole_writer(out: Path | None, *, fresh: bool = False) -> Iterator[None]:
     """The folder of a training, made where it is missing, and held while it lasts; None keeps nothing.
+
+    With `fresh` the training that it holds is removed. A folder in which nothing was written goes again.
 
     Raises:
         TrainingError: It is a file, or another training holds it.
@@ -40,15 +45,21 @@ def sole_writer(out: Path | None) -> Iterator[None]:
         return
     if out.exists() and not out.is_dir():
         raise TrainingError(f"out: {out} is a file, expected a folder")
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         lock = FolderLock(out / _LOCK)
     except BlockingIOError as error:
         raise TrainingError(f"out: another training is writing to {out}") from error
     try:
+        remove_temporaries(out)
+        if fresh:
+            clear(out)
         yield
     finally:
         lock.release()
+        if made and not any(out.iterdir()):
+            out.rmdir()  # a call that was refused leaves no folder
 
 
 def weights_of(model: FaceModel) -> dict[str, Tensor]:
@@ -59,15 +70,7 @@ def weights_of(model: FaceModel) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
 
 
-def weights_hash(model: FaceModel) -> str:
-    """SHA-256 of the names and values of the weights, hexadecimal."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights_of(model).items()):
-        digest.update(name.encode() + b"\0" + value.float().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> None:
+def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> str:
     """Writes a model's weights as a safetensors file that `fastadv.load(name, weights=path)` reads.
 
     Args:
@@ -76,17 +79,41 @@ def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> None:
         half: Store tensors of two or more axes in float16 (they are computed with in float32 again): half the size,
             each weight rounded by at most 2^-11 of itself.
 
+    Returns:
+        SHA-256 of the file, hexadecimal.
+
     Raises:
         OSError: With the file's name.
     """
     state = weights_of(model)
     if half:
         state = {k: v.half() if v.dim() > 1 else v for k, v in state.items()}
-    write_atomically(path, save(state))
+    data = save(state)
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
-def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Writes the whole state; an interrupted call leaves the one before."""
+def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+    """The best epoch's weights, if the file is the one that was written.
+
+    Raises:
+        TrainingError: It is gone or damaged.
+    """
+    file = folder / BEST
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise TrainingError(f"{file}: cannot be read: {error.strerror}; use --fresh to train again") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise TrainingError(f"{file}: is not what the training wrote; use --fresh to train again")
+    return load(data)
+
+
+def save_state(folder: Path, state: Mapping[str, Any], known: KnownHashes) -> None:
+    """Writes the whole state; an interrupted call leaves the one before. Hashes of images are kept beside it."""
+    kept = known.to_bytes()
+    if known.entries and (not (folder / KEPT).is_file() or (folder / KEPT).read_bytes() != kept):
+        write_atomically(folder / KEPT, kept)
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_atomically(folder / STATE, buffer.getvalue(), fsync=True)
@@ -115,12 +142,17 @@ def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
     """Insists that a training goes on with what it began with.
 
     Raises:
-        TrainingError: With the first field that differs.
+        TrainingError: With the first part that differs.
     """
-    for key in sorted({*saved, *wanted}):
-        before, now = saved.get(key), wanted.get(key)
-        if json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):
-            raise TrainingError(f"{folder}: holds a training with another {key}: {before!r} there, {now!r} now")
+    found = difference(saved, json.loads(json.dumps(dict(wanted))), where=STATE)
+    if found:
+        raise TrainingError(f"{folder}: holds another training; {found}")
+
+
+def clear(folder: Path) -> None:
+    """Removes a training from its folder; what else lies there stays. The state goes last."""
+    for name in (BEST, LAST, RECORD, HALF, KEPT, STATE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def save_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
+from fastadv.data.hashes import KnownHashes
 from fastadv.models.red import REDNet
 from fastadv.training import checkpoint
 from fastadv.training.cache import Progress, names_hash, silent
@@ -69,6 +71,7 @@ def train_denoiser(
     held: HeldImages | None = None,
     out: Path | None = None,
     device: str | torch.device = "cpu",
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> DenoiserResult:
     """Trains a RED network to remove Gaussian noise.
@@ -84,6 +87,7 @@ def train_denoiser(
         held: Images to measure on after each epoch, or None; those of `source` are not trained on.
         out: The folder, made where it is missing, or None to keep nothing.
         device: Where.
+        fresh: Remove the training that `out` holds, and begin anew.
         progress: Told of steps ("epoch 3/10").
 
     Raises:
@@ -102,11 +106,11 @@ def train_denoiser(
     if len(names) < config.batch:
         raise TrainingError(f"batch: expected at most the {len(names)} images there are, got {config.batch}")
     run = _Training(config, source, names, held, out, torch.device(device), progress)
-    with checkpoint.sole_writer(out):
+    with checkpoint.sole_writer(out, fresh=fresh):
         return run.complete()
 
 
-def save_denoiser(network: REDNet, path: Path, *, half: bool = False) -> None:
+def save_denoiser(network: REDNet, path: Path, *, half: bool = False) -> str:
     """Writes a safetensors file that `fastadv.models.red.load_denoiser` reads.
 
     Args:
@@ -115,13 +119,18 @@ def save_denoiser(network: REDNet, path: Path, *, half: bool = False) -> None:
         half: Store convolutions in float16 (they are computed with in float32 again): half the size, each weight
             rounded by at most 2^-11 of itself.
 
+    Returns:
+        SHA-256 of the file, hexadecimal.
+
     Raises:
         OSError: With the file's name.
     """
     state = _weights(network)
     if half:
         state = {k: v.half() if v.dim() > 1 else v for k, v in state.items()}
-    write_atomically(path, save(state))
+    data = save(state)
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 class _Training:
@@ -149,6 +158,8 @@ class _Training:
         self.sum = 0.0
         self.history: list[DenoiserEpoch] = []
         self.best_weights: dict[str, Tensor] | None = None
+        self.best_hash = ""
+        self.known = KnownHashes()
 
     def complete(self) -> DenoiserResult:
         about = self._about()
@@ -158,7 +169,7 @@ class _Training:
         for epoch in range(self.done // self.per_epoch, self.config.epochs):
             self._epoch(epoch, about)
             self._finish_epoch(epoch, about)
-        state = self.best_weights if self.out is None else load_file(self.out / checkpoint.BEST)
+        state = self.best_weights if self.out is None else checkpoint.read_weights(self.out, self.best_hash)
         if state is not None:
             self.network.load_state_dict(state)
         return DenoiserResult(
@@ -173,7 +184,16 @@ class _Training:
     def _about(self) -> dict[str, Any]:
         fields = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
         held = names_hash(self.held.names) if self.held is not None else None
-        return {**fields, "model": "red", "size": self.source.size, "images": names_hash(self.names), "held": held}
+        known = self.known = KnownHashes() if self.out is None else KnownHashes.read(self.out)
+        return {
+            **fields,
+            "model": "red",
+            "size": self.source.size,
+            "images": names_hash(self.names),
+            "held": held,
+            "faces": self.source.identity(self.names, known=known),
+            "held faces": None if self.held is None else self.held.source.identity(self.held.names, known=known),
+        }
 
     def _epoch(self, epoch: int, about: dict[str, Any]) -> None:
         config = self.config
@@ -221,7 +241,7 @@ class _Training:
             return
         # The state last: what it says has happened is then on the disk, and an interrupted epoch end is done again.
         if improved:
-            save_denoiser(self.network, self.out / checkpoint.BEST)
+            self.best_hash = save_denoiser(self.network, self.out / checkpoint.BEST)
         save_denoiser(self.network, self.out / checkpoint.LAST)
         checkpoint.save_record(
             self.out,
@@ -247,7 +267,9 @@ class _Training:
                 "history": [asdict(record) for record in self.history],
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "best": self.best_hash,
             },
+            self.known,
         )
 
     def _restore(self, about: dict[str, Any]) -> int:
@@ -262,6 +284,7 @@ class _Training:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.done, self.sum = int(state["done"]), float(state["sum"])
+            self.best_hash = str(state["best"])
             self.history = [
                 DenoiserEpoch(epoch=r["epoch"], loss=r["loss"], gains=tuple(Gain(**g) for g in r["gains"]))
                 for r in state["history"]
@@ -269,6 +292,8 @@ class _Training:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise TrainingError(f"{self.out}: the checkpoint does not fit this training: {first}") from error
+        if not (self.out / checkpoint.LAST).is_file() and self.history and not self.sum:
+            save_denoiser(self.network, self.out / checkpoint.LAST)
         return self.done
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastadv.data import FaceSource
+from fastadv.data.hashes import KnownHashes
 from fastadv.models import FaceModel, prepare
+from fastadv.models.identity import model_identity
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
 from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
@@ -76,6 +77,7 @@ def train(
     *,
     held: Held | None = None,
     out: Path | None = None,
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> TrainResult:
     """Trains a model in place.
@@ -91,6 +93,7 @@ def train(
         source: The faces. Identities in the held-out pairs are left out.
         held: Pairs to validate on after each epoch, or None.
         out: The folder, made where it is missing, or None to keep nothing.
+        fresh: Remove the training that `out` holds, and begin anew.
         progress: Told of steps ("epoch 3/10").
 
     Raises:
@@ -103,7 +106,7 @@ def train(
         raise TrainingError(f"source: {model.name!r} takes images of {model.input_size}, got size={source.size}")
     classes = classes_of(hold_out(source.names, held), config=config)
     run = _Training(config, model, source, classes, held, out, progress)
-    with checkpoint.sole_writer(out):
+    with checkpoint.sole_writer(out, fresh=fresh):
         return run.complete()
 
 
@@ -136,6 +139,8 @@ class _Training:
         self.history: list[EpochRecord] = []
         self.random: dict[str, Tensor] | None = None
         self.best_weights: dict[str, Tensor] | None = None
+        self.best_hash = ""
+        self.known = KnownHashes()
 
     def complete(self) -> TrainResult:
         about = self._about()
@@ -155,7 +160,7 @@ class _Training:
                 self._epoch(epoch, about)
                 self._finish_epoch(epoch, about)
         best = self._best()
-        state = self.best_weights if self.out is None else load_file(self.out / checkpoint.BEST)
+        state = self.best_weights if self.out is None else checkpoint.read_weights(self.out, self.best_hash)
         if state is not None:
             backbone = {k: v for k, v in state.items() if not k.startswith(checkpoint.HEAD_PREFIX)}
             self.model.backbone.load_state_dict(backbone, strict=False)  # without the counts of batches
@@ -170,13 +175,16 @@ class _Training:
         )
 
     def _about(self) -> dict[str, Any]:
+        known = KnownHashes() if self.out is None else KnownHashes.read(self.out)
+        self.known = known
         fields = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
         return {
             **fields,
-            "model": self.model.name,
+            "first network": model_identity(self.model),
             "images": names_hash(self.classes.names),
+            "faces": self.source.identity(self.classes.names, known=known),
             "pairs": names_hash(tuple(map(repr, self.held.pairs))) if self.held else None,
-            **({} if self.first is None else {"first weights": checkpoint.weights_hash(self.first)}),
+            "held faces": None if self.held is None else self.held.source.identity(self.held.names, known=known),
         }
 
     def _epoch(self, epoch: int, about: dict[str, Any]) -> None:
@@ -261,7 +269,7 @@ class _Training:
             return
         # The state last: what it says has happened is then on the disk, and an interrupted epoch end is done again.
         if improved:
-            checkpoint.save_weights(self.model, self.out / checkpoint.BEST)
+            self.best_hash = checkpoint.save_weights(self.model, self.out / checkpoint.BEST)
         checkpoint.save_weights(self.model, self.out / checkpoint.LAST)
         checkpoint.save_record(self.out, self._record(about))
         self._save(about)
@@ -303,7 +311,9 @@ class _Training:
                 "loss": self.loss.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "random": random,
+                "best": self.best_hash,
             },
+            self.known,
         )
 
     def _restore(self, about: dict[str, Any]) -> int:
@@ -321,9 +331,12 @@ class _Training:
             self.done, self.sum = int(state["done"]), float(state["sum"])
             self.history = [EpochRecord(**record) for record in state["history"]]
             self.random = dict(state["random"])
+            self.best_hash = str(state["best"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise TrainingError(f"{self.out}: the checkpoint does not fit this training: {first}") from error
+        if not (self.out / checkpoint.LAST).is_file() and self.history and not self.sum:
+            checkpoint.save_weights(self.model, self.out / checkpoint.LAST)
         return self.done
 
 

@@ -30,6 +30,11 @@ class Held:
     source: FaceSource
     pairs: tuple[Pair, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images in the pairs, sorted."""
+        return tuple(sorted({name for pair in self.pairs for name in (pair.first, pair.second)}))
+
     def identities(self) -> set[str]:
         """The people in the pairs."""
         return {name.rpartition("/")[0] for pair in self.pairs for name in (pair.first, pair.second)}

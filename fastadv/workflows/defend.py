@@ -37,10 +37,11 @@ from fastadv.defences.suspicion import ITERATIVE
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import cosine_scores, evaluate, under_attack
+from fastadv.runs import UsedFaces, list_hash
 from fastadv.workflows.attack import check_unique, pair_name
 from fastadv.workflows.defend_plan import Copy, Moves, Planned, on_host, with_none
 from fastadv.workflows.defend_results import Cell, Defences, Guarded
-from fastadv.workflows.inputs import Progress, list_hash, silent
+from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
 from fastadv.workflows.verify import embed
 
@@ -112,6 +113,18 @@ def defend(
     return Defences(pairs=tuple(pairs), guarded=tuple(guarded), cells=tuple(cells), flags=flags)
 
 
+def calibrated_on(source: FaceSource, names: Sequence[str], planned: Sequence[Planned]) -> dict[str, UsedFaces]:
+    """The faces outside of the pairs that a defence is fitted on, by their role; {} where none is."""
+    if not any(isinstance(plan.defence, SelectiveDropout) for plan in planned):
+        return {}
+    return {"calibration": UsedFaces(source=source, names=_outside(source, names))}
+
+
+def _outside(source: FaceSource, names: Sequence[str]) -> list[str]:
+    used = set(names)
+    return [name for name in source.names if name not in used][:_CALIBRATION]
+
+
 class _Study:
     """The pairs, the bare model, and what is on disk."""
 
@@ -127,7 +140,8 @@ class _Study:
         progress: Progress,
     ) -> None:
         self._source, self._pairs, self._model = source, pairs, model
-        self._path, self._seed, self._engine, self._progress = folder.path, seed, engine, progress
+        self._folder, self._path = folder, folder.path
+        self._seed, self._engine, self._progress = seed, engine, progress
         self._names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
         self._orders = check_unique(
             [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in pairs]
@@ -147,7 +161,7 @@ class _Study:
             return replace(plan.defence, engine=replace(plan.defence.engine, precision=self._engine.precision))
         if not isinstance(plan.defence, SelectiveDropout):
             return plan.defence
-        free = [n for n in self._source.names if n not in set(self._names)][:_CALIBRATION]
+        free = _outside(self._source, self._names)
         if not free:
             raise ArgumentError(
                 f"defence {plan.label!r} needs faces outside of the pairs to be calibrated on, got none"
@@ -169,7 +183,7 @@ class _Study:
                 "seconds": np.array(self._seconds(model)),
                 "ratio": np.array(self._ratio(model)),
             }
-            _write(file, held)
+            self._write(file, held)
         self._embedded = dict(zip(self._names, torch.from_numpy(held["rows"]), strict=True))
         first, second = (np.stack([self._embedded[getattr(p, k)] for p in self._pairs]) for k in ("first", "second"))
         scores = cosine_scores(first, second)
@@ -181,6 +195,13 @@ class _Study:
             cost=1.0 if defence is None else float(held["seconds"][0] / held["seconds"][1]),
             gradient_ratio=float(held["ratio"]),
         )
+
+    def _write(self, file: Path, values: dict[str, NDArray[Any]]) -> None:
+        self._folder.claim()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **values)  # type: ignore[arg-type]
+        write_atomically(file, buffer.getvalue())
 
     def _probe(self) -> tuple[Tensor, Tensor]:
         chosen = self._pairs[:_PROBED]
@@ -217,7 +238,7 @@ class _Study:
         if held is None or len(held["scores"]) != len(rows):
             stage = f"{own.label}: {moves.label} ({threat.name})"
             held = self._shown(defence, threat, images, stage)
-            _write(file, held)
+            self._write(file, held)
         scores = held["scores"]
         hits = self._wrong(own, scores) & ~held["flagged"]
         flags = [row.flags.split(";") for row in rows]
@@ -257,7 +278,7 @@ class _Study:
             first, second = (np.stack([rows[getattr(p, k)].numpy() for p in self._pairs]) for k in ("first", "second"))
             pairs = np.array([np.maximum(sizes[p.first], sizes[p.second]) for p in self._pairs])
             held = {"scores": cosine_scores(first, second), "l2": pairs[:, 0], "linf": pairs[:, 1]}
-            _write(file, held)
+            self._write(file, held)
         scores = held["scores"]
         hits = self._wrong(own, scores)
         trial = Trial(
@@ -356,10 +377,3 @@ def _read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
             return {name: held[name] for name in names}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
-
-
-def _write(file: Path, values: dict[str, NDArray[Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **values)  # type: ignore[arg-type]
-    write_atomically(file, buffer.getvalue())

@@ -35,7 +35,8 @@ from fastadv.defences import (
 )
 from fastadv.defences.suspicion import ITERATIVE, NOISE, ONE_STEP
 from fastadv.detection import Detector
-from fastadv.workflows.inputs import file_hash, parse_eps, state_hash
+from fastadv.models.identity import state_hash
+from fastadv.workflows.inputs import file_hash, parse_eps
 
 NONE = "none"
 FORMS = (

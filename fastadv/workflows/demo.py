@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
 from fastadv.core.errors import ArgumentError, MissingPackageError
-from fastadv.data import RunFolder, read_manifest, write_pairs_csv
+from fastadv.data import read_manifest, write_pairs_csv
 from fastadv.data.files import write_atomically
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.images import to_uint8, write_png
@@ -20,9 +20,10 @@ from fastadv.data.synthetic import SyntheticFaces
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
 from fastadv.report import render_page
+from fastadv.runs import RunIdentity, UsedFaces, list_hash
 from fastadv.workflows import verify as verifying
 from fastadv.workflows.demo_page import DemoResult, DemoRun, demo_page
-from fastadv.workflows.inputs import Progress, describe, list_hash, silent
+from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.report import PAGE
 from fastadv.workflows.verify import verify
 
@@ -142,17 +143,18 @@ def _run(
     progress: Progress,
 ) -> DemoRun:
     engine = Engine().resolve(model)
-    config = {
-        "command": "verify",
-        "model": model.name,
-        "attack": describe(attack),
-        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
-        "metric": "cosine",
-        "seed": seed,
-        "orders": list_hash(pairs),
-    }
+    identity = RunIdentity.of(
+        "verify",
+        model=model,
+        attack=attack,
+        engine=engine,
+        seed=seed,
+        faces=UsedFaces(source=source, names=[n for p in pairs for n in (p.first, p.second)]),
+        out=path,
+        rules={"metric": "cosine", "orders": list_hash(pairs)},
+    )
     clock = _Clock(attack.name, progress)
-    with RunFolder.open(path, config) as folder:
+    with identity.open(path) as folder:
         fresh = not folder.done
         found = verify(source, pairs, model, attack=attack, folder=folder, seed=seed, engine=engine, progress=clock)
     verifying.save(found, path, title=f"{model.name}, {len(pairs)} pairs, {label}")

@@ -28,8 +28,8 @@ from fastadv.report import (
     text,
     ticks_plot,
 )
+from fastadv.runs import describe
 from fastadv.workflows import report_parts as parts
-from fastadv.workflows.inputs import describe
 from fastadv.workflows.verify import Verification
 
 _EXAMPLES = 6

@@ -28,14 +28,15 @@ from fastadv.detection import (
 )
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
+from fastadv.runs import list_hash
 from fastadv.training import HeadConfig
 from fastadv.workflows.detect_attacks import Cell, make, read_cells
 from fastadv.workflows.detect_features import Features, batches, embed, tensors_hash
 from fastadv.workflows.detect_plan import PARTS
 from fastadv.workflows.detect_score import BACKBONE
 from fastadv.workflows.detect_setting import TARGETED, Clean, Setting, kind, look
-from fastadv.workflows.detect_study import StudyConfig, begin, claimed, configuration, planned
-from fastadv.workflows.inputs import Progress, list_hash, silent
+from fastadv.workflows.detect_study import StudyConfig, begin, claimed, identity_of, planned
+from fastadv.workflows.inputs import Progress, silent
 
 FITTED = "fit.json"
 EVALUATION = "evaluation.json"
@@ -129,6 +130,9 @@ def fit_folder(
     configurations: Sequence[Configuration] = CONFIGURATIONS,
     fitting: FitConfig | None = None,
     head: HeadConfig | None = None,
+    weights: Path | None = None,
+    landmarks: Path | None = None,
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> DetectFit:
     """Everything from faces to calibrated detectors, in one folder; killed and called again it goes on.
@@ -147,6 +151,9 @@ def fit_folder(
         configurations: The detectors.
         fitting: How they are fitted; its ``kind`` is each configuration's own, its seed the study's.
         head: How a class head is trained.
+        weights: The network's file, for messages.
+        landmarks: The file of the faces' points, for messages.
+        fresh: Remove the study that the folder holds, and begin anew.
         progress: Told of every stage.
 
     Raises:
@@ -160,7 +167,8 @@ def fit_folder(
     if not configurations:
         raise ArgumentError("configurations must hold at least one detector, got none")
     planned(config, source, model)  # refuses what cannot be before a folder is made
-    with claimed(path, configuration(config, source, model, engine, head)):
+    own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
+    with claimed(path, own, fresh=fresh):
         setting = begin(config, source, model, path=path, engine=engine, head=head, progress=progress)
         clean = look(setting)
         cells, notices = fitted_cells(config, setting, clean)

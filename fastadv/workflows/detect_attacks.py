@@ -17,10 +17,10 @@ from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
 from fastadv.data.writer import IMAGES
 from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
+from fastadv.runs import describe, list_hash
 from fastadv.workflows.detect_features import Features
 from fastadv.workflows.detect_plan import AttackSpec
 from fastadv.workflows.detect_setting import Clean, Setting, kind
-from fastadv.workflows.inputs import describe, list_hash
 from fastadv.workflows.production import GoalOf, Order, produce
 from fastadv.workflows.report_parts import source_name
 

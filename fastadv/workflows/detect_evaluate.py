@@ -121,7 +121,8 @@ def evaluate_folder(
         Massoli et al. 2021, section 5; Carrara et al. 2017, section 5; Carlini and Wagner 2017, "Adversarial examples
         are not easily detected".
     """
-    with claimed(path, read_study(path)["config"]):
+    read_study(path)  # refuses a folder without one
+    with claimed(path):
         best, configurations, groups = _fitted(path)
         study, setting = reopen(path, source, model, progress=progress)
         fitted_on = {spec.label for spec in study.attacks}

@@ -15,7 +15,8 @@ from fastadv.core.errors import ArgumentError
 from fastadv.detection import DetectionFileError, Detector, LayerTap, Trajectory, tensor_file
 from fastadv.detection.representatives import Batch
 from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.workflows.inputs import Progress, list_hash, silent
+from fastadv.runs import list_hash
+from fastadv.workflows.inputs import Progress, silent
 
 _BATCH = 32
 _ROWS = 256

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.faces import require
+from fastadv.data.hashes import KnownHashes
 from fastadv.data.images import EXTENSIONS
 from fastadv.workflows.inputs import parse_eps, parse_settings, show_eps
 
@@ -134,6 +135,21 @@ class Selection(FaceSource):
         """The file of a name, as the source says."""
         require(self, (name,))
         return self._source.path(name)
+
+    def identity(self, names: Iterable[str] | None = None, *, known: KnownHashes | None = None) -> dict[str, Any]:
+        """As the source's; of all of the selection where no names are given."""
+        chosen = tuple(self.names if names is None else names)
+        require(self, chosen)
+        return self._source.identity(chosen, known=known)
+
+    def content_hash(self, name: str, *, known: KnownHashes | None = None) -> str:
+        """As the source's."""
+        require(self, (name,))
+        return self._source.content_hash(name, known=known)
+
+    def unchanged(self, face: Face) -> Face:
+        """As the source's."""
+        return self._source.unchanged(face)
 
     def load(self, name: str) -> Face:
         """One face of the source."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from fastadv.data import FaceSource, read_image, to_tensor
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
+from fastadv.models.identity import state_hash
 from fastadv.workflows.detect_features import Features, kept
 from fastadv.workflows.detect_plan import Splits
-from fastadv.workflows.inputs import Progress, silent, state_hash
+from fastadv.workflows.inputs import Progress, silent
 
 TARGETED, UNTARGETED = "targeted", "untargeted"
 

@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, read_manifest
-from fastadv.data.files import write_atomically
+from fastadv.data.files import remove_temporaries, write_atomically
+from fastadv.data.hashes import KEPT
 from fastadv.data.lock import FolderLock
 from fastadv.data.provenance import versions
-from fastadv.data.writer import RunFolderError
+from fastadv.data.writer import LOCK, RunFolderError, check_free, check_images
 from fastadv.detection import LayerTap
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
+from fastadv.runs import RunIdentity, UsedFaces, list_hash
 from fastadv.training import HeadConfig, save_weights, train_head
 from fastadv.workflows.detect_plan import AttackSpec, Selection, Splits, check_attacks, draw_splits, fit_classes
 from fastadv.workflows.detect_setting import Setting
-from fastadv.workflows.inputs import Progress, list_hash, silent, state_hash
+from fastadv.workflows.inputs import Progress, silent
 
 STUDY = "study.json"
 HEAD = "head.safetensors"
 CLASSES = "classes.json"
 _HEAD = "class_head."
+_WRITTEN = (
+    HEAD,
+    CLASSES,
+    "features",
+    "attacks",
+    "fits",
+    "detectors",
+    "fit.json",
+    "evaluation.json",
+    "report.html",
+    KEPT,
+    STUDY,
+)
 
 HEAD_EPOCHS, HEAD_LR = 300, 0.1
 """**choice**: the paper's 60 epochs at 1e-3 are for hundreds of images of a person. With the few that a small study
@@ -113,45 +130,74 @@ class StudyConfig:
 
 
 @contextmanager
-def claimed(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """The study's folder for this process alone: begun with a configuration, or gone on with under the same.
+def claimed(path: Path, identity: RunIdentity | None = None, *, fresh: bool = False) -> Iterator[None]:
+    """The study's folder for this process alone: begun with an identity, or gone on with under the same.
+
+    A folder that was made here and got nothing but the study's description goes again where an error ends the call.
+
+    Args:
+        path: The folder.
+        identity: What the study depends on; None: as the folder says.
+        fresh: Remove the study that the folder holds, and begin anew.
 
     Raises:
-        RunFolderError: The folder holds something else or a study with another configuration (the first differing
-            field is named), or another process writes it.
+        RunFolderError: The folder holds something else or another study (the first differing part is named), or another
+            process writes it.
         OSError: The folder cannot be made or written.
     """
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path}: this is a file, expected a folder for the study")
-    file = path / STUDY
-    if path.is_dir() and not file.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
-        raise RunFolderError(f"{path}: not empty and not a study (no {STUDY})")
+    check_free(path, mark=STUDY, what="study")
+    made = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
         lock = FolderLock(path / ".lock")
     except BlockingIOError as error:
         raise RunFolderError(f"{path}: another process is writing this study") from error
+    file = path / STUDY
     try:
-        wanted = json.loads(json.dumps(config))
-        if file.exists():
-            saved = read_study(path)["config"]
-            differing = [key for key in sorted({*saved, *wanted}) if saved.get(key) != wanted.get(key)]
-            if differing:
-                key = differing[0]
-                before, now = (_short(values.get(key)) for values in (saved, wanted))
-                raise RunFolderError(
-                    f"{path}: holds a study with another configuration: {key}: {before} in the study, {now} now"
-                )
-        else:
-            text = json.dumps({"config": wanted, "versions": versions()}, indent=1, sort_keys=True)
-            write_atomically(file, text.encode() + b"\n", fsync=True)
-        yield
+        remove_temporaries(path)
+        if fresh and file.exists():
+            _clear(path)
+        begun = not file.exists()
+        if identity is not None:
+            _settle_identity(path, identity)
+        try:
+            yield
+        except BaseException:
+            if begun and {entry.name for entry in path.iterdir()} <= {STUDY, KEPT, LOCK}:
+                for name in (KEPT, STUDY):
+                    (path / name).unlink(missing_ok=True)
+            raise
     finally:
         lock.release()
+        if made and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _settle_identity(path: Path, identity: RunIdentity) -> None:
+    wanted = json.loads(json.dumps(dict(identity.config)))
+    if (path / STUDY).exists():
+        saved = read_study(path)
+        found = difference(saved["config"], wanted, where=STUDY, shown=(saved["shown"], identity.shown))
+        if found:
+            raise RunFolderError(f"{path}: holds another study; {found}")
+        return
+    described = {"config": wanted, "shown": dict(identity.shown), "versions": versions()}
+    write_atomically(path / KEPT, identity.known.to_bytes())
+    write_atomically(path / STUDY, json.dumps(described, indent=1, sort_keys=True).encode() + b"\n", fsync=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what studies write; what else lies there stays. The study's description goes last."""
+    for name in _WRITTEN:
+        place = path / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """What a study was begun with: ``config`` and ``versions``.
+    """What a study was begun with: ``config``, ``shown`` and ``versions``.
 
     Raises:
         ValueError: The folder holds no study, or its description is damaged.
@@ -166,38 +212,48 @@ def read_study(path: Path) -> dict[str, Any]:
         raise ArgumentError(f"{file}: not the description of a study: {error!r}") from error
     if not isinstance(config, dict) or not isinstance(software, dict):
         raise ArgumentError(f"{file}: not the description of a study: no config or no versions")
-    return {"config": config, "versions": software}
+    return {"config": config, "shown": dict(found.get("shown", {})), "versions": software}
 
 
-def settled(engine: Engine, model: FaceModel, path: Path) -> Engine:
-    """The engine with its open choices made; a study that goes on keeps the choices that it began with.
+def identity_of(
+    config: StudyConfig,
+    source: FaceSource,
+    model: FaceModel,
+    engine: Engine,
+    head: HeadConfig | None = None,
+    *,
+    path: Path,
+    weights: Path | None = None,
+    landmarks: Path | None = None,
+) -> RunIdentity:
+    """What ``claimed`` compares and ``reopen`` reads.
 
-    Raises:
-        ValueError: As ``Engine.resolve``; the folder holds a damaged study.
+    Args:
+        config: Of the study.
+        source: The faces.
+        model: The network.
+        engine: With every choice made.
+        head: How a class head is trained; None: ``default_head``.
+        path: The study's folder, where hashes of an earlier call are kept.
+        weights: The network's file, for messages.
+        landmarks: The file of the points, for messages.
     """
-    if (path / STUDY).is_file():
-        saved = read_study(path)["config"].get("engine", {})
-        if engine.precision == "auto":
-            engine = replace(engine, precision=saved.get("precision", "auto"))
-        if not engine.batch:
-            engine = replace(engine, batch=saved.get("batch"), slots=None)
-    return engine.resolve(model)
-
-
-def configuration(
-    config: StudyConfig, source: FaceSource, model: FaceModel, engine: Engine, head: HeadConfig | None = None
-) -> dict[str, Any]:
-    """What ``claimed`` compares and ``reopen`` reads: plain values."""
     trained = model.head is None or config.new_head
-    return {
-        "command": "detect",
-        "model": model.name,
-        "weights": state_hash(model),
-        "names": list_hash(source.names),
-        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
-        "head": asdict(head or default_head(config.seed)) if trained else None,
-        **asdict(config),
+    rules = {
+        "head training": asdict(head or default_head(config.seed)) if trained else None,
+        "contents of runs": {run: list_hash(read_manifest(run)) for run in config.runs},
+        **{name: value for name, value in asdict(config).items() if name != "seed"},
     }
+    return RunIdentity.of(
+        "detect",
+        model=model,
+        weights=weights,
+        engine=engine,
+        seed=config.seed,
+        faces=UsedFaces(source=source, landmarks=landmarks),
+        out=path,
+        rules=rules,
+    )
 
 
 def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[Splits, tuple[str, ...] | None]:
@@ -209,7 +265,7 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
     """
     LayerTap(model=model, layers=config.layers)  # checks them
     for run in config.runs:
-        read_manifest(run)
+        check_images(Path(run), read_manifest(run))
     splits = config.split(source.names)
     if model.head is None or config.new_head:
         return splits, None
@@ -272,19 +328,23 @@ def reopen(
     Raises:
         ValueError: The folder holds no study, or the faces or the network are not the study's.
     """
-    saved = read_study(path)["config"]
+    study = read_study(path)
+    saved = study["config"]
     try:
         config = StudyConfig.from_json(saved)
         engine = Engine(**saved["engine"]).resolve(model)
-        weights, names, name = saved["weights"], saved["names"], saved["model"]
     except (KeyError, TypeError, ValueError) as error:
         raise ArgumentError(f"{path / STUDY}: not the description of a study: {error!r}") from error
-    if (weights, name) != (state_hash(model), model.name):
-        raise ArgumentError(
-            f"model must be the study's, {name} with the same weights, got {model.name} or other weights"
-        )
-    if names != list_hash(source.names):
-        raise ArgumentError(f"data must be the study's, with the same names, got {len(source)} other images")
+    own = RunIdentity.of("detect", model=model, seed=config.seed, faces=UsedFaces(source=source), out=path)
+    found = difference(
+        {name: saved.get(name) for name in own.config},
+        json.loads(json.dumps(dict(own.config))),
+        where=STUDY,
+        shown=(study["shown"], own.shown),
+        remedy="give the study's own",
+    )
+    if found:
+        raise ArgumentError(f"{path}: {found}")
     return config, begin(config, source, model, path=path, engine=engine, progress=progress)
 
 
@@ -305,8 +365,3 @@ def _with_head(
     write_atomically(path / CLASSES, json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
     save_weights(result.model, file)
     return result.model
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
-from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
-from fastadv.surrogates import Surrogate
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, how many are done, and how many there are."""
@@ -223,67 +214,3 @@ def file_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
         return digest.hexdigest()
-
-
-def state_hash(model: nn.Module) -> str:
-    """SHA-256 over the names, types and bytes of a model's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def list_hash(items: Sequence[object]) -> str:
-    """SHA-256 of the items' representations, one a line: frozen dataclasses of plain values."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(repr(item).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def describe(moves: Attack[Any] | Recipe) -> dict[str, object]:
-    """A recipe's fields as plain JSON values; the backend is left out, since all give the same bits."""
-    recipe = as_recipe(moves)
-    fields = _describe_attack(recipe.attack)
-    surrogate = _describe_surrogate(recipe.surrogate)
-    return {**fields, "surrogate": surrogate} if surrogate else fields
-
-
-def _describe_attack(attack: Attack[Any]) -> dict[str, object]:
-    """An attack's fields; one that runs another attack holds that one's."""
-    fields = {name: value for name, value in vars(attack).items() if name != "backend"}
-    if "attack" in fields:
-        fields["attack"] = _describe_attack(fields["attack"])
-    return {**fields, "name": attack.name, "budget": {"norm": attack.budget.norm, **asdict(attack.budget)}}
-
-
-def _describe_surrogate(surrogate: Surrogate) -> dict[str, object]:
-    """The parts that are there; models by their names and the hashes of their weights."""
-    found: dict[str, object] = {}
-    for part in ("diversity", "dropout", "skip", "smoothing"):
-        value = getattr(surrogate, part)
-        if value is not None:
-            found[part] = asdict(value)
-    if surrogate.ensemble is not None:
-        others = [{"model": m.name, "weights": state_hash(m)} for m in surrogate.ensemble.others]
-        found["ensemble"] = {"others": others, "weights": surrogate.ensemble.shares}
-    return found
-
-
-def settle(engine: Engine, model: FaceModel, out: Path) -> Engine:
-    """The engine with its open choices made; a run that goes on keeps the choices that it began with.
-
-    Raises:
-        ValueError: As ``Engine.resolve``.
-    """
-    try:
-        saved = json.loads((out / "run.json").read_bytes())["config"]["engine"]
-        batch, precision = int(saved["batch"]), str(saved["precision"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return engine.resolve(model)
-    if engine.precision == "auto":
-        engine = replace(engine, precision=precision)
-    if not engine.batch:
-        engine = replace(engine, batch=batch, slots=engine.slots or batch)
-    return engine.resolve(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,23 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
-from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, Stream, face_id, read_manifest, to_uint8
+from fastadv.core.differences import difference
+from fastadv.data import (
+    Face,
+    FaceSource,
+    ManifestRow,
+    RunFolder,
+    RunFolderError,
+    Stream,
+    face_id,
+    read_manifest,
+    to_uint8,
+)
+from fastadv.data.provenance import software
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
-from fastadv.workflows.inputs import Progress, describe, list_hash, silent, state_hash
+from fastadv.runs import RunIdentity, UsedFaces, goal_hash, list_hash
+from fastadv.workflows.inputs import Progress, silent
 
 _WRITERS = 2
 _QUEUED = 64  # images that wait for the disk
@@ -96,11 +110,14 @@ def stream(
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     engine: Engine | None = None,
+    fresh: bool = False,
 ) -> Iterator[Result]:
     """Attack every face of a source; results come as they are done, and memory does not grow with the source.
 
     With ``out``, images and rows are written there as by ``fastadv attack``; what an earlier, interrupted call has
-    finished is not made and not returned again, and the manifest is closed when the stream ends.
+    finished is not made and not returned again, and the manifest is closed when the stream ends. The folder goes on
+    with the same network, attack, images, seed, batch and precision only; and since nobody can see into ``goal_for``,
+    the goals of the images that are done are asked for again and compared.
 
     Args:
         attack: How to move.
@@ -110,9 +127,10 @@ def stream(
         out: A folder for the run, or None.
         seed: Of every random number.
         engine: How to run; None takes the defaults.
+        fresh: Remove the run that ``out`` holds, and begin anew.
 
     Raises:
-        ValueError: As ``stream_jobs``; ``out`` holds another run.
+        ValueError: As ``stream_jobs``; ``out`` holds another run, or one with other goals.
         ImageError, AlignmentError: A face cannot be read.
         OSError: An image cannot be written.
     """
@@ -131,19 +149,34 @@ def stream(
     if out is None:
         yield from results(None, orders)
         return
-    config = {
-        "command": "stream",
-        "model": model.name,
-        "weights": state_hash(model),
-        "attack": describe(attack),
-        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
-        "seed": seed,
-        "orders": list_hash(orders),
-    }
-    with RunFolder.open(out, config) as folder:
+    identity = RunIdentity.of(
+        "stream",
+        model=model,
+        attack=attack,
+        engine=engine,
+        seed=seed,
+        faces=UsedFaces(source=source),
+        out=out,
+        rules={"orders": list_hash(orders)},
+    )
+    with identity.open(out, fresh=fresh) as folder:
         done = folder.done
+        _same_goals(folder, source, goal_for)
         yield from results(folder, [order for order in orders if order.name not in done])
         folder.finish([order.name for order in orders])
+
+
+def _same_goals(folder: RunFolder, source: FaceSource, goal_for: Callable[[Face], Goal]) -> None:
+    """Insists that the images that are done were made for the goals of today."""
+    if not folder.done:
+        return
+    rows = {row.name: row for row in read_manifest(folder.path)}
+    with source.stream([name for name in source.names if name in folder.done]) as faces:
+        for face in faces:
+            saved, wanted = rows[face.name].goal_hash, goal_hash(goal_for(face))
+            found = difference({"goal": saved}, {"goal": wanted}, where=f"the row of {face.name}")
+            if found:
+                raise RunFolderError(f"{folder.path}: holds another run; {found}")
 
 
 def _finished(folder: RunFolder | None, names: set[str]) -> dict[str, ManifestRow]:
@@ -169,6 +202,7 @@ def _made(
     """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
     about: dict[str, tuple[Order, Face, Goal]] = {}
     moves = as_recipe(attack).attack
+    made_with = software(model.device)
     with _Faces(source, orders) as faces, _Writers(folder) as writers:
 
         def jobs() -> Iterator[Job]:
@@ -201,6 +235,10 @@ def _made(
                 nonfinite=result.nonfinite,
                 levels=changed_levels(face.image, result.image),
                 template_distance=_template_distance(goal, model, result.image),
+                target_hash=_target_hash(source, order.target),
+                goal_hash="" if goal_name else goal_hash(goal),
+                software=made_with,
+                batch=result.batch,
             )
             writers.write(row, result)
             yield row, result
@@ -215,6 +253,15 @@ def changed_levels(before: Tensor, after: Tensor) -> tuple[int, ...]:
     """
     change = (after.cpu() - before.cpu()).abs().amax(0) * 255
     return tuple(torch.bincount(change.round().long().flatten()).tolist())
+
+
+def _target_hash(source: FaceSource, target: str) -> str:
+    """The hash of the target's file; of several, with ";" between their names, that of their hashes, one a line."""
+    names = [target] if target in source else target.split(";")
+    if not target or not all(name in source for name in names):
+        return ""
+    hashes = [source.content_hash(name) for name in names]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | None:
@@ -232,11 +279,12 @@ class _Faces:
     """The orders with their source faces, decoded ahead in threads."""
 
     def __init__(self, source: FaceSource, orders: Sequence[Order]) -> None:
-        self._orders = orders
+        self._orders, self._source = orders, source
         self._stream: Stream[Face] = source.stream([order.source for order in orders])
 
     def __iter__(self) -> Iterator[tuple[Order, Face]]:
-        return iter(zip(self._orders, self._stream, strict=True))
+        for order, face in zip(self._orders, self._stream, strict=True):
+            yield order, self._source.unchanged(face)
 
     def __enter__(self) -> _Faces:
         return self

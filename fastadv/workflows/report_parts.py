@@ -27,7 +27,7 @@ from fastadv.report import (
     text,
 )
 from fastadv.report.parts import Tone
-from fastadv.workflows.inputs import describe
+from fastadv.runs import describe
 
 Image = NDArray[np.uint8]
 VERIFIED = ("cosine", "euclidean")

@@ -26,7 +26,7 @@ from fastadv.recognition import cosine_scores, evaluate
 from fastadv.workflows.attack import AttackSummary, summarise
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
-from fastadv.workflows.talfw_files import write_images, write_landmarks, write_pairs
+from fastadv.workflows.talfw_files import intact, write_checksums, write_images, write_landmarks, write_pairs
 from fastadv.workflows.verify import embed
 
 TARGETS = ("all", "one")
@@ -225,8 +225,9 @@ def build(
         OSError: A file cannot be written.
     """
     check_threshold(threshold, pairs)
-    if (out / SUMMARY).is_file() and folder.finished:
+    if (out / SUMMARY).is_file() and folder.finished and intact(out):
         return _read_summary(out / SUMMARY)
+    (out / SUMMARY).unlink(missing_ok=True)
     embeddings = embed(source, _names(pairs), model, progress=progress)
     if threshold is None:
         threshold = _measured_threshold(pairs, embeddings)
@@ -258,6 +259,7 @@ def build(
     written = write_images(_names(pairs), source, folder, out, progress)
     write_landmarks(_names(pairs), source, out, changed)
     write_pairs(pairs, source, out)
+    write_checksums(out)
     summary = TalfwSummary(
         pairs=len(pairs),
         images=len(_names(pairs)),

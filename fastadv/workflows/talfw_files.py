@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastadv.workflows.inputs import Progress
 IMAGES = "images"
 PAIRS_TXT = "pairs.txt"
 PAIRS_CSV = "pairs.csv"
+CHECKSUMS = "checksums.sha256"
 LANDMARKS = "landmarks.txt"
 
 
@@ -134,3 +136,31 @@ def reader(source: FaceSource, out: Path) -> tuple[str, ...]:
 
 def _aligned_as_lfw(source: FaceSource) -> bool:
     return isinstance(source, LFW) or source.landmarks is not None
+
+
+def write_checksums(out: Path) -> None:
+    """SHA-256 of every file of the data set, in the form that ``sha256sum --check`` reads.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
+    lines = [f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n" for name in _dataset_files(out)]
+    write_atomically(out / CHECKSUMS, "".join(lines).encode())
+
+
+def intact(out: Path) -> bool:
+    """Whether every file of the data set is there and as it was written."""
+    try:
+        lines = (out / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        return listed.keys() == set(_dataset_files(out)) and all(
+            hashlib.sha256((out / name).read_bytes()).hexdigest() == digest for name, digest in listed.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _dataset_files(out: Path) -> list[str]:
+    images = (str(file.relative_to(out)) for file in (out / IMAGES).rglob("*") if file.is_file())
+    lists = (name for name in (LANDMARKS, PAIRS_TXT, PAIRS_CSV) if (out / name).is_file())
+    return sorted((*images, *lists))

@@ -102,6 +102,7 @@ def train_network(
     cache: Path | None = None,
     half: bool = False,
     device: str = "cpu",
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> TrainSummary:
     """Train an architecture of the zoo; a killed training goes on when it is started again with the same arguments.
@@ -122,6 +123,7 @@ def train_network(
         cache: A folder for the decoded images: faster epochs.
         half: Write ``half.safetensors`` too, the best weights with matrices in float16.
         device: Where to train.
+        fresh: Remove the training that ``out`` holds, and begin anew.
         progress: Told of every stage.
 
     Raises:
@@ -137,7 +139,7 @@ def train_network(
     held = _held(source, data, pairs, network, seed=config.seed)
     if cache is not None:
         source = CachedFaces(source, cache, progress=progress)
-    result = train(config, network, source, held=held, out=out, progress=progress)
+    result = train(config, network, source, held=held, out=out, fresh=fresh, progress=progress)
     if half:
         save_weights(result.model, out / "half.safetensors", half=True)
     return TrainSummary(

@@ -66,6 +66,7 @@ def train_noise2clean(
     cache: Path | None = None,
     half: bool = False,
     device: str = "cpu",
+    fresh: bool = False,
     progress: Progress = silent,
 ) -> DenoiserSummary:
     """Train a RED network on Gaussian noise; a killed training goes on when started again with the same arguments.
@@ -84,6 +85,7 @@ def train_noise2clean(
         cache: A folder for the decoded images: faster epochs.
         half: Write ``half.safetensors`` too, the best weights in float16.
         device: Where to train.
+        fresh: Remove the training that ``out`` holds, and begin anew.
         progress: Told of every stage.
 
     Raises:
@@ -97,7 +99,7 @@ def train_noise2clean(
     )
     if cache is not None:
         source = CachedFaces(source, cache, progress=progress)
-    result = train_denoiser(config, source, held=held, out=out, device=where, progress=progress)
+    result = train_denoiser(config, source, held=held, out=out, device=where, fresh=fresh, progress=progress)
     if half:
         save_denoiser(result.network, out / "half.safetensors", half=True)
     return DenoiserSummary(

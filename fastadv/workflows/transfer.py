@@ -17,6 +17,7 @@ from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
 from fastadv.data.files import write_atomically
+from fastadv.data.provenance import software
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import PairedDifference, paired_difference, wilson
@@ -201,6 +202,7 @@ class _Study:
         self._before, self._eps, self._steps, self._at = before, eps, steps, at
         self._folder, self._seed, self._engine, self._progress = folder, seed, engine, progress
         self._judges = {name: prepare(v.model, precision="fp32") for name, v in verifiers.items()}
+        self._software = software(next(iter(verifiers.values())).model.device)
         self.order: list[str] = []
 
     def cell(self, surrogate: str, method: Method) -> Cell:
@@ -245,7 +247,7 @@ class _Study:
         if done is not None:
             self._progress(label, (block + 1) * last, blocks * last)
             return done
-        sources = [self._source.load(s) for s, _ in pairs]
+        sources = [self._source.unchanged(self._source.load(s)) for s, _ in pairs]
         images = torch.stack([face.image for face in sources])
         targets = torch.stack([self._source.load(t).image for _, t in pairs])
         goal = self._goal(recipe.name, surrogate, model, targets)
@@ -325,6 +327,9 @@ class _Study:
                 metric="cosine",
                 seed=self._seed,
                 source_hash=hashes[k],
+                target_hash=self._source.content_hash(self._pairs[part][k][1]),
+                software=self._software,
+                batch=self._engine.batch or 0,
             )
             self._folder.write(row, to_uint8(final[k]))
 

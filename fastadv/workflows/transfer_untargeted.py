@@ -16,6 +16,7 @@ from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe, SignGradient
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, face_id, read_image, to_tensor, to_uint8
 from fastadv.data.files import write_atomically
+from fastadv.data.provenance import software
 from fastadv.data.writer import IMAGES
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, fixed_batches, prepare
@@ -187,9 +188,9 @@ def _universal(
     found = gd_uap(
         model, eps=eps, seed=seed, steps=steps, prior=prior, on_step=lambda k, _: progress(UNIVERSAL, k, steps)
     )
-    budget, delta = Linf(eps), found.delta.cpu()
+    budget, delta, made_with = Linf(eps), found.delta.cpu(), software(model.device)
     for order in pending:
-        face = source.load(order.source)
+        face = source.unchanged(source.load(order.source))
         made = budget.round8((face.image + delta).clamp(0, 1)[None], face.image[None])[0]
         change = made - face.image
         row = ManifestRow(
@@ -211,6 +212,7 @@ def _universal(
             seed=seed,
             source_hash=face.source_hash,
             flags="universal",
+            software=made_with,
         )
         folder.write(row, to_uint8(made))
 

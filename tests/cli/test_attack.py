@@ -62,7 +62,7 @@ def test_started_again_it_makes_nothing_new(finished, fastadv, faces, weights, c
 def test_another_configuration_is_refused(finished, fastadv, faces, weights):
     other = fastadv(*arguments(faces, weights, finished[0], "--eps", "4/255"))
     assert other.returncode == 2
-    assert "holds a run with another configuration: attack.budget.eps" in other.stderr
+    assert "holds another run; attack.eps" in other.stderr
     assert "Traceback" not in other.stderr
 
 

@@ -155,4 +155,4 @@ def test_faces_without_pairs_ask_for_them(inside, faces, tmp_path):
 def test_another_configuration_is_refused(finished, inside, lfw):
     code, said = inside(*arguments(lfw, finished[0], "--seed", "5"))
     assert code == 2
-    assert "holds a run with another configuration: seed" in said
+    assert "holds another run; seed" in said

@@ -57,4 +57,4 @@ def test_a_run_of_aligned_crops_without_landmarks(faces, fastadv, inside, tmp_pa
     assert summary["weights"].endswith("best.safetensors")
     code, said = inside(*arguments(faces, tmp_path / "out", *ROBUST, "--adversarial-share", "1", "--fine-tune"))
     assert code == 2
-    assert "holds a training with another adversarial" in said
+    assert "holds another training; adversarial" in said

@@ -1,8 +1,11 @@
 """The output folder of a run: whatever happens in between, the same bytes in the end."""
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastadv.data import RunFolder, RunFolderError, encode_png, face_id, read_image, read_manifest
+from fastadv.core.notices import Notice
+from fastadv.data import ManifestRow, RunFolder, RunFolderError, encode_png, face_id, read_image, read_manifest
 from fastadv.testing.rows import row
 
 CONFIG = {"attack": {"name": "fim", "eps": 0.03}, "seed": 7}
@@ -24,6 +28,17 @@ NAMES = [f"P{index % 3}/P{index % 3}_{index:04d}" for index in range(12)]
 
 def image(name: str) -> np.ndarray:
     return np.random.default_rng(face_id(name)).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def written(name: str) -> ManifestRow:
+    """The row as it is read back: with the hash of its image."""
+    return row(name, image_hash=hashlib.sha256(encode_png(image(name))).hexdigest())
+
+
+def begin(path: Path, config: dict = CONFIG) -> None:
+    """A run with one image, which is what claims the folder."""
+    with RunFolder.open(path, config) as run:
+        write(run, NAMES[:1])
 
 
 def write(run: RunFolder, names: list[str]) -> None:
@@ -45,7 +60,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         run.finish(sorted(NAMES))
     files = content(tmp_path / "run")
     assert sorted(files) == sorted(["manifest.parquet", "run.json", *(f"images/{n}.png" for n in NAMES)])
-    assert read_manifest(tmp_path / "run") == [row(name) for name in sorted(NAMES)]
+    assert read_manifest(tmp_path / "run") == [written(name) for name in sorted(NAMES)]
     for name in NAMES:
         np.testing.assert_array_equal(read_image(run.image_path(name)), image(name))
     described = json.loads(files["run.json"])
@@ -191,8 +206,13 @@ def test_kill_9_and_go_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
 
 def test_one_writer_in_one_process_too(tmp_path: Path) -> None:
     run = RunFolder.open(tmp_path / "run", CONFIG)
-    with pytest.raises(RunFolderError, match="another process"):
-        RunFolder.open(tmp_path / "run", CONFIG)
+    late = RunFolder.open(tmp_path / "run", CONFIG)
+    write(run, NAMES[:1])
+    for _ in range(2):
+        with pytest.raises(RunFolderError, match="another process"):
+            RunFolder.open(tmp_path / "run", CONFIG)
+        with pytest.raises(RunFolderError, match="another process"):  # opened before the first image was written
+            write(late, NAMES[:1])
     run.close()
     run.close()
     RunFolder.open(tmp_path / "run", CONFIG).close()
@@ -201,24 +221,115 @@ def test_one_writer_in_one_process_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({**CONFIG, "seed": 8}, "seed: 7 in the run, 8 now"),
-        ({**CONFIG, "attack": {"name": "fim", "eps": 0.04}}, r"attack\.eps: 0\.03 in the run, 0\.04 now"),
-        ({"attack": CONFIG["attack"]}, "seed: 7 only in the run"),
-        ({**CONFIG, "extra": [1]}, r"extra: \[1\] only now"),
-        ({**CONFIG, "seed": True}, "seed: 7 in the run, True now"),
+        ({**CONFIG, "seed": 8}, "seed: expected 7 (as in run.json), got 8"),
+        (
+            {**CONFIG, "attack": {"name": "fim", "eps": 0.04}},
+            "attack.eps: expected 0.03 (as in run.json), got 0.04",
+        ),
+        ({"attack": CONFIG["attack"]}, "seed: expected 7 (as in run.json), got none"),
+        ({**CONFIG, "extra": [1]}, "extra: expected none (as in run.json), got [1]"),
+        ({**CONFIG, "seed": True}, "seed: expected 7 (as in run.json), got true"),
+        ({**CONFIG, "faces": "0f" * 32}, "faces: expected none (as in run.json), got sha256 0f0f0f0f"),
     ],
 )
 def test_another_configuration_is_named(tmp_path: Path, config: dict, message: str) -> None:
-    RunFolder.open(tmp_path / "run", CONFIG).close()
+    begin(tmp_path / "run")
     before = content(tmp_path)
-    with pytest.raises(RunFolderError, match=f"another configuration: {message}"):
+    with pytest.raises(RunFolderError, match=re.escape(f"{message}; use --fresh or another --out")):
         RunFolder.open(tmp_path / "run", config)
     assert content(tmp_path) == before
     RunFolder.open(tmp_path / "run", {"seed": 7, **CONFIG}).close()  # the order of keys is no difference
 
 
+def test_a_part_is_called_as_people_call_it(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "run", {"landmarks": "0f" * 32}, shown={"landmarks": "old.txt"}) as run:
+        write(run, NAMES[:1])
+    with pytest.raises(RunFolderError, match=r"landmarks: expected old\.txt \(as in run\.json\), got new\.txt; "):
+        RunFolder.open(tmp_path / "run", {"landmarks": "1e" * 32}, shown={"landmarks": "new.txt"})
+
+
+def test_fresh_removes_the_run_and_nothing_else(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    begin(path, {"seed": 8})
+    (path / "verification.json").write_text("{}")
+    (path / "notes.txt").write_text("mine")
+    with RunFolder.open(path, CONFIG, fresh=True) as run:
+        assert run.done == frozenset()
+        assert os.listdir(path) == ["notes.txt"]
+        (path / "notes.txt").rename(tmp_path / "notes.txt")
+        write(run, NAMES)
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_nothing_is_made_before_the_first_image(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "new" / "run", CONFIG) as run:
+        with pytest.raises(ValueError, match="png: expected"):
+            run.write(row("a"), b"JFIF")
+        assert os.listdir(tmp_path) == []
+        run.claim()
+        assert sorted(os.listdir(tmp_path / "new" / "run")) == [".lock", "images", "manifest.jsonl", "run.json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="Permission denied"):
+        RunFolder.open(tmp_path / "run", CONFIG)
+
+
+def damage_gone(file: Path) -> None:
+    file.unlink()
+
+
+def damage_zeroed(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def damage_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("damage", [damage_gone, damage_zeroed, damage_short])
+def test_a_damaged_image_is_made_again(
+    tmp_path: Path, expected: dict[str, bytes], damage: Callable[[Path], None], finished: bool
+) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        if finished:
+            run.finish(NAMES)
+        file = run.image_path(NAMES[4])
+    damage(file)
+    with (
+        pytest.warns(Notice, match=f"gone or damaged and are made again: {NAMES[4]}")
+        if finished
+        else contextlib.nullcontext()
+    ):
+        run = RunFolder.open(path, CONFIG)
+    with run:
+        assert not run.finished
+        assert run.done == set(NAMES) - {NAMES[4]}
+        write(run, NAMES[4:5])
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_temporary_files_of_a_killed_call_go_also_from_a_finished_run(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        run.finish(NAMES)
+    crash_temporaries(path)
+    RunFolder.open(path, CONFIG).close()
+    assert content(path) == expected
+
+
 def test_other_software_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    RunFolder.open(tmp_path / "run", CONFIG).close()
+    begin(tmp_path / "run")
     file = tmp_path / "run" / "run.json"
     saved = json.loads(file.read_text())
     saved["versions"]["torch"] = "1.0"
@@ -230,15 +341,17 @@ def test_other_software_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunFolderError, match=r"not empty and not a run \(no run\.json\): it holds thesis\.txt"):
+    with pytest.raises(
+        RunFolderError, match=r"out: expected a new or empty folder.* no run\.json and holds thesis\.txt"
+    ):
         RunFolder.open(tmp_path, CONFIG)
-    with pytest.raises(RunFolderError, match="this is a file"):
+    with pytest.raises(RunFolderError, match="out: expected a folder for the run, got the file"):
         RunFolder.open(tmp_path / "thesis.txt", CONFIG)
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
 def test_a_damaged_description(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path / "run", CONFIG).close()
+    begin(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("[]")
     with pytest.raises(RunFolderError, match=r"run\.json: not the description of a run"):
         RunFolder.open(tmp_path / "run", CONFIG)
@@ -255,12 +368,13 @@ def test_a_configuration_is_json(tmp_path: Path, config: object) -> None:
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with RunFolder.open(tmp_path / "run", CONFIG) as run, pytest.raises(ValueError, match="name: expected"):
         run.write(row(name), image("x"))
-    assert os.listdir(tmp_path) == ["run"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_links_cannot_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        run.claim()
         (run.path / "images" / "P0").symlink_to(tmp_path / "outside")
         with pytest.raises(ValueError, match="a link to outside"):
             run.write(row("P0/x"), image("x"))

@@ -15,6 +15,7 @@ LAYERS = (
     ("fastadv.__main__",),
     ("fastadv.cli",),
     ("fastadv.workflows",),
+    ("fastadv.runs",),
     ("fastadv.defences", "fastadv.training"),
     ("fastadv.engine",),
     ("fastadv.attacks",),

@@ -262,11 +262,11 @@ def test_killed_and_started_again_is_as_never_interrupted(attack, fine_tune, fac
 
     with pytest.raises(Killed):
         train(config, tiny(dropout=0.2), faces, out=tmp_path, progress=kill)
-    again = train(config, tiny(7, dropout=0.2), faces, out=tmp_path)
+    again = train(config, tiny(dropout=0.2), faces, out=tmp_path)
     assert again.resumed_at == 8
     assert again.history == calm.history
     assert same(weights(again.model), weights(calm.model))
-    with pytest.raises(TrainingError, match="holds a training with another adversarial"):
+    with pytest.raises(TrainingError, match="holds another training; adversarial"):
         train(replace(config, adversarial=None), tiny(), faces, out=tmp_path)
 
 
@@ -314,7 +314,7 @@ def test_keeping_the_embeddings(faces, tiny, tmp_path):
             moved.append([float((network(x) - kept).norm(dim=1).mean()) for x in (images, made.images)])
     assert moved[1][1] < moved[0][1] * 0.6  # 0.42 and 0.21 as measured
     assert moved[1][0] < moved[0][1] * 0.25  # 0.07
-    with pytest.raises(TrainingError, match="holds a training with another first weights"):
+    with pytest.raises(TrainingError, match="holds another training; first network.weights"):
         train(config, tiny(7), faces, out=tmp_path)
     with pytest.raises(ValueError, match="loss: 'keep' holds .* expected fine_tune=True"):
         TrainConfig(loss="keep")

@@ -235,10 +235,12 @@ class Evil:
 
 def test_folders_that_cannot_be_used(faces, tmp_path, capsys):
     train_denoiser(QUICK, faces, out=tmp_path / "a")
-    with pytest.raises(TrainingError, match="holds a training with another sigma_max: 0.12 there, 0.13 now"):
+    with pytest.raises(
+        TrainingError, match=r"another training; sigma_max: expected 0\.12 \(as in checkpoint\.pt\), got 0\.13"
+    ):
         train_denoiser(replace(QUICK, sigma_max=0.13), faces, out=tmp_path / "a")
     other = SyntheticFaces(identities=6, per_identity=6, seed=2, size=32)
-    with pytest.raises(TrainingError, match="holds a training with another images"):
+    with pytest.raises(TrainingError, match="holds another training; images: expected"):
         train_denoiser(QUICK, other, out=tmp_path / "a")
     whole = (tmp_path / "a" / "checkpoint.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"text"):
@@ -362,7 +364,7 @@ def test_the_command(fastadv, folder, tmp_path):
     assert json.loads(fastadv("train", "denoiser", *given, "--json")[1])["resumed_at"] == 1
     code, _, wrong = fastadv("train", "denoiser", *given, "--lr", 0.5)
     assert code == 1
-    assert "holds a training with another lr: 0.001 there, 0.5 now" in wrong
+    assert "holds another training; lr: expected 0.001 (as in checkpoint.pt), got 0.5; use --fresh" in wrong
 
 
 def test_train_is_still_a_command_of_its_own(fastadv, folder, tmp_path):

@@ -68,7 +68,7 @@ def test_killed_and_started_again_is_as_never_interrupted(optimizer, at, saved, 
     with pytest.raises(Killed):
         train(config, tiny(dropout=0.2), faces, held=held, out=tmp_path, progress=kill)
     # Another initialisation and another cadence: the checkpoint decides about the weights, the cadence about nothing.
-    again = train(replace(config, checkpoint_steps=1), tiny(7, dropout=0.2), faces, held=held, out=tmp_path)
+    again = train(replace(config, checkpoint_steps=1), tiny(dropout=0.2), faces, held=held, out=tmp_path)
     assert again.resumed_at == saved
     assert again.history == calm.history
     assert same(weights(again.model), weights(calm.model))
@@ -97,7 +97,7 @@ def test_killed_while_it_validates(faces, held, tiny, tmp_path):
     unlucky = Unlucky(identities=8, per_identity=3, seed=1, size=32, first=100)
     with pytest.raises(Killed):
         train(QUICK, tiny(), faces, held=Held(source=unlucky, pairs=held.pairs), out=tmp_path)
-    again = train(QUICK, tiny(7), faces, held=held, out=tmp_path)
+    again = train(QUICK, tiny(), faces, held=held, out=tmp_path)
     assert again.resumed_at == 8
     assert again.history == calm.history
     assert same(weights(again.model), weights(calm.model))
@@ -110,7 +110,7 @@ def test_a_finished_training_is_only_read(faces, held, tiny, tmp_path):
     def never(*_):
         raise AssertionError("a step was made")
 
-    second = train(QUICK, tiny(5), faces, held=held, out=tmp_path, progress=never)
+    second = train(QUICK, tiny(), faces, held=held, out=tmp_path, progress=never)
     assert second.history == first.history
     assert same(weights(second.model), weights(first.model))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -156,7 +156,7 @@ def test_a_cache_changes_nothing(faces, tiny, tmp_path):
     again = CachedFaces(faces, tmp_path / "cache", progress=lambda *_: pytest.fail("it was filled again"))
     assert torch.equal(again.load(faces.names[3]).image, faces.load(faces.names[3]).image)
     other = SyntheticFaces(identities=6, per_identity=6, seed=2, size=32)
-    with pytest.raises(TrainingError, match="the cache holds other faces; remove it"):
+    with pytest.raises(TrainingError, match="cache: holds other faces; faces.images: expected"):
         CachedFaces(other, tmp_path / "cache")
     (tmp_path / "cache" / "faces.npy").write_bytes(b"no array")
     with pytest.raises(TrainingError, match=r"faces.npy: the cache is damaged, remove"):
@@ -211,10 +211,12 @@ def test_faces_that_cannot_be_trained_on(faces, tiny):
 
 def test_folders_that_cannot_be_used(faces, tiny, tmp_path):
     train(QUICK, tiny(), faces, out=tmp_path / "a")
-    with pytest.raises(TrainingError, match=r"holds a training with another lr: 0.05 there, 0.06 now"):
+    with pytest.raises(
+        TrainingError, match=r"holds another training; lr: expected 0\.05 \(as in checkpoint\.pt\), got 0\.06"
+    ):
         train(replace(QUICK, lr=0.06), tiny(), faces, out=tmp_path / "a")
     other = SyntheticFaces(identities=6, per_identity=6, seed=2, size=32)
-    with pytest.raises(TrainingError, match="holds a training with another images"):
+    with pytest.raises(TrainingError, match="holds another training; images: expected"):
         train(QUICK, tiny(), other, out=tmp_path / "a")
     whole = (tmp_path / "a" / "checkpoint.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"text"):
@@ -246,3 +248,47 @@ def test_a_checkpoint_with_code_is_not_run(faces, tiny, tmp_path, capsys):
     with pytest.raises(TrainingError, match="not a whole checkpoint"):
         train(QUICK, tiny(), faces, out=tmp_path)
     assert "ran" not in capsys.readouterr().out
+
+
+def test_other_initial_weights_or_faces_are_another_training(faces, tiny, tmp_path):
+    train(QUICK, tiny(), faces, out=tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"first network\.weights: expected sha256 .* \(as in checkpoint\.pt\), got"
+    ):
+        train(QUICK, tiny(7), faces, out=tmp_path)
+    assert train(QUICK, tiny(7), faces, out=tmp_path, fresh=True).resumed_at == 0
+
+
+@pytest.mark.parametrize("lost", ["best.safetensors", "last.safetensors"])
+def test_a_finished_training_is_checked_when_it_is_used(faces, tiny, tmp_path, lost):
+    train(QUICK, tiny(), faces, out=tmp_path)
+    before = (tmp_path / lost).read_bytes()
+    (tmp_path / lost).unlink()
+    if lost == "best.safetensors":
+        with pytest.raises(TrainingError, match=r"best\.safetensors: cannot be read: .*; use --fresh to train again"):
+            train(QUICK, tiny(), faces, out=tmp_path)
+        (tmp_path / lost).write_bytes(bytes(len(before)))
+        with pytest.raises(TrainingError, match=r"best\.safetensors: is not what the training wrote; use --fresh"):
+            train(QUICK, tiny(), faces, out=tmp_path)
+        return
+    train(QUICK, tiny(), faces, out=tmp_path)
+    assert (tmp_path / lost).read_bytes() == before
+
+
+def test_temporary_files_of_a_killed_training_are_removed(faces, tiny, tmp_path):
+    (tmp_path / ".0123456789abcdef.fastadv-tmp").write_bytes(b"half")
+    train(QUICK, tiny(), faces, out=tmp_path)
+    assert not list(tmp_path.glob(".*.fastadv-tmp"))
+
+
+def test_the_same_training_gives_the_same_files(faces, tiny, tmp_path):
+    for name in ("one", "two"):
+        train(QUICK, tiny(), faces, out=tmp_path / name)
+    for file in sorted((tmp_path / "one").iterdir()):
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+
+
+def test_a_training_that_is_refused_leaves_no_folder(faces, tiny, tmp_path):
+    with pytest.raises(TrainingError, match="loss"):
+        train(replace(QUICK, lr=1e30), tiny(), faces, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -111,7 +111,7 @@ def test_a_demo_with_other_arguments_keeps_its_hands_off(made: DemoResult) -> No
     with pytest.raises(ValueError, match=r"holds a demo with other arguments: .*'seed': 0.* now .*'seed': 4"):
         demo(made.out, pairs=20, model=network(), seed=4)
     assert {p: p.stat().st_mtime_ns for p in made.out.rglob("*")} == before
-    with pytest.raises(RunFolderError, match="holds a run with another configuration: model"):
+    with pytest.raises(RunFolderError, match="holds another run; model: expected"):
         demo(made.out, pairs=20, model=network("another"))
 
 

@@ -60,7 +60,7 @@ def test_another_model_in_the_same_folder_is_refused(folder, model, goal_for, tm
     list(fa.stream(attacks.fim(steps=1), goal_for, model, folder, out=tmp_path / "run"))
     with torch.no_grad():
         model.backbone[3].bias[0] += 1
-    with pytest.raises(RunFolderError, match="another configuration: weights"):
+    with pytest.raises(RunFolderError, match="holds another run; weights: expected sha256"):
         list(fa.stream(attacks.fim(steps=1), goal_for, model, folder, out=tmp_path / "run"))
 
 

@@ -30,6 +30,7 @@ from fastadv.data import (
 from fastadv.data.alignment import template
 from fastadv.data.lfw import write_lfw_pairs
 from fastadv.engine import Engine
+from fastadv.runs import describe, list_hash
 from fastadv.surrogates import Ensemble, Surrogate
 from fastadv.workflows import inputs
 from fastadv.workflows.talfw import Aim, build, check_threshold, choose_targets, claim, plan
@@ -94,7 +95,7 @@ def make(source, pairs, model, out, attack=None, *, targets="all", threshold=Non
     moves = attack or attacks.fim(eps=EPS, steps=20)
     aims = plan(source, pairs, targets=targets)
     engine = Engine(batch=4).resolve(model)
-    config = {"attack": inputs.describe(moves), "orders": inputs.list_hash(aims), "threshold": threshold}
+    config = {"attack": describe(moves), "orders": list_hash(aims), "threshold": threshold}
     with RunFolder.open(claim(out), config) as folder:
         return build(aims, pairs, source, model, moves, out=out, folder=folder, threshold=threshold, engine=engine)
 
@@ -229,7 +230,14 @@ def test_a_threshold_is_a_cosine_and_measured_on_both_classes(lfw, model, tmp_pa
 
 def test_the_layout_is_lfw_s_own_and_holds_the_images_of_the_pairs(made, lfw):
     out, summary = made
-    assert sorted(p.name for p in out.iterdir()) == ["crops", "images", "landmarks.txt", "pairs.txt", "talfw.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checksums.sha256",
+        "crops",
+        "images",
+        "landmarks.txt",
+        "pairs.txt",
+        "talfw.json",
+    ]
     assert (out / "pairs.txt").read_bytes() == (lfw / "pairs.txt").read_bytes()
     faces = LFW(out)
     assert faces.pairs == LFW(lfw).pairs
@@ -312,7 +320,7 @@ def test_summary_and_a_second_call_agree_and_nothing_is_written_again(made, lfw,
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == stamps
     written = json.loads((out / "talfw.json").read_text())
     assert (written["changed"], written["kept"]) == (summary.changed, summary.kept)
-    with pytest.raises(RunFolderError, match="holds a run with another configuration: attack.steps"):
+    with pytest.raises(RunFolderError, match="holds another run; attack.steps"):
         make(LFW(lfw), LFW(lfw).pairs, model, out, attacks.fim(eps=EPS, steps=3))
 
 

@@ -1,0 +1,196 @@
+"""What a run is: everything that changes a byte of its output, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.data import FaceSource, RunFolder
+from fastadv.data.hashes import KEPT, KnownHashes
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+from fastadv.models.identity import model_identity, state_hash
+from fastadv.surrogates import Surrogate
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UsedFaces:
+    """The images of a source that a run depends on.
+
+    Attributes:
+        source: Where they are.
+        names: Which ones; None: all.
+        landmarks: The file of the points, for messages; None: the source's own, or none.
+    """
+
+    source: FaceSource
+    names: Sequence[str] | None = None
+    landmarks: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunIdentity:
+    """What decides about every byte of a run. Two calls with equal identities make the same images.
+
+    Threads, instruction set, device and versions are no part of it, so that a run can go on elsewhere; every row of the
+    manifest records them.
+
+    Attributes:
+        config: The parts as plain JSON values, in the order in which differences are reported.
+        shown: How messages call a part's value.
+        known: Hashes of the images, kept beside the run so that they are not computed again.
+    """
+
+    config: Mapping[str, Any]
+    shown: Mapping[str, str] = field(default_factory=dict)
+    known: KnownHashes = field(default_factory=KnownHashes)
+
+    @staticmethod
+    def of(
+        command: str,
+        *,
+        engine: Engine | None = None,
+        seed: int,
+        model: FaceModel | None = None,
+        weights: Path | None = None,
+        models: Mapping[str, FaceModel] | None = None,
+        attack: Attack[Any] | Recipe | None = None,
+        attacks: Mapping[str, Attack[Any] | Recipe] | None = None,
+        faces: UsedFaces,
+        others: Mapping[str, UsedFaces] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> RunIdentity:
+        """Hash what the run depends on.
+
+        Args:
+            command: Its name.
+            engine: With every choice made; None: nothing is attacked.
+            seed: Of every random number.
+            model: The network, where there is one.
+            weights: The file it came from, for messages.
+            models: Networks by name, where there are several.
+            attack: How images move, where there is one attack.
+            attacks: Attacks by label, where there are several.
+            faces: The images to change and their targets.
+            others: Further images by role, such as "gallery".
+            out: The run's folder: hashes that an earlier call has kept there are used.
+            rules: The rest, as plain JSON values: goal, threshold, pairs, choice of images.
+
+        Raises:
+            KeyError: A source lacks a name.
+            ImageError: An image cannot be read.
+        """
+        known = KnownHashes() if out is None else KnownHashes.read(Path(out))
+        config: dict[str, Any] = {"command": command}
+        shown: dict[str, str] = {}
+        if model is not None:
+            config.update(model_identity(model))
+            if weights is not None:
+                shown["weights"] = f"{weights.name} (sha256 {config['weights'][:8]})"
+        if models is not None:
+            config["networks"] = {name: model_identity(each) for name, each in models.items()}
+        if attack is not None:
+            config["attack"] = describe(attack)
+        if attacks is not None:
+            config["attacks"] = {label: describe(each) for label, each in attacks.items()}
+        config.update(rules or {})
+        for role, used in {"faces": faces, **(others or {})}.items():
+            _add_faces(config, shown, role, used, known)
+        if engine is not None:
+            config["engine"] = {
+                "batch": engine.batch,
+                "precision": engine.precision,
+                "channels_last": engine.channels_last,
+            }
+        config["seed"] = seed
+        return RunIdentity(config=config, shown=shown, known=known)
+
+    def open(self, out: str | os.PathLike[str], *, fresh: bool = False) -> RunFolder:
+        """The run's folder; as `RunFolder.open`."""
+        beside = {KEPT: self.known.to_bytes()} if self.known.entries else {}
+        return RunFolder.open(out, self.config, shown=self.shown, beside=beside, fresh=fresh)
+
+
+def _add_faces(config: dict[str, Any], shown: dict[str, str], role: str, used: UsedFaces, known: KnownHashes) -> None:
+    found = used.source.identity(used.names, known=known)
+    points = "landmarks" if role == "faces" else f"{role} landmarks"
+    config[role] = found["images"]
+    config[points] = found["landmarks"]
+    config[f"{role} cut"] = {"size": found["size"], "how": found["crop"]}
+    count = found["count"]
+    shown[role] = f"{count} {'image' if count == 1 else 'images'} (sha256 {found['images'][:8]})"
+    if found["landmarks"] is not None:
+        file = "the data's own" if used.landmarks is None else used.landmarks.name
+        shown[points] = f"{file} (sha256 {found['landmarks'][:8]})"
+
+
+def list_hash(items: Sequence[object]) -> str:
+    """SHA-256 of the items' representations, one a line: frozen dataclasses of plain values."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(item).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def goal_hash(goal: Goal) -> str:
+    """SHA-256 of a goal's type and fields: settings by value, references, galleries and networks by content."""
+    digest = hashlib.sha256()
+    _update(digest, goal)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, value: object) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, nn.Module):
+        digest.update(state_hash(value).encode())
+    elif is_dataclass(value) and not isinstance(value, type):
+        digest.update(f"{type(value).__qualname__}\n".encode())
+        for each in fields(value):
+            digest.update(f"{each.name}=".encode())
+            _update(digest, getattr(value, each.name))
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"{len(value)}\n".encode())
+        for each in value:
+            _update(digest, each)
+    else:
+        digest.update(f"{value!r}\n".encode())
+
+
+def describe(moves: Attack[Any] | Recipe) -> dict[str, object]:
+    """A recipe's fields as plain JSON values; the backend is left out, since all give the same bits."""
+    recipe = as_recipe(moves)
+    fields_ = _describe_attack(recipe.attack)
+    surrogate = _describe_surrogate(recipe.surrogate)
+    return {**fields_, "surrogate": surrogate} if surrogate else fields_
+
+
+def _describe_attack(attack: Attack[Any]) -> dict[str, object]:
+    """An attack's fields; one that runs another attack holds that one's."""
+    found = {name: value for name, value in vars(attack).items() if name != "backend"}
+    if "attack" in found:
+        found["attack"] = _describe_attack(found["attack"])
+    return {**found, "name": attack.name, "budget": {"norm": attack.budget.norm, **asdict(attack.budget)}}
+
+
+def _describe_surrogate(surrogate: Surrogate) -> dict[str, object]:
+    """The parts that are there; models by what decides about their outputs."""
+    found: dict[str, object] = {}
+    for part in ("diversity", "dropout", "skip", "smoothing"):
+        value = getattr(surrogate, part)
+        if value is not None:
+            found[part] = asdict(value)
+    if surrogate.ensemble is not None:
+        others = [model_identity(m) for m in surrogate.ensemble.others]
+        found["ensemble"] = {"others": others, "weights": surrogate.ensemble.shares}
+    return found
