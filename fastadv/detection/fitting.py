@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.canonical import canonical
 from fastadv.core.errors import ArgumentError
 from fastadv.data.files import write_atomically
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
@@ -270,7 +271,7 @@ class _Fit:
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
         }
-        torch.save(state, buffer)
+        torch.save(canonical(state), buffer)
         write_atomically(path, buffer.getvalue(), fsync=True)
 
     def _restore(self) -> int:

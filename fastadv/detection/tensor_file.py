@@ -44,7 +44,18 @@ def write(path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, Tens
     text = json.dumps(dict(about), sort_keys=True, allow_nan=False)
     made = json.dumps(versions(), sort_keys=True)
     metadata = {"format": _FORMAT, "version": str(_VERSION), "kind": kind, "about": text, "made_with": made}
-    write_atomically(path, save({name: _owned(value) for name, value in tensors.items()}, metadata))
+    data = save({name: _owned(value) for name, value in tensors.items()}, metadata)
+    write_atomically(path, _with_sorted_metadata(data))
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """A safetensors file with its metadata in the order of their names: the library writes them in any order."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:

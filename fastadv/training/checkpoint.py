@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fastadv.core.canonical import canonical
 from fastadv.core.differences import difference
 from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.hashes import KEPT, KnownHashes
@@ -115,7 +116,7 @@ def save_state(folder: Path, state: Mapping[str, Any], known: KnownHashes) -> No
     if known.entries and (not (folder / KEPT).is_file() or (folder / KEPT).read_bytes() != kept):
         write_atomically(folder / KEPT, kept)
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save(canonical(state), buffer)
     write_atomically(folder / STATE, buffer.getvalue(), fsync=True)
 
 

@@ -182,7 +182,8 @@ def _settle_identity(path: Path, identity: RunIdentity) -> None:
             raise RunFolderError(f"{path}: holds another study; {found}")
         return
     described = {"config": wanted, "shown": dict(identity.shown), "versions": versions()}
-    write_atomically(path / KEPT, identity.known.to_bytes())
+    if identity.known.entries:
+        write_atomically(path / KEPT, identity.known.to_bytes())
     write_atomically(path / STUDY, json.dumps(described, indent=1, sort_keys=True).encode() + b"\n", fsync=True)
 
 
