@@ -10,8 +10,8 @@ from typing import Any
 def canonical(value: Any) -> Any:
     """The value with its mappings in the order of their keys and equal texts as one object.
 
-    A pickle holds the order of keys and which texts are one object; both depend on whether a state was just made or read
-    from a file. Lists, tuples and mappings are copied, anything else is taken as it is.
+    A pickle holds the order of keys and which texts are one object; both depend on whether a state was just made or
+    read from a file. Lists, tuples and mappings are copied, anything else is taken as it is.
     """
     if isinstance(value, str):
         return sys.intern(value)

@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
+from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError, MissingPackageError
 from fastadv.data import read_manifest, write_pairs_csv
-from fastadv.data.files import write_atomically
+from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.images import to_uint8, write_png
 from fastadv.data.pairs import Pair
@@ -116,12 +117,16 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"out must be a folder, got the file {out}")
     if mark.is_file():
+        remove_temporaries(out)
         try:
             saved = json.loads(mark.read_bytes())
         except ValueError as error:
             raise ArgumentError(f"{mark}: cannot be read: {error}") from error
-        if saved != arguments:
-            raise ArgumentError(f"{out}: holds a demo with other arguments: {saved}, now {arguments}")
+        found = difference(
+            saved if isinstance(saved, dict) else {}, arguments, where=_MARK, remedy="give another --out"
+        )
+        if found:
+            raise ArgumentError(f"{out}: holds another demo; {found}")
         return
     if out.is_dir() and any(out.iterdir()):
         raise ArgumentError(

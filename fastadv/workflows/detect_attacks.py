@@ -14,7 +14,7 @@ from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
-from fastadv.data.writer import IMAGES
+from fastadv.data.writer import IMAGES, check_images
 from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.runs import describe, list_hash
@@ -100,9 +100,10 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[Cell, ...], int]:
         The cells, and how many successful images were left out.
 
     Raises:
-        ValueError: The folder holds no run, or none of its images can be used.
+        ValueError: The folder holds no run, an image of it is gone or damaged, or none can be used.
     """
     everything = read_manifest(folder)
+    check_images(folder, everything)
     rows = [row for row in everything if row.success and MET_AT_START not in row.flags.split(";")]
     usable = [row for row in rows if setting.splits.part_of(source_name(row)) is not None]
     if not usable:

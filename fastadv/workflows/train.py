@@ -11,7 +11,7 @@ from pathlib import Path
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
-from fastadv.data.files import write_atomically
+from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.training import (
     ATTACKS,
@@ -196,6 +196,7 @@ def train_class_head(
         raise TrainingError(f"out: {out} is a file, expected a folder")
     result = train_head(config, network, source, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(out)
     save_weights(result.model, out / "head.safetensors", half=half)
     write_atomically(out / "classes.json", json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
     return HeadSummary(
