@@ -16,9 +16,10 @@ from fastadv.attacks import by_name
 from fastadv.cli import app
 from fastadv.data import IdentityFolder, ManifestError, ManifestRow, RunFolder, SourceError, face_id, write_png
 from fastadv.report import text
+from fastadv.runs import describe
 from fastadv.workflows import report_parts as parts
 from fastadv.workflows.attack import pair_name
-from fastadv.workflows.inputs import describe, parse_eps
+from fastadv.workflows.inputs import parse_eps
 from fastadv.workflows.report import render
 
 RNG = np.random.default_rng(3)
