@@ -1,0 +1,51 @@
+"""What a pickle would import, read from its opcodes; nothing is imported, called or built."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from itertools import islice
+
+_MOST_OPCODES = 50_000
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_GETS = ("GET", "BINGET", "LONG_BINGET")
+
+
+def pickle_names(data: bytes) -> tuple[str, ...] | None:
+    """The globals of a pickle, as ``module.name``, in their order and each once.
+
+    Args:
+        data: the pickle, or its beginning: what follows a damaged or missing part is left out.
+
+    Returns:
+        The names, or None where not even the first opcodes are those of a pickle.
+    """
+    found: dict[str, None] = {}
+    memo: dict[int, str | None] = {}
+    last: list[str | None] = []
+    read = 0
+    try:
+        for opcode, argument, _ in islice(pickletools.genops(io.BytesIO(data)), _MOST_OPCODES):
+            read += 1
+            name = opcode.name
+            if name == "GLOBAL" and isinstance(argument, str):
+                found[argument.replace(" ", ".")] = None
+                last.append(None)
+            elif name == "STACK_GLOBAL":
+                module, what = ([None, None] + last)[-2:]
+                if module is not None and what is not None:
+                    found[f"{module}.{what}"] = None
+                last.append(None)
+            elif name == "MEMOIZE":
+                memo[len(memo)] = last[-1] if last else None
+            elif name in _PUTS and isinstance(argument, int):
+                memo[argument] = last[-1] if last else None
+            elif name in _GETS and isinstance(argument, int):
+                last.append(memo.get(argument))
+            elif name not in ("PROTO", "FRAME", "MARK"):
+                last.append(argument if isinstance(argument, str) else None)
+            del last[:-2]
+    except Exception:  # cut short or damaged: pickletools raises anything from ValueError to struct.error
+        if read < 2:
+            return None
+    return tuple(found)
