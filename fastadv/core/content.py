@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastadv.core.pickle_names import pickle_names
+from fastadv.core.pickle_names import pickle_names, pickles_names
 
-HEAD = 64 * 1024
+HEAD = 256 * 1024
 _MOST_PICKLE = 1 << 20
 _SHOWN = 40
+_LEAST = 16  # bytes of a file that can be of any use
 _AGAIN = "download it again"
 _UNPACK = "unpack it first"
 _AS_STATE = "save the module's state_dict() in the framework that wrote it, best as .safetensors"
@@ -38,12 +39,14 @@ class Content:
         what: the same for a message: "an HTML page, as a link that needs a login gives one".
         mend: what to do about it whatever was expected; "" where that is not known.
         weights: what to do about it where network weights were expected.
+        names: what its pickle would import, where it is one or holds one.
     """
 
     kind: str
     what: str
     mend: str = ""
     weights: str = ""
+    names: tuple[str, ...] = ()
 
     def said(self, *, weights: bool = False) -> str:
         """What it is and what to do, for the end of an error message."""
@@ -95,7 +98,10 @@ def what_is_this(
             return found
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return _zipped(members, pickle)
-    return _text(head) or Content(kind="unknown", what=f"bytes of no known kind (they begin with {head[:8].hex(' ')})")
+    found = _text(head)
+    if found is None and size < _LEAST:
+        return Content(kind="short", what=f"a file of {size} bytes, cut short", mend=_AGAIN)
+    return found or Content(kind="unknown", what=f"bytes of no known kind (they begin with {head[:8].hex(' ')})")
 
 
 def refuse_unless_text(
@@ -127,7 +133,9 @@ def _nothing(head: bytes, size: int) -> Content | None:
             mend="run `git lfs pull` in its repository",
         )
     if head.startswith(b"/annex/objects/"):
-        return Content(kind="annex pointer", what="a git-annex pointer, not the file itself", mend="run `git annex get`")
+        return Content(
+            kind="annex pointer", what="a git-annex pointer, not the file itself", mend="run `git annex get`"
+        )
     return None
 
 
@@ -197,6 +205,9 @@ def _tar_sum(header: bytes) -> bool:
     return re.fullmatch(rb"[0-7]{1,7}", digits) is not None and int(digits, 8) == made
 
 
+_HALF_SAFETENSORS = Content(kind="half safetensors", what="a safetensors file that is cut short", mend=_AGAIN)
+
+
 def _tensors(head: bytes, size: int) -> Content | None:
     """What holds tensors in a form of its own."""
     if head.startswith(b"\x93NUMPY"):
@@ -210,29 +221,36 @@ def _tensors(head: bytes, size: int) -> Content | None:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and 2 <= length <= 100_000_000:
         if 8 + length > size:
-            return Content(kind="half safetensors", what="a safetensors file that is cut short", mend=_AGAIN)
-        return _safetensors(head[8 : 8 + length], whole=8 + length <= len(head))
+            return _HALF_SAFETENSORS
+        return _safetensors(head[8 : 8 + length], length, size)
     return None
 
 
-def _safetensors(header: bytes, *, whole: bool) -> Content:
-    kind = ""
-    try:
-        about = json.loads(header).get("__metadata__", {}) if whole else {}
-        if about.get("format") == "fastadv.detection":
-            kind = str(about.get("kind"))[:_SHOWN]
-    except (ValueError, AttributeError, RecursionError):
-        return Content(kind="damaged safetensors", what="a safetensors file with a damaged header", mend=_AGAIN)
-    if kind:
-        return Content(kind="detector", what=f"a file of fastadv.detection ({kind}), no network")
+def _safetensors(header: bytes, length: int, size: int) -> Content:
+    """By its header, where that is whole; a longer one is left to the reader."""
+    if len(header) == length:
+        try:
+            entries = json.loads(header)
+            about = entries.pop("__metadata__", {})
+            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+            if about.get("format") == "fastadv.detection":
+                kind = str(about.get("kind"))[:_SHOWN]
+                return Content(kind="detector", what=f"a file of fastadv.detection ({kind}), no network")
+        except Exception:  # not JSON, nested too deep, or of other types
+            return Content(kind="damaged safetensors", what="a safetensors file with a damaged header", mend=_AGAIN)
+        if 8 + length + end > size:
+            return _HALF_SAFETENSORS
     return Content(kind="safetensors", what="a safetensors file")
 
 
 _PICKLES = re.compile(rb"\x80[\x00-\x05]|\(?(?:\(?[ld]p\d+\n|c[\w.]+\n[\w.]+\n|[\]}][qr])")
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# what a pickle may name without holding code: tensors, plain values, and the options and numbers of a training
 _PLAIN = re.compile(
-    r"collections\.OrderedDict|torch\.(?!nn|jit|package|fx|ops).*|numpy\..*|_codecs\.encode|(?:__builtin__|builtins)\."
-    r"(?:bytes|bytearray|set|complex)"
+    r"collections\.(?:OrderedDict|Counter)|_codecs\.encode|(?:__builtin__|builtins)\.(?:bytes|bytearray|set|complex)"
+    r"|torch\.(?!load$|save$|compile$)\w+|torch\._(?:utils|tensor)\._rebuild\w+|torch\.storage\.\w+Storage"
+    r"|torch\.nn\.parameter\.\w+|torch\.serialization\._get_layout"
+    r"|numpy\..*|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w*Path|datetime\.\w+"
 )
 
 
@@ -244,7 +262,10 @@ def _pickled(head: bytes, size: int) -> Content | None:
     if not _is_pickle(head):
         return None
     if _LEGACY_TORCH in head[:16]:
-        return _checkpoint(head[15:], "legacy torch", "a torch checkpoint of the form before torch 1.6")
+        # its magic number, its version and what wrote it are pickles of their own, before the content
+        return _checkpoint(
+            pickles_names(head[15:], 3), "legacy torch", "a torch checkpoint of the form before torch 1.6"
+        )
     names = pickle_names(head)
     if names is None:
         if not head.startswith(b"\x80"):
@@ -252,7 +273,7 @@ def _pickled(head: bytes, size: int) -> Content | None:
         return Content(kind="damaged pickle", what="a pickle that is cut short or damaged", mend=_AGAIN)
     code = _code(names)
     if code:
-        return Content(kind="pickle with code", what=f"a pickle that asks for {code}", mend="", weights=_NOT_RUN)
+        return Content(kind="pickle with code", what=f"a pickle that asks for {code}", weights=_NOT_RUN, names=names)
     if any(magic in head[:512] for magic in (b"\xff\xd8\xff", b"\x89PNG\r")) and b"]" in head[:16]:
         return Content(kind="bin", what="a pickle of encoded images (an InsightFace .bin of pairs?)")
     what = "a pickle of NumPy arrays" if any(n.startswith("numpy.") for n in names) else "a pickle of plain values"
@@ -267,38 +288,19 @@ def _code(names: Sequence[str]) -> str:
     return next((name[:_SHOWN] for name in names if _PLAIN.fullmatch(name) is None), "")
 
 
-def _checkpoint(pickle: bytes, kind: str, what: str) -> Content:
+def _checkpoint(names: tuple[str, ...], kind: str, what: str) -> Content:
     """What a torch file is, by what its pickle would import."""
-    # the older form holds its magic number, its version and what wrote it in pickles of their own, before the content
-    names: tuple[str, ...] = ()
-    rest = pickle
-    for _ in range(4 if kind == "legacy torch" else 1):
-        names += pickle_names(rest) or ()
-        end = _end_of_pickle(rest) if kind == "legacy torch" else 0
-        rest = rest[end:]
     code = _code(names)
     if code:
-        return Content(kind="module", what=f"a pickled object that asks for {code}", weights=_NOT_RUN)
+        return Content(kind="module", what=f"a pickled object that asks for {code}", weights=_NOT_RUN, names=names)
     if any("rebuild_qtensor" in name or re.search(r"\.QU?Int\d", name) for name in names):
         return Content(
             kind="quantised",
             what="a checkpoint of quantised tensors",
             weights="quantised networks are not read; save the float32 network's state_dict()",
+            names=names,
         )
-    return Content(kind=kind, what=what)
-
-
-def _end_of_pickle(data: bytes) -> int:
-    import io
-    import pickletools
-
-    stream = io.BytesIO(data)
-    try:
-        for _ in pickletools.genops(stream):
-            pass
-    except Exception:  # damaged or cut short
-        return len(data)
-    return stream.tell()
+    return Content(kind=kind, what=what, names=names)
 
 
 def _zip_parts(file: Path) -> tuple[list[str] | None, bytes]:
@@ -317,15 +319,19 @@ def _zip_parts(file: Path) -> tuple[list[str] | None, bytes]:
 
 def _zipped(members: Sequence[str] | None, pickle: bytes) -> Content:
     if members is None:
-        return Content(kind="half zip", what="a zip archive or torch checkpoint that is cut short or damaged", mend=_AGAIN)
+        return Content(
+            kind="half zip", what="a zip archive or torch checkpoint that is cut short or damaged", mend=_AGAIN
+        )
     if not members:
         return Content(kind="zip", what="an empty zip archive")
     below = [name.partition("/")[2] for name in members]
     if "data.pkl" in below or "data.pkl" in members:
         if "constants.pkl" in below or any(name.startswith("code/") for name in below):
             return Content(kind="torchscript", what="a TorchScript archive", weights=_STATE_OF_SCRIPT)
-        return _checkpoint(pickle, "torch", "a torch checkpoint")
-    if "archive_format" in (*members, *below) or any(name.endswith("serialized_exported_program.json") for name in members):
+        return _checkpoint(pickle_names(pickle) or (), "torch", "a torch checkpoint")
+    if "archive_format" in (*members, *below) or any(
+        name.endswith("serialized_exported_program.json") for name in members
+    ):
         return Content(kind="exported", what="an archive of torch.export", weights=_AS_STATE)
     if all(name.endswith(".npy") for name in members):
         return Content(
@@ -338,7 +344,9 @@ def _zipped(members: Sequence[str] | None, pickle: bytes) -> Content:
     files = [name for name in members if not name.endswith("/")]
     first = repr((files or list(members))[0][:_SHOWN])
     return Content(
-        kind="zip", what=f"a zip archive of {len(files)} file{'s' if len(files) != 1 else ''} (first {first})", mend=_UNPACK
+        kind="zip",
+        what=f"a zip archive of {len(files)} file{'s' if len(files) != 1 else ''} (first {first})",
+        mend=_UNPACK,
     )
 
 

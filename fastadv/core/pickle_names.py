@@ -11,6 +11,21 @@ _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _GETS = ("GET", "BINGET", "LONG_BINGET")
 
 
+def pickles_names(data: bytes, count: int) -> tuple[str, ...]:
+    """The globals of several pickles that follow one another."""
+    names: tuple[str, ...] = ()
+    for _ in range(count):
+        names += pickle_names(data) or ()
+        stream = io.BytesIO(data)
+        try:
+            for _ in islice(pickletools.genops(stream), _MOST_OPCODES):
+                pass
+        except Exception:  # damaged or cut short
+            break
+        data = data[stream.tell() :]
+    return names
+
+
 def pickle_names(data: bytes) -> tuple[str, ...] | None:
     """The globals of a pickle, as ``module.name``, in their order and each once.
 
