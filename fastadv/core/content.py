@@ -28,6 +28,7 @@ _NOT_RUN = "it holds code, which is never run; save the module's state_dict() al
 _CONVERT = "save it as PNG or JPEG"
 
 _TEXTS = frozenset({"text", "csv", "landmarks", "pairs"})
+_LEFT = frozenset({"empty", "short", "unknown", "unreadable"})  # what a reader of text says itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def refuse_unless_text(
     """
     if Path(path).is_file():
         found = file_content(path)
-        if found.kind not in kinds | {"unreadable"}:
+        if found.kind not in kinds | _LEFT:
             raise error(f"{path}: expected {expected}, got {found.said()}")
 
 
@@ -163,7 +164,9 @@ def _image(head: bytes, size: int) -> Content | None:
         return Content(kind="webp", what="a WebP image")
     if head[:2] == b"BM" and len(head) >= 14 and head[6:10] == bytes(4):
         return Content(kind="bmp", what="a BMP image")
-    if re.match(rb"P[1-7]\s", head):
+    if re.match(rb"P[1-7]\s(?:#[^\n]*\n|\s)*\d+\s+\d+\s", head) and not _LANDMARKS.match(
+        head[:1024].decode("latin-1").partition("\n")[0]
+    ):
         return Content(kind="ppm", what="a PPM image")
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return Content(kind="gif", what="a GIF image", mend=_CONVERT)
@@ -171,7 +174,7 @@ def _image(head: bytes, size: int) -> Content | None:
         return Content(kind="tiff", what="a TIFF image", mend=_CONVERT)
     if head[:2] == b"\xff\x0a" or head[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":
         return Content(kind="jxl", what="a JPEG XL image", mend=_CONVERT)
-    if head[4:8] == b"ftyp":
+    if head[4:8] == b"ftyp" and head[:1] == b"\0":
         brands = head[8:40]
         if b"avif" in brands or b"avis" in brands:
             return Content(kind="avif", what="an AVIF image", mend=_CONVERT)
@@ -186,7 +189,7 @@ def _image(head: bytes, size: int) -> Content | None:
 def _packed(head: bytes, size: int) -> Content | None:
     for magic, kind in (
         (b"\x1f\x8b", "gzip"),
-        (b"BZh", "bzip2"),
+        (b"BZh91AY&SY", "bzip2"),
         (b"\xfd7zXZ\0", "xz"),
         (b"\x28\xb5\x2f\xfd", "zstd"),
         (b"7z\xbc\xaf\x27\x1c", "7z"),
@@ -266,7 +269,7 @@ def _pickled(head: bytes, size: int) -> Content | None:
         return _checkpoint(
             pickles_names(head[15:], 3), "legacy torch", "a torch checkpoint of the form before torch 1.6"
         )
-    names = pickle_names(head)
+    names = pickle_names(head, sure=head.startswith(b"\x80"))
     if names is None:
         if not head.startswith(b"\x80"):
             return None
@@ -353,6 +356,8 @@ def _zipped(members: Sequence[str] | None, pickle: bytes) -> Content:
 def _other_framework(head: bytes, size: int) -> Content | None:
     onnx = Content(kind="onnx", what="an ONNX graph", weights=f"ONNX is not read yet; {_AS_STATE}")
     tensorflow = Content(kind="tensorflow", what="a TensorFlow graph", weights=f"TensorFlow is not read; {_AS_STATE}")
+    if _text(head) is not None:
+        return None
     if head[4:8] == b"TFL3":
         return Content(kind="tflite", what="a TensorFlow Lite network", weights=f"TensorFlow is not read; {_AS_STATE}")
     if head[:4] == b"\x0a\x23\xd7\xce":

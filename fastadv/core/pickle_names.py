@@ -7,6 +7,7 @@ import pickletools
 from itertools import islice
 
 _MOST_OPCODES = 50_000
+_NO_ACCIDENT = 30  # opcodes that no text has by chance
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _GETS = ("GET", "BINGET", "LONG_BINGET")
 
@@ -26,14 +27,15 @@ def pickles_names(data: bytes, count: int) -> tuple[str, ...]:
     return names
 
 
-def pickle_names(data: bytes) -> tuple[str, ...] | None:
+def pickle_names(data: bytes, *, sure: bool = True) -> tuple[str, ...] | None:
     """The globals of a pickle, as ``module.name``, in their order and each once.
 
     Args:
         data: the pickle, or its beginning: what follows a damaged or missing part is left out.
+        sure: whether the first bytes say that it is a pickle; where they do not, a text may begin like one.
 
     Returns:
-        The names, or None where not even the first opcodes are those of a pickle.
+        The names, or None where it is no pickle, or not even its first opcodes can be read.
     """
     found: dict[str, None] = {}
     memo: dict[int, str | None] = {}
@@ -47,7 +49,7 @@ def pickle_names(data: bytes) -> tuple[str, ...] | None:
                 found[argument.replace(" ", ".")] = None
                 last.append(None)
             elif name == "STACK_GLOBAL":
-                module, what = ([None, None] + last)[-2:]
+                module, what = [None, None, *last][-2:]
                 if module is not None and what is not None:
                     found[f"{module}.{what}"] = None
                 last.append(None)
@@ -61,6 +63,6 @@ def pickle_names(data: bytes) -> tuple[str, ...] | None:
                 last.append(argument if isinstance(argument, str) else None)
             del last[:-2]
     except Exception:  # cut short or damaged: pickletools raises anything from ValueError to struct.error
-        if read < 2:
+        if read < (2 if sure else _NO_ACCIDENT):
             return None
     return tuple(found)

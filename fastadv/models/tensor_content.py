@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ _LOCK = threading.Lock()
 
 
 class CheckpointError(Error, ValueError):
-    """A weights file is missing, broken, unsafe, or does not fit the model."""
+    """A weights file is missing, broken, unsafe, or does not fit the model.
+
+    Attributes:
+        what: what the file is, where it is not what was expected.
+    """
+
+    def __init__(self, message: str, *, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
 
 
 class _Beside:
@@ -64,7 +73,7 @@ def read_content(path: str | os.PathLike[str]) -> Any:
             raise _damaged(file, found, str(error)) from None
     if found.kind in _TORCH:
         return load_torch(file, found)
-    raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}")
+    raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
 
 
 def load_torch(file: Path, found: Content | None = None) -> Any:
@@ -81,7 +90,9 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
     """
     found = found or file_content(file)
     if found.kind not in _TORCH:
-        raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}")
+        raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
+    if found.kind == "torch" and _is_damaged(file):
+        raise _damaged(file, found, "its checksums do not fit")
     beside: list[Any] = [(_Beside, name) for name in found.names if _BESIDE.fullmatch(name)]
     try:
         with warnings.catch_warnings():
@@ -96,9 +107,25 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
         raise _damaged(file, found, "") from None
 
 
+def _is_damaged(file: Path) -> bool:
+    """Whether the checksums of some parts do not fit. torch can be told to write none: then they fit nowhere."""
+    fitting, wrong = 0, 0
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                try:
+                    with archive.open(info) as part:
+                        while part.read(1 << 20):
+                            pass
+                    fitting += info.file_size > 0
+                except zipfile.BadZipFile:
+                    wrong += 1
+    except Exception:  # a damaged archive raises anything from BadZipFile to RuntimeError and zlib.error
+        return True
+    return bool(wrong and fitting)
+
+
 def _damaged(file: Path, found: Content, detail: str) -> CheckpointError:
     more = f" ({detail.splitlines()[0][:200]})" if detail else ""
-    return CheckpointError(
-        f"weights: expected {_EXPECTED}, got {file}, {found.what} that is cut short or damaged{more}; download or save "
-        "it again"
-    )
+    what = f"{found.what} that is cut short or damaged{more}"
+    return CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}; download or save it again", what=what)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastadv.core.restored import check_position, records
 from fastadv.data import FaceSource
-from fastadv.models import FaceModel, prepare
+from fastadv.models import FaceModel, prepare, read_state_dict
+from fastadv.models.checkpoints import load_weights
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
 from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
@@ -155,10 +156,10 @@ class _Training:
                 self._epoch(epoch, about)
                 self._finish_epoch(epoch, about)
         best = self._best()
-        state = self.best_weights if self.out is None else load_file(self.out / checkpoint.BEST)
+        state = self.best_weights if self.out is None else read_state_dict(self.out / checkpoint.BEST)
         if state is not None:
             backbone = {k: v for k, v in state.items() if not k.startswith(checkpoint.HEAD_PREFIX)}
-            self.model.backbone.load_state_dict(backbone, strict=False)  # without the counts of batches
+            load_weights(self.model.backbone, backbone, source=str(self.out / checkpoint.BEST if self.out else "best"))
         self.model.eval()
         return TrainResult(
             model=self.model,
@@ -314,16 +315,16 @@ class _Training:
             return 0
         assert self.out is not None
         checkpoint.check_same(self.out, state["about"], about)
-        try:
+        with checkpoint.restoring(self.out):
             self.model.backbone.load_state_dict(state["backbone"])
             self.loss.load_state_dict(state["loss"])
             self.optimizer.load_state_dict(state["optimizer"])
+            checkpoint.check_optimizer(self.optimizer)
             self.done, self.sum = int(state["done"]), float(state["sum"])
-            self.history = [EpochRecord(**record) for record in state["history"]]
+            self.history = records(EpochRecord, state["history"])
+            check_position(self.done, steps=self.steps, per_epoch=self.per_epoch, epochs=len(self.history))
             self.random = dict(state["random"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise TrainingError(f"{self.out}: the checkpoint does not fit this training: {first}") from error
+            torch.Generator().set_state(self.random["cpu"])
         return self.done
 
 

@@ -18,6 +18,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
+from fastadv.recognition.verification import check_pairs
 from fastadv.surrogates import Surrogate
 
 Progress = Callable[[str, int, int], None]
@@ -165,7 +166,8 @@ def open_pairs(
     Pairs without folds get ten, dealt out in turn, each class on its own.
 
     Raises:
-        ValueError: There are no pairs, an image is missing, a fold does not exist, or a pair occurs twice.
+        ValueError: There are no pairs, an image is missing, a fold does not exist, a pair occurs twice, one class of
+            pairs only, or fewer pairs of one class than folds.
     """
     if file is not None:
         pairs = read_pairs_csv(file)
@@ -188,7 +190,9 @@ def open_pairs(
         if limit < 1:
             raise ArgumentError(f"limit must be at least 1, got {limit}")
         pairs = _first_of_each(pairs, limit)
-    return _with_folds(pairs)
+    pairs = _with_folds(pairs)
+    check_pairs([p.same for p in pairs], [p.fold for p in pairs])
+    return pairs
 
 
 def _first_of_each(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:

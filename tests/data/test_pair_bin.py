@@ -100,7 +100,10 @@ def test_nothing_of_a_pickle_is_run(tmp_path: Path, protocol: int) -> None:
     ("value", "message"),
     [
         ((IMAGES, [_Evil(eval, "1")]), r"asks for (builtins|__builtin__)\.eval"),
-        ((FACES, FLAGS), r"image 0: expected the bytes of an image file, got pixels, an array of shape \(112, 112, 3\)"),
+        (
+            (FACES, FLAGS),
+            r"image 0: expected the bytes of an image file, got pixels, an array of shape \(112, 112, 3\)",
+        ),
         (({}, FLAGS), "uses the opcode EMPTY_DICT"),
         ((IMAGES, [1.0, 0.0, 1.0]), "uses the opcode BINFLOAT"),
         (IMAGES, r"expected a pickle of \(list of images, list of flags\), got a list of 6"),
