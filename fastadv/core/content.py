@@ -314,8 +314,11 @@ def _zip_parts(file: Path) -> tuple[list[str] | None, bytes]:
             data = next((n for n in names if n == "data.pkl" or n.endswith("/data.pkl")), None)
             if data is None:
                 return names, b""
-            with archive.open(data) as opened:
-                return names, opened.read(_MOST_PICKLE)
+            try:
+                with archive.open(data) as opened:
+                    return names, opened.read(_MOST_PICKLE)
+            except zipfile.BadZipFile:  # a wrong checksum, or none where torch was told to write none
+                return names, b""
     except Exception:  # a damaged archive raises anything from BadZipFile to RuntimeError and zlib.error
         return None, b""
 
