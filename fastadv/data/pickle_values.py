@@ -80,7 +80,7 @@ def decoded(data: bytes, form: Form) -> bytes | str:
             return data.decode("raw-unicode-escape")
         if len(data) < 2 or data[:1] not in (b"'", b'"') or data[-1:] != data[:1]:
             raise PickleRefusedError("a string without its quotes")
-        return codecs.escape_decode(data[1:-1])[0]  # type: ignore[attr-defined,no-any-return]
+        return codecs.escape_decode(data[1:-1])[0]
     except ValueError as error:
         if isinstance(error, PickleRefusedError):
             raise

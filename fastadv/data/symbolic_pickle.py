@@ -393,7 +393,7 @@ def read_symbolically(path: Path) -> Any:
 
 
 def _unknown(code: int) -> PickleRefusedError:
-    opcode = pickletools.code2op.get(chr(code))
-    if opcode is None:
+    name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)), None)
+    if name is None:
         return PickleRefusedError(f"not a readable pickle: the byte {code:#04x} is no opcode")
-    return PickleRefusedError(f"it uses the opcode {opcode.name}, which lists of images and flags do not need")
+    return PickleRefusedError(f"it uses the opcode {name}, which lists of images and flags do not need")

@@ -286,7 +286,9 @@ class _Fit:
                 f"{self.path} is not a whole checkpoint of a fit, but {error.what}; remove it to begin again"
             ) from None
         except (KeyError, TypeError, ValueError) as error:
-            raise DetectionFileError(f"{self.path} is not a checkpoint of a fit; remove it to begin again") from error
+            raise DetectionFileError(
+                f"{self.path} is not a whole checkpoint of a fit; remove it to begin again"
+            ) from error
         for name, wanted in self.about.items():
             if not same_json(about.get(name), wanted):
                 raise DetectionFileError(f"{self.path} holds a fit with another {name}; expected the same, or no file")

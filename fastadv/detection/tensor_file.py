@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
         raise DetectionFileError(f"{file} {what}; expected a safetensors file with {kind}")
     found = file_content(file)
     if found.kind not in ("detector", "safetensors"):
-        raise DetectionFileError(f"{file}: expected a file of {_FORMAT} with {kind}, got {found.said()}")
+        raise DetectionFileError(f"{file} is not a whole safetensors file of a {kind}, but {found.said()}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
