@@ -21,6 +21,7 @@ _MOST_PICKLE = 1 << 20
 _SHOWN = 40
 _LEAST = 16  # bytes of a file that can be of any use
 _AGAIN = "download it again"
+_ITSELF = "download the file itself"
 _UNPACK = "unpack it first"
 _AS_STATE = "save the module's state_dict() in the framework that wrote it, best as .safetensors"
 _STATE_OF_SCRIPT = "load it with torch.jit.load and save its state_dict(), best as .safetensors"
@@ -394,7 +395,7 @@ def _text(head: bytes) -> Content | None:
     lines = text.splitlines()
     first = next((line.strip() for line in lines if line.strip()), "")
     if text.lstrip()[:1] in ("{", "[") and re.match(r'[\[{]\s*["\[\]{}\d-]', text.lstrip()):
-        return Content(kind="json", what="a JSON text")
+        return Content(kind="json", what="a JSON text", weights=_ITSELF)
     if _LANDMARKS.fullmatch(first):
         return Content(kind="landmarks", what="a list of landmarks")
     shown = f"{first[:_SHOWN]}..." if len(first) > _SHOWN else first
@@ -402,4 +403,4 @@ def _text(head: bytes) -> Content | None:
         return Content(kind="csv", what=f"a CSV text (first line {shown!r})")
     if re.fullmatch(r"\d+(?:\s+\d+)?", first):
         return Content(kind="pairs", what="a list of pairs in LFW's form (pairs.txt)")
-    return Content(kind="text", what=f"a text (first line {shown!r})")
+    return Content(kind="text", what=f"a text (first line {shown!r})", weights=_ITSELF)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastadv.core.errors import ArgumentError
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.shipped import shipped_state
+from fastadv.models.state_fit import printed
 
 SHIPPED = "red30"
 """The name of the shipped weights."""
@@ -159,7 +160,7 @@ def network_of(state: Mapping[str, Tensor], *, source: str) -> REDNet:
     ):
         raise CheckpointError(
             f"weights: {source} does not hold a denoiser; expected encoder.0.weight and stride among its tensors, "
-            f"got {', '.join(sorted(state)[:3])}{', ...' if len(state) > 3 else ''}"
+            f"got {', '.join(map(printed, sorted(state)[:3]))}{', ...' if len(state) > 3 else ''}"
         )
     layers = 2 * sum(name.startswith("encoder.") and name.endswith(".weight") for name in state)
     try:

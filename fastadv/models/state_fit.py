@@ -17,6 +17,7 @@ Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 _DEPTH = 6  # of dicts in dicts
 _PREFIXES = 3  # tried of each dict: those under which most names fit
 _SHOWN = 3
+_LONGEST = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def what_it_holds(content: Any) -> str:
         path, content = (*path, key), content[key]
     if isinstance(content, Mapping):
         return "an empty dict"
-    return f"a {type(content).__name__.lstrip('_')} under {'.'.join(map(str, path))[:80]!r}"
+    return f"a {type(content).__name__.lstrip('_')} under {printed('.'.join(map(str, path)))!r}"
 
 
 def fitting_state(
@@ -176,7 +177,13 @@ def problems(
 def listed(word: str, found: list[str]) -> str:
     """``"5 missing: a, b, c, ... (2 more)"``."""
     more = f", ... ({len(found) - _SHOWN} more)" if len(found) > _SHOWN else ""
-    return f"{len(found)} {word}: {', '.join(found[:_SHOWN])}{more}"
+    return f"{len(found)} {word}: {', '.join(map(printed, found[:_SHOWN]))}{more}"
+
+
+def printed(text: str) -> str:
+    """A name from a file, without what no terminal prints, and not too long."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 def _fits(group: Group, wanted: Mapping[str, Tensor], rename: Rename) -> Iterator[FittedState]:

@@ -30,7 +30,7 @@ from fastadv.models import (
 from fastadv.models.checkpoints import CheckpointError, FittedState, load_weights
 from fastadv.models.face_model import FaceModel
 from fastadv.models.shipped import shipped_state
-from fastadv.models.state_fit import HEAD, fitting_state
+from fastadv.models.state_fit import HEAD, fitting_state, printed
 from fastadv.models.tensor_content import read_content
 
 _Triple = tuple[float, float, float]
@@ -200,7 +200,7 @@ def class_head(fitted: FittedState, model: FaceModel, *, source: str) -> nn.Modu
         return None
     weight, size = found.get("weight"), model.embedding_size
     if weight is None:
-        others = ", ".join(fitted.names.get(HEAD + part, HEAD + part) for part in found)
+        others = ", ".join(printed(fitted.names.get(HEAD + part, HEAD + part)) for part in found)
         raise CheckpointError(f"weights: {source} has a class head without its weight; it holds {others} alone")
     if weight.dim() != 2 or not weight.shape[0] or weight.shape[1] != size:
         raise CheckpointError(
@@ -209,7 +209,7 @@ def class_head(fitted: FittedState, model: FaceModel, *, source: str) -> nn.Modu
             "file to load the network alone"
         )
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
-        head = nn.Linear(size, weight.shape[0], bias="bias" in found or len(found) > 1)
+        head = nn.Linear(size, weight.shape[0], bias="bias" in found)
     names = {part: fitted.names.get(HEAD + part, HEAD + part) for part in found}
     load_weights(head, found, source=source, fitted=replace(fitted, names=names, outside={}))
     return head
