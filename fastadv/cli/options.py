@@ -45,7 +45,8 @@ Data = Annotated[
 ]
 Model = Annotated[ModelName, typer.Option(help="The architecture to attack.")]
 Weights = Annotated[
-    Path | None, typer.Option(help="Its weights: .safetensors, .pt or .pth. The synth-... networks bring theirs.")
+    Path | None,
+    typer.Option(help="Its weights: a safetensors file or a torch checkpoint. The synth-... networks bring theirs."),
 ]
 Eps = Annotated[
     str | None,

@@ -106,7 +106,7 @@ def talfw(
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
     chosen = inputs.open_pairs(
-        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit
+        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit, verified=False
     )
     building.check_threshold(threshold, chosen)
     aims = building.plan(source, chosen, targets=aimed_at)

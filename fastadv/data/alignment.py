@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError, Error
 
 Points = NDArray[np.float64]
@@ -224,6 +225,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, Points]:
         AlignmentError: An unreadable file, or a malformed line, with its number.
     """
     path = Path(path)
+    refuse_unless_text(path, AlignmentError, "a list of landmarks (name and ten coordinates a line)")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

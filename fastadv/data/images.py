@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastadv.core.content import what_is_this
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.data.files import write_atomically
 
@@ -90,7 +91,7 @@ def decode_image(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not a JPEG, PNG, BMP, WebP or PPM image") from error
+        raise ImageError(f"{name}: not a JPEG, PNG, BMP, WebP or PPM image, but {what_is_this(data).said()}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.content import refuse_unless_text
 from fastadv.data.alignment import Matrix, warp
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
 from fastadv.data.files import write_atomically
@@ -105,6 +106,7 @@ def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
         SourceError: A missing or malformed file, with the line's number.
     """
     path = Path(path)
+    refuse_unless_text(path, SourceError, "a list of pairs in LFW's form")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import Error
 from fastadv.data.files import write_atomically
 
@@ -52,6 +53,7 @@ def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
         PairError: An unreadable or empty file, or a malformed line, with its number.
     """
     path = Path(path)
+    refuse_unless_text(path, PairError, "a CSV file of pairs (first,second,same)")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fastadv.core.content import describe_file
 from fastadv.data.faces import SourceError
 
 BLOCK = 512
@@ -106,7 +107,9 @@ def _check_sum(path: Path, header: bytes, at: int) -> None:
         packed = next((f for magic, f in _COMPRESSED.items() if at == 0 and header.startswith(magic)), None)
         if packed:
             raise SourceError(f"{path}: compressed with {packed}; images can only be found in an uncompressed tar")
-        raise SourceError(f"{path}: {'not a tar file' if at == 0 else f'damaged: no valid header at {at}'}")
+        if at == 0:
+            raise SourceError(f"{path}: not a tar file, but {describe_file(path)}")
+        raise SourceError(f"{path}: damaged: no valid header at {at}")
 
 
 def _octal(field: bytes) -> int | None:

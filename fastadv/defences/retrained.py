@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentTypeError
-from fastadv.models import FaceModel, read_state_dict
-from fastadv.models.checkpoints import load_weights
-from fastadv.models.zoo import pop_head
+from fastadv.models import FaceModel
+from fastadv.models.checkpoints import load_weights, read_fitting_state
+from fastadv.models.state_fit import HEAD
+from fastadv.models.zoo import class_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,12 @@ class Retrained:
         """
         if not isinstance(model, FaceModel):
             raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
-        state = read_state_dict(self.file)
-        head = pop_head(state, source=str(self.file))
+        source = str(self.file)
         made = copy.deepcopy(model)
-        load_weights(made.backbone, state, source=str(self.file))
+        fitted = read_fitting_state(self.file, made.backbone)
+        own = {k: v for k, v in fitted.state.items() if not k.startswith(HEAD)}
+        load_weights(made.backbone, own, source=source, fitted=fitted)
+        head = class_head(fitted, made, source=source)
         made.name = f"{model.name}+{self.name}"
         made.head = None if head is None else head.to(model.device).eval()
         return made

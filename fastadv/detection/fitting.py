@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -17,10 +16,13 @@ from torch.nn import functional as F
 
 from fastadv.core.canonical import canonical
 from fastadv.core.errors import ArgumentError
+from fastadv.core.restored import records, same_json
 from fastadv.data.files import write_atomically
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
 from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
 from fastadv.detection.tensor_file import DetectionFileError
+from fastadv.models.state_fit import problems
+from fastadv.models.tensor_content import CheckpointError, load_torch
 from fastadv.ops import philox
 
 #: Told of epochs done and of all.
@@ -278,23 +280,32 @@ class _Fit:
         if self.path is None or not self.path.exists():
             return 0
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            about = state["about"]
-        except Exception as error:  # a damaged pickle raises anything from EOFError to IndexError
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DetectionFileError(f"{self.path} is not a whole checkpoint of a fit: {first}") from error
+            state = load_torch(self.path)
+            about = dict(state["about"])
+        except CheckpointError as error:
+            raise DetectionFileError(
+                f"{self.path} is not a whole checkpoint of a fit, but {error.what}; remove it to begin again"
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise DetectionFileError(
+                f"{self.path} is not a whole checkpoint of a fit; remove it to begin again"
+            ) from error
         for name, wanted in self.about.items():
-            if json.dumps(about.get(name), sort_keys=True) != json.dumps(wanted, sort_keys=True):
+            if not same_json(about.get(name), wanted):
                 raise DetectionFileError(f"{self.path} holds a fit with another {name}; expected the same, or no file")
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.plateau.load_state_dict(state["plateau"])
-            self.best = {name: state["best"][name] for name in self.best}
-            self.history = [EpochRecord(**record) for record in state["history"]]
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise DetectionFileError(f"{self.path} does not fit this fit: {first}") from error
+            best = {name: state["best"][name] for name in self.best}
+            wrong = problems(self.best, best)
+            if wrong:
+                raise CheckpointError(f"best: {wrong}")
+            self.best = best
+            self.history = records(EpochRecord, state["history"])
+        except Exception as error:  # PyTorch's own readers of a state raise anything from AssertionError to IndexError
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DetectionFileError(f"{self.path} does not fit this fit: {first}; remove it to begin again") from error
         return len(self.history)
 
 

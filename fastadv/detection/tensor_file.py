@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fastadv.core.content import file_content
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import versions
@@ -68,14 +70,20 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
     if not file.is_file():
         what = "is a directory" if file.is_dir() else "does not exist"
         raise DetectionFileError(f"{file} {what}; expected a safetensors file with {kind}")
+    found = file_content(file)
+    if found.kind not in ("detector", "safetensors"):
+        raise DetectionFileError(f"{file} is not a whole safetensors file of a {kind}, but {found.said()}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             _check_metadata(file, metadata, kind)
             names: list[str] = list(opened.keys())
             tensors = {name: opened.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise DetectionFileError(f"{file} is not a whole safetensors file (truncated or damaged?): {error}") from error
+    except DetectionFileError:
+        raise
+    except Exception as error:  # a damaged header makes safetensors and torch raise anything
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DetectionFileError(f"{file} is not a whole safetensors file (truncated or damaged?): {first}") from error
     try:
         about = json.loads(metadata["about"], parse_constant=_no_constant)
     except (KeyError, ValueError, RecursionError) as error:
@@ -189,7 +197,9 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = (
+        reprlib.repr(value) if isinstance(value, (list, dict)) else repr(value)
+    )  # lists may be nested too deep for repr
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

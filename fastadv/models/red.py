@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastadv.core.errors import ArgumentError
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.shipped import shipped_state
+from fastadv.models.state_fit import printed
 
 SHIPPED = "red30"
 """The name of the shipped weights."""
@@ -126,8 +127,8 @@ def load_denoiser(weights: str | os.PathLike[str] | None = None) -> REDNet:
     Width, layers and stride are those of the file.
 
     Args:
-        weights: A ``.safetensors`` file that ``fastadv train denoiser`` wrote; None for the shipped weights, of 30
-            layers, trained on synthetic faces.
+        weights: A file that ``fastadv train denoiser`` wrote, or a torch checkpoint of such a network; None for the
+            shipped weights, of 30 layers, trained on synthetic faces.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another format, or not of such a network.
@@ -135,8 +136,6 @@ def load_denoiser(weights: str | os.PathLike[str] | None = None) -> REDNet:
     if weights is None:
         return network_of(shipped_state(SHIPPED), source=f"the shipped {SHIPPED}")
     file = Path(weights)
-    if file.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"weights: {file} has the suffix {file.suffix!r}; expected .safetensors")
     return network_of(read_state_dict(file), source=str(file))
 
 
@@ -151,16 +150,23 @@ def network_of(state: Mapping[str, Tensor], *, source: str) -> REDNet:
         CheckpointError: The state is not of such a network.
     """
     first, stride = state.get("encoder.0.weight"), state.get("stride")
-    if first is None or first.dim() != 4 or stride is None or stride.numel() != 1 or stride.is_floating_point():
+    if (
+        first is None
+        or first.dim() != 4
+        or 0 in first.shape
+        or stride is None
+        or stride.numel() != 1
+        or stride.is_floating_point()
+    ):
         raise CheckpointError(
             f"weights: {source} does not hold a denoiser; expected encoder.0.weight and stride among its tensors, "
-            f"got {', '.join(sorted(state)[:3])}{', ...' if len(state) > 3 else ''}"
+            f"got {', '.join(map(printed, sorted(state)[:3]))}{', ...' if len(state) > 3 else ''}"
         )
     layers = 2 * sum(name.startswith("encoder.") and name.endswith(".weight") for name in state)
     try:
         with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
             network = REDNet(width=first.shape[0], layers=layers, stride=int(stride))
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:  # RuntimeError: a size that no memory can hold
         raise CheckpointError(f"weights: {source} does not hold a denoiser: {error}") from error
     load_weights(network, state, source=source)
     return network.eval().requires_grad_(False)

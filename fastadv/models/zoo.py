@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -27,14 +27,15 @@ from fastadv.models import (
     small_vgg,
     sphereface,
 )
-from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
+from fastadv.models.checkpoints import CheckpointError, FittedState, load_weights
 from fastadv.models.face_model import FaceModel
 from fastadv.models.shipped import shipped_state
+from fastadv.models.state_fit import HEAD, fitting_state, printed
+from fastadv.models.tensor_content import read_content
 
 _Triple = tuple[float, float, float]
 _HALF: _Triple = (0.5, 0.5, 0.5)
 _BY_128: _Triple = (128 / 255,) * 3  # with _HALF: (x - 127.5) / 128, as in many a published network
-_HEAD = "class_head."
 
 
 def _same_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -43,7 +44,7 @@ def _same_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _head_named(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A published file's own name for its linear class head becomes ours."""
-    return {_HEAD + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
+    return {HEAD + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in state.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +132,11 @@ def load(
 
     Args:
         name: one of `names()`.
-        weights: a `.safetensors`, `.pt` or `.pth` file with the published parameter names; loaded strictly. May
-            be left out for `shipped_names()`. Weights named `class_head.weight` and `class_head.bias` (written by
-            `fastadv.training`), or a published file's own linear classifier, become the model's class head.
+        weights: a safetensors file or a torch checkpoint, of any suffix, with the published parameter names; loaded
+            strictly. They may lie in other dicts (`state_dict`, `model`, ...) and have prefixes (`module.`,
+            `backbone.`, ...): the dict and the prefix that fit are taken. May be left out for `shipped_names()`.
+            Weights named `class_head.weight` and `class_head.bias` (written by `fastadv.training`), or a published
+            file's own linear classifier, become the model's class head.
         device: where the model goes.
         random_weights_seed: in place of `weights`: random weights (PyTorch's default initialisation) from
             this seed, for tests and benchmarks. PyTorch's own random state is left as it was.
@@ -154,19 +157,20 @@ def load(
     if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
         raise ArgumentError(f"weights: expected either a file or random_weights_seed=, got {got}")
-    state = None
+    content = None
     if weights is not None:
-        state = entry.rename(read_state_dict(weights))
+        content = read_content(weights)
     elif random_weights_seed is None:
-        state = shipped_state(name)
+        content = shipped_state(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_weights_seed or 0)
         backbone = entry.build()
-    head = None
-    if state is not None:
-        source = str(weights or f"the shipped {name}")
-        head = pop_head(state, source=source)
-        load_weights(backbone, state, source=source)
+    source = str(weights or f"the shipped {name}")
+    fitted = None
+    if content is not None:
+        fitted = fitting_state(content, backbone.state_dict(), source=source, rename=entry.rename)
+        own = {k: v for k, v in fitted.state.items() if not k.startswith(HEAD)}
+        load_weights(backbone, own, source=source, fitted=fitted)
     model = FaceModel(
         backbone,
         input_size=entry.input_size,
@@ -174,23 +178,38 @@ def load(
         std=entry.std,
         name=name,
         layers=entry.layers,
-        head=head,
     )
+    if fitted is not None:
+        model.head = class_head(fitted, model, source=source)
     return model.to(device).eval()
 
 
-def pop_head(state: dict[str, Tensor], *, source: str) -> nn.Module | None:
-    """Takes the class head's weights out of a state and makes a linear layer of them; None where there are none.
+def class_head(fitted: FittedState, model: FaceModel, *, source: str) -> nn.Module | None:
+    """A linear layer of the class head's weights in a state; None where there are none.
+
+    Args:
+        fitted: the tensors that were found in a file.
+        model: the network that the head is on.
+        source: where the tensors come from, for the error.
 
     Raises:
-        CheckpointError: They do not make one.
+        CheckpointError: they do not make a head, or it does not take the model's features.
     """
-    found = {key.removeprefix(_HEAD): state.pop(key) for key in list(state) if key.startswith(_HEAD)}
+    found = {key.removeprefix(HEAD): value for key, value in fitted.state.items() if key.startswith(HEAD)}
     if not found:
         return None
-    weight = found.get("weight")
-    if weight is None or weight.dim() != 2:
-        raise CheckpointError(f"weights: {source} has a class head without a weight of two axes")
-    head = nn.Linear(weight.shape[1], weight.shape[0])
-    load_weights(head, found, source=source)
+    weight, size = found.get("weight"), model.embedding_size
+    if weight is None:
+        others = ", ".join(printed(fitted.names.get(HEAD + part, HEAD + part)) for part in found)
+        raise CheckpointError(f"weights: {source} has a class head without its weight; it holds {others} alone")
+    if weight.dim() != 2 or not weight.shape[0] or weight.shape[1] != size:
+        raise CheckpointError(
+            f"weights: {source}: the class head {fitted.names.get(f'{HEAD}weight', f'{HEAD}weight')}: expected "
+            f"(classes, {size}) for the {size} features of {model.name}, got {tuple(weight.shape)}; remove it from the "
+            "file to load the network alone"
+        )
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
+        head = nn.Linear(size, weight.shape[0], bias="bias" in found)
+    names = {part: fitted.names.get(HEAD + part, HEAD + part) for part in found}
+    load_weights(head, found, source=source, fitted=replace(fitted, names=names, outside={}))
     return head

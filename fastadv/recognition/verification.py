@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,6 +121,28 @@ class AttackedReport:
     evasion_at_eer: float | None
     evasion_at_far_1e3: float | None
     evasion_at_folds: float | None
+
+
+def check_pairs(same: Sequence[bool], folds: Sequence[int | None]) -> None:
+    """Insist that pairs can be verified in their folds, before anything is embedded.
+
+    Args:
+        same: whether a pair shows one person.
+        folds: the fold of each; None for all where there are none.
+
+    Raises:
+        ValueError: one class of pairs only, or fewer pairs of a class than folds.
+    """
+    positive, count = sum(same), len(same)
+    found = f"{positive} of one person and {count - positive} of two"
+    if not 0 < positive < count:
+        raise ArgumentError(f"pairs: expected pairs of one person and pairs of two people, got {found}")
+    needed = len(set(folds))
+    if min(positive, count - positive) < needed:
+        raise ArgumentError(
+            f"pairs: expected at least {needed} of each class for the {needed} folds, got {found}; give more pairs, or "
+            "a CSV file with fewer folds"
+        )
 
 
 def evaluate(

@@ -65,9 +65,13 @@ class CachedFaces(FaceSource):
             write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n")
         try:
             self._pixels = np.load(data, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # NumPy's reader raises anything from ValueError to tokenize's errors
             raise TrainingError(f"{data}: the cache is damaged, remove {folder}: {error}") from error
-        if self._pixels.shape != (len(self), source.size, source.size, 3) or self._pixels.dtype != np.uint8:
+        if (
+            not isinstance(self._pixels, np.ndarray)
+            or self._pixels.shape != (len(self), source.size, source.size, 3)
+            or self._pixels.dtype != np.uint8
+        ):
             raise TrainingError(f"{data}: the cache is damaged, remove {folder}")
 
     def identity(self, names: Iterable[str] | None = None, *, known: KnownHashes | None = None) -> dict[str, Any]:
@@ -102,9 +106,9 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise TrainingError(f"{path}: not the description of a cache: {error}") from error
+        raise TrainingError(f"{path}: not the description of a cache, remove {path.parent}: {error}") from error
     if not isinstance(found, dict):
-        raise TrainingError(f"{path}: not the description of a cache: expected a JSON object")
+        raise TrainingError(f"{path}: not the description of a cache, remove {path.parent}: expected a JSON object")
     return found
 
 

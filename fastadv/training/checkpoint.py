@@ -16,10 +16,12 @@ from torch import Tensor
 
 from fastadv.core.canonical import canonical
 from fastadv.core.differences import difference
+from fastadv.core.restored import same_json
 from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.data.lock import FolderLock
 from fastadv.models import FaceModel
+from fastadv.models.tensor_content import CheckpointError, load_torch
 from fastadv.training.config import TrainingError
 
 STATE = "checkpoint.pt"
@@ -29,6 +31,7 @@ RECORD = "training.json"
 HALF = "half.safetensors"
 HEAD_PREFIX = "class_head."
 _LOCK = ".lock"
+_BEGIN_AGAIN = "use --fresh or another --out"
 
 
 @contextmanager
@@ -130,13 +133,41 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises anything from EOFError to IndexError
+        state = load_torch(path)
+    except CheckpointError as error:
+        raise TrainingError(f"{path}: not a whole checkpoint of a training, but {error.what}; {_BEGIN_AGAIN}") from None
+    about = state.get("about") if isinstance(state, dict) else None
+    if not isinstance(about, dict) or not same_json(about, about):
+        raise TrainingError(f"{path}: not a checkpoint of a training; {_BEGIN_AGAIN}")
+    return dict(state)
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Turns whatever a state that does not fit makes PyTorch raise into one sentence.
+
+    Raises:
+        TrainingError: Anything was raised.
+    """
+    try:
+        yield
+    except Exception as error:  # PyTorch's readers of a state raise anything from AssertionError to IndexError
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"{path}: not a whole checkpoint of a training: {first}") from error
-    if not isinstance(state, dict) or "about" not in state:
-        raise TrainingError(f"{path}: not a checkpoint of a training")
-    return state
+        raise TrainingError(f"{folder}: the checkpoint does not fit this training: {first}; {_BEGIN_AGAIN}") from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Insists that what an optimiser remembers has the sizes of its parameters, and that its rates are numbers.
+
+    Raises:
+        ValueError: It has not.
+    """
+    for parameter, remembered in optimizer.state.items():
+        for name, value in remembered.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise TrainingError(f"optimizer: {name}: expected {tuple(parameter.shape)}, got {tuple(value.shape)}")
+    if not all(type(group.get("lr")) is float for group in optimizer.param_groups):
+        raise TrainingError("optimizer: lr: expected a number")
 
 
 def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

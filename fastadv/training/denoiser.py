@@ -14,9 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv.core.restored import check_position, records
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
 from fastadv.data.hashes import KnownHashes
+from fastadv.models.checkpoints import load_weights
 from fastadv.models.red import REDNet
 from fastadv.training import checkpoint
 from fastadv.training.cache import Progress, names_hash, silent
@@ -171,7 +173,7 @@ class _Training:
             self._finish_epoch(epoch, about)
         state = self.best_weights if self.out is None else checkpoint.read_weights(self.out, self.best_hash)
         if state is not None:
-            self.network.load_state_dict(state)
+            load_weights(self.network, state, source=str(self.out / checkpoint.BEST if self.out else "best"))
         return DenoiserResult(
             network=self.network.eval().requires_grad_(False),
             history=tuple(self.history),
@@ -280,18 +282,17 @@ class _Training:
             return 0
         assert self.out is not None
         checkpoint.check_same(self.out, state["about"], about)
-        try:
+        with checkpoint.restoring(self.out):
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
+            checkpoint.check_optimizer(self.optimizer)
             self.done, self.sum = int(state["done"]), float(state["sum"])
             self.best_hash = str(state["best"])
-            self.history = [
-                DenoiserEpoch(epoch=r["epoch"], loss=r["loss"], gains=tuple(Gain(**g) for g in r["gains"]))
-                for r in state["history"]
-            ]
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise TrainingError(f"{self.out}: the checkpoint does not fit this training: {first}") from error
+            rows = [{**r, "gains": tuple(Gain(**g) for g in r["gains"])} for r in state["history"]]
+            self.history = records(DenoiserEpoch, rows)
+            check_position(self.done, steps=self.steps, per_epoch=self.per_epoch, epochs=len(self.history))
+            for record in self.history:
+                sum(gain.sigma + gain.noisy + gain.denoised for gain in record.gains)  # numbers, or TypeError
         if not (self.out / checkpoint.LAST).is_file() and self.history and not self.sum:
             save_denoiser(self.network, self.out / checkpoint.LAST)
         return self.done

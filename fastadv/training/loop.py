@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.restored import check_position, records
 from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.models import FaceModel, prepare
+from fastadv.models.checkpoints import load_weights
 from fastadv.models.identity import model_identity
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
@@ -163,7 +165,7 @@ class _Training:
         state = self.best_weights if self.out is None else checkpoint.read_weights(self.out, self.best_hash)
         if state is not None:
             backbone = {k: v for k, v in state.items() if not k.startswith(checkpoint.HEAD_PREFIX)}
-            self.model.backbone.load_state_dict(backbone, strict=False)  # without the counts of batches
+            load_weights(self.model.backbone, backbone, source=str(self.out / checkpoint.BEST if self.out else "best"))
         self.model.eval()
         return TrainResult(
             model=self.model,
@@ -324,17 +326,17 @@ class _Training:
             return 0
         assert self.out is not None
         checkpoint.check_same(self.out, state["about"], about)
-        try:
+        with checkpoint.restoring(self.out):
             self.model.backbone.load_state_dict(state["backbone"])
             self.loss.load_state_dict(state["loss"])
             self.optimizer.load_state_dict(state["optimizer"])
+            checkpoint.check_optimizer(self.optimizer)
             self.done, self.sum = int(state["done"]), float(state["sum"])
-            self.history = [EpochRecord(**record) for record in state["history"]]
+            self.history = records(EpochRecord, state["history"])
+            check_position(self.done, steps=self.steps, per_epoch=self.per_epoch, epochs=len(self.history))
             self.random = dict(state["random"])
+            torch.Generator().set_state(self.random["cpu"])
             self.best_hash = str(state["best"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise TrainingError(f"{self.out}: the checkpoint does not fit this training: {first}") from error
         if not (self.out / checkpoint.LAST).is_file() and self.history and not self.sum:
             checkpoint.save_weights(self.model, self.out / checkpoint.LAST)
         return self.done

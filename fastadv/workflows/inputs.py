@@ -10,6 +10,7 @@ from pathlib import Path
 from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
 from fastadv.models import FaceModel, load
+from fastadv.recognition.verification import check_pairs
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, how many are done, and how many there are."""
@@ -150,13 +151,16 @@ def open_pairs(
     file: Path | None = None,
     folds: Sequence[int] | None = None,
     limit: int | None = None,
+    verified: bool = True,
 ) -> tuple[Pair, ...]:
     """The pairs to verify: a CSV file, or LFW's own; a choice of folds; the first ``limit`` of each class.
 
-    Pairs without folds get ten, dealt out in turn, each class on its own.
+    Pairs without folds get ten, dealt out in turn, each class on its own. Where they are to be ``verified``, each
+    class must have a pair for every fold.
 
     Raises:
-        ValueError: There are no pairs, an image is missing, a fold does not exist, or a pair occurs twice.
+        ValueError: There are no pairs, an image is missing, a fold does not exist, a pair occurs twice, one class of
+            pairs only, or fewer pairs of one class than folds.
     """
     if file is not None:
         pairs = read_pairs_csv(file)
@@ -179,7 +183,10 @@ def open_pairs(
         if limit < 1:
             raise ArgumentError(f"limit must be at least 1, got {limit}")
         pairs = _first_of_each(pairs, limit)
-    return _with_folds(pairs)
+    pairs = _with_folds(pairs)
+    if verified:
+        check_pairs([p.same for p in pairs], [p.fold for p in pairs])
+    return pairs
 
 
 def _first_of_each(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:

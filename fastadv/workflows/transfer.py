@@ -338,9 +338,9 @@ def _read_block(file: Any, shape: tuple[int, int, int]) -> NDArray[np.float32] |
     """What an earlier call measured, or None where there is nothing whole."""
     try:
         found = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # of a damaged file: anything from ValueError to BadZipFile
         return None
-    return found if found.shape == shape and found.dtype == np.float32 else None
+    return found if isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.float32 else None
 
 
 def describe(study: Transfer) -> dict[str, Any]:

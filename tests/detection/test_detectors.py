@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import asdict, replace
 
 import pytest
@@ -25,6 +26,7 @@ from fastadv.detection import (
     medoids,
 )
 from fastadv.detection.detectors import describe
+from fastadv.testing.damage import mutated
 from fastadv.testing.tolerances import assert_same_bits
 
 
@@ -117,6 +119,30 @@ def test_thresholds_and_provenance_are_kept(detector, tmp_path):
     assert read.provenance == {"attacks": "bim, cw"}
     assert read.trajectory.metric == "cosine"
     assert read.trajectory.representatives.provenance == {"data": "made up"}
+
+
+def test_other_descriptions_and_bytes_give_one_sentence(detector, tmp_path):
+    """Each value of the description replaced by others; the file's bytes cut, flipped and overwritten."""
+    path, chance, refused = tmp_path / "d.safetensors", random.Random(5), 0
+    detector.save(path)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    about = json.loads(header["__metadata__"]["about"])
+    odd = [None, -1, 2**70, 1e308, "x", [], [[]], {}, {"a": 1}, True, [None], "\ud800", 10**400]
+    made = [mutated(whole, chance) for _ in range(150)]
+    for name in about:
+        for value in odd:
+            header["__metadata__"]["about"] = json.dumps({**about, name: value})
+            text = json.dumps(header).encode()
+            made.append(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    for data in made:
+        path.write_bytes(data)
+        try:
+            load_detector(path)
+        except DetectionFileError:
+            refused += 1
+    assert refused > 200
 
 
 def test_damaged_files(detector, damaged, tmp_path):

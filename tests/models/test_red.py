@@ -177,14 +177,15 @@ def test_states_that_do_not_fit(state, words):
 def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(CheckpointError, match="none.safetensors does not exist"):
         load_denoiser(tmp_path / "none.safetensors")
-    torch.save(STATE, tmp_path / "red.pt")
-    with pytest.raises(CheckpointError, match="red.pt has the suffix '.pt'; expected .safetensors"):
-        load_denoiser(tmp_path / "red.pt")
+    torch.save({"epoch": 1, "network": {f"module.{k}": v for k, v in STATE.items()}}, tmp_path / "red.pt")
+    assert all(torch.equal(v, STATE[k]) for k, v in load_denoiser(tmp_path / "red.pt").state_dict().items())
     file = tmp_path / "red.safetensors"
     save_file(STATE, file)
     for damaged in (file.read_bytes()[:500], b"", b"text"):
         file.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="red.safetensors is not a whole safetensors file"):
+        with pytest.raises(
+            CheckpointError, match="got .*red.safetensors, (a|an) (safetensors file that is cut|empty file|text)"
+        ):
             load_denoiser(file)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fastadv.data import IdentityFolder, SyntheticFaces
 from fastadv.data.lock import FolderLock
-from fastadv.models import load, read_state_dict
+from fastadv.models import CheckpointError, load, read_state_dict
 from fastadv.training import CachedFaces, Held, TrainConfig, TrainingError, train
 
 QUICK = TrainConfig(loss="softmax", epochs=3, batch=8, lr=0.05, shift=1, seed=2)
@@ -233,6 +235,67 @@ def test_folders_that_cannot_be_used(faces, tiny, tmp_path):
             train(QUICK, tiny(), faces, out=tmp_path / "b")
     finally:
         lock.release()
+
+
+CHANGES = {
+    "done": 10**6,
+    "sum": "x",
+    "history": [{"epoch": "one", "loss": 1.0, "accuracy": None, "auc": None, "eer": None}],
+    "random": {"cpu": torch.zeros(3)},
+    "optimizer": {"state": 3, "param_groups": []},
+    "backbone": [1],
+    "loss": None,
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_checkpoint_with_a_part_that_cannot_be(part, there, faces, tiny, tmp_path):
+    train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    if there:
+        state[part] = CHANGES[part]
+    else:
+        del state[part]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="the checkpoint does not fit this training: .*; give another folder"):
+        train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
+
+
+def test_an_optimizer_of_other_sizes_and_damaged_weights(faces, tiny, tmp_path):
+    train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    remembered = state["optimizer"]["state"]
+    remembered[0] = {k: torch.zeros(7) for k in remembered[0]}
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match=r"does not fit this training: optimizer: \w+: expected .*, got \(7,\)"):
+        train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(whole)
+    best = tmp_path / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="best.safetensors, a safetensors file that is cut short"):
+        train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
+
+
+def test_a_cache_that_is_something_else(faces, tmp_path):
+    CachedFaces(faces, tmp_path)
+    whole = (tmp_path / "faces.npy").read_bytes()
+    stream = io.BytesIO()
+    np.savez(stream, np.zeros(3))
+    for damaged in (
+        b"",
+        whole[:50],
+        stream.getvalue(),
+        whole.replace(b"|u1", b"|V1"),
+        whole.replace(b"False", b"F(((e"),
+    ):
+        (tmp_path / "faces.npy").write_bytes(damaged)
+        with pytest.raises(TrainingError, match="the cache is damaged, remove"):
+            CachedFaces(faces, tmp_path)
+    (tmp_path / "faces.json").write_text("[" * 100_000)
+    with pytest.raises(TrainingError, match="not the description of a cache, remove"):
+        CachedFaces(faces, tmp_path)
 
 
 class Evil:
