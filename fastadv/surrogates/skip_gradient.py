@@ -72,7 +72,7 @@ class SkipGradient:
             raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
         made = copy.deepcopy(model)
         probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
-        graph = flow.trace(made.backbone, probe)
+        graph = flow.trace(made.backbone, probe, gradients=True)
         if graph is None:
             raise ArgumentError(
                 f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values?), so "
@@ -95,7 +95,7 @@ class SkipGradient:
         return made
 
 
-class ScaledGradient(nn.Module):
+class ScaledGradient(flow.Whole):
     """The identity, with a gradient that is multiplied by a factor.
 
     Args:
@@ -108,16 +108,11 @@ class ScaledGradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` itself."""
-        return _scaled(x, self.factor)
+        return _Scale.apply(x, self.factor)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return f"factor={self.factor}"
-
-
-@fx.wrap  # a trace sees one call, and does not look into the autograd function
-def _scaled(x: Tensor, factor: float) -> Tensor:
-    return _Scale.apply(x, factor)
 
 
 class _Scale(torch.autograd.Function):
