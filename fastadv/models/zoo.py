@@ -29,6 +29,7 @@ from fastadv.models import (
 )
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.face_model import FaceModel
+from fastadv.models.seeded import Seeded
 from fastadv.models.shipped import shipped_state
 
 _Triple = tuple[float, float, float]
@@ -159,8 +160,7 @@ def load(
         state = entry.rename(read_state_dict(weights))
     elif random_weights_seed is None:
         state = shipped_state(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_weights_seed or 0)
+    with Seeded(random_weights_seed or 0):
         backbone = entry.build()
     head = None
     if state is not None:
@@ -191,6 +191,7 @@ def pop_head(state: dict[str, Tensor], *, source: str) -> nn.Module | None:
     weight = found.get("weight")
     if weight is None or weight.dim() != 2:
         raise CheckpointError(f"weights: {source} has a class head without a weight of two axes")
-    head = nn.Linear(weight.shape[1], weight.shape[0])
+    with Seeded(0):  # the first weights are drawn, and then replaced
+        head = nn.Linear(weight.shape[1], weight.shape[0])
     load_weights(head, found, source=source)
     return head

@@ -91,7 +91,7 @@ def residuals(backbone: nn.Module, graph: fx.Graph) -> list[Residual]:
     of a split value, and of constants are no residual blocks.
 
     Args:
-        backbone: The network that was traced.
+        backbone: The network of the graph.
         graph: Of :func:`trace`.
     """
     modules = dict(backbone.named_modules(remove_duplicate=False))

@@ -60,7 +60,7 @@ class SkipGradient:
                 :class:`~fastadv.surrogates.feature_dropout.FeatureDropout`.
 
         Returns:
-            The copy. Its backbone is the traced graph, so only taps (``layers``) that are single layers are left.
+            The copy. Its backbone is a graph of layers, so only taps (``layers``) that are single layers are left.
 
         Raises:
             TypeError: ``model`` is no ``FaceModel``.
