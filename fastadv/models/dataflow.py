@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,13 @@ class Recording:
 
 
 def copy_of(network: nn.Module) -> nn.Module:
-    """A copy that shares the parameters, and has modules, buffers and attributes of its own."""
-    return copy.deepcopy(network, {id(value): value for value in network.parameters()})
+    """A copy that shares the parameters, and has modules, buffers and attributes of its own; nothing is compiled."""
+    made = copy.deepcopy(network, {id(value): value for value in network.parameters()})
+    for module in made.modules():
+        inner = getattr(module, "_orig_mod", None)  # of torch.compile, which would compile what records
+        if isinstance(inner, nn.Module):
+            module.forward = inner.__call__  # type: ignore[method-assign]
+    return made
 
 
 def record(network: nn.Module, probe: Tensor, *, is_layer: IsLayer, symbolic: bool = False) -> Recording:
@@ -76,7 +82,7 @@ def record(network: nn.Module, probe: Tensor, *, is_layer: IsLayer, symbolic: bo
         for name, module in network.named_modules():
             if name and is_layer(module):
                 recorder.watch(module, name)
-        with torch.set_grad_enabled(symbolic), float32_math(probe.device, tf32=False):
+        with torch.set_grad_enabled(symbolic), exact(probe.device):
             return recorder.run(network, probe)
     finally:
         recorder.close()
@@ -94,14 +100,14 @@ def stands_for(graph: fx.Graph, network: nn.Module, probe: Tensor, *, gradients:
     results = []
     try:
         made = fx.GraphModule(network, copy.deepcopy(graph))  # a module keeps the graph it is made of
-        with torch.set_grad_enabled(gradients), float32_math(probe.device, tf32=False):
+        with torch.set_grad_enabled(gradients), exact(probe.device):
             for function in (network, made):
                 x = probe.clone().requires_grad_(gradients)
                 output = function(x)
                 result = [output.detach()]
                 if gradients:
                     draw = torch.Generator().manual_seed(1)
-                    weights = torch.randn(output.shape, generator=draw).to(output.device, output.dtype)
+                    weights = torch.randn(output.shape, generator=draw, device="cpu").to(output.device, output.dtype)
                     result += torch.autograd.grad((output * weights).sum(), x)
                 results.append(result)
     except torch.OutOfMemoryError:
@@ -109,6 +115,13 @@ def stands_for(graph: fx.Graph, network: nn.Module, probe: Tensor, *, gradients:
     except Exception:  # any code may run in there; where only the graph fails, it does not stand for the network
         return False
     return agree(*results)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Products in the types of the network, whatever the caller's autocast or TF32."""
+    with torch.autocast(device.type, enabled=False), float32_math(device, tf32=False):
+        yield
 
 
 def agree(expected: Any, got: Any) -> bool:

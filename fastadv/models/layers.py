@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import dataflow
 from fastadv.models.face_model import PRECISIONS, FaceModel
-from fastadv.models.float32_math import float32_math
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
 
@@ -116,18 +115,18 @@ def fold_batch_norms(
     trial, probe = dataflow.copy_of(backbone), _probe(backbone, input_size)
     try:
         pairs, expected = _pairs(trial, probe)
+        names = {id(module): name for name, module in trial.named_modules()}
+        safe = [(names[id(layer)], names[id(norm)]) for layer, norm in pairs if _is_safe(layer, norm)]
+        folds = [_Fold.of(trial, layer, norm) for layer, norm in safe if layer not in keep]
+        for fold in folds:
+            fold.apply(trial)
+        right = not folds or _computes(trial, probe, expected)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # any code may run in there; who uses the backbone will see what it raises
         return backbone
-    names = {id(module): name for name, module in trial.named_modules()}
-    safe = [(names[id(layer)], names[id(norm)]) for layer, norm in pairs if _is_safe(layer, norm)]
-    folds = [_Fold.of(trial, layer, norm) for layer, norm in safe if layer not in keep]
-    for fold in folds:
-        fold.apply(trial)
-    if folds and _computes(trial, probe, expected):
-        for fold in folds:
-            fold.apply(backbone)
+    for fold in folds if right else ():
+        fold.apply(backbone)
     return backbone
 
 
@@ -144,7 +143,7 @@ def _check_evaluating(model: FaceModel) -> None:
 def _probe(backbone: nn.Module, input_size: tuple[int, int]) -> Tensor:
     parameter = next(backbone.parameters())
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((1, 3, *input_size), generator=generator).to(parameter.device, parameter.dtype)
+    return torch.randn((1, 3, *input_size), generator=generator, device="cpu").to(parameter.device, parameter.dtype)
 
 
 def _pairs(backbone: nn.Module, probe: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], object]:
@@ -237,7 +236,7 @@ def _frozen_like(values: Tensor, like: Tensor) -> nn.Parameter:
 
 
 def _computes(backbone: nn.Module, probe: Tensor, expected: object) -> bool:
-    with torch.no_grad(), float32_math(probe.device, tf32=False):
+    with torch.no_grad(), dataflow.exact(probe.device):
         return dataflow.agree(expected, backbone(probe))
 
 

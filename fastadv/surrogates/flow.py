@@ -49,7 +49,7 @@ def trace(backbone: nn.Module, probe: Tensor, *, gradients: bool = False) -> fx.
     if recording.reads_values or not recording.complete:
         return None
     draw = torch.Generator().manual_seed(0)
-    others = torch.randn((len(probe) + 1, *probe.shape[1:]), generator=draw).to(probe.device, probe.dtype)
+    others = torch.randn((len(probe) + 1, *probe.shape[1:]), generator=draw, device="cpu").to(probe.device, probe.dtype)
     right = dataflow.stands_for(recording.graph, private, others, gradients=gradients)
     return recording.graph if right else None
 

@@ -75,8 +75,8 @@ class SkipGradient:
         graph = flow.trace(made.backbone, probe, gradients=True)
         if graph is None:
             raise ArgumentError(
-                f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values?), so "
-                "its residual branches cannot be found"
+                f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values, or "
+                "use autocast?), so its residual branches cannot be found"
             )
         found = flow.residuals(made.backbone, graph)
         if not found:

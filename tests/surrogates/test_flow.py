@@ -14,6 +14,7 @@ from fastadv.models import load
 from fastadv.surrogates import flow
 
 PROBE = torch.rand(1, 4, 6, 6)
+KEPT = torch.rand(4, 1, 1)
 
 
 class Net(nn.Module):
@@ -171,7 +172,7 @@ GRAPH: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "sizes": windows,
     "assignment": assigned,
     "no_gradient": without_gradient,
-    "constant": lambda m, x: m.a(x) * PROBE[0],
+    "constant": lambda m, x: m.a(x) * KEPT,
     "several": lambda m, x: torch.cat([m.slim(v).mul_(2) for v in x.max(0).values.expand_as(x).split([2, 2], 1)], 1),
     "named": lambda m, x: torch.nn.functional.interpolate(m.a(x), size=x.shape[2:], mode="nearest"),
     "power": lambda m, x: 1 - (1.0 + m.a(x)) ** 2 / 3,
