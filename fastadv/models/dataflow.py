@@ -58,7 +58,7 @@ def copy_of(network: nn.Module) -> nn.Module:
     for module in made.modules():
         inner = getattr(module, "_orig_mod", None)  # of torch.compile, which would compile what records
         if isinstance(inner, nn.Module):
-            module.forward = inner.__call__  # type: ignore[method-assign]
+            module.forward = inner.__call__
     return made
 
 
