@@ -42,7 +42,8 @@ class Captured(Generic[Result]):
                 call()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+        # "thread_local": what other threads do meanwhile, such as allocating, neither fails nor ends the recording.
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._result = call()
 
     def __call__(self) -> Result:

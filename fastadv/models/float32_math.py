@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,7 +15,9 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
     """Let CUDA use TF32 for float32 products, or forbid it, and only algorithms that repeat their bits.
 
     Without the latter, cuDNN may add up the gradient of a convolution with atomics, in an order that changes from run
-    to run. What was set is restored. Nothing to do on a CPU.
+    to run. PyTorch has one setting for the whole process: threads that want the same one go on side by side, one that
+    wants the other waits until they have left. What was set before the first is restored after the last. Nothing to do
+    on a CPU.
 
     Args:
         device: where the products are made.
@@ -23,11 +27,46 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
         yield
         return
     wanted = "tf32" if tf32 else "ieee"
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic  # type: ignore[attr-defined]
-    matmul.fp32_precision = cudnn.conv.fp32_precision = wanted  # type: ignore[attr-defined]
-    cudnn.deterministic = True
+    outer: str | None = getattr(_here, "wanted", None)
+    _change(outer, wanted)
     try:
         yield
     finally:
-        matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic = before  # type: ignore[attr-defined]
+        _change(wanted, outer)
+
+
+class _Setting:
+    """The process's one setting: what our threads want of it, how many they are, and what was there before."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.wanted: str | None = None
+        self.threads = 0
+        self.before: tuple[Any, ...] = ()
+
+
+_setting = _Setting()
+_here = threading.local()
+
+
+def _change(old: str | None, new: str | None) -> None:
+    """This thread stops wanting `old` and then, when it can have it, wants `new`; it never holds one while it waits."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with _setting.changed:
+        if old is not None:
+            _here.wanted = None
+            _setting.threads -= 1
+            if not _setting.threads:
+                matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic = _setting.before  # type: ignore[attr-defined]
+                _setting.wanted = None
+            _setting.changed.notify_all()
+        if new is None:
+            return
+        _setting.changed.wait_for(lambda: _setting.wanted in (None, new))
+        if not _setting.threads:
+            _setting.before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic  # type: ignore[attr-defined]
+            matmul.fp32_precision = cudnn.conv.fp32_precision = new  # type: ignore[attr-defined]
+            cudnn.deterministic = True
+            _setting.wanted = new
+        _setting.threads += 1
+        _here.wanted = new

@@ -6,11 +6,13 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.models import dataflow
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
@@ -18,8 +20,6 @@ from fastadv.models.frozen_prelu import FrozenPReLU
 # Exact types only: a subclass, or a layer with a parametrisation, may compute something else.
 _FOLDS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-# A wrong fold is off by far more than this, and rounding by far less.
-_PROBE_TOLERANCE = 1e-3
 
 
 def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = True, fold: bool = True) -> FaceModel:
@@ -95,29 +95,39 @@ def fold_batch_norms(
     """Merge batch norms in evaluation mode into the layers before them.
 
     `W' = W·γ/√(σ² + ε)` and `b' = β + (b - μ)·γ/√(σ² + ε)`, computed in float64; the batch norm becomes an
-    identity. A pair is merged only where the data flow proves that nothing else sees the output between the
+    identity. A pair is merged only where the data flow shows that nothing else sees the output between the
     two: the layer and the batch norm are each called once, the batch norm is the only reader, neither has
-    hooks, and the layer is not in `keep`. The data flow is read from a symbolic trace; a backbone that cannot
-    be traced is folded inside plain `nn.Sequential` parts, and the result is compared with the original on
-    one image and given up where they differ.
+    hooks, and the layer is not in `keep`. The data flow is that of one forward pass. A backbone that branches on the
+    values of its input may take another way for another image: it is folded inside plain `nn.Sequential` parts.
+    The result is compared with the original on one image; where they differ, nothing is folded.
 
     Args:
-        backbone: changed in place, unless it is given up.
+        backbone: in evaluation mode; changed in place.
         keep: names of submodules whose outputs must stay what they are.
-        input_size: height and width of the image for that comparison.
+        input_size: height and width of the image for that pass and the comparison.
 
     Returns:
-        The folded backbone.
+        The same backbone.
     """
-    pairs = _traced_pairs(backbone)
-    if pairs is not None:
-        for layer, norm in pairs:
-            _fold_if_safe(backbone, layer, norm, keep)
+    types = {type(module) for module in backbone.modules()}
+    if not any(layer in types and norm in types for layer, norm in _FOLDS.items()):
         return backbone
-    original = copy.deepcopy(backbone)
-    for layer, norm in list(_sequential_pairs(backbone)):
-        _fold_if_safe(backbone, layer, norm, keep)
-    return backbone if _agree(original, backbone, input_size) else original
+    trial, probe = dataflow.copy_of(backbone), _probe(backbone, input_size)
+    try:
+        pairs, expected = _pairs(trial, probe)
+        names = {id(module): name for name, module in trial.named_modules()}
+        safe = [(names[id(layer)], names[id(norm)]) for layer, norm in pairs if _is_safe(layer, norm)]
+        folds = [_Fold.of(trial, layer, norm) for layer, norm in safe if layer not in keep]
+        for fold in folds:
+            fold.apply(trial)
+        right = not folds or _computes(trial, probe, expected)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # any code may run in there; who uses the backbone will see what it raises
+        return backbone
+    for fold in folds if right else ():
+        fold.apply(backbone)
+    return backbone
 
 
 def _check_evaluating(model: FaceModel) -> None:
@@ -130,35 +140,40 @@ def _check_evaluating(model: FaceModel) -> None:
             )
 
 
-class _Tracer(fx.Tracer):
-    """Keeps torch's own layers whole, and does not look into functions that need values."""
+def _probe(backbone: nn.Module, input_size: tuple[int, int]) -> Tensor:
+    parameter = next(backbone.parameters())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((1, 3, *input_size), generator=generator, device="cpu").to(parameter.device, parameter.dtype)
 
-    def __init__(self) -> None:
-        super().__init__(param_shapes_constant=True)
+
+def _pairs(backbone: nn.Module, probe: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], object]:
+    """The (layer, batch norm) pairs that may be folded if nothing else forbids it, and what the backbone computes."""
+    recording = dataflow.record(backbone, probe, is_layer=_is_torch_layer)
+    if recording.reads_values:
+        return list(_sequential_pairs(backbone)), recording.output
+    return list(_recorded_pairs(backbone, recording.graph)), recording.output
 
 
-def _traced_pairs(backbone: nn.Module) -> list[tuple[nn.Module, nn.Module]] | None:
-    """The (layer, batch norm) pairs of the data flow, or None where it cannot be traced."""
-    try:
-        graph = _Tracer().trace(backbone)
-    except Exception:  # any code may run in there, and fail in any way on symbolic values
-        return None
+def _is_torch_layer(module: nn.Module) -> bool:
+    """Whether the module is torch's own: a subclass defined elsewhere may read what its kind does not."""
+    return type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, nn.Sequential)
+
+
+def _recorded_pairs(backbone: nn.Module, graph: fx.Graph) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Layers whose only reader is a batch norm, both called once, in the order of the calls."""
     modules = dict(backbone.named_modules())
-    calls = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     # A weight that is read outside its layer must not change.
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    pairs = []
     for node in graph.nodes:
         if node.op != "call_module" or len(node.users) != 1:
             continue
         (user,) = node.users
         if user.op != "call_module" or user.args != (node,) or user.kwargs:
             continue
-        layer, norm = modules[str(node.target)], modules[str(user.target)]
-        once = calls[id(layer)] == 1 and calls[id(norm)] == 1
-        if once and not read & {str(node.target), str(user.target)}:
-            pairs.append((layer, norm))
-    return pairs
+        names = {str(node.target), str(user.target)}
+        if all(calls[name] == 1 for name in names) and not read & names:
+            yield modules[str(node.target)], modules[str(user.target)]
 
 
 def _sequential_pairs(backbone: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -173,48 +188,56 @@ def _sequential_pairs(backbone: nn.Module) -> Iterator[tuple[nn.Module, nn.Modul
                 yield layer, norm
 
 
-def _fold_if_safe(backbone: nn.Module, layer: nn.Module, norm: nn.Module, keep: Collection[str]) -> None:
+def _is_safe(layer: nn.Module, norm: nn.Module) -> bool:
     if _FOLDS.get(type(layer)) is not type(norm):
-        return
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-    if norm.running_mean is None or norm.running_var is None:  # it normalises by the batch: no constant
-        return
-    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, norm)):
-        return
-    names = {id(module): name for name, module in backbone.named_modules()}
-    if names[id(layer)] in keep:
-        return
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    if layer.bias is not None:
-        shift = shift + layer.bias.detach().double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
-    weight = layer.weight.detach().double() * scale.view(-1, *(1,) * (layer.weight.dim() - 1))
-    layer.weight = _frozen_like(weight, layer.weight)
-    layer.bias = _frozen_like(shift, layer.weight)
-    parent, _, child = names[id(norm)].rpartition(".")
-    identity = nn.Identity()
-    identity.train(norm.training)
-    setattr(backbone.get_submodule(parent), child, identity)
+        return False
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
+        return False  # it normalises by the batch: no constant
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in (layer, norm))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    """The layer and the batch norm of a network, by name, and what the layer's weights become."""
+
+    layer: str
+    norm: str
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    @staticmethod
+    def of(network: nn.Module, layer_name: str, norm_name: str) -> _Fold:
+        layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.detach().double()
+        shift = -norm.running_mean.double() * scale
+        if layer.bias is not None:
+            shift = shift + layer.bias.detach().double() * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias.detach().double()
+        weight = layer.weight.detach().double() * scale.view(-1, *(1,) * (layer.weight.dim() - 1))
+        new = (_frozen_like(value, layer.weight) for value in (weight, shift))
+        return _Fold(layer=layer_name, norm=norm_name, weight=next(new), bias=next(new))
+
+    def apply(self, network: nn.Module) -> None:
+        layer, norm = network.get_submodule(self.layer), network.get_submodule(self.norm)
+        layer.weight, layer.bias = self.weight, self.bias
+        path, _, child = self.norm.rpartition(".")
+        setattr(network.get_submodule(path), child, nn.Identity().train(norm.training))
 
 
 def _frozen_like(values: Tensor, like: Tensor) -> nn.Parameter:
     return nn.Parameter(values.to(like.dtype), requires_grad=like.requires_grad)
 
 
-def _agree(original: nn.Module, folded: nn.Module, input_size: tuple[int, int]) -> bool:
-    parameter = next(original.parameters(), None)
-    if parameter is None:
-        return True
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn((1, 3, *input_size), generator=generator).to(parameter.device, parameter.dtype)
-    with torch.no_grad():
-        expected, got = original(probe), folded(probe)
-    return bool((got - expected).norm() <= _PROBE_TOLERANCE * expected.norm())
+def _computes(backbone: nn.Module, probe: Tensor, expected: object) -> bool:
+    with torch.no_grad(), dataflow.exact(probe.device):
+        return dataflow.agree(expected, backbone(probe))
 
 
 def _to_channels_last(backbone: nn.Module) -> None:

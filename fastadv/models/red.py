@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
+from fastadv.models.seeded import Seeded
 from fastadv.models.shipped import shipped_state
 from fastadv.models.state_fit import printed
 
@@ -164,7 +165,7 @@ def network_of(state: Mapping[str, Tensor], *, source: str) -> REDNet:
         )
     layers = 2 * sum(name.startswith("encoder.") and name.endswith(".weight") for name in state)
     try:
-        with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
+        with Seeded(0):  # the first weights are drawn, and then replaced
             network = REDNet(width=first.shape[0], layers=layers, stride=int(stride))
     except (RuntimeError, ValueError) as error:  # RuntimeError: a size that no memory can hold
         raise CheckpointError(f"weights: {source} does not hold a denoiser: {error}") from error

@@ -29,6 +29,7 @@ from fastadv.models import (
 )
 from fastadv.models.checkpoints import CheckpointError, FittedState, load_weights
 from fastadv.models.face_model import FaceModel
+from fastadv.models.seeded import Seeded
 from fastadv.models.shipped import shipped_state
 from fastadv.models.state_fit import HEAD, fitting_state, printed
 from fastadv.models.tensor_content import read_content
@@ -162,8 +163,7 @@ def load(
         content = read_content(weights)
     elif random_weights_seed is None:
         content = shipped_state(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_weights_seed or 0)
+    with Seeded(random_weights_seed or 0):
         backbone = entry.build()
     source = str(weights or f"the shipped {name}")
     fitted = None
@@ -208,7 +208,7 @@ def class_head(fitted: FittedState, model: FaceModel, *, source: str) -> nn.Modu
             f"(classes, {size}) for the {size} features of {model.name}, got {tuple(weight.shape)}; remove it from the "
             "file to load the network alone"
         )
-    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
+    with Seeded(0):  # the first weights are drawn, and then replaced
         head = nn.Linear(size, weight.shape[0], bias="bias" in found)
     names = {part: fitted.names.get(HEAD + part, HEAD + part) for part in found}
     load_weights(head, found, source=source, fitted=replace(fitted, names=names, outside={}))

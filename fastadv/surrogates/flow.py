@@ -1,81 +1,57 @@
-"""The data flow of a network, read from a symbolic trace: its layers, its residual branches."""
+"""The data flow of a network, as a graph that can be run: its layers, its residual branches."""
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fastadv.models import dataflow
+
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-class _UnknownLengthError(Exception):
-    """A trace came to a loop over the parts of a value."""
-
-    def __init__(self, value: fx.Proxy) -> None:
-        super().__init__()
-        self.node = value.node
+class Whole(nn.Module):
+    """A module that the data flow shows as one layer, though torch does not know it."""
 
 
-class _Tracer(fx.Tracer):
-    """Keeps torch's layers and their subclasses whole. Of loops over values it must be told how often they run."""
-
-    def __init__(self, lengths: list[int]) -> None:
-        super().__init__(param_shapes_constant=True)
-        self.lengths = iter(lengths)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return any(
-            kind.__module__.startswith("torch.nn.modules") and kind not in _CONTAINERS for kind in type(m).__mro__
-        )
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        length = next(self.lengths, None)
-        if length is None:
-            raise _UnknownLengthError(obj)
-        proxy: Any = obj  # torch declares no indexing
-        return iter([proxy[i] for i in range(length)])
+def _is_layer(module: nn.Module) -> bool:
+    """Torch's layers and their subclasses."""
+    return isinstance(module, Whole) or any(
+        kind.__module__.startswith("torch.nn.modules") and kind not in _CONTAINERS for kind in type(module).__mro__
+    )
 
 
-def trace(backbone: nn.Module, probe: Tensor) -> fx.Graph | None:
+def trace(backbone: nn.Module, probe: Tensor, *, gradients: bool = False) -> fx.Graph | None:
     """The graph of the backbone, with torch's layers (and their subclasses) as single nodes.
+
+    It is recorded in one forward pass, and compared with the backbone on other images and another number of them: a
+    network that looks at values, or at the number of images in a way that torch does not show, has no graph.
 
     Args:
         backbone: In evaluation mode; not changed.
-        probe: ``(N, 3, H, W)`` of the type, size and device that the backbone takes: a loop over a tuple, such as the
-            result of ``chunk``, runs as often as for it. (A loop over a tensor is one over the batch.)
+        probe: ``(N, 3, H, W)`` of the type, size and device that the backbone takes.
+        gradients: Compare the gradients to the images too, for a graph that takes the backbone's place.
 
     Returns:
-        The graph, or None where the forward pass cannot be traced, as one that branches on values.
+        The graph, or None where no graph computes what the backbone does.
     """
-    lengths: list[int] = []
-    while True:
-        tracer = _Tracer(lengths)
-        try:
-            return tracer.trace(backbone)
-        except _UnknownLengthError as loop:
-            value = _evaluated(backbone, tracer.graph, loop.node, probe)
-            if not isinstance(value, tuple | list):
-                return None
-            lengths.append(len(value))
-        except Exception:  # any code may run in there, and fail in any way on symbolic values
-            return None
-
-
-def _evaluated(backbone: nn.Module, graph: fx.Graph, wanted: fx.Node, probe: Tensor) -> Any:
-    """The value of a node of an unfinished graph."""
-    part = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(copies[wanted])
-    with torch.no_grad():
-        return fx.GraphModule(backbone, part)(probe)
+    private = dataflow.copy_of(backbone)
+    try:
+        recording = dataflow.record(private, probe, is_layer=_is_layer, symbolic=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # any code may run in there, and may fail on what it is given
+        return None
+    if recording.reads_values or not recording.complete:
+        return None
+    draw = torch.Generator().manual_seed(0)
+    others = torch.randn((len(probe) + 1, *probe.shape[1:]), generator=draw, device="cpu").to(probe.device, probe.dtype)
+    right = dataflow.stands_for(recording.graph, private, others, gradients=gradients)
+    return recording.graph if right else None
 
 
 def calls(backbone: nn.Module, graph: fx.Graph) -> Counter[int]:
@@ -115,7 +91,7 @@ def residuals(backbone: nn.Module, graph: fx.Graph) -> list[Residual]:
     of a split value, and of constants are no residual blocks.
 
     Args:
-        backbone: The network that was traced.
+        backbone: The network of the graph.
         graph: Of :func:`trace`.
     """
     modules = dict(backbone.named_modules(remove_duplicate=False))

@@ -60,7 +60,7 @@ class SkipGradient:
                 :class:`~fastadv.surrogates.feature_dropout.FeatureDropout`.
 
         Returns:
-            The copy. Its backbone is the traced graph, so only taps (``layers``) that are single layers are left.
+            The copy. Its backbone is a graph of layers, so only taps (``layers``) that are single layers are left.
 
         Raises:
             TypeError: ``model`` is no ``FaceModel``.
@@ -72,11 +72,11 @@ class SkipGradient:
             raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
         made = copy.deepcopy(model)
         probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
-        graph = flow.trace(made.backbone, probe)
+        graph = flow.trace(made.backbone, probe, gradients=True)
         if graph is None:
             raise ArgumentError(
-                f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values?), so "
-                "its residual branches cannot be found"
+                f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values, or "
+                "use autocast?), so its residual branches cannot be found"
             )
         found = flow.residuals(made.backbone, graph)
         if not found:
@@ -95,7 +95,7 @@ class SkipGradient:
         return made
 
 
-class ScaledGradient(nn.Module):
+class ScaledGradient(flow.Whole):
     """The identity, with a gradient that is multiplied by a factor.
 
     Args:
@@ -108,16 +108,11 @@ class ScaledGradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` itself."""
-        return _scaled(x, self.factor)
+        return _Scale.apply(x, self.factor)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return f"factor={self.factor}"
-
-
-@fx.wrap  # a trace sees one call, and does not look into the autograd function
-def _scaled(x: Tensor, factor: float) -> Tensor:
-    return _Scale.apply(x, factor)
 
 
 class _Scale(torch.autograd.Function):

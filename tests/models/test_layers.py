@@ -69,6 +69,34 @@ def test_bf16_is_close_and_comes_back_in_float32(name: str) -> None:
     assert torch.equal(prepare(prepared, precision="bf16")(images()), y)
 
 
+# As counted in the tables of the architectures: every batch norm that is right behind a convolution or linear layer.
+FOLDED = {
+    "mobilefacenet": 51,
+    "mobileface_v2": 38,
+    "edgeface_xs": 0,
+    "iresnet18": 22,
+    "iresnet50": 54,
+    "se_iresnet50": 53,
+    "ir_se50": 29,
+    "se_resnet50": 53,
+    "inception_resnet_v1": 112,
+    "sphereface20": 0,
+    "mobilenet_v1": 29,
+    "synth-mobile": 23,
+    "synth-resnet": 16,
+    "synth-vgg": 6,
+    "synth-shuffle": 30,
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_how_many_batch_norms_are_folded(name: str) -> None:
+    model = load(name, random_weights_seed=1)
+    before = len(batch_norms(model))
+    fold_batch_norms(model.backbone, input_size=model.input_size)
+    assert before - len(batch_norms(model)) == FOLDED[name]
+
+
 def test_gradient_of_the_prepared_model() -> None:
     model = load("mobileface_v2", random_weights_seed=1)
     randomise_batch_norms(model)
@@ -158,6 +186,11 @@ def untraceable(x: Tensor) -> Tensor:
     return x if x.sum() > -1e9 else -x  # a branch on a value
 
 
+def unseen(y: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunction():  # as a C++ extension would
+        return y * 1.0
+
+
 RUNS: dict[str, tuple[Callable[[Any, Tensor], Tensor], set[str]]] = {
     # what runs, and the batch norms that may be folded
     "plain": (lambda m, x: m.seq(m.bn(m.conv(x))), {"bn", "seq.1"}),
@@ -170,6 +203,17 @@ RUNS: dict[str, tuple[Callable[[Any, Tensor], Tensor], set[str]]] = {
     "untraceable": (lambda m, x: m.seq(untraceable(m.bn(m.conv(x)))), {"seq.1"}),
     "untraceable_and_read_inside": (lambda m, x: untraceable(m.seq(x) + m.seq[0](x)), set()),
     "before_the_convolution": (lambda m, x: m.conv(m.bn(x)), set()),
+    "branch_on_a_shape": (lambda m, x: m.seq(m.bn(m.conv(x)) if len(x) else x), {"bn", "seq.1"}),
+    "loop_over_the_images": (
+        lambda m, x: torch.stack([m.seq(m.bn(m.conv(x)))[i] for i in range(len(x))]),
+        {"bn", "seq.1"},
+    ),
+    "in_place": (lambda m, x: m.seq(m.bn(m.conv(x)).relu_().add_(x)), {"bn", "seq.1"}),
+    "convolution_changed_in_place": (lambda m, x: m.seq(m.bn(m.conv(x).relu_())), {"seq.1"}),
+    "shape_of_the_convolution_read": (lambda m, x: m.seq(m.bn(y := m.conv(x)).reshape(y.shape)), {"seq.1"}),
+    "through_an_identity": (lambda m, x: m.seq(m.bn(m.conv(x).contiguous())), {"seq.1"}),
+    "read_where_torch_does_not_see": (lambda m, x: m.seq(m.bn(y := m.conv(x))) + unseen(y), set()),
+    "another_way_for_other_values": (lambda m, x: m.seq(m.bn(m.conv(x)) if x.max() < 99 else m.conv(x)), {"seq.1"}),
 }
 
 
@@ -181,6 +225,36 @@ def test_folds_only_where_it_is_right(case: str) -> None:
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-12, atol=1e-12)
     assert set(batch_norms(network)) - set(batch_norms(folded)) == foldable
+
+
+def test_a_backbone_that_cannot_run_is_left_to_whoever_runs_it() -> None:
+    model = FaceModel(Net(lambda m, x: m.bn(m.conv(x)) @ x[0, 0, 0, :1]), mean=(0,) * 3, std=(1,) * 3, name="m").eval()
+    prepared = prepare(model)
+    assert batch_norms(prepared) == batch_norms(model)
+    with pytest.raises(RuntimeError):
+        prepared(images(1))
+
+
+class Counting(nn.Module):
+    """Counts its calls, and keeps what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+        self.calls, self.last = 0, None
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.last = self.calls + 1, x
+        self.seen += len(x)
+        return self.bn(self.conv(x))
+
+
+def test_folding_runs_a_copy_and_leaves_nothing_behind() -> None:
+    network = Counting().eval()
+    assert batch_norms(fold_batch_norms(network)) == []
+    assert (network.calls, network.last, float(network.seen)) == (0, None, 0)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 class Shared(nn.Module):

@@ -1,4 +1,4 @@
-"""Tracing, and what counts as a residual block."""
+"""The graph of a network, and what counts as a residual block."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fastadv.models import load
 from fastadv.surrogates import flow
 
 PROBE = torch.rand(1, 4, 6, 6)
+KEPT = torch.rand(4, 1, 1)
 
 
 class Net(nn.Module):
@@ -116,16 +117,98 @@ def test_architectures(name):
     assert len(flow.residuals(backbone, graph)) == BLOCKS[name]
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda m, x: m.a(x) if x.sum() > 0 else m.b(x),
-        lambda m, x: torch.stack([m.a(image) for image in x]),  # a loop over the batch is as long as the probe's
-    ],
-    ids=["branch", "batch"],
-)
-def test_what_cannot_be_traced(run):
-    assert flow.trace(Net(run), PROBE) is None
+class Doubled(torch.autograd.Function):
+    """The identity with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def unseen(x: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunction():  # as a C++ extension would
+        return x * 2.0
+
+
+NO_GRAPH: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "branch": lambda m, x: m.a(x) if x.sum() > 0 else m.b(x),
+    "number": lambda m, x: m.a(x) * x.sum().item(),
+    "batch": lambda m, x: torch.stack([m.a(image) for image in x]),  # as long as the probe's
+    "length": lambda m, x: m.a(x).reshape(len(x), -1),
+    "unseen": lambda m, x: m.a(x) + unseen(x),
+    "fails": lambda m, x: m.a(x) @ m.bias,
+}
+
+
+@pytest.mark.parametrize("case", NO_GRAPH)
+def test_what_has_no_graph(case):
+    assert flow.trace(Net(NO_GRAPH[case]), PROBE) is None
+
+
+def without_gradient(m: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        gate = torch.sigmoid(m.b(x))
+    return m.a(x) * gate
+
+
+def windows(m: Any, x: Tensor) -> Tensor:
+    count, channels, height, width = x.shape
+    parts = x.view(count * channels, height // 2, 2, -1).transpose(1, 2)
+    made = m.fc(parts.reshape(parts.size(0) * 2, height * width // 12, 6))
+    return m.a(made.reshape(*x.shape[:2], height, width).clone()) / x.shape[0]
+
+
+def assigned(m: Any, x: Tensor) -> Tensor:
+    y = torch.zeros_like(m.a(x), dtype=x.dtype, device=x.device)
+    y[:, :2] = m.slim(x[:, 2:])
+    return m.c(y + torch.full((x.shape[0], 4, 1, 1), 0.5))
+
+
+GRAPH: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "sizes": windows,
+    "assignment": assigned,
+    "no_gradient": without_gradient,
+    "constant": lambda m, x: m.a(x) * KEPT,
+    "several": lambda m, x: torch.cat([m.slim(v).mul_(2) for v in x.max(0).values.expand_as(x).split([2, 2], 1)], 1),
+    "named": lambda m, x: torch.nn.functional.interpolate(m.a(x), size=x.shape[2:], mode="nearest"),
+    "power": lambda m, x: 1 - (1.0 + m.a(x)) ** 2 / 3,
+}
+
+
+@pytest.mark.parametrize("case", GRAPH)
+def test_the_graph_is_the_network(case):
+    net = Net(GRAPH[case])
+    before = set(vars(net))
+    graph = flow.trace(net, PROBE, gradients=True)
+    assert graph is not None
+    assert set(vars(net)) == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    made = fx.GraphModule(net, graph)
+    x = torch.rand(3, 4, 6, 6, requires_grad=True)
+    (expected, slope), (got, other) = ((y := f(x), *torch.autograd.grad(y.square().sum(), x)) for f in (net, made))
+    assert torch.equal(got, expected)
+    assert torch.equal(other, slope)
+
+
+def test_a_gradient_of_its_own_has_no_graph():
+    net = Net(lambda m, x: m.a(x) + Doubled.apply(m.b(x)))
+    assert flow.trace(net, PROBE, gradients=True) is None
+
+
+def test_a_length_is_a_number_again_when_the_pass_is_over():
+    kept = []
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        kept.append(x.shape[0])
+        return m.a(x).reshape(kept[0] * 1, -1) if len(kept) == 1 else m.a(x)
+
+    flow.trace(Net(run), PROBE)
+    assert kept[0] + 1 == 2
+    assert type(kept[0] * 3) is int
 
 
 def test_calls():
