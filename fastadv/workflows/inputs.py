@@ -15,7 +15,8 @@ from torch import nn
 
 from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
+from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
+from fastadv.data.pairs import read_pairs_of
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
 from fastadv.surrogates import Surrogate
@@ -51,11 +52,13 @@ def show_eps(eps: float) -> str:
 
 
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
-    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, or a folder of identities.
+    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, a run, or a folder of identities.
+
+    A run's own folder (``run.json`` and ``images/``) is taken as its images.
 
     Raises:
         SourceError, AlignmentError: As the classes.
-        ValueError: Landmarks for a `.bin`, whose images are aligned already.
+        ValueError: Landmarks for a `.bin` or a run, whose images are aligned already.
     """
     if root.suffix == ".bin":
         if landmarks is not None:
@@ -63,7 +66,12 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
         return PairBin(root, size=size)
     if root.suffix == ".tar":
         return Shards(root, size=size, landmarks=landmarks)
-    if (root / "pairs.txt").is_file() or (root / "images").is_dir():
+    has_pairs = (root / "pairs.txt").is_file()
+    if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
+        if landmarks is not None:
+            raise ArgumentError(f"landmarks must not be given for {root}: a run's images are aligned already")
+        return IdentityFolder(root / "images", size=size)
+    if has_pairs or (root / "images").is_dir():
         return LFW(root, size=size, landmarks=landmarks)
     return IdentityFolder(root, size=size, landmarks=landmarks)
 
@@ -166,14 +174,10 @@ def open_pairs(
 
     Raises:
         ValueError: There are no pairs, an image is missing, a fold does not exist, or a pair occurs twice.
+        AlignmentError, ImageError: An image that cannot be used, as ``FaceSource.check``.
     """
     if file is not None:
-        pairs = read_pairs_csv(file)
-        missing = sorted({n for p in pairs for n in (p.first, p.second) if n not in source})
-        if missing:
-            raise ArgumentError(
-                f"{file}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}"
-            )
+        pairs = read_pairs_of(source, file)
     elif isinstance(source, (LFW, PairBin)):
         pairs = source.pairs
     else:
@@ -188,6 +192,7 @@ def open_pairs(
         if limit < 1:
             raise ArgumentError(f"limit must be at least 1, got {limit}")
         pairs = _first_of_each(pairs, limit)
+    source.check(name for pair in pairs for name in (pair.first, pair.second))
     return _with_folds(pairs)
 
 
