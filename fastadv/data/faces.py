@@ -244,8 +244,8 @@ class FaceSource:
         other = [name for name in names if not self._checked.get(name, True)]
         if other:
             notify(
-                f"no landmarks: {self._middle} of {len(other)} of {len(names)} pictures is used as the face, as for "
-                f"{naming.shown(other[0])}; verification suffers unless they are aligned crops",
+                f"no landmarks: {self._middle} picture is used ({len(other)} of {len(names)}, such as "
+                f"{naming.shown(other[0])}); verification suffers unless they are aligned crops",
                 stacklevel=5,
             )
             self._told = True

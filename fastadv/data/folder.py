@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from fastadv.core.notices import notify
 from fastadv.data import left_out, names
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
 from fastadv.data.images import read_head
@@ -73,7 +74,7 @@ def list_images(root: Path) -> dict[str, Path]:
         hint = f"; left out: {left}" if str(left) else ""
         raise SourceError(f"{root}: no images found, expected {root}/<identity>/<image>{hint}")
     people = {name.partition("/")[0] for name in files}
-    bare = [e.name for e in _visible(root) if _is_dir(e) and names.canonical(e.name) not in people]
+    bare = [e.name for e in _visible(root) if is_dir(e) and names.canonical(e.name) not in people]
     refuse_bare(root, bare, left)
     left_out.tell_nested(root, list(files))
     left.tell(root)
@@ -92,9 +93,33 @@ def refuse_bare(root: object, bare: list[str], left: LeftOut) -> None:
         raise SourceError(f"{root}: identities without images: {told}")
 
 
-def _images(
-    folder: Path, inner: str, left: LeftOut, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, Path]]:
+def tell_beside(root: Path, read: str) -> None:
+    """Say where a data set holds images outside of the one of its folders that is read.
+
+    Folders of runs are passed over, and the search in a folder ends with its first image.
+    """
+    beside = []
+    for entry in _visible(root):
+        if is_dir(entry):
+            run = (Path(entry.path) / "run.json").is_file()
+            if entry.name != read and not run and next(_first_images(Path(entry.path)), None):
+                beside.append(f"{entry.name}/")
+        elif names.extension(entry.name):
+            beside.append(entry.name)
+    if beside:
+        notify(f"{root}: only {read}/ is read; images left out: {several(beside)}", stacklevel=4)
+
+
+def _first_images(folder: Path) -> Iterator[str]:
+    for entry in _visible(folder):
+        if not is_dir(entry):
+            if names.extension(entry.name):
+                yield entry.name
+        elif not entry.is_symlink():
+            yield from (e.name for e in _visible(Path(entry.path)) if names.extension(e.name))
+
+
+def _images(folder: Path, inner: str, left: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, Path]]:
     """The image files below a folder with their places, in order.
 
     Args:
@@ -113,7 +138,7 @@ def _images(
         return
     for entry in _visible(folder):
         place = f"{inner}/{entry.name}" if inner else entry.name
-        if _is_dir(entry):
+        if is_dir(entry):
             yield from _images(Path(entry.path), place, left, here)
         elif _is_file(entry):
             if not left.takes(place, partial(read_head, entry.path)):
@@ -126,7 +151,8 @@ def _images(
             left.add(left_out.NO_FILE, place)
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

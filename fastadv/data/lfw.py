@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastadv.data.alignment import Matrix, warp
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
 from fastadv.data.files import write_atomically
-from fastadv.data.folder import list_images
+from fastadv.data.folder import is_dir, list_images, tell_beside
 from fastadv.data.names import read_lines
 from fastadv.data.pairs import Pair, PairError, named_as
 
@@ -53,11 +53,13 @@ class LFW(FaceSource):
             AlignmentError: A landmark file that cannot be read, or a list that cannot be right.
         """
         self.root = Path(root)
-        images = self.root / "images"
         own = self.root / "landmarks.txt"
         if landmarks is None and size is not None and own.is_file():
             landmarks = own
-        files = list_images(images if images.is_dir() else self.root)
+        images = images_folder(self.root)
+        files = list_images(images or self.root)
+        if images is not None:
+            tell_beside(self.root, images.name)
         super().__init__(files, size=size, landmarks=open_landmarks(landmarks))
 
     def _without_landmarks(self, image: NDArray, size: int) -> tuple[NDArray, Matrix]:
@@ -89,6 +91,16 @@ class LFW(FaceSource):
         if missing:
             raise SourceError(f"{path}: images are missing below {self.root}: {several(missing)}")
         return pairs
+
+
+def images_folder(root: Path) -> Path | None:
+    """`root/images` where that holds folders of people; None where there is no such, or it is a person's own folder."""
+    images = root / "images"
+    try:
+        with os.scandir(images) as entries:
+            return images if any(is_dir(entry) for entry in entries) else None
+    except OSError:
+        return None
 
 
 def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:

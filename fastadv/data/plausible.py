@@ -16,7 +16,7 @@ MAX_MEDIAN = 10.0
 MAX_FACE = 12.0
 MAX_ENLARGEMENT = 8.0
 MIN_EYES = 8.0  # pixels between the eyes
-_GOOD = 6.0
+_GOOD = 9.0  # another reading of the numbers must fit as well as this, and much better than they do as they are
 _SAMPLE = 200  # faces that the other readings are tried on
 _POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 _EXCHANGED = {
@@ -72,8 +72,10 @@ def check_list(landmarks: Mapping[str, Points], wanted: Iterable[str]) -> tuple[
     middle, enlarged = float(np.median(distance[usable])), float(np.median(np.abs(a[usable])))
     eyes = float(np.median(np.hypot(*(points[usable, 1] - points[usable, 0]).T)))
     if np.median(np.abs(points[usable]).max(axis=(1, 2))) <= 1.5:
-        _refuse("points within 0 and 1", "they look like fractions: multiply x by the picture's width and y by its height")
-    other = _reading(points[usable]) if middle > MAX_MEDIAN else None
+        _refuse(
+            "points within 0 and 1", "they look like fractions: multiply x by the picture's width and y by its height"
+        )
+    other = _reading(points[usable], min(_GOOD, 0.6 * middle)) if middle > MAX_MEDIAN else None
     if middle > MAX_FACE or other is not None:
         _refuse(
             f"points that fit no face (median distance from the template {middle:.1f}; right lists have about 3)",
@@ -119,8 +121,8 @@ def _refuse(got: str, advice: str) -> None:
     raise AlignmentError(f"landmarks: expected x y in pixels of {NAMES}; got {got}; {advice}")
 
 
-def _reading(points: Points) -> str | None:
-    """The order of the ten numbers in which they fit upright faces, or None."""
+def _reading(points: Points, worst: float) -> str | None:
+    """The order of the ten numbers in which they fit upright faces better than `worst`, or None."""
     points = points[:: max(1, len(points) // _SAMPLE)]
     numbers = points.reshape(-1, 10)
     halves = numbers.reshape(-1, 2, 5).transpose(0, 2, 1)
@@ -131,16 +133,20 @@ def _reading(points: Points) -> str | None:
         "y1..y5 x1..x5": halves[:, :, ::-1],
         "x y pairs with y counted from the bottom": points * (1, -1),
     }
-    best, found = _GOOD, None
-    for layout, read in layouts.items():
-        for order in permutations(range(5)):
-            distance, a = residuals(read[:, order])
-            # of readings that fit alike the simpler one is likelier
-            fit = float(np.median(distance)) + (2 if list(order) != sorted(order) and order not in _EXCHANGED else 0)
-            # A mirrored face is nearly a right one that is turned: the upright reading is meant.
-            if fit < best - 0.5 and np.median(np.abs(np.angle(a))) < 1:
-                best, found = fit, _describe(layout, order)
-    return found
+    # Turned faces fit several orders: what people mix up comes before what they hardly do.
+    usual = [(0, 1, 2, 3, 4), *_EXCHANGED]
+    for orders in (usual, [order for order in permutations(range(5)) if order not in usual]):
+        best, found = worst, None
+        for layout, read in layouts.items():
+            for order in orders:
+                distance, a = residuals(read[:, order])
+                fit = float(np.median(distance))
+                # A mirrored face is nearly a right one that is turned: the upright reading is meant.
+                if fit < best and np.median(np.abs(np.angle(a))) < 1:
+                    best, found = fit, _describe(layout, order)
+        if found is not None:
+            return found
+    return None
 
 
 def _describe(layout: str, order: tuple[int, ...]) -> str:

@@ -86,7 +86,9 @@ class Shards(PackedFaces):
         root = self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more"
         if not self._places:
             hint = f"; left out: {left}" if str(left) else ""
-            raise SourceError(f"{root}: no images found, expected members such as identity/key.jpg, or key.jpg with key.cls or key.json{hint}")
+            raise SourceError(
+                f"{root}: no images found, expected members such as identity/key.jpg, or key.jpg with key.cls or key.json{hint}"
+            )
         if unlabelled:
             refuse_bare(root, sorted(left.folders() - folders), left)
         left_out.tell_nested(root, unlabelled)

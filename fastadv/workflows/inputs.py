@@ -16,6 +16,7 @@ from torch import nn
 from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
+from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import read_pairs_of
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
@@ -71,7 +72,7 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
         if landmarks is not None:
             raise ArgumentError(f"landmarks must not be given for {root}: a run's images are aligned already")
         return IdentityFolder(root / "images", size=size)
-    if has_pairs or (root / "images").is_dir():
+    if has_pairs or images_folder(root) is not None:
         return LFW(root, size=size, landmarks=landmarks)
     return IdentityFolder(root, size=size, landmarks=landmarks)
 
