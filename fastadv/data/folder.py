@@ -21,8 +21,8 @@ class IdentityFolder(FaceSource):
 
     Deeper folders are identities of their own (`a/b/c.jpg` is an image of `a/b`), which a notice says. Hidden files and
     those that are no images are ignored; images that are not read, or lie in the root, are counted in a notice. With
-    landmarks every image is aligned; without, the central square is taken as an aligned face and brought to `size` (left
-    alone where it has it).
+    landmarks every image is aligned; without, the central square is taken as an aligned face and brought to `size`
+    (left alone where it has it).
     """
 
     def __init__(

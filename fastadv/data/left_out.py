@@ -92,7 +92,7 @@ def tell_nested(root: object, found: list[str]) -> None:
     deep = [name for name in found if name.count("/") > 1]
     if deep:
         notify(
-            f"{root}: {len(deep)} of {len(found)} images lie deeper than <identity>/<image>: each folder is an identity "
-            f"of its own, such as {names.shown(deep[0].rpartition('/')[0])}",
+            f"{root}: {len(deep)} of {len(found)} images lie deeper than <identity>/<image>: each folder is an "
+            f"identity of its own, such as {names.shown(deep[0].rpartition('/')[0])}",
             stacklevel=5,
         )

@@ -1,8 +1,8 @@
 """One rule for the names of faces: as files and members of a tar have them, and as lists write them.
 
 A face is named `identity/file`: its folder (or folders) and its file without the image extension, in the Unicode form
-NFC. Only the extensions of image formats are cut off, so `Mr.A_0001` and `j.r_1.png` keep their dots. A list may write a
-name with or without extension, with a leading `./`, with backslashes, and in another Unicode form.
+NFC. Only the extensions of image formats are cut off, so `Mr.A_0001` and `j.r_1.png` keep their dots. A list may write
+a name with or without extension, with a leading `./`, with backslashes, and in another Unicode form.
 """
 
 from __future__ import annotations

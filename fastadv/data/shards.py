@@ -42,10 +42,10 @@ class Shards(PackedFaces):
 
     A sample is neighbouring members that differ in the extension only: an image (`key.jpg`, `key.png`, ...) and who it
     is, `key.cls` (a number or a name) or `key.json` (its "identity", else its "label"; "name", if there, names the
-    image). A sample with neither takes its folder: `identity/key.jpg`; folders, hidden files and images of other formats
-    are treated as in `IdentityFolder`. Dots belong to the key (`j.r_1.png`), except where the part before the first one
-    has a label: of `7.cls`, `7.jpg` and `7.mask.png` only `7.jpg` is an image of a face. Other members are ignored. The
-    name of a face is "identity/key", key without its folders.
+    image). A sample with neither takes its folder: `identity/key.jpg`; folders, hidden files and images of other
+    formats are treated as in `IdentityFolder`. Dots belong to the key (`j.r_1.png`), except where the part before the
+    first one has a label: of `7.cls`, `7.jpg` and `7.mask.png` only `7.jpg` is an image of a face. Other members are
+    ignored. The name of a face is "identity/key", key without its folders.
 
     Attributes:
         files: The tar files.
@@ -86,9 +86,8 @@ class Shards(PackedFaces):
         root = self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more"
         if not self._places:
             hint = f"; left out: {left}" if str(left) else ""
-            raise SourceError(
-                f"{root}: no images found, expected members such as identity/key.jpg, or key.jpg with key.cls or key.json{hint}"
-            )
+            expected = "members such as identity/key.jpg, or key.jpg with key.cls or key.json"
+            raise SourceError(f"{root}: no images found, expected {expected}{hint}")
         if unlabelled:
             refuse_bare(root, sorted(left.folders() - folders), left)
         left_out.tell_nested(root, unlabelled)

@@ -65,9 +65,9 @@ async def read_images(request: Request, *, most_bytes: int, most_images: int, se
     if kind != _FORM and not _may_be_image(kind):
         raise HTTPException(415, f"content type is {kind!r}; expected {_FORM}, {_TYPES}")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most_bytes:
-        if "100-continue" in request.headers.get("expect", "").lower():  # the client waits for leave to send it
-            raise too_large(most_bytes)
+    waits = "100-continue" in request.headers.get("expect", "").lower()  # for leave to send the body
+    if waits and declared.isdecimal() and int(declared) > most_bytes:
+        raise too_large(most_bytes)
     reading = _parts(request, most_images) if kind == _FORM else _body(request)
     try:
         return await in_time(reading, seconds, 408, "the body took too long to arrive")

@@ -53,9 +53,9 @@ def show_eps(eps: float) -> str:
 
 
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
-    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, a run, or a folder of identities.
+    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, or a folder of identities.
 
-    A run's own folder (``run.json`` and ``images/``) is taken as its images.
+    The folder of a run (``run.json`` and ``images/``) is taken as its images.
 
     Raises:
         SourceError, AlignmentError: As the classes.
