@@ -289,7 +289,10 @@ def _numbers_at_the_end(words: Sequence[str]) -> int:
 
 def _parse(fields: Sequence[str], where: str) -> Points:
     if len(fields) not in (10, 11):
-        raise AlignmentError(f"{where}: expected a name, ten coordinates and maybe a score, got {len(fields)} numbers")
+        raise AlignmentError(
+            f"{where}: expected a name, ten coordinates and maybe a score, with blanks or tabs between them, got "
+            f"{len(fields)} numbers"
+        )
     try:
         values = np.array([float(field) for field in fields])
     except ValueError as error:

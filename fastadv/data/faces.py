@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -112,6 +113,7 @@ class FaceSource:
         self.landmarks = None if landmarks is None else _of_names(landmarks, self._files)
         self._odd = frozenset(() if self.landmarks is None else check_list(self.landmarks, self.names))
         self._checked: dict[str, bool] = {}  # whether a picture that was looked at has the crops' size
+        self._corner: set[str] = set()  # names whose points all lie in the upper left quarter
         self._told = False
 
     def __len__(self) -> int:
@@ -222,6 +224,8 @@ class FaceSource:
                 return True
             if points is not None:
                 check_inside(points, *size)
+                if (np.asarray(points) < (size[0] / 2, size[1] / 2)).all():
+                    self._corner.add(name)
         except AlignmentError as error:
             raise AlignmentError(f"{self._files[name]}: {error}") from error
         return size == (self.size, self.size)
@@ -238,6 +242,12 @@ class FaceSource:
         odd = [name for name in names if name in self._odd]
         if odd:
             notify(f"landmarks: the points of {several(odd)} fit no face; are they right?", stacklevel=5)
+            self._told = True
+        if len(names) > 2 and self._corner.issuperset(names):
+            notify(
+                "landmarks: all faces lie in the upper left quarter of their pictures; is the list for smaller ones?",
+                stacklevel=5,
+            )
             self._told = True
         if self.size is None or self.landmarks is not None or self._aligned:
             return

@@ -108,5 +108,8 @@ def read_text(path: str | os.PathLike[str], what: str, refused: type[Error]) -> 
         data = path.read_bytes()
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         return data.decode("utf-16" if wide else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise refused(f"{path}: the {what} cannot be read: {error}") from error
+    except OSError as error:
+        raise refused(f"{path}: the {what} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start} is not {'UTF-16' if wide else 'UTF-8'}"
+        raise refused(f"{path}: the {what} cannot be read: {where}; save the list as UTF-8") from error

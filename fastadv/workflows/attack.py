@@ -10,6 +10,8 @@ from typing import Any
 from fastadv.attacks import Attack, Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, RunFolder
+from fastadv.data.names import fault as fault_of
+from fastadv.data.names import shown
 from fastadv.data.pairs import read_pairs_of
 from fastadv.engine import Engine, notices
 from fastadv.models import FaceModel
@@ -106,13 +108,16 @@ def pair_name(first: str, second: str) -> str:
 
 
 def check_unique(orders: list[Order]) -> list[Order]:
-    """The orders, when no two have one name.
+    """The orders, when no two have one name and a file can have each of them.
 
     Raises:
-        ValueError: Two have.
+        ValueError: Two have, or a name is too long for a file.
     """
     seen: set[str] = set()
     for order in orders:
+        fault = fault_of(order.name)
+        if fault is not None:
+            raise ArgumentError(f"pairs must give names of images, got {shown(order.name)}: {fault}")
         if order.name in seen:
             raise ArgumentError(f"pairs must be different, got {order.source} with {order.target} twice")
         seen.add(order.name)

@@ -91,6 +91,14 @@ def test_a_face_that_the_border_cuts_is_right() -> None:
         check_inside(GOOD - (130, 0), 250, 250)
 
 
+def test_a_list_for_smaller_pictures_is_said(tmp_path: Path) -> None:
+    """Percent of the picture, or the frame of a thumbnail: neither the fit nor the border tells."""
+    source = IdentityFolder(faces(tmp_path), landmarks=everybody(GOOD / 2.5))
+    with pytest.warns(Notice, match="all faces lie in the upper left quarter of their pictures"):
+        source.check(source.names)
+    IdentityFolder(tmp_path, landmarks=everybody(GOOD)).check(source.names)
+
+
 def test_points_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     """A photograph that is stored lying: EXIF turns it, and width and height change places."""
     (tmp_path / "a").mkdir()
