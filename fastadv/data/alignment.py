@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError, Error
+from fastadv.data import names
 
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -30,7 +30,7 @@ _TEMPLATE_112 = (
     (41.5493, 92.3655),
     (70.7299, 92.2041),
 )
-_NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
+NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
 
 
 class AlignmentError(Error, ValueError):
@@ -164,6 +164,26 @@ def _mix(low: NDArray, high: NDArray, weight: NDArray[np.float32]) -> NDArray[np
     return mixed
 
 
+def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
+    """The (2, 3) matrix by which `align` cuts a face out: `similarity` onto `template(size)`.
+
+    Raises:
+        AlignmentError: As for `align`.
+    """
+    try:
+        points = np.asarray(landmarks, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.shape != (5, 2):
+        raise AlignmentError(f"landmarks: expected (5, 2): {NAMES}; got {points.shape}")
+    matrix = similarity(points, template(size))
+    eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
+    # Only mirrored points turn the other way; a rotated face does not.
+    if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
+        raise AlignmentError(f"landmarks: the face is mirrored, expected {NAMES}")
+    return matrix
+
+
 def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: int = 112) -> tuple[NDArray[np.uint8], Matrix]:
     """Cuts the aligned face out of an image: `similarity` onto `template(size)`, then `warp`.
 
@@ -179,14 +199,7 @@ def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: int = 112) -> tu
     Raises:
         AlignmentError: Landmarks that are mirrored, degenerate, not finite, or of another shape.
     """
-    points = np.asarray(landmarks, np.float64)
-    if points.shape != (5, 2):
-        raise AlignmentError(f"landmarks: expected (5, 2): {_NAMES}; got {points.shape}")
-    matrix = similarity(points, template(size))
-    eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
-    # Only mirrored points turn the other way; a rotated face does not.
-    if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
-        raise AlignmentError(f"landmarks: the face is mirrored, expected {_NAMES}")
+    matrix = matrix_of(landmarks, size)
     return warp(image, matrix, (size, size)), matrix
 
 
@@ -211,40 +224,77 @@ def center_crop(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8],
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, Points]:
-    """Reads five points per image: lines of `name x y x y x y x y x y [score]`.
+    """Reads five points per image: lines of `name x y x y x y x y x y [score]`, by tabs or by blanks.
 
-    The name may have an extension, which is dropped; lines that are empty or start with `#` are skipped.
+    The name may have the extension of an image, which is dropped; lines that are empty or start with `#` are skipped. A
+    name with spaces is read where tabs, its extension or ten numbers behind it tell its end.
 
     Args:
-        path: A UTF-8 text file.
+        path: A text file, UTF-8 or UTF-16 with its byte order mark.
 
     Returns:
-        Name without extension to (5, 2) float64.
+        Name without extension, in the Unicode form NFC, to (5, 2) float64.
 
     Raises:
         AlignmentError: An unreadable file, or a malformed line, with its number.
     """
-    path = Path(path)
     refuse_unless_text(path, AlignmentError, "a list of landmarks (name and ten coordinates a line)")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AlignmentError(f"{path}: the landmarks cannot be read: {error}") from error
     found: dict[str, Points] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(names.read_lines(path, "landmarks", AlignmentError), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        name, *fields = line.split()
-        name = _without_extension(name)
+        where = f"{os.fspath(path)}:{number}"
+        text, fields = _split(line, where)
+        name = names.stem(names.written(text))
         if name in found:
-            raise AlignmentError(f"{path}:{number}: {name} has landmarks already")
-        found[name] = _parse(fields, f"{path}:{number}")
+            raise AlignmentError(f"{where}: {names.shown(name)} has landmarks already")
+        found[name] = _parse(fields, where)
     return found
+
+
+def _split(line: str, where: str) -> tuple[str, Sequence[str]]:
+    """The name of a line and the fields behind it."""
+    by_tabs = [field.strip() for field in line.strip().split("\t") if field.strip()]
+    if len(by_tabs) in (11, 12):
+        return by_tabs[0], by_tabs[1:]
+    words = line.split()
+    numbers = _numbers_at_the_end(words)
+    if numbers >= 10 and len(words) - numbers >= 2:  # a name of several words
+        # the rightmost word with an extension that leaves enough numbers ends the name
+        ends = [k for k in range(1, len(words) - 9) if names.extension(words[k - 1])]
+        if ends and len(words) - ends[-1] in (10, 11):
+            return _words(line, ends[-1]), words[ends[-1] :]
+        if numbers == 10:
+            return _words(line, len(words) - 10), words[-10:]
+        raise AlignmentError(
+            f"{where}: cannot tell the name, which has a space, from the {numbers} numbers behind it; put tabs between "
+            "the name and the numbers"
+        )
+    return words[0], words[1:]
+
+
+def _words(line: str, count: int) -> str:
+    """The first words of a line with the blanks between them."""
+    return line.strip().rsplit(maxsplit=len(line.split()) - count)[0]
+
+
+def _numbers_at_the_end(words: Sequence[str]) -> int:
+    count = 0
+    for word in reversed(words[1:]):
+        try:
+            float(word)
+        except ValueError:
+            break
+        count += 1
+    return count
 
 
 def _parse(fields: Sequence[str], where: str) -> Points:
     if len(fields) not in (10, 11):
-        raise AlignmentError(f"{where}: expected a name, ten coordinates and maybe a score, got {len(fields)} numbers")
+        raise AlignmentError(
+            f"{where}: expected a name, ten coordinates and maybe a score, with blanks or tabs between them, got "
+            f"{len(fields)} numbers"
+        )
     try:
         values = np.array([float(field) for field in fields])
     except ValueError as error:
@@ -252,9 +302,3 @@ def _parse(fields: Sequence[str], where: str) -> Points:
     if not np.isfinite(values).all():
         raise AlignmentError(f"{where}: expected finite numbers")
     return values[:10].reshape(5, 2)
-
-
-def _without_extension(name: str) -> str:
-    folder, slash, last = name.rpartition("/")
-    stem, dot, _ = last.rpartition(".")
-    return folder + slash + (stem if dot and stem else last)

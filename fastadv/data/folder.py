@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from fastadv.core.notices import notify
+from fastadv.data import left_out, names
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
-from fastadv.data.images import EXTENSIONS
+from fastadv.data.images import read_head
+from fastadv.data.left_out import LeftOut
+
+_DEEPEST = 16
 
 
 class IdentityFolder(FaceSource):
     """Images at `root/<identity>/<image>`.
 
-    Files with other extensions and hidden ones are ignored. With landmarks every image is aligned; without,
-    the central square is taken as an aligned face and brought to `size` (left alone where it has it).
+    Deeper folders are identities of their own (`a/b/c.jpg` is an image of `a/b`), which a notice says. Hidden files and
+    those that are no images are ignored; images that are not read, or lie in the root, are counted in a notice. With
+    landmarks every image is aligned; without, the central square is taken as an aligned face and brought to `size`
+    (left alone where it has it).
     """
 
     def __init__(
@@ -33,7 +42,7 @@ class IdentityFolder(FaceSource):
         Raises:
             SourceError: The folder is missing or empty, an identity has no images, or two files of an
                 identity differ in the extension only.
-            AlignmentError: A landmark file that cannot be read.
+            AlignmentError: A landmark file that cannot be read, or a list that cannot be right.
         """
         self.root = Path(root)
         super().__init__(list_images(self.root), size=size, landmarks=open_landmarks(landmarks))
@@ -50,31 +59,116 @@ def list_images(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise SourceError(f"{root}: this is a file, expected a folder of identities")
     files: dict[str, Path] = {}
-    bare: list[str] = []
-    for identity in _visible(root):
-        if not identity.is_dir():
-            continue
-        before = len(files)
-        for image in _visible(Path(identity.path)):
-            stem, extension = os.path.splitext(image.name)
-            if extension.lower() not in EXTENSIONS:
-                continue
-            name = f"{identity.name}/{stem}"
-            if name in files:
-                raise SourceError(f"{image.path}: {files[name].name} is there too; two images of one name")
-            files[name] = Path(image.path)
-        if len(files) == before:
-            bare.append(identity.name)
+    left = LeftOut()
+    for place, image in _images(root, "", left, ()):
+        name = names.canonical(names.stem(place))
+        fault = names.fault(name)
+        if fault is not None:
+            raise SourceError(f"{names.shown(str(image))}: {fault}; rename it")
+        if name in files:
+            other = files[name].name
+            form = ", in another Unicode form" if names.canonical(other) != other else ""
+            raise SourceError(f"{image}: {other} is there too{form}; two images of one name")
+        files[name] = image
     if not files:
-        raise SourceError(f"{root}: no images found, expected {root}/<identity>/<image>")
-    if bare:
-        raise SourceError(f"{root}: identities without images: {several(bare)}")
+        hint = f"; left out: {left}" if str(left) else ""
+        raise SourceError(f"{root}: no images found, expected {root}/<identity>/<image>{hint}")
+    people = {name.partition("/")[0] for name in files}
+    bare = [e.name for e in _visible(root) if is_dir(e) and names.canonical(e.name) not in people]
+    refuse_bare(root, bare, left)
+    left_out.tell_nested(root, list(files))
+    left.tell(root)
     return files
+
+
+def refuse_bare(root: object, bare: list[str], left: LeftOut) -> None:
+    """Refuse identities without an image that is read; what each of them has instead is said.
+
+    Raises:
+        SourceError: There are some.
+    """
+    if bare:
+        has = [(name, left.below(name)) for name in bare]
+        told = several([f"{name} (left out: {what})" if what else name for name, what in has])
+        raise SourceError(f"{root}: identities without images: {told}")
+
+
+def tell_beside(root: Path, read: str) -> None:
+    """Say where a data set holds images outside of the one of its folders that is read.
+
+    Folders of runs are passed over, and the search in a folder ends with its first image.
+    """
+    beside = []
+    for entry in _visible(root):
+        if is_dir(entry):
+            run = (Path(entry.path) / "run.json").is_file()
+            if entry.name != read and not run and next(_first_images(Path(entry.path)), None):
+                beside.append(f"{entry.name}/")
+        elif names.extension(entry.name):
+            beside.append(entry.name)
+    if beside:
+        notify(f"{root}: only {read}/ is read; images left out: {several(beside)}", stacklevel=4)
+
+
+def _first_images(folder: Path) -> Iterator[str]:
+    for entry in _visible(folder):
+        if not is_dir(entry):
+            if names.extension(entry.name):
+                yield entry.name
+        elif not entry.is_symlink():
+            yield from (e.name for e in _visible(Path(entry.path)) if names.extension(e.name))
+
+
+def _images(folder: Path, inner: str, left: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, Path]]:
+    """The image files below a folder with their places, in order.
+
+    Args:
+        folder: Where they are.
+        inner: Its path from the root.
+        left: Told of what is left out.
+        above: The folders on the way, by device and inode.
+    """
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise SourceError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
+    here = (*above, (status.st_dev, status.st_ino))
+    if here[-1] in above or len(above) > _DEEPEST:
+        left.add(left_out.LOOP, inner)
+        return
+    for entry in _visible(folder):
+        place = f"{inner}/{entry.name}" if inner else entry.name
+        if is_dir(entry):
+            yield from _images(Path(entry.path), place, left, here)
+        elif _is_file(entry):
+            if not left.takes(place, partial(read_head, entry.path)):
+                continue
+            if inner:
+                yield place, Path(entry.path)
+            else:
+                left.add(left_out.NO_FOLDER, place)
+        elif names.extension(entry.name):
+            left.add(left_out.NO_FILE, place)
+
+
+def is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((e for e in entries if not names.hidden(e.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(f"{folder}: the folder cannot be listed: {error.strerror}") from error

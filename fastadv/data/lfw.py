@@ -14,8 +14,9 @@ from fastadv.core.content import refuse_unless_text
 from fastadv.data.alignment import Matrix, warp
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
 from fastadv.data.files import write_atomically
-from fastadv.data.folder import list_images
-from fastadv.data.pairs import Pair, PairError
+from fastadv.data.folder import is_dir, list_images, tell_beside
+from fastadv.data.names import read_lines
+from fastadv.data.pairs import Pair, PairError, named_as
 
 # Where the template lies in the deep-funneled images on average over all their faces: a square of 131.4
 # pixels around (125.6, 117.1), in images of 250 x 250.
@@ -29,8 +30,10 @@ class LFW(FaceSource):
     `root/images/<person>/<person>_NNNN.jpg` or `root/<person>/<person>_NNNN.jpg`, each with the extension of its own
     image format; `root/pairs.txt` and `root/pairsDevTest.txt` where they are needed; `root/landmarks.txt` is used where
     it is there. Without landmarks the crop is the square around the place where deep-funneled faces are on average;
-    recognition is then clearly less accurate.
+    recognition is then clearly less accurate. Images that have the crops' size are taken as they are.
     """
+
+    _middle = "the usual place of a deep-funneled face in each"
 
     def __init__(
         self,
@@ -48,14 +51,16 @@ class LFW(FaceSource):
 
         Raises:
             SourceError: A missing or empty folder, or a person without images.
-            AlignmentError: A landmark file that cannot be read.
+            AlignmentError: A landmark file that cannot be read, or a list that cannot be right.
         """
         self.root = Path(root)
-        images = self.root / "images"
         own = self.root / "landmarks.txt"
         if landmarks is None and size is not None and own.is_file():
             landmarks = own
-        files = list_images(images if images.is_dir() else self.root)
+        images = images_folder(self.root)
+        files = list_images(images or self.root)
+        if images is not None:
+            tell_beside(self.root, images.name)
         super().__init__(files, size=size, landmarks=open_landmarks(landmarks))
 
     @property
@@ -88,29 +93,35 @@ class LFW(FaceSource):
 
     def _read_pairs(self, file: str) -> tuple[Pair, ...]:
         path = self.root / file
-        pairs = read_lfw_pairs(path)
-        wanted = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
-        missing = [name for name in wanted if name not in self]
+        pairs, missing = named_as(self, read_lfw_pairs(path))
         if missing:
             raise SourceError(f"{path}: images are missing below {self.root}: {several(missing)}")
         return pairs
+
+
+def images_folder(root: Path) -> Path | None:
+    """`root/images` where that holds folders of people; None where there is no such, or it is a person's own folder."""
+    images = root / "images"
+    try:
+        with os.scandir(images) as entries:
+            return images if any(is_dir(entry) for entry in entries) else None
+    except OSError:
+        return None
 
 
 def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     """Reads a pair list of LFW.
 
     The first line is `folds<TAB>n` or `n`; then, per fold, n lines `person i j` (same) and n lines
-    `person i other j` (not the same). A list without folds has pairs with `fold=None`.
+    `person i other j` (not the same). A list without folds has pairs with `fold=None`. People with a space in their
+    names need tabs, or blanks that leave one way to read the line.
 
     Raises:
         SourceError: A missing or malformed file, with the line's number.
     """
     path = Path(path)
     refuse_unless_text(path, SourceError, "a list of pairs in LFW's form")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: the pairs cannot be read: {error}") from error
+    lines = read_lines(path, "pairs", SourceError)
     head = lines[0].split() if lines else []
     if len(head) not in (1, 2) or not all(field.isdecimal() and int(field) for field in head):
         raise SourceError(f"{path}:1: expected the number of folds and of pairs, got {' '.join(head)!r}")
@@ -159,8 +170,8 @@ def _fields(pair: Pair) -> tuple[str, ...]:
         person, _, file = name.partition("/")
         number = file[len(person) + 1 :]
         well_formed = (
-            number.isdecimal() and name == f"{person}/{person}_{int(number):04d}" and [person] == person.split()
-        )
+            number.isdecimal() and name == f"{person}/{person}_{int(number):04d}" and person == person.strip(" ")
+        ) and not any(mark in person for mark in "\t\r\n")
         if not well_formed:
             raise PairError(f"pairs: expected names like person/person_0001, got {name!r}")
         parts.append((person, str(int(number))))
@@ -171,13 +182,34 @@ def _fields(pair: Pair) -> tuple[str, ...]:
 
 
 def _parse(line: str, same: bool, fold: int | None, where: str) -> Pair:
-    fields = line.split()
-    if same and len(fields) == 3:
-        fields.insert(2, fields[0])
-    if len(fields) != 4 or not (fields[1].isdecimal() and fields[3].isdecimal()):
+    readings = _readings(line, same)
+    if not readings:
         expected = "person number number" if same else "person number person number"
         raise SourceError(f"{where}: expected '{expected}', got {line.strip()!r}")
-    first, i, second, j = fields
+    if len(readings) > 1:
+        raise SourceError(f"{where}: a person's name has a space or a number; put tabs between the fields")
+    ((first, i, second, j),) = readings
     if same != (first == second):
         raise SourceError(f"{where}: expected {'one person' if same else 'two people'}, got {first} and {second}")
     return Pair(first=f"{first}/{first}_{int(i):04d}", second=f"{second}/{second}_{int(j):04d}", same=same, fold=fold)
+
+
+def _readings(line: str, same: bool) -> list[tuple[str, str, str, str]]:
+    """Every way to read `person i [person] j`; one where tabs tell the fields, or no name has a space."""
+    fields = [field.strip() for field in line.strip().split("\t")]
+    if same and len(fields) == 3:
+        fields.insert(2, fields[0])
+    if len(fields) == 4 and fields[0] and fields[2] and fields[1].isdecimal() and fields[3].isdecimal():
+        return [(fields[0], fields[1], fields[2], fields[3])]
+    words = line.split()
+    if not words or not words[-1].isdecimal():
+        return []
+    found = []
+    for k in range(1, len(words) - 1):
+        first, second = " ".join(words[:k]), " ".join(words[k + 1 : -1])
+        if words[k].isdecimal() and (second or same):
+            found.append((first, words[k], second or first, words[-1]))
+    if len(found) > 1:
+        found = [reading for reading in found if same == (reading[0] == reading[2])]
+    plain = [reading for reading in found if " " not in reading[0] + reading[2]]
+    return plain if len(plain) == 1 else found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fastadv.data.faces import Face, FaceSource, Landmarks, face_id
 from fastadv.data.hashes import Stamp, stamp_of
-from fastadv.data.images import decode_image, to_tensor
+from fastadv.data.images import decode_image, read_size, to_tensor
 
 Fetch = Callable[[str], bytes]
 
@@ -18,6 +19,8 @@ class PackedFaces(FaceSource):
 
     `path` gives the place that messages show, `file/name`; there is no such file on the disk.
     """
+
+    _aligned = True
 
     def __init__(
         self, places: Iterable[tuple[str, Path]], fetch: Fetch, *, size: int | None, landmarks: Landmarks | None
@@ -36,6 +39,9 @@ class PackedFaces(FaceSource):
         self._packs = dict(places)
         super().__init__({name: path / name for name, path in self._packs.items()}, size=size, landmarks=landmarks)
         self._fetch = fetch
+
+    def _size_of(self, name: str) -> tuple[int, int] | None:
+        return read_size(io.BytesIO(self._fetch(name)), self.path(name))
 
     def load(self, name: str) -> Face:
         """Fetches, checks and aligns one image.

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import Error
 from fastadv.data.files import write_atomically
+from fastadv.data.names import read_text, shown
+
+if TYPE_CHECKING:
+    from fastadv.data.faces import FaceSource
 
 _COLUMNS = ("first", "second", "same", "fold")
 _SAME = {"1": True, "true": True, "0": False, "false": False}
@@ -54,10 +59,7 @@ def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     """
     path = Path(path)
     refuse_unless_text(path, PairError, "a CSV file of pairs (first,second,same)")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PairError(f"{path}: the pairs cannot be read: {error}") from error
+    text = read_text(path, "pairs", PairError)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     pairs: list[Pair] = []
     columns = 0
@@ -75,6 +77,33 @@ def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     if not pairs:
         raise PairError(f"{path}: no pairs; expected the header first,second,same[,fold] and a line per pair")
     return tuple(pairs)
+
+
+def read_pairs_of(source: FaceSource, path: str | os.PathLike[str]) -> tuple[Pair, ...]:
+    """As `read_pairs_csv`, for images of a source, by the source's own names.
+
+    Raises:
+        PairError: As `read_pairs_csv`, or the source lacks images.
+    """
+    pairs, missing = named_as(source, read_pairs_csv(path))
+    if missing:
+        few = ", ".join(shown(name) for name in missing[:5])
+        example = f"; its images are named like {shown(source.names[0])}" if len(source) else ""
+        raise PairError(f"{path}: {len(missing)} images of the pairs are missing, first {few}{example}")
+    return pairs
+
+
+def named_as(source: FaceSource, pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], list[str]]:
+    """Pairs with the names that a source has for their images, and the names that it does not have.
+
+    A list may write a name with an extension or in another Unicode form, see `names.find`.
+    """
+    known = {text: source.find(text) for text in dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second))}
+    missing = [text for text, name in known.items() if name is None]
+    named = tuple(
+        replace(pair, first=known[pair.first] or pair.first, second=known[pair.second] or pair.second) for pair in pairs
+    )
+    return named, missing
 
 
 def _header(row: list[str], where: str) -> int:

@@ -14,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from PIL.ContainerIO import ContainerIO
+
 from fastadv.core.errors import ArgumentError
+from fastadv.data import left_out, names
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks
-from fastadv.data.images import EXTENSIONS, ImageError, encode_png, to_uint8
+from fastadv.data.folder import refuse_bare
+from fastadv.data.images import HEAD, ImageError, encode_png, read_size, to_uint8
+from fastadv.data.left_out import LeftOut
 from fastadv.data.packed import PackedFaces
 from fastadv.data.tar_index import Member, tar_members
 
@@ -35,14 +40,18 @@ class _Place:
 class Shards(PackedFaces):
     """Faces in WebDataset tar files, found by offset in one pass; nothing is extracted to the disk.
 
-    A sample is the neighbouring members that differ after the first "." of the file name: an image (`key.jpg`,
-    `key.png`, ...) and who it is, `key.cls` (a number or a name) or `key.json` (its "identity", else its "label";
-    "name", if there, names the image). A sample with neither takes its folder: `identity/key.jpg`. Other members are
+    A sample is neighbouring members that differ in the extension only: an image (`key.jpg`, `key.png`, ...) and who it
+    is, `key.cls` (a number or a name) or `key.json` (its "identity", else its "label"; "name", if there, names the
+    image). A sample with neither takes its folder: `identity/key.jpg`; folders, hidden files and images of other
+    formats are treated as in `IdentityFolder`. Dots belong to the key (`j.r_1.png`), except where the part before the
+    first one has a label: of `7.cls`, `7.jpg` and `7.mask.png` only `7.jpg` is an image of a face. Other members are
     ignored. The name of a face is "identity/key", key without its folders.
 
     Attributes:
         files: The tar files.
     """
+
+    _aligned = False
 
     def __init__(
         self,
@@ -65,15 +74,34 @@ class Shards(PackedFaces):
         """
         self.files = expand_shards(shards)
         self._places: dict[str, _Place] = {}
+        left, unlabelled, folders = LeftOut(), list[str](), set[str]()
         for file in self.files:
-            for name, member in _samples(file):
+            for name, member, labelled in _samples(file, left):
                 if name in self._places:
                     raise SourceError(f"{file}: {member.name}: two images named {name}")
                 self._places[name] = _Place(file, member.offset, member.size)
+                folders.add(member.name.partition("/")[0])
+                if not labelled:
+                    unlabelled.append(name)
+        root = self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more"
         if not self._places:
-            raise SourceError(f"{self.files[0]}: no images found, expected members such as identity/key.jpg")
+            hint = f"; left out: {left}" if str(left) else ""
+            expected = "members such as identity/key.jpg, or key.jpg with key.cls or key.json"
+            raise SourceError(f"{root}: no images found, expected {expected}{hint}")
+        if unlabelled:
+            refuse_bare(root, sorted(left.folders() - folders), left)
+        left_out.tell_nested(root, unlabelled)
+        left.tell(root)
         named = ((name, place.shard) for name, place in self._places.items())
         super().__init__(named, self._bytes, size=size, landmarks=open_landmarks(landmarks))
+
+    def _size_of(self, name: str) -> tuple[int, int] | None:
+        place = self._places[name]
+        try:
+            with open(place.shard, "rb") as file:
+                return read_size(ContainerIO(file, place.offset, place.size), self.path(name))
+        except OSError as error:
+            raise ImageError(f"{self.path(name)}: cannot be read: {error.strerror or error}") from error
 
     def _bytes(self, name: str) -> bytes:
         place = self._places[name]
@@ -112,32 +140,79 @@ def expand_shards(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[st
     return tuple(files)
 
 
-def _samples(file: Path) -> Iterator[tuple[str, Member]]:
-    """The name and the image of every sample."""
-    key, parts = "", dict[str, Member]()
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Members of one key, by extension without the dot."""
+
+    key: str
+    parts: dict[str, Member]
+
+    @property
+    def labelled(self) -> bool:
+        return "cls" in self.parts or "json" in self.parts
+
+
+def _samples(file: Path, left: LeftOut) -> Iterator[tuple[str, Member, bool]]:
+    """The name and the image of every sample, and whether a label names its identity."""
     with open(file, "rb") as reader:
-        for member in tar_members(file):
-            folder, _, base = member.name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            here = f"{folder}/{stem}" if folder else stem
-            if not stem:
-                continue  # a hidden file
-            if here != key:
-                yield from _named(file, reader, key, parts)
-                key, parts = here, {}
-            if extension.lower() in parts:
-                raise SourceError(f"{file}: the member {member.name} is there twice")
-            parts[extension.lower()] = member
-        yield from _named(file, reader, key, parts)
+        for group in _groups(file):
+            samples = _split(file, group)
+            short = group[0].name.rpartition("/")[2].partition(".")[0]
+            whole = next((s for s in samples if s.labelled and s.key.rpartition("/")[2] == short), None)
+            for sample in samples:
+                if whole is None or sample is whole or sample.labelled:
+                    yield from _named(file, reader, sample, left)
+                    continue
+                for member in sample.parts.values():
+                    if names.extension(member.name):
+                        left.add(left_out.PART, member.name)
 
 
-def _named(file: Path, reader: BinaryIO, key: str, parts: dict[str, Member]) -> Iterator[tuple[str, Member]]:
-    images = [member for extension, member in parts.items() if f".{extension}" in EXTENSIONS]
+def _groups(file: Path) -> Iterator[list[Member]]:
+    """Neighbouring members whose paths agree up to the first dot of the file name; hidden ones are left out."""
+    key, group = "", list[Member]()
+    for member in tar_members(file):
+        folder, _, base = member.name.rpartition("/")
+        if any(names.hidden(part) for part in member.name.split("/")):
+            continue
+        here = f"{folder}/{base.partition('.')[0]}"
+        if here != key and group:
+            yield group
+            group = []
+        key = here
+        group.append(member)
+    if group:
+        yield group
+
+
+def _split(file: Path, group: list[Member]) -> list[_Sample]:
+    """The samples of a group: members that differ in the last extension only."""
+    samples: dict[str, _Sample] = {}
+    for member in group:
+        key, extension = os.path.splitext(member.name)
+        parts = samples.setdefault(key, _Sample(key, {})).parts
+        if extension[1:].lower() in parts:
+            raise SourceError(f"{file}: the member {member.name} is there twice")
+        parts[extension[1:].lower()] = member
+    return list(samples.values())
+
+
+def _named(file: Path, reader: BinaryIO, sample: _Sample, left: LeftOut) -> Iterator[tuple[str, Member, bool]]:
+    def head(member: Member) -> bytes:
+        reader.seek(member.offset)
+        return reader.read(min(member.size, HEAD))
+
+    key, parts = sample.key, sample.parts
+    others = [member for extension, member in parts.items() if extension not in ("cls", "json")]
+    images = [member for member in others if left.takes(member.name, lambda m=member: head(m))]  # type: ignore[misc]
     if not images:
         return
     if len(images) > 1:
         raise SourceError(f"{file}: the sample {key} has {len(images)} images, expected one")
-    where = f"{file}: the sample {key}"
+    if not sample.labelled and "/" not in key:
+        left.add(left_out.NO_FOLDER, images[0].name)
+        return
+    where = f"{file}: the sample {names.shown(key)}"
     identity, _, name = key.rpartition("/")
     if "cls" in parts:
         identity = _label(where, reader, parts["cls"]).decode("utf-8", "replace").strip()
@@ -146,11 +221,12 @@ def _named(file: Path, reader: BinaryIO, key: str, parts: dict[str, Member]) -> 
         identity = str(described.get("identity", identity if "cls" in parts else described.get("label", identity)))
         name = str(described.get("name", name))
     for what, text in (("identity", identity), ("name", name)):
-        bad = any(part in ("", ".", "..") for part in text.split("/")) or "\\" in text or len(text) > 200
-        if bad or any(ord(c) < 32 for c in text):
-            wanted = "a .cls or .json with an identity, or a path identity/key.jpg" if not text else f"a usable {what}"
-            raise SourceError(f"{where}: expected {wanted}, got {text[:60]!r}")
-    yield f"{identity}/{name}", images[0]
+        if not text:
+            raise SourceError(f"{where}: expected a .cls or .json with an identity, or a path identity/key.jpg")
+        fault = names.fault(text)
+        if fault is not None:
+            raise SourceError(f"{where}: expected a usable {what}, got {names.shown(text)!r}: {fault}")
+    yield names.canonical(f"{identity}/{name}"), images[0], sample.labelled
 
 
 def _label(where: str, reader: BinaryIO, member: Member) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import math
 import signal
 import socket
@@ -21,7 +22,7 @@ from fastadv._version import __version__
 from fastadv.core.errors import ArgumentError, FileError, MissingPackageError
 from fastadv.data import ImageError
 from fastadv.data.alignment import center_crop
-from fastadv.data.images import MAX_PIXELS, decode_image, to_tensor
+from fastadv.data.images import MAX_PIXELS, decode_image, read_size, to_tensor
 from fastadv.detection.guard import Guard
 from fastadv.detection.microbatch import Closed, MicroBatcher, Overloaded
 
@@ -33,7 +34,7 @@ try:
     from pydantic import BaseModel, Field
     from starlette.exceptions import HTTPException as Refusal
 
-    from fastadv.detection.uploads import BodyLimit, Upload, check_pixels, described, in_time, read_images
+    from fastadv.detection.uploads import BodyLimit, Upload, described, in_time, read_images
 except ImportError as error:
     raise MissingPackageError(
         f"serving needs fastapi, uvicorn, python-multipart and prometheus-client ({error}): "
@@ -206,7 +207,7 @@ class Service:
             self.problem = error
 
     def _decode(self, name: str, data: bytes) -> NDArray:
-        check_pixels(name, data, self.config.max_pixels)
+        read_size(io.BytesIO(data), name, most=self.config.max_pixels)
         return center_crop(decode_image(data, name), self.size)[0]
 
     def _judge(self, crops: Sequence[NDArray]) -> list[_Row]:

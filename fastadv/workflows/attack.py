@@ -9,7 +9,10 @@ from typing import Any
 
 from fastadv.attacks import Attack, Recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.data import FaceSource, ManifestRow, RunFolder, read_pairs_csv
+from fastadv.data import FaceSource, ManifestRow, RunFolder
+from fastadv.data.names import fault as fault_of
+from fastadv.data.names import shown
+from fastadv.data.pairs import read_pairs_of
 from fastadv.engine import Engine, notices
 from fastadv.models import FaceModel
 from fastadv.workflows.aims import Aim, Enrolled
@@ -83,22 +86,20 @@ def plan(source: FaceSource, aim: Aim, *, pairs: Path | None, limit: int | None)
 
     Raises:
         ValueError: A pair's image is missing, two orders have one name, or the limit is below 1.
+        AlignmentError, ImageError: An image that cannot be used, as ``FaceSource.check``.
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit must be at least 1, got {limit}")
     if pairs is not None:
-        listed = read_pairs_csv(pairs)
-        missing = sorted({n for p in listed for n in (p.first, p.second) if n not in source})
-        if missing:
-            raise ArgumentError(
-                f"{pairs}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}"
-            )
+        listed = read_pairs_of(source, pairs)
         orders = [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in listed]
     elif aim.needs_target:
         orders = next_identity(source.names)
     else:
         orders = [Order(name=n, source=n) for n in source.names]
-    return check_unique(orders if limit is None else orders[:limit])
+    orders = check_unique(orders if limit is None else orders[:limit])
+    source.check(name for order in orders for name in (order.source, order.target) if name)
+    return orders
 
 
 def pair_name(first: str, second: str) -> str:
@@ -107,13 +108,16 @@ def pair_name(first: str, second: str) -> str:
 
 
 def check_unique(orders: list[Order]) -> list[Order]:
-    """The orders, when no two have one name.
+    """The orders, when no two have one name and a file can have each of them.
 
     Raises:
-        ValueError: Two have.
+        ValueError: Two have, or a name is too long for a file.
     """
     seen: set[str] = set()
     for order in orders:
+        fault = fault_of(order.name)
+        if fault is not None:
+            raise ArgumentError(f"pairs must give names of images, got {shown(order.name)}: {fault}")
         if order.name in seen:
             raise ArgumentError(f"pairs must be different, got {order.source} with {order.target} twice")
         seen.add(order.name)

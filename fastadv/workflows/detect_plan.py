@@ -19,7 +19,7 @@ from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.faces import require
 from fastadv.data.hashes import KnownHashes
-from fastadv.data.images import EXTENSIONS
+from fastadv.data.names import read_lines, stem, written
 from fastadv.workflows.inputs import parse_eps, parse_settings, show_eps
 
 PARTS = ("fit", "validate", "test")
@@ -126,7 +126,7 @@ class Selection(FaceSource):
         Raises:
             KeyError: The source lacks one.
         """
-        wanted = set(names)
+        wanted = {source.find(name) or name for name in names}
         require(source, sorted(wanted))
         super().__init__({n: Path(n) for n in source.names if n in wanted}, size=source.size, landmarks=None)
         self._source = source
@@ -156,6 +156,10 @@ class Selection(FaceSource):
         require(self, (name,))
         return self._source.load(name)
 
+    def check(self, names: Iterable[str]) -> None:
+        """As the source's."""
+        self._source.check(names)
+
     def stream(
         self,
         names: Iterable[str] | None = None,
@@ -172,19 +176,12 @@ class Selection(FaceSource):
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Names from a text file, one ``identity/file`` a line, with or without the file's extension.
+    """Names from a text file, one ``identity/file`` a line, as people write them: see ``FaceSource.find``.
 
     Raises:
         ValueError: The file cannot be read or names nothing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: the names cannot be read: {error}") from error
-    names = []
-    for line in filter(None, (line.strip() for line in lines)):
-        stem, dot, ending = line.rpartition(".")
-        names.append(stem if dot and f".{ending.lower()}" in EXTENSIONS else line)
+    names = [stem(written(line)) for line in read_lines(path, "names", ArgumentError) if line.strip()]
     if not names:
         raise ArgumentError(f"{path}: expected a name a line, got none")
     return tuple(dict.fromkeys(names))

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentError
-from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards, read_pairs_csv
+from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
+from fastadv.data.lfw import images_folder
+from fastadv.data.pairs import read_pairs_of
 from fastadv.models import FaceModel, load
 from fastadv.recognition.verification import check_pairs
 
@@ -45,9 +47,11 @@ def show_eps(eps: float) -> str:
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
     """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, or a folder of identities.
 
+    The folder of a run (``run.json`` and ``images/``) is taken as its images.
+
     Raises:
         SourceError, AlignmentError: As the classes.
-        ValueError: Landmarks for a `.bin`, whose images are aligned already.
+        ValueError: Landmarks for a `.bin` or a run, whose images are aligned already.
     """
     if root.suffix == ".bin":
         if landmarks is not None:
@@ -55,7 +59,12 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
         return PairBin(root, size=size)
     if root.suffix == ".tar":
         return Shards(root, size=size, landmarks=landmarks)
-    if (root / "pairs.txt").is_file() or (root / "images").is_dir():
+    has_pairs = (root / "pairs.txt").is_file()
+    if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
+        if landmarks is not None:
+            raise ArgumentError(f"landmarks must not be given for {root}: a run's images are aligned already")
+        return IdentityFolder(root / "images", size=size)
+    if has_pairs or images_folder(root) is not None:
         return LFW(root, size=size, landmarks=landmarks)
     return IdentityFolder(root, size=size, landmarks=landmarks)
 
@@ -161,14 +170,10 @@ def open_pairs(
     Raises:
         ValueError: There are no pairs, an image is missing, a fold does not exist, a pair occurs twice, one class of
             pairs only, or fewer pairs of one class than folds.
+        AlignmentError, ImageError: An image that cannot be used, as ``FaceSource.check``.
     """
     if file is not None:
-        pairs = read_pairs_csv(file)
-        missing = sorted({n for p in pairs for n in (p.first, p.second) if n not in source})
-        if missing:
-            raise ArgumentError(
-                f"{file}: {len(missing)} images of the pairs are missing, first {', '.join(missing[:5])}"
-            )
+        pairs = read_pairs_of(source, file)
     elif isinstance(source, (LFW, PairBin)):
         pairs = source.pairs
     else:
@@ -186,6 +191,7 @@ def open_pairs(
     pairs = _with_folds(pairs)
     if verified:
         check_pairs([p.same for p in pairs], [p.fold for p in pairs])
+    source.check(name for pair in pairs for name in (pair.first, pair.second))
     return pairs
 
 

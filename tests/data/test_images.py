@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from fastadv.data import ImageError, encode_png, read_image, to_tensor, to_uint8, write_png
-from fastadv.data.images import decode_image
+from fastadv.data.images import decode_image, read_size, readable, sniff
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -283,3 +283,58 @@ def test_threads_may_write_one_folder(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(os.listdir(tmp_path)) == 80
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6 1 1 65535\n" + bytes(6),
+        b"P6\n# a comment\n1 1\n# another\n256\n" + bytes(6),
+        b"P5 1 1 65535\n" + bytes(2),
+        b"P3 1 1 1023 1 2 3\n",
+    ],
+)
+def test_a_ppm_of_more_than_8_bits_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.ppm").write_bytes(data)
+    with pytest.raises(ImageError, match="more than 8 bits per channel"):
+        read_image(tmp_path / "a.ppm")
+    with pytest.raises(ImageError, match="more than 8 bits per channel"):
+        read_size(io.BytesIO(data), "a.ppm")
+
+
+def test_a_ppm_of_fewer_levels_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(b"P6 1 1 3\n" + bytes([0, 1, 3]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.ppm"), [[[0, 85, 255]]])
+
+
+@pytest.mark.parametrize(
+    ("format", "found"),
+    [
+        ("JPEG", "JPEG"),
+        ("PNG", "PNG"),
+        ("BMP", "BMP"),
+        ("WEBP", "WebP"),
+        ("PPM", "PPM"),
+        ("GIF", "GIF"),
+        ("TIFF", "TIFF"),
+    ],
+)
+def test_the_format_is_told_by_content(tmp_path: Path, format: str, found: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(file, format)
+    assert sniff(file.getvalue()[:64]) == found
+    if readable(found):
+        assert read_size(io.BytesIO(file.getvalue()), "x") == (7, 5)
+        return
+    (tmp_path / "a.jpg").write_bytes(file.getvalue())
+    with pytest.raises(ImageError, match=f"a.jpg: not a JPEG, PNG, BMP, WebP or PPM image but {found}; save it as"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"BM is a text", b"P6", b"hello", b"\0\0\0\x18ftypisom", b"PK\x03\x04", b"\xd0\xcf\x11\xe0"]
+)
+def test_what_is_no_image_by_content(head: bytes) -> None:
+    assert sniff(head) is None
+    with pytest.raises(ImageError, match="the file is empty|not a JPEG|damaged"):
+        read_size(io.BytesIO(head), "x")

@@ -54,7 +54,7 @@ def test_another_order_and_other_folds_are_put_in_lfw_s_own(tmp_path: Path) -> N
         (FOLDED[:3], r"got sizes \[0, 1\]"),
         ((*FOLDED[:2], same("Bo", 3, 4), other("Bo", 3, "Cy", 2)), "as many pairs of each class"),
         ((same("Bo", 1, 2), Pair(first="a/1", second="b/2", same=False)), "names like person/person_0001, got 'a/1'"),
-        ((same("Bo x", 1, 2), other("Bo", 3, "Cy", 2)), "names like person/person_0001, got 'Bo x/Bo x_0001'"),
+        ((same("Bo\tx", 1, 2), other("Bo", 3, "Cy", 2)), r"names like person/person_0001, got 'Bo\\tx/Bo\\tx_0001'"),
         (
             (same("Bo", 1, 2), Pair(first="Bo/Bo_001", second="Cy/Cy_0001", same=False)),
             "names like person/person_0001, got 'Bo/Bo_001'",

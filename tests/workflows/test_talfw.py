@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv import attacks
 from fastadv.attacks import Recipe
+from fastadv.core.notices import Notice
 from fastadv.data import (
     LFW,
     IdentityFolder,
@@ -366,14 +367,16 @@ def test_pairs_that_lfw_s_form_cannot_say_come_as_csv(lfw, model, tmp_path):
 
 def test_a_folder_without_landmarks_is_read_as_it_was(lfw, model, tmp_path):
     source, out = IdentityFolder(lfw / "images"), tmp_path / "out"
-    make(source, PAIRS, model, out)
+    with pytest.warns(Notice, match="no landmarks"):
+        make(source, PAIRS, model, out)
     assert not (out / "landmarks.txt").exists()
     found = reader(source, out)
     assert found == ("--data", str(out / "images"), "--pairs", str(out / "pairs.csv"))
     faces = inputs.open_faces(out / "images", size=112)
     assert isinstance(faces, IdentityFolder)
     assert faces.load(name(2, 1)).image.equal(source.load(name(2, 1)).image)
-    assert verify(faces, PAIRS, model).clean.auc < verify(source, PAIRS, model).clean.auc
+    with pytest.warns(Notice, match="no landmarks"):
+        assert verify(faces, PAIRS, model).clean.auc < verify(source, PAIRS, model).clean.auc
 
 
 def test_an_ensemble_goes_for_the_partner_s_image(lfw, model, tmp_path):
