@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG, Recipe, as_recipe, by_name
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, threshold_at_far
@@ -130,8 +131,8 @@ def calibrate(
     """
     same = np.array([p.same for p in pairs])
     negatives = int((~same).sum())
-    if negatives * far < 1:
-        raise ArgumentError(f"far = {far:g} needs at least {math.ceil(1 / far)} negative pairs, got {negatives}")
+    if not measurable(far, negatives):  # before anything is embedded
+        raise ArgumentError(f"far: {unmeasurable(f'FAR {far:g}', far, negatives, 'negative pairs')}")
     names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
     rows = embed(source, names, model, progress=progress)
     first, second = (np.stack([rows[getattr(p, k)].numpy() for p in pairs]) for k in ("first", "second"))
