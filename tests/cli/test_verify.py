@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fastadv._version import __version__
+from fastadv.models import load
 
 
 def arguments(faces, weights, pairs, *more):
@@ -19,6 +22,8 @@ def test_clean_figures_need_no_folder(fastadv, faces, weights, pairs):
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["clean"]["pairs"] == 24
+    assert (figures["clean"]["tar_at_far_1e3"], figures["clean"]["threshold_at_far_1e3"]) == (None, None)
+    assert "TAR at FAR 1e-3: not measurable from 12 negative pairs; needs at least 1,000" in figures["clean"]["notes"]
     assert 0 <= figures["clean"]["eer"] <= 1
     assert figures["attacked"] is None
 
@@ -37,12 +42,23 @@ def test_an_attack_lowers_accuracy_and_the_folder_agrees(metric, fastadv, faces,
     assert (out / "roc.svg").read_text().count("<svg") == 1
     assert len(list(out.glob("images/*/*.png"))) == 24
     assert figures["impersonation"]["images"] + figures["evasion"]["images"] == 24
+    assert figures["attacked"]["impersonation_at_far_1e3"] is None
+    for kind in ("impersonation", "evasion"):
+        assert {"success", "met_before", "success_of_rest", "met_before_images"} <= set(figures[kind])
 
 
 def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
     done = fastadv(*arguments(faces, weights, pairs, "--attack", "ffm", "--limit", "8"))
     assert done.returncode == 0, done.stderr
-    for text in ("accuracy at clean thresholds", "AUC", "EER", "TAR at FAR 1e-3", "thresholds from clean pairs"):
+    for text in (
+        "accuracy at clean thresholds",
+        "AUC",
+        "EER",
+        "TAR at FAR 1e-3: not measurable from 4 negative pairs; needs at least 1,000",
+        "thresholds from clean pairs",
+        "met before",
+        "success of the rest",
+    ):
         assert text in done.stdout
 
 
@@ -76,6 +92,17 @@ def test_a_folder_without_pairs_asks_for_them(inside, faces, weights):
     code, said = inside("verify", "--data", faces, "--model", "mobileface_v2", "--weights", weights)
     assert code == 2
     assert "pairs must be given as a CSV file" in said
+
+
+def test_a_network_whose_embeddings_are_no_numbers_is_refused_by_the_name_of_an_image(inside, faces, pairs, tmp_path):
+    state = load("mobileface_v2", random_weights_seed=3).backbone.state_dict()
+    name = next(n for n in state if n.endswith("weight"))
+    state[name] = torch.full_like(state[name], float("nan"))
+    broken = tmp_path / "broken.safetensors"
+    save_file({k: v.contiguous() for k, v in state.items()}, str(broken))
+    code, said = inside(*arguments(faces, broken, pairs))
+    assert code == 2
+    assert "person0/0: expected a finite embedding that is not zero" in said
 
 
 def test_doctor_names_every_backend_and_why_it_does_not_run(fastadv):
