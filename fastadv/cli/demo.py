@@ -29,7 +29,7 @@ def demo(
         print(json.dumps({"report": str(result.report), "seconds": round(result.seconds, 1), "attacks": attacks}))
         return
     clean = result.runs[0].verification.clean
-    rows = [("clean", percent(clean.accuracy), *("–",) * 3)]
+    rows: list[tuple[str, ...]] = [("clean", percent(clean.accuracy), *("–",) * 3)]
     for made in result.runs:
         attacked, summary = made.verification.attacked, made.summary
         shares = (summary.success, summary.met_before, summary.success_of_rest)

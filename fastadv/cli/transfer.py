@@ -112,6 +112,7 @@ def transfer(
     else:
         chosen = [transfer_plan.parse_method(text) for text in method]
         checkpoints = () if at is None else inputs.parse_counts("at", at)
+        transfer_plan.check_far(far, listed)
         config.update(at=list(checkpoints), pairs=pairs, images=images, far=far)
         with RunFolder.open(out, config) as folder, progress_bars(quiet=as_json) as progress:
             verifiers = {

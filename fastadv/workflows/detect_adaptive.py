@@ -70,6 +70,8 @@ def adaptive_rows(
     Raises:
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
+    if not attacks:
+        return ()
     assert detector.thresholds is not None
     line = detector.thresholds.at_false_alarm(FALSE_ALARM)
     natural = clean.natural.of(setting.splits.natural["test"])

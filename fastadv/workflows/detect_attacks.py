@@ -290,10 +290,10 @@ def _cell(
             features = features.take(counts) if rows else None
     met = np.array([met_before(row) for row in tried], bool)
     if reaches is None:
-        counts = count_success([row.success for row in tried], met)
+        counted = count_success([row.success for row in tried], met)
     else:  # what counts was measured on the images that did not meet the goal before
         names = {row.name for row in rows}
-        counts = count_success([row.name in names for row in tried], met)
+        counted = count_success([row.name in names for row in tried], met)
     everything = np.ones(len(rows), bool)
     return Cell(
         attack=attack,
@@ -301,7 +301,7 @@ def _cell(
         targeted=targeted,
         features=features,
         tried=len(tried),
-        counts=counts,
+        counts=counted,
         met=frozenset(source_name(row) for row in tried if met_before(row)),
         l2=mean_of([row.l2 for row in rows], everything),
         linf=mean_of([row.linf for row in rows], everything),

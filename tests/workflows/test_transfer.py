@@ -249,6 +249,9 @@ def test_methods_are_read_from_text():
 def test_thresholds_need_enough_negatives():
     with pytest.raises(ValueError, match="FAR 0.001: not measurable from 10 negative pairs; needs at least 1,000"):
         transfer_plan.calibrate(PEOPLE, PEOPLE.pairs(20, seed=1), load("synth-vgg"), far=1e-3, progress=lambda *_: None)
+    for far in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="far: expected a rate above 0, up to 1, got"):
+            transfer_plan.check_far(far, PEOPLE.pairs(20, seed=1))
 
 
 def test_wilson_intervals_are_the_roots_of_their_equation():

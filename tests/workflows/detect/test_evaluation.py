@@ -108,6 +108,8 @@ def test_who_knows_the_detector_needs_a_threshold_that_can_be_measured(study, mo
     config = EvaluateConfig(adaptive=(parse_attack("bim:4@8/255"),))
     with pytest.raises(ValueError, match="adaptive: needs the detector's threshold at 5% .* not measurable from 19"):
         detect_evaluate.evaluate_folder(path, plan.people, model, config)
+    without = detect_evaluate.evaluate_folder(path, plan.people, model, replace(config, adaptive=()))
+    assert without.adaptive == ()
 
 
 def test_attacks_are_counted_apart_from_what_was_met_before(evaluated, study):
