@@ -24,7 +24,7 @@ from fastadv.cli.options import (
     Slots,
     Weights,
 )
-from fastadv.cli.show import print_notices, progress_bars, table
+from fastadv.cli.show import print_notes, print_notices, progress_bars, table
 from fastadv.detection import load_detector
 from fastadv.engine import Engine
 from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
@@ -143,6 +143,9 @@ def defend(
     console = Console()
     title = f"{model.value}, {len(chosen)} pairs"
     console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
+    print_notes(defend_page.clean_notes(described))
     console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))
+    console.print(table(f"{title}, by goal", defend_page.within_rows(described), defend_page.WITHIN))
+    print_notes((defend_page.NORMS_NOTE,))
     print_notices(defend_page.flag_lines(described))
     console.print(f"{seconds:.0f} s; open {page}", highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -24,12 +25,16 @@ def demo(
     with progress_bars(quiet=as_json) as progress:
         result = demonstrating.demo(out, seed=seed, pairs=pairs, progress=progress)
     if as_json:
-        print(json.dumps({"report": str(result.report), "seconds": round(result.seconds, 1)}))
+        attacks = {made.label: asdict(made.summary) for made in (*result.runs, result.stopped)}
+        print(json.dumps({"report": str(result.report), "seconds": round(result.seconds, 1), "attacks": attacks}))
         return
-    rows = [("clean", percent(result.runs[0].verification.clean.accuracy))]
+    clean = result.runs[0].verification.clean
+    rows: list[tuple[str, ...]] = [("clean", percent(clean.accuracy), *("–",) * 3)]
     for made in result.runs:
-        attacked = made.verification.attacked
-        rows.append((made.label, percent(attacked.accuracy if attacked else None)))
+        attacked, summary = made.verification.attacked, made.summary
+        shares = (summary.success, summary.met_before, summary.success_of_rest)
+        rows.append((made.label, percent(attacked.accuracy if attacked else None), *map(percent, shares)))
     console = Console()
-    console.print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, ("", "accuracy")))
+    header = ("", "accuracy", "success", "met before", "success of the rest")
+    console.print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, header))
     console.print(f"{result.seconds:.0f} s; open {result.report}", highlight=False)

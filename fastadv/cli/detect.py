@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import time
 from dataclasses import asdict
 from enum import Enum
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastadv.cli.detect_tables import print_evaluation
+from fastadv.cli.detect_tables import print_cells, print_evaluation
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
 from fastadv.cli.show import percent, print_notices, progress_bars, table
 from fastadv.data import FaceSource, SyntheticFaces
@@ -152,8 +153,9 @@ def fit(
             progress=progress,
         )
     seconds = time.perf_counter() - begin
+    described = json.loads((out / fitting.FITTED).read_bytes())
     if as_json:
-        print(json.dumps({**json.loads((out / fitting.FITTED).read_bytes()), "seconds": round(seconds, 3)}))
+        print(json.dumps({**described, "seconds": round(seconds, 3)}))
         return
     groups = list(made.detectors[0].aucs)
     rows = [
@@ -162,6 +164,7 @@ def fit(
     ]
     console = Console()
     console.print(table("AUC on the images that validate", rows, ("detector", "epoch", *groups)))
+    print_cells(described["cells"])
     console.print(f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s", highlight=False)
     console.print(f"best: {out / 'detectors' / made.best.configuration.label}.safetensors", highlight=False)
     if (out / HEAD).is_file():
@@ -230,6 +233,7 @@ def evaluate(
         print(json.dumps({**plain, "seconds": round(seconds, 3), "report": str(detect_page.render(study))}))
         return
     print_evaluation(found)
+    print_cells(json.loads((study / fitting.EVALUATION).read_bytes())["cells"])
     page = detect_page.render(study)
     Console().print(f"{seconds:.0f} s; open {page}", highlight=False)
 
@@ -266,10 +270,13 @@ def score(
         writer.writerows((face.name, f"{face.score:.6g}", int(face.flagged)) for face in found.faces)
         write_atomically(out, text.getvalue().encode())
     if as_json:
-        faces = [asdict(face) for face in found.faces]
+        faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]
         print(json.dumps({"threshold": found.threshold, "flagged": found.flagged, "faces": faces}))
         return
-    flagged = sorted((face for face in found.faces if face.flagged), key=lambda face: -face.score)
+    flagged = sorted(
+        (face for face in found.faces if face.flagged),
+        key=lambda face: -face.score if math.isfinite(face.score) else -math.inf,
+    )
     rows = [(face.name, f"{face.score:.2f}") for face in flagged[:_SHOWN]]
     console = Console()
     if rows:

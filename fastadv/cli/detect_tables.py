@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.table import Table
 from fastadv.cli.show import percent, print_notices, table
 from fastadv.workflows.detect_evaluate import Evaluation
 from fastadv.workflows.detect_measure import AGGREGATE, ERRORS, KNN_NAMES, Measured
+from fastadv.workflows.detect_page import cells_table
 from fastadv.workflows.detect_setting import kind
 
 _NONE = "–"
@@ -32,6 +34,14 @@ def print_evaluation(found: Evaluation) -> None:
     findings = [(row.claim, _VERDICTS[row.holds], row.numbers) for row in found.directions]
     console.print(table("the papers' findings", findings, ("finding", "so here", "measured")))
     print_notices(found.notices)
+
+
+def print_cells(cells: Sequence[Mapping[str, Any]]) -> None:
+    """The attacks with their success."""
+    made = cells_table(cells)
+    console = Console()
+    console.print(table("the attacks", made.rows, made.header))
+    console.print(made.note, highlight=False)
 
 
 def _name(family: str, targeted: bool) -> str:
@@ -78,13 +88,14 @@ def _adaptive(found: Evaluation) -> Table:
         (
             _name(row.attack, row.targeted),
             f"{row.weight:g}",
+            f"{row.met_before_images} of {row.tried}",
             percent(row.reached),
             _NONE if row.measured is None else f"{row.measured.area.value:.3f}",
             percent(row.hidden),
         )
         for row in found.adaptive
     ]
-    header = ("attack", "weight", "class reached", "AUC", "and hidden at 5 %")
+    header = ("attack", "weight", "met before", "class reached, of the rest", "AUC", "and hidden at 5 %")
     return table("by one who knows the detector (weight 0: who does not)", made, header)
 
 

@@ -37,7 +37,7 @@ from fastadv.cli.options import (
     Weights,
     build_attack,
 )
-from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
+from fastadv.cli.show import attack_title, percent, print_attacks, print_notes, progress_bars, table
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
 from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
@@ -173,15 +173,16 @@ def identify(
     shown = [row if result.attacked else row[:2] for row in rows]
     console = Console()
     console.print(table(title, shown, header if result.attacked else header[:2]))
-    if result.clean.open_set:
-        thresholds = ", ".join(f"FPIR {rate.fpir:g} {rate.threshold:.4f}" for rate in result.clean.open_set)
+    drawn = [rate for rate in result.clean.open_set if rate.threshold is not None]
+    if drawn:
+        thresholds = ", ".join(f"FPIR {rate.fpir:g} {rate.threshold:.4f}" for rate in drawn)
         console.print(
             f"thresholds from {result.clean.unmated} faces of people who are not enrolled ({metric.value}): "
             f"{thresholds}",
             highlight=False,
             soft_wrap=True,
         )
-    if result.summary is not None:
-        print_notices(result.summary.notices)
+    print_notes(result.clean.notes)
+    print_attacks({result.aim or "": result.summary}, "the attack")
     if out is not None:
         console.print(f"written to {out}", highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -83,17 +83,34 @@ def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, sec
         print(json.dumps({**asdict(summary), "out": str(out), "seconds": round(seconds, 3)}))
         return
     rows = [
-        ("images", f"{summary.images}"),
-        ("success, 8-bit image", percent(summary.success)),
-        ("success before rounding", percent(summary.success_float)),
-        ("evaluations an image, mean", f"{summary.mean_ticks:.2f}"),
-        ("L2, mean", f"{summary.mean_l2:.3f}"),
-        ("largest change, mean", f"{255 * summary.mean_linf:.2f}/255"),
+        *attacking.summary_lines(summary, percent),
         ("time", f"{seconds:.1f} s"),
         ("written to", str(out)),
     ]
-    Console().print(table(attack_title(moves), rows, ("", "")))
+    console = Console()
+    console.print(table(attack_title(moves), rows, ("", "")))
+    console.print(attacking.NORMS_NOTE, highlight=False)
     print_notices(summary.notices)
+
+
+def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title: str) -> None:
+    """A table with a column for each goal that was attacked, and what a reader must know."""
+    made = {name: summary for name, summary in summaries.items() if summary is not None}
+    if not made:
+        return
+    columns = [attacking.summary_lines(summary, percent) for summary in made.values()]
+    rows = [(line[0][0], *(value for _, value in line)) for line in zip(*columns, strict=True)]
+    console = Console()
+    console.print(table(title, rows, ("", *made)))
+    console.print(attacking.NORMS_NOTE, highlight=False)
+    for summary in made.values():
+        print_notices(summary.notices)
+
+
+def print_notes(lines: Sequence[str]) -> None:
+    """Below a table: why a figure is missing from it."""
+    for line in lines:
+        Console().print(line, highlight=False, soft_wrap=True)
 
 
 def print_notices(lines: tuple[str, ...]) -> None:
@@ -126,9 +143,9 @@ def print_verification(result: verifying.Verification, title: str) -> None:
     console = Console()
     console.print(table(title, rows, header))
     at_eer, at_far = clean.eer_threshold, clean.threshold_at_far_1e3
-    console.print(
-        f"thresholds from clean pairs ({clean.metric}): EER {at_eer:.4f}, FAR 1e-3 {at_far:.4f}", highlight=False
+    thresholds = f"EER {at_eer:.4f}" + ("" if at_far is None else f", FAR 1e-3 {at_far:.4f}")
+    console.print(f"thresholds from clean pairs ({clean.metric}): {thresholds}", highlight=False)
+    print_notes(clean.notes)
+    print_attacks(
+        {"impersonate": result.impersonation, "evade": result.evasion}, "the attacks, at the threshold of the EER"
     )
-    for part in (result.impersonation, result.evasion):
-        if part is not None:
-            print_notices(part.notices)

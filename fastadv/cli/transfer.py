@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, Prec, Precision, Seed
-from fastadv.cli.show import percent, progress_bars, table
+from fastadv.cli.show import percent, print_notes, progress_bars, table
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
@@ -121,8 +121,10 @@ def transfer(
         ]
         header: tuple[str, ...] = ("attack", "network", "AUC", "EER", "TAR at FAR 1 %")
         title = f"{described['pairs']} pairs, one image of most attacked on {surrogates[0]}"
+        notes = described["notes"]
     else:
         chosen = [kind for kind in kinds if not isinstance(kind, str)]
+        transfer_plan.check_far(far, listed)
         with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
             verifiers = {
                 name: transfer_plan.calibrate(source, listed, model, far=far, progress=progress)
@@ -147,6 +149,8 @@ def transfer(
         described = transferring.describe(study)
         rows = [(c.surrogate, c.method, *(percent(study.hit_rate(c, name)) for name in models)) for c in study.cells]
         header, title = ("surrogate", "method", *models), f"hit rates, {len(study.pairs)} pairs"
+        before = {name: int(study.met(name).sum()) for name in models}
+        notes = [f"met before: {', '.join(f'{n} of {len(study.pairs)} ({name})' for name, n in before.items())}"]
     page = transfer_page.render(out, source=source)
     seconds = time.perf_counter() - begin
     if as_json:
@@ -154,6 +158,7 @@ def transfer(
         return
     console = Console()
     console.print(table(f"{title}, eps {inputs.show_eps(radius)}", rows, header))
+    print_notes(notes)
     console.print(f"{seconds:.0f} s; open {page}", highlight=False)
 
 

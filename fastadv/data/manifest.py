@@ -39,7 +39,7 @@ class ManifestRow:
         steps: Steps that the attack may take.
         ticks: Model evaluations that this image took.
         success: Whether the goal is achieved by the 8-bit image.
-        success_float: Whether it is achieved before rounding to 8 bits.
+        success_float: Whether it is achieved before rounding to 8 bits; None where that was not measured.
         linf: Largest change of a value, 8-bit image against source, in units of [0, 1] images.
         l2: Euclidean norm of the change, in the same units.
         score_before: The goal's score of the source image.
@@ -69,7 +69,7 @@ class ManifestRow:
     steps: int
     ticks: int
     success: bool
-    success_float: bool
+    success_float: bool | None
     linf: float
     l2: float
     score_before: float
@@ -95,8 +95,8 @@ class ManifestRow:
 
 def _plain(name: str, kind: str, value: Any) -> str | int | float | bool | tuple[int, ...] | None:
     """A value as the plain Python type of its field; NumPy's and torch's scalars are welcome."""
-    if kind == "float | None":
-        return None if value is None else _plain(name, "float", value)
+    if kind.endswith(" | None"):
+        return None if value is None else _plain(name, kind.removesuffix(" | None"), value)
     if kind == "tuple[int, ...]" and isinstance(value, (list, tuple)):
         return tuple(int(_plain(name, "int", each)) for each in value)  # type: ignore[arg-type]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
@@ -121,6 +121,7 @@ _ARROW = {
     "float": pyarrow.float64(),
     "float | None": pyarrow.float64(),
     "bool": pyarrow.bool_(),
+    "bool | None": pyarrow.bool_(),
     "tuple[int, ...]": pyarrow.list_(pyarrow.int64()),
 }
 

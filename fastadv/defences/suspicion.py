@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
-from fastadv.recognition import paired_difference
+from fastadv.recognition import Success, count_success, paired_difference
 
 ONE_STEP, ITERATIVE, NOISE = "one-step", "iterative", "noise"
 FAMILIES = (ONE_STEP, ITERATIVE, NOISE)
@@ -34,6 +34,7 @@ class Trial:
         threat: The threat model's name.
         white_box: Whether the attacker knows the defence.
         hits: ``(N,)`` bool, which images succeed against the defended model.
+        met: ``(N,)`` bool, which clean images meet the goal there already; None: none does.
         l2: ``(N,)`` the L2 norms of the perturbations.
         zero: Share of the images whose gradient was zero at every step.
         nonfinite: Share of the images that met gradients which are not finite.
@@ -53,22 +54,45 @@ class Trial:
     zero: float = 0.0
     nonfinite: float = 0.0
     watched: bool = False
+    met: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ArgumentError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
         if self.hits.ndim != 1 or self.hits.shape != self.l2.shape or not len(self.hits):
             raise ArgumentError(f"hits, l2 must be (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
+        if self.met is not None and self.met.shape != self.hits.shape:
+            raise ArgumentError(f"met must be {self.hits.shape} like hits, got {self.met.shape}")
 
     @property
-    def success(self) -> float:
-        """Share of the images that succeed."""
-        return float(self.hits.mean())
+    def before(self) -> NDArray[np.bool_]:
+        """``(N,)`` bool, ``met`` with nobody in the place of None."""
+        return np.zeros_like(self.hits) if self.met is None else self.met
+
+    @property
+    def gained(self) -> NDArray[np.bool_]:
+        """``(N,)`` bool, which images succeed whose clean ones did not meet the goal: what the attack did."""
+        return self.hits & ~self.before
+
+    @property
+    def counts(self) -> Success:
+        """How many succeed, met the goal before, and succeed of the rest."""
+        return count_success(self.hits, self.before)
+
+    @property
+    def share(self) -> float:
+        """Share that succeeds of the images whose clean ones did not meet the goal; 0 where all did."""
+        return self.counts.success_of_rest or 0.0
 
     @property
     def length(self) -> float:
-        """Median L2 norm of those that succeed; infinite where none does."""
-        return float(np.median(self.l2[self.hits])) if self.hits.any() else math.inf
+        """Median L2 norm of those that succeed and did not meet the goal before; infinite where none does."""
+        return float(np.median(self.l2[self.gained])) if self.gained.any() else math.inf
+
+    @property
+    def size(self) -> float:
+        """Median L2 norm of what was tried on images that did not meet the goal before; 0 where all did."""
+        return float(np.median(self.l2[~self.before])) if not self.before.all() else 0.0
 
     @property
     def label(self) -> str:
@@ -101,7 +125,8 @@ def suspicions(trials: Sequence[Trial], *, gradient_ratio: float | None = None) 
     - ``noise``: random noise succeeds more often than an attack that knows the defence and changes as much, or as
       often with less change.
 
-    "Beats" is by McNemar's exact test at 5 %, on the same images.
+    Images whose clean ones meet the goal already are left out of shares and lengths. "Beats" is by McNemar's exact test
+    at 5 %, on the same images.
 
     Args:
         trials: Of one defence, all on the same images.
@@ -157,7 +182,8 @@ def _norms(model: FaceModel, images: Tensor, targets: Tensor, batch: int) -> Ten
 
 
 def _beats(first: Trial, second: Trial) -> bool:
-    return paired_difference(first.hits, second.hits).verdict == "above"
+    rest = ~(first.before | second.before)
+    return bool(rest.any()) and paired_difference(first.hits[rest], second.hits[rest]).verdict == "above"
 
 
 def _one_step(trials: Sequence[Trial]) -> Iterator[Flag]:
@@ -166,10 +192,10 @@ def _one_step(trials: Sequence[Trial]) -> Iterator[Flag]:
         if one.eps is None:  # of two that look for the smallest change, one may succeed more often by changing more
             rivals = [t for t in rivals if one.length <= t.length]
         if one.family == ONE_STEP and rivals and all(_beats(one, rival) for rival in rivals):
-            best = max(rivals, key=lambda t: t.success)
+            best = max(rivals, key=lambda t: t.share)
             yield Flag(
                 sign="one-step",
-                text=f"one step beats many: {one.label} {one.success:.1%}, {best.label} {best.success:.1%}",
+                text=f"one step beats many: {one.label} {one.share:.1%}, {best.label} {best.share:.1%}",
             )
 
 
@@ -180,8 +206,8 @@ def _black_box(trials: Sequence[Trial]) -> Iterator[Flag]:
             if same and seeing.white_box and not blind.white_box and _beats(blind, seeing):
                 yield Flag(
                     sign="black-box",
-                    text=f"not knowing the defence helps: {blind.label} {blind.success:.1%}, "
-                    f"{seeing.label} {seeing.success:.1%}",
+                    text=f"not knowing the defence helps: {blind.label} {blind.share:.1%}, "
+                    f"{seeing.label} {seeing.share:.1%}",
                 )
 
 
@@ -206,26 +232,27 @@ def _radius(trials: Sequence[Trial]) -> Iterator[Flag]:
     for group in groups.values():
         ordered = [trial for _, trial in sorted(group, key=lambda pair: pair[0])]
         small, large = ordered[0], ordered[-1]
-        if len(ordered) > 1 and large.success <= small.success < _SATURATED:
+        if len(ordered) > 1 and not small.before.all() and large.share <= small.share < _SATURATED:
             yield Flag(
                 sign="radius",
-                text=f"a larger radius does not help: {small.label} {small.success:.1%}, "
-                f"{large.label} {large.success:.1%}",
+                text=f"a larger radius does not help: {small.label} {small.share:.1%}, {large.label} {large.share:.1%}",
             )
 
 
 def _noise(trials: Sequence[Trial]) -> Iterator[Flag]:
     for noise in trials:
         for trial in trials:
-            if noise.family != NOISE or trial.family == NOISE or not trial.white_box or not noise.hits.any():
+            if noise.family != NOISE or trial.family == NOISE or not trial.white_box or not noise.gained.any():
                 continue
             if noise.watched != trial.watched:
                 continue
-            stronger = _beats(noise, trial) and float(np.median(noise.l2)) <= float(np.median(trial.l2))
-            shorter = noise.success >= trial.success and noise.length < trial.length
+            stronger = _beats(noise, trial) and noise.size <= trial.size
+            # without a success, an attack within a radius says nothing of the length that would be needed
+            comparable = bool(trial.gained.any()) or trial.eps is None
+            shorter = comparable and noise.share >= trial.share and noise.length < trial.length
             if stronger or shorter:
                 yield Flag(
                     sign="noise",
-                    text=f"noise beats gradients: {noise.label} {noise.success:.1%} at a median L2 of "
-                    f"{noise.length:.2f}, {trial.label} {trial.success:.1%} at {trial.length:.2f}",
+                    text=f"noise beats gradients: {noise.label} {noise.share:.1%} at a median L2 of "
+                    f"{noise.length:.2f}, {trial.label} {trial.share:.1%} at {trial.length:.2f}",
                 )

@@ -99,7 +99,7 @@ class Detector:
             last=last,
         )
 
-    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] = (0.01, 0.05)) -> Detector:
+    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] | None = None) -> Detector:
         """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of images it was not fitted on."""
         return replace(self, thresholds=calibrate(natural, adversarial, rates=rates))
 

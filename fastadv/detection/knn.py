@@ -93,7 +93,7 @@ class KnnScore:
         """``1 - support``: higher for what looks adversarial, like every detector's score here."""
         return 1 - self.support(features, predicted)
 
-    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] = (0.01, 0.05)) -> KnnScore:
+    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] | None = None) -> KnnScore:
         """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of other images."""
         return replace(self, thresholds=calibrate(natural, adversarial, rates=rates))
 

@@ -14,9 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, notes_of, unmeasurable
 
 Floats = NDArray[np.float64]
 
+_NATURAL = "natural images"
+_USUAL = (0.01, 0.05)
 _CELLS = 1 << 22  # of a temporary of the bootstrap
 
 
@@ -53,11 +56,15 @@ class Thresholds:
         """The threshold for one of the rates that were chosen.
 
         Raises:
-            ValueError: another rate.
+            ValueError: another rate, or one that the natural images are too few for.
         """
-        if rate not in self.false_alarm_rates:
-            known = ", ".join(f"{known:g}" for known in self.false_alarm_rates) or "none"
-            raise ArgumentError(f"rate is {rate}; calibrated for: {known}")
+        known = [known for known in self.false_alarm_rates if measurable(known, self.natural)]
+        if rate not in known:
+            listed = f"calibrated for: {', '.join(f'{each:g}' for each in known) or 'the equal error rate only'}"
+            if 0 <= rate <= 1 and not measurable(rate, self.natural):
+                sentence = unmeasurable(f"false-alarm rate {rate:g}", rate, self.natural, _NATURAL)
+                raise ArgumentError(f"rate: {sentence}; {listed}")
+            raise ArgumentError(f"rate is {rate}; {listed}")
         return self.false_alarm[self.false_alarm_rates.index(rate)]
 
 
@@ -79,7 +86,7 @@ class AreaUnderCurve:
 
 
 def calibrate(
-    natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike, *, rates: tuple[float, ...] = (0.01, 0.05)
+    natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike, *, rates: tuple[float, ...] | None = None
 ) -> Thresholds:
     """Thresholds from the scores of images that the detector was not trained on.
 
@@ -88,21 +95,38 @@ def calibrate(
     Args:
         natural: ``(N,)`` finite scores.
         adversarial: ``(M,)`` finite scores.
-        rates: false-alarm rates in [0, 1] to draw thresholds for.
+        rates: false-alarm rates in [0, 1] to draw thresholds for, each at least ``1 / N``: a lower one cannot be
+            measured. None for those of 0.01 and 0.05 that N natural images can show.
 
     Raises:
-        ValueError: no scores, scores that are not finite or of another shape, or a rate outside [0, 1].
+        ValueError: no scores, scores that are not finite or of another shape, or a rate outside [0, 1] or too low.
     """
     calm, attacked = _checked("natural", natural), _checked("adversarial", adversarial)
-    line, rate = _equal_error(calm, attacked)
+    chosen = resolved(_USUAL, len(calm)) if rates is None else rates
+    for rate in chosen:
+        if not 0 <= rate <= 1:
+            raise ArgumentError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
+        if not measurable(rate, len(calm)):
+            raise ArgumentError(f"rates: {unmeasurable(f'false-alarm rate {rate:g}', rate, len(calm), _NATURAL)}")
+    line, equal = _equal_error(calm, attacked)
     return Thresholds(
         equal_error=line,
-        equal_error_rate=rate,
-        false_alarm_rates=tuple(rates),
-        false_alarm=tuple(_at_false_alarm(calm, attacked, rate) for rate in rates),
+        equal_error_rate=equal,
+        false_alarm_rates=chosen,
+        false_alarm=tuple(_at_false_alarm(calm, attacked, rate) for rate in chosen),
         natural=len(calm),
         adversarial=len(attacked),
     )
+
+
+def resolved(rates: tuple[float, ...], natural: int) -> tuple[float, ...]:
+    """Those of the rates that so many natural images can show."""
+    return tuple(rate for rate in rates if measurable(rate, natural))
+
+
+def rate_notes(natural: int, rates: tuple[float, ...]) -> tuple[str, ...]:
+    """A sentence for each false-alarm rate that so many natural images cannot show."""
+    return notes_of({f"false-alarm rate {rate:g}": rate for rate in rates}, natural, _NATURAL)
 
 
 def auc(natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike) -> float:
@@ -230,8 +254,6 @@ def _equal_error(calm: Floats, attacked: Floats) -> tuple[float, float]:
 
 
 def _at_false_alarm(calm: Floats, attacked: Floats, rate: float) -> float:
-    if not 0 <= rate <= 1:
-        raise ArgumentError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
     ordered = np.sort(calm)[::-1]
     allowed = int(np.floor(rate * len(ordered) + 1e-9))  # 0.3 * 10 is 2.9999999999999996, and three are meant
     if allowed >= len(ordered):

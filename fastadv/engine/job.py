@@ -13,6 +13,7 @@ ZERO_GRADIENT = "zero_gradient"
 NONFINITE_GRADIENT = "nonfinite_gradient"
 MET_AT_START = "met_at_start"
 OUTSIDE = "outside_after_rounding"
+BELOW_A_LEVEL = "eps_below_a_level"
 
 EXPLANATIONS = {
     ZERO_GRADIENT: "had an all-zero gradient at every step, so the attack could not move them "
@@ -20,6 +21,8 @@ EXPLANATIONS = {
     NONFINITE_GRADIENT: "met gradients that are not finite; those pixels were left as they were",
     MET_AT_START: "had reached the goal before the attack began",
     OUTSIDE: "have no 8-bit version inside the budget; the nearest 8-bit image was taken",
+    BELOW_A_LEVEL: "were left as they were: eps is below one grey level (1/255), so they have no other 8-bit version "
+    "inside the budget",
 }
 
 
@@ -51,7 +54,7 @@ class Result:
         success: Whether the rounded image reaches the goal.
         success_float: Whether the image before rounding does.
         ticks: Model evaluations that the attack consumed.
-        linf: ``max |x' - x|`` of the rounded image, in [0, 1].
+        linf: ``max |x' - x|`` of the rounded image, in [0, 1]; at most eps where the image is inside such a budget.
         l2: ``||x' - x||_2`` of the rounded image.
         score_before: The goal's score (similarity, distance or logit margin) of the clean image.
         score_after: The same of the rounded adversarial image.

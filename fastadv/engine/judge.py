@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Budget, Goal, Rows
+from fastadv.attacks.change import below_a_level, norms
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import fixed_outputs
 from fastadv.engine.job import (
+    BELOW_A_LEVEL,
     MET_AT_START,
     NONFINITE_GRADIENT,
     OUTSIDE,
@@ -145,16 +147,18 @@ class Judge:
         before_rounding = success
         if not bool(same.all()):
             before_rounding = torch.where(same, success, self.goal.achieved(self.outputs(trial), rows))
-        delta = (rounded - origin).flatten(1)
+        unchanged = [False] * len(done)
+        if below_a_level(self.budget):
+            unchanged = ((rounded * 255).round() == (origin * 255).round()).flatten(1).all(1).tolist()
         columns = zip(
             done,
             rounded.cpu().contiguous(),
             success.tolist(),
             before_rounding.tolist(),
-            delta.abs().amax(1).tolist(),
-            torch.linalg.vector_norm(delta, dim=1).tolist(),
+            *norms(rounded, origin, self.budget),
             self.goal.score(outputs, rows).tolist(),
             self.budget.inside(rounded, origin).tolist(),
+            unchanged,
             strict=True,
         )
         return [
@@ -170,10 +174,10 @@ class Judge:
                 score_before=d.entered.score_before,
                 score_after=score,
                 nonfinite=d.nonfinite,
-                flags=_flags(d, inside),
+                flags=_flags(d, inside, stuck),
                 batch=self.batch,
             )
-            for d, image, ok, ok_float, linf, l2, score, inside in columns
+            for d, image, ok, ok_float, linf, l2, score, inside, stuck in columns
         ]
 
     @staticmethod
@@ -186,12 +190,13 @@ class Judge:
         )
 
 
-def _flags(done: Finished, inside: bool) -> tuple[str, ...]:
+def _flags(done: Finished, inside: bool, stuck: bool) -> tuple[str, ...]:
     elements = done.trial.numel()
     noticed = {
         ZERO_GRADIENT: done.zero > 0 and done.zero == done.ticks * elements,
         NONFINITE_GRADIENT: done.nonfinite > 0,
         MET_AT_START: done.entered.met_at_start,
         OUTSIDE: not inside,
+        BELOW_A_LEVEL: inside and stuck,
     }
     return tuple(name for name, seen in noticed.items() if seen)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.engine.job import Job, Result, notices
+from fastadv.engine.job import MET_AT_START, Job, Result, notices
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.models import FaceModel
@@ -60,6 +60,8 @@ def stream_jobs(
 class Adversarials:
     """The results of ``run``, row i for image i.
 
+    ``success[~met_before].float().mean()`` is the success of the images that had something to reach.
+
     Attributes:
         images: ``(N, 3, H, W)`` float32 on the 8-bit grid.
         success: ``(N,)`` bool, judged in float32 on the 8-bit image.
@@ -81,6 +83,11 @@ class Adversarials:
     score_before: Tensor
     score_after: Tensor
     flags: tuple[tuple[str, ...], ...]
+
+    @property
+    def met_before(self) -> Tensor:
+        """``(N,)`` bool, whether the clean image reached the goal already."""
+        return torch.tensor([MET_AT_START in flags for flags in self.flags], dtype=torch.bool)
 
 
 def run(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, notes_of
 from fastadv.recognition import metrics
 
 Floats = NDArray[np.float64]
@@ -30,13 +31,13 @@ class OpenSet:
 
     Attributes:
         fpir: The false positive identification rate that the threshold is for.
-        threshold: Drawn on clean unmated probes.
-        tpir: True positive identification rate of the mated probes at it.
+        threshold: Drawn on clean unmated probes; None where they are too few for the rate.
+        tpir: True positive identification rate of the mated probes at it, or None.
     """
 
     fpir: float
-    threshold: float
-    tpir: float
+    threshold: float | None
+    tpir: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class IdentificationReport:
         rank5: Share of those whose own template is among the five most similar.
         neighbours: Share of those that the nearest enrolled images name rightly; None where that was not asked.
         open_set: A threshold for each FPIR; () without unmated probes.
+        notes: A sentence for each rate that so many unmated probes cannot show.
     """
 
     people: int
@@ -60,6 +62,7 @@ class IdentificationReport:
     rank5: float
     neighbours: float | None
     open_set: tuple[OpenSet, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +72,13 @@ class TargetRate:
     Attributes:
         rank1: Share whose target's template is the most similar.
         neighbours: Share that the nearest enrolled images name as the target; None where that was not asked.
-        accepted: ``(fpir, share)``: whose target's template is the most similar and reaches the clean threshold.
+        accepted: ``(fpir, share)``: whose target's template is the most similar and reaches the clean threshold; None
+            where there is no such threshold.
     """
 
     rank1: float
     neighbours: float | None
-    accepted: tuple[tuple[float, float], ...]
+    accepted: tuple[tuple[float, float | None], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,20 +145,22 @@ def evaluate_identification(
     mated = own != UNKNOWN
     if not mated.any():
         raise ArgumentError("labels: expected at least one probe of an enrolled person, got none")
-    place, best = ranks(values[mated], own[mated]), values.max(1)
+    place, best, strangers = ranks(values[mated], own[mated]), values.max(1), int((~mated).sum())
     found = []
-    if not mated.all():
-        for fpir in fpirs:
-            threshold = metrics.threshold_at_far(best, mated, fpir)
-            found.append(OpenSet(fpir=fpir, threshold=threshold, tpir=_share((place == 1), best[mated], threshold)))
+    for fpir in fpirs if strangers else ():
+        if not 0 <= fpir <= 1:
+            raise ArgumentError(f"fpirs: expected rates from 0 to 1, got {fpir}")
+        threshold = metrics.threshold_at_far(best, mated, fpir) if measurable(fpir, strangers) else None
+        found.append(OpenSet(fpir=fpir, threshold=threshold, tpir=_share((place == 1), best[mated], threshold)))
     return IdentificationReport(
         people=values.shape[1],
         mated=int(mated.sum()),
-        unmated=int((~mated).sum()),
+        unmated=strangers,
         rank1=float((place == 1).mean()),
         rank5=float((place <= 5).mean()),
         neighbours=None if named is None else float((_named(named, own)[mated] == own[mated]).mean()),
         open_set=tuple(found),
+        notes=notes_of({f"TPIR at FPIR {o.fpir:g}": o.fpir for o in found}, strangers, "faces of people not enrolled"),
     )
 
 
@@ -232,8 +238,8 @@ def open_set_curve(scores: ArrayLike, labels: ArrayLike, unmated_best: ArrayLike
     return fpir, tpir
 
 
-def _share(hit: NDArray[np.bool_], best: Floats, threshold: float) -> float:
-    return float((hit & (best >= threshold)).mean())
+def _share(hit: NDArray[np.bool_], best: Floats, threshold: float | None) -> float | None:
+    return None if threshold is None else float((hit & (best >= threshold)).mean())
 
 
 def _named(named: ArrayLike, labels: Integers) -> Integers:
@@ -248,7 +254,8 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
     if values.ndim != 2 or 0 in values.shape:
         raise ArgumentError(f"scores: expected (P, T) numbers, at least one probe and one template, got {values.shape}")
     if not np.isfinite(values).all():
-        raise ArgumentError("scores: expected finite numbers")
+        probe, column = (int(k) for k in np.argwhere(~np.isfinite(values))[0])
+        raise ArgumentError(f"scores: expected finite numbers, got {values[probe, column]} for probe {probe}")
     if own.shape != values.shape[:1] or not np.issubdtype(own.dtype, np.integer):
         raise ArgumentError(f"labels: expected ({len(values)},) integers, got {own.shape} {own.dtype}")
     if (own < UNKNOWN).any() or (own >= values.shape[1]).any():

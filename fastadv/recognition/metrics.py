@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, unmeasurable
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -120,14 +121,16 @@ def threshold_at_far(scores: ArrayLike, same: ArrayLike, far: float) -> float:
     Args:
         scores: (P,) finite numbers.
         same: (P,) booleans.
-        far: The false accept rate allowed, 0 to 1.
+        far: The false accept rate allowed, 0 to 1; `far * negatives` is at least 1.
 
     Raises:
-        ValueError: As for `roc`, or `far` outside [0, 1].
+        ValueError: As for `roc`; `far` outside [0, 1], or too low to be measured from so many negatives.
     """
     values, labels = checked(scores, same)
     if not 0 <= far <= 1:
         raise ArgumentError(f"far: expected a rate from 0 to 1, got {far}")
+    if not measurable(far, int((~labels).sum())):
+        raise ArgumentError(unmeasurable(f"FAR {far:g}", far, int((~labels).sum()), "negative pairs"))
     negatives = np.sort(values[~labels])[::-1]
     # 1e-9: 0.3 * 10 is 2.9999999999999996, and three of ten negatives are meant.
     allowed = int(np.floor(far * len(negatives) + 1e-9))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, notes_of
 from fastadv.recognition import metrics
 
 Metric = Literal["cosine", "euclidean"]
@@ -66,10 +67,12 @@ class VerificationReport:
         eer_threshold: Its threshold.
         accuracy: Mean accuracy over the folds; None without folds.
         accuracy_std: Standard deviation over the folds; None without folds.
-        tar_at_far_1e2: True accept rate at a false accept rate of 1e-2.
-        tar_at_far_1e3: True accept rate at a false accept rate of 1e-3.
-        threshold_at_far_1e3: The threshold there.
+        tar_at_far_1e2: True accept rate at a false accept rate of 1e-2; None below 100 negative pairs.
+        tar_at_far_1e3: True accept rate at a false accept rate of 1e-3; None below 1,000 negative pairs.
+        threshold_at_far_1e3: The threshold there, or None.
         fold_thresholds: (fold, threshold) for every fold, each threshold chosen on the others; () without.
+        negatives: Number of pairs of different people.
+        notes: A sentence for each figure that so many pairs cannot show.
     """
 
     pairs: int
@@ -79,10 +82,12 @@ class VerificationReport:
     eer_threshold: float
     accuracy: float | None
     accuracy_std: float | None
-    tar_at_far_1e2: float
-    tar_at_far_1e3: float
-    threshold_at_far_1e3: float
+    tar_at_far_1e2: float | None
+    tar_at_far_1e3: float | None
+    threshold_at_far_1e3: float | None
     fold_thresholds: tuple[tuple[int, float], ...]
+    negatives: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,7 @@ class AttackedReport:
         eer: Their equal error rate: what a threshold chosen after the attack could still reach.
         eer_threshold: Its threshold.
         impersonation_at_eer: At the clean threshold of the equal error rate.
-        impersonation_at_far_1e3: At the clean threshold of FAR 1e-3.
+        impersonation_at_far_1e3: At the clean threshold of FAR 1e-3; None where the clean pairs cannot show it.
         impersonation_at_folds: At the clean threshold of the pair's fold.
         evasion_at_eer: At the clean threshold of the equal error rate.
         evasion_at_far_1e3: At the clean threshold of FAR 1e-3.
@@ -162,6 +167,8 @@ def evaluate(
     values, labels = metrics.checked(scores, same)
     rate, threshold = metrics.eer(values, labels)
     accuracy = None if folds is None else metrics.kfold_accuracy(values, labels, folds)
+    negatives = int((~labels).sum())
+    hundredth, thousandth = (measurable(far, negatives) for far in (1e-2, 1e-3))
     return VerificationReport(
         pairs=len(values),
         metric=metric,
@@ -170,10 +177,12 @@ def evaluate(
         eer_threshold=threshold,
         accuracy=accuracy.mean if accuracy else None,
         accuracy_std=accuracy.std if accuracy else None,
-        tar_at_far_1e2=metrics.tar_at_far(values, labels, 1e-2),
-        tar_at_far_1e3=metrics.tar_at_far(values, labels, 1e-3),
-        threshold_at_far_1e3=metrics.threshold_at_far(values, labels, 1e-3),
+        tar_at_far_1e2=metrics.tar_at_far(values, labels, 1e-2) if hundredth else None,
+        tar_at_far_1e3=metrics.tar_at_far(values, labels, 1e-3) if thousandth else None,
+        threshold_at_far_1e3=metrics.threshold_at_far(values, labels, 1e-3) if thousandth else None,
         fold_thresholds=tuple(zip(accuracy.folds, accuracy.thresholds, strict=True)) if accuracy else (),
+        negatives=negatives,
+        notes=notes_of({"TAR at FAR 1e-2": 1e-2, "TAR at FAR 1e-3": 1e-3}, negatives, "negative pairs"),
     )
 
 

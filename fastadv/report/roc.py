@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#7A4B94", "#444444", "#B8860B")
 _GREY = "#8A8A8A"
 _DPI = 160
+_LOG_FROM = 10  # trials below which a logarithmic axis has less than a decade to show
+_LOWEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +102,15 @@ def roc_figure(
         axes.plot(guess, guess, color=_GREY, linewidth=0.7, linestyle=(0, (1, 3)), label="chance")
     _dress(axes, log_far=log_far, lowest_far=lowest_far, title=title, labels=labels)
     return figure
+
+
+def far_axis(trials: int) -> tuple[bool, float]:
+    """Whether an axis of rates is logarithmic, and its left end: never below what so many trials can show.
+
+    Args:
+        trials: Negative pairs, or faces of people who are not enrolled; at least 1.
+    """
+    return trials >= _LOG_FROM, max(_LOWEST, min(0.5, 1 / trials))
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:

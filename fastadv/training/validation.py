@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel, fixed_batches, prepare
@@ -16,6 +17,7 @@ from fastadv.recognition import VerificationReport, cosine_scores, evaluate
 from fastadv.training.cache import Progress, silent
 
 _BATCH = 64
+_RESOLVED = 0.01  # accuracies and error rates that the choice of an epoch should be able to tell apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,18 @@ def embed_faces(
         rows.append(fixed_batches(ready.features, images.contiguous(memory_format=torch.channels_last), _BATCH).cpu())
         progress("validating", min(start + _BATCH, len(wanted)), len(wanted))
     return wanted, torch.cat(rows)
+
+
+def few_negatives(pairs: Sequence[Pair]) -> str | None:
+    """What a reader of the figures must know where the pairs are too few to tell networks apart, or None."""
+    negatives = sum(not pair.same for pair in pairs)
+    if not negatives or measurable(_RESOLVED, negatives):
+        return None
+    images = len({name for pair in pairs for name in (pair.first, pair.second)})
+    sentence = unmeasurable(
+        f"error rates of {_RESOLVED:.0%}", _RESOLVED, negatives, f"negative pairs of {images} images"
+    )
+    return f"validation: {sentence}; epochs are chosen by coarser ones: give more with --pairs"
 
 
 def verify_pairs(

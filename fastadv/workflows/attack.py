@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fastadv.attacks import Attack, Recipe
 from fastadv.core.errors import ArgumentError
@@ -14,7 +16,10 @@ from fastadv.data.names import fault as fault_of
 from fastadv.data.names import shown
 from fastadv.data.pairs import read_pairs_of
 from fastadv.engine import Engine, notices
+from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
+from fastadv.recognition import count_success, mean_of
+from fastadv.report import text
 from fastadv.workflows.aims import Aim, Enrolled
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
@@ -27,19 +32,27 @@ class AttackSummary:
     Attributes:
         images: How many were made.
         success: Share that reach the goal as 8-bit images.
-        success_float: Share that did before rounding.
+        met_before: Share whose clean image reached the goal already.
+        met_before_images: How many these are.
+        success_of_rest: Share of the others that reach the goal as 8-bit images; None where there are no others.
+        rest_successes: How many these are: those that the norms are of.
+        success_float: Share of all images that reached the goal before rounding; None where that was not measured.
         mean_ticks: Model evaluations an image, in the mean.
-        mean_l2: Mean L2 norm of the change.
-        mean_linf: Mean of the largest change of a pixel.
+        mean_l2: Mean L2 norm of the change of the successes that did not meet the goal before; None of none.
+        mean_linf: Mean of their largest change of a pixel; None of none.
         notices: What a reader must know: flags with counts and names.
     """
 
     images: int
     success: float
-    success_float: float
+    met_before: float
+    met_before_images: int
+    success_of_rest: float | None
+    rest_successes: int
+    success_float: float | None
     mean_ticks: float
-    mean_l2: float
-    mean_linf: float
+    mean_l2: float | None
+    mean_linf: float | None
     notices: tuple[str, ...]
 
 
@@ -52,15 +65,54 @@ def summarise(rows: Sequence[ManifestRow]) -> AttackSummary:
     n = len(rows)
     if not n:
         raise ArgumentError("rows must hold at least one image, got none")
+    hits, met = np.array([r.success for r in rows]), np.array([met_before(r) for r in rows])
+    found, counted = count_success(hits, met), hits & ~met
+    before_rounding = [r.success_float for r in rows if r.success_float is not None]
     return AttackSummary(
         images=n,
-        success=sum(r.success for r in rows) / n,
-        success_float=sum(r.success_float for r in rows) / n,
+        success=found.successes / n,
+        met_before=found.met_before_images / n,
+        met_before_images=found.met_before_images,
+        success_of_rest=found.success_of_rest,
+        rest_successes=found.rest_successes,
+        success_float=sum(before_rounding) / n if len(before_rounding) == n else None,
         mean_ticks=sum(r.ticks for r in rows) / n,
-        mean_l2=sum(r.l2 for r in rows) / n,
-        mean_linf=sum(r.linf for r in rows) / n,
+        mean_l2=mean_of([r.l2 for r in rows], counted),
+        mean_linf=mean_of([r.linf for r in rows], counted),
         notices=notices((r.name, tuple(filter(None, r.flags.split(";")))) for r in rows),
     )
+
+
+def met_before(row: ManifestRow) -> bool:
+    """Whether the image's clean version reached the goal already."""
+    return MET_AT_START in row.flags.split(";")
+
+
+def summary_lines(
+    summary: AttackSummary, percent: Callable[[float | None], str] = text.percent
+) -> tuple[tuple[str, str], ...]:
+    """The name and value of each figure: a column of every table about attacks.
+
+    Args:
+        summary: Of a run, or of a part of it.
+        percent: How a share is written.
+    """
+    rest = summary.images - summary.met_before_images
+    of_rest = f" ({summary.rest_successes:,} of {rest:,})" if rest else ""
+    return (
+        ("images", f"{summary.images:,}"),
+        ("success, 8-bit image", percent(summary.success)),
+        ("met before", f"{percent(summary.met_before)} ({summary.met_before_images:,} of {summary.images:,})"),
+        ("success of the rest", percent(summary.success_of_rest) + of_rest),
+        ("success before rounding", percent(summary.success_float)),
+        ("evaluations an image, mean", f"{summary.mean_ticks:.2f}"),
+        ("L2, mean *", text.NONE if summary.mean_l2 is None else f"{summary.mean_l2:.3f}"),
+        ("largest change, mean *", text.NONE if summary.mean_linf is None else f"{255 * summary.mean_linf:.2f}/255"),
+    )
+
+
+NORMS_NOTE = "* of the successes that did not meet the goal before the attack"
+"""What the starred lines of ``summary_lines`` are about."""
 
 
 def next_identity(names: Sequence[str]) -> list[Order]:

@@ -6,7 +6,7 @@ import io
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import Evade, Goal, Impersonate, fim
+from fastadv.attacks.change import level_note
 from fastadv.attacks.evade_detector import WatchedModel
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
 from fastadv.data.files import write_atomically
 from fastadv.defences import (
@@ -95,6 +97,9 @@ def defend(
     for name, listed in (("attack", labels), ("threat", [t.name for t in threats])):
         if not listed or len(set(listed)) != len(listed):
             raise ArgumentError(f"{name} must be given at least once, and each once, got {', '.join(listed) or 'none'}")
+    for note in dict.fromkeys(level_note(each.recipe.attack.budget) for each in attacks):
+        if note is not None:
+            notify(note)
     study = _Study(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
     planned = with_none(defences)
     guarded, cells = [], []
@@ -236,10 +241,11 @@ class _Study:
         held = _read(file, ("scores", "flagged"))
         if held is None or len(held["scores"]) != len(rows):
             stage = f"{own.label}: {moves.label} ({threat.name})"
-            held = self._shown(defence, threat, images, stage)
+            held = self._shown(defence, threat, len(images), lambda k: to_tensor(read_image(images[k])), stage)
             self._write(file, held)
         scores = held["scores"]
         hits = self._wrong(own, scores) & ~held["flagged"]
+        met = self._wrong(own, own.scores) & ~self._clean_flags(own, defence, threat)
         flags = [row.flags.split(";") for row in rows]
         trial = Trial(
             attack=moves.name,
@@ -252,6 +258,7 @@ class _Study:
             zero=float(np.mean(["zero_gradient" in f for f in flags])),
             nonfinite=float(np.mean(["nonfinite_gradient" in f for f in flags])),
             watched=isinstance(threat, Adaptive),
+            met=met,
         )
         return Cell(
             defence=own.label,
@@ -281,7 +288,14 @@ class _Study:
         scores = held["scores"]
         hits = self._wrong(own, scores)
         trial = Trial(
-            attack=copy.label, family=ITERATIVE, eps=None, threat="copy", white_box=False, hits=hits, l2=held["l2"]
+            attack=copy.label,
+            family=ITERATIVE,
+            eps=None,
+            threat="copy",
+            white_box=False,
+            hits=hits,
+            l2=held["l2"],
+            met=self._wrong(own, own.scores),
         )
         return Cell(
             defence=own.label,
@@ -293,6 +307,19 @@ class _Study:
             trial=trial,
             linf=held["linf"],
         )
+
+    def _clean_flags(self, own: Guarded, defence: Defence | None, threat: ThreatModel) -> NDArray[np.bool_]:
+        """Which clean first images the detector flags, where the threat model has one; measured once."""
+        if not isinstance(threat, Adaptive):
+            return np.zeros(len(self._pairs), bool)
+        file = self._path / "scores" / _slug(threat.name) / "clean" / f"{_slug(own.label)}.npz"
+        held = _read(file, ("scores", "flagged"))
+        if held is None or len(held["flagged"]) != len(self._pairs):
+            firsts = [pair.first for pair in self._pairs]
+            stage = f"{own.label}: clean ({threat.name})"
+            held = self._shown(defence, threat, len(firsts), lambda k: self._source.load(firsts[k]).image, stage)
+            self._write(file, held)
+        return np.asarray(held["flagged"], bool)
 
     def _wrong(self, own: Guarded, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
         limit = own.report.eer_threshold
@@ -337,25 +364,28 @@ class _Study:
             return [found[o.name] for o in self._orders], [into.image_path(o.name) for o in self._orders]
 
     def _shown(
-        self, defence: Defence | None, threat: ThreatModel, images: Sequence[Path], stage: str
+        self, defence: Defence | None, threat: ThreatModel, count: int, image: Callable[[int], Tensor], stage: str
     ) -> dict[str, NDArray[Any]]:
-        """What the defended verifier, and the detector where there is one, say of the attacked images."""
+        """What the defended verifier, and the detector where there is one, say of an image in each pair's first place.
+
+        An image with a score that is no number is flagged.
+        """
         watched = isinstance(threat, Adaptive)
         model = WatchedModel(self._model, threat.detector) if isinstance(threat, Adaptive) else self._model
         # a query that is known to be attacked is not attacked again
         bare = defence is None or (isinstance(defence, AttackAsDefence) and defence.known)
         judge = prepare(model if bare else defence.wrap(model, seed=self._secret), precision="fp32")  # type: ignore[union-attr]
         found = []
-        for begin in range(0, len(images), _BATCH):
-            batch = torch.stack([to_tensor(read_image(path)) for path in images[begin : begin + _BATCH]])
+        for begin in range(0, count, _BATCH):
+            batch = torch.stack([image(k) for k in range(begin, min(begin + _BATCH, count))])
             batch = batch.to(judge.device).contiguous(memory_format=torch.channels_last)
             found.append(fixed_batches(judge, batch, _BATCH).cpu())
-            self._progress(stage, min(begin + _BATCH, len(images)), len(images))
+            self._progress(stage, min(begin + _BATCH, count), count)
         rows = torch.cat(found)
         second = torch.stack([self._embedded[p.second] for p in self._pairs])
         flagged = np.zeros(len(rows), bool)
         if isinstance(threat, Adaptive):
-            flagged = (rows[:, -1] >= threat.threshold).numpy()
+            flagged = ~(rows[:, -1] < threat.threshold).numpy()
         return {"scores": cosine_scores(rows[:, :-1] if watched else rows, second), "flagged": flagged}
 
 

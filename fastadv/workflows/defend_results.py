@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastadv.data import Pair
 from fastadv.data.files import write_atomically
 from fastadv.defences import Flag, Trial
-from fastadv.recognition import AttackedReport, VerificationReport, evaluate
+from fastadv.recognition import AttackedReport, VerificationReport, count_success, evaluate, mean_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,14 +109,11 @@ def _described(study: Defences, cell: Cell) -> dict[str, Any]:
         "family": cell.trial.family,
         "attacked": asdict(cell.report),
         "accuracy_refitted": _refitted(study, cell),
-        "success": cell.trial.success,
-        "impersonation": float(cell.hits[~same].mean()),
-        "evasion": float(cell.hits[same].mean()),
-        "impersonated": _within(cell, ~same),
-        "anonymised": _within(cell, same),
-        "l2": _quantiles(cell.trial.l2),
-        "l2_of_successes": _quantiles(cell.trial.l2[cell.hits]),
-        "linf": _quantiles(cell.linf),
+        **cell.trial.counts.rates(),
+        "impersonation": _within(cell, ~same),
+        "evasion": _within(cell, same),
+        "l2": _quantiles(cell.trial.l2[cell.trial.gained]),
+        "linf": _quantiles(cell.linf[cell.trial.gained]),
         "lengths": [round(float(v), 5) for v in cell.trial.l2],
     }
 
@@ -129,14 +126,15 @@ def _refitted(study: Defences, cell: Cell) -> float | None:
     return evaluate(cell.scores, np.array([p.same for p in study.pairs]), folds).accuracy
 
 
-def _within(cell: Cell, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
-    """Success on the chosen pairs at any length, below 5 and below 1, and the mean length of what succeeds."""
-    hits, l2 = cell.hits[chosen], cell.trial.l2[chosen]
+def _within(cell: Cell, chosen: NDArray[np.bool_]) -> dict[str, float | int | None]:
+    """Success on the chosen pairs, and of those that were not met before: below 5, below 1, and the mean length."""
+    gained, rest, l2 = cell.trial.gained[chosen], ~cell.trial.before[chosen], cell.trial.l2[chosen]
+    counts = count_success(cell.hits[chosen], cell.trial.before[chosen])
     return {
-        "any": float(hits.mean()),
-        "below_5": float((hits & (l2 < 5)).mean()),
-        "below_1": float((hits & (l2 < 1)).mean()),
-        "mean_l2": float(l2[hits].mean()) if hits.any() else None,
+        **counts.rates(),  # type: ignore[dict-item]
+        "below_5": float((gained & (l2 < 5))[rest].mean()) if rest.any() else None,
+        "below_1": float((gained & (l2 < 1))[rest].mean()) if rest.any() else None,
+        "mean_l2": mean_of(l2, gained),
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fastadv.attacks import SignGradient
@@ -30,6 +32,7 @@ from fastadv.report import (
 )
 from fastadv.runs import describe
 from fastadv.workflows import report_parts as parts
+from fastadv.workflows.attack import NORMS_NOTE, AttackSummary, summarise
 from fastadv.workflows.verify import Verification
 
 _EXAMPLES = 6
@@ -54,6 +57,11 @@ class DemoRun:
     verification: Verification
     rows: tuple[ManifestRow, ...]
     seconds: float | None
+
+    @cached_property
+    def summary(self) -> AttackSummary:
+        """The attacks of both kinds together."""
+        return summarise(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +159,8 @@ def _strength(run: DemoRun) -> tuple[float, float, float]:
     """The lowest accuracy, of equals the fewest evaluations, of these the smallest change."""
     attacked = run.verification.attacked
     accuracy = attacked.accuracy if attacked is not None and attacked.accuracy is not None else 1.0
-    return accuracy, _mean(run, "ticks"), _mean(run, "l2")
+    length = run.summary.mean_l2
+    return accuracy, run.summary.mean_ticks, math.inf if length is None else length
 
 
 def _notices(run: DemoRun) -> tuple[str, ...]:
@@ -207,15 +216,23 @@ def _table(clean: VerificationReport, runs: Sequence[DemoRun]) -> Table:
         ("strangers accepted", text.percent(clean.eer), *cells(lambda r: attacked(r, "impersonation_at_eer"))),
         ("genuine refused", text.percent(clean.eer), *cells(lambda r: attacked(r, "evasion_at_eer"))),
         ("evaluations an image", text.NONE, *cells(lambda r: f"{_mean(r, 'ticks'):.0f}")),
-        ("largest change, mean", text.NONE, *cells(lambda r: text.levels(_mean(r, "linf")))),
-        ("L2 of the change", text.NONE, *cells(lambda r: f"{_mean(r, 'l2'):.2f}")),
+        ("success of the attacks", text.NONE, *cells(lambda r: text.percent(r.summary.success))),
+        ("met before", text.NONE, *cells(lambda r: text.percent(r.summary.met_before))),
+        ("success of the rest", text.NONE, *cells(lambda r: text.percent(r.summary.success_of_rest))),
+        ("largest change, mean *", text.NONE, *cells(lambda r: _number(r.summary.mean_linf, text.levels))),
+        ("L2 of the change, mean *", text.NONE, *cells(lambda r: _number(r.summary.mean_l2, lambda v: f"{v:.2f}"))),
     )
     return Table(
         header=("", "clean", *(run.label for run in runs)),
         rows=rows,
         note="Accuracy: ten folds, each at the threshold of the other nine. Accepted and refused: at the threshold of "
-        "the clean equal error rate. All four ascend the distance of embeddings here, since the goal is verification.",
+        "the clean equal error rate. All four ascend the distance of embeddings here, since the goal is verification. "
+        f"{NORMS_NOTE}.",
     )
+
+
+def _number(value: float | None, shown: Callable[[float], str]) -> str:
+    return text.NONE if value is None else shown(value)
 
 
 def _mean(run: DemoRun, field: str) -> float:
@@ -257,14 +274,14 @@ def _throughput(result: DemoResult) -> Table:
         rows.append(
             (
                 run.label,
-                text.percent(sum(row.success for row in run.rows) / len(run.rows)),
+                *(text.percent(v) for v in (run.summary.success, run.summary.met_before, run.summary.success_of_rest)),
                 f"{evaluations / len(run.rows):.1f}",
                 text.rate(_per_second(run)),
                 text.rate(evaluations / run.seconds if run.seconds else None),
             )
         )
     return Table(
-        header=("", "success", "evaluations", "images/s", "eval./s"),
+        header=("", "success", "met before", "success of the rest", "evaluations", "images/s", "eval./s"),
         rows=tuple(rows),
         note="Evaluations: of one image, in the mean. Speed: on this machine, writing included."
         if all(run.seconds for run in result.runs)

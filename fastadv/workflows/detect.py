@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.change import level_note
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
@@ -26,13 +27,14 @@ from fastadv.detection import (
     fit,
     medoids,
 )
+from fastadv.detection.measures import rate_notes, resolved
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.runs import list_hash
 from fastadv.training import HeadConfig
 from fastadv.workflows.detect_attacks import Cell, make, read_cells
 from fastadv.workflows.detect_features import Features, batches, embed, tensors_hash
-from fastadv.workflows.detect_plan import PARTS
+from fastadv.workflows.detect_plan import PARTS, AttackSpec
 from fastadv.workflows.detect_score import BACKBONE
 from fastadv.workflows.detect_setting import TARGETED, Clean, Setting, kind, look
 from fastadv.workflows.detect_study import StudyConfig, begin, claimed, identity_of, planned
@@ -200,7 +202,13 @@ def fitted_cells(config: StudyConfig, setting: Setting, clean: Clean) -> tuple[t
         cells += read
         if left_out:
             notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
-    return tuple(cells), (*notices, *failures(cells))
+    return tuple(cells), (*level_notes(config.attacks), *notices, *failures(cells))
+
+
+def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
+    """A sentence for each radius that no 8-bit image can be changed by."""
+    found = dict.fromkeys(level_note(spec.recipe().attack.budget) for spec in attacks)
+    return tuple(note for note in found if note is not None)
 
 
 def failures(cells: Sequence[Cell]) -> list[str]:
@@ -241,6 +249,7 @@ def fit_detectors(
             f"the network classifies {right:.1%} of the natural images rightly: {_HEAD_ADVICE}"
         )
     notices = tuple(f"{group} has too few images and was not fitted on" for group in groups if group not in usable)
+    notices += rate_notes(sum(len(part) for part in parts["validate"][""]), _RATES)
     chosen = list(dict.fromkeys((c.representatives, c.metric) for c in configurations))
     by_label: dict[str, FittedDetector] = {}
     for name, metric in chosen:
@@ -314,7 +323,7 @@ def _fitted(
     calm, attacked = scores[held.groups == 0], scores[held.groups > 0]
     facts = {"attacks": ", ".join(seen.attacks), BACKBONE: tensors_hash(setting.model.backbone.state_dict())}
     detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
-    detector = detector.calibrated(calm, attacked, rates=_RATES)
+    detector = detector.calibrated(calm, attacked, rates=resolved(_RATES, len(calm)))
     folder = setting.path / "detectors"
     folder.mkdir(exist_ok=True)
     detector.save(folder / f"{chosen.label}.safetensors")
@@ -351,8 +360,9 @@ def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:
                 "kind": kind(cell.targeted),
                 "tried": cell.tried,
                 "made": cell.made,
-                "l2": None if not cell.made else cell.l2,
-                "linf": None if not cell.made else cell.linf,
+                **cell.counts.rates(),
+                "l2": cell.l2,
+                "linf": cell.linf,
             }
             for cell in made.cells
         ],

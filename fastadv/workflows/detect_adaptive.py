@@ -31,8 +31,9 @@ class Adaptive:
         targeted: Whether it went for a class.
         weight: Of the detector's logit.
         tried: Images that were attacked.
-        reached: Share of them that reach the class goal.
-        hidden: Share of them that do and stay below the detector's threshold at a false-alarm rate of 5 %.
+        met_before_images: How many of them met the attacker's goal before; these are in none of the shares.
+        reached: Share of the rest that reaches the class goal; None where there is no rest.
+        hidden: Share of the rest that does and stays below the detector's threshold at a false-alarm rate of 5 %.
         measured: The detector on those that reach the class goal, hidden or not; None where none does.
     """
 
@@ -40,8 +41,9 @@ class Adaptive:
     targeted: bool
     weight: float
     tried: int
-    reached: float
-    hidden: float
+    met_before_images: int
+    reached: float | None
+    hidden: float | None
     measured: Measured | None
 
 
@@ -68,22 +70,27 @@ def adaptive_rows(
     Raises:
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
+    if not attacks:
+        return ()
     assert detector.thresholds is not None
     line = detector.thresholds.at_false_alarm(FALSE_ALARM)
     natural = clean.natural.of(setting.splits.natural["test"])
     calm = scores_of(detector, natural)
-    tried = len(sources(setting, clean, ("test",)))
+    names = set(sources(setting, clean, ("test",)))
     rows = []
     for spec in attacks:
         for targeted in (True, False):
             for weight in (0.0, *weights):
                 if weight:
-                    own = make_adaptive(setting, clean, spec, detector, name, weight=weight, targeted=targeted).features
+                    cell = make_adaptive(setting, clean, spec, detector, name, weight=weight, targeted=targeted)
+                    own = cell.features
                 else:
                     blind = known.get((spec.label, targeted))
-                    blind = blind or make(setting, clean, spec, targeted=targeted, parts=("test",))
-                    own = blind.part(setting.splits.attacked["test"])
+                    cell = blind or make(setting, clean, spec, targeted=targeted, parts=("test",))
+                    own = cell.part(setting.splits.attacked["test"])
                 scores, found = None, None
+                met = len(cell.met & names)
+                rest = len(names) - met
                 if own is not None:
                     scores = scores_of(detector, own)
                     pair = natural.names, own.names
@@ -93,9 +100,10 @@ def adaptive_rows(
                         attack=spec.label,
                         targeted=targeted,
                         weight=weight,
-                        tried=tried,
-                        reached=(0 if own is None else len(own)) / max(1, tried),
-                        hidden=0.0 if scores is None else int((scores < line).sum()) / max(1, tried),
+                        tried=len(names),
+                        met_before_images=met,
+                        reached=(0 if own is None else len(own)) / rest if rest else None,
+                        hidden=(0 if scores is None else int((scores < line).sum())) / rest if rest else None,
                         measured=found,
                     )
                 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +16,10 @@ from fastadv.attacks.gallery import Gallery
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
 from fastadv.data.writer import IMAGES, check_images
-from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
+from fastadv.recognition import Success, count_success, mean_of
 from fastadv.runs import describe, list_hash
+from fastadv.workflows.attack import met_before
 from fastadv.workflows.detect_features import Features
 from fastadv.workflows.detect_plan import AttackSpec
 from fastadv.workflows.detect_setting import Clean, Setting, kind
@@ -37,7 +39,9 @@ class Cell:
         targeted: Whether it went for a class.
         features: The network's view of them, named as the images that they were made from; None where none succeeded.
         tried: How many were attacked: images that the network had classified rightly.
-        l2: Mean L2 norm of the change, of those that succeed; NaN where none did.
+        counts: How many of these succeed, met the goal before, and succeed of the rest.
+        met: The images that met the goal before the attack.
+        l2: Mean L2 norm of the change, of those that succeed and did not meet the goal before; None of none.
         linf: Mean of the largest change of a pixel; likewise.
     """
 
@@ -46,8 +50,10 @@ class Cell:
     targeted: bool
     features: Features | None
     tried: int
-    l2: float
-    linf: float
+    counts: Success
+    met: frozenset[str]
+    l2: float | None
+    linf: float | None
 
     @property
     def group(self) -> str:
@@ -104,7 +110,7 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[Cell, ...], int]:
     """
     everything = read_manifest(folder)
     check_images(folder, everything)
-    rows = [row for row in everything if row.success and MET_AT_START not in row.flags.split(";")]
+    rows = [row for row in everything if row.success and not met_before(row)]
     usable = [row for row in rows if setting.splits.part_of(source_name(row)) is not None]
     if not usable:
         raise ArgumentError(
@@ -115,9 +121,20 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[Cell, ...], int]:
     for attack, targeted in dict.fromkeys((row.attack, row.goal in _AIMED) for row in usable):
         own = [row for row in usable if (row.attack, row.goal in _AIMED) == (attack, targeted)]
         first = {source_name(row): row for row in reversed(own)}  # of several made from one image the first counts
-        tried = {source_name(r) for r in everything if (r.attack, r.goal in _AIMED) == (attack, targeted)}
-        count = sum(setting.splits.part_of(name) is not None for name in tried)
-        cells.append(_cell(setting, f"{attack} of {folder}", attack, targeted, list(first.values()), folder, count))
+        alike = [r for r in reversed(everything) if (r.attack, r.goal in _AIMED) == (attack, targeted)]
+        # of several made from one image the first that counts as an example, else the first
+        tried = {source_name(r): r for r in alike if setting.splits.part_of(source_name(r)) is not None} | first
+        cells.append(
+            _cell(
+                setting,
+                f"{attack} of {folder}",
+                attack,
+                targeted,
+                list(first.values()),
+                folder,
+                list(tried.values()),
+            )
+        )
     return tuple(cells), len(rows) - len(usable)
 
 
@@ -236,7 +253,7 @@ def carry_out(setting: Setting, task: Task) -> Cell:
         )
         folder.finish([order.name for order in orders])
         path = folder.path
-    made = [row for row in rows if MET_AT_START not in row.flags.split(";")]
+    made = [row for row in rows if not met_before(row)]
     chosen = made if task.reaches else [row for row in made if row.success]
     return _cell(
         setting,
@@ -245,7 +262,7 @@ def carry_out(setting: Setting, task: Task) -> Cell:
         task.targeted,
         chosen,
         path,
-        len(rows),
+        rows,
         stage=task.label,
         reaches=task.reaches,
     )
@@ -258,7 +275,7 @@ def _cell(
     targeted: bool,
     rows: Sequence[ManifestRow],
     folder: Path,
-    tried: int,
+    tried: Sequence[ManifestRow],
     *,
     stage: str = "",
     reaches: Callable[[Features], Tensor] | None = None,
@@ -272,13 +289,21 @@ def _cell(
             counts = reaches(features)
             rows = [row for row, good in zip(rows, counts.tolist(), strict=True) if good]
             features = features.take(counts) if rows else None
-    count = max(1, len(rows))
+    met = np.array([met_before(row) for row in tried], bool)
+    if reaches is None:
+        counted = count_success([row.success for row in tried], met)
+    else:  # what counts was measured on the images that did not meet the goal before
+        names = {row.name for row in rows}
+        counted = count_success([row.name in names for row in tried], met)
+    everything = np.ones(len(rows), bool)
     return Cell(
         attack=attack,
         family=family,
         targeted=targeted,
         features=features,
-        tried=tried,
-        l2=sum(row.l2 for row in rows) / count if rows else float("nan"),
-        linf=sum(row.linf for row in rows) / count if rows else float("nan"),
+        tried=len(tried),
+        counts=counted,
+        met=frozenset(source_name(row) for row in tried if met_before(row)),
+        l2=mean_of([row.l2 for row in rows], everything),
+        linf=mean_of([row.linf for row in rows], everything),
     )

@@ -15,14 +15,24 @@ from fastadv.attacks.evade_detector import check_adapts
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource
 from fastadv.data.files import write_atomically
-from fastadv.detection import Detector, load_detector
+from fastadv.detection import Detector, Thresholds, load_detector
+from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
-from fastadv.workflows.detect import EVALUATION, FITTED, Configuration, aside, failures, fitted_cells
-from fastadv.workflows.detect_adaptive import Adaptive, adaptive_rows
+from fastadv.workflows.detect import EVALUATION, FITTED, Configuration, aside, failures, fitted_cells, level_notes
+from fastadv.workflows.detect_adaptive import FALSE_ALARM, Adaptive, adaptive_rows
 from fastadv.workflows.detect_attacks import Cell, make, read_cells
 from fastadv.workflows.detect_directions import Direction, knn_directions, trajectory_directions
 from fastadv.workflows.detect_features import Features, scores_of
-from fastadv.workflows.detect_measure import KnnRow, Measured, curve, knn_rows, mean, measure, yardstick_scores
+from fastadv.workflows.detect_measure import (
+    FALSE_ALARMS,
+    KnnRow,
+    Measured,
+    curve,
+    knn_rows,
+    mean,
+    measure,
+    yardstick_scores,
+)
 from fastadv.workflows.detect_plan import AttackSpec, check_attacks
 from fastadv.workflows.detect_setting import Clean, Setting, kind, look
 from fastadv.workflows.detect_study import claimed, read_study, reopen
@@ -130,9 +140,17 @@ def evaluate_folder(
             if spec.label in fitted_on:
                 raise ArgumentError(f"unseen must be attacks that the study was not fitted on, got {spec.label}")
         layer = config.knn_layer or setting.layers[-1]
+        index = len(setting.splits.rest)
+        if config.k is not None and config.k > index:
+            raise ArgumentError(
+                f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
+            )
         if layer not in setting.layers:
             raise ArgumentError(f"knn_layer must be one of {', '.join(setting.layers)}, got {layer!r}")
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
+        thresholds = detectors[best].thresholds
+        if config.adaptive and thresholds is not None:
+            _check_hidden(thresholds)
         clean = look(setting)
         seen, notices = fitted_cells(study, setting, clean)
         unseen, more = _unseen(config, setting, clean)
@@ -157,7 +175,7 @@ def evaluate_folder(
             directions=(*trajectory_directions(measured, macro, configurations, best), *knn_directions(rows)),
             cells=cells,
             natural=len(setting.splits.natural["test"]),
-            notices=(*notices, *more),
+            notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), FALSE_ALARMS)),
         )
         text = json.dumps(describe(made, config), indent=1, sort_keys=True)
         write_atomically(path / EVALUATION, text.encode() + b"\n")
@@ -186,11 +204,25 @@ def _detector(path: Path, configuration: Configuration, setting: Setting) -> Det
     return load_detector(file, device=setting.model.device)
 
 
+def _check_hidden(thresholds: Thresholds) -> None:
+    """Refuse attackers who know the detector where there is no threshold that they could want to stay below.
+
+    Raises:
+        ValueError: The images that validate are too few for it.
+    """
+    try:
+        thresholds.at_false_alarm(FALSE_ALARM)
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"adaptive: needs the detector's threshold at {FALSE_ALARM:.0%} false alarms; {error}"
+        ) from error
+
+
 def _unseen(config: EvaluateConfig, setting: Setting, clean: Clean) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     cells = [
         make(setting, clean, spec, targeted=aimed, parts=("test",)) for spec in config.unseen for aimed in (True, False)
     ]
-    notices = failures(cells)
+    notices = [*level_notes((*config.unseen, *config.adaptive)), *failures(cells)]
     for run in config.unseen_runs:
         read, left_out = read_cells(setting, Path(run))
         cells += read
@@ -270,8 +302,9 @@ def describe(made: Evaluation, config: EvaluateConfig) -> dict[str, Any]:
                 "kind": kind(cell.targeted),
                 "tried": cell.tried,
                 "made": cell.made,
-                "l2": cell.l2 if cell.made else None,
-                "linf": cell.linf if cell.made else None,
+                **cell.counts.rates(),
+                "l2": cell.l2,
+                "linf": cell.linf,
             }
             for cell in made.cells
         ],

@@ -21,6 +21,7 @@ from fastadv.detection import (
     calibrate,
 )
 from fastadv.detection.knn import PROCESSINGS, WEIGHTINGS, KnnScore, fit_knn
+from fastadv.detection.measures import resolved
 from fastadv.recognition import roc
 from fastadv.workflows.detect_attacks import Cell
 from fastadv.workflows.detect_features import Features, batches, joined
@@ -82,7 +83,7 @@ def measure(
     Raises:
         ValueError: No scores, or scores that are not finite.
     """
-    rates = tuple(rate for rate in FALSE_ALARMS if rate * len(calm) >= 1)
+    rates = resolved(FALSE_ALARMS, len(calm))
     lines = dict(zip(rates, calibrate(calm, attacked, rates=rates).false_alarm, strict=True))
     values = attacked.double()
     return Measured(
@@ -121,13 +122,15 @@ class KnnRow:
         accuracy: At the equal error rate, by column: each attack with its kind, in all its settings, ``"aggregate"``
             (all attacks) and ``"natural errors"`` (misclassified natural images; absent where there are none).
         refused: Share of the images of each column that a threshold refuses which keeps 98 % of the rightly
-            classified natural images.
+            classified natural images; None where these are fewer than 50.
+        k: Neighbours that voted.
     """
 
     processing: str
     weighting: str
     accuracy: Mapping[str, float]
-    refused: Mapping[str, float]
+    refused: Mapping[str, float | None]
+    k: int
 
 
 def knn_rows(
@@ -143,11 +146,12 @@ def knn_rows(
         clean: Its unchanged images; those that are not set aside are the index.
         cells: What attacks made.
         layer: Whose pooled output is the feature.
-        k: Neighbours; at most all; None: as many as a person has in the index, in the mean.
+        k: Neighbours, at most as many as there are images in the index; None: as many as a person has there, in the
+            mean.
         dimensions: Of the PCA, at most.
 
     Raises:
-        ValueError: No adversarial image, or none that is classified rightly.
+        ValueError: No adversarial image, or none that is classified rightly; ``k`` is beyond the index.
 
     Source:
         Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 5.
@@ -156,7 +160,7 @@ def knn_rows(
     index = [(values[place], labels) for values, labels in batches(clean.rest, setting.labels(clean.rest.names))]
     natural = joined((clean.natural, clean.sources))
     right = setting.right(natural)
-    count = max(1, round(len(clean.rest) / len(setting.splits.people))) if k is None else k
+    count = min(len(clean.rest), max(1, round(len(clean.rest) / len(setting.splits.people)))) if k is None else k
     made: dict[str, list[Features]] = {}
     for cell in cells:
         if cell.features is not None:
@@ -173,7 +177,7 @@ def knn_rows(
                 model=setting.model.name,
                 processing=processing,
                 dimensions=dimensions,
-                k=min(count, len(clean.rest)),
+                k=count,
                 weighting=weighting,
             )
             rows.append(_knn_row(score, natural, right, columns, place))
@@ -190,12 +194,17 @@ def _knn_row(score: KnnScore, natural: Features, right: Tensor, columns: Mapping
     scores[AGGREGATE] = torch.cat(list(scores.values()))
     if not bool(right.all()):
         scores[ERRORS] = everything[~right]
-    lines = {name: calibrate(calm, found, rates=(1 - _KEPT,)) for name, found in scores.items()}
+    rates = resolved((1 - _KEPT,), len(calm))
+    lines = {name: calibrate(calm, found, rates=rates) for name, found in scores.items()}
     return KnnRow(
         processing=score.processing,
         weighting=score.weighting,
         accuracy={name: 1 - line.equal_error_rate for name, line in lines.items()},
-        refused={name: float((scores[name] >= line.false_alarm[0]).float().mean()) for name, line in lines.items()},
+        refused={
+            name: float((scores[name] >= line.false_alarm[0]).float().mean()) if rates else None
+            for name, line in lines.items()
+        },
+        k=score.k,
     )
 
 

@@ -15,6 +15,7 @@ from fastadv.report.page import render_page
 from fastadv.report.parts import Notices, Page, Part, Plot, Plots, Section, Table, Tile, Tiles
 from fastadv.report.study_figures import Line, heat_plot, line_plot
 from fastadv.workflows import report_parts as parts
+from fastadv.workflows.attack import NORMS_NOTE
 from fastadv.workflows.detect import EVALUATION, FITTED
 from fastadv.workflows.detect_measure import AGGREGATE, ERRORS, FALSE_ALARMS, KNN_NAMES
 from fastadv.workflows.detect_study import read_study
@@ -73,7 +74,7 @@ def study_page(
             title="The adversarial images",
             lead="Only images that the network classifies rightly are attacked; those that reach the goal as 8-bit "
             "images are examples.",
-            parts=(_cells(found["cells"] if found else fitted["cells"]),),
+            parts=(cells_table(found["cells"] if found else fitted["cells"]),),
         ),
         Section(
             title="The fit",
@@ -154,7 +155,7 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
         Section(
             title="kNN score",
             lead="Accuracy at the equal error rate of natural images that are classified rightly against each column. "
-            "In brackets the share that is refused where 98 % of the former are kept.",
+            "In brackets the share that is refused where 98 % of the former are kept; a dash: they are too few.",
             parts=(_knn(found["knn"]),) if found["knn"] else (),
         ),
         Section(title="The papers' findings, one by one", parts=(_directions(found["directions"]),)),
@@ -279,12 +280,13 @@ def _adaptive(rows: Rows) -> tuple[Part, ...]:
             (
                 f"{row['attack']}, {kind}",
                 f"{row['weight']:g}",
+                f"{row['met_before_images']} of {row['tried']}",
                 text.percent(row["reached"]),
                 area,
                 text.percent(row["hidden"]),
             )
         )
-    header = ("attack", "weight", "goal reached", "AUC of the detector", "hidden")
+    header = ("attack", "weight", "met before", "goal reached, of the rest", "AUC of the detector", "hidden")
     return (Table(header=header, rows=tuple(made)),)
 
 
@@ -317,19 +319,24 @@ def _directions(rows: Rows) -> Table:
     return Table(header=("finding", "so here", "measured"), rows=made)
 
 
-def _cells(rows: Rows) -> Table:
+def cells_table(rows: Rows) -> Table:
+    """The attacks of a study, from the ``cells`` of its JSON files."""
     made = tuple(
         (
             row["attack"],
             row["kind"],
             str(row["tried"]),
-            text.percent(row["made"] / row["tried"] if row["tried"] else None),
+            *(text.percent(row[name]) for name in ("success", "met_before", "success_of_rest")),
             text.NONE if row["l2"] is None else f"{row['l2']:.2f}",
             text.NONE if row["linf"] is None else text.levels(row["linf"]),
         )
         for row in rows
     )
-    return Table(header=("attack", "kind", "attacked", "succeeded", "L2, mean", "largest change, mean"), rows=made)
+    header = (
+        *("attack", "kind", "images", "success", "met before", "success of the rest"),
+        *("L2, mean *", "largest change, mean *"),
+    )
+    return Table(header=header, rows=made, note=NORMS_NOTE)
 
 
 def _fits(rows: Rows) -> Table:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import FaceSource
+from fastadv.data.faces import several
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
 from fastadv.workflows.detect_features import extract, scores_of, tensors_hash
@@ -24,8 +27,8 @@ class ScoredFace:
 
     Attributes:
         name: ``identity/file``.
-        score: The detector's logit: the higher, the more adversarial it looks.
-        flagged: Whether it is at or above the threshold.
+        score: The detector's logit: the higher, the more adversarial it looks; NaN where it is no number.
+        flagged: Whether it is at or above the threshold, or no number.
     """
 
     name: str
@@ -97,5 +100,9 @@ def score_folder(
 
     features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
     scored = zip(source.names, scores_of(detector, features).tolist(), strict=True)
-    faces = tuple(ScoredFace(name=name, score=score, flagged=score >= threshold) for name, score in scored)
+    # written so that a score that is no number is flagged
+    faces = tuple(ScoredFace(name=name, score=score, flagged=not score < threshold) for name, score in scored)
+    broken = [face.name for face in faces if not math.isfinite(face.score)]
+    if broken:
+        notify(f"score: of {several(broken)} it is no finite number; flagged like images that look adversarial")
     return ScoreSummary(faces=faces, threshold=threshold)

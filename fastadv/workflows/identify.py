@@ -29,7 +29,7 @@ from fastadv.recognition import (
     identification_under_attack,
     open_set_curve,
 )
-from fastadv.report.roc import Curve, roc_figure, save_figure
+from fastadv.report.roc import Curve, far_axis, roc_figure, save_figure
 from fastadv.workflows.aims import Aim, Enrolled, identity_of
 from fastadv.workflows.attack import AttackSummary, attack_folder, pair_name
 from fastadv.workflows.enrolment import enrolled_from
@@ -285,9 +285,10 @@ def draw(result: Identification, path: Path, *, title: str = "") -> Path | None:
         Curve(label=label, far=fpir, tar=tpir, after=k > 0)
         for k, (label, (fpir, tpir)) in enumerate(zip(labels, result.curves, strict=False))
     ]
-    lowest = max(1e-4, min(0.1, 1 / result.clean.unmated))
+    log, lowest = far_axis(result.clean.unmated)
     rates = ("false positive identification rate", "true positive identification rate")
-    return save_figure(roc_figure(curves, lowest_far=lowest, title=title, labels=rates, chance=False), path)
+    figure = roc_figure(curves, log_far=log, lowest_far=lowest, title=title, labels=rates, chance=False)
+    return save_figure(figure, path)
 
 
 def save(result: Identification, folder: Path, *, title: str = "") -> None:

@@ -33,7 +33,8 @@ def figures(described: Mapping[str, Any]) -> list[Line]:
         ]
         accepted = target.get("accepted")
         for pair in accepted if isinstance(accepted, Sequence) else ():
-            lines.append((f"accepted as the target at FPIR {pair[0]:g}", None, float(pair[1])))
+            share = None if pair[1] is None else float(pair[1])
+            lines.append((f"accepted as the target at FPIR {pair[0]:g}", None, share))
     return [line for line in lines if line[1:] != (None, None)]
 
 
@@ -47,11 +48,13 @@ def tables(folder: Path) -> list[Table]:
     if not path.is_file():
         return []
     try:
-        found = figures(json.loads(path.read_bytes()))
+        described = json.loads(path.read_bytes())
+        found = figures(described)
+        note = ". ".join(map(str, _part(described, "clean").get("notes", ())))
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ArgumentError(f"{path}: cannot be read: {error}") from error
     rows = tuple((name, text.percent(before), text.percent(after)) for name, before, after in found)
-    return [Table(header=("identification", "clean", "attacked"), rows=rows)]
+    return [Table(header=("identification", "clean", "attacked"), rows=rows, note=note)]
 
 
 def _part(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -64,6 +67,6 @@ def _number(values: Mapping[str, Any], key: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _rates(part: Mapping[str, Any]) -> list[tuple[float, float]]:
+def _rates(part: Mapping[str, Any]) -> list[tuple[float, float | None]]:
     found = part.get("open_set")
-    return [(float(o["fpir"]), float(o["tpir"])) for o in found] if isinstance(found, Sequence) else []
+    return [(float(o["fpir"]), _number(o, "tpir")) for o in found] if isinstance(found, Sequence) else []

@@ -32,7 +32,7 @@ from fastadv.report import (
 )
 from fastadv.workflows import identify_page
 from fastadv.workflows import report_parts as parts
-from fastadv.workflows.attack import AttackSummary, summarise
+from fastadv.workflows.attack import NORMS_NOTE, AttackSummary, summarise, summary_lines
 from fastadv.workflows.inputs import open_faces
 from fastadv.workflows.report_change import change_figures, series_of
 
@@ -219,7 +219,12 @@ def _tiles(run: RunRecord, summary: AttackSummary) -> Tiles:
             value=text.percent(summary.success),
             label="attacks that succeed",
             note=f"of {text.count(summary.images, 'image')}",
-        )
+        ),
+        Tile(
+            value=text.percent(summary.success_of_rest),
+            label="success of the rest",
+            note=f"{text.percent(summary.met_before)} had met the goal before",
+        ),
     ]
     clean, attacked = (_shares(run.verification, key) for key in ("clean", "attacked"))
     if "accuracy" in clean and "accuracy" in attacked:
@@ -234,7 +239,7 @@ def _tiles(run: RunRecord, summary: AttackSummary) -> Tiles:
         Tile(
             value=text.levels(max(r.linf for r in run.rows)),
             label="largest change",
-            note="in steps of 1/255",
+            note="of all images, in steps of 1/255",
         ),
         Tile(value=f"{summary.mean_ticks:.1f}", label="evaluations an image", note="in the mean"),
     ]
@@ -264,25 +269,20 @@ def _numbers(run: RunRecord, summary: AttackSummary) -> tuple[Part, ...]:
             (name, text.percent(clean.get(before or "")), text.percent(attacked.get(after or "")))
             for name, before, after in names
         )
-        made.append(Table(header=("verification", "clean", "attacked"), rows=rows))
+        notes = parts.mapping(run.verification or {}, "clean").get("notes")
+        note = ". ".join(map(str, notes)) if isinstance(notes, list) else ""
+        made.append(Table(header=("verification", "clean", "attacked"), rows=rows, note=note))
     made += identify_page.tables(run.path)
     kinds = list(dict.fromkeys(row.goal for row in run.rows))
     columns = [summarise([row for row in run.rows if row.goal == kind]) for kind in kinds]
-    made.append(Table(header=("attack", *kinds), rows=summary_rows(columns)))
+    made.append(Table(header=("attack", *kinds), rows=summary_rows(columns), note=NORMS_NOTE))
     return tuple(made)
 
 
 def summary_rows(columns: Sequence[AttackSummary]) -> tuple[tuple[str, ...], ...]:
     """The rows of a table with a column for each summary."""
-    lines = (
-        ("images", [f"{c.images:,}" for c in columns]),
-        ("success, 8-bit image", [text.percent(c.success) for c in columns]),
-        ("success before rounding", [text.percent(c.success_float) for c in columns]),
-        ("evaluations an image", [f"{c.mean_ticks:.1f}" for c in columns]),
-        ("largest change, mean", [text.levels(c.mean_linf) for c in columns]),
-        ("L2 of the change, mean", [f"{c.mean_l2:.2f}" for c in columns]),
-    )
-    return tuple((name, *cells) for name, cells in lines)
+    lines = zip(*(summary_lines(summary) for summary in columns), strict=True)
+    return tuple((line[0][0], *(value for _, value in line)) for line in lines)
 
 
 def _figures(run: RunRecord) -> tuple[Plot, ...]:

@@ -28,6 +28,7 @@ from fastadv.report import (
 )
 from fastadv.report.parts import Tone
 from fastadv.runs import describe
+from fastadv.workflows.attack import met_before
 
 Image = NDArray[np.uint8]
 VERIFIED = ("cosine", "euclidean")
@@ -128,7 +129,12 @@ def amplification(rows: Sequence[ManifestRow]) -> int:
 
 
 def verdict(row: ManifestRow) -> tuple[str, Tone]:
-    """What the verifier says of the adversarial image, in words."""
+    """What the verifier says of the adversarial image, in words, and whether it said so before the attack too."""
+    words, tone = _verdict(row)
+    return (f"{words}, and before the attack too", tone) if row.success and met_before(row) else (words, tone)
+
+
+def _verdict(row: ManifestRow) -> tuple[str, Tone]:
     if row.goal == "impersonate":
         return ("taken for the other", "bad") if row.success else ("refused", "good")
     if row.goal == "evade":

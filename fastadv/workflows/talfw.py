@@ -226,7 +226,9 @@ def build(
     """
     check_threshold(threshold, pairs)
     if (out / SUMMARY).is_file() and folder.finished and intact(out):
-        return _read_summary(out / SUMMARY)
+        held = _read_summary(out / SUMMARY)
+        if held is not None:
+            return held
     (out / SUMMARY).unlink(missing_ok=True)
     embeddings = embed(source, _names(pairs), model, progress=progress)
     if threshold is None:
@@ -311,9 +313,13 @@ class _Goals:
         return F.normalize(torch.stack([self.embeddings[name] for name in partners]).sum(0), dim=0)[None]
 
 
-def _read_summary(path: Path) -> TalfwSummary:
-    values = json.loads(path.read_bytes())
-    for kind in ("impersonation", "evasion"):
-        if values[kind] is not None:
-            values[kind] = AttackSummary(**{**values[kind], "notices": tuple(values[kind]["notices"])})
-    return TalfwSummary(**values)
+def _read_summary(path: Path) -> TalfwSummary | None:
+    """A finished call's summary, or None where it is damaged or of a version with other figures: it is made again."""
+    try:
+        values = json.loads(path.read_bytes())
+        for kind in ("impersonation", "evasion"):
+            if values[kind] is not None:
+                values[kind] = AttackSummary(**{**values[kind], "notices": tuple(values[kind]["notices"])})
+        return TalfwSummary(**values)
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.files import remove_temporaries, write_atomically
@@ -26,6 +27,7 @@ from fastadv.training import (
     train,
     train_head,
 )
+from fastadv.training.validation import few_negatives
 from fastadv.workflows.inputs import Progress, open_faces, open_pairs, parse_eps, show_eps, silent
 
 SYNTHETIC = "synthetic"
@@ -137,6 +139,9 @@ def train_network(
     network = _open(model, weights, seed=None if config.fine_tune else config.seed, device=device)
     source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
     held = _held(source, data, pairs, network, seed=config.seed)
+    note = None if held is None else few_negatives(held.pairs)
+    if note is not None:
+        notify(note)
     if cache is not None:
         source = CachedFaces(source, cache, progress=progress)
     result = train(config, network, source, held=held, out=out, fresh=fresh, progress=progress)

@@ -13,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Recipe
+from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Linf, Recipe
+from fastadv.attacks.change import level_note, norms
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import software
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.recognition import PairedDifference, paired_difference, wilson
+from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.transfer_plan import BASES, Method, Verifier, draw_images, negative_pairs
 from fastadv.workflows.verify import embed
@@ -76,6 +78,11 @@ class Transfer:
         """``(N,)`` whether the network accepts each pair: ``d(F(x_adv), F(x_t)) < t_m`` (Zhong and Deng, eq. 14)."""
         place = list(self.verifiers).index(target)
         return np.asarray(cell.similarity[step, place] >= self.verifiers[target].threshold)
+
+    def met(self, target: str) -> NDArray[np.bool_]:
+        """``(N,)`` whether the network accepts each clean pair: only pairs that no network does are taken."""
+        place = list(self.verifiers).index(target)
+        return np.asarray(self.clean[place] >= self.verifiers[target].threshold)
 
     def hit_rate(self, cell: Cell, target: str, step: int = -1) -> float:
         """The share of them."""
@@ -141,6 +148,9 @@ def transfer(
     """
     for name in surrogates:
         _members(name, verifiers)
+    note = level_note(Linf(eps))
+    if note is not None:
+        notify(note)
     from_, to = draw_images(source, images, seed=seed)
     rows = {name: embed(source, [*from_, *to], v.model, progress=progress) for name, v in verifiers.items()}
     accepted = np.zeros((images, images), bool)
@@ -304,7 +314,7 @@ class _Study:
         first = surrogate.split("+")[0]
         place, limit = list(self._verifiers).index(first), self._verifiers[first].threshold
         done = self._folder.done
-        delta = (final - images).flatten(1)
+        linf, l2 = norms(final, images, recipe.attack.budget)
         for k, name in enumerate(names):
             if name in done:
                 continue
@@ -319,9 +329,9 @@ class _Study:
                 steps=recipe.attack.steps,
                 ticks=recipe.attack.steps,
                 success=success,
-                success_float=success,
-                linf=float(delta[k].abs().max()),
-                l2=float(torch.linalg.vector_norm(delta[k])),
+                success_float=None,  # the iterate before rounding is not measured
+                linf=linf[k],
+                l2=l2[k],
                 score_before=float(self._before[first][part][k]),
                 score_after=float(similarity[place, k]),
                 metric="cosine",
@@ -371,6 +381,7 @@ def _described(study: Transfer, cell: Cell, target: str) -> dict[str, Any]:
         "target": target,
         "white_box": target in cell.surrogate.split("+"),
         "hit_rate": float(hits.mean()),
+        **count_success(hits, study.met(target)).rates(),
         "low": low,
         "high": high,
         "steps": list(cell.steps),

@@ -173,7 +173,13 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
             Section(title="ROC curves", parts=(Plots(plots=tuple(plots)),)),
             Section(
                 title="Numbers",
-                parts=(Table(header=("network", "attack", "AUC", "EER", "TAR at FAR 1 %"), rows=rows),),
+                parts=(
+                    Table(
+                        header=("network", "attack", "AUC", "EER", "TAR at FAR 1 %"),
+                        rows=rows,
+                        note=". ".join(found.get("notes", ())),
+                    ),
+                ),
             ),
             Section(
                 title="Configuration",
@@ -282,11 +288,16 @@ def _table(cells: Cells) -> Table:
             str(c["steps"][-1]),
             text.percent(c["hit_rate"]),
             f"{text.percent(c['low'])} … {text.percent(c['high'])}",
+            text.percent(c["met_before"]),
+            text.percent(c["success_of_rest"]),
             f"{c['distance_by_steps'][-1]:.3f}",
         )
         for c in cells
     ]
-    header = ("surrogate", "method", "target", "steps", "hits", "95 %", "mean distance")
+    header = (
+        *("surrogate", "method", "target", "steps", "hits", "95 %"),
+        *("met before", "success of the rest", "mean distance"),
+    )
     return Table(header=header, rows=tuple(rows))
 
 

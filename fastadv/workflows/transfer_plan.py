@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG, Recipe, as_recipe, by_name
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, threshold_at_far
@@ -119,19 +120,30 @@ class Verifier:
         return math.sqrt(max(0.0, 2 - 2 * self.threshold))
 
 
+def check_far(far: float, pairs: Sequence[Pair]) -> None:
+    """Refuse a false accept rate that is none, or that the verification pairs cannot show.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if not 0 < far <= 1:
+        raise ArgumentError(f"far: expected a rate above 0, up to 1, got {far:g}")
+    negatives = sum(not pair.same for pair in pairs)
+    if not measurable(far, negatives):
+        raise ArgumentError(f"far: {unmeasurable(f'FAR {far:g}', far, negatives, 'negative pairs')}")
+
+
 def calibrate(
     source: FaceSource, pairs: Sequence[Pair], model: FaceModel, *, far: float, progress: Progress
 ) -> Verifier:
     """The network's threshold at a false accept rate on verification pairs.
 
     Raises:
-        ValueError: The negatives are too few for the rate.
+        ValueError: As `check_far`.
         ImageError, AlignmentError: A face cannot be read.
     """
+    check_far(far, pairs)
     same = np.array([p.same for p in pairs])
-    negatives = int((~same).sum())
-    if negatives * far < 1:
-        raise ArgumentError(f"far = {far:g} needs at least {math.ceil(1 / far)} negative pairs, got {negatives}")
     names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
     rows = embed(source, names, model, progress=progress)
     first, second = (np.stack([rows[getattr(p, k)].numpy() for p in pairs]) for k in ("first", "second"))

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe, SignGradient
+from fastadv.attacks.change import level_note, norms
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
+from fastadv.core.resolution import measurable, notes_of
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, face_id, read_image, to_tensor, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import software
@@ -30,6 +33,8 @@ from fastadv.workflows.verify import embed
 UNIVERSAL = "gd-uap"
 _BATCH = 16
 _BLOCK = 256  # images that are in memory together
+_FAR = 1e-2
+_OWN = 0.0  # the cosine with its own clean embedding below which an attacked image counts as a success
 _PRIOR = 64  # faces that the range prior is taken of
 
 
@@ -109,6 +114,9 @@ def untargeted(
     """
     if surrogate not in models:
         raise ArgumentError(f"surrogate must be among {', '.join(models)}, got {surrogate!r}")
+    note = level_note(Linf(eps))
+    if note is not None:
+        notify(note)
     chosen, remaining = halve(pairs, seed=seed)
     names = list(dict.fromkeys(n for p, _ in remaining for n in (p.first, p.second)))
     clean = {name: embed(source, names, model, progress=progress) for name, model in models.items()}
@@ -163,7 +171,7 @@ def _away(method: Method, *, eps: float, steps: int) -> Recipe:
 
 
 def _away_from_itself(order: Order, face: Face) -> Goal:
-    return Evade(threshold=0.0)
+    return Evade(threshold=_OWN)
 
 
 def _universal(
@@ -189,32 +197,46 @@ def _universal(
         model, eps=eps, seed=seed, steps=steps, prior=prior, on_step=lambda k, _: progress(UNIVERSAL, k, steps)
     )
     budget, delta, made_with = Linf(eps), found.delta.cpu(), software(model.device)
-    for order in pending:
-        face = source.unchanged(source.load(order.source))
-        made = budget.round8((face.image + delta).clamp(0, 1)[None], face.image[None])[0]
-        change = made - face.image
-        row = ManifestRow(
-            name=order.name,
-            id=face_id(order.source),
-            goal="evade",
-            target="",
-            attack=UNIVERSAL,
-            eps=eps,
-            steps=steps,
-            ticks=0,
-            success=False,
-            success_float=False,
-            linf=float(change.abs().max()),
-            l2=float(torch.linalg.vector_norm(change)),
-            score_before=1.0,
-            score_after=1.0,
-            metric="cosine",
-            seed=seed,
-            source_hash=face.source_hash,
-            flags="universal",
-            software=made_with,
-        )
-        folder.write(row, to_uint8(made))
+    judge = prepare(model, precision="fp32")
+    for begin in range(0, len(pending), _BATCH // 2):
+        block = pending[begin : begin + _BATCH // 2]
+        faces = [source.unchanged(source.load(order.source)) for order in block]
+        images = torch.stack([face.image for face in faces])
+        made = budget.round8((images + delta).clamp(0, 1), images)
+        clean, attacked = _looked(judge, torch.cat([images, made])).split(len(block))
+        before, after = (clean * clean).sum(1).tolist(), (clean * attacked).sum(1).tolist()
+        linf, l2 = norms(made, images, budget)
+        for k, (order, face) in enumerate(zip(block, faces, strict=True)):
+            row = ManifestRow(
+                name=order.name,
+                id=face_id(order.source),
+                goal="evade",
+                target="",
+                attack=UNIVERSAL,
+                eps=eps,
+                steps=steps,
+                ticks=0,
+                success=after[k] < _OWN,
+                success_float=None,  # only the written images are measured
+                linf=linf[k],
+                l2=l2[k],
+                score_before=before[k],
+                score_after=after[k],
+                metric="cosine",
+                seed=seed,
+                source_hash=face.source_hash,
+                flags="universal",
+                software=made_with,
+            )
+            folder.write(row, to_uint8(made[k]))
+
+
+def _looked(judge: FaceModel, images: Tensor) -> Tensor:
+    """Embeddings on the CPU, by batches of a fixed shape."""
+    found = fixed_batches(
+        lambda x: judge(x.contiguous(memory_format=torch.channels_last)), images.to(judge.device), _BATCH
+    )
+    return found.cpu()
 
 
 def _embedded(judge: FaceModel, folder: RunFolder, orders: Sequence[Order]) -> dict[str, Tensor]:
@@ -223,10 +245,7 @@ def _embedded(judge: FaceModel, folder: RunFolder, orders: Sequence[Order]) -> d
     for begin in range(0, len(orders), _BLOCK):
         block = orders[begin : begin + _BLOCK]
         images = torch.stack([to_tensor(read_image(folder.path / IMAGES / f"{order.name}.png")) for order in block])
-        rows = fixed_batches(
-            lambda x: judge(x.contiguous(memory_format=torch.channels_last)), images.to(judge.device), _BATCH
-        )
-        found.update(zip((order.source for order in block), rows.cpu(), strict=True))
+        found.update(zip((order.source for order in block), _looked(judge, images), strict=True))
     return found
 
 
@@ -244,8 +263,13 @@ def _scores(
 
 
 def describe(found: Untargeted) -> dict[str, Any]:
-    """AUC, equal error rate and TAR at FAR 1e-2 of every network, clean and by method, as plain JSON values."""
+    """AUC, equal error rate and TAR at FAR 1e-2 of every network, clean and by method, as plain JSON values.
+
+    A TAR that so many pairs cannot show is None, with a sentence in ``notes``.
+    """
     rows = []
+    negatives = int((~found.same).sum())
+    shown = measurable(_FAR, negatives)
     for k, method in enumerate(("clean", *found.methods)):
         for m, network in enumerate(found.networks):
             scores = found.scores[k, m]
@@ -256,10 +280,11 @@ def describe(found: Untargeted) -> dict[str, Any]:
                     "white_box": network == found.surrogate,
                     "auc": auc(scores, found.same),
                     "eer": eer(scores, found.same)[0],
-                    "tar_at_far_1e2": tar_at_far(scores, found.same, 1e-2),
+                    "tar_at_far_1e2": tar_at_far(scores, found.same, _FAR) if shown else None,
                 }
             )
-    return {"surrogate": found.surrogate, "pairs": len(found.same), "rows": rows}
+    notes = notes_of({"TAR at FAR 1e-2": _FAR}, negatives, "negative pairs")
+    return {"surrogate": found.surrogate, "pairs": len(found.same), "rows": rows, "notes": list(notes)}
 
 
 def save(found: Untargeted, folder: RunFolder) -> None:

@@ -27,7 +27,7 @@ from fastadv.recognition import (
     roc,
     under_attack,
 )
-from fastadv.report.roc import Curve, roc_figure, save_figure
+from fastadv.report.roc import Curve, far_axis, roc_figure, save_figure
 from fastadv.workflows.attack import AttackSummary, check_unique, pair_name, summarise
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
@@ -67,6 +67,7 @@ def embed(
     """The float32 embeddings of the named faces, in batches of one fixed shape.
 
     Raises:
+        ValueError: An embedding is zero or not finite.
         ImageError, AlignmentError: A face cannot be read.
     """
     ready = prepare(model, precision="fp32", channels_last=True)
@@ -76,6 +77,11 @@ def embed(
     def flush() -> None:
         images = torch.stack([f.image for f in waiting]).to(model.device).contiguous(memory_format=torch.channels_last)
         for face, row in zip(waiting, fixed_batches(ready, images, _BATCH).cpu(), strict=True):
+            if not (bool(row.isfinite().all()) and bool(row.any())):
+                raise ArgumentError(
+                    f"{face.name}: expected a finite embedding that is not zero, got another by {model.name}: a score "
+                    "of it would be no number; check the weights"
+                )
             found[face.name] = row
         waiting.clear()
         progress("embedding", len(found), len(names))
@@ -215,6 +221,9 @@ def verify(
         progress=progress,
     )
     after = sign * np.array([row.score_after for row in rows])
+    if not np.isfinite(after).all():
+        name = rows[int((~np.isfinite(after)).argmax())].name
+        raise ArgumentError(f"{name}: expected a finite score of the attacked image, got another by {model.name}")
     kinds = {kind: [r for r in rows if r.goal == kind] for kind in ("impersonate", "evade")}
     return Verification(
         clean=clean,
@@ -239,8 +248,8 @@ def draw_roc(result: Verification, path: Path, *, title: str = "") -> Path:
     if result.attacked_scores is not None and result.attacked is not None and result.attacked.eer is not None:
         label = f"attacked, EER {result.attacked.eer:.2%}"
         curves.append(_curve(label, result.attacked_scores, result.same, after=True))
-    negatives = int((~result.same).sum())
-    return save_figure(roc_figure(curves, lowest_far=max(1e-4, min(0.1, 1 / negatives)), title=title), path)
+    log, lowest = far_axis(int((~result.same).sum()))
+    return save_figure(roc_figure(curves, log_far=log, lowest_far=lowest, title=title), path)
 
 
 def _curve(label: str, scores: np.ndarray, same: np.ndarray, *, after: bool = False) -> Curve:

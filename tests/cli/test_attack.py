@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from fastadv.cli import app
 from fastadv.data import read_manifest
 
 
@@ -161,3 +163,34 @@ def test_a_wrong_input_is_one_clear_sentence_and_leaves_nothing(inside, faces, w
     assert code == 2
     assert "no.safetensors" in said
     assert not (tmp_path / "out2").exists()
+
+
+def test_what_was_met_before_the_attack_is_told_apart(inside, faces, weights, tmp_path):
+    given = ("attack", "fim", "--data", faces, "--model", "mobileface_v2", "--weights", weights, "--limit", "2")
+    more = ("--steps", "1", "--eps", "1/255", "--threshold", "-1", "--out", tmp_path / "run")
+    code, said = inside(*given, *more)
+    assert code == 0
+    assert "2 images had reached the goal before the attack began" in said
+
+
+def test_a_summary_of_pairs_that_are_met_at_the_start(faces, weights, tmp_path):
+    given = (
+        "attack",
+        "fim",
+        "--data",
+        faces,
+        "--model",
+        "mobileface_v2",
+        "--weights",
+        weights,
+        "--limit",
+        "2",
+        "--json",
+    )
+    more = ("--steps", "1", "--eps", "0.0001", "--threshold", "-1", "--out", tmp_path / "run")
+    done = CliRunner().invoke(app, [str(word) for word in (*given, *more)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["images"], found["success"], found["met_before"], found["met_before_images"]) == (2, 1.0, 1.0, 2)
+    assert (found["success_of_rest"], found["rest_successes"], found["mean_l2"]) == (None, 0, None)
+    assert any("eps is below one grey level (1/255)" in line for line in found["notices"])

@@ -55,7 +55,7 @@ def detector():
         network.eval().requires_grad_(False)
         scores = Detector(trajectory=trajectory, network=network).score(values)
     bare = Detector(trajectory=trajectory, network=network)
-    return bare.calibrated(scores[:3], scores[3:], rates=(0.01,))
+    return bare.calibrated(scores[:3], scores[3:], rates=(0.5,))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,9 @@ def test_wrong_options(inside, detector, detector_file, tmp_path):
     code, said = serving(inside, tmp_path / "gone.safetensors")
     assert (code, "does not exist" in said) == (2, True)
     code, said = serving(inside, detector_file, "--false-alarm", 0.2)
-    assert (code, "rate is 0.2; calibrated for: 0.01" in said) == (2, True)
+    assert (code, "false-alarm rate 0.2: not measurable from 3 natural images; needs at least 5" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--false-alarm", 0.4)
+    assert (code, "rate is 0.4; calibrated for: 0.5" in said) == (2, True)
     code, said = serving(inside, detector_file, "--false-alarm", 0.01, "--threshold", 1)
     assert (code, "--threshold and --false-alarm exclude each other" in said) == (2, True)
     code, said = serving(inside, detector_file, "--max-batch", 0)

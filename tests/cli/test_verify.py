@@ -19,6 +19,8 @@ def test_clean_figures_need_no_folder(fastadv, faces, weights, pairs):
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["clean"]["pairs"] == 24
+    assert (figures["clean"]["tar_at_far_1e3"], figures["clean"]["threshold_at_far_1e3"]) == (None, None)
+    assert "TAR at FAR 1e-3: not measurable from 12 negative pairs; needs at least 1,000" in figures["clean"]["notes"]
     assert 0 <= figures["clean"]["eer"] <= 1
     assert figures["attacked"] is None
 
@@ -37,12 +39,23 @@ def test_an_attack_lowers_accuracy_and_the_folder_agrees(metric, fastadv, faces,
     assert (out / "roc.svg").read_text().count("<svg") == 1
     assert len(list(out.glob("images/*/*.png"))) == 24
     assert figures["impersonation"]["images"] + figures["evasion"]["images"] == 24
+    assert figures["attacked"]["impersonation_at_far_1e3"] is None
+    for kind in ("impersonation", "evasion"):
+        assert {"success", "met_before", "success_of_rest", "met_before_images"} <= set(figures[kind])
 
 
 def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
     done = fastadv(*arguments(faces, weights, pairs, "--attack", "ffm", "--limit", "8"))
     assert done.returncode == 0, done.stderr
-    for text in ("accuracy at clean thresholds", "AUC", "EER", "TAR at FAR 1e-3", "thresholds from clean pairs"):
+    for text in (
+        "accuracy at clean thresholds",
+        "AUC",
+        "EER",
+        "TAR at FAR 1e-3: not measurable from 4 negative pairs; needs at least 1,000",
+        "thresholds from clean pairs",
+        "met before",
+        "success of the rest",
+    ):
         assert text in done.stdout
 
 

@@ -29,6 +29,17 @@ def test_numbers_of_numpy_and_torch_become_plain() -> None:
     ]
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_was_not_measured_reads_back_as_none(tmp_path: Path, finished: bool) -> None:
+    rows = [row(name, success_float=value) for name, value in (("a", None), ("b", True), ("c", False))]
+    with RunFolder.open(tmp_path / "run", {}) as run:
+        for each in rows:
+            run.write(each, IMAGE)
+        if finished:
+            run.finish(["a", "b", "c"])
+    assert [each.success_float for each in read_manifest(tmp_path / "run")] == [None, True, False]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,7 +151,50 @@ def test_the_ratio_of_a_defence_made_to_mask(faces):
     assert signs(trial(), ratio=vanishing) == signs(trial(), ratio=exploding) == ["gradients"]
 
 
+def before(trial_, count):
+    """The same where the first ``count`` of the hits were met by the clean images."""
+    return replace(trial_, met=np.arange(N) < count)
+
+
+def test_what_was_met_before_counts_for_nobody():
+    """Fifty images that the defended model gets wrong without an attack hide that noise does what gradients do not."""
+    noise = before(trial("noise-uniform", "noise", None, hits=80, l2=3.0), 50)
+    weak = before(trial(hits=52, l2=3.0), 50)
+    assert (weak.counts.success, weak.counts.met_before, weak.share) == (0.52, 0.5, 0.04)
+    (flag,) = suspicions([noise, weak])
+    assert flag.sign == "noise"
+    assert "noise-uniform (perfect) 60.0% at a median L2 of 3.00, fim 8/255 (perfect) 4.0%" in flag.text
+
+
+def test_lengths_are_of_what_the_attack_did():
+    """Met before: unchanged, so of length 0; they would make any attack look short."""
+    made = before(trial(hits=60, l2=2.0), 50)
+    moved = replace(made, l2=np.where(np.arange(N) < 50, 0.0, 2.0))
+    assert moved.length == moved.size == 2.0
+    nothing = before(trial(hits=50, l2=0.0), 50)
+    assert (nothing.length, nothing.size, nothing.share) == (math.inf, 0.0, 0.0)
+    everything = before(trial(hits=100), 100)
+    assert (everything.counts.success_of_rest, everything.share, everything.size) == (None, 0.0, 0.0)
+
+
+def test_an_attack_that_changes_nothing_is_no_sign_of_noise_that_wins():
+    still = before(trial(eps=1e-5, hits=20, l2=0.0), 20)
+    noise = before(trial("noise-uniform", "noise", None, hits=90, l2=30.0), 20)
+    assert signs(noise, still) == []
+    # one without a radius could have looked as far as the noise did
+    assert signs(noise, replace(still, attack="cw-l2", eps=None)) == ["noise"]
+
+
+def test_a_radius_that_gains_nothing_is_found_below_what_was_met_before():
+    small, large = before(trial(eps=4 / 255, hits=60), 40), before(trial(eps=16 / 255, hits=60), 40)
+    assert signs(small, large) == ["radius"]
+    met = before(trial(eps=4 / 255, hits=100), 100)
+    assert signs(met, replace(met, eps=16 / 255)) == []
+
+
 def test_errors(model, faces):
+    with pytest.raises(ValueError, match=r"met must be \(100,\) like hits, got \(3,\)"):
+        replace(trial(), met=np.zeros(3, bool))
     with pytest.raises(ValueError, match="family must be one of one-step, iterative, noise, got 'slow'"):
         trial(family="slow")
     with pytest.raises(ValueError, match="hits, l2 must be"):

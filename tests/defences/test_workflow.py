@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from fastadv import load
 from fastadv.cli.defend import defend as command
 from fastadv.cli.report import report
+from fastadv.core.notices import Notice
 from fastadv.data import (
     IdentityFolder,
     RunFolder,
@@ -25,6 +26,7 @@ from fastadv.data import (
     write_png,
 )
 from fastadv.defences import (
+    Adaptive,
     AttackAsDefence,
     BitDepth,
     Chain,
@@ -37,6 +39,7 @@ from fastadv.defences import (
     SelectiveDropout,
     ZeroKnowledge,
 )
+from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.engine import Engine
 from fastadv.workflows import defend as defending
 from fastadv.workflows import defend_page, defend_results
@@ -248,18 +251,70 @@ def test_values_and_page_come_from_the_folder(made):
     plain = json.loads((path / "defences.json").read_text())
     assert plain == json.loads(json.dumps(defend_results.describe(found)))
     assert len(plain["cells"]) == len(found.cells)
-    cell = plain["cells"][0]
+    cell = next(c for c in plain["cells"] if c["l2"] is not None)
     assert cell["l2"]["min"] <= cell["l2"]["median"] <= cell["l2"]["max"]
-    half = (cell["impersonation"] + cell["evasion"]) / 2
-    assert cell["success"] == pytest.approx(half)
+    for name in ("success", "met_before"):
+        half = (cell["impersonation"][name] + cell["evasion"][name]) / 2
+        assert cell[name] == pytest.approx(half)
+    assert cell["images"] == 12
+    for made_, told in zip(found.cells, plain["cells"], strict=True):
+        clean = next(g for g in found.guarded if g.label == made_.defence)
+        same = np.array([p.same for p in PAIRS])
+        limit = clean.report.eer_threshold
+        met = np.where(same, clean.scores < limit, clean.scores >= limit)
+        assert told["met_before_images"] == met.sum()
+        assert told["rest_successes"] == (made_.hits & ~met).sum()
+        rest = made_.trial.l2[made_.hits & ~met]
+        assert (told["l2"] is None) if not len(rest) else told["l2"]["mean"] == pytest.approx(rest.mean())
+    assert {note.partition(":")[0] for note in plain["defences"][0]["clean"]["notes"]} == {
+        "TAR at FAR 1e-2",
+        "TAR at FAR 1e-3",
+    }
     assert plain["defences"][0]["cost"] == 1.0
     page = defend_page.render(path).read_text()
+    assert "TAR at FAR 1e-3: not measurable from 6 negative pairs; needs at least 1,000" in page
+    assert "success of the rest" in page
     for label in (*DEFENCES, *ATTACKS):
         assert label in page
     assert page.count("<svg") >= 4
     assert defend_page.render(path).read_text() == page
     with pytest.raises(ValueError, match="expected a finished study"):
         defend_page.render(path.parent)
+
+
+def test_an_attack_that_changes_nothing_gains_nothing(network, tmp_path):
+    few = {"defences": [parse_defence("mean")], "attacks": [parse_moves("fim:1@0.00001")]}
+    with pytest.warns(Notice, match="eps: 1e-05 is below one grey level"):
+        found = study(tmp_path / "run", network, **few)
+    for cell in defend_results.describe(found)["cells"]:
+        assert cell["success"] == cell["met_before"]
+        assert cell["success_of_rest"] == 0.0
+        assert (cell["l2"], cell["linf"], cell["evasion"]["mean_l2"]) == (None, None, None)
+    rows = defend_page.attacked_rows(defend_results.describe(found))
+    assert {row[-2:] for row in rows} == {("–", "–")}
+
+
+def test_with_a_detector_what_was_met_before_was_not_flagged_either(network, tmp_path):
+    """A pair that the verifier gets wrong and whose clean image the detector flags was not met before."""
+    few = {"defences": [parse_defence("mean")], "attacks": [parse_moves("fim:1@8/255")]}
+    detector = _detector(network)
+    loose = study(tmp_path / "loose", network, threats=(Adaptive(detector=detector, threshold=1e6),), **few)
+    strict = study(tmp_path / "strict", network, threats=(Adaptive(detector=detector, threshold=-1e6),), **few)
+    for cell, clean in zip(loose.cells, loose.guarded, strict=True):
+        wrong = [(s < clean.report.eer_threshold) == p.same for s, p in zip(clean.scores, PAIRS, strict=True)]
+        assert cell.trial.before.tolist() == wrong
+    for cell in strict.cells:  # everything is flagged, clean images too
+        assert not cell.trial.before.any()
+        assert not cell.hits.any()
+
+
+def _detector(network):
+    tapped = LayerTap(model=network)(torch.stack([PEOPLE.load(n).image for n in PEOPLE.names[:8]]))
+    found = [([value.detach() for value in tapped.values], torch.arange(8) % 2)]
+    representatives = centroids(found, layers=network.layers, classes=("a", "b"), model=network.name)
+    head = Network(Architecture(kind="mlp", layers=len(network.layers), width=2, hidden=4, dropout=0.0))
+    trajectory = Trajectory(representatives=representatives, metric="l2")
+    return Detector(trajectory=trajectory, network=head.eval().requires_grad_(False))
 
 
 def test_flags_are_listed(made):
@@ -351,7 +406,7 @@ def test_the_command(tmp_path):
     given += ["--defence", "mean", "--attack", "ffm@8/255", "--out", tmp_path / "run"]
     done = CliRunner().invoke(app, [str(a) for a in given], env={"COLUMNS": "200"}, catch_exceptions=False)
     assert done.exit_code == 0
-    for text in ("12 pairs, clean", "anonymisation", "perfect", "report.html"):
+    for text in ("12 pairs, clean", "anonymisation", "perfect", "report.html", "success of the rest", "met before"):
         assert text in done.output
     again = CliRunner().invoke(app, [*(str(a) for a in given), "--json"], catch_exceptions=False)
     assert {c["threat"] for c in json.loads(again.stdout)["cells"]} == {"zero", "perfect"}

@@ -45,7 +45,7 @@ def detector(representatives):
         network=network(),
         provenance={"attacks": "bim, cw"},
     )
-    return made.calibrated(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.9]), rates=(0.01, 0.5))
+    return made.calibrated(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.9]), rates=(0.5, 1.0))
 
 
 def test_from_images_to_flags(tiny, faces):
@@ -187,7 +187,7 @@ FILE_MISTAKES = [
     ({"about": {"dropout": "half"}}, "dropout is 'half'; expected a finite number"),
     ({"about": {"dropout": 10**400}}, "dropout is 1000.*; expected a finite number"),
     ({"about": {"equal_error": None}}, "equal_error is None; expected a finite number"),
-    ({"about": {"false_alarm": [1.0]}}, r"false_alarm_rates is \[0.01, 0.5\]; expected 1 rates"),
+    ({"about": {"false_alarm": [1.0]}}, r"false_alarm_rates is \[0.5, 1.0\]; expected 1 rates"),
     ({"about": {"false_alarm_rates": [0.1, 7.0]}}, r"false_alarm_rates is \[0.1, 7.0\]"),
     ({"about": {"false_alarm": [1.0, "x"]}}, "false_alarm is .*; expected a list of finite numbers"),
     ({"about": {"natural": -1}}, "natural is -1; expected an integer"),

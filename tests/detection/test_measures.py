@@ -40,6 +40,10 @@ def test_the_equal_error_rate_is_that_of_verification(natural, adversarial):
 
 @given(SCORES | ALSO, SCORES | ALSO, st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.5, 1.0]))
 def test_the_greatest_false_alarm_rate_allowed(natural, adversarial, rate):
+    if rate * len(natural) < 1 - 1e-9:
+        with pytest.raises(ValueError, match=f"rates: false-alarm rate {rate:g}: not measurable from"):
+            calibrate(natural, adversarial, rates=(rate,))
+        return
     line = calibrate(natural, adversarial, rates=(rate,)).at_false_alarm(rate)
     reached = rates(natural, adversarial, line)[0]
     assert reached <= rate + 1e-9
@@ -51,9 +55,9 @@ def test_the_greatest_false_alarm_rate_allowed(natural, adversarial, rate):
 
 
 def test_scores_that_are_apart():
-    made = calibrate([0.0, 1.0, 2.0], [3.0, 4.0])
+    made = calibrate([0.0, 1.0, 2.0], [3.0, 4.0], rates=(0.5,))
     assert (made.equal_error, made.equal_error_rate) == (2.5, 0.0)
-    assert made.false_alarm == (2.5, 2.5)
+    assert made.false_alarm == (1.5,)
     assert (made.natural, made.adversarial) == (3, 2)
     assert auc([0.0, 1.0, 2.0], [3.0, 4.0]) == 1.0
 
@@ -62,6 +66,25 @@ def test_half_of_each_is_wrong():
     made = calibrate([0.0, 3.0], [1.0, 4.0])
     assert made.equal_error_rate == 0.5
     assert rates([0.0, 3.0], [1.0, 4.0], made.equal_error) == (0.5, 0.5)
+
+
+def test_a_rate_needs_as_many_natural_images_as_one_false_alarm_takes():
+    few = calibrate(np.arange(42.0), [50.0])
+    assert few.false_alarm_rates == (0.05,)
+    assert calibrate(np.arange(19.0), [50.0]).false_alarm_rates == ()
+    assert calibrate(np.arange(100.0), [200.0]).false_alarm_rates == (0.01, 0.05)
+    sentence = "false-alarm rate 0.001: not measurable from 42 natural images; needs at least 1,000"
+    assert measures.rate_notes(42, (0.001, 0.05)) == (sentence,)
+    with pytest.raises(ValueError, match=f"^rate: {sentence}; calibrated for: 0.05$"):
+        few.at_false_alarm(0.001)
+    with pytest.raises(ValueError, match=f"^rates: {sentence}$"):
+        calibrate(np.arange(42.0), [50.0], rates=(0.05, 0.001))
+    # a file of an older version may hold such a threshold: it is not used either
+    old = Thresholds(
+        equal_error=0, equal_error_rate=0, false_alarm_rates=(0.001,), false_alarm=(1.0,), natural=42, adversarial=1
+    )
+    with pytest.raises(ValueError, match=f"{sentence}; calibrated for: the equal error rate only"):
+        old.at_false_alarm(0.001)
 
 
 def test_tensors_are_taken():
@@ -143,7 +166,9 @@ def test_mistakes_of_options():
     with pytest.raises(ValueError, match="people leaves no draw with images of both kinds"):
         auc_interval([1.0], [2.0], people=([1], [2]), draws=1, seed=0)
     with pytest.raises(ValueError, match=r"rate is 0.2; calibrated for: 0.01, 0.05"):
-        calibrate([1.0], [2.0]).at_false_alarm(0.2)
+        calibrate(np.arange(100.0), [2.0]).at_false_alarm(0.2)
+    with pytest.raises(ValueError, match=r"rate is 1.2; calibrated for: 0.01, 0.05"):
+        calibrate(np.arange(100.0), [2.0]).at_false_alarm(1.2)
     with pytest.raises(ValueError, match="false_alarm has 1; expected 0"):
         Thresholds(
             equal_error=0, equal_error_rate=0, false_alarm_rates=(), false_alarm=(1.0,), natural=1, adversarial=1

@@ -324,3 +324,31 @@ def test_iterates_are_refused_where_the_attack_has_none():
             next(trace(ATTACKS["fim"], goal, model(), faces(2), at=at))
     with pytest.raises(ValueError, match="goal must have one row for each of the 3 images, got 2"):
         next(trace(ATTACKS["fim"], goal, model(), faces(3), at=[1]))
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 4 / 255, 0.03])
+def test_the_largest_change_is_never_reported_above_the_radius(eps):
+    x = faces(12)
+    made = list(stream_jobs(attacks.fim(eps=eps, steps=12), jobs(x, faces(12, seed=2), range(12)), model(), seed=1))
+    levels = {round(255 * r.linf) for r in made}
+    assert levels == {int(255 * eps + 1e-9)}
+    assert all(r.linf <= eps for r in made)
+    assert all(r.linf == next(iter(levels)) / 255 for r in made)
+
+
+def test_a_radius_below_one_grey_level_is_said_once():
+    x = faces(3)
+    with pytest.warns(fa.engine.AttackWarning, match="3 images were left as they were: eps is below one grey level"):
+        made = fa.engine.run(attacks.fim(eps=1e-4, steps=2), Impersonate(faces(3, seed=2), threshold=0.999), model(), x)
+    assert torch.equal(made.images, x)
+    assert not made.success.any()
+    assert made.flags == (("eps_below_a_level",),) * 3
+
+
+def test_what_was_met_before_is_told_apart():
+    x = faces(4)
+    with pytest.warns(fa.engine.AttackWarning, match="4 images had reached the goal before"):
+        made = fa.engine.run(attacks.pgd(steps=1), Impersonate(x, threshold=0.5), model(), x)
+    assert made.met_before.tolist() == [True] * 4
+    other = fa.engine.run(attacks.fim(steps=1), Impersonate(faces(4, seed=2), threshold=0.9999), model(), x)
+    assert other.met_before.tolist() == [False] * 4

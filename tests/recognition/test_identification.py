@@ -39,6 +39,11 @@ def test_the_open_set_rate_is_the_best_that_its_false_positives_allow(seed, leve
     scores, labels, mated = case(seed, levels=levels)
     report = evaluate_identification(scores, labels, fpirs=(fpir,))
     (rate,) = report.open_set
+    if fpir * (len(labels) - mated) < 1:
+        assert (rate.threshold, rate.tpir) == (None, None)
+        assert report.notes[0].startswith(f"TPIR at FPIR {fpir:g}: not measurable from 9 faces")
+        return
+    assert report.notes == ()
     best, right = scores.max(1), ranks(scores[:mated], labels[:mated]) == 1
 
     def at(threshold):
@@ -60,11 +65,14 @@ def test_the_open_set_rate_is_the_best_that_its_false_positives_allow(seed, leve
 def test_shares_of_a_case_by_hand():
     scores = [[0.9, 0.1, 0.0], [0.2, 0.8, 0.3], [0.5, 0.6, 0.4], [0.1, 0.2, 0.7], [0.3, 0.2, 0.1], [0.75, 0.1, 0.2]]
     labels = [0, 1, 0, 2, UNKNOWN, UNKNOWN]
-    report = evaluate_identification(scores, labels, named=[0, 1, 0, 1, 2, 2], fpirs=(0.0, 0.5))
+    report = evaluate_identification(scores, labels, named=[0, 1, 0, 1, 2, 2], fpirs=(0.01, 0.5))
     assert (report.people, report.mated, report.unmated) == (3, 4, 2)
     assert (report.rank1, report.rank5, report.neighbours) == (0.75, 1.0, 0.75)
-    assert [(o.fpir, o.tpir) for o in report.open_set] == [(0.0, 0.5), (0.5, 0.75)]
-    assert 0.75 < report.open_set[0].threshold <= 0.8
+    assert [(o.fpir, o.tpir) for o in report.open_set] == [(0.01, None), (0.5, 0.75)]
+    assert 0.3 < report.open_set[1].threshold <= 0.6
+    assert report.notes == (
+        "TPIR at FPIR 0.01: not measurable from 2 faces of people not enrolled; needs at least 100",
+    )
     after = identification_under_attack(
         report,
         [[0.2, 0.9, 0.0], [0.1, 0.2, 0.55], [0.9, 0.1, 0.2], [0.6, 0.1, 0.4]],
@@ -73,11 +81,11 @@ def test_shares_of_a_case_by_hand():
         named=[1, 2, 0, 2],
     )
     assert (after.probes, after.rank1, after.rank5, after.neighbours) == (4, 0.25, 1.0, 0.5)
-    assert [o.tpir for o in after.open_set] == [0.25, 0.25]
+    assert [o.tpir for o in after.open_set] == [None, 0.25]
     assert [o.threshold for o in after.open_set] == [o.threshold for o in report.open_set]
     assert after.target is not None
     assert (after.target.rank1, after.target.neighbours) == (0.75, 0.5)
-    assert after.target.accepted == ((0.0, 0.25), (0.5, 0.75))
+    assert after.target.accepted == ((0.01, None), (0.5, 0.75))
 
 
 def test_what_is_not_asked_or_not_there_is_left_out():
@@ -101,7 +109,7 @@ def test_what_is_not_asked_or_not_there_is_left_out():
         (lambda: evaluate_identification([[0.1, 1.0]], [0], named=[0, 1]), r"named: expected \(1,\) integers"),
         (
             lambda: evaluate_identification([[0.1, 1.0]] * 2, [0, UNKNOWN], fpirs=(2.0,)),
-            "expected a rate from 0 to 1, got 2",
+            "fpirs: expected rates from 0 to 1, got 2",
         ),
         (
             lambda: identification_under_attack(evaluate_identification([[0.1, 1.0]], [0]), [[0.1, 0.2, 0.3]], [0]),

@@ -50,6 +50,11 @@ def test_roc_is_counted(data: tuple[np.ndarray, np.ndarray]) -> None:
 @given(pairs(), rates)
 def test_threshold_at_far_keeps_the_promise_and_is_the_best(data: tuple[np.ndarray, np.ndarray], far: float) -> None:
     scores, same = data
+    if far * (~same).sum() < 1 - 1e-9:
+        for function in (threshold_at_far, tar_at_far):
+            with pytest.raises(ValueError, match=f"FAR .*: not measurable from {(~same).sum()} negative pairs"):
+                function(scores, same, far)
+        return
     threshold = threshold_at_far(scores, same, far)
     assert (scores[~same] >= threshold).mean() <= far + 1e-12
     every = [*np.unique(scores), scores.max() + 1]
@@ -62,12 +67,15 @@ def test_threshold_at_far_keeps_the_promise_and_is_the_best(data: tuple[np.ndarr
 def test_threshold_at_far_by_hand() -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.4, 0.35, 0.9])
     same = np.array([False, False, False, False, True, True])
-    assert threshold_at_far(scores, same, 0.0) == pytest.approx(0.65)  # between 0.4 and 0.9
     assert threshold_at_far(scores, same, 0.25) == pytest.approx(0.325)  # above 0.3; 0.4 is accepted
     assert threshold_at_far(scores, same, 1.0) == 0.1
-    assert tar_at_far(scores, same, 0.0) == 0.5
     assert tar_at_far(scores, same, 0.25) == 1.0
-    assert 0.9 < threshold_at_far(scores, ~same, 0.0) < 0.9 + 1e-6  # nothing above: the next number
+    ties = np.array([0.9, 0.9, 0.1])
+    assert 0.9 < threshold_at_far(ties, ties == 0.1, 0.5) < 0.9 + 1e-6  # nothing above: the next number
+    with pytest.raises(ValueError, match="FAR 0.001: not measurable from 4 negative pairs; needs at least 1,000"):
+        threshold_at_far(scores, same, 1e-3)
+    with pytest.raises(ValueError, match="FAR 0: not measurable from 4 negative pairs$"):
+        tar_at_far(scores, same, 0.0)
 
 
 def test_eer_closed_forms() -> None:
@@ -112,7 +120,8 @@ def test_only_the_order_counts(data: tuple[np.ndarray, np.ndarray], far: float) 
     other = monotone(scores)
     assert auc(scores, same) == auc(other, same)
     assert eer(scores, same)[0] == eer(other, same)[0]
-    assert tar_at_far(scores, same, far) == tar_at_far(other, same, far)
+    if far * (~same).sum() >= 1:
+        assert tar_at_far(scores, same, far) == tar_at_far(other, same, far)
     t, u = best_threshold(scores, same), best_threshold(other, same)
     np.testing.assert_array_equal(scores >= t, other >= u)
 

@@ -12,8 +12,8 @@ from fastadv.data import LFW
 from fastadv.recognition import cosine_scores, euclidean_scores, evaluate, roc, under_attack
 
 RNG = np.random.default_rng(0)
-SAME = np.tile([True, False], 100)
-FOLDS = np.repeat(np.arange(10), 20)
+SAME = np.tile([True, False], 1000)  # as many negatives as FAR 1e-3 needs
+FOLDS = np.repeat(np.arange(10), 200)
 CLEAN = RNG.normal(np.where(SAME, 0.6, 0.1), 0.12)
 
 
@@ -53,7 +53,7 @@ def test_bad_embeddings(scores) -> None:
 
 def test_report() -> None:
     report = evaluate(CLEAN, SAME, FOLDS)
-    assert (report.pairs, report.metric) == (200, "cosine")
+    assert (report.pairs, report.metric) == (2000, "cosine")
     assert report.accuracy is not None
     assert 0.9 < report.accuracy <= 1
     assert report.eer == pytest.approx(1 - report.accuracy, abs=0.03)
@@ -62,6 +62,27 @@ def test_report() -> None:
     without = evaluate(CLEAN, SAME, metric="x")
     assert (without.accuracy, without.accuracy_std, without.fold_thresholds) == (None, None, ())
     assert (without.auc, without.eer, without.metric) == (report.auc, report.eer, "x")
+
+
+@pytest.mark.parametrize(
+    ("negatives", "hundredth", "thousandth"),
+    [(20, False, False), (99, False, False), (100, True, False), (1000, True, True)],
+)
+def test_a_rate_below_its_resolution_is_a_sentence(negatives: int, hundredth: bool, thousandth: bool) -> None:
+    same = np.arange(negatives + 20) < 20
+    scores = RNG.normal(np.where(same, 0.6, 0.1), 0.1)
+    report = evaluate(scores, same)
+    assert report.negatives == negatives
+    assert (report.tar_at_far_1e2 is not None) is hundredth
+    assert (report.tar_at_far_1e3 is not None) is thousandth
+    assert (report.threshold_at_far_1e3 is not None) is thousandth
+    said = f"not measurable from {negatives} negative pairs; needs at least "
+    expected = [] if hundredth else [f"TAR at FAR 1e-2: {said}100"]
+    expected += [] if thousandth else [f"TAR at FAR 1e-3: {said}1,000"]
+    assert list(report.notes) == expected
+    after = under_attack(report, scores + 1, same)
+    assert (after.impersonation_at_far_1e3 is not None) is thousandth
+    assert after.impersonation_at_eer == 1.0
 
 
 def test_nothing_changed() -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from fastadv.core.notices import Notice
 from fastadv.data import SourceError, SyntheticFaces, deal_pairs, write_pairs_csv, write_png
 from fastadv.data.images import to_uint8
 from fastadv.models import CheckpointError, load
 from fastadv.training import HeadConfig, TrainConfig, TrainingError
 from fastadv.workflows.train import train_class_head, train_network
 
+pytestmark = pytest.mark.filterwarnings("ignore:validation")
 QUICK = TrainConfig(loss="softmax", epochs=1, batch=18, lr=0.05, seed=1)
 
 
@@ -59,6 +61,10 @@ def test_given_pairs_and_first_weights(people, tmp_path):
         data=people, model="synth-shuffle", out=tmp_path / "a", config=QUICK, pairs=tmp_path / "pairs.csv"
     )
     assert (one.identities, one.pairs) == (36, 8)
+    with pytest.warns(Notice, match=r"validation: .* not measurable from 4 negative pairs of .* images; .* least 100"):
+        train_network(
+            data=people, model="synth-shuffle", out=tmp_path / "a", config=QUICK, pairs=tmp_path / "pairs.csv"
+        )
 
     two = train_network(
         data=people,

@@ -166,6 +166,18 @@ def test_an_unfinished_run_is_shown_as_it_is(tmp_path: Path, faces: IdentityFold
     assert "8 images had an all-zero gradient at every step" in html
 
 
+def test_success_is_shown_apart_from_what_was_met_before(tmp_path: Path, faces: IdentityFolder) -> None:
+    make(tmp_path / "run", faces, flags="met_at_start", success=True)
+    notes = ["TAR at FAR 1e-3: not measurable from 4 negative pairs; needs at least 1,000"]
+    figures = {"clean": {"auc": 0.9, "tar_at_far_1e3": None, "notes": notes}, "attacked": {"auc": 0.8}}
+    (tmp_path / "run" / "verification.json").write_text(json.dumps(figures))
+    html = read(render(tmp_path / "run"))
+    for expected in ("met before", "100.0\u00a0% (4 of 4)", "success of the rest", notes[0]):
+        assert expected in html
+    assert "had met the goal before" in html
+    assert "and before the attack too" in html
+
+
 def test_other_metrics_and_goals(tmp_path: Path, faces: IdentityFolder) -> None:
     make(tmp_path / "far", faces, metric="euclidean")
     html = read(render(tmp_path / "far"))

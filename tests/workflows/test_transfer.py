@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fastadv import load
 from fastadv.cli import app
-from fastadv.data import RunFolder, SyntheticFaces, read_manifest, to_uint8, write_png
+from fastadv.data import RunFolder, SyntheticFaces, read_image, read_manifest, to_tensor, to_uint8, write_png
 from fastadv.engine import Engine
 from fastadv.recognition import paired_difference, wilson
 from fastadv.workflows import transfer as transferring
@@ -192,6 +192,9 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
     assert unchanged == [k for k, (_, name) in enumerate(remaining) if not name]
     text = transfer_page.render(tmp_path / "run", source=None).read_text()
     assert "gd-uap" in text
+    assert "TAR at FAR 1e-2: not measurable from" in text
+    assert {r["tar_at_far_1e2"] for r in rows.values()} == {None}
+    _universal_rows_are_measured(tmp_path / "run", models["synth-vgg"])
     for name, words in (("itgsm", "'itgsm' needs labels"), ("df", "'df' has no random start")):
         with pytest.raises(ValueError, match=words), RunFolder.open(tmp_path / name, {}) as folder:
             comparing.untargeted(
@@ -205,6 +208,21 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
                 folder=folder,
                 engine=Engine(),
             )
+
+
+def _universal_rows_are_measured(folder, model):
+    rows = [row for row in read_manifest(folder) if row.attack == comparing.UNIVERSAL]
+    assert rows
+    for row in rows:
+        clean = PEOPLE.load(row.name.removeprefix("gd-uap/")).image
+        made = to_tensor(read_image(folder / "images" / f"{row.name}.png"))
+        with torch.no_grad():
+            one, other = model(torch.stack([clean, made]))
+        assert row.score_before == pytest.approx(1.0, abs=1e-5)
+        assert row.score_after == pytest.approx(float(one @ other), abs=1e-5)
+        assert row.success == (row.score_after < 0)
+        assert row.success_float is None
+        assert row.linf <= 10 / 255
 
 
 def test_negative_pairs_come_in_an_order_that_repeats_images_late():
@@ -229,8 +247,11 @@ def test_methods_are_read_from_text():
 
 
 def test_thresholds_need_enough_negatives():
-    with pytest.raises(ValueError, match=r"far = 0.001 needs at least 1000 negative pairs, got 10"):
+    with pytest.raises(ValueError, match="FAR 0.001: not measurable from 10 negative pairs; needs at least 1,000"):
         transfer_plan.calibrate(PEOPLE, PEOPLE.pairs(20, seed=1), load("synth-vgg"), far=1e-3, progress=lambda *_: None)
+    for far in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="far: expected a rate above 0, up to 1, got"):
+            transfer_plan.check_far(far, PEOPLE.pairs(20, seed=1))
 
 
 def test_wilson_intervals_are_the_roots_of_their_equation():

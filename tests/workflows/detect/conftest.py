@@ -15,7 +15,7 @@ from fastadv.workflows.detect_evaluate import EvaluateConfig
 from fastadv.workflows.detect_plan import Splits, parse_attack
 from fastadv.workflows.detect_study import StudyConfig
 
-PEOPLE = SyntheticFaces(identities=8, per_identity=9, seed=3)  # the first people of the shipped head
+PEOPLE = SyntheticFaces(identities=8, per_identity=16, seed=3)  # the first people of the shipped head
 CLASSES = tuple(f"s3-{k:06d}" for k in range(500))
 
 
@@ -32,7 +32,7 @@ class Study:
     def config(self, **more) -> StudyConfig:
         settings = {
             "attacks": (parse_attack("bim:4@8/255"), parse_attack("bim:2@12/255")),
-            "natural": 3,
+            "natural": 10,  # with two people that validate: a threshold at 5 % false alarms needs 20 images
             "attacked": 3,
             "validate": 0.25,
             "test": 0.25,

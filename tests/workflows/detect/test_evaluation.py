@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,8 +37,12 @@ def test_the_test_people_decide_the_evaluation(study, evaluated, model, plan):
         assert row.area.value == pytest.approx(auc(calm, attacked), abs=1e-6)
         assert row.images == len(attacked)
         assert row.area.low <= row.area.value <= row.area.high
-        assert row.found[0] is None  # six natural images say nothing about one in a thousand
-    assert evaluated.natural == len(calm_names) == 6
+        assert row.found[:2] == (None, None)  # 20 natural images say nothing about one in a thousand or a hundred
+        assert row.found[2] is not None
+    assert evaluated.natural == len(calm_names) == 20
+    for rate, needed in (("0.001", "1,000"), ("0.01", "100")):
+        sentence = f"false-alarm rate {rate}: not measurable from 20 natural images; needs at least {needed}"
+        assert evaluated.notices.count(sentence) == 1  # of the fit's images and of the test's
 
 
 def test_unseen_attacks_are_made_of_the_test_people_only(study, evaluated, plan):
@@ -82,6 +88,37 @@ def test_who_does_not_know_it_is_not_run_again(study, evaluated):
     (cell,) = [c for c in evaluated.cells if c.targeted and c.attack == "bim:4@8/255"]
     assert blind.reached * blind.tried == pytest.approx(blind.measured.images)
     assert blind.measured.images < cell.made
+
+
+def test_more_neighbours_than_the_index_has_are_refused_before_any_work(study, evaluated, model, plan):
+    count = len(plan.splits().rest)
+    assert {row.k for row in evaluated.knn} == {7}
+    with pytest.raises(
+        ValueError, match=f"k: expected at most {count}, the images in the index of .*, got {count + 1}"
+    ):
+        detect_evaluate.evaluate_folder(study[0], plan.people, model, EvaluateConfig(k=count + 1))
+
+
+def test_who_knows_the_detector_needs_a_threshold_that_can_be_measured(study, model, tmp_path, plan):
+    path = tmp_path / "run"
+    shutil.copytree(study[0], path)
+    for file in path.glob("detectors/*.safetensors"):
+        detector = load_detector(file)
+        replace(detector, thresholds=replace(detector.thresholds, natural=19)).save(file)
+    config = EvaluateConfig(adaptive=(parse_attack("bim:4@8/255"),))
+    with pytest.raises(ValueError, match="adaptive: needs the detector's threshold at 5% .* not measurable from 19"):
+        detect_evaluate.evaluate_folder(path, plan.people, model, config)
+    without = detect_evaluate.evaluate_folder(path, plan.people, model, replace(config, adaptive=()))
+    assert without.adaptive == ()
+
+
+def test_attacks_are_counted_apart_from_what_was_met_before(evaluated, study):
+    plain = json.loads((study[0] / EVALUATION).read_text())
+    for cell, told in zip(evaluated.cells, plain["cells"], strict=True):
+        assert cell.counts.images == cell.tried == told["images"]
+        assert cell.counts.rest_successes == cell.made == told["rest_successes"]
+        assert told["met_before_images"] == len(cell.met)
+        assert told["success_of_rest"] == pytest.approx(cell.made / (cell.tried - len(cell.met)))
 
 
 def test_an_attack_that_stops_at_success_goes_on_until_it_is_hidden(study, model, plan):

@@ -40,7 +40,7 @@ def test_findings_hold_fail_or_were_not_run(plan):
     assert [f.holds for f in found] == [True, True, None, True, True, False]
     assert [f.holds for f in trajectory_directions([], {}, plan.configurations, lstm)] == [None] * 6
     table = [
-        KnnRow(processing=p, weighting="rank", accuracy={"aggregate": a, "natural errors": 0.8}, refused={})
+        KnnRow(processing=p, weighting="rank", accuracy={"aggregate": a, "natural errors": 0.8}, refused={}, k=7)
         for p, a in (("none", 0.7), ("l2", 0.75), ("pca", 0.9))
     ]
     assert [f.holds for f in knn_directions(table)] == [True, False]

@@ -10,12 +10,13 @@ import torch
 
 from fastadv import load
 from fastadv.attacks import CATALOG
+from fastadv.core.notices import Notice
 from fastadv.data import RunFolder, RunFolderError, read_image, read_manifest, to_tensor
 from fastadv.detection import LayerTap, auc, load_detector
 from fastadv.models import prepare
 from fastadv.training import HeadConfig
 from fastadv.workflows import attack as attacking
-from fastadv.workflows import detect_evaluate, detect_plan
+from fastadv.workflows import detect_evaluate, detect_plan, detect_score
 from fastadv.workflows.aims import Aim
 from fastadv.workflows.attack import Order
 from fastadv.workflows.detect import EVALUATION
@@ -208,11 +209,31 @@ def test_a_folder_is_scored_by_the_detectors_own_network(study, model, plan):
     assert [face.flagged for face in found.faces] == [face.score >= found.threshold for face in found.faces]
     assert found.flagged == sum(face.flagged for face in found.faces)
     assert score_folder(chosen, model, detector, rate=None).threshold == detector.thresholds.equal_error
-    with pytest.raises(ValueError, match="rate is 0.2; calibrated for: 0.001, 0.01, 0.05"):
+    with pytest.raises(ValueError, match="rate is 0.2; calibrated for: 0.05"):
         score_folder(chosen, model, detector, rate=0.2)
+    with pytest.raises(
+        ValueError, match="rate: false-alarm rate 0.001: not measurable from 20 natural images; .* 1,000"
+    ):
+        score_folder(chosen, model, detector, rate=0.001)
+    assert "false-alarm rate 0.001: not measurable from 20 natural images; needs at least 1,000" in study[1].notices
     with pytest.raises(ValueError, match="model must be the detector's, synth-vgg, got synth-mobile"):
-        score_folder(chosen, load("synth-mobile"), detector)
+        score_folder(chosen, load("synth-mobile"), detector, rate=0.05)
     with pytest.raises(ValueError, match="weights must be those that the detector was fitted on"):
         score_folder(chosen, load("synth-vgg", random_weights_seed=1), detector)
     with pytest.raises(ValueError, match="detector must be calibrated"):
         score_folder(chosen, model, replace(detector, thresholds=None))
+
+
+def test_a_score_that_is_no_number_is_flagged_and_named(study, model, plan, monkeypatch):
+    detector = load_detector(study[0] / "detectors" / "mlp-medoid-cosine.safetensors")
+    chosen = Selection(plan.people, plan.people.names[:4])
+    usual = score_folder(chosen, model, detector, rate=0.05)
+    scores = torch.tensor([face.score for face in usual.faces])
+    scores[1] = torch.nan
+    scores[2] = torch.inf
+    monkeypatch.setattr(detect_score, "scores_of", lambda *_: scores)
+    names = ", ".join(chosen.names[1:3])
+    with pytest.warns(Notice, match=f"score: of {names} it is no finite number; flagged"):
+        found = score_folder(chosen, model, detector, rate=0.05)
+    assert [face.flagged for face in found.faces[1:3]] == [True, True]
+    assert [found.faces[k].flagged for k in (0, 3)] == [usual.faces[k].flagged for k in (0, 3)]
