@@ -13,7 +13,8 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
     """Let CUDA use TF32 for float32 products, or forbid it, and only algorithms that repeat their bits.
 
     Without the latter, cuDNN may add up the gradient of a convolution with atomics, in an order that changes from run
-    to run. What was set is restored. Nothing to do on a CPU.
+    to run, or choose its algorithms by their speed at the time (``benchmark``). What was set is restored. Nothing to do
+    on a CPU.
 
     Args:
         device: where the products are made.
@@ -24,10 +25,11 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
         return
     wanted = "tf32" if tf32 else "ieee"
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic  # type: ignore[attr-defined]
+    before = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic, cudnn.benchmark)  # type: ignore[attr-defined]
     matmul.fp32_precision = cudnn.conv.fp32_precision = wanted  # type: ignore[attr-defined]
     cudnn.deterministic = True
+    cudnn.benchmark = False
     try:
         yield
     finally:
-        matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic = before  # type: ignore[attr-defined]
+        matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic, cudnn.benchmark = before  # type: ignore[attr-defined]
