@@ -17,6 +17,7 @@ from fastadv.engine.job import Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.models import FaceModel
+from fastadv.models.modes import plain_modes
 
 
 def stream_jobs(
@@ -122,17 +123,18 @@ def run(
     done = [found[i] for i in range(n)]
     for line in notices((r.name, r.flags) for r in done):
         warnings.warn(line, AttackWarning, stacklevel=2)
-    return Adversarials(
-        images=torch.stack([r.image for r in done]) if done else images.clone(),
-        success=torch.tensor([r.success for r in done], dtype=torch.bool),
-        success_float=torch.tensor([r.success_float for r in done], dtype=torch.bool),
-        ticks=torch.tensor([r.ticks for r in done], dtype=torch.int64),
-        linf=torch.tensor([r.linf for r in done], dtype=torch.float32),
-        l2=torch.tensor([r.l2 for r in done], dtype=torch.float32),
-        score_before=torch.tensor([r.score_before for r in done], dtype=torch.float32),
-        score_after=torch.tensor([r.score_after for r in done], dtype=torch.float32),
-        flags=tuple(r.flags for r in done),
-    )
+    with plain_modes(images.device):
+        return Adversarials(
+            images=torch.stack([r.image for r in done]) if done else images.clone(),
+            success=torch.tensor([r.success for r in done], dtype=torch.bool),
+            success_float=torch.tensor([r.success_float for r in done], dtype=torch.bool),
+            ticks=torch.tensor([r.ticks for r in done], dtype=torch.int64),
+            linf=torch.tensor([r.linf for r in done], dtype=torch.float32),
+            l2=torch.tensor([r.l2 for r in done], dtype=torch.float32),
+            score_before=torch.tensor([r.score_before for r in done], dtype=torch.float32),
+            score_after=torch.tensor([r.score_after for r in done], dtype=torch.float32),
+            flags=tuple(r.flags for r in done),
+        )
 
 
 def trace(

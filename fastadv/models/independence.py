@@ -53,15 +53,18 @@ def check_independent(model: FaceModel) -> None:
 
 
 def _companies(model: FaceModel) -> tuple[Tensor, Tensor]:
-    """Two batches of two: one image first beside a dark one, and second beside a bright one."""
-    noise = torch.rand(3, 3, *model.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    image, dark, bright = noise[0], 0.3 * noise[1], 1 - 0.3 * noise[2]
+    """Two batches of two: one image of little contrast first beside a grey one, and second beside one of full contrast.
+
+    So the batch's means, its variances and its largest values all differ.
+    """
+    noise = torch.rand(2, 3, *model.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    image, calm, wild = 0.3 + 0.4 * noise[0], torch.full_like(noise[0], 0.5), (noise[1] < 0.6).float()
     layout = torch.contiguous_format
     for parameter in model.backbone.parameters():
         if parameter.dim() == 4 and not parameter.is_contiguous():
             layout = torch.channels_last
             break
-    ready = [torch.stack(pair).to(model.device) for pair in ((image, dark), (bright, image))]
+    ready = [torch.stack(pair).to(model.device) for pair in ((image, calm), (wild, image))]
     first, second = (batch.contiguous(memory_format=layout) for batch in ready)
     return first, second
 

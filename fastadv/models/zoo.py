@@ -29,6 +29,7 @@ from fastadv.models import (
 )
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.face_model import FaceModel
+from fastadv.models.modes import plain_modes
 from fastadv.models.shipped import shipped_state
 
 _Triple = tuple[float, float, float]
@@ -120,6 +121,7 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(name for name, entry in _ZOO.items() if entry.shipped)
 
 
+@plain_modes(torch.device("cpu"))  # weights are float32, whatever the caller's default type
 def load(
     name: str,
     weights: str | os.PathLike[str] | None = None,

@@ -268,7 +268,11 @@ def test_a_model_in_training_mode(tiny, representatives):
     ("images", "error", "message"),
     [
         ([1], TypeError, "images: expected a floating-point torch.Tensor .* got list"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), TypeError, "images: expected a floating-point tensor .* got torch.uint8; use"),
+        (
+            torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
+            TypeError,
+            "images: expected a floating-point tensor .* got torch.uint8; use",
+        ),
         (torch.zeros(3, 16, 16), ValueError, r"shape \(3, 16, 16\); expected \(N, 3, 16, 16\) with N >= 1"),
         (torch.zeros(1, 3, 16, 15), ValueError, "expected"),
         (torch.zeros(0, 3, 16, 16), ValueError, "with N >= 1"),

@@ -272,7 +272,10 @@ def test_an_empty_batch_gives_an_empty_result():
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), ids=[1, 2]),
             "ids must have one entry",
         ),
-        (lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), seed=-1), "seed: expected an integer in"),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), seed=-1),
+            "seed: expected an integer in",
+        ),
         (lambda: Engine(precision="fp8"), "precision must be one of fp32, tf32, bf16, auto, got 'fp8'"),
         (lambda: Engine(slots=12, batch=8), "slots must be a multiple of batch = 8, got 12"),
         (lambda: Engine(slots=0), "slots must be a positive integer"),
