@@ -35,16 +35,16 @@ def fim_steps(eps: float) -> int:
     return max(1, math.floor(min(levels + 4, 1.25 * levels) + 0.5))
 
 
-def _per_step(total: float, steps: int) -> float:
-    """An equal part of ``total`` for every step."""
-    check_number("eps", total, positive=True)
+def _per_step(eps: float, steps: int, factor: float = 1.0) -> float:
+    """``factor * eps / steps``."""
+    check_number("eps", eps, positive=True)
     check_count("steps", steps)
-    return total / steps
+    return factor * eps / steps
 
 
 def _alpha(step_size: float | None, eps: float, steps: int) -> float:
     """The step size that is given, or the choice where a paper leaves it open: ``2.5 * eps / steps``."""
-    return _per_step(2.5 * eps, steps) if step_size is None else step_size
+    return _per_step(eps, steps, 2.5) if step_size is None else step_size
 
 
 def _one_step(name: str, eps: float) -> SignGradient:

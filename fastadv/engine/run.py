@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.attacks.fields import check_seed
@@ -48,7 +48,9 @@ def stream_jobs(
     What the caller has switched on around the call (``torch.autocast``, ``no_grad``, inference mode, a default type or
     device) changes no result, and is as it was between two results.
     """
+    recipe = as_recipe(attack)
     check_seed(seed)
+    _check_model(model)
     queue = iter(jobs)
     first = next(queue, None)
     if first is None:
@@ -58,7 +60,7 @@ def stream_jobs(
         yield first
         yield from queue
 
-    yield from Loop(as_recipe(attack), first.goal, model, everything(), seed, engine or Engine()).results()
+    yield from Loop(recipe, first.goal, model, everything(), seed, engine or Engine()).results()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +171,9 @@ def trace(
     Raises:
         ValueError: As ``run``; also when ``at`` holds no number of steps that the attack takes.
     """
-    check_seed(seed)
     recipe = as_recipe(attack)
+    check_seed(seed)
+    _check_model(model)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
         raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {list(at)}")
@@ -182,10 +185,18 @@ def trace(
     yield from loop.iterates(frozenset(at))
 
 
+def _check_model(model: object) -> None:
+    if not isinstance(model, FaceModel):
+        hint = "; wrap it: FaceModel(network, mean=..., std=..., name=...)" if isinstance(model, nn.Module) else ""
+        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}{hint}")
+
+
 def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job]:
     """One job an image, named by its place; checked before anything is made."""
     if not isinstance(images, Tensor):
         raise ArgumentTypeError(f"images: expected a torch.Tensor (N, 3, H, W) in [0, 1], got {type(images).__name__}")
+    if not hasattr(goal, "own_reference"):
+        raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {goal!r}")
     if images.dim() != 4:
         raise ArgumentError(f"images must have the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)

@@ -69,20 +69,27 @@ def _companies(model: FaceModel) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _outputs(model: FaceModel, images: Tensor) -> Tensor:
-    """Features, and what the head makes of them, a row an image."""
+@contextmanager
+def _named(text: str) -> Iterator[None]:
+    """What a module raises, in one line after the text."""
     try:
-        features = model.features(images)
-        if model.head is None:
-            return features
-        logits = model.head(features)
+        yield
     except (Error, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ArgumentError(
-            f"model: expected a network that takes two images of input_size={model.input_size}, got {model.name!r}, "
-            f"which fails: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-        ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ArgumentError(f"{text} that fails: {lines[0]}") from error
+
+
+def _outputs(model: FaceModel, images: Tensor) -> Tensor:
+    """Features, and what the head makes of them, a row an image."""
+    wanted = f"model: expected a network that takes two images of input_size={model.input_size}"
+    with _named(f"{wanted}, got {model.name!r}"):
+        features = model.features(images)
+    if model.head is None:
+        return features
+    with _named(f"head: expected a module that takes the {features.shape[1]} features of {model.name!r}, got one"):
+        logits = model.head(features)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ArgumentError(f"head: expected an output of shape (N, K) with N={len(images)}, got {got}")

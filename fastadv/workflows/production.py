@@ -17,6 +17,7 @@ from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, Stream, face_id, read_manifest, to_uint8
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
+from fastadv.models.modes import plain_modes
 from fastadv.workflows.inputs import Progress, describe, list_hash, silent, state_hash
 
 _WRITERS = 2
@@ -222,7 +223,7 @@ def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | N
     if not isinstance(goal, GalleryClass):
         return None
     gallery = goal.gallery
-    with torch.no_grad():
+    with plain_modes(model.device), torch.no_grad():
         distances = gallery.distances(model(image[None].to(model.device)))
     said = gallery.vote(distances, goal.k)
     return float(distances[0, gallery.classes == said].min())

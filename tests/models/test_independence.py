@@ -114,8 +114,14 @@ def test_a_model_is_looked_at_once():
 
 def test_a_network_that_cannot_take_two_images_is_named():
     model = wrapped(Does(lambda y: y.view(1, 8, 7, 7).expand(len(y), -1, -1, -1)))
-    with pytest.raises(ArgumentError, match=r"two images of input_size=\(16, 16\), got 'mine', which fails: shape"):
+    with pytest.raises(ArgumentError, match=r"two images of input_size=\(16, 16\), got 'mine' that fails: "):
         check_independent(model)
+    with pytest.raises(
+        ArgumentError, match=r"head: expected a module that takes the 12 features of 'mine', .* fails: mat1"
+    ):
+        prepare(wrapped(head=nn.Linear(13, 4)))
+    with pytest.raises(ArgumentError, match=r"head: expected an output of shape \(N, K\) with N=2, got \(2, 3, 4\)"):
+        prepare(wrapped(head=nn.Unflatten(1, (3, 4))))
 
 
 def test_embeddings_in_fixed_batches_are_those_of_float32_whatever_the_callers_modes():
