@@ -1,7 +1,7 @@
 """Attacks: budgets, goals, state machines, and the catalogue of the papers' names."""
 
 from fastadv.attacks.apgd import APGD
-from fastadv.attacks.attack import Attack, Evaluation, State
+from fastadv.attacks.attack import Attack, Evaluation, State, seeks_smallest
 from fastadv.attacks.budget import L2, Box, Budget, Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
@@ -19,6 +19,13 @@ from fastadv.attacks.catalog import (
     m_fim,
     mi_fgsm,
     mi_fgsm_l2,
+    minimal_bim,
+    minimal_fim,
+    minimal_m_fim,
+    minimal_mi_fgsm,
+    minimal_mi_fgsm_l2,
+    minimal_pgd,
+    minimal_pgd_l2,
     pgd,
     pgd_l2,
 )
@@ -28,6 +35,19 @@ from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.goal import ClassifyAs, Evade, Goal, Impersonate, Misclassify, Rows
 from fastadv.attacks.lbfgs_penalty import LBFGS
 from fastadv.attacks.lbfgsb import LBFGSB
+from fastadv.attacks.minimal_catalog import (
+    apgd,
+    apgd_dlr,
+    apgd_l2,
+    cw_l0,
+    cw_l2,
+    cw_linf,
+    deepfool,
+    deepfool_linf,
+    minimal_fgsm,
+    noise_gaussian,
+    noise_uniform,
+)
 from fastadv.attacks.minimal_eps import MinimalEps
 from fastadv.attacks.minimal_fgsm import MinimalFGSM
 from fastadv.attacks.noise import Noise
@@ -81,9 +101,17 @@ __all__ = [
     "SignGradient",
     "State",
     "anonymisation",
+    "apgd",
+    "apgd_dlr",
+    "apgd_l2",
     "as_recipe",
     "bim",
     "by_name",
+    "cw_l0",
+    "cw_l2",
+    "cw_linf",
+    "deepfool",
+    "deepfool_linf",
     "df",
     "dfanet_di_m_fim",
     "dfanet_e_di_m_fim",
@@ -105,9 +133,20 @@ __all__ = [
     "m_fim",
     "mi_fgsm",
     "mi_fgsm_l2",
+    "minimal_bim",
+    "minimal_fgsm",
+    "minimal_fim",
+    "minimal_m_fim",
+    "minimal_mi_fgsm",
+    "minimal_mi_fgsm_l2",
+    "minimal_pgd",
+    "minimal_pgd_l2",
+    "noise_gaussian",
+    "noise_uniform",
     "pgd",
     "pgd_l2",
     "s_fim",
+    "seeks_smallest",
     "ti_di_m_fim",
     "ti_fim",
 ]

@@ -68,7 +68,11 @@ S = TypeVar("S", bound=State)
 
 
 class Attack(Protocol[S]):
-    """How to move. A frozen value; everything that changes lives in the state."""
+    """How to move. A frozen value; everything that changes lives in the state.
+
+    One that looks for the smallest change says so by a class attribute ``smallest = True``: the engine then leaves an
+    image alone that has reached its goal, with the margin, before the attack.
+    """
 
     @property
     def name(self) -> str:
@@ -101,3 +105,8 @@ class Attack(Protocol[S]):
 
     def tick(self, state: S, evaluation: Evaluation) -> None:
         """Consume one evaluation; write the next trial of every active slot in place."""
+
+
+def seeks_smallest(attack: object) -> bool:
+    """Whether an attack looks for the smallest change, so that an image which needs none is its own result."""
+    return bool(getattr(attack, "smallest", False))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks.fields import check_count, check_number
+from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.core.errors import ArgumentError
 
 
@@ -93,7 +93,7 @@ def check_line(first: float, growth: float, bisections: int, largest: float) -> 
     check_number("first", first, positive=True)
     if first > largest:
         raise ArgumentError(f"first must be at most largest = {largest:g}, got {first:g}")
-    if not (math.isfinite(growth) and growth > 1):
+    if not (is_number(growth) and growth > 1):
         raise ArgumentError(f"growth must be a number above 1, got {growth!r}")
     check_count("bisections", bisections, least=0)
 

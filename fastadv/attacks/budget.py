@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastadv.attacks.fields import is_number
 from fastadv.core.errors import ArgumentError
 from fastadv.ops import philox
 
@@ -26,12 +27,12 @@ _SLACK = 1e-6  # float32 rounding of origin ± eps, far below one grey level (0.
 
 
 def _check_eps(eps: float) -> None:
-    if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
+    if not (is_number(eps) and eps > 0):
         raise ArgumentError(f"eps must be a positive number, got {eps!r}")
 
 
 def _check_range(lo: float, hi: float) -> None:
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+    if not (is_number(lo) and is_number(hi) and lo < hi):
         raise ArgumentError(f"lo and hi must be finite with lo < hi, got lo={lo!r}, hi={hi!r}")
 
 

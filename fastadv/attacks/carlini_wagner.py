@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -99,6 +100,7 @@ class CarliniWagner:
     1000 steps as in Massoli et al., section 5.
     """
 
+    smallest: ClassVar[bool] = True
     search_steps: int = 5
     inner_steps: int = 1000
     learning_rate: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -101,6 +102,7 @@ class CarliniWagnerL0:
     al., section 3.5.
     """
 
+    smallest: ClassVar[bool] = True
     search_steps: int = 5
     inner_steps: int = 1000
     learning_rate: float = 0.05

@@ -15,6 +15,7 @@ from typing import Any
 from fastadv.attacks import minimal_catalog, optimisation_catalog, transferable
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.budget import L2, Linf
+from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.sign_gradient import SignGradient
 from fastadv.core.errors import ArgumentError
@@ -29,8 +30,21 @@ def fim_steps(eps: float) -> int:
 
     Source: Zhong and Deng, below eq. 10 (after Kurakin et al.); rounded half up, so that 12.5 gives their 13.
     """
+    check_number("eps", eps, positive=True)
     levels = eps * 255
     return max(1, math.floor(min(levels + 4, 1.25 * levels) + 0.5))
+
+
+def _per_step(eps: float, steps: int, factor: float = 1.0) -> float:
+    """``factor * eps / steps``."""
+    check_number("eps", eps, positive=True)
+    check_count("steps", steps)
+    return factor * eps / steps
+
+
+def _alpha(step_size: float | None, eps: float, steps: int) -> float:
+    """The step size that is given, or the choice where a paper leaves it open: ``2.5 * eps / steps``."""
+    return _per_step(eps, steps, 2.5) if step_size is None else step_size
 
 
 def _one_step(name: str, eps: float) -> SignGradient:
@@ -62,7 +76,7 @@ def bim(*, eps: float = _EPS, steps: int = 30, step_size: float | None = None) -
 
     The paper leaves alpha open; the choice here is ``2.5 * eps / steps``, which can cross the ball and return.
     """
-    return SignGradient(budget=Linf(eps), steps=steps, step_size=step_size or 2.5 * eps / steps, name="bim")
+    return SignGradient(budget=Linf(eps), steps=steps, step_size=_alpha(step_size, eps, steps), name="bim")
 
 
 def itgsm(*, eps: float = _EPS, steps: int | None = None) -> SignGradient:
@@ -75,13 +89,13 @@ def pgd(*, eps: float = _EPS, steps: int = 40, step_size: float | None = None) -
 
     The paper leaves alpha open; the choice here is ``2.5 * eps / steps``.
     """
-    alpha = step_size or 2.5 * eps / steps
+    alpha = _alpha(step_size, eps, steps)
     return SignGradient(budget=Linf(eps), steps=steps, step_size=alpha, random_start=True, name="pgd")
 
 
 def pgd_l2(*, eps: float = 2.0, steps: int = 40, step_size: float | None = None) -> SignGradient:
     """PGD in an L2 ball of radius ``eps``: normalised gradient steps from a uniform random start."""
-    alpha = step_size or 2.5 * eps / steps
+    alpha = _alpha(step_size, eps, steps)
     return SignGradient(budget=L2(eps), steps=steps, step_size=alpha, random_start=True, name="pgd-l2")
 
 
@@ -90,12 +104,16 @@ def mi_fgsm(*, eps: float = _EPS, steps: int = 10, momentum: float = 1.0) -> Sig
 
     Source: Massoli et al., eq. 4; the L-infinity step of Zhong and Deng with mu = 1.
     """
-    return SignGradient(budget=Linf(eps), steps=steps, step_size=eps / steps, momentum=momentum, name="mi-fgsm")
+    return SignGradient(
+        budget=Linf(eps), steps=steps, step_size=_per_step(eps, steps), momentum=momentum, name="mi-fgsm"
+    )
 
 
 def mi_fgsm_l2(*, eps: float = 2.0, steps: int = 10, momentum: float = 1.0) -> SignGradient:
     """MI-FGSM, L2 form: ``x <- x + (eps / steps) * g / ||g||_2``. Massoli et al., eq. 4-5."""
-    return SignGradient(budget=L2(eps), steps=steps, step_size=eps / steps, momentum=momentum, name="mi-fgsm-l2")
+    return SignGradient(
+        budget=L2(eps), steps=steps, step_size=_per_step(eps, steps), momentum=momentum, name="mi-fgsm-l2"
+    )
 
 
 def ffm(*, eps: float = _EPS) -> SignGradient:
@@ -114,6 +132,15 @@ def m_fim(*, eps: float = _EPS, steps: int | None = None, momentum: float = 1.0)
     Source: Zhong and Deng, algorithm 1 without its masks.
     """
     return _unit_steps("m-fim", eps, steps, momentum)
+
+
+minimal_bim = minimal_catalog.minimal(bim)
+minimal_pgd = minimal_catalog.minimal(pgd)
+minimal_pgd_l2 = minimal_catalog.minimal(pgd_l2)
+minimal_mi_fgsm = minimal_catalog.minimal(mi_fgsm)
+minimal_mi_fgsm_l2 = minimal_catalog.minimal(mi_fgsm_l2)
+minimal_fim = minimal_catalog.minimal(fim)
+minimal_m_fim = minimal_catalog.minimal(m_fim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,15 +228,15 @@ CATALOG: Mapping[str, Entry] = MappingProxyType(
         "deepfool-linf": _smallest(minimal_catalog.deepfool_linf, "DeepFool with the smallest L-infinity"),
         "minimal-fgsm": _smallest(minimal_catalog.minimal_fgsm, "FGSM with the smallest eps", steps=False),
         **{
-            f"minimal-{name}": _smallest(minimal_catalog.minimal(make), f"{name} with the smallest eps", norm=norm)
+            f"minimal-{name}": _smallest(make, f"{name} with the smallest eps", norm=norm)
             for name, make, norm in (
-                ("bim", bim, "linf"),
-                ("pgd", pgd, "linf"),
-                ("pgd-l2", pgd_l2, "l2"),
-                ("mi-fgsm", mi_fgsm, "linf"),
-                ("mi-fgsm-l2", mi_fgsm_l2, "l2"),
-                ("fim", fim, "linf"),
-                ("m-fim", m_fim, "linf"),
+                ("bim", minimal_bim, "linf"),
+                ("pgd", minimal_pgd, "linf"),
+                ("pgd-l2", minimal_pgd_l2, "l2"),
+                ("mi-fgsm", minimal_mi_fgsm, "linf"),
+                ("mi-fgsm-l2", minimal_mi_fgsm_l2, "l2"),
+                ("fim", minimal_fim, "linf"),
+                ("m-fim", minimal_m_fim, "linf"),
             )
         },
         "noise-uniform": _smallest(minimal_catalog.noise_uniform, "the least uniform noise", steps=False, norm="l2"),
@@ -243,11 +270,11 @@ def by_name(
     Raises:
         ValueError: The name is not known, or something is given that the attack does not take, or is missing.
     """
-    if name not in CATALOG:
+    if not isinstance(name, str) or name not in CATALOG:
         raise ArgumentError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
     entry = CATALOG[name]
     if eps is not None and not entry.eps:
-        raise ArgumentError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps:g}")
+        raise ArgumentError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps}")
     if steps is not None and not entry.steps:
         one = "is a one-step attack" if entry.eps else "has no number of steps to choose"
         raise ArgumentError(f"{name} {one} and takes no steps, got steps={steps}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +75,9 @@ class DeepFool:
     the clean image, ``(<g, r> - f) g / ||g||_2^2`` with r the perturbation and f, g of where it is, and steps on from
     there until the decision flips again; the nearest image over the border is the result. The paper has none.
 
+    An image whose border, as linearised, lies farther away than the pixel range is wide has no usable gradient: it is
+    left where it is and named, as one whose gradient is zero.
+
     **choice** An attack that is targeted at a class steps to the border with the class that wins at the time.
 
     Attributes:
@@ -95,6 +99,7 @@ class DeepFool:
     "Revisiting DeepFool: generalization and improvement".
     """
 
+    smallest: ClassVar[bool] = True
     steps: int = 50
     overshoot: float = 0.02
     norm: str = "l2"
@@ -107,10 +112,10 @@ class DeepFool:
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_number("overshoot", self.overshoot)
-        if self.norm not in _LEAST:
+        if not isinstance(self.norm, str) or self.norm not in _LEAST:
             raise ArgumentError(f"norm must be 'l2' or 'linf', got {self.norm!r}")
         check_count("candidates", self.candidates)
-        if not self.reach >= 1:
+        if not isinstance(self.reach, (int, float)) or isinstance(self.reach, bool) or not self.reach >= 1:
             raise ArgumentError(f"reach must be a number of at least 1, got {self.reach!r}")
         check_count("returns", self.returns, least=0)
         check_number("margin", self.margin)
@@ -182,7 +187,7 @@ class DeepFool:
             rows_like(evaluation.gradient, state.trial),
             stats=state.stats, active=state.active, work=state.work, bad=state.bad,
         )  # fmt: skip
-        steepness = row_norm(gradient, 2.0 if self.norm == "l2" else 1.0)
+        steepness = self._without_noise(state, gradient, -evaluation.loss)
         # the last move is evaluated too, and left as it is
         over = state.active & (evaluation.achieved | (state.moves >= self.steps))
         going = state.active & ~over
@@ -195,6 +200,18 @@ class DeepFool:
         if self.returns:
             put_where(as_rows(state.trial), over & torch.isfinite(state.nearest), state.best)
         state.active.logical_and_(~over)
+
+    def _without_noise(self, state: DeepFoolState, gradient: Tensor, shortfall: Tensor) -> Tensor:
+        """The dual norm of each gradient, and 0 for one that is rounding noise, which counts as an all-zero gradient.
+
+        A step to the linearised border that is longer than the pixel range is wide leads nowhere: so looks the gradient
+        of a similarity at its maximum, an image against itself, and it would only destroy the picture.
+        """
+        steepness = row_norm(gradient, 2.0 if self.norm == "l2" else 1.0)
+        widest = self.budget.eps * (gradient.shape[1] ** 0.5 if self.norm == "l2" else 1.0)
+        noise = (steepness > 0) & (shortfall > steepness * widest)
+        state.stats[:, 1].add_((noise & state.active) * gradient.shape[1])
+        return steepness.masked_fill_(noise, 0.0)
 
     def _go_back(self, state: DeepFoolState, evaluation: Evaluation, gradient: Tensor, steepness: Tensor) -> Tensor:
         """Keep an image that is over the border; where that makes it nearer, go back to the border along its normal."""

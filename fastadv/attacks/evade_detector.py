@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks.attack import Attack
+from fastadv.attacks.fields import is_number
 from fastadv.attacks.goal import Goal, Misclassify, Rows, one_way
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -110,9 +111,9 @@ class EvadeDetector:
     def __post_init__(self) -> None:
         if self.goal.output not in _OUTPUTS:
             raise ArgumentError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {self.goal.output!r}")
-        if not (math.isfinite(self.weight) and self.weight >= 0):
+        if not (is_number(self.weight) and self.weight >= 0):
             raise ArgumentError(f"weight must be a number of at least 0, got {self.weight!r}")
-        if math.isnan(self.threshold):
+        if not isinstance(self.threshold, (int, float)) or math.isnan(self.threshold):
             raise ArgumentError(f"threshold must be a logit, got {self.threshold!r}")
 
     @property

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fastadv.attacks.fields import is_number
 from fastadv.attacks.gallery import Gallery, check_classes
-from fastadv.attacks.goal import Rows, check_references, one_way
+from fastadv.attacks.goal import Rows, check_references, one_way, with_rows
 from fastadv.core.errors import ArgumentError
 from fastadv.models.outputs import at_layer
 
@@ -41,10 +41,10 @@ class MatchFeatures:
     def __post_init__(self) -> None:
         if self.guides is None:
             raise ArgumentError("guides must be images (N, 3, H, W) or features (N, D), got None")
-        check_references("guides", self.guides)
+        check_references("guides", self.guides, features=self.layer is not None)
         if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
             raise ArgumentError(f"layer must be the name of a submodule of the backbone or None, got {self.layer!r}")
-        if not (isinstance(self.threshold, (int, float)) and math.isfinite(self.threshold) and self.threshold >= 0):
+        if not (is_number(self.threshold) and self.threshold >= 0):
             raise ArgumentError(f"threshold must be a distance of at least 0, got {self.threshold!r}")
 
     @property
@@ -58,7 +58,7 @@ class MatchFeatures:
 
     def row(self, index: int) -> MatchFeatures:
         """The goal of one image."""
-        return replace(self, guides=self.guides[index : index + 1])
+        return with_rows(self, guides=self.guides[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         assert rows.reference is not None
@@ -122,7 +122,7 @@ class GalleryClass:
             raise ArgumentError(
                 f"guides must have one row for each of {len(self.labels)} labels, got {len(self.guides)}"
             )
-        if not isinstance(self.k, int) or not 1 <= self.k <= len(self.gallery.classes):
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or not 1 <= self.k <= len(self.gallery.classes):
             raise ArgumentError(
                 f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, got {self.k!r}"
             )
@@ -138,7 +138,7 @@ class GalleryClass:
         """The goal of one image; the gallery is shared."""
         part = slice(index, index + 1)
         held = self.guides
-        return replace(self, labels=self.labels[part], guides=None if held is None else held[part])
+        return with_rows(self, labels=self.labels[part], guides=None if held is None else held[part])
 
     def _wanted(self, rows: Rows) -> Tensor:
         """Which templates are of a wanted class, ``(N, T)``."""

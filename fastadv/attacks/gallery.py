@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.attacks.fields import INTEGERS
 from fastadv.core.errors import ArgumentError
+from fastadv.models.checks import check_embeddings
 
 
 def check_classes(name: str, value: Tensor) -> None:
-    """A ValueError unless the value is a vector of integers."""
-    if not isinstance(value, Tensor) or value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
+    """A ValueError unless the value is a vector of integers of at least 0."""
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in INTEGERS:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"{name} must be integers (N,), got {got}")
+    if value.numel() and int(value.min()) < 0:
+        raise ArgumentError(f"{name} must not be negative, got {int(value.min())}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +27,7 @@ class Gallery:
     """What an identification compares a face with. Goals that share one share a batch; it equals only itself.
 
     Attributes:
-        templates: ``(T, D)`` finite float32. With ``from_embeddings`` one mean a class.
+        templates: ``(T, D)`` finite float32, no row of zeros. With ``from_embeddings`` one mean a class.
         classes: The class of each template, ``(T,)`` integers, of at least two classes.
 
     Raises:
@@ -35,9 +39,10 @@ class Gallery:
 
     def __post_init__(self) -> None:
         good = isinstance(self.templates, Tensor) and self.templates.dim() == 2 and self.templates.is_floating_point()
-        if not good or not bool(torch.isfinite(self.templates).all()):
+        if not good:
             got = tuple(self.templates.shape) if isinstance(self.templates, Tensor) else type(self.templates).__name__
-            raise ArgumentError(f"templates must be finite float embeddings (T, D), got {got}")
+            raise ArgumentError(f"templates must be float embeddings (T, D), got {got}")
+        check_embeddings("templates", self.templates)
         check_classes("classes", self.classes)
         if len(self.classes) != len(self.templates):
             raise ArgumentError(
@@ -45,7 +50,9 @@ class Gallery:
             )
         if len(self.classes.unique()) < 2:
             raise ArgumentError("classes must be of two kinds or more, since a goal is about telling them apart")
-        object.__setattr__(self, "templates", self.templates.detach().float().contiguous())
+        templates = self.templates.detach().float().contiguous()
+        with torch.inference_mode(False):  # a tensor of inference mode could not be differentiated through
+            object.__setattr__(self, "templates", templates.clone() if templates.is_inference() else templates)
         object.__setattr__(self, "classes", self.classes.to(self.templates.device, torch.int64))
 
     @staticmethod

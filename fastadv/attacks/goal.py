@@ -7,15 +7,17 @@ similarity is the cosine, 1 - d^2 / 2.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+import copy
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv.attacks.fields import INTEGERS, is_number
 from fastadv.core.errors import ArgumentError
+from fastadv.models.checks import check_embeddings, check_images
 
 METRICS = ("cosine", "euclidean")
 
@@ -86,24 +88,40 @@ def one_way(shortfall: Tensor, count: int) -> Tensor:
     return F.pad(shortfall[:, None], (0, count - 1), value=torch.inf)
 
 
-def check_references(name: str, value: Tensor | None) -> None:
+G = TypeVar("G")
+
+
+def with_rows(goal: G, **rows: Tensor | None) -> G:
+    """The goal with some of its rows, which were checked when it was built: checking reads every pixel."""
+    other = copy.copy(goal)
+    for name, value in rows.items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def check_references(name: str, value: Tensor | None, *, features: bool = False) -> None:
+    """Refuse what is neither images in [0, 1] nor embeddings; ``features`` of a layer may be zero."""
     if value is None:
         return
     if not isinstance(value, Tensor) or value.dim() not in (2, 4) or not value.is_floating_point():
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"{name} must be float images (N, 3, H, W) or embeddings (N, D), got {got}")
+    if value.dim() == 4:
+        check_images(name, value)
+    else:
+        check_embeddings(name, value, zero=features)
 
 
 def check_threshold(metric: str, threshold: float) -> None:
     if metric not in METRICS:
         raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     low, high = (-1.0, 1.0) if metric == "cosine" else (0.0, 2.0)
-    if not (isinstance(threshold, (int, float)) and math.isfinite(threshold) and low <= threshold <= high):
+    if not (is_number(threshold) and low <= threshold <= high):
         raise ArgumentError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {threshold!r}")
 
 
 def _check_labels(value: Tensor) -> None:
-    if not isinstance(value, Tensor) or value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in INTEGERS:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"labels must be integer class indices (N,), got {got}")
     if value.numel() and int(value.min()) < 0:
@@ -184,7 +202,7 @@ class Evade(Compared):
 
     def row(self, index: int) -> Evade:
         held = self.references
-        return self if held is None else replace(self, references=held[index : index + 1])
+        return self if held is None else with_rows(self, references=held[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return self.distance(outputs, rows)
@@ -228,7 +246,7 @@ class Impersonate(Compared):
         return False
 
     def row(self, index: int) -> Impersonate:
-        return replace(self, targets=self.targets[index : index + 1])
+        return with_rows(self, targets=self.targets[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return -self.distance(outputs, rows)
@@ -289,7 +307,7 @@ class Misclassify(_Labelled):
     labels: Tensor
 
     def row(self, index: int) -> Misclassify:
-        return replace(self, labels=self.labels[index : index + 1])
+        return with_rows(self, labels=self.labels[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return self._cross_entropy(outputs, rows)
@@ -321,7 +339,7 @@ class ClassifyAs(_Labelled):
     labels: Tensor
 
     def row(self, index: int) -> ClassifyAs:
-        return replace(self, labels=self.labels[index : index + 1])
+        return with_rows(self, labels=self.labels[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return -self._cross_entropy(outputs, rows)

@@ -99,5 +99,6 @@ def minimal(make: Callable[..., SignGradient]) -> Callable[..., MinimalEps]:
         first, largest = _RADII[attack.budget.norm]
         return MinimalEps(attack=attack, first=first, largest=largest)
 
+    recipe.__name__ = recipe.__qualname__ = f"minimal_{make.__name__}"
     recipe.__doc__ = f"The smallest radius of {make.__name__}; ``steps`` are those of each run."
     return recipe

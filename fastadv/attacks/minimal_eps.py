@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ class MinimalEps:
     reports the distribution of such radii.
     """
 
+    smallest: ClassVar[bool] = True
     attack: SignGradient
     first: float
     largest: float
@@ -149,6 +151,10 @@ class MinimalEps:
         reached = state.active & evaluation.achieved
         put_where(state.best, reached, as_rows(state.trial))
         ended = reached | (state.active & (state.count >= self.attack.steps))
+        # no step is taken at the end of a run, so nothing counts its gradient: an image that no gradient has moved so
+        # far is where it was one evaluation before
+        still = state.stats[:, 1] == (state.ticks - 1) * state.work.shape[1]
+        state.stats[:, 1].add_((ended & ~reached & still) * state.work.shape[1])
         self._step(state, evaluation.gradient, state.active & ~ended)
         state.count.add_(1)
         over = state.eps.advance(ended, reached, growth=self.growth, largest=self.largest)

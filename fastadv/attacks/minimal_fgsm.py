@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,7 @@ class MinimalFGSM:
     Source: Mehr and Schroeder, section III, after Goodfellow et al. 2015; the bisection takes the place of a scan.
     """
 
+    smallest: ClassVar[bool] = True
     first: float = 0.25 / 255
     growth: float = 1.25
     bisections: int = 8

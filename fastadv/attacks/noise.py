@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ class Noise:
     Source: Mehr and Schroeder, section III; the bisection is ours.
     """
 
+    smallest: ClassVar[bool] = True
     kind: str
     first: float = 1 / 255
     growth: float = 1.25

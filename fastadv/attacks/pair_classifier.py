@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.goal import Rows, check_references, one_way
+from fastadv.attacks.fields import is_number
+from fastadv.attacks.goal import Rows, check_references, one_way, with_rows
 from fastadv.core.errors import ArgumentError
 
 MAX_DISTANCE = 2.0
@@ -52,16 +52,16 @@ class PairClassifier:
         check_references("references", self.references)
         if self.wanted not in ("same", "different"):
             raise ArgumentError(f"wanted must be 'same' or 'different', got {self.wanted!r}")
-        if not (_is_number(self.max_distance) and 0 < self.max_distance <= MAX_DISTANCE):
+        if not (is_number(self.max_distance) and 0 < self.max_distance <= MAX_DISTANCE):
             raise ArgumentError(f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {self.max_distance!r}")
-        if not (_is_number(self.threshold) and 0 < self.threshold < self.max_distance):
+        if not (is_number(self.threshold) and 0 < self.threshold < self.max_distance):
             raise ArgumentError(
                 f"threshold must be a distance in (0, max_distance = {self.max_distance:g}), got {self.threshold!r}"
             )
 
     def row(self, index: int) -> PairClassifier:
         """The goal of one image."""
-        return replace(self, references=self.references[index : index + 1])
+        return with_rows(self, references=self.references[index : index + 1])
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P(same)``, ``(N,)``."""
@@ -87,10 +87,6 @@ class PairClassifier:
         """Whether the wanted class has one half and ``margin`` more; at one half exactly the pair is the same."""
         lacking = self.shortfall(outputs, rows)
         return lacking <= -margin if self.wanted == "same" else lacking < -margin
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def anonymisation(references: Tensor, *, threshold: float, max_distance: float = MAX_DISTANCE) -> PairClassifier:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastadv.attacks.attack import Attack
+from fastadv.core.errors import ArgumentTypeError
 from fastadv.surrogates import Surrogate
 
 
@@ -30,5 +31,15 @@ class Recipe:
 
 
 def as_recipe(moves: Attack[Any] | Recipe) -> Recipe:
-    """The recipe itself, or an attack on the bare model."""
+    """The recipe itself, or an attack on the bare model.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if not isinstance(moves, Recipe) and (isinstance(moves, type) or not callable(getattr(moves, "tick", None))):
+        if isinstance(moves, str):
+            hint = f"; use attacks.by_name({moves!r})"
+        else:
+            hint = "; call it" if callable(moves) else ""
+        raise ArgumentTypeError(f"attack: expected an attack or a Recipe, got {moves!r}{hint}")
     return moves if isinstance(moves, Recipe) else Recipe(attack=moves)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import L2, Budget, Linf
+from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.core.errors import ArgumentError
 
@@ -69,16 +69,13 @@ class SignGradient:
     def __post_init__(self) -> None:
         if not isinstance(self.budget, (Linf, L2)):
             raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ArgumentError(f"steps must be an integer of at least 1, got {self.steps!r}")
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ArgumentError(f"step_size must be a positive number, got {self.step_size!r}")
-        if self.momentum is not None and not (math.isfinite(self.momentum) and self.momentum >= 0):
+        check_count("steps", self.steps)
+        check_number("step_size", self.step_size, positive=True)
+        if self.momentum is not None and not (is_number(self.momentum) and self.momentum >= 0):
             raise ArgumentError(f"momentum must be None or a number of at least 0, got {self.momentum!r}")
         if self.norm not in ("l1", "l2"):
             raise ArgumentError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
-        if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise ArgumentError(f"margin must be a number of at least 0, got {self.margin!r}")
+        check_number("margin", self.margin)
 
     @property
     def needs_gradient(self) -> bool:

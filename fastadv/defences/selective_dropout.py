@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_int, check_number
 from fastadv.models import FaceModel
+from fastadv.models.checks import check_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class SelectiveDropout:
                 f"attacked must have the shape of clean, with at least one image, got {tuple(attacked.shape)} and "
                 f"{tuple(clean.shape)}"
             )
+        check_images("clean", clean)
+        check_images("attacked", attacked)
         check_int("batch", batch, 1, 1 << 16)
         names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
         if len(names) < self.gamma:

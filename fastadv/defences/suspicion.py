@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
+from fastadv.models.checks import check_images
 from fastadv.recognition import Success, count_success, paired_difference
 
 ONE_STEP, ITERATIVE, NOISE = "one-step", "iterative", "noise"
@@ -163,6 +164,8 @@ def gradient_ratio(defended: FaceModel, bare: FaceModel, images: Tensor, targets
     """
     if not len(images) or images.shape != targets.shape:
         raise ArgumentError(f"targets must be one for each image, got {tuple(targets.shape)} for {tuple(images.shape)}")
+    check_images("images", images)
+    check_images("targets", targets)
     after, before = (_norms(model, images, targets, batch) for model in (defended, bare))
     return float((after / before.clamp(min=1e-30)).median())
 

@@ -20,7 +20,9 @@ from fastadv.detection.detectors import Detector
 from fastadv.detection.taps import LayerTap
 from fastadv.models import FaceModel, prepare
 from fastadv.models.capture import Captured
+from fastadv.models.checks import check_images
 from fastadv.models.float32_math import float32_math
+from fastadv.models.modes import plain_modes
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -87,7 +89,8 @@ class Guard:
 
     Raises:
         TypeError, ValueError: a field is of the wrong type or value, the detector was fitted on another model or on
-            layers of other widths, or there is no threshold.
+            layers of other widths, there is no threshold, or what the model says of an image depends on the other
+            images of the batch or on chance.
 
     Source:
         Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
@@ -118,8 +121,9 @@ class Guard:
             raise ArgumentError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")
         object.__setattr__(self, "capture", cuda if self.capture is None else self.capture)
         object.__setattr__(self, "threshold", _threshold(self.threshold, self.detector))
-        check_fits(self.model, self.detector)
-        object.__setattr__(self, "_pass", self._build())
+        with plain_modes(self.model.device):
+            check_fits(self.model, self.detector)
+            object.__setattr__(self, "_pass", self._build())
 
     def __call__(self, images: Tensor) -> Verdicts:
         """Judge images.
@@ -133,15 +137,13 @@ class Guard:
             The verdicts, on the model's device.
 
         Raises:
-            TypeError, ValueError: another type or shape.
+            TypeError, ValueError: another type or shape, or a value that is not in [0, 1].
         """
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            came = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise ArgumentTypeError(f"images is {came}; expected a floating-point tensor in [0, 1]")
+        check_images("images", images)
         expected = (3, *self.model.input_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != expected or not len(images):
             raise ArgumentError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
-        with torch.inference_mode():
+        with plain_modes(self.model.device), torch.inference_mode():
             return self._captured(images) if self.capture else self._eager(images)
 
     def warm_up(self) -> None:

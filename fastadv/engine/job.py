@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from fastadv.attacks import Goal
+from fastadv.core.errors import ArgumentError
 
 ZERO_GRADIENT = "zero_gradient"
 NONFINITE_GRADIENT = "nonfinite_gradient"
@@ -16,7 +17,8 @@ OUTSIDE = "outside_after_rounding"
 BELOW_A_LEVEL = "eps_below_a_level"
 
 EXPLANATIONS = {
-    ZERO_GRADIENT: "had an all-zero gradient at every step, so the attack could not move them "
+    ZERO_GRADIENT: "had an all-zero gradient at every step (DeepFool: or one so small that the linearised border lies "
+    "outside of the pixel range), so the attack could not move them "
     "(an evasion that starts on its own embedding needs a random start)",
     NONFINITE_GRADIENT: "met gradients that are not finite; those pixels were left as they were",
     MET_AT_START: "had reached the goal before the attack began",
@@ -91,6 +93,7 @@ class Entered:
         label: The class, or None.
         score_before: The goal's score of the clean image.
         met_at_start: Whether the clean image reaches the goal.
+        reached: Whether it does so with the attack's margin.
     """
 
     job: Job
@@ -101,6 +104,7 @@ class Entered:
     label: int | None
     score_before: float
     met_at_start: bool
+    reached: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,29 @@ class Finished:
     ticks: int
     nonfinite: int
     zero: int
+
+    @staticmethod
+    def unchanged(entered: Entered) -> Finished:
+        """The clean image as the result: one evaluation, which found the goal reached."""
+        return Finished(entered=entered, trial=entered.image, ticks=1, nonfinite=0, zero=0)
+
+
+def row_count(goal: Goal) -> int | None:
+    """For how many images a goal holds references or labels; None where it needs none."""
+    if goal.own_reference:
+        return None
+    held = goal.references if goal.references is not None else goal.labels
+    return None if held is None else len(held)
+
+
+def check_id(name: str, value: int) -> None:
+    """Refuse what cannot key the random draws of an image.
+
+    Raises:
+        ArgumentError: It is no integer in [0, 2**63).
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise ArgumentError(f"{name}: expected an integer in [0, 2**63), got {value!r}")
 
 
 def same_kind(goal: Goal, other: Goal) -> bool:

@@ -11,6 +11,7 @@ from fastadv.attacks import Budget, Goal, Rows
 from fastadv.attacks.change import below_a_level, norms
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import fixed_outputs
+from fastadv.engine.heads import class_count
 from fastadv.engine.job import (
     BELOW_A_LEVEL,
     MET_AT_START,
@@ -38,6 +39,7 @@ class Judge:
         surrogate: What the attack moves on: its networks embed the references too.
         goal: A goal of the run's kind.
         budget: The attack's budget.
+        margin: The attack's: how much better than the threshold a success must be to count for it.
         batch: Images per forward pass.
     """
 
@@ -45,6 +47,7 @@ class Judge:
     surrogate: BoundSurrogate
     goal: Goal
     budget: Budget
+    margin: float
     batch: int
 
     def outputs(self, images: Tensor) -> Tensor:
@@ -61,6 +64,7 @@ class Judge:
         rows = Rows(reference=reference, label=label)
         scores = self.goal.score(clean, rows).tolist()
         met = self.goal.achieved(clean, rows).tolist()
+        reached = self.goal.achieved(clean, rows, self.margin).tolist() if self.margin else met
         stochastic = self.surrogate.stochastic and compared is not None
         targets = compared if stochastic else None
         others = [] if stochastic or compared is None else self._by_others(compared)
@@ -74,6 +78,7 @@ class Judge:
                 label=None if label is None else int(label[i]),
                 score_before=scores[i],
                 met_at_start=met[i],
+                reached=reached[i],
             )
             for i, job in enumerate(jobs)
         ]
@@ -129,8 +134,8 @@ class Judge:
         if self.goal.labels is None:
             return None
         label = torch.cat([job.goal.labels for job in jobs if job.goal.labels is not None])
-        if self.goal.output == "logits" and int(label.max()) >= clean.shape[1]:
-            raise ArgumentError(f"labels must be below the model's {clean.shape[1]} classes, got {int(label.max())}")
+        if self.goal.output == "logits" and int(label.max()) >= (classes := class_count(self.goal, clean)):
+            raise ArgumentError(f"labels must be below the model's {classes} classes, got {int(label.max())}")
         return label.to(clean.device, torch.int64)
 
     def verdicts(self, done: list[Finished]) -> list[Result]:

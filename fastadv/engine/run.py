@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
-from fastadv.core.errors import ArgumentError
-from fastadv.engine.job import MET_AT_START, Job, Result, notices
+from fastadv.attacks.fields import check_seed
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.engine.job import MET_AT_START, Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.models import FaceModel
+from fastadv.models.modes import plain_modes
 
 
 def stream_jobs(
@@ -40,10 +42,15 @@ def stream_jobs(
 
     Raises:
         ValueError: An image is not float32 in [0, 1] of the model's size, goals are of different kinds, the model
-            is in training mode or has no class head for a goal on logits.
+            is in training mode, has no class head for a goal on logits, or its output for an image depends on the
+            other images of the batch or on chance.
+
+    What the caller has switched on around the call (``torch.autocast``, ``no_grad``, inference mode, a default type or
+    device) changes no result, and is as it was between two results.
     """
-    if not 0 <= seed < 2**64:
-        raise ArgumentError(f"seed must be in [0, 2**64), got {seed!r}")
+    recipe = as_recipe(attack)
+    check_seed(seed)
+    _check_model(model)
     queue = iter(jobs)
     first = next(queue, None)
     if first is None:
@@ -53,7 +60,7 @@ def stream_jobs(
         yield first
         yield from queue
 
-    yield from Loop(as_recipe(attack), first.goal, model, everything(), seed, engine or Engine()).results()
+    yield from Loop(recipe, first.goal, model, everything(), seed, engine or Engine()).results()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,32 +124,26 @@ def run(
     Warns:
         AttackWarning: An image had no gradient, met non-finite ones, or had reached its goal before.
     """
-    n = len(images)
     jobs = _jobs(goal, images, ids)
+    n = len(images)
     found: dict[int, Result] = {}
     for result in stream_jobs(attack, jobs, model, seed=seed, engine=engine):
         found[int(result.name)] = result
     done = [found[i] for i in range(n)]
     for line in notices((r.name, r.flags) for r in done):
         warnings.warn(line, AttackWarning, stacklevel=2)
-    return Adversarials(
-        images=torch.stack([r.image for r in done]) if done else images.clone(),
-        success=torch.tensor([r.success for r in done], dtype=torch.bool),
-        success_float=torch.tensor([r.success_float for r in done], dtype=torch.bool),
-        ticks=torch.tensor([r.ticks for r in done], dtype=torch.int64),
-        linf=torch.tensor([r.linf for r in done]),
-        l2=torch.tensor([r.l2 for r in done]),
-        score_before=torch.tensor([r.score_before for r in done]),
-        score_after=torch.tensor([r.score_after for r in done]),
-        flags=tuple(r.flags for r in done),
-    )
-
-
-def _row_count(goal: Goal) -> int | None:
-    if goal.own_reference:
-        return None
-    held = goal.references if goal.references is not None else goal.labels
-    return None if held is None else len(held)
+    with plain_modes(images.device):
+        return Adversarials(
+            images=torch.stack([r.image for r in done]) if done else images.clone(),
+            success=torch.tensor([r.success for r in done], dtype=torch.bool),
+            success_float=torch.tensor([r.success_float for r in done], dtype=torch.bool),
+            ticks=torch.tensor([r.ticks for r in done], dtype=torch.int64),
+            linf=torch.tensor([r.linf for r in done], dtype=torch.float32),
+            l2=torch.tensor([r.l2 for r in done], dtype=torch.float32),
+            score_before=torch.tensor([r.score_before for r in done], dtype=torch.float32),
+            score_after=torch.tensor([r.score_after for r in done], dtype=torch.float32),
+            flags=tuple(r.flags for r in done),
+        )
 
 
 def trace(
@@ -178,26 +179,40 @@ def trace(
         ValueError: As ``run``; also when ``at`` holds no number of steps that the attack takes.
     """
     recipe = as_recipe(attack)
+    check_seed(seed)
+    _check_model(model)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
         raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {list(at)}")
+    jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1
     slots = max(1, -(-len(images) // batch)) * batch
-    jobs = _jobs(goal, images, ids)
     loop = Loop(recipe, goal, model, jobs, seed, replace(settled, slots=slots, poll=1))
     yield from loop.iterates(frozenset(at))
 
 
+def _check_model(model: object) -> None:
+    if not isinstance(model, FaceModel):
+        hint = "; wrap it: FaceModel(network, mean=..., std=..., name=...)" if isinstance(model, nn.Module) else ""
+        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}{hint}")
+
+
 def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job]:
     """One job an image, named by its place; checked before anything is made."""
+    if not isinstance(images, Tensor):
+        raise ArgumentTypeError(f"images: expected a torch.Tensor (N, 3, H, W) in [0, 1], got {type(images).__name__}")
+    if not hasattr(goal, "own_reference"):
+        raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {goal!r}")
     if images.dim() != 4:
         raise ArgumentError(f"images must have the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)
-    rows = _row_count(goal)
+    rows = row_count(goal)
     if rows is not None and rows != n:
         raise ArgumentError(f"goal must have one row for each of the {n} images, got {rows}")
     if ids is not None and len(ids) != n:
         raise ArgumentError(f"ids must have one entry for each of the {n} images, got {len(ids)}")
-    numbers = range(n) if ids is None else ids
-    return (Job(name=str(i), id=int(numbers[i]), image=images[i], goal=goal.row(i)) for i in range(n))
+    numbers = list(range(n) if ids is None else (i.item() if hasattr(i, "item") else i for i in ids))
+    for i, number in enumerate(numbers):
+        check_id(f"ids[{i}]", number)
+    return (Job(name=str(i), id=numbers[i], image=images[i], goal=goal.row(i)) for i in range(n))

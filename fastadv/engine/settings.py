@@ -10,6 +10,7 @@ from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.notices import Notice
 from fastadv.engine import tune
 from fastadv.models import FaceModel, prepare
+from fastadv.models.modes import plain_modes
 
 PRECISIONS = ("fp32", "tf32", "bf16", "auto")
 
@@ -20,6 +21,10 @@ class OutOfMemoryError(Error, torch.OutOfMemoryError):
 
 class AttackWarning(Notice):
     """Something about a run that a reader of its numbers must know."""
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +56,13 @@ class Engine:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.batch is not None and (not isinstance(self.batch, int) or self.batch < 0):
+        if self.batch is not None and (not _is_int(self.batch) or self.batch < 0):
             raise ArgumentError(f"batch must be a positive integer, 0 (measure) or None, got {self.batch!r}")
-        if self.slots is not None and (not isinstance(self.slots, int) or self.slots < 1):
+        if self.slots is not None and (not _is_int(self.slots) or self.slots < 1):
             raise ArgumentError(f"slots must be a positive integer or None, got {self.slots!r}")
         if self.slots and self.batch and self.slots % self.batch:
             raise ArgumentError(f"slots must be a multiple of batch = {self.batch}, got {self.slots}")
-        if self.poll is not None and (not isinstance(self.poll, int) or self.poll < 1):
+        if self.poll is not None and (not _is_int(self.poll) or self.poll < 1):
             raise ArgumentError(f"poll must be a positive integer or None, got {self.poll!r}")
 
     def resolve(self, model: FaceModel) -> Engine:
@@ -66,6 +71,10 @@ class Engine:
         Raises:
             ValueError: The model is in training mode, or the device cannot do what is asked.
         """
+        with plain_modes(model.device):
+            return self._resolve(model)
+
+    def _resolve(self, model: FaceModel) -> Engine:
         device = model.device
         on_cuda = device.type == "cuda"
         if self.capture and not on_cuda:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.models.float32_math import float32_math
+from fastadv.models.modes import plain_modes
 
 
 def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    """Apply `function` to chunks of exactly `size` images, without gradients, and on CUDA without TF32.
+    """Apply `function` to chunks of exactly `size` images in float32, without gradients, TF32 or `torch.autocast`.
 
     A convolution may round differently for another batch size; with one fixed size an image's output has the
     same bits whatever its neighbours, its place and the number of images. The last chunk is filled up by
@@ -35,7 +36,7 @@ def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: in
         raise ArgumentError(f"images: expected at least one image, got shape {tuple(images.shape)}")
     count = images.shape[0]
     result: Tensor | None = None
-    with torch.no_grad(), float32_math(images.device, tf32=False):
+    with plain_modes(images.device), torch.no_grad(), float32_math(images.device, tf32=False):
         for start in range(0, count, size):
             chunk = images[start : start + size]
             rows = chunk.shape[0]

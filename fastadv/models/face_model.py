@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -70,12 +70,14 @@ class FaceModel(nn.Module):
         #: How the model is meant to be run: set by `prepare`, read by the engine ("tf32" is a CUDA mode).
         self.precision = "fp32"
         self._embedding_size: int | None = None
+        #: Whether `prepare` has seen that an image's output depends on that image alone.
+        self._independent = False
         mean_values, std_values = _checked_triple("mean", mean), _checked_triple("std", std)
         if min(std_values) <= 0:
             raise ArgumentError(f"std: expected three numbers > 0, got {std_values}")
         # Not persistent: constants of the model, no part of a checkpoint.
-        self.register_buffer("mean", torch.tensor(mean_values).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std_values).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean_values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std_values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,7 +113,9 @@ class FaceModel(nn.Module):
                 with torch.no_grad():
                     probe = torch.full((1, 3, *self.input_size), 0.5, device=self.device)
                     self._embedding_size = int(self.features(probe).shape[1])
-            except RuntimeError as error:
+            except (Error, torch.OutOfMemoryError):
+                raise
+            except (RuntimeError, ValueError) as error:
                 raise ArgumentError(
                     f"backbone: cannot take one image of input_size={self.input_size} ({error})"
                 ) from error

@@ -15,8 +15,9 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
     """Let CUDA use TF32 for float32 products, or forbid it, and only algorithms that repeat their bits.
 
     Without the latter, cuDNN may add up the gradient of a convolution with atomics, in an order that changes from run
-    to run. PyTorch has one setting for the whole process: threads that want the same one go on side by side, one that
-    wants the other waits until they have left. What was set before the first is restored after the last. Nothing to do
+    to run, or choose its algorithms by their speed at the time (``benchmark``). PyTorch has one setting for the whole
+    process: threads that want the same one go on side by side, one that wants the other waits until they have left.
+    What was set before the first is restored after the last. Nothing to do
     on a CPU.
 
     Args:
@@ -57,16 +58,18 @@ def _change(old: str | None, new: str | None) -> None:
             _here.wanted = None
             _setting.threads -= 1
             if not _setting.threads:
-                matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic = _setting.before  # type: ignore[attr-defined]
+                matmul.fp32_precision, cudnn.conv.fp32_precision = _setting.before[:2]  # type: ignore[attr-defined]
+                cudnn.deterministic, cudnn.benchmark = _setting.before[2:]
                 _setting.wanted = None
             _setting.changed.notify_all()
         if new is None:
             return
         _setting.changed.wait_for(lambda: _setting.wanted in (None, new))
         if not _setting.threads:
-            _setting.before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic  # type: ignore[attr-defined]
+            precisions = matmul.fp32_precision, cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+            _setting.before = (*precisions, cudnn.deterministic, cudnn.benchmark)
             matmul.fp32_precision = cudnn.conv.fp32_precision = new  # type: ignore[attr-defined]
-            cudnn.deterministic = True
+            cudnn.deterministic, cudnn.benchmark = True, False
             _setting.wanted = new
         _setting.threads += 1
         _here.wanted = new

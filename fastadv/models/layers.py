@@ -16,6 +16,8 @@ from fastadv.models import dataflow
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.independence import check_independent
+from fastadv.models.modes import plain_modes
 
 # Exact types only: a subclass, or a layer with a parametrisation, may compute something else.
 _FOLDS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
@@ -43,7 +45,8 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
     Raises:
         TypeError: if `model` is no `FaceModel`.
         ValueError: if the precision is unknown or not available on the model's device, if the model was
-            already prepared in another precision, or if any part of it is in training mode.
+            already prepared in another precision, if any part of it is in training mode, or if what it says of
+            an image depends on the other images of the batch or on chance (measured once for each model).
     """
     if not isinstance(model, FaceModel):
         raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
@@ -59,9 +62,20 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
             f"model: {model.name!r} was already rounded to bf16; prepare the original for {precision!r}"
         )
     _check_evaluating(model)
+    with plain_modes(model.device):
+        prepared = _prepared(model, precision=precision, channels_last=channels_last, fold=fold)
+        if not model._independent:
+            check_independent(prepared)
+            model._independent = prepared._independent = True
+    return prepared
+
+
+def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bool) -> FaceModel:
     prepared = freeze(copy.deepcopy(model))
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
+    if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):
+        prepared.head.to(torch.float32)
     if fold:
         prepared.backbone = fold_batch_norms(prepared.backbone, keep=prepared.layers, input_size=model.input_size)
     if precision == "bf16":

@@ -29,6 +29,7 @@ from fastadv.models import (
 )
 from fastadv.models.checkpoints import CheckpointError, FittedState, load_weights
 from fastadv.models.face_model import FaceModel
+from fastadv.models.modes import plain_modes
 from fastadv.models.seeded import Seeded
 from fastadv.models.shipped import shipped_state
 from fastadv.models.state_fit import HEAD, fitting_state, printed
@@ -122,6 +123,7 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(name for name, entry in _ZOO.items() if entry.shipped)
 
 
+@plain_modes(torch.device("cpu"))  # weights are float32, whatever the caller's default type
 def load(
     name: str,
     weights: str | os.PathLike[str] | None = None,

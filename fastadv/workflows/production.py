@@ -30,6 +30,7 @@ from fastadv.data import (
 from fastadv.data.provenance import software
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
+from fastadv.models.modes import plain_modes
 from fastadv.runs import RunIdentity, UsedFaces, goal_hash, list_hash
 from fastadv.workflows.inputs import Progress, silent
 
@@ -269,7 +270,7 @@ def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | N
     if not isinstance(goal, GalleryClass):
         return None
     gallery = goal.gallery
-    with torch.no_grad():
+    with plain_modes(model.device), torch.no_grad():
         distances = gallery.distances(model(image[None].to(model.device)))
     said = gallery.vote(distances, goal.k)
     return float(distances[0, gallery.classes == said].min())

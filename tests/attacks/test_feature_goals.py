@@ -324,12 +324,15 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
     [
         (lambda: MatchFeatures(None), "guides must be images"),
         (lambda: MatchFeatures(torch.zeros(3)), r"guides must be float images \(N, 3, H, W\) or embeddings"),
-        (lambda: MatchFeatures(torch.zeros(2, 3), layer=""), "layer must be the name of a submodule"),
-        (lambda: MatchFeatures(torch.zeros(2, 3), layer=3), "layer must be the name of a submodule"),
-        (lambda: MatchFeatures(torch.zeros(2, 3), threshold=-1.0), "threshold must be a distance of at least 0"),
-        (lambda: Gallery(templates=torch.zeros(4), classes=CLASSES), r"templates must be finite float .*got \(4,\)"),
-        (lambda: Gallery(templates=[1], classes=CLASSES), "templates must be finite float embeddings.* got list"),
-        (lambda: Gallery(templates=TEMPLATES / 0, classes=CLASSES), "templates must be finite float embeddings"),
+        (lambda: MatchFeatures(torch.ones(2, 3), layer=""), "layer must be the name of a submodule"),
+        (lambda: MatchFeatures(torch.ones(2, 3), layer=3), "layer must be the name of a submodule"),
+        (lambda: MatchFeatures(torch.ones(2, 3), threshold=-1.0), "threshold must be a distance of at least 0"),
+        (lambda: Gallery(templates=torch.zeros(4), classes=CLASSES), r"templates must be float .*got \(4,\)"),
+        (lambda: Gallery(templates=[1], classes=CLASSES), "templates must be float embeddings.* got list"),
+        (
+            lambda: Gallery(templates=TEMPLATES / 0, classes=CLASSES),
+            "templates: expected finite embeddings .* at row 0",
+        ),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES.float()), r"classes must be integers \(N,\), got"),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES[:3]), "one entry for each of 4 templates, got 3"),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes must be of two kinds or more"),
@@ -339,7 +342,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS, k=5), "k must be an integer from 1 to the gallery's 4"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS, k=0), "k must be an integer from 1 to the gallery's 4"),
         (
-            lambda: GalleryClass(gallery=GALLERY, labels=LABELS, guides=torch.zeros(3, 4)),
+            lambda: GalleryClass(gallery=GALLERY, labels=LABELS, guides=torch.ones(3, 4)),
             "guides must have one row for each of 2 labels, got 3",
         ),
         (
@@ -381,9 +384,9 @@ def test_a_users_error_is_one_clear_sentence(make, text):
 
 
 def test_a_gallery_goal_is_a_goal_like_the_others():
-    goal = GalleryClass(gallery=GALLERY, labels=LABELS, guides=torch.zeros(2, 4))
+    goal = GalleryClass(gallery=GALLERY, labels=LABELS, guides=torch.ones(2, 4))
     row = goal.row(1)
     assert row.gallery is goal.gallery
     assert (row.labels.tolist(), tuple(row.guides.shape)) == ([1], (1, 4))
     assert (goal.output, goal.own_reference, goal.references is goal.guides) == ("embedding", False, True)
-    assert MatchFeatures(torch.zeros(2, 4)).output == Evade(threshold=0.1).output == "embedding"
+    assert MatchFeatures(torch.ones(2, 4)).output == Evade(threshold=0.1).output == "embedding"

@@ -112,7 +112,7 @@ def test_a_row_is_the_goal_of_one_image():
         ),
         (lambda: Impersonate(None, threshold=0.3), "targets must be images"),
         (
-            lambda: Impersonate(torch.zeros(2, 8), threshold=2.0),
+            lambda: Impersonate(torch.ones(2, 8), threshold=2.0),
             r"threshold must be a cosine value in \[-1, 1\], got 2.0",
         ),
         (lambda: Evade(threshold=float("nan")), "threshold must be a cosine value"),

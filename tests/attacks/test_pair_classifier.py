@@ -24,10 +24,10 @@ def at_distance(d: float) -> tuple[torch.Tensor, Rows]:
 )
 def test_the_probability_is_linear_on_either_side_of_the_threshold(d, probability):
     a, rows = at_distance(d)
-    goal = anonymisation(torch.zeros(1, 2), threshold=0.5)
+    goal = anonymisation(torch.ones(1, 2), threshold=0.5)
     assert float(goal.score(a, rows)) == pytest.approx(probability, abs=1e-9)
     assert float(goal.shortfall(a, rows)) == pytest.approx(probability - 0.5, abs=1e-9)
-    other = impersonation(torch.zeros(1, 2), threshold=0.5)
+    other = impersonation(torch.ones(1, 2), threshold=0.5)
     assert float(other.shortfall(a, rows)) == pytest.approx(0.5 - probability, abs=1e-9)
     assert float(other.loss(a, rows)) == pytest.approx(probability - 0.5, abs=1e-9)
     assert bool(goal.achieved(a, rows)) == (probability < 0.5)
@@ -36,7 +36,7 @@ def test_the_probability_is_linear_on_either_side_of_the_threshold(d, probabilit
 
 def test_a_smaller_largest_distance_steepens_the_far_side():
     a, rows = at_distance(0.75)
-    goal = anonymisation(torch.zeros(1, 2), threshold=0.5, max_distance=1.0)
+    goal = anonymisation(torch.ones(1, 2), threshold=0.5, max_distance=1.0)
     assert float(goal.score(a, rows)) == pytest.approx(0.25)
     assert bool(goal.achieved(a, rows, 0.2))
     assert not bool(goal.achieved(a, rows, 0.3))
@@ -82,6 +82,6 @@ def test_a_row_is_the_goal_of_one_image():
     ],
 )
 def test_a_wrong_field_is_refused_by_name(fields, text):
-    good = {"references": torch.zeros(1, 2), "threshold": 1.0, "wanted": "same"}
+    good = {"references": torch.ones(1, 2), "threshold": 1.0, "wanted": "same"}
     with pytest.raises(ValueError, match=text):
         PairClassifier(**{**good, **fields})

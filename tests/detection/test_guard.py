@@ -136,15 +136,22 @@ def test_neighbours_and_layout_change_no_bit(tiny, faces, representatives, count
     assert_same_bits(guard(x.double()).scores, one.scores)
 
 
-def test_an_image_that_is_no_number_is_flagged_alone(tiny, faces, representatives):
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -0.01, 1.5, 255.0])
+def test_a_value_out_of_range_is_refused_by_name(tiny, faces, representatives, wrong):
     guard = Guard(model=tiny, detector=detector_of(representatives), threshold=1e6)
     x = faces(3)
-    calm = guard(x)
-    assert not bool(calm.flagged.any())
-    x[1, 0, 2, 2] = math.nan
-    found = guard(x)
-    assert found.flagged.tolist() == [False, True, False]
-    assert_same_bits(found.scores[::2], calm.scores[::2])
+    x[1, 0, 2, 2] = wrong
+    with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\], got"):
+        guard(x)
+
+
+def test_a_score_that_is_no_number_is_flagged(tiny, faces, representatives):
+    detector = detector_of(representatives)
+    with torch.no_grad():
+        next(iter(detector.network.parameters())).fill_(math.nan)
+    found = Guard(model=tiny, detector=detector, threshold=1e6)(faces(3))
+    assert bool(found.scores.isnan().all())
+    assert bool(found.flagged.all())
 
 
 def test_threads_do_not_meet(tiny, faces, representatives):
@@ -182,11 +189,8 @@ def test_operation_by_operation_where_another_backend_is_named(count, precision)
     named = replace(made, trajectory=replace(made.trajectory, backend="reference"))
     assert named.prepared() is None
     assert made.prepared() is not None
-    images = x[:count].clone()
-    images[0, 0, 0, 0] = math.nan
-    one, other = (Guard(model=model, detector=d, threshold=0.0, precision=precision)(images) for d in (made, named))
-    torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-5, equal_nan=True)
-    assert one.scores.isnan().tolist() == [True] + [False] * (count - 1)
+    one, other = (Guard(model=model, detector=d, threshold=0.0, precision=precision)(x[:count]) for d in (made, named))
+    torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-5)
     assert_same_bits(one.flagged, other.flagged)
 
 
@@ -263,8 +267,12 @@ def test_a_model_in_training_mode(tiny, representatives):
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        ([1], TypeError, "images is list; expected a floating-point tensor"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), TypeError, "images is torch.uint8"),
+        ([1], TypeError, "images: expected a floating-point torch.Tensor .* got list"),
+        (
+            torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
+            TypeError,
+            "images: expected a floating-point tensor .* got torch.uint8; use",
+        ),
         (torch.zeros(3, 16, 16), ValueError, r"shape \(3, 16, 16\); expected \(N, 3, 16, 16\) with N >= 1"),
         (torch.zeros(1, 3, 16, 15), ValueError, "expected"),
         (torch.zeros(0, 3, 16, 16), ValueError, "with N >= 1"),

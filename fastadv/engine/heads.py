@@ -1,0 +1,46 @@
+"""What a class head must be like for a goal on logits."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastadv.attacks import Goal
+from fastadv.attacks.evade_detector import EvadeDetector
+from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
+from fastadv.models import FaceModel
+
+_SUM = 1e-3  # rounding of a sum of probabilities, also in bfloat16's products
+
+
+def class_count(goal: Goal, logits: Tensor) -> int:
+    """How many classes the logits ``(N, K)`` are of: a watched model's have one more column, its detector's."""
+    return logits.shape[1] - isinstance(goal, EvadeDetector)
+
+
+def check_head(model: FaceModel, goal: Goal, logits: Tensor) -> None:
+    """Refuse a head that has no other class to be taken for, and say where its outputs look like probabilities.
+
+    Args:
+        model: The attacked model.
+        goal: A goal on logits.
+        logits: ``(N, K)`` of any images.
+
+    Raises:
+        ArgumentError: There is one class only.
+
+    Warns:
+        Notice: Every row is of numbers of at least 0 whose sum is 1, as after a softmax.
+    """
+    classes = class_count(goal, logits)
+    if classes < 2:
+        raise ArgumentError(
+            f"model: expected a class head of two classes or more, since {type(goal).__name__} is about telling them "
+            f"apart, got {classes} from the head of {model.name!r}; use a goal on embeddings"
+        )
+    rows = logits[:, :classes].detach().float()
+    if bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() <= _SUM).all()):
+        notify(
+            f"head: the outputs of the head of {model.name!r} look like probabilities (a softmax), and are taken for "
+            "logits: DeepFool, C&W and losses on logits go astray on them; give a head without its softmax"
+        )

@@ -1,0 +1,85 @@
+"""PyTorch's modes that a caller may have switched on, switched off for the time of one computation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+_PLAIN = ("none", "ieee")  # what multiplies float32 numbers as float32 numbers
+
+
+@contextmanager
+def plain_modes(device: torch.device) -> Iterator[None]:
+    """Compute as in a fresh process, whatever modes the caller has switched on; they are back afterwards.
+
+    Off are `torch.autocast`, inference mode, `no_grad`, a default device, a default type other than float32, and
+    reduced precision of float32 products on a CPU (`torch.set_float32_matmul_precision`; `float32_math` does the same
+    for CUDA). Each would change the bits of a result, or make an attack fail half-way.
+
+    A generator leaves the context before it yields: the modes of a thread are the caller's between two items.
+
+    Args:
+        device: where the computation runs.
+    """
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if _PROCESS.differs():
+            stack.enter_context(_PROCESS.plain())
+        yield
+
+
+class _ProcessWide:
+    """Settings of the whole process: the first computation in flight changes them, the last one restores them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._dtype = torch.float32
+        self._precisions: list[str] = []
+
+    @staticmethod
+    def _products() -> tuple[Any, ...]:
+        return (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)  # type: ignore[attr-defined]
+
+    def differs(self) -> bool:
+        """Whether a computation must enter `plain`: also while another one holds the settings."""
+        reduced = any(product.fp32_precision not in _PLAIN for product in self._products())
+        return bool(self._inside) or reduced or torch.get_default_dtype() is not torch.float32
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Default type float32, and products of float32 numbers in float32."""
+        with self._lock:
+            if not self._inside:
+                self._dtype = torch.get_default_dtype()
+                self._precisions = [product.fp32_precision for product in self._products()]
+                torch.set_default_dtype(torch.float32)
+                for product in self._products():
+                    if product.fp32_precision not in _PLAIN:
+                        product.fp32_precision = "ieee"
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    torch.set_default_dtype(self._dtype)
+                    for product, precision in zip(self._products(), self._precisions, strict=True):
+                        if product.fp32_precision != precision:
+                            product.fp32_precision = precision
+
+
+_PROCESS = _ProcessWide()

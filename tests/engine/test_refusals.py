@@ -1,0 +1,221 @@
+"""What is wrong with a call is named; what is right already is left alone."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv import attacks
+from fastadv.attacks import CATALOG, ClassifyAs, Impersonate, Misclassify, by_name
+from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
+from fastadv.core.notices import Notice
+from fastadv.engine import Job, stream_jobs, trace
+
+SIZE = (16, 16)
+
+
+def model(head: nn.Module | None = None) -> fa.FaceModel:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.PReLU(8),
+        nn.Flatten(),
+        nn.Linear(512, 24),
+        nn.PReLU(24),
+        nn.Linear(24, 12),
+    )
+    half = (0.5, 0.5, 0.5)
+    return fa.FaceModel(net, input_size=SIZE, mean=half, std=half, name="small", head=head).eval()
+
+
+def faces(n: int, seed: int = 1) -> Tensor:
+    return torch.round(torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 255) / 255
+
+
+NET, X = model(), faces(3)
+GOAL = Impersonate(faces(3, seed=2), threshold=0.9999)
+SMALLEST = [name for name, entry in CATALOG.items() if not entry.eps]
+
+
+@pytest.mark.parametrize("seed", [3.5, True, -1, 2**64, "7", None])
+def test_a_seed_is_an_integer(seed):
+    calls = (
+        lambda: fa.run(attacks.fgsm(), GOAL, NET, X, seed=seed),
+        lambda: next(trace(attacks.pgd(steps=1), GOAL, NET, X, at=[1], seed=seed)),
+        lambda: next(stream_jobs(attacks.fgsm(), [], NET, seed=seed)),
+    )
+    for call in calls:
+        with pytest.raises(ArgumentError, match=r"seed: expected an integer in \[0, 2\*\*64\), got"):
+            call()
+
+
+@pytest.mark.parametrize("first", [-1, 1.5, 2**63, True, "0"])
+def test_an_id_is_an_integer(first):
+    with pytest.raises(ArgumentError, match=r"ids\[0\]: expected an integer in \[0, 2\*\*63\), got"):
+        fa.run(attacks.fgsm(), GOAL, NET, X, ids=[first, 1, 2])
+    with pytest.raises(ArgumentError, match="id of 'a': expected an integer"):
+        list(stream_jobs(attacks.fgsm(), [Job(name="a", id=first, image=X[0], goal=GOAL.row(0))], NET))
+
+
+def test_ids_may_be_an_array():
+    plain = fa.run(attacks.pgd(steps=1), GOAL, NET, X, ids=[4, 5, 6]).images
+    assert torch.equal(fa.run(attacks.pgd(steps=1), GOAL, NET, X, ids=torch.tensor([4, 5, 6])).images, plain)
+    assert torch.equal(fa.run(attacks.pgd(steps=1), GOAL, NET, X, ids=torch.tensor([4, 5, 6]).numpy()).images, plain)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: fa.run("pgd", GOAL, NET, X), r"attack: expected .* got 'pgd'; use attacks.by_name\('pgd'\)"),
+        (lambda: fa.run(attacks.pgd, GOAL, NET, X), "attack: expected .*function pgd.*; call it"),
+        (lambda: fa.run(attacks.APGD, GOAL, NET, X), "attack: expected .*APGD.*; call it"),
+        (lambda: fa.run(attacks.pgd(), "evade", NET, X), "goal: expected a goal such as .* got 'evade'"),
+        (lambda: fa.run(attacks.pgd(), GOAL, NET.backbone, X), "model: expected a FaceModel, got Sequential; wrap it"),
+        (lambda: fa.run(attacks.pgd(), GOAL, NET, X.numpy()), "images: expected a torch.Tensor .* got ndarray"),
+        (
+            lambda: list(stream_jobs(attacks.fgsm(), [Job(name="a", id=0, image=X[0].numpy(), goal=GOAL.row(0))], NET)),
+            "image 'a' must be a torch.Tensor, got ndarray",
+        ),
+    ],
+)
+def test_another_kind_of_thing_is_a_sentence(call, text):
+    with pytest.raises(ArgumentTypeError, match=text):
+        call()
+
+
+def test_a_job_has_a_goal_of_one_row():
+    with pytest.raises(ArgumentError, match="goal of 'a': expected one row, for its image, got 3"):
+        list(stream_jobs(attacks.fgsm(), [Job(name="a", id=0, image=X[0], goal=GOAL)], NET))
+
+
+@pytest.mark.parametrize("goal", [Misclassify, ClassifyAs])
+@pytest.mark.parametrize("name", ["fgsm", "deepfool", "cw-l2", "apgd"])
+def test_a_head_of_one_class_is_refused(goal, name):
+    with pytest.raises(
+        ArgumentError, match="model: expected a class head of two classes or more.* got 1 from .* 'small'"
+    ):
+        fa.run(by_name(name), goal(torch.zeros(3, dtype=torch.int64)), model(nn.Linear(12, 1)), X)
+
+
+def said_about(head: nn.Module, goal: object) -> list[str]:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fa.run(attacks.bim(steps=2), goal, model(head), X)
+    return [str(w.message) for w in said if w.category is Notice]
+
+
+def test_a_softmax_at_the_end_of_the_head_is_said_once():
+    labels = Misclassify(torch.tensor([0, 1, 2]))
+    (text,) = said_about(nn.Sequential(nn.Linear(12, 4), nn.Softmax(1)), labels)
+    assert text.startswith("head: the outputs of the head of 'small' look like probabilities")
+    for head in (
+        nn.Linear(12, 4),
+        nn.Sequential(nn.Linear(12, 4), nn.LogSoftmax(1)),
+        nn.Sequential(nn.Linear(12, 4), nn.Sigmoid()),
+    ):
+        assert said_about(head, labels) == []
+    assert said_about(nn.Sequential(nn.Linear(12, 4), nn.Softmax(1)), GOAL) == []
+
+
+@pytest.mark.filterwarnings("ignore::fastadv.AttackWarning")
+@pytest.mark.parametrize("name", SMALLEST)
+def test_what_is_met_already_is_left_alone_where_the_smallest_change_is_wanted(name):
+    met = fa.Evade(references=faces(3, seed=2), threshold=0.999)  # strangers
+    entry = CATALOG[name]
+    attack = by_name(name, **({"steps": 3} if entry.steps else {}))
+    made = fa.run(attack, met, NET, X)
+    assert torch.equal(made.images, X)
+    assert made.flags == (("met_at_start",),) * 3
+    assert made.success.tolist() == [True] * 3
+    assert made.ticks.tolist() == [1] * 3
+    assert made.l2.tolist() == made.linf.tolist() == [0.0] * 3
+
+
+@pytest.mark.filterwarnings("ignore::fastadv.AttackWarning")
+def test_met_images_among_others_and_more_of_them_than_slots():
+    goal = fa.Evade(references=torch.cat([faces(3, seed=2), X[:1], faces(6, seed=3)]), threshold=0.9)
+    x = torch.cat([faces(3), torch.round((X[:1] * 0.9) * 255) / 255, faces(6, seed=4)])
+    made = fa.run(by_name("noise-gaussian"), goal, NET, x, engine=fa.Engine(slots=2, batch=2))
+    alone = [
+        fa.run(by_name("noise-gaussian"), goal.row(i), NET, x[i : i + 1], ids=[i], engine=fa.Engine(slots=2, batch=2))
+        for i in range(10)
+    ]
+    assert all(torch.equal(made.images[i], one.images[0]) for i, one in enumerate(alone))
+    met = ["met_at_start" in flags for flags in made.flags]
+    assert 0 < sum(met) < 10
+    assert made.ticks.tolist() == [int(one.ticks) for one in alone]
+
+
+def test_a_success_that_lacks_the_margin_is_attacked():
+    goal = fa.Evade(references=faces(3, seed=2), threshold=0.999)
+    attack = attacks.CarliniWagner(inner_steps=3, search_steps=1, confidence=1.5)
+    with pytest.warns(fa.AttackWarning, match="had reached the goal before"):
+        made = fa.run(attack, goal, NET, X)
+    assert min(made.ticks.tolist()) > 1
+
+
+@pytest.mark.parametrize("name", ["deepfool", "deepfool-linf"])
+def test_deepfool_away_from_its_own_embedding_leaves_the_picture_and_names_it(name):
+    with pytest.warns(fa.AttackWarning, match="3 images had an all-zero gradient at every step"):
+        made = fa.run(by_name(name), fa.Evade(threshold=0.3), NET, X)
+    assert torch.equal(made.images, X)
+    assert made.flags == (("zero_gradient",),) * 3
+    assert made.success.tolist() == [False] * 3
+
+
+class Blind(nn.Module):
+    """The same embedding for every image, with a gradient of zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :12] * 0 + torch.arange(1.0, 13.0)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, e in CATALOG.items() if n.startswith("minimal-") or n in ("bim", "pgd", "deepfool")]
+)
+def test_an_image_without_a_gradient_is_named(name):
+    net = fa.FaceModel(Blind(), input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="blind").eval()
+    steps = {"steps": 2} if CATALOG[name].steps else {}
+    with pytest.warns(fa.AttackWarning, match="3 images had an all-zero gradient at every step"):
+        made = fa.run(by_name(name, **steps), Impersonate(-torch.ones(3, 12), threshold=0.9), net, X)
+    assert made.flags == (("zero_gradient",),) * 3
+
+
+@pytest.mark.filterwarnings("ignore::fastadv.AttackWarning")
+def test_minimal_attacks_with_a_gradient_are_not_named():
+    made = fa.run(by_name("minimal-pgd", steps=2), GOAL, NET, X)
+    assert made.flags == ((),) * 3
+
+
+NUMBERS = (0, -1, float("nan"), float("inf"), "x", True)
+
+
+@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if not e.ensemble])
+def test_a_wrong_number_is_a_sentence_with_every_attack(name):
+    entry = CATALOG[name]
+    for value in NUMBERS if entry.eps else ():
+        with pytest.raises(Error, match="eps must be"):
+            by_name(name, eps=value)
+    for value in (*NUMBERS, 2.5) if entry.steps else ():
+        with pytest.raises(Error, match="steps(_each)? must be an integer of at least 1, got"):
+            by_name(name, steps=value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.1, float("nan"), "x"])
+@pytest.mark.parametrize("make", [attacks.bim, attacks.pgd, attacks.pgd_l2])
+def test_a_step_size_of_zero_is_not_the_default(make, value):
+    with pytest.raises(ArgumentError, match="step_size must be a positive number"):
+        make(step_size=value)
+    assert make(step_size=None) == make()
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_name_of_the_catalogue_can_be_called(name):
+    made = getattr(attacks, name.replace("-", "_"))
+    others = {"others": [NET]} if CATALOG[name].ensemble else {}
+    assert attacks.as_recipe(made(**others)).name == name
+    assert name.replace("-", "_") in attacks.__all__
