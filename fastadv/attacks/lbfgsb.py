@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.budget import Budget, Linf
+from fastadv.attacks.budget import Budget
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
 from fastadv.attacks.per_image import as_rows, finite_gradient, put_where, rows_like
+
+_GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +145,4 @@ class LBFGSB:
 
     @property
     def _first_step(self) -> float:
-        if self.first_step is not None:
-            return self.first_step
-        return self.budget.eps if isinstance(self.budget, Linf) else 1 / 255
+        return _GREY_LEVEL if self.first_step is None else self.first_step
