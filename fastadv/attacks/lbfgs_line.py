@@ -92,6 +92,12 @@ class LineSearch:
         )
         self._take(mask, first)
 
+    def limit(self, mask: Tensor, most: Tensor) -> None:
+        """Say the largest t of searches that have begun with an infinite one, before they first advance."""
+        self.most.copy_(torch.where(mask, most, self.most))
+        self.width.copy_(torch.where(mask, most, self.width))
+        self.last_width.copy_(torch.where(mask, 2 * most, self.last_width))
+
     def good_enough(self, value: Tensor) -> Tensor:
         """Whether f has decreased enough at ``step``, ``(N,)`` bool, but for the rounding of float32."""
         return value <= self.start + DECREASE * self.step * self.slope + _ROUNDING * self.start.abs()

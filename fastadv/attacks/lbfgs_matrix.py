@@ -44,27 +44,32 @@ class Compact:
         return Compact(theta=theta, middle=middle, tables=tables, sound=sound | ~some)
 
     def coordinates(self, products: Tensor) -> Tensor:
-        """``W'v`` ``(N, 2 m, k)`` of the ring's products ``(N, 2 (m + 1), k)`` with some v."""
-        tables, places = self.tables, products.shape[1] // 2
+        """``W'v`` ``(N, 2 m, k)`` of the ring's products ``(N, 2 m, k)`` with some v."""
+        tables, m = self.tables, self.tables.order.shape[1]
         order = tables.order[:, :, None].expand(-1, -1, products.shape[2])
         steps = products.gather(1, order) * self.theta[:, None, None]
-        changes = products.gather(1, order + places)
+        changes = products.gather(1, order + m)
         held = torch.cat([tables.held, tables.held], 1)[:, :, None]
         return torch.where(held, torch.cat([changes, steps], 1), 0.0)
 
     def ring(self, coordinates: Tensor) -> Tensor:
-        """The weights of the ring's rows ``(N, 2 (m + 1))`` whose sum is ``W c``, of c ``(N, 2 m)``."""
-        m = self.tables.order.shape[1]
-        weights = torch.zeros(len(coordinates), 2 * m + 2, dtype=torch.float64, device=coordinates.device)
+        """The weights of the ring's rows ``(N, 2 m)`` whose sum is ``W c``, of c ``(N, 2 m)``."""
+        m, weights = self.tables.order.shape[1], torch.zeros_like(coordinates)
         weights.scatter_(1, self.tables.order, coordinates[:, m:] * column(self.theta))
-        return weights.scatter_(1, self.tables.order + m + 1, coordinates[:, :m])
+        return weights.scatter_(1, self.tables.order + m, coordinates[:, :m])
 
-    def subspace(self, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimise the quadratic model over the free variables, from a point ``x + v``.
+    def form(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a' M b`` ``(N,)`` of coordinates ``(N, 2 m, 1)``."""
+        return (a * (self.middle @ b)).sum((1, 2))
+
+    def subspace(self, masked: Tensor, v: Tensor, free: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimise the quadratic model over the free variables, from the Cauchy point ``x + v``, ``v = t u`` on them.
 
         Args:
-            masked: ``History.masked`` with the vectors v, ``v`` on the free variables, and ``u``, the negative
-                gradient at x, on the free variables.
+            masked: ``History.masked`` with the variables that are free at the Cauchy point.
+            v: ``(N, 2 m, 1)``, the coordinates of v.
+            free: ``(N, 2 m, 1)``, those of u, the negative gradient at x, on the free variables.
+            t: ``(N,)``.
 
         Returns:
             ``(N, 2 m)``, c such that the minimiser is ``x + (u / theta + W c)`` on the free variables; and ``(N,)``
@@ -75,33 +80,23 @@ class Compact:
         """
         tables, theta = self.tables, self.theta[:, None, None]
         n, m = tables.order.shape
-        places = m + 1
-        order = tables.order[:, :, None]
-        both = tables.held[:, :, None] & tables.held[:, None, :]
-
-        def block(rows: int, columns: int) -> Tensor:
-            part = masked[:, rows : rows + places, columns : columns + places]
-            part = part.gather(1, order.expand(n, m, places)).gather(2, order.mT.expand(n, m, m))
-            return torch.where(both, part, 0.0)
-
-        ss_held, ys_free, yy_free = block(0, 0), block(places, 0), block(places, places)
-        middle = self.middle
-        v, v_free, u_free = self.coordinates(masked[:, 2 * places :].mT).unbind(2)
-        c = (middle @ v[:, :, None])[:, :, 0]
+        order = torch.cat([tables.order, tables.order + m], 1)[:, :, None]
+        held = torch.cat([tables.held, tables.held], 1)
+        every = masked.gather(1, order.expand(-1, -1, 2 * m)).gather(2, order.mT.expand(-1, 2 * m, -1))
+        every = torch.where(held[:, :, None] & held[:, None, :], every, 0.0)
+        ss_held, ys_free, yy_free = every[:, :m, :m], every[:, m:, :m], every[:, m:, m:]
         # G = W'W over the free variables
-        ss_free = tables.ss - ss_held
-        gram = torch.cat(
-            [torch.cat([yy_free, theta * ys_free], 2), torch.cat([theta * ys_free.mT, theta.square() * ss_free], 2)], 1
-        )
-        right = u_free - column(self.theta) * v_free + (gram @ c[:, :, None])[:, :, 0]
+        gram = _blocks(yy_free, theta * ys_free, theta.square() * (tables.ss - ss_held))
+        c = self.middle @ v
+        right = free * (1 - self.theta * t)[:, None, None] + gram @ c
         diagonal = torch.where(tables.held, tables.sy.diagonal(dim1=1, dim2=2), 1.0)
-        upper = tables.sy.triu(1).mT - ys_free
-        corner = theta * ss_held + torch.diag_embed((~tables.held).double())
-        top = torch.cat([-(torch.diag_embed(diagonal) + yy_free / theta), upper], 2)
-        inverse = torch.cat([top, torch.cat([upper.mT, corner], 2)], 1)
-        solved, sound = eliminate(inverse, right[:, :, None])
-        weights = c / column(self.theta) + solved[:, :, 0] / column(self.theta.square())
-        return weights, sound | ~tables.held[:, 0]
+        inverse = _blocks(
+            -(torch.diag_embed(diagonal) + yy_free / theta),
+            tables.sy.triu(1).mT - ys_free,
+            theta * ss_held + torch.diag_embed((~tables.held).double()),
+        )
+        solved, sound = eliminate(inverse, right)
+        return (c / theta + solved / theta.square())[:, :, 0], sound | ~tables.held[:, 0]
 
 
 def _inverse(tables: Tables, theta: Tensor) -> Tensor:
@@ -109,7 +104,12 @@ def _inverse(tables: Tables, theta: Tensor) -> Tensor:
     diagonal = torch.where(tables.held, tables.sy.diagonal(dim1=1, dim2=2), 1.0)
     newer = tables.sy.triu(1)  # newest first: the step is newer than the change above the diagonal
     corner = theta[:, None, None] * tables.ss + torch.diag_embed((~tables.held).double())
-    return torch.cat([torch.cat([-torch.diag_embed(diagonal), newer.mT], 2), torch.cat([newer, corner], 2)], 1)
+    return _blocks(-torch.diag_embed(diagonal), newer.mT, corner)
+
+
+def _blocks(first: Tensor, beside: Tensor, last: Tensor) -> Tensor:
+    """The symmetric matrix ``[[first, beside], [beside', last]]``."""
+    return torch.cat([torch.cat([first, beside], 2), torch.cat([beside.mT, last], 2)], 1)
 
 
 def eliminate(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

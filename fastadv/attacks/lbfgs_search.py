@@ -139,7 +139,7 @@ class BoxSearch:
         value = value.double()
         slope = row_dot(gradient, self.move, work=self.other).double()
         gain = value - self.value
-        done, failed = self.line.ended(-value, -slope)
+        done, failed = self._ended(-value, -slope)
         accepted = self.begins | done
         settled = accepted & ~self.begins & (gain <= tolerance * value.abs())
         refused = ~accepted & (failed | (self.tries >= _TRIES - 1))
@@ -158,7 +158,7 @@ class BoxSearch:
         again = flat & ~ended
         self.history.forget(again)
         self.begins.copy_(again)
-        self.line.begin(anew, -self.value, -self.slope, self._longest())
+        self.line.begin(anew, -self.value, -self.slope, torch.where(self.steps == 0, 1.0, torch.inf))
         torch.addcmul(self.point, self.move, column(self.line.step.float()), out=self.work)
         torch.clamp(self.work, self.low, self.high, out=self.work)
         put_where(self.work, again, self.point)
@@ -173,73 +173,76 @@ class BoxSearch:
         put_where(self.gradient, accepted, gradient)
         self.value.copy_(torch.where(accepted, value, self.value))
 
+    def _ended(self, value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """``LineSearch.ended``, with the distance to the box measured where more than t = 1 may be asked for."""
+        ended = self.line.ended(value, slope)
+        more = ~self.begins & ~ended[0] & torch.isinf(self.line.most)
+        if _any(more):
+            self.line.limit(more, self._room(self.move, self.point).clamp(min=1.0))
+            ended = self.line.ended(value, slope)
+        return ended
+
     def _turn(self, fresh: Tensor, anew: Tensor, radius: float) -> None:
         """The next direction from every point; taken where ``anew``."""
         _, _, q = self.history.entry
-        self._free_along(0.0, out=q)
+        # moved on by much more than the box, a variable stays where it is only if it is held
+        torch.add(self.point, self.gradient, alpha=_FAR, out=self.work).clamp_(self.low, self.high)
+        torch.ne(self.work, self.point, out=self.other)
+        torch.mul(self.gradient, self.other, out=q)
         squared = row_norm(q).double().square()
-        products = self.history.remember(fresh)
+        products = self.history.remember(fresh, work=self.work)
         model = Compact.of(self.history, squared.sqrt() / (radius * math.sqrt(q.shape[1])))
-        along = model.coordinates(products[:, :, None])
-        self._cauchy_point(model, squared, along)
-        sound = self._subspace(model)
+        sound = self._subspace(model, self._cauchy_point(model, squared, model.coordinates(products)))
         put_where(self.move, anew, self.work)
         slope = row_dot(self.gradient, self.move, work=self.other).double()
         self.slope.copy_(torch.where(sound & model.sound, slope, torch.nan))
 
-    def _free_along(self, t: Tensor | float, *, out: Tensor) -> None:
-        """The gradient on the variables that still move at t, and x(t) in ``work``."""
-        far = t if isinstance(t, float) else column(t.float())
-        torch.addcmul(self.point, self.gradient, torch.as_tensor(far, device=self.point.device), out=self.work)
-        torch.clamp(self.work, self.low, self.high, out=self.work)
-        # moved on by much more than the box, a variable stays where it is only if it is held
-        torch.add(self.work, self.gradient, alpha=_FAR, out=self.other).clamp_(self.low, self.high)
-        torch.ne(self.other, self.work, out=self.other)
-        torch.mul(self.gradient, self.other, out=out)
-
-    def _cauchy_point(self, model: Compact, squared: Tensor, along: Tensor) -> None:
-        """Write x(t*) to ``work``, whether a variable is free there to ``free``, and to the entry what its end needs.
+    def _cauchy_point(self, model: Compact, squared: Tensor, along: Tensor) -> Tensor:
+        """Write v = x(t) - x, and u where it moves on at t, to the entry, and return t of the Cauchy point.
 
         Args:
             model: q.
-            squared: ``(N,)``, of the gradient on the variables that move at t = 0.
+            squared: ``(N,)``, of the part of u that moves at t = 0.
             along: ``(N, 2 m, 1)``, its coordinates.
         """
-        v, d, _ = self.history.entry
-        down = -squared
-        bend = model.theta * squared - _form(model, along, along)
-        low = torch.zeros_like(squared)
-        high = torch.full_like(squared, torch.inf)
-        t = torch.nan_to_num(-down / bend, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
+        bend = model.theta * squared - model.form(along, along)
+        low, high = torch.zeros_like(squared), torch.full_like(squared, torch.inf)
+        t = torch.nan_to_num(squared / bend, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
         for _ in range(_NEWTON):
-            self._free_along(t, out=d)
-            torch.sub(self.work, self.point, out=v)
-            squared = row_norm(d).double().square()
-            both = model.coordinates(self.history.products()[:, :, :2])
-            on, along = both[:, :, :1], both[:, :, 1:]
-            down = model.theta * row_dot(v, d, work=self.other).double() - squared - _form(model, on, along)
-            bend = model.theta * squared - _form(model, along, along)
+            squared = self._follow(t)
+            v, along = model.coordinates(self.history.products(2)).split(1, 2)
+            down = (model.theta * t - 1) * squared - model.form(v, along)
+            bend = model.theta * squared - model.form(along, along)
             low, high = torch.where(down < 0, t, low), torch.where(down < 0, high, t)
             better = t - down / bend
             inside = (better > low) & (better < high)
             middle = torch.where(torch.isinf(high), t, (low + high) / 2)
             t = torch.where(inside, better, torch.where(bend > 0, middle, t))
-        self._free_along(t, out=d)
-        torch.sub(self.work, self.point, out=v)
+        self._follow(t)
+        return t
 
-    def _subspace(self, model: Compact) -> Tensor:
-        """From the Cauchy point in ``work`` write the direction p to it; returns where it can be trusted."""
-        v, v_free, u_free = self.history.entry
-        inside = (self.work > self.low) & (self.work < self.high)
-        self.free.copy_(inside)
-        torch.mul(v, self.free, out=v_free)
-        torch.mul(self.gradient, self.free, out=u_free)
-        torch.sub(1.0, self.free, out=self.other)
-        weights, sound = model.subspace(self.history.masked(self.free, self.other))
-        torch.mul(self.gradient, column((1 / model.theta).float()), out=u_free)
-        to = self.history.combine(model.ring(weights))
-        torch.add(self.point, to, out=self.other).clamp_(self.low, self.high).sub_(self.point)
-        torch.where(inside, self.other, v, out=self.work)
+    def _follow(self, t: Tensor) -> Tensor:
+        """Go along the projected gradient to t, and write what is free there; the square of its u, ``(N,)``."""
+        v, moving, _ = self.history.entry
+        torch.addcmul(self.point, self.gradient, column(t.float()), out=self.work)
+        torch.clamp(self.work, self.low, self.high, out=self.work)
+        torch.sub(self.work, self.point, out=v)
+        torch.gt(self.work, self.low, out=self.free)
+        torch.lt(self.work, self.high, out=self.other)
+        self.free.mul_(self.other)
+        torch.mul(self.gradient, self.free, out=moving)
+        return row_norm(moving).double().square()
+
+    def _subspace(self, model: Compact, t: Tensor) -> Tensor:
+        """Write the direction p to ``work``, from the Cauchy point; returns where it can be trusted."""
+        v, _, to = self.history.entry
+        held = torch.sub(1.0, self.free, out=self.other)
+        on, along = model.coordinates(self.history.products(2)).split(1, 2)
+        weights, sound = model.subspace(self.history.masked(self.free, held), on, along, t)
+        torch.mul(self.gradient, column((1 / model.theta).float()), out=to)
+        self.history.combine(model.ring(weights))
+        torch.mul(to, self.free, out=self.work).addcmul_(v, held)
+        self.work.add_(self.point).clamp_(self.low, self.high).sub_(self.point)
         shorten = ~(row_dot(self.gradient, self.work, work=self.other) > 0)
         if _any(shorten):
             # the longest part of the way from the Cauchy point that is in the box
@@ -249,21 +252,10 @@ class BoxSearch:
             put_where(self.work, shorten, self.other)
         return sound
 
-    def _longest(self) -> Tensor:
-        """The largest t for which ``x + t p`` is in the box; 1 in the first iteration, as in L-BFGS-B."""
-        room = self._room(self.move, self.point).clamp(min=1.0)
-        return torch.where(self.steps == 0, 1.0, room)
-
     def _room(self, direction: Tensor, base: Tensor) -> Tensor:
         """The largest factor of the directions with which the bases stay in the box, ``(N,)``."""
-        bound = torch.where(direction > 0, self.high, self.low)
-        room = bound.sub_(base).div_(direction)
+        room = torch.where(direction > 0, self.high, self.low).sub_(base).div_(direction)
         return torch.where(direction == 0, torch.inf, room).amin(1).double()
-
-
-def _form(model: Compact, a: Tensor, b: Tensor) -> Tensor:
-    """``a' M b`` ``(N,)`` of coordinates ``(N, 2 m, 1)``."""
-    return (a * (model.middle @ b)).sum((1, 2))
 
 
 def _any(mask: Tensor) -> bool:
