@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks.per_image import row_dot
-
 _GROUP = 8  # images of one matrix product: a fixed shape, so that the bits do not depend on how many slots there are
 _ALIGNMENT = 16  # float32 values of a cache line: rows that begin on one give the same bits wherever they lie
-_CURVATURE = 1e-6  # smallest cosine of a pair that is kept, a few times the rounding of a float32 product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +97,16 @@ class History:
         """Drop the pairs of the images that the mask ``(N,)`` names."""
         self.count.masked_fill_(mask, 0)
 
-    def remember(self, fresh: Tensor, *, work: Tensor) -> Tensor:
-        """Take in the pair (s, y) of the entry, where it is ``fresh`` and its curvature positive.
+    def remember(self, good: Tensor) -> Tensor:
+        """Take in the pair (s, y) of the entry where it is ``good``: of positive curvature.
 
         Args:
-            fresh: ``(N,)`` bool.
-            work: ``(N, D)``, written over.
+            good: ``(N,)`` bool.
 
         Returns:
             ``(N, 2 m, 1)`` float64, the products of the ring with the entry's third vector.
         """
         n, size = len(self.count), self.known.shape[-1]
-        s, y, _ = self.entry
-        ss, sy, yy = (row_dot(a, b, work=work).double() for a, b in ((s, s), (s, y), (y, y)))
-        good = fresh & (sy > _CURVATURE * (ss * yy).sqrt()) & (yy > 0)
         at = self.offsets + self.place
         self.rows.index_copy_(0, torch.where(good, at, len(self.rows) - 1), self.new[:n, 0])
         self.rows.index_copy_(0, torch.where(good, at + size, len(self.rows) - 1), self.new[:n, 1])

@@ -16,6 +16,7 @@ from fastadv.attacks.per_image import column, put_where, row_dot, row_norm
 from fastadv.core.errors import ArgumentError
 
 _FAR = 1e30
+_CURVATURE = 1e-6  # the least change of the slope that makes a pair, as a part of it: the rounding of float32
 _TRIES = 12  # evaluations of one line search
 _NEWTON = 2  # steps of Newton's method along the projected gradient, after the one that ignores the box
 
@@ -149,9 +150,10 @@ class BoxSearch:
         self.line.advance(-value, -slope)
         fresh = accepted & ~self.begins
         self.steps.add_(fresh)
+        bent = fresh & (self.slope - slope > _CURVATURE * self.slope)
         self._move_on(accepted, trial, value, gradient)
         self.history.forget(refused)
-        self._turn(fresh, anew, radius)
+        self._turn(bent, anew, radius)
         flat = anew & ~(self.slope > 0)
         ended = settled | stuck | (flat & (self.history.count == 0))
         # a direction that does not ascend is bad memory: the same point again, without it
@@ -182,7 +184,7 @@ class BoxSearch:
             ended = self.line.ended(value, slope)
         return ended
 
-    def _turn(self, fresh: Tensor, anew: Tensor, radius: float) -> None:
+    def _turn(self, bent: Tensor, anew: Tensor, radius: float) -> None:
         """The next direction from every point; taken where ``anew``."""
         _, _, q = self.history.entry
         # moved on by much more than the box, a variable stays where it is only if it is held
@@ -190,7 +192,7 @@ class BoxSearch:
         torch.ne(self.work, self.point, out=self.other)
         torch.mul(self.gradient, self.other, out=q)
         squared = row_norm(q).double().square()
-        products = self.history.remember(fresh, work=self.work)
+        products = self.history.remember(bent)
         model = Compact.of(self.history, squared.sqrt() / (radius * math.sqrt(q.shape[1])))
         sound = self._subspace(model, self._cauchy_point(model, squared, model.coordinates(products)))
         put_where(self.move, anew, self.work)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadv.attacks import Attack, Recipe
+from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, RunFolder, read_pairs_csv
 from fastadv.engine import Engine, notices
@@ -156,7 +156,7 @@ def attack_folder(
     """
     rows = produce(
         orders,
-        aim.goals(source, model, enrolled),
+        aim.goals(source, model, enrolled, ensemble=as_recipe(attack).surrogate.ensemble is not None),
         source,
         attack,
         model,
