@@ -16,7 +16,7 @@ from fastadv.attacks.per_image import column, put_where, row_dot, row_norm
 from fastadv.core.errors import ArgumentError
 
 _FAR = 1e30
-_CURVATURE = 1e-6  # the least change of the slope that makes a pair, as a part of it: the rounding of float32
+_CURVATURE = 1e-6  # smallest cosine of a pair that is kept, a few times the rounding of a float32 product
 _TRIES = 12  # evaluations of one line search
 _NEWTON = 2  # steps of Newton's method along the projected gradient, after the one that ignores the box
 
@@ -35,6 +35,11 @@ class BoxSearch:
        not descend, it is shortened from the Cauchy point until it is in the box.
     3. ``x + t p`` by the line search of ``LineSearch``, from t = 1 up to the box (t = 1 in the first iteration).
 
+    **choice**: a pair (s, y) is remembered on the variables that were free at both of its ends, and is 0 elsewhere. What
+    a bound holds says nothing about the curvature that the next step meets; on faces the distance to the guide is 10 %
+    smaller after as many evaluations. Where no bound is met, and with an unlimited box, the trials are those of SciPy's
+    L-BFGS-B.
+
     **choice**: the variables' unit. L-BFGS-B's first model is ``q = f - u'p + |p|^2 / 2``, so its first step, the
     gradient itself, depends on the units of variables and objective; nothing later does. Here the first model, and
     that after the pairs have been dropped, has the curvature with which the free variables change by ``radius`` in the
@@ -49,7 +54,8 @@ class BoxSearch:
         high: Upper bounds.
         point: The accepted points x.
         gradient: u, the gradient of what is ascended.
-        free: 1 for the variables that are free at the Cauchy point, else 0.
+        loose: 1 for the variables that u does not push out of the box, else 0.
+        free: The same for those that are inside at the Cauchy point.
         move: The directions p.
         value: The objective at the points.
         slope: ``u'p``.
@@ -69,6 +75,7 @@ class BoxSearch:
     high: Tensor
     point: Tensor
     gradient: Tensor
+    loose: Tensor
     free: Tensor
     move: Tensor
     value: Tensor
@@ -90,6 +97,7 @@ class BoxSearch:
             high=torch.zeros_like(rows),
             point=torch.zeros_like(rows),
             gradient=torch.zeros_like(rows),
+            loose=torch.zeros_like(rows),
             free=torch.zeros_like(rows),
             move=torch.zeros_like(rows),
             value=torch.zeros(n, dtype=torch.float64, device=device),
@@ -150,10 +158,9 @@ class BoxSearch:
         self.line.advance(-value, -slope)
         fresh = accepted & ~self.begins
         self.steps.add_(fresh)
-        bent = fresh & (self.slope - slope > _CURVATURE * self.slope)
         self._move_on(accepted, trial, value, gradient)
         self.history.forget(refused)
-        self._turn(bent, anew, radius)
+        self._turn(fresh, anew, radius)
         flat = anew & ~(self.slope > 0)
         ended = settled | stuck | (flat & (self.history.count == 0))
         # a direction that does not ascend is bad memory: the same point again, without it
@@ -171,8 +178,15 @@ class BoxSearch:
         s, y, _ = self.history.entry
         torch.sub(trial, self.point, out=s)
         torch.sub(self.gradient, gradient, out=y)
+        # moved on by much more than the box, a variable stays where it is only if it is held
+        torch.add(trial, gradient, alpha=_FAR, out=self.work).clamp_(self.low, self.high)
+        torch.ne(self.work, trial, out=self.other)
+        torch.mul(self.loose, self.other, out=self.work)
+        s.mul_(self.work)
+        y.mul_(self.work)
         put_where(self.point, accepted, trial)
         put_where(self.gradient, accepted, gradient)
+        put_where(self.loose, accepted, self.other)
         self.value.copy_(torch.where(accepted, value, self.value))
 
     def _ended(self, value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,15 +198,13 @@ class BoxSearch:
             ended = self.line.ended(value, slope)
         return ended
 
-    def _turn(self, bent: Tensor, anew: Tensor, radius: float) -> None:
+    def _turn(self, fresh: Tensor, anew: Tensor, radius: float) -> None:
         """The next direction from every point; taken where ``anew``."""
-        _, _, q = self.history.entry
-        # moved on by much more than the box, a variable stays where it is only if it is held
-        torch.add(self.point, self.gradient, alpha=_FAR, out=self.work).clamp_(self.low, self.high)
-        torch.ne(self.work, self.point, out=self.other)
-        torch.mul(self.gradient, self.other, out=q)
+        s, y, q = self.history.entry
+        torch.mul(self.gradient, self.loose, out=q)
+        bent = row_dot(s, y, work=self.work) > _CURVATURE * row_norm(s) * row_norm(y)
         squared = row_norm(q).double().square()
-        products = self.history.remember(bent)
+        products = self.history.remember(fresh & bent)
         model = Compact.of(self.history, squared.sqrt() / (radius * math.sqrt(q.shape[1])))
         sound = self._subspace(model, self._cauchy_point(model, squared, model.coordinates(products)))
         put_where(self.move, anew, self.work)
