@@ -128,9 +128,7 @@ def _minimise(f: Callable[[Floats], tuple[float, Floats]], start: Floats, box: F
         return start
 
 
-def scipy_box(
-    attack: LBFGSB, goal: Goal, model: FaceModel, image: Tensor, *, unit: float = 1.0
-) -> tuple[Tensor, int]:
+def scipy_box(attack: LBFGSB, goal: Goal, model: FaceModel, image: Tensor, *, unit: float = 1.0) -> tuple[Tensor, int]:
     """What ``LBFGSB`` does, by SciPy, on one image ``(1, 3, H, W)``; its variables are ``unit`` times the pixels."""
     f = _Objective(attack=attack, goal=goal, model=model, image=image, stop=attack.stop_at_success)
     most = attack.evaluations or 15_000
