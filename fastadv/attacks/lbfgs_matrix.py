@@ -79,7 +79,7 @@ class Compact:
             algorithm 778", whose blocks do not cancel.
         """
         tables, theta = self.tables, self.theta[:, None, None]
-        n, m = tables.order.shape
+        m = tables.order.shape[1]
         order = torch.cat([tables.order, tables.order + m], 1)[:, :, None]
         held = torch.cat([tables.held, tables.held], 1)
         every = masked.gather(1, order.expand(-1, -1, 2 * m)).gather(2, order.mT.expand(-1, 2 * m, -1))

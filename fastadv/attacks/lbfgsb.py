@@ -41,8 +41,8 @@ class LBFGSB:
     with ``GalleryClass`` and ``stop_at_success`` its kNN-guided form. The result is the trial that succeeded, else the
     last accepted point, which is also the best but for rounding.
 
-    It moves gradually, and stays near its image: with ``stop_at_success`` most pixels end far inside the box (Massoli et
-    al., figure 9).
+    It moves gradually, and stays near its image: with ``stop_at_success`` most pixels end far inside the box
+    (Massoli et al., figure 9).
 
     **choice**: the papers leave the solver's settings open, but for 700 iterations. The first step follows the gradient
     and has a length of its own, since the gradient's depends on the units of pixels and loss (``BoxSearch``). A network

@@ -163,7 +163,7 @@ class Aim:
         """Refuse an ensemble that would have no image to move to, before anything is made.
 
         Raises:
-            ArgumentError: The goal is ``misidentify``, the attack moves on several networks, and an order has no target.
+            ArgumentError: The goal is ``misidentify``, the attack moves on several networks, an order has no target.
         """
         ensemble = as_recipe(moves).surrogate.ensemble is not None
         if self.goal == "misidentify" and ensemble and not all(order.target for order in orders):

@@ -171,9 +171,11 @@ def test_it_goes_the_way_of_scipy(name, eps):
     x0 = rng.random((9, D)).astype(np.float32).astype(np.float64) * (0.4 if inside else 1) + (0.3 if inside else 0)
     trials = [x0]
     attack = LBFGSB(budget=Linf(eps), evaluations=evaluations, tolerance=0.0)
-    state = drive(
-        attack, functions, x0, evaluations, watch=lambda _, s: trials.append(s.trial.flatten(1).double().numpy())
-    )
+
+    def watch(tick, state):
+        trials.append(state.trial.flatten(1).double().numpy())
+
+    state = drive(attack, functions, x0, evaluations, watch=watch)
     same, ratios = 0, []
     for i, (f, start) in enumerate(zip(functions, x0, strict=True)):
         theirs = [x for x, _ in scipy_path(f, start, eps, evaluations)]
