@@ -87,7 +87,8 @@ class GalleryClass:
 
     ``J = -||F(x) - g||_2^2``: the kNN-guided deep-feature attack, whose verdict is the gallery's. With guides, g is
     ``F(guide)``. Without, it is the template of a wanted class that is nearest to F(x), chosen anew at every
-    evaluation; of equally near ones the first. So an untargeted attack, which has no guides, moves to the nearest other class.
+    evaluation; of equally near ones the first. So an untargeted attack, which has no guides, moves to the nearest other
+    class.
 
     **choice**: the paper guides untargeted attacks by images too, and leaves open by which. With ``any_other`` guides
     are for an ensemble only, whose further networks have no templates.

@@ -111,13 +111,13 @@ class History:
         self.rows.index_copy_(0, torch.where(good, at, len(self.rows) - 1), self.new[:n, 0])
         self.rows.index_copy_(0, torch.where(good, at + size, len(self.rows) - 1), self.new[:n, 1])
         seen = self.products(3)
-        steps, changes = seen[:, :size], seen[:, size:]
-        here = torch.zeros_like(steps[..., 0], dtype=torch.bool).scatter_(1, self.place[:, None], good[:, None])
+        by_s, by_y = seen[:, :size], seen[:, size:]
+        here = torch.zeros_like(by_s[..., 0], dtype=torch.bool).scatter_(1, self.place[:, None], good[:, None])
         row, col = here[:, :, None], here[:, None, :]
         for known, down, across in (
-            (self.known[:, 0], steps[..., 1], changes[..., 0]),
-            (self.known[:, 1], changes[..., 1], changes[..., 1]),
-            (self.known[:, 2], steps[..., 0], steps[..., 0]),
+            (self.known[:, 0], by_s[..., 1], by_y[..., 0]),
+            (self.known[:, 1], by_y[..., 1], by_y[..., 1]),
+            (self.known[:, 2], by_s[..., 0], by_s[..., 0]),
         ):
             known.copy_(torch.where(col, down[:, :, None], torch.where(row, across[:, None, :], known)))
         self.place.add_(good).remainder_(size)
