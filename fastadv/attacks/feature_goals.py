@@ -85,8 +85,13 @@ class MatchFeatures:
 class GalleryClass:
     """Be identified as a class, or as any but the own one, by the templates of a gallery.
 
-    With guides ``J = -||F(x) - F(guide)||_2^2``: the kNN-guided deep-feature attack, whose verdict is the gallery's.
-    Without, the distance is that to the nearest template of a wanted class. **choice**: the paper always has guides.
+    ``J = -||F(x) - g||_2^2``: the kNN-guided deep-feature attack, whose verdict is the gallery's. With guides, g is
+    ``F(guide)``. Without, it is the template of a wanted class that is nearest to F(x), chosen anew at every
+    evaluation; of equally near ones the first. So an untargeted attack, which has no guides, moves to the nearest other
+    class.
+
+    **choice**: the paper guides untargeted attacks by images too, and leaves open by which. With ``any_other`` guides
+    are for an ensemble only, whose further networks have no templates.
 
     Achieved when the k nearest templates say a wanted class (``Gallery.vote``), also if every unwanted template were
     nearer by the margin.
@@ -95,7 +100,7 @@ class GalleryClass:
         gallery: The templates.
         labels: ``(N,)`` integers: the class to be identified as, or with ``any_other`` the own class.
         any_other: Whether any class but ``labels`` will do (untargeted).
-        guides: Images ``(N, 3, H, W)`` or unit embeddings ``(N, D)`` to move towards, or None.
+        guides: Images ``(N, 3, H, W)`` or unit embeddings ``(N, D)`` to move towards, or None: see above.
         k: Neighbours that vote.
 
     Raises:
@@ -149,8 +154,10 @@ class GalleryClass:
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         if rows.reference is not None:
             return -(outputs - rows.reference).square().sum(1)
-        distances = self.gallery.distances(outputs)
-        return -distances.masked_fill(~self._wanted(rows), torch.inf).amin(1).square()
+        with torch.no_grad():
+            distances = self.gallery.distances(outputs).masked_fill(~self._wanted(rows), torch.inf)
+            nearest = self.gallery.templates[distances.argmin(1)]  # of equal ones the first
+        return -(outputs - nearest).square().sum(1)
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """How much nearer the nearest wanted template is than the nearest unwanted one, whatever k."""

@@ -1,4 +1,4 @@
-"""The memory of L-BFGS, one an image: the last m pairs of steps and gradient changes, and the direction they give."""
+"""The memory of L-BFGS-B, one an image: the last m pairs of steps and gradient changes, and their inner products."""
 
 from __future__ import annotations
 
@@ -8,43 +8,58 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks.per_image import column
-
 _GROUP = 8  # images of one matrix product: a fixed shape, so that the bits do not depend on how many slots there are
 _ALIGNMENT = 16  # float32 values of a cache line: rows that begin on one give the same bits wherever they lie
-_CURVATURE = 1e-6  # smallest cosine of a pair that is kept, a few times the rounding of a float32 product
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Inner products of the pairs, from the newest to the oldest, ``(N, m, m)`` float64; 0 where there is no pair.
+
+    Attributes:
+        sy: ``s_i'y_j``.
+        yy: ``y_i'y_j``.
+        ss: ``s_i's_j``.
+        held: ``(N, m)`` bool, which pairs there are.
+        order: ``(N, m)`` int64, their places in the ring.
+    """
+
+    sy: Tensor
+    yy: Tensor
+    ss: Tensor
+    held: Tensor
+    order: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
     """Fixed buffers for N images of D numbers and m pairs each; every pair's place is its image's own.
 
-    With the newest pair first, the direction is ``H q``, with H the BFGS update of ``gamma I``,
-    ``gamma = s'y / y'y``, by the pairs from the oldest to the newest. The recursion of two loops needs the pairs
-    only in inner products. Those among the pairs are kept and grow by one row and one column a step, so the pairs
-    are read twice a step, whatever m: for the products with the new vectors, and for the sum that is the direction.
-
-    A pair holds 0 wherever its mask was 0: it describes the curvature among the free variables.
+    The products among the pairs are kept and grow by one row and one column a step; what else a step needs of the
+    pairs are their products with a few vectors (``products``), their products among themselves over some of the
+    variables (``masked``), and one sum of them (``combine``).
 
     Attributes:
-        pairs: ``(N', 2 (m + 1), W)`` float32: the steps s, then the changes y, each in a ring of which one place is
-            spare; W is D and padding, and N' is N up to the next multiple of 8.
-        new: ``(N', 3, W)``: where the caller writes s, y and q (``entry``).
-        products: ``(N, 2, m + 1, m + 1)`` float64: ``s_i'y_j`` and ``y_i'y_j``.
-        spare: ``(N,)`` int64, the place that the next pair goes to.
+        rows: ``(2 m N' + 1, W)`` float32: of every image the steps s, then the changes y, each in a ring; and a row for
+            what is not kept. W is D and padding, and N' is N up to the next multiple of 8.
+        new: ``(N', 3, W)``: where the caller writes vectors (``entry``).
+        part: ``(8, 2 m, W)``: the pairs of 8 images, each over the variables that count.
+        known: ``(N, 3, m, m)`` float64: ``s_i'y_j``, ``y_i'y_j`` and ``s_i's_j``.
+        place: ``(N,)`` int64, that the next pair goes to.
         count: ``(N,)`` int64, pairs held.
-        offsets: ``(N,)`` int64, the row of ``pairs`` at which each image begins.
+        offsets: ``(N,)`` int64, the row at which each image begins.
         ages: ``(m,)`` int64, 1 to m.
         width: D.
 
-    Source: Nocedal 1980, "Updating quasi-Newton matrices with limited storage"; the products as in Chen et al. 2014,
-        "Large-scale L-BFGS using MapReduce".
+    Source: Byrd, Nocedal and Schnabel 1994, "Representations of quasi-Newton matrices and their use in limited memory
+        methods".
     """
 
-    pairs: Tensor
+    rows: Tensor
     new: Tensor
-    products: Tensor
-    spare: Tensor
+    part: Tensor
+    known: Tensor
+    place: Tensor
     count: Tensor
     offsets: Tensor
     ages: Tensor
@@ -54,94 +69,103 @@ class History:
     def allocate(count: int, width: int, size: int, device: torch.device) -> History:
         """Empty histories of ``size`` pairs for ``count`` images of ``width`` numbers."""
         padded = -(-width // _ALIGNMENT) * _ALIGNMENT
-        rows, places = -(-count // _GROUP) * _GROUP, size + 1
+        images = -(-count // _GROUP) * _GROUP
         return History(
-            pairs=torch.zeros(rows, 2 * places, padded, device=device),
-            new=torch.zeros(rows, 3, padded, device=device),
-            products=torch.zeros(count, 2, places, places, dtype=torch.float64, device=device),
-            spare=torch.zeros(count, dtype=torch.int64, device=device),
+            rows=torch.zeros(2 * size * images + 1, padded, device=device),
+            new=torch.zeros(images, 3, padded, device=device),
+            part=torch.zeros(_GROUP, 2 * size, padded, device=device),
+            known=torch.zeros(count, 3, size, size, dtype=torch.float64, device=device),
+            place=torch.zeros(count, dtype=torch.int64, device=device),
             count=torch.zeros(count, dtype=torch.int64, device=device),
-            offsets=torch.arange(count, device=device) * (2 * places),
+            offsets=torch.arange(count, device=device) * (2 * size),
             ages=torch.arange(1, size + 1, device=device),
             width=width,
         )
 
     @property
+    def pairs(self) -> Tensor:
+        """``(N', 2 m, W)``, the rows of each image."""
+        return self.rows[:-1].view(len(self.new), -1, self.rows.shape[1])
+
+    @property
     def entry(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where to write s, y and q, each ``(N, D)``: the change of the point, minus that of the gradient to ascend,
-        and that gradient at the new point."""
-        s, y, q = self.new[: len(self.count), :, : self.width].unbind(1)
-        return s, y, q
+        """Where to write three vectors, each ``(N, D)``; for ``remember`` s, y and any third one."""
+        a, b, c = self.new[: len(self.count), :, : self.width].unbind(1)
+        return a, b, c
 
     def forget(self, mask: Tensor) -> None:
         """Drop the pairs of the images that the mask ``(N,)`` names."""
         self.count.masked_fill_(mask, 0)
 
-    def direction(self, fresh: Tensor, *, out: Tensor) -> None:
-        """Take in the new pair, where it is ``fresh`` and its curvature positive, and write ``H q``.
+    def remember(self, good: Tensor) -> Tensor:
+        """Take in the pair (s, y) of the entry where it is ``good``: of positive curvature.
 
         Args:
-            fresh: ``(N,)`` bool: whose ``entry`` holds a new pair.
-            out: ``(N, D)`` float32, written; zeros for an image without pairs. The entry is used up.
+            good: ``(N,)`` bool.
+
+        Returns:
+            ``(N, 2 m, 1)`` float64, the products of the ring with the entry's third vector.
         """
-        n, places = len(self.count), self.pairs.shape[1] // 2
-        flat = self.pairs.view(-1, self.pairs.shape[2])
-        flat.index_copy_(0, self.offsets + self.spare, self.new[:n, 0])
-        flat.index_copy_(0, self.offsets + self.spare + places, self.new[:n, 1])
-        groups = range(0, len(self.pairs), _GROUP)
-        seen = torch.cat([self._products(slice(g, g + _GROUP)) for g in groups])[:n].double()
-        with_q = self._extend(fresh, seen)
-        weights, gamma = (F.pad(part, (0, 0, 0, len(self.pairs) - n)) for part in self._recursion(with_q))
-        self.new[:, 2].mul_(gamma)
-        for g in groups:
-            part = slice(g, g + _GROUP)
-            self.new[part, 2:].baddbmm_(weights[part, None], self.pairs[part])
-        out.copy_(self.new[:n, 2, : self.width])
-
-    def _products(self, part: slice) -> Tensor:
-        """Of the pairs of some images with s, y and q."""
-        return torch.bmm(self.pairs[part], self.new[part].transpose(1, 2))
-
-    def _extend(self, fresh: Tensor, seen: Tensor) -> Tensor:
-        """Put the new pair's products into the tables, and count it in where it is good; returns those with q."""
-        places = self.products.shape[-1]
-        steps, changes = seen[:, :places], seen[:, places:]
-        at = self.spare[:, None]
-        here = torch.zeros_like(steps[..., 0], dtype=torch.bool).scatter_(1, at, True)
+        n, size = len(self.count), self.known.shape[-1]
+        at = self.offsets + self.place
+        self.rows.index_copy_(0, torch.where(good, at, len(self.rows) - 1), self.new[:n, 0])
+        self.rows.index_copy_(0, torch.where(good, at + size, len(self.rows) - 1), self.new[:n, 1])
+        seen = self.products(3)
+        by_s, by_y = seen[:, :size], seen[:, size:]
+        here = torch.zeros_like(by_s[..., 0], dtype=torch.bool).scatter_(1, self.place[:, None], good[:, None])
         row, col = here[:, :, None], here[:, None, :]
-        sy, yy = self.products.unbind(1)
-        sy.copy_(torch.where(col, steps[..., 1, None], torch.where(row, changes[:, None, :, 0], sy)))
-        yy.copy_(torch.where(col, changes[..., 1, None], torch.where(row, changes[:, None, :, 1], yy)))
-        ss, own_sy, own_yy = (part.gather(1, at)[:, 0] for part in (steps[..., 0], steps[..., 1], changes[..., 1]))
-        good = fresh & (own_sy > _CURVATURE * (ss * own_yy).sqrt()) & (own_yy > 0)
-        self.spare.add_(good).remainder_(places)
-        self.count.add_(good).clamp_(max=places - 1)
-        return seen[..., 2]
+        for known, down, across in (
+            (self.known[:, 0], by_s[..., 1], by_y[..., 0]),
+            (self.known[:, 1], by_y[..., 1], by_y[..., 1]),
+            (self.known[:, 2], by_s[..., 0], by_s[..., 0]),
+        ):
+            known.copy_(torch.where(col, down[:, :, None], torch.where(row, across[:, None, :], known)))
+        self.place.add_(good).remainder_(size)
+        self.count.add_(good).clamp_(max=size)
+        return seen[..., 2:]
 
-    def _recursion(self, with_q: Tensor) -> tuple[Tensor, Tensor]:
-        """The two loops as two triangular systems; the weights of the rows ``(N, 2 (m + 1))`` and gamma ``(N, 1)``.
+    def products(self, vectors: int) -> Tensor:
+        """Of the ring with the first vectors of the entry, ``(N, 2 m, vectors)`` float64."""
+        pairs, new = self.pairs.mT, self.new[:, :vectors]
+        groups = [slice(g, g + _GROUP) for g in range(0, len(pairs), _GROUP)]
+        return torch.cat([torch.bmm(new[g], pairs[g]) for g in groups])[: len(self.count)].double().mT
 
-        With the pairs from the newest to the oldest, ``a`` of the first loop solves ``L a = S'q`` with L the lower
-        triangle of ``S'Y``; ``c = a - b`` of the second solves ``L'c = D a - gamma (Y'q - Y'Y a)``.
+    def masked(self, free: Tensor, held: Tensor) -> Tensor:
+        """Of the steps over the held variables, and of the changes over the free ones, with every row of the ring.
+
+        Args:
+            free: ``(N, D)`` float32, 1 for a free variable, else 0.
+            held: ``(N, D)`` float32, 1 - ``free``.
+
+        Returns:
+            ``(N, 2 m, 2 m)`` float64.
         """
-        n, _, places, _ = self.products.shape
-        order = (self.spare[:, None] - self.ages).remainder(places)  # (N, m), newest first
+        n, size = len(self.count), self.known.shape[-1]
+        seen = []
+        for g in range(0, len(self.new), _GROUP):
+            live, pairs = min(_GROUP, n - g), self.pairs[g : g + _GROUP]
+            part, every = self.part[:live, :, : self.width], pairs[:live, :, : self.width]
+            torch.mul(every[:, :size], held[g : g + live, None], out=part[:, :size])
+            torch.mul(every[:, size:], free[g : g + live, None], out=part[:, size:])
+            seen.append(torch.bmm(self.part, pairs.mT))
+        return torch.cat(seen)[:n].double()
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Add the sum of the ring's rows, weighted ``(N, 2 m)``, to the entry's third vector, and return it."""
+        n, pairs = len(self.count), self.pairs
+        padded = F.pad(weights.float(), (0, 0, 0, len(self.new) - n))
+        for g in range(0, len(self.new), _GROUP):
+            group = slice(g, g + _GROUP)
+            self.new[group, 2:].baddbmm_(padded[group, None], pairs[group])
+        return self.new[:n, 2, : self.width]
+
+    def tables(self) -> Tables:
+        """The products among the pairs that are held, from the newest to the oldest."""
+        n, _, size, _ = self.known.shape
+        order = (self.place[:, None] - self.ages).remainder(size)
         held = self.ages <= self.count[:, None]
-        both = self.products.gather(2, order[:, None, :, None].expand(n, 2, -1, places))
-        both = both.gather(3, order[:, None, None, :].expand(n, 2, places - 1, -1))
-        sy, yy = both.unbind(1)
-        pair = held[:, :, None] & held[:, None, :]
-        lower = torch.where(pair, sy, 0.0).tril()
-        diagonal = lower.diagonal(dim1=1, dim2=2)
-        gamma = torch.where(held[:, :1], diagonal[:, :1] / yy[:, :1, 0], 0.0)
-        lower = lower + torch.diag_embed(torch.where(held, 0.0, 1.0))
-        sq = torch.where(held, with_q.gather(1, order), 0.0)
-        yq = torch.where(held, with_q.gather(1, order + places), 0.0)
-        a = torch.linalg.solve_triangular(lower, sq[:, :, None], upper=False)
-        rest = (yq[:, :, None] - torch.where(pair, yy, 0.0) @ a) * gamma[:, :, None]
-        b = diagonal[:, :, None] * a - rest
-        c = torch.linalg.solve_triangular(lower.mT, b, upper=True)
-        weights = torch.zeros_like(with_q)
-        weights.scatter_(1, order, c[:, :, 0])
-        weights.scatter_(1, order + places, -column(gamma[:, 0]) * a[:, :, 0])
-        return weights.float(), gamma.float()
+        every = self.known.gather(2, order[:, None, :, None].expand(n, 3, -1, size))
+        every = every.gather(3, order[:, None, None, :].expand(n, 3, size, -1))
+        both = (held[:, :, None] & held[:, None, :])[:, None]
+        sy, yy, ss = torch.where(both, every, 0.0).unbind(1)
+        return Tables(sy=sy, yy=yy, ss=ss, held=held, order=order)

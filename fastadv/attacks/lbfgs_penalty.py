@@ -72,7 +72,7 @@ class LBFGS:
         budget: ``Box()``, or ``Linf(eps)`` to bound what each pixel may change.
         initial_weight: The first C, or None: see above.
         history: m, pairs remembered for an image; memory is 2 (m + 1) images for a slot.
-        first_step: What every free pixel moves in the very first step, in pixels of [0, 1].
+        first_step: Length of the very first step, as the root mean square over the free pixels, in pixels of [0, 1].
         tolerance: A minimisation ends where a step gains no more than this share of the objective.
         margin: In the unit of the goal's score: how far beyond the border the goal must be reached.
         name: What reports call it.

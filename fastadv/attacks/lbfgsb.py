@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.budget import Budget, Linf
+from fastadv.attacks.budget import Budget
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
 from fastadv.attacks.per_image import as_rows, finite_gradient, put_where, rows_like
+
+_GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +41,21 @@ class LBFGSB:
     with ``GalleryClass`` and ``stop_at_success`` its kNN-guided form. The result is the trial that succeeded, else the
     last accepted point, which is also the best but for rounding.
 
-    **choice**: the papers leave the solver's settings open, but for 700 iterations; the first step is the sign of the
-    gradient over the whole ball, which is FGSM, and every later one is quasi-Newton.
+    It moves gradually, and stays near its image: with ``stop_at_success`` most pixels end far inside the box
+    (Massoli et al., figure 9).
+
+    **choice**: the papers leave the solver's settings open, but for 700 iterations. The first step follows the gradient
+    and has a length of its own, since the gradient's depends on the units of pixels and loss (``BoxSearch``). A network
+    that changes from one evaluation to the next (DFANet) needs a longer one: a first step that gains less than such a
+    change is refused.
 
     Attributes:
         budget: ``Linf(eps)``, or ``Box()`` for the pixel range alone.
         steps: The most iterations: accepted steps.
         evaluations: The most evaluations, or None: an iteration takes 12 at most, and seldom more than one.
         history: m, pairs remembered for an image; memory is 2 (m + 1) images for a slot.
-        first_step: What every free pixel moves in the first step, in pixels of [0, 1]; None takes eps, and a grey level
-            where the budget is a ``Box``.
+        first_step: Length of the first step, as the root mean square over the free pixels, in pixels of [0, 1]; None
+            takes a grey level, 1/255.
         tolerance: Ends where a step gains no more than this share of the loss.
         random_start: Start from a uniform point of the budget instead of the image itself.
         stop_at_success: Finish an image at the first trial that reaches its goal with ``margin``.
@@ -143,6 +150,4 @@ class LBFGSB:
 
     @property
     def _first_step(self) -> float:
-        if self.first_step is not None:
-            return self.first_step
-        return self.budget.eps if isinstance(self.budget, Linf) else 1 / 255
+        return _GREY_LEVEL if self.first_step is None else self.first_step

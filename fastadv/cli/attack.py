@@ -149,6 +149,7 @@ def attack(
         known = inputs.open_faces(gallery, size=face_model.input_size[0], landmarks=landmarks)
     orders = attacking.plan(source, aim, pairs=pairs, limit=limit)
     aim.check_people(orders, known.names)
+    aim.check_guides(moves, orders)
     engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
     used = sorted({name for order in orders for name in (order.source, order.target) if name})
     identity = RunIdentity.of(

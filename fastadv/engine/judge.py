@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Budget, Goal, Rows
+from fastadv.attacks import Budget, GalleryClass, Goal, Rows
 from fastadv.attacks.change import below_a_level, norms
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import fixed_outputs
@@ -88,6 +88,11 @@ class Judge:
         if self.goal.own_reference:
             return images
         if self.goal.references is None:
+            if isinstance(self.goal, GalleryClass) and len(self.surrogate.members) > 1:
+                raise ArgumentError(
+                    "guides: expected images (N, 3, H, W) with an ensemble, whose further networks have no templates, "
+                    "got None"
+                )
             return None
         given = [job.goal.references for job in jobs]
         stacked = torch.cat([g for g in given if g is not None]).to(images.device, torch.float32)

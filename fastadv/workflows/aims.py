@@ -81,7 +81,7 @@ class Aim:
     impersonate    to be taken for the target (``Impersonate``)                                    threshold
     match          to have the target's features at a layer (``MatchFeatures``)                    threshold
     identify-as    to be nearest to the target's template, moving to its image (``GalleryClass``)  gallery
-    misidentify    to be nearest to any template but the own one, moving to the target's image     gallery
+    misidentify    to be nearest to any template but the own one, moving to the nearest other one  gallery
     classify-as    to be given the class that the network gives to the target (``ClassifyAs``)     class head
     misclassify    to be given another class than the clean image's (``Misclassify``)              class head
     ============== =============================================================================== =================
@@ -140,7 +140,7 @@ class Aim:
     @property
     def needs_target(self) -> bool:
         """Whether every face needs another one to go for."""
-        return self.goal not in ("evade", "misclassify")
+        return self.goal not in ("evade", "misclassify", "misidentify")
 
     @property
     def aimed(self) -> bool:
@@ -157,6 +157,19 @@ class Aim:
         if isinstance(attack, APGD) and attack.loss == "dlr" and self.goal not in CLASSIFIED:
             raise ArgumentError(
                 f"{attack.name} works on logits: the goal must be {' or '.join(CLASSIFIED)}, got {self.goal}"
+            )
+
+    def check_guides(self, moves: Attack[Any] | Recipe, orders: Iterable[Order]) -> None:
+        """Refuse an ensemble that would have no image to move to, before anything is made.
+
+        Raises:
+            ArgumentError: The goal is ``misidentify``, the attack moves on several networks, an order has no target.
+        """
+        ensemble = as_recipe(moves).surrogate.ensemble is not None
+        if self.goal == "misidentify" and ensemble and not all(order.target for order in orders):
+            raise ArgumentError(
+                "goal: expected identify-as with an ensemble, whose further networks have no templates to move to, got "
+                "misidentify; give pairs, whose second images are its guides"
             )
 
     def check_model(self, model: FaceModel) -> None:
@@ -200,13 +213,16 @@ class Aim:
         found = {name: value for name, value in values.items() if value is not None}
         return found if self.layer or self.goal in CLASSIFIED else {**found, "metric": self.metric}
 
-    def goals(self, source: FaceSource, model: FaceModel, enrolled: Enrolled | None = None) -> GoalOf:
+    def goals(
+        self, source: FaceSource, model: FaceModel, enrolled: Enrolled | None = None, *, ensemble: bool = False
+    ) -> GoalOf:
         """The goal of each order, with targets loaded as they are needed.
 
         Args:
             source: Where the targets are.
             model: The network, whose own classes count where it is to classify.
             enrolled: The people, for the goals that need a gallery.
+            ensemble: Whether the attack moves on several networks: misidentify is then guided by the target's image.
 
         Raises:
             ValueError: The goal needs a gallery, and there is none.
@@ -218,7 +234,7 @@ class Aim:
             target = source.load(order.target).image[None] if order.target else None
             if self.needs_gallery:
                 assert enrolled is not None
-                return self._by_gallery(order, target, enrolled)
+                return self._by_gallery(order, target if self.aimed or ensemble else None, enrolled)
             if self.goal == "misclassify":
                 return Misclassify(_said(model, face.image[None]))
             if self.goal == "classify-as":

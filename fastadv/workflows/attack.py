@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadv.attacks import Attack, Recipe
+from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, RunFolder
 from fastadv.data.names import fault as fault_of
@@ -212,7 +212,7 @@ def attack_folder(
     """
     rows = produce(
         orders,
-        aim.goals(source, model, enrolled),
+        aim.goals(source, model, enrolled, ensemble=as_recipe(attack).surrogate.ensemble is not None),
         source,
         attack,
         model,

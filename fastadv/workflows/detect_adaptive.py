@@ -152,11 +152,12 @@ def make_adaptive(
 
 
 def _gallery_goal(setting: Setting, clean: Clean, names: Sequence[str], targeted: bool) -> Goal:
+    labels, gallery = wanted(setting, names, targeted), gallery_of(setting, clean)
+    if not targeted:
+        return GalleryClass(gallery=gallery, labels=labels, any_other=True)
     # a watched network embeds the guides itself: with its further column
     guides = [setting.source.load(setting.splits.guide(name)).image for name in names]
-    labels = wanted(setting, names, targeted)
-    gallery = gallery_of(setting, clean)
-    return GalleryClass(gallery=gallery, labels=labels, any_other=not targeted, guides=torch.stack(guides))
+    return GalleryClass(gallery=gallery, labels=labels, guides=torch.stack(guides))
 
 
 def _reaches(setting: Setting, clean: Clean, features: Features, *, on_logits: bool, targeted: bool) -> Tensor:

@@ -74,8 +74,9 @@ class Cell:
 def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, parts: Sequence[str]) -> Cell:
     """Attack the images that are set aside for it and rightly classified; what was made before is not made again.
 
-    An attack on logits goes for the class (or away from the own one); one on embeddings is guided by an image of the
-    target, and its verdict is that of the nearest class mean: the kNN-guided attack.
+    An attack on logits goes for the class (or away from the own one). One on embeddings is the kNN-guided attack, whose
+    verdict is that of the nearest class mean: it moves to an image of the target, or untargeted to the mean of another
+    class that is nearest at each evaluation.
 
     Args:
         setting: The study.
@@ -180,11 +181,13 @@ def _guided(setting: Setting, clean: Clean, recipe: Recipe, targeted: bool) -> G
     place = {name: k for k, name in enumerate(rest.names)}
 
     def goal_of(order: Order, face: Face) -> Goal:
+        labels = wanted(setting, (order.source,), targeted)
+        if not targeted:
+            return GalleryClass(gallery=gallery, labels=labels, any_other=True)
         guide = setting.splits.guide(order.source)
         # a surrogate with networks of its own embeds the guide itself
         image = setting.source.load(guide).image if recipe.surrogate.needs_images else rest.embeddings[place[guide]]
-        labels = wanted(setting, (order.source,), targeted)
-        return GalleryClass(gallery=gallery, labels=labels, any_other=not targeted, guides=image[None])
+        return GalleryClass(gallery=gallery, labels=labels, guides=image[None])
 
     return goal_of
 

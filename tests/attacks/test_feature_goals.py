@@ -1,5 +1,7 @@
 """The goals of the deep-feature attacks: features of a layer, and what the templates of a gallery say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -240,6 +242,50 @@ def test_with_guides_the_loss_is_the_distance_to_them_and_the_verdict_the_galler
     assert torch.equal(goal.achieved(outputs, rows), free.achieved(outputs, Rows(label=labels)))
 
 
+def test_without_guides_it_moves_to_the_template_that_is_nearest_now():
+    """Of the other classes' templates the one nearest to the trial, not to the first image; of equal ones the first."""
+    gallery = Gallery(
+        templates=torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [-1.0, 0.0]]), classes=torch.tensor([4, 9, 2, 7])
+    )
+    label = torch.tensor([4])
+    goal, rows = GalleryClass(gallery=gallery, labels=label, any_other=True), Rows(label=label)
+
+    def pull(x, y):
+        outputs = torch.tensor([[x, y]], requires_grad=True)
+        (gradient,) = torch.autograd.grad(goal.loss(outputs, rows).sum(), outputs)
+        return gradient[0].tolist()
+
+    assert pull(0.5, 0.25) == [-1.0, 1.5]  # 2 (template - output): to class 9
+    assert pull(0.5, -0.25) == [-1.0, -1.5]  # to class 2
+    assert pull(-0.75, 0.25) == [-0.5, -0.5]  # to class 7
+    assert pull(0.5, 0.0) == [-1.0, 2.0]  # 9 and 2 are as near: the first
+    assert pull(0.0, 1.0) == [0.0, 0.0]  # there
+
+
+def test_an_untargeted_attack_ends_in_a_class_of_its_own_choice():
+    """From one image the targeted and the untargeted attack make two, and the untargeted one is nearer."""
+    net = model()
+    x, own, gallery = identities(net)
+    with torch.no_grad():
+        distances = torch.cdist(net(x), gallery.templates)
+    far = distances.masked_fill(gallery.classes == own[:, None], -1).argmax(1)
+    targeted = fa.run(knn_df(eps=0.4), GalleryClass(gallery=gallery, labels=gallery.classes[far]), net, x)
+    free = fa.run(knn_df(eps=0.4), GalleryClass(gallery=gallery, labels=own, any_other=True), net, x)
+    assert free.success.all()
+    assert not torch.equal(free.images, targeted.images)
+    assert float(free.l2.mean()) < float(targeted.l2.mean())
+
+
+def test_an_ensemble_needs_guides_that_its_networks_can_embed():
+    net = model()
+    x, own, gallery = identities(net)
+    recipe = Recipe(attack=df(eps=0.1, steps=2), surrogate=Surrogate(ensemble=Ensemble(others=(model(1),))))
+    bare = GalleryClass(gallery=gallery, labels=own, any_other=True)
+    with pytest.raises(ValueError, match="guides: expected images .* with an ensemble, .* got None"):
+        fa.run(recipe, bare, net, x)
+    fa.run(recipe, replace(bare, guides=x.roll(1, 0)), net, x)
+
+
 def identities(net, people=5, per=4):
     """Faces of people: noise around a pattern each; templates from all but the first face."""
     generator = torch.Generator().manual_seed(4)
@@ -307,7 +353,9 @@ def test_goals_of_two_galleries_or_with_and_without_guides_do_not_share_a_run():
 def test_a_stochastic_surrogate_embeds_the_guides_with_its_own_masks():
     net = model()
     x, own, gallery = identities(net)
-    recipe = Recipe(attack=df(eps=0.1, steps=3), surrogate=Surrogate(dropout=FeatureDropout(rate=0.05)))
+    # masks differ from one evaluation to the next: the first step must change more than they do
+    attack = replace(df(eps=0.1, steps=3), first_step=0.1)
+    recipe = Recipe(attack=attack, surrogate=Surrogate(dropout=FeatureDropout(rate=0.05)))
     goal = GalleryClass(gallery=gallery, labels=own.roll(1), guides=x.roll(1, 0))
     made = fa.run(recipe, goal, net, x)
     assert bool((made.score_after > made.score_before).all())

@@ -10,12 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.optimize._dcsrch import DCSRCH
 
 import fastadv as fa
 from fastadv.attacks import Linf
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.feature_goals import MatchFeatures
 from fastadv.attacks.lbfgs_history import History
+from fastadv.attacks.lbfgs_line import LineSearch
+from fastadv.attacks.lbfgs_matrix import Compact, eliminate
 from fastadv.attacks.lbfgsb import LBFGSB
 
 D = 90
@@ -57,31 +60,31 @@ def rosenbrock(x):
     return float((100 * bend**2 + ease**2).sum()), 4 * g
 
 
-def quadratic(size, condition, rng):
+def quadratic(size, condition, rng, *, inside=False):
     q, _ = np.linalg.qr(rng.standard_normal((size, size)))
     h = (q * np.logspace(0, np.log10(condition), size)) @ q.T
-    centre = rng.random(size) * 1.5 - 0.25
+    centre = 0.4 + 0.2 * rng.random(size) if inside else rng.random(size) * 1.5 - 0.25
     return lambda x: (0.5 * float((x - centre) @ h @ (x - centre)), h @ (x - centre))
 
 
-def by_scipy(function, x0, eps, evaluations, size=5):
-    best = [np.inf]
+def scipy_path(function, x0, eps, evaluations, *, first_step=1 / 255, size=5):
+    """The trials of SciPy, with the variables in the unit that makes its first step as long as ours."""
+    low, high = np.clip(x0 - eps, 0, 1), np.clip(x0 + eps, 0, 1)
+    _, g = function(x0)
+    moving = np.where(g > 0, x0 > low, x0 < high)
+    unit = np.sqrt(np.linalg.norm(g * moving) / (first_step * np.sqrt(x0.size)))
+    seen = []
 
-    def f(x):
-        value, g = function(x)
-        best[0] = min(best[0], value)
-        return value, g
+    def f(z):
+        x = np.clip(z / unit, low, high)
+        value, gradient = function(x)
+        seen.append((x, value))
+        return value, gradient / unit
 
-    box = np.stack([np.clip(x0 - eps, 0, 1), np.clip(x0 + eps, 0, 1)], 1)
-    minimize(
-        f,
-        x0,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=box,
-        options={"maxfun": evaluations, "maxiter": evaluations, "maxcor": size, "ftol": 0, "gtol": 0},
-    )
-    return best[0]
+    options = {"maxfun": evaluations, "maxiter": evaluations, "maxcor": size, "ftol": 0, "gtol": 0}
+    box = np.stack([low, high], 1) * unit
+    minimize(f, x0 * unit, jac=True, method="L-BFGS-B", bounds=box, options=options)
+    return seen[:evaluations]
 
 
 @pytest.mark.parametrize("evaluations", [20, 50])
@@ -100,7 +103,7 @@ def test_as_good_as_scipy_after_as_many_evaluations(name, eps, evaluations):
     state = drive(attack, functions, x0, evaluations)
     assert int(state.ticks.max()) <= evaluations
     ours = [f(x.double().numpy())[0] for f, x in zip(functions, state.trial.flatten(1), strict=True)]
-    theirs = [by_scipy(f, x, eps, evaluations) for f, x in zip(functions, x0, strict=True)]
+    theirs = [min(v for _, v in scipy_path(f, x, eps, evaluations)) for f, x in zip(functions, x0, strict=True)]
     ratio = np.array(ours) / np.array(theirs)
     assert np.median(ratio) <= 1.02
     assert np.quantile(ratio, 0.75) <= 1.25
@@ -155,44 +158,143 @@ def test_every_trial_is_in_the_box_and_no_accepted_point_is_worse(seed, eps, his
     assert bool((last >= values[0] - 1e-5 * values[0].abs()).all())
 
 
-def test_the_memory_gives_the_direction_of_the_two_loops():
-    """Against the textbook recursion in float64; images keep different pairs, and one meets negative curvature."""
-    torch.manual_seed(0)
-    n, size, width = 4, 3, 90
-    history = History.allocate(n, width, size, torch.device("cpu"))
+@pytest.mark.parametrize("name", ["rosenbrock", "quadratic", "ill-conditioned"])
+@pytest.mark.parametrize("eps", [0.05, 0.25, 1.0])
+def test_it_goes_the_way_of_scipy(name, eps):
+    """9 problems: all change as much as SciPy's; the first trials are SciPy's, and all where no bound is met."""
+    rng, evaluations = np.random.default_rng(7), 30
+    inside = eps == 1.0
+    if name == "rosenbrock":
+        functions = [rosenbrock] * 9
+    else:
+        functions = [quadratic(D, 1e2 if name == "quadratic" else 1e5, rng, inside=inside) for _ in range(9)]
+    x0 = rng.random((9, D)).astype(np.float32).astype(np.float64) * (0.4 if inside else 1) + (0.3 if inside else 0)
+    trials = [x0]
+    attack = LBFGSB(budget=Linf(eps), evaluations=evaluations, tolerance=0.0)
+
+    def watch(tick, state):
+        trials.append(state.trial.flatten(1).double().numpy())
+
+    state = drive(attack, functions, x0, evaluations, watch=watch)
+    same, ratios = 0, []
+    for i, (f, start) in enumerate(zip(functions, x0, strict=True)):
+        theirs = [x for x, _ in scipy_path(f, start, eps, evaluations)]
+        pairs = list(zip([t[i] for t in trials], theirs, strict=False))[1:]
+        away = [np.linalg.norm(a - b) / np.linalg.norm(b - start) for a, b in pairs]
+        same += max(away[: 20 if inside else 1]) < 1e-2
+        ratios.append(np.linalg.norm(pairs[-1][0] - start) / np.linalg.norm(pairs[-1][1] - start))
+    assert same >= 7
+    np.testing.assert_allclose(ratios, 1.0, atol=0.05)
+    assert bool(state.search.steps.gt(1).all())
+
+
+def problem(history, rng):
+    """Pairs of a random Hessian in a history of 4 images, and the dense matrix of BFGS for each."""
+    n, width, size = len(history.count), history.width, len(history.ages)
+    root = rng.standard_normal((width, width))
+    hessian = root @ root.T / width + 0.1 * np.eye(width)
     kept = [[] for _ in range(n)]
-    root = torch.randn(width, width, dtype=torch.float64)
-    hessian = root @ root.T / width + 0.1 * torch.eye(width)
-    out = torch.empty(n, width)
-    for round_ in range(9):
-        s, q = torch.randn(n, width), torch.randn(n, width)
-        y = (s.double() @ hessian).float()
-        if round_ % 3 == 1:
-            y[2].neg_()
-        fresh = torch.rand(n) > 0.3
-        for entry, value in zip(history.entry, (s, y, q), strict=True):
-            entry.copy_(value)
-        history.direction(fresh, out=out)
-        for i in range(n):
-            pair = s[i].double(), y[i].double()
-            if fresh[i] and float(pair[0] @ pair[1]) > 0:
-                kept[i] = [*kept[i], pair][-size:]
-            torch.testing.assert_close(out[i].double(), two_loops(kept[i], q[i].double()), rtol=1e-4, atol=1e-4)
-    assert history.count.tolist() == [len(pairs) for pairs in kept] == [size] * n
+    for _ in range(size + 2):
+        s = rng.standard_normal((n, width)).astype(np.float32)
+        y = (s @ hessian).astype(np.float32)
+        good = rng.random(n) > 0.3
+        for entry, value in zip(history.entry, (s, y, s), strict=True):
+            entry.copy_(torch.from_numpy(value))
+        history.remember(torch.from_numpy(good))
+        for i in np.flatnonzero(good):
+            kept[i] = [*kept[i], (s[i].astype(np.float64), y[i].astype(np.float64))][-size:]
+    assert history.count.tolist() == [len(pairs) for pairs in kept]
+    return kept
 
 
-def two_loops(pairs, q):
+def dense(pairs, first):
     if not pairs:
-        return torch.zeros_like(q)
-    weights = []
-    for s, y in reversed(pairs):
-        weights.append((s @ q) / (s @ y))
-        q = q - weights[-1] * y
+        return first * np.eye(D)
     s, y = pairs[-1]
-    q = q * (s @ y) / (y @ y)
-    for (s, y), a in zip(pairs, reversed(weights), strict=True):
-        q = q + (a - (y @ q) / (s @ y)) * s
-    return q
+    b = (y @ y) / (s @ y) * np.eye(D)
+    for s, y in pairs:
+        bs = b @ s
+        b = b - np.outer(bs, bs) / (s @ bs) + np.outer(y, y) / (s @ y)
+    return b
+
+
+def test_the_compact_matrix_is_that_of_bfgs():
+    """``u'Bv`` and the minimum over some of the variables, against dense matrices; the images keep different pairs."""
+    rng = np.random.default_rng(0)
+    n, size = 4, 3
+    history = History.allocate(n, D, size, torch.device("cpu"))
+    kept = problem(history, rng)
+    history.forget(torch.tensor([False, False, False, True]))
+    kept[3] = []
+    first = torch.full((n,), 1.7, dtype=torch.float64)
+    model = Compact.of(history, first)
+    assert bool(model.sound.all())
+    u, free = rng.standard_normal((n, D)).astype(np.float32), (rng.random((n, D)) < 0.6).astype(np.float32)
+    t = 0.3
+    v = np.where(free > 0, np.float32(t) * u, rng.standard_normal((n, D)).astype(np.float32)).astype(np.float32)
+    for entry, value in zip(history.entry, (v, u * free, u), strict=True):
+        entry.copy_(torch.from_numpy(value))
+    on, along = model.coordinates(history.products(2)).split(1, 2)
+    mask = torch.from_numpy(free)
+    weights, sound = model.subspace(history.masked(mask, 1 - mask), on, along, torch.full((n,), t).double())
+    assert bool(sound.all())
+    forms = model.form(on, on)
+    _, _, to = history.entry
+    to.copy_(torch.from_numpy(u) / model.theta[:, None].float())
+    history.combine(model.ring(weights))
+    for i in range(n):
+        b = dense(kept[i], 1.7)
+        x = v[i].astype(np.float64)
+        np.testing.assert_allclose(float(model.theta[i] * (x @ x) - forms[i]), x @ b @ x, rtol=1e-4)
+        f = free[i] > 0
+        best = x[f] + np.linalg.solve(b[np.ix_(f, f)], (u[i] - b @ x)[f])
+        np.testing.assert_allclose(to[i].numpy()[f], best, rtol=0, atol=2e-3 * np.abs(best).max())
+
+
+def test_pivots_of_the_wrong_sign_are_not_trusted():
+    good = torch.tensor([[[-2.0, 1.0], [1.0, 3.0]]], dtype=torch.float64)
+    bad = torch.tensor([[[-2.0, 1.0], [1.0, -3.0]]], dtype=torch.float64)
+    x, sound = eliminate(torch.cat([good, bad]), torch.ones(2, 2, 1, dtype=torch.float64))
+    assert sound.tolist() == [True, False]
+    torch.testing.assert_close(good @ x[:1], torch.ones(1, 2, 1, dtype=torch.float64))
+
+
+LINES = {  # of Moré and Thuente 1994, section 5, and two that have no minimum or a far one
+    "rational": (lambda t: -t / (t * t + 2), lambda t: (t * t - 2) / (t * t + 2) ** 2),
+    "flat": (lambda t: (t + 0.004) ** 5 - 2 * (t + 0.004) ** 4, lambda t: 5 * (t + 0.004) ** 4 - 8 * (t + 0.004) ** 3),
+    "cosine": (lambda t: np.cos(9 * t) / 9 - t / 10 - 1, lambda t: -np.sin(9 * t) - 0.1),
+    "cubic": (lambda t: t**3 - t, lambda t: 3 * t * t - 1),
+    "falling": (lambda t: -t - 0.01 * t * t, lambda t: -1 - 0.02 * t),
+    "steep": (lambda t: 50 * t * t - t, lambda t: 100 * t - 1),
+}
+
+
+def test_the_line_search_is_dcsrch():
+    """Every search of a batch asks for the steps that SciPy's own dcsrch asks for, and ends where it ends."""
+    names, most = list(LINES), 6.0
+    line = LineSearch.allocate(len(names), torch.device("cpu"))
+    start = [LINES[name][0](0.0) for name in names]
+    slope = [LINES[name][1](0.0) for name in names]
+    every = torch.ones(len(names), dtype=torch.bool)
+    limits = torch.full((len(names),), most, dtype=torch.float64)
+    line.begin(every, torch.tensor(start).double(), torch.tensor(slope).double(), limits)
+    asked, open_ = [[] for _ in names], every.clone()
+    for _ in range(20):
+        for k in open_.nonzero().flatten().tolist():
+            asked[k].append(float(line.step[k]))
+        seen = torch.tensor([[part(float(t)) for part in LINES[n]] for n, t in zip(names, line.step, strict=True)])
+        done, failed = line.ended(*seen.double().unbind(1))
+        open_ &= ~(done | failed)
+        line.advance(*seen.double().unbind(1))
+    assert not open_.any()
+    for k, name in enumerate(names):
+        f, g = LINES[name]
+        theirs = []
+        DCSRCH(lambda t, f=f, seen=theirs: seen.append(float(t)) or f(t), g, 1e-3, 0.9, 0.1, 0.0, most)(
+            1.0, phi0=start[k], derphi0=slope[k], maxiter=20
+        )
+        np.testing.assert_allclose(asked[k], theirs[: len(asked[k])], rtol=1e-9, err_msg=name)
+        assert len(theirs) == len(asked[k])
 
 
 def test_a_slot_that_has_ended_keeps_its_result_and_its_ticks():
@@ -245,6 +347,6 @@ def test_as_good_as_scipy_on_real_faces():
             (gradient,) = torch.autograd.grad(loss, leaf)
             return float(loss.detach()), gradient.flatten().double().numpy()
 
-        theirs.append(by_scipy(f, image.flatten().double().numpy(), eps, evaluations))
+        theirs.append(min(v for _, v in scipy_path(f, image.flatten().double().numpy(), eps, evaluations)))
     ratio = made.score_after.numpy() ** 2 / np.array(theirs)  # ours is on 8 bits, theirs is not
     assert np.median(ratio) <= 1.02

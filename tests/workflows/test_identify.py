@@ -8,14 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from fastadv import load
-from fastadv.attacks import by_name
+from fastadv.attacks import Recipe, by_name
 from fastadv.data import RunFolder, read_manifest
 from fastadv.data.synthetic import SyntheticFaces
 from fastadv.engine import Engine
+from fastadv.surrogates import Ensemble, Surrogate
 from fastadv.workflows.aims import Aim, Enrolled
 from fastadv.workflows.enrolment import enrol
 from fastadv.workflows.identify import assign, describe, identify, save
 from fastadv.workflows.identify_page import figures, tables
+from fastadv.workflows.production import Order
 from fastadv.workflows.report import render
 
 PEOPLE = SyntheticFaces(identities=6, per_identity=4, seed=2)
@@ -128,6 +130,23 @@ def test_an_aimed_attack_is_named_as_the_next_person(runs, roles):
     assert result.attacked.rank1 <= 1 - result.attacked.target.rank1
     assert result.summary is not None
     assert result.summary.images == result.attacked.probes == LIMIT
+
+
+def test_the_goal_of_misidentify_has_no_guide_but_for_an_ensemble(model, roles):
+    enrolled = enrol(PEOPLE, roles.enrolled, model)
+    aim, name = Aim(goal="misidentify"), roles.mated[0]
+    assert not aim.needs_target
+    order = Order(name=name, source=name, target=roles.mated[-1])
+    face = PEOPLE.load(name)
+    for ensemble in (False, True):
+        goal = aim.goals(PEOPLE, model, enrolled, ensemble=ensemble)(order, face)
+        assert goal.any_other
+        assert (goal.guides is not None) == ensemble
+    moves = Recipe(attack=by_name("knn-df"), surrogate=Surrogate(ensemble=Ensemble(others=(model,))))
+    aim.check_guides(moves, [order])
+    aim.check_guides(by_name("knn-df"), [Order(name=name, source=name)])
+    with pytest.raises(ValueError, match="goal: expected identify-as with an ensemble, .* got misidentify; give pairs"):
+        aim.check_guides(moves, [Order(name=name, source=name)])
 
 
 def test_an_attack_without_an_aim_moves_to_the_most_similar_other(runs, roles, embeddings, model):

@@ -70,6 +70,23 @@ def test_an_attack_on_features_is_judged_by_the_nearest_class_mean(targeted, stu
         assert said == plan.splits().targets[name] if targeted else said != name.rpartition("/")[0]
 
 
+def test_targeted_and_untargeted_guided_attacks_make_two_images_of_one(study, model, plan):
+    """The untargeted one moves to the nearest other class mean, whoever the targeted one's guide is."""
+    _, setting = detect_study.reopen(study[0], plan.people, model)
+    clean = look(setting)
+    spec = parse_attack("knn-df:12@12/255")
+    made = [detect_attacks.make(setting, clean, spec, targeted=t, parts=("test",)) for t in (True, False)]
+    aimed, free = (cell.features for cell in made)
+    assert aimed is not None
+    assert free is not None
+    assert made[1].l2 < made[0].l2
+    both = [name for name in aimed.names if name in free.names]
+    assert both
+    for name in both:
+        a, b = (part.of([name]).embeddings for part in (aimed, free))
+        assert not torch.equal(a, b)
+
+
 def test_who_knows_the_detector_lowers_its_scores(evaluated, plan):
     by_weight = {(a.targeted, a.weight): a for a in evaluated.adaptive}
     assert {a.tried for a in evaluated.adaptive} == {len(plan.splits().attacked["test"])}
