@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fastadv.cli.checks import Checked
 from fastadv.cli.detect_tables import print_evaluation
 from fastadv.cli.options import AsJson, Batch, Data, Device, Landmarks, ModelName, Prec, Precision, Seed, Weights
 from fastadv.cli.show import percent, print_notices, progress_bars, table
@@ -56,7 +57,7 @@ _DATA_HELP = "A folder of identities, LFW, an InsightFace .bin, .tar shards, or 
 Faces = Annotated[Path, typer.Option("--data", help=_DATA_HELP)]
 
 
-@detect.command()
+@detect.command(cls=Checked)
 def fit(
     data: Faces,
     model: Network,
@@ -164,7 +165,7 @@ def fit(
     print_notices(made.notices)
 
 
-@detect.command()
+@detect.command(cls=Checked)
 def evaluate(
     study: Annotated[Path, typer.Argument(help="The folder that 'fastadv detect fit' wrote.")],
     data: Faces,
@@ -229,7 +230,7 @@ def evaluate(
     Console().print(f"{seconds:.0f} s; open {page}", highlight=False)
 
 
-@detect.command()
+@detect.command(cls=Checked)
 def score(
     detector: Annotated[Path, typer.Argument(help="A file of detectors/ that 'fastadv detect fit' wrote.")],
     data: Data,

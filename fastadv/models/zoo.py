@@ -28,6 +28,7 @@ from fastadv.models import (
     sphereface,
 )
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
+from fastadv.models.devices import open_device
 from fastadv.models.face_model import FaceModel
 from fastadv.models.shipped import shipped_state
 
@@ -142,8 +143,8 @@ def load(
         The model with its input size, colour normalisation and default `layers` (the blocks).
 
     Raises:
-        ValueError: if the name is unknown, or not exactly one of `weights` and `random_weights_seed` is
-            given.
+        ValueError: if the name is unknown, not exactly one of `weights` and `random_weights_seed` is given, or
+            the device is not there.
         CheckpointError: if the file is missing, broken, unsafe or of another architecture.
     """
     entry = _ZOO.get(name)
@@ -154,6 +155,7 @@ def load(
     if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
         raise ArgumentError(f"weights: expected either a file or random_weights_seed=, got {got}")
+    where = open_device(device)
     state = None
     if weights is not None:
         state = entry.rename(read_state_dict(weights))
@@ -176,7 +178,7 @@ def load(
         layers=entry.layers,
         head=head,
     )
-    return model.to(device).eval()
+    return model.to(where).eval()
 
 
 def pop_head(state: dict[str, Tensor], *, source: str) -> nn.Module | None:

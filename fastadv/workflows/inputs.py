@@ -73,16 +73,9 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
 
     Raises:
         CheckpointError: The file does not fit.
-        ValueError: The name or the device is not known.
+        ValueError: The name is not known, or the device is not there.
     """
-    try:
-        return load(name, weights=weights, device=device)
-    except RuntimeError as error:  # torch's own words for a device that is not there are a page long
-        if device == "cpu":
-            raise
-        raise ArgumentError(
-            f"device must be one that this machine has, got {device!r}: {str(error).splitlines()[0]}"
-        ) from error
+    return load(name, weights=weights, device=device)
 
 
 def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
