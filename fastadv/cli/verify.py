@@ -42,6 +42,7 @@ from fastadv.data import RunFolder
 from fastadv.engine import Engine
 from fastadv.workflows import inputs
 from fastadv.workflows import verify as verifying
+from fastadv.workflows.aims import check_goal
 
 
 def verify(
@@ -96,6 +97,7 @@ def verify(
             ensemble_weights=ensemble_weights,
             device=device,
         )
+        check_goal(moves, "impersonate")
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
     chosen = inputs.open_pairs(

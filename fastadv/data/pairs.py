@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastadv.core.errors import Error
 from fastadv.data.files import write_atomically
+from fastadv.data.images import EXTENSIONS
 
 _COLUMNS = ("first", "second", "same", "fold")
 _SAME = {"1": True, "true": True, "0": False, "false": False}
@@ -88,11 +89,46 @@ def _pair(row: list[str], columns: int, where: str) -> Pair:
     first, second, same, *rest = (field.strip() for field in row)
     if same.lower() not in _SAME:
         raise PairError(f"{where}: same: expected 1, 0, true or false, got {same!r}")
+    if rest and not (rest[0].isascii() and rest[0].isdecimal() and len(rest[0]) < 10):
+        raise PairError(f"{where}: fold: expected a whole number from 0, got {rest[0][:40]!r}")
     try:
         fold = int(rest[0]) if rest else None
         return Pair(first=first, second=second, same=_SAME[same.lower()], fold=fold)
     except ValueError as error:
         raise PairError(f"{where}: {error}") from None
+
+
+def check_pairs(pairs: Iterable[Pair], *, where: str = "pairs") -> None:
+    """Refuses a pair of an image with itself, and one that occurs twice, in whatever order and class.
+
+    Args:
+        pairs: The list.
+        where: What the message names: the file, or the argument.
+
+    Raises:
+        PairError: With the names of the first such pair.
+    """
+    seen: dict[frozenset[str], tuple[int, bool]] = {}
+    for number, pair in enumerate(pairs, 1):
+        if pair.first == pair.second:
+            raise PairError(f"{where}: expected pairs of two images, got {pair.first} with itself as pair {number}")
+        earlier, same = seen.setdefault(frozenset((pair.first, pair.second)), (number, pair.same))
+        if earlier != number:
+            twice = "twice" if same is pair.same else "as one person and as two"
+            raise PairError(
+                f"{where}: expected every pair once, got {pair.first}, {pair.second} {twice}: pairs {earlier} and "
+                f"{number}"
+            )
+
+
+def with_known_names(pairs: Iterable[Pair], known: Container[str]) -> tuple[Pair, ...]:
+    """The pairs by the names of a source: a name with an image's extension is that without, where it is not known."""
+
+    def name(text: str) -> str:
+        stem, extension = os.path.splitext(text)
+        return stem if text not in known and extension.lower() in EXTENSIONS and stem in known else text
+
+    return tuple(replace(pair, first=name(pair.first), second=name(pair.second)) for pair in pairs)
 
 
 def write_pairs_csv(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:

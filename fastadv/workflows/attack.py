@@ -107,13 +107,15 @@ def pair_name(first: str, second: str) -> str:
 
 
 def check_unique(orders: list[Order]) -> list[Order]:
-    """The orders, when no two have one name.
+    """The orders, when no two have one name, and none goes for the image itself.
 
     Raises:
-        ValueError: Two have.
+        ValueError: Some do.
     """
     seen: set[str] = set()
     for order in orders:
+        if order.source == order.target:
+            raise ArgumentError(f"pairs: expected two images each, got {order.source} with itself")
         if order.name in seen:
             raise ArgumentError(f"pairs must be different, got {order.source} with {order.target} twice")
         seen.add(order.name)

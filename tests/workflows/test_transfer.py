@@ -20,7 +20,7 @@ from fastadv.workflows.transfer_plan import Method, Verifier, negative_pairs, pa
 
 PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 NAMES = ("synth-vgg", "synth-mobile")
-METHODS = (Method(name="fim"), Method(name="dfanet-fim", rate=0.02), Method(name="m-fim", steps=4))
+METHODS = (Method(name="fim"), Method(name="dfanet-fim", rate=0.02), Method(name="m-fim", steps=5))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_verdicts_compare_a_method_with_what_it_adds_to(made):
     rows = list(transferring.verdicts(found))
     assert {(s, t, m, b) for s, t, m, b, _ in rows} == {
         ("synth-vgg", "synth-mobile", "dfanet-fim@0.02", "fim"),
-        ("synth-vgg", "synth-mobile", "m-fim:4", "fim"),
+        ("synth-vgg", "synth-mobile", "m-fim:5", "fim at 5 of 6 steps"),
     }
     plain = transferring.describe(found)
     for row in plain["cells"]:
@@ -192,7 +192,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
     assert unchanged == [k for k, (_, name) in enumerate(remaining) if not name]
     text = transfer_page.render(tmp_path / "run", source=None).read_text()
     assert "gd-uap" in text
-    for name, words in (("itgsm", "'itgsm' needs labels"), ("df", "'df' has no random start")):
+    for name, words in (("itgsm", "'itgsm', which works on logits"), ("df", "random start, .* got 'df'")):
         with pytest.raises(ValueError, match=words), RunFolder.open(tmp_path / name, {}) as folder:
             comparing.untargeted(
                 PEOPLE,
@@ -212,7 +212,7 @@ def test_negative_pairs_come_in_an_order_that_repeats_images_late():
     accepted[1, 1] = True
     found = negative_pairs(["a", "b", "c"], ["x", "y", "z"], accepted, 5)
     assert found == [("a", "x"), ("c", "z"), ("a", "y"), ("b", "z"), ("c", "x")]
-    with pytest.raises(ValueError, match="pairs: 9 were asked for, and 3 x 3 images give 8 negative ones"):
+    with pytest.raises(ValueError, match="pairs: expected at most 8, which no network accepts of 3 x 3 images, got 9"):
         negative_pairs(["a", "b", "c"], ["x", "y", "z"], accepted, 9)
 
 
@@ -222,14 +222,14 @@ def test_methods_are_read_from_text():
     assert parse_method("dfanet-fim:200@0.05") == Method(name="dfanet-fim", steps=200, rate=0.05)
     assert parse_method("dfanet-fim:200@0.05").label == "dfanet-fim:200@0.05"
     for wrong in ("fmi", "fim:", "fim:0", "fim:x", "dfanet-fim@", "fim:1@b"):
-        with pytest.raises(ValueError, match="method must be NAME, NAME:STEPS"):
+        with pytest.raises(ValueError, match="method: expected NAME, NAME:STEPS"):
             parse_method(wrong)
-    with pytest.raises(ValueError, match=r"'e-fim' is a method on several surrogates: name these A\+B"):
+    with pytest.raises(ValueError, match=r"method: expected one .* single surrogate, got 'e-fim'; give --surrogate A\+B"):
         parse_method("e-fim")
 
 
 def test_thresholds_need_enough_negatives():
-    with pytest.raises(ValueError, match=r"far = 0.001 needs at least 1000 negative pairs, got 10"):
+    with pytest.raises(ValueError, match=r"far: expected a rate of at least 1 / 10 for 10 negative pairs, got 0.001; it needs 1000"):
         transfer_plan.calibrate(PEOPLE, PEOPLE.pairs(20, seed=1), load("synth-vgg"), far=1e-3, progress=lambda *_: None)
 
 
@@ -261,13 +261,13 @@ def test_paired_differences_are_mcnemars():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--network", "synth-vgg"], "network must be given at least twice"),
+        (["--network", "synth-vgg"], "network: expected two or more of one input size, got synth-vgg"),
         (
             ["--network", "synth-vgg", "--network", "synth-vgg"],
-            "network must be given once each, got 'synth-vgg' twice",
+            "network: expected each one once, got 'synth-vgg' twice",
         ),
-        (["--network", "synth-vgg", "--network", "synth-mobile", "--at", "3,x"], "at must be positive numbers"),
-        (["--network", "synth-vgg", "--network", "synth-mobile", "--untargeted"], "--untargeted needs one --surrogate"),
+        (["--network", "synth-vgg", "--network", "synth-mobile", "--at", "3,x"], "at: expected positive whole numbers with commas"),
+        (["--network", "synth-vgg", "--network", "synth-mobile", "--untargeted"], "untargeted: expected one --surrogate and no --at, got 0 surrogates"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path, arguments, text):
