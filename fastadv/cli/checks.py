@@ -45,7 +45,7 @@ def _onnx(values: Mapping[str, Any]) -> tuple[str, str] | None:
 
 _NEEDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = MappingProxyType(
     {
-        **{name: _figures for name in _WITH_FIGURES},
+        **dict.fromkeys(_WITH_FIGURES, _figures),
         **{name: _named("report", name) for name in _WITH_PAGES},
         "report": _named("report", "report"),
         "serve": _named("serve", "serve"),

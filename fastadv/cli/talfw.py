@@ -35,11 +35,19 @@ from fastadv.cli.options import (
     run_config,
 )
 from fastadv.cli.show import attack_title, percent, print_notices, progress_bars, table
+from fastadv.core.errors import ArgumentError
 from fastadv.data import RunFolder
+from fastadv.data.stored import QUALITY, ImageFormat
 from fastadv.engine import Engine
 from fastadv.workflows import inputs
 from fastadv.workflows import talfw as building
+from fastadv.workflows.aims import check_goal
 from fastadv.workflows.talfw_files import reader
+
+
+class StoredAs(str, Enum):
+    png = "png"
+    jpeg = "jpeg"
 
 
 class Targets(str, Enum):
@@ -76,6 +84,16 @@ def talfw(
     drop_rate: DropRate = None,
     ensemble: EnsembleOf = None,
     ensemble_weights: EnsembleWeights = None,
+    stored: Annotated[
+        StoredAs, typer.Option("--format", help="Write changed and unchanged images alike in this format.")
+    ] = StoredAs.png,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help=f"Quality of --format jpeg (default: {QUALITY}).")
+    ] = None,
+    grey: Annotated[
+        bool,
+        typer.Option("--grey", help="Attack grey pictures by one change for all channels, so that they stay grey."),
+    ] = False,
     landmarks: Landmarks = None,
     seed: Seed = 0,
     slots: Slots = None,
@@ -88,10 +106,15 @@ def talfw(
 
     The fewest images that touch every pair are attacked as aligned crops; each change is put back into the original
     image, and everything is written in the layout of LFW, with its pairs and landmarks. Only the images of the pairs
-    are written. A killed run goes on when started again with the same command, and ends with the same bytes.
+    are written, changed and unchanged ones in one format (PNG unless --format says otherwise) and grey ones as grey.
+    Success is measured on the crops and again on the written files. A killed run goes on when started again with the
+    same command, and ends with the same bytes.
 
     Example: fastadv talfw --data lfw/ --model mobilefacenet --weights FILE --eps 10/255 --out talfw/
     """
+    if quality is not None and stored is not StoredAs.jpeg:
+        raise ArgumentError(f"quality: expected --format jpeg with it, got {quality} for {stored.value}")
+    written_as = ImageFormat(name=stored.value, quality=QUALITY if quality is None else quality)
     moves = build_attack(
         attack,
         eps=eps,
@@ -101,6 +124,7 @@ def talfw(
         ensemble_weights=ensemble_weights,
         device=device,
     )
+    check_goal(moves, "impersonate")
     aimed_at = building.choose_targets(None if targets is None else targets.value, moves)
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
@@ -123,6 +147,7 @@ def talfw(
         pairs=inputs.list_hash(chosen),
         orders=inputs.list_hash(aims),
     )
+    config["images"] = {"format": written_as.name, "quality": written_as.quality, "grey": grey}
     begin = time.perf_counter()
     with RunFolder.open(crops, config) as folder, progress_bars(quiet=as_json) as progress:
         summary = building.build(
@@ -134,6 +159,8 @@ def talfw(
             out=out,
             folder=folder,
             threshold=threshold,
+            stored=written_as,
+            grey=grey,
             seed=seed,
             engine=engine,
             progress=progress,
@@ -154,14 +181,19 @@ def _print_summary(summary: building.TalfwSummary, title: str, out: Path, second
         ("images changed, of all", f"{summary.changed} of {summary.images}"),
         ("pairs with both changed", f"{summary.both}"),
     ]
-    for label, made in (("towards others", summary.impersonation), ("away from their own", summary.evasion)):
+    for label, made, written in (
+        ("towards others", summary.impersonation, summary.impersonation_written),
+        ("away from their own", summary.evasion, summary.evasion_written),
+    ):
         if made is not None:
             rows.append((f"crops {label}, success", f"{percent(made.success)} of {made.images}"))
+            rows.append((f"written images {label}, success", f"{percent(written)} of {made.images}"))
     rows += [
         ("change left after alignment", percent(summary.kept)),
         ("largest change of a pixel", f"{255 * summary.linf:.0f}/255"),
         ("L2, mean", f"{summary.l2:.3f}"),
         ("time", f"{seconds:.1f} s"),
+        ("images written as", summary.stored),
         ("written to", str(out)),
     ]
     Console().print(table(title, rows, ("", "")))

@@ -52,7 +52,8 @@ class Method:
     def __post_init__(self) -> None:
         if self.name in CATALOG and CATALOG[self.name].ensemble:
             raise ArgumentError(
-                f"method: expected one that works on a single surrogate, got {self.name!r}; give --surrogate A+B instead"
+                f"method: expected one that works on a single surrogate, got {self.name!r}; "
+                "give --surrogate A+B instead"
             )
 
     @property
@@ -155,8 +156,8 @@ def check_plan(
             check_goal(made, "classify-as" if CATALOG[method.name].level == "logits" else "impersonate", "method")
             if not isinstance(made.attack, SignGradient):
                 raise ArgumentError(
-                    f"method: expected one whose last step is its result, such as fim or pgd, got {method.label}, which "
-                    "keeps the best of its trials"
+                    f"method: expected one whose last step is its result, such as fim or pgd, got {method.label}, "
+                    "which keeps the best of its trials"
                 )
             longest = max(longest, made.attack.steps)
             if CATALOG[method.name].level == "logits" and model.head is None:
