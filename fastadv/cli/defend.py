@@ -30,19 +30,19 @@ from fastadv.engine import Engine
 from fastadv.workflows import defend as defending
 from fastadv.workflows import defend_page, defend_plan, defend_results, inputs
 
+_FORMS = defend_plan.FORMS.replace("[@", "\\[@")  # no markup
+
 
 def defend(
     data: Data,
     model: Model,
-    defence: Annotated[
-        list[str], typer.Option(help=f"A defence, such as mean:3 or jpeg:20; give several. {defend_plan.FORMS}.")
-    ],
+    defence: Annotated[list[str], typer.Option(help=f"A defence, such as mean:3 or jpeg:20; give several. {_FORMS}.")],
     out: Annotated[
         Path, typer.Option(help="Where images, defences.json and report.html go; an unfinished run goes on.")
     ],
     weights: Weights = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="An attack, NAME[:STEPS][@EPS], such as fim:20@8/255; give several.")
+        list[str] | None, typer.Option(help="An attack, NAME[:STEPS]\\[@EPS], such as fim:20@8/255; give several.")
     ] = None,
     copy: Annotated[
         list[Path] | None,
@@ -138,7 +138,7 @@ def defend(
     console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
     console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))
     print_notices(defend_page.flag_lines(described))
-    console.print(f"{seconds:.0f} s; open {page}", highlight=False)
+    console.print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _made_by(path: Path) -> str | None:

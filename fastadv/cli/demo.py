@@ -32,4 +32,4 @@ def demo(
         rows.append((made.label, percent(attacked.accuracy if attacked else None)))
     console = Console()
     console.print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, ("", "accuracy")))
-    console.print(f"{result.seconds:.0f} s; open {result.report}", highlight=False)
+    console.print(f"{result.seconds:.0f} s; open {result.report}", highlight=False, markup=False, soft_wrap=True)

@@ -158,10 +158,25 @@ def fit(
     ]
     console = Console()
     console.print(table("AUC on the images that validate", rows, ("detector", "epoch", *groups)))
-    console.print(f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s", highlight=False)
-    console.print(f"best: {out / 'detectors' / made.best.configuration.label}.safetensors", highlight=False)
+    console.print(
+        f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"best: {out / 'detectors' / made.best.configuration.label}.safetensors",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     if (out / HEAD).is_file():
-        console.print(f"the network with its new class head, for --weights: {out / HEAD}", highlight=False)
+        console.print(
+            f"the network with its new class head, for --weights: {out / HEAD}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     print_notices(made.notices)
 
 
@@ -227,7 +242,7 @@ def evaluate(
         return
     print_evaluation(found)
     page = detect_page.render(study)
-    Console().print(f"{seconds:.0f} s; open {page}", highlight=False)
+    Console().print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 @detect.command(cls=Checked)
@@ -271,8 +286,10 @@ def score(
     if rows:
         console.print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
     if len(flagged) > _SHOWN:
-        console.print(f"and {len(flagged) - _SHOWN} more; --out writes them all", highlight=False)
-    console.print(f"{found.flagged} of {len(found.faces)} faces flagged", highlight=False)
+        console.print(
+            f"and {len(flagged) - _SHOWN} more; --out writes them all", highlight=False, markup=False, soft_wrap=True
+        )
+    console.print(f"{found.flagged} of {len(found.faces)} faces flagged", highlight=False, markup=False, soft_wrap=True)
 
 
 def _faces(

@@ -178,4 +178,4 @@ def identify(
     if result.summary is not None:
         print_notices(result.summary.notices)
     if out is not None:
-        console.print(f"written to {out}", highlight=False)
+        console.print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)

@@ -172,7 +172,12 @@ def talfw(
         return
     title = f"{attack_title(moves)}, {model.value}"
     _print_summary(summary, title, out, seconds)
-    Console().print(f"look at it with: fastadv verify {shlex.join(found)} --model ...", highlight=False, soft_wrap=True)
+    Console().print(
+        f"look at it with: fastadv verify {shlex.join(found)} --model ...",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:

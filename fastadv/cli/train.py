@@ -45,7 +45,7 @@ def train(
     adversarial: Annotated[
         str | None,
         typer.Option(
-            help="Attack a share of every batch, NAME[:STEPS][@EPS]: fim or pgd, or in one step ffm or fgsm. "
+            help="Attack a share of every batch, NAME[:STEPS]\\[@EPS]: fim or pgd, or in one step ffm or fgsm. "
             "Default: at 8/255."
         ),
     ] = None,
@@ -53,8 +53,8 @@ def train(
         float | None, typer.Option(help="Share of a batch that is attacked, in (0, 1]. Default: 0.5.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of pairs to validate on.")] = None,
-    identities: Annotated[int, typer.Option(help="Synthetic people to train on.")] = 1000,
-    per_identity: Annotated[int, typer.Option(help="Images of each of them.")] = 16,
+    identities: Annotated[int, typer.Option(min=2, help="With --data synthetic: people to train on.")] = 1000,
+    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each.")] = 16,
     landmarks: Landmarks = None,
     cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.")] = False,

@@ -25,7 +25,7 @@ def transfer(
     network: Annotated[list[str], typer.Option(help="A network that judges, NAME or NAME=WEIGHTS; give at least two.")],
     method: Annotated[
         list[str],
-        typer.Option(help="An attack, NAME[:STEPS][@DROP-RATE], such as fim:13 or dfanet-fim@0.05; give several."),
+        typer.Option(help="An attack, NAME[:STEPS]\\[@DROP-RATE], such as fim:13 or dfanet-fim@0.05; give several."),
     ],
     out: Annotated[
         Path, typer.Option(help="Where images, transfer.json and report.html go; an unfinished run goes on.")
@@ -177,7 +177,7 @@ def transfer(
         columns = ("method", "against", "networks", "difference", "p", "verdict")
         console.print(table("against the method that it adds to, after as many steps", compared_rows, columns))
     print_notices(tuple(described.get("notices", ())))
-    console.print(f"{seconds:.0f} s; open {page}", highlight=False)
+    console.print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _open_networks(texts: list[str], device: str) -> dict[str, FaceModel]:

@@ -145,4 +145,4 @@ def verify(
         return
     print_verification(result, title)
     if out is not None:
-        Console().print(f"written to {out}", highlight=False)
+        Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)

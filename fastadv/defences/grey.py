@@ -19,8 +19,8 @@ class Grey(Wraps):
 
     .. math:: y_c = \frac{1}{3} (x_1 + x_2 + x_3)
 
-    A grey image stays what it is (up to rounding), and the gradient through the mean is the same in all channels: an attack that starts
-    at a grey image ends at one.
+    A grey image stays what it is (up to rounding), and the gradient through the mean is the same in all channels: an
+    attack without a random start that begins at a grey image ends at one.
     """
 
     @property

@@ -67,8 +67,8 @@ class TalfwSummary:
         l2: Mean L2 norm of the change of a written image; likewise.
         impersonation: The attacks on the crops whose images go towards others, or None.
         evasion: The attacks on the crops whose images go away from others only, or None.
-        impersonation_written: Share of the former whose written image, decoded and aligned again, reaches the goal; None
-            where there are none.
+        impersonation_written: Share of the former whose written image, decoded and aligned again, reaches the goal;
+            None where there are none.
         evasion_written: Likewise of the latter.
         grey: How many of the attacked images are grey pictures.
         stored: How the images are written: ``"png"``, or ``"jpeg, quality 95"``.

@@ -21,7 +21,7 @@ def arguments(faces, out, *more, model="synth-shuffle"):
         (("--adversarial", "fim:x"), "with a whole number of steps, got 'fim:x'"),
         (("--adversarial", "fim:0"), "steps: expected 1 or more, got 0"),
         (("--adversarial", "ffm:3"), "ffm makes one step and takes no number of steps, got 3"),
-        (("--adversarial", "fim@x"), "eps must be a positive number such as 8/255 or 0.03, got 'x'"),
+        (("--adversarial", "fim@x"), "eps: expected a positive number such as 8/255 or 0.03, got 'x'"),
         (("--adversarial", "fim@2"), "eps: expected a number in (0, 1), such as 8/255, got 2.0"),
         (
             ("--adversarial", "fim", "--adversarial-share", "2"),

@@ -186,9 +186,7 @@ def test_a_plan_needs_image_files_crops_and_landmarks(lfw, tmp_path):
     with pytest.raises(ValueError, match=r"data: expected a source of aligned crops, got one of whole files"):
         plan(LFW(lfw, size=None), PAIRS)
     some = {k: v for k, v in read_landmarks(lfw / "landmarks.txt").items() if not k.startswith("Cy")}
-    with pytest.raises(
-        ValueError, match="landmarks: expected a line for every image of the pairs, got none for Cy/Cy_00"
-    ):
+    with pytest.raises(ValueError, match="landmarks: expected a line for every image of the pairs, .* Cy/Cy_00"):
         plan(LFW(lfw, landmarks=some), PAIRS)
     spaced = tmp_path / "faces" / "A b"
     spaced.mkdir(parents=True)
@@ -488,9 +486,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="out: expected a folder, got the file"):
         claim(tmp_path / "file")
-    with pytest.raises(
-        ValueError, match="out: expected a new or empty folder, or one of talfw, got .*, which holds file"
-    ):
+    with pytest.raises(ValueError, match="out: expected a new or empty folder, .*, which holds file"):
         claim(tmp_path)
     assert claim(tmp_path / "new") == tmp_path / "new" / "crops"
     assert not (tmp_path / "new").exists()
