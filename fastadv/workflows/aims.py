@@ -258,8 +258,9 @@ class Aim:
 
         def goal_of(order: Order, face: Face) -> Goal:
             target = source.load(order.target).image[None] if order.target else None
-            if self.needs_gallery:
-                assert enrolled is not None
+            if target is None and self.needs_target:
+                raise ArgumentError(f"target: expected an image for the goal {self.goal}, got none for {order.name}")
+            if self.needs_gallery and enrolled is not None:  # so it is, see above
                 return self._by_gallery(order, target, enrolled)
             if self.goal == "misclassify":
                 return Misclassify(_said(model, face.image[None]))

@@ -68,7 +68,8 @@ class Method:
         Raises:
             ValueError: The name is not known, or the method takes no drop rate.
         """
-        count = (self.steps or steps) if self.name not in CATALOG or CATALOG[self.name].steps else None
+        usual = steps if self.name not in CATALOG or CATALOG[self.name].steps else None
+        count = usual if self.steps is None else self.steps
         made = as_recipe(by_name(self.name, eps=eps, steps=count, rate=self.rate))
         if not others:
             return made

@@ -110,6 +110,56 @@ def test_verdicts_compare_a_method_with_what_it_adds_to(made):
         assert row["white_box"] == (row["target"] in row["surrogate"].split("+"))
 
 
+def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> transferring.Transfer:
+    """A study of four pairs: the hits of each cell's measurements as text, ``"..xx"`` by steps, ``/`` between them."""
+    made = []
+    for label, steps, hits in cells:
+        method = parse_method(label)
+        rows = [[[1.0 if mark == "x" else -1.0 for mark in row]] * 2 for row in hits.split("/")]
+        made.append(
+            transferring.Cell(
+                surrogate="synth-vgg",
+                method=label,
+                name=method.name,
+                rate=method.rate,
+                steps=steps,
+                similarity=np.array(rows, np.float32),
+            )
+        )
+    pairs = tuple((f"a/{k}", f"b/{k}") for k in range(4))
+    return transferring.Transfer(verifiers=verifiers, pairs=pairs, clean=np.zeros((2, 4)), cells=tuple(made))
+
+
+def test_a_method_is_compared_with_its_base_after_as_many_steps(verifiers):
+    """The base that comes first has fewer steps and fewer hits: 100 steps against 13 would be a gain of the steps."""
+    found = invented(verifiers, ("fim:13", (13,), "...."), ("fim", (100,), "xxx."), ("dfanet-fim@0.02", (100,), "xxxx"))
+    base = found.base(found.cells[2])
+    assert (base.label, base.steps) == ("fim", 100)
+    assert found.against_base(found.cells[2], "synth-mobile").difference == pytest.approx(0.25)
+    plain = [row for row in transferring.describe(found)["cells"] if row["method"] == "dfanet-fim@0.02"]
+    assert [(row["base"], row["base_steps"]) for row in plain] == [("fim", 100)] * 2
+    assert found.notices() == ()
+
+
+def test_a_measurement_on_the_way_is_such_a_base(verifiers):
+    found = invented(verifiers, ("fim", (13, 100), "x.../xxxx"), ("m-fim:13", (13,), "xx.."))
+    base = found.base(found.cells[1])
+    assert (base.label, base.steps) == ("fim at 13 of 100 steps", 13)
+    assert found.against_base(found.cells[1], "synth-mobile").difference == pytest.approx(0.25)
+
+
+def test_a_base_of_other_steps_only_is_none_and_the_study_says_so(verifiers):
+    found = invented(verifiers, ("fim:13", (13,), "...."), ("dfanet-fim@0.02", (100,), "xxxx"))
+    assert found.base(found.cells[1]) is None
+    assert list(transferring.verdicts(found)) == []
+    plain = transferring.describe(found)
+    assert {(row["base"], row["base_steps"]) for row in plain["cells"]} == {(None, None)}
+    assert plain["notices"] == [
+        "dfanet-fim@0.02 (100 steps) is not compared with fim, which was measured after 13 steps; add --method fim:100 "
+        "or --at 100"
+    ]
+
+
 def test_a_study_that_was_stopped_ends_the_same(made, verifiers, tmp_path):
     _, whole = made
     calls = itertools.count()
