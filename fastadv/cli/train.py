@@ -72,7 +72,8 @@ def train(
     if ctx.invoked_subcommand is not None:
         if ctx.params["data"] is not None:
             raise ArgumentError(
-                f"{ctx.invoked_subcommand} must come first: fastadv train {ctx.invoked_subcommand} --data ..."
+                f"{ctx.invoked_subcommand}: expected it before all options, got it after; "
+                f"fastadv train {ctx.invoked_subcommand} --data ..."
             )
         return
     where = data if data == "synthetic" else Path(data)
@@ -141,10 +142,10 @@ def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: b
     if head and (text is not None or fine_tune):
         given = "--fine-tune" if text is None else "--adversarial"
         raise ArgumentError(
-            f"{given} must not be given with --head: a head is trained on a network that stays as it is"
+            f"{given}: expected it without --head, got both; a head is trained on a network that stays as it is"
         )
     if text is None:
         if share is not None:
-            raise ArgumentError(f"--adversarial-share needs --adversarial, got {share} alone")
+            raise ArgumentError(f"--adversarial-share: expected --adversarial with it, got {share} alone")
         return None
     return training.parse_adversarial(text, share=share)

@@ -141,10 +141,12 @@ class Transfer:
             others = sorted({k for c in self._bases(cell) for k in c.steps})
             if others and self.base(cell) is None:
                 base, steps = BASES[cell.name], cell.steps[-1]
-                lines[
+                mend = f"--at {steps}" if others[-1] > steps else f"--method {base}:{steps}"
+                line = (
                     f"{cell.method} ({steps} steps) is not compared with {base}, which was measured after "
-                    f"{', '.join(map(str, others))} steps; add --method {base}:{steps} or --at {steps}"
-                ] = None
+                    f"{', '.join(map(str, others))} steps; add {mend}"
+                )
+                lines[line] = None
         return tuple(lines)
 
 

@@ -91,9 +91,10 @@ def parse_method(text: str) -> Method:
     except ValueError as error:
         if "single surrogate" in str(error):
             raise
+        names = "" if name in CATALOG else f" with a name of {', '.join(CATALOG)}"
+        hint = "; it needs --untargeted" if name == "gd-uap" else ""
         raise ArgumentError(
-            f"method: expected NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE with a name of {', '.join(CATALOG)}, "
-            f"got {text!r}"
+            f"method: expected NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE such as fim:13{names}, got {text!r}{hint}"
         ) from None
 
 

@@ -155,8 +155,7 @@ def test_a_base_of_other_steps_only_is_none_and_the_study_says_so(verifiers):
     plain = transferring.describe(found)
     assert {(row["base"], row["base_steps"]) for row in plain["cells"]} == {(None, None)}
     assert plain["notices"] == [
-        "dfanet-fim@0.02 (100 steps) is not compared with fim, which was measured after 13 steps; add --method fim:100 "
-        "or --at 100"
+        "dfanet-fim@0.02 (100 steps) is not compared with fim, which was measured after 13 steps; add --method fim:100"
     ]
 
 
