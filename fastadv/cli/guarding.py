@@ -48,7 +48,7 @@ def open_guard(
     if false_alarm is not None:
         if threshold is not None:
             raise ArgumentError(
-                f"--threshold: expected it or --false-alarm, got both, {threshold:g} and {false_alarm:g}; give one of them"
+                f"--threshold: expected it or --false-alarm, got both ({threshold:g} and {false_alarm:g})"
             )
         if found.thresholds is None:
             raise ArgumentError(

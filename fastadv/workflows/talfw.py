@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.data import LFW, Face, FaceSource, IdentityFolder, Pair, RunFolder, to_uint8
+from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, RunFolder, to_uint8
 from fastadv.data.cover import cover
 from fastadv.data.faces import several
 from fastadv.data.files import is_temporary, write_atomically
@@ -270,7 +270,7 @@ def build(
         ways.append((", grey", in_grey(moves), Grey().wrap(model), greys))
     made: dict[str, AttackSummary | None] = {}
     for kind, goal_of in (("impersonate", goals.impersonate), ("evade", goals.evade)):
-        rows = {}
+        rows: dict[str, ManifestRow] = {}
         for label, way, network, names in ways:
             orders = [_order(aim) for aim in aims if aim.goal == kind and aim.name in names]
             found = produce(
