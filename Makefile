@@ -48,6 +48,8 @@ wheel-test: $(VENV)/.built
 triton-compile: $(VENV)/.built
 	$(BIN)/python -m pytest -q tests/compile
 
+# a warning of the compiler ends the builds of this target, and of no other: a user's compiler has warnings of its own
+ci: export FASTADV_WERROR = on
 ci: lint types test wheel-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run

@@ -3,6 +3,7 @@
 from fastadv import attacks, data, detection
 from fastadv._version import __version__
 from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, SignGradient
+from fastadv.core.errors import Error
 from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, run, stream_jobs
 from fastadv.models import FaceModel, load
 from fastadv.workflows.production import stream
@@ -13,6 +14,7 @@ __all__ = [
     "AttackWarning",
     "ClassifyAs",
     "Engine",
+    "Error",
     "Evade",
     "FaceModel",
     "Impersonate",

@@ -283,6 +283,8 @@ def by_name(
     if bool(others) != entry.ensemble:
         wanted = "needs at least one other model" if entry.ensemble else "works on one model"
         raise ArgumentError(f"{name} {wanted}, got others={[m.name for m in others]}")
+    if weights is not None and not entry.ensemble:
+        raise ArgumentError(f"weights: expected an attack on several models, got {list(weights)} for {name}")
     given: dict[str, Any] = {"eps": eps, "steps": steps, "rate": rate, "weights": weights}
     given = {key: value for key, value in given.items() if value is not None}
     return entry.make(**given, others=others) if entry.ensemble else entry.make(**given)

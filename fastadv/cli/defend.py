@@ -31,19 +31,19 @@ from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import defend as defending
 from fastadv.workflows import defend_page, defend_plan, defend_results, inputs
 
+_FORMS = defend_plan.FORMS.replace("[@", "\\[@")  # no markup
+
 
 def defend(
     data: Data,
     model: Model,
-    defence: Annotated[
-        list[str], typer.Option(help=f"A defence, such as mean:3 or jpeg:20; give several. {defend_plan.FORMS}.")
-    ],
+    defence: Annotated[list[str], typer.Option(help=f"A defence, such as mean:3 or jpeg:20; give several. {_FORMS}.")],
     out: Annotated[
         Path, typer.Option(help="Where images, defences.json and report.html go; an unfinished run goes on.")
     ],
     weights: Weights = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="An attack, NAME[:STEPS][@EPS], such as fim:20@8/255; give several.")
+        list[str] | None, typer.Option(help="An attack, NAME[:STEPS]\\[@EPS], such as fim:20@8/255; give several.")
     ] = None,
     copy: Annotated[
         list[Path] | None,
@@ -148,4 +148,4 @@ def defend(
     console.print(table(f"{title}, by goal", defend_page.within_rows(described), defend_page.WITHIN))
     print_notes((defend_page.NORMS_NOTE,))
     print_notices(defend_page.flag_lines(described))
-    console.print(f"{seconds:.0f} s; open {page}", highlight=False)
+    console.print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)

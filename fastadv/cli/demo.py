@@ -37,4 +37,4 @@ def demo(
     console = Console()
     header = ("", "accuracy", "success", "met before", "success of the rest")
     console.print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, header))
-    console.print(f"{result.seconds:.0f} s; open {result.report}", highlight=False)
+    console.print(f"{result.seconds:.0f} s; open {result.report}", highlight=False, markup=False, soft_wrap=True)

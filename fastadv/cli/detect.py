@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fastadv.cli.checks import Checked
 from fastadv.cli.detect_tables import print_cells, print_evaluation
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
 from fastadv.cli.show import percent, print_notices, progress_bars, table
@@ -58,7 +59,7 @@ _DATA_HELP = "A folder of identities, LFW, an InsightFace .bin, .tar shards, or 
 Faces = Annotated[Path, typer.Option("--data", help=_DATA_HELP)]
 
 
-@detect.command()
+@detect.command(cls=Checked)
 def fit(
     data: Faces,
     model: Network,
@@ -165,14 +166,29 @@ def fit(
     console = Console()
     console.print(table("AUC on the images that validate", rows, ("detector", "epoch", *groups)))
     print_cells(described["cells"])
-    console.print(f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s", highlight=False)
-    console.print(f"best: {out / 'detectors' / made.best.configuration.label}.safetensors", highlight=False)
+    console.print(
+        f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"best: {out / 'detectors' / made.best.configuration.label}.safetensors",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     if (out / HEAD).is_file():
-        console.print(f"the network with its new class head, for --weights: {out / HEAD}", highlight=False)
+        console.print(
+            f"the network with its new class head, for --weights: {out / HEAD}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     print_notices(made.notices)
 
 
-@detect.command()
+@detect.command(cls=Checked)
 def evaluate(
     study: Annotated[Path, typer.Argument(help="The folder that 'fastadv detect fit' wrote.")],
     data: Faces,
@@ -235,10 +251,10 @@ def evaluate(
     print_evaluation(found)
     print_cells(json.loads((study / fitting.EVALUATION).read_bytes())["cells"])
     page = detect_page.render(study)
-    Console().print(f"{seconds:.0f} s; open {page}", highlight=False)
+    Console().print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
 
 
-@detect.command()
+@detect.command(cls=Checked)
 def score(
     detector: Annotated[Path, typer.Argument(help="A file of detectors/ that 'fastadv detect fit' wrote.")],
     data: Data,
@@ -282,8 +298,10 @@ def score(
     if rows:
         console.print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
     if len(flagged) > _SHOWN:
-        console.print(f"and {len(flagged) - _SHOWN} more; --out writes them all", highlight=False)
-    console.print(f"{found.flagged} of {len(found.faces)} faces flagged", highlight=False)
+        console.print(
+            f"and {len(flagged) - _SHOWN} more; --out writes them all", highlight=False, markup=False, soft_wrap=True
+        )
+    console.print(f"{found.flagged} of {len(found.faces)} faces flagged", highlight=False, markup=False, soft_wrap=True)
 
 
 def _faces(

@@ -13,12 +13,17 @@ from fastadv.workflows import doctor as checking
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine has: versions, CPU features, and which backend runs which operation, or why not."""
+    """Report what this machine has: versions, CPU and CUDA features, optional packages, and which backend runs."""
     report = checking.examine()
     if as_json:
         print(json.dumps(asdict(report)))
         return
     console = Console()
     console.print(table("fastadv doctor", list(report.facts), ("what", "found")))
+    packages = [
+        (package.name, package.version or "missing", package.use, "" if package.version else package.install)
+        for package in report.packages
+    ]
+    console.print(table("Optional packages", packages, ("package", "version", "gives", "install")))
     rows = [(b.op, b.backend, "yes" if b.available else "no", b.reason) for b in report.backends]
     console.print(table("Backends", rows, ("operation", "backend", "runs", "why")))

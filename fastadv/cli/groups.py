@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 from typer.core import TyperGroup
+
+from fastadv.cli.checks import check, check_texts
 
 
 class OwnOptions(TyperGroup):
@@ -15,6 +19,7 @@ class OwnOptions(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """The arguments after the options; options are not required before a sub-command."""
+        check_texts(args)
         if not args or args[0] not in self.commands:
             return super().parse_args(ctx, args)
         ctx.resilient_parsing = True
@@ -22,3 +27,8 @@ class OwnOptions(TyperGroup):
             return super().parse_args(ctx, args)
         finally:
             ctx.resilient_parsing = False
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Check the options of the callback, and run it or the sub-command."""
+        check(str(self.name), ctx.params)
+        return super().invoke(ctx)

@@ -47,9 +47,13 @@ def open_guard(
     found = load_detector(detector)
     if false_alarm is not None:
         if threshold is not None:
-            raise ArgumentError("--threshold and --false-alarm exclude each other; give one of them")
+            raise ArgumentError(
+                f"--threshold: expected it or --false-alarm, got both ({threshold:g} and {false_alarm:g})"
+            )
         if found.thresholds is None:
-            raise ArgumentError(f"{detector} is not calibrated, so --false-alarm has no meaning; give --threshold")
+            raise ArgumentError(
+                f"--false-alarm: expected a calibrated detector, got {detector} without thresholds; give --threshold"
+            )
         threshold = found.thresholds.at_false_alarm(false_alarm)
     opened = inputs.open_model(model, weights, device=device)
     check_network(found, opened)

@@ -185,4 +185,4 @@ def identify(
     print_notes(result.clean.notes)
     print_attacks({result.aim or "": result.summary}, "the attack")
     if out is not None:
-        console.print(f"written to {out}", highlight=False)
+        console.print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)

@@ -43,16 +43,18 @@ Data = Annotated[
         help="A folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace .bin, or .tar shards."
     ),
 ]
-Model = Annotated[ModelName, typer.Option(help="The architecture to attack.")]
+Model = Annotated[ModelName, typer.Option(help="Architecture of the network.")]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Its weights: a safetensors file or a torch checkpoint. The synth-... networks bring theirs."),
+    typer.Option(
+        help="Weights of the network: a safetensors file or a torch checkpoint. The synth-... networks bring theirs."
+    ),
 ]
 Eps = Annotated[
     str | None,
     typer.Option(help="Radius of the budget, pixels in [0, 1]: 8/255 or 0.03. Default: the attack's, mostly 8/255."),
 ]
-Steps = Annotated[int | None, typer.Option(help="Steps of an iterative attack. Default: the paper's.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of an iterative attack (default: the paper's).")]
 Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")]
 Margin = Annotated[
     float | None,
@@ -62,24 +64,38 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE, another option of the attack's own; may be given several times."),
 ]
-DropRate = Annotated[float | None, typer.Option(help="Of the dfanet attacks. Default: the paper's for the network.")]
+DropRate = Annotated[
+    float | None, typer.Option(help="Dropout rate for dfanet attacks (default: the paper's for the architecture).")
+]
 EnsembleOf = Annotated[
     list[str] | None,
-    typer.Option(help="A further model of an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
+    typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
 ]
 EnsembleWeights = Annotated[
-    str | None, typer.Option(help="Weights of an e- attack such as 2,1,1; --model's first. Default: all alike.")
+    str | None,
+    typer.Option(help="Weigh the networks of an e- attack, --model's first, such as 2,1,1 (default: all alike)."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of every random number.")]
-Slots = Annotated[int | None, typer.Option(help="Images in flight. Default: one batch.")]
-Batch = Annotated[int | None, typer.Option(help="Images per evaluation; 0 measures. Default: 16 on a CPU, 64 on CUDA.")]
-Prec = Annotated[Precision, typer.Option(help="Of the gradient; the verdict is always float32.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-Landmarks = Annotated[Path | None, typer.Option(help="Five points per image; LFW's own landmarks.txt is found.")]
-MetricOf = Annotated[Metric, typer.Option(help="How two embeddings are compared.")]
-Limit = Annotated[int | None, typer.Option(help="Only so many.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
+Slots = Annotated[
+    int | None,
+    typer.Option(min=1, help="Attack this many images at a time, a multiple of --batch (default: one batch)."),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Images per gradient evaluation; 0 measures the fastest (default: 16 on a CPU, 64 on CUDA)."
+    ),
+]
+Prec = Annotated[Precision, typer.Option(help="Precision of the gradient; success is always measured in float32.")]
+Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
+Landmarks = Annotated[
+    Path | None,
+    typer.Option(help="Align each image by its five points in this file (default: landmarks.txt in LFW's folder)."),
+]
+MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by this metric.")]
+Limit = Annotated[int | None, typer.Option(help="Process at most N images.")]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Remove the run that --out holds, and begin anew; other files there stay.")
+    bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew; other files there stay.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 

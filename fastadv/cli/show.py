@@ -60,11 +60,11 @@ def progress_bars(*, quiet: bool) -> Iterator[inputs.Progress]:
 
 
 def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
     for k, name in enumerate(header):
         table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # a name in brackets is no markup
     return table
 
 

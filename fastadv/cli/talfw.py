@@ -35,11 +35,19 @@ from fastadv.cli.options import (
     build_attack,
 )
 from fastadv.cli.show import attack_title, percent, print_attacks, progress_bars, table
+from fastadv.core.errors import ArgumentError
+from fastadv.data.stored import QUALITY, ImageFormat
 from fastadv.engine import Engine
 from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import inputs
 from fastadv.workflows import talfw as building
+from fastadv.workflows.aims import check_goal
 from fastadv.workflows.talfw_files import reader
+
+
+class StoredAs(str, Enum):
+    png = "png"
+    jpeg = "jpeg"
 
 
 class Targets(str, Enum):
@@ -76,6 +84,16 @@ def talfw(
     drop_rate: DropRate = None,
     ensemble: EnsembleOf = None,
     ensemble_weights: EnsembleWeights = None,
+    stored: Annotated[
+        StoredAs, typer.Option("--format", help="Write changed and unchanged images alike in this format.")
+    ] = StoredAs.png,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help=f"Quality of --format jpeg (default: {QUALITY}).")
+    ] = None,
+    grey: Annotated[
+        bool,
+        typer.Option("--grey", help="Attack grey pictures by one change for all channels, so that they stay grey."),
+    ] = False,
     landmarks: Landmarks = None,
     seed: Seed = 0,
     slots: Slots = None,
@@ -89,10 +107,15 @@ def talfw(
 
     The fewest images that touch every pair are attacked as aligned crops; each change is put back into the original
     image, and everything is written in the layout of LFW, with its pairs and landmarks. Only the images of the pairs
-    are written. A killed run goes on when started again with the same command, and ends with the same bytes.
+    are written, changed and unchanged ones in one format (PNG unless --format says otherwise) and grey ones as grey.
+    Success is measured on the crops and again on the written files. A killed run goes on when started again with the
+    same command, and ends with the same bytes.
 
     Example: fastadv talfw --data lfw/ --model mobilefacenet --weights FILE --eps 10/255 --out talfw/
     """
+    if quality is not None and stored is not StoredAs.jpeg:
+        raise ArgumentError(f"quality: expected --format jpeg with it, got {quality} for {stored.value}")
+    written_as = ImageFormat(name=stored.value, quality=QUALITY if quality is None else quality)
     moves = build_attack(
         attack,
         eps=eps,
@@ -102,6 +125,7 @@ def talfw(
         ensemble_weights=ensemble_weights,
         device=device,
     )
+    check_goal(moves, "impersonate")
     aimed_at = building.choose_targets(None if targets is None else targets.value, moves)
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
@@ -126,6 +150,7 @@ def talfw(
             "threshold": threshold,
             "pairs": list_hash(chosen),
             "orders": list_hash(aims),
+            "images": {"format": written_as.name, "quality": written_as.quality, "grey": grey},
         },
     )
     begin = time.perf_counter()
@@ -139,6 +164,8 @@ def talfw(
             out=out,
             folder=folder,
             threshold=threshold,
+            stored=written_as,
+            grey=grey,
             seed=seed,
             engine=engine,
             progress=progress,
@@ -150,7 +177,12 @@ def talfw(
         return
     title = f"{attack_title(moves)}, {model.value}"
     _print_summary(summary, title, out, seconds)
-    Console().print(f"look at it with: fastadv verify {shlex.join(found)} --model ...", highlight=False, soft_wrap=True)
+    Console().print(
+        f"look at it with: fastadv verify {shlex.join(found)} --model ...",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:
@@ -159,11 +191,18 @@ def _print_summary(summary: building.TalfwSummary, title: str, out: Path, second
         ("images changed, of all", f"{summary.changed} of {summary.images}"),
         ("pairs with both changed", f"{summary.both}"),
     ]
+    for label, made, written in (
+        ("towards others", summary.impersonation, summary.impersonation_written),
+        ("away from their own", summary.evasion, summary.evasion_written),
+    ):
+        if made is not None:
+            rows.append((f"written images {label}, success", f"{percent(written)} of {made.images}"))
     rows += [
         ("change left after alignment", percent(summary.kept)),
         ("largest change of a pixel, all changed images", f"{255 * summary.linf:.0f}/255"),
         ("L2, mean of all changed images", f"{summary.l2:.3f}"),
         ("time", f"{seconds:.1f} s"),
+        ("images written as", summary.stored),
         ("written to", str(out)),
     ]
     Console().print(table(title, rows, ("", "")))

@@ -45,7 +45,7 @@ def train(
     adversarial: Annotated[
         str | None,
         typer.Option(
-            help="Attack a share of every batch, NAME[:STEPS][@EPS]: fim or pgd, or in one step ffm or fgsm. "
+            help="Attack a share of every batch, NAME[:STEPS]\\[@EPS]: fim or pgd, or in one step ffm or fgsm. "
             "Default: at 8/255."
         ),
     ] = None,
@@ -53,8 +53,8 @@ def train(
         float | None, typer.Option(help="Share of a batch that is attacked, in (0, 1]. Default: 0.5.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of pairs to validate on.")] = None,
-    identities: Annotated[int, typer.Option(help="Synthetic people to train on.")] = 1000,
-    per_identity: Annotated[int, typer.Option(help="Images of each of them.")] = 16,
+    identities: Annotated[int, typer.Option(min=2, help="With --data synthetic: people to train on.")] = 1000,
+    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each.")] = 16,
     landmarks: Landmarks = None,
     cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.")] = False,
@@ -73,7 +73,8 @@ def train(
     if ctx.invoked_subcommand is not None:
         if ctx.params["data"] is not None:
             raise ArgumentError(
-                f"{ctx.invoked_subcommand} must come first: fastadv train {ctx.invoked_subcommand} --data ..."
+                f"{ctx.invoked_subcommand}: expected it before all options, got it after; "
+                f"fastadv train {ctx.invoked_subcommand} --data ..."
             )
         return
     where = data if data == "synthetic" else Path(data)
@@ -143,10 +144,10 @@ def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: b
     if head and (text is not None or fine_tune):
         given = "--fine-tune" if text is None else "--adversarial"
         raise ArgumentError(
-            f"{given} must not be given with --head: a head is trained on a network that stays as it is"
+            f"{given}: expected it without --head, got both; a head is trained on a network that stays as it is"
         )
     if text is None:
         if share is not None:
-            raise ArgumentError(f"--adversarial-share needs --adversarial, got {share} alone")
+            raise ArgumentError(f"--adversarial-share: expected --adversarial with it, got {share} alone")
         return None
     return training.parse_adversarial(text, share=share)

@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, Prec, Precision, Seed
-from fastadv.cli.show import percent, print_notes, progress_bars, table
+from fastadv.cli.show import percent, print_notes, print_notices, progress_bars, table
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
+from fastadv.recognition import PairedDifference
 from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import inputs, transfer_page, transfer_plan
 from fastadv.workflows import transfer as transferring
@@ -24,7 +25,7 @@ def transfer(
     network: Annotated[list[str], typer.Option(help="A network that judges, NAME or NAME=WEIGHTS; give at least two.")],
     method: Annotated[
         list[str],
-        typer.Option(help="An attack, NAME[:STEPS][@DROP-RATE], such as fim:13 or dfanet-fim@0.05; give several."),
+        typer.Option(help="An attack, NAME[:STEPS]\\[@DROP-RATE], such as fim:13 or dfanet-fim@0.05; give several."),
     ],
     out: Annotated[
         Path, typer.Option(help="Where images, transfer.json and report.html go; an unfinished run goes on.")
@@ -37,12 +38,16 @@ def transfer(
         bool,
         typer.Option("--untargeted", help="Attack half of the images away from themselves: ROC curves. Has gd-uap."),
     ] = False,
-    eps: Annotated[str, typer.Option(help="Radius of the budget, pixels in [0, 1].")] = "10/255",
-    steps: Annotated[int, typer.Option(min=1, help="Of the iterative methods that do not say their own.")] = 1500,
+    eps: Annotated[str, typer.Option(help="Radius of the L-infinity budget, pixels in [0, 1].")] = "10/255",
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the iterative methods that are given without their own.")
+    ] = 1500,
     at: Annotated[str | None, typer.Option(help="Measure after these numbers of steps too, such as 13,50,200.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Negative pairs.")] = 10000,
-    images: Annotated[int, typer.Option(min=1, help="Sources, and as many targets, that they are drawn from.")] = 100,
-    far: Annotated[float, typer.Option(help="False accept rate of every network's threshold.")] = 1e-3,
+    pairs: Annotated[int, typer.Option(min=1, help="Attack this many pairs of different people.")] = 10000,
+    images: Annotated[
+        int, typer.Option(min=1, help="Draw the pairs from this many sources and as many targets.")
+    ] = 100,
+    far: Annotated[float, typer.Option(help="Set every network's threshold at this false accept rate.")] = 1e-3,
     verification: Annotated[
         Path | None, typer.Option(help="CSV first,second,same for the thresholds instead of LFW's pairs.txt.")
     ] = None,
@@ -64,16 +69,35 @@ def transfer(
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
     radius = inputs.parse_eps(eps)
+    kinds = [m if untargeted and m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
+    checkpoints = () if at is None else inputs.parse_counts("at", at)
+    chosen_folds = None if folds is None else inputs.parse_folds(folds)
+    if untargeted and (surrogate is None or len(surrogate) != 1 or at is not None):
+        raise ArgumentError(
+            f"untargeted: expected one --surrogate and no --at, got {len(surrogate or ())} surrogates"
+            f"{'' if at is None else ' and --at'}"
+        )
     models = _open_networks(network, device)
     (size,) = {m.input_size for m in models.values()}
     source = inputs.open_faces(data, size=size[0], landmarks=landmarks)
-    listed = inputs.open_pairs(source, file=verification, folds=None if folds is None else inputs.parse_folds(folds))
+    listed = inputs.open_pairs(source, file=verification, folds=chosen_folds, option="--verification")
+    if untargeted:
+        comparing.check_plan(models, surrogate=(surrogate or [""])[0], methods=kinds, eps=radius, steps=steps)
+    else:
+        transfer_plan.check_plan(
+            models,
+            surrogates=surrogate or list(models),
+            methods=[m for m in kinds if not isinstance(m, str)],
+            eps=radius,
+            steps=steps,
+            at=checkpoints,
+            pairs=pairs,
+            images=images,
+        )
+        transfer_plan.draw_images(source, images, seed=seed)  # so many people are there
+        transfer_plan.check_far(far, listed)
     engine = settle(Engine(batch=batch, precision=precision.value), next(iter(models.values())), out)
     surrogates = surrogate or list(models)
-    kinds = [m if untargeted and m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
-    checkpoints = () if at is None else inputs.parse_counts("at", at)
-    if untargeted and (len(surrogates) != 1 or at is not None):
-        raise ArgumentError("--untargeted needs one --surrogate and takes no --at")
     used = {n for p in listed for n in (p.first, p.second)}
     if not untargeted:
         used.update(name for names in transfer_plan.draw_images(source, images, seed=seed) for name in names)
@@ -98,6 +122,7 @@ def transfer(
         },
     )
     begin = time.perf_counter()
+    verdicts: list[tuple[str, str, str, str, PairedDifference]] = []
     if untargeted:
         with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
             compared = comparing.untargeted(
@@ -123,8 +148,7 @@ def transfer(
         title = f"{described['pairs']} pairs, one image of most attacked on {surrogates[0]}"
         notes = described["notes"]
     else:
-        chosen = [kind for kind in kinds if not isinstance(kind, str)]
-        transfer_plan.check_far(far, listed)
+        chosen = [m for m in kinds if not isinstance(m, str)]
         with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
             verifiers = {
                 name: transfer_plan.calibrate(source, listed, model, far=far, progress=progress)
@@ -148,6 +172,7 @@ def transfer(
             transferring.save(study, folder)
         described = transferring.describe(study)
         rows = [(c.surrogate, c.method, *(percent(study.hit_rate(c, name)) for name in models)) for c in study.cells]
+        verdicts = list(transferring.verdicts(study))
         header, title = ("surrogate", "method", *models), f"hit rates, {len(study.pairs)} pairs"
         before = {name: int(study.met(name).sum()) for name in models}
         notes = [f"met before: {', '.join(f'{n} of {len(study.pairs)} ({name})' for name, n in before.items())}"]
@@ -159,7 +184,15 @@ def transfer(
     console = Console()
     console.print(table(f"{title}, eps {inputs.show_eps(radius)}", rows, header))
     print_notes(notes)
-    console.print(f"{seconds:.0f} s; open {page}", highlight=False)
+    compared_rows = [
+        (method, base, f"{surrogate} → {target}", f"{100 * found.difference:+.1f} %", f"{found.p:.2g}", found.verdict)
+        for surrogate, target, method, base, found in verdicts
+    ]
+    if compared_rows:
+        columns = ("method", "against", "networks", "difference", "p", "verdict")
+        console.print(table("against the method that it adds to, after as many steps", compared_rows, columns))
+    print_notices(tuple(described.get("notices", ())))
+    console.print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _open_networks(texts: list[str], device: str) -> dict[str, FaceModel]:
@@ -167,9 +200,9 @@ def _open_networks(texts: list[str], device: str) -> dict[str, FaceModel]:
     for text in texts:
         name = text.partition("=")[0]
         if name in models:
-            raise ArgumentError(f"network must be given once each, got {name!r} twice")
+            raise ArgumentError(f"network: expected each one once, got {name!r} twice")
         models[name] = inputs.open_named_model(text, device=device)
     if len(models) < 2 or len({m.input_size for m in models.values()}) > 1:
         got = ", ".join(f"{n} {m.input_size}" for n, m in models.items())
-        raise ArgumentError(f"network must be given at least twice, all of one input size, got {got}")
+        raise ArgumentError(f"network: expected two or more of one input size, got {got}")
     return models

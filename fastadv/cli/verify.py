@@ -42,6 +42,7 @@ from fastadv.engine import Engine
 from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.workflows import inputs
 from fastadv.workflows import verify as verifying
+from fastadv.workflows.aims import check_goal
 
 
 def verify(
@@ -97,6 +98,7 @@ def verify(
             ensemble_weights=ensemble_weights,
             device=device,
         )
+        check_goal(moves, "impersonate")
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
     chosen = inputs.open_pairs(
@@ -149,4 +151,4 @@ def verify(
         return
     print_verification(result, title)
     if out is not None:
-        Console().print(f"written to {out}", highlight=False)
+        Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)

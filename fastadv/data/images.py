@@ -31,6 +31,7 @@ MAX_BYTES = 256 * 2**20
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 _MODES_8_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_RGB, _PNG_GREY = 2, 0
 _FILTER_UP = 2
 _ORIENTATION = 0x0112  # of EXIF; from 5 on the picture is turned by a quarter
 
@@ -287,15 +288,26 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
         ValueError: Another shape or type, or no pixels.
     """
     _check_pixels(image, dimensions=(3,))
-    height, width, _ = image.shape
-    rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)
-    flat = np.ascontiguousarray(image).reshape(height, 3 * width)
+    return _png(np.ascontiguousarray(image), _PNG_RGB)
+
+
+def encode_grey_png(image: NDArray[np.uint8]) -> bytes:
+    """As `encode_png`, of one channel: (H, W) uint8."""
+    if image.ndim != 2 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ArgumentError(f"image: expected (H, W) uint8 with pixels, got {image.shape} {image.dtype}")
+    return _png(np.ascontiguousarray(image)[..., None], _PNG_GREY)
+
+
+def _png(image: NDArray[np.uint8], colours: int) -> bytes:
+    height, width, channels = image.shape
+    rows = np.empty((height, 1 + channels * width), dtype=np.uint8)
+    flat = image.reshape(height, channels * width)
     rows[:, 0] = _FILTER_UP
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format wants
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     body = packer.compress(rows.tobytes()) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
     return _PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 

@@ -119,11 +119,36 @@ def _pair(row: list[str], columns: int, where: str) -> Pair:
     first, second, same, *rest = (field.strip() for field in row)
     if same.lower() not in _SAME:
         raise PairError(f"{where}: same: expected 1, 0, true or false, got {same!r}")
+    if rest and not (rest[0].isascii() and rest[0].isdecimal() and len(rest[0]) < 10):
+        raise PairError(f"{where}: fold: expected a whole number from 0, got {rest[0][:40]!r}")
     try:
         fold = int(rest[0]) if rest else None
         return Pair(first=first, second=second, same=_SAME[same.lower()], fold=fold)
     except ValueError as error:
         raise PairError(f"{where}: {error}") from None
+
+
+def check_pairs(pairs: Iterable[Pair], *, where: str = "pairs") -> None:
+    """Refuses a pair of an image with itself, and one that occurs twice, in whatever order and class.
+
+    Args:
+        pairs: The list.
+        where: What the message names: the file, or the argument.
+
+    Raises:
+        PairError: With the names of the first such pair.
+    """
+    seen: dict[frozenset[str], tuple[int, bool]] = {}
+    for number, pair in enumerate(pairs, 1):
+        if pair.first == pair.second:
+            raise PairError(f"{where}: expected pairs of two images, got {pair.first} with itself as pair {number}")
+        earlier, same = seen.setdefault(frozenset((pair.first, pair.second)), (number, pair.same))
+        if earlier != number:
+            twice = "twice" if same is pair.same else "as one person and as two"
+            raise PairError(
+                f"{where}: expected every pair once, got {pair.first}, {pair.second} {twice}: pairs {earlier} and "
+                f"{number}"
+            )
 
 
 def write_pairs_csv(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:

@@ -17,6 +17,7 @@ from fastadv.detection.networks import KINDS, Architecture, Network
 from fastadv.detection.representatives import from_file
 from fastadv.detection.tensor_file import DetectionFileError, TensorFile
 from fastadv.detection.trajectory import Trajectory
+from fastadv.models import open_device
 from fastadv.ops.centroid_distances import METRICS
 
 _FILE = "detector"
@@ -135,7 +136,9 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
 
     Raises:
         DetectionFileError: the file is missing, damaged, of another kind, or holds what cannot be.
+        ValueError: the device is not there.
     """
+    where = open_device(device)
     file = tensor_file.read(path, kind=_FILE)
     representatives = from_file(file)
     trajectory = Trajectory(representatives=representatives, metric=file.text("metric", known=tuple(METRICS)))
@@ -168,7 +171,7 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
         thresholds=thresholds_of(file),
         provenance=file.pairs("detector_provenance"),
     )
-    return made.to(device)
+    return made.to(where)
 
 
 def describe(thresholds: Thresholds | None) -> dict[str, object]:

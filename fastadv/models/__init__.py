@@ -2,6 +2,7 @@
 
 from fastadv.models.batching import fixed_batches
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
+from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.layers import fold_batch_norms, freeze, prepare
 from fastadv.models.zoo import load, names, shipped_names
@@ -15,6 +16,7 @@ __all__ = [
     "freeze",
     "load",
     "names",
+    "open_device",
     "prepare",
     "read_state_dict",
     "shipped_names",

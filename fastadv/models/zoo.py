@@ -28,6 +28,7 @@ from fastadv.models import (
     sphereface,
 )
 from fastadv.models.checkpoints import CheckpointError, FittedState, load_weights
+from fastadv.models.devices import open_device
 from fastadv.models.face_model import FaceModel
 from fastadv.models.modes import plain_modes
 from fastadv.models.seeded import Seeded
@@ -148,8 +149,8 @@ def load(
         The model with its input size, colour normalisation and default `layers` (the blocks).
 
     Raises:
-        ValueError: if the name is unknown, or not exactly one of `weights` and `random_weights_seed` is
-            given.
+        ValueError: if the name is unknown, not exactly one of `weights` and `random_weights_seed` is given, or
+            the device is not there.
         CheckpointError: if the file is missing, broken, unsafe or of another architecture.
     """
     entry = _ZOO.get(name)
@@ -160,6 +161,7 @@ def load(
     if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
         raise ArgumentError(f"weights: expected either a file or random_weights_seed=, got {got}")
+    where = open_device(device)
     content = None
     if weights is not None:
         content = read_content(weights)
@@ -183,7 +185,7 @@ def load(
     )
     if fitted is not None:
         model.head = class_head(fitted, model, source=source)
-    return model.to(device).eval()
+    return model.to(where).eval()
 
 
 def class_head(fitted: FittedState, model: FaceModel, *, source: str) -> nn.Module | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fastadv.attacks import (
     APGD,
+    CATALOG,
     Attack,
     ClassifyAs,
     Evade,
@@ -35,6 +37,50 @@ VERIFIED = ("evade", "impersonate")
 IDENTIFIED = ("identify-as", "misidentify")
 CLASSIFIED = ("classify-as", "misclassify")
 GOALS = (*VERIFIED, "match", *IDENTIFIED, *CLASSIFIED)
+
+COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "attack": GOALS,
+        "verify": VERIFIED,
+        "identify": IDENTIFIED,
+        "talfw": VERIFIED,
+        "defend": VERIFIED,
+        "transfer": ("impersonate", "classify-as"),
+        "detect": (*IDENTIFIED, *CLASSIFIED),
+    }
+)
+"""The goals that each command gives to attacks: that of the user's choice, or all that it uses."""
+
+
+def goals_of(moves: Attack[Any] | Recipe) -> tuple[str, ...]:
+    """The goals that an attack can move towards: the one place that says which combinations make sense.
+
+    An attack moves along the gradient of whatever loss its goal has, so that most take them all. kNN-guided deep
+    features stop by the templates of a gallery; the difference of logits ratio is a ratio of logits.
+    """
+    attack = as_recipe(moves).attack
+    if isinstance(attack, APGD) and attack.loss == "dlr":
+        return CLASSIFIED
+    return IDENTIFIED if attack.name in CATALOG and CATALOG[attack.name].level == "gallery" else GOALS
+
+
+def check_goal(moves: Attack[Any] | Recipe, goal: str, argument: str = "attack") -> None:
+    """Refuse an attack that cannot move towards a goal, before anything is generated.
+
+    Args:
+        moves: The attack.
+        goal: One of ``GOALS``.
+        argument: What the message calls the attack.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    possible = goals_of(moves)
+    if goal not in possible:
+        raise ArgumentError(
+            f"{argument}: expected one that can move towards the goal {goal}, got {as_recipe(moves).name}, whose goal "
+            f"is {' or '.join(possible)}"
+        )
 
 
 def identity_of(name: str) -> str:
@@ -148,16 +194,12 @@ class Aim:
         return self.goal in ("impersonate", "match", "identify-as", "classify-as")
 
     def check_attack(self, moves: Attack[Any] | Recipe) -> None:
-        """Refuse an attack that cannot move towards the goal, before anything is made.
+        """Refuse an attack that cannot move towards the goal, before anything is generated.
 
         Raises:
-            ValueError: It works on logits only, and the goal is on something else.
+            ValueError: As ``check_goal``.
         """
-        attack = as_recipe(moves).attack
-        if isinstance(attack, APGD) and attack.loss == "dlr" and self.goal not in CLASSIFIED:
-            raise ArgumentError(
-                f"{attack.name} works on logits: the goal must be {' or '.join(CLASSIFIED)}, got {self.goal}"
-            )
+        check_goal(moves, self.goal)
 
     def check_guides(self, moves: Attack[Any] | Recipe, orders: Iterable[Order]) -> None:
         """Refuse an ensemble that would have no image to move to, before anything is made.
@@ -232,8 +274,9 @@ class Aim:
 
         def goal_of(order: Order, face: Face) -> Goal:
             target = source.load(order.target).image[None] if order.target else None
-            if self.needs_gallery:
-                assert enrolled is not None
+            if target is None and self.needs_target:
+                raise ArgumentError(f"target: expected an image for the goal {self.goal}, got none for {order.name}")
+            if self.needs_gallery and enrolled is not None:  # so it is, see above
                 return self._by_gallery(order, target if self.aimed or ensemble else None, enrolled)
             if self.goal == "misclassify":
                 return Misclassify(_said(model, face.image[None]))

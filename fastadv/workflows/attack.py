@@ -160,16 +160,18 @@ def pair_name(first: str, second: str) -> str:
 
 
 def check_unique(orders: list[Order]) -> list[Order]:
-    """The orders, when no two have one name and a file can have each of them.
+    """The orders, when no two have one name, none targets the image itself, and a file can have each name.
 
     Raises:
-        ValueError: Two have, or a name is too long for a file.
+        ValueError: Some do, or a name is too long for a file.
     """
     seen: set[str] = set()
     for order in orders:
         fault = fault_of(order.name)
         if fault is not None:
             raise ArgumentError(f"pairs must give names of images, got {shown(order.name)}: {fault}")
+        if order.source == order.target:
+            raise ArgumentError(f"pairs: expected two images each, got {order.source} with itself")
         if order.name in seen:
             raise ArgumentError(f"pairs must be different, got {order.source} with {order.target} twice")
         seen.add(order.name)

@@ -36,6 +36,7 @@ from fastadv.defences import (
 from fastadv.defences.suspicion import ITERATIVE, NOISE, ONE_STEP
 from fastadv.detection import Detector
 from fastadv.models.identity import state_hash
+from fastadv.workflows.aims import check_goal
 from fastadv.workflows.inputs import file_hash, parse_eps
 
 NONE = "none"
@@ -135,6 +136,7 @@ def parse_moves(text: str) -> Moves:
     if colon and not (steps.isascii() and steps.isdigit()):
         raise ArgumentError(f"attack must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
     made = by_name(name, eps=parse_eps(eps) if at else None, steps=int(steps) if colon else None)
+    check_goal(made, "impersonate")
     return Moves(label=text, recipe=as_recipe(made))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv.attacks import Goal
 from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel
 from fastadv.attacks.feature_goals import GalleryClass
+from fastadv.core.errors import ArgumentError
 from fastadv.detection import Detector
 from fastadv.workflows.detect_attacks import Cell, Task, carry_out, class_goal, gallery_of, make, sources, wanted
 from fastadv.workflows.detect_features import Features, scores_of, tensors_hash
@@ -72,8 +73,7 @@ def adaptive_rows(
     """
     if not attacks:
         return ()
-    assert detector.thresholds is not None
-    line = detector.thresholds.at_false_alarm(FALSE_ALARM)
+    line = _line(detector)
     natural = clean.natural.of(setting.splits.natural["test"])
     calm = scores_of(detector, natural)
     names = set(sources(setting, clean, ("test",)))
@@ -131,8 +131,7 @@ def make_adaptive(
     Raises:
         ImageError, AlignmentError, OSError: As ``make``.
     """
-    assert detector.thresholds is not None
-    line = detector.thresholds.at_false_alarm(FALSE_ALARM)
+    line = _line(detector)
     names = sources(setting, clean, ("test",))
     bare = class_goal(setting, names, targeted) if spec.on_logits else _gallery_goal(setting, clean, names, targeted)
     everything = EvadeDetector(goal=bare, weight=weight, threshold=line)
@@ -149,6 +148,17 @@ def make_adaptive(
         reaches=lambda features: _reaches(setting, clean, features, on_logits=spec.on_logits, targeted=targeted),
     )
     return carry_out(setting, task)
+
+
+def _line(detector: Detector) -> float:
+    """The threshold at ``FALSE_ALARM``.
+
+    Raises:
+        ValueError: The detector is not calibrated.
+    """
+    if detector.thresholds is None:
+        raise ArgumentError("detector: expected a calibrated one, got one without thresholds; fit the study again")
+    return detector.thresholds.at_false_alarm(FALSE_ALARM)
 
 
 def _gallery_goal(setting: Setting, clean: Clean, names: Sequence[str], targeted: bool) -> Goal:

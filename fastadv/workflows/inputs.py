@@ -10,9 +10,12 @@ from pathlib import Path
 from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
-from fastadv.data.pairs import read_pairs_of
+from fastadv.data.pairs import check_pairs, read_pairs_of
 from fastadv.models import FaceModel, load
-from fastadv.recognition.verification import check_pairs
+from fastadv.recognition.verification import check_pairs as check_classes
+
+_MOST = 2**31 - 1  # of a number of steps
+_FOLDS = 10_000
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, how many are done, and how many there are."""
@@ -34,7 +37,7 @@ def parse_eps(text: str) -> float:
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ArgumentError(f"eps must be a positive number such as 8/255 or 0.03, got {text!r}")
+        raise ArgumentError(f"eps: expected a positive number such as 8/255 or 0.03, got {text!r}")
     return value
 
 
@@ -74,25 +77,20 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
 
     Raises:
         CheckpointError: The file does not fit.
-        ValueError: The name or the device is not known.
+        ValueError: The name is not known, or the device is not there.
     """
-    try:
-        return load(name, weights=weights, device=device)
-    except RuntimeError as error:  # torch's own words for a device that is not there are a page long
-        if device == "cpu":
-            raise
-        raise ArgumentError(
-            f"device must be one that this machine has, got {device!r}: {str(error).splitlines()[0]}"
-        ) from error
+    return load(name, weights=weights, device=device)
 
 
 def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
     """A model from ``"NAME"`` or ``"NAME=WEIGHTS"``.
 
     Raises:
-        CheckpointError, ValueError: As ``open_model``.
+        CheckpointError, ValueError: As ``open_model``; an empty name of a file.
     """
     name, equals, file = text.partition("=")
+    if equals and not file:
+        raise ArgumentError(f"network: expected NAME or NAME=WEIGHTS, got {text!r} without a file")
     return open_model(name, Path(file) if equals else None, device=device)
 
 
@@ -105,7 +103,9 @@ def parse_weights(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ArgumentError(f"weights must be numbers with commas between them such as 2,1,1, got {text!r}") from None
+        raise ArgumentError(
+            f"ensemble-weights: expected numbers with commas between them such as 2,1,1, got {text!r}"
+        ) from None
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
@@ -119,9 +119,9 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
         name, equals, value = (part.strip() for part in text.partition("="))
         name = name.replace("-", "_")
         if not (name and equals and value):
-            raise ArgumentError(f"set must be NAME=VALUE such as confidence=0.1, got {text!r}")
+            raise ArgumentError(f"set: expected NAME=VALUE such as confidence=0.1, got {text!r}")
         if name in found:
-            raise ArgumentError(f"set must be given once for each name, got {name} twice")
+            raise ArgumentError(f"set: expected each name once, got {name} twice")
         found[name] = value
     return found
 
@@ -133,9 +133,23 @@ def parse_counts(argument: str, text: str) -> tuple[int, ...]:
         ValueError: The text is not of that form; the message names the argument.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ArgumentError(f"{argument} must be positive numbers with commas between them such as 13,50, got {text!r}")
+    if not all(_count(part, most=_MOST) for part in parts):
+        raise ArgumentError(
+            f"{argument}: expected positive whole numbers with commas between them such as 13,50, got {_short(text)!r}"
+        )
     return tuple(int(part) for part in parts)
+
+
+def _count(text: str, *, most: int) -> int:
+    """The number that a text of plain digits is, from 1 to ``most``; 0 for every other text."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(most)):
+        return 0
+    return int(text) if int(text) <= most else 0
+
+
+def _short(text: str) -> str:
+    """A text as messages show it."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def parse_folds(text: str) -> tuple[int, ...]:
@@ -147,10 +161,12 @@ def parse_folds(text: str) -> tuple[int, ...]:
     found: set[int] = set()
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        first, last = low, high if dash else low
-        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise ArgumentError(f"folds must be written like 1-2 or 1,3,5 and count from 1, got {text!r}")
-        found.update(range(int(first) - 1, int(last)))
+        first, last = (_count(part.strip(), most=_FOLDS) for part in (low, high if dash else low))
+        if not 1 <= first <= last:
+            raise ArgumentError(
+                f"folds: expected numbers from 1 to at most {_FOLDS}, such as 1-2 or 1,3,5, got {_short(text)!r}"
+            )
+        found.update(range(first - 1, last))
     return tuple(sorted(found))
 
 
@@ -161,36 +177,53 @@ def open_pairs(
     folds: Sequence[int] | None = None,
     limit: int | None = None,
     verified: bool = True,
+    option: str = "--pairs",
 ) -> tuple[Pair, ...]:
     """The pairs to verify: a CSV file, or LFW's own; a choice of folds; the first ``limit`` of each class.
 
     Pairs without folds get ten, dealt out in turn, each class on its own. Where they are to be ``verified``, each
     class must have a pair for every fold.
 
+    Args:
+        source: The faces.
+        file: The CSV; its names may have the images' extensions. None: the list that the faces bring.
+        folds: Only these of the list's own folds, from 0.
+        limit: So many pairs at most.
+        verified: Whether each class must have a pair for every fold.
+        option: What the messages call the file.
+
     Raises:
-        ValueError: There are no pairs, an image is missing, a fold does not exist, a pair occurs twice, one class of
-            pairs only, or fewer pairs of one class than folds.
+        ValueError: There are no pairs, an image is missing, the pairs have no folds or not this one, a pair is of an
+            image with itself or occurs twice, one class of pairs only, or fewer pairs of one class than folds.
         AlignmentError, ImageError: An image that cannot be used, as ``FaceSource.check``.
     """
+    if limit is not None and limit < 1:
+        raise ArgumentError(f"limit: expected a whole number of at least 1, got {limit}")
     if file is not None:
         pairs = read_pairs_of(source, file)
     elif isinstance(source, (LFW, PairBin)):
         pairs = source.pairs
     else:
-        raise ArgumentError("pairs must be given as a CSV file (first,second,same) for faces that bring none")
+        raise ArgumentError(
+            f"pairs: expected faces with a list of pairs or {option} FILE, a CSV first,second,same[,fold], got neither"
+        )
+    check_pairs(pairs, where="pairs" if file is None else str(file))
     if folds is not None:
         known = {p.fold for p in pairs}
         unknown = [f + 1 for f in folds if f not in known]
+        if None in known:
+            raise ArgumentError(
+                "folds: expected pairs with folds of their own, got a list without; leave --folds out or add a column "
+                "fold to the list"
+            )
         if unknown:
-            raise ArgumentError(f"folds must be among the {len(known)} of the pairs, got {unknown[0]}")
+            raise ArgumentError(f"folds: expected some of the {len(known)} of the pairs, got {unknown[0]}")
         pairs = tuple(p for p in pairs if p.fold in folds)
     if limit is not None:
-        if limit < 1:
-            raise ArgumentError(f"limit must be at least 1, got {limit}")
         pairs = _first_of_each(pairs, limit)
     pairs = _with_folds(pairs)
     if verified:
-        check_pairs([p.same for p in pairs], [p.fold for p in pairs])
+        check_classes([p.same for p in pairs], [p.fold for p in pairs])
     source.check(name for pair in pairs for name in (pair.first, pair.second))
     return pairs
 

@@ -16,17 +16,27 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.data import LFW, Face, FaceSource, IdentityFolder, Pair, RunFolder
+from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, RunFolder, to_uint8
 from fastadv.data.cover import cover
 from fastadv.data.faces import several
 from fastadv.data.files import is_temporary, write_atomically
+from fastadv.data.stored import ImageFormat, is_grey
+from fastadv.defences.grey import Grey, in_grey
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, evaluate
+from fastadv.workflows.aims import check_goal
 from fastadv.workflows.attack import AttackSummary, summarise
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
-from fastadv.workflows.talfw_files import intact, write_checksums, write_images, write_landmarks, write_pairs
+from fastadv.workflows.talfw_files import (
+    intact,
+    open_written,
+    write_checksums,
+    write_images,
+    write_landmarks,
+    write_pairs,
+)
 from fastadv.workflows.verify import embed
 
 TARGETS = ("all", "one")
@@ -60,10 +70,15 @@ class TalfwSummary:
         both: Pairs of which both images were.
         threshold: The verifier's cosine threshold, by which the attacks' goals were judged.
         kept: Share of the crops' changes that is there when the written images are aligned again.
-        linf: Largest change of a value in the written images, in units of [0, 1] images.
-        l2: Mean L2 norm of the change of a written image.
+        linf: Largest change of a value in the written images as they are decoded, in units of [0, 1] images.
+        l2: Mean L2 norm of the change of a written image; likewise.
         impersonation: The attacks on the crops whose images go towards others, or None.
         evasion: The attacks on the crops whose images go away from others only, or None.
+        impersonation_written: Share of the former whose written image, decoded and aligned again, reaches the goal;
+            None where there are none.
+        evasion_written: Likewise of the latter.
+        grey: How many of the attacked images are grey pictures.
+        stored: How the images are written: ``"png"``, or ``"jpeg, quality 95"``.
     """
 
     pairs: int
@@ -76,6 +91,10 @@ class TalfwSummary:
     l2: float
     impersonation: AttackSummary | None
     evasion: AttackSummary | None
+    impersonation_written: float | None
+    evasion_written: float | None
+    grey: int
+    stored: str
 
 
 def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> list[Aim]:
@@ -93,17 +112,17 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
         PairError: A pair of an image with itself.
     """
     if targets not in TARGETS:
-        raise ArgumentError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
+        raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
     if not isinstance(source, (LFW, IdentityFolder)):
-        raise ArgumentError(f"data must be a folder of image files, got {type(source).__name__}: unpack it first")
+        raise ArgumentError(f"data: expected a folder of image files, got {type(source).__name__}; unpack it first")
     if source.size is None:
-        raise ArgumentError("data must give aligned crops, got a source of whole files (size=None)")
+        raise ArgumentError("data: expected a source of aligned crops, got one of whole files (size=None)")
     if not pairs:
-        raise ArgumentError("pairs must hold at least one, got none")
+        raise ArgumentError("pairs: expected at least one, got none")
     names = _names(pairs)
     missing = [name for name in names if name not in source]
     if missing:
-        raise ArgumentError(f"pairs must be of images that are there, got {several(missing)}")
+        raise ArgumentError(f"pairs: expected images that are there, got {several(missing)}")
     _check_landmarks(source, names)
     chosen = dict.fromkeys(cover(pairs))
     others: dict[str, dict[str, None]] = {name: {} for name in chosen}
@@ -131,10 +150,12 @@ def _check_landmarks(source: FaceSource, names: Sequence[str]) -> None:
         return
     without = [name for name in names if name not in source.landmarks]
     if without:
-        raise ArgumentError(f"landmarks must be there for every image of the pairs, got none for {several(without)}")
+        raise ArgumentError(f"landmarks: expected a line for every image of the pairs, got none for {several(without)}")
     spaced = [name for name in names if name.split() != [name] or name.startswith("#")]
     if spaced:
-        raise ArgumentError(f"names with landmarks must have no white space and no '#' in front, got {several(spaced)}")
+        raise ArgumentError(
+            f"data: expected names without white space and '#' in front beside landmarks, got {several(spaced)}"
+        )
 
 
 def choose_targets(targets: str | None, attack: Attack[Any] | Recipe) -> str:
@@ -147,9 +168,9 @@ def choose_targets(targets: str | None, attack: Attack[Any] | Recipe) -> str:
     if targets is None:
         return "one" if moves.surrogate.needs_images else "all"
     if targets not in TARGETS:
-        raise ArgumentError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
+        raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
     if targets == "all" and moves.surrogate.needs_images:
-        raise ArgumentError(f"targets must be one for {moves.name}, which compares with a single image; got all")
+        raise ArgumentError(f"targets: expected one for {moves.name}, which compares with a single image, got all")
     return targets
 
 
@@ -162,7 +183,9 @@ def check_threshold(threshold: float | None, pairs: Sequence[Pair]) -> None:
     if threshold is not None:
         Evade(threshold=threshold)
     elif len({pair.same for pair in pairs}) < 2:
-        raise ArgumentError("threshold must be given for pairs of one class only, since it cannot be measured")
+        raise ArgumentError(
+            "threshold: expected a number for pairs of one class only, from which it cannot be measured, got none"
+        )
 
 
 def claim(out: Path) -> Path:
@@ -172,11 +195,13 @@ def claim(out: Path) -> Path:
         ValueError: ``out`` holds something else; nothing was written.
     """
     if out.exists() and not out.is_dir():
-        raise ArgumentError(f"out must be a folder, got the file {out}")
+        raise ArgumentError(f"out: expected a folder, got the file {out}")
     crops = out / CROPS
     held = sorted(name for name in os.listdir(out) if not is_temporary(name)) if out.is_dir() else []
     if held and held != [CROPS] and not (crops / "run.json").is_file():
-        raise ArgumentError(f"out must be new, empty or of this command, got {out}, which holds {several(held)}")
+        raise ArgumentError(
+            f"out: expected a new or empty folder, or one of talfw, got {out}, which holds {several(held)}"
+        )
     return crops
 
 
@@ -190,14 +215,19 @@ def build(
     out: Path,
     folder: RunFolder,
     threshold: float | None = None,
+    stored: ImageFormat | None = None,
+    grey: bool = False,
     seed: int = 0,
     engine: Engine,
     progress: Progress = silent,
 ) -> TalfwSummary:
     """Attack the chosen images and write the set of pairs that they make.
 
-    ``folder`` gets the adversarial crops and their manifest. Below ``out`` come ``images/``, the changed ones as PNG
-    files and the others byte for byte, the landmarks of the originals, and the pairs: only the images of the pairs.
+    ``folder`` gets the adversarial crops and their manifest. Below ``out`` come ``images/``, changed and unchanged ones
+    in one format and each in the mode of its source, so that no ending or coding gives a changed image away, the
+    landmarks of the originals, and the pairs: only the images of the pairs. A grey picture stays grey: of the change of
+    its crop the mean of the channels is written, which ``grey`` makes the whole of it.
+
     Everything is a function of the arguments, and the summary is written last, so a killed call goes on where it was
     and ends with the same bytes.
 
@@ -215,6 +245,8 @@ def build(
         folder: The crops' run, at ``claim(out)``.
         threshold: The verifier's cosine threshold; None takes that of the clean pairs' equal error rate. It decides
             what the manifest calls a success, not how an image moves.
+        stored: How images are written; None: as PNG, which keeps every pixel.
+        grey: Attack grey pictures by one change for all channels: through the mean of the channels.
         seed: Of every random number.
         engine: How to run the attack.
         progress: Told of every stage.
@@ -225,6 +257,8 @@ def build(
         OSError: A file cannot be written.
     """
     check_threshold(threshold, pairs)
+    check_goal(attack, "impersonate")
+    stored = stored or ImageFormat()
     if (out / SUMMARY).is_file() and folder.finished and intact(out):
         held = _read_summary(out / SUMMARY)
         if held is not None:
@@ -240,39 +274,51 @@ def build(
         embeddings=None if moves.surrogate.needs_images else embeddings,
         threshold=threshold,
     )
+    greys = {aim.name for aim in aims if is_grey(to_uint8(source.load(aim.name).image))}
+    ways = [("", moves, model, {aim.name for aim in aims} - (greys if grey else set()))]
+    if grey and greys:
+        ways.append((", grey", in_grey(moves), Grey().wrap(model), greys))
     made: dict[str, AttackSummary | None] = {}
-    for name, goal_of in (("impersonate", goals.impersonate), ("evade", goals.evade)):
-        rows = produce(
-            [_order(aim) for aim in aims if aim.goal == name],
-            goal_of,
-            source,
-            attack,
-            model,
-            goal_name=name,
-            seed=seed,
-            engine=engine,
-            folder=folder,
-            progress=progress,
-            stage=f"{moves.name}: {name}",
-        )
-        made[name] = summarise(rows) if rows else None
-    changed = {aim.name for aim in aims}
+    for kind, goal_of in (("impersonate", goals.impersonate), ("evade", goals.evade)):
+        rows: dict[str, ManifestRow] = {}
+        for label, way, network, names in ways:
+            orders = [_order(aim) for aim in aims if aim.goal == kind and aim.name in names]
+            found = produce(
+                orders,
+                goal_of,
+                source,
+                way,
+                network,
+                goal_name=kind,
+                seed=seed,
+                engine=engine,
+                folder=folder,
+                progress=progress,
+                stage=f"{moves.name}: {kind}{label}",
+            )
+            rows.update((row.name, row) for row in found)
+        made[kind] = summarise([rows[aim.name] for aim in aims if aim.goal == kind]) if rows else None
     folder.finish([aim.name for aim in aims])
-    written = write_images(_names(pairs), source, folder, out, progress)
-    write_landmarks(_names(pairs), source, out, changed)
+    written = write_images(_names(pairs), source, folder, out, stored, progress)
+    write_landmarks(_names(pairs), source, out, stored)
     write_pairs(pairs, source, out)
     write_checksums(out)
+    read = embed(open_written(source, out), [aim.name for aim in aims], model, progress=progress)
     summary = TalfwSummary(
         pairs=len(pairs),
         images=len(_names(pairs)),
-        changed=len(changed),
-        both=sum(pair.first in changed and pair.second in changed for pair in pairs),
+        changed=len(aims),
+        both=sum(pair.first in read and pair.second in read for pair in pairs),
         threshold=threshold,
         kept=sum(w.returned for w in written) / (sum(w.given for w in written) or 1.0),
         linf=max(w.linf for w in written),
         l2=sum(w.l2 for w in written) / len(written),
         impersonation=made["impersonate"],
         evasion=made["evade"],
+        impersonation_written=_reached("impersonate", aims, read, embeddings, threshold, moves.surrogate.needs_images),
+        evasion_written=_reached("evade", aims, read, embeddings, threshold, moves.surrogate.needs_images),
+        grey=len(greys),
+        stored=stored.name if stored.name == "png" else f"{stored.name}, quality {stored.quality}",
     )
     write_atomically(out / SUMMARY, json.dumps(asdict(summary), indent=2, sort_keys=True).encode() + b"\n")
     return summary
@@ -310,7 +356,29 @@ class _Goals:
         partners = self.partners[order.name]
         if self.embeddings is None:
             return self.source.load(partners[0]).image[None]
-        return F.normalize(torch.stack([self.embeddings[name] for name in partners]).sum(0), dim=0)[None]
+        return _direction(partners, self.embeddings)[None]
+
+
+def _direction(partners: Sequence[str], embeddings: Mapping[str, Tensor]) -> Tensor:
+    """The mean direction of some images' embeddings."""
+    return F.normalize(torch.stack([embeddings[name] for name in partners]).sum(0), dim=0)
+
+
+def _reached(
+    goal: str,
+    aims: Sequence[Aim],
+    read: Mapping[str, Tensor],
+    embeddings: Mapping[str, Tensor],
+    threshold: float,
+    one: bool,
+) -> float | None:
+    """The share of the written images that reach their goal, by the references that the attack had."""
+    reached = []
+    for aim in aims:
+        if aim.goal == goal:
+            reference = _direction(aim.partners[:1] if one else aim.partners, embeddings)
+            reached.append((float(read[aim.name] @ reference) >= threshold) is (goal == "impersonate"))
+    return sum(reached) / len(reached) if reached else None
 
 
 def _read_summary(path: Path) -> TalfwSummary | None:

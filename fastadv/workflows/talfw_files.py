@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.errors import ArgumentError
-from fastadv.data import LFW, FaceSource, Pair, RunFolder, Stream, encode_png, read_image, read_manifest, to_uint8
+from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, RunFolder, Stream, read_image, read_manifest, to_uint8
 from fastadv.data.alignment import warp
 from fastadv.data.files import is_temporary, write_atomically
-from fastadv.data.images import read_bytes
+from fastadv.data.images import decode_image, read_bytes
 from fastadv.data.lfw import write_lfw_pairs
 from fastadv.data.pairs import PairError, write_pairs_csv
+from fastadv.data.stored import ImageFormat, is_grey, stored_grey
 from fastadv.data.warp_back import warp_back
 from fastadv.workflows.inputs import Progress
 
@@ -45,9 +46,26 @@ class Written:
 
 
 def write_images(
-    names: Sequence[str], source: FaceSource, folder: RunFolder, out: Path, progress: Progress
+    names: Sequence[str],
+    source: FaceSource,
+    folder: RunFolder,
+    out: Path,
+    stored: ImageFormat,
+    progress: Progress,
 ) -> list[Written]:
     """Write every named image, changed where the run has a crop of it; a measurement comes for each of those.
+
+    All are stored in one format, so that neither the ending nor the coding tells a changed image from another, and each
+    in the mode of its source: a grey picture is written with one channel where its file has one, and the change of one
+    is the mean of its channels.
+
+    Args:
+        names: The images.
+        source: Where they are.
+        folder: The run of the crops.
+        out: The new data set.
+        stored: How the files are written.
+        progress: Told after every image.
 
     Raises:
         ValueError: A file is not the one that was attacked.
@@ -63,9 +81,10 @@ def write_images(
 
     def write(name: str) -> Written | None:
         if name in hashes:
-            return _write_changed(name, hashes[name], source, folder, out)
-        path = source.path(name)
-        write_atomically(_image_path(out, name, path.suffix), read_bytes(path))
+            return _write_changed(name, hashes[name], source, folder, out, stored)
+        data = read_bytes(source.path(name))
+        image = decode_image(data, source.path(name))
+        write_atomically(image_path(out, name, stored), stored.encode(image, grey=stored_grey(data)))
         return None
 
     written = []
@@ -77,20 +96,29 @@ def write_images(
     return written
 
 
-def _image_path(out: Path, name: str, suffix: str) -> Path:
-    return out / IMAGES / f"{name}{suffix}"
+def image_path(out: Path, name: str, stored: ImageFormat) -> Path:
+    """Where an image of the new data set is."""
+    return out / IMAGES / f"{name}{stored.suffix}"
 
 
-def _write_changed(name: str, source_hash: str, source: FaceSource, folder: RunFolder, out: Path) -> Written:
+def _write_changed(
+    name: str, source_hash: str, source: FaceSource, folder: RunFolder, out: Path, stored: ImageFormat
+) -> Written:
     face = source.load(name)
     if face.source_hash != source_hash:
         raise ArgumentError(f"{source.path(name)}: the file is not the one that was attacked")
-    assert face.matrix is not None  # a source of crops
-    image = read_image(source.path(name))
+    if face.matrix is None:
+        raise ArgumentError("data: expected a source of aligned crops, got one of whole files (size=None)")
+    data = read_bytes(source.path(name))
+    image = decode_image(data, source.path(name))
     change = _difference(read_image(folder.image_path(name)), to_uint8(face.image))
-    changed = warp_back(image, change, face.matrix)
-    write_atomically(_image_path(out, name, ".png"), encode_png(changed))
-    moved = _difference(changed, image)
+    kept = change
+    if is_grey(image):
+        kept = np.ascontiguousarray(np.broadcast_to(change.mean(axis=2, keepdims=True), change.shape))
+    changed = stored.encode(warp_back(image, kept, face.matrix), grey=stored_grey(data))
+    path = image_path(out, name, stored)
+    write_atomically(path, changed)
+    moved = _difference(decode_image(changed, path), image)  # of the file as a reader decodes it
     returned = warp(moved, face.matrix, (change.shape[0], change.shape[1]))
     return Written(
         given=float(np.vdot(change, change)),
@@ -104,15 +132,14 @@ def _difference(after: NDArray[np.uint8], before: NDArray[np.uint8]) -> NDArray[
     return (after.astype(np.float32) - before.astype(np.float32)) / np.float32(255)
 
 
-def write_landmarks(names: Sequence[str], source: FaceSource, out: Path, changed: Set[str]) -> None:
+def write_landmarks(names: Sequence[str], source: FaceSource, out: Path, stored: ImageFormat) -> None:
     """The originals' points: an adversarial change moves no face."""
     if source.landmarks is None:
         return
     lines = ["# left eye, right eye, nose, left and right mouth corner (the viewer's left first) of the original"]
     for name in sorted(names):
-        suffix = ".png" if name in changed else source.path(name).suffix
         numbers = (repr(float(v)) for v in np.asarray(source.landmarks[name]).ravel())
-        lines.append(f"{name}{suffix} {' '.join(numbers)}")
+        lines.append(f"{name}{stored.suffix} {' '.join(numbers)}")
     write_atomically(out / LANDMARKS, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -132,6 +159,13 @@ def reader(source: FaceSource, out: Path) -> tuple[str, ...]:
         return ("--data", str(out / IMAGES), "--pairs", str(out / PAIRS_CSV))
     found = ("--data", str(out))
     return found if (out / PAIRS_TXT).is_file() else (*found, "--pairs", str(out / PAIRS_CSV))
+
+
+def open_written(source: FaceSource, out: Path) -> FaceSource:
+    """The faces that were written, as ``fastadv verify`` reads them."""
+    if not _aligned_as_lfw(source):
+        return IdentityFolder(out / IMAGES, size=source.size)
+    return LFW(out, size=source.size)
 
 
 def _aligned_as_lfw(source: FaceSource) -> bool:

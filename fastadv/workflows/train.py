@@ -247,13 +247,7 @@ def show_adversarial(config: Adversarial) -> str:
 
 def _open(model: str, weights: Path | None, *, seed: int | None, device: str) -> FaceModel:
     """The network with given weights; without, random ones of the seed, or the shipped ones where there is no seed."""
-    try:
-        return load(model, weights, device=device, random_weights_seed=seed if weights is None else None)
-    except RuntimeError as error:  # torch's own words for a device that is not there are a page long
-        if device == "cpu":
-            raise
-        first = str(error).splitlines()[0]
-        raise ArgumentError(f"device must be one that this machine has, got {device!r}: {first}") from error
+    return load(model, weights, device=device, random_weights_seed=seed if weights is None else None)
 
 
 def _faces(

@@ -6,11 +6,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.dealt_pairs import by_identity
+from fastadv.models import open_device
 from fastadv.training import CachedFaces, TrainingError
 from fastadv.training.denoiser import DenoiserEpoch, save_denoiser, train_denoiser
 from fastadv.training.denoiser_config import DenoiserConfig
@@ -93,7 +92,7 @@ def train_noise2clean(
             file or value.
         OSError: A file cannot be written.
     """
-    where = _device(device)
+    where = open_device(device)
     source, held = _images(
         data, landmarks, size=size, identities=identities, per_identity=per_identity, seed=config.seed
     )
@@ -114,16 +113,6 @@ def train_noise2clean(
         best=result.best,
         weights=str(out / "best.safetensors"),
     )
-
-
-def _device(device: str) -> torch.device:
-    try:
-        where = torch.device(device)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:  # torch's own words are a page long, and an assertion without CUDA
-        first = str(error).splitlines()[0]
-        raise ArgumentError(f"device must be one that this machine has, got {device!r}: {first}") from error
-    return where
 
 
 def _images(

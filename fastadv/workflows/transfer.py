@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Linf, Recipe
 from fastadv.attacks.change import level_note, norms
-from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
 from fastadv.data.files import write_atomically
@@ -24,7 +23,15 @@ from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
 from fastadv.workflows.inputs import Progress, silent
-from fastadv.workflows.transfer_plan import BASES, Method, Verifier, draw_images, negative_pairs
+from fastadv.workflows.transfer_plan import (
+    BASES,
+    Method,
+    Verifier,
+    check_plan,
+    draw_images,
+    members,
+    negative_pairs,
+)
 from fastadv.workflows.verify import embed
 
 _BLOCK = 64  # pairs that are attacked side by side, and written together
@@ -59,6 +66,30 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Base:
+    """What a method is compared with.
+
+    Attributes:
+        cell: The base's.
+        place: Which of its measurements.
+    """
+
+    cell: Cell
+    place: int
+
+    @property
+    def steps(self) -> int:
+        """After how many steps."""
+        return self.cell.steps[self.place]
+
+    @property
+    def label(self) -> str:
+        """``"fim:13"``, or ``"fim at 13 of 1500 steps"`` for a measurement on the way."""
+        whole = self.cell.steps[-1]
+        return self.cell.method if whole == self.steps else f"{self.cell.method} at {self.steps} of {whole} steps"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
     """A study's findings.
 
@@ -88,16 +119,43 @@ class Transfer:
         """The share of them."""
         return float(self.hits(cell, target, step).mean())
 
-    def base(self, cell: Cell) -> Cell | None:
-        """The cell that this one is compared with: the same surrogate, the method without what it adds."""
+    def base(self, cell: Cell) -> Base | None:
+        """What this cell is compared with: the method without what it adds, on the same surrogate after as many steps.
+
+        A cell of that many steps, or one that was measured after as many: the steps of these methods do not depend on
+        their number, so that an iterate is the result of the shorter attack. None where there is neither.
+        """
+        steps = cell.steps[-1]
+        found = [c for c in self._bases(cell) if steps in c.steps]
+        found.sort(key=lambda c: c.steps[-1] != steps)  # stable: a whole run first
+        return Base(cell=found[0], place=found[0].steps.index(steps)) if found else None
+
+    def _bases(self, cell: Cell) -> list[Cell]:
+        """The base's cells on the same surrogate, whatever their steps."""
         wanted = BASES.get(cell.name)
-        found = [c for c in self.cells if c.surrogate == cell.surrogate and c.name == wanted]
-        return found[0] if found else None
+        return [c for c in self.cells if c.surrogate == cell.surrogate and c.name == wanted]
 
     def against_base(self, cell: Cell, target: str) -> PairedDifference | None:
-        """The two methods' hits on the same pairs, or None where the base was not run."""
+        """The two methods' hits on the same pairs after as many steps, or None where the base was not run so."""
         base = self.base(cell)
-        return None if base is None else paired_difference(self.hits(cell, target), self.hits(base, target))
+        if base is None:
+            return None
+        return paired_difference(self.hits(cell, target), self.hits(base.cell, target, base.place))
+
+    def notices(self) -> tuple[str, ...]:
+        """A sentence for every method whose base was run with other numbers of steps only."""
+        lines: dict[str, None] = {}
+        for cell in self.cells:
+            others = sorted({k for c in self._bases(cell) for k in c.steps})
+            if others and self.base(cell) is None:
+                base, steps = BASES[cell.name], cell.steps[-1]
+                mend = f"--at {steps}" if others[-1] > steps else f"--method {base}:{steps}"
+                line = (
+                    f"{cell.method} ({steps} steps) is not compared with {base}, which was measured after "
+                    f"{', '.join(map(str, others))} steps; add {mend}"
+                )
+                lines[line] = None
+        return tuple(lines)
 
 
 def transfer(
@@ -138,16 +196,15 @@ def transfer(
         progress: Told of every stage.
 
     Raises:
-        ValueError: A surrogate is not among the networks, a method is on logits and the surrogate has no head, there
-            are not enough people or negative pairs.
+        ValueError: As ``check_plan``; there are not enough people or negative pairs.
         ImageError, AlignmentError: A face cannot be read.
         OSError: Something cannot be written.
 
     Source:
         Zhong and Deng 2020, section IV-A.
     """
-    for name in surrogates:
-        _members(name, verifiers)
+    models = {name: verifier.model for name, verifier in verifiers.items()}
+    check_plan(models, surrogates=surrogates, methods=methods, eps=eps, steps=steps, at=at, pairs=pairs, images=images)
     note = level_note(Linf(eps))
     if note is not None:
         notify(note)
@@ -179,16 +236,6 @@ def transfer(
     return Transfer(verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells)
 
 
-def _members(surrogate: str, verifiers: Mapping[str, Verifier]) -> list[FaceModel]:
-    names = surrogate.split("+")
-    unknown = [n for n in names if n not in verifiers]
-    if unknown or len(set(names)) != len(names):
-        raise ArgumentError(
-            f"surrogates must be among {', '.join(verifiers)}, or several of them with '+' between, got {surrogate!r}"
-        )
-    return [verifiers[n].model for n in names]
-
-
 class _Study:
     """The pairs, the networks that judge, and what is on disk."""
 
@@ -216,7 +263,7 @@ class _Study:
         self.order: list[str] = []
 
     def cell(self, surrogate: str, method: Method) -> Cell:
-        model, *others = _members(surrogate, self._verifiers)
+        model, *others = members(surrogate, {name: v.model for name, v in self._verifiers.items()})
         recipe = method.recipe(eps=self._eps, steps=self._steps, others=others)
         last = recipe.attack.steps
         at = tuple(sorted({k for k in self._at if k < last} | {last}))
@@ -367,6 +414,7 @@ def describe(study: Transfer) -> dict[str, Any]:
             for k, (name, v) in enumerate(study.verifiers.items())
         },
         "cells": [_described(study, cell, name) for cell in study.cells for name in study.verifiers],
+        "notices": list(study.notices()),
     }
 
 
@@ -387,7 +435,8 @@ def _described(study: Transfer, cell: Cell, target: str) -> dict[str, Any]:
         "steps": list(cell.steps),
         "hit_rate_by_steps": [study.hit_rate(cell, target, k) for k in range(len(cell.steps))],
         "distance_by_steps": [float(d) for d in cell.distance[:, place].mean(1)],
-        "base": None if base is None else base.method,
+        "base": None if base is None else base.label,
+        "base_steps": None if base is None else base.steps,
         "against_base": None
         if compared is None
         else {
@@ -417,4 +466,4 @@ def verdicts(study: Transfer) -> Iterator[tuple[str, str, str, str, PairedDiffer
         for target in study.verifiers:
             compared = study.against_base(cell, target)
             if base is not None and compared is not None and target not in cell.surrogate.split("+"):
-                yield cell.surrogate, target, cell.method, base.method, compared
+                yield cell.surrogate, target, cell.method, base.label, compared

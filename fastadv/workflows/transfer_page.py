@@ -64,7 +64,8 @@ def render(folder: Path, *, source: FaceSource | None, out: Path | None = None) 
         if untargeted:
             page = untargeted_page(found, config, versions)
         else:
-            page = study_page(found["cells"], found["networks"], config, versions, _cards(folder, source))
+            cards, lines = _cards(folder, source), tuple(found.get("notices", ()))
+            page = study_page(found["cells"], found["networks"], config, versions, cards, lines)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
     target = out or folder / "report.html"
@@ -78,6 +79,7 @@ def study_page(
     config: Mapping[str, Any],
     versions: Mapping[str, Any],
     cards: tuple[Card, ...],
+    notices: tuple[str, ...] = (),
 ) -> Page:
     """The page from plain values."""
     names = list(networks)
@@ -112,9 +114,9 @@ def study_page(
             ),
             Section(
                 title="Each method against the one it adds to",
-                lead="The difference of the hit rates on the same pairs, with a 95 % interval; the verdict is by "
-                "McNemar's exact test at 5 %.",
-                parts=_verdicts(cells),
+                lead="The difference of the hit rates on the same pairs after the same number of steps, with a 95 % "
+                "interval; the verdict is by McNemar's exact test at 5 %.",
+                parts=(*_verdicts(cells), *((Notices(lines=notices),) if notices else ())),
             ),
             Section(
                 title="Over the steps",
@@ -209,6 +211,7 @@ def _verdicts(cells: Cells) -> tuple[Table | Notices, ...]:
             (
                 f"{cell['method']} against {cell['base']}",
                 f"{cell['surrogate']} → {cell['target']}",
+                str(cell["steps"][-1]),
                 _signed(compared["difference"]),
                 f"{_signed(compared['low'])} … {_signed(compared['high'])}",
                 f"{compared['p']:.2g}",
@@ -216,8 +219,8 @@ def _verdicts(cells: Cells) -> tuple[Table | Notices, ...]:
             )
         )
     if not rows:
-        return (Notices(lines=("No method was run together with the one that it adds to.",)),)
-    return (Table(header=("methods", "networks", "difference", "95 %", "p", "verdict"), rows=tuple(rows)),)
+        return (Notices(lines=("No method was run together with the one that it adds to, with as many steps.",)),)
+    return (Table(header=("methods", "networks", "steps", "difference", "95 %", "p", "verdict"), rows=tuple(rows)),)
 
 
 def _signed(value: float) -> str:

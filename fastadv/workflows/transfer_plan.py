@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.attacks import CATALOG, Recipe, as_recipe, by_name
+from fastadv.attacks import CATALOG, Recipe, SignGradient, as_recipe, by_name
 from fastadv.core.errors import ArgumentError
 from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, threshold_at_far
 from fastadv.surrogates import Ensemble
+from fastadv.workflows.aims import check_goal
 from fastadv.workflows.inputs import Progress
 from fastadv.workflows.verify import embed
 
@@ -51,7 +52,10 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.name in CATALOG and CATALOG[self.name].ensemble:
-            raise ArgumentError(f"method {self.name!r} is a method on several surrogates: name these A+B instead")
+            raise ArgumentError(
+                f"method: expected one that works on a single surrogate, got {self.name!r}; "
+                "give --surrogate A+B instead"
+            )
 
     @property
     def label(self) -> str:
@@ -65,7 +69,8 @@ class Method:
         Raises:
             ValueError: The name is not known, or the method takes no drop rate.
         """
-        count = (self.steps or steps) if self.name not in CATALOG or CATALOG[self.name].steps else None
+        usual = steps if self.name not in CATALOG or CATALOG[self.name].steps else None
+        count = usual if self.steps is None else self.steps
         made = as_recipe(by_name(self.name, eps=eps, steps=count, rate=self.rate))
         if not others:
             return made
@@ -85,19 +90,91 @@ def parse_method(text: str) -> Method:
             raise ValueError
         return Method(name=name, steps=_positive(steps) if colon else None, rate=float(rate) if at else None)
     except ValueError as error:
-        if "surrogates" in str(error):
+        if "single surrogate" in str(error):
             raise
+        names = "" if name in CATALOG else f" with a name of {', '.join(CATALOG)}"
+        hint = "; it needs --untargeted" if name == "gd-uap" else ""
         raise ArgumentError(
-            f"method must be NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE with a name of {', '.join(CATALOG)}, "
-            f"got {text!r}"
+            f"method: expected NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE such as fim:13{names}, got {text!r}{hint}"
         ) from None
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise ArgumentError(f"steps: expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def members(surrogate: str, models: Mapping[str, FaceModel]) -> list[FaceModel]:
+    """The networks of a surrogate: one, or several with "+" between their names.
+
+    Raises:
+        ValueError: One is not among the models, or named twice.
+    """
+    names = surrogate.split("+")
+    if any(n not in models for n in names) or len(set(names)) != len(names):
+        raise ArgumentError(
+            f"surrogate: expected some of {', '.join(models)}, or several of them with '+' between, got {surrogate!r}"
+        )
+    return [models[n] for n in names]
+
+
+def check_plan(
+    models: Mapping[str, FaceModel],
+    *,
+    surrogates: Sequence[str],
+    methods: Sequence[Method],
+    eps: float,
+    steps: int,
+    at: Sequence[int],
+    pairs: int,
+    images: int,
+) -> None:
+    """Refuse a study that could not be finished, before anything is embedded.
+
+    Args:
+        models: The networks.
+        surrogates: See ``transfer.transfer``; likewise all others.
+        methods: What to compare.
+        eps: Radius of the budget.
+        steps: Of the methods that do not say their own.
+        at: Further numbers of steps.
+        pairs: How many.
+        images: How many sources, and as many targets.
+
+    Raises:
+        ValueError: A surrogate is not among the networks, something is given twice, a method does not take what is
+            given or cannot move towards another image's embedding or class, ``at`` is beyond every method's steps, or
+            there are more pairs than the images give.
+    """
+    for argument, given in (("surrogate", list(surrogates)), ("method", [m.label for m in methods])):
+        twice = [name for name in given if given.count(name) > 1]
+        if twice or not given:
+            raise ArgumentError(f"{argument}: expected each one once, got {twice[0] + ' twice' if twice else 'none'}")
+    longest = 0
+    for surrogate in surrogates:
+        model, *others = members(surrogate, models)
+        for method in methods:
+            made = method.recipe(eps=eps, steps=steps, others=others)
+            check_goal(made, "classify-as" if CATALOG[method.name].level == "logits" else "impersonate", "method")
+            if not isinstance(made.attack, SignGradient):
+                raise ArgumentError(
+                    f"method: expected one whose last step is its result, such as fim or pgd, got {method.label}, "
+                    "which keeps the best of its trials"
+                )
+            longest = max(longest, made.attack.steps)
+            if CATALOG[method.name].level == "logits" and model.head is None:
+                raise ArgumentError(
+                    f"method: expected one on embeddings for {surrogate}, whose weights bring no class head, got "
+                    f"{method.label}, which works on logits"
+                )
+    beyond = [k for k in at if k > longest]
+    if beyond:
+        raise ArgumentError(f"at: expected at most the {longest} steps of the longest method, got {beyond[0]}")
+    if pairs > images * images:
+        raise ArgumentError(
+            f"pairs: expected at most images x images = {images * images}, got {pairs}; give more --images"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +241,7 @@ def draw_images(source: FaceSource, count: int, *, seed: int) -> tuple[list[str]
     people = sorted(first)
     if len(people) < 2 * count:
         raise ArgumentError(
-            f"{2 * count} different people are needed for {count} sources and targets, got {len(people)}"
+            f"images: expected at most {len(people) // 2}, half of the {len(people)} people of the data, got {count}"
         )
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(people))[: 2 * count]
     names = [first[people[k]] for k in chosen]
@@ -195,6 +272,6 @@ def negative_pairs(
     found = [(sources[i], targets[j]) for i, j in order if not accepted[i, j]]
     if len(found) < count:
         raise ArgumentError(
-            f"pairs: {count} were asked for, and {size} x {size} images give {len(found)} negative ones"
+            f"pairs: expected at most {len(found)}, which no network accepts of {size} x {size} images, got {count}"
         )
     return found[:count]

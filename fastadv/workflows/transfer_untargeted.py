@@ -108,12 +108,11 @@ def untargeted(
         progress: Told of every stage.
 
     Raises:
-        ValueError: The surrogate is not among the networks, or a method needs labels.
+        ValueError: As ``check_plan``.
         ImageError, AlignmentError: A face cannot be read.
         OSError: An image cannot be written.
     """
-    if surrogate not in models:
-        raise ArgumentError(f"surrogate must be among {', '.join(models)}, got {surrogate!r}")
+    check_plan(models, surrogate=surrogate, methods=methods, eps=eps, steps=steps)
     note = level_note(Linf(eps))
     if note is not None:
         notify(note)
@@ -160,13 +159,37 @@ def untargeted(
     )
 
 
+def check_plan(
+    models: Mapping[str, FaceModel], *, surrogate: str, methods: Sequence[Method | str], eps: float, steps: int
+) -> None:
+    """Refuse a comparison that could not be finished, before anything is embedded.
+
+    Raises:
+        ValueError: The surrogate is not among the networks, a method is given twice, needs labels, has no random
+            start, or does not take what is given.
+    """
+    if surrogate not in models:
+        raise ArgumentError(f"surrogate: expected one of {', '.join(models)}, got {surrogate!r}")
+    labels = [m if isinstance(m, str) else m.label for m in methods]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice or not labels:
+        raise ArgumentError(f"method: expected each one once, got {twice[0] + ' twice' if twice else 'none'}")
+    for method in methods:
+        if not isinstance(method, str):
+            _away(method, eps=eps, steps=steps)
+
+
 def _away(method: Method, *, eps: float, steps: int) -> Recipe:
     """The method with a random start; an image is its own reference."""
     if CATALOG[method.name].level == "logits":
-        raise ArgumentError(f"method {method.name!r} needs labels: without a target only methods on embeddings work")
+        raise ArgumentError(
+            f"method: expected one on embeddings for --untargeted, got {method.name!r}, which works on logits"
+        )
     recipe = method.recipe(eps=eps, steps=steps, others=())
     if not isinstance(recipe.attack, SignGradient):
-        raise ArgumentError(f"method {method.name!r} has no random start, which an image needs to leave itself")
+        raise ArgumentError(
+            f"method: expected one with a random start, which an image needs to leave itself, got {method.name!r}"
+        )
     return replace(recipe, attack=replace(recipe.attack, random_start=True))
 
 

@@ -28,6 +28,7 @@ from fastadv.recognition import (
     under_attack,
 )
 from fastadv.report.roc import Curve, far_axis, roc_figure, save_figure
+from fastadv.workflows.aims import check_goal
 from fastadv.workflows.attack import AttackSummary, check_unique, pair_name, summarise
 from fastadv.workflows.inputs import Progress, silent
 from fastadv.workflows.production import Order, produce
@@ -187,6 +188,8 @@ def verify(
     """
     if metric not in _SCORES:
         raise ArgumentError(f"metric must be one of {', '.join(_SCORES)}, got {metric!r}")
+    if attack is not None:
+        check_goal(attack, "impersonate")
     names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
     same = np.array([p.same for p in pairs])
     folds = np.array([p.fold for p in pairs])

@@ -159,7 +159,7 @@ def test_wrong_options(inside, detector, detector_file, tmp_path):
     code, said = serving(inside, detector_file, "--false-alarm", 0.4)
     assert (code, "rate is 0.4; calibrated for: 0.5" in said) == (2, True)
     code, said = serving(inside, detector_file, "--false-alarm", 0.01, "--threshold", 1)
-    assert (code, "--threshold and --false-alarm exclude each other" in said) == (2, True)
+    assert (code, "--threshold: expected it or --false-alarm, got both" in said) == (2, True)
     code, said = serving(inside, detector_file, "--max-batch", 0)
     assert (code, "max_batch is 0; expected an integer >= 1" in said) == (2, True)
     code, said = serving(inside, detector_file, "--port", 70000)

@@ -123,10 +123,10 @@ def test_the_paper_s_attack_is_the_default_and_people_get_a_table(here, lfw, tmp
     [
         (("--eps", "8"), "eps must be at most hi - lo = 1, got 8"),
         (("--threshold", "7"), "threshold must be a cosine value in [-1, 1], got 7.0"),
-        (("--attack", "dfanet-fim", "--targets", "all"), "targets must be one for dfanet-fim, which compares with"),
+        (("--attack", "dfanet-fim", "--targets", "all"), "targets: expected one for dfanet-fim, which compares with"),
         (("--targets", "some"), "'some' is not one of 'all', 'one'"),
-        (("--folds", "3"), "folds must be among the 2 of the pairs, got 3"),
-        (("--limit", "0"), "limit must be at least 1, got 0"),
+        (("--folds", "3"), "folds: expected some of the 2 of the pairs, got 3"),
+        (("--limit", "0"), "limit: expected a whole number of at least 1, got 0"),
         (("--slots", "3"), "slots must be a multiple of batch = 2, got 3"),
         (("--seed", "-1"), "seed"),
     ],
@@ -142,14 +142,14 @@ def test_a_folder_with_something_else_is_left_alone(inside, lfw, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     code, said = inside(*arguments(lfw, tmp_path))
     assert code == 2
-    assert "out must be new, empty or of this command" in said
+    assert "out: expected a new or empty folder, or one of talfw" in said
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_faces_without_pairs_ask_for_them(inside, faces, tmp_path):
     code, said = inside(*arguments(faces, tmp_path / "out"))
     assert code == 2
-    assert "pairs must be given as a CSV file" in said
+    assert "pairs: expected faces with a list of pairs or --pairs FILE" in said
 
 
 def test_another_configuration_is_refused(finished, inside, lfw):

@@ -66,9 +66,9 @@ def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
         (("--set", "margin=1"), "--eps, --steps and the other options of an attack need --attack"),
         (("--attack", "fgsm", "--set", "nose=1"), "fgsm has no option 'nose'; it has margin, momentum"),
         (("--attack", "fgsm", "--steps", "3"), "fgsm is a one-step attack and takes no steps"),
-        (("--folds", "0"), "folds must be written like 1-2 or 1,3,5"),
-        (("--folds", "7-8"), "folds must be among"),
-        (("--limit", "0"), "limit must be at least 1, got 0"),
+        (("--folds", "0"), "folds: expected numbers from 1 to at most 10000, such as 1-2"),
+        (("--folds", "7-8"), "folds: expected pairs with folds of their own"),
+        (("--limit", "0"), "limit: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_sentence(more, text, inside, faces, weights, pairs):
@@ -88,7 +88,7 @@ def test_pairs_that_name_missing_images_are_refused(inside, faces, weights, tmp_
 def test_a_folder_without_pairs_asks_for_them(inside, faces, weights):
     code, said = inside("verify", "--data", faces, "--model", "mobileface_v2", "--weights", weights)
     assert code == 2
-    assert "pairs must be given as a CSV file" in said
+    assert "pairs: expected faces with a list of pairs or --pairs FILE" in said
 
 
 def test_doctor_names_every_backend_and_why_it_does_not_run(fastadv):

@@ -384,7 +384,10 @@ def test_options_that_do_not_go_together(fastadv, folder, tmp_path):
         (("train",), "Missing option '--data'"),
         (("train", "denoiser"), "Missing option '--data'"),
         (("train", "denoiser", "--data", folder), "Missing option '--out'"),
-        (("train", *given, "denoiser"), "denoiser must come first: fastadv train denoiser --data"),
+        (
+            ("train", *given, "denoiser"),
+            "denoiser: expected it before all options, got it after; fastadv train denoiser --data",
+        ),
         (("train", *given, "denoise"), "No such command 'denoise'"),
         (("train", "denoiser", *given), "No such option: --model"),
     ):

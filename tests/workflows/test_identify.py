@@ -282,5 +282,5 @@ def test_an_aim_needs_its_people_and_its_layer(model):
         Aim(goal="match", layer="nose", threshold=1.0).check_model(model)
     with pytest.raises(ValueError, match="misclassify needs a network with a class head"):
         Aim(goal="misclassify").check_model(model)
-    with pytest.raises(ValueError, match="apgd-dlr works on logits: the goal must be classify-as or misclassify"):
+    with pytest.raises(ValueError, match="got apgd-dlr, whose goal is classify-as or misclassify"):
         aim.check_attack(by_name("apgd-dlr"))

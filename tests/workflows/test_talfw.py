@@ -30,6 +30,7 @@ from fastadv.data import (
 )
 from fastadv.data.alignment import template
 from fastadv.data.lfw import write_lfw_pairs
+from fastadv.data.stored import ImageFormat
 from fastadv.engine import Engine
 from fastadv.runs import describe, list_hash
 from fastadv.surrogates import Ensemble, Surrogate
@@ -92,13 +93,15 @@ def model():
     return fa.FaceModel(net, mean=(0.5,) * 3, std=(0.5,) * 3, name="small").eval()
 
 
-def make(source, pairs, model, out, attack=None, *, targets="all", threshold=None):
+def make(source, pairs, model, out, attack=None, *, targets="all", threshold=None, **more):
     moves = attack or attacks.fim(eps=EPS, steps=20)
     aims = plan(source, pairs, targets=targets)
     engine = Engine(batch=4).resolve(model)
     config = {"attack": describe(moves), "orders": list_hash(aims), "threshold": threshold}
     with RunFolder.open(claim(out), config) as folder:
-        return build(aims, pairs, source, model, moves, out=out, folder=folder, threshold=threshold, engine=engine)
+        return build(
+            aims, pairs, source, model, moves, out=out, folder=folder, threshold=threshold, engine=engine, **more
+        )
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,11 @@ def made(lfw, model, tmp_path_factory):
 def pixels(path):
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
+
+
+def mode(path):
+    with Image.open(path) as image:
+        return image.mode
 
 
 def files(root):
@@ -164,9 +172,9 @@ def test_all_targets_are_one_direction(made, lfw, model):
 @pytest.mark.parametrize(
     ("pairs", "options", "message"),
     [
-        ((), {}, "pairs must hold at least one, got none"),
-        ([pair((0, 1), (1, 9))], {}, "pairs must be of images that are there, got Bo/Bo_0009"),
-        (PAIRS, {"targets": "most"}, "targets must be one of all, one, got 'most'"),
+        ((), {}, "pairs: expected at least one, got none"),
+        ([pair((0, 1), (1, 9))], {}, "pairs: expected images that are there, got Bo/Bo_0009"),
+        (PAIRS, {"targets": "most"}, "targets: expected one of all, one, got 'most'"),
     ],
 )
 def test_a_plan_refuses_what_it_cannot_do(pairs, options, message, lfw):
@@ -177,17 +185,17 @@ def test_a_plan_refuses_what_it_cannot_do(pairs, options, message, lfw):
 def test_a_plan_needs_image_files_crops_and_landmarks(lfw, tmp_path):
     with pytest.raises(PairError, match="expected two images in each"):
         plan(LFW(lfw), [pair((0, 1), (0, 1))])
-    with pytest.raises(ValueError, match=r"data must give aligned crops, got a source of whole files \(size=None\)"):
+    with pytest.raises(ValueError, match=r"data: expected a source of aligned crops, got one of whole files"):
         plan(LFW(lfw, size=None), PAIRS)
     some = {k: v for k, v in read_landmarks(lfw / "landmarks.txt").items() if not k.startswith("Cy")}
-    with pytest.raises(ValueError, match="landmarks must be there for every image of the pairs, got none for Cy/Cy_00"):
+    with pytest.raises(ValueError, match="landmarks: expected a line for every image of the pairs, .* Cy/Cy_00"):
         plan(LFW(lfw, landmarks=some), PAIRS)
     spaced = tmp_path / "faces" / "A b"
     spaced.mkdir(parents=True)
     for k in "12":
         shutil.copy(lfw / "images" / "Bo" / "Bo_0001.png", spaced / f"{k}.png")
     points = {f"A b/{k}": template(112) for k in "12"}
-    with pytest.raises(ValueError, match="names with landmarks must have no white space"):
+    with pytest.raises(ValueError, match="data: expected names without white space"):
         plan(IdentityFolder(spaced.parent, landmarks=points), [Pair(first="A b/1", second="A b/2", same=True)])
 
 
@@ -196,7 +204,7 @@ def test_a_packed_set_must_be_unpacked(lfw):
         def __init__(self):
             pass
 
-    with pytest.raises(ValueError, match="data must be a folder of image files, got Packed: unpack it first"):
+    with pytest.raises(ValueError, match="data: expected a folder of image files, got Packed; unpack it first"):
         plan(Packed(), PAIRS)
 
 
@@ -207,9 +215,9 @@ def test_targets_follow_what_the_attack_can(model):
     assert choose_targets(None, plain) == "all"
     assert choose_targets("one", plain) == "one"
     assert choose_targets(None, several) == "one"
-    with pytest.raises(ValueError, match="targets must be one for fim, which compares with a single image; got all"):
+    with pytest.raises(ValueError, match="targets: expected one for fim, which compares with a single image, got all"):
         choose_targets("all", several)
-    with pytest.raises(ValueError, match="targets must be one of all, one, got 'both'"):
+    with pytest.raises(ValueError, match="targets: expected one of all, one, got 'both'"):
         choose_targets("both", plain)
 
 
@@ -218,9 +226,9 @@ def test_a_threshold_is_a_cosine_and_measured_on_both_classes(lfw, model, tmp_pa
     check_threshold(None, PAIRS)
     with pytest.raises(ValueError, match=r"threshold must be a cosine value in \[-1, 1\], got 3"):
         check_threshold(3, PAIRS)
-    with pytest.raises(ValueError, match="threshold must be given for pairs of one class only"):
+    with pytest.raises(ValueError, match="threshold: expected a number for pairs of one class only"):
         check_threshold(None, PAIRS[:2])
-    with pytest.raises(ValueError, match="threshold must be given for pairs of one class only"):
+    with pytest.raises(ValueError, match="threshold: expected a number for pairs of one class only"):
         make(LFW(lfw), PAIRS[:2], model, tmp_path / "out")
     summary = make(LFW(lfw), [p for p in PAIRS if not p.same], model, tmp_path / "negative", threshold=0.5)
     assert (summary.threshold, summary.evasion) == (0.5, None)
@@ -249,16 +257,16 @@ def test_the_layout_is_lfw_s_own_and_holds_the_images_of_the_pairs(made, lfw):
     assert reader(LFW(lfw), out) == ("--data", str(out))
 
 
-def test_what_was_not_chosen_keeps_its_bytes_and_its_ending(made, lfw):
-    out, _ = made
+def test_no_ending_and_no_coding_tells_a_changed_image_from_another(made, lfw):
+    out, summary = made
     chosen = {aim.name for aim in plan(LFW(lfw), PAIRS)}
+    assert summary.stored == "png"
     for each in LFW(out).names:
         before, after = LFW(lfw).path(each), LFW(out).path(each)
-        if each in chosen:
-            assert after.suffix == ".png"
-            assert after.read_bytes() != before.read_bytes()
-        else:
-            assert (after.name, after.read_bytes()) == (before.name, before.read_bytes())
+        assert (after.stem, after.suffix, mode(after)) == (before.stem, ".png", "RGB")
+        assert after.read_bytes()[:33] == LFW(out).path(name(0, 1)).read_bytes()[:33]  # the header
+        assert (pixels(after) == pixels(before)).all() == (each not in chosen)
+    assert {line.split()[0][-4:] for line in (out / "landmarks.txt").read_text().splitlines()[1:]} == {".png"}
 
 
 def test_chosen_images_change_inside_the_budget_and_in_the_crop_only(made, lfw):
@@ -352,6 +360,100 @@ def test_a_file_that_changed_since_it_was_attacked_is_refused(made, lfw, model, 
     assert not (out / "talfw.json").exists()
 
 
+# grey pictures and JPEG
+
+
+@pytest.fixture(scope="module")
+def greys(lfw, tmp_path_factory):
+    """The same faces: Ann's and Di's grey as one channel, Bo's grey as three, Cy's in colour."""
+    root = tmp_path_factory.mktemp("grey") / "lfw"
+    shutil.copytree(lfw, root)
+    for path in root.glob("images/*/*"):
+        if not path.name.startswith("Cy"):
+            with Image.open(path) as image:
+                grey = image.convert("L")
+            (grey.convert("RGB") if path.name.startswith("Bo") else grey).save(path)
+    return root
+
+
+def test_grey_pictures_come_back_grey_in_the_mode_of_their_files(greys, model, tmp_path):
+    source, grey = LFW(greys), {}
+    for option in (False, True):
+        out = tmp_path / str(option)
+        grey[option] = make(source, PAIRS, model, out, grey=option)
+        for each in LFW(out).names:
+            before, after = source.path(each), LFW(out).path(each)
+            assert mode(after) == mode(before)
+            moved = pixels(after) - pixels(before)
+            assert np.abs(moved).max() <= 16
+            if not each.startswith("Cy"):
+                assert (moved == moved[..., :1]).all()
+        crops = [pixels(out / "crops" / "images" / f"{row.name}.png") for row in read_manifest(out / "crops")]
+        same = [bool((crop == crop[..., :1]).all()) for crop in crops]
+        assert same == [option, option, False, option]  # the third is Cy's, in colour
+    assert grey[True].grey == grey[False].grey == 3
+    assert grey[True].kept > grey[False].kept  # nothing of the change is lost to the mean of the channels
+    assert grey[True].impersonation_written is not None
+
+
+def test_a_random_start_and_an_ensemble_stay_grey_too(greys, model, tmp_path):
+    recipe = Recipe(
+        attack=attacks.pgd(eps=EPS, steps=3), surrogate=Surrogate(ensemble=Ensemble(others=(copy.deepcopy(model),)))
+    )
+    make(LFW(greys), PAIRS, model, tmp_path / "out", recipe, targets="one", grey=True)
+    changed = pixels(LFW(tmp_path / "out").path(name(0, 1)))
+    assert (changed == changed[..., :1]).all()
+
+
+def test_jpeg_is_measured_as_it_is_decoded(made, lfw, greys, model, tmp_path):
+    source, out = LFW(lfw), tmp_path / "out"
+    summary = make(source, PAIRS, model, out, stored=ImageFormat(name="jpeg", quality=30))
+    assert summary.stored == "jpeg, quality 30"
+    assert {path.suffix for path in (out / "images").glob("*/*")} == {".jpg"}
+    assert {line.split()[0][-4:] for line in (out / "landmarks.txt").read_text().splitlines()[1:]} == {".jpg"}
+    largest = max(
+        np.abs(pixels(LFW(out).path(aim.name)) - pixels(source.path(aim.name))).max() for aim in plan(source, PAIRS)
+    )
+    assert summary.linf == pytest.approx(largest / 255)
+    assert summary.linf > made[1].linf  # the budget does not hold in a JPEG file
+    assert summary.kept < made[1].kept
+    tables = set()
+    for path in (out / "images").glob("*/*"):
+        with Image.open(path) as image:
+            tables.add(bytes(image.quantization[0]))
+    assert len(tables) == 1
+    grey = tmp_path / "grey"
+    make(LFW(greys), PAIRS, model, grey, stored=ImageFormat(name="jpeg"))
+    assert {mode(path) for path in (grey / "images" / "Ann_A").glob("*")} == {"L"}
+
+
+def test_success_is_measured_again_on_the_written_images(made, lfw, model):
+    out, summary = made
+    partners = LFW(lfw)
+    reached = []
+    for aim in plan(partners, PAIRS):
+        others = torch.stack([partners.load(each).image for each in aim.partners])
+        with torch.no_grad():
+            u = F.normalize(model(others).sum(0), dim=0)
+            score = float(model(LFW(out).load(aim.name).image[None])[0] @ u)
+        reached.append((aim.goal, (score >= summary.threshold) == (aim.goal == "impersonate")))
+    for goal, found in (("impersonate", summary.impersonation_written), ("evade", summary.evasion_written)):
+        assert found == np.mean([hit for kind, hit in reached if kind == goal])
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"name": "gif"}, "format: expected one of png, jpeg, got 'gif'"),
+        ({"name": "jpeg", "quality": 0}, "quality: expected a whole number from 1 to 100, got 0"),
+        ({"name": "jpeg", "quality": 95.5}, "quality: expected a whole number from 1 to 100, got 95.5"),
+    ],
+)
+def test_a_format_is_checked(values, text):
+    with pytest.raises(ValueError, match=text):
+        ImageFormat(**values)
+
+
 # other sets of pairs
 
 
@@ -393,9 +495,9 @@ def test_an_ensemble_goes_for_the_partner_s_image(lfw, model, tmp_path):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="out must be a folder, got the file"):
+    with pytest.raises(ValueError, match="out: expected a folder, got the file"):
         claim(tmp_path / "file")
-    with pytest.raises(ValueError, match="out must be new, empty or of this command, got .*, which holds file"):
+    with pytest.raises(ValueError, match="out: expected a new or empty folder, .*, which holds file"):
         claim(tmp_path)
     assert claim(tmp_path / "new") == tmp_path / "new" / "crops"
     assert not (tmp_path / "new").exists()

@@ -20,7 +20,7 @@ from fastadv.workflows.transfer_plan import Method, Verifier, negative_pairs, pa
 
 PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 NAMES = ("synth-vgg", "synth-mobile")
-METHODS = (Method(name="fim"), Method(name="dfanet-fim", rate=0.02), Method(name="m-fim", steps=4))
+METHODS = (Method(name="fim"), Method(name="dfanet-fim", rate=0.02), Method(name="m-fim", steps=5))
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,61 @@ def test_verdicts_compare_a_method_with_what_it_adds_to(made):
     rows = list(transferring.verdicts(found))
     assert {(s, t, m, b) for s, t, m, b, _ in rows} == {
         ("synth-vgg", "synth-mobile", "dfanet-fim@0.02", "fim"),
-        ("synth-vgg", "synth-mobile", "m-fim:4", "fim"),
+        ("synth-vgg", "synth-mobile", "m-fim:5", "fim at 5 of 6 steps"),
     }
     plain = transferring.describe(found)
     for row in plain["cells"]:
         assert row["low"] <= row["hit_rate"] <= row["high"]
         assert row["white_box"] == (row["target"] in row["surrogate"].split("+"))
+
+
+def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> transferring.Transfer:
+    """A study of four pairs: the hits of each cell's measurements as text, ``"..xx"`` by steps, ``/`` between them."""
+    made = []
+    for label, steps, hits in cells:
+        method = parse_method(label)
+        rows = [[[1.0 if mark == "x" else -1.0 for mark in row]] * 2 for row in hits.split("/")]
+        made.append(
+            transferring.Cell(
+                surrogate="synth-vgg",
+                method=label,
+                name=method.name,
+                rate=method.rate,
+                steps=steps,
+                similarity=np.array(rows, np.float32),
+            )
+        )
+    pairs = tuple((f"a/{k}", f"b/{k}") for k in range(4))
+    return transferring.Transfer(verifiers=verifiers, pairs=pairs, clean=np.zeros((2, 4)), cells=tuple(made))
+
+
+def test_a_method_is_compared_with_its_base_after_as_many_steps(verifiers):
+    """The base that comes first has fewer steps and fewer hits: 100 steps against 13 would be a gain of the steps."""
+    found = invented(verifiers, ("fim:13", (13,), "...."), ("fim", (100,), "xxx."), ("dfanet-fim@0.02", (100,), "xxxx"))
+    base = found.base(found.cells[2])
+    assert (base.label, base.steps) == ("fim", 100)
+    assert found.against_base(found.cells[2], "synth-mobile").difference == pytest.approx(0.25)
+    plain = [row for row in transferring.describe(found)["cells"] if row["method"] == "dfanet-fim@0.02"]
+    assert [(row["base"], row["base_steps"]) for row in plain] == [("fim", 100)] * 2
+    assert found.notices() == ()
+
+
+def test_a_measurement_on_the_way_is_such_a_base(verifiers):
+    found = invented(verifiers, ("fim", (13, 100), "x.../xxxx"), ("m-fim:13", (13,), "xx.."))
+    base = found.base(found.cells[1])
+    assert (base.label, base.steps) == ("fim at 13 of 100 steps", 13)
+    assert found.against_base(found.cells[1], "synth-mobile").difference == pytest.approx(0.25)
+
+
+def test_a_base_of_other_steps_only_is_none_and_the_study_says_so(verifiers):
+    found = invented(verifiers, ("fim:13", (13,), "...."), ("dfanet-fim@0.02", (100,), "xxxx"))
+    assert found.base(found.cells[1]) is None
+    assert list(transferring.verdicts(found)) == []
+    plain = transferring.describe(found)
+    assert {(row["base"], row["base_steps"]) for row in plain["cells"]} == {(None, None)}
+    assert plain["notices"] == [
+        "dfanet-fim@0.02 (100 steps) is not compared with fim, which was measured after 13 steps; add --method fim:100"
+    ]
 
 
 def test_a_study_that_was_stopped_ends_the_same(made, verifiers, tmp_path):
@@ -195,7 +244,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
     assert "TAR at FAR 1e-2: not measurable from" in text
     assert {r["tar_at_far_1e2"] for r in rows.values()} == {None}
     _universal_rows_are_measured(tmp_path / "run", models["synth-vgg"])
-    for name, words in (("itgsm", "'itgsm' needs labels"), ("df", "'df' has no random start")):
+    for name, words in (("itgsm", "'itgsm', which works on logits"), ("df", "random start, .* got 'df'")):
         with pytest.raises(ValueError, match=words), RunFolder.open(tmp_path / name, {}) as folder:
             comparing.untargeted(
                 PEOPLE,
@@ -230,7 +279,7 @@ def test_negative_pairs_come_in_an_order_that_repeats_images_late():
     accepted[1, 1] = True
     found = negative_pairs(["a", "b", "c"], ["x", "y", "z"], accepted, 5)
     assert found == [("a", "x"), ("c", "z"), ("a", "y"), ("b", "z"), ("c", "x")]
-    with pytest.raises(ValueError, match="pairs: 9 were asked for, and 3 x 3 images give 8 negative ones"):
+    with pytest.raises(ValueError, match="pairs: expected at most 8, which no network accepts of 3 x 3 images, got 9"):
         negative_pairs(["a", "b", "c"], ["x", "y", "z"], accepted, 9)
 
 
@@ -240,9 +289,9 @@ def test_methods_are_read_from_text():
     assert parse_method("dfanet-fim:200@0.05") == Method(name="dfanet-fim", steps=200, rate=0.05)
     assert parse_method("dfanet-fim:200@0.05").label == "dfanet-fim:200@0.05"
     for wrong in ("fmi", "fim:", "fim:0", "fim:x", "dfanet-fim@", "fim:1@b"):
-        with pytest.raises(ValueError, match="method must be NAME, NAME:STEPS"):
+        with pytest.raises(ValueError, match="method: expected NAME, NAME:STEPS"):
             parse_method(wrong)
-    with pytest.raises(ValueError, match=r"'e-fim' is a method on several surrogates: name these A\+B"):
+    with pytest.raises(ValueError, match=r"single surrogate, got 'e-fim'; give --surrogate A\+B"):
         parse_method("e-fim")
 
 
@@ -282,13 +331,19 @@ def test_paired_differences_are_mcnemars():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--network", "synth-vgg"], "network must be given at least twice"),
+        (["--network", "synth-vgg"], "network: expected two or more of one input size, got synth-vgg"),
         (
             ["--network", "synth-vgg", "--network", "synth-vgg"],
-            "network must be given once each, got 'synth-vgg' twice",
+            "network: expected each one once, got 'synth-vgg' twice",
         ),
-        (["--network", "synth-vgg", "--network", "synth-mobile", "--at", "3,x"], "at must be positive numbers"),
-        (["--network", "synth-vgg", "--network", "synth-mobile", "--untargeted"], "--untargeted needs one --surrogate"),
+        (
+            ["--network", "synth-vgg", "--network", "synth-mobile", "--at", "3,x"],
+            "at: expected positive whole num",
+        ),
+        (
+            ["--network", "synth-vgg", "--network", "synth-mobile", "--untargeted"],
+            "untargeted: expected one --surr",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path, arguments, text):

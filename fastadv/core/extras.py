@@ -1,0 +1,107 @@
+"""The optional packages: which extra brings them, what they are for, and one check before the work that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from fastadv.core.errors import MissingPackageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """An optional package.
+
+    Attributes:
+        module: What is imported.
+        distribution: What is installed.
+        use: What it gives.
+        install: The command that installs it.
+    """
+
+    module: str
+    distribution: str
+    use: str
+    install: str
+
+    @property
+    def present(self) -> bool:
+        """Whether it can be imported; nothing is."""
+        return find_spec(self.module) is not None
+
+    @property
+    def version(self) -> str | None:
+        """Of what is installed; None where it is missing or does not say."""
+        try:
+            return metadata.version(self.distribution) if self.present else None
+        except metadata.PackageNotFoundError:
+            return None
+
+
+def _of(extra: str, use: str, *names: str) -> tuple[Package, ...]:
+    """Packages of an extra of ours: ``module`` or ``module=distribution`` each."""
+    made = []
+    for name in names:
+        module, _, distribution = name.partition("=")
+        made.append(
+            Package(
+                module=module, distribution=distribution or module, use=use, install=f"pip install 'fastadv[{extra}]'"
+            )
+        )
+    return tuple(made)
+
+
+EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
+    {
+        "plot": _of("plot", "figures: roc.svg and others", "matplotlib"),
+        "report": _of("report", "HTML pages", "jinja2", "matplotlib"),
+        "serve": _of(
+            "serve",
+            "the HTTP service",
+            "fastapi",
+            "uvicorn",
+            "python_multipart=python-multipart",
+            "prometheus_client=prometheus-client",
+        ),
+        "train": _of("train", "the losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
+        "onnx": _of("onnx", "'detect export' to .onnx", "onnx", "onnxruntime", "onnxscript"),
+        "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
+    }
+)
+"""By the names of ``pip install 'fastadv[...]'``."""
+
+FURTHER = (
+    Package(module="triton", distribution="triton", use="the Triton kernels", install="pip install triton"),
+    Package(module="cupy", distribution="cupy", use="CuPy arrays as arguments", install="pip install cupy-cuda12x"),
+    Package(module="kornia", distribution="kornia", use="jpeg(gradient='kornia')", install="pip install kornia"),
+)
+"""Packages that no extra brings."""
+
+
+def optional_packages() -> tuple[Package, ...]:
+    """Each optional package once, those of the extras first."""
+    found: dict[str, Package] = {}
+    for package in (*(p for part in EXTRAS.values() for p in part), *FURTHER):
+        found.setdefault(package.module, package)
+    return tuple(found.values())
+
+
+def require_extra(extra: str, argument: str) -> None:
+    """Refuse a call that needs packages that are not installed, before it does any work.
+
+    Args:
+        extra: A key of ``EXTRAS``.
+        argument: What needs them, for the message: an option or a command.
+
+    Raises:
+        MissingPackageError: One is missing; the message names all of them and the command that installs them.
+    """
+    missing = [package for package in EXTRAS[extra] if not package.present]
+    if missing:
+        names = ", ".join(package.distribution for package in missing)
+        raise MissingPackageError(
+            f"{argument}: expected {names} ({EXTRAS[extra][0].use}), got no such package; {missing[0].install}"
+        )
