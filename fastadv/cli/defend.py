@@ -92,6 +92,8 @@ def defend(
         defend_plan.Copy(label=path.name, source=inputs.open_faces(path, size=face_model.input_size[0]))
         for path in copy or ()
     ]
+    for each in copies:
+        each.source.check([name for pair in chosen for name in (pair.first, pair.second)])
     engine = inputs.settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
     config: dict[str, object] = {
         "command": "defend",
