@@ -94,8 +94,10 @@ def defend(
         defend_plan.Copy(label=path.name, source=inputs.open_faces(path, size=face_model.input_size[0]))
         for path in copy or ()
     ]
-    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
     names = [n for p in chosen for n in (p.first, p.second)]
+    for each in copies:
+        each.source.check(names)
+    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
     identity = RunIdentity.of(
         "defend",
         model=face_model,

@@ -318,4 +318,7 @@ def _faces(
         source = SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
     else:
         source = inputs.open_faces(data, size=size, landmarks=landmarks)
-    return source if names is None else detect_plan.Selection(source, detect_plan.read_names(names))
+    if names is not None:
+        source = detect_plan.Selection(source, detect_plan.read_names(names))
+    source.check(source.names)
+    return source

@@ -119,6 +119,7 @@ def identify(
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
     roles = identifying.assign(source.names, enrol=enrol, limit=limit)
+    source.check((*roles.enrolled, *roles.mated, *roles.unmated))
     engine = Engine(slots=slots, batch=batch, precision=precision.value)
     folder = None
     if out is not None:

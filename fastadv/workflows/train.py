@@ -255,7 +255,9 @@ def _faces(
 ) -> FaceSource:
     size = network.input_size[0]
     if str(data) != SYNTHETIC:
-        return open_faces(Path(data), size=size, landmarks=landmarks)
+        source = open_faces(Path(data), size=size, landmarks=landmarks)
+        source.check(source.names)
+        return source
     if identities > _UNSEEN_FIRST:
         raise ArgumentError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
     return SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
