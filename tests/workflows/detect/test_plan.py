@@ -80,7 +80,7 @@ def test_attacks_are_written_as_name_steps_and_budget(tmp_path, plan):
         ("fgsm:3", "takes no steps"),
         ("bim@big", "eps: expected a positive number"),
         ("e-fim", "several models"),
-        ("bim,eps", "must be NAME=VALUE such as confidence=0.1, got 'eps'"),
+        ("bim,eps", "set: expected NAME=VALUE such as confidence=0.1, got 'eps'"),
         ("bim,candidates=3", "bim has no option 'candidates'; it has .*random_start"),
     ):
         with pytest.raises(ValueError, match=expected):
