@@ -28,7 +28,7 @@ _STATE_OF_SCRIPT = "load it with torch.jit.load and save its state_dict(), best 
 _NOT_RUN = "it holds code, which is never run; save the module's state_dict() alone, best as .safetensors"
 _CONVERT = "save it as PNG or JPEG"
 
-_TEXTS = frozenset({"text", "csv", "landmarks", "pairs"})
+_TEXTS = frozenset({"text", "utf-16", "csv", "landmarks", "pairs"})
 _LEFT = frozenset({"empty", "short", "unknown", "unreadable"})  # what a reader of text says itself
 
 

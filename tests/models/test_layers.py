@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel, fold_batch_norms, load, prepare, shipped_names
 
 IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
@@ -227,12 +228,11 @@ def test_folds_only_where_it_is_right(case: str) -> None:
     assert set(batch_norms(network)) - set(batch_norms(folded)) == foldable
 
 
-def test_a_backbone_that_cannot_run_is_left_to_whoever_runs_it() -> None:
+def test_a_backbone_that_cannot_run_is_refused_by_name_and_is_not_folded() -> None:
     model = FaceModel(Net(lambda m, x: m.bn(m.conv(x)) @ x[0, 0, 0, :1]), mean=(0,) * 3, std=(1,) * 3, name="m").eval()
-    prepared = prepare(model)
-    assert batch_norms(prepared) == batch_norms(model)
-    with pytest.raises(RuntimeError):
-        prepared(images(1))
+    with pytest.raises(ArgumentError, match="model: expected a network that takes two images .* got 'm' that fails"):
+        prepare(model)
+    assert batch_norms(fold_batch_norms(model.backbone)) == batch_norms(model.backbone)
 
 
 class Counting(nn.Module):

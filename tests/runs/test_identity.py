@@ -16,6 +16,9 @@ import fastadv as fa
 from fastadv.cli import app
 from fastadv.core.errors import Error
 
+# few pairs, small pictures: what the commands note about them is not tested here
+pytestmark = pytest.mark.filterwarnings("ignore::fastadv.core.notices.Notice")
+
 PEOPLE = "abcdefgh"
 POINTS = "38 52 74 52 56 72 42 92 71 92"
 
