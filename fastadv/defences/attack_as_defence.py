@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Recipe, as_recipe
-from fastadv.core.errors import ArgumentTypeError, UnavailableError
+from fastadv.core.errors import UnavailableError
 from fastadv.defences.checks import check_number
 from fastadv.defences.defended import SameNetwork
 from fastadv.defences.key import check_seed, content_key
@@ -63,8 +63,7 @@ class AttackAsDefence:
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
-        if not hasattr(as_recipe(self.attack).attack, "allocate"):
-            raise ArgumentTypeError(f"attack must be an Attack or a Recipe, got {type(self.attack).__name__}")
+        as_recipe(self.attack)  # refuses what is no attack
         check_number("start", self.start, 0.0, 1.0)
         check_number("threshold", self.threshold, -1.0, 1.0)
 

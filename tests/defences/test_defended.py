@@ -339,7 +339,7 @@ def test_the_attacked_model_is_a_face_model(model, faces):
 
 
 def test_errors_of_attack_as_defence(model):
-    with pytest.raises(TypeError, match="attack must be an Attack or a Recipe, got str"):
+    with pytest.raises(TypeError, match="attack: expected an attack or a Recipe, got 'pgd'"):
         AttackAsDefence(attack="pgd")
     with pytest.raises(ValueError, match="start must be a number"):
         AttackAsDefence(attack=PGD, start=-0.1)
