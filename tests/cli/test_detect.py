@@ -11,6 +11,8 @@ from fastadv.cli import app
 from fastadv.data import SyntheticFaces, read_manifest, to_uint8, write_png
 
 FACES = ("--data", "synthetic", "--identities", "4", "--per-identity", "8", "--model", "synth-vgg")
+# twenty natural images that validate: a threshold at 5 % false alarms needs them
+MANY = tuple("26" if word == "8" else word for word in FACES)
 
 
 def call(*words: object) -> str:
@@ -21,8 +23,8 @@ def call(*words: object) -> str:
 
 def fit(out, *more):
     return call(
-        *("fit", *FACES, "--new-head", "--head-epochs", "30", "--head-lr", "0.1", "--attack", "bim:3@12/255"),
-        *("--natural", "2", "--attacked", "2", "--validate", "0.25", "--test", "0.25", "--epochs", "2"),
+        *("fit", *MANY, "--new-head", "--head-epochs", "30", "--head-lr", "0.1", "--attack", "bim:3@12/255"),
+        *("--natural", "20", "--attacked", "2", "--validate", "0.25", "--test", "0.25", "--epochs", "2"),
         *("--batch", "8", "--out", out, *more),
     )
 
@@ -55,11 +57,11 @@ def test_a_finished_fit_is_only_read(study):
 def test_an_evaluation_ends_in_tables_and_a_page(study):
     out, _ = study
     shown = call(
-        *("evaluate", out, *FACES, "--unseen", "fgsm@12/255", "--adaptive", "bim:3@12/255", "--weight", "1", "--k", "5")
+        *("evaluate", out, *MANY, "--unseen", "fgsm@12/255", "--adaptive", "bim:3@12/255", "--weight", "1", "--k", "5")
     )
     for expected in (
         *("bim-u", "macro-u", "Mahalanobis", "attacks never seen", "fgsm-u", "by one who knows the detector"),
-        *("which validated best", "pca, DW-kNN", "aggregate", "not run"),
+        *("which validated best", "pca, DW-kNN", "aggregate", "not run", "met before", "success of the rest"),
     ):
         assert expected in shown
     for network, kept, metric in itertools.product(("lstm", "mlp"), ("medoid", "centroid"), ("l2", "cosine")):

@@ -68,8 +68,14 @@ def test_the_page_shows_what_was_found(made: DemoResult) -> None:
     assert cells[10:15] == [text.percent(clean.eer), *(text.percent(a.impersonation_at_eer) for a in found)]
     assert cells[15:20] == [text.percent(clean.eer), *(text.percent(a.evasion_at_eer) for a in found)]
     assert cells[20:25] == ["–", "1", "40", "10", "10"]
-    means = [sum(r.l2 for r in run.rows) / 20 for run in made.runs]
-    assert cells[30:35] == ["–", *(f"{mean:.2f}" for mean in means)]
+    met = [{r.name for r in run.rows if "met_at_start" in r.flags} for run in made.runs]
+    hits = [[r for r in run.rows if r.success] for run in made.runs]
+    gained = [[r for r in rows if r.name not in before] for rows, before in zip(hits, met, strict=True)]
+    assert cells[25:30] == ["–", *(text.percent(len(rows) / 20) for rows in hits)]
+    assert cells[30:35] == ["–", *(text.percent(len(before) / 20) for before in met)]
+    shares = [len(rows) / (20 - len(before)) for rows, before in zip(gained, met, strict=True)]
+    assert cells[35:40] == ["–", *(text.percent(share) for share in shares)]
+    assert cells[45:50] == ["–", *(f"{sum(r.l2 for r in rows) / len(rows):.2f}" if rows else "–" for rows in gained)]
     worst = min(a.accuracy for a in found)
     assert f'<div class="value">{text.percent(worst)}</div>' in html
     assert html.count("<img ") == 6 * (2 + 2 * 4)
