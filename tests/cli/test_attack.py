@@ -49,7 +49,7 @@ def test_the_folder_says_how_it_was_made(finished):
     assert described["config"]["attack"]["steps"] == 24
     assert described["config"]["attack"]["budget"] == {"norm": "linf", "eps": 8 / 255, "lo": 0.0, "hi": 1.0}
     assert described["versions"]["torch"]
-    assert sorted(p.name for p in finished[0].iterdir()) == ["images", "manifest.parquet", "run.json"]
+    assert sorted(p.name for p in finished[0].iterdir()) == [".hashes.json", "images", "manifest.parquet", "run.json"]
 
 
 def test_started_again_it_makes_nothing_new(finished, fastadv, faces, weights, content):
@@ -64,7 +64,7 @@ def test_started_again_it_makes_nothing_new(finished, fastadv, faces, weights, c
 def test_another_configuration_is_refused(finished, fastadv, faces, weights):
     other = fastadv(*arguments(faces, weights, finished[0], "--eps", "4/255"))
     assert other.returncode == 2
-    assert "holds another run; attack.eps" in other.stderr
+    assert "holds another run; attack.budget.eps" in other.stderr
     assert "Traceback" not in other.stderr
 
 

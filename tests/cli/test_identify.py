@@ -23,7 +23,7 @@ def test_the_table_and_the_folder(fastadv, faces, tmp_path):
         "met before",
     ):
         assert text in done.stdout
-    saved = json.loads((out / "identification.json").read_text())
+    saved = json.loads((out / ".hashes.json", "identification.json").read_text())
     assert (saved["aim"], saved["clean"]["people"], saved["clean"]["mated"]) == ("identify-as", 5, 3)
     rows = read_manifest(out)
     assert {(r.goal, r.attack, r.metric) for r in rows} == {("identify-as", "knn-df", "template_margin")}

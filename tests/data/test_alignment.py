@@ -229,7 +229,5 @@ def test_unreadable_landmarks(tmp_path: Path) -> None:
     with pytest.raises(AlignmentError, match="cannot be read"):
         read_landmarks(tmp_path / "none.txt")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(
-        AlignmentError, match="cannot be read: byte 2 is not UTF-16; save the list as UTF-8"
-    ):
+    with pytest.raises(AlignmentError, match="cannot be read: byte 2 is not UTF-16; save the list as UTF-8"):
         read_landmarks(tmp_path / "binary")
