@@ -1,7 +1,7 @@
 """Rows and the two forms of a manifest."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastadv.data import ManifestError, RunFolder, encode_png, read_manifest
+from fastadv.data.manifest import journal_line, to_parquet
 from fastadv.data.provenance import commit
 from fastadv.testing.rows import row
 
@@ -101,3 +102,22 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
     assert commit(tmp_path) == "b" * 40
     (git / "HEAD").write_text("c" * 40 + "\n")
     assert commit(tmp_path) == "c" * 40
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../secret", "a//b", "", "a\\b"])
+@pytest.mark.parametrize("form", ["journal", "parquet"])
+def test_a_name_that_leaves_the_folder_is_refused_by_every_reader(tmp_path: Path, name: str, form: str) -> None:
+    hostile = row(name)
+    if form == "journal":
+        (tmp_path / "manifest.jsonl").write_bytes(journal_line(hostile, 7))
+    else:
+        (tmp_path / "manifest.parquet").write_bytes(to_parquet([hostile]))
+    with pytest.raises(ManifestError, match=r"name: expected 'identity/file' without '\.', '\.\.' or a leading '/'"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_of_an_earlier_version_lacks_the_later_columns(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([asdict(row("a", seed=7))]).drop_columns(["image_hash", "target_hash", "software"])
+    pyarrow.parquet.write_table(table, tmp_path / "manifest.parquet")
+    (read,) = read_manifest(tmp_path)
+    assert (read.image_hash, read.target_hash, read.software) == ("", "", "")

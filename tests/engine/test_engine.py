@@ -209,6 +209,10 @@ def test_out_of_memory_means_fewer_slots_and_going_on():
         "out of memory with 8 slots in batches of 8; going on with 4 in batches of 4",
     ]
     assert torch.equal(made.images, small.images)
+    jobs = [fa.Job(name=str(k), id=k, image=x[k], goal=goal.row(k)) for k in range(len(x))]
+    with pytest.warns(fa.AttackWarning, match="out of memory"):
+        results = list(fa.stream_jobs(attacks.fim(), jobs, net, engine=Engine(slots=16, batch=16)))
+    assert {r.batch for r in results} == {4}  # a row says with which batch its bits were made
 
 
 def test_no_memory_at_all_is_an_error_that_says_so():
