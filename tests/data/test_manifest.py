@@ -117,7 +117,9 @@ def test_a_name_that_leaves_the_folder_is_refused_by_every_reader(tmp_path: Path
 
 
 def test_a_manifest_of_an_earlier_version_lacks_the_later_columns(tmp_path: Path) -> None:
-    table = pyarrow.Table.from_pylist([asdict(row("a", seed=7))]).drop_columns(["image_hash", "target_hash", "software"])
+    table = pyarrow.Table.from_pylist([asdict(row("a", seed=7))]).drop_columns(
+        ["image_hash", "target_hash", "software"]
+    )
     pyarrow.parquet.write_table(table, tmp_path / "manifest.parquet")
     (read,) = read_manifest(tmp_path)
     assert (read.image_hash, read.target_hash, read.software) == ("", "", "")

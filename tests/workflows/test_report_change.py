@@ -1,6 +1,7 @@
 """What attacks did to pixels and embeddings: noted when they are made, drawn in the report, absent from old runs."""
 
 import json
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -25,6 +26,11 @@ from fastadv.workflows.report import render
 from fastadv.workflows.report_change import change_figures, series_of
 
 SIZE = 112
+
+
+def written(path):
+    """The rows without the hashes of their images, which only a folder knows."""
+    return [replace(each, image_hash="") for each in read_manifest(path)]
 
 
 def test_the_levels_are_counted_by_pixel_in_the_channel_that_changes_most():
@@ -74,7 +80,7 @@ def attacked(faces, path, name, **options):
 
 def test_what_a_run_notes_can_be_measured_again_and_is_drawn(faces, tmp_path):
     model, gallery, rows = attacked(faces, tmp_path / "one", "fim", eps=8 / 255, steps=10)
-    assert read_manifest(tmp_path / "one") == rows
+    assert written(tmp_path / "one") == rows
     total = np.zeros(9)
     for each in rows:
         source = (faces.load(each.name).image.permute(1, 2, 0).numpy() * 255).round()
@@ -132,9 +138,9 @@ def test_runs_of_older_versions_are_read_and_drawn_without_figures(tmp_path):
     parquet = tmp_path / "run" / "manifest.parquet"
     table = pyarrow.parquet.read_table(parquet)
     pyarrow.parquet.write_table(table.drop_columns(["levels", "template_distance"]), parquet)
-    assert read_manifest(tmp_path / "run") == rows
+    assert written(tmp_path / "run") == rows
     journal.write_text("".join(json.dumps(each) + "\n" for each in old))
-    assert read_manifest(journal) == rows
+    assert written(journal) == rows
     journal.unlink()
     assert change_figures(series_of([("run", rows)])) == ()
     assert "How much the pixels change" not in render(tmp_path / "run").read_text()
