@@ -40,8 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Adversarial attacks on face recognition, at the full speed of the hardware.",
-    epilog="Exit codes: 0 success; 2 an error that you can mend, in one line on standard error; 70 a fault of fastadv, "
-    "with the file of its traceback; 130 Ctrl-C: the same command continues where it was stopped.",
+    epilog="Exit codes: 0 success; 2 an error that you can correct, in one line on standard error; 70 a fault of "
+    "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
+    "continues the run.",
 )
 for command in (doctor, attack, verify, identify, transfer, talfw, defend, demo, report, serve):
     app.command(cls=Checked)(command)

@@ -52,44 +52,50 @@ _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of a
 def attack(
     name: Annotated[
         AttackName,
-        typer.Argument(help="How to move: " + "; ".join(f"{k}: {e.what}" for k, e in CATALOG.items())),
+        typer.Argument(help="Run this attack. " + "; ".join(f"{k}: {e.what}" for k, e in CATALOG.items())),
     ],
     data: Data,
     model: Model,
     out: Annotated[
-        Path, typer.Option(help="Where images, manifest.parquet and run.json go; an unfinished run goes on.")
+        Path,
+        typer.Option(help="Write images, manifest.parquet and run.json to this folder; continue an unfinished run."),
     ],
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="The verifier's threshold ('fastadv verify' measures it), where the goal needs one; "
-            "with --layer the largest distance of its features that counts as a match."
+            help="Threshold of the verifier, as measured by 'fastadv verify'; needed for evade, impersonate and match. "
+            "With --layer: largest distance between the layer's features that counts as a match."
         ),
     ] = None,
     weights: Weights = None,
     goal: Annotated[
         Goal | None,
         typer.Option(
-            help="evade: not be recognised. impersonate: be taken for the target. match: have the target's features. "
-            "identify-as, misidentify: be nearest to the target's template in a gallery, or to anybody else's. "
-            "classify-as, misclassify: by the network's class head, the target's class, or another than before. "
-            "Default: impersonate; of df: match; of knn-df: identify-as."
+            help="Goal of the attack. evade: not verified as oneself. impersonate: verified as the target. match: the "
+            "target's features. identify-as, misidentify: nearest to the target's template in a gallery, or to another "
+            "person's than one's own. classify-as, misclassify: the target's class of the network's class head, or "
+            "another class than before (default: impersonate; match for df; identify-as for knn-df)."
         ),
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="CSV first,second,same: attack first, with second as target and guide.")
+        Path | None,
+        typer.Option(
+            help="Attack the first image of each line of this CSV file (first,second,same), with the second as target."
+        ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Of match: a layer of the network by its name; default: the embedding.")
+        str | None,
+        typer.Option(help="Layer whose features --goal match compares, by its name (default: the embedding)."),
     ] = None,
     gallery: Annotated[
         Path | None,
         typer.Option(
-            help="Of identify-as and misidentify: a folder of identities to make templates of; default: DATA."
+            help="Enrol these identities as templates for identify-as and misidentify (default: those of --data)."
         ),
     ] = None,
     neighbours: Annotated[
-        int | None, typer.Option(help="Of identify-as and misidentify: how many nearest templates vote. Default: 1.")
+        int | None,
+        typer.Option(help="Number of nearest templates that vote for identify-as and misidentify (default: 1)."),
     ] = None,
     eps: Eps = None,
     steps: Steps = None,
@@ -110,11 +116,11 @@ def attack(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make adversarial faces from a folder.
+    """Generate adversarial faces from a data set.
 
-    Without --pairs, every image goes for the first image of the next identity, or (evade) away from its own embedding
-    (take an attack with a random start, such as pgd). A killed run goes on when started again with the same command,
-    and ends with the same bytes.
+    Without --pairs, the target of every image is the first image of the next identity; with --goal evade every image
+    moves away from its own embedding, which needs an attack with a random start, such as pgd. The same command
+    continues an interrupted run, which ends with the same bytes as one without interruption.
 
     Example: fastadv attack fim --data faces/ --model mobilefacenet --weights FILE --threshold 0.31 --out adversarial/
     """
@@ -140,7 +146,9 @@ def attack(
     )
     aim.check_attack(moves)
     if gallery is not None and not aim.needs_gallery:
-        raise ArgumentError(f"gallery is of the goals identify-as and misidentify only, got {gallery} with {aim.goal}")
+        raise ArgumentError(
+            f"gallery: expected it with --goal identify-as or misidentify only, got {gallery} with {aim.goal}"
+        )
     face_model = inputs.open_model(model.value, weights, device=device)
     aim.check_model(face_model)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)

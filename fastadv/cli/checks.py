@@ -135,7 +135,9 @@ def _check_place(option: str, path: Path, *, file: bool) -> None:
         if not there.is_dir():
             raise ArgumentError(f"{option}: expected a folder, got {path}, which is below the file {there}")
         if not os.access(there, os.W_OK | os.X_OK):
-            raise ArgumentError(f"{option}: expected a folder that can be written, got {path}; look at {there}")
+            raise ArgumentError(
+                f"{option}: expected a folder that can be written, got {path}; check the permissions of {there}"
+            )
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL byte
         if isinstance(error, ArgumentError):
             raise

@@ -37,30 +37,47 @@ _FORMS = defend_plan.FORMS.replace("[@", "\\[@")  # no markup
 def defend(
     data: Data,
     model: Model,
-    defence: Annotated[list[str], typer.Option(help=f"A defence, such as mean:3 or jpeg:20; give several. {_FORMS}.")],
+    defence: Annotated[
+        list[str],
+        typer.Option(
+            help=f"Evaluate this defence, such as mean:3 or jpeg:20; may be given several times. Forms: {_FORMS}."
+        ),
+    ],
     out: Annotated[
-        Path, typer.Option(help="Where images, defences.json and report.html go; an unfinished run goes on.")
+        Path,
+        typer.Option(help="Write images, defences.json and report.html to this folder; continue an unfinished run."),
     ],
     weights: Weights = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="An attack, NAME[:STEPS]\\[@EPS], such as fim:20@8/255; give several.")
+        list[str] | None,
+        typer.Option(help="Run this attack, NAME[:STEPS]\\[@EPS], such as fim:20@8/255; may be given several times."),
     ] = None,
     copy: Annotated[
         list[Path] | None,
-        typer.Option(help="An attacked copy of the faces, such as one of fastadv talfw, to show to every defence."),
+        typer.Option(
+            help="Evaluate every defence on this attacked copy of the faces too, such as one of 'fastadv talfw'; "
+            "may be given several times."
+        ),
     ] = None,
     threat: Annotated[
         list[str] | None,
         typer.Option(
-            help="What the attacker knows: zero, perfect[:SAMPLES] or adaptive[:SAMPLES]. Default: zero and perfect."
+            help="Evaluate this attacker: zero (unaware of the defence), perfect[:SAMPLES] (white-box) or "
+            "adaptive[:SAMPLES] (white-box, evades --detector too); may be given several times (default: zero and "
+            "perfect)."
         ),
     ] = None,
-    detector: Annotated[Path | None, typer.Option(help="What an adaptive attacker has to pass.")] = None,
-    false_alarm: Annotated[float, typer.Option(help="The rate of the detector's threshold.")] = 0.05,
-    pairs: Annotated[Path | None, typer.Option(help="CSV first,second,same[,fold] instead of LFW's pairs.txt.")] = None,
-    folds: Annotated[str | None, typer.Option(help="Only these folds, for example 1-2.")] = None,
+    detector: Annotated[
+        Path | None, typer.Option(help="Detector that the adaptive attacker evades, a file of 'fastadv detect fit'.")
+    ] = None,
+    false_alarm: Annotated[float, typer.Option(help="Set the detector's threshold at this false-alarm rate.")] = 0.05,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only so many pairs, half of each class, spread over the list.")
+        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
     ] = None,
     landmarks: Landmarks = None,
     seed: Seed = 0,
@@ -71,11 +88,11 @@ def defend(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate defences against attackers who do not know them, know them, and adapt.
+    """Evaluate defences against unaware, white-box and adaptive attackers.
 
-    Both images of a pair pass the defence, the first one of every pair is attacked: different people to match, one
-    person's images not to match. Of a copy that was attacked before, both images are taken. The defended verifier
-    decides at its own thresholds from clean pairs. What looks like masked gradients is said below the table.
+    Both images of a pair pass through the defence. The first one is attacked: to match in pairs of different people,
+    not to match in pairs of one person. From an attacked --copy both images are read. The defended verifier decides at
+    its own thresholds from clean pairs. Signs of masked gradients are listed below the table.
 
     Example: fastadv defend --data lfw/ --model mobilefacenet --weights FILE --defence mean:3 --defence jpeg:20
     --attack ffm --attack fim:20 --limit 300 --out study/

@@ -16,12 +16,16 @@ from fastadv.workflows import demo as demonstrating
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="A new folder, or that of a demo to take up again.")] = Path("fastadv-demo"),
-    pairs: Annotated[int, typer.Option(help="Pairs of synthetic faces, a multiple of 20.")] = demonstrating.PAIRS,
+    out: Annotated[Path, typer.Option(help="Write to this new folder, or continue the demo in it.")] = Path(
+        "fastadv-demo"
+    ),
+    pairs: Annotated[
+        int, typer.Option(help="Generate this many pairs of synthetic faces, a multiple of 20.")
+    ] = demonstrating.PAIRS,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The whole idea in a minute or two: synthetic faces, a shipped network, four attacks, and a report to look at."""
+    """Run a demonstration in a minute or two: synthetic faces, a shipped network, four attacks and a report."""
     with progress_bars(quiet=as_json) as progress:
         result = demonstrating.demo(out, seed=seed, pairs=pairs, progress=progress)
     if as_json:

@@ -36,10 +36,12 @@ detect = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Tell adversarial faces from natural ones: fit detectors on attacks, evaluate them, score a folder.",
+    help="Detect adversarial faces: fit detectors on attacks, evaluate them, score a folder, export one.",
 )
 
-Network = Annotated[ModelName, typer.Option(help="The network that is attacked and watched.")]
+Network = Annotated[
+    ModelName, typer.Option(help="Architecture of the network that is attacked and whose layers the detectors read.")
+]
 
 
 class SplitBy(str, Enum):
@@ -48,14 +50,16 @@ class SplitBy(str, Enum):
 
 
 Names = Annotated[
-    Path | None, typer.Option(help="Only these images: a text file, identity/file a line. Default: all of the data.")
+    Path | None, typer.Option(help="Use only the images named in this text file, identity/file a line (default: all).")
 ]
-People = Annotated[int, typer.Option(min=3, help="With --data synthetic: people.")]
-PerPerson = Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each.")]
-FacesSeed = Annotated[int, typer.Option(min=0, help="With --data synthetic: which people.")]
+People = Annotated[int, typer.Option(min=3, help="With --data synthetic: number of people.")]
+PerPerson = Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")]
+FacesSeed = Annotated[int, typer.Option(min=0, help="With --data synthetic: random seed of the people.")]
 
 _SHOWN = 20  # flagged faces of a folder on the screen
-_DATA_HELP = "A folder of identities, LFW, an InsightFace .bin, .tar shards, or 'synthetic'."
+_DATA_HELP = (
+    "Read faces from a folder of identities, LFW, an InsightFace .bin, .tar shards, or generate them: 'synthetic'."
+)
 Faces = Annotated[Path, typer.Option("--data", help=_DATA_HELP)]
 
 
@@ -64,28 +68,33 @@ def fit(
     data: Faces,
     model: Network,
     out: Annotated[
-        Path, typer.Option(help="The study's folder: attacks, detectors, figures; an unfinished one goes on.")
+        Path,
+        typer.Option(help="Write the study to this folder: attacks, detectors, figures; continue an unfinished one."),
     ],
     weights: Weights = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, such as bim:30@0.03 or mi-fgsm@8/255, with options of "
-            "its own after commas: cw-l2,search_steps=3. Give several; each is run targeted and not."
+            help="Fit on this attack: NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, such as bim:30@0.03, "
+            "with its options after commas, such as cw-l2,search_steps=3; may be given several times. Each is run "
+            "targeted and untargeted."
         ),
     ] = None,
     run: Annotated[
-        list[Path] | None, typer.Option(help="A folder of 'fastadv attack' to fit on too; give several.")
+        list[Path] | None,
+        typer.Option(help="Fit on the images of this folder of 'fastadv attack' too; may be given several times."),
     ] = None,
-    natural: Annotated[int, typer.Option(help="Images of each person that stay as they are.")] = 10,
-    attacked: Annotated[int, typer.Option(help="Images of each person to attack.")] = 10,
-    validate: Annotated[float, typer.Option(help="Share of them that stops the fit and sets the thresholds.")] = 0.15,
-    test: Annotated[float, typer.Option(help="Share of them that 'detect evaluate' measures.")] = 0.35,
+    natural: Annotated[int, typer.Option(help="Keep this many images of each person natural.")] = 10,
+    attacked: Annotated[int, typer.Option(help="Attack this many images of each person.")] = 10,
+    validate: Annotated[
+        float, typer.Option(help="Validate on this share of the images, which stops the fit and sets the thresholds.")
+    ] = 0.15,
+    test: Annotated[float, typer.Option(help="Keep this share of the images for 'detect evaluate'.")] = 0.35,
     split_by: Annotated[
         SplitBy,
         typer.Option(
-            help="What is shared out between fit, validation and test: every person's images, or the people, so that "
-            "the detectors have met nobody of the test."
+            help="Divide every person's images between fit, validation and test, or divide the people, so that nobody "
+            "is in two of them."
         ),
     ] = SplitBy.images,
     names: Names = None,
@@ -93,18 +102,19 @@ def fit(
     per_identity: PerPerson = 24,
     faces_seed: FacesSeed = 3,
     layer: Annotated[
-        list[str] | None, typer.Option(help="A layer to tap; give several. Default: the network's blocks.")
+        list[str] | None,
+        typer.Option(help="Read this layer; may be given several times (default: the network's blocks)."),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="JSON list: who each logit of the network's own head is.")
+        Path | None, typer.Option(help="Read the name of each logit of the network's own head from this JSON list.")
     ] = None,
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Train a class head although the network has one.")
     ] = False,
-    head_epochs: Annotated[int, typer.Option(min=1, help="Of the class head's training.")] = HEAD_EPOCHS,
-    head_lr: Annotated[float, typer.Option(help="First learning rate of the class head.")] = HEAD_LR,
-    epochs: Annotated[int, typer.Option(min=1, help="Of a detector's fit, at most.")] = 150,
-    lr: Annotated[float, typer.Option(help="First learning rate of a detector.")] = 1e-3,
+    head_epochs: Annotated[int, typer.Option(min=1, help="Train the class head for this many epochs.")] = HEAD_EPOCHS,
+    head_lr: Annotated[float, typer.Option(help="Initial learning rate of the class head.")] = HEAD_LR,
+    epochs: Annotated[int, typer.Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
+    lr: Annotated[float, typer.Option(help="Initial learning rate of a detector.")] = 1e-3,
     landmarks: Landmarks = None,
     seed: Seed = 0,
     batch: Batch = None,
@@ -113,10 +123,10 @@ def fit(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit {LSTM, MLP} x {medoids, centroids} x {L2, cosine} on natural faces and on what attacks make of them.
+    """Fit detectors, {LSTM, MLP} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
 
-    Of every person some images stay natural, some are attacked, the rest trains a class head (where the network has
-    none) and represents the person. Attacks are made once: the same command goes on where it was stopped, and with
+    Of every person some images stay natural and some are attacked; the rest represents the person and trains a class
+    head where the network has none. Attacks are run once: the same command continues an interrupted study, and with
     another --epochs or --lr it fits the detectors anew on the same images.
 
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
@@ -190,29 +200,47 @@ def fit(
 
 @detect.command(cls=Checked)
 def evaluate(
-    study: Annotated[Path, typer.Argument(help="The folder that 'fastadv detect fit' wrote.")],
+    study: Annotated[Path, typer.Argument(help="Folder of a study, the --out of 'fastadv detect fit'.")],
     data: Faces,
     model: Network,
     weights: Weights = None,
     unseen: Annotated[
         list[str] | None,
-        typer.Option(help="An attack that no detector was fitted on, written as for 'fit'; give several."),
+        typer.Option(
+            help="Evaluate on this attack, which no detector was fitted on, written as for 'fit'; may be given "
+            "several times."
+        ),
     ] = None,
     unseen_run: Annotated[
-        list[Path] | None, typer.Option(help="A folder of 'fastadv attack' with more of them; give several.")
+        list[Path] | None,
+        typer.Option(
+            help="Evaluate on this folder of 'fastadv attack' too, which no detector was fitted on; may be given "
+            "several times."
+        ),
     ] = None,
     adaptive: Annotated[
         list[str] | None,
-        typer.Option(help="An attack, written likewise, by one who knows the best detector; give several."),
+        typer.Option(
+            help="Run this attack, written as for 'fit', white-box against the best detector; may be given "
+            "several times."
+        ),
     ] = None,
     weight: Annotated[
-        list[float] | None, typer.Option(help="Of the detector's logit in that attacker's loss. Default: 0.1, 1, 10.")
+        list[float] | None,
+        typer.Option(
+            help="Weight of the detector's logit in the loss of --adaptive; may be given several times "
+            "(default: 0.1, 1, 10)."
+        ),
     ] = None,
-    knn_layer: Annotated[str | None, typer.Option(help="Layer of the kNN score. Default: the last.")] = None,
+    knn_layer: Annotated[
+        str | None, typer.Option(help="Compute the kNN score at this layer (default: the last).")
+    ] = None,
     k: Annotated[
-        int | None, typer.Option(min=1, help="Neighbours of the kNN score. Default: as many as a person has images.")
+        int | None, typer.Option(min=1, help="Number of neighbours of the kNN score (default: the images of a person).")
     ] = None,
-    dimensions: Annotated[int, typer.Option(min=1, help="Of its PCA, at most.")] = 256,
+    dimensions: Annotated[
+        int, typer.Option(min=1, help="Reduce the features of the kNN score to at most this many dimensions, by PCA.")
+    ] = 256,
     names: Names = None,
     identities: People = 100,
     per_identity: PerPerson = 24,
@@ -221,10 +249,10 @@ def evaluate(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Measure a study's detectors on images, attacks and attackers that they have not met; tables, ROC and a page.
+    """Evaluate a study's detectors on images that they were not fitted on: tables, ROC curves and a page.
 
-    AUC with bootstrap intervals by attack, targeted and untargeted; attacks never seen; attackers who know the
-    detector; the kNN score; the field's yardsticks; and each finding of the papers checked.
+    Reported are the AUC with bootstrap intervals for each attack, targeted and untargeted; unseen attacks; adaptive
+    attackers; the kNN score; Mahalanobis, LID and deep kNN for comparison; and which findings of the papers hold.
 
     Example: fastadv detect evaluate study/ --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE
     --unseen knn-df:60@5/255 --adaptive pgd:10@0.03
@@ -256,20 +284,22 @@ def evaluate(
 
 @detect.command(cls=Checked)
 def score(
-    detector: Annotated[Path, typer.Argument(help="A file of detectors/ that 'fastadv detect fit' wrote.")],
+    detector: Annotated[Path, typer.Argument(help="Detector, a file in detectors/ of 'fastadv detect fit'.")],
     data: Data,
     model: Network,
     weights: Weights = None,
     rate: Annotated[
-        float | None, typer.Option(help="False-alarm rate whose threshold flags: 0.001, 0.01 or 0.05. Default: 0.01.")
+        float | None, typer.Option(help="Flag at the threshold of this false-alarm rate: 0.001, 0.01 or 0.05.")
     ] = 0.01,
-    equal_error: Annotated[bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate.")] = False,
-    out: Annotated[Path | None, typer.Option(help="A CSV file: name,score,flagged.")] = None,
+    equal_error: Annotated[
+        bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate instead of --rate.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write this CSV file: name,score,flagged.")] = None,
     landmarks: Landmarks = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Say of every face of a folder how adversarial it looks.
+    """Score every face of a data set with a detector, and list the faces that are flagged as adversarial.
 
     Example: fastadv detect score study/detectors/lstm-medoid-cosine.safetensors --data faces/ --model mobilefacenet
     --weights FILE

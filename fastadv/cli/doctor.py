@@ -13,7 +13,7 @@ from fastadv.workflows import doctor as checking
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Report what this machine has: versions, CPU and CUDA features, optional packages, and which backend runs."""
+    """Report versions, CPU and CUDA features, optional packages, and which backend of each operation runs here."""
     report = checking.examine()
     if as_json:
         print(json.dumps(asdict(report)))

@@ -19,13 +19,13 @@ from fastadv.detection.export import export_guard
 def export(
     model: Model,
     detector: DetectorFile,
-    out: Annotated[Path, typer.Option(help="The file: .onnx, or .pt2 for torch.export.")],
+    out: Annotated[Path, typer.Option(help="Write this file: .onnx, or .pt2 for torch.export.")],
     weights: Weights = None,
     threshold: Threshold = None,
     false_alarm: FalseAlarm = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a network and its detector as one graph for other runtimes, after comparing it with the original.
+    """Export a network and its detector as one graph for other runtimes, and compare its outputs with the original's.
 
     Example: fastadv detect export --model synth-vgg --detector detector.safetensors --out guard.onnx
     """

@@ -20,11 +20,13 @@ class GuardPrecision(str, Enum):
     bf16 = "bf16"
 
 
-DetectorFile = Annotated[Path, typer.Option(help="What `fastadv detect fit` wrote.")]
-Threshold = Annotated[float | None, typer.Option(help="Flag scores from here on. Default: the equal-error threshold.")]
+DetectorFile = Annotated[Path, typer.Option(help="Detector, a file of 'fastadv detect fit'.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Flag images from this score on (default: the equal-error threshold).")
+]
 FalseAlarm = Annotated[
     float | None,
-    typer.Option(help="Flag at this rate of false alarms, one that the detector is calibrated for."),
+    typer.Option(help="Flag at the threshold of this false-alarm rate, one that the detector is calibrated for."),
 ]
 
 

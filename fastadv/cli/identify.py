@@ -52,21 +52,28 @@ def identify(
     model: Model,
     weights: Weights = None,
     enrol: Annotated[
-        int, typer.Option(help="Images of a person that make the template; people with no more are not enrolled.")
+        int,
+        typer.Option(help="Form each template from this many images; people without a further image are not enrolled."),
     ] = 2,
-    neighbours: Annotated[int, typer.Option(help="How many of the nearest enrolled images name a face.")] = 3,
+    neighbours: Annotated[
+        int, typer.Option(help="Identify a face by a vote of this many nearest enrolled images.")
+    ] = 3,
     limit: Annotated[
-        int | None, typer.Option(help="Only so many faces of enrolled people, spread over the list.")
+        int | None, typer.Option(help="Use at most N faces of enrolled people, spread over the list.")
     ] = None,
     attack: Annotated[AttackName | None, typer.Option(help="Attack the faces of enrolled people.")] = None,
     goal: Annotated[
         IdentifyGoal | None,
         typer.Option(
-            help="identify-as (the default): be taken for the next enrolled person. misidentify: for anybody else."
+            help="Goal of the attack. identify-as: identified as the next enrolled person. misidentify: as any other "
+            "person (default: identify-as)."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where identification.json, its figure and the images go; an attack needs it.")
+        Path | None,
+        typer.Option(
+            help="Write identification.json, its figure and the images to this folder; required with --attack."
+        ),
     ] = None,
     eps: Eps = None,
     steps: Steps = None,
@@ -86,20 +93,20 @@ def identify(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Identify faces by a gallery, clean and under attack.
+    """Identify faces in a gallery, clean and under attack.
 
-    The first images of everybody make a template (their mean); the others are looked up, and so are the faces of people
-    who are not enrolled, which draw the thresholds. Rank 1 and the nearest enrolled images say who a face is, in the
-    open set (TPIR at FPIR) only where it is similar enough. Attacked faces meet the templates and thresholds of the
-    clean gallery, as in a deployed system.
+    A person's template is the mean of their first --enrol images; their other images are identified. Faces of people
+    who are not enrolled set the thresholds. A face is identified by the nearest template (rank 1) and by the nearest
+    enrolled images; in the open set (TPIR at FPIR) only where the similarity reaches the threshold. Attacked faces are
+    compared with the clean templates at the clean thresholds, as in a deployed system.
 
     Example: fastadv identify --data lfw/ --model mobilefacenet --weights FILE --attack knn-df --limit 500 --out run/
     """
     given = (goal, eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
     if attack is None and any(value is not None for value in given):
-        raise ArgumentError("--goal, --eps and the other options of an attack need --attack")
+        raise ArgumentError("--attack: expected it with --goal, --eps and other options of an attack, got none")
     if attack is not None and out is None:
-        raise ArgumentError("--attack needs --out, a folder for the images that it makes")
+        raise ArgumentError(f"--out: expected a folder for the images of --attack {attack.value}, got none")
     moves = aim = None
     if attack is not None:
         moves = build_attack(

@@ -40,33 +40,41 @@ class Precision(str, Enum):
 Data = Annotated[
     Path,
     typer.Option(
-        help="A folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace .bin, or .tar shards."
+        help="Read faces from a folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace "
+        ".bin, .tar shards, or the folder of a run."
     ),
 ]
 Model = Annotated[ModelName, typer.Option(help="Architecture of the network.")]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of the network: a safetensors file or a torch checkpoint. The synth-... networks bring theirs."
+        help="Weights of the network: a safetensors file or a torch checkpoint (default for the synth-... networks: "
+        "the weights that fastadv ships)."
     ),
 ]
 Eps = Annotated[
     str | None,
-    typer.Option(help="Radius of the budget, pixels in [0, 1]: 8/255 or 0.03. Default: the attack's, mostly 8/255."),
+    typer.Option(
+        help="Largest perturbation (its radius), pixels in [0, 1], such as 8/255 or 0.03 "
+        "(default: the attack's own, mostly 8/255)."
+    ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Steps of an iterative attack (default: the paper's).")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's own).")
+]
 Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")]
 Margin = Annotated[
     float | None,
-    typer.Option(help="How far beyond the goal's border a success must be to count for the attack (C&W's confidence)."),
+    typer.Option(
+        help="Margin by which the attack must pass the goal's border to succeed, C&W's confidence "
+        "(default: the attack's own)."
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="NAME=VALUE, another option of the attack's own; may be given several times."),
+    typer.Option("--set", help="Set another option of the attack, NAME=VALUE; may be given several times."),
 ]
-DropRate = Annotated[
-    float | None, typer.Option(help="Dropout rate for dfanet attacks (default: the paper's for the architecture).")
-]
+DropRate = Annotated[float | None, typer.Option(help="Dropout rate for dfanet attacks (default: per architecture).")]
 EnsembleOf = Annotated[
     list[str] | None,
     typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
@@ -83,10 +91,13 @@ Slots = Annotated[
 Batch = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Images per gradient evaluation; 0 measures the fastest (default: 16 on a CPU, 64 on CUDA)."
+        min=0,
+        help="Images per gradient evaluation; 0 measures which number is fastest (default: 16 on a CPU, 64 on CUDA).",
     ),
 ]
-Prec = Annotated[Precision, typer.Option(help="Precision of the gradient; success is always measured in float32.")]
+Prec = Annotated[
+    Precision, typer.Option(help="Compute gradients in this precision; success is always measured in float32.")
+]
 Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
 Landmarks = Annotated[
     Path | None,
@@ -95,7 +106,7 @@ Landmarks = Annotated[
 MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by this metric.")]
 Limit = Annotated[int | None, typer.Option(help="Process at most N images.")]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew; other files there stay.")
+    bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew; keep other files there.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 

@@ -14,18 +14,23 @@ from fastadv.workflows import report as reporting
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="The folder of a run: of verify, attack, transfer, detect, defend or demo.")
+        Path, typer.Argument(help="Folder of a run of attack, verify, transfer, detect, defend or demo.")
     ],
-    data: Annotated[Path | None, typer.Option(help="Where the originals are; without it none are shown.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Read the original images from here, to show them and the changes (default: show none)."),
+    ] = None,
     landmarks: Landmarks = None,
-    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the folder.")] = None,
-    examples: Annotated[int, typer.Option(help="Faces in the grid.")] = 12,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the page to this file (default: report.html in the folder).")
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Show this many faces.")] = 12,
     beside: Annotated[
         list[Path] | None,
-        typer.Option(help="Another attack's run: what it changed is drawn too; may be given several times."),
+        typer.Option(help="Compare with the changes of this other run; may be given several times."),
     ] = None,
 ) -> None:
-    """Draw the page of a run again: one file, no network, numbers, curves and faces."""
+    """Redraw the page of a run from its files: one HTML file with numbers, curves and faces."""
     if any((folder / name).is_file() for name in (transfer_page.TARGETED, transfer_page.UNTARGETED)):
         source = None if data is None else inputs.open_faces(data, size=112, landmarks=landmarks)
         print(transfer_page.render(folder, source=source, out=out))

@@ -17,25 +17,34 @@ def serve(
     model: Model,
     detector: DetectorFile,
     weights: Weights = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of the machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Listen on this address; 0.0.0.0 means all of the machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Listen on this port; 0 means any free one.")] = 8000,
     threshold: Threshold = None,
     false_alarm: FalseAlarm = None,
     classes: Annotated[
-        Path | None, typer.Option(help="JSON list: who each logit is, such as classes.json of 'detect fit'.")
+        Path | None,
+        typer.Option(help="Read the name of each logit from this JSON list, such as classes.json of 'detect fit'."),
     ] = None,
-    max_batch: Annotated[int, typer.Option(help="Images in one forward pass, at most.")] = 16,
-    max_wait_ms: Annotated[float, typer.Option(help="How long an image may wait for others to join it.")] = 5.0,
-    max_queue: Annotated[int, typer.Option(help="Images that may wait, and requests that may be open.")] = 256,
-    max_images: Annotated[int, typer.Option(help="In one request.")] = 32,
-    max_mib: Annotated[float, typer.Option(help="Of one request.")] = 8.0,
-    precision: Annotated[GuardPrecision, typer.Option(help="Of the backbone.")] = GuardPrecision.fp32,
+    max_batch: Annotated[int, typer.Option(help="Evaluate at most this many images in one forward pass.")] = 16,
+    max_wait_ms: Annotated[
+        float, typer.Option(help="Wait at most this long for further images of a forward pass.")
+    ] = 5.0,
+    max_queue: Annotated[
+        int, typer.Option(help="Refuse requests above this number of waiting images or of open requests.")
+    ] = 256,
+    max_images: Annotated[int, typer.Option(help="Accept at most this many images in one request.")] = 32,
+    max_mib: Annotated[float, typer.Option(help="Accept at most this many MiB in one request.")] = 8.0,
+    precision: Annotated[
+        GuardPrecision, typer.Option(help="Compute the backbone in this precision.")
+    ] = GuardPrecision.fp32,
     device: Device = "cpu",
 ) -> None:
-    """Answer HTTP: aligned faces in; embedding, class and whether the face looks adversarial out.
+    """Serve a network and its detector over HTTP: send aligned faces, receive embedding, class and adversarial score.
 
-    What 'fastadv detect fit' wrote is served by --detector study/detectors/NAME.safetensors, and where it trained a
-    class head, --weights study/head.safetensors --classes study/classes.json.
+    For a study of 'fastadv detect fit' give --detector study/detectors/NAME.safetensors and, where it trained a class
+    head, --weights study/head.safetensors --classes study/classes.json.
 
     Example: fastadv serve --model synth-vgg --detector detector.safetensors
 

@@ -55,7 +55,7 @@ def progress_bars(*, quiet: bool) -> Iterator[inputs.Progress]:
 
             yield tell
     except KeyboardInterrupt:
-        errors.print("stopped; what was finished is on disk, and the same command goes on from there", soft_wrap=True)
+        errors.print("stopped; finished work is on disk, and the same command continues from there", soft_wrap=True)
         raise typer.Exit(130) from None
 
 

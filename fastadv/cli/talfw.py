@@ -61,23 +61,27 @@ _PAPERS = AttackName("dfanet-di-m-fim")
 def talfw(
     data: Data,
     model: Model,
-    out: Annotated[Path, typer.Option(help="The new data set; an unfinished one goes on.")],
+    out: Annotated[Path, typer.Option(help="Write the new data set to this folder; continue an unfinished one.")],
     weights: Weights = None,
-    attack: Annotated[AttackName, typer.Option(help="How to move.")] = _PAPERS,
+    attack: Annotated[AttackName, typer.Option(help="Run this attack.")] = _PAPERS,
     targets: Annotated[
         Targets | None,
         typer.Option(
-            help="An image of several pairs goes for all its partners, or for one. "
-            "Default: all, where the attack can; dfanet and e- attacks go for one."
+            help="Move an image of several pairs towards all its partners, or towards one "
+            "(default: all; one for dfanet and e- attacks)."
         ),
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV first,second,same[,fold] instead of LFW's pairs.txt.")] = None,
-    folds: Annotated[str | None, typer.Option(help="Only these folds, for example 1-2.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only so many pairs, half of each class, spread over the list.")
+        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Cosine that counts as one person. Default: the clean pairs' at their EER.")
+        float | None,
+        typer.Option(help="Cosine from which two images count as one person (default: at the EER of the clean pairs)."),
     ] = None,
     eps: Eps = None,
     steps: Steps = None,
@@ -85,14 +89,17 @@ def talfw(
     ensemble: EnsembleOf = None,
     ensemble_weights: EnsembleWeights = None,
     stored: Annotated[
-        StoredAs, typer.Option("--format", help="Write changed and unchanged images alike in this format.")
+        StoredAs, typer.Option("--format", help="Write all images, changed or not, in this format.")
     ] = StoredAs.png,
     quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help=f"Quality of --format jpeg (default: {QUALITY}).")
+        int | None, typer.Option(min=1, max=100, help=f"JPEG quality of --format jpeg (default: {QUALITY}).")
     ] = None,
     grey: Annotated[
         bool,
-        typer.Option("--grey", help="Attack grey pictures by one change for all channels, so that they stay grey."),
+        typer.Option(
+            "--grey",
+            help="Change all channels of a grey image alike, so that writing it as grey loses nothing of the change.",
+        ),
     ] = False,
     landmarks: Landmarks = None,
     seed: Seed = 0,
@@ -103,13 +110,12 @@ def talfw(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a transferable adversarial copy of a set of pairs, for verifiers that nobody has seen (TALFW).
+    """Generate a transferable adversarial copy of a set of pairs, to evaluate black-box verifiers (TALFW).
 
-    The fewest images that touch every pair are attacked as aligned crops; each change is put back into the original
-    image, and everything is written in the layout of LFW, with its pairs and landmarks. Only the images of the pairs
-    are written, changed and unchanged ones in one format (PNG unless --format says otherwise) and grey ones as grey.
-    Success is measured on the crops and again on the written files. A killed run goes on when started again with the
-    same command, and ends with the same bytes.
+    Few images that cover all pairs are attacked as aligned crops, and each change is warped back into the original
+    image. The images of the pairs, changed or not, are written in one format (see --format) and in LFW's layout, with
+    pairs and landmarks; grey images stay grey. Success is measured on the crops and again on the written files. The
+    same command continues an interrupted run, which ends with the same bytes as one without interruption.
 
     Example: fastadv talfw --data lfw/ --model mobilefacenet --weights FILE --eps 10/255 --out talfw/
     """
@@ -178,7 +184,7 @@ def talfw(
     title = f"{attack_title(moves)}, {model.value}"
     _print_summary(summary, title, out, seconds)
     Console().print(
-        f"look at it with: fastadv verify {shlex.join(found)} --model ...",
+        f"evaluate it with: fastadv verify {shlex.join(found)} --model ...",
         highlight=False,
         markup=False,
         soft_wrap=True,

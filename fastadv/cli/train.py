@@ -23,41 +23,57 @@ def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Option(help="A folder of identities, or 'synthetic'.")],
     model: Model,
-    out: Annotated[Path, typer.Option(help="Where weights, records and the checkpoint go; an unfinished run goes on.")],
-    loss: Annotated[LossName | None, typer.Option(help="What is trained for. Default: cosface.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Write weights, training.json and the checkpoint to this folder; continue an unfinished run."
+        ),
+    ],
+    loss: Annotated[LossName | None, typer.Option(help="Loss function (default: cosface).")] = None,
     head: Annotated[bool, typer.Option("--head", help="Train a class head on the frozen network instead.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images. Default: 10; 60 for a head.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step. Default: 128; 256 for a head.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Number of passes over the images (default: 10; 60 with --head).")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step (default: 128; 256 with --head).")] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate. Default: 0.1; 0.01 with --fine-tune; 1e-3 for a head.")
+        float | None, typer.Option(help="Peak learning rate (default: 0.1; 0.01 with --fine-tune; 1e-3 with --head).")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help="Largest norm of the gradient. Default: any; 1 with --fine-tune.")
+        float | None,
+        typer.Option(help="Clip the gradient's norm to this value (default: no clipping; 1 with --fine-tune)."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Start from these; for a head: of the network.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these weights; with --head, the weights of the frozen network.")
+    ] = None,
     fine_tune: Annotated[
         bool,
         typer.Option(
             "--fine-tune",
-            help="Go on with a trained network: classes begin at their mean embeddings, batch norms stay.",
+            help="Fine-tune the network of --weights: start each class at its mean embedding, keep batch norm "
+            "statistics.",
         ),
     ] = False,
     adversarial: Annotated[
         str | None,
         typer.Option(
-            help="Attack a share of every batch, NAME[:STEPS]\\[@EPS]: fim or pgd, or in one step ffm or fgsm. "
-            "Default: at 8/255."
+            help="Attack a share of every batch by NAME[:STEPS]\\[@EPS], NAME one of fim, pgd, ffm and fgsm "
+            "(default: no attack; EPS 8/255)."
         ),
     ] = None,
     adversarial_share: Annotated[
-        float | None, typer.Option(help="Share of a batch that is attacked, in (0, 1]. Default: 0.5.")
+        float | None, typer.Option(help="Attack this share of a batch, in (0, 1] (default: 0.5).")
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV of pairs to validate on.")] = None,
-    identities: Annotated[int, typer.Option(min=2, help="With --data synthetic: people to train on.")] = 1000,
-    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each.")] = 16,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validate on the pairs of this CSV file (default: pairs of people left out of the training)."
+        ),
+    ] = None,
+    identities: Annotated[int, typer.Option(min=2, help="With --data synthetic: number of people to train on.")] = 1000,
+    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")] = 16,
     landmarks: Landmarks = None,
-    cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Mixed precision.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Keep decoded images in this folder, for faster epochs.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16 mixed precision.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     fresh: Fresh = False,
@@ -67,7 +83,7 @@ def train(
 
     Example: fastadv train --data faces/ --model synth-resnet --loss arcface --out trained/
 
-    A network that resists attacks: fastadv train --data faces/ --model mobilefacenet --weights FILE --fine-tune
+    Adversarial training: fastadv train --data faces/ --model mobilefacenet --weights FILE --fine-tune
     --adversarial fim@8/255 --out robust/; then fastadv defend --defence weights:robust/best.safetensors ...
     """
     if ctx.invoked_subcommand is not None:

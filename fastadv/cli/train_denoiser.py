@@ -20,29 +20,46 @@ _USUAL = DenoiserConfig()
 
 
 def denoiser(
-    data: Annotated[str, typer.Option(help="A folder of folders of images, of faces or of anything, or 'synthetic'.")],
-    out: Annotated[Path, typer.Option(help="Where weights, records and the checkpoint go; an unfinished run goes on.")],
-    width: Annotated[int, typer.Option(help="Maps of every inner layer.")] = _USUAL.width,
-    layers: Annotated[int, typer.Option(help="Convolutions and deconvolutions: 30 for RED30.")] = _USUAL.layers,
-    stride: Annotated[int, typer.Option(help="1 as in the paper, or 2 for a quarter of the time.")] = _USUAL.stride,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Write weights, training.json and the checkpoint to this folder; continue an unfinished run."
+        ),
+    ],
+    width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = _USUAL.width,
+    layers: Annotated[
+        int, typer.Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")
+    ] = _USUAL.layers,
+    stride: Annotated[
+        int,
+        typer.Option(
+            help="Stride of the first convolution: 1 (Mao et al. 2016), or 2 for a quarter of the arithmetic."
+        ),
+    ] = _USUAL.stride,
     sigma_max: Annotated[
-        float, typer.Option(help="Standard deviation of the noise, pixels in [0, 1]; the largest of a range.")
+        float, typer.Option(help="Largest standard deviation of the noise, pixels in [0, 1].")
     ] = _USUAL.sigma_max,
     sigma_min: Annotated[
-        float | None, typer.Option(help="The smallest of a range. Default: --sigma-max, noise of one size.")
+        float | None, typer.Option(help="Smallest standard deviation of the noise (default: --sigma-max).")
     ] = None,
     patch: Annotated[int, typer.Option(help="Side of the patches, in pixels.")] = _USUAL.patch,
-    size: Annotated[int, typer.Option(help="Side of the images that they are cut from.")] = 112,
-    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = _USUAL.epochs,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = _USUAL.batch,
+    size: Annotated[int, typer.Option(help="Side of the images that the patches are cut from, in pixels.")] = 112,
+    epochs: Annotated[int, typer.Option(help="Number of passes over the images.")] = _USUAL.epochs,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = _USUAL.batch,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = _USUAL.lr,
     checkpoint_steps: Annotated[
-        int | None, typer.Option(help="Save the state every so many steps too, not only after epochs.")
+        int | None, typer.Option(help="Save a checkpoint every N steps too, not only after epochs.")
     ] = None,
-    identities: Annotated[int, typer.Option(help="Synthetic people to train on.")] = 1000,
-    per_identity: Annotated[int, typer.Option(help="Images of each of them.")] = 10,
+    identities: Annotated[int, typer.Option(help="With --data synthetic: number of people to train on.")] = 1000,
+    per_identity: Annotated[int, typer.Option(help="With --data synthetic: images of each person.")] = 10,
     landmarks: Landmarks = None,
-    cache: Annotated[Path | None, typer.Option(help="A folder for decoded images: faster epochs.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep decoded images in this folder, for faster epochs.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     fresh: Fresh = False,

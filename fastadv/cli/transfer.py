@@ -22,25 +22,35 @@ from fastadv.workflows import transfer_untargeted as comparing
 
 def transfer(
     data: Data,
-    network: Annotated[list[str], typer.Option(help="A network that judges, NAME or NAME=WEIGHTS; give at least two.")],
+    network: Annotated[
+        list[str], typer.Option(help="Add a network to the study, NAME or NAME=WEIGHTS; give at least two.")
+    ],
     method: Annotated[
         list[str],
-        typer.Option(help="An attack, NAME[:STEPS]\\[@DROP-RATE], such as fim:13 or dfanet-fim@0.05; give several."),
+        typer.Option(
+            help="Run this attack, NAME[:STEPS]\\[@DROP-RATE], such as fim:13 or dfanet-fim@0.05; may be given "
+            "several times."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Where images, transfer.json and report.html go; an unfinished run goes on.")
+        Path,
+        typer.Option(help="Write images, transfer.json and report.html to this folder; continue an unfinished run."),
     ],
     surrogate: Annotated[
         list[str] | None,
-        typer.Option(help="A network to attack, or several as A+B (an ensemble). Default: each network."),
+        typer.Option(
+            help="Attack this network, or an ensemble A+B; may be given several times (default: each network)."
+        ),
     ] = None,
     untargeted: Annotated[
         bool,
-        typer.Option("--untargeted", help="Attack half of the images away from themselves: ROC curves. Has gd-uap."),
+        typer.Option(
+            "--untargeted", help="Attack half of the images untargeted and compare ROC curves; allows --method gd-uap."
+        ),
     ] = False,
-    eps: Annotated[str, typer.Option(help="Radius of the L-infinity budget, pixels in [0, 1].")] = "10/255",
+    eps: Annotated[str, typer.Option(help="Largest L-infinity norm of a perturbation, pixels in [0, 1].")] = "10/255",
     steps: Annotated[
-        int, typer.Option(min=1, help="Steps of the iterative methods that are given without their own.")
+        int, typer.Option(min=1, help="Number of steps of iterative methods given without :STEPS.")
     ] = 1500,
     at: Annotated[str | None, typer.Option(help="Measure after these numbers of steps too, such as 13,50,200.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Attack this many pairs of different people.")] = 10000,
@@ -49,9 +59,12 @@ def transfer(
     ] = 100,
     far: Annotated[float, typer.Option(help="Set every network's threshold at this false accept rate.")] = 1e-3,
     verification: Annotated[
-        Path | None, typer.Option(help="CSV first,second,same for the thresholds instead of LFW's pairs.txt.")
+        Path | None,
+        typer.Option(
+            help="Measure the thresholds on the pairs of this CSV file (first,second,same) instead of LFW's pairs.txt."
+        ),
     ] = None,
-    folds: Annotated[str | None, typer.Option(help="Only these folds for the thresholds, for example 1-5.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Use only these folds for the thresholds, for example 1-5.")] = None,
     landmarks: Landmarks = None,
     seed: Seed = 0,
     batch: Batch = None,
@@ -60,10 +73,10 @@ def transfer(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Attack pairs on one network and show the results to the others: a matrix of hit rates.
+    """Attack pairs on each surrogate network and evaluate the images on all networks: a matrix of hit rates.
 
-    Source and target images are of different people; all pairs that no network accepts are attacked to be accepted by
-    the surrogate. A hit is a pair that the target network accepts, at its own threshold of the given false accept rate.
+    Source and target images show different people. Pairs that no network accepts when clean are attacked so that
+    the surrogate accepts them. A hit is an attacked pair that a network accepts, at its own threshold for --far.
 
     Example: fastadv transfer --data lfw/ --network mobilefacenet=M.safetensors --network edgeface_xs=E.safetensors
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/

@@ -49,13 +49,18 @@ def verify(
     data: Data,
     model: Model,
     weights: Weights = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV first,second,same[,fold] instead of LFW's pairs.txt.")] = None,
-    folds: Annotated[str | None, typer.Option(help="Only these folds, for example 1-2.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only so many pairs, half of each class, spread over the list.")
+        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
     ] = None,
     attack: Annotated[AttackName | None, typer.Option(help="Attack the first image of every pair.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where verification.json, roc.svg and the images go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write verification.json, roc.svg and the images to this folder.")
+    ] = None,
     eps: Eps = None,
     steps: Steps = None,
     stop: Stop = False,
@@ -76,14 +81,14 @@ def verify(
 ) -> None:
     """Verify pairs of faces, clean and under attack.
 
-    Different people are attacked to match (impersonation), one person's images not to match (evasion); each pair is
-    then decided at its fold's threshold from clean pairs, as a deployed verifier would.
+    Pairs of different people are attacked to match (impersonation), pairs of one person not to match (evasion). Each
+    pair is then decided at its fold's threshold from clean pairs, as a deployed verifier would.
 
     Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
     """
     given = (eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
     if attack is None and any(value is not None for value in given):
-        raise ArgumentError("--eps, --steps and the other options of an attack need --attack")
+        raise ArgumentError("--attack: expected it with --eps, --steps and other options of an attack, got none")
     moves = None
     if attack is not None:
         moves = build_attack(

@@ -180,7 +180,7 @@ def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
     eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
     # Only mirrored points turn the other way; a rotated face does not.
     if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
-        raise AlignmentError(f"landmarks: the face is mirrored, expected {NAMES}")
+        raise AlignmentError(f"landmarks: expected {NAMES}; got a mirrored face")
     return matrix
 
 
@@ -247,7 +247,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, Points]:
         text, fields = _split(line, where)
         name = names.stem(names.written(text))
         if name in found:
-            raise AlignmentError(f"{where}: {names.shown(name)} has landmarks already")
+            raise AlignmentError(f"{where}: expected one line for each image, got a second one for {names.shown(name)}")
         found[name] = _parse(fields, where)
     return found
 

@@ -38,7 +38,7 @@ def deal_pairs(names: Iterable[str], count: int, *, folds: int = 10, seed: int =
     people = sorted(grouped)
     _shuffle(people, chance)
     if len(people) < 2 * folds:
-        raise PairError(f"names: {folds} folds need at least {2 * folds} identities, got {len(people)}")
+        raise PairError(f"names: expected at least {2 * folds} identities for {folds} folds, got {len(people)}")
     each = count // (2 * folds)
     pairs: list[Pair] = []
     for fold in range(folds):

@@ -101,7 +101,7 @@ class FaceSource:
         if size is not None:
             template(size)  # checks it
         elif landmarks is not None:
-            raise ArgumentError("landmarks: an alignment needs a size, got size=None")
+            raise ArgumentError("size: expected a number of pixels with landmarks, got None")
         self._files = dict(files)
         self._hashes: dict[str, tuple[Stamp | None, str]] = {}
         self.names: tuple[str, ...] = tuple(sorted(self._files))
@@ -321,7 +321,7 @@ class FaceSource:
             self._told = True
         if len(names) > 2 and self._corner.issuperset(names):
             notify(
-                "landmarks: all faces lie in the upper left quarter of their pictures; is the list for smaller ones?",
+                "landmarks: all faces lie in the upper left quarter of their images; is the list for smaller images?",
                 stacklevel=5,
             )
             self._told = True
@@ -413,7 +413,7 @@ def _of_names(landmarks: Landmarks, files: Mapping[str, Path]) -> dict[str, Poin
     for text, points in landmarks.items():
         name = naming.find(text, files) or naming.written(text)
         if name in found:
-            raise AlignmentError(f"landmarks: {naming.shown(name)} is there twice")
+            raise AlignmentError(f"landmarks: expected each image once, got {naming.shown(name)} twice")
         found[name] = points
     for name in files:  # `a.jpg.png`, which a list calls a.jpg
         short = naming.stem(name)

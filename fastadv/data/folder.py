@@ -55,9 +55,9 @@ def list_images(root: Path) -> dict[str, Path]:
         SourceError: As for `IdentityFolder`.
     """
     if not root.exists():
-        raise SourceError(f"{root}: there is no such folder")
+        raise SourceError(f"{root}: expected a folder, got no such folder")
     if not root.is_dir():
-        raise SourceError(f"{root}: this is a file, expected a folder of identities")
+        raise SourceError(f"{root}: expected a folder of identities, got a file")
     files: dict[str, Path] = {}
     left = LeftOut()
     for place, image in _images(root, "", left, ()):
@@ -68,11 +68,11 @@ def list_images(root: Path) -> dict[str, Path]:
         if name in files:
             other = files[name].name
             form = ", in another Unicode form" if names.canonical(other) != other else ""
-            raise SourceError(f"{image}: {other} is there too{form}; two images of one name")
+            raise SourceError(f"{image}: expected one image of each name, got {other} too{form}; rename one")
         files[name] = image
     if not files:
         hint = f"; left out: {left}" if str(left) else ""
-        raise SourceError(f"{root}: no images found, expected {root}/<identity>/<image>{hint}")
+        raise SourceError(f"{root}: expected images {root}/<identity>/<image>, got none{hint}")
     people = {name.partition("/")[0] for name in files}
     bare = [e.name for e in _visible(root) if is_dir(e) and names.canonical(e.name) not in people]
     refuse_bare(root, bare, left)

@@ -87,7 +87,7 @@ class Shards(PackedFaces):
         if not self._places:
             hint = f"; left out: {left}" if str(left) else ""
             expected = "members such as identity/key.jpg, or key.jpg with key.cls or key.json"
-            raise SourceError(f"{root}: no images found, expected {expected}{hint}")
+            raise SourceError(f"{root}: expected {expected}, got none{hint}")
         if unlabelled:
             refuse_bare(root, sorted(left.folders() - folders), left)
         left_out.tell_nested(root, unlabelled)
@@ -192,7 +192,7 @@ def _split(file: Path, group: list[Member]) -> list[_Sample]:
         key, extension = os.path.splitext(member.name)
         parts = samples.setdefault(key, _Sample(key, {})).parts
         if extension[1:].lower() in parts:
-            raise SourceError(f"{file}: the member {member.name} is there twice")
+            raise SourceError(f"{file}: expected each member once, got {member.name} twice")
         parts[extension[1:].lower()] = member
     return list(samples.values())
 

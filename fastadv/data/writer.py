@@ -325,7 +325,7 @@ class RunFolder:
             damaged = damaged_images(self.path, rows)
             if not damaged:
                 return {row.name for row in rows}
-            notify(f"{self.path}: images are gone or damaged and are made again: {several(damaged)}")
+            notify(f"{self.path}: images are missing or damaged and are generated again: {several(damaged)}")
             self._reopen([row for row in rows if row.name not in set(damaged)])
         if not journal.exists():
             return set()
@@ -437,7 +437,7 @@ def check_images(folder: Path, rows: Iterable[ManifestRow]) -> None:
     damaged = damaged_images(folder, rows)
     if damaged:
         raise RunFolderError(
-            f"{folder}: images are gone or damaged: {several(damaged)}; the command that made the run makes them again"
+            f"{folder}: images are missing or damaged: {several(damaged)}; the command of that run generates them again"
         )
 
 
@@ -489,10 +489,10 @@ def _check_config(path: Path, wanted: Mapping[str, Any], shown: Mapping[str, str
         saved = json.loads(file.read_bytes())
         config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(f"{file}: not the description of a run: {error!r}") from error
+        raise RunFolderError(f"{file}: expected the description of a run, got {error!r}") from error
     found = difference(config, wanted, where=RUN, shown=(words, shown))
     if found:
         raise RunFolderError(f"{path}: holds another run; {found}")
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
-        _log.warning("%s: goes on with other software than it began with: %s", path, ", ".join(changed))
+        _log.warning("%s: continues with other software than it began with: %s", path, ", ".join(changed))

@@ -152,27 +152,32 @@ class Aim:
 
     def __post_init__(self) -> None:
         if self.goal not in GOALS:
-            raise ArgumentError(f"goal must be one of {', '.join(GOALS)}, got {self.goal!r}")
+            raise ArgumentError(f"goal: expected one of {', '.join(GOALS)}, got {self.goal!r}")
         if self.layer is not None and self.goal != "match":
-            raise ArgumentError(f"layer is of the goal match only, got {self.layer!r} with {self.goal}")
+            raise ArgumentError(f"layer: expected it with the goal match only, got {self.layer!r} with {self.goal}")
         if self.neighbours is not None and not self.needs_gallery:
             raise ArgumentError(
-                f"neighbours are of the goals {' and '.join(IDENTIFIED)} only, got {self.neighbours} with {self.goal}"
+                f"neighbours: expected it with the goals {' and '.join(IDENTIFIED)} only, got {self.neighbours} with "
+                f"{self.goal}"
             )
         if self.neighbours is not None and self.neighbours < 1:
-            raise ArgumentError(f"neighbours must be at least 1, got {self.neighbours}")
+            raise ArgumentError(f"neighbours: expected at least 1, got {self.neighbours}")
         if self.needs_gallery:
             if self.threshold is not None:
-                raise ArgumentError(f"{self.goal} has no threshold: the nearest template decides; got {self.threshold}")
+                raise ArgumentError(
+                    f"threshold: expected none for {self.goal}, decided by the nearest template, got {self.threshold}"
+                )
             Evade(threshold=0.0, metric=self.metric)  # checks the metric
             return
         if self.goal in CLASSIFIED:
             if self.threshold is not None:
-                raise ArgumentError(f"{self.goal} has no threshold: the largest logit decides; got {self.threshold}")
+                raise ArgumentError(
+                    f"threshold: expected none for {self.goal}, decided by the largest logit, got {self.threshold}"
+                )
             return
         if self.threshold is None:
             unit = "the largest distance of the layer's features" if self.layer else "the verifier's threshold"
-            raise ArgumentError(f"{self.goal} needs a threshold: {unit}")
+            raise ArgumentError(f"threshold: expected {unit} for {self.goal}, got none")
         if self.layer is None:
             Evade(threshold=self.threshold, metric=self.metric)  # checks both
         else:
@@ -222,8 +227,8 @@ class Aim:
         """
         if self.goal in CLASSIFIED and model.head is None:
             raise ArgumentError(
-                f"{self.goal} needs a network with a class head, and the weights of {model.name} bring none; "
-                f"{' and '.join(IDENTIFIED)} work by templates instead"
+                f"goal: expected a network with a class head for {self.goal}, got {model.name}, whose weights have "
+                f"none; use {' or '.join(IDENTIFIED)}, which compare templates"
             )
         if self.layer is not None:
             with torch.no_grad():
@@ -243,11 +248,11 @@ class Aim:
         if missing:
             more = ", ..." if len(missing) > 5 else ""
             raise ArgumentError(
-                f"gallery must show everybody whom the goal is about, {len(missing)} people are missing: "
+                f"gallery: expected images of every person that the goals name, got none of {len(missing)}: "
                 f"{', '.join(missing[:5])}{more}"
             )
         if (self.neighbours or 1) > len(people):
-            raise ArgumentError(f"neighbours must be at most the {len(people)} templates, got {self.neighbours}")
+            raise ArgumentError(f"neighbours: expected at most the {len(people)} templates, got {self.neighbours}")
 
     def describe(self) -> dict[str, Any]:
         """What a run's configuration says of it: what is set."""
@@ -270,7 +275,7 @@ class Aim:
             ValueError: The goal needs a gallery, and there is none.
         """
         if self.needs_gallery and enrolled is None:
-            raise ArgumentError(f"{self.goal} needs the templates of the people, got none")
+            raise ArgumentError(f"enrolled: expected templates of the people for {self.goal}, got none")
 
         def goal_of(order: Order, face: Face) -> Goal:
             target = source.load(order.target).image[None] if order.target else None

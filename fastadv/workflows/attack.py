@@ -64,7 +64,7 @@ def summarise(rows: Sequence[ManifestRow]) -> AttackSummary:
     """
     n = len(rows)
     if not n:
-        raise ArgumentError("rows must hold at least one image, got none")
+        raise ArgumentError("rows: expected at least one image, got none")
     hits, met = np.array([r.success for r in rows]), np.array([met_before(r) for r in rows])
     found, counted = count_success(hits, met), hits & ~met
     before_rounding = [r.success_float for r in rows if r.success_float is not None]
@@ -126,7 +126,9 @@ def next_identity(names: Sequence[str]) -> list[Order]:
         first.setdefault(name.rpartition("/")[0], name)
     identities = list(first)
     if len(identities) < 2:
-        raise ArgumentError(f"a target for each image needs at least two identities, got {len(identities)}")
+        raise ArgumentError(
+            f"data: expected at least two identities, so that each image has a target, got {len(identities)}"
+        )
     after = dict(zip(identities, identities[1:] + identities[:1], strict=True))
     return [Order(name=n, source=n, target=first[after[n.rpartition("/")[0]]]) for n in names]
 
@@ -141,7 +143,7 @@ def plan(source: FaceSource, aim: Aim, *, pairs: Path | None, limit: int | None)
         AlignmentError, ImageError: An image that cannot be used, as ``FaceSource.check``.
     """
     if limit is not None and limit < 1:
-        raise ArgumentError(f"limit must be at least 1, got {limit}")
+        raise ArgumentError(f"limit: expected at least 1, got {limit}")
     if pairs is not None:
         listed = read_pairs_of(source, pairs)
         orders = [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in listed]
@@ -169,11 +171,11 @@ def check_unique(orders: list[Order]) -> list[Order]:
     for order in orders:
         fault = fault_of(order.name)
         if fault is not None:
-            raise ArgumentError(f"pairs must give names of images, got {shown(order.name)}: {fault}")
+            raise ArgumentError(f"pairs: expected names of images, got {shown(order.name)}: {fault}")
         if order.source == order.target:
             raise ArgumentError(f"pairs: expected two images each, got {order.source} with itself")
         if order.name in seen:
-            raise ArgumentError(f"pairs must be different, got {order.source} with {order.target} twice")
+            raise ArgumentError(f"pairs: expected each one once, got {order.source} with {order.target} twice")
         seen.add(order.name)
     return orders
 

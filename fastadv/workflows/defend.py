@@ -96,7 +96,7 @@ def defend(
     labels = [a.label for a in attacks] + [c.label for c in copies]
     for name, listed in (("attack", labels), ("threat", [t.name for t in threats])):
         if not listed or len(set(listed)) != len(listed):
-            raise ArgumentError(f"{name} must be given at least once, and each once, got {', '.join(listed) or 'none'}")
+            raise ArgumentError(f"{name}: expected at least one, and each one once, got {', '.join(listed) or 'none'}")
     for note in dict.fromkeys(level_note(each.recipe.attack.budget) for each in attacks):
         if note is not None:
             notify(note)
@@ -168,7 +168,7 @@ class _Study:
         free = _outside(self._source, self._names)
         if not free:
             raise ArgumentError(
-                f"defence {plan.label!r} needs faces outside of the pairs to be calibrated on, got none"
+                f"data: expected faces outside of the pairs, to calibrate the defence {plan.label!r} on, got none"
             )
         clean = torch.stack([self._source.load(n).image for n in free])
         shifted = clean.roll(1, 0)

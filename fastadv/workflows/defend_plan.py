@@ -43,7 +43,8 @@ NONE = "none"
 FORMS = (
     "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
     "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE or "
-    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) likewise, where attacked queries are known"
+    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) with the same arguments, for queries known to be "
+    "attacked"
 )
 
 _FILTERS: Mapping[str, tuple[Callable[..., InputDefence], tuple[tuple[str, Callable[[str], Any]], ...]]] = (
@@ -132,9 +133,9 @@ def parse_moves(text: str) -> Moves:
     name, colon, steps = head.partition(":")
     if name not in CATALOG or CATALOG[name].ensemble or CATALOG[name].level in ("features", "gallery"):
         known = ", ".join(n for n, e in CATALOG.items() if not e.ensemble and e.level not in ("features", "gallery"))
-        raise ArgumentError(f"attack must be NAME[:STEPS][@EPS] with a name of {known}, got {text!r}")
+        raise ArgumentError(f"attack: expected NAME[:STEPS][@EPS] with a name of {known}, got {text!r}")
     if colon and not (steps.isascii() and steps.isdigit()):
-        raise ArgumentError(f"attack must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+        raise ArgumentError(f"attack: expected NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
     made = by_name(name, eps=parse_eps(eps) if at else None, steps=int(steps) if colon else None)
     check_goal(made, "impersonate")
     return Moves(label=text, recipe=as_recipe(made))
@@ -154,7 +155,7 @@ def parse_defence(text: str) -> Planned:
     if name == "weights":
         file = Path(text.partition(":")[2])
         if not file.is_file():
-            raise ArgumentError(f"defence must be weights:FILE with a file that exists, got {text!r}")
+            raise ArgumentError(f"defence: expected weights:FILE with a file that exists, got {text!r}")
         made = Retrained(file=file)
         return Planned(label=made.name, defence=made)
     if name == "selective":
@@ -185,7 +186,7 @@ def _filter(text: str) -> InputDefence:
     if name == "noise2clean":
         return Noise2Clean.from_file(text.partition(":")[2]) if numbers else Noise2Clean()
     if name not in _FILTERS:
-        raise ArgumentError(f"defence must be {NONE}, {FORMS}, got {text!r}")
+        raise ArgumentError(f"defence: expected {NONE}, {FORMS}, got {text!r}")
     make, fields = _FILTERS[name]
     return make(**_fields(text, numbers, fields))
 
@@ -204,13 +205,13 @@ def _split(text: str, mark: str) -> list[str]:
 
 def _fields(text: str, given: Sequence[str], fields: Sequence[tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
     if len(given) > len(fields):
-        raise ArgumentError(f"defence takes at most {len(fields)} numbers there, got {text!r}")
+        raise ArgumentError(f"defence: expected at most {len(fields)} numbers after its name, got {text!r}")
     found = {}
     for value, (name, kind) in zip(given, fields, strict=False):
         try:
             found[name] = kind(value)
         except ValueError:
-            raise ArgumentError(f"defence needs a number for {name}, got {value!r} in {text!r}") from None
+            raise ArgumentError(f"defence: expected a number for {name}, got {value!r} in {text!r}") from None
     return found
 
 
@@ -230,11 +231,14 @@ def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: fl
     if text == "zero":
         return ZeroKnowledge()
     if name not in ("perfect", "adaptive") or (colon and not samples.isdigit()):
-        raise ArgumentError(f"threat must be zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
+        raise ArgumentError(f"threat: expected zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
     if name == "perfect":
         return PerfectKnowledge(samples=count)
     if detector is None or detector.thresholds is None:
-        raise ArgumentError("threat 'adaptive' needs a calibrated detector")
+        raise ArgumentError(
+            "detector: expected a calibrated one for the threat 'adaptive', got "
+            + ("none" if detector is None else "one without thresholds")
+        )
     return Adaptive(detector=detector, threshold=detector.thresholds.at_false_alarm(false_alarm), samples=count)
 
 
@@ -267,5 +271,5 @@ def with_none(planned: Sequence[Planned]) -> tuple[Planned, ...]:
     """
     labels = [p.label for p in planned]
     if len(set(labels)) != len(labels):
-        raise ArgumentError(f"defence must be given once each, got {', '.join(labels)}")
+        raise ArgumentError(f"defence: expected each one once, got {', '.join(labels)}")
     return (Planned(label=NONE, defence=None), *(p for p in planned if p.label != NONE))

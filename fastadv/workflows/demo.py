@@ -67,7 +67,7 @@ def demo(
     begin = time.perf_counter()
     for module in ("jinja2", "matplotlib"):  # better now than after a minute
         if find_spec(module) is None:
-            raise MissingPackageError(f"the demo's report needs {module}: pip install 'fastadv[report]'")
+            raise MissingPackageError(f"report: expected {module}, got no such package; pip install 'fastadv[report]'")
     out = Path(out)
     network = load(MODEL) if model is None else model
     source, chosen = _faces(out, seed=seed, pairs=pairs, size=network.input_size[0], progress=progress)
@@ -115,13 +115,15 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
     """Makes the folder a demo's, or finds that it is one's with the same arguments, before anything is written."""
     mark = out / _MARK
     if out.exists() and not out.is_dir():
-        raise ArgumentError(f"out must be a folder, got the file {out}")
+        raise ArgumentError(f"out: expected a folder, got the file {out}")
     if mark.is_file():
         remove_temporaries(out)
         try:
             saved = json.loads(mark.read_bytes())
         except ValueError as error:
-            raise ArgumentError(f"{mark}: cannot be read: {error}") from error
+            raise ArgumentError(
+                f"{mark}: expected the file of a demo, got one that cannot be read: {error}; give another --out"
+            ) from error
         found = difference(
             saved if isinstance(saved, dict) else {}, arguments, where=_MARK, remedy="give another --out"
         )
@@ -130,7 +132,7 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
         return
     if out.is_dir() and any(out.iterdir()):
         raise ArgumentError(
-            f"out must be a new or empty folder or that of a demo, got {out}, which holds something else"
+            f"out: expected a new or empty folder, or that of a demo, got {out}, which holds something else"
         )
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, json.dumps(arguments).encode() + b"\n")

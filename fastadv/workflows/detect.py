@@ -167,7 +167,7 @@ def fit_folder(
         Massoli et al. 2021, "Detection of face recognition adversarial attacks", sections 4 to 5.2.
     """
     if not configurations:
-        raise ArgumentError("configurations must hold at least one detector, got none")
+        raise ArgumentError("configurations: expected at least one detector, got none")
     planned(config, source, model)  # refuses what cannot be before a folder is made
     own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
     with claimed(path, own, fresh=fresh):
@@ -245,10 +245,12 @@ def fit_detectors(
     if not usable:
         right = float(setting.right(clean.natural).float().mean())
         raise ArgumentError(
-            "attack must succeed on images of the fit and of the validation; none did; "
+            "attack: expected successes on images of the fit and of the validation, got none; "
             f"the network classifies {right:.1%} of the natural images rightly: {_HEAD_ADVICE}"
         )
-    notices = tuple(f"{group} has too few images and was not fitted on" for group in groups if group not in usable)
+    notices = tuple(
+        f"{group} has too few images; the detectors were fitted without it" for group in groups if group not in usable
+    )
     notices += rate_notes(sum(len(part) for part in parts["validate"][""]), _RATES)
     chosen = list(dict.fromkeys((c.representatives, c.metric) for c in configurations))
     by_label: dict[str, FittedDetector] = {}

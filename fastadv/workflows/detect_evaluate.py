@@ -71,10 +71,10 @@ class EvaluateConfig:
         for spec in self.adaptive:
             check_adapts(spec.recipe())
         if not all(weight > 0 for weight in self.weights) or len(set(self.weights)) != len(self.weights):
-            raise ArgumentError(f"weights must be different positive numbers, got {self.weights}")
+            raise ArgumentError(f"weights: expected different positive numbers, got {self.weights}")
         for name, value in (("k", self.k), ("dimensions", self.dimensions)):
             if value is not None and value < 1:
-                raise ArgumentError(f"{name} must be at least 1, got {value}")
+                raise ArgumentError(f"{name}: expected at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +138,7 @@ def evaluate_folder(
         fitted_on = {spec.label for spec in study.attacks}
         for spec in config.unseen:
             if spec.label in fitted_on:
-                raise ArgumentError(f"unseen must be attacks that the study was not fitted on, got {spec.label}")
+                raise ArgumentError(f"unseen: expected attacks that the study was not fitted on, got {spec.label}")
         layer = config.knn_layer or setting.layers[-1]
         index = len(setting.splits.rest)
         if config.k is not None and config.k > index:
@@ -146,7 +146,7 @@ def evaluate_folder(
                 f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
             )
         if layer not in setting.layers:
-            raise ArgumentError(f"knn_layer must be one of {', '.join(setting.layers)}, got {layer!r}")
+            raise ArgumentError(f"knn_layer: expected one of {', '.join(setting.layers)}, got {layer!r}")
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:
@@ -193,7 +193,7 @@ def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str]]
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
         best = str(found["best"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{path}: not a finished study of 'fastadv detect fit': {error!r}") from error
+        raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
     if best not in {c.label for c in configurations}:
         raise ArgumentError(f"{path / FITTED}: names the best detector {best!r}, which it does not list")
     return best, configurations, groups

@@ -167,7 +167,9 @@ def knn_rows(
             made.setdefault(cell.group, []).append(cell.features)
     columns = {group: joined(parts) for group, parts in made.items()}
     if not columns or not bool(right.any()):
-        raise ArgumentError("a kNN table needs adversarial images and rightly classified natural ones, got none")
+        raise ArgumentError(
+            "images: expected adversarial and rightly classified natural ones for the kNN score, got none of one kind"
+        )
     rows = []
     for processing in PROCESSINGS:
         for weighting in WEIGHTINGS:

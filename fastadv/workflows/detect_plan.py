@@ -55,7 +55,7 @@ class AttackSpec:
         object.__setattr__(self, "settings", tuple((str(name), str(value)) for name, value in self.settings))
         if self.name in CATALOG and CATALOG[self.name].ensemble:
             raise ArgumentError(
-                f"attack {self.name!r} works on several models; expected one that works on a single one"
+                f"attack: expected one that works on a single network, got {self.name!r}, which works on several"
             )
         self.recipe()
 
@@ -90,7 +90,7 @@ def parse_attack(text: str) -> AttackSpec:
     name, colon, steps = head.partition(":")
     if name not in CATALOG or (colon and not (steps.isdecimal() and int(steps) > 0)):
         raise ArgumentError(
-            "attack must be NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, and OPTION=VALUE of its own after commas, "
+            "attack: expected NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, and OPTION=VALUE of its own after commas, "
             f"with a name of {', '.join(CATALOG)}, got {text!r}"
         )
     return AttackSpec(
@@ -110,7 +110,7 @@ def check_attacks(attacks: Sequence[AttackSpec]) -> None:
     labels = [spec.label for spec in attacks]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise ArgumentError(f"attack must be given once each, got {twice[0]} twice")
+        raise ArgumentError(f"attack: expected each one once, got {twice[0]} twice")
 
 
 class Selection(FaceSource):
@@ -255,21 +255,22 @@ def draw_splits(
     """
     for argument, count in (("natural", natural), ("attacked", attacked)):
         if count < 1:
-            raise ArgumentError(f"{argument} must be at least 1, got {count}")
+            raise ArgumentError(f"{argument}: expected at least 1, got {count}")
     if not (0 < validate < 1 and 0 < test < 1 and validate + test < 1):
-        raise ArgumentError(f"validate and test must be shares above 0 of a sum below 1, got {validate} and {test}")
+        raise ArgumentError(f"validate and test: expected shares above 0 with a sum below 1, got {validate} and {test}")
     if by not in SPLITS:
-        raise ArgumentError(f"split by {by!r}: expected one of {', '.join(SPLITS)}")
+        raise ArgumentError(f"split_by: expected one of {', '.join(SPLITS)}, got {by!r}")
     grouped = by_identity(names)
     people = sorted(grouped)
     if len(people) < 3:
-        raise ArgumentError(f"a detector needs at least 3 people (to fit, to validate, to test), got {len(people)}")
+        raise ArgumentError(f"data: expected at least 3 people (fit, validation, test), got {len(people)}")
     needed = natural + attacked + LEAST_REST
     few = [person for person in people if len(grouped[person]) < needed]
     if few:
         raise ArgumentError(
-            f"natural and attacked: {natural} + {attacked} images and {LEAST_REST} for the head need {needed} of every "
-            f"person; {len(few)} of {len(people)} have fewer, first {few[0]!r} with {len(grouped[few[0]])}"
+            f"natural and attacked: expected {natural} + {attacked} images and {LEAST_REST} for the class head of "
+            f"every person, got fewer for {len(few)} of {len(people)} people, first {few[0]!r} with "
+            f"{len(grouped[few[0]])}"
         )
     rest: list[str] = []
     calm: list[str] = []
@@ -343,15 +344,15 @@ def fit_classes(logits: int, people: Sequence[str], classes: Sequence[str] | Non
     if classes is None:
         if logits != len(people):
             raise ArgumentError(
-                f"classes must be given: the network's head has {logits} classes and the data {len(people)} people; "
-                "or train a new head"
+                f"classes: expected a list for a network's head of {logits} classes and data of {len(people)} people, "
+                "got none; give one, or train a new head"
             )
         return tuple(people)
     if len(classes) != logits:
-        raise ArgumentError(f"classes must name the {logits} logits of the network's head, got {len(classes)}")
+        raise ArgumentError(f"classes: expected names of the {logits} logits of the network's head, got {len(classes)}")
     unknown = sorted(set(people) - set(classes))
     if unknown:
         raise ArgumentError(
-            f"classes must name everybody in the data; {len(unknown)} are missing, first {unknown[0]!r}"
+            f"classes: expected everybody in the data, got a list without {len(unknown)} people, first {unknown[0]!r}"
         )
     return tuple(classes)

@@ -62,9 +62,9 @@ def check_network(detector: Detector, model: FaceModel) -> None:
     """
     fitted_on = detector.trajectory.representatives.model
     if fitted_on != model.name:
-        raise ArgumentError(f"model must be the detector's, {fitted_on}, got {model.name}")
+        raise ArgumentError(f"model: expected the detector's, {fitted_on}, got {model.name}")
     if detector.provenance.get(BACKBONE, found := tensors_hash(model.backbone.state_dict())) != found:
-        raise ArgumentError(f"weights must be those that the detector was fitted on; these of {model.name} are others")
+        raise ArgumentError(f"weights: expected those that the detector was fitted on, got others of {model.name}")
 
 
 def score_folder(
@@ -90,7 +90,7 @@ def score_folder(
     """
     check_network(detector, model)
     if detector.thresholds is None:
-        raise ArgumentError("detector must be calibrated, got one without thresholds")
+        raise ArgumentError("detector: expected a calibrated one, got one without thresholds")
     threshold = detector.thresholds.equal_error if rate is None else detector.thresholds.at_false_alarm(rate)
 
     def images() -> Iterator[Tensor]:
@@ -104,5 +104,5 @@ def score_folder(
     faces = tuple(ScoredFace(name=name, score=score, flagged=not score < threshold) for name, score in scored)
     broken = [face.name for face in faces if not math.isfinite(face.score)]
     if broken:
-        notify(f"score: of {several(broken)} it is no finite number; flagged like images that look adversarial")
+        notify(f"score: expected finite numbers, got none for {several(broken)}; these images are flagged")
     return ScoreSummary(faces=faces, threshold=threshold)

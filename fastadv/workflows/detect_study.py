@@ -95,9 +95,9 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check_attacks(self.attacks)
         if not self.attacks and not self.runs:
-            raise ArgumentError("attack must be given at least once, or the run of one")
+            raise ArgumentError("attack: expected at least one, or a run of one, got none")
         if len(set(self.runs)) != len(self.runs):
-            raise ArgumentError(f"runs must be different folders, got {', '.join(self.runs)}")
+            raise ArgumentError(f"runs: expected different folders, got {', '.join(self.runs)}")
 
     def split(self, names: Sequence[str]) -> Splits:
         """Whose images go where.
@@ -205,14 +205,14 @@ def read_study(path: Path) -> dict[str, Any]:
     """
     file = path / STUDY
     if not file.is_file():
-        raise ArgumentError(f"{path}: not a study of 'fastadv detect fit': it has no {STUDY}")
+        raise ArgumentError(f"{path}: expected a study of 'fastadv detect fit', got a folder without {STUDY}")
     try:
         found = json.loads(file.read_bytes())
         config, software = found["config"], found["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{file}: not the description of a study: {error!r}") from error
+        raise ArgumentError(f"{file}: expected the description of a study, got {error!r}") from error
     if not isinstance(config, dict) or not isinstance(software, dict):
-        raise ArgumentError(f"{file}: not the description of a study: no config or no versions")
+        raise ArgumentError(f"{file}: expected the description of a study, got one without config or versions")
     return {"config": config, "shown": dict(found.get("shown", {})), "versions": software}
 
 
@@ -271,7 +271,7 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
     if model.head is None or config.new_head:
         return splits, None
     if not isinstance(model.head, nn.Linear):
-        raise ArgumentError(f"model must have a linear class head, got {type(model.head).__name__}; train a new head")
+        raise ArgumentError(f"model: expected a linear class head, got {type(model.head).__name__}; train a new head")
     return splits, fit_classes(model.head.out_features, splits.people, config.classes)
 
 
@@ -335,7 +335,7 @@ def reopen(
         config = StudyConfig.from_json(saved)
         engine = Engine(**saved["engine"]).resolve(model)
     except (KeyError, TypeError, ValueError) as error:
-        raise ArgumentError(f"{path / STUDY}: not the description of a study: {error!r}") from error
+        raise ArgumentError(f"{path / STUDY}: expected the description of a study, got {error!r}") from error
     own = RunIdentity.of("detect", model=model, seed=config.seed, faces=UsedFaces(source=source), out=path)
     found = difference(
         {name: saved.get(name) for name in own.config},

@@ -46,7 +46,7 @@ def enrolled_from(embeddings: Mapping[str, Tensor], *, metric: str, device: torc
     """As ``enrol``, from embeddings by the names of their images."""
     people = tuple(sorted({identity_of(name) for name in embeddings}))
     if len(people) < 2:
-        raise ArgumentError(f"gallery must show at least two people, got {len(people)}")
+        raise ArgumentError(f"gallery: expected at least two people, got {len(people)}")
     classes = {person: k for k, person in enumerate(people)}
     labels = torch.tensor([classes[identity_of(name)] for name in embeddings])
     made = Gallery.from_embeddings(torch.stack(list(embeddings.values())), labels)

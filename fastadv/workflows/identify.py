@@ -71,7 +71,7 @@ def assign(names: Sequence[str], *, enrol: int, limit: int | None = None) -> Rol
     """
     for argument, value in (("enrol", enrol), ("limit", limit)):
         if value is not None and value < 1:
-            raise ArgumentError(f"{argument} must be at least 1, got {value}")
+            raise ArgumentError(f"{argument}: expected at least 1, got {value}")
     own: dict[str, list[str]] = defaultdict(list)
     for name in names:
         own[identity_of(name)].append(name)
@@ -79,7 +79,7 @@ def assign(names: Sequence[str], *, enrol: int, limit: int | None = None) -> Rol
     if len(known) == len(own) and len(known) >= _LEFT_OUT:
         known = [person for k, person in enumerate(known) if k % _LEFT_OUT != _LEFT_OUT - 1]
     if len(known) < 2:
-        raise ArgumentError(f"enrol must leave at least two people with more than {enrol} images, got {len(known)}")
+        raise ArgumentError(f"enrol: expected two or more people with more than {enrol} images, got {len(known)}")
     mated = [name for person in known for name in own[person][enrol:]]
     if limit is not None and limit < len(mated):
         mated = [mated[i * len(mated) // limit] for i in range(limit)]
@@ -175,11 +175,15 @@ def identify(
         ImageError, AlignmentError: A face cannot be read.
     """
     if metric not in ("cosine", "euclidean"):
-        raise ArgumentError(f"metric must be one of cosine, euclidean, got {metric!r}")
+        raise ArgumentError(f"metric: expected one of cosine, euclidean, got {metric!r}")
     if not 1 <= neighbours <= len(roles.enrolled):
-        raise ArgumentError(f"neighbours must be from 1 to the {len(roles.enrolled)} enrolled images, got {neighbours}")
+        raise ArgumentError(
+            f"neighbours: expected from 1 to the {len(roles.enrolled)} enrolled images, got {neighbours}"
+        )
     if attack is not None and (aim is None or not aim.needs_gallery or folder is None):
-        raise ArgumentError("attack needs an aim (identify-as or misidentify) and a folder for its images")
+        raise ArgumentError(
+            "attack: expected an aim (identify-as or misidentify) and a folder with it, got an attack alone"
+        )
     names = (*roles.enrolled, *roles.mated, *roles.unmated)
     embeddings = embed(source, names, model, progress=progress)
     known = _known(embeddings, roles.enrolled, model, metric, neighbours)

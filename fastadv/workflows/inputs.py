@@ -58,14 +58,18 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
     """
     if root.suffix == ".bin":
         if landmarks is not None:
-            raise ArgumentError(f"landmarks must not be given for {root}: its images are aligned already")
+            raise ArgumentError(
+                f"landmarks: expected none for {root}, whose images are aligned already, got {landmarks}"
+            )
         return PairBin(root, size=size)
     if root.suffix == ".tar":
         return Shards(root, size=size, landmarks=landmarks)
     has_pairs = (root / "pairs.txt").is_file()
     if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
         if landmarks is not None:
-            raise ArgumentError(f"landmarks must not be given for {root}: a run's images are aligned already")
+            raise ArgumentError(
+                f"landmarks: expected none for {root}, a run, whose images are aligned already, got {landmarks}"
+            )
         return IdentityFolder(root / "images", size=size)
     if has_pairs or images_folder(root) is not None:
         return LFW(root, size=size, landmarks=landmarks)

@@ -78,18 +78,16 @@ def read_run(folder: Path) -> RunRecord:
         ValueError: The folder is missing or no run's, a file of it is damaged, or there is no image yet.
     """
     if not folder.is_dir():
-        raise ArgumentError(
-            f"{folder}: {'this is a file, expected a folder' if folder.exists() else 'there is no such folder'}"
-        )
+        raise ArgumentError(f"{folder}: expected a folder, got {'a file' if folder.exists() else 'no such folder'}")
     if not (folder / RUN).is_file():
-        raise ArgumentError(f"{folder}: not the folder of a run: it has no {RUN}")
+        raise ArgumentError(f"{folder}: expected the folder of a run, got one without {RUN}")
     saved = _object(folder / RUN)
     config, versions = saved.get("config"), saved.get("versions")
     if not isinstance(config, dict) or not isinstance(versions, dict):
-        raise ArgumentError(f"{folder / RUN}: not the description of a run: no config or no versions")
+        raise ArgumentError(f"{folder / RUN}: expected the description of a run, got one without config or versions")
     rows = tuple(read_manifest(folder))
     if not rows:
-        raise ArgumentError(f"{folder}: the run has no image yet")
+        raise ArgumentError(f"{folder}: expected a run with images, got one without; start its command again")
     return RunRecord(
         path=folder,
         config=config,
@@ -140,7 +138,7 @@ def render(
         OSError: The file cannot be written.
     """
     if examples < 0:
-        raise ArgumentError(f"examples must be 0 or more, got {examples}")
+        raise ArgumentError(f"examples: expected 0 or more, got {examples}")
     run = read_run(Path(folder))
     others = [read_run(Path(other)) for other in beside]
     page = run_page(run, data=data, landmarks=landmarks, examples=examples, beside=others)
@@ -210,7 +208,7 @@ def _lead(run: RunRecord, summary: AttackSummary) -> str:
     }
     tried = " or ".join(aims.get(goal, goal) for goal in sorted(goals))
     images = text.count(summary.images, "face image")
-    return f"{images}, each changed a little {tried}, and judged as the 8-bit image that is written to disk."
+    return f"{images}, each changed a little {tried}, and evaluated as the 8-bit image that is written to disk."
 
 
 def _tiles(run: RunRecord, summary: AttackSummary) -> Tiles:

@@ -154,7 +154,7 @@ def _check_landmarks(source: FaceSource, names: Sequence[str]) -> None:
     spaced = [name for name in names if name.split() != [name] or name.startswith("#")]
     if spaced:
         raise ArgumentError(
-            f"data: expected names without white space and '#' in front beside landmarks, got {several(spaced)}"
+            f"data: expected names without white space or a leading '#', for landmarks.txt, got {several(spaced)}"
         )
 
 

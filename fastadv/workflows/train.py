@@ -135,7 +135,7 @@ def train_network(
         OSError: A file cannot be written.
     """
     if config.fine_tune and weights is None and model in names() and model not in shipped_names():
-        raise TrainingError(f"weights: a fine-tuning of {model!r} needs a file to start from, got none")
+        raise TrainingError(f"weights: expected a file to fine-tune {model!r} from, got none")
     network = _open(model, weights, seed=None if config.fine_tune else config.seed, device=device)
     source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
     held = _held(source, data, pairs, network, seed=config.seed)
@@ -198,7 +198,7 @@ def train_class_head(
     network = _open(model, weights, seed=None, device=device)
     source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
     if out.exists() and not out.is_dir():
-        raise TrainingError(f"out: {out} is a file, expected a folder")
+        raise TrainingError(f"out: expected a folder, got the file {out}")
     result = train_head(config, network, source, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
@@ -227,9 +227,11 @@ def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
     head, at, eps = text.partition("@")
     name, colon, steps = head.partition(":")
     if name not in ATTACKS:
-        raise ArgumentError(f"adversarial must be NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}")
+        raise ArgumentError(
+            f"adversarial: expected NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}"
+        )
     if colon and not (steps.isascii() and steps.isdigit()):
-        raise ArgumentError(f"adversarial must be NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+        raise ArgumentError(f"adversarial: expected NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
     usual = Adversarial()
     return Adversarial(
         attack=name,

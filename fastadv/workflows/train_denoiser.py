@@ -137,7 +137,7 @@ def _hold_out(source: FaceSource, *, seed: int) -> tuple[str, ...]:
     """
     wanted = min(max(1, int(len(source) * _HELD_SHARE)), _HELD)
     if len(source) < 2:
-        raise TrainingError(f"data: a training needs two images or more, one to measure on, got {len(source)}")
+        raise TrainingError(f"data: expected at least two images, one of them to measure on, got {len(source)}")
     grouped = by_identity(source.names)
     people = sorted(grouped)
     random.Random(seed).shuffle(people)

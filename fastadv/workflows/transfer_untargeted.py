@@ -187,9 +187,7 @@ def _away(method: Method, *, eps: float, steps: int) -> Recipe:
         )
     recipe = method.recipe(eps=eps, steps=steps, others=())
     if not isinstance(recipe.attack, SignGradient):
-        raise ArgumentError(
-            f"method: expected one with a random start, which an image needs to leave itself, got {method.name!r}"
-        )
+        raise ArgumentError(f"method: expected one with a random start for --untargeted, got {method.name!r}")
     return replace(recipe, attack=replace(recipe.attack, random_start=True))
 
 

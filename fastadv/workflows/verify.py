@@ -80,8 +80,8 @@ def embed(
         for face, row in zip(waiting, fixed_batches(ready, images, _BATCH).cpu(), strict=True):
             if not (bool(row.isfinite().all()) and bool(row.any())):
                 raise ArgumentError(
-                    f"{face.name}: expected a finite embedding that is not zero, got another by {model.name}: a score "
-                    "of it would be no number; check the weights"
+                    f"{face.name}: expected a finite embedding that is not zero, got another from "
+                    f"{model.name}; check the weights"
                 )
             found[face.name] = row
         waiting.clear()
@@ -187,7 +187,7 @@ def verify(
         ImageError, AlignmentError: A face cannot be read.
     """
     if metric not in _SCORES:
-        raise ArgumentError(f"metric must be one of {', '.join(_SCORES)}, got {metric!r}")
+        raise ArgumentError(f"metric: expected one of {', '.join(_SCORES)}, got {metric!r}")
     if attack is not None:
         check_goal(attack, "impersonate")
     names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
@@ -226,7 +226,7 @@ def verify(
     after = sign * np.array([row.score_after for row in rows])
     if not np.isfinite(after).all():
         name = rows[int((~np.isfinite(after)).argmax())].name
-        raise ArgumentError(f"{name}: expected a finite score of the attacked image, got another by {model.name}")
+        raise ArgumentError(f"{name}: expected a finite score of the attacked image, got another from {model.name}")
     kinds = {kind: [r for r in rows if r.goal == kind] for kind in ("impersonate", "evade")}
     return Verification(
         clean=clean,

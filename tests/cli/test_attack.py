@@ -84,7 +84,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
     assert not (out / "manifest.parquet").exists()
     if how == signal.SIGINT:
         assert running.returncode == 130
-        assert "the same command goes on from there" in errors
+        assert "the same command continues from there" in errors
         assert "Traceback" not in errors
     resumed = fastadv(*arguments(faces, weights, out, "--json"))
     assert resumed.returncode == 0, resumed.stderr
@@ -125,7 +125,7 @@ def test_an_evasion_without_a_start_says_that_it_could_not_move(fastadv, faces, 
         (("--device", "tpu"), "error: --device: expected cpu"),
         (("--precision", "tf32"), "tf32"),
         (("--seed", "-1"), "seed"),
-        (("--limit", "0"), "limit must be at least 1, got 0"),
+        (("--limit", "0"), "limit: expected at least 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_sentence(more, text, inside, faces, weights, tmp_path):
@@ -147,9 +147,9 @@ def test_a_wrong_input_is_one_clear_sentence_and_leaves_nothing(inside, faces, w
     (lonely / "a.png").write_bytes((faces / "person0" / "0.png").read_bytes())
     out = tmp_path / "out"
     cases = {
-        tmp_path / "nowhere": "there is no such folder",
-        tmp_path / "empty": "no images found",
-        tmp_path / "lonely": "a target for each image needs at least two identities, got 1",
+        tmp_path / "nowhere": "got no such folder",
+        tmp_path / "empty": "/<identity>/<image>, got none",
+        tmp_path / "lonely": "data: expected at least two identities, so that each image has a target, got 1",
     }
     for data, expected in cases.items():
         code, said = inside(*arguments(data, weights, out))

@@ -117,7 +117,7 @@ def test_a_gallery_decides_for_the_target_or_against_oneself(inside, people, tmp
         (few / person.name / "a.png").write_bytes((person / "0000.png").read_bytes())
     code, said = inside(*words("knn-df", people, tmp_path / "none", "--gallery", few))
     assert code == 2
-    assert "gallery must show everybody whom the goal is about, 1 people are missing" in said.replace("\n", " ")
+    assert "gallery: expected images of every person that the goals name, got none of 1" in said.replace("\n", " ")
     assert not (tmp_path / "none").exists()
 
 
@@ -163,8 +163,12 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
 @pytest.mark.parametrize(
     ("name", "more", "text"),
     [
-        ("df", (), "match needs a threshold: the verifier's threshold"),
-        ("df", ("--layer", "blocks.3"), "match needs a threshold: the largest distance of the layer's features"),
+        ("df", (), "threshold: expected the verifier's threshold for match, got none"),
+        (
+            "df",
+            ("--layer", "blocks.3"),
+            "threshold: expected the largest distance of the layer's features for match, got none",
+        ),
         ("df", ("--layer", "nose", "--threshold", "1"), "layer must be a submodule of the backbone of 'synth-mobile'"),
         ("df", ("--layer", "blocks.3", "--threshold", "-1"), "threshold must be a distance of at least 0, got -1.0"),
         ("df", ("--threshold", "0.5", "--set", "history=few"), "history of df must be of the type int, got 'few'"),
@@ -179,23 +183,39 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             "set: expected each name once",
         ),
         ("df", ("--threshold", "0.5", "--set", "history=0"), "history must be an integer of at least 1, got 0"),
-        ("knn-df", ("--threshold", "0.5"), "identify-as has no threshold: the nearest template decides; got 0.5"),
-        ("knn-df", ("--neighbours", "9"), "neighbours must be at most the 4 templates, got 9"),
-        ("knn-df", ("--neighbours", "0"), "neighbours must be at least 1, got 0"),
-        ("knn-df", ("--layer", "blocks.3"), "layer is of the goal match only, got 'blocks.3' with identify-as"),
-        ("fim", ("--threshold", "0.5", "--neighbours", "1"), "neighbours are of the goals identify-as and misidentify"),
-        ("fim", ("--threshold", "0.5", "--gallery", "x"), "gallery is of the goals identify-as and misidentify only"),
+        (
+            "knn-df",
+            ("--threshold", "0.5"),
+            "threshold: expected none for identify-as, decided by the nearest template, got 0.5",
+        ),
+        ("knn-df", ("--neighbours", "9"), "neighbours: expected at most the 4 templates, got 9"),
+        ("knn-df", ("--neighbours", "0"), "neighbours: expected at least 1, got 0"),
+        (
+            "knn-df",
+            ("--layer", "blocks.3"),
+            "layer: expected it with the goal match only, got 'blocks.3' with identify-as",
+        ),
+        (
+            "fim",
+            ("--threshold", "0.5", "--neighbours", "1"),
+            "neighbours: expected it with the goals identify-as and misidentify",
+        ),
+        (
+            "fim",
+            ("--threshold", "0.5", "--gallery", "x"),
+            "gallery: expected it with --goal identify-as or misidentify only",
+        ),
         ("fim", ("--threshold", "0.5", "--set", "nose=1"), "fim has no option 'nose'; it has margin, momentum, norm"),
-        ("fim", (), "impersonate needs a threshold: the verifier's threshold"),
+        ("fim", (), "threshold: expected the verifier's threshold for impersonate, got none"),
         (
             "bim",
             ("--goal", "misclassify"),
-            "misclassify needs a network with a class head, and the weights of synth-mob",
+            "goal: expected a network with a class head for misclassify, got synth-mob",
         ),
         (
             "bim",
             ("--goal", "classify-as", "--threshold", "1"),
-            "classify-as has no threshold: the largest logit decides",
+            "threshold: expected none for classify-as, decided by the largest logit",
         ),
         ("apgd-dlr", ("--threshold", "0.5"), "got apgd-dlr, whose goal is classify-as or misclassify"),
         ("lbfgs", ("--threshold", "0.5", "--stop-at-success"), "lbfgs decides itself when to stop"),

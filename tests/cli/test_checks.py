@@ -259,7 +259,7 @@ def test_the_help_names_the_exit_codes(capsys):
     with pytest.raises(SystemExit):
         app(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    for text in ("Exit codes: 0 success", "2 an error that you can mend", "70 a fault of fastadv", "130 Ctrl-C"):
+    for text in ("Exit codes: 0 success", "2 an error that you can correct", "70 a fault of fastadv", "130 Ctrl-C"):
         assert text in said
 
 

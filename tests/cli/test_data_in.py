@@ -90,5 +90,5 @@ def test_what_open_faces_takes(photographs):
     assert isinstance(open_faces(photographs / "faces", size=112), IdentityFolder)
     (photographs / "faces").rename(photographs / "images")
     assert isinstance(open_faces(photographs, size=112), LFW)
-    with pytest.raises(SourceError, match="there is no such folder"):
+    with pytest.raises(SourceError, match="got no such folder"):
         open_faces(photographs / "none", size=112)

@@ -99,10 +99,13 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--attack", "bin"), "attack must be NAME"),
-        ((), "attack must be given at least once"),
-        (("--attack", "bim"), "natural and attacked: 10 . 10 images and 3 for the head need 23 of every person"),
-        (("--attack", "bim", "--natural", "2", "--attacked", "2"), "classes must be given: the network's head has 500"),
+        (("--attack", "bin"), "attack: expected NAME"),
+        ((), "attack: expected at least one, or a run of one, got none"),
+        (("--attack", "bim"), "natural and attacked: expected 10 . 10 images and 3 for the class head of every person"),
+        (
+            ("--attack", "bim", "--natural", "2", "--attacked", "2"),
+            "classes: expected a list for a network's head of 500",
+        ),
         (("--attack", "bim", "--names", "nowhere.txt"), "nowhere.txt: the names cannot be read"),
         (("--attack", "bim", "--natural", "2", "--attacked", "2", "--layer", "x"), "layers names 'x'"),
     ],

@@ -70,12 +70,15 @@ def test_any_attack_of_the_catalogue_can_be_used(name, inside, faces, tmp_path):
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        (("--eps", "8/255"), "--goal, --eps and the other options of an attack need --attack"),
-        (("--goal", "misidentify"), "--goal, --eps and the other options of an attack need --attack"),
-        (("--attack", "fim"), "--attack needs --out, a folder for the images that it makes"),
-        (("--enrol", "3"), "enrol must leave at least two people with more than 3 images, got 0"),
-        (("--neighbours", "0"), "neighbours must be from 1 to the 10 enrolled images, got 0"),
-        (("--limit", "0"), "limit must be at least 1, got 0"),
+        (("--eps", "8/255"), "--attack: expected it with --goal, --eps and other options of an attack, got none"),
+        (
+            ("--goal", "misidentify"),
+            "--attack: expected it with --goal, --eps and other options of an attack, got none",
+        ),
+        (("--attack", "fim"), "--out: expected a folder for the images of --attack fim, got none"),
+        (("--enrol", "3"), "enrol: expected two or more people with more than 3 images, got 0"),
+        (("--neighbours", "0"), "neighbours: expected from 1 to the 10 enrolled images, got 0"),
+        (("--limit", "0"), "limit: expected at least 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_sentence(more, text, inside, faces):

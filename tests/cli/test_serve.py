@@ -165,11 +165,11 @@ def test_wrong_options(inside, detector, detector_file, tmp_path):
     code, said = serving(inside, detector_file, "--port", 70000)
     assert (code, "port is 70000; expected 0 to 65535" in said) == (2, True)
     code, said = inside("serve", "--model", "synth-mobile", "--detector", detector_file)
-    assert (code, "model must be the detector's, synth-vgg, got synth-mobile" in said) == (2, True)
+    assert (code, "model: expected the detector's, synth-vgg, got synth-mobile" in said) == (2, True)
     other = tmp_path / "other.safetensors"
     replace(detector, provenance={"backbone": "0" * 64}).save(other)
     code, said = serving(inside, other)
-    assert (code, "weights must be those that the detector was fitted on" in said) == (2, True)
+    assert (code, "weights: expected those that the detector was fitted on" in said) == (2, True)
 
 
 def test_a_port_that_is_taken(inside, detector_file):

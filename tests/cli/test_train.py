@@ -16,7 +16,7 @@ def arguments(faces, out, *more, model="synth-shuffle"):
     [
         (
             ("--adversarial", "cw"),
-            "must be NAME[:STEPS][@EPS] with a name of fim, pgd, ffm, fgsm, got 'cw'",
+            "expected NAME[:STEPS][@EPS] with a name of fim, pgd, ffm, fgsm, got 'cw'",
         ),
         (("--adversarial", "fim:x"), "with a whole number of steps, got 'fim:x'"),
         (("--adversarial", "fim:0"), "steps: expected 1 or more, got 0"),
@@ -46,7 +46,7 @@ def test_errors_of_a_user(more, words, faces, inside, tmp_path):
 def test_fine_tuning_needs_weights(faces, inside, tmp_path):
     code, said = inside(*arguments(faces, tmp_path / "out", "--fine-tune", model="mobilefacenet"))
     assert code == 2
-    assert "weights: a fine-tuning of 'mobilefacenet' needs a file to start from, got none" in said
+    assert "weights: expected a file to fine-tune 'mobilefacenet' from, got none" in said
 
 
 def test_a_run_of_aligned_crops_without_landmarks(faces, fastadv, inside, tmp_path):

@@ -62,8 +62,8 @@ def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        (("--eps", "8/255"), "--eps, --steps and the other options of an attack need --attack"),
-        (("--set", "margin=1"), "--eps, --steps and the other options of an attack need --attack"),
+        (("--eps", "8/255"), "--attack: expected it with --eps, --steps and other options of an attack, got none"),
+        (("--set", "margin=1"), "--attack: expected it with --eps, --steps and other options of an attack, got none"),
         (("--attack", "fgsm", "--set", "nose=1"), "fgsm has no option 'nose'; it has margin, momentum"),
         (("--attack", "fgsm", "--steps", "3"), "fgsm is a one-step attack and takes no steps"),
         (("--folds", "0"), "folds: expected numbers from 1 to at most 10000, such as 1-2"),

@@ -215,7 +215,7 @@ def test_read_landmarks(tmp_path: Path) -> None:
         ("A/a.jpg 1 2 3", "got 3 numbers"),
         ("A/a.jpg 1 2 3 4 5 6 7 8 9 x", "could not convert"),
         ("A/a.jpg 1 2 3 4 5 6 7 8 9 nan", "finite"),
-        ("A/ok.png 0 1 2 3 4 5 6 7 8 9", "has landmarks already"),
+        ("A/ok.png 0 1 2 3 4 5 6 7 8 9", "expected one line for each image, got a second one for A/ok"),
     ],
 )
 def test_malformed_landmark_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -229,5 +229,7 @@ def test_unreadable_landmarks(tmp_path: Path) -> None:
     with pytest.raises(AlignmentError, match="cannot be read"):
         read_landmarks(tmp_path / "none.txt")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AlignmentError, match="cannot be read: byte 2 is not UTF-16; save the list as UTF-8"):
+    with pytest.raises(
+        AlignmentError, match="the landmarks cannot be read: byte 2 is not UTF-16; save the list as UTF-8"
+    ):
         read_landmarks(tmp_path / "binary")

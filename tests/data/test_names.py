@@ -120,7 +120,7 @@ def test_landmarks_by_any_name_reach_their_faces(tmp_path: Path) -> None:
     assert sorted(IdentityFolder(tmp_path / "f", landmarks=bare).landmarks) == list(source.names)
     with pytest.raises(AlignmentError, match="expected lines for images such as p/Mr.A_0001, got 1 of other names"):
         IdentityFolder(tmp_path / "f", landmarks={"images/p/a b": bare["p/a b"]})
-    with pytest.raises(AlignmentError, match="p/a b is there twice"):
+    with pytest.raises(AlignmentError, match="expected each image once, got p/a b twice"):
         IdentityFolder(tmp_path / "f", landmarks={"p/a b": bare["p/a b"], "p/a b.png": bare["p/a b"]})
 
 
@@ -193,7 +193,7 @@ def test_two_forms_of_one_name_are_two_images_of_one_name(tmp_path: Path) -> Non
     for name in (ACCENT, APART):
         (tmp_path / name).mkdir()
         write_png(tmp_path / name / "1.png", IMAGE)
-    with pytest.raises(SourceError, match="two images of one name"):
+    with pytest.raises(SourceError, match="expected one image of each name, got"):
         IdentityFolder(tmp_path)
 
 

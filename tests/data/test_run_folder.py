@@ -303,7 +303,7 @@ def test_a_damaged_image_is_made_again(
         file = run.image_path(NAMES[4])
     damage(file)
     with (
-        pytest.warns(Notice, match=f"gone or damaged and are made again: {NAMES[4]}")
+        pytest.warns(Notice, match=f"missing or damaged and are generated again: {NAMES[4]}")
         if finished
         else contextlib.nullcontext()
     ):
@@ -336,7 +336,7 @@ def test_other_software_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     file.write_text(json.dumps(saved))
     with caplog.at_level(logging.WARNING, logger="fastadv"):
         RunFolder.open(tmp_path / "run", CONFIG).close()
-    assert "goes on with other software than it began with: torch 1.0 -> " in caplog.text
+    assert "continues with other software than it began with: torch 1.0 -> " in caplog.text
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_damaged_description(tmp_path: Path) -> None:
     begin(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("[]")
-    with pytest.raises(RunFolderError, match=r"run\.json: not the description of a run"):
+    with pytest.raises(RunFolderError, match=r"run\.json: expected the description of a run"):
         RunFolder.open(tmp_path / "run", CONFIG)
 
 

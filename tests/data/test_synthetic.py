@@ -187,7 +187,7 @@ def test_pairs():
     [
         (30, 10, "count: expected a positive multiple of 2 x 10 folds, got 30"),
         (0, 2, "count: expected"),
-        (20, 5, "names: 5 folds need at least 10 identities, got 4"),
+        (20, 5, "names: expected at least 10 identities for 5 folds, got 4"),
         (2000, 2, "names: fold 0 has 6 pairs of one person, expected 500"),
     ],
 )

@@ -76,7 +76,7 @@ def test_from_text(file):
 
 @pytest.mark.parametrize("text", ["weights", "weights:", "weights:missing.safetensors", "weights:."])
 def test_files_that_are_not_there(text):
-    with pytest.raises(ValueError, match=f"defence must be weights:FILE with a file that exists, got '{text}'"):
+    with pytest.raises(ValueError, match=f"defence: expected weights:FILE with a file that exists, got '{text}'"):
         parse_defence(text)
 
 

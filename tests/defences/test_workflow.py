@@ -217,7 +217,7 @@ def test_a_copy_is_shown_to_every_defence(copy, network, tmp_path):
     again = study(tmp_path / "run", network, **few)
     assert np.array_equal(again.cells[1].scores, found.cells[1].scores)
     assert "noisy" in defend_page.render(tmp_path / "run").read_text()
-    with pytest.raises(ValueError, match="attack must be given .* got noisy, noisy"):
+    with pytest.raises(ValueError, match="attack: expected at least one, and each one once, got noisy, noisy"):
         study(tmp_path / "twice", network, **{**few, "copies": (copy, copy)})
 
 
@@ -365,17 +365,17 @@ def test_threats_from_text():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: parse_defence("means"), "defence must be none, mean.:SIZE., .* got 'means'"),
-        (lambda: parse_defence("mean:x"), "defence needs a number for size, got 'x' in 'mean:x'"),
-        (lambda: parse_defence("mean:3:4"), "at most 1 numbers there, got 'mean:3:4'"),
+        (lambda: parse_defence("means"), "defence: expected none, mean.:SIZE., .* got 'means'"),
+        (lambda: parse_defence("mean:x"), "defence: expected a number for size, got 'x' in 'mean:x'"),
+        (lambda: parse_defence("mean:3:4"), "at most 1 numbers after its name, got 'mean:3:4'"),
         (lambda: parse_defence("mean:4"), "size must be an odd integer"),
-        (lambda: parse_defence("attack(nose)"), "attack must be NAME"),
-        (lambda: parse_moves("e-fim"), "attack must be NAME"),
+        (lambda: parse_defence("attack(nose)"), "attack: expected NAME"),
+        (lambda: parse_moves("e-fim"), "attack: expected NAME"),
         (lambda: parse_moves("fim:x"), "a whole number of steps, got 'fim:x'"),
         (lambda: parse_moves("ffm:3"), "one-step attack and takes no steps"),
-        (lambda: parse_threat("some"), "threat must be zero, perfect"),
-        (lambda: parse_threat("perfect:x"), "threat must be zero, perfect"),
-        (lambda: parse_threat("adaptive"), "'adaptive' needs a calibrated detector"),
+        (lambda: parse_threat("some"), "threat: expected zero, perfect"),
+        (lambda: parse_threat("perfect:x"), "threat: expected zero, perfect"),
+        (lambda: parse_threat("adaptive"), "detector: expected a calibrated one for the threat 'adaptive', got none"),
     ],
 )
 def test_wrong_texts(call, words):
@@ -384,11 +384,11 @@ def test_wrong_texts(call, words):
 
 
 def test_errors_of_the_study(network, tmp_path):
-    with pytest.raises(ValueError, match="attack must be given at least once, and each once, got none"):
+    with pytest.raises(ValueError, match="attack: expected at least one, and each one once, got none"):
         study(tmp_path / "a", network, attacks=[])
-    with pytest.raises(ValueError, match="threat must be given .* got zero, zero"):
+    with pytest.raises(ValueError, match="threat: expected at least one, and each one once, got zero, zero"):
         study(tmp_path / "b", network, threats=(ZeroKnowledge(), ZeroKnowledge()))
-    with pytest.raises(ValueError, match="defence must be given once each, got mean, mean"):
+    with pytest.raises(ValueError, match="defence: expected each one once, got mean, mean"):
         study(tmp_path / "c", network, defences=[parse_defence("mean")] * 2)
 
 

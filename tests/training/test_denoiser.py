@@ -321,7 +321,7 @@ def test_synthetic_faces(tmp_path):
 
 def test_user_errors_of_the_workflow(folder, tmp_path):
     common = {"out": tmp_path / "out", "config": SMALL}
-    with pytest.raises(SourceError, match="missing: there is no such folder"):
+    with pytest.raises(SourceError, match="missing: expected a folder, got no such folder"):
         train_noise2clean(data=tmp_path / "missing", **common)
     with pytest.raises(ValueError, match="identities: expected at most 900000"):
         train_noise2clean(data="synthetic", identities=900_001, **common)
@@ -337,7 +337,7 @@ def test_user_errors_of_the_workflow(folder, tmp_path):
     for file in (folder / "bob").iterdir():
         file.unlink()
     (folder / "bob").rmdir()
-    with pytest.raises(TrainingError, match="data: a training needs two images or more, one to measure on, got 1"):
+    with pytest.raises(TrainingError, match="data: expected at least two images, one of them to measure on, got 1"):
         train_noise2clean(data=folder, **common)
     assert not (tmp_path / "out").exists()
 

@@ -89,7 +89,7 @@ def test_a_class_head(people, tmp_path):
 def test_user_errors_leave_nothing(people, folder, tmp_path):
     out = tmp_path / "out"
     common = {"model": "synth-vgg", "out": out, "config": QUICK}
-    with pytest.raises(SourceError, match="missing: there is no such folder"):
+    with pytest.raises(SourceError, match="missing: expected a folder, got no such folder"):
         train_network(data=tmp_path / "missing", **common)
     with pytest.raises(ValueError, match="name: expected one of .*did you mean 'synth-vgg'"):
         train_network(data=people, **{**common, "model": "synth-vg"})

@@ -134,10 +134,10 @@ def test_its_runs_are_ordinary(made: DemoResult) -> None:
 def test_errors_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="out must be a new or empty folder or that of a demo, got .*mine"):
+    with pytest.raises(ValueError, match="out: expected a new or empty folder, or that of a demo, got .*mine"):
         demo(tmp_path / "mine", pairs=20, model=network())
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
-    with pytest.raises(ValueError, match="out must be a folder, got the file"):
+    with pytest.raises(ValueError, match="out: expected a folder, got the file"):
         demo(tmp_path / "mine" / "thesis.tex", pairs=20, model=network())
     for count in (0, -20, 7):
         with pytest.raises(ValueError):
@@ -149,6 +149,6 @@ def test_errors_leave_nothing(tmp_path: Path) -> None:
 
 def test_what_the_report_needs_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastadv.workflows.demo.find_spec", lambda _: None)
-    with pytest.raises(ImportError, match=r"needs jinja2: pip install 'fastadv\[report\]'"):
+    with pytest.raises(ImportError, match=r"expected jinja2, got no such package; pip install 'fastadv\[report\]'"):
         demo(tmp_path / "new", pairs=20, model=network())
     assert not (tmp_path / "new").exists()

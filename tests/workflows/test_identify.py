@@ -82,9 +82,9 @@ def test_the_first_images_are_enrolled_and_some_people_are_not():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"enrol": 0}, "enrol must be at least 1, got 0"),
-        ({"enrol": 1, "limit": 0}, "limit must be at least 1, got 0"),
-        ({"enrol": 4}, "enrol must leave at least two people with more than 4 images, got 0"),
+        ({"enrol": 0}, "enrol: expected at least 1, got 0"),
+        ({"enrol": 1, "limit": 0}, "limit: expected at least 1, got 0"),
+        ({"enrol": 4}, "enrol: expected two or more people with more than 4 images, got 0"),
     ],
 )
 def test_roles_that_cannot_be_given(arguments, text):
@@ -227,7 +227,7 @@ def test_a_template_is_the_mean_of_its_images(model, embeddings):
             mean = torch.stack([embeddings[n] for n in names if n.startswith(person)]).mean(0)
             expected = F.normalize(mean, dim=0) if metric == "cosine" else mean
             torch.testing.assert_close(enrolled.gallery.templates[k], expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="gallery must show at least two people, got 1"):
+    with pytest.raises(ValueError, match="gallery: expected at least two people, got 1"):
         enrol(PEOPLE, PEOPLE.names[:2], model)
     with pytest.raises(KeyError):
         enrolled.label("s2-000001/0000")
@@ -235,16 +235,16 @@ def test_a_template_is_the_mean_of_its_images(model, embeddings):
 
 def test_users_errors(model, roles, tmp_path):
     moves = by_name("fim")
-    with pytest.raises(ValueError, match="metric must be one of cosine, euclidean, got 'l1'"):
+    with pytest.raises(ValueError, match="metric: expected one of cosine, euclidean, got 'l1'"):
         identify(PEOPLE, roles, model, metric="l1")
     for wrong in (0, 99):
-        with pytest.raises(ValueError, match=f"neighbours must be from 1 to the 10 enrolled images, got {wrong}"):
+        with pytest.raises(ValueError, match=f"neighbours: expected from 1 to the 10 enrolled images, got {wrong}"):
             identify(PEOPLE, roles, model, neighbours=wrong)
-    with pytest.raises(ValueError, match="attack needs an aim"):
+    with pytest.raises(ValueError, match="attack: expected an aim"):
         identify(PEOPLE, roles, model, attack=moves)
     with (
         RunFolder.open(tmp_path / "run", {}) as folder,
-        pytest.raises(ValueError, match="attack needs an aim"),
+        pytest.raises(ValueError, match="attack: expected an aim"),
     ):
         identify(PEOPLE, roles, model, attack=moves, aim=Aim(goal="evade", threshold=0.3), folder=folder)
     (tmp_path / "identification.json").write_text("[1]")
@@ -255,12 +255,15 @@ def test_users_errors(model, roles, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"goal": "hide"}, "goal must be one of evade, impersonate, match, identify-as, .*, got 'hide'"),
-        ({"goal": "evade"}, "evade needs a threshold: the verifier's threshold"),
+        ({"goal": "hide"}, "goal: expected one of evade, impersonate, match, identify-as, .*, got 'hide'"),
+        ({"goal": "evade"}, "threshold: expected the verifier's threshold for evade, got none"),
         ({"goal": "evade", "threshold": 7.0}, r"threshold must be a cosine value in \[-1, 1\], got 7.0"),
         ({"goal": "identify-as", "metric": "l1"}, "metric must be one of cosine, euclidean, got 'l1'"),
-        ({"goal": "misidentify", "threshold": 0.3}, "misidentify has no threshold"),
-        ({"goal": "classify-as", "threshold": 0.3}, "classify-as has no threshold: the largest logit decides; got 0.3"),
+        ({"goal": "misidentify", "threshold": 0.3}, "threshold: expected none for misidentify"),
+        (
+            {"goal": "classify-as", "threshold": 0.3},
+            "threshold: expected none for classify-as, decided by the largest logit, got 0.3",
+        ),
     ],
 )
 def test_an_aim_that_cannot_be(fields, text):
@@ -270,7 +273,7 @@ def test_an_aim_that_cannot_be(fields, text):
 
 def test_an_aim_needs_its_people_and_its_layer(model):
     aim = Aim(goal="identify-as")
-    with pytest.raises(ValueError, match="identify-as needs the templates of the people, got none"):
+    with pytest.raises(ValueError, match="enrolled: expected templates of the people for identify-as, got none"):
         aim.goals(PEOPLE, model)
     assert aim.describe() == {"goal": "identify-as", "metric": "cosine"}
     assert replace(aim, goal="match", layer="blocks.1", threshold=2.0).describe() == {
@@ -280,7 +283,7 @@ def test_an_aim_needs_its_people_and_its_layer(model):
     }
     with pytest.raises(ValueError, match="got 'nose'"):
         Aim(goal="match", layer="nose", threshold=1.0).check_model(model)
-    with pytest.raises(ValueError, match="misclassify needs a network with a class head"):
+    with pytest.raises(ValueError, match="goal: expected a network with a class head for misclassify"):
         Aim(goal="misclassify").check_model(model)
     with pytest.raises(ValueError, match="got apgd-dlr, whose goal is classify-as or misclassify"):
         aim.check_attack(by_name("apgd-dlr"))

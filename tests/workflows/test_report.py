@@ -220,15 +220,15 @@ def test_bad_folders_give_one_sentence(tmp_path: Path, run: Path) -> None:
         assert not (run / "report.html").exists()
         return str(error.value)
 
-    with pytest.raises(ValueError, match="there is no such folder"):
+    with pytest.raises(ValueError, match="got no such folder"):
         render(tmp_path / "no")
-    with pytest.raises(ValueError, match="this is a file, expected a folder"):
+    with pytest.raises(ValueError, match="expected a folder, got a file"):
         render(run / "run.json")
-    with pytest.raises(ValueError, match=r"not the folder of a run: it has no run\.json"):
+    with pytest.raises(ValueError, match=r"expected the folder of a run, got one without run\.json"):
         render(run / "images")
-    with pytest.raises(ValueError, match="examples must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="examples: expected 0 or more, got -1"):
         render(run, examples=-1)
-    with pytest.raises(SourceError, match="there is no such folder"):
+    with pytest.raises(SourceError, match="got no such folder"):
         render(run, data=tmp_path / "no")
     (run / "verification.json").write_text("[" * 100_000)
     assert "verification.json: cannot be read" in message()
@@ -237,10 +237,10 @@ def test_bad_folders_give_one_sentence(tmp_path: Path, run: Path) -> None:
     (run / "verification.json").unlink()
     saved = (run / "run.json").read_text()
     (run / "run.json").write_text("{}")
-    assert "not the description of a run: no config or no versions" in message()
+    assert "expected the description of a run, got one without config or versions" in message()
     (run / "run.json").write_text(saved)
     (run / "manifest.parquet").write_bytes(b"PAR1")
     assert "not a readable Parquet file" in message(ManifestError)
     (run / "manifest.parquet").unlink()
     (run / "manifest.jsonl").write_text("")
-    assert "the run has no image yet" in message()
+    assert "expected a run with images, got one without" in message()

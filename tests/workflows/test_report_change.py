@@ -107,7 +107,7 @@ def test_what_a_run_notes_can_be_measured_again_and_is_drawn(faces, tmp_path):
 
 def test_a_run_beside_that_is_none_is_named(faces, tmp_path):
     attacked(faces, tmp_path / "one", "fgsm")
-    with pytest.raises(ValueError, match="two: there is no such folder"):
+    with pytest.raises(ValueError, match="two: expected a folder, got no such folder"):
         render(tmp_path / "one", beside=[tmp_path / "two"])
 
 

@@ -178,16 +178,16 @@ def test_the_page_is_drawn_from_the_folder_alone(study, evaluated, tmp_path):
         assert expected in text
     assert detect_page.render(path, out=tmp_path / "again.html").read_text() == text
     json.loads((path / EVALUATION).read_text(), parse_constant=lambda name: pytest.fail(name))
-    with pytest.raises(ValueError, match="not a study"):
+    with pytest.raises(ValueError, match="expected a study of .fastadv detect fit., got a folder without"):
         detect_page.render(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"weights": (0.0,)}, "weights must be different positive numbers"),
-        ({"weights": (1.0, 1.0)}, "weights must be different positive numbers"),
-        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"weights": (0.0,)}, "weights: expected different positive numbers"),
+        ({"weights": (1.0, 1.0)}, "weights: expected different positive numbers"),
+        ({"k": 0}, "k: expected at least 1, got 0"),
         ({"adaptive": (parse_attack("dfanet-fim"),)}, "dfanet-fim cannot adapt to a detector: it moves on other"),
     ],
 )

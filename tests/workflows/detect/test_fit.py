@@ -140,9 +140,9 @@ def test_a_folder_takes_one_study(study, model, tmp_path, plan, evaluate):
         detect_evaluate.evaluate_folder(path, Selection(plan.people, plan.people.names[9:]), model, evaluate)
     with pytest.raises(ValueError, match="model must be the study's"):
         detect_evaluate.evaluate_folder(path, plan.people, load("synth-mobile"), evaluate)
-    with pytest.raises(ValueError, match="knn_layer must be one of"):
+    with pytest.raises(ValueError, match="knn_layer: expected one of"):
         detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, knn_layer="nowhere"))
-    with pytest.raises(ValueError, match="unseen must be attacks that the study was not fitted on, got bim:4@8/255"):
+    with pytest.raises(ValueError, match="unseen: expected attacks that the study was not fitted on, got bim:4@8/255"):
         detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, unseen=evaluate.adaptive))
     with pytest.raises(ValueError, match="it has no study.json"):
         detect_evaluate.evaluate_folder(tmp_path, plan.people, model, evaluate)
@@ -170,7 +170,7 @@ def test_a_network_without_a_head_gets_one_of_what_is_not_set_aside(model, tmp_p
     slow = plan.fit(tmp_path / "slow", bare, head=HeadConfig(epochs=2, lr=0.01), **again)
     assert slow.accuracy < 0.8
     assert any("rightly: only those are attacked; train its class head longer" in line for line in slow.notices)
-    with pytest.raises(ValueError, match=r"none did; the network classifies .* of the natural images rightly"):
+    with pytest.raises(ValueError, match=r"got none; the network classifies .* of the natural images rightly"):
         plan.fit(tmp_path / "none", bare, head=HeadConfig(epochs=1, lr=1e-3), **again)
 
 
@@ -217,11 +217,11 @@ def test_a_folder_is_scored_by_the_detectors_own_network(study, model, plan):
     ):
         score_folder(chosen, model, detector, rate=0.001)
     assert "false-alarm rate 0.001: not measurable from 20 natural images; needs at least 1,000" in study[1].notices
-    with pytest.raises(ValueError, match="model must be the detector's, synth-vgg, got synth-mobile"):
+    with pytest.raises(ValueError, match="model: expected the detector's, synth-vgg, got synth-mobile"):
         score_folder(chosen, load("synth-mobile"), detector, rate=0.05)
-    with pytest.raises(ValueError, match="weights must be those that the detector was fitted on"):
+    with pytest.raises(ValueError, match="weights: expected those that the detector was fitted on"):
         score_folder(chosen, load("synth-vgg", random_weights_seed=1), detector)
-    with pytest.raises(ValueError, match="detector must be calibrated"):
+    with pytest.raises(ValueError, match="detector: expected a calibrated one"):
         score_folder(chosen, model, replace(detector, thresholds=None))
 
 
@@ -234,7 +234,7 @@ def test_a_score_that_is_no_number_is_flagged_and_named(study, model, plan, monk
     scores[2] = torch.inf
     monkeypatch.setattr(detect_score, "scores_of", lambda *_: scores)
     names = ", ".join(chosen.names[1:3])
-    with pytest.warns(Notice, match=f"score: of {names} it is no finite number; flagged"):
+    with pytest.warns(Notice, match=f"score: expected finite numbers, got none for {names}; these images are flagged"):
         found = score_folder(chosen, model, detector, rate=0.05)
     assert [face.flagged for face in found.faces[1:3]] == [True, True]
     assert [found.faces[k].flagged for k in (0, 3)] == [usual.faces[k].flagged for k in (0, 3)]

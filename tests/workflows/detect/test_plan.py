@@ -51,11 +51,11 @@ def test_what_is_drawn_of_a_person_does_not_depend_on_the_others(plan):
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"natural": 0}, "natural must be at least 1, got 0"),
-        ({"attacked": 0}, "attacked must be at least 1, got 0"),
-        ({"by": "sex"}, "split by 'sex': expected one of images, people"),
-        ({"test": 1.0}, "validate and test must be shares above 0 of a sum below 1"),
-        ({"natural": 12}, r"12 \+ 2 images and 3 for the head need 17 of every person; 8 of 8 have fewer"),
+        ({"natural": 0}, "natural: expected at least 1, got 0"),
+        ({"attacked": 0}, "attacked: expected at least 1, got 0"),
+        ({"by": "sex"}, "split_by: expected one of images, people, got 'sex'"),
+        ({"test": 1.0}, "validate and test: expected shares above 0 with a sum below 1"),
+        ({"natural": 12}, r"expected 12 \+ 2 images and 3 for the class head of every person, got fewer for 8 of 8"),
     ],
 )
 def test_splits_that_cannot_be_are_refused(more, expected, plan):
@@ -75,19 +75,19 @@ def test_attacks_are_written_as_name_steps_and_budget(tmp_path, plan):
     assert (more.recipe().attack.steps, more.recipe().attack.margin, more.recipe().attack.history) == (9, 0.5, 3)
     assert parse_attack(more.label) == more
     for text, expected in (
-        ("bin", "attack must be NAME"),
-        ("bim:0", "attack must be NAME"),
+        ("bin", "attack: expected NAME"),
+        ("bim:0", "attack: expected NAME"),
         ("fgsm:3", "takes no steps"),
         ("bim@big", "eps: expected a positive number"),
-        ("e-fim", "several models"),
+        ("e-fim", "which works on several"),
         ("bim,eps", "set: expected NAME=VALUE such as confidence=0.1, got 'eps'"),
         ("bim,candidates=3", "bim has no option 'candidates'; it has .*random_start"),
     ):
         with pytest.raises(ValueError, match=expected):
             parse_attack(text)
-    with pytest.raises(ValueError, match="given once each, got bim:30@8/255 twice"):
+    with pytest.raises(ValueError, match="expected each one once, got bim:30@8/255 twice"):
         plan.config(attacks=(spec, spec))
-    with pytest.raises(ValueError, match="attack must be given at least once"):
+    with pytest.raises(ValueError, match="attack: expected at least one, or a run of one, got none"):
         plan.config(attacks=())
 
 
@@ -114,11 +114,11 @@ def test_a_selection_is_a_source(tmp_path, plan):
 def test_everybody_has_a_logit(tmp_path):
     assert fit_classes(3, ("a", "b", "c"), None) == ("a", "b", "c")
     assert fit_classes(3, ("a", "c"), ("c", "b", "a")) == ("c", "b", "a")
-    with pytest.raises(ValueError, match="the network's head has 500 classes and the data 2 people"):
+    with pytest.raises(ValueError, match="a network's head of 500 classes and data of 2 people"):
         fit_classes(500, ("a", "b"), None)
-    with pytest.raises(ValueError, match="1 are missing, first 'z'"):
+    with pytest.raises(ValueError, match="got a list without 1 people, first 'z'"):
         fit_classes(2, ("a", "z"), ("a", "b"))
-    with pytest.raises(ValueError, match="must name the 3 logits of the network's head, got 2"):
+    with pytest.raises(ValueError, match="expected names of the 3 logits of the network's head, got 2"):
         fit_classes(3, ("a",), ("a", "b"))
     (tmp_path / "c.json").write_text('["a", "a"]')
     with pytest.raises(ValueError, match="a JSON list of distinct names"):
