@@ -160,7 +160,10 @@ def load(
         raise ArgumentError(f"name: expected one of {', '.join(_ZOO)}, got {name!r}{hint}")
     if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
-        raise ArgumentError(f"weights: expected either a file or random_weights_seed=, got {got}")
+        raise ArgumentError(
+            f"weights: expected a file with the weights of {name}, or random_weights_seed=, got {got}; "
+            f"{', '.join(shipped_names())} bring their own"
+        )
     where = open_device(device)
     content = None
     if weights is not None:

@@ -100,6 +100,7 @@ class RunIdentity:
             config["networks"] = {name: model_identity(each) for name, each in models.items()}
         if attack is not None:
             config["attack"] = describe(attack)
+            shown["attack"] = as_recipe(attack).name
         if attacks is not None:
             config["attacks"] = {label: describe(each) for label, each in attacks.items()}
         config.update(rules or {})

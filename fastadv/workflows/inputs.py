@@ -11,7 +11,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import check_pairs, read_pairs_of
-from fastadv.models import FaceModel, load
+from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.recognition.verification import check_pairs as check_classes
 
 _MOST = 2**31 - 1  # of a number of steps
@@ -81,8 +81,13 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
 
     Raises:
         CheckpointError: The file does not fit.
-        ValueError: The name is not known, or the device is not there.
+        ValueError: The name is not known, the network's weights are not given, or the device is not there.
     """
+    if weights is None and name in names() and name not in shipped_names():
+        raise ArgumentError(
+            f"weights: expected a file with the weights of {name} (--weights FILE, or {name}=FILE), got none; "
+            f"{', '.join(shipped_names())} bring their own"
+        )
     return load(name, weights=weights, device=device)
 
 
