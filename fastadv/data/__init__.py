@@ -9,10 +9,11 @@ from fastadv.data.lfw import LFW
 from fastadv.data.manifest import ManifestError, ManifestRow, read_manifest
 from fastadv.data.pair_bin import PairBin
 from fastadv.data.pairs import Pair, PairError, read_pairs_csv, write_pairs_csv
+from fastadv.data.run_files import RunFolderError
 from fastadv.data.shards import Shards, write_shards
 from fastadv.data.stream import Skipped, Stream, StreamError
 from fastadv.data.synthetic import SyntheticBatch, SyntheticFaces, render_faces
-from fastadv.data.writer import RunFolder, RunFolderError
+from fastadv.data.writer import RunFolder
 
 __all__ = [
     "LFW",

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from fastadv.data.writer import RUN
+from fastadv.data.run_files import RUN
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fastadv.attacks import SignGradient
 from fastadv.data import FaceSource, ManifestRow, Pair, read_image, to_uint8
 from fastadv.data.provenance import versions
-from fastadv.data.writer import IMAGES
+from fastadv.data.run_files import IMAGES
 from fastadv.engine import notices
 from fastadv.recognition import VerificationReport
 from fastadv.report import (

@@ -15,7 +15,7 @@ from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
-from fastadv.data.writer import IMAGES, check_images
+from fastadv.data.run_files import IMAGES, check_images
 from fastadv.models import FaceModel
 from fastadv.recognition import Success, count_success, mean_of
 from fastadv.runs import describe, list_hash

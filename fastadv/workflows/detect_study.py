@@ -20,7 +20,7 @@ from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.hashes import KEPT
 from fastadv.data.lock import FolderLock
 from fastadv.data.provenance import versions
-from fastadv.data.writer import LOCK, RunFolderError, check_free, check_images
+from fastadv.data.run_files import LOCK, RunFolderError, check_free, check_images
 from fastadv.detection import LayerTap
 from fastadv.engine import Engine
 from fastadv.models import FaceModel

@@ -18,7 +18,7 @@ from fastadv.attacks import Attack, Gallery, Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, IdentityFolder, RunFolder
 from fastadv.data.files import write_atomically
-from fastadv.data.writer import IMAGES
+from fastadv.data.run_files import IMAGES
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.recognition import (

@@ -14,7 +14,7 @@ import numpy as np
 from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.files import write_atomically
-from fastadv.data.writer import IMAGES
+from fastadv.data.run_files import IMAGES
 from fastadv.recognition import roc
 from fastadv.report import text
 from fastadv.report.figures import roc_plot

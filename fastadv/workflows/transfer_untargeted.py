@@ -20,7 +20,7 @@ from fastadv.core.resolution import measurable, notes_of
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, face_id, read_image, to_tensor, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.provenance import software
-from fastadv.data.writer import IMAGES
+from fastadv.data.run_files import IMAGES
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import auc, eer, tar_at_far
