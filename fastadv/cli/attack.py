@@ -173,7 +173,7 @@ def attack(
         rules={
             **aim.describe(),
             **({} if gallery is None else {"selection": {"gallery": "GALLERY"}}),
-            "orders": list_hash(orders),
+            "images and targets (--pairs, --limit)": list_hash(orders),
         },
     )
     begin = time.perf_counter()

@@ -19,6 +19,7 @@ from fastadv.cli.checks import Checked
 from fastadv.cli.detect_tables import print_cells, print_evaluation
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
 from fastadv.cli.show import percent, print_notices, progress_bars, table
+from fastadv.core.errors import ArgumentError
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.files import write_atomically
 from fastadv.detection import FitConfig, load_detector
@@ -289,8 +290,9 @@ def score(
     model: Network,
     weights: Weights = None,
     rate: Annotated[
-        float | None, typer.Option(help="Flag at the threshold of this false-alarm rate: 0.001, 0.01 or 0.05.")
-    ] = 0.01,
+        float | None,
+        typer.Option(help="Flag at the threshold of this false-alarm rate: 0.001, 0.01 or 0.05 (default: 0.01)."),
+    ] = None,
     equal_error: Annotated[
         bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate instead of --rate.")
     ] = False,
@@ -304,11 +306,14 @@ def score(
     Example: fastadv detect score study/detectors/lstm-medoid-cosine.safetensors --data faces/ --model mobilefacenet
     --weights FILE
     """
+    if equal_error and rate is not None:
+        raise ArgumentError(f"rate: expected --rate or --eer, got both, with --rate {rate:g}")
     fitted = load_detector(detector, device=device)
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
+    at = None if equal_error else 0.01 if rate is None else rate
     with progress_bars(quiet=as_json) as progress:
-        found = score_folder(source, face_model, fitted, rate=None if equal_error else rate, progress=progress)
+        found = score_folder(source, face_model, fitted, rate=at, progress=progress)
     if out is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

@@ -142,7 +142,7 @@ def identify(
             out=out,
             rules={
                 **({"metric": metric.value} if aim is None else aim.describe()),
-                "orders": list_hash([roles]),
+                "images by role (--enrol, --limit)": list_hash([roles]),
                 "selection": {"enrol": enrol, "neighbours": neighbours, "limit": limit},
             },
         )

@@ -154,8 +154,8 @@ def talfw(
         rules={
             "targets": aimed_at,
             "threshold": threshold,
-            "pairs": list_hash(chosen),
-            "orders": list_hash(aims),
+            "pairs in order": list_hash(chosen),
+            "images to change": list_hash(aims),
             "images": {"format": written_as.name, "quality": written_as.quality, "grey": grey},
         },
     )

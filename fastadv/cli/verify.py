@@ -124,7 +124,7 @@ def verify(
             out=out,
             rules={
                 "metric": metric.value,
-                "orders": list_hash(chosen),
+                "pairs in order": list_hash(chosen),
                 "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
             },
         )

@@ -297,8 +297,19 @@ def _parse(fields: Sequence[str], where: str) -> Points:
         )
     try:
         values = np.array([float(field) for field in fields])
-    except ValueError as error:
-        raise AlignmentError(f"{where}: {error}") from None
+    except ValueError:
+        wrong = next(field for field in fields if not _is_number(field))
+        raise AlignmentError(
+            f"{where}: expected ten numbers with decimal points, got {wrong[:40]!r}; a header line must go"
+        ) from None
     if not np.isfinite(values).all():
         raise AlignmentError(f"{where}: expected finite numbers")
     return values[:10].reshape(5, 2)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -76,7 +76,7 @@ def fault(name: str) -> str | None:
     try:
         parts = [part.encode() for part in name.split("/")]
     except UnicodeEncodeError:
-        return "the file name is not UTF-8"
+        return "the file name is not UTF-8, or Python was not started in UTF-8 mode (PYTHONUTF8=1)"
     if any(part in (b"", b".", b"..") for part in parts):
         return "the name has an empty part or leaves its folder"
     if "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):

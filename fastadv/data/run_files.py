@@ -15,7 +15,7 @@ from typing import Any
 from fastadv.core.differences import difference
 from fastadv.core.errors import Error, FileError
 from fastadv.data.faces import several
-from fastadv.data.files import is_temporary, naming
+from fastadv.data.files import is_temporary, naming, write_atomically
 from fastadv.data.hashes import KEPT
 from fastadv.data.lock import FolderLock
 from fastadv.data.manifest import JOURNAL, PARQUET, ManifestRow
@@ -104,13 +104,20 @@ def check_free(path: Path, *, mark: str = RUN, what: str = "run") -> None:
 
 
 def clear_run(path: Path) -> None:
-    """Remove what runs write from a folder that holds one; what else lies there stays. `run.json` goes last."""
-    for name in (*_WRITTEN, RUN):
+    """Remove what runs write from a folder that holds one, but for `run.json`; what else lies there stays."""
+    for name in _WRITTEN:
         place = path / name
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
         else:
             place.unlink(missing_ok=True)
+
+
+def write_description(path: Path, config: Mapping[str, Any], shown: Mapping[str, str]) -> None:
+    """Writes `run.json`, whole or not at all."""
+    described = {"config": dict(config), "shown": dict(shown), "versions": versions()}
+    text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
+    write_atomically(path / RUN, text.encode() + b"\n", fsync=True)
 
 
 def locked(path: Path) -> FolderLock:
@@ -130,7 +137,10 @@ def check_config(path: Path, wanted: Mapping[str, Any], shown: Mapping[str, str]
         saved = json.loads(file.read_bytes())
         config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(f"{file}: expected the description of a run, got {error!r}") from error
+        raise RunFolderError(
+            f"{file}: expected the description of a run, got a damaged file ({type(error).__name__}); "
+            "use --fresh or another --out"
+        ) from error
     found = difference(config, wanted, where=RUN, shown=(words, shown))
     if found:
         raise RunFolderError(f"{path}: holds another run; {found}")

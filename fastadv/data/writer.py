@@ -27,6 +27,7 @@ from fastadv.data.lock import FolderLock
 from fastadv.data.manifest import (
     JOURNAL,
     PARQUET,
+    ManifestError,
     ManifestRow,
     check_image_name,
     journal_line,
@@ -34,7 +35,6 @@ from fastadv.data.manifest import (
     read_manifest,
     to_parquet,
 )
-from fastadv.data.provenance import versions
 from fastadv.data.run_files import (
     IMAGES,
     RUN,
@@ -45,6 +45,7 @@ from fastadv.data.run_files import (
     damaged_images,
     image_file,
     locked,
+    write_description,
 )
 
 _ROWS_PER_SYNC = 64
@@ -127,15 +128,13 @@ class RunFolder:
         if (path / RUN).exists():
             lock = locked(path)
             try:
-                if fresh:
+                if fresh:  # the folder stays a run's, so that other files in it are no reason to refuse it
                     clear_run(path)
-                    lock.release()
-                    lock = None
+                    write_description(path, wanted, shown or {})
                 else:
                     check_config(path, wanted, shown or {})
             except BaseException:
-                if lock is not None:
-                    lock.release()
+                lock.release()
                 raise
         try:
             return cls(path, wanted, shown=shown or {}, beside=beside or {}, lock=lock)
@@ -170,9 +169,7 @@ class RunFolder:
                 check_config(self.path, self.config, self._shown)
             else:
                 remove_temporaries(self.path)
-                described = {"config": self.config, "shown": self._shown, "versions": versions()}
-                text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
-                write_atomically(self.path / RUN, text.encode() + b"\n", fsync=True)
+                write_description(self.path, self.config, self._shown)
             self._folder_lock = lock
             self._resume()
         except BaseException:
@@ -303,7 +300,12 @@ class RunFolder:
         remove_temporaries(self.path)
         if self.finished:
             journal.unlink(missing_ok=True)  # died between the two steps of `finish`
-            rows = read_manifest(self.path)
+            try:
+                rows = read_manifest(self.path)
+            except ManifestError as error:
+                notify(f"{error}; all images are generated again")
+                self._reopen([])
+                return set()
             damaged = damaged_images(self.path, rows)
             if not damaged:
                 return {row.name for row in rows}

@@ -233,9 +233,9 @@ def _radius(trials: Sequence[Trial]) -> Iterator[Flag]:
         if trial.white_box and trial.eps is not None:
             groups.setdefault((trial.attack, trial.threat), []).append((trial.eps, trial))
     for group in groups.values():
-        ordered = [trial for _, trial in sorted(group, key=lambda pair: pair[0])]
-        small, large = ordered[0], ordered[-1]
-        if len(ordered) > 1 and not small.before.all() and large.share <= small.share < _SATURATED:
+        ordered = sorted(group, key=lambda pair: pair[0])
+        (least, small), (most, large) = ordered[0], ordered[-1]
+        if least < most and not small.before.all() and large.share <= small.share < _SATURATED:
             yield Flag(
                 sign="radius",
                 text=f"a larger radius does not help: {small.label} {small.share:.1%}, {large.label} {large.share:.1%}",

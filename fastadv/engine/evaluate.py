@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Evaluation, Goal, Rows, State
+from fastadv.core.errors import ArgumentError
 from fastadv.engine.rows import SlotRows
 from fastadv.models import FaceModel, fixed_batches
 from fastadv.models.outputs import output_of
@@ -84,6 +85,11 @@ class Evaluator:
                 own = rows.of(k, part, self._references(member, rows, part, key))
                 loss = self._weighted(k, self.attack.objective(self.goal, outputs, own, query))
                 if wanted:
+                    if not outputs.requires_grad:
+                        raise ArgumentError(
+                            "model: expected a network whose outputs have a gradient, got one without; "
+                            "does it use torch.no_grad() or detach() inside?"
+                        )
                     (gradient,) = torch.autograd.grad(loss.sum(), point)
                     total = gradient if total is None else total.add_(gradient)
                 self._note(k, part, loss.detach(), outputs.detach(), own)

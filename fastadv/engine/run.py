@@ -203,7 +203,7 @@ def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job
     if not isinstance(images, Tensor):
         raise ArgumentTypeError(f"images: expected a torch.Tensor (N, 3, H, W) in [0, 1], got {type(images).__name__}")
     if not hasattr(goal, "own_reference"):
-        raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {goal!r}")
+        raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {type(goal).__name__}")
     if images.dim() != 4:
         raise ArgumentError(f"images must have the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)
@@ -215,4 +215,4 @@ def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job
     numbers = list(range(n) if ids is None else (i.item() if hasattr(i, "item") else i for i in ids))
     for i, number in enumerate(numbers):
         check_id(f"ids[{i}]", number)
-    return (Job(name=str(i), id=numbers[i], image=images[i], goal=goal.row(i)) for i in range(n))
+    return (Job(name=str(i), id=numbers[i], image=images[i].detach(), goal=goal.row(i)) for i in range(n))

@@ -73,6 +73,11 @@ class FaceModel(nn.Module):
         #: Whether `prepare` has seen that an image's output depends on that image alone.
         self._independent = False
         mean_values, std_values = _checked_triple("mean", mean), _checked_triple("std", std)
+        for argument, largest, most in (("mean", max(map(abs, mean_values)), 2), ("std", max(std_values), 16)):
+            if largest > most:  # 127.5 and 128 are habits of networks that take pixels from 0 to 255
+                raise ArgumentError(
+                    f"{argument}: expected values in the unit of pixels in [0, 1], got {largest:g}; divide by 255"
+                )
         if min(std_values) <= 0:
             raise ArgumentError(f"std: expected three numbers > 0, got {std_values}")
         # Not persistent: constants of the model, no part of a checkpoint.

@@ -108,7 +108,7 @@ class TrainConfig:
                 "has no classes; expected fim or ffm"
             )
         if self.loss == "keep" and not self.fine_tune:
-            raise ArgumentError("loss: 'keep' holds the embeddings of a trained network, expected fine_tune=True")
+            raise ArgumentError("fine_tune: expected True (--fine-tune) with the loss 'keep', got False")
         if self.loss == "triplet" and self.batch < 2 * self.per_identity:
             raise ArgumentError(
                 f"batch: the triplet loss needs two identities of {self.per_identity} images in it, "

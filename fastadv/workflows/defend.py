@@ -38,7 +38,7 @@ from fastadv.defences.suspicion import ITERATIVE
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import cosine_scores, evaluate, under_attack
-from fastadv.runs import UsedFaces, list_hash
+from fastadv.runs import UsedFaces, describe, list_hash
 from fastadv.workflows.attack import check_unique, pair_name
 from fastadv.workflows.defend_plan import Copy, Moves, Planned, on_host, with_none
 from fastadv.workflows.defend_results import Cell, Defences, Guarded
@@ -97,6 +97,14 @@ def defend(
     for name, listed in (("attack", labels), ("threat", [t.name for t in threats])):
         if not listed or len(set(listed)) != len(listed):
             raise ArgumentError(f"{name}: expected at least one, and each one once, got {', '.join(listed) or 'none'}")
+    for name, told in (
+        ("attack", [(a.label, describe(a.recipe)) for a in attacks]),
+        ("defence", [(d.label, d.defence) for d in defences]),
+    ):
+        for k, (label, value) in enumerate(told):
+            earlier = next((other for other, same in told[:k] if same == value), None)
+            if earlier is not None:
+                raise ArgumentError(f"{name}: expected each one once, got {label}, which is {earlier} in other words")
     for note in dict.fromkeys(level_note(each.recipe.attack.budget) for each in attacks):
         if note is not None:
             notify(note)
@@ -281,6 +289,8 @@ class _Study:
             rows = embed(copy.source, self._names, model, progress=stage)
             change = {n: copy.source.load(n).image - self._source.load(n).image for n in self._names}
             sizes = {n: (float(c.norm()), float(c.abs().max())) for n, c in change.items()}
+            if not any(largest for _, largest in sizes.values()):
+                notify(f"copy: {copy.label} is equal to the data on all {len(self._names)} images of the pairs")
             first, second = (np.stack([rows[getattr(p, k)].numpy() for p in self._pairs]) for k in ("first", "second"))
             pairs = np.array([np.maximum(sizes[p.first], sizes[p.second]) for p in self._pairs])
             held = {"scores": cosine_scores(first, second), "l2": pairs[:, 0], "linf": pairs[:, 1]}

@@ -88,7 +88,9 @@ def parse_attack(text: str) -> AttackSpec:
     numbers, *settings = text.split(",")
     head, at, eps = numbers.partition("@")
     name, colon, steps = head.partition(":")
-    if name not in CATALOG or (colon and not (steps.isdecimal() and int(steps) > 0)):
+    if name in CATALOG and colon and not (steps.isdecimal() and len(steps) < 10 and int(steps) > 0):
+        raise ArgumentError(f"attack: expected a whole number of at least 1 for the steps, got {text!r}")
+    if name not in CATALOG:
         raise ArgumentError(
             "attack: expected NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, and OPTION=VALUE of its own after commas, "
             f"with a name of {', '.join(CATALOG)}, got {text!r}"

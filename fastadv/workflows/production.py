@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
 from fastadv.core.differences import difference
+from fastadv.core.errors import ArgumentTypeError
 from fastadv.data import (
     Face,
     FaceSource,
@@ -135,11 +136,23 @@ def stream(
         ImageError, AlignmentError: A face cannot be read.
         OSError: An image cannot be written.
     """
+    if not isinstance(source, FaceSource):
+        raise ArgumentTypeError(
+            f"source: expected faces such as data.IdentityFolder('faces/'), got {type(source).__name__}"
+        )
+    if not callable(goal_for):
+        raise ArgumentTypeError(
+            f"goal_for: expected a function from a face to its goal, got {type(goal_for).__name__}; "
+            "for one goal for all: lambda face: goal"
+        )
     engine = (engine or Engine()).resolve(model)
     orders = [Order(name=name, source=name) for name in source.names]
 
     def goal_of(order: Order, face: Face) -> Goal:
-        return goal_for(face)
+        goal = goal_for(face)
+        if not hasattr(goal, "own_reference"):
+            raise ArgumentTypeError(f"goal_for: expected a goal for {face.name}, got {type(goal).__name__}")
+        return goal
 
     def results(folder: RunFolder | None, pending: Sequence[Order]) -> Iterator[Result]:
         for _, result in _made(
@@ -158,7 +171,7 @@ def stream(
         seed=seed,
         faces=UsedFaces(source=source),
         out=out,
-        rules={"orders": list_hash(orders)},
+        rules={"images in order": list_hash(orders)},
     )
     with identity.open(out, fresh=fresh) as folder:
         done = folder.done

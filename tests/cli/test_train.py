@@ -31,7 +31,7 @@ def arguments(faces, out, *more, model="synth-shuffle"):
         (("--adversarial", "pgd", "--loss", "triplet"), "the loss 'triplet' has no classes; expected fim or ffm"),
         (("--adversarial", "fim", "--head"), "--adversarial: expected it without --head"),
         (("--fine-tune", "--head"), "--fine-tune: expected it without --head"),
-        (("--loss", "keep"), "loss: 'keep' holds the embeddings of a trained network, expected fine_tune=True"),
+        (("--loss", "keep"), "fine_tune: expected True (--fine-tune) with the loss 'keep'"),
         (("--fine-tune", "--weights", "none.pt"), "none.pt does not exist"),
     ],
 )

@@ -213,7 +213,7 @@ def test_read_landmarks(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("A/a.jpg 1 2 3", "got 3 numbers"),
-        ("A/a.jpg 1 2 3 4 5 6 7 8 9 x", "could not convert"),
+        ("A/a.jpg 1 2 3 4 5 6 7 8 9 x", "expected ten numbers with decimal points, got .x."),
         ("A/a.jpg 1 2 3 4 5 6 7 8 9 nan", "finite"),
         ("A/ok.png 0 1 2 3 4 5 6 7 8 9", "expected one line for each image, got a second one for A/ok"),
     ],

@@ -255,8 +255,32 @@ def test_fresh_removes_the_run_and_nothing_else(tmp_path: Path, expected: dict[s
     (path / "notes.txt").write_text("mine")
     with RunFolder.open(path, CONFIG, fresh=True) as run:
         assert run.done == frozenset()
-        assert os.listdir(path) == ["notes.txt"]
+        assert not run.finished
         (path / "notes.txt").rename(tmp_path / "notes.txt")
+        write(run, NAMES)
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_a_fresh_run_that_fails_before_its_first_image_does_not_block_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    begin(path, {"seed": 8})
+    (path / "notes.txt").write_text("mine")
+    RunFolder.open(path, CONFIG, fresh=True).close()
+    begin(path)
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_a_manifest_that_cannot_be_read_is_made_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        run.finish(NAMES)
+    (path / "manifest.parquet").write_bytes(b"")
+    with pytest.warns(Notice, match="manifest.parquet: .*; all images are generated again"):
+        run = RunFolder.open(path, CONFIG)
+    with run:
+        assert run.done == frozenset()
         write(run, NAMES)
         run.finish(NAMES)
     assert content(path) == expected

@@ -359,3 +359,34 @@ def test_what_was_met_before_is_told_apart():
     assert made.met_before.tolist() == [True] * 4
     other = fa.engine.run(attacks.fim(steps=1), Impersonate(faces(4, seed=2), threshold=0.9999), model(), x)
     assert other.met_before.tolist() == [False] * 4
+
+
+def test_images_that_require_a_gradient_are_taken_as_they_are():
+    net, x, targets = small_net(), faces(2), faces(2, seed=2)
+    model = fa.FaceModel(net, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="n").eval()
+    goal = Impersonate(targets, threshold=0.9)
+    made = [fa.run(attacks.fim(), goal, model, y).images for y in (x, x.clone().requires_grad_())]
+    assert torch.equal(*made)
+    assert not made[1].requires_grad
+
+
+def test_a_network_without_a_gradient_is_refused():
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return self.net(x)
+
+    model = fa.FaceModel(Held(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="held").eval()
+    with pytest.raises(fa.Error, match="model: expected a network whose outputs have a gradient, got one without"):
+        fa.run(attacks.fim(), Impersonate(faces(1, seed=2), threshold=0.9), model, faces(1))
+
+
+def test_an_argument_in_the_place_of_another_is_named_by_its_type():
+    model = fa.FaceModel(small_net(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="n").eval()
+    with pytest.raises(TypeError) as refused:
+        fa.run(attacks.fim(), model, Impersonate(faces(1), threshold=0.9), faces(1))
+    assert len(str(refused.value)) < 200

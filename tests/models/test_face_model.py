@@ -202,3 +202,10 @@ def test_refuses_wrong_arguments(change: dict[str, Any], error: type[Exception],
 def test_refuses_a_function_as_backbone() -> None:
     with pytest.raises(TypeError, match=r"backbone: expected a torch.nn.Module, got function"):
         FaceModel(lambda x: x, mean=MEAN, std=STD, name="f")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changed", [{"mean": (127.5,) * 3}, {"std": (128.0,) * 3}, {"mean": (-104.0, 0.4, 0.4)}])
+def test_preprocessing_in_the_unit_of_0_to_255_is_refused(changed: dict) -> None:
+    values = {"mean": (0.5,) * 3, "std": (0.5,) * 3, **changed}
+    with pytest.raises(ValueError, match=r"expected values in the unit of pixels in \[0, 1\], got .*; divide by 255"):
+        FaceModel(nn.Flatten(), input_size=(8, 8), name="n", **values)

@@ -120,11 +120,11 @@ CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "goal": ({"--goal": "misidentify"}, "goal"),
     "metric": ({"--metric": "euclidean"}, "metric"),
     "gallery": ({"--gallery": "copy"}, "gallery"),
-    "pairs": ({"--pairs": "others.csv"}, "orders|pairs|faces"),
+    "pairs": ({"--pairs": "others.csv"}, "pairs|faces"),
     "verification": ({"--verification": "others.csv"}, "verification|faces"),
     "copy": ({"--copy": "gallery"}, "copy"),
     "defence": ({"--defence": "mean:5"}, "defences"),
-    "limit": ({"--limit": 3}, "orders|selection|faces"),
+    "limit": ({"--limit": 3}, "limit|selection|faces"),
     "far": ({"--far": 0.6}, "far"),
     "epochs": ({"--epochs": 2}, "epochs"),
     "lr": ({"--lr": 0.02}, "lr"),
@@ -305,3 +305,16 @@ def test_a_stream_with_another_part_is_refused(place, tmp_path):
         with pytest.raises(Error, match=f"holds another run; {part}: expected"):
             stream(place, tmp_path / "run", goal, **changed)
     assert stream(place, tmp_path / "run", goal) == []
+
+
+def test_a_stream_says_what_it_was_given(place):
+    model, faces = fa.load("synth-mobile"), fa.data.IdentityFolder(place / "faces")
+    goal = fa.Evade(threshold=0.9)
+    for source, goal_for, match in (
+        ([1], lambda face: goal, "source: expected faces such as .*, got list"),
+        ("/faces", lambda face: goal, "source: expected faces such as .*, got str"),
+        (faces, goal, "goal_for: expected a function from a face to its goal, got Evade"),
+        (faces, lambda face: None, "goal_for: expected a goal for a/1, got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            list(fa.stream(fa.attacks.pgd(steps=1), goal_for, model, source))

@@ -316,7 +316,7 @@ def test_keeping_the_embeddings(faces, tiny, tmp_path):
     assert moved[1][0] < moved[0][1] * 0.25  # 0.07
     with pytest.raises(TrainingError, match="holds another training; first network.weights"):
         train(config, tiny(7), faces, out=tmp_path)
-    with pytest.raises(ValueError, match="loss: 'keep' holds .* expected fine_tune=True"):
+    with pytest.raises(ValueError, match=r"fine_tune: expected True \(--fine-tune\) with the loss 'keep'"):
         TrainConfig(loss="keep")
 
 

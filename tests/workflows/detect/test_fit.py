@@ -136,9 +136,11 @@ def test_a_folder_takes_one_study(study, model, tmp_path, plan, evaluate):
         claimed(path),
     ):
         plan.fit(path, model)
-    with pytest.raises(ValueError, match="data must be the study's"):
+    with pytest.raises(ValueError, match="faces: expected .*; give the study.s own"):
         detect_evaluate.evaluate_folder(path, Selection(plan.people, plan.people.names[9:]), model, evaluate)
-    with pytest.raises(ValueError, match="model must be the study's"):
+    with pytest.raises(
+        ValueError, match="model: expected .*; give the study's own|weights: expected .*; give the study's own"
+    ):
         detect_evaluate.evaluate_folder(path, plan.people, load("synth-mobile"), evaluate)
     with pytest.raises(ValueError, match="knn_layer: expected one of"):
         detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, knn_layer="nowhere"))
