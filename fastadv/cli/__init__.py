@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import io
 import sys
 import tempfile
@@ -34,6 +36,18 @@ from fastadv.cli.verify import verify
 from fastadv.core.errors import Error
 from fastadv.core.notices import Notice
 
+_PLAIN = {
+    "–": "-",
+    "−": "-",
+    "×": "x",
+    "±": "+-",
+    "·": "*",
+    "→": "->",
+    "≤": "<=",
+    "σ": "sigma",
+    "κ": "kappa",
+    "δ": "delta",
+}
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -70,9 +84,10 @@ def main() -> None:
     Exit codes: 0 success; 2 an error that the user can mend, one sentence on standard error; 70 a fault of fastadv,
     one line that names the file with the traceback; 130 Ctrl-C.
     """
+    codecs.register_error("fastadv", _plainer)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot encode a name still gets a line
+            stream.reconfigure(errors="fastadv")  # a terminal that cannot encode a name still gets a line
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
@@ -87,14 +102,30 @@ def main() -> None:
         _say("stopped")
         sys.exit(130)
     except Error as error:
-        _say(str(error))
+        _say(_refusal(error) if isinstance(error, OSError) else str(error))
         sys.exit(2)
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            _say(str(error))  # the operating system's refusal: a full disk, no permission
+            _say(_refusal(error))
             sys.exit(2)
         _say(f"internal error: {type(error).__name__}; this is a fault of fastadv; the traceback is in {_traceback()}")
         sys.exit(70)
+
+
+def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What the tables have beside ASCII as ASCII, any other character by its number."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in text), error.end
+
+
+def _refusal(error: OSError) -> str:
+    """The operating system's refusal (a full disk, no permission) with the file and what helps."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    elsewhere = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
+    return f"{error.filename}: {error.strerror}{'; write to another place with --out' if elsewhere else ''}"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

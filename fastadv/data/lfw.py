@@ -93,6 +93,8 @@ class LFW(FaceSource):
 
     def _read_pairs(self, file: str) -> tuple[Pair, ...]:
         path = self.root / file
+        if not path.exists() and (self.root / "pairs.csv").is_file():
+            raise SourceError(f"{path}: there is no such list, but pairs.csv; give it with --pairs, as talfw says")
         pairs, missing = named_as(self, read_lfw_pairs(path))
         if missing:
             raise SourceError(f"{path}: images are missing below {self.root}: {several(missing)}")

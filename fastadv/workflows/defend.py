@@ -102,7 +102,7 @@ def defend(
         ("defence", [(d.label, d.defence) for d in defences]),
     ):
         for k, (label, value) in enumerate(told):
-            earlier = next((other for other, same in told[:k] if same == value), None)
+            earlier = next((other for other, same in told[:k] if same == value and other != label), None)
             if earlier is not None:
                 raise ArgumentError(f"{name}: expected each one once, got {label}, which is {earlier} in other words")
     for note in dict.fromkeys(level_note(each.recipe.attack.budget) for each in attacks):

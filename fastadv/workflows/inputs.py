@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import check_pairs, read_pairs_of
@@ -233,8 +234,19 @@ def open_pairs(
     pairs = _with_folds(pairs)
     if verified:
         check_classes([p.same for p in pairs], [p.fold for p in pairs])
+    if not isinstance(source, PairBin):
+        _note_inverted(pairs)
     source.check(name for pair in pairs for name in (pair.first, pair.second))
     return pairs
+
+
+def _note_inverted(pairs: Sequence[Pair]) -> None:
+    """Say so where every label contradicts the folders: 1 was taken for different people."""
+    if len(pairs) > 1 and all(p.same is (p.first.rpartition("/")[0] != p.second.rpartition("/")[0]) for p in pairs):
+        notify(
+            f"pairs: all {len(pairs)} labels contradict the identity folders, such as {pairs[0].first} and "
+            f"{pairs[0].second}; same is 1 for one person and 0 for two"
+        )
 
 
 def _first_of_each(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:

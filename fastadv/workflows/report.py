@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.files import write_atomically
 from fastadv.data.run_files import IMAGES, RUN
@@ -348,7 +349,10 @@ def _gallery(
             else:
                 original = to_uint8(face.image)
         cards.append(parts.single_card(row, image, original, factor))
-    return cards, [*_listed(gone, "image", "missing in the folder"), *_listed(changed, "original", "not in the data")]
+    lines = [*_listed(gone, "image", "missing in the folder"), *_listed(changed, "original", "not in the data")]
+    for line in lines:
+        notify(f"{run.path}: {line}")
+    return cards, lines
 
 
 def _listed(names: Iterable[str], what: str, why: str) -> list[str]:

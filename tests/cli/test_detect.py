@@ -94,12 +94,15 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
     assert [row["flagged"] == "1" for row in rows] == [face["flagged"] for face in found["faces"]]
     assert sum(row["flagged"] == "1" for row in rows) == found["flagged"]
     assert f"{found['flagged']} of 4 faces flagged" in call(*words, "--eer")
+    with pytest.raises(ValueError, match="rate: expected --rate or --eer, got both, with --rate 0.05"):
+        call(*words, "--eer", "--rate", "0.05")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (("--attack", "bin"), "attack: expected NAME"),
+        (("--attack", "bim:0"), "attack: expected a whole number of at least 1 for the steps, got 'bim:0'"),
         ((), "attack: expected at least one, or a run of one, got none"),
         (("--attack", "bim"), "natural and attacked: expected 10 . 10 images and 3 for the class head of every person"),
         (

@@ -101,6 +101,7 @@ def test_success_that_does_not_grow():
     assert [f.sign for f in found] == ["radius"]
     assert "fim 4/255 (perfect) 40.0%, fim 32/255 (perfect) 40.0%" in found[0].text
     assert signs(trial(eps=4 / 255, hits=40), trial(eps=8 / 255, hits=41)) == []
+    assert signs(trial(hits=40), trial(hits=40)) == []  # one radius twice is no larger one
     assert signs(trial(eps=4 / 255, hits=99), trial(eps=8 / 255, hits=99)) == []
     assert signs(trial(eps=4 / 255, threat="zero", hits=40), trial(eps=8 / 255, threat="zero", hits=30)) == []
 

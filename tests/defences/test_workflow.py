@@ -390,6 +390,11 @@ def test_errors_of_the_study(network, tmp_path):
         study(tmp_path / "b", network, threats=(ZeroKnowledge(), ZeroKnowledge()))
     with pytest.raises(ValueError, match="defence: expected each one once, got mean, mean"):
         study(tmp_path / "c", network, defences=[parse_defence("mean")] * 2)
+    with pytest.raises(ValueError, match="defence: expected each one once, got mean, which is mean:3 in other words"):
+        study(tmp_path / "d", network, defences=[parse_defence("mean:3"), parse_defence("mean")])
+    spelt = [parse_moves("fim:2"), parse_moves("fim:2@8/255")]
+    with pytest.raises(ValueError, match="attack: expected each one once, got fim:2@8/255, which is fim:2 in other"):
+        study(tmp_path / "e", network, attacks=spelt)
 
 
 def test_the_command(tmp_path):

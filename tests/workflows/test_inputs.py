@@ -1,8 +1,13 @@
 """What people type, as numbers."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 
-from fastadv.workflows.inputs import parse_eps, parse_folds, show_eps
+from fastadv.core.notices import Notice
+from fastadv.data import SyntheticFaces, write_png
+from fastadv.workflows.inputs import open_faces, open_pairs, parse_eps, parse_folds, show_eps
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), ("2", 2.0), ("1e-2", 0.01)])
@@ -27,3 +32,24 @@ def test_folds_count_from_one():
     for wrong in ("0", "2-1", "a", "1-", ""):
         with pytest.raises(ValueError, match="folds: expected numbers from 1"):
             parse_folds(wrong)
+
+
+def test_labels_that_all_contradict_the_folders_are_noted(tmp_path):
+    people = SyntheticFaces(identities=4, per_identity=2, size=32)
+    names = people.names
+    pairs = [(names[0], names[1], 1), (names[2], names[3], 1), (names[0], names[2], 0), (names[4], names[6], 0)]
+    for inverted in (False, True):
+        lines = [f"{first},{second},{same ^ inverted}\n" for first, second, same in pairs]
+        (tmp_path / "pairs.csv").write_text("first,second,same\n" + "".join(lines))
+        with pytest.warns(Notice, match="all 4 labels contradict the identity folders") if inverted else nullcontext():
+            assert len(open_pairs(people, file=tmp_path / "pairs.csv", verified=False)) == 4
+
+
+def test_a_data_set_with_pairs_as_csv_says_so(tmp_path):
+    for person in ("a", "b"):
+        (tmp_path / "images" / person).mkdir(parents=True)
+        for k in (1, 2):
+            write_png(tmp_path / "images" / person / f"{k}.png", np.zeros((112, 112, 3), np.uint8))
+    (tmp_path / "pairs.csv").write_text("first,second,same\na/1,a/2,1\n")
+    with pytest.raises(ValueError, match=r"pairs\.txt: there is no such list, but pairs\.csv; give it with --pairs"):
+        open_pairs(open_faces(tmp_path, size=112))

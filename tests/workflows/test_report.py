@@ -1,6 +1,7 @@
 """The report of a run's folder: what is in it is shown, what is missing is said."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from html import unescape
@@ -14,6 +15,7 @@ pytest.importorskip("matplotlib")
 
 from fastadv.attacks import by_name
 from fastadv.cli import app
+from fastadv.core.notices import Notice
 from fastadv.data import IdentityFolder, ManifestError, ManifestRow, RunFolder, SourceError, face_id, write_png
 from fastadv.report import text
 from fastadv.runs import describe
@@ -151,12 +153,15 @@ def test_data_that_is_not_the_runs(run: Path, faces: IdentityFolder, tmp_path: P
     shutil.copytree(faces.root, tmp_path / "other")
     name = faces.names[0]
     write_png(tmp_path / "other" / f"{name}.png", RNG.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
-    html = read(render(run, data=tmp_path / "other"))
+    with pytest.warns(Notice, match=f"1 original not in the data as the run had them: {re.escape(name)}"):
+        html = read(render(run, data=tmp_path / "other"))
     assert f"1 original not in the data as the run had them: {name}" in html
     assert html.count(">original<") == 7
     missing = next((run / "images").rglob("*.png"))
     missing.unlink()
-    assert "1 image missing in the folder as the run had them" in read(render(run))
+    with pytest.warns(Notice, match="1 image missing in the folder"):
+        html = read(render(run))
+    assert "1 image missing in the folder as the run had them" in html
 
 
 def test_an_unfinished_run_is_shown_as_it_is(tmp_path: Path, faces: IdentityFolder) -> None:
