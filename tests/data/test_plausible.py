@@ -94,7 +94,7 @@ def test_a_face_that_the_border_cuts_is_right() -> None:
 def test_a_list_for_smaller_pictures_is_said(tmp_path: Path) -> None:
     """Percent of the picture, or the frame of a thumbnail: neither the fit nor the border tells."""
     source = IdentityFolder(faces(tmp_path), landmarks=everybody(GOOD / 2.5))
-    with pytest.warns(Notice, match="all faces lie in the upper left quarter of their pictures"):
+    with pytest.warns(Notice, match="all faces lie in the upper left quarter of their images"):
         source.check(source.names)
     IdentityFolder(tmp_path, landmarks=everybody(GOOD)).check(source.names)
 

@@ -73,7 +73,7 @@ def test_ids_may_be_an_array():
         (lambda: fa.run("pgd", GOAL, NET, X), r"attack: expected .* got 'pgd'; use attacks.by_name\('pgd'\)"),
         (lambda: fa.run(attacks.pgd, GOAL, NET, X), "attack: expected .*function pgd.*; call it"),
         (lambda: fa.run(attacks.APGD, GOAL, NET, X), "attack: expected .*APGD.*; call it"),
-        (lambda: fa.run(attacks.pgd(), "evade", NET, X), "goal: expected a goal such as .* got 'evade'"),
+        (lambda: fa.run(attacks.pgd(), "evade", NET, X), "goal: expected a goal such as .* got str"),
         (lambda: fa.run(attacks.pgd(), GOAL, NET.backbone, X), "model: expected a FaceModel, got Sequential; wrap it"),
         (lambda: fa.run(attacks.pgd(), GOAL, NET, X.numpy()), "images: expected a torch.Tensor .* got ndarray"),
         (

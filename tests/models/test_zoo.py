@@ -123,7 +123,7 @@ def test_unknown_name() -> None:
 
 
 def test_weights_or_a_seed() -> None:
-    with pytest.raises(ValueError, match=r"either a file or random_weights_seed=, got neither"):
+    with pytest.raises(ValueError, match=r"or random_weights_seed=, got neither"):
         load("mobilefacenet")
     with pytest.raises(ValueError, match=r"got both"):
         load("mobilefacenet", "w.pt", random_weights_seed=0)

@@ -39,7 +39,7 @@ def test_they_are_refused_by_name(value):
     model = broken(value)
     model.backbone.limit = sorted(means.values())[-2] + 1e-6
     with pytest.raises(
-        ValueError, match=f"{brightest}: expected a finite embedding that is not zero, got .* by broken"
+        ValueError, match=f"{brightest}: expected a finite embedding that is not zero, got another from broken"
     ):
         embed(PEOPLE, names, model)
     with pytest.raises(ValueError, match=brightest):

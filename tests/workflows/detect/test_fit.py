@@ -146,7 +146,7 @@ def test_a_folder_takes_one_study(study, model, tmp_path, plan, evaluate):
         detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, knn_layer="nowhere"))
     with pytest.raises(ValueError, match="unseen: expected attacks that the study was not fitted on, got bim:4@8/255"):
         detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, unseen=evaluate.adaptive))
-    with pytest.raises(ValueError, match="it has no study.json"):
+    with pytest.raises(ValueError, match="got a folder without study.json"):
         detect_evaluate.evaluate_folder(tmp_path, plan.people, model, evaluate)
 
 

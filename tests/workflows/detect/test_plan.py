@@ -76,7 +76,7 @@ def test_attacks_are_written_as_name_steps_and_budget(tmp_path, plan):
     assert parse_attack(more.label) == more
     for text, expected in (
         ("bin", "attack: expected NAME"),
-        ("bim:0", "attack: expected NAME"),
+        ("bim:0", "attack: expected a whole number of at least 1 for the steps"),
         ("fgsm:3", "takes no steps"),
         ("bim@big", "eps: expected a positive number"),
         ("e-fim", "which works on several"),
