@@ -75,8 +75,8 @@ class DeepFool:
     the clean image, ``(<g, r> - f) g / ||g||_2^2`` with r the perturbation and f, g of where it is, and steps on from
     there until the decision flips again; the nearest image over the border is the result. The paper has none.
 
-    An image whose border, as linearised, lies farther away than the pixel range is wide has no usable gradient: it is
-    left where it is and named, as one whose gradient is zero.
+    An image whose border, as linearised, asks a pixel to move by more than the pixel range has no usable gradient: it
+    is left where it is and named, as one whose gradient is zero.
 
     **choice** An attack that is targeted at a class steps to the border with the class that wins at the time.
 
@@ -204,12 +204,15 @@ class DeepFool:
     def _without_noise(self, state: DeepFoolState, gradient: Tensor, shortfall: Tensor) -> Tensor:
         """The dual norm of each gradient, and 0 for one that is rounding noise, which counts as an all-zero gradient.
 
-        A step to the linearised border that is longer than the pixel range is wide leads nowhere: so looks the gradient
-        of a similarity at its maximum, an image against itself, and it would only destroy the picture.
+        A step to the linearised border that moves a pixel by more than the pixel range leads nowhere: so looks the
+        gradient of a similarity at its maximum, an image against itself, and it would only destroy the picture.
         """
         steepness = row_norm(gradient, 2.0 if self.norm == "l2" else 1.0)
-        widest = self.budget.eps * (gradient.shape[1] ** 0.5 if self.norm == "l2" else 1.0)
-        noise = (steepness > 0) & (shortfall > steepness * widest)
+        if self.norm == "l2":
+            furthest = shortfall * torch.maximum(gradient.amax(1), -gradient.amin(1)) / steepness.square()
+        else:
+            furthest = shortfall / steepness
+        noise = (steepness > 0) & (furthest > self.budget.eps)
         state.stats[:, 1].add_((noise & state.active) * gradient.shape[1])
         return steepness.masked_fill_(noise, 0.0)
 

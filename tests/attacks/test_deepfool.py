@@ -268,3 +268,15 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 def test_a_wrong_field_is_refused_by_name(field, value, text):
     with pytest.raises(ValueError, match=text):
         DeepFool(**{field: value})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_picture_that_is_to_leave_its_own_embedding_is_left_alone_and_named(precision):
+    """The similarity is at its maximum there: what gradient there is, is rounding, and large in bfloat16."""
+    model = fa.load("synth-mobile")
+    x = fa.data.SyntheticFaces(identities=4, per_identity=1)
+    images = torch.stack([x.load(name).image for name in x.names])
+    with pytest.warns(fa.AttackWarning, match="all-zero gradient"):
+        made = fa.run(fa.attacks.deepfool(), Evade(threshold=0.3), model, images, engine=Engine(precision=precision))
+    assert torch.equal(made.images, images)
+    assert set(made.flags) == {("zero_gradient",)}
