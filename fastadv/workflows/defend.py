@@ -289,7 +289,7 @@ class _Study:
             rows = embed(copy.source, self._names, model, progress=stage)
             change = {n: copy.source.load(n).image - self._source.load(n).image for n in self._names}
             sizes = {n: (float(c.norm()), float(c.abs().max())) for n, c in change.items()}
-            if not any(largest for _, largest in sizes.values()):
+            if defence is None and not any(largest for _, largest in sizes.values()):
                 notify(f"copy: {copy.label} is equal to the data on all {len(self._names)} images of the pairs")
             first, second = (np.stack([rows[getattr(p, k)].numpy() for p in self._pairs]) for k in ("first", "second"))
             pairs = np.array([np.maximum(sizes[p.first], sizes[p.second]) for p in self._pairs])
