@@ -8,7 +8,7 @@ export FASTADV_DATA ?= $(abspath ../shared/data)
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test demo lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow demo lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt
@@ -23,6 +23,10 @@ $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* cs
 # one thread a test process, two processes: on two cores twice as fast as two threads in one
 test: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+# tortures of many rounds (kills, threads, hostile clients); FASTADV_ROUNDS multiplies how often
+test-slow: $(VENV)/.built
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
 # synthetic faces, a shipped network, four attacks, and a report: open fastadv-demo/report.html
 demo: $(VENV)/.built
@@ -50,7 +54,7 @@ triton-compile: $(VENV)/.built
 
 # a warning of the compiler ends the builds of this target, and of no other: a user's compiler has warnings of its own
 ci: export FASTADV_WERROR = on
-ci: lint types test wheel-test
+ci: lint types test test-slow wheel-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
 # beside the source tree, not in it, so that they meet the installed package with its compiled module. In a hurry:

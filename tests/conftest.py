@@ -21,3 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def rounds() -> int:
+    """How many times the usual rounds a test marked `slow` takes: `FASTADV_ROUNDS`."""
+    return int(os.environ.get("FASTADV_ROUNDS", "1"))
