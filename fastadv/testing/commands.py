@@ -1,0 +1,153 @@
+"""A call of every command that writes, on a small set of synthetic faces: for tests that look at whole folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fastadv.data.images import to_uint8, write_png
+from fastadv.data.pairs import Pair, write_pairs_csv
+from fastadv.data.synthetic import render_faces
+from fastadv.models import load
+
+PEOPLE, IMAGES = 8, 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of the command line.
+
+    Attributes:
+        name: the name of its folder among the others.
+        words: its arguments; `{faces}`, `{pairs}`, `{held}`, `{two}` are files of `write_inputs`, `{out}` is where it
+            writes, and `{NAME}` is the folder of an earlier call.
+        resumes: whether the same command continues a folder that it left unfinished.
+        timed: patterns of files that hold measured times, and are not the same twice.
+    """
+
+    name: str
+    words: str
+    resumes: bool = True
+    timed: tuple[str, ...] = ()
+
+    def content(self, folder: Path) -> dict[str, bytes]:
+        """Every file of a folder that the call has written, without those that hold measured times."""
+        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        timed = {str(p.relative_to(folder)) for pattern in self.timed for p in folder.glob(pattern)}
+        return {name: path.read_bytes() for name, path in files.items() if name not in timed}
+
+    def arguments(self, inputs: Path, runs: Path) -> list[str]:
+        """The words with all places filled in."""
+        places = {name: str(inputs / file) for name, file in _FILES.items()}
+        places |= {call.name: str(runs / call.name) for call in CALLS}
+        return self.words.format_map({**places, "out": str(runs / self.name)}).split()
+
+
+_FILES = {"faces": "faces", "pairs": "pairs.csv", "held": "held.csv", "two": "two.safetensors"}
+_FACES = "--data {faces} --seed 3"
+_NETWORK = f"{_FACES} --model synth-mobile"
+_RUN = f"{_NETWORK} --batch 4 --precision fp32 --out {{out}} --json"
+_FIT = (
+    "--attack bim:2@0.03 --attack fgsm@0.03 --natural 6 --attacked 2 --validate 0.45 --test 0.25 --head-epochs 4"
+    " --epochs 3"
+)
+_SEEN = "--data {faces} --model synth-mobile --json"
+
+CALLS = (
+    Call(name="impersonate", words=f"attack pgd --threshold 0.4 --eps 8/255 --steps 4 --limit 12 {_RUN}"),
+    Call(
+        name="evade",
+        words=f"attack dfanet-fim --goal evade --threshold 0.4 --eps 0.03 --steps 3 --stop-at-success {_RUN}",
+    ),
+    Call(
+        name="identify-as",
+        words=f"attack m-fim --goal identify-as --gallery {{faces}} --neighbours 2 --eps 0.03 --steps 3 {_RUN}",
+    ),
+    Call(name="minimal", words=f"attack cw-l2 --threshold 0.4 --steps 6 --set search_steps=2 --limit 6 {_RUN}"),
+    Call(name="verify", words=f"verify --attack fim --eps 0.03 --steps 3 --pairs {{pairs}} {_RUN}"),
+    Call(name="clean", words=f"verify --pairs {{pairs}} {_NETWORK} --out {{out}} --json"),
+    Call(
+        name="identify",
+        words=f"identify --attack fim --enrol 2 --goal misidentify --eps 0.03 --steps 3 --limit 12 {_RUN}",
+    ),
+    Call(
+        name="talfw",
+        words=f"talfw --attack m-fim --threshold 0.4 --eps 0.03 --steps 3 --pairs {{pairs}} {_RUN}",
+    ),
+    Call(
+        name="transfer",
+        words=f"transfer {_FACES} --network synth-mobile --network synth-vgg --surrogate synth-mobile --method fim"
+        " --method dfanet-fim:4 --verification {pairs} --pairs 6 --images 4 --far 0.2 --eps 0.03 --steps 4 --at 2"
+        " --batch 4 --precision fp32 --out {out} --json",
+    ),
+    Call(
+        name="untargeted",
+        words=f"transfer {_FACES} --network synth-mobile --network synth-vgg --surrogate synth-mobile --method fim"
+        " --untargeted --verification {pairs} --pairs 4 --images 4 --far 0.2 --eps 0.03 --steps 2 --batch 4"
+        " --precision fp32 --out {out} --json",
+    ),
+    Call(name="detect", words=f"detect fit {_FIT} {_RUN}"),
+    Call(
+        name="evaluate",
+        words=f"detect evaluate {{detect}} --unseen mi-fgsm:3@0.03 --adaptive pgd:2@0.03 --k 5 {_SEEN}",
+        resumes=False,
+    ),
+    Call(
+        name="score",
+        words=f"detect score {{detect}}/detectors/mlp-medoid-l2.safetensors --eer --out {{out}}.csv {_SEEN}",
+        resumes=False,
+    ),
+    Call(
+        name="defend",
+        words="defend --defence mean:3 --defence jpeg:75 --attack fim:3@0.03 --threat zero --threat perfect --threat"
+        " adaptive --detector {detect}/detectors/mlp-medoid-l2.safetensors"
+        f" --pairs {{pairs}} {_RUN}",
+        timed=("clean/*.npz", "defences.json", "report.html"),
+    ),
+    Call(
+        name="train",
+        words=f"train {_NETWORK} --batch 8 --epochs 2 --pairs {{held}} --out {{out}} --json",
+    ),
+    Call(
+        name="head",
+        words=f"train --head {_NETWORK} --batch 8 --epochs 3 --out {{out}} --json",
+    ),
+    Call(
+        name="denoiser",
+        words=f"train denoiser {_FACES} --width 8 --layers 4 --epochs 2 --batch 8 --out {{out}} --json",
+    ),
+)
+
+
+def write_inputs(root: Path) -> None:
+    """Write faces of synthetic people, two lists of pairs in folds, and weights that are not the shipped ones."""
+    people = [person for person in range(PEOPLE) for _ in range(IMAGES)]
+    images = to_uint8(render_faces(people, list(range(IMAGES)) * PEOPLE, seed=5).images)
+    for k, image in enumerate(images):
+        path = root / "faces" / _name(people[k], k % IMAGES)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path.with_suffix(".png"), image)
+    pairs = list(_pairs())
+    write_pairs_csv(root / "pairs.csv", pairs)
+    write_pairs_csv(root / "held.csv", pairs[:8])
+    with torch.random.fork_rng(devices=[]):
+        state = load("synth-mobile", random_weights_seed=2).backbone.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, str(root / "two.safetensors"))
+
+
+def _name(person: int, image: int) -> str:
+    return f"p{person}/{image}"
+
+
+def _pairs() -> Iterator[Pair]:
+    for fold in range(2):
+        for k in range(fold * PEOPLE // 2, (fold + 1) * PEOPLE // 2):
+            other = fold * PEOPLE // 2 + (k + 1) % (PEOPLE // 2)
+            yield Pair(first=_name(k, 0), second=_name(k, 1), same=True, fold=fold)
+            yield Pair(first=_name(k, 0), second=_name(other, 2), same=False, fold=fold)
+            yield Pair(first=_name(k, 3), second=_name(k, 4), same=True, fold=fold)
+            yield Pair(first=_name(k, 3), second=_name(other, 1), same=False, fold=fold)
