@@ -15,8 +15,8 @@ import torch
 
 from bench.train_shipped import WEIGHTS, tell
 from fastadv.models.red import SHIPPED
+from fastadv.studies.train_denoiser import train_noise2clean
 from fastadv.training.denoiser_config import DenoiserConfig
-from fastadv.workflows.train_denoiser import train_noise2clean
 
 PEOPLE, IMAGES = 1000, 10
 CONFIG = DenoiserConfig(

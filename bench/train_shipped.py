@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from fastadv.studies.train import train_class_head, train_network
 from fastadv.training import HeadConfig, TrainConfig
-from fastadv.workflows.train import train_class_head, train_network
 
 PEOPLE, IMAGES, SEED = 1500, 16, 1
 CONFIGS = {

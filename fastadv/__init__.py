@@ -6,7 +6,7 @@ from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassif
 from fastadv.core.errors import Error
 from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, run, stream_jobs
 from fastadv.models import FaceModel, load
-from fastadv.workflows.production import stream
+from fastadv.runs.production import stream
 
 __all__ = [
     "L2",

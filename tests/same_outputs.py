@@ -5,8 +5,8 @@
     python tests/same_outputs.py compare BEFORE AFTER   # exit code 1 and a line a difference
 
 Images and tables of weights are compared by value, bit for bit; manifests and JSON after the renamed keys of
-`renamed_keys.json`, numbers within 1e-12 of each other; pages by their words (their numbers stand in the JSON). Commits and
-measured times are left out.
+`renamed_keys.json`, numbers within 1e-12 of each other; pages by their words (their numbers stand in the JSON).
+Commits and measured times are left out.
 """
 
 from __future__ import annotations

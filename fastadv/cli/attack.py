@@ -40,11 +40,10 @@ from fastadv.cli.options import (
 from fastadv.cli.show import print_attack, progress_bars
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.workflows import attack as attacking
-from fastadv.workflows import inputs
-from fastadv.workflows.aims import Aim
-from fastadv.workflows.enrolment import enrol
+from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
+from fastadv.runs import attack as attacking
+from fastadv.runs.enrolment import enrol
+from fastadv.runs.goals import Aim
 
 _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 

@@ -27,9 +27,11 @@ from fastadv.cli.options import (
 from fastadv.cli.show import print_notes, print_notices, progress_bars, table
 from fastadv.detection import load_detector
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.workflows import defend as defending
-from fastadv.workflows import defend_page, defend_plan, defend_results, inputs
+from fastadv.report.pages import defences as defend_page
+from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
+from fastadv.studies.defences import measure as defending
+from fastadv.studies.defences import plan as defend_plan
+from fastadv.studies.defences import results as defend_results
 
 _FORMS = defend_plan.FORMS.replace("[@", "\\[@")  # no markup
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from fastadv.cli.options import AsJson, Seed
 from fastadv.cli.show import percent, progress_bars, table
-from fastadv.workflows import demo as demonstrating
+from fastadv.report.pages.demo import write_demo
+from fastadv.studies import demo as demonstrating
 
 
 def demo(
@@ -28,9 +29,10 @@ def demo(
     """Run a demonstration in a minute or two: synthetic faces, a shipped network, four attacks and a report."""
     with progress_bars(quiet=as_json) as progress:
         result = demonstrating.demo(out, seed=seed, pairs=pairs, progress=progress)
+    page = write_demo(result)
     if as_json:
         attacks = {made.label: asdict(made.summary) for made in (*result.runs, result.stopped)}
-        print(json.dumps({"report": str(result.report), "seconds": round(result.seconds, 1), "attacks": attacks}))
+        print(json.dumps({"report": str(page), "seconds": round(result.seconds, 1), "attacks": attacks}))
         return
     clean = result.runs[0].verification.clean
     rows: list[tuple[str, ...]] = [("clean", percent(clean.accuracy), *("–",) * 3)]
@@ -41,4 +43,4 @@ def demo(
     console = Console()
     header = ("", "accuracy", "success", "met before", "success of the rest")
     console.print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, header))
-    console.print(f"{result.seconds:.0f} s; open {result.report}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{result.seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)

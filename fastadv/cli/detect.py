@@ -24,14 +24,15 @@ from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.files import write_atomically
 from fastadv.detection import FitConfig, load_detector
 from fastadv.engine import Engine
-from fastadv.runs import settle
+from fastadv.report.pages import detection as detect_page
+from fastadv.runs import inputs, settle
+from fastadv.studies.detection import evaluate as evaluating
+from fastadv.studies.detection import fit as fitting
+from fastadv.studies.detection import plan as detect_plan
+from fastadv.studies.detection.score import score_folder
+from fastadv.studies.detection.study import HEAD, HEAD_EPOCHS, HEAD_LR, STUDY, StudyConfig
+from fastadv.studies.train import SYNTHETIC
 from fastadv.training import HeadConfig
-from fastadv.workflows import detect as fitting
-from fastadv.workflows import detect_evaluate as evaluating
-from fastadv.workflows import detect_page, detect_plan, inputs
-from fastadv.workflows.detect_score import score_folder
-from fastadv.workflows.detect_study import HEAD, HEAD_EPOCHS, HEAD_LR, STUDY, StudyConfig
-from fastadv.workflows.train import SYNTHETIC
 
 detect = typer.Typer(
     no_args_is_help=True,

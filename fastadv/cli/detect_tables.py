@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fastadv.cli.show import percent, print_notices, table
-from fastadv.workflows.detect_evaluate import Evaluation
-from fastadv.workflows.detect_measure import AGGREGATE, ERRORS, KNN_NAMES, Measured
-from fastadv.workflows.detect_page import cells_table
-from fastadv.workflows.detect_setting import kind
+from fastadv.report.pages.detection import cells_table
+from fastadv.studies.detection.evaluate import Evaluation
+from fastadv.studies.detection.measure import AGGREGATE, ERRORS, KNN_NAMES, Measured
+from fastadv.studies.detection.setting import kind
 
 _NONE = "–"
 _VERDICTS = {True: "yes", False: "no", None: "not run"}

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from fastadv.cli import doctor_report as checking
 from fastadv.cli.options import AsJson
 from fastadv.cli.show import table
-from fastadv.workflows import doctor as checking
 
 
 def doctor(as_json: AsJson = False) -> None:

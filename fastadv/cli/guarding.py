@@ -11,8 +11,8 @@ import typer
 from fastadv.core.errors import ArgumentError
 from fastadv.detection import load_detector
 from fastadv.detection.guard import Guard
-from fastadv.workflows import inputs
-from fastadv.workflows.detect_score import check_network
+from fastadv.runs import inputs
+from fastadv.studies.detection.score import check_network
 
 
 class GuardPrecision(str, Enum):

@@ -40,11 +40,11 @@ from fastadv.cli.options import (
 from fastadv.cli.show import attack_title, percent, print_attacks, print_notes, progress_bars, table
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.workflows import identify as identifying
-from fastadv.workflows import inputs
-from fastadv.workflows.aims import Aim
-from fastadv.workflows.identify_page import figures
+from fastadv.report.pages.curves import IDENTIFICATION, draw_identification
+from fastadv.report.pages.identify import figures
+from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
+from fastadv.runs.goals import Aim
+from fastadv.studies import identify as identifying
 
 
 def identify(
@@ -169,7 +169,8 @@ def identify(
         )
         if out is not None and folder is not None:
             folder.claim()
-            identifying.save(result, out, title=title)
+            identifying.save(result, out)
+            draw_identification(result, out / IDENTIFICATION, title=title)
     finally:
         if folder is not None:
             folder.close()

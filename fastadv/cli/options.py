@@ -11,9 +11,9 @@ import typer
 from fastadv import models
 from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
+from fastadv.runs import inputs
+from fastadv.runs.goals import GOALS, IDENTIFIED
 from fastadv.training import LOSSES
-from fastadv.workflows import inputs
-from fastadv.workflows.aims import GOALS, IDENTIFIED
 
 AttackName = Enum("AttackName", {name: name for name in CATALOG}, type=str)  # type: ignore[misc]
 ModelName = Enum("ModelName", {name: name for name in models.names()}, type=str)  # type: ignore[misc]

@@ -8,8 +8,12 @@ from typing import Annotated
 import typer
 
 from fastadv.cli.options import Landmarks
-from fastadv.workflows import defend_page, detect_page, detect_study, inputs, transfer_page
-from fastadv.workflows import report as reporting
+from fastadv.report.pages import defences as defend_page
+from fastadv.report.pages import detection as detect_page
+from fastadv.report.pages import run as reporting
+from fastadv.report.pages import transfer as transfer_page
+from fastadv.runs import inputs
+from fastadv.studies.detection import study as detect_study
 
 
 def report(

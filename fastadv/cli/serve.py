@@ -10,7 +10,7 @@ import typer
 from fastadv.cli.guarding import DetectorFile, FalseAlarm, GuardPrecision, Threshold, open_guard
 from fastadv.cli.options import Device, Model, Weights
 from fastadv.cli.show import errors
-from fastadv.workflows.detect_plan import read_classes
+from fastadv.studies.detection.plan import read_classes
 
 
 def serve(

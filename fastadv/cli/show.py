@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fastadv.attacks import Box, Recipe
-from fastadv.workflows import attack as attacking
-from fastadv.workflows import inputs
-from fastadv.workflows import verify as verifying
+from fastadv.runs import attack as attacking
+from fastadv.runs import inputs
+from fastadv.studies import verify as verifying
 
 errors = Console(stderr=True)
 

@@ -38,11 +38,10 @@ from fastadv.cli.show import attack_title, percent, print_attacks, progress_bars
 from fastadv.core.errors import ArgumentError
 from fastadv.data.stored import QUALITY, ImageFormat
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.workflows import inputs
-from fastadv.workflows import talfw as building
-from fastadv.workflows.aims import check_goal
-from fastadv.workflows.talfw_files import reader
+from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
+from fastadv.runs.goals import check_goal
+from fastadv.studies.talfw import measure as building
+from fastadv.studies.talfw.files import reader
 
 
 class StoredAs(str, Enum):

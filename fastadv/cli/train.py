@@ -13,8 +13,8 @@ from rich.console import Console
 from fastadv.cli.options import AsJson, Device, Fresh, Landmarks, LossName, Model, Seed
 from fastadv.cli.show import progress_bars, table
 from fastadv.core.errors import ArgumentError
+from fastadv.studies import train as training
 from fastadv.training import Adversarial, HeadConfig, TrainConfig
-from fastadv.workflows import train as training
 
 _FINE_LR, _FINE_CLIP = 0.01, 1.0
 

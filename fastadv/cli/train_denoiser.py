@@ -12,9 +12,9 @@ from rich.console import Console
 
 from fastadv.cli.options import AsJson, Device, Fresh, Landmarks, Seed
 from fastadv.cli.show import progress_bars, table
+from fastadv.studies.train_denoiser import DenoiserSummary, train_noise2clean
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import Gain
-from fastadv.workflows.train_denoiser import DenoiserSummary, train_noise2clean
 
 _USUAL = DenoiserConfig()
 

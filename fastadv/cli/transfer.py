@@ -14,10 +14,11 @@ from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.recognition import PairedDifference
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.workflows import inputs, transfer_page, transfer_plan
-from fastadv.workflows import transfer as transferring
-from fastadv.workflows import transfer_untargeted as comparing
+from fastadv.report.pages import transfer as transfer_page
+from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
+from fastadv.studies.transfer import measure as transferring
+from fastadv.studies.transfer import plan as transfer_plan
+from fastadv.studies.transfer import untargeted as comparing
 
 
 def transfer(

@@ -39,10 +39,10 @@ from fastadv.cli.options import (
 from fastadv.cli.show import attack_title, print_verification, progress_bars
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.workflows import inputs
-from fastadv.workflows import verify as verifying
-from fastadv.workflows.aims import check_goal
+from fastadv.report.pages.curves import ROC, draw_verification
+from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
+from fastadv.runs.goals import check_goal
+from fastadv.studies import verify as verifying
 
 
 def verify(
@@ -147,7 +147,8 @@ def verify(
         described = {**verifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
         if out is not None and folder is not None:
             folder.claim()
-            verifying.save(result, out, title=title)
+            verifying.save(result, out)
+            draw_verification(result, out / ROC, title=title)
     finally:
         if folder is not None:
             folder.close()

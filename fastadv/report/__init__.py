@@ -1,6 +1,5 @@
 """Figures and the HTML page, from results only (`pip install 'fastadv[report]'`)."""
 
-from fastadv.report import text
 from fastadv.report.distributions import distribution_plot, levels_plot
 from fastadv.report.figures import roc_plot, similarity_plot, ticks_plot
 from fastadv.report.page import amplified, data_uri, render_page
@@ -51,6 +50,5 @@ __all__ = [
     "roc_plot",
     "save_figure",
     "similarity_plot",
-    "text",
     "ticks_plot",
 ]

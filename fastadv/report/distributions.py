@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core import text
 from fastadv.core.errors import ArgumentError
-from fastadv.report import text
 from fastadv.report.figures import DASHES
 from fastadv.report.parts import LegendEntry, Plot
 from fastadv.report.svg import colour, drawing, inline_svg, new_figure

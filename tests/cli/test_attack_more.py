@@ -13,7 +13,7 @@ from fastadv.attacks.options import options_of, with_options
 from fastadv.data import read_image, read_manifest, to_tensor, to_uint8
 from fastadv.data.synthetic import SyntheticFaces
 from fastadv.models import load
-from fastadv.workflows.report_parts import command_line
+from fastadv.report.pages.parts import command_line
 
 PEOPLE = 4
 QUICK = {"steps": 25, "search_steps": 1, "inner_steps": 15, "searches": 2, "bisections": 3, "restarts": 1, "retries": 1}

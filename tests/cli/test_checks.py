@@ -238,7 +238,7 @@ def test_ctrl_c_is_130_before_any_progress_bar_too(inside, faces, pairs, monkeyp
     def stop(*arguments, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastadv.workflows.inputs.open_model", stop)
+    monkeypatch.setattr("fastadv.runs.inputs.open_model", stop)
     code, said = inside("verify", "--data", faces, *MODEL, "--pairs", pairs)
     assert (code, said) == (130, "error: stopped\n")
 
@@ -247,7 +247,7 @@ def test_a_fault_of_ours_is_70_with_the_file_of_its_traceback(inside, faces, pai
     def fail(*arguments, **more):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("fastadv.workflows.inputs.open_model", fail)
+    monkeypatch.setattr("fastadv.runs.inputs.open_model", fail)
     code, said = inside("verify", "--data", faces, *MODEL, "--pairs", pairs)
     assert code == 70
     path = Path(said.rsplit(" ", 1)[1].strip())

@@ -6,8 +6,8 @@ from PIL import Image
 
 from fastadv.core.notices import Notice
 from fastadv.data import LFW, IdentityFolder, SourceError
-from fastadv.workflows.attack import plan
-from fastadv.workflows.inputs import open_faces, open_pairs
+from fastadv.runs.attack import plan
+from fastadv.runs.inputs import open_faces, open_pairs
 
 POINTS = np.array([[107.6, 108.7], [146.5, 109.2], [127.3, 140.2], [110.6, 156.7], [143.5, 156.9]])
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastadv.core.notices import Notice
 from fastadv.data import LFW, IdentityFolder, Shards, SourceError
-from fastadv.workflows.inputs import open_faces
+from fastadv.runs.inputs import open_faces
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
 HEIC = b"\0\0\0\x18ftypheic" + bytes(20)

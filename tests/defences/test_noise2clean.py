@@ -38,8 +38,8 @@ from fastadv.detection import Architecture, Detector, LayerTap, Network, Traject
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import CheckpointError, FaceModel, fixed_batches, load, prepare
 from fastadv.models.red import REDNet, load_denoiser
+from fastadv.studies.defences.plan import files_of, on_host, parse_defence
 from fastadv.training.noisy_batches import HeldImages, measure
-from fastadv.workflows.defend_plan import files_of, on_host, parse_defence
 
 
 def make_red(seed: int = 0, *, width: int = 6, layers: int = 10, stride: int = 1) -> REDNet:

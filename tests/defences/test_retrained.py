@@ -18,8 +18,8 @@ from fastadv.data.synthetic import SyntheticFaces
 from fastadv.defences import PerfectKnowledge, Retrained, ZeroKnowledge
 from fastadv.engine import run
 from fastadv.models import CheckpointError, load, prepare
+from fastadv.studies.defences.plan import Planned, files_of, parse_defence
 from fastadv.training import save_weights
-from fastadv.workflows.defend_plan import Planned, files_of, parse_defence
 
 
 @pytest.fixture

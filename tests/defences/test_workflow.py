@@ -41,10 +41,11 @@ from fastadv.defences import (
 )
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.engine import Engine
-from fastadv.workflows import defend as defending
-from fastadv.workflows import defend_page, defend_results
-from fastadv.workflows.attack import pair_name
-from fastadv.workflows.defend_plan import NONE, Copy, Planned, parse_defence, parse_moves, parse_threat
+from fastadv.report.pages import defences as defend_page
+from fastadv.runs.attack import pair_name
+from fastadv.studies.defences import measure as defending
+from fastadv.studies.defences import results as defend_results
+from fastadv.studies.defences.plan import NONE, Copy, Planned, parse_defence, parse_moves, parse_threat
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*reached the goal before:fastadv.engine.AttackWarning")
 

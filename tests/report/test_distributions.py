@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from fastadv.report import distribution_plot, levels_plot, text
+from fastadv.core import text
+from fastadv.report import distribution_plot, levels_plot
 
 
 def test_the_note_of_the_levels_is_the_share_within_them():

@@ -14,7 +14,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from fastadv import report
-from fastadv.report import text
+from fastadv.core import text
 
 EVIL = "<script>alert(1)</script>\"'&"
 FACE = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)

@@ -13,11 +13,11 @@ from fastadv.cli import app
 from fastadv.data import SourceError, SyntheticFaces
 from fastadv.data.lock import FolderLock
 from fastadv.models.red import REDNet, load_denoiser
+from fastadv.studies.train_denoiser import train_noise2clean
 from fastadv.training import TrainingError
 from fastadv.training.denoiser import save_denoiser, train_denoiser
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import HeldImages, draw, epoch_order, measure, noisy, psnr
-from fastadv.workflows.train_denoiser import train_noise2clean
 
 QUICK = DenoiserConfig(sigma_min=0.0, sigma_max=0.12, width=4, layers=6, patch=16, epochs=3, batch=8, lr=3e-3, seed=2)
 FILES = ["best.safetensors", "checkpoint.pt", "last.safetensors", "training.json"]

@@ -11,8 +11,8 @@ from fastadv.core.notices import Notice
 from fastadv.data import SourceError, SyntheticFaces, deal_pairs, write_pairs_csv, write_png
 from fastadv.data.images import to_uint8
 from fastadv.models import CheckpointError, load
+from fastadv.studies.train import train_class_head, train_network
 from fastadv.training import HeadConfig, TrainConfig, TrainingError
-from fastadv.workflows.train import train_class_head, train_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:validation")
 QUICK = TrainConfig(loss="softmax", epochs=1, batch=18, lr=0.05, seed=1)

@@ -1,0 +1,1 @@
+"""The page of each study, from its results only."""

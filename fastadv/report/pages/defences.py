@@ -1,0 +1,264 @@
+"""The page of a study of defences, and the rows of its table, from plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastadv.core import text
+from fastadv.core.errors import ArgumentError
+from fastadv.data.files import write_atomically
+from fastadv.report.distributions import distribution_plot
+from fastadv.report.page import render_page
+from fastadv.report.pages import parts
+from fastadv.report.parts import Notices, Page, Part, Plot, Plots, Section, Table, Tile, Tiles
+from fastadv.report.study_figures import Line, heat_plot, line_plot
+
+FILE = "defences.json"
+Values = Mapping[str, Any]
+
+CLEAN = ("defence", "accuracy", "EER", "TAR at FAR 1 %", "TAR at FAR 0.1 %", "images/s", "cost")
+ATTACKED = (
+    "defence",
+    "knows",
+    "attack",
+    "accuracy",
+    "refitted",
+    "EER after",
+    "success",
+    "met before",
+    "success of the rest",
+    "median L2 *",
+    "max level *",
+)
+NORMS_NOTE = "* of the pairs that succeed and whose clean images did not meet the goal before the attack"
+
+
+def clean_rows(found: Values) -> list[tuple[str, ...]]:
+    """The defences on clean pairs: cells of ``CLEAN``."""
+    rows: list[tuple[str, ...]] = []
+    for one in found["defences"]:
+        clean = one["clean"]
+        rows.append(
+            (
+                one["defence"],
+                text.percent(clean["accuracy"]),
+                text.percent(clean["eer"]),
+                text.percent(clean["tar_at_far_1e2"]),
+                text.percent(clean["tar_at_far_1e3"]),
+                f"{one['images_per_second']:.1f}",
+                f"{one['cost']:.2f}",
+            )
+        )
+    return rows
+
+
+def attacked_rows(found: Values) -> list[tuple[str, ...]]:
+    """Every attack on every defence: cells of ``ATTACKED``."""
+    return [
+        (
+            cell["defence"],
+            cell["threat"],
+            cell["attack"],
+            text.percent(cell["attacked"]["accuracy"]),
+            text.percent(cell["accuracy_refitted"]),
+            text.percent(cell["attacked"]["eer"]),
+            *_rates(cell),
+            text.NONE if cell["l2"] is None else f"{cell['l2']['median']:.2f}",
+            text.NONE if cell["linf"] is None else f"{255 * cell['linf']['max']:.0f}",
+        )
+        for cell in found["cells"]
+    ]
+
+
+def _rates(counted: Values) -> tuple[str, str, str]:
+    """Success, met before, and success of the rest."""
+    success, before, rest = (text.percent(counted[key]) for key in ("success", "met_before", "success_of_rest"))
+    return success, before, rest
+
+
+WITHIN = (
+    "defence",
+    "knows",
+    "attack",
+    "goal",
+    "pairs",
+    "success",
+    "met before",
+    "success of the rest",
+    "with L2 below 5",
+    "below 1",
+    "mean L2 *",
+)
+
+
+def within_rows(found: Values) -> list[tuple[str, ...]]:
+    """How long the changes are that succeed, for each goal: cells of ``WITHIN``, Mehr and Schroeder's table I."""
+    rows = []
+    for cell in found["cells"]:
+        for goal, key in (("anonymisation", "evasion"), ("impersonation", "impersonation")):
+            one = cell[key]
+            shares = (*_rates(one), *(text.percent(one[name]) for name in ("below_5", "below_1")))
+            mean = text.NONE if one["mean_l2"] is None else f"{one['mean_l2']:.2f}"
+            rows.append((cell["defence"], cell["threat"], cell["attack"], goal, str(one["images"]), *shares, mean))
+    return rows
+
+
+def clean_notes(found: Values) -> tuple[str, ...]:
+    """Why a figure of the clean pairs is missing, a sentence each."""
+    return tuple(dict.fromkeys(note for one in found["defences"] for note in one["clean"].get("notes", ())))
+
+
+def flag_lines(found: Values) -> tuple[str, ...]:
+    """What looks like masked gradients, one line each."""
+    return tuple(f"{one['defence']}: {flag['text']}" for one in found["defences"] for flag in one["flags"])
+
+
+def render(folder: Path, *, out: Path | None = None) -> Path:
+    """Draw the page of a study's folder.
+
+    Args:
+        folder: Of ``fastadv defend``.
+        out: The page; None: ``report.html`` in the folder.
+
+    Raises:
+        ValueError: The folder holds no finished study.
+        ImportError: jinja2 or matplotlib is not installed.
+        OSError: The page cannot be written.
+    """
+    try:
+        found = json.loads((folder / FILE).read_bytes())
+        run = json.loads((folder / "run.json").read_bytes())
+        page = study_page(found, run["config"], run["versions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
+    target = out or folder / "report.html"
+    write_atomically(target, render_page(page).encode())
+    return target
+
+
+def study_page(found: Values, config: Values, versions: Values) -> Page:
+    """The page from plain values."""
+    cells, flags = found["cells"], flag_lines(found)
+    worst = max(cells, key=lambda c: c["success_of_rest"] or 0.0)
+    tiles = (
+        Tile(value=f"{found['pairs']:,}", label="pairs", note="the first image of each is attacked"),
+        Tile(value=str(len(found["defences"]) - 1), label="defences"),
+        Tile(
+            value=text.percent(worst["success_of_rest"], 0),
+            label="strongest attack, success of the rest",
+            note=f"{worst['attack']} ({worst['threat']}) on {worst['defence']}",
+        ),
+        Tile(value=str(len(flags)), label="signs of masked gradients"),
+    )
+    doubts: Part = Notices(lines=flags or ("No sign of masked gradients.",))
+    curves = _curves(cells)
+    return Page(
+        title="Defences, and attackers who know of them",
+        lead="Both images of a pair pass the defence. An attacker with zero knowledge works on the bare network, one "
+        "with perfect knowledge through the defence; a copy was attacked before. Success is what the defended verifier "
+        "then gets wrong, at its own threshold from clean pairs; all numbers are measured on the 8-bit image.",
+        sections=(
+            Section(title="", parts=(Tiles(tiles=tiles),)),
+            Section(title="What to doubt", parts=(doubts,)),
+            Section(
+                title="What the defences cost",
+                lead="On clean pairs; cost is the time for an image over that without a defence.",
+                parts=(Table(header=CLEAN, rows=tuple(clean_rows(found)), note=". ".join(clean_notes(found))),),
+            ),
+            Section(
+                title="Success of the attacks",
+                lead="The share of the pairs, of both kinds, whose clean images did not meet the goal before.",
+                parts=(Plots(plots=tuple(_heats(found))),),
+            ),
+            Section(title="Over the radius", parts=(Plots(plots=tuple(curves)),) if curves else ()),
+            Section(
+                title="How much the images change",
+                lead="L2 norms of the perturbations of all pairs, successful or not, pixels in [0, 1]. The table: the "
+                "success of the rest is of the pairs whose clean images did not meet the goal before.",
+                parts=(
+                    Plots(plots=tuple(_lengths(cells))),
+                    Table(header=WITHIN, rows=tuple(within_rows(found)), note=NORMS_NOTE),
+                ),
+            ),
+            Section(
+                title="All numbers",
+                lead="Accuracy at the thresholds of the clean folds, and refitted to the attacked ones.",
+                parts=(Table(header=ATTACKED, rows=tuple(attacked_rows(found)), note=NORMS_NOTE),),
+            ),
+            Section(
+                title="Configuration",
+                parts=(parts.facts("Configuration", config), parts.facts("Versions", versions)),
+            ),
+        ),
+        footer=f"fastadv {versions.get('fastadv', '')}".rstrip(),
+    )
+
+
+def _distinct(cells: Sequence[Values], key: str) -> list[str]:
+    return list(dict.fromkeys(c[key] for c in cells))
+
+
+def _heats(found: Values) -> list[Plot]:
+    cells = found["cells"]
+    defences = _distinct(cells, "defence")
+    plots = []
+    for k, threat in enumerate(_distinct(cells, "threat")):
+        own = [c for c in cells if c["threat"] == threat]
+        share = {(c["defence"], c["attack"]): c["success_of_rest"] for c in own if c["success_of_rest"] is not None}
+        attacks = _distinct(own, "attack")
+        values = [[share.get((d, a), math.nan) for a in attacks] for d in defences]
+        names = ("defence", "attack")
+        plots.append(heat_plot(values, rows=defences, columns=attacks, title=threat, key=f"heat-{k}", axes_names=names))
+    return plots
+
+
+def _curves(cells: Sequence[Values]) -> list[Plot]:
+    """Success over the radius, a figure for each attack that was run with several."""
+    plots = []
+    for k, attack in enumerate(dict.fromkeys(c["attack"].partition("@")[0] for c in cells)):
+        named = [c for c in cells if c["attack"].partition("@")[0] == attack and c["eps"] is not None]
+        own = [c for c in named if c["success_of_rest"] is not None]
+        if len({c["eps"] for c in own}) < 2:
+            continue
+        lines = []
+        for defence in _distinct(own, "defence"):
+            for threat in _distinct(own, "threat"):
+                points = sorted(
+                    (255 * c["eps"], c["success_of_rest"])
+                    for c in own
+                    if (c["defence"], c["threat"]) == (defence, threat)
+                )
+                if not points:
+                    continue
+                x, y = zip(*points, strict=True)
+                lines.append(Line(label=f"{defence}, {threat}", x=x, y=y, dashed=threat == "zero"))
+        plots.append(
+            line_plot(
+                lines,
+                title=attack,
+                key=f"radius-{k}",
+                x_name="eps, grey levels",
+                y_name="success of the rest",
+                y_span=(0.0, 1.02),
+                note="Broken: the attacker does not know the defence.",
+            )
+        )
+    return plots
+
+
+def _lengths(cells: Sequence[Values]) -> list[Plot]:
+    """The lengths of the perturbations, a figure for each attack, a line for each that was made on its own."""
+    plots = []
+    for k, attack in enumerate(_distinct(cells, "attack")):
+        series = {}
+        for cell in cells:
+            if cell["attack"] == attack:
+                once = {"zero": "bare network", "copy": "the copy"}  # made once for all defences
+                label = once.get(cell["threat"], f"{cell['defence']}, {cell['threat']}")
+                series[label] = cell["lengths"]
+        plots.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm", key=f"lengths-{k}"))
+    return plots

@@ -1,0 +1,285 @@
+"""The page of the demo: four attacks side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastadv.core import text
+from fastadv.data import read_image, to_uint8
+from fastadv.data.files import write_atomically
+from fastadv.data.provenance import versions
+from fastadv.data.run_files import IMAGES
+from fastadv.engine import notices
+from fastadv.recognition import VerificationReport
+from fastadv.report import (
+    Card,
+    Commands,
+    Gallery,
+    Notices,
+    Page,
+    Picture,
+    Plots,
+    Section,
+    Shot,
+    Table,
+    Tile,
+    Tiles,
+    render_page,
+    ticks_plot,
+)
+from fastadv.report.pages import parts
+from fastadv.report.pages.curves import ROC, draw_verification
+from fastadv.report.pages.run import PAGE
+from fastadv.runs import describe
+from fastadv.runs.attack import NORMS_NOTE, source_name
+from fastadv.studies.demo import DemoResult, DemoRun
+
+_EXAMPLES = 6
+
+
+def write_demo(result: DemoResult) -> Path:
+    """Draw the ROC of every run of a demo into its folder, and write the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is not installed.
+        OSError: A file cannot be written.
+    """
+    for run in (*result.runs, result.stopped):
+        title = f"{result.model}, {len(result.pairs)} pairs, {run.label}"
+        draw_verification(run.verification, run.path / ROC, title=title)
+    page = result.out / PAGE
+    write_atomically(page, render_page(demo_page(result)).encode())
+    return page
+
+
+def demo_page(result: DemoResult) -> Page:
+    """The page of a demo's results; originals come from the source.
+
+    Raises:
+        ImageError: An image of a run cannot be read.
+        ImportError: jinja2 or matplotlib is not installed.
+    """
+    strongest = min(result.runs, key=_strength)
+    clean = result.runs[0].verification.clean
+    rows = result.runs[0].rows
+    span = parts.score_span([run.rows for run in (*result.runs, result.stopped)])
+    threshold = result.runs[0].verification.threshold
+    figures = [parts.rocs([(run.label, run.rows) for run in result.runs])]
+    figures += [
+        parts.distributions(run.label, run.rows, threshold=threshold, span=span, key=f"scores-{run.path.name}")
+        for run in (*result.runs, result.stopped)
+    ]
+    lines = [f"{run.label}: {line}" for run in result.runs for line in _notices(run)]
+    return Page(
+        title="Four attacks on face verification",
+        lead=f"A small network, {result.model}, decides whether two pictures show one person. The people are drawn by "
+        f"the computer and exist nowhere. The first picture of each of {text.count(len(rows), 'pair')} is then changed "
+        f"by at most {text.levels(strongest.attack.budget.eps)} per pixel: strangers are made to match, and "
+        "pictures of one person not to. Every number is measured on the 8-bit image as it is written to disk, at "
+        "thresholds chosen on clean pairs.",
+        sections=(
+            Section(title="", parts=(_tiles(clean, strongest),)),
+            Section(title="Take note", parts=(Notices(lines=tuple(lines)),) if lines else ()),
+            Section(title="The attacks side by side", parts=(_table(clean, result.runs),)),
+            Section(
+                title="How alike two pictures look to the network",
+                lead="Pairs right of the threshold are accepted. An attack that works turns the picture around: "
+                "strangers move to the right of it, pictures of one person to the left. FIM that stops at success goes "
+                "just past the threshold.",
+                parts=(Plots(plots=tuple(figures)),),
+            ),
+            Section(
+                title="The pictures",
+                lead=f"Pairs spread evenly over the list, not the best ones. Below each adversarial picture its "
+                f"change, {parts.amplification(rows)} times as large; grey is unchanged. The numbers are "
+                "the similarity before and after, and the largest change of a pixel.",
+                parts=(Gallery(cards=_cards(result), wide=True),),
+            ),
+            Section(
+                title="Effort",
+                lead="An evaluation is one pass through the network and back. The engine drops an image the moment it "
+                "is done and puts the next into its place, so an attack that may stop early costs only what its images "
+                "need.",
+                parts=(_throughput(result), Plots(plots=(_stopped_ticks(result),))),
+            ),
+            Section(
+                title="On your own data",
+                lead="The demo's faces, pairs and runs are ordinary folders. Put a folder with one folder of images "
+                "per person in the place of --data; faces are expected to be aligned, or come with landmarks.",
+                parts=(Commands(commands=_commands(result)),),
+            ),
+            Section(
+                title="Configuration",
+                parts=(
+                    *(parts.facts(run.label, describe(run.attack)) for run in (*result.runs, result.stopped)),
+                    parts.facts("Versions", versions()),
+                ),
+            ),
+        ),
+        footer=f"fastadv {versions()['fastadv']}, demo with seed {result.seed}",
+    )
+
+
+def _strength(run: DemoRun) -> tuple[float, float, float]:
+    """The lowest accuracy, of equals the fewest evaluations, of these the smallest change."""
+    attacked = run.verification.attacked
+    accuracy = attacked.accuracy if attacked is not None and attacked.accuracy is not None else 1.0
+    length = run.summary.mean_l2
+    return accuracy, run.summary.mean_ticks, math.inf if length is None else length
+
+
+def _notices(run: DemoRun) -> tuple[str, ...]:
+    # a positive pair that the network gets wrong without help is no news here
+    flags = ((row.name, tuple(f for f in row.flags.split(";") if f and f != "met_at_start")) for row in run.rows)
+    return notices(flags)
+
+
+def _tiles(clean: VerificationReport, strongest: DemoRun) -> Tiles:
+    attacked = strongest.verification.attacked
+    assert attacked is not None
+    speed = _per_second(strongest)
+    tiles = [
+        Tile(
+            value=text.percent(clean.accuracy),
+            label="clean accuracy",
+            note=f"EER {text.percent(clean.eer)}",
+        ),
+        Tile(
+            value=text.percent(attacked.accuracy), label=f"accuracy under {strongest.label}", note="chance is 50\u00a0%"
+        ),
+        Tile(
+            value=text.percent(attacked.impersonation_at_eer),
+            label="strangers accepted",
+            note=f"{text.percent(clean.eer)} when clean",
+        ),
+        Tile(
+            value=text.percent(attacked.evasion_at_eer),
+            label="genuine refused",
+            note=f"{text.percent(clean.eer)} when clean",
+        ),
+        Tile(
+            value=text.levels(max(row.linf for row in strongest.rows)),
+            label="largest change",
+            note=f"allowed: {text.levels(strongest.attack.budget.eps)}",
+        ),
+    ]
+    if speed is not None:
+        tiles.append(Tile(value=text.rate(speed), label="images a second", note=f"{strongest.label}, this machine"))
+    return Tiles(tiles=tuple(tiles))
+
+
+def _table(clean: VerificationReport, runs: Sequence[DemoRun]) -> Table:
+    def cells(of: Callable[[DemoRun], str]) -> tuple[str, ...]:
+        return tuple(of(run) for run in runs)
+
+    def attacked(run: DemoRun, field: str) -> str:
+        return text.percent(getattr(run.verification.attacked, field))
+
+    rows = (
+        ("accuracy", text.percent(clean.accuracy), *cells(lambda r: attacked(r, "accuracy"))),
+        ("AUC", text.percent(clean.auc), *cells(lambda r: attacked(r, "auc"))),
+        ("strangers accepted", text.percent(clean.eer), *cells(lambda r: attacked(r, "impersonation_at_eer"))),
+        ("genuine refused", text.percent(clean.eer), *cells(lambda r: attacked(r, "evasion_at_eer"))),
+        ("evaluations an image", text.NONE, *cells(lambda r: f"{_mean(r, 'ticks'):.0f}")),
+        ("success of the attacks", text.NONE, *cells(lambda r: text.percent(r.summary.success))),
+        ("met before", text.NONE, *cells(lambda r: text.percent(r.summary.met_before))),
+        ("success of the rest", text.NONE, *cells(lambda r: text.percent(r.summary.success_of_rest))),
+        ("largest change, mean *", text.NONE, *cells(lambda r: _number(r.summary.mean_linf, text.levels))),
+        ("L2 of the change, mean *", text.NONE, *cells(lambda r: _number(r.summary.mean_l2, lambda v: f"{v:.2f}"))),
+    )
+    return Table(
+        header=("", "clean", *(run.label for run in runs)),
+        rows=rows,
+        note="Accuracy: ten folds, each at the threshold of the other nine. Accepted and refused: at the threshold of "
+        "the clean equal error rate. All four ascend the distance of embeddings here, since the goal is verification. "
+        f"{NORMS_NOTE}.",
+    )
+
+
+def _number(value: float | None, shown: Callable[[float], str]) -> str:
+    return text.NONE if value is None else shown(value)
+
+
+def _mean(run: DemoRun, field: str) -> float:
+    return float(sum(getattr(row, field) for row in run.rows)) / len(run.rows)
+
+
+def _per_second(run: DemoRun) -> float | None:
+    return len(run.rows) / run.seconds if run.seconds else None
+
+
+def _cards(result: DemoResult) -> tuple[Card, ...]:
+    by_name = [{row.name: row for row in run.rows} for run in result.runs]
+    chosen = parts.spread(result.runs[0].rows, _EXAMPLES)
+    factor = parts.amplification(result.runs[0].rows)
+    cards = []
+    for row in chosen:
+        original = to_uint8(result.source.load(source_name(row)).image)
+        other = to_uint8(result.source.load(row.target).image)
+        shots = [
+            Shot(
+                title="original",
+                pictures=(Picture(image=original, alt=source_name(row)),),
+                lines=(f"similarity {text.score(row.score_before)}",),
+            ),
+            Shot(title="compared with", pictures=(Picture(image=other, alt=row.target),)),
+        ]
+        for run, rows in zip(result.runs, by_name, strict=True):
+            image = read_image(run.path / IMAGES / Path(f"{row.name}.png"))
+            shots.append(parts.attacked_shot(run.label, rows[row.name], image, original, factor))
+        aim = "Two people, to be taken for one" if row.goal == "impersonate" else "One person, not to be recognised"
+        cards.append(Card(title=aim, note=f"{source_name(row)} and {row.target}", shots=tuple(shots)))
+    return tuple(cards)
+
+
+def _throughput(result: DemoResult) -> Table:
+    rows = []
+    for run in (*result.runs, result.stopped):
+        evaluations = sum(row.ticks for row in run.rows)
+        rows.append(
+            (
+                run.label,
+                *(text.percent(v) for v in (run.summary.success, run.summary.met_before, run.summary.success_of_rest)),
+                f"{evaluations / len(run.rows):.1f}",
+                text.rate(_per_second(run)),
+                text.rate(evaluations / run.seconds if run.seconds else None),
+            )
+        )
+    return Table(
+        header=("", "success", "met before", "success of the rest", "evaluations", "images/s", "eval./s"),
+        rows=tuple(rows),
+        note="Evaluations: of one image, in the mean. Speed: on this machine, writing included."
+        if all(run.seconds for run in result.runs)
+        else "A dash: an earlier demo had made these images, so there is no time to tell.",
+    )
+
+
+def _stopped_ticks(result: DemoResult):  # type: ignore[no-untyped-def]
+    return ticks_plot([row.ticks for row in result.stopped.rows], title="FIM that stops at success: evaluations taken")
+
+
+def _commands(result: DemoResult) -> tuple[tuple[str, str], ...]:
+    strongest = min(result.runs, key=_strength)
+    config = {
+        "command": "verify",
+        "model": result.model,
+        "attack": describe(strongest.attack),
+        "metric": "cosine",
+        "seed": result.seed,
+        "selection": {"pairs": "pairs.csv"},
+    }
+    own = f"fastadv verify --data FACES --pairs PAIRS.csv --model {result.model} --attack {strongest.attack.name}"
+    return (
+        ("This page:", f"fastadv demo --seed {result.seed}"),
+        (
+            f"{strongest.label} of this page, in the demo's folder:",
+            parts.command_line(config, data="faces", weights="", out="again"),
+        ),
+        ("The same on your own faces (a CSV file first,second,same names the pairs):", f"{own} --out RUN"),
+        ("The report of any run:", "fastadv report RUN --data FACES"),
+    )

@@ -1,0 +1,236 @@
+"""``fastadv attack``: adversarial faces from a folder of identities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastadv.attacks import Attack, Recipe, as_recipe
+from fastadv.core import text
+from fastadv.core.errors import ArgumentError
+from fastadv.data import FaceSource, ManifestRow, RunFolder
+from fastadv.data.names import fault as fault_of
+from fastadv.data.names import shown
+from fastadv.data.pairs import read_pairs_of
+from fastadv.engine import Engine, notices
+from fastadv.engine.job import MET_AT_START
+from fastadv.models import FaceModel
+from fastadv.recognition import count_success, mean_of
+from fastadv.runs.goals import Aim, Enrolled
+from fastadv.runs.inputs import Progress, silent
+from fastadv.runs.production import Order, produce
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSummary:
+    """What an attack run came to.
+
+    Attributes:
+        images: How many were made.
+        success: Share that reach the goal as 8-bit images.
+        met_before: Share whose clean image reached the goal already.
+        met_before_images: How many these are.
+        success_of_rest: Share of the others that reach the goal as 8-bit images; None where there are no others.
+        rest_successes: How many these are: those that the norms are of.
+        success_float: Share of all images that reached the goal before rounding; None where that was not measured.
+        mean_ticks: Model evaluations an image, in the mean.
+        mean_l2: Mean L2 norm of the change of the successes that did not meet the goal before; None of none.
+        mean_linf: Mean of their largest change of a pixel; None of none.
+        notices: What a reader must know: flags with counts and names.
+    """
+
+    images: int
+    success: float
+    met_before: float
+    met_before_images: int
+    success_of_rest: float | None
+    rest_successes: int
+    success_float: float | None
+    mean_ticks: float
+    mean_l2: float | None
+    mean_linf: float | None
+    notices: tuple[str, ...]
+
+
+def summarise(rows: Sequence[ManifestRow]) -> AttackSummary:
+    """Shares and means of a manifest's rows.
+
+    Raises:
+        ValueError: There are no rows.
+    """
+    n = len(rows)
+    if not n:
+        raise ArgumentError("rows: expected at least one image, got none")
+    hits, met = np.array([r.success for r in rows]), np.array([met_before(r) for r in rows])
+    found, counted = count_success(hits, met), hits & ~met
+    before_rounding = [r.success_float for r in rows if r.success_float is not None]
+    return AttackSummary(
+        images=n,
+        success=found.successes / n,
+        met_before=found.met_before_images / n,
+        met_before_images=found.met_before_images,
+        success_of_rest=found.success_of_rest,
+        rest_successes=found.rest_successes,
+        success_float=sum(before_rounding) / n if len(before_rounding) == n else None,
+        mean_ticks=sum(r.ticks for r in rows) / n,
+        mean_l2=mean_of([r.l2 for r in rows], counted),
+        mean_linf=mean_of([r.linf for r in rows], counted),
+        notices=notices((r.name, tuple(filter(None, r.flags.split(";")))) for r in rows),
+    )
+
+
+def met_before(row: ManifestRow) -> bool:
+    """Whether the image's clean version reached the goal already."""
+    return MET_AT_START in row.flags.split(";")
+
+
+def summary_lines(
+    summary: AttackSummary, percent: Callable[[float | None], str] = text.percent
+) -> tuple[tuple[str, str], ...]:
+    """The name and value of each figure: a column of every table about attacks.
+
+    Args:
+        summary: Of a run, or of a part of it.
+        percent: How a share is written.
+    """
+    rest = summary.images - summary.met_before_images
+    of_rest = f" ({summary.rest_successes:,} of {rest:,})" if rest else ""
+    return (
+        ("images", f"{summary.images:,}"),
+        ("success, 8-bit image", percent(summary.success)),
+        ("met before", f"{percent(summary.met_before)} ({summary.met_before_images:,} of {summary.images:,})"),
+        ("success of the rest", percent(summary.success_of_rest) + of_rest),
+        ("success before rounding", percent(summary.success_float)),
+        ("evaluations an image, mean", f"{summary.mean_ticks:.2f}"),
+        ("L2, mean *", text.NONE if summary.mean_l2 is None else f"{summary.mean_l2:.3f}"),
+        ("largest change, mean *", text.NONE if summary.mean_linf is None else f"{255 * summary.mean_linf:.2f}/255"),
+    )
+
+
+NORMS_NOTE = "* of the successes that did not meet the goal before the attack"
+"""What the starred lines of ``summary_lines`` are about."""
+
+
+def next_identity(names: Sequence[str]) -> list[Order]:
+    """For every image the first image of the next identity, around the circle; names in their own order.
+
+    Raises:
+        ValueError: There is one identity only.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.rpartition("/")[0], name)
+    identities = list(first)
+    if len(identities) < 2:
+        raise ArgumentError(
+            f"data: expected at least two identities, so that each image has a target, got {len(identities)}"
+        )
+    after = dict(zip(identities, identities[1:] + identities[:1], strict=True))
+    return [Order(name=n, source=n, target=first[after[n.rpartition("/")[0]]]) for n in names]
+
+
+def plan(source: FaceSource, aim: Aim, *, pairs: Path | None, limit: int | None) -> list[Order]:
+    """What to make: every image of the folder, or the first image of every pair of a CSV file.
+
+    Without pairs, the target of an image is the first image of the next identity, where the aim needs one.
+
+    Raises:
+        ValueError: A pair's image is missing, two orders have one name, or the limit is below 1.
+        AlignmentError, ImageError: An image that cannot be used, as ``FaceSource.check``.
+    """
+    if limit is not None and limit < 1:
+        raise ArgumentError(f"limit: expected at least 1, got {limit}")
+    if pairs is not None:
+        listed = read_pairs_of(source, pairs)
+        orders = [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in listed]
+    elif aim.needs_target:
+        orders = next_identity(source.names)
+    else:
+        orders = [Order(name=n, source=n) for n in source.names]
+    orders = check_unique(orders if limit is None else orders[:limit])
+    source.check(name for order in orders for name in (order.source, order.target) if name)
+    return orders
+
+
+def pair_name(first: str, second: str) -> str:
+    """The name of the image made from ``first`` for the pair (first, second), in the first one's folder."""
+    return f"{first}__{second.replace('/', '+')}"
+
+
+def source_name(row: ManifestRow) -> str:
+    """The face that a row's image was made from: pairs carry their second image in the name."""
+    suffix = f"__{row.target.replace('/', '+')}"
+    return row.name.removesuffix(suffix) if row.target else row.name
+
+
+def check_unique(orders: list[Order]) -> list[Order]:
+    """The orders, when no two have one name, none targets the image itself, and a file can have each name.
+
+    Raises:
+        ValueError: Some do, or a name is too long for a file.
+    """
+    seen: set[str] = set()
+    for order in orders:
+        fault = fault_of(order.name)
+        if fault is not None:
+            raise ArgumentError(f"pairs: expected names of images, got {shown(order.name)}: {fault}")
+        if order.source == order.target:
+            raise ArgumentError(f"pairs: expected two images each, got {order.source} with itself")
+        if order.name in seen:
+            raise ArgumentError(f"pairs: expected each one once, got {order.source} with {order.target} twice")
+        seen.add(order.name)
+    return orders
+
+
+def attack_folder(
+    source: FaceSource,
+    model: FaceModel,
+    attack: Attack[Any] | Recipe,
+    aim: Aim,
+    *,
+    enrolled: Enrolled | None = None,
+    folder: RunFolder,
+    orders: Sequence[Order],
+    seed: int = 0,
+    engine: Engine,
+    progress: Progress = silent,
+) -> AttackSummary:
+    """Attack every ordered face and finish the folder: PNGs, manifest and configuration.
+
+    Targets are loaded as they are needed, so memory does not grow with the folder. An evasion without a target
+    moves an image away from its own embedding.
+
+    Args:
+        source: The faces.
+        model: The model to attack.
+        attack: How to move.
+        aim: What to reach.
+        enrolled: The people, where the aim needs a gallery.
+        folder: Where images and rows go.
+        orders: What to make.
+        seed: Of every random number.
+        engine: How to run.
+        progress: Told after every image.
+
+    Raises:
+        ValueError: As ``Aim.goals``.
+        As ``produce``.
+    """
+    rows = produce(
+        orders,
+        aim.goals(source, model, enrolled, ensemble=as_recipe(attack).surrogate.ensemble is not None),
+        source,
+        attack,
+        model,
+        goal_name=aim.goal,
+        seed=seed,
+        engine=engine,
+        folder=folder,
+        progress=progress,
+    )
+    folder.finish([order.name for order in orders])
+    return summarise(rows)

@@ -1,0 +1,350 @@
+"""Attacks on many faces, written as they are done: streamed in and out, and resumed after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
+from fastadv.core.differences import difference
+from fastadv.core.errors import ArgumentTypeError
+from fastadv.data import (
+    Face,
+    FaceSource,
+    ManifestRow,
+    RunFolder,
+    RunFolderError,
+    Stream,
+    face_id,
+    read_manifest,
+    to_uint8,
+)
+from fastadv.data.provenance import software
+from fastadv.engine import Engine, Job, Result, stream_jobs
+from fastadv.models import FaceModel
+from fastadv.models.modes import plain_modes
+from fastadv.runs import RunIdentity, UsedFaces, goal_hash, list_hash
+from fastadv.runs.inputs import Progress, silent
+
+_WRITERS = 2
+_QUEUED = 64  # images that wait for the disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One adversarial image to make.
+
+    Attributes:
+        name: Its own name; the file is ``images/<name>.png``.
+        source: The face that is changed.
+        target: The face that it is compared with, or "".
+    """
+
+    name: str
+    source: str
+    target: str = ""
+
+
+GoalOf = Callable[[Order, Face], Goal]
+
+
+def produce(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: Attack[Any] | Recipe,
+    model: FaceModel,
+    *,
+    goal_name: str,
+    seed: int,
+    engine: Engine,
+    folder: RunFolder | None = None,
+    progress: Progress = silent,
+    stage: str = "attacking",
+) -> list[ManifestRow]:
+    """Make what is ordered, and write it where a folder is given.
+
+    Orders that the folder has already are not made again. Images are decoded ahead and written behind in threads;
+    at any time a bounded number is in memory. The rows are returned in the order of ``orders``.
+
+    Args:
+        orders: What to make; names are unique.
+        goal_of: The goal of one order, given its source face.
+        source: Where the faces come from.
+        attack: How to move.
+        model: The model to attack.
+        goal_name: What the manifest calls the goal.
+        seed: Of every random number.
+        engine: How to run.
+        folder: Where images and rows go; None keeps the rows only.
+        progress: Told after every image.
+        stage: The name that progress gets.
+
+    Raises:
+        ImageError, AlignmentError: A face cannot be read; what was finished before is on disk.
+        OSError: An image cannot be written.
+    """
+    rows = _finished(folder, {order.name for order in orders})
+    pending = [order for order in orders if order.name not in rows]
+    progress(stage, len(rows), len(orders))
+    made = _made(pending, goal_of, source, attack, model, goal_name=goal_name, seed=seed, engine=engine, folder=folder)
+    for row, _ in made:
+        rows[row.name] = row
+        progress(stage, len(rows), len(orders))
+    return [rows[order.name] for order in orders]
+
+
+def stream(
+    attack: Attack[Any] | Recipe,
+    goal_for: Callable[[Face], Goal],
+    model: FaceModel,
+    source: FaceSource,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    engine: Engine | None = None,
+    fresh: bool = False,
+) -> Iterator[Result]:
+    """Attack every face of a source; results come as they are done, and memory does not grow with the source.
+
+    With ``out``, images and rows are written there as by ``fastadv attack``; what an earlier, interrupted call has
+    finished is not made and not returned again, and the manifest is closed when the stream ends. The folder goes on
+    with the same network, attack, images, seed, batch and precision only; and since nobody can see into ``goal_for``,
+    the goals of the images that are done are asked for again and compared.
+
+    Args:
+        attack: How to move.
+        goal_for: The goal of one face: a goal whose tensors have one row.
+        model: The model to attack, in evaluation mode.
+        source: The faces, for example ``data.IdentityFolder("faces/")``.
+        out: A folder for the run, or None.
+        seed: Of every random number.
+        engine: How to run; None takes the defaults.
+        fresh: Remove the run that ``out`` holds, and begin anew.
+
+    Raises:
+        ValueError: As ``stream_jobs``; ``out`` holds another run, or one with other goals.
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: An image cannot be written.
+    """
+    if not isinstance(source, FaceSource):
+        raise ArgumentTypeError(
+            f"source: expected faces such as data.IdentityFolder('faces/'), got {type(source).__name__}"
+        )
+    if not callable(goal_for):
+        raise ArgumentTypeError(
+            f"goal_for: expected a function from a face to its goal, got {type(goal_for).__name__}; "
+            "for one goal for all: lambda face: goal"
+        )
+    engine = (engine or Engine()).resolve(model)
+    orders = [Order(name=name, source=name) for name in source.names]
+
+    def goal_of(order: Order, face: Face) -> Goal:
+        goal = goal_for(face)
+        if not hasattr(goal, "own_reference"):
+            raise ArgumentTypeError(f"goal_for: expected a goal for {face.name}, got {type(goal).__name__}")
+        return goal
+
+    def results(folder: RunFolder | None, pending: Sequence[Order]) -> Iterator[Result]:
+        for _, result in _made(
+            pending, goal_of, source, attack, model, goal_name=None, seed=seed, engine=engine, folder=folder
+        ):
+            yield result
+
+    if out is None:
+        yield from results(None, orders)
+        return
+    identity = RunIdentity.of(
+        "stream",
+        model=model,
+        attack=attack,
+        engine=engine,
+        seed=seed,
+        faces=UsedFaces(source=source),
+        out=out,
+        rules={"images in order": list_hash(orders)},
+    )
+    with identity.open(out, fresh=fresh) as folder:
+        done = folder.done
+        _same_goals(folder, source, goal_for)
+        yield from results(folder, [order for order in orders if order.name not in done])
+        folder.finish([order.name for order in orders])
+
+
+def _same_goals(folder: RunFolder, source: FaceSource, goal_for: Callable[[Face], Goal]) -> None:
+    """Insists that the images that are done were made for the goals of today."""
+    if not folder.done:
+        return
+    rows = {row.name: row for row in read_manifest(folder.path)}
+    with source.stream([name for name in source.names if name in folder.done]) as faces:
+        for face in faces:
+            saved, wanted = rows[face.name].goal_hash, goal_hash(goal_for(face))
+            found = difference({"goal": saved}, {"goal": wanted}, where=f"the row of {face.name}")
+            if found:
+                raise RunFolderError(f"{folder.path}: holds another run; {found}")
+
+
+def _finished(folder: RunFolder | None, names: set[str]) -> dict[str, ManifestRow]:
+    """The rows of these names that the folder has already."""
+    if folder is None or not folder.done:
+        return {}
+    done = folder.done & names
+    return {row.name: row for row in read_manifest(folder.path) if row.name in done}
+
+
+def _made(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: Attack[Any] | Recipe,
+    model: FaceModel,
+    *,
+    goal_name: str | None,
+    seed: int,
+    engine: Engine,
+    folder: RunFolder | None,
+) -> Iterator[tuple[ManifestRow, Result]]:
+    """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
+    about: dict[str, tuple[Order, Face, Goal]] = {}
+    moves = as_recipe(attack).attack
+    made_with = software(model.device)
+    with _Faces(source, orders) as faces, _Writers(folder) as writers:
+
+        def jobs() -> Iterator[Job]:
+            for order, face in faces:
+                goal = goal_of(order, face)
+                about[order.name] = (order, face, goal)
+                yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal)
+
+        for result in stream_jobs(attack, jobs(), model, seed=seed, engine=engine):
+            order, face, goal = about.pop(result.name)
+            row = ManifestRow(
+                name=result.name,
+                id=result.id,
+                goal=goal_name or type(goal).__name__.lower(),
+                target=order.target,
+                attack=moves.name,
+                eps=moves.budget.eps,
+                steps=moves.steps,
+                ticks=result.ticks,
+                success=result.success,
+                success_float=result.success_float,
+                linf=result.linf,
+                l2=result.l2,
+                score_before=result.score_before,
+                score_after=result.score_after,
+                metric=goal.metric,
+                seed=seed,
+                source_hash=face.source_hash,
+                flags=";".join(result.flags),
+                nonfinite=result.nonfinite,
+                levels=changed_levels(face.image, result.image),
+                template_distance=_template_distance(goal, model, result.image),
+                target_hash=_target_hash(source, order.target),
+                goal_hash="" if goal_name else goal_hash(goal),
+                software=made_with,
+                batch=result.batch,
+            )
+            writers.write(row, result)
+            yield row, result
+
+
+def changed_levels(before: Tensor, after: Tensor) -> tuple[int, ...]:
+    """How many pixels change by 0, 1, 2, ... grey levels in the channel that changes most, up to the largest change.
+
+    Args:
+        before: ``(3, H, W)`` in [0, 1].
+        after: The same.
+    """
+    change = (after.cpu() - before.cpu()).abs().amax(0) * 255
+    return tuple(torch.bincount(change.round().long().flatten()).tolist())
+
+
+def _target_hash(source: FaceSource, target: str) -> str:
+    """The hash of the target's file; of several, with ";" between their names, that of their hashes, one a line."""
+    names = [target] if target in source else target.split(";")
+    if not target or not all(name in source for name in names):
+        return ""
+    hashes = [source.content_hash(name) for name in names]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | None:
+    """From an image's embedding to the nearest template of the class that it is identified as (Massoli et al., 5.3)."""
+    if not isinstance(goal, GalleryClass):
+        return None
+    gallery = goal.gallery
+    with plain_modes(model.device), torch.no_grad():
+        distances = gallery.distances(model(image[None].to(model.device)))
+    said = gallery.vote(distances, goal.k)
+    return float(distances[0, gallery.classes == said].min())
+
+
+class _Faces:
+    """The orders with their source faces, decoded ahead in threads."""
+
+    def __init__(self, source: FaceSource, orders: Sequence[Order]) -> None:
+        self._orders, self._source = orders, source
+        self._stream: Stream[Face] = source.stream([order.source for order in orders])
+
+    def __iter__(self) -> Iterator[tuple[Order, Face]]:
+        for order, face in zip(self._orders, self._stream, strict=True):
+            yield order, self._source.unchanged(face)
+
+    def __enter__(self) -> _Faces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+class _Writers:
+    """Encodes and writes in threads; a failure is raised at the next write or at the end."""
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="fastadv-write")
+        self._room = threading.Semaphore(_QUEUED)
+        self._failed: list[BaseException] = []
+
+    def write(self, row: ManifestRow, result: Result) -> None:
+        if self._folder is None:
+            return
+        self._raise()
+        self._room.acquire()
+        self._pool.submit(self._work, self._folder, row, result).add_done_callback(self._settle)
+
+    @staticmethod
+    def _work(folder: RunFolder, row: ManifestRow, result: Result) -> None:
+        folder.write(row, to_uint8(result.image))
+
+    def _settle(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._failed.append(error)
+        self._room.release()
+
+    def _raise(self) -> None:
+        if self._failed:
+            raise self._failed[0]
+
+    def __enter__(self) -> _Writers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)  # what is finished is written, also after an error or Ctrl-C
+        if error is None:
+            self._raise()

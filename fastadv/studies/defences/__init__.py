@@ -1,0 +1,1 @@
+"""Defences against unaware, white-box and adaptive attackers."""

@@ -1,0 +1,418 @@
+"""``fastadv defend``: defences against attackers who know of them, and who do not, on pairs of faces."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastadv.attacks import Evade, Goal, Impersonate, fim
+from fastadv.attacks.change import level_note
+from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
+from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
+from fastadv.data.files import write_atomically
+from fastadv.defences import (
+    Adaptive,
+    AttackAsDefence,
+    Attacker,
+    Defence,
+    SelectiveDropout,
+    ThreatModel,
+    Trial,
+    gradient_ratio,
+    suspicions,
+)
+from fastadv.defences.suspicion import ITERATIVE
+from fastadv.engine import Engine, run
+from fastadv.models import FaceModel, fixed_batches, prepare
+from fastadv.recognition import cosine_scores, evaluate, under_attack
+from fastadv.runs import UsedFaces, describe, list_hash
+from fastadv.runs.attack import check_unique, pair_name
+from fastadv.runs.embedding import embed
+from fastadv.runs.inputs import Progress, silent
+from fastadv.runs.production import Order, produce
+from fastadv.studies.defences.plan import Copy, Moves, Planned, on_host, with_none
+from fastadv.studies.defences.results import Cell, Defences, Guarded
+
+_BATCH = 32
+_TURNS = 3  # of a measurement of time
+_PROBED = 16  # images that gradients and time are measured on
+_CALIBRATION = 32  # images that switched-off filters are found on
+_DEFENDER = 1 << 63  # away from the seeds of attackers
+
+
+def defend(
+    source: FaceSource,
+    pairs: Sequence[Pair],
+    model: FaceModel,
+    *,
+    defences: Sequence[Planned],
+    attacks: Sequence[Moves],
+    threats: Sequence[ThreatModel],
+    folder: RunFolder,
+    copies: Sequence[Copy] = (),
+    seed: int = 0,
+    engine: Engine | None = None,
+    progress: Progress = silent,
+) -> Defences:
+    """Evaluate every defence against every attack under every threat model.
+
+    Both images of a pair pass the defence. The first image of every pair is attacked: pairs of different people to be
+    accepted, pairs of one person to be refused, at the threshold of the verifier that the attacker knows. The defended
+    verifier, whose draws the attacker does not know, then decides at its own thresholds from clean pairs. An attack
+    that does not know the defence is made once for all. What was finished before a kill is not done again.
+
+    Args:
+        source: The faces.
+        pairs: What to compare, with folds.
+        model: The bare verifier, in evaluation mode.
+        defences: What to evaluate; no defence is always there.
+        attacks: How attackers move.
+        threats: What they know.
+        folder: Where images, scores and rows go.
+        copies: Attacked copies of the faces, such as those of ``fastadv talfw``; shown to every defence as they are.
+        seed: Of every random number.
+        engine: How attacks are run.
+        progress: Told of every stage.
+
+    Raises:
+        ValueError: Something is given twice or missing, or an attack and a threat model do not go together.
+        TypeError: A threat model and a defence do not go together.
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: Something cannot be written.
+    """
+    labels = [a.label for a in attacks] + [c.label for c in copies]
+    for name, listed in (("attack", labels), ("threat", [t.name for t in threats])):
+        if not listed or len(set(listed)) != len(listed):
+            raise ArgumentError(f"{name}: expected at least one, and each one once, got {', '.join(listed) or 'none'}")
+    for name, told in (
+        ("attack", [(a.label, describe(a.recipe)) for a in attacks]),
+        ("defence", [(d.label, d.defence) for d in defences]),
+    ):
+        for k, (label, value) in enumerate(told):
+            earlier = next((other for other, same in told[:k] if same == value and other != label), None)
+            if earlier is not None:
+                raise ArgumentError(f"{name}: expected each one once, got {label}, which is {earlier} in other words")
+    for note in dict.fromkeys(level_note(each.recipe.attack.budget) for each in attacks):
+        if note is not None:
+            notify(note)
+    study = _Study(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
+    planned = with_none(defences)
+    guarded, cells = [], []
+    for plan in planned:
+        defence = study.resolve(plan)
+        guarded.append(study.clean(plan.label, defence))
+        for threat in threats:
+            for moves in attacks:
+                cells.append(study.cell(guarded[0], guarded[-1], defence, threat, moves))
+        cells += [study.copied(guarded[-1], defence, copy) for copy in copies]
+    flags = {
+        g.label: suspicions([c.trial for c in cells if c.defence == g.label], gradient_ratio=g.gradient_ratio)
+        for g in guarded
+    }
+    return Defences(pairs=tuple(pairs), guarded=tuple(guarded), cells=tuple(cells), flags=flags)
+
+
+def calibrated_on(source: FaceSource, names: Sequence[str], planned: Sequence[Planned]) -> dict[str, UsedFaces]:
+    """The faces outside of the pairs that a defence is fitted on, by their role; {} where none is."""
+    if not any(isinstance(plan.defence, SelectiveDropout) for plan in planned):
+        return {}
+    return {"calibration": UsedFaces(source=source, names=_outside(source, names))}
+
+
+def _outside(source: FaceSource, names: Sequence[str]) -> list[str]:
+    used = set(names)
+    return [name for name in source.names if name not in used][:_CALIBRATION]
+
+
+class _Study:
+    """The pairs, the bare model, and what is on disk."""
+
+    def __init__(
+        self,
+        source: FaceSource,
+        pairs: Sequence[Pair],
+        model: FaceModel,
+        *,
+        folder: RunFolder,
+        seed: int,
+        engine: Engine,
+        progress: Progress,
+    ) -> None:
+        self._source, self._pairs, self._model = source, pairs, model
+        self._folder, self._path = folder, folder.path
+        self._seed, self._engine, self._progress = seed, engine, progress
+        self._names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
+        self._orders = check_unique(
+            [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in pairs]
+        )
+        self._same = np.array([p.same for p in pairs])
+        folds = np.array([p.fold for p in pairs])
+        self._folds = folds if len(set(folds.tolist())) > 1 else None
+        self._embedded: dict[str, Tensor] = {}
+
+    @property
+    def _secret(self) -> int:
+        return (self._seed + _DEFENDER) % (1 << 64)
+
+    def resolve(self, plan: Planned) -> Defence | None:
+        """The defence: an attack in the study's precision, filters found by FIM on faces outside of the pairs."""
+        if isinstance(plan.defence, AttackAsDefence):
+            return replace(plan.defence, engine=replace(plan.defence.engine, precision=self._engine.precision))
+        if not isinstance(plan.defence, SelectiveDropout):
+            return plan.defence
+        free = _outside(self._source, self._names)
+        if not free:
+            raise ArgumentError(
+                f"data: expected faces outside of the pairs, to calibrate the defence {plan.label!r} on, got none"
+            )
+        clean = torch.stack([self._source.load(n).image for n in free])
+        shifted = clean.roll(1, 0)
+        made = run(fim(), Impersonate(shifted, threshold=1.0), self._model, clean, seed=self._seed, engine=self._engine)
+        return plan.defence.fit(self._model, clean, made.images)
+
+    def clean(self, label: str, defence: Defence | None) -> Guarded:
+        """The defence on clean pairs; measured once."""
+        model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
+        file = self._path / "clean" / f"{_slug(label)}.npz"
+        held = _read(file, ("rows", "seconds", "ratio"))
+        if held is None or len(held["rows"]) != len(self._names):
+            rows = embed(self._source, self._names, model, progress=_staged(self._progress, label))
+            held = {
+                "rows": torch.stack([rows[n] for n in self._names]).numpy(),
+                "seconds": np.array(self._seconds(model)),
+                "ratio": np.array(self._ratio(model)),
+            }
+            self._write(file, held)
+        self._embedded = dict(zip(self._names, torch.from_numpy(held["rows"]), strict=True))
+        first, second = (np.stack([self._embedded[getattr(p, k)] for p in self._pairs]) for k in ("first", "second"))
+        scores = cosine_scores(first, second)
+        return Guarded(
+            label=label,
+            report=evaluate(scores, self._same, self._folds, metric="cosine"),
+            scores=scores,
+            images_per_second=1 / float(held["seconds"][0]),
+            cost=1.0 if defence is None else float(held["seconds"][0] / held["seconds"][1]),
+            gradient_ratio=float(held["ratio"]),
+        )
+
+    def _write(self, file: Path, values: dict[str, NDArray[Any]]) -> None:
+        self._folder.claim()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **values)  # type: ignore[arg-type]
+        write_atomically(file, buffer.getvalue())
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        chosen = self._pairs[:_PROBED]
+        return tuple(torch.stack([self._source.load(getattr(p, k)).image for p in chosen]) for k in ("first", "second"))  # type: ignore[return-value]
+
+    def _seconds(self, model: FaceModel) -> tuple[float, float]:
+        """For an image by the model and by the bare one, in turn, so that a drift of the machine meets both."""
+        images = self._probe()[0].to(model.device).contiguous(memory_format=torch.channels_last)
+        ready = [prepare(each, precision="fp32") for each in (model, self._model)]
+        times: list[list[float]] = [[], []]
+        with torch.no_grad():
+            for _ in range(_TURNS + 1):
+                for each, spent in zip(ready, times, strict=True):
+                    begin = time.perf_counter()
+                    each(images).sum().item()
+                    spent.append(time.perf_counter() - begin)
+        own, bare = (statistics.median(spent[1:]) / len(images) for spent in times)  # the first ones warm up
+        return own, bare
+
+    def _ratio(self, model: FaceModel) -> float:
+        return gradient_ratio(prepare(model, precision="fp32"), prepare(self._model, precision="fp32"), *self._probe())
+
+    def cell(self, bare: Guarded, own: Guarded, defence: Defence | None, threat: ThreatModel, moves: Moves) -> Cell:
+        """One attack, made where it is not yet, and shown to the defended verifier."""
+        knows = threat.knows_defence and defence is not None
+        known = own if knows else bare
+        attacker = threat.attacker(moves.recipe, self._model, defence if knows else None)
+        own_way = Path(_slug(threat.name), _slug(moves.label), _slug(own.label))
+        # who does not know of a defence, or of a detector, makes one set of images for all
+        place = own_way if knows or isinstance(threat, Adaptive) else Path("bare", _slug(moves.label))
+        rows, images = self._made(attacker, place, known.report.eer_threshold, on_host(defence) and knows)
+        file = self._path / "scores" / own_way.parent / f"{own_way.name}.npz"
+        held = _read(file, ("scores", "flagged"))
+        if held is None or len(held["scores"]) != len(rows):
+            stage = f"{own.label}: {moves.label} ({threat.name})"
+            held = self._shown(defence, threat, len(images), lambda k: to_tensor(read_image(images[k])), stage)
+            self._write(file, held)
+        scores = held["scores"]
+        hits = self._wrong(own, scores) & ~held["flagged"]
+        met = self._wrong(own, own.scores) & ~self._clean_flags(own, defence, threat)
+        flags = [row.flags.split(";") for row in rows]
+        trial = Trial(
+            attack=moves.name,
+            family=moves.family,
+            eps=moves.eps,
+            threat=threat.name,
+            white_box=threat.knows_defence,
+            hits=hits,
+            l2=np.array([row.l2 for row in rows]),
+            zero=float(np.mean(["zero_gradient" in f for f in flags])),
+            nonfinite=float(np.mean(["nonfinite_gradient" in f for f in flags])),
+            watched=isinstance(threat, Adaptive),
+            met=met,
+        )
+        return Cell(
+            defence=own.label,
+            threat=threat.name,
+            attack=moves.label,
+            report=under_attack(own.report, scores, self._same, self._folds if own.report.fold_thresholds else None),
+            scores=scores,
+            hits=hits,
+            trial=trial,
+            linf=np.array([row.linf for row in rows]),
+        )
+
+    def copied(self, own: Guarded, defence: Defence | None, copy: Copy) -> Cell:
+        """A copy of the faces that was attacked elsewhere, shown to the defended verifier: both images of each pair."""
+        file = self._path / "scores" / "copies" / _slug(copy.label) / f"{_slug(own.label)}.npz"
+        held = _read(file, ("scores", "l2", "linf"))
+        if held is None or len(held["scores"]) != len(self._pairs):
+            model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
+            stage = _staged(self._progress, f"{own.label}: {copy.label}")
+            rows = embed(copy.source, self._names, model, progress=stage)
+            change = {n: copy.source.load(n).image - self._source.load(n).image for n in self._names}
+            sizes = {n: (float(c.norm()), float(c.abs().max())) for n, c in change.items()}
+            if defence is None and not any(largest for _, largest in sizes.values()):
+                notify(f"copy: {copy.label} is equal to the data on all {len(self._names)} images of the pairs")
+            first, second = (np.stack([rows[getattr(p, k)].numpy() for p in self._pairs]) for k in ("first", "second"))
+            pairs = np.array([np.maximum(sizes[p.first], sizes[p.second]) for p in self._pairs])
+            held = {"scores": cosine_scores(first, second), "l2": pairs[:, 0], "linf": pairs[:, 1]}
+            self._write(file, held)
+        scores = held["scores"]
+        hits = self._wrong(own, scores)
+        trial = Trial(
+            attack=copy.label,
+            family=ITERATIVE,
+            eps=None,
+            threat="copy",
+            white_box=False,
+            hits=hits,
+            l2=held["l2"],
+            met=self._wrong(own, own.scores),
+        )
+        return Cell(
+            defence=own.label,
+            threat="copy",
+            attack=copy.label,
+            report=under_attack(own.report, scores, self._same, self._folds if own.report.fold_thresholds else None),
+            scores=scores,
+            hits=hits,
+            trial=trial,
+            linf=held["linf"],
+        )
+
+    def _clean_flags(self, own: Guarded, defence: Defence | None, threat: ThreatModel) -> NDArray[np.bool_]:
+        """Which clean first images the detector flags, where the threat model has one; measured once."""
+        if not isinstance(threat, Adaptive):
+            return np.zeros(len(self._pairs), bool)
+        file = self._path / "scores" / _slug(threat.name) / "clean" / f"{_slug(own.label)}.npz"
+        held = _read(file, ("scores", "flagged"))
+        if held is None or len(held["flagged"]) != len(self._pairs):
+            firsts = [pair.first for pair in self._pairs]
+            stage = f"{own.label}: clean ({threat.name})"
+            held = self._shown(defence, threat, len(firsts), lambda k: self._source.load(firsts[k]).image, stage)
+            self._write(file, held)
+        return np.asarray(held["flagged"], bool)
+
+    def _wrong(self, own: Guarded, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+        limit = own.report.eer_threshold
+        return np.where(self._same, scores < limit, scores >= limit)
+
+    def _made(
+        self, attacker: Attacker, place: Path, threshold: float, hosted: bool
+    ) -> tuple[list[ManifestRow], list[Path]]:
+        """The attacked images of all pairs: their rows and files."""
+        engine = replace(self._engine, capture=False) if hosted else self._engine
+
+        def target(order: Order) -> Tensor:
+            return self._source.load(order.target).image[None]
+
+        def impersonate(order: Order, face: Face) -> Goal:
+            return attacker.goal(Impersonate(target(order), threshold=threshold))
+
+        def evade(order: Order, face: Face) -> Goal:
+            return attacker.goal(Evade(references=target(order), threshold=threshold))
+
+        with RunFolder.open(
+            self._path / "made" / place, {"made": str(place), "pairs": list_hash(self._orders)}
+        ) as into:
+            found: dict[str, ManifestRow] = {}
+            for name, same, goal_of in (("impersonate", False, impersonate), ("evade", True, evade)):
+                chosen = [o for o, p in zip(self._orders, self._pairs, strict=True) if p.same is same]
+                rows = produce(
+                    chosen,
+                    goal_of,
+                    self._source,
+                    attacker.recipe,
+                    attacker.model,
+                    goal_name=name,
+                    seed=self._seed,
+                    engine=engine,
+                    folder=into,
+                    progress=self._progress,
+                    stage=f"{'/'.join(place.parts)}: {name}",
+                )
+                found.update((row.name, row) for row in rows)
+            into.finish([o.name for o in self._orders])
+            return [found[o.name] for o in self._orders], [into.image_path(o.name) for o in self._orders]
+
+    def _shown(
+        self, defence: Defence | None, threat: ThreatModel, count: int, image: Callable[[int], Tensor], stage: str
+    ) -> dict[str, NDArray[Any]]:
+        """What the defended verifier, and the detector where there is one, say of an image in each pair's first place.
+
+        An image with a score that is no number is flagged.
+        """
+        watched = isinstance(threat, Adaptive)
+        model = WatchedModel(self._model, threat.detector) if isinstance(threat, Adaptive) else self._model
+        # a query that is known to be attacked is not attacked again
+        bare = defence is None or (isinstance(defence, AttackAsDefence) and defence.known)
+        judge = prepare(model if bare else defence.wrap(model, seed=self._secret), precision="fp32")  # type: ignore[union-attr]
+        found = []
+        for begin in range(0, count, _BATCH):
+            batch = torch.stack([image(k) for k in range(begin, min(begin + _BATCH, count))])
+            batch = batch.to(judge.device).contiguous(memory_format=torch.channels_last)
+            found.append(fixed_batches(judge, batch, _BATCH).cpu())
+            self._progress(stage, min(begin + _BATCH, count), count)
+        rows = torch.cat(found)
+        second = torch.stack([self._embedded[p.second] for p in self._pairs])
+        flagged = np.zeros(len(rows), bool)
+        if isinstance(threat, Adaptive):
+            flagged = ~(rows[:, -1] < threat.threshold).numpy()
+        return {"scores": cosine_scores(rows[:, :-1] if watched else rows, second), "flagged": flagged}
+
+
+def _staged(progress: Progress, label: str) -> Progress:
+    return lambda stage, done, total: progress(f"{label}: {stage}", done, total)
+
+
+def _slug(label: str) -> str:
+    """A label as the name of a file."""
+    return re.sub(r"[^A-Za-z0-9.@()+_-]", "-", label.replace("/", "_of_").replace("|", "_or_"))
+
+
+def _read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """What an earlier call measured, or None where there is nothing whole."""
+    try:
+        # from memory: of a truncated archive numpy would leave the file open
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as held:
+            return {name: held[name] for name in names}
+    except Exception:  # of a damaged archive: anything from BadZipFile to zlib.error and struct.error
+        return None

@@ -1,0 +1,275 @@
+"""What a study of defences compares: defences, attacks and threat models, from text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fastadv.attacks import CATALOG, Box, Noise, Recipe, as_recipe, by_name
+from fastadv.core.errors import ArgumentError
+from fastadv.data import FaceSource
+from fastadv.defences import (
+    Adaptive,
+    AttackAsDefence,
+    BitDepth,
+    Chain,
+    Defence,
+    GaussianBlur,
+    InputDefence,
+    Jpeg,
+    MeanFilter,
+    Median,
+    Noise2Clean,
+    OneOf,
+    PerfectKnowledge,
+    RandomResizePad,
+    Retrained,
+    SelectiveDropout,
+    ThreatModel,
+    ZeroKnowledge,
+    networks_of,
+)
+from fastadv.defences.suspicion import ITERATIVE, NOISE, ONE_STEP
+from fastadv.detection import Detector
+from fastadv.models.identity import state_hash
+from fastadv.runs.goals import check_goal
+from fastadv.runs.inputs import file_hash, parse_eps
+
+NONE = "none"
+FORMS = (
+    "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
+    "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE or "
+    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) with the same arguments, for queries known to be "
+    "attacked"
+)
+
+_FILTERS: Mapping[str, tuple[Callable[..., InputDefence], tuple[tuple[str, Callable[[str], Any]], ...]]] = (
+    MappingProxyType(
+        {
+            "mean": (MeanFilter, (("size", int),)),
+            "gauss": (GaussianBlur, (("size", int), ("sigma", float))),
+            "median": (Median, (("size", int),)),
+            "bits": (BitDepth, (("bits", int),)),
+            "jpeg": (Jpeg, (("quality", int), ("gradient", str))),
+            "resize-pad": (RandomResizePad, (("smallest", float),)),
+        }
+    )
+)
+_DENOISER = re.compile(r"(?<=noise2clean:)[^+|()]+")
+_ONE_OF = re.compile(r"one\((.+)\)")
+_ATTACK = re.compile(r"(attack|known)\((.+?)\)(?::([^:]+))?(?::([^:]+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A defence of the study.
+
+    Attributes:
+        label: As it was written; without the longer part of a file's path.
+        defence: What it is; switched-off filters before they are found; or None for no defence.
+    """
+
+    label: str
+    defence: Defence | SelectiveDropout | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moves:
+    """An attack of the study.
+
+    Attributes:
+        label: As it was written.
+        recipe: How to move.
+    """
+
+    label: str
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The label without the radius."""
+        return self.label.partition("@")[0]
+
+    @property
+    def eps(self) -> float | None:
+        """The radius, or None where the attack looks for the smallest perturbation."""
+        budget = self.recipe.attack.budget
+        return None if isinstance(budget, Box) else budget.eps
+
+    @property
+    def family(self) -> str:
+        """``"one-step"``, ``"iterative"`` or ``"noise"``."""
+        attack = self.recipe.attack
+        if isinstance(attack, Noise):
+            return NOISE
+        return ONE_STEP if attack.steps == 1 or self.recipe.name == "minimal-fgsm" else ITERATIVE
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Copy:
+    """An attacked copy of the faces, made elsewhere by who does not know the defences: every pair is taken from it.
+
+    Attributes:
+        label: What reports call it.
+        source: Faces of the same names, cropped alike.
+    """
+
+    label: str
+    source: FaceSource
+
+
+def parse_moves(text: str) -> Moves:
+    """An attack from ``"NAME[:STEPS][@EPS]"``, such as ``"fim:13@10/255"``.
+
+    Raises:
+        ValueError: The text is not of that form, the attack is not known, needs other networks, or takes no such
+            number.
+    """
+    head, at, eps = text.partition("@")
+    name, colon, steps = head.partition(":")
+    if name not in CATALOG or CATALOG[name].ensemble or CATALOG[name].level in ("features", "gallery"):
+        known = ", ".join(n for n, e in CATALOG.items() if not e.ensemble and e.level not in ("features", "gallery"))
+        raise ArgumentError(f"attack: expected NAME[:STEPS][@EPS] with a name of {known}, got {text!r}")
+    if colon and not (steps.isascii() and steps.isdigit()):
+        raise ArgumentError(f"attack: expected NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+    made = by_name(name, eps=parse_eps(eps) if at else None, steps=int(steps) if colon else None)
+    check_goal(made, "impersonate")
+    return Moves(label=text, recipe=as_recipe(made))
+
+
+def parse_defence(text: str) -> Planned:
+    """A defence from its text: see ``FORMS``, or ``"none"``.
+
+    Raises:
+        ValueError: The text is of no such form, or a number is out of range.
+        CheckpointError: A denoiser's file is missing, damaged or of something else.
+        ImportError: It needs a package that is not installed.
+    """
+    if text == NONE:
+        return Planned(label=text, defence=None)
+    name, *numbers = text.split(":")
+    if name == "weights":
+        file = Path(text.partition(":")[2])
+        if not file.is_file():
+            raise ArgumentError(f"defence: expected weights:FILE with a file that exists, got {text!r}")
+        made = Retrained(file=file)
+        return Planned(label=made.name, defence=made)
+    if name == "selective":
+        fields = _fields(text, numbers, (("gamma", int), ("kappa", float)))
+        return Planned(label=text, defence=SelectiveDropout(**fields))
+    found = _ATTACK.fullmatch(text)
+    if found:
+        kind, inner, start, threshold = found.groups()
+        fields = {"start": parse_eps(start)} if start else {}
+        if threshold:
+            fields.update(_fields(text, [threshold], (("threshold", float),)))
+        return Planned(
+            label=text, defence=AttackAsDefence(attack=parse_moves(inner).recipe, known=kind == "known", **fields)
+        )
+    # folder and file tell denoisers apart, and fit into tables and plots
+    label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)
+    return Planned(label=label, defence=_filter(text))
+
+
+def _filter(text: str) -> InputDefence:
+    parts = _split(text, "+")
+    if len(parts) > 1:
+        return Chain(parts=tuple(_filter(part) for part in parts))
+    inside = _ONE_OF.fullmatch(text)
+    if inside:
+        return OneOf(parts=tuple(_filter(part) for part in _split(inside[1], "|")))
+    name, *numbers = text.split(":")
+    if name == "noise2clean":
+        return Noise2Clean.from_file(text.partition(":")[2]) if numbers else Noise2Clean()
+    if name not in _FILTERS:
+        raise ArgumentError(f"defence: expected {NONE}, {FORMS}, got {text!r}")
+    make, fields = _FILTERS[name]
+    return make(**_fields(text, numbers, fields))
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """The parts between marks that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == mark and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _fields(text: str, given: Sequence[str], fields: Sequence[tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+    if len(given) > len(fields):
+        raise ArgumentError(f"defence: expected at most {len(fields)} numbers after its name, got {text!r}")
+    found = {}
+    for value, (name, kind) in zip(given, fields, strict=False):
+        try:
+            found[name] = kind(value)
+        except ValueError:
+            raise ArgumentError(f"defence: expected a number for {name}, got {value!r} in {text!r}") from None
+    return found
+
+
+def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: float = 0.05) -> ThreatModel:
+    """A threat model from ``"zero"``, ``"perfect[:SAMPLES]"`` or ``"adaptive[:SAMPLES]"``.
+
+    Args:
+        text: Which.
+        detector: What an adaptive attacker has to pass; calibrated.
+        false_alarm: The rate of its threshold.
+
+    Raises:
+        ValueError: The text is of no such form, or there is no calibrated detector for the adaptive one.
+    """
+    name, colon, samples = text.partition(":")
+    count = int(samples) if colon and samples.isascii() and samples.isdigit() else 1
+    if text == "zero":
+        return ZeroKnowledge()
+    if name not in ("perfect", "adaptive") or (colon and not samples.isdigit()):
+        raise ArgumentError(f"threat: expected zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
+    if name == "perfect":
+        return PerfectKnowledge(samples=count)
+    if detector is None or detector.thresholds is None:
+        raise ArgumentError(
+            "detector: expected a calibrated one for the threat 'adaptive', got "
+            + ("none" if detector is None else "one without thresholds")
+        )
+    return Adaptive(detector=detector, threshold=detector.thresholds.at_false_alarm(false_alarm), samples=count)
+
+
+def on_host(defence: object) -> bool:
+    """Whether a defence works on the host, so that an attack through it cannot be captured."""
+    if isinstance(defence, (Chain, OneOf)):
+        return any(on_host(part) for part in defence.parts)
+    return isinstance(defence, (Jpeg, AttackAsDefence))
+
+
+def files_of(planned: Sequence[Planned]) -> dict[str, str]:
+    """SHA-256 of the weights of each defence that has some, by label: what a study must not find changed.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    found = {p.label: file_hash(p.defence.file) for p in planned if isinstance(p.defence, Retrained)}
+    for plan in planned:
+        hashes = [state_hash(network) for network in networks_of(plan.defence)]
+        if hashes:
+            found[plan.label] = ",".join(hashes)
+    return found
+
+
+def with_none(planned: Sequence[Planned]) -> tuple[Planned, ...]:
+    """The defences with no defence first.
+
+    Raises:
+        ValueError: One is given twice.
+    """
+    labels = [p.label for p in planned]
+    if len(set(labels)) != len(labels):
+        raise ArgumentError(f"defence: expected each one once, got {', '.join(labels)}")
+    return (Planned(label=NONE, defence=None), *(p for p in planned if p.label != NONE))

@@ -1,0 +1,1 @@
+"""Detectors of adversarial faces: fitted, evaluated, applied."""

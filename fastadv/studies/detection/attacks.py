@@ -1,0 +1,314 @@
+"""The adversarial images of a detection study: made by the engine, or read from runs of ``fastadv attack``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe
+from fastadv.attacks.feature_goals import GalleryClass
+from fastadv.attacks.gallery import Gallery
+from fastadv.core.errors import ArgumentError
+from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
+from fastadv.data.run_files import IMAGES, check_images
+from fastadv.models import FaceModel
+from fastadv.recognition import Success, count_success, mean_of
+from fastadv.runs import describe, list_hash
+from fastadv.runs.attack import met_before, source_name
+from fastadv.runs.production import GoalOf, Order, produce
+from fastadv.studies.detection.features import Features
+from fastadv.studies.detection.plan import AttackSpec
+from fastadv.studies.detection.setting import Clean, Setting, kind
+
+_AIMED = ("impersonate", "classify-as", "match", "identify-as")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """The images that one attack made with one kind of goal, and that reach it as 8-bit images.
+
+    Attributes:
+        attack: Its label; of images that were read, with the folder.
+        family: Its name in the catalogue: what tables are about.
+        targeted: Whether it went for a class.
+        features: The network's view of them, named as the images that they were made from; None where none succeeded.
+        tried: How many were attacked: images that the network had classified rightly.
+        counts: How many of these succeed, met the goal before, and succeed of the rest.
+        met: The images that met the goal before the attack.
+        l2: Mean L2 norm of the change, of those that succeed and did not meet the goal before; None of none.
+        linf: Mean of the largest change of a pixel; likewise.
+    """
+
+    attack: str
+    family: str
+    targeted: bool
+    features: Features | None
+    tried: int
+    counts: Success
+    met: frozenset[str]
+    l2: float | None
+    linf: float | None
+
+    @property
+    def group(self) -> str:
+        """What a detector's sampler balances: ``"bim targeted"``."""
+        return f"{self.family} {kind(self.targeted)}"
+
+    @property
+    def made(self) -> int:
+        """How many there are."""
+        return 0 if self.features is None else len(self.features)
+
+    def part(self, names: Sequence[str]) -> Features | None:
+        """Those made from the named images; None where there are none."""
+        found = None if self.features is None else self.features.of(names)
+        return None if found is None or not len(found) else found
+
+
+def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, parts: Sequence[str]) -> Cell:
+    """Attack the images that are set aside for it and rightly classified; what was made before is not made again.
+
+    An attack on logits goes for the class (or away from the own one). One on embeddings is the kNN-guided attack, whose
+    verdict is that of the nearest class mean: it moves to an image of the target, or untargeted to the mean of another
+    class that is nearest at each evaluation.
+
+    Args:
+        setting: The study.
+        clean: Its unchanged images.
+        spec: The attack.
+        targeted: Whether it goes for a class.
+        parts: Whose images.
+
+    Raises:
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: Something cannot be written.
+    """
+    names = sources(setting, clean, parts)
+    goal_of = (
+        _on_logits(setting, names, targeted) if spec.on_logits else _guided(setting, clean, spec.recipe(), targeted)
+    )
+    label = f"{spec.label}-{kind(targeted)}"
+    task = Task(label=label, spec=spec, targeted=targeted, names=tuple(names), goal_of=goal_of, model=setting.model)
+    return carry_out(setting, task)
+
+
+def read_cells(setting: Setting, folder: Path) -> tuple[tuple[Cell, ...], int]:
+    """The images of a run of ``fastadv attack`` whose originals are set aside in the study, by attack and kind.
+
+    Images whose originals train the head or represent a class are left out: a detector has met them.
+
+    Returns:
+        The cells, and how many successful images were left out.
+
+    Raises:
+        ValueError: The folder holds no run, an image of it is gone or damaged, or none can be used.
+    """
+    everything = read_manifest(folder)
+    check_images(folder, everything)
+    rows = [row for row in everything if row.success and not met_before(row)]
+    usable = [row for row in rows if setting.splits.part_of(source_name(row)) is not None]
+    if not usable:
+        raise ArgumentError(
+            f"{folder}: expected successful adversarial images made from the {_count_aside(setting)} images that are "
+            f"set aside, got {len(rows)} successful ones, none of them made from these"
+        )
+    cells = []
+    for attack, targeted in dict.fromkeys((row.attack, row.goal in _AIMED) for row in usable):
+        own = [row for row in usable if (row.attack, row.goal in _AIMED) == (attack, targeted)]
+        first = {source_name(row): row for row in reversed(own)}  # of several made from one image the first counts
+        alike = [r for r in reversed(everything) if (r.attack, r.goal in _AIMED) == (attack, targeted)]
+        # of several made from one image the first that counts as an example, else the first
+        tried = {source_name(r): r for r in alike if setting.splits.part_of(source_name(r)) is not None} | first
+        cells.append(
+            _cell(
+                setting,
+                f"{attack} of {folder}",
+                attack,
+                targeted,
+                list(first.values()),
+                folder,
+                list(tried.values()),
+            )
+        )
+    return tuple(cells), len(rows) - len(usable)
+
+
+def _count_aside(setting: Setting) -> int:
+    splits = setting.splits
+    return sum(len(names) for aside in (splits.natural, splits.attacked) for names in aside.values())
+
+
+def sources(setting: Setting, clean: Clean, parts: Sequence[str]) -> list[str]:
+    """The images to attack: those of the parts that the network classifies rightly."""
+    right = clean.sources.take(setting.right(clean.sources)).names
+    wanted = {name for part in parts for name in setting.splits.attacked[part]}
+    return [name for name in right if name in wanted]
+
+
+def wanted(setting: Setting, names: Sequence[str], targeted: bool) -> Tensor:
+    """The class that each image is to be given, or its own."""
+    if not targeted:
+        return setting.labels(names)
+    return torch.tensor([setting.logit[setting.splits.targets[name]] for name in names], dtype=torch.int64)
+
+
+def class_goal(setting: Setting, names: Sequence[str], targeted: bool) -> Goal:
+    """The goal on logits of all the images."""
+    labels = wanted(setting, names, targeted)
+    return ClassifyAs(labels) if targeted else Misclassify(labels)
+
+
+def _on_logits(setting: Setting, names: Sequence[str], targeted: bool) -> GoalOf:
+    everything = class_goal(setting, names, targeted)
+    place = {name: k for k, name in enumerate(names)}
+    return lambda order, face: everything.row(place[order.source])
+
+
+def gallery_of(setting: Setting, clean: Clean) -> Gallery:
+    """The class means that judge an attack on embeddings."""
+    rest = clean.rest
+    return Gallery.from_embeddings(rest.embeddings, setting.labels(rest.names)).to(setting.model.device)
+
+
+def _guided(setting: Setting, clean: Clean, recipe: Recipe, targeted: bool) -> GoalOf:
+    rest, gallery = clean.rest, gallery_of(setting, clean)
+    place = {name: k for k, name in enumerate(rest.names)}
+
+    def goal_of(order: Order, face: Face) -> Goal:
+        labels = wanted(setting, (order.source,), targeted)
+        if not targeted:
+            return GalleryClass(gallery=gallery, labels=labels, any_other=True)
+        guide = setting.splits.guide(order.source)
+        # a surrogate with networks of its own embeds the guide itself
+        image = setting.source.load(guide).image if recipe.surrogate.needs_images else rest.embeddings[place[guide]]
+        return GalleryClass(gallery=gallery, labels=labels, guides=image[None])
+
+    return goal_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """Images to make, with everything that they depend on.
+
+    Attributes:
+        label: Of the folder and of the progress.
+        spec: The attack.
+        targeted: Whether it goes for a class.
+        names: The images.
+        goal_of: The goal of each.
+        model: The network that is attacked.
+        key: What the goals depend on besides the study.
+        reaches: Which images count, ``(N,)`` bool; None: those that reach their goal.
+    """
+
+    label: str
+    spec: AttackSpec
+    targeted: bool
+    names: tuple[str, ...]
+    goal_of: GoalOf = field(repr=False)
+    model: FaceModel = field(repr=False)
+    key: str = ""
+    reaches: Callable[[Features], Tensor] | None = None
+
+
+def carry_out(setting: Setting, task: Task) -> Cell:
+    """Make the images of a task that are not there yet, and tap those that count.
+
+    Raises:
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: Something cannot be written.
+    """
+    targets = setting.splits.targets
+    orders = [Order(name=n, source=n, target=targets[n] if task.targeted else "") for n in task.names]
+    engine, recipe = setting.engine, task.spec.recipe()
+    config = {
+        "command": "detect",
+        "model": setting.model.name,
+        "weights": setting.weights,
+        "detector": task.key,
+        "label": task.label,
+        "attack": describe(recipe),
+        "targeted": task.targeted,
+        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
+        "seed": setting.seed,
+        "orders": list_hash(orders),
+        "classes": list_hash(setting.classes),
+    }
+    with RunFolder.open(setting.path / "attacks" / task.label.replace("/", "-"), config) as folder:
+        produce(
+            orders,
+            task.goal_of,
+            setting.source,
+            recipe,
+            task.model,
+            goal_name="classify-as" if task.targeted else "misclassify",
+            seed=setting.seed,
+            engine=engine,
+            folder=folder,
+            progress=setting.progress,
+            stage=task.label,
+        )
+        folder.finish([order.name for order in orders])
+        path = folder.path
+    # as written, with the hashes of the images: a study that goes on keys its features by the same rows
+    written = {row.name: row for row in read_manifest(path)}
+    rows = [written[name] for name in task.names]
+    made = [row for row in rows if not met_before(row)]
+    chosen = made if task.reaches else [row for row in made if row.success]
+    return _cell(
+        setting,
+        task.spec.label,
+        task.spec.name,
+        task.targeted,
+        chosen,
+        path,
+        rows,
+        stage=task.label,
+        reaches=task.reaches,
+    )
+
+
+def _cell(
+    setting: Setting,
+    attack: str,
+    family: str,
+    targeted: bool,
+    rows: Sequence[ManifestRow],
+    folder: Path,
+    tried: Sequence[ManifestRow],
+    *,
+    stage: str = "",
+    reaches: Callable[[Features], Tensor] | None = None,
+) -> Cell:
+    features = None
+    if rows:
+        files = [folder / IMAGES / f"{row.name}.png" for row in rows]
+        stage = stage or f"{attack} {kind(targeted)}"
+        features = setting.changed(stage, list_hash(rows), [source_name(row) for row in rows], files)
+        if reaches is not None:
+            counts = reaches(features)
+            rows = [row for row, good in zip(rows, counts.tolist(), strict=True) if good]
+            features = features.take(counts) if rows else None
+    met = np.array([met_before(row) for row in tried], bool)
+    if reaches is None:
+        counted = count_success([row.success for row in tried], met)
+    else:  # what counts was measured on the images that did not meet the goal before
+        names = {row.name for row in rows}
+        counted = count_success([row.name in names for row in tried], met)
+    everything = np.ones(len(rows), bool)
+    return Cell(
+        attack=attack,
+        family=family,
+        targeted=targeted,
+        features=features,
+        tried=len(tried),
+        counts=counted,
+        met=frozenset(source_name(row) for row in tried if met_before(row)),
+        l2=mean_of([row.l2 for row in rows], everything),
+        linf=mean_of([row.linf for row in rows], everything),
+    )

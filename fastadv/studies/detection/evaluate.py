@@ -1,0 +1,336 @@
+"""``fastadv detect evaluate``: fitted detectors on images, attacks and attackers that they have not met."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastadv.attacks.evade_detector import check_adapts
+from fastadv.core.errors import ArgumentError
+from fastadv.data import FaceSource
+from fastadv.data.files import write_atomically
+from fastadv.detection import Detector, Thresholds, load_detector
+from fastadv.detection.measures import rate_notes
+from fastadv.models import FaceModel
+from fastadv.runs.inputs import Progress, silent
+from fastadv.studies.detection.adaptive import FALSE_ALARM, Adaptive, adaptive_rows
+from fastadv.studies.detection.attacks import Cell, make, read_cells
+from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
+from fastadv.studies.detection.features import Features, scores_of
+from fastadv.studies.detection.fit import EVALUATION, FITTED, Configuration, aside, failures, fitted_cells, level_notes
+from fastadv.studies.detection.measure import (
+    FALSE_ALARMS,
+    KnnRow,
+    Measured,
+    curve,
+    knn_rows,
+    mean,
+    measure,
+    yardstick_scores,
+)
+from fastadv.studies.detection.plan import AttackSpec, check_attacks
+from fastadv.studies.detection.setting import Clean, Setting, kind, look
+from fastadv.studies.detection.study import claimed, read_study, reopen
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to measure besides the attacks that the detectors were fitted on.
+
+    Attributes:
+        unseen: Attacks that no detector was fitted on.
+        unseen_runs: Folders of ``fastadv attack`` with more of them.
+        adaptive: Attacks that one who knows the best detector runs; each with every weight.
+        weights: Of the detector's logit in such an attacker's loss, besides 0, which is always run to compare with.
+        knn_layer: Of the kNN score; None: the last layer.
+        k: Neighbours that vote; None: as many as a person has images in the index, in the mean. **choice**: the paper's
+            1000 are about as many as its classes have, and a smaller index has less of each.
+        dimensions: Of the PCA.
+
+    Raises:
+        ValueError: A number out of range, an attack twice, or an adaptive one that cannot adapt to a detector.
+    """
+
+    unseen: tuple[AttackSpec, ...] = ()
+    unseen_runs: tuple[str, ...] = ()
+    adaptive: tuple[AttackSpec, ...] = ()
+    weights: tuple[float, ...] = (0.1, 1.0, 10.0)
+    knn_layer: str | None = None
+    k: int | None = None
+    dimensions: int = 256
+
+    def __post_init__(self) -> None:
+        check_attacks(self.unseen)
+        check_attacks(self.adaptive)
+        for spec in self.adaptive:
+            check_adapts(spec.recipe())
+        if not all(weight > 0 for weight in self.weights) or len(set(self.weights)) != len(self.weights):
+            raise ArgumentError(f"weights: expected different positive numbers, got {self.weights}")
+        for name, value in (("k", self.k), ("dimensions", self.dimensions)):
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name}: expected at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What an evaluation found; everything is measured on images that no detector was fitted on.
+
+    Attributes:
+        best: Label of the detector that did best on the images that validate.
+        measured: Detectors and yardsticks, by group and, where an attack came in several settings, by setting.
+        macro: ``(detector, kind)`` to the mean AUC over the families that it was fitted on.
+        curves: For the best detector: a group's name to false-alarm rates and shares found.
+        knn: The kNN scores.
+        adaptive: The attackers who know.
+        directions: What the papers found, checked.
+        cells: The adversarial images.
+        natural: How many natural images of the test.
+        notices: What a reader must know.
+    """
+
+    best: str
+    measured: tuple[Measured, ...]
+    macro: Mapping[tuple[str, str], float]
+    curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    knn: tuple[KnnRow, ...]
+    adaptive: tuple[Adaptive, ...]
+    directions: tuple[Direction, ...]
+    cells: tuple[Cell, ...]
+    natural: int
+    notices: tuple[str, ...]
+
+
+def evaluate_folder(
+    path: Path,
+    source: FaceSource,
+    model: FaceModel,
+    config: EvaluateConfig,
+    *,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a study's detectors, and write ``evaluation.json`` into its folder. Killed, it goes on.
+
+    Args:
+        path: Of ``fastadv detect fit``, finished.
+        source: The same faces.
+        model: The same network.
+        config: What to measure.
+        progress: Told of every stage.
+
+    Raises:
+        ValueError: The folder holds no finished study, or faces or network are not its.
+        DetectionFileError, ImageError, AlignmentError, OSError: A file cannot be read or written.
+
+    Source:
+        Massoli et al. 2021, section 5; Carrara et al. 2017, section 5; Carlini and Wagner 2017, "Adversarial examples
+        are not easily detected".
+    """
+    read_study(path)  # refuses a folder without one
+    with claimed(path):
+        best, configurations, groups = _fitted(path)
+        study, setting = reopen(path, source, model, progress=progress)
+        fitted_on = {spec.label for spec in study.attacks}
+        for spec in config.unseen:
+            if spec.label in fitted_on:
+                raise ArgumentError(f"unseen: expected attacks that the study was not fitted on, got {spec.label}")
+        layer = config.knn_layer or setting.layers[-1]
+        index = len(setting.splits.rest)
+        if config.k is not None and config.k > index:
+            raise ArgumentError(
+                f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
+            )
+        if layer not in setting.layers:
+            raise ArgumentError(f"knn_layer: expected one of {', '.join(setting.layers)}, got {layer!r}")
+        detectors = {c.label: _detector(path, c, setting) for c in configurations}
+        thresholds = detectors[best].thresholds
+        if config.adaptive and thresholds is not None:
+            _check_hidden(thresholds)
+        clean = look(setting)
+        seen, notices = fitted_cells(study, setting, clean)
+        unseen, more = _unseen(config, setting, clean)
+        clashing = sorted(groups & {c.group for c in unseen})
+        if clashing:
+            notices = (*notices, f"{', '.join(clashing)}: the detectors were fitted on other settings of the attack")
+        measured, curves = _measure(setting, clean, seen, unseen, groups, detectors, best)
+        cells = (*seen, *unseen)
+        known = {(cell.attack, cell.targeted): cell for cell in cells}
+        adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
+        macro = _macro(measured)
+        rows: tuple[KnnRow, ...] = ()
+        if any(cell.made for cell in cells):
+            rows = knn_rows(setting, clean, cells, layer=layer, k=config.k, dimensions=config.dimensions)
+        made = Evaluation(
+            best=best,
+            measured=measured,
+            macro=macro,
+            curves=curves,
+            knn=rows,
+            adaptive=adaptive,
+            directions=(*trajectory_directions(measured, macro, configurations, best), *knn_directions(rows)),
+            cells=cells,
+            natural=len(setting.splits.natural["test"]),
+            notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), FALSE_ALARMS)),
+        )
+        text = json.dumps(describe(made, config), indent=1, sort_keys=True)
+        write_atomically(path / EVALUATION, text.encode() + b"\n")
+    return made
+
+
+def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str]]:
+    """The best detector's label, all detectors, and the groups that they were fitted on."""
+    try:
+        found = json.loads((path / FITTED).read_bytes())
+        configurations = tuple(
+            Configuration(network=d["network"], representatives=d["representatives"], metric=d["metric"])
+            for d in found["detectors"]
+        )
+        groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
+        best = str(found["best"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
+    if best not in {c.label for c in configurations}:
+        raise ArgumentError(f"{path / FITTED}: names the best detector {best!r}, which it does not list")
+    return best, configurations, groups
+
+
+def _detector(path: Path, configuration: Configuration, setting: Setting) -> Detector:
+    file = path / "detectors" / f"{configuration.label}.safetensors"
+    return load_detector(file, device=setting.model.device)
+
+
+def _check_hidden(thresholds: Thresholds) -> None:
+    """Refuse attackers who know the detector where there is no threshold that they could want to stay below.
+
+    Raises:
+        ValueError: The images that validate are too few for it.
+    """
+    try:
+        thresholds.at_false_alarm(FALSE_ALARM)
+    except ArgumentError as error:
+        raise ArgumentError(
+            f"adaptive: needs the detector's threshold at {FALSE_ALARM:.0%} false alarms; {error}"
+        ) from error
+
+
+def _unseen(config: EvaluateConfig, setting: Setting, clean: Clean) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    cells = [
+        make(setting, clean, spec, targeted=aimed, parts=("test",)) for spec in config.unseen for aimed in (True, False)
+    ]
+    notices = [*level_notes((*config.unseen, *config.adaptive)), *failures(cells)]
+    for run in config.unseen_runs:
+        read, left_out = read_cells(setting, Path(run))
+        cells += read
+        if left_out:
+            notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
+    return tuple(cells), tuple(notices)
+
+
+def _measure(
+    setting: Setting,
+    clean: Clean,
+    seen: Sequence[Cell],
+    unseen: Sequence[Cell],
+    fitted_on: frozenset[str],
+    detectors: Mapping[str, Detector],
+    best: str,
+) -> tuple[tuple[Measured, ...], dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
+    """Every detector and yardstick on every cell, and on the cells of one group together."""
+    test = aside(setting, "test")
+    calm = clean.natural.of(setting.splits.natural["test"])
+    parts: dict[str, Features] = {"": calm}
+    about: dict[str, tuple[Cell, bool]] = {}
+    for old, cells in ((True, seen), (False, unseen)):
+        for cell in cells:
+            own, known = cell.part(test), old and cell.group in fitted_on
+            if own is not None:
+                name = f"{cell.attack} {kind(cell.targeted)}{'' if known else ' unseen'}"
+                parts[name], about[name] = own, (cell, known)
+    scores = {label: {n: scores_of(found, own) for n, own in parts.items()} for label, found in detectors.items()}
+    scores |= yardstick_scores(setting, clean, parts)
+    measured: list[Measured] = []
+    curves: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+    groups = list(dict.fromkeys((cell.family, cell.targeted, known) for cell, known in about.values()))
+    for label, own_scores in scores.items():
+        for family, targeted, known in groups:
+            names = [n for n, (c, k) in about.items() if (c.family, c.targeted, k) == (family, targeted, known)]
+            together = torch.cat([own_scores[n] for n in names])
+            against = partial(measure, label, own_scores[""], family=family, targeted=targeted, seen=known)
+            everybody = [name for n in names for name in parts[n].names]
+            measured.append(against(together, names=(calm.names, everybody)))
+            if len(names) > 1:
+                for n in names:
+                    pair = calm.names, parts[n].names
+                    measured.append(against(own_scores[n], names=pair, variant=about[n][0].attack))
+            if label == best:
+                curves[f"{family} {kind(targeted)}"] = curve(own_scores[""], together)
+    return tuple(measured), curves
+
+
+def _macro(measured: Sequence[Measured]) -> dict[tuple[str, str], float]:
+    """The mean AUC over the families that were fitted on, by detector and kind."""
+    made: dict[tuple[str, str], list[float]] = {}
+    for row in measured:
+        if row.seen and not row.variant:
+            made.setdefault((row.detector, kind(row.targeted)), []).append(row.area.value)
+    return {key: mean(values) for key, values in made.items()}
+
+
+def describe(made: Evaluation, config: EvaluateConfig) -> dict[str, Any]:
+    """The findings as plain JSON values."""
+    return {
+        "best": made.best,
+        "natural": made.natural,
+        "measured": [_described(row) for row in made.measured],
+        "macro": [{"detector": d, "kind": k, "auc": value} for (d, k), value in made.macro.items()],
+        "curves": {name: {"false_alarm": far, "found": tar} for name, (far, tar) in made.curves.items()},
+        "knn": [asdict(row) for row in made.knn],
+        "adaptive": [
+            {**asdict(row), "measured": None if row.measured is None else _described(row.measured)}
+            for row in made.adaptive
+        ],
+        "directions": [asdict(row) for row in made.directions],
+        "cells": [
+            {
+                "attack": cell.attack,
+                "family": cell.family,
+                "kind": kind(cell.targeted),
+                "tried": cell.tried,
+                "made": cell.made,
+                **cell.counts.rates(),
+                "l2": cell.l2,
+                "linf": cell.linf,
+            }
+            for cell in made.cells
+        ],
+        "config": {
+            "unseen": [spec.label for spec in config.unseen],
+            "unseen_runs": list(config.unseen_runs),
+            "adaptive": [spec.label for spec in config.adaptive],
+            "weights": list(config.weights),
+            "knn_layer": config.knn_layer,
+            "k": config.k,
+            "dimensions": config.dimensions,
+        },
+        "notices": list(made.notices),
+    }
+
+
+def _described(row: Measured) -> dict[str, Any]:
+    return {
+        "detector": row.detector,
+        "family": row.family,
+        "kind": kind(row.targeted),
+        "seen": row.seen,
+        "variant": row.variant,
+        "auc": row.area.value,
+        "low": row.area.low,
+        "high": row.area.high,
+        "found": list(row.found),
+        "images": row.images,
+    }

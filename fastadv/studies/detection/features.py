@@ -1,0 +1,224 @@
+"""What the layers say of many images: computed once, kept in a file, and turned into trajectories."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastadv.core.errors import ArgumentError
+from fastadv.detection import DetectionFileError, Detector, LayerTap, Trajectory, tensor_file
+from fastadv.detection.representatives import Batch
+from fastadv.models import FaceModel, fixed_batches, prepare
+from fastadv.runs import list_hash
+from fastadv.runs.inputs import Progress, silent
+
+_BATCH = 32
+_ROWS = 256
+_FILE = "layer features"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Images as the network sees them.
+
+    Attributes:
+        names: Of the N images.
+        values: One ``(N, C_l)`` float32 for each layer, on the CPU.
+        embeddings: ``(N, D)`` float32, unit embeddings.
+        predicted: ``(N,)`` int64, the class of the largest logit; -1 where the network has no head.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[Tensor, ...]
+    embeddings: Tensor
+    predicted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: Tensor) -> Features:
+        """Some of them, by ``(M,)`` places or ``(N,)`` booleans."""
+        places = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        return Features(
+            names=tuple(self.names[k] for k in places.tolist()),
+            values=tuple(value[places] for value in self.values),
+            embeddings=self.embeddings[places],
+            predicted=self.predicted[places],
+        )
+
+    def of(self, names: Iterable[str]) -> Features:
+        """Those with the names, in the order here."""
+        wanted = set(names)
+        return self.take(torch.tensor([name in wanted for name in self.names], dtype=torch.bool))
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """All of them, one after the other."""
+    return Features(
+        names=tuple(name for part in parts for name in part.names),
+        values=tuple(torch.cat(values) for values in zip(*(part.values for part in parts), strict=True)),
+        embeddings=torch.cat([part.embeddings for part in parts]),
+        predicted=torch.cat([part.predicted for part in parts]),
+    )
+
+
+def extract(
+    model: FaceModel,
+    layers: Sequence[str],
+    names: Sequence[str],
+    images: Iterable[Tensor],
+    *,
+    stage: str = "tapping",
+    progress: Progress = silent,
+) -> Features:
+    """Run the network over images and keep what the layers say, averaged over each map.
+
+    In float32 and batches of one fixed shape, so that an image's numbers do not depend on the others.
+
+    Args:
+        model: In evaluation mode.
+        layers: To tap.
+        names: Of the images, at least one.
+        images: As many, each ``(3, H, W)`` in [0, 1]; they are read as they are needed.
+        stage: The name that progress gets.
+        progress: Told of the images.
+
+    Raises:
+        ValueError: A layer does not exist, there are no images, or not as many as names.
+    """
+    if not names:
+        raise ArgumentError(f"{stage}: expected at least one image, got none")
+    tap = LayerTap(model=prepare(model, precision="fp32"), layers=tuple(layers))
+    widths: list[int] = []
+
+    def seen(batch: Tensor) -> Tensor:
+        tapped = tap(batch.contiguous(memory_format=torch.channels_last))
+        columns = [*tapped.values, torch.nn.functional.normalize(tapped.features, dim=1)]
+        if tap.model.head is not None:
+            columns.append(tap.model.head(tapped.features).argmax(1, keepdim=True).float())  # exact below 2**24
+        widths[:] = [column.shape[1] for column in columns]
+        return torch.cat(columns, 1)
+
+    blocks: list[Tensor] = []
+    done = 0
+    for block in _batched(images):
+        blocks.append(fixed_batches(seen, torch.stack(block).to(model.device), _BATCH).cpu())
+        done += len(block)
+        progress(stage, done, len(names))
+    if done != len(names):
+        raise ArgumentError(f"{stage}: expected {len(names)} images like names, got {done}")
+    columns = torch.cat(blocks).split(widths, 1)
+    predicted = columns[-1][:, 0].long() if model.head is not None else torch.full((done,), -1)
+    return Features(
+        names=tuple(names),
+        values=tuple(column.contiguous() for column in columns[: len(layers)]),
+        embeddings=columns[len(layers)].contiguous(),
+        predicted=predicted,
+    )
+
+
+def kept(
+    file: Path,
+    key: str,
+    model: FaceModel,
+    layers: Sequence[str],
+    names: Sequence[str],
+    images: Iterable[Tensor],
+    *,
+    stage: str = "tapping",
+    progress: Progress = silent,
+) -> Features:
+    """As ``extract``, or what an earlier call has left in a file.
+
+    Args:
+        file: Where the features are kept; its folder is made.
+        key: What they depend on besides layers and names, such as the weights; another key makes them anew.
+        model: See ``extract``, likewise what follows.
+        layers: To tap.
+        names: Of the images.
+        images: As many; not looked at where the file has what is wanted.
+        stage: The name that progress gets.
+        progress: Told of the images.
+
+    Raises:
+        ValueError: As ``extract``.
+        OSError: The file cannot be written.
+    """
+    wanted = list_hash([key, *layers, *names])
+    found = _read(file, wanted, names, len(layers))
+    if found is not None:
+        progress(stage, len(names), len(names))
+        return found
+    made = extract(model, layers, names, images, stage=stage, progress=progress)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"values.{k}": value for k, value in enumerate(made.values)}
+    tensors |= {"embeddings": made.embeddings, "predicted": made.predicted}
+    tensor_file.write(file, kind=_FILE, tensors=tensors, about={"of": wanted})
+    return made
+
+
+def _read(file: Path, wanted: str, names: Sequence[str], layers: int) -> Features | None:
+    """What the file holds, where it is whole and of the same images; a damaged one is made again."""
+    try:
+        found = tensor_file.read(file, kind=_FILE)
+        if found.text("of") != wanted:
+            return None
+        rows = len(names)
+        return Features(
+            names=tuple(names),
+            values=tuple(found.tensor(f"values.{k}", (rows, None)) for k in range(layers)),
+            embeddings=found.tensor("embeddings", (rows, None)),
+            predicted=found.tensor("predicted", (rows,), torch.int64),
+        )
+    except DetectionFileError:
+        return None
+
+
+def _batched(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    source = iter(images)
+    while block := list(islice(source, _BATCH)):
+        yield block
+
+
+@torch.no_grad()
+def embed(trajectory: Trajectory, features: Features) -> Tensor:
+    """Trajectories ``(N, L, K)``, a block of images at a time."""
+    count, device = len(features), trajectory.representatives.vectors[0].device
+    made = torch.empty((count, *trajectory.shape))
+    for begin in range(0, count, _ROWS):
+        part = slice(begin, begin + _ROWS)
+        made[part] = trajectory([value[part].to(device) for value in features.values]).cpu()
+    return made
+
+
+def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
+    """Values and labels in blocks, as representatives are made of them."""
+    for begin in range(0, len(features), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        yield [value[part] for value in features.values], labels[part]
+
+
+@torch.no_grad()
+def scores_of(detector: Detector, features: Features) -> Tensor:
+    """A detector's scores ``(N,)``, a block of images at a time."""
+    device = detector.trajectory.representatives.vectors[0].device
+    made = torch.empty(len(features))
+    for begin in range(0, len(features), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        made[part] = detector.score([value[part].to(device) for value in features.values]).cpu()
+    return made
+
+
+def tensors_hash(named: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(named.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

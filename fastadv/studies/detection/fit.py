@@ -1,0 +1,378 @@
+"""``fastadv detect fit``: detectors of adversarial faces, fitted on what attacks make of a data set."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.change import level_note
+from fastadv.core.errors import ArgumentError
+from fastadv.data import FaceSource
+from fastadv.data.files import write_atomically
+from fastadv.detection import (
+    Detector,
+    Examples,
+    FitConfig,
+    Representatives,
+    Trajectory,
+    auc,
+    centroids,
+    fit,
+    medoids,
+)
+from fastadv.detection.measures import rate_notes, resolved
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+from fastadv.runs import list_hash
+from fastadv.runs.inputs import Progress, silent
+from fastadv.studies.detection.attacks import Cell, make, read_cells
+from fastadv.studies.detection.features import Features, batches, embed, tensors_hash
+from fastadv.studies.detection.plan import PARTS, AttackSpec
+from fastadv.studies.detection.score import BACKBONE
+from fastadv.studies.detection.setting import TARGETED, Clean, Setting, kind, look
+from fastadv.studies.detection.study import StudyConfig, begin, claimed, identity_of, planned
+from fastadv.training import HeadConfig
+
+FITTED = "fit.json"
+EVALUATION = "evaluation.json"
+_RATES = (0.001, 0.01, 0.05)
+_ACCURATE = 0.8
+_HEAD_ADVICE = "only those are attacked; train its class head longer, or with more images of each person"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One of the detectors that the paper compares.
+
+    Attributes:
+        network: ``"lstm"`` or ``"mlp"``.
+        representatives: ``"medoid"`` or ``"centroid"``.
+        metric: ``"l2"`` or ``"cosine"``.
+    """
+
+    network: str
+    representatives: str
+    metric: str
+
+    @property
+    def label(self) -> str:
+        """``"lstm-medoid-cosine"``: also the name of its file."""
+        return f"{self.network}-{self.representatives}-{self.metric}"
+
+
+CONFIGURATIONS = tuple(
+    Configuration(network=network, representatives=representatives, metric=metric)
+    for network, metric, representatives in itertools.product(("lstm", "mlp"), ("l2", "cosine"), ("medoid", "centroid"))
+)
+"""In the order of the paper's tables."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedDetector:
+    """A detector with how it was found.
+
+    Attributes:
+        configuration: What it is.
+        detector: Calibrated on the images that validate.
+        epochs: That were run.
+        best: The epoch that was kept.
+        aucs: On the images that validate, by group ("bim targeted").
+    """
+
+    configuration: Configuration
+    detector: Detector
+    epochs: int
+    best: int
+    aucs: Mapping[str, float]
+
+    @property
+    def macro(self) -> float:
+        """The mean of the targeted groups' AUCs; of all groups where none is targeted."""
+        aimed = [value for group, value in self.aucs.items() if group.endswith(f" {TARGETED}")]
+        chosen = aimed or list(self.aucs.values())
+        return sum(chosen) / len(chosen)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetectFit:
+    """What a fit came to.
+
+    Attributes:
+        detectors: One for each configuration.
+        cells: The adversarial images.
+        accuracy: Share of the natural examples, never trained on, that the network classifies rightly.
+        notices: What a reader must know.
+    """
+
+    detectors: tuple[FittedDetector, ...]
+    cells: tuple[Cell, ...]
+    accuracy: float
+    notices: tuple[str, ...]
+
+    @property
+    def best(self) -> FittedDetector:
+        """The one with the highest macro AUC on the images that validate; the first of equal ones."""
+        return max(self.detectors, key=lambda found: found.macro)
+
+
+def fit_folder(
+    config: StudyConfig,
+    source: FaceSource,
+    model: FaceModel,
+    *,
+    path: Path,
+    engine: Engine,
+    configurations: Sequence[Configuration] = CONFIGURATIONS,
+    fitting: FitConfig | None = None,
+    head: HeadConfig | None = None,
+    weights: Path | None = None,
+    landmarks: Path | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> DetectFit:
+    """Everything from faces to calibrated detectors, in one folder; killed and called again it goes on.
+
+    A class head where the network has none; the attacks, targeted and untargeted, on the images set aside; class
+    representatives; a detector for every configuration, in ``detectors/``; and ``fit.json`` with the figures. Called
+    again with other detectors or another ``fitting``, it fits those on the same images, and forgets an evaluation of
+    the former ones.
+
+    Args:
+        config: Of the study.
+        source: The faces.
+        model: The network under attack, in evaluation mode.
+        path: The study's folder.
+        engine: How attacks are run, with every choice made.
+        configurations: The detectors.
+        fitting: How they are fitted; its ``kind`` is each configuration's own, its seed the study's.
+        head: How a class head is trained.
+        weights: The network's file, for messages.
+        landmarks: The file of the faces' points, for messages.
+        fresh: Remove the study that the folder holds, and begin anew.
+        progress: Told of every stage.
+
+    Raises:
+        ValueError: As ``begin`` and ``fit_detectors``; no configuration.
+        RunFolderError: The folder cannot take this study.
+        ImageError, AlignmentError, DetectionFileError, OSError: A file cannot be read or written.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", sections 4 to 5.2.
+    """
+    if not configurations:
+        raise ArgumentError("configurations: expected at least one detector, got none")
+    planned(config, source, model)  # refuses what cannot be before a folder is made
+    own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
+    with claimed(path, own, fresh=fresh):
+        setting = begin(config, source, model, path=path, engine=engine, head=head, progress=progress)
+        clean = look(setting)
+        cells, notices = fitted_cells(config, setting, clean)
+        found, more = fit_detectors(setting, clean, cells, configurations, fitting or FitConfig())
+        accuracy = float(setting.right(clean.natural).float().mean())
+        if accuracy < _ACCURATE:
+            more = (f"the network classifies only {accuracy:.1%} of the natural images rightly: {_HEAD_ADVICE}", *more)
+        made = DetectFit(detectors=found, cells=cells, accuracy=accuracy, notices=(*notices, *more))
+        text = json.dumps(describe(made, setting), indent=1, sort_keys=True).encode() + b"\n"
+        if not (path / FITTED).is_file() or (path / FITTED).read_bytes() != text:
+            (path / EVALUATION).unlink(missing_ok=True)
+            write_atomically(path / FITTED, text)
+    return made
+
+
+def fitted_cells(config: StudyConfig, setting: Setting, clean: Clean) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    """The images that the detectors are fitted on (and, those of the test, measured on), and notices.
+
+    Raises:
+        ValueError: As ``read_cells``.
+        ImageError, AlignmentError, OSError: A file cannot be read or written.
+    """
+    cells: list[Cell] = []
+    notices: list[str] = []
+    for spec in config.attacks:
+        cells += [make(setting, clean, spec, targeted=aimed, parts=PARTS) for aimed in (True, False)]
+    for run in config.runs:
+        read, left_out = read_cells(setting, Path(run))
+        cells += read
+        if left_out:
+            notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
+    return tuple(cells), (*level_notes(config.attacks), *notices, *failures(cells))
+
+
+def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
+    """A sentence for each radius that no 8-bit image can be changed by."""
+    found = dict.fromkeys(level_note(spec.recipe().attack.budget) for spec in attacks)
+    return tuple(note for note in found if note is not None)
+
+
+def failures(cells: Sequence[Cell]) -> list[str]:
+    """A sentence for each attack that never succeeded."""
+    barren = [cell for cell in cells if not cell.made]
+    return [f"{c.attack} {kind(c.targeted)} succeeded on none of {c.tried} images" for c in barren]
+
+
+def aside(setting: Setting, part: str) -> tuple[str, ...]:
+    """The images of a part that are set aside, natural ones and those to attack."""
+    return (*setting.splits.natural[part], *setting.splits.attacked[part])
+
+
+def fit_detectors(
+    setting: Setting,
+    clean: Clean,
+    cells: Sequence[Cell],
+    configurations: Sequence[Configuration],
+    fitting: FitConfig,
+) -> tuple[tuple[FittedDetector, ...], tuple[str, ...]]:
+    """Fit and calibrate a detector for every configuration, on the same examples; and notices.
+
+    Examples of one attack, whatever its steps and budget, and one kind of goal are a group: all groups are drawn alike
+    often. A group without an image in the fit or in the validation is left out.
+
+    Raises:
+        ValueError: No group is left.
+        DetectionFileError: A checkpoint is damaged or of another fit.
+        OSError: A file cannot be written.
+    """
+    groups = list(dict.fromkeys(cell.group for cell in cells))
+    parts = {part: _parts(setting, clean, cells, part) for part in ("fit", "validate")}
+    usable = [group for group in groups if all(group in found for found in parts.values())]
+    if not usable:
+        right = float(setting.right(clean.natural).float().mean())
+        raise ArgumentError(
+            "attack: expected successes on images of the fit and of the validation, got none; "
+            f"the network classifies {right:.1%} of the natural images rightly: {_HEAD_ADVICE}"
+        )
+    notices = tuple(
+        f"{group} has too few images; the detectors were fitted without it" for group in groups if group not in usable
+    )
+    notices += rate_notes(sum(len(part) for part in parts["validate"][""]), _RATES)
+    chosen = list(dict.fromkeys((c.representatives, c.metric) for c in configurations))
+    by_label: dict[str, FittedDetector] = {}
+    for name, metric in chosen:
+        representatives = represent(setting, clean.rest, name)
+        trajectory = Trajectory(representatives=representatives, metric=metric).to(setting.model.device)
+        seen, held = (_examples(trajectory, parts[part], usable) for part in ("fit", "validate"))
+        for one in configurations:
+            if (one.representatives, one.metric) == (name, metric):
+                by_label[one.label] = _fitted(setting, one, trajectory, seen, held, fitting)
+    return tuple(by_label[c.label] for c in configurations), notices
+
+
+def represent(setting: Setting, rest: Features, name: str) -> Representatives:
+    """Centroids or medoids of the people of the data, of the images that are not set aside."""
+    people = setting.splits.people
+    place = {person: k for k, person in enumerate(people)}
+    labels = torch.tensor([place[n.rpartition("/")[0]] for n in rest.names], dtype=torch.int64)
+    build = medoids if name == "medoid" else centroids
+    return build(
+        batches(rest, labels),
+        layers=setting.layers,
+        classes=people,
+        model=setting.model.name,
+        provenance={"weights": setting.weights, "images": str(len(rest))},
+    )
+
+
+def _parts(setting: Setting, clean: Clean, cells: Sequence[Cell], part: str) -> dict[str, list[Features]]:
+    """The natural images of a part, under ``""``, and the adversarial ones by group."""
+    found = {"": [clean.natural.of(setting.splits.natural[part])]}
+    for cell in cells:
+        own = cell.part(aside(setting, part))
+        if own is not None:
+            found.setdefault(cell.group, []).append(own)
+    return found
+
+
+def _examples(trajectory: Trajectory, found: Mapping[str, Sequence[Features]], groups: Sequence[str]) -> Examples:
+    embeddings: list[Tensor] = []
+    numbers: list[Tensor] = []
+    for number, group in enumerate(("", *groups)):
+        for features in found[group]:
+            embeddings.append(embed(trajectory, features))
+            numbers.append(torch.full((len(features),), number, dtype=torch.int64))
+    return Examples(embeddings=torch.cat(embeddings), groups=torch.cat(numbers), attacks=tuple(groups))
+
+
+def _fitted(
+    setting: Setting,
+    chosen: Configuration,
+    trajectory: Trajectory,
+    seen: Examples,
+    held: Examples,
+    fitting: FitConfig,
+) -> FittedDetector:
+    stage = f"fitting {chosen.label}"
+    how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63)
+    checkpoint = setting.path / "fits" / f"{chosen.label}-{list_hash([how])[:8]}.pt"
+    checkpoint.parent.mkdir(exist_ok=True)
+    found = fit(
+        how,
+        seen,
+        held=held,
+        device=setting.model.device,
+        checkpoint=checkpoint,
+        progress=lambda done, total: setting.progress(stage, done, total),
+    )
+    with torch.no_grad():
+        blocks = held.embeddings.split(1024)
+        scores = torch.cat([found.network(block.to(setting.model.device)).cpu() for block in blocks])
+    calm, attacked = scores[held.groups == 0], scores[held.groups > 0]
+    facts = {"attacks": ", ".join(seen.attacks), BACKBONE: tensors_hash(setting.model.backbone.state_dict())}
+    detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
+    detector = detector.calibrated(calm, attacked, rates=resolved(_RATES, len(calm)))
+    folder = setting.path / "detectors"
+    folder.mkdir(exist_ok=True)
+    detector.save(folder / f"{chosen.label}.safetensors")
+    return FittedDetector(
+        configuration=chosen,
+        detector=detector,
+        epochs=len(found.history),
+        best=found.best.epoch,
+        aucs={group: auc(calm, scores[held.groups == k + 1]) for k, group in enumerate(held.attacks)},
+    )
+
+
+def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:
+    """The figures of a fit as plain JSON values."""
+    splits = setting.splits
+    return {
+        "best": made.best.configuration.label,
+        "detectors": [
+            {
+                **asdict(found.configuration),
+                "label": found.configuration.label,
+                "epochs": found.epochs,
+                "best_epoch": found.best,
+                "validation_auc": dict(found.aucs),
+                "validation_macro": found.macro,
+                "thresholds": None if found.detector.thresholds is None else asdict(found.detector.thresholds),
+            }
+            for found in made.detectors
+        ],
+        "cells": [
+            {
+                "attack": cell.attack,
+                "family": cell.family,
+                "kind": kind(cell.targeted),
+                "tried": cell.tried,
+                "made": cell.made,
+                **cell.counts.rates(),
+                "l2": cell.l2,
+                "linf": cell.linf,
+            }
+            for cell in made.cells
+        ],
+        "people": len(splits.people),
+        "layers": list(setting.layers),
+        "rest": len(splits.rest),
+        "natural": {part: len(names) for part, names in splits.natural.items()},
+        "attacked": {part: len(names) for part, names in splits.attacked.items()},
+        "accuracy": made.accuracy,
+        "notices": list(made.notices),
+    }

@@ -1,0 +1,360 @@
+"""What a detection study is made of: its attacks, whose images go where, and the classes of the network's head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadv.attacks import CATALOG, Recipe, by_name
+from fastadv.attacks.options import with_options
+from fastadv.core.errors import ArgumentError
+from fastadv.data import Face, FaceSource, Stream, face_id
+from fastadv.data.dealt_pairs import by_identity
+from fastadv.data.faces import require
+from fastadv.data.hashes import KnownHashes
+from fastadv.data.names import read_lines, stem, written
+from fastadv.runs.inputs import parse_eps, parse_settings, show_eps
+
+PARTS = ("fit", "validate", "test")
+"""What a person's images are for: to fit the detectors, to stop the fit and draw the thresholds, to measure."""
+
+SPLITS = ("images", "people")
+"""What is shared out between the parts."""
+
+LEAST_REST = 3
+"""Images of a person that are left to train the head and to represent the class: one, and two that validate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """An attack of a study.
+
+    Attributes:
+        name: Of the catalogue.
+        steps: Of an iterative attack; None: the recipe's own.
+        eps: Radius of its budget; None: the recipe's own.
+        settings: Further options of its own, by name, as text (``fastadv.attacks.options``).
+
+    Raises:
+        ValueError: The attack does not take what is given, or works on several models.
+    """
+
+    name: str
+    steps: int | None = None
+    eps: float | None = None
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", tuple((str(name), str(value)) for name, value in self.settings))
+        if self.name in CATALOG and CATALOG[self.name].ensemble:
+            raise ArgumentError(
+                f"attack: expected one that works on a single network, got {self.name!r}, which works on several"
+            )
+        self.recipe()
+
+    @property
+    def label(self) -> str:
+        """``"bim"``, ``"bim:30"``, ``"bim:30@8/255"``, ``"cw-l2,search_steps=3"``."""
+        steps = "" if self.steps is None else f":{self.steps}"
+        more = "".join(f",{name}={value}" for name, value in self.settings)
+        return f"{self.name}{steps}{'' if self.eps is None else f'@{show_eps(self.eps)}'}{more}"
+
+    @property
+    def on_logits(self) -> bool:
+        """Whether the paper moves on logits; else on embeddings."""
+        return CATALOG[self.name].level == "logits"
+
+    def recipe(self) -> Recipe:
+        """The attack itself."""
+        made = by_name(self.name, eps=self.eps, steps=self.steps)
+        return with_options(made, settings=dict(self.settings))
+
+
+def parse_attack(text: str) -> AttackSpec:
+    """An attack from ``NAME``, ``NAME:STEPS``, ``NAME@EPS`` or ``NAME:STEPS@EPS``, such as ``bim:30@8/255``.
+
+    Options of its own follow after commas: ``cw-l2,search_steps=3,inner_steps=50``.
+
+    Raises:
+        ValueError: The text is not of that form, or the attack is not known or does not take what is given.
+    """
+    numbers, *settings = text.split(",")
+    head, at, eps = numbers.partition("@")
+    name, colon, steps = head.partition(":")
+    if name in CATALOG and colon and not (steps.isdecimal() and len(steps) < 10 and int(steps) > 0):
+        raise ArgumentError(f"attack: expected a whole number of at least 1 for the steps, got {text!r}")
+    if name not in CATALOG:
+        raise ArgumentError(
+            "attack: expected NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, and OPTION=VALUE of its own after commas, "
+            f"with a name of {', '.join(CATALOG)}, got {text!r}"
+        )
+    return AttackSpec(
+        name=name,
+        steps=int(steps) if colon else None,
+        eps=parse_eps(eps) if at else None,
+        settings=tuple(parse_settings(settings).items()),
+    )
+
+
+def check_attacks(attacks: Sequence[AttackSpec]) -> None:
+    """Refuse a list that names an attack twice.
+
+    Raises:
+        ValueError: It does.
+    """
+    labels = [spec.label for spec in attacks]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ArgumentError(f"attack: expected each one once, got {twice[0]} twice")
+
+
+class Selection(FaceSource):
+    """Some of the faces of a source, in the source's order."""
+
+    def __init__(self, source: FaceSource, names: Iterable[str]) -> None:
+        """Choose.
+
+        Args:
+            source: The faces.
+            names: Which of them.
+
+        Raises:
+            KeyError: The source lacks one.
+        """
+        wanted = {source.find(name) or name for name in names}
+        require(source, sorted(wanted))
+        super().__init__({n: Path(n) for n in source.names if n in wanted}, size=source.size, landmarks=None)
+        self._source = source
+
+    def path(self, name: str) -> Path:
+        """The file of a name, as the source says."""
+        require(self, (name,))
+        return self._source.path(name)
+
+    def identity(self, names: Iterable[str] | None = None, *, known: KnownHashes | None = None) -> dict[str, Any]:
+        """As the source's; of all of the selection where no names are given."""
+        chosen = tuple(self.names if names is None else names)
+        require(self, chosen)
+        return self._source.identity(chosen, known=known)
+
+    def content_hash(self, name: str, *, known: KnownHashes | None = None) -> str:
+        """As the source's."""
+        require(self, (name,))
+        return self._source.content_hash(name, known=known)
+
+    def unchanged(self, face: Face) -> Face:
+        """As the source's."""
+        return self._source.unchanged(face)
+
+    def load(self, name: str) -> Face:
+        """One face of the source."""
+        require(self, (name,))
+        return self._source.load(name)
+
+    def check(self, names: Iterable[str]) -> None:
+        """As the source's."""
+        self._source.check(names)
+
+    def stream(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        workers: int = 2,
+        ahead: int = 64,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Stream[Face]:
+        """As the source's; all of the selection where no names are given."""
+        chosen = self.names if names is None else names
+        if isinstance(chosen, Sequence):
+            require(self, chosen)
+        return self._source.stream(chosen, workers=workers, ahead=ahead, on_error=on_error)
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names from a text file, one ``identity/file`` a line, as people write them: see ``FaceSource.find``.
+
+    Raises:
+        ValueError: The file cannot be read or names nothing.
+    """
+    names = [stem(written(line)) for line in read_lines(path, "names", ArgumentError) if line.strip()]
+    if not names:
+        raise ArgumentError(f"{path}: expected a name a line, got none")
+    return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Which images go where. What is made from an image is of the image's part.
+
+    Attributes:
+        people: Sorted.
+        rest: Names that train the head, represent the classes and fill the kNN index; person by person.
+        natural: Names of natural examples, by part.
+        attacked: Names of images to attack, by part.
+        targets: For each of those, the person that a targeted attack goes for.
+    """
+
+    people: tuple[str, ...]
+    rest: tuple[str, ...]
+    natural: Mapping[str, tuple[str, ...]]
+    attacked: Mapping[str, tuple[str, ...]]
+    targets: Mapping[str, str]
+
+    def part_of(self, name: str) -> str | None:
+        """The part of an image that is set aside, or None."""
+        return self._parts.get(name)
+
+    def guide(self, name: str) -> str:
+        """The image that an attack on features moves ``name`` towards: the target's first that is not set aside."""
+        return self._guides[self.targets[name]]
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        return {name: part for part in PARTS for name in (*self.natural[part], *self.attacked[part])}
+
+    @cached_property
+    def _guides(self) -> dict[str, str]:
+        return {person: names[0] for person, names in by_identity(self.rest).items()}
+
+
+def draw_splits(
+    names: Sequence[str],
+    *,
+    natural: int = 10,
+    attacked: int = 10,
+    validate: float = 0.15,
+    test: float = 0.35,
+    by: str = "images",
+    seed: int = 0,
+) -> Splits:
+    """Set ``natural`` and ``attacked`` images of every person aside, and share them out among the parts.
+
+    What is set aside of a person does not depend on the others. **choice**: the paper does not say how the images that
+    it sets aside are shared out between training and test of the detectors. By images, a detector meets other images of
+    the people whom it will be asked about: those whom the network was trained to tell apart. By people, nobody of the
+    test is in the fit, which asks more. A target is drawn evenly among all others, the same for every attack.
+
+    Args:
+        names: ``identity/file``.
+        natural: Images of each person that stay as they are.
+        attacked: Images of each person to attack.
+        validate: Share that stops the fit and draws the thresholds.
+        test: Share that measures.
+        by: What is shared out: ``"images"``, natural ones and those to attack each by themselves, or ``"people"``.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: A number out of range, too few people, or people with too few images.
+
+    Source: Massoli et al. 2021, section 5.1.
+    """
+    for argument, count in (("natural", natural), ("attacked", attacked)):
+        if count < 1:
+            raise ArgumentError(f"{argument}: expected at least 1, got {count}")
+    if not (0 < validate < 1 and 0 < test < 1 and validate + test < 1):
+        raise ArgumentError(f"validate and test: expected shares above 0 with a sum below 1, got {validate} and {test}")
+    if by not in SPLITS:
+        raise ArgumentError(f"split_by: expected one of {', '.join(SPLITS)}, got {by!r}")
+    grouped = by_identity(names)
+    people = sorted(grouped)
+    if len(people) < 3:
+        raise ArgumentError(f"data: expected at least 3 people (fit, validation, test), got {len(people)}")
+    needed = natural + attacked + LEAST_REST
+    few = [person for person in people if len(grouped[person]) < needed]
+    if few:
+        raise ArgumentError(
+            f"natural and attacked: expected {natural} + {attacked} images and {LEAST_REST} for the class head of "
+            f"every person, got fewer for {len(few)} of {len(people)} people, first {few[0]!r} with "
+            f"{len(grouped[few[0]])}"
+        )
+    rest: list[str] = []
+    calm: list[str] = []
+    moved: list[str] = []
+    targets: dict[str, str] = {}
+    for person in people:
+        own = sorted(grouped[person])
+        order = _draw(seed, person).permutation(len(own))
+        aside = [own[k] for k in order[: natural + attacked]]
+        calm += sorted(aside[:natural])
+        moved += sorted(aside[natural:])
+        rest += sorted(set(own) - set(aside))
+        for name in aside[natural:]:
+            others = [other for other in people if other != person]
+            targets[name] = others[int(_draw(seed, name).integers(len(others)))]
+    if by == "people":
+        part_of = _share_out(people, validate, test, seed)
+        parts = {name: part_of[name.rpartition("/")[0]] for name in (*calm, *moved)}
+    else:
+        parts = {**_share_out(calm, validate, test, seed), **_share_out(moved, validate, test, seed)}
+    return Splits(
+        people=tuple(people),
+        rest=tuple(rest),
+        natural={part: tuple(name for name in calm if parts[name] == part) for part in PARTS},
+        attacked={part: tuple(name for name in moved if parts[name] == part) for part in PARTS},
+        targets=targets,
+    )
+
+
+def _draw(seed: int, name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, face_id(name)]))
+
+
+def _share_out(names: Sequence[str], validate: float, test: float, seed: int) -> dict[str, str]:
+    count = len(names)
+    tests = max(1, round(test * count))
+    validates = max(1, round(validate * count))
+    if tests + validates >= count:
+        tests = validates = 1
+    order: NDArray[np.int64] = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    parts = ["test"] * tests + ["validate"] * validates + ["fit"] * (count - tests - validates)
+    return {names[k]: part for k, part in zip(order, parts, strict=True)}
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The identity of every logit from a JSON list, as ``fastadv train --head`` writes it.
+
+    Raises:
+        ValueError: The file cannot be read or is no list of distinct texts.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{path}: the classes cannot be read: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(n, str) for n in found) or len(set(found)) != len(found):
+        raise ArgumentError(f"{path}: expected a JSON list of distinct names, one for each logit")
+    return tuple(found)
+
+
+def fit_classes(logits: int, people: Sequence[str], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Who each logit of a head is.
+
+    Args:
+        logits: How many the head has.
+        people: Of the data, sorted.
+        classes: As given; None: the people in their order, where they are as many as the logits.
+
+    Raises:
+        ValueError: Another number of names than logits, or one of the people has no logit.
+    """
+    if classes is None:
+        if logits != len(people):
+            raise ArgumentError(
+                f"classes: expected a list for a network's head of {logits} classes and data of {len(people)} people, "
+                "got none; give one, or train a new head"
+            )
+        return tuple(people)
+    if len(classes) != logits:
+        raise ArgumentError(f"classes: expected names of the {logits} logits of the network's head, got {len(classes)}")
+    unknown = sorted(set(people) - set(classes))
+    if unknown:
+        raise ArgumentError(
+            f"classes: expected everybody in the data, got a list without {len(unknown)} people, first {unknown[0]!r}"
+        )
+    return tuple(classes)

@@ -1,0 +1,108 @@
+"""``fastadv detect score``: what a detector says of a folder of faces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
+from fastadv.data import FaceSource
+from fastadv.data.faces import several
+from fastadv.detection import Detector
+from fastadv.models import FaceModel
+from fastadv.runs.inputs import Progress, silent
+from fastadv.studies.detection.features import extract, scores_of, tensors_hash
+
+BACKBONE = "backbone"
+"""What a detector's provenance calls the digest of the network's weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredFace:
+    """A face and its verdict.
+
+    Attributes:
+        name: ``identity/file``.
+        score: The detector's logit: the higher, the more adversarial it looks; NaN where it is no number.
+        flagged: Whether it is at or above the threshold, or no number.
+    """
+
+    name: str
+    score: float
+    flagged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSummary:
+    """A folder's verdicts.
+
+    Attributes:
+        faces: In the source's order.
+        threshold: What they were held against.
+    """
+
+    faces: tuple[ScoredFace, ...]
+    threshold: float
+
+    @property
+    def flagged(self) -> int:
+        """How many are."""
+        return sum(face.flagged for face in self.faces)
+
+
+def check_network(detector: Detector, model: FaceModel) -> None:
+    """Refuse another network than the one that a detector was fitted on, or the same with other weights.
+
+    Raises:
+        ValueError: It is one. Of a detector that does not say which weights it was fitted on, only the name is checked.
+    """
+    fitted_on = detector.trajectory.representatives.model
+    if fitted_on != model.name:
+        raise ArgumentError(f"model: expected the detector's, {fitted_on}, got {model.name}")
+    if detector.provenance.get(BACKBONE, found := tensors_hash(model.backbone.state_dict())) != found:
+        raise ArgumentError(f"weights: expected those that the detector was fitted on, got others of {model.name}")
+
+
+def score_folder(
+    source: FaceSource,
+    model: FaceModel,
+    detector: Detector,
+    *,
+    rate: float | None = 0.01,
+    progress: Progress = silent,
+) -> ScoreSummary:
+    """Score every face, in batches of one fixed shape.
+
+    Args:
+        source: The faces.
+        model: The network that the detector was fitted on.
+        detector: Calibrated.
+        rate: The false-alarm rate whose threshold is taken; None: that of the equal error rate.
+        progress: Told of the faces.
+
+    Raises:
+        ValueError: The detector was fitted on another network or is not calibrated for the rate.
+        ImageError, AlignmentError: A face cannot be read.
+    """
+    check_network(detector, model)
+    if detector.thresholds is None:
+        raise ArgumentError("detector: expected a calibrated one, got one without thresholds")
+    threshold = detector.thresholds.equal_error if rate is None else detector.thresholds.at_false_alarm(rate)
+
+    def images() -> Iterator[Tensor]:
+        with source.stream() as faces:
+            for face in faces:
+                yield face.image
+
+    features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
+    scored = zip(source.names, scores_of(detector, features).tolist(), strict=True)
+    # written so that a score that is no number is flagged
+    faces = tuple(ScoredFace(name=name, score=score, flagged=not score < threshold) for name, score in scored)
+    broken = [face.name for face in faces if not math.isfinite(face.score)]
+    if broken:
+        notify(f"score: expected finite numbers, got none for {several(broken)}; these images are flagged")
+    return ScoreSummary(faces=faces, threshold=threshold)

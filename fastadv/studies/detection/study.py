@@ -1,0 +1,368 @@
+"""The folder of a detection study: what it was begun with, and its setting made again from it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastadv.core.differences import difference
+from fastadv.core.errors import ArgumentError
+from fastadv.data import FaceSource, read_manifest
+from fastadv.data.files import remove_temporaries, write_atomically
+from fastadv.data.hashes import KEPT
+from fastadv.data.lock import FolderLock
+from fastadv.data.provenance import versions
+from fastadv.data.run_files import LOCK, RunFolderError, check_free, check_images
+from fastadv.detection import LayerTap
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+from fastadv.models.checkpoints import CheckpointError, read_state_dict
+from fastadv.runs import RunIdentity, UsedFaces, list_hash
+from fastadv.runs.inputs import Progress, silent
+from fastadv.studies.detection.plan import AttackSpec, Selection, Splits, check_attacks, draw_splits, fit_classes
+from fastadv.studies.detection.setting import Setting
+from fastadv.training import HeadConfig, save_weights, train_head
+
+STUDY = "study.json"
+HEAD = "head.safetensors"
+CLASSES = "classes.json"
+_HEAD = "class_head."
+_WRITTEN = (
+    HEAD,
+    CLASSES,
+    "features",
+    "attacks",
+    "fits",
+    "detectors",
+    "fit.json",
+    "evaluation.json",
+    "report.html",
+    KEPT,
+    STUDY,
+)
+
+HEAD_EPOCHS, HEAD_LR = 300, 0.1
+"""**choice**: the paper's 60 epochs at 1e-3 are for hundreds of images of a person. With the few that a small study
+leaves, they are too few steps: 62 % of natural LFW faces were then classified rightly, and 99 % with these."""
+
+
+def default_head(seed: int) -> HeadConfig:
+    """How a class head is trained where nothing else is said."""
+    return HeadConfig(epochs=HEAD_EPOCHS, lr=HEAD_LR, seed=seed % 2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What a study's findings depend on, besides the faces and the network.
+
+    Attributes:
+        attacks: What the detectors are fitted on.
+        runs: Folders of ``fastadv attack`` whose images they are fitted on too.
+        natural: Images of each person that stay as they are.
+        attacked: Images of each person to attack.
+        validate: Share that stops the fit and draws the thresholds.
+        test: Share that measures.
+        split_by: What is shared out: ``"images"`` or ``"people"``.
+        layers: To tap; None: the network's own.
+        new_head: Train a class head although the network has one.
+        classes: Who each logit of the network's own head is, or None.
+        seed: Of every random number.
+
+    Raises:
+        ValueError: No attack and no run, or an attack twice.
+    """
+
+    attacks: tuple[AttackSpec, ...]
+    runs: tuple[str, ...] = ()
+    natural: int = 10
+    attacked: int = 10
+    validate: float = 0.15
+    test: float = 0.35
+    split_by: str = "images"
+    layers: tuple[str, ...] | None = None
+    new_head: bool = False
+    classes: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_attacks(self.attacks)
+        if not self.attacks and not self.runs:
+            raise ArgumentError("attack: expected at least one, or a run of one, got none")
+        if len(set(self.runs)) != len(self.runs):
+            raise ArgumentError(f"runs: expected different folders, got {', '.join(self.runs)}")
+
+    def split(self, names: Sequence[str]) -> Splits:
+        """Whose images go where.
+
+        Raises:
+            ValueError: As ``draw_splits``.
+        """
+        return draw_splits(
+            names,
+            natural=self.natural,
+            attacked=self.attacked,
+            validate=self.validate,
+            test=self.test,
+            by=self.split_by,
+            seed=self.seed,
+        )
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> StudyConfig:
+        """The configuration from what ``asdict`` made of it.
+
+        Raises:
+            ValueError, TypeError, KeyError: The values are no configuration.
+        """
+        plain = {field.name: values[field.name] for field in fields(StudyConfig)}
+        plain["attacks"] = tuple(AttackSpec(**spec) for spec in plain["attacks"])
+        for name in ("runs", "layers", "classes"):
+            plain[name] = None if plain[name] is None else tuple(plain[name])
+        return StudyConfig(**plain)
+
+
+@contextmanager
+def claimed(path: Path, identity: RunIdentity | None = None, *, fresh: bool = False) -> Iterator[None]:
+    """The study's folder for this process alone: begun with an identity, or gone on with under the same.
+
+    A folder that was made here and got nothing but the study's description goes again where an error ends the call.
+
+    Args:
+        path: The folder.
+        identity: What the study depends on; None: as the folder says.
+        fresh: Remove the study that the folder holds, and begin anew.
+
+    Raises:
+        RunFolderError: The folder holds something else or another study (the first differing part is named), or another
+            process writes it.
+        OSError: The folder cannot be made or written.
+    """
+    check_free(path, mark=STUDY, what="study")
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(path / ".lock")
+    except BlockingIOError as error:
+        raise RunFolderError(f"{path}: another process is writing this study") from error
+    file = path / STUDY
+    try:
+        remove_temporaries(path)
+        if fresh and file.exists():
+            _clear(path)
+        begun = not file.exists()
+        if identity is not None:
+            _settle_identity(path, identity)
+        try:
+            yield
+        except BaseException:
+            if begun and {entry.name for entry in path.iterdir()} <= {STUDY, KEPT, LOCK}:
+                for name in (KEPT, STUDY):
+                    (path / name).unlink(missing_ok=True)
+            raise
+    finally:
+        lock.release()
+        if made and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _settle_identity(path: Path, identity: RunIdentity) -> None:
+    wanted = json.loads(json.dumps(dict(identity.config)))
+    if (path / STUDY).exists():
+        saved = read_study(path)
+        found = difference(saved["config"], wanted, where=STUDY, shown=(saved["shown"], identity.shown))
+        if found:
+            raise RunFolderError(f"{path}: holds another study; {found}")
+        return
+    described = {"config": wanted, "shown": dict(identity.shown), "versions": versions()}
+    if identity.known.entries:
+        write_atomically(path / KEPT, identity.known.to_bytes())
+    write_atomically(path / STUDY, json.dumps(described, indent=1, sort_keys=True).encode() + b"\n", fsync=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what studies write; what else lies there stays. The study's description goes last."""
+    for name in _WRITTEN:
+        place = path / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """What a study was begun with: ``config``, ``shown`` and ``versions``.
+
+    Raises:
+        ValueError: The folder holds no study, or its description is damaged.
+    """
+    file = path / STUDY
+    if not file.is_file():
+        raise ArgumentError(f"{path}: expected a study of 'fastadv detect fit', got a folder without {STUDY}")
+    try:
+        found = json.loads(file.read_bytes())
+        config, software = found["config"], found["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(f"{file}: expected the description of a study, got {error!r}") from error
+    if not isinstance(config, dict) or not isinstance(software, dict):
+        raise ArgumentError(f"{file}: expected the description of a study, got one without config or versions")
+    return {"config": config, "shown": dict(found.get("shown", {})), "versions": software}
+
+
+def identity_of(
+    config: StudyConfig,
+    source: FaceSource,
+    model: FaceModel,
+    engine: Engine,
+    head: HeadConfig | None = None,
+    *,
+    path: Path,
+    weights: Path | None = None,
+    landmarks: Path | None = None,
+) -> RunIdentity:
+    """What ``claimed`` compares and ``reopen`` reads.
+
+    Args:
+        config: Of the study.
+        source: The faces.
+        model: The network.
+        engine: With every choice made.
+        head: How a class head is trained; None: ``default_head``.
+        path: The study's folder, where hashes of an earlier call are kept.
+        weights: The network's file, for messages.
+        landmarks: The file of the points, for messages.
+    """
+    trained = model.head is None or config.new_head
+    rules = {
+        "head training": asdict(head or default_head(config.seed)) if trained else None,
+        "contents of runs": {run: list_hash(read_manifest(run)) for run in config.runs},
+        **{name: value for name, value in asdict(config).items() if name != "seed"},
+    }
+    return RunIdentity.of(
+        "detect",
+        model=model,
+        weights=weights,
+        engine=engine,
+        seed=config.seed,
+        faces=UsedFaces(source=source, landmarks=landmarks),
+        out=path,
+        rules=rules,
+    )
+
+
+def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[Splits, tuple[str, ...] | None]:
+    """Whose images go where, and who each logit is; None where a head is to be trained. Nothing is written.
+
+    Raises:
+        ValueError: The images do not suffice, a layer does not exist, the head does not fit the people, or a run cannot
+            be read.
+    """
+    LayerTap(model=model, layers=config.layers)  # checks them
+    for run in config.runs:
+        check_images(Path(run), read_manifest(run))
+    splits = config.split(source.names)
+    if model.head is None or config.new_head:
+        return splits, None
+    if not isinstance(model.head, nn.Linear):
+        raise ArgumentError(f"model: expected a linear class head, got {type(model.head).__name__}; train a new head")
+    return splits, fit_classes(model.head.out_features, splits.people, config.classes)
+
+
+def begin(
+    config: StudyConfig,
+    source: FaceSource,
+    model: FaceModel,
+    *,
+    path: Path,
+    engine: Engine,
+    head: HeadConfig | None = None,
+    progress: Progress = silent,
+) -> Setting:
+    """Share the images out, and give the network a class head where it needs one. The folder is claimed already.
+
+    A head is trained on the images that are not set aside, once; ``head.safetensors`` has network and head.
+
+    Args:
+        config: Of the study.
+        source: The faces.
+        model: In evaluation mode; left as it is.
+        path: The study's folder.
+        engine: With every choice made.
+        head: How a head is trained; None: ``default_head``.
+        progress: Told of every stage.
+
+    Raises:
+        ValueError: As ``planned``.
+        TrainingError, CheckpointError: The head cannot be trained, or its file is damaged.
+        ImageError, AlignmentError: A face cannot be read.
+        OSError: Something cannot be written.
+    """
+    splits, classes = planned(config, source, model)
+    if classes is None:
+        model = _with_head(copy.deepcopy(model), source, splits, path, head or default_head(config.seed), progress)
+        classes = splits.people
+    return Setting(
+        source=source,
+        model=model,
+        classes=classes,
+        splits=splits,
+        layers=config.layers or model.layers,
+        path=path,
+        engine=engine,
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def reopen(
+    path: Path, source: FaceSource, model: FaceModel, *, progress: Progress = silent
+) -> tuple[StudyConfig, Setting]:
+    """The setting of a study that was fitted, from its folder, its faces and its network.
+
+    Raises:
+        ValueError: The folder holds no study, or the faces or the network are not the study's.
+    """
+    study = read_study(path)
+    saved = study["config"]
+    try:
+        config = StudyConfig.from_json(saved)
+        engine = Engine(**saved["engine"]).resolve(model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArgumentError(f"{path / STUDY}: expected the description of a study, got {error!r}") from error
+    own = RunIdentity.of("detect", model=model, seed=config.seed, faces=UsedFaces(source=source), out=path)
+    found = difference(
+        {name: saved.get(name) for name in own.config},
+        json.loads(json.dumps(dict(own.config))),
+        where=STUDY,
+        shown=(study["shown"], own.shown),
+        remedy="give the study's own",
+    )
+    if found:
+        raise ArgumentError(f"{path}: {found}")
+    return config, begin(config, source, model, path=path, engine=engine, progress=progress)
+
+
+def _with_head(
+    model: FaceModel, source: FaceSource, splits: Splits, path: Path, config: HeadConfig, progress: Progress
+) -> FaceModel:
+    file = path / HEAD
+    if file.is_file():
+        state = read_state_dict(file)
+        weight, bias = state.get(f"{_HEAD}weight"), state.get(f"{_HEAD}bias")
+        if weight is None or bias is None or weight.shape != (len(splits.people), model.embedding_size):
+            raise CheckpointError(f"{file}: expected a class head for {len(splits.people)} people; remove the file")
+        head = nn.Linear(weight.shape[1], weight.shape[0])
+        head.load_state_dict({"weight": weight, "bias": bias})
+        model.head = head.to(model.device).requires_grad_(False).eval()
+        return model
+    result = train_head(config, model, Selection(source, splits.rest), progress=progress)
+    write_atomically(path / CLASSES, json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
+    save_weights(result.model, file)
+    return result.model

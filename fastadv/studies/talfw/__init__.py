@@ -1,0 +1,1 @@
+"""A transferable adversarial copy of a set of pairs."""

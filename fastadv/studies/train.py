@@ -1,0 +1,292 @@
+"""``fastadv train``: an embedding network, or a class head on one, from a folder of faces or from synthetic ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
+from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
+from fastadv.data.dealt_pairs import by_identity
+from fastadv.data.files import remove_temporaries, write_atomically
+from fastadv.models import FaceModel, load, names, shipped_names
+from fastadv.runs.inputs import Progress, open_faces, open_pairs, parse_eps, show_eps, silent
+from fastadv.training import (
+    ATTACKS,
+    Adversarial,
+    CachedFaces,
+    EpochRecord,
+    HeadConfig,
+    Held,
+    TrainConfig,
+    TrainingError,
+    save_weights,
+    train,
+    train_head,
+)
+from fastadv.training.validation import few_negatives
+
+SYNTHETIC = "synthetic"
+
+# Validation people of synthetic faces: far beyond any that are trained on.
+_UNSEEN_FIRST = 900_000
+_UNSEEN = 200
+_UNSEEN_IMAGES = 8
+_HELD_SHARE = 0.1
+_COUNTS = (1000, 500, 200, 100, 40, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """A finished training.
+
+    Attributes:
+        model: The architecture.
+        loss: The loss.
+        adversarial: The attack of an adversarial training, `NAME[:STEPS]@EPS`, or None.
+        identities: People trained on.
+        steps: Steps of the whole training.
+        resumed_at: The step that this call went on from; 0 for a fresh start.
+        pairs: Held-out pairs, or 0.
+        history: One record an epoch.
+        best: The best epoch.
+        weights: Its weights, a file for `--weights`.
+    """
+
+    model: str
+    loss: str
+    adversarial: str | None
+    identities: int
+    steps: int
+    resumed_at: int
+    pairs: int
+    history: tuple[EpochRecord, ...]
+    best: EpochRecord
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSummary:
+    """A finished class head.
+
+    Attributes:
+        model: The architecture.
+        classes: Number of identities.
+        accuracy: Share of the held-out images that are recognised.
+        train_accuracy: Share of the others.
+        weights: Backbone and head, a file for `--weights`.
+        labels: The identity of every class, a JSON list in the same folder.
+    """
+
+    model: str
+    classes: int
+    accuracy: float
+    train_accuracy: float
+    weights: str
+    labels: str
+
+
+def train_network(
+    *,
+    data: Path | str,
+    model: str,
+    out: Path,
+    config: TrainConfig,
+    weights: Path | None = None,
+    pairs: Path | None = None,
+    identities: int = 1000,
+    per_identity: int = 16,
+    landmarks: Path | None = None,
+    cache: Path | None = None,
+    half: bool = False,
+    device: str = "cpu",
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> TrainSummary:
+    """Train an architecture of the zoo; a killed training goes on when it is started again with the same arguments.
+
+    Validation: the pairs of a CSV file; without one, pairs of people that are held out: unseen synthetic ones, or a
+    tenth of the folder's identities (none where there are too few). Nobody in the pairs is trained on.
+
+    Args:
+        data: A folder of identities, or ``"synthetic"``.
+        model: The architecture.
+        out: Where weights, records and the checkpoint go.
+        config: How to train.
+        weights: Start from these instead of random weights; of a shipped network a fine-tuning starts from its own.
+        pairs: CSV ``first,second,same[,fold]``.
+        identities: Synthetic people to train on.
+        per_identity: Images of each of them.
+        landmarks: Five points per image.
+        cache: A folder for the decoded images: faster epochs.
+        half: Write ``half.safetensors`` too, the best weights with matrices in float16.
+        device: Where to train.
+        fresh: Remove the training that ``out`` holds, and begin anew.
+        progress: Told of every stage.
+
+    Raises:
+        TrainingError, SourceError, ImageError, AlignmentError, PairError, CheckpointError, ValueError: One sentence on
+            what was wrong with which file or value.
+        ImportError: The loss needs the extra ``train``.
+        OSError: A file cannot be written.
+    """
+    if config.fine_tune and weights is None and model in names() and model not in shipped_names():
+        raise TrainingError(f"weights: expected a file to fine-tune {model!r} from, got none")
+    network = _open(model, weights, seed=None if config.fine_tune else config.seed, device=device)
+    source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
+    held = _held(source, data, pairs, network, seed=config.seed)
+    note = None if held is None else few_negatives(held.pairs)
+    if note is not None:
+        notify(note)
+    if cache is not None:
+        source = CachedFaces(source, cache, progress=progress)
+    result = train(config, network, source, held=held, out=out, fresh=fresh, progress=progress)
+    if half:
+        save_weights(result.model, out / "half.safetensors", half=True)
+    return TrainSummary(
+        model=model,
+        loss=config.loss,
+        adversarial=None if config.adversarial is None else show_adversarial(config.adversarial),
+        identities=len(result.classes),
+        steps=result.steps,
+        resumed_at=result.resumed_at,
+        pairs=0 if held is None else len(held.pairs),
+        history=result.history,
+        best=result.best,
+        weights=str(out / "best.safetensors"),
+    )
+
+
+def train_class_head(
+    *,
+    data: Path | str,
+    model: str,
+    out: Path,
+    config: HeadConfig,
+    weights: Path | None = None,
+    identities: int = 500,
+    per_identity: int = 20,
+    landmarks: Path | None = None,
+    half: bool = False,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> HeadSummary:
+    """Train a class head on a frozen network: ``out/head.safetensors`` (backbone and head) and ``out/classes.json``.
+
+    Args:
+        data: A folder of identities, or ``"synthetic"``.
+        model: The architecture.
+        out: The folder, made where it is missing.
+        config: How to train.
+        weights: Of the network; None takes the shipped ones.
+        identities: Synthetic people, one class each.
+        per_identity: Images of each of them.
+        landmarks: Five points per image.
+        half: Store matrices in float16.
+        device: Where to embed.
+        progress: Told of every stage.
+
+    Raises:
+        TrainingError, SourceError, ImageError, AlignmentError, CheckpointError, ValueError: One sentence on what was
+            wrong with which file or value.
+        OSError: A file cannot be written.
+    """
+    network = _open(model, weights, seed=None, device=device)
+    source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"out: expected a folder, got the file {out}")
+    result = train_head(config, network, source, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(out)
+    save_weights(result.model, out / "head.safetensors", half=half)
+    write_atomically(out / "classes.json", json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
+    return HeadSummary(
+        model=model,
+        classes=len(result.classes),
+        accuracy=result.accuracy,
+        train_accuracy=result.train_accuracy,
+        weights=str(out / "head.safetensors"),
+        labels=str(out / "classes.json"),
+    )
+
+
+def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
+    """The attack of an adversarial training from `NAME[:STEPS][@EPS]`, such as `"fim:4@8/255"`.
+
+    Args:
+        text: The attack, one of `fastadv.training.ATTACKS`.
+        share: Of the attacked images in a batch; None takes half.
+
+    Raises:
+        ValueError: The text is of no such form, or a number is out of range.
+    """
+    head, at, eps = text.partition("@")
+    name, colon, steps = head.partition(":")
+    if name not in ATTACKS:
+        raise ArgumentError(
+            f"adversarial: expected NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}"
+        )
+    if colon and not (steps.isascii() and steps.isdigit()):
+        raise ArgumentError(f"adversarial: expected NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
+    usual = Adversarial()
+    return Adversarial(
+        attack=name,
+        eps=parse_eps(eps) if at else usual.eps,
+        steps=int(steps) if colon else None,
+        share=usual.share if share is None else share,
+    )
+
+
+def show_adversarial(config: Adversarial) -> str:
+    """The text that `parse_adversarial` reads."""
+    steps = "" if config.steps is None else f":{config.steps}"
+    return f"{config.attack}{steps}@{show_eps(config.eps)}"
+
+
+def _open(model: str, weights: Path | None, *, seed: int | None, device: str) -> FaceModel:
+    """The network with given weights; without, random ones of the seed, or the shipped ones where there is no seed."""
+    return load(model, weights, device=device, random_weights_seed=seed if weights is None else None)
+
+
+def _faces(
+    data: Path | str, network: FaceModel, landmarks: Path | None, *, identities: int, per_identity: int, seed: int
+) -> FaceSource:
+    size = network.input_size[0]
+    if str(data) != SYNTHETIC:
+        source = open_faces(Path(data), size=size, landmarks=landmarks)
+        source.check(source.names)
+        return source
+    if identities > _UNSEEN_FIRST:
+        raise ArgumentError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
+    return SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
+
+
+def _held(source: FaceSource, data: Path | str, pairs: Path | None, network: FaceModel, *, seed: int) -> Held | None:
+    if pairs is not None:
+        return Held(source=source, pairs=open_pairs(source, file=pairs))
+    if str(data) == SYNTHETIC:
+        unseen = SyntheticFaces(
+            identities=_UNSEEN, per_identity=_UNSEEN_IMAGES, seed=seed, size=network.input_size[0], first=_UNSEEN_FIRST
+        )
+        return Held(source=unseen, pairs=unseen.pairs(_COUNTS[0]))
+    dealt = _deal(source.names, seed=seed)
+    return Held(source=source, pairs=dealt) if dealt else None
+
+
+def _deal(names: Sequence[str], *, seed: int) -> tuple[Pair, ...]:
+    """Pairs of a tenth of the identities, as many as there can be up to 1,000; () where they are too few."""
+    grouped = by_identity(names)
+    people = sorted(person for person, found in grouped.items() if len(found) > 1)
+    random.Random(seed).shuffle(people)
+    chosen = people[: int(len(grouped) * _HELD_SHARE)]
+    for folds in (10, 2):
+        for count in _COUNTS:
+            try:
+                return deal_pairs((n for person in chosen for n in grouped[person]), count, folds=folds, seed=seed)
+            except PairError:
+                continue
+    return ()

@@ -1,0 +1,1 @@
+"""Transferability: images of surrogates, evaluated on all networks."""

@@ -1,0 +1,277 @@
+"""What a transfer study compares: networks, methods and pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadv.attacks import CATALOG, Recipe, SignGradient, as_recipe, by_name
+from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable, unmeasurable
+from fastadv.data import FaceSource, Pair
+from fastadv.models import FaceModel
+from fastadv.recognition import cosine_scores, threshold_at_far
+from fastadv.runs.embedding import embed
+from fastadv.runs.goals import check_goal
+from fastadv.runs.inputs import Progress
+from fastadv.surrogates import Ensemble
+
+BASES: Mapping[str, str] = {
+    "fim": "itgsm",
+    "ffm": "ftgsm",
+    "m-fim": "fim",
+    "di-fim": "fim",
+    "s-fim": "fim",
+    "ti-fim": "fim",
+    "di-m-fim": "m-fim",
+    "ti-di-m-fim": "di-m-fim",
+    "dfanet-fim": "fim",
+    "dfanet-m-fim": "m-fim",
+    "dfanet-di-m-fim": "di-m-fim",
+}
+"""What each method is compared with: the one that it adds something to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An attack of the study.
+
+    Attributes:
+        name: Of the catalogue.
+        steps: Its steps; None: as the study says, or one.
+        rate: Its drop rate; None: the paper's for the network.
+    """
+
+    name: str
+    steps: int | None = None
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name in CATALOG and CATALOG[self.name].ensemble:
+            raise ArgumentError(
+                f"method: expected one that works on a single surrogate, got {self.name!r}; "
+                "give --surrogate A+B instead"
+            )
+
+    @property
+    def label(self) -> str:
+        """``"fim"``, ``"fim:13"``, ``"dfanet-fim@0.05"``."""
+        steps = "" if self.steps is None else f":{self.steps}"
+        return f"{self.name}{steps}{'' if self.rate is None else f'@{self.rate:g}'}"
+
+    def recipe(self, *, eps: float, steps: int, others: Sequence[FaceModel]) -> Recipe:
+        """The attack, on the surrogate's further networks too.
+
+        Raises:
+            ValueError: The name is not known, or the method takes no drop rate.
+        """
+        usual = steps if self.name not in CATALOG or CATALOG[self.name].steps else None
+        count = usual if self.steps is None else self.steps
+        made = as_recipe(by_name(self.name, eps=eps, steps=count, rate=self.rate))
+        if not others:
+            return made
+        return replace(made, surrogate=replace(made.surrogate, ensemble=Ensemble(others=tuple(others))))
+
+
+def parse_method(text: str) -> Method:
+    """A method from ``"NAME"``, ``"NAME:STEPS"``, ``"NAME@RATE"`` or ``"NAME:STEPS@RATE"``.
+
+    Raises:
+        ValueError: The text is not of that form, or the attack is not known.
+    """
+    head, at, rate = text.partition("@")
+    name, colon, steps = head.partition(":")
+    try:
+        if name not in CATALOG:
+            raise ValueError
+        return Method(name=name, steps=_positive(steps) if colon else None, rate=float(rate) if at else None)
+    except ValueError as error:
+        if "single surrogate" in str(error):
+            raise
+        names = "" if name in CATALOG else f" with a name of {', '.join(CATALOG)}"
+        hint = "; it needs --untargeted" if name == "gd-uap" else ""
+        raise ArgumentError(
+            f"method: expected NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE such as fim:13{names}, got {text!r}{hint}"
+        ) from None
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise ArgumentError(f"steps: expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def members(surrogate: str, models: Mapping[str, FaceModel]) -> list[FaceModel]:
+    """The networks of a surrogate: one, or several with "+" between their names.
+
+    Raises:
+        ValueError: One is not among the models, or named twice.
+    """
+    names = surrogate.split("+")
+    if any(n not in models for n in names) or len(set(names)) != len(names):
+        raise ArgumentError(
+            f"surrogate: expected some of {', '.join(models)}, or several of them with '+' between, got {surrogate!r}"
+        )
+    return [models[n] for n in names]
+
+
+def check_plan(
+    models: Mapping[str, FaceModel],
+    *,
+    surrogates: Sequence[str],
+    methods: Sequence[Method],
+    eps: float,
+    steps: int,
+    at: Sequence[int],
+    pairs: int,
+    images: int,
+) -> None:
+    """Refuse a study that could not be finished, before anything is embedded.
+
+    Args:
+        models: The networks.
+        surrogates: See ``transfer.transfer``; likewise all others.
+        methods: What to compare.
+        eps: Radius of the budget.
+        steps: Of the methods that do not say their own.
+        at: Further numbers of steps.
+        pairs: How many.
+        images: How many sources, and as many targets.
+
+    Raises:
+        ValueError: A surrogate is not among the networks, something is given twice, a method does not take what is
+            given or cannot move towards another image's embedding or class, ``at`` is beyond every method's steps, or
+            there are more pairs than the images give.
+    """
+    for argument, given in (("surrogate", list(surrogates)), ("method", [m.label for m in methods])):
+        twice = [name for name in given if given.count(name) > 1]
+        if twice or not given:
+            raise ArgumentError(f"{argument}: expected each one once, got {twice[0] + ' twice' if twice else 'none'}")
+    longest = 0
+    for surrogate in surrogates:
+        model, *others = members(surrogate, models)
+        for method in methods:
+            made = method.recipe(eps=eps, steps=steps, others=others)
+            check_goal(made, "classify-as" if CATALOG[method.name].level == "logits" else "impersonate", "method")
+            if not isinstance(made.attack, SignGradient):
+                raise ArgumentError(
+                    f"method: expected one whose last step is its result, such as fim or pgd, got {method.label}, "
+                    "which keeps the best of its trials"
+                )
+            longest = max(longest, made.attack.steps)
+            if CATALOG[method.name].level == "logits" and model.head is None:
+                raise ArgumentError(
+                    f"method: expected one on embeddings for {surrogate}, whose weights bring no class head, got "
+                    f"{method.label}, which works on logits"
+                )
+    beyond = [k for k in at if k > longest]
+    if beyond:
+        raise ArgumentError(f"at: expected at most the {longest} steps of the longest method, got {beyond[0]}")
+    if pairs > images * images:
+        raise ArgumentError(
+            f"pairs: expected at most images x images = {images * images}, got {pairs}; give more --images"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """A network with its threshold, as a verifier in service.
+
+    Attributes:
+        model: The network.
+        threshold: The cosine at and above which a pair is accepted, at the study's false accept rate.
+        accuracy: Share of the verification pairs that it decides rightly at that threshold.
+    """
+
+    model: FaceModel
+    threshold: float
+    accuracy: float
+
+    @property
+    def distance(self) -> float:
+        """The threshold as a distance of unit embeddings, ``sqrt(2 - 2 cos)``."""
+        return math.sqrt(max(0.0, 2 - 2 * self.threshold))
+
+
+def check_far(far: float, pairs: Sequence[Pair]) -> None:
+    """Refuse a false accept rate that is none, or that the verification pairs cannot show.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if not 0 < far <= 1:
+        raise ArgumentError(f"far: expected a rate above 0, up to 1, got {far:g}")
+    negatives = sum(not pair.same for pair in pairs)
+    if not measurable(far, negatives):
+        raise ArgumentError(f"far: {unmeasurable(f'FAR {far:g}', far, negatives, 'negative pairs')}")
+
+
+def calibrate(
+    source: FaceSource, pairs: Sequence[Pair], model: FaceModel, *, far: float, progress: Progress
+) -> Verifier:
+    """The network's threshold at a false accept rate on verification pairs.
+
+    Raises:
+        ValueError: As `check_far`.
+        ImageError, AlignmentError: A face cannot be read.
+    """
+    check_far(far, pairs)
+    same = np.array([p.same for p in pairs])
+    names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
+    rows = embed(source, names, model, progress=progress)
+    first, second = (np.stack([rows[getattr(p, k)].numpy() for p in pairs]) for k in ("first", "second"))
+    scores = cosine_scores(first, second)
+    threshold = threshold_at_far(scores, same, far)
+    return Verifier(model=model, threshold=threshold, accuracy=float(((scores >= threshold) == same).mean()))
+
+
+def draw_images(source: FaceSource, count: int, *, seed: int) -> tuple[list[str], list[str]]:
+    """``count`` source and ``count`` target images of different people each, drawn by the seed.
+
+    Raises:
+        ValueError: There are not so many people.
+    """
+    first: dict[str, str] = {}
+    for name in source.names:
+        first.setdefault(name.rpartition("/")[0], name)
+    people = sorted(first)
+    if len(people) < 2 * count:
+        raise ArgumentError(
+            f"images: expected at most {len(people) // 2}, half of the {len(people)} people of the data, got {count}"
+        )
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(people))[: 2 * count]
+    names = [first[people[k]] for k in chosen]
+    return names[:count], names[count:]
+
+
+def negative_pairs(
+    sources: Sequence[str],
+    targets: Sequence[str],
+    accepted: NDArray[np.bool_],
+    count: int,
+) -> list[tuple[str, str]]:
+    """The first ``count`` pairs that no network accepts, so that images repeat as late as possible.
+
+    The pairs (source i, target i + k) come in the order of k, then i: the first ones share no image.
+
+    Args:
+        sources: S names.
+        targets: S names.
+        accepted: ``(S, S)``: whether any network takes source i for target j.
+        count: How many.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    size = len(sources)
+    order = [(i, (i + k) % size) for k in range(size) for i in range(size)]
+    found = [(sources[i], targets[j]) for i, j in order if not accepted[i, j]]
+    if len(found) < count:
+        raise ArgumentError(
+            f"pairs: expected at most {len(found)}, which no network accepts of {size} x {size} images, got {count}"
+        )
+    return found[:count]

@@ -1,1 +1,0 @@
-"""The commands as functions: one file per command, with what they share."""
