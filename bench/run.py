@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bench.registry import REGISTRY, Options, Row
-from fastadv.data.provenance import commit, versions
+from fastadv.core.provenance import commit, versions
 
 HERE = Path(__file__).parent
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from fastadv import Engine, Evade, Impersonate, attacks, run
+from fastadv.core.provenance import versions
 from fastadv.data import LFW, FaceSource, Pair, SyntheticFaces
-from fastadv.data.provenance import versions
 from fastadv.detection import Examples, FitConfig, LayerTap, Trajectory, auc_interval, centroids, fit
 from fastadv.models import FaceModel, fixed_batches, load, prepare, shipped_names
 from fastadv.recognition import VerificationReport, cosine_scores, evaluate

@@ -25,6 +25,8 @@ from fastadv.cli.options import (
     Weights,
 )
 from fastadv.cli.show import print_notes, print_notices, progress_bars, table
+from fastadv.core.files import file_hash
+from fastadv.core.numbers import parse_folds
 from fastadv.detection import load_detector
 from fastadv.engine import Engine
 from fastadv.report.pages import defences as defend_page
@@ -106,9 +108,7 @@ def defend(
     threats = [defend_plan.parse_threat(text, detector=known, false_alarm=false_alarm) for text in texts]
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    chosen = inputs.open_pairs(
-        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit
-    )
+    chosen = inputs.open_pairs(source, file=pairs, folds=None if folds is None else parse_folds(folds), limit=limit)
     copies = [
         defend_plan.Copy(label=path.name, source=inputs.open_faces(path, size=face_model.input_size[0]))
         for path in copy or ()
@@ -134,7 +134,7 @@ def defend(
             "defences": defence,
             "files": defend_plan.files_of(planned),
             "threats": texts,
-            "detector": None if detector is None else {"file": inputs.file_hash(detector), "false_alarm": false_alarm},
+            "detector": None if detector is None else {"file": file_hash(detector), "false_alarm": false_alarm},
             "pairs": list_hash(chosen),
             "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
         },

@@ -20,8 +20,8 @@ from fastadv.cli.detect_tables import print_cells, print_evaluation
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
 from fastadv.cli.show import percent, print_notices, progress_bars, table
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
 from fastadv.data import FaceSource, SyntheticFaces
-from fastadv.data.files import write_atomically
 from fastadv.detection import FitConfig, load_detector
 from fastadv.engine import Engine
 from fastadv.report.pages import detection as detect_page

@@ -11,7 +11,7 @@ import torch
 
 from fastadv import backends
 from fastadv.core.extras import optional_packages
-from fastadv.data.provenance import versions
+from fastadv.core.provenance import versions
 from fastadv.models import shipped_names
 
 _REQUIRED = ("pyarrow", "rich", "safetensors", "scikit-learn", "typer")  # those besides torch, NumPy and Pillow

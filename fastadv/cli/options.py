@@ -11,6 +11,7 @@ import typer
 from fastadv import models
 from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
+from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
 from fastadv.runs import inputs
 from fastadv.runs.goals import GOALS, IDENTIFIED
 from fastadv.training import LOSSES
@@ -126,10 +127,10 @@ def build_attack(
 ) -> Recipe:
     made = by_name(
         name.value,
-        eps=None if eps is None else inputs.parse_eps(eps),
+        eps=None if eps is None else parse_eps(eps),
         steps=steps,
         rate=drop_rate,
         others=[inputs.open_named_model(text, device=device) for text in ensemble or ()],
-        weights=None if ensemble_weights is None else inputs.parse_weights(ensemble_weights),
+        weights=None if ensemble_weights is None else parse_weights(ensemble_weights),
     )
-    return with_options(made, stop=stop, margin=margin, settings=inputs.parse_settings(settings or ()))
+    return with_options(made, stop=stop, margin=margin, settings=parse_settings(settings or ()))

@@ -24,8 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fastadv.attacks import Box, Recipe
+from fastadv.core import progress as progressing
+from fastadv.core.numbers import show_eps
 from fastadv.runs import attack as attacking
-from fastadv.runs import inputs
 from fastadv.studies import verify as verifying
 
 errors = Console(stderr=True)
@@ -41,7 +42,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bars(*, quiet: bool) -> Iterator[inputs.Progress]:
+def progress_bars(*, quiet: bool) -> Iterator[progressing.Progress]:
     """A progress bar per stage on standard error, where that is a terminal; Ctrl-C inside ends with 130."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     stages: dict[str, Any] = {}
@@ -75,7 +76,7 @@ def percent(value: float | None) -> str:
 def attack_title(moves: Recipe) -> str:
     """The attack and its budget: ``"fim, linf 8/255"``, or the name alone where there is no ball."""
     budget = moves.attack.budget
-    return moves.name if isinstance(budget, Box) else f"{moves.name}, {budget.norm} {inputs.show_eps(budget.eps)}"
+    return moves.name if isinstance(budget, Box) else f"{moves.name}, {budget.norm} {show_eps(budget.eps)}"
 
 
 def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float, *, as_json: bool) -> None:

@@ -36,6 +36,7 @@ from fastadv.cli.options import (
 )
 from fastadv.cli.show import attack_title, percent, print_attacks, progress_bars, table
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import parse_folds
 from fastadv.data.stored import QUALITY, ImageFormat
 from fastadv.engine import Engine
 from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
@@ -135,7 +136,7 @@ def talfw(
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
     chosen = inputs.open_pairs(
-        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit, verified=False
+        source, file=pairs, folds=None if folds is None else parse_folds(folds), limit=limit, verified=False
     )
     building.check_threshold(threshold, chosen)
     aims = building.plan(source, chosen, targets=aimed_at)

@@ -11,6 +11,7 @@ from rich.console import Console
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, Prec, Precision, Seed
 from fastadv.cli.show import percent, print_notes, print_notices, progress_bars, table
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import parse_counts, parse_eps, parse_folds, show_eps
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.recognition import PairedDifference
@@ -82,10 +83,10 @@ def transfer(
     Example: fastadv transfer --data lfw/ --network mobilefacenet=M.safetensors --network edgeface_xs=E.safetensors
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
-    radius = inputs.parse_eps(eps)
+    radius = parse_eps(eps)
     kinds = [m if untargeted and m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
-    checkpoints = () if at is None else inputs.parse_counts("at", at)
-    chosen_folds = None if folds is None else inputs.parse_folds(folds)
+    checkpoints = () if at is None else parse_counts("at", at)
+    chosen_folds = None if folds is None else parse_folds(folds)
     if untargeted and (surrogate is None or len(surrogate) != 1 or at is not None):
         raise ArgumentError(
             f"untargeted: expected one --surrogate and no --at, got {len(surrogate or ())} surrogates"
@@ -196,7 +197,7 @@ def transfer(
         print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
         return
     console = Console()
-    console.print(table(f"{title}, eps {inputs.show_eps(radius)}", rows, header))
+    console.print(table(f"{title}, eps {show_eps(radius)}", rows, header))
     print_notes(notes)
     compared_rows = [
         (method, base, f"{surrogate} → {target}", f"{100 * found.difference:+.1f} %", f"{found.p:.2g}", found.verdict)

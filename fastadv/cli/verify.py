@@ -38,6 +38,7 @@ from fastadv.cli.options import (
 )
 from fastadv.cli.show import attack_title, print_verification, progress_bars
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import parse_folds
 from fastadv.engine import Engine
 from fastadv.report.pages.curves import ROC, draw_verification
 from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
@@ -106,9 +107,7 @@ def verify(
         check_goal(moves, "impersonate")
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    chosen = inputs.open_pairs(
-        source, file=pairs, folds=None if folds is None else inputs.parse_folds(folds), limit=limit
-    )
+    chosen = inputs.open_pairs(source, file=pairs, folds=None if folds is None else parse_folds(folds), limit=limit)
     engine = Engine(slots=slots, batch=batch, precision=precision.value)
     folder = None
     if out is not None:

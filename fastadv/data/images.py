@@ -19,8 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastadv.core.content import what_is_this
 from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.files import write_atomically
 from fastadv.data import names
-from fastadv.data.files import write_atomically
 
 EXTENSIONS = names.READ
 HEAD = 4096  # bytes that tell the format and the depth of an image

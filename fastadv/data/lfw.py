@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.content import refuse_unless_text
+from fastadv.core.files import write_atomically
 from fastadv.data.alignment import Matrix, warp
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
-from fastadv.data.files import write_atomically
 from fastadv.data.folder import is_dir, list_images, tell_beside
 from fastadv.data.names import read_lines
 from fastadv.data.pairs import Pair, PairError, named_as

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import Error
-from fastadv.data.files import write_atomically
+from fastadv.core.files import write_atomically
 from fastadv.data.names import read_text, shown
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from typing import Any
 
 from fastadv.core.differences import difference
 from fastadv.core.errors import Error, FileError
+from fastadv.core.files import is_temporary, naming, write_atomically
+from fastadv.core.lock import FolderLock
+from fastadv.core.provenance import versions
 from fastadv.data.faces import several
-from fastadv.data.files import is_temporary, naming, write_atomically
 from fastadv.data.hashes import KEPT
-from fastadv.data.lock import FolderLock
 from fastadv.data.manifest import JOURNAL, PARQUET, ManifestRow
-from fastadv.data.provenance import versions
 
 RUN = "run.json"
 LOCK = ".lock"

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import naming, remove_temporaries, write_all, write_atomically
+from fastadv.core.lock import FolderLock
 from fastadv.core.notices import notify
 from fastadv.data.faces import several
-from fastadv.data.files import naming, remove_temporaries, write_all, write_atomically
 from fastadv.data.images import encode_png
-from fastadv.data.lock import FolderLock
 from fastadv.data.manifest import (
     JOURNAL,
     PARQUET,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error, MissingPackageError
-from fastadv.data.files import write_atomically
-from fastadv.data.provenance import versions
+from fastadv.core.files import write_atomically
+from fastadv.core.provenance import versions
 from fastadv.detection.detectors import Detector
 from fastadv.detection.guard import Guard, OnePass, only_of_finite, pooled
 from fastadv.models.layers import fold_batch_norms, freeze

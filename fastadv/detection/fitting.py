@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from fastadv.core.canonical import canonical
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
 from fastadv.core.restored import records, same_json
-from fastadv.data.files import write_atomically
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
 from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
 from fastadv.detection.tensor_file import DetectionFileError

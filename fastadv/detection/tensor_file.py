@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fastadv.core.content import file_content
 from fastadv.core.errors import ArgumentError, Error
-from fastadv.data.files import write_atomically
-from fastadv.data.provenance import versions
+from fastadv.core.files import write_atomically
+from fastadv.core.provenance import versions
 
 _FORMAT = "fastadv.detection"
 _VERSION = 1

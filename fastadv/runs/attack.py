@@ -12,6 +12,7 @@ import numpy as np
 from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, RunFolder
 from fastadv.data.names import fault as fault_of
 from fastadv.data.names import shown
@@ -21,7 +22,6 @@ from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.recognition import count_success, mean_of
 from fastadv.runs.goals import Aim, Enrolled
-from fastadv.runs.inputs import Progress, silent
 from fastadv.runs.production import Order, produce
 
 

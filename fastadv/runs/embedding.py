@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource
 from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.runs.inputs import Progress, silent
 
 _BATCH = 32
 

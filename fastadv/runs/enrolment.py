@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Gallery
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.models import FaceModel
 from fastadv.runs.embedding import embed
 from fastadv.runs.goals import Enrolled, identity_of
-from fastadv.runs.inputs import Progress, silent
 
 
 def enrol(

@@ -17,6 +17,8 @@ from torch import Tensor
 from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
+from fastadv.core.progress import Progress, silent
+from fastadv.core.provenance import software
 from fastadv.data import (
     Face,
     FaceSource,
@@ -28,12 +30,10 @@ from fastadv.data import (
     read_manifest,
     to_uint8,
 )
-from fastadv.data.provenance import software
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
 from fastadv.models.modes import plain_modes
 from fastadv.runs import RunIdentity, UsedFaces, goal_hash, list_hash
-from fastadv.runs.inputs import Progress, silent
 
 _WRITERS = 2
 _QUEUED = 64  # images that wait for the disk

@@ -12,8 +12,9 @@ from pathlib import Path
 from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import remove_temporaries, write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, read_manifest, write_pairs_csv
-from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.images import to_uint8, write_png
 from fastadv.data.pairs import Pair
@@ -22,7 +23,6 @@ from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
 from fastadv.runs.attack import AttackSummary, summarise
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.verify import Verification, save, verify
 
 MODEL = "synth-vgg"

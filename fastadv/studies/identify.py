@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Gallery, Recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, IdentityFolder, RunFolder
-from fastadv.data.files import write_atomically
 from fastadv.data.run_files import IMAGES
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
@@ -33,7 +34,6 @@ from fastadv.runs.attack import AttackSummary, attack_folder, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.enrolment import enrolled_from
 from fastadv.runs.goals import Aim, Enrolled, identity_of
-from fastadv.runs.inputs import Progress, silent
 from fastadv.runs.production import Order
 
 JSON = "identification.json"

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import remove_temporaries, write_atomically
 from fastadv.core.notices import notify
+from fastadv.core.numbers import parse_eps, show_eps
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
-from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.models import FaceModel, load, names, shipped_names
-from fastadv.runs.inputs import Progress, open_faces, open_pairs, parse_eps, show_eps, silent
+from fastadv.runs.inputs import open_faces, open_pairs
 from fastadv.training import (
     ATTACKS,
     Adversarial,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import open_device
-from fastadv.runs.inputs import Progress, open_faces, silent
+from fastadv.runs.inputs import open_faces
 from fastadv.training import CachedFaces, TrainingError
 from fastadv.training.denoiser import DenoiserEpoch, save_denoiser, train_denoiser
 from fastadv.training.denoiser_config import DenoiserConfig

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder
-from fastadv.data.files import write_atomically
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.recognition import (
@@ -29,7 +30,6 @@ from fastadv.recognition import (
 from fastadv.runs.attack import AttackSummary, check_unique, pair_name, summarise
 from fastadv.runs.embedding import embed
 from fastadv.runs.goals import check_goal
-from fastadv.runs.inputs import Progress, silent
 from fastadv.runs.production import Order, produce
 
 JSON = "verification.json"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,11 @@ import numpy as np
 
 from fastadv.core.differences import difference
 from fastadv.core.errors import UnknownNameError
+from fastadv.core.files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource, face_id, to_tensor, to_uint8
-from fastadv.data.files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.training.config import TrainingError
-
-Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, how many are done, and how many there are."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that says nothing."""
 
 
 class CachedFaces(FaceSource):

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fastadv.core.canonical import canonical
 from fastadv.core.differences import difference
+from fastadv.core.files import remove_temporaries, write_atomically
+from fastadv.core.lock import FolderLock
 from fastadv.core.restored import same_json
-from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.hashes import KEPT, KnownHashes
-from fastadv.data.lock import FolderLock
 from fastadv.models import FaceModel
 from fastadv.models.tensor_content import CheckpointError, load_torch
 from fastadv.training.config import TrainingError

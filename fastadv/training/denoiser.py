@@ -14,14 +14,15 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv.core.files import write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.core.restored import check_position, records
 from fastadv.data import FaceSource
-from fastadv.data.files import write_atomically
 from fastadv.data.hashes import KnownHashes
 from fastadv.models.checkpoints import load_weights
 from fastadv.models.red import REDNet
 from fastadv.training import checkpoint
-from fastadv.training.cache import Progress, names_hash, silent
+from fastadv.training.cache import names_hash
 from fastadv.training.config import TrainingError
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import Gain, HeldImages, batches, draw, epoch_order, measure

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel
-from fastadv.training.cache import Progress, silent
 from fastadv.training.config import TrainingError
 from fastadv.training.validation import embed_faces
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.progress import Progress, silent
 from fastadv.core.restored import check_position, records
 from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
@@ -20,7 +21,7 @@ from fastadv.models.identity import model_identity
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
 from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
-from fastadv.training.cache import Progress, names_hash, silent
+from fastadv.training.cache import names_hash
 from fastadv.training.config import TrainConfig, TrainingError
 from fastadv.training.losses import logits_of, make_loss, start_from_means
 from fastadv.training.validation import Held, embed_faces, hold_out, verify_pairs

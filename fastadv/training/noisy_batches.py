@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource
 from fastadv.models import fixed_batches
 from fastadv.models.red import REDNet
 from fastadv.ops import philox
-from fastadv.training.cache import Progress, silent
 from fastadv.training.denoiser_config import DenoiserConfig
 
 SIGMAS = (0.025, 0.05, 0.1)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv.core.progress import Progress, silent
 from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import VerificationReport, cosine_scores, evaluate
-from fastadv.training.cache import Progress, silent
 
 _BATCH = 64
 _RESOLVED = 0.01  # accuracies and error rates that the choice of an epoch should be able to tell apart

@@ -17,12 +17,12 @@ from fastadv.attacks import by_name
 from fastadv.cli import app
 from fastadv.core import text
 from fastadv.core.notices import Notice
+from fastadv.core.numbers import parse_eps
 from fastadv.data import IdentityFolder, ManifestError, ManifestRow, RunFolder, SourceError, face_id, write_png
 from fastadv.report.pages import parts
 from fastadv.report.pages.run import render
 from fastadv.runs import describe
 from fastadv.runs.attack import pair_name, source_name
-from fastadv.runs.inputs import parse_eps
 
 RNG = np.random.default_rng(3)
 SIZE = 32

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fastadv.core.notices import Notice
+from fastadv.core.numbers import parse_eps, parse_folds, show_eps
 from fastadv.data import SyntheticFaces, write_png
-from fastadv.runs.inputs import open_faces, open_pairs, parse_eps, parse_folds, show_eps
+from fastadv.runs.inputs import open_faces, open_pairs
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), ("2", 2.0), ("1e-2", 0.01)])

@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from fastadv.cli import app
+from fastadv.core.lock import FolderLock
 from fastadv.data import SourceError, SyntheticFaces
-from fastadv.data.lock import FolderLock
 from fastadv.models.red import REDNet, load_denoiser
 from fastadv.studies.train_denoiser import train_noise2clean
 from fastadv.training import TrainingError

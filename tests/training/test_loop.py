@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastadv.core.lock import FolderLock
 from fastadv.data import IdentityFolder, SyntheticFaces
-from fastadv.data.lock import FolderLock
 from fastadv.models import load, read_state_dict
 from fastadv.training import CachedFaces, Held, TrainConfig, TrainingError, train
 

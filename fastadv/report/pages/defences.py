@@ -10,7 +10,7 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
-from fastadv.data.files import write_atomically
+from fastadv.core.files import write_atomically
 from fastadv.report.distributions import distribution_plot
 from fastadv.report.page import render_page
 from fastadv.report.pages import parts

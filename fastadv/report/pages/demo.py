@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastadv.core import text
+from fastadv.core.files import write_atomically
+from fastadv.core.provenance import versions
 from fastadv.data import read_image, to_uint8
-from fastadv.data.files import write_atomically
-from fastadv.data.provenance import versions
 from fastadv.data.run_files import IMAGES
 from fastadv.engine import notices
 from fastadv.recognition import VerificationReport

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
-from fastadv.data.files import write_atomically
+from fastadv.core.files import write_atomically
 from fastadv.report.page import render_page
 from fastadv.report.pages import parts
 from fastadv.report.parts import Notices, Page, Part, Plot, Plots, Section, Table, Tile, Tiles

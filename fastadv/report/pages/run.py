@@ -10,9 +10,9 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
-from fastadv.data.files import write_atomically
 from fastadv.data.run_files import IMAGES, RUN
 from fastadv.engine import notices
 from fastadv.report import (

@@ -13,8 +13,8 @@ import numpy as np
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
-from fastadv.data.files import write_atomically
 from fastadv.data.run_files import IMAGES
 from fastadv.recognition import roc
 from fastadv.report.figures import roc_plot

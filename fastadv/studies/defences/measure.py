@@ -20,9 +20,10 @@ from fastadv.attacks import Evade, Goal, Impersonate, fim
 from fastadv.attacks.change import level_note
 from fastadv.attacks.evade_detector import WatchedModel
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
+from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
-from fastadv.data.files import write_atomically
 from fastadv.defences import (
     Adaptive,
     AttackAsDefence,
@@ -41,7 +42,6 @@ from fastadv.recognition import cosine_scores, evaluate, under_attack
 from fastadv.runs import UsedFaces, describe, list_hash
 from fastadv.runs.attack import check_unique, pair_name
 from fastadv.runs.embedding import embed
-from fastadv.runs.inputs import Progress, silent
 from fastadv.runs.production import Order, produce
 from fastadv.studies.defences.plan import Copy, Moves, Planned, on_host, with_none
 from fastadv.studies.defences.results import Cell, Defences, Guarded

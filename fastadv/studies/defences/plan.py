@@ -11,6 +11,8 @@ from typing import Any
 
 from fastadv.attacks import CATALOG, Box, Noise, Recipe, as_recipe, by_name
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import file_hash
+from fastadv.core.numbers import parse_eps
 from fastadv.data import FaceSource
 from fastadv.defences import (
     Adaptive,
@@ -37,7 +39,6 @@ from fastadv.defences.suspicion import ITERATIVE, NOISE, ONE_STEP
 from fastadv.detection import Detector
 from fastadv.models.identity import state_hash
 from fastadv.runs.goals import check_goal
-from fastadv.runs.inputs import file_hash, parse_eps
 
 NONE = "none"
 FORMS = (

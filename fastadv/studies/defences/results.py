@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.files import write_atomically
 from fastadv.data import Pair
-from fastadv.data.files import write_atomically
 from fastadv.defences import Flag, Trial
 from fastadv.recognition import AttackedReport, VerificationReport, count_success, evaluate, mean_of
 

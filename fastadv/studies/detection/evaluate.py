@@ -13,12 +13,12 @@ import torch
 
 from fastadv.attacks.evade_detector import check_adapts
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
-from fastadv.data.files import write_atomically
 from fastadv.detection import Detector, Thresholds, load_detector
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.detection.adaptive import FALSE_ALARM, Adaptive, adaptive_rows
 from fastadv.studies.detection.attacks import Cell, make, read_cells
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions

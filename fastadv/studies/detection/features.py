@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
 from fastadv.detection import DetectionFileError, Detector, LayerTap, Trajectory, tensor_file
 from fastadv.detection.representatives import Batch
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.runs import list_hash
-from fastadv.runs.inputs import Progress, silent
 
 _BATCH = 32
 _ROWS = 256

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fastadv.attacks.change import level_note
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
-from fastadv.data.files import write_atomically
 from fastadv.detection import (
     Detector,
     Examples,
@@ -31,7 +32,6 @@ from fastadv.detection.measures import rate_notes, resolved
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.runs import list_hash
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.detection.attacks import Cell, make, read_cells
 from fastadv.studies.detection.features import Features, batches, embed, tensors_hash
 from fastadv.studies.detection.plan import PARTS, AttackSpec

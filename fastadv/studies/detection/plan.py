@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import parse_eps, parse_settings, show_eps
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.faces import require
 from fastadv.data.hashes import KnownHashes
 from fastadv.data.names import read_lines, stem, written
-from fastadv.runs.inputs import parse_eps, parse_settings, show_eps
 
 PARTS = ("fit", "validate", "test")
 """What a person's images are for: to fit the detectors, to stop the fit and draw the thresholds, to measure."""

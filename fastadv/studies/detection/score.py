@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.faces import several
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.detection.features import extract, scores_of, tensors_hash
 
 BACKBONE = "backbone"

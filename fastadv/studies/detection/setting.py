@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, read_image, to_tensor
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.detection.features import Features, kept
 from fastadv.studies.detection.plan import Splits
 

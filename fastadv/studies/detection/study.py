@@ -15,18 +15,18 @@ from torch import nn
 
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import remove_temporaries, write_atomically
+from fastadv.core.lock import FolderLock
+from fastadv.core.progress import Progress, silent
+from fastadv.core.provenance import versions
 from fastadv.data import FaceSource, read_manifest
-from fastadv.data.files import remove_temporaries, write_atomically
 from fastadv.data.hashes import KEPT
-from fastadv.data.lock import FolderLock
-from fastadv.data.provenance import versions
 from fastadv.data.run_files import LOCK, RunFolderError, check_free, check_images
 from fastadv.detection import LayerTap
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.detection.plan import AttackSpec, Selection, Splits, check_attacks, draw_splits, fit_classes
 from fastadv.studies.detection.setting import Setting
 from fastadv.training import HeadConfig, save_weights, train_head

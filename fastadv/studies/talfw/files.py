@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import is_temporary, write_atomically
+from fastadv.core.progress import Progress
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, RunFolder, Stream, read_image, read_manifest, to_uint8
 from fastadv.data.alignment import warp
-from fastadv.data.files import is_temporary, write_atomically
 from fastadv.data.images import decode_image, read_bytes
 from fastadv.data.lfw import write_lfw_pairs
 from fastadv.data.pairs import PairError, write_pairs_csv
 from fastadv.data.stored import ImageFormat, is_grey, stored_grey
 from fastadv.data.warp_back import warp_back
-from fastadv.runs.inputs import Progress
 
 IMAGES = "images"
 PAIRS_TXT = "pairs.txt"

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import is_temporary, write_atomically
+from fastadv.core.progress import Progress, silent
 from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, RunFolder, to_uint8
 from fastadv.data.cover import cover
 from fastadv.data.faces import several
-from fastadv.data.files import is_temporary, write_atomically
 from fastadv.data.stored import ImageFormat, is_grey
 from fastadv.defences.grey import Grey, in_grey
 from fastadv.engine import Engine
@@ -28,7 +29,6 @@ from fastadv.recognition import cosine_scores, evaluate
 from fastadv.runs.attack import AttackSummary, summarise
 from fastadv.runs.embedding import embed
 from fastadv.runs.goals import check_goal
-from fastadv.runs.inputs import Progress, silent
 from fastadv.runs.production import Order, produce
 from fastadv.studies.talfw.files import (
     intact,

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Linf, Recipe
 from fastadv.attacks.change import level_note, norms
+from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
+from fastadv.core.progress import Progress, silent
+from fastadv.core.provenance import software
 from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
-from fastadv.data.files import write_atomically
-from fastadv.data.provenance import software
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
 from fastadv.runs.embedding import embed
-from fastadv.runs.inputs import Progress, silent
 from fastadv.studies.transfer.plan import (
     BASES,
     Method,

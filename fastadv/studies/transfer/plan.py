@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG, Recipe, SignGradient, as_recipe, by_name
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, threshold_at_far
 from fastadv.runs.embedding import embed
 from fastadv.runs.goals import check_goal
-from fastadv.runs.inputs import Progress
 from fastadv.surrogates import Ensemble
 
 BASES: Mapping[str, str] = {

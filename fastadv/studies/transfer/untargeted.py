@@ -15,17 +15,17 @@ from torch import Tensor
 from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe, SignGradient
 from fastadv.attacks.change import level_note, norms
 from fastadv.core.errors import ArgumentError
+from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
+from fastadv.core.progress import Progress, silent
+from fastadv.core.provenance import software
 from fastadv.core.resolution import measurable, notes_of
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, face_id, read_image, to_tensor, to_uint8
-from fastadv.data.files import write_atomically
-from fastadv.data.provenance import software
 from fastadv.data.run_files import IMAGES
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import auc, eer, tar_at_far
 from fastadv.runs.embedding import embed
-from fastadv.runs.inputs import Progress, silent
 from fastadv.runs.production import Order, produce
 from fastadv.studies.transfer.plan import Method
 from fastadv.surrogates.gd_uap import RangePrior, gd_uap

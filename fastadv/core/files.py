@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -72,3 +73,16 @@ def remove_temporaries(folder: Path) -> None:
         for name in filter(is_temporary, folders):
             shutil.rmtree(Path(place) / name, ignore_errors=True)
         folders[:] = [name for name in folders if not is_temporary(name)]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()

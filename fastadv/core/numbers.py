@@ -1,0 +1,109 @@
+"""Numbers as people write them on a command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fastadv.core.errors import ArgumentError
+
+_MOST = 2**31 - 1  # of a number of steps
+_FOLDS = 10_000
+
+
+def parse_eps(text: str) -> float:
+    """A radius in units of [0, 1] from ``"8/255"`` or ``"0.03"``.
+
+    Raises:
+        ValueError: The text is neither a number nor a fraction, or not positive.
+    """
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ArgumentError(f"eps: expected a positive number such as 8/255 or 0.03, got {text!r}")
+    return value
+
+
+def show_eps(eps: float) -> str:
+    """A radius as people write it: ``8/255`` where it is a whole number of grey levels, else a decimal."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-6 else f"{eps:.4g}"
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """Numbers from ``"2,1,1"``.
+
+    Raises:
+        ValueError: The text is not of that form.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError(
+            f"ensemble-weights: expected numbers with commas between them such as 2,1,1, got {text!r}"
+        ) from None
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Names and values from ``["confidence=0.1", "search_steps=9"]``; dashes in a name are underscores.
+
+    Raises:
+        ValueError: A text is not of that form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        name = name.replace("-", "_")
+        if not (name and equals and value):
+            raise ArgumentError(f"set: expected NAME=VALUE such as confidence=0.1, got {text!r}")
+        if name in found:
+            raise ArgumentError(f"set: expected each name once, got {name} twice")
+        found[name] = value
+    return found
+
+
+def parse_counts(argument: str, text: str) -> tuple[int, ...]:
+    """Positive numbers from ``"13,50,200"``.
+
+    Raises:
+        ValueError: The text is not of that form; the message names the argument.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(_count(part, most=_MOST) for part in parts):
+        raise ArgumentError(
+            f"{argument}: expected positive whole numbers with commas between them such as 13,50, got {_short(text)!r}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def _count(text: str, *, most: int) -> int:
+    """The number that a text of plain digits is, from 1 to ``most``; 0 for every other text."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(most)):
+        return 0
+    return int(text) if int(text) <= most else 0
+
+
+def _short(text: str) -> str:
+    """A text as messages show it."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse_folds(text: str) -> tuple[int, ...]:
+    """Folds counted from 0 from ``"1-2"`` or ``"1,3,5"``, which count from 1 as LFW does.
+
+    Raises:
+        ValueError: The text is not of that form.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        first, last = (_count(part.strip(), most=_FOLDS) for part in (low, high if dash else low))
+        if not 1 <= first <= last:
+            raise ArgumentError(
+                f"folds: expected numbers from 1 to at most {_FOLDS}, such as 1-2 or 1,3,5, got {_short(text)!r}"
+            )
+        found.update(range(first - 1, last))
+    return tuple(sorted(found))
