@@ -19,6 +19,7 @@ from fastadv.report.pages import transfer as transfer_page
 from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
 from fastadv.studies.transfer import measure as transferring
 from fastadv.studies.transfer import plan as transfer_plan
+from fastadv.studies.transfer import results
 from fastadv.studies.transfer import untargeted as comparing
 
 
@@ -184,10 +185,10 @@ def transfer(
                 engine=engine,
                 progress=progress,
             )
-            transferring.save(study, folder)
-        described = transferring.describe(study)
+            results.save(study, folder)
+        described = results.describe(study)
         rows = [(c.surrogate, c.method, *(percent(study.hit_rate(c, name)) for name in models)) for c in study.cells]
-        verdicts = list(transferring.verdicts(study))
+        verdicts = list(results.verdicts(study))
         header, title = ("surrogate", "method", *models), f"hit rates, {len(study.pairs)} pairs"
         before = {name: int(study.met(name).sum()) for name in models}
         notes = [f"met before: {', '.join(f'{n} of {len(study.pairs)} ({name})' for name, n in before.items())}"]

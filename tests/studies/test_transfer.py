@@ -16,6 +16,7 @@ from fastadv.recognition import paired_difference, wilson
 from fastadv.report.pages import transfer as transfer_page
 from fastadv.studies.transfer import measure as transferring
 from fastadv.studies.transfer import plan as transfer_plan
+from fastadv.studies.transfer import results
 from fastadv.studies.transfer import untargeted as comparing
 from fastadv.studies.transfer.plan import Method, Verifier, negative_pairs, parse_method
 
@@ -31,7 +32,7 @@ def verifiers() -> dict[str, Verifier]:
     }
 
 
-def study(path, verifiers, **more) -> transferring.Transfer:
+def study(path, verifiers, **more) -> results.Transfer:
     settings = {
         "surrogates": ["synth-vgg", "synth-vgg+synth-mobile"],
         "methods": METHODS,
@@ -46,7 +47,7 @@ def study(path, verifiers, **more) -> transferring.Transfer:
     }
     with RunFolder.open(path, {"pairs": 6, "eps": 10 / 255, "far": 1e-3}) as folder:
         found = transferring.transfer(PEOPLE, verifiers, folder=folder, **settings)
-        transferring.save(found, folder)
+        results.save(found, folder)
     return found
 
 
@@ -100,25 +101,25 @@ def test_an_ensemble_is_nearer_on_its_second_network_than_a_single_surrogate(mad
 
 def test_verdicts_compare_a_method_with_what_it_adds_to(made):
     _, found = made
-    rows = list(transferring.verdicts(found))
+    rows = list(results.verdicts(found))
     assert {(s, t, m, b) for s, t, m, b, _ in rows} == {
         ("synth-vgg", "synth-mobile", "dfanet-fim@0.02", "fim"),
         ("synth-vgg", "synth-mobile", "m-fim:5", "fim at 5 of 6 steps"),
     }
-    plain = transferring.describe(found)
+    plain = results.describe(found)
     for row in plain["cells"]:
         assert row["low"] <= row["hit_rate"] <= row["high"]
         assert row["white_box"] == (row["target"] in row["surrogate"].split("+"))
 
 
-def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> transferring.Transfer:
+def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> results.Transfer:
     """A study of four pairs: the hits of each cell's measurements as text, ``"..xx"`` by steps, ``/`` between them."""
     made = []
     for label, steps, hits in cells:
         method = parse_method(label)
         rows = [[[1.0 if mark == "x" else -1.0 for mark in row]] * 2 for row in hits.split("/")]
         made.append(
-            transferring.Cell(
+            results.Cell(
                 surrogate="synth-vgg",
                 method=label,
                 name=method.name,
@@ -128,7 +129,7 @@ def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> transferrin
             )
         )
     pairs = tuple((f"a/{k}", f"b/{k}") for k in range(4))
-    return transferring.Transfer(verifiers=verifiers, pairs=pairs, clean=np.zeros((2, 4)), cells=tuple(made))
+    return results.Transfer(verifiers=verifiers, pairs=pairs, clean=np.zeros((2, 4)), cells=tuple(made))
 
 
 def test_a_method_is_compared_with_its_base_after_as_many_steps(verifiers):
@@ -137,7 +138,7 @@ def test_a_method_is_compared_with_its_base_after_as_many_steps(verifiers):
     base = found.base(found.cells[2])
     assert (base.label, base.steps) == ("fim", 100)
     assert found.against_base(found.cells[2], "synth-mobile").difference == pytest.approx(0.25)
-    plain = [row for row in transferring.describe(found)["cells"] if row["method"] == "dfanet-fim@0.02"]
+    plain = [row for row in results.describe(found)["cells"] if row["method"] == "dfanet-fim@0.02"]
     assert [(row["base"], row["base_steps"]) for row in plain] == [("fim", 100)] * 2
     assert found.notices() == ()
 
@@ -152,8 +153,8 @@ def test_a_measurement_on_the_way_is_such_a_base(verifiers):
 def test_a_base_of_other_steps_only_is_none_and_the_study_says_so(verifiers):
     found = invented(verifiers, ("fim:13", (13,), "...."), ("dfanet-fim@0.02", (100,), "xxxx"))
     assert found.base(found.cells[1]) is None
-    assert list(transferring.verdicts(found)) == []
-    plain = transferring.describe(found)
+    assert list(results.verdicts(found)) == []
+    plain = results.describe(found)
     assert {(row["base"], row["base_steps"]) for row in plain["cells"]} == {(None, None)}
     assert plain["notices"] == [
         "dfanet-fim@0.02 (100 steps) is not compared with fim, which was measured after 13 steps; add --method fim:100"

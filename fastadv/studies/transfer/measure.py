@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,8 @@ from fastadv.core.provenance import software
 from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
 from fastadv.runs.embedding import embed
 from fastadv.studies.transfer.plan import (
-    BASES,
     Method,
     Verifier,
     check_plan,
@@ -33,129 +29,11 @@ from fastadv.studies.transfer.plan import (
     members,
     negative_pairs,
 )
+from fastadv.studies.transfer.results import Cell, Transfer
 
 _BLOCK = 64  # pairs that are attacked side by side, and written together
 _BATCH = 16
 _STRIDE = 10  # steps between two signs of life
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
-    """One method on one surrogate, against every network.
-
-    Attributes:
-        surrogate: Its network's name, or several with "+" between them.
-        method: The method's label.
-        name: The method's name in the catalogue.
-        rate: The drop rate that was asked for, or None.
-        steps: ``(S,)`` the numbers of steps after which the images were measured, ascending.
-        similarity: ``(S, M, N)`` cosines of the adversarial image and its target, by steps, network and pair.
-    """
-
-    surrogate: str
-    method: str
-    name: str
-    rate: float | None
-    steps: tuple[int, ...]
-    similarity: NDArray[np.float32]
-
-    @property
-    def distance(self) -> NDArray[np.float64]:
-        """``(S, M, N)`` distances of the unit embeddings, ``sqrt(2 - 2 cos)``."""
-        return np.sqrt(np.maximum(0.0, 2 - 2 * self.similarity.astype(np.float64)))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Base:
-    """What a method is compared with.
-
-    Attributes:
-        cell: The base's.
-        place: Which of its measurements.
-    """
-
-    cell: Cell
-    place: int
-
-    @property
-    def steps(self) -> int:
-        """After how many steps."""
-        return self.cell.steps[self.place]
-
-    @property
-    def label(self) -> str:
-        """``"fim:13"``, or ``"fim at 13 of 1500 steps"`` for a measurement on the way."""
-        whole = self.cell.steps[-1]
-        return self.cell.method if whole == self.steps else f"{self.cell.method} at {self.steps} of {whole} steps"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Transfer:
-    """A study's findings.
-
-    Attributes:
-        verifiers: The networks with their thresholds, by name.
-        pairs: Names of source and target image.
-        clean: ``(M, N)`` cosines before the attacks.
-        cells: One for every surrogate and method.
-    """
-
-    verifiers: Mapping[str, Verifier]
-    pairs: tuple[tuple[str, str], ...]
-    clean: NDArray[np.float32]
-    cells: tuple[Cell, ...]
-
-    def hits(self, cell: Cell, target: str, step: int = -1) -> NDArray[np.bool_]:
-        """``(N,)`` whether the network accepts each pair: ``d(F(x_adv), F(x_t)) < t_m`` (Zhong and Deng, eq. 14)."""
-        place = list(self.verifiers).index(target)
-        return np.asarray(cell.similarity[step, place] >= self.verifiers[target].threshold)
-
-    def met(self, target: str) -> NDArray[np.bool_]:
-        """``(N,)`` whether the network accepts each clean pair: only pairs that no network does are taken."""
-        place = list(self.verifiers).index(target)
-        return np.asarray(self.clean[place] >= self.verifiers[target].threshold)
-
-    def hit_rate(self, cell: Cell, target: str, step: int = -1) -> float:
-        """The share of them."""
-        return float(self.hits(cell, target, step).mean())
-
-    def base(self, cell: Cell) -> Base | None:
-        """What this cell is compared with: the method without what it adds, on the same surrogate after as many steps.
-
-        A cell of that many steps, or one that was measured after as many: the steps of these methods do not depend on
-        their number, so that an iterate is the result of the shorter attack. None where there is neither.
-        """
-        steps = cell.steps[-1]
-        found = [c for c in self._bases(cell) if steps in c.steps]
-        found.sort(key=lambda c: c.steps[-1] != steps)  # stable: a whole run first
-        return Base(cell=found[0], place=found[0].steps.index(steps)) if found else None
-
-    def _bases(self, cell: Cell) -> list[Cell]:
-        """The base's cells on the same surrogate, whatever their steps."""
-        wanted = BASES.get(cell.name)
-        return [c for c in self.cells if c.surrogate == cell.surrogate and c.name == wanted]
-
-    def against_base(self, cell: Cell, target: str) -> PairedDifference | None:
-        """The two methods' hits on the same pairs after as many steps, or None where the base was not run so."""
-        base = self.base(cell)
-        if base is None:
-            return None
-        return paired_difference(self.hits(cell, target), self.hits(base.cell, target, base.place))
-
-    def notices(self) -> tuple[str, ...]:
-        """A sentence for every method whose base was run with other numbers of steps only."""
-        lines: dict[str, None] = {}
-        for cell in self.cells:
-            others = sorted({k for c in self._bases(cell) for k in c.steps})
-            if others and self.base(cell) is None:
-                base, steps = BASES[cell.name], cell.steps[-1]
-                mend = f"--at {steps}" if others[-1] > steps else f"--method {base}:{steps}"
-                line = (
-                    f"{cell.method} ({steps} steps) is not compared with {base}, which was measured after "
-                    f"{', '.join(map(str, others))} steps; add {mend}"
-                )
-                lines[line] = None
-        return tuple(lines)
 
 
 def transfer(
@@ -398,72 +276,3 @@ def _read_block(file: Any, shape: tuple[int, int, int]) -> NDArray[np.float32] |
     except Exception:  # of a damaged file: anything from ValueError to BadZipFile
         return None
     return found if isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.float32 else None
-
-
-def describe(study: Transfer) -> dict[str, Any]:
-    """The findings as plain JSON values: a hit rate with its interval, and a verdict, for every cell and network."""
-    return {
-        "pairs": len(study.pairs),
-        "networks": {
-            name: {
-                "threshold_cosine": v.threshold,
-                "threshold_distance": v.distance,
-                "accuracy_at_threshold": v.accuracy,
-                "mean_clean_distance": float(np.sqrt(np.maximum(0, 2 - 2 * study.clean[k])).mean()),
-            }
-            for k, (name, v) in enumerate(study.verifiers.items())
-        },
-        "cells": [_described(study, cell, name) for cell in study.cells for name in study.verifiers],
-        "notices": list(study.notices()),
-    }
-
-
-def _described(study: Transfer, cell: Cell, target: str) -> dict[str, Any]:
-    hits = study.hits(cell, target)
-    low, high = wilson(int(hits.sum()), len(hits))
-    place = list(study.verifiers).index(target)
-    compared, base = study.against_base(cell, target), study.base(cell)
-    return {
-        "surrogate": cell.surrogate,
-        "method": cell.method,
-        "target": target,
-        "white_box": target in cell.surrogate.split("+"),
-        "hit_rate": float(hits.mean()),
-        **count_success(hits, study.met(target)).rates(),
-        "low": low,
-        "high": high,
-        "steps": list(cell.steps),
-        "hit_rate_by_steps": [study.hit_rate(cell, target, k) for k in range(len(cell.steps))],
-        "distance_by_steps": [float(d) for d in cell.distance[:, place].mean(1)],
-        "base": None if base is None else base.label,
-        "base_steps": None if base is None else base.steps,
-        "against_base": None
-        if compared is None
-        else {
-            "difference": compared.difference,
-            "low": compared.low,
-            "high": compared.high,
-            "p": compared.p,
-            "verdict": compared.verdict,
-        },
-    }
-
-
-def save(study: Transfer, folder: RunFolder) -> None:
-    """Write ``transfer.json`` into the run's folder; it is whole or absent.
-
-    Raises:
-        OSError: With the file's name.
-    """
-    text = json.dumps(describe(study), indent=1, sort_keys=True)
-    write_atomically(folder.path / "transfer.json", text.encode() + b"\n")
-
-
-def verdicts(study: Transfer) -> Iterator[tuple[str, str, str, str, PairedDifference]]:
-    """Surrogate, target, method, base and difference, wherever a base was run; white boxes left out."""
-    for cell in study.cells:
-        base = study.base(cell)
-        for target in study.verifiers:
-            compared = study.against_base(cell, target)
-            if base is not None and compared is not None and target not in cell.surrogate.split("+"):
-                yield cell.surrogate, target, cell.method, base.label, compared
