@@ -157,6 +157,7 @@ class Entry:
         eps: Whether the recipe takes a radius; an attack that looks for the smallest perturbation does not.
         masks: Whether the recipe takes a drop ``rate``.
         ensemble: Whether the recipe takes ``others`` and their ``weights``.
+        noise: Whether its direction is drawn and follows no gradient.
     """
 
     make: Callable[..., Attack[Any] | Recipe]
@@ -167,6 +168,12 @@ class Entry:
     eps: bool = True
     masks: bool = False
     ensemble: bool = False
+    noise: bool = False
+
+    @property
+    def family(self) -> str:
+        """``"one-step"``, ``"iterative"`` or ``"noise"``."""
+        return "noise" if self.noise else "iterative" if self.steps else "one-step"
 
 
 def _entry(
@@ -183,6 +190,10 @@ def _entry(
 
 def _smallest(make: Callable[..., Attack[Any]], what: str, *, steps: bool = True, norm: str = "linf") -> Entry:
     return _entry(make, "logits", what, steps=steps, norm=norm, eps=False)
+
+
+def _noise(make: Callable[..., Attack[Any]], what: str) -> Entry:
+    return Entry(make=make, level="logits", steps=False, norm="l2", what=what, eps=False, noise=True)
 
 
 def _transfer(make: Callable[..., Recipe], what: str, *, masks: bool = False, ensemble: bool = False) -> Entry:
@@ -239,8 +250,8 @@ CATALOG: Mapping[str, Entry] = MappingProxyType(
                 ("m-fim", minimal_m_fim, "linf"),
             )
         },
-        "noise-uniform": _smallest(minimal_catalog.noise_uniform, "the least uniform noise", steps=False, norm="l2"),
-        "noise-gaussian": _smallest(minimal_catalog.noise_gaussian, "the least Gaussian noise", steps=False, norm="l2"),
+        "noise-uniform": _noise(minimal_catalog.noise_uniform, "the least uniform noise"),
+        "noise-gaussian": _noise(minimal_catalog.noise_gaussian, "the least Gaussian noise"),
         "apgd": _entry(minimal_catalog.apgd, "logits", "iterated signed steps whose size adapts"),
         "apgd-dlr": _entry(minimal_catalog.apgd_dlr, "logits", "APGD on the difference of logits ratio"),
         "apgd-l2": _entry(minimal_catalog.apgd_l2, "logits", "APGD in L2", norm="l2"),

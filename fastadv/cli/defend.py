@@ -54,7 +54,10 @@ def defend(
     weights: Weights = None,
     attack: Annotated[
         list[str] | None,
-        typer.Option(help="Run this attack, NAME[:STEPS]\\[@EPS], such as fim:20@8/255; may be given several times."),
+        typer.Option(
+            help="Run this attack, NAME[:STEPS]\\[@EPS]\\[,FIELD=VALUE], such as fim:20@8/255; may be given several "
+            "times."
+        ),
     ] = None,
     copy: Annotated[
         list[Path] | None,
@@ -102,7 +105,7 @@ def defend(
     --attack ffm --attack fim:20 --limit 300 --out study/
     """
     planned = [defend_plan.parse_defence(text) for text in defence]
-    moves = [defend_plan.parse_moves(text) for text in attack or ()]
+    specs = [defend_plan.read_attack(text) for text in attack or ()]
     known = None if detector is None else load_detector(detector, device=device)
     texts = threat or ["zero", "perfect"]
     threats = [defend_plan.parse_threat(text, detector=known, false_alarm=false_alarm) for text in texts]
@@ -121,7 +124,7 @@ def defend(
         "defend",
         model=face_model,
         weights=weights,
-        attacks={m.label: m.recipe for m in moves},
+        attacks={spec.label: spec.recipe() for spec in specs},
         engine=engine,
         seed=seed,
         faces=UsedFaces(source=source, names=names, landmarks=landmarks),
@@ -146,7 +149,7 @@ def defend(
             chosen,
             face_model,
             defences=planned,
-            attacks=moves,
+            attacks=specs,
             threats=threats,
             folder=folder,
             copies=copies,

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fastadv.attacks.spec import parse_attack
 from fastadv.cli.checks import Checked
 from fastadv.cli.detect_tables import print_cells, print_evaluation
 from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
@@ -137,7 +138,7 @@ def fit(
     face_model = inputs.open_model(model.value, weights, device=device)
     source = _faces(data, names, face_model.input_size[0], landmarks, identities, per_identity, faces_seed)
     config = StudyConfig(
-        attacks=tuple(detect_plan.parse_attack(text) for text in attack or ()),
+        attacks=tuple(parse_attack(text) for text in attack or ()),
         runs=tuple(str(folder) for folder in run or ()),
         natural=natural,
         attacked=attacked,
@@ -260,9 +261,9 @@ def evaluate(
     --unseen knn-df:60@5/255 --adaptive pgd:10@0.03
     """
     config = evaluating.EvaluateConfig(
-        unseen=tuple(detect_plan.parse_attack(text) for text in unseen or ()),
+        unseen=tuple(parse_attack(text) for text in unseen or ()),
         unseen_runs=tuple(str(folder) for folder in unseen_run or ()),
-        adaptive=tuple(detect_plan.parse_attack(text) for text in adaptive or ()),
+        adaptive=tuple(parse_attack(text) for text in adaptive or ()),
         weights=tuple(weight) if weight else (0.1, 1.0, 10.0),
         knn_layer=knn_layer,
         k=k,

@@ -31,7 +31,7 @@ def transfer(
     method: Annotated[
         list[str],
         typer.Option(
-            help="Run this attack, NAME[:STEPS]\\[@DROP-RATE], such as fim:13 or dfanet-fim@0.05; may be given "
+            help="Run this attack, NAME[:STEPS]\\[,FIELD=VALUE], such as fim:13 or dfanet-fim,rate=0.05; may be given "
             "several times."
         ),
     ],
@@ -85,7 +85,7 @@ def transfer(
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
     radius = parse_eps(eps)
-    kinds = [m if untargeted and m == comparing.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
+    kinds = [m if untargeted and m == transfer_plan.UNIVERSAL else transfer_plan.parse_method(m) for m in method]
     checkpoints = () if at is None else parse_counts("at", at)
     chosen_folds = None if folds is None else parse_folds(folds)
     if untargeted and (surrogate is None or len(surrogate) != 1 or at is not None):

@@ -79,6 +79,11 @@ def parse_counts(argument: str, text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def parse_steps(text: str) -> int | None:
+    """A number of steps from plain digits, or None where the text is no number of at least 1."""
+    return _count(text, most=_MOST) or None
+
+
 def _count(text: str, *, most: int) -> int:
     """The number that a text of plain digits is, from 1 to ``most``; 0 for every other text."""
     if not (text.isascii() and text.isdecimal()) or len(text) > len(str(most)):

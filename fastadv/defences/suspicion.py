@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastadv.attacks.spec import ITERATIVE, NOISE, ONE_STEP
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
 from fastadv.recognition import Success, count_success, paired_difference
 
-ONE_STEP, ITERATIVE, NOISE = "one-step", "iterative", "noise"
 FAMILIES = (ONE_STEP, ITERATIVE, NOISE)
 
 _SATURATED = 0.98  # where more cannot be asked of a larger radius

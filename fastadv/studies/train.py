@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv.attacks.spec import parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import remove_temporaries, write_atomically
 from fastadv.core.notices import notify
-from fastadv.core.numbers import parse_eps, show_eps
+from fastadv.core.numbers import show_eps
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
@@ -226,19 +227,16 @@ def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
     Raises:
         ValueError: The text is of no such form, or a number is out of range.
     """
-    head, at, eps = text.partition("@")
-    name, colon, steps = head.partition(":")
-    if name not in ATTACKS:
+    spec = parse_attack(text, argument="adversarial")
+    if spec.name not in ATTACKS or spec.settings:
         raise ArgumentError(
             f"adversarial: expected NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}"
         )
-    if colon and not (steps.isascii() and steps.isdigit()):
-        raise ArgumentError(f"adversarial: expected NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
     usual = Adversarial()
     return Adversarial(
-        attack=name,
-        eps=parse_eps(eps) if at else usual.eps,
-        steps=int(steps) if colon else None,
+        attack=spec.name,
+        eps=usual.eps if spec.eps is None else spec.eps,
+        steps=spec.steps,
         share=usual.share if share is None else share,
     )
 

@@ -45,7 +45,7 @@ from fastadv.report.pages import defences as defend_page
 from fastadv.runs.attack import pair_name
 from fastadv.studies.defences import measure as defending
 from fastadv.studies.defences import results as defend_results
-from fastadv.studies.defences.plan import NONE, Copy, Planned, parse_defence, parse_moves, parse_threat
+from fastadv.studies.defences.plan import NONE, Copy, Planned, parse_defence, parse_threat, read_attack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*reached the goal before:fastadv.engine.AttackWarning")
 
@@ -64,7 +64,7 @@ def network():
 def study(path, network, **more):
     settings = {
         "defences": [parse_defence(text) for text in DEFENCES],
-        "attacks": [parse_moves(text) for text in ATTACKS],
+        "attacks": [read_attack(text) for text in ATTACKS],
         "threats": THREATS,
         "seed": 3,
         "engine": Engine(batch=8),
@@ -166,7 +166,7 @@ def test_a_study_that_was_stopped_ends_the_same(made, network, tmp_path):
 
 
 def test_a_truncated_measurement_is_made_again(made, network, tmp_path):
-    few = {"defences": [parse_defence("bits:5")], "attacks": [parse_moves("ffm")], "threats": (ZeroKnowledge(),)}
+    few = {"defences": [parse_defence("bits:5")], "attacks": [read_attack("ffm")], "threats": (ZeroKnowledge(),)}
     whole = study(tmp_path / "run", network, **few)
     for file in (tmp_path / "run").glob("*/**/*.npz"):
         file.write_bytes(file.read_bytes()[:90])
@@ -179,7 +179,7 @@ def test_attack_as_defence_meets_both_images(network, tmp_path):
         tmp_path / "run",
         network,
         defences=[parse_defence("attack(pgd:2@4/255)")],
-        attacks=[parse_moves("ffm")],
+        attacks=[read_attack("ffm")],
         threats=(ZeroKnowledge(),),
     )
     assert found.guarded[1].report.pairs == 12
@@ -223,7 +223,7 @@ def test_a_copy_is_shown_to_every_defence(copy, network, tmp_path):
 
 
 def test_a_query_that_is_known_to_be_attacked_is_not_attacked_again(network, tmp_path):
-    few = {"attacks": [parse_moves("ffm")], "threats": (ZeroKnowledge(),)}
+    few = {"attacks": [read_attack("ffm")], "threats": (ZeroKnowledge(),)}
     found = study(
         tmp_path / "run",
         network,
@@ -284,7 +284,7 @@ def test_values_and_page_come_from_the_folder(made):
 
 
 def test_an_attack_that_changes_nothing_gains_nothing(network, tmp_path):
-    few = {"defences": [parse_defence("mean")], "attacks": [parse_moves("fim:1@0.00001")]}
+    few = {"defences": [parse_defence("mean")], "attacks": [read_attack("fim:1@0.00001")]}
     with pytest.warns(Notice, match="eps: 1e-05 is below one grey level"):
         found = study(tmp_path / "run", network, **few)
     for cell in defend_results.describe(found)["cells"]:
@@ -297,7 +297,7 @@ def test_an_attack_that_changes_nothing_gains_nothing(network, tmp_path):
 
 def test_with_a_detector_what_was_met_before_was_not_flagged_either(network, tmp_path):
     """A pair that the verifier gets wrong and whose clean image the detector flags was not met before."""
-    few = {"defences": [parse_defence("mean")], "attacks": [parse_moves("fim:1@8/255")]}
+    few = {"defences": [parse_defence("mean")], "attacks": [read_attack("fim:1@8/255")]}
     detector = _detector(network)
     loose = study(tmp_path / "loose", network, threats=(Adaptive(detector=detector, threshold=1e6),), **few)
     strict = study(tmp_path / "strict", network, threats=(Adaptive(detector=detector, threshold=-1e6),), **few)
@@ -351,11 +351,12 @@ def test_attacks_as_defences_from_text():
 
 
 def test_attacks_from_text():
-    found = parse_moves("fim:13@10/255")
-    assert (found.name, found.eps, found.family, found.recipe.attack.steps) == ("fim:13", 10 / 255, "iterative", 13)
-    assert parse_moves("ffm").family == "one-step"
-    assert parse_moves("noise-uniform").family == "noise"
-    assert parse_moves("noise-uniform").eps is None
+    found = read_attack("fim:13@10/255")
+    assert (found.label_without_eps, found.radius, found.family) == ("fim:13", 10 / 255, "iterative")
+    assert found.recipe().attack.steps == 13
+    assert read_attack("ffm").family == "one-step"
+    assert read_attack("noise-uniform").family == "noise"
+    assert read_attack("noise-uniform").radius is None
 
 
 def test_threats_from_text():
@@ -371,9 +372,9 @@ def test_threats_from_text():
         (lambda: parse_defence("mean:3:4"), "at most 1 numbers after its name, got 'mean:3:4'"),
         (lambda: parse_defence("mean:4"), "size must be an odd integer"),
         (lambda: parse_defence("attack(nose)"), "attack: expected NAME"),
-        (lambda: parse_moves("e-fim"), "attack: expected NAME"),
-        (lambda: parse_moves("fim:x"), "a whole number of steps, got 'fim:x'"),
-        (lambda: parse_moves("ffm:3"), "one-step attack and takes no steps"),
+        (lambda: read_attack("e-fim"), "single network, got 'e-fim'"),
+        (lambda: read_attack("fim:x"), "a whole number of at least 1 for the steps, got 'fim:x'"),
+        (lambda: read_attack("ffm:3"), "one-step attack and takes no steps"),
         (lambda: parse_threat("some"), "threat: expected zero, perfect"),
         (lambda: parse_threat("perfect:x"), "threat: expected zero, perfect"),
         (lambda: parse_threat("adaptive"), "detector: expected a calibrated one for the threat 'adaptive', got none"),
@@ -393,7 +394,7 @@ def test_errors_of_the_study(network, tmp_path):
         study(tmp_path / "c", network, defences=[parse_defence("mean")] * 2)
     with pytest.raises(ValueError, match="defence: expected each one once, got mean, which is mean:3 in other words"):
         study(tmp_path / "d", network, defences=[parse_defence("mean:3"), parse_defence("mean")])
-    spelt = [parse_moves("fim:2"), parse_moves("fim:2@8/255")]
+    spelt = [read_attack("fim:2"), read_attack("fim:2@8/255")]
     with pytest.raises(ValueError, match="attack: expected each one once, got fim:2@8/255, which is fim:2 in other"):
         study(tmp_path / "e", network, attacks=spelt)
 

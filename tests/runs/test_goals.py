@@ -49,7 +49,7 @@ def test_calls_from_python_keep_to_it(name, tmp_path):
     with pytest.raises(ValueError, match=f"the goal impersonate, got {name}"), RunFolder.open(tmp_path, {}) as folder:
         build([], pairs, PEOPLE, MODEL, moves, out=tmp_path, folder=folder, threshold=0.5, engine=Engine())
     with pytest.raises(ValueError, match="attack"):
-        defend_plan.parse_moves(name)
+        defend_plan.read_attack(name)
     with pytest.raises(ValueError, match="method: expected"):
         check_study(name)
     with pytest.raises(ValueError, match="data: expected a folder"):
@@ -69,7 +69,7 @@ def check_study(*names, **more):
         (("cw-l2",), {}, "cw-l2"),
         (("apgd",), {}, "got apgd, which keeps the best of its trials"),
         (("fim", "fim"), {}, "method: expected each one once, got fim twice"),
-        (("fim@0.1",), {}, "fim has no masks and takes no drop rate"),
+        (("fim,rate=0.1",), {}, "fim has no masks and takes no drop rate"),
         (("ffm:3",), {}, "ffm is a one-step attack and takes no steps, got steps=3"),
         (("fim",), {"surrogates": ["v", "v"]}, "surrogate: expected each one once, got v twice"),
         (("fim",), {"surrogates": ["x"]}, r"surrogate: expected some of v, m, .* got 'x'"),
@@ -84,7 +84,7 @@ def test_a_transfer_study_is_checked_before_it_begins(names, more, text):
 
 
 def test_a_study_that_can_be_finished_passes():
-    check_study("fim", "dfanet-fim:2@0.05", "itgsm", "pgd", at=(2,))
+    check_study("fim", "dfanet-fim:2,rate=0.05", "itgsm", "pgd", at=(2,))
     check_study("fim", surrogates=["v+m"])
 
 

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from fastadv import load
+from fastadv.attacks.spec import AttackSpec
 from fastadv.cli import app
 from fastadv.data import RunFolder, SyntheticFaces, read_image, read_manifest, to_tensor, to_uint8, write_png
 from fastadv.engine import Engine
@@ -18,11 +19,11 @@ from fastadv.studies.transfer import measure as transferring
 from fastadv.studies.transfer import plan as transfer_plan
 from fastadv.studies.transfer import results
 from fastadv.studies.transfer import untargeted as comparing
-from fastadv.studies.transfer.plan import Method, Verifier, negative_pairs, parse_method
+from fastadv.studies.transfer.plan import UNIVERSAL, Verifier, negative_pairs, parse_method
 
 PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 NAMES = ("synth-vgg", "synth-mobile")
-METHODS = (Method(name="fim"), Method(name="dfanet-fim", rate=0.02), Method(name="m-fim", steps=5))
+METHODS = tuple(map(parse_method, ("fim", "dfanet-fim,rate=0.02", "m-fim:5")))
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def test_similarities_are_those_of_the_written_images(made, verifiers):
     assert len(rows) == len(found.cells) * len(found.pairs)
     assert all(row.linf <= 10 / 255 + 1e-6 for row in rows.values())
     cell = found.cells[1]
-    assert (cell.method, cell.steps) == ("dfanet-fim@0.02", (2, 5, 6))
-    own = [row for name, row in rows.items() if name.startswith("synth-vgg/dfanet-fim@0.02/")]
+    assert (cell.method, cell.steps) == ("dfanet-fim,rate=0.02", (2, 5, 6))
+    own = [row for name, row in rows.items() if name.startswith("synth-vgg/dfanet-fim,rate=0.02/")]
     assert [row.score_after for row in own] == pytest.approx(cell.similarity[-1, 0].tolist(), abs=1e-6)
     assert [row.success for row in own] == found.hits(cell, "synth-vgg").tolist()
     assert np.allclose(cell.distance, np.sqrt(2 - 2 * cell.similarity), atol=1e-6)
@@ -103,7 +104,7 @@ def test_verdicts_compare_a_method_with_what_it_adds_to(made):
     _, found = made
     rows = list(results.verdicts(found))
     assert {(s, t, m, b) for s, t, m, b, _ in rows} == {
-        ("synth-vgg", "synth-mobile", "dfanet-fim@0.02", "fim"),
+        ("synth-vgg", "synth-mobile", "dfanet-fim,rate=0.02", "fim"),
         ("synth-vgg", "synth-mobile", "m-fim:5", "fim at 5 of 6 steps"),
     }
     plain = results.describe(found)
@@ -134,11 +135,13 @@ def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> results.Tra
 
 def test_a_method_is_compared_with_its_base_after_as_many_steps(verifiers):
     """The base that comes first has fewer steps and fewer hits: 100 steps against 13 would be a gain of the steps."""
-    found = invented(verifiers, ("fim:13", (13,), "...."), ("fim", (100,), "xxx."), ("dfanet-fim@0.02", (100,), "xxxx"))
+    found = invented(
+        verifiers, ("fim:13", (13,), "...."), ("fim", (100,), "xxx."), ("dfanet-fim,rate=0.02", (100,), "xxxx")
+    )
     base = found.base(found.cells[2])
     assert (base.label, base.steps) == ("fim", 100)
     assert found.against_base(found.cells[2], "synth-mobile").difference == pytest.approx(0.25)
-    plain = [row for row in results.describe(found)["cells"] if row["method"] == "dfanet-fim@0.02"]
+    plain = [row for row in results.describe(found)["cells"] if row["method"] == "dfanet-fim,rate=0.02"]
     assert [(row["base"], row["base_steps"]) for row in plain] == [("fim", 100)] * 2
     assert found.notices() == ()
 
@@ -151,13 +154,14 @@ def test_a_measurement_on_the_way_is_such_a_base(verifiers):
 
 
 def test_a_base_of_other_steps_only_is_none_and_the_study_says_so(verifiers):
-    found = invented(verifiers, ("fim:13", (13,), "...."), ("dfanet-fim@0.02", (100,), "xxxx"))
+    found = invented(verifiers, ("fim:13", (13,), "...."), ("dfanet-fim,rate=0.02", (100,), "xxxx"))
     assert found.base(found.cells[1]) is None
     assert list(results.verdicts(found)) == []
     plain = results.describe(found)
     assert {(row["base"], row["base_steps"]) for row in plain["cells"]} == {(None, None)}
     assert plain["notices"] == [
-        "dfanet-fim@0.02 (100 steps) is not compared with fim, which was measured after 13 steps; add --method fim:100"
+        "dfanet-fim,rate=0.02 (100 steps) is not compared with fim, which was measured after 13 steps; "
+        "add --method fim:100"
     ]
 
 
@@ -191,7 +195,7 @@ def test_the_page_is_drawn_from_the_folder_alone(made):
     path, _ = made
     page = transfer_page.render(path, source=PEOPLE)
     first = page.read_text()
-    assert "dfanet-fim@0.02" in first
+    assert "dfanet-fim,rate=0.02" in first
     assert first.count("<svg") >= 3
     assert "http://" not in first.replace("http://www.w3.org", "")
     assert transfer_page.render(path, source=PEOPLE).read_text() == first
@@ -200,10 +204,10 @@ def test_the_page_is_drawn_from_the_folder_alone(made):
 
 
 def test_label_level_methods_aim_at_the_class_of_the_target(verifiers, tmp_path):
-    found = study(tmp_path / "run", verifiers, surrogates=["synth-vgg"], methods=(Method(name="itgsm"),), at=())
+    found = study(tmp_path / "run", verifiers, surrogates=["synth-vgg"], methods=(parse_method("itgsm"),), at=())
     assert found.cells[0].steps == (6,)
     with pytest.raises(ValueError, match="head"):
-        study(tmp_path / "other", verifiers, surrogates=["synth-mobile"], methods=(Method(name="itgsm"),), at=())
+        study(tmp_path / "other", verifiers, surrogates=["synth-mobile"], methods=(parse_method("itgsm"),), at=())
 
 
 def test_half_of_the_images_are_attacked_and_no_pair_twice():
@@ -228,7 +232,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
             pairs,
             models,
             surrogate="synth-vgg",
-            methods=[Method(name="fim"), comparing.UNIVERSAL],
+            methods=[parse_method("fim"), UNIVERSAL],
             eps=10 / 255,
             steps=8,
             folder=folder,
@@ -253,7 +257,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
                 pairs,
                 models,
                 surrogate="synth-vgg",
-                methods=[Method(name=name)],
+                methods=[parse_method(name)],
                 eps=0.03,
                 steps=2,
                 folder=folder,
@@ -262,7 +266,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
 
 
 def _universal_rows_are_measured(folder, model):
-    rows = [row for row in read_manifest(folder) if row.attack == comparing.UNIVERSAL]
+    rows = [row for row in read_manifest(folder) if row.attack == UNIVERSAL]
     assert rows
     for row in rows:
         clean = PEOPLE.load(row.name.removeprefix("gd-uap/")).image
@@ -286,15 +290,21 @@ def test_negative_pairs_come_in_an_order_that_repeats_images_late():
 
 
 def test_methods_are_read_from_text():
-    assert parse_method("fim") == Method(name="fim")
-    assert parse_method("fim:13") == Method(name="fim", steps=13)
-    assert parse_method("dfanet-fim:200@0.05") == Method(name="dfanet-fim", steps=200, rate=0.05)
-    assert parse_method("dfanet-fim:200@0.05").label == "dfanet-fim:200@0.05"
-    for wrong in ("fmi", "fim:", "fim:0", "fim:x", "dfanet-fim@", "fim:1@b"):
-        with pytest.raises(ValueError, match="method: expected NAME, NAME:STEPS"):
+    assert parse_method("fim") == AttackSpec(name="fim")
+    assert parse_method("fim:13") == AttackSpec(name="fim", steps=13)
+    spec = parse_method("dfanet-fim:200,rate=0.05")
+    assert (spec, spec.rate) == (AttackSpec(name="dfanet-fim", steps=200, settings=(("rate", "0.05"),)), 0.05)
+    assert spec.label == "dfanet-fim:200,rate=0.05"
+    for wrong in ("fmi", "fim:", "fim:0", "fim:x", "dfanet-fim,rate"):
+        with pytest.raises(ValueError, match="expected"):
             parse_method(wrong)
-    with pytest.raises(ValueError, match=r"single surrogate, got 'e-fim'; give --surrogate A\+B"):
+    with pytest.raises(ValueError, match="single network, got 'e-fim', which works on several"):
         parse_method("e-fim")
+
+
+def test_an_old_drop_rate_does_not_become_a_radius():
+    with pytest.raises(ValueError, match=r"--eps of the study, got 'dfanet-fim:9@0.05'; .* dfanet-fim:9,rate=0.05$"):
+        parse_method("dfanet-fim:9@0.05")
 
 
 def test_thresholds_need_enough_negatives():

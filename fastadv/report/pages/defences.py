@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
@@ -219,8 +220,8 @@ def _heats(found: Values) -> list[Plot]:
 def _curves(cells: Sequence[Values]) -> list[Plot]:
     """Success over the radius, a figure for each attack that was run with several."""
     plots = []
-    for k, attack in enumerate(dict.fromkeys(c["attack"].partition("@")[0] for c in cells)):
-        named = [c for c in cells if c["attack"].partition("@")[0] == attack and c["eps"] is not None]
+    for k, attack in enumerate(dict.fromkeys(map(_attack_of, cells))):
+        named = [c for c in cells if _attack_of(c) == attack and c["eps"] is not None]
         own = [c for c in named if c["success_of_rest"] is not None]
         if len({c["eps"] for c in own}) < 2:
             continue
@@ -262,3 +263,8 @@ def _lengths(cells: Sequence[Values]) -> list[Plot]:
                 series[label] = cell["lengths"]
         plots.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm", key=f"lengths-{k}"))
     return plots
+
+
+def _attack_of(cell: Mapping[str, Any]) -> str:
+    """The label of a cell's attack without its radius; a copy has none."""
+    return str(cell["attack"]) if cell["eps"] is None else parse_attack(cell["attack"]).label_without_eps

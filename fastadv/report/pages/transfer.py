@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
@@ -256,15 +257,18 @@ def _curves(cells: Cells, networks: Mapping[str, Any]) -> list[Plot]:
 def _rate_sweeps(cells: Cells) -> list[Plot]:
     """Hits over the drop rate, where a method was run at three or more."""
     made: list[Plot] = []
-    names = [c["method"].partition("@")[0] for c in cells]
-    for number, name in enumerate(dict.fromkeys(names)):
+    specs = {method: parse_attack(method) for method in dict.fromkeys(c["method"] for c in cells)}
+    names = {method: spec.without("rate").label for method, spec in specs.items()}
+    for number, name in enumerate(dict.fromkeys(names.values())):
         for surrogate in dict.fromkeys(c["surrogate"] for c in cells):
             lines = []
             for target in dict.fromkeys(c["target"] for c in cells):
                 points = sorted(
-                    (float(c["method"].partition("@")[2]), c["hit_rate"])
+                    (rate, c["hit_rate"])
                     for c in cells
-                    if c["method"].startswith(f"{name}@") and (c["surrogate"], c["target"]) == (surrogate, target)
+                    if names[c["method"]] == name
+                    and (rate := specs[c["method"]].rate) is not None
+                    and (c["surrogate"], c["target"]) == (surrogate, target)
                 )
                 if len(points) >= 3:
                     lines.append(Line(label=target, x=tuple(p[0] for p in points), y=tuple(p[1] for p in points)))

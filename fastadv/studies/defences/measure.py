@@ -19,6 +19,7 @@ from torch import Tensor
 from fastadv.attacks import Evade, Goal, Impersonate, fim
 from fastadv.attacks.change import level_note
 from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.attacks.spec import ITERATIVE, AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
@@ -35,7 +36,6 @@ from fastadv.defences import (
     gradient_ratio,
     suspicions,
 )
-from fastadv.defences.suspicion import ITERATIVE
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import cosine_scores, evaluate, under_attack
@@ -43,7 +43,7 @@ from fastadv.runs import UsedFaces, describe, list_hash
 from fastadv.runs.attack import check_unique, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.production import Order, produce
-from fastadv.studies.defences.plan import Copy, Moves, Planned, on_host, with_none
+from fastadv.studies.defences.plan import Copy, Planned, on_host, with_none
 from fastadv.studies.defences.results import Cell, Defences, Guarded
 
 _BATCH = 32
@@ -59,7 +59,7 @@ def defend(
     model: FaceModel,
     *,
     defences: Sequence[Planned],
-    attacks: Sequence[Moves],
+    attacks: Sequence[AttackSpec],
     threats: Sequence[ThreatModel],
     folder: RunFolder,
     copies: Sequence[Copy] = (),
@@ -98,14 +98,14 @@ def defend(
         if not listed or len(set(listed)) != len(listed):
             raise ArgumentError(f"{name}: expected at least one, and each one once, got {', '.join(listed) or 'none'}")
     for name, told in (
-        ("attack", [(a.label, describe(a.recipe)) for a in attacks]),
+        ("attack", [(a.label, describe(a.recipe())) for a in attacks]),
         ("defence", [(d.label, d.defence) for d in defences]),
     ):
         for k, (label, value) in enumerate(told):
             earlier = next((other for other, same in told[:k] if same == value and other != label), None)
             if earlier is not None:
                 raise ArgumentError(f"{name}: expected each one once, got {label}, which is {earlier} in other words")
-    for note in dict.fromkeys(level_note(each.recipe.attack.budget) for each in attacks):
+    for note in dict.fromkeys(level_note(each.recipe().attack.budget) for each in attacks):
         if note is not None:
             notify(note)
     study = _Study(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
@@ -115,8 +115,8 @@ def defend(
         defence = study.resolve(plan)
         guarded.append(study.clean(plan.label, defence))
         for threat in threats:
-            for moves in attacks:
-                cells.append(study.cell(guarded[0], guarded[-1], defence, threat, moves))
+            for spec in attacks:
+                cells.append(study.cell(guarded[0], guarded[-1], defence, threat, spec))
         cells += [study.copied(guarded[-1], defence, copy) for copy in copies]
     flags = {
         g.label: suspicions([c.trial for c in cells if c.defence == g.label], gradient_ratio=g.gradient_ratio)
@@ -236,19 +236,19 @@ class _Study:
     def _ratio(self, model: FaceModel) -> float:
         return gradient_ratio(prepare(model, precision="fp32"), prepare(self._model, precision="fp32"), *self._probe())
 
-    def cell(self, bare: Guarded, own: Guarded, defence: Defence | None, threat: ThreatModel, moves: Moves) -> Cell:
+    def cell(self, bare: Guarded, own: Guarded, defence: Defence | None, threat: ThreatModel, spec: AttackSpec) -> Cell:
         """One attack, made where it is not yet, and shown to the defended verifier."""
         knows = threat.knows_defence and defence is not None
         known = own if knows else bare
-        attacker = threat.attacker(moves.recipe, self._model, defence if knows else None)
-        own_way = Path(_slug(threat.name), _slug(moves.label), _slug(own.label))
+        attacker = threat.attacker(spec.recipe(), self._model, defence if knows else None)
+        own_way = Path(_slug(threat.name), _slug(spec.label), _slug(own.label))
         # who does not know of a defence, or of a detector, makes one set of images for all
-        place = own_way if knows or isinstance(threat, Adaptive) else Path("bare", _slug(moves.label))
+        place = own_way if knows or isinstance(threat, Adaptive) else Path("bare", _slug(spec.label))
         rows, images = self._made(attacker, place, known.report.eer_threshold, on_host(defence) and knows)
         file = self._path / "scores" / own_way.parent / f"{own_way.name}.npz"
         held = _read(file, ("scores", "flagged"))
         if held is None or len(held["scores"]) != len(rows):
-            stage = f"{own.label}: {moves.label} ({threat.name})"
+            stage = f"{own.label}: {spec.label} ({threat.name})"
             held = self._shown(defence, threat, len(images), lambda k: to_tensor(read_image(images[k])), stage)
             self._write(file, held)
         scores = held["scores"]
@@ -256,9 +256,9 @@ class _Study:
         met = self._wrong(own, own.scores) & ~self._clean_flags(own, defence, threat)
         flags = [row.flags.split(";") for row in rows]
         trial = Trial(
-            attack=moves.name,
-            family=moves.family,
-            eps=moves.eps,
+            attack=spec.label_without_eps,
+            family=spec.family,
+            eps=spec.radius,
             threat=threat.name,
             white_box=threat.knows_defence,
             hits=hits,
@@ -271,7 +271,7 @@ class _Study:
         return Cell(
             defence=own.label,
             threat=threat.name,
-            attack=moves.label,
+            attack=spec.label,
             report=under_attack(own.report, scores, self._same, self._folds if own.report.fold_thresholds else None),
             scores=scores,
             hits=hits,

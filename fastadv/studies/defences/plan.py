@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastadv.attacks import CATALOG, Box, Noise, Recipe, as_recipe, by_name
+from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import file_hash
 from fastadv.core.numbers import parse_eps
@@ -35,7 +35,6 @@ from fastadv.defences import (
     ZeroKnowledge,
     networks_of,
 )
-from fastadv.defences.suspicion import ITERATIVE, NOISE, ONE_STEP
 from fastadv.detection import Detector
 from fastadv.models.identity import state_hash
 from fastadv.runs.goals import check_goal
@@ -78,38 +77,6 @@ class Planned:
     defence: Defence | SelectiveDropout | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moves:
-    """An attack of the study.
-
-    Attributes:
-        label: As it was written.
-        recipe: How to move.
-    """
-
-    label: str
-    recipe: Recipe
-
-    @property
-    def name(self) -> str:
-        """The label without the radius."""
-        return self.label.partition("@")[0]
-
-    @property
-    def eps(self) -> float | None:
-        """The radius, or None where the attack looks for the smallest perturbation."""
-        budget = self.recipe.attack.budget
-        return None if isinstance(budget, Box) else budget.eps
-
-    @property
-    def family(self) -> str:
-        """``"one-step"``, ``"iterative"`` or ``"noise"``."""
-        attack = self.recipe.attack
-        if isinstance(attack, Noise):
-            return NOISE
-        return ONE_STEP if attack.steps == 1 or self.recipe.name == "minimal-fgsm" else ITERATIVE
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Copy:
     """An attacked copy of the faces, made elsewhere by who does not know the defences: every pair is taken from it.
@@ -123,23 +90,15 @@ class Copy:
     source: FaceSource
 
 
-def parse_moves(text: str) -> Moves:
-    """An attack from ``"NAME[:STEPS][@EPS]"``, such as ``"fim:13@10/255"``.
+def read_attack(text: str) -> AttackSpec:
+    """An attack from its text, as ``parse_attack``; it must move towards and away from another image's embedding.
 
     Raises:
-        ValueError: The text is not of that form, the attack is not known, needs other networks, or takes no such
-            number.
+        ValueError: As ``parse_attack``; or the attack has no goal on embeddings.
     """
-    head, at, eps = text.partition("@")
-    name, colon, steps = head.partition(":")
-    if name not in CATALOG or CATALOG[name].ensemble or CATALOG[name].level in ("features", "gallery"):
-        known = ", ".join(n for n, e in CATALOG.items() if not e.ensemble and e.level not in ("features", "gallery"))
-        raise ArgumentError(f"attack: expected NAME[:STEPS][@EPS] with a name of {known}, got {text!r}")
-    if colon and not (steps.isascii() and steps.isdigit()):
-        raise ArgumentError(f"attack: expected NAME[:STEPS][@EPS] with a whole number of steps, got {text!r}")
-    made = by_name(name, eps=parse_eps(eps) if at else None, steps=int(steps) if colon else None)
-    check_goal(made, "impersonate")
-    return Moves(label=text, recipe=as_recipe(made))
+    spec = parse_attack(text)
+    check_goal(spec.recipe(), "impersonate")
+    return spec
 
 
 def parse_defence(text: str) -> Planned:
@@ -169,7 +128,7 @@ def parse_defence(text: str) -> Planned:
         if threshold:
             fields.update(_fields(text, [threshold], (("threshold", float),)))
         return Planned(
-            label=text, defence=AttackAsDefence(attack=parse_moves(inner).recipe, known=kind == "known", **fields)
+            label=text, defence=AttackAsDefence(attack=read_attack(inner).recipe(), known=kind == "known", **fields)
         )
     # folder and file tell denoisers apart, and fit into tables and plots
     label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)

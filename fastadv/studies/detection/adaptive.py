@@ -11,12 +11,12 @@ from torch import Tensor
 from fastadv.attacks import Goal
 from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel
 from fastadv.attacks.feature_goals import GalleryClass
+from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.detection import Detector
 from fastadv.studies.detection.attacks import Cell, Task, carry_out, class_goal, gallery_of, make, sources, wanted
 from fastadv.studies.detection.features import Features, scores_of, tensors_hash
 from fastadv.studies.detection.measure import Measured, measure
-from fastadv.studies.detection.plan import AttackSpec
 from fastadv.studies.detection.setting import Clean, Setting, kind
 
 FALSE_ALARM = 0.05

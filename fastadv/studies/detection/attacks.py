@@ -13,6 +13,7 @@ from torch import Tensor
 from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe
 from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
+from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
 from fastadv.data.run_files import IMAGES, check_images
@@ -22,7 +23,6 @@ from fastadv.runs import describe, list_hash
 from fastadv.runs.attack import met_before, source_name
 from fastadv.runs.production import GoalOf, Order, produce
 from fastadv.studies.detection.features import Features
-from fastadv.studies.detection.plan import AttackSpec
 from fastadv.studies.detection.setting import Clean, Setting, kind
 
 _AIMED = ("impersonate", "classify-as", "match", "identify-as")

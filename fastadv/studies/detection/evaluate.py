@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastadv.attacks.evade_detector import check_adapts
+from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
@@ -34,7 +35,6 @@ from fastadv.studies.detection.measure import (
     measure,
     yardstick_scores,
 )
-from fastadv.studies.detection.plan import AttackSpec, check_attacks
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
 from fastadv.studies.detection.study import claimed, read_study, reopen
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.change import level_note
+from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
@@ -34,7 +35,7 @@ from fastadv.models import FaceModel
 from fastadv.runs import list_hash
 from fastadv.studies.detection.attacks import Cell, make, read_cells
 from fastadv.studies.detection.features import Features, batches, embed, tensors_hash
-from fastadv.studies.detection.plan import PARTS, AttackSpec
+from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
 from fastadv.studies.detection.setting import TARGETED, Clean, Setting, kind, look
 from fastadv.studies.detection.study import StudyConfig, begin, claimed, identity_of, planned

@@ -12,10 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.attacks import CATALOG, Recipe, by_name
-from fastadv.attacks.options import with_options
 from fastadv.core.errors import ArgumentError
-from fastadv.core.numbers import parse_eps, parse_settings, show_eps
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.faces import require
@@ -30,89 +27,6 @@ SPLITS = ("images", "people")
 
 LEAST_REST = 3
 """Images of a person that are left to train the head and to represent the class: one, and two that validate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackSpec:
-    """An attack of a study.
-
-    Attributes:
-        name: Of the catalogue.
-        steps: Of an iterative attack; None: the recipe's own.
-        eps: Radius of its budget; None: the recipe's own.
-        settings: Further options of its own, by name, as text (``fastadv.attacks.options``).
-
-    Raises:
-        ValueError: The attack does not take what is given, or works on several models.
-    """
-
-    name: str
-    steps: int | None = None
-    eps: float | None = None
-    settings: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", tuple((str(name), str(value)) for name, value in self.settings))
-        if self.name in CATALOG and CATALOG[self.name].ensemble:
-            raise ArgumentError(
-                f"attack: expected one that works on a single network, got {self.name!r}, which works on several"
-            )
-        self.recipe()
-
-    @property
-    def label(self) -> str:
-        """``"bim"``, ``"bim:30"``, ``"bim:30@8/255"``, ``"cw-l2,search_steps=3"``."""
-        steps = "" if self.steps is None else f":{self.steps}"
-        more = "".join(f",{name}={value}" for name, value in self.settings)
-        return f"{self.name}{steps}{'' if self.eps is None else f'@{show_eps(self.eps)}'}{more}"
-
-    @property
-    def on_logits(self) -> bool:
-        """Whether the paper moves on logits; else on embeddings."""
-        return CATALOG[self.name].level == "logits"
-
-    def recipe(self) -> Recipe:
-        """The attack itself."""
-        made = by_name(self.name, eps=self.eps, steps=self.steps)
-        return with_options(made, settings=dict(self.settings))
-
-
-def parse_attack(text: str) -> AttackSpec:
-    """An attack from ``NAME``, ``NAME:STEPS``, ``NAME@EPS`` or ``NAME:STEPS@EPS``, such as ``bim:30@8/255``.
-
-    Options of its own follow after commas: ``cw-l2,search_steps=3,inner_steps=50``.
-
-    Raises:
-        ValueError: The text is not of that form, or the attack is not known or does not take what is given.
-    """
-    numbers, *settings = text.split(",")
-    head, at, eps = numbers.partition("@")
-    name, colon, steps = head.partition(":")
-    if name in CATALOG and colon and not (steps.isdecimal() and len(steps) < 10 and int(steps) > 0):
-        raise ArgumentError(f"attack: expected a whole number of at least 1 for the steps, got {text!r}")
-    if name not in CATALOG:
-        raise ArgumentError(
-            "attack: expected NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, and OPTION=VALUE of its own after commas, "
-            f"with a name of {', '.join(CATALOG)}, got {text!r}"
-        )
-    return AttackSpec(
-        name=name,
-        steps=int(steps) if colon else None,
-        eps=parse_eps(eps) if at else None,
-        settings=tuple(parse_settings(settings).items()),
-    )
-
-
-def check_attacks(attacks: Sequence[AttackSpec]) -> None:
-    """Refuse a list that names an attack twice.
-
-    Raises:
-        ValueError: It does.
-    """
-    labels = [spec.label for spec in attacks]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ArgumentError(f"attack: expected each one once, got {twice[0]} twice")
 
 
 class Selection(FaceSource):

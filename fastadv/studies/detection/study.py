@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import remove_temporaries, write_atomically
@@ -27,7 +28,7 @@ from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
-from fastadv.studies.detection.plan import AttackSpec, Selection, Splits, check_attacks, draw_splits, fit_classes
+from fastadv.studies.detection.plan import Selection, Splits, draw_splits, fit_classes
 from fastadv.studies.detection.setting import Setting
 from fastadv.training import HeadConfig, save_weights, train_head
 

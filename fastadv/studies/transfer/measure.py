@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Linf, Recipe
 from fastadv.attacks.change import level_note, norms
+from fastadv.attacks.spec import AttackSpec
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.core.progress import Progress, silent
@@ -22,7 +23,6 @@ from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.runs.embedding import embed
 from fastadv.studies.transfer.plan import (
-    Method,
     Verifier,
     check_plan,
     draw_images,
@@ -41,7 +41,7 @@ def transfer(
     verifiers: Mapping[str, Verifier],
     *,
     surrogates: Sequence[str],
-    methods: Sequence[Method],
+    methods: Sequence[AttackSpec],
     eps: float,
     steps: int,
     at: Sequence[int],
@@ -140,7 +140,7 @@ class _Study:
         self._software = software(next(iter(verifiers.values())).model.device)
         self.order: list[str] = []
 
-    def cell(self, surrogate: str, method: Method) -> Cell:
+    def cell(self, surrogate: str, method: AttackSpec) -> Cell:
         model, *others = members(surrogate, {name: v.model for name, v in self._verifiers.items()})
         recipe = method.recipe(eps=self._eps, steps=self._steps, others=others)
         last = recipe.attack.steps
@@ -163,7 +163,7 @@ class _Study:
     def _block(
         self,
         surrogate: str,
-        method: Method,
+        method: AttackSpec,
         recipe: Recipe,
         model: FaceModel,
         at: tuple[int, ...],

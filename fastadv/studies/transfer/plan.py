@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.attacks import CATALOG, Recipe, SignGradient, as_recipe, by_name
+from fastadv.attacks import CATALOG, SignGradient
+from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable, unmeasurable
@@ -18,7 +19,6 @@ from fastadv.models import FaceModel
 from fastadv.recognition import cosine_scores, threshold_at_far
 from fastadv.runs.embedding import embed
 from fastadv.runs.goals import check_goal
-from fastadv.surrogates import Ensemble
 
 BASES: Mapping[str, str] = {
     "fim": "itgsm",
@@ -35,74 +35,28 @@ BASES: Mapping[str, str] = {
 }
 """What each method is compared with: the one that it adds something to."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """An attack of the study.
-
-    Attributes:
-        name: Of the catalogue.
-        steps: Its steps; None: as the study says, or one.
-        rate: Its drop rate; None: the paper's for the network.
-    """
-
-    name: str
-    steps: int | None = None
-    rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.name in CATALOG and CATALOG[self.name].ensemble:
-            raise ArgumentError(
-                f"method: expected one that works on a single surrogate, got {self.name!r}; "
-                "give --surrogate A+B instead"
-            )
-
-    @property
-    def label(self) -> str:
-        """``"fim"``, ``"fim:13"``, ``"dfanet-fim@0.05"``."""
-        steps = "" if self.steps is None else f":{self.steps}"
-        return f"{self.name}{steps}{'' if self.rate is None else f'@{self.rate:g}'}"
-
-    def recipe(self, *, eps: float, steps: int, others: Sequence[FaceModel]) -> Recipe:
-        """The attack, on the surrogate's further networks too.
-
-        Raises:
-            ValueError: The name is not known, or the method takes no drop rate.
-        """
-        usual = steps if self.name not in CATALOG or CATALOG[self.name].steps else None
-        count = usual if self.steps is None else self.steps
-        made = as_recipe(by_name(self.name, eps=eps, steps=count, rate=self.rate))
-        if not others:
-            return made
-        return replace(made, surrogate=replace(made.surrogate, ensemble=Ensemble(others=tuple(others))))
+UNIVERSAL = "gd-uap"
+"""The universal perturbation, which has no recipe."""
 
 
-def parse_method(text: str) -> Method:
-    """A method from ``"NAME"``, ``"NAME:STEPS"``, ``"NAME@RATE"`` or ``"NAME:STEPS@RATE"``.
+def parse_method(text: str) -> AttackSpec:
+    """A method of the study from ``NAME[:STEPS][,FIELD=VALUE...]``, such as ``dfanet-fim:200,rate=0.0125``.
+
+    The radius is the study's.
 
     Raises:
-        ValueError: The text is not of that form, or the attack is not known.
+        ValueError: As ``parse_attack``; or the text gives a radius.
     """
-    head, at, rate = text.partition("@")
-    name, colon, steps = head.partition(":")
-    try:
-        if name not in CATALOG:
-            raise ValueError
-        return Method(name=name, steps=_positive(steps) if colon else None, rate=float(rate) if at else None)
-    except ValueError as error:
-        if "single surrogate" in str(error):
-            raise
-        names = "" if name in CATALOG else f" with a name of {', '.join(CATALOG)}"
-        hint = "; it needs --untargeted" if name == "gd-uap" else ""
+    head, at, rest = text.partition("@")
+    if at:
+        rate, *more = rest.split(",")
+        wanted = ",".join((head, f"rate={rate}", *more))
         raise ArgumentError(
-            f"method: expected NAME, NAME:STEPS, NAME@RATE or NAME:STEPS@RATE such as fim:13{names}, got {text!r}{hint}"
-        ) from None
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise ArgumentError(f"steps: expected a whole number of at least 1, got {text!r}")
-    return int(text)
+            f"method: expected none with a radius, which is --eps of the study, got {text!r}; a drop rate is {wanted}"
+        )
+    if text == UNIVERSAL:
+        raise ArgumentError(f"method: expected --untargeted with {UNIVERSAL}, got a study of targeted attacks")
+    return parse_attack(text, argument="method")
 
 
 def members(surrogate: str, models: Mapping[str, FaceModel]) -> list[FaceModel]:
@@ -123,7 +77,7 @@ def check_plan(
     models: Mapping[str, FaceModel],
     *,
     surrogates: Sequence[str],
-    methods: Sequence[Method],
+    methods: Sequence[AttackSpec],
     eps: float,
     steps: int,
     at: Sequence[int],

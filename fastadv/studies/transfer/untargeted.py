@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe, SignGradient
 from fastadv.attacks.change import level_note, norms
+from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
@@ -27,10 +28,9 @@ from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import auc, eer, tar_at_far
 from fastadv.runs.embedding import embed
 from fastadv.runs.production import Order, produce
-from fastadv.studies.transfer.plan import Method
+from fastadv.studies.transfer.plan import UNIVERSAL
 from fastadv.surrogates.gd_uap import RangePrior, gd_uap
 
-UNIVERSAL = "gd-uap"
 _BATCH = 16
 _BLOCK = 256  # images that are in memory together
 _FAR = 1e-2
@@ -81,7 +81,7 @@ def untargeted(
     models: Mapping[str, FaceModel],
     *,
     surrogate: str,
-    methods: Sequence[Method | str],
+    methods: Sequence[AttackSpec | str],
     eps: float,
     steps: int,
     folder: RunFolder,
@@ -160,7 +160,7 @@ def untargeted(
 
 
 def check_plan(
-    models: Mapping[str, FaceModel], *, surrogate: str, methods: Sequence[Method | str], eps: float, steps: int
+    models: Mapping[str, FaceModel], *, surrogate: str, methods: Sequence[AttackSpec | str], eps: float, steps: int
 ) -> None:
     """Refuse a comparison that could not be finished, before anything is embedded.
 
@@ -179,13 +179,13 @@ def check_plan(
             _away(method, eps=eps, steps=steps)
 
 
-def _away(method: Method, *, eps: float, steps: int) -> Recipe:
+def _away(method: AttackSpec, *, eps: float, steps: int) -> Recipe:
     """The method with a random start; an image is its own reference."""
     if CATALOG[method.name].level == "logits":
         raise ArgumentError(
             f"method: expected one on embeddings for --untargeted, got {method.name!r}, which works on logits"
         )
-    recipe = method.recipe(eps=eps, steps=steps, others=())
+    recipe = method.recipe(eps=eps, steps=steps)
     if not isinstance(recipe.attack, SignGradient):
         raise ArgumentError(f"method: expected one with a random start for --untargeted, got {method.name!r}")
     return replace(recipe, attack=replace(recipe.attack, random_start=True))

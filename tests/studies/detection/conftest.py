@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from fastadv import load
+from fastadv.attacks.spec import parse_attack
 from fastadv.data import SyntheticFaces
 from fastadv.detection import FitConfig
 from fastadv.engine import Engine
@@ -12,7 +13,7 @@ from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import fit as detect
 from fastadv.studies.detection.evaluate import EvaluateConfig
 from fastadv.studies.detection.fit import Configuration
-from fastadv.studies.detection.plan import Splits, parse_attack
+from fastadv.studies.detection.plan import Splits
 from fastadv.studies.detection.study import StudyConfig
 from fastadv.training import HeadConfig
 

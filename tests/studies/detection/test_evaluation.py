@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fastadv.attacks.spec import parse_attack
 from fastadv.data import read_manifest
 from fastadv.detection import auc, load_detector
 from fastadv.report.pages import detection as detect_page
@@ -18,7 +19,6 @@ from fastadv.studies.detection.adaptive import adaptive_rows
 from fastadv.studies.detection.evaluate import EvaluateConfig
 from fastadv.studies.detection.features import extract
 from fastadv.studies.detection.fit import EVALUATION
-from fastadv.studies.detection.plan import parse_attack
 from fastadv.studies.detection.setting import look
 
 

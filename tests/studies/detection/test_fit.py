@@ -10,6 +10,7 @@ import torch
 
 from fastadv import load
 from fastadv.attacks import CATALOG
+from fastadv.attacks.spec import parse_attack
 from fastadv.core.notices import Notice
 from fastadv.data import RunFolder, RunFolderError, read_image, read_manifest, to_tensor
 from fastadv.detection import LayerTap, auc, load_detector
@@ -22,7 +23,7 @@ from fastadv.studies.detection import plan as detect_plan
 from fastadv.studies.detection import score as detect_score
 from fastadv.studies.detection.features import extract, kept
 from fastadv.studies.detection.fit import EVALUATION
-from fastadv.studies.detection.plan import Selection, parse_attack
+from fastadv.studies.detection.plan import Selection
 from fastadv.studies.detection.score import score_folder
 from fastadv.studies.detection.study import claimed
 from fastadv.training import HeadConfig

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from fastadv.attacks.spec import parse_attack
 from fastadv.studies.detection import plan as detect_plan
-from fastadv.studies.detection.plan import Selection, draw_splits, fit_classes, parse_attack, read_classes, read_names
+from fastadv.studies.detection.plan import Selection, draw_splits, fit_classes, read_classes, read_names
 
 
 def test_everybody_is_in_one_part_and_every_image_in_one_place(plan):
