@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fastadv.data.images import HEAD, readable, sniff
+from fastadv.data.formats import HEAD, readable, sniff
 
 _FORM = "multipart/form-data"
 _BYTES = "application/octet-stream"
