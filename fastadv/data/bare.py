@@ -27,6 +27,7 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no filler, no zero behind 
 _ALONE = frozenset({0x01, 0xC8, 0xD8, 0xD9, *range(0x02, 0xC0), *range(0xF0, 0xFE)})  # markers without a length
 _DROPPED = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})  # APP1 to APP13, APP15, comments: 0 and 14 tell the colours
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_PIECE = 1 << 18
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 _ORIENTATION = 0x0112
@@ -99,7 +100,7 @@ def bare_jpeg(data: bytes, most_parts: int) -> Bare:
     exif: list[bytes] = []
     xmp = b""
     position, parts, scans = 2, 0, 0
-    while match := _MARKER.search(data, position):
+    while match := _next_marker(data, position):
         start, marker = match.start(), data[match.end() - 1]
         if not scans:
             kept.drop(position, start)
@@ -128,6 +129,15 @@ def bare_jpeg(data: bytes, most_parts: int) -> Bare:
         if not scans:
             kept.drop(position, len(data))
     return Bare(kept.joined(), orientation(b"".join(exif), xmp), parts, scans)
+
+
+def _next_marker(data: bytes, position: int) -> re.Match[bytes] | None:
+    """The next one; searched piece by piece, as other threads wait while a pattern is matched."""
+    while position < len(data):
+        if match := _MARKER.search(data, position, position + _PIECE + 1):
+            return match
+        position += _PIECE
+    return None
 
 
 def orientation(exif: bytes, xmp: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 
 _SPACE = b" \t\n\r\v\f"
 _HEAD = 1 << 16  # bytes in which the header must end, comments included
-_BLOCK = 1 << 20  # bytes of decimal numbers that are converted at once
+_BLOCK = 1 << 18  # bytes of text that are converted at once: other threads wait as long
 _NUMBER = re.compile(rb"(?:[ \t\n\r\v\f]|#[^\r\n]*[\r\n])*([0-9]{1,10})")
 _COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 _NO_NUMBERS = re.compile(rb"[^0-9 \t\n\r\v\f]|[0-9]{11}")
-_GAP = re.compile(rb"[ \t\n\r\v\f]")
+_GAP = re.compile(rb"[ \t\n\r\v\f#]")
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 class NetpbmHead(NamedTuple):
@@ -67,10 +69,10 @@ def netpbm_pixels(data: bytes, head: NetpbmHead) -> NDArray[np.uint8]:
     elif head.kind in (5, 6):
         values = _bytes(data, head.end, count)
     elif head.kind == 1:
-        digits = _COMMENT.sub(b"", data[head.end :]).translate(None, _SPACE)
+        digits = b"".join(text.translate(None, _SPACE) for text in _texts(data, head.end))
         values = _bytes(digits, 0, count) - ord("0")
     else:
-        values = _decimal(_COMMENT.sub(b"", data[head.end :]), count, head.largest)
+        values = _decimal(_texts(data, head.end), count, head.largest)
     if head.kind in (1, 4):
         if values.max(initial=0) > 1:
             raise ValueError("a pixel is neither 0 nor 1")
@@ -91,17 +93,25 @@ def _bytes(data: bytes, start: int, count: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, count, start)
 
 
-def _decimal(text: bytes, count: int, largest: int) -> NDArray[np.uint8]:
-    values = np.empty(count, np.uint8)
-    done = start = 0
-    while done < count and start < len(text):
-        gap = _GAP.search(text, start + _BLOCK)
-        end = gap.start() if gap else len(text)
-        block = text[start:end]
+def _texts(data: bytes, start: int) -> Iterator[bytes]:
+    """What stands behind the header, without comments, in pieces that end between two numbers."""
+    while start < len(data):
+        end = min(start + _BLOCK, len(data))
+        line = max(data.rfind(b"\n", start, end), data.rfind(b"\r", start, end), start - 1)
+        comment = data.find(b"#", line + 1, end) >= 0
+        match = (_LINE_END if comment else _GAP).search(data, end)
+        end = match.start() if match else len(data)
+        yield _COMMENT.sub(b"", data[start:end])
         start = end
-        if other := _NO_NUMBERS.search(block):  # what stands behind the last pixel does not matter
-            block, start = block[: other.start()], len(text)
-        numbers = np.fromstring(block, np.int64, sep=" ")[: count - done]
+
+
+def _decimal(texts: Iterator[bytes], count: int, largest: int) -> NDArray[np.uint8]:
+    values = np.empty(count, np.uint8)
+    done, whole = 0, True
+    while done < count and whole and (text := next(texts, None)) is not None:
+        if other := _NO_NUMBERS.search(text):  # what stands behind the last pixel does not matter
+            text, whole = text[: other.start()], False
+        numbers = np.fromstring(text, np.int64, sep=" ")[: count - done]
         if numbers.max(initial=0) > largest:
             raise ValueError(f"a value is {numbers.max()}, expected at most {largest}")
         values[done : done + len(numbers)] = numbers
