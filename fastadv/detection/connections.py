@@ -109,6 +109,8 @@ class Connections:
 
     def _tell(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Descriptors that run out are one line, not one for each attempt: asyncio tries again after a second."""
+        if "_start_serving" in context.get("message", ""):
+            return  # asyncio tries to accept again after the server was stopped
         if getattr(context.get("exception"), "errno", None) not in _SHORT or "accept" not in context.get("message", ""):
             loop.default_exception_handler(context)
         elif time.monotonic() - self._told >= _QUIET:
