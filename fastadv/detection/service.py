@@ -28,8 +28,8 @@ from fastadv.detection.service_config import ServiceConfig
 from fastadv.detection.service_page import POLICY, page
 
 try:
-    import python_multipart  # noqa: F401  (what Starlette reads forms with)
-    import uvicorn  # noqa: F401
+    import python_multipart  # noqa: F401  (what forms are read with)
+    import uvicorn  # noqa: F401  (the server)
     from fastapi import FastAPI, HTTPException, Request, Response
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from pydantic import BaseModel, Field
