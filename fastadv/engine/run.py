@@ -170,7 +170,8 @@ def trace(
         at: Numbers of steps, from 1 to the attack's; any order.
         seed: Of every random number.
         ids: The numbers that key the images' random draws.
-        engine: How to run; the slots are as many as the images need.
+        engine: How to run; the slots are as many as the images need. Where memory does not suffice for all images at
+            once, they are attacked group by group, and the iterates come when the last group is done.
 
     Yields:
         The number of steps, ascending, and ``(N, 3, H, W)`` float32 on the 8-bit grid, on the model's device.
@@ -188,7 +189,8 @@ def trace(
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1
     slots = max(1, -(-len(images) // batch)) * batch
-    loop = Loop(recipe, goal, model, jobs, seed, replace(settled, slots=slots, poll=1))
+    kind = goal.row(0) if len(images) else goal  # like the jobs' goals, which are of one row
+    loop = Loop(recipe, kind, model, jobs, seed, replace(settled, slots=slots, poll=1))
     yield from loop.iterates(frozenset(at))
 
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
-from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import Notice
 from fastadv.engine import tune
 from fastadv.models import FaceModel, prepare
 from fastadv.models.modes import plain_modes
 
 PRECISIONS = ("fp32", "tf32", "bf16", "auto")
-
-
-class OutOfMemoryError(Error, torch.OutOfMemoryError):
-    """The device has not enough memory, even for one image."""
 
 
 class AttackWarning(Notice):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
+from fastadv.models.memory import is_out_of_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -118,9 +119,11 @@ class FaceModel(nn.Module):
                 with torch.no_grad():
                     probe = torch.full((1, 3, *self.input_size), 0.5, device=self.device)
                     self._embedding_size = int(self.features(probe).shape[1])
-            except (Error, torch.OutOfMemoryError):
+            except Error:
                 raise
             except (RuntimeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise ArgumentError(
                     f"backbone: cannot take one image of input_size={self.input_size} ({error})"
                 ) from error

@@ -17,6 +17,7 @@ from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.models.independence import check_independent
+from fastadv.models.memory import is_out_of_memory
 from fastadv.models.modes import plain_modes
 
 # Exact types only: a subclass, or a layer with a parametrisation, may compute something else.
@@ -135,9 +136,9 @@ def fold_batch_norms(
         for fold in folds:
             fold.apply(trial)
         right = not folds or _computes(trial, probe, expected)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # any code may run in there; who uses the backbone will see what it raises
+    except Exception as error:  # any code may run in there; who uses the backbone will see what it raises
+        if is_out_of_memory(error):
+            raise
         return backbone
     for fold in folds if right else ():
         fold.apply(backbone)
