@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -58,7 +59,10 @@ class FaceModel(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
-            raise ArgumentTypeError(f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}")
+            raise ArgumentTypeError(
+                f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}"
+                + ("; wrap the network that was exported" if type(backbone).__name__ == "ExportedProgram" else "")
+            )
         if head is not None and not isinstance(head, nn.Module):
             raise ArgumentTypeError(f"head: expected a torch.nn.Module or None, got {type(head).__name__}")
         if not isinstance(name, str) or not name:
@@ -184,6 +188,20 @@ class FaceModel(nn.Module):
             )
         return self.head(self.features(images))
 
+    def train(self, mode: bool = True) -> FaceModel:
+        """Set the mode of the model and of all its submodules.
+
+        Raises:
+            ValueError: if a submodule has no other mode, as what `torch.export` makes.
+        """
+        try:
+            return super().train(mode)
+        except NotImplementedError as error:
+            raise ArgumentError(
+                f"model: expected a network that can be put into evaluation mode, got {self.name!r}, which cannot "
+                f"({str(error).rstrip('.')}); of torch.export's modules, wrap the network that was exported"
+            ) from error
+
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         return f"name={self.name!r}, input_size={self.input_size}, precision={self.precision!r}"
@@ -203,6 +221,25 @@ class FaceModel(nn.Module):
                 f"model: it was cast to {self.mean.dtype} as a whole, which rounds the normalisation; "
                 'use prepare(model, precision="bf16")'
             )
+
+
+def copy_of(model: FaceModel) -> FaceModel:
+    """A deep copy of a model, of any device and mode.
+
+    Raises:
+        ArgumentError: Its network cannot be copied.
+    """
+    try:
+        with torch.no_grad():  # or the parameters of a scripted network would come out as computed values
+            return copy.deepcopy(model)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ArgumentError(
+            f"model: expected a network that copy.deepcopy can copy, got {model.name!r}, which cannot be copied "
+            f"({str(error).split('.')[0]}); use torch.nn.utils.parametrizations in place of the older weight_norm and "
+            "spectral_norm, and detach the tensors that it keeps"
+        ) from error
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -177,6 +177,8 @@ def _hooks(model: FaceModel, catcher: Callable[..., Any], taker: Callable[..., A
 def _advice(module: nn.Module | None, *, chance: bool) -> str:
     if chance:
         return "draw no random numbers in evaluation mode (functional dropout takes training=self.training)"
+    if type(module).__module__.startswith("torch.ao.nn.quantized.dynamic"):
+        return "take the network before its dynamic quantisation, whose scales are those of the whole batch"
     if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
         return "give its batch norm running statistics (track_running_stats=True)"
     return "compute every image's output from that image alone in evaluation mode"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -13,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import dataflow
-from fastadv.models.face_model import PRECISIONS, FaceModel
+from fastadv.models.face_model import PRECISIONS, FaceModel, copy_of
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.models.independence import check_independent
@@ -72,7 +71,7 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
 
 
 def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bool) -> FaceModel:
-    prepared = freeze(copy.deepcopy(model))
+    prepared = freeze(copy_of(model))
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
     if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):

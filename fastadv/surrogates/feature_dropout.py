@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel, fold_batch_norms, prepare
+from fastadv.models.face_model import copy_of
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.masks import Draw, install
 
@@ -186,6 +186,6 @@ class MaskedModel:
 
 def _with_linear_layers_folded(model: FaceModel, convolutions: Collection[str]) -> FaceModel:
     """A copy in which batch norms are merged into linear layers, but not into the convolutions."""
-    made = copy.deepcopy(model)
+    made = copy_of(model)
     made.backbone = fold_batch_norms(made.backbone, keep={*convolutions, *model.layers}, input_size=model.input_size)
     return made

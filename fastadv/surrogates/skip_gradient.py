@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
+from fastadv.models.face_model import copy_of
 from fastadv.surrogates import flow
 
 _OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, "add_": "add"}
@@ -70,7 +70,7 @@ class SkipGradient:
             raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         if any(module.training for module in model.modules()):
             raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
-        made = copy.deepcopy(model)
+        made = copy_of(model)
         probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
         graph = flow.trace(made.backbone, probe, gradients=True)
         if graph is None:
