@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -75,8 +75,9 @@ class Guard:
 
     The model is copied and prepared (:func:`fastadv.models.prepare`); model and detector stay as they were. On a CUDA
     device the pass is recorded once for every size of ``sizes`` as a CUDA graph, a batch is filled up to the next size,
-    and a larger one is cut. May be called from several threads. Not differentiable: an attack that sees the detector
-    goes through :class:`fastadv.detection.LayerTap` and :meth:`fastadv.detection.Detector.score`.
+    and a larger one is cut. May be called from several threads, copied, and pickled for another process. Not
+    differentiable: an attack that sees the detector goes through :class:`fastadv.detection.LayerTap` and
+    :meth:`fastadv.detection.Detector.score`.
 
     Attributes:
         model: in evaluation mode; the guard works on its device.
@@ -146,6 +147,10 @@ class Guard:
         with plain_modes(self.model.device), torch.inference_mode():
             return self._captured(images) if self.capture else self._eager(images)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied, and sent to another process, as its fields, and built anew there: locks and graphs stay here."""
+        return _rebuilt, ({each.name: getattr(self, each.name) for each in fields(self) if each.init},)
+
     def warm_up(self) -> None:
         """Do now what the first calls would do: choose algorithms, allocate, and record the graphs."""
         sizes = self.sizes if self.capture else (1, self.sizes[-1])
@@ -187,6 +192,10 @@ class Guard:
                     self._recorded[size] = _Recorded(self._pass, shape, self.model.device, pool)
                 made.append(self._recorded[size](part))
         return _verdicts(made[0] if len(made) == 1 else _joined(made))
+
+
+def _rebuilt(given: dict[str, Any]) -> Guard:
+    return Guard(**given)
 
 
 class OnePass(nn.Module):

@@ -73,6 +73,9 @@ class PreparedScore:
         kind, units, weights = _network(hidden, last, *shape)
         vectors = [checks.row_major(value.detach()) for value in vectors]
         kept = [*vectors, *(value.detach().contiguous() for value in (mean, scale)), *weights]
+        # Copies that nobody else has: a tensor that is sent to another process moves to shared memory.
+        kept = [value.clone() for value in kept]
+        vectors = kept[: len(vectors)]
         for value in kept:
             if value.device.type != "cpu" or value.dtype != torch.float32:
                 raise ArgumentError(
