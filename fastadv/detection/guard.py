@@ -236,8 +236,10 @@ class OnePass(nn.Module):
         """Embeddings, logits, scores, flags of ``(N, 3, H, W)`` images in [0, 1]."""
         values: list[Tensor] = [images] * self._count
         self._caught.values = values
-        features = self.model.features(images)
-        self._caught.values = []
+        try:
+            features = self.model.features(images)
+        finally:
+            self._caught.values = []
         scores = self.score(values, images)
         logits = None if self.model.head is None else self.model.head(features)
         # written so that a score that is no number is flagged
