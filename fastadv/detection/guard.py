@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection.detectors import Detector
 from fastadv.detection.taps import LayerTap
@@ -113,10 +114,10 @@ class Guard:
         if not isinstance(self.detector, Detector):
             raise ArgumentTypeError(f"detector is a {type(self.detector).__name__}; expected a Detector")
         if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+            raise ArgumentError(f"precision is {brief(self.precision)}; expected one of {', '.join(PRECISIONS)}")
         sizes = self.sizes
         if not sizes or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
-            raise ArgumentError(f"sizes is {sizes}; expected ascending batch sizes >= 1")
+            raise ArgumentError(f"sizes is {brief(sizes)}; expected ascending batch sizes >= 1")
         cuda = self.model.device.type == "cuda"
         if self.capture and not cuda:
             raise ArgumentError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv._version import __version__
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, FileError, MissingPackageError
 from fastadv.data import ImageError
 from fastadv.data.alignment import center_crop
@@ -76,7 +77,7 @@ class ServiceConfig:
         for name in ("max_batch", "max_queue", "max_images", "max_bytes", "max_pixels"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} is {value!r}; expected an integer >= 1")
+                raise ArgumentError(f"{name} is {brief(value)}; expected an integer >= 1")
         if self.max_pixels > MAX_PIXELS:
             raise ArgumentError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
         if self.max_images > self.max_queue:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Recipe, seeks_smallest
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.heads import check_head
@@ -38,7 +39,7 @@ def _check_job(job: Job, goal: Goal, size: tuple[int, int]) -> None:
     check_images(f"image {job.name!r}", image)
     check_id(f"id of {job.name!r}", job.id)
     if not same_kind(job.goal, goal):
-        raise ArgumentError(f"goal of {job.name!r} must be like the first one, {goal!r}, got {job.goal!r}")
+        raise ArgumentError(f"goal of {job.name!r} must be like the first one, {brief(goal)}, got {brief(job.goal)}")
     rows = row_count(job.goal)
     if rows not in (None, 1):
         raise ArgumentError(f"goal of {job.name!r}: expected one row, for its image, got {rows}; use goal.row(index)")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.attacks.fields import check_seed
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.job import MET_AT_START, Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop
@@ -184,7 +185,7 @@ def trace(
     _check_model(model)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
-        raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {list(at)}")
+        raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
     jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1

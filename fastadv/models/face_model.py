@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
 from fastadv.models.memory import is_out_of_memory
 
@@ -245,7 +246,7 @@ def copy_of(model: FaceModel) -> FaceModel:
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     values = tuple(size) if isinstance(size, Sequence) else ()
     if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
-        raise ArgumentError(f"input_size: expected two positive ints (height, width), got {size!r}")
+        raise ArgumentError(f"input_size: expected two positive ints (height, width), got {brief(size)}")
     return (values[0], values[1])
 
 
@@ -255,7 +256,7 @@ def _checked_triple(argument: str, values: Sequence[float]) -> tuple[float, floa
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers):
-        raise ArgumentError(f"{argument}: expected three finite numbers (red, green, blue), got {values!r}")
+        raise ArgumentError(f"{argument}: expected three finite numbers (red, green, blue), got {brief(values)}")
     return (numbers[0], numbers[1], numbers[2])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import dataflow
 from fastadv.models.face_model import PRECISIONS, FaceModel, copy_of
@@ -51,7 +52,7 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
     if not isinstance(model, FaceModel):
         raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
     if precision not in PRECISIONS:
-        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(precision)}")
     if precision == "tf32" and model.device.type != "cuda":
         raise ArgumentError(
             f"precision: 'tf32' exists only on CUDA devices, the model is on {str(model.device)!r}; "

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel, fold_batch_norms, prepare
 from fastadv.models.face_model import copy_of
@@ -69,7 +70,7 @@ class FeatureDropout:
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (isinstance(self.rate, (int, float)) and 0 <= self.rate < 1):
-            raise ArgumentError(f"rate must be None or a number in [0, 1), got {self.rate!r}")
+            raise ArgumentError(f"rate must be None or a number in [0, 1), got {brief(self.rate)}")
 
     def rate_for(self, model: FaceModel) -> float:
         """The rate that is used on a model.
@@ -120,7 +121,7 @@ class FeatureDropout:
         if not (first_layer >= 1 and first_layer + len(names) - 1 <= LAST_LAYER):
             raise ArgumentError(
                 f"first_layer: {model.name!r} has {len(names)} convolutions, expected a number in "
-                f"[1, {LAST_LAYER + 1 - len(names)}], got {first_layer!r}"
+                f"[1, {LAST_LAYER + 1 - len(names)}], got {brief(first_layer)}"
             )
         draw = Draw()
         if rate == 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
 from fastadv.models.face_model import copy_of
@@ -47,7 +48,7 @@ class SkipGradient:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and 0 < self.gamma <= 1):
-            raise ArgumentError(f"gamma must be a number in (0, 1], got {self.gamma!r}")
+            raise ArgumentError(f"gamma must be a number in (0, 1], got {brief(self.gamma)}")
 
     def bind(self, model: FaceModel) -> FaceModel:
         """A copy of the model whose residual branches have the scaled gradient.
