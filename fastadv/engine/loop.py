@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -43,6 +44,11 @@ def _check_job(job: Job, goal: Goal, size: tuple[int, int]) -> None:
     rows = row_count(job.goal)
     if rows not in (None, 1):
         raise ArgumentError(f"goal of {job.name!r}: expected one row, for its image, got {rows}; use goal.row(index)")
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A recorded tick is of the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 class Loop:
@@ -96,7 +102,7 @@ class Loop:
         in here, and after a failure built anew. It may be the caller's: what ``work`` does can be done again.
         """
         try:
-            with plain_modes(self._judging.device):
+            with plain_modes(self._judging.device), _current(self._judging.device):
                 if self._slots is None:
                     self._build()
                 assert self._slots is not None

@@ -66,6 +66,15 @@ def test_copies_give_the_same_bits(guard, model, again):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_images_that_require_a_gradient_are_read_and_left_alone(guard):
+    leaf = X.clone().requires_grad_()
+    images = leaf * 1.0
+    assert same(guard(images), guard(X))
+    assert not guard(images).scores.requires_grad
+    images.sum().backward()  # the caller's graph is whole
+    assert torch.equal(leaf.grad, torch.ones_like(leaf))
+
+
 def test_a_copy_has_a_model_of_its_own(guard):
     made = copy.deepcopy(guard)
     expected = guard(X)
