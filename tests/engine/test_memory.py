@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv import attacks
 from fastadv.attacks import Evaluation, Impersonate, SignGradient, State
-from fastadv.engine import Engine, Job, stream_jobs, trace, tune
+from fastadv.engine import Engine, Job, stream_jobs, trace
 from fastadv.engine.settings import AttackWarning
 
 SIZE = (8, 8)
@@ -58,6 +59,7 @@ def jobs() -> list[Job]:
     return [Job(name=str(i), id=i, image=X[i], goal=GOAL.row(i)) for i in range(len(X))]
 
 
+@functools.cache
 def expected(batch: int) -> Tensor:
     return fa.run(ATTACK, GOAL, model(Limited(64)), X, seed=3, engine=Engine(batch=batch)).images
 
@@ -70,7 +72,7 @@ def test_every_librarys_word_for_it_is_understood(error):
     assert torch.equal(made.images, expected(4))
 
 
-@pytest.mark.parametrize("since", range(8))
+@pytest.mark.parametrize("since", [0, 1, 4, 7])
 def test_at_any_tick_what_was_in_flight_starts_again(since):
     with pytest.warns(AttackWarning, match="out of memory"):
         results = list(stream_jobs(ATTACK, jobs(), model(Limited(1, since=since)), seed=3, engine=Engine(batch=4)))
@@ -116,9 +118,7 @@ FIELDS = {name: getattr(ATTACK, name) for name in ("budget", "steps", "step_size
     [
         ("allocate", (1,)),  # the first build
         ("allocate", (1, 2)),  # and the one after it
-        ("start", (1, 2)),
         ("start", (2,)),
-        ("tick", (2,)),
         ("tick", (2, 4)),
     ],
 )
@@ -206,10 +206,9 @@ def test_a_model_of_which_there_is_no_room_for_a_copy():
         fa.run(ATTACK, GOAL, model(Huge()), X)
 
 
-@pytest.mark.parametrize("most", [1, 4, 8])
+@pytest.mark.parametrize("most", [1, 8])
 def test_a_measured_batch_and_precision_where_memory_is_short(most):
     net = Limited(most, error=ERRORS["cpu"])
     resolved = Engine(batch=0, precision="auto").resolve(model(net))
     assert resolved.batch == 8
     assert resolved.precision in ("fp32", "bf16")
-    assert tune.best_precision(model(net), batch=16) in ("fp32", "bf16")

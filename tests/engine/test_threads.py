@@ -218,3 +218,15 @@ def test_models_loaded_beside_each_other_and_beside_random_numbers() -> None:
         found = [job.result() for job in jobs]
     assert all(torch.equal(expected[k % 2], weights) for k, weights in enumerate(found))
     assert torch.equal(drawn, numbers)
+
+
+def test_a_model_that_is_trained_on_while_it_is_attacked() -> None:
+    victim, engine = model(), fa.Engine(slots=1, batch=1)
+    expected = {r.name: r.image for r in fa.stream_jobs(PLAIN, jobs(1), victim, engine=engine)}
+    found = {}
+    for r in fa.stream_jobs(PLAIN, jobs(1), victim, engine=engine):
+        found[r.name] = r.image
+        with torch.no_grad():
+            for parameter in victim.parameters():
+                parameter.mul_(1.5)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

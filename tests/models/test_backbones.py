@@ -118,6 +118,7 @@ def test_dynamic_quantisation_is_named():
         attacked(made)
 
 
+@pytest.mark.slow  # torch.export takes seconds to import
 def test_what_torch_export_makes_is_named():
     program = torch.export.export(net(), (faces(0),))
     with pytest.raises(TypeError, match="backbone: expected a torch.nn.Module, got ExportedProgram; wrap the network"):
