@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.data.images import MAX_PIXELS
 
@@ -54,7 +55,7 @@ class ServiceConfig:
         for name in _COUNTS:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} is {value!r}; expected an integer >= 1")
+                raise ArgumentError(f"{name} is {brief(value)}; expected an integer >= 1")
         if self.max_pixels > MAX_PIXELS:
             raise ArgumentError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
         if self.max_images > self.max_queue:
