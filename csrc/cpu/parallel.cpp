@@ -137,15 +137,13 @@ Pool& pool() {
   return *found;
 }
 
-void watch_forks() {
+// When the module is loaded, not at the first call: a child may be forked before it, after torch's threads have begun.
 #if defined(__unix__) || defined(__APPLE__)
-  static const int registered = pthread_atfork(nullptr, nullptr, [] {
-    forked.store(true);
-    current_pool.store(nullptr);
-  });
-  (void)registered;
+[[maybe_unused]] const int watching_forks = pthread_atfork(nullptr, nullptr, [] {
+  forked.store(true);
+  current_pool.store(nullptr);
+});
 #endif
-}
 
 }  // namespace
 
@@ -154,7 +152,6 @@ void parallel_for(int64_t tasks, int threads, TaskFunction function, void* conte
   const int64_t most = tasks < kMostShares ? tasks : kMostShares;
   Job job(function, context, tasks, static_cast<int>(threads < 1 ? 1 : threads < most ? threads : most));
   if (job.shares == 1) return job.work(0);
-  watch_forks();
   const Runtime* runtime = forked.load() ? nullptr : torch_runtime();
   if (runtime != nullptr) {
     // A team may be smaller than asked for, as inside another one: whoever is there does the shares of the others.

@@ -12,6 +12,7 @@ from fastadv.attacks.budget import L2, Ball, Linf
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import ClassifyAs, Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 LOSSES = ("ce", "dlr")
@@ -122,11 +123,11 @@ class APGD:
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, (Linf, L2)):
-            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
+            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {brief(self.budget)}")
         check_count("steps", self.steps)
         check_count("restarts", self.restarts)
         if self.loss not in LOSSES:
-            raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+            raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {brief(self.loss)}")
         check_number("margin", self.margin)
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.fields import check_count, check_number, is_number
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 
@@ -94,7 +95,7 @@ def check_line(first: float, growth: float, bisections: int, largest: float) -> 
     if first > largest:
         raise ArgumentError(f"first must be at most largest = {largest:g}, got {first:g}")
     if not (is_number(growth) and growth > 1):
-        raise ArgumentError(f"growth must be a number above 1, got {growth!r}")
+        raise ArgumentError(f"growth must be a number above 1, got {brief(growth)}")
     check_count("bisections", bisections, least=0)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.fields import is_number
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.ops import philox
 
@@ -28,12 +29,12 @@ _SLACK = 1e-6  # float32 rounding of origin ± eps, far below one grey level (0.
 
 def _check_eps(eps: float) -> None:
     if not (is_number(eps) and eps > 0):
-        raise ArgumentError(f"eps must be a positive number, got {eps!r}")
+        raise ArgumentError(f"eps must be a positive number, got {brief(eps)}")
 
 
 def _check_range(lo: float, hi: float) -> None:
     if not (is_number(lo) and is_number(hi) and lo < hi):
-        raise ArgumentError(f"lo and hi must be finite with lo < hi, got lo={lo!r}, hi={hi!r}")
+        raise ArgumentError(f"lo and hi must be finite with lo < hi, got lo={brief(lo)}, hi={brief(hi)}")
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

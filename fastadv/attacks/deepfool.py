@@ -14,6 +14,7 @@ from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_dot, row_norm, rows_like
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 _GAIN = 0.995  # a return that is expected to gain less is not worth its evaluations
@@ -113,10 +114,10 @@ class DeepFool:
         check_count("steps", self.steps)
         check_number("overshoot", self.overshoot)
         if not isinstance(self.norm, str) or self.norm not in _LEAST:
-            raise ArgumentError(f"norm must be 'l2' or 'linf', got {self.norm!r}")
+            raise ArgumentError(f"norm must be 'l2' or 'linf', got {brief(self.norm)}")
         check_count("candidates", self.candidates)
         if not isinstance(self.reach, (int, float)) or isinstance(self.reach, bool) or not self.reach >= 1:
-            raise ArgumentError(f"reach must be a number of at least 1, got {self.reach!r}")
+            raise ArgumentError(f"reach must be a number of at least 1, got {brief(self.reach)}")
         check_count("returns", self.returns, least=0)
         check_number("margin", self.margin)
 

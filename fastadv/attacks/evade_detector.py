@@ -14,6 +14,7 @@ from fastadv.attacks.attack import Attack
 from fastadv.attacks.fields import is_number
 from fastadv.attacks.goal import Goal, Misclassify, Rows, one_way
 from fastadv.attacks.recipe import Recipe
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection import Detector, LayerTap
 from fastadv.models import FaceModel
@@ -110,11 +111,11 @@ class EvadeDetector:
 
     def __post_init__(self) -> None:
         if self.goal.output not in _OUTPUTS:
-            raise ArgumentError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {self.goal.output!r}")
+            raise ArgumentError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {brief(self.goal.output)}")
         if not (is_number(self.weight) and self.weight >= 0):
-            raise ArgumentError(f"weight must be a number of at least 0, got {self.weight!r}")
+            raise ArgumentError(f"weight must be a number of at least 0, got {brief(self.weight)}")
         if not isinstance(self.threshold, (int, float)) or math.isnan(self.threshold):
-            raise ArgumentError(f"threshold must be a logit, got {self.threshold!r}")
+            raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
 
     @property
     def output(self) -> str:

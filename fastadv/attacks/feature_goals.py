@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv.attacks.fields import is_number
 from fastadv.attacks.gallery import Gallery, check_classes
 from fastadv.attacks.goal import Rows, check_references, one_way, with_rows
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models.outputs import at_layer
 
@@ -43,9 +44,11 @@ class MatchFeatures:
             raise ArgumentError("guides must be images (N, 3, H, W) or features (N, D), got None")
         check_references("guides", self.guides, features=self.layer is not None)
         if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
-            raise ArgumentError(f"layer must be the name of a submodule of the backbone or None, got {self.layer!r}")
+            raise ArgumentError(
+                f"layer must be the name of a submodule of the backbone or None, got {brief(self.layer)}"
+            )
         if not (is_number(self.threshold) and self.threshold >= 0):
-            raise ArgumentError(f"threshold must be a distance of at least 0, got {self.threshold!r}")
+            raise ArgumentError(f"threshold must be a distance of at least 0, got {brief(self.threshold)}")
 
     @property
     def output(self) -> str:
@@ -129,7 +132,8 @@ class GalleryClass:
             )
         if not isinstance(self.k, int) or isinstance(self.k, bool) or not 1 <= self.k <= len(self.gallery.classes):
             raise ArgumentError(
-                f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, got {self.k!r}"
+                f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, "
+                f"got {brief(self.k)}"
             )
         unknown = ~torch.isin(self.labels.to(self.gallery.classes.device), self.gallery.classes)
         if bool(unknown.any()):

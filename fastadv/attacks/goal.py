@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks.fields import INTEGERS, is_number
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models.checks import check_embeddings, check_images
 
@@ -114,10 +115,10 @@ def check_references(name: str, value: Tensor | None, *, features: bool = False)
 
 def check_threshold(metric: str, threshold: float) -> None:
     if metric not in METRICS:
-        raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {brief(metric)}")
     low, high = (-1.0, 1.0) if metric == "cosine" else (0.0, 2.0)
     if not (is_number(threshold) and low <= threshold <= high):
-        raise ArgumentError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {threshold!r}")
+        raise ArgumentError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {brief(threshold)}")
 
 
 def _check_labels(value: Tensor) -> None:

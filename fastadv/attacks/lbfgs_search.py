@@ -13,6 +13,7 @@ from fastadv.attacks.lbfgs_history import History
 from fastadv.attacks.lbfgs_line import LineSearch
 from fastadv.attacks.lbfgs_matrix import Compact
 from fastadv.attacks.per_image import column, put_where, row_dot, row_norm
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 _FAR = 1e30
@@ -285,4 +286,4 @@ def bounds(budget: Budget, origin: Tensor) -> tuple[Tensor, Tensor]:
 def check_box(budget: Budget) -> None:
     """A ValueError unless the budget is a box."""
     if not isinstance(budget, (Linf, Box)):
-        raise ArgumentError(f"budget must be Linf(eps) or Box(), got {budget!r}")
+        raise ArgumentError(f"budget must be Linf(eps) or Box(), got {brief(budget)}")

@@ -15,6 +15,7 @@ from fastadv.attacks.bracket import LineSearch, check_line, most_tries
 from fastadv.attacks.budget import START_LAYER, Box
 from fastadv.attacks.fields import check_number
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 _SPREAD = {"uniform": math.sqrt(3.0), "gaussian": 1.0}  # the op's scale at a standard deviation of 1
@@ -75,7 +76,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.kind not in _SPREAD:
-            raise ArgumentError(f"kind must be 'uniform' or 'gaussian', got {self.kind!r}")
+            raise ArgumentError(f"kind must be 'uniform' or 'gaussian', got {brief(self.kind)}")
         check_line(self.first, self.growth, self.bisections, self.largest)
         check_number("margin", self.margin)
 

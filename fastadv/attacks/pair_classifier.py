@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv.attacks.fields import is_number
 from fastadv.attacks.goal import Rows, check_references, one_way, with_rows
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 MAX_DISTANCE = 2.0
@@ -51,12 +52,15 @@ class PairClassifier:
             raise ArgumentError("references must be images (N, 3, H, W) or embeddings (N, D), got None")
         check_references("references", self.references)
         if self.wanted not in ("same", "different"):
-            raise ArgumentError(f"wanted must be 'same' or 'different', got {self.wanted!r}")
+            raise ArgumentError(f"wanted must be 'same' or 'different', got {brief(self.wanted)}")
         if not (is_number(self.max_distance) and 0 < self.max_distance <= MAX_DISTANCE):
-            raise ArgumentError(f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {self.max_distance!r}")
+            raise ArgumentError(
+                f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {brief(self.max_distance)}"
+            )
         if not (is_number(self.threshold) and 0 < self.threshold < self.max_distance):
             raise ArgumentError(
-                f"threshold must be a distance in (0, max_distance = {self.max_distance:g}), got {self.threshold!r}"
+                f"threshold must be a distance in (0, max_distance = {self.max_distance:g}), "
+                f"got {brief(self.threshold)}"
             )
 
     def row(self, index: int) -> PairClassifier:

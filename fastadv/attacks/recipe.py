@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastadv.attacks.attack import Attack
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.surrogates import Surrogate
 
@@ -41,5 +42,5 @@ def as_recipe(moves: Attack[Any] | Recipe) -> Recipe:
             hint = f"; use attacks.by_name({moves!r})"
         else:
             hint = "; call it" if callable(moves) else ""
-        raise ArgumentTypeError(f"attack: expected an attack or a Recipe, got {moves!r}{hint}")
+        raise ArgumentTypeError(f"attack: expected an attack or a Recipe, got {brief(moves)}{hint}")
     return moves if isinstance(moves, Recipe) else Recipe(attack=moves)

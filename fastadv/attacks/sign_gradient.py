@@ -12,6 +12,7 @@ from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import L2, Budget, Linf
 from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 
@@ -68,13 +69,13 @@ class SignGradient:
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, (Linf, L2)):
-            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {self.budget!r}")
+            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {brief(self.budget)}")
         check_count("steps", self.steps)
         check_number("step_size", self.step_size, positive=True)
         if self.momentum is not None and not (is_number(self.momentum) and self.momentum >= 0):
-            raise ArgumentError(f"momentum must be None or a number of at least 0, got {self.momentum!r}")
+            raise ArgumentError(f"momentum must be None or a number of at least 0, got {brief(self.momentum)}")
         if self.norm not in ("l1", "l2"):
-            raise ArgumentError(f"norm must be 'l1' or 'l2', got {self.norm!r}")
+            raise ArgumentError(f"norm must be 'l1' or 'l2', got {brief(self.norm)}")
         check_number("margin", self.margin)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from fastadv.cli.guarding import DetectorFile, FalseAlarm, GuardPrecision, Threshold, open_guard
 from fastadv.cli.options import Device, Model, Weights
 from fastadv.cli.show import errors
+from fastadv.core.errors import FileError
 from fastadv.studies.detection.plan import read_classes
 
 
@@ -36,6 +38,32 @@ def serve(
     ] = 256,
     max_images: Annotated[int, typer.Option(help="Accept at most this many images in one request.")] = 32,
     max_mib: Annotated[float, typer.Option(help="Accept at most this many MiB in one request.")] = 8.0,
+    max_megapixels: Annotated[float, typer.Option(help="Accept at most this many megapixels in one image.")] = 16.0,
+    max_request_megapixels: Annotated[
+        float, typer.Option(help="Accept at most this many megapixels in all images of one request.")
+    ] = 32.0,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep at most this many connections open (default: as many as 'ulimit -n' allows, at most 1000)."
+        ),
+    ] = None,
+    head_timeout: Annotated[
+        float, typer.Option(help="Close a connection that sends no whole request head in this many seconds.")
+    ] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(help="Allow a body this many seconds to arrive, and the answer as many again.")
+    ] = 10.0,
+    drain: Annotated[
+        float, typer.Option(help="Allow open requests this many seconds to end when the server is stopped.")
+    ] = 30.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Require 'Authorization: Bearer TOKEN' with the token in this file, except for /healthz and /readyz "
+            "(default: the variable FASTADV_TOKEN, or no token)."
+        ),
+    ] = None,
     precision: Annotated[
         GuardPrecision, typer.Option(help="Compute the backbone in this precision.")
     ] = GuardPrecision.fp32,
@@ -50,8 +78,8 @@ def serve(
 
     Then: curl --data-binary @face.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/faces
     """
-    from fastadv.detection.service import ServiceConfig
     from fastadv.detection.service import serve as answer
+    from fastadv.detection.service_config import ServiceConfig
 
     config = ServiceConfig(
         max_batch=max_batch,
@@ -59,7 +87,15 @@ def serve(
         max_queue=max_queue,
         max_images=max_images,
         max_bytes=round(max_mib * 2**20),
+        max_pixels=round(max_megapixels * 1e6),
+        max_request_pixels=round(max_request_megapixels * 1e6),
+        max_buffered=max(256 * 2**20, round(max_mib * 2**20)),
+        max_connections=max_connections,
+        head_timeout=head_timeout,
+        timeout=timeout,
+        drain=drain,
     )
+    token = _token(token_file)
     names = None if classes is None else read_classes(classes)
     guard = open_guard(
         model.value,
@@ -74,5 +110,19 @@ def serve(
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
 
-    answer(guard, config, classes=names, host=host, port=port, started=started)
+    answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
     errors.print("stopped; every open request was answered", highlight=False)
+
+
+def _token(file: Path | None) -> str | None:
+    """The token that clients must send: never an argument, which other users of the machine could read."""
+    from fastadv.detection.access import check_token
+
+    if file is None:
+        given = os.environ.get("FASTADV_TOKEN")
+        return None if given is None else check_token(given.strip(), "FASTADV_TOKEN")
+    try:
+        text = file.read_bytes().decode("latin-1")
+    except OSError as error:
+        raise FileError(f"--token-file: expected a file that can be read, got {file}: {error.strerror}") from error
+    return check_token(text.strip(), "--token-file")

@@ -4,60 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
-import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fastadv.core.content import what_is_this
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.files import write_atomically
 from fastadv.data import names
+from fastadv.data.bare import PNG_SIGNATURE, Bare, TooManyPartsError, bare_jpeg, bare_png, orientation, webp_size
+from fastadv.data.formats import HEAD, readable, sniff
+from fastadv.data.netpbm import NetpbmHead, netpbm_head, netpbm_pixels
 
 EXTENSIONS = names.READ
-HEAD = 4096  # bytes that tell the format and the depth of an image
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 256 * 2**20
 
 # Only plain raster formats: some of Pillow's other readers start external programs.
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _MODES_8_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB, _PNG_GREY = 2, 0
 _FILTER_UP = 2
-_ORIENTATION = 0x0112  # of EXIF; from 5 on the picture is turned by a quarter
-
-_READ_FORMATS = ("JPEG", "PNG", "BMP", "WebP", "PPM")
-_BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})
-_PPM_HEAD = re.compile(rb"P[1-6][ \t\r\n#]")
-_PPM_SPACE = re.compile(rb"(?:[ \t\r\n\v\f]+|#[^\r\n]*[\r\n])+")
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (_PNG_SIGNATURE, "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"8BPS", "Photoshop"),
-    (b"FUJIFILM", "RAW"),
-)
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"crx ": "RAW"}
-_BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC")
+_QUARTER = 5  # the first orientation of EXIF that exchanges width and height
+_FIRST = 1 << 18  # bytes of a file that `read_size` reads first
+_STRIP = 1 << 20  # pixels that are converted at once
+_BMP_RUNS = (1, 2)  # Pillow expands run lengths in Python
 
 
 class ImageError(Error, ValueError):
     """A file that is not a usable image; the message names the file and the reason."""
+
+
+class BudgetError(ImageError):
+    """Several images take more together than they may."""
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -76,29 +65,6 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ImageError: The file is missing, no image, damaged, cut short, 16-bit, or unreasonably large.
     """
     return decode_image(read_bytes(path), path)
-
-
-def sniff(head: bytes) -> str | None:
-    """The format of an image by the first bytes of its file, or None where they are of no image that is known.
-
-    The formats that are read are JPEG (also with further pictures behind the first, as phones write it), PNG, BMP, WebP
-    and PPM: `readable` tells them from the others.
-    """
-    for signature, name in _SIGNATURES:
-        if head.startswith(signature):
-            return name
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12])
-    if head[:2] == b"BM" and len(head) >= 18 and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
-    return "PPM" if _PPM_HEAD.match(head) else None
-
-
-def readable(format: str | None) -> bool:
-    """Whether images of a format that `sniff` names are read."""
-    return format in _READ_FORMATS
 
 
 def read_head(path: str | os.PathLike[str]) -> bytes:
@@ -147,54 +113,118 @@ def open_file(path: Path) -> Iterator[IO[bytes]]:
         raise ImageError(f"{path}: cannot be read: {reason}") from error
 
 
+class ImageBudget:
+    """What the images of one request may take together, in whichever threads they are decoded.
+
+    A part is a chunk of a PNG, a segment of a JPEG, or 16 bytes or pixels of a BMP with run lengths: what costs a
+    reader a step in Python, and a client hardly any bytes.
+    """
+
+    def __init__(self, *, pixels: int, parts: int) -> None:
+        """Begin with nothing taken."""
+        self.pixels, self.parts = pixels, parts
+        self._left = {"pixels": pixels, "parts": parts}
+        self._lock = threading.Lock()
+
+    def take(self, what: Literal["pixels", "parts"], count: int) -> None:
+        """Take a share.
+
+        Raises:
+            BudgetError: There is not as much left.
+        """
+        with self._lock:
+            self._left[what] -= count
+            left = self._left[what]
+        if left < 0:
+            shown = "pixels" if what == "pixels" else "chunks and segments"
+            raise BudgetError(f"the images: expected at most {getattr(self, what)} {shown} in all of them, got more")
+
+
 def read_size(file: IO[bytes], name: str | os.PathLike[str], *, most: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of an image as it is decoded, upright; only the head of the file is read.
+    """Width and height of an image as it is decoded, upright; of most files only the first 256 KiB are read.
 
     Args:
-        file: Open, at its beginning, and able to seek.
+        file: Open, at its beginning.
         name: For the messages.
         most: The largest number of pixels that is allowed.
 
     Raises:
         ImageError: No image, 16-bit, or too large. What is damaged further on is found by `decode_image` only.
     """
-    head = file.read(HEAD)
-    file.seek(0)
-    if not head:
+    data = file.read(_FIRST)
+    if not data:
         raise ImageError(f"{os.fspath(name)}: the file is empty")
-    with _opened(file, head, os.fspath(name), most) as image:
+    format = sniff(data)
+    # a PNG may tell its orientation behind its pixels, and Pillow wants a WebP whole
+    whole = format in ("PNG", "WebP") or (format == "JPEG" and not bare_jpeg(data, len(data)).scans)
+    if whole and len(data) == _FIRST:
+        data += file.read(MAX_BYTES)
+    if format == "PPM":
+        head = _netpbm_head(data, os.fspath(name), most)
+        return head.width, head.height
+    with _opened(data, os.fspath(name), most, None) as (image, turn):
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1)
-    return (height, width) if turned in (5, 6, 7, 8) else (width, height)
+    return (height, width) if turn >= _QUARTER else (width, height)
 
 
-def decode_image(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def decode_image(
+    data: bytes, name: str | os.PathLike[str], *, most: int = MAX_PIXELS, budget: ImageBudget | None = None
+) -> NDArray[np.uint8]:
     """Decodes the bytes of an image file; as `read_image`, `name` is for the messages.
 
+    It takes about 8 bytes of memory for each pixel, 10 to 13 for a progressive JPEG, and 17 for a WebP.
+
+    Args:
+        data: The file.
+        name: Of the file.
+        most: The largest number of pixels that is allowed.
+        budget: What several images may take together, or None.
+
     Raises:
-        ImageError: As for `read_image`.
+        ImageError: As for `read_image`; `BudgetError`, where the budget is used up.
     """
-    with _opened(io.BytesIO(data), data[:HEAD], os.fspath(name), MAX_PIXELS) as image:
-        rgb = _to_rgb(image)
-    return np.array(rgb, dtype=np.uint8)
+    name = os.fspath(name)
+    if sniff(data[:HEAD]) == "PPM":
+        head = _netpbm_head(data, name, most)
+        if budget is not None:
+            budget.take("pixels", head.width * head.height)
+        try:
+            return netpbm_pixels(data, head)
+        except ValueError as error:
+            raise ImageError(f"{name}: the image is damaged: {error}") from error
+    with _opened(data, name, most, budget) as (image, turn):
+        return _to_rgb(image, turn)
 
 
 @contextlib.contextmanager
-def _opened(file: IO[bytes], head: bytes, name: str, most: int) -> Iterator[Image.Image]:
-    """An image whose pixels are not decoded yet; what Pillow raises, here or inside, becomes an `ImageError`."""
+def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> Iterator[tuple[Image.Image, int]]:
+    """An image whose pixels are not decoded yet, and its orientation; what Pillow raises becomes an `ImageError`."""
+    head = data[:HEAD]
+    format = sniff(head)
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        if format == "WebP" and math.prod(webp_size(head) or (0,)) > most:
+            raise ImageError(f"{name}: more than {most} pixels")
+        bare = _bare(data, format, len(data) if budget is None else budget.parts)
+        if budget is not None:
+            budget.take("parts", bare.parts)
+        with Image.open(io.BytesIO(bare.data), formats=_FORMATS) as image:
             _refuse(image, head, name, most)
-            yield image
+            if budget is not None:
+                budget.take("pixels", image.width * image.height)
+                if image.info.get("compression") in _BMP_RUNS:
+                    budget.take("parts", max(len(data), image.width * image.height) // 16)
+            webp = image.info if format == "WebP" else {}
+            yield image, orientation(webp.get("exif", b""), webp.get("xmp", b"")) if webp else bare.turn
     except ImageError:
         raise
+    except TooManyPartsError as error:
+        raise ImageError(f"{name}: the {format} image has {error}") from error
     except UnidentifiedImageError as error:
-        found = sniff(head)
         what = f"{name}: not a JPEG, PNG, BMP, WebP or PPM image"
-        if found is not None and not readable(found):
-            raise ImageError(f"{what} but {found}; save it as PNG or JPEG") from error
-        if found is not None:
-            raise ImageError(f"{name}: the {found} image is damaged") from error
+        if format is not None and not readable(format):
+            raise ImageError(f"{what} but {format}; save it as PNG or JPEG") from error
+        if format is not None:
+            raise ImageError(f"{name}: the {format} image is damaged") from error
         raise ImageError(f"{what}, but {what_is_this(head).said()}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: more than {most} pixels") from error
@@ -202,34 +232,62 @@ def _opened(file: IO[bytes], head: bytes, name: str, most: int) -> Iterator[Imag
         raise ImageError(f"{name}: the image is damaged: {error}") from error
 
 
-def _refuse(image: Image.Image, head: bytes, name: str, most: int) -> None:
-    width, height = image.size
+def _bare(data: bytes, format: str | None, most_parts: int) -> Bare:
+    if format == "PNG":
+        return bare_png(data, most_parts)
+    if format == "JPEG":
+        return bare_jpeg(data, most_parts)
+    return Bare(data, 1, 1, 1)
+
+
+def _netpbm_head(data: bytes, name: str, most: int) -> NetpbmHead:
+    try:
+        head = netpbm_head(data)
+    except ValueError as error:
+        raise ImageError(f"{name}: the image is damaged: {error}") from error
+    _refuse_size(head.width, head.height, name, most)
+    if head.largest > 255:
+        raise ImageError(f"{name}: more than 8 bits per channel (values up to {head.largest}); save it with 8 bits")
+    return head
+
+
+def _refuse_size(width: int, height: int, name: str, most: int) -> None:
     if width * height > most:
         raise ImageError(f"{name}: {width}x{height} is more than {most} pixels")
     if width == 0 or height == 0:
         raise ImageError(f"{name}: the image has no pixels ({width}x{height})")
-    # Pillow cuts 16-bit colour of PNG and PPM to 8 bits without a word
-    if image.mode not in _MODES_8_BIT or _depth(head) == 16:
+
+
+def _refuse(image: Image.Image, head: bytes, name: str, most: int) -> None:
+    _refuse_size(*image.size, name, most)
+    # Pillow cuts 16-bit colour of PNG to 8 bits without a word
+    if image.mode not in _MODES_8_BIT or (head.startswith(PNG_SIGNATURE) and head[24] == 16):
         raise ImageError(f"{name}: more than 8 bits per channel (mode {image.mode}); save it with 8 bits")
 
 
-def _depth(head: bytes) -> int:
-    """16 for a PNG or PPM of more than 8 bits per channel, else 8."""
-    if head.startswith(_PNG_SIGNATURE):
-        return 16 if head[24] == 16 else 8
-    if head[:2] in (b"P2", b"P3", b"P5", b"P6"):
-        fields = _PPM_SPACE.split(head[:HEAD], 4)  # kind, width, height, largest value
-        return 16 if len(fields) > 3 and fields[3].isdigit() and int(fields[3]) > 255 else 8
-    return 8
+def _to_rgb(image: Image.Image, turn: int) -> NDArray[np.uint8]:
+    """RGB over white, upright, made of strips: beside Pillow's image and the result there is no second whole image."""
+    image.load()
+    width, height = image.size
+    upright = np.empty((width, height, 3) if turn >= _QUARTER else (height, width, 3), np.uint8)
+    stored = _as_stored(upright, turn)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        if strip.mode in ("LA", "PA", "RGBA") or "transparency" in strip.info:
+            over = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over)
+        stored[top : top + rows] = np.asarray(strip.convert("RGB"))
+    return upright
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("LA", "PA", "RGBA") or "transparency" in upright.info:
-        over = upright.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, over).convert("RGB")
-    return upright.convert("RGB")
+def _as_stored(upright: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    """A view of an upright image in which its rows lie as in the file."""
+    if turn in (5, 7):
+        upright = upright.transpose(1, 0, 2)
+    quarters = {3: 2, 6: 1, 7: 2, 8: -1}.get(turn, 0)
+    turned = np.rot90(upright, quarters)
+    return turned[:, ::-1] if turn == 2 else turned[::-1] if turn == 4 else turned
 
 
 def to_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
@@ -308,7 +366,7 @@ def _png(image: NDArray[np.uint8], colours: int) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     body = packer.compress(rows.tobytes()) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
-    return _PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fastadv.core.notices import notify
 from fastadv.data import names
-from fastadv.data.images import readable, sniff
+from fastadv.data.formats import readable, sniff
 
 BY_CONTENT = "without the extension of an image"
 NO_FOLDER = "without an identity, expected <identity>/<image>"

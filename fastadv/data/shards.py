@@ -20,7 +20,8 @@ from fastadv.core.errors import ArgumentError
 from fastadv.data import left_out, names
 from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks
 from fastadv.data.folder import refuse_bare
-from fastadv.data.images import HEAD, ImageError, encode_png, read_size, to_uint8
+from fastadv.data.formats import HEAD
+from fastadv.data.images import ImageError, encode_png, read_size, to_uint8
 from fastadv.data.left_out import LeftOut
 from fastadv.data.packed import PackedFaces
 from fastadv.data.tar_index import Member, tar_members

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_number
 from fastadv.defences.defended import DefendedModel, InputDefence, WatchedDefendedModel
@@ -130,11 +131,13 @@ class OneOf(Wraps):
         if self.weights is None:
             return
         if len(self.weights) != len(self.parts):
-            raise ArgumentError(f"weights must be {len(self.parts)} numbers, one for each part, got {self.weights!r}")
+            raise ArgumentError(
+                f"weights must be {len(self.parts)} numbers, one for each part, got {brief(self.weights)}"
+            )
         for weight in self.weights:
             check_number("weights", weight, 0, 1e9)
         if sum(self.weights) <= 0:
-            raise ArgumentError(f"weights must not all be 0, got {self.weights!r}")
+            raise ArgumentError(f"weights must not all be 0, got {brief(self.weights)}")
 
     @property
     def name(self) -> str:
@@ -176,7 +179,7 @@ def _own(key: StepKey, place: int) -> StepKey:
 
 def _check_parts(parts: tuple[InputDefence, ...]) -> None:
     if not isinstance(parts, tuple) or not 1 <= len(parts) <= _PARTS:
-        raise ArgumentError(f"parts must be a tuple of 1 to {_PARTS} defences, got {parts!r}")
+        raise ArgumentError(f"parts must be a tuple of 1 to {_PARTS} defences, got {brief(parts)}")
     for part in parts:
         if not isinstance(part, Wraps):
             raise ArgumentTypeError(f"parts must be input defences, got a {type(part).__name__}")

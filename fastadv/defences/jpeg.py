@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, MissingPackageError, UnavailableError
 from fastadv.defences.checks import check_int
 from fastadv.defences.compose import Wraps
@@ -52,9 +53,9 @@ class Jpeg(Wraps):
     def __post_init__(self) -> None:
         check_int("quality", self.quality, 1, 95)
         if self.subsampling not in _SUBSAMPLING:
-            raise ArgumentError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, got {self.subsampling!r}")
+            raise ArgumentError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, got {brief(self.subsampling)}")
         if self.gradient not in GRADIENTS:
-            raise ArgumentError(f"gradient must be one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
+            raise ArgumentError(f"gradient must be one of {', '.join(GRADIENTS)}, got {brief(self.gradient)}")
         if self.gradient == "kornia":
             _kornia_codec(torch.full((1, 3, 16, 16), 0.5), self.quality)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.surrogates.key import StepKey
 
@@ -53,4 +54,4 @@ def check_seed(seed: int) -> None:
         ValueError: It is no integer in [0, 2**64).
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
-        raise ArgumentError(f"seed must be an integer in [0, 2**64), got {seed!r}")
+        raise ArgumentError(f"seed must be an integer in [0, 2**64), got {brief(seed)}")

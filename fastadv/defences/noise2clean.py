@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.compose import Wraps
 from fastadv.models.red import REDNet, load_denoiser
@@ -47,7 +48,7 @@ class Noise2Clean(Wraps):
         if not isinstance(self.network, REDNet):
             raise ArgumentTypeError(f"network must be a REDNet, got {type(self.network).__name__}")
         if not isinstance(self.label, str) or not self.label:
-            raise ArgumentTypeError(f"label must be a non-empty str, got {self.label!r}")
+            raise ArgumentTypeError(f"label must be a non-empty str, got {brief(self.label)}")
         # a value: what is trained on afterwards, or moved, is another network
         object.__setattr__(self, "network", copy.deepcopy(self.network).eval().requires_grad_(False))
 

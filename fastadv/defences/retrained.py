@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import load_weights, read_fitting_state
+from fastadv.models.face_model import copy_of
 from fastadv.models.state_fit import HEAD
 from fastadv.models.zoo import class_head
 
@@ -52,7 +52,7 @@ class Retrained:
         if not isinstance(model, FaceModel):
             raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         source = str(self.file)
-        made = copy.deepcopy(model)
+        made = copy_of(model)
         fitted = read_fitting_state(self.file, made.backbone)
         own = {k: v for k, v in fitted.state.items() if not k.startswith(HEAD)}
         load_weights(made.backbone, own, source=source, fitted=fitted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_int, check_number
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
+from fastadv.models.face_model import copy_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class DroppedFilters:
         """
         if not isinstance(model, FaceModel):
             raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
-        made = copy.deepcopy(model)
+        made = copy_of(model)
         made.name = f"{model.name}+{self.name}"
         modules = dict(made.backbone.named_modules())
         for name, numbers in self.filters:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks.spec import ITERATIVE, NOISE, ONE_STEP
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
@@ -59,7 +60,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ArgumentError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}")
+            raise ArgumentError(f"family must be one of {', '.join(FAMILIES)}, got {brief(self.family)}")
         if self.hits.ndim != 1 or self.hits.shape != self.l2.shape or not len(self.hits):
             raise ArgumentError(f"hits, l2 must be (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
         if self.met is not None and self.met.shape != self.hits.shape:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel, check_adapts
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_int, check_number
 from fastadv.detection import Detector
@@ -182,7 +183,7 @@ class Adaptive:
             raise ArgumentTypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
         check_number("weight", self.weight, 0.0, math.inf)
         if math.isnan(self.threshold):
-            raise ArgumentError(f"threshold must be a logit, got {self.threshold!r}")
+            raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
         check_int("samples", self.samples, 1, 1024)
         check_int("seed", self.seed, 0, (1 << 63) - 1)
 

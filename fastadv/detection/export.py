@@ -24,6 +24,7 @@ from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 from fastadv.detection.detectors import Detector
 from fastadv.detection.guard import Guard, OnePass, only_of_finite, pooled
+from fastadv.models.face_model import copy_of
 from fastadv.models.layers import fold_batch_norms, freeze
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch.export"}
@@ -186,7 +187,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _plain(guard: Guard) -> _Named:
-    model = freeze(copy.deepcopy(guard.model))
+    model = freeze(copy_of(guard.model))
     layers = guard.detector.layers
     keep = {*model.layers, *layers}
     model.backbone = fold_batch_norms(model.backbone, keep=keep, input_size=model.input_size)

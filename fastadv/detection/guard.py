@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection.detectors import Detector
 from fastadv.detection.taps import LayerTap
@@ -75,8 +76,9 @@ class Guard:
 
     The model is copied and prepared (:func:`fastadv.models.prepare`); model and detector stay as they were. On a CUDA
     device the pass is recorded once for every size of ``sizes`` as a CUDA graph, a batch is filled up to the next size,
-    and a larger one is cut. May be called from several threads. Not differentiable: an attack that sees the detector
-    goes through :class:`fastadv.detection.LayerTap` and :meth:`fastadv.detection.Detector.score`.
+    and a larger one is cut. May be called from several threads, copied, and pickled for another process. Not
+    differentiable: an attack that sees the detector goes through :class:`fastadv.detection.LayerTap` and
+    :meth:`fastadv.detection.Detector.score`.
 
     Attributes:
         model: in evaluation mode; the guard works on its device.
@@ -112,10 +114,10 @@ class Guard:
         if not isinstance(self.detector, Detector):
             raise ArgumentTypeError(f"detector is a {type(self.detector).__name__}; expected a Detector")
         if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+            raise ArgumentError(f"precision is {brief(self.precision)}; expected one of {', '.join(PRECISIONS)}")
         sizes = self.sizes
         if not sizes or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
-            raise ArgumentError(f"sizes is {sizes}; expected ascending batch sizes >= 1")
+            raise ArgumentError(f"sizes is {brief(sizes)}; expected ascending batch sizes >= 1")
         cuda = self.model.device.type == "cuda"
         if self.capture and not cuda:
             raise ArgumentError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")
@@ -145,6 +147,10 @@ class Guard:
             raise ArgumentError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
         with plain_modes(self.model.device), torch.inference_mode():
             return self._captured(images) if self.capture else self._eager(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied, and sent to another process, as its fields, and built anew there: locks and graphs stay here."""
+        return _rebuilt, ({each.name: getattr(self, each.name) for each in fields(self) if each.init},)
 
     def warm_up(self) -> None:
         """Do now what the first calls would do: choose algorithms, allocate, and record the graphs."""
@@ -189,6 +195,10 @@ class Guard:
         return _verdicts(made[0] if len(made) == 1 else _joined(made))
 
 
+def _rebuilt(given: dict[str, Any]) -> Guard:
+    return Guard(**given)
+
+
 class OnePass(nn.Module):
     """A model whose layers are tapped for good, and the score of what they gave.
 
@@ -227,8 +237,10 @@ class OnePass(nn.Module):
         """Embeddings, logits, scores, flags of ``(N, 3, H, W)`` images in [0, 1]."""
         values: list[Tensor] = [images] * self._count
         self._caught.values = values
-        features = self.model.features(images)
-        self._caught.values = []
+        try:
+            features = self.model.features(images)
+        finally:
+            self._caught.values = []
         scores = self.score(values, images)
         logits = None if self.model.head is None else self.model.head(features)
         # written so that a score that is no number is flagged

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection import tensor_file
 from fastadv.detection.detectors import describe, thresholds_of
@@ -66,7 +67,9 @@ class KnnScore:
         if self.k > len(self.neighbours):
             raise ArgumentError(f"k is {self.k}; expected at most {len(self.neighbours)}, the size of the index")
         if (self.projection is not None) != (self.processing == "pca"):
-            raise ArgumentError(f"processing is {self.processing!r}; expected a projection with 'pca', and only there")
+            raise ArgumentError(
+                f"processing is {brief(self.processing)}; expected a projection with 'pca', and only there"
+            )
         if self.projection is not None and self.projection.matrix.shape[1] != self.neighbours.features.shape[1]:
             came, expected = self.projection.matrix.shape[1], self.neighbours.features.shape[1]
             raise ArgumentError(f"projection gives {came} numbers; expected {expected}, those of the index")
@@ -252,6 +255,6 @@ def _process(features: Tensor, processing: str, projection: Projection | None) -
 def _check_options(processing: str, weighting: str, k: int) -> None:
     for name, value, known in (("processing", processing, PROCESSINGS), ("weighting", weighting, WEIGHTINGS)):
         if value not in known:
-            raise ArgumentError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+            raise ArgumentError(f"{name} is {brief(value)}; expected one of {', '.join(known)}")
     if k < 1:
         raise ArgumentError(f"k is {k}; expected 1 or more")

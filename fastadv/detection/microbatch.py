@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, Error
 
 Item = TypeVar("Item")
@@ -63,7 +64,7 @@ class MicroBatcher(Generic[Item, Answer]):
         """
         for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
             if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} is {value!r}; expected an integer >= 1")
+                raise ArgumentError(f"{name} is {brief(value)}; expected an integer >= 1")
         if not 0 <= max_wait <= 60:
             raise ArgumentError(f"max_wait is {max_wait}; expected seconds in [0, 60]")
         self._run = run

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, MissingPackageError
 
 _QUERIES = 256  # of one matrix product
@@ -118,7 +119,7 @@ class Neighbours:
         if labels.device != features.device:
             raise ArgumentError(f"labels is on {labels.device}; expected {features.device}, the device of features")
         if backend not in BACKENDS:
-            raise ArgumentError(f"backend is {backend!r}; expected 'brute' or 'faiss'")
+            raise ArgumentError(f"backend is {brief(backend)}; expected 'brute' or 'faiss'")
         #: One of ``BACKENDS``.
         self.backend = backend
         self._features = features.detach().contiguous()

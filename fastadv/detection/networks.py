@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 KINDS = ("linear", "mlp", "lstm")
@@ -45,10 +46,10 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ArgumentError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+            raise ArgumentError(f"kind is {brief(self.kind)}; expected one of {', '.join(KINDS)}")
         for name, value in (("layers", self.layers), ("width", self.width), ("hidden", self.hidden)):
             if type(value) is not int or not 1 <= value <= _LARGEST:
-                raise ArgumentError(f"{name} is {value!r}; expected an integer from 1 to {_LARGEST}")
+                raise ArgumentError(f"{name} is {brief(value)}; expected an integer from 1 to {_LARGEST}")
         if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
             raise ArgumentError(f"dropout is {self.dropout}; expected a share in [0, 1)")
 

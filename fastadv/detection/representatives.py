@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection import tensor_file
 from fastadv.detection.moments import check_labels, check_rows
@@ -52,7 +53,7 @@ class Representatives:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ArgumentError(f"kind is {self.kind!r}; expected 'centroid' or 'medoid'")
+            raise ArgumentError(f"kind is {brief(self.kind)}; expected 'centroid' or 'medoid'")
         for name, names in (("layers", self.layers), ("classes", self.classes)):
             check_names(name, names)
         if len(self.vectors) != len(self.layers):
@@ -70,7 +71,7 @@ class Representatives:
         if (self.members is not None) != (self.kind == "medoid"):
             came = "None" if self.members is None else "given"
             raise ArgumentError(
-                f"members is {came} and kind is {self.kind!r}; expected members of medoids, and only there"
+                f"members is {came} and kind is {brief(self.kind)}; expected members of medoids, and only there"
             )
         shape = (len(self.layers), len(self.classes))
         if self.members is not None and (self.members.shape != shape or self.members.dtype != torch.int64):
@@ -279,7 +280,7 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
 def check_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
     """``names`` as a tuple, or an error unless they are distinct texts, one or more."""
     if isinstance(names, str) or not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise ArgumentTypeError(f"{name} is {names!r}; expected a sequence of names")
+        raise ArgumentTypeError(f"{name} is {brief(names)}; expected a sequence of names")
     if not names or len(set(names)) != len(names):
         raise ArgumentError(
             f"{name} has {len(names)} names, {len(set(names))} of them distinct; expected distinct ones"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import math
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -22,19 +21,23 @@ from fastadv._version import __version__
 from fastadv.core.errors import ArgumentError, FileError, MissingPackageError
 from fastadv.data import ImageError
 from fastadv.data.alignment import center_crop
-from fastadv.data.images import MAX_PIXELS, decode_image, read_size, to_tensor
+from fastadv.data.images import BudgetError, ImageBudget, decode_image, to_tensor
 from fastadv.detection.guard import Guard
 from fastadv.detection.microbatch import Closed, MicroBatcher, Overloaded
+from fastadv.detection.service_config import ServiceConfig
+from fastadv.detection.service_page import POLICY, page
 
 try:
-    import python_multipart  # noqa: F401  (what Starlette reads forms with)
-    import uvicorn
+    import python_multipart  # noqa: F401  (what forms are read with)
+    import uvicorn  # noqa: F401  (the server)
     from fastapi import FastAPI, HTTPException, Request, Response
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from pydantic import BaseModel, Field
     from starlette.exceptions import HTTPException as Refusal
 
-    from fastadv.detection.uploads import BodyLimit, Upload, described, in_time, read_images
+    from fastadv.detection.access import TokenCheck, check_token
+    from fastadv.detection.connections import http_server
+    from fastadv.detection.uploads import Body, BodyLimit, Upload, busy, described, images_of, in_time, read_body
 except ImportError as error:
     raise MissingPackageError(
         f"serving needs fastapi, uvicorn, python-multipart and prometheus-client ({error}): "
@@ -43,49 +46,6 @@ except ImportError as error:
 
 _DECODERS = 2
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServiceConfig:
-    """What a service may do.
-
-    Attributes:
-        max_batch: images in one forward pass, at most.
-        max_wait: seconds that an image may wait for others to share a pass with.
-        max_queue: images that may wait for a pass, and requests that may be open; more are told to come again (503).
-        max_images: in one request.
-        max_bytes: of a request's body.
-        max_pixels: of one image.
-        timeout: seconds that a request may take to arrive, and then to be answered.
-        drain: seconds that open requests have to end when the service is stopped.
-
-    Raises:
-        ValueError: a field is out of its range.
-    """
-
-    max_batch: int = 16
-    max_wait: float = 0.005
-    max_queue: int = 256
-    max_images: int = 32
-    max_bytes: int = 8 * 2**20
-    max_pixels: int = 16_000_000
-    timeout: float = 10.0
-    drain: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queue", "max_images", "max_bytes", "max_pixels"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} is {value!r}; expected an integer >= 1")
-        if self.max_pixels > MAX_PIXELS:
-            raise ArgumentError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
-        if self.max_images > self.max_queue:
-            raise ArgumentError(f"max_images is {self.max_images}; expected at most max_queue, {self.max_queue}")
-        if not 0 <= self.max_wait <= 60:
-            raise ArgumentError(f"max_wait is {self.max_wait}; expected seconds in [0, 60]")
-        for name in ("timeout", "drain"):
-            if not 0 < getattr(self, name) <= 3600:
-                raise ArgumentError(f"{name} is {getattr(self, name)}; expected seconds in (0, 3600]")
 
 
 class Prediction(BaseModel):
@@ -188,16 +148,25 @@ class Service:
         await self._batcher.close()
         self._decoders.shutdown()
 
-    async def judge(self, files: Sequence[Upload]) -> list[_Row]:
-        """Verdicts on image files.
+    async def judge(self, body: Body) -> list[tuple[str | None, _Row]]:
+        """The name of each image of a body, and the verdict on it.
 
         Raises:
-            ImageError: one of them is no image that is taken.
+            ImageError: one of them is no image that is taken, or they take more together than they may.
+            HTTPException: as :func:`images_of`.
             Overloaded, Closed: as :meth:`MicroBatcher.submit`.
         """
-        loop = asyncio.get_running_loop()
-        jobs = [loop.run_in_executor(self._decoders, self._decode, name or "the body", data) for name, data in files]
-        return await self._batcher.submit(await asyncio.gather(*jobs))
+        loop, limits = asyncio.get_running_loop(), self.config
+        files = await loop.run_in_executor(self._decoders, images_of, body, limits.max_images)
+        budget = ImageBudget(pixels=limits.max_request_pixels, parts=limits.max_parts)
+        jobs = [loop.run_in_executor(self._decoders, self._decode, file, budget) for file in files]
+        try:
+            crops = await asyncio.gather(*jobs)
+        finally:
+            for job in jobs:  # where one image is refused, nobody waits for the others
+                job.cancel()
+        rows = await self._batcher.submit(crops)
+        return [(name, row) for (name, _), row in zip(files, rows, strict=True)]
 
     async def _warm_up(self) -> None:
         try:
@@ -206,9 +175,10 @@ class Service:
         except Exception as error:  # told by /healthz: whoever started the service then starts it again
             self.problem = error
 
-    def _decode(self, name: str, data: bytes) -> NDArray:
-        read_size(io.BytesIO(data), name, most=self.config.max_pixels)
-        return center_crop(decode_image(data, name), self.size)[0]
+    def _decode(self, file: Upload, budget: ImageBudget) -> NDArray:
+        name, data = file
+        image = decode_image(data, name or "the body", most=self.config.max_pixels, budget=budget)
+        return center_crop(image, self.size)[0]
 
     def _judge(self, crops: Sequence[NDArray]) -> list[_Row]:
         begin = time.perf_counter()
@@ -224,20 +194,29 @@ class Service:
         return [_Row(*row) for row in zip(flagged, scores, authenticity, predicted, embeddings, strict=True)]
 
 
-def create_app(guard: Guard, config: ServiceConfig | None = None, *, classes: Sequence[str] | None = None) -> FastAPI:
+def create_app(
+    guard: Guard,
+    config: ServiceConfig | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    token: str | None = None,
+) -> FastAPI:
     """The service as an ASGI application.
 
     ``POST /v1/faces`` takes one aligned face as the body, or several as parts of a form; larger images are cropped to
     their central square and resampled. ``GET /healthz`` says whether the process works, ``GET /readyz`` whether it is
-    warm, ``GET /metrics`` is for Prometheus, ``GET /docs`` describes all this.
+    warm, ``GET /metrics`` is for Prometheus, ``GET /docs`` describes all this. No image is stored or logged.
 
     Args:
         guard: judges.
-        config: limits; None for the default ones.
+        config: limits; None for the default ones. Those on connections are for the server: see :func:`serve`.
         classes: who each logit of the model's head is, or None.
+        token: what a client must send as ``Authorization: Bearer TOKEN``, except to ``/healthz`` and ``/readyz``; None
+            to answer everybody.
 
     Raises:
-        ValueError: the model takes images that are not square, or there is not one class for each logit.
+        ValueError: the model takes images that are not square, there is not one class for each logit, or the token is
+            too short.
     """
     service = Service(guard, config or ServiceConfig(), classes)
     limits = service.config
@@ -250,8 +229,12 @@ def create_app(guard: Guard, config: ServiceConfig | None = None, *, classes: Se
         finally:
             await service.close()
 
-    app = FastAPI(title="fastadv", version=__version__, lifespan=lifespan)
-    app.add_middleware(BodyLimit, most=limits.max_bytes)
+    # the documentation pages of FastAPI load their script from another host
+    app = FastAPI(title="fastadv", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit, most=limits.max_bytes, most_of_all=limits.max_buffered)
+    if token is not None:
+        check_token(token)
+        app.add_middleware(TokenCheck, token=token)
 
     @app.post("/v1/faces", openapi_extra={"requestBody": described(limits.max_images)})
     async def faces(request: Request, embedding: bool = False) -> Answer:
@@ -261,18 +244,18 @@ def create_app(guard: Guard, config: ServiceConfig | None = None, *, classes: Se
         service.open += 1
         try:
             if not service.ready:
-                raise _busy("warming up, or stopping")
+                raise busy("warming up, or stopping")
             if service.open > limits.max_queue:
-                raise _busy(f"{limits.max_queue} requests are open already")
-            files = await read_images(
-                request, most_bytes=limits.max_bytes, most_images=limits.max_images, seconds=limits.timeout
-            )
-            rows = await in_time(service.judge(files), limits.timeout, 503, "the answer took too long")
+                raise busy(f"{limits.max_queue} requests are open already")
+            body = await read_body(request, most_bytes=limits.max_bytes, seconds=limits.timeout)
+            judged = await in_time(service.judge(body), limits.timeout, 503, "the answer took too long")
             status = 200
-        except (ImageError, Overloaded, Closed) as error:
-            refused = HTTPException(400, str(error)) if isinstance(error, ImageError) else _busy(str(error))
-            status = refused.status_code
-            raise refused from error
+        except (Overloaded, Closed) as error:
+            status = 503
+            raise busy(str(error)) from error
+        except ImageError as error:
+            status = 413 if isinstance(error, BudgetError) else 400
+            raise HTTPException(status, str(error)) from error
         except Refusal as error:
             status = error.status_code
             raise
@@ -280,10 +263,10 @@ def create_app(guard: Guard, config: ServiceConfig | None = None, *, classes: Se
             service.open -= 1
             service.metrics.requests.labels(str(status)).inc()
             service.metrics.seconds.observe(time.perf_counter() - begin)
-        for row in rows:
+        for _, row in judged:
             service.metrics.images.labels("adversarial" if row.flagged else "natural").inc()
         assert guard.threshold is not None
-        told = [_told(name, row, embedding, classes) for (name, _), row in zip(files, rows, strict=True)]
+        told = [_told(name, row, embedding, classes) for name, row in judged]
         return Answer(model=guard.model.name, threshold=guard.threshold, faces=told)
 
     @app.get("/healthz")
@@ -297,8 +280,13 @@ def create_app(guard: Guard, config: ServiceConfig | None = None, *, classes: Se
     async def readiness() -> dict[str, str]:
         """Whether requests will be answered at once."""
         if not service.ready:
-            raise _busy("warming up, or stopping")
+            raise busy("warming up, or stopping")
         return {"status": "ready"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def documentation() -> Response:
+        text = page(app.openapi(), asdict(limits))
+        return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -312,16 +300,18 @@ def serve(
     config: ServiceConfig | None = None,
     *,
     classes: Sequence[str] | None = None,
+    token: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Answer HTTP until SIGTERM or Ctrl-C; requests that are open are then answered before it returns.
+    """Answer HTTP until SIGTERM or Ctrl-C; then requests that are open are answered, and idle connections closed.
 
     Args:
         guard: judges.
         config: limits.
         classes: who each logit of the model's head is, or None.
+        token: as for :func:`create_app`.
         host: an address of this machine.
         port: 0 for any free one.
         started: is told the address, once connections are taken.
@@ -333,7 +323,7 @@ def serve(
     if not 0 <= port < 1 << 16:
         raise ArgumentError(f"port is {port}; expected 0 to 65535")
     config = config or ServiceConfig()
-    app = create_app(guard, config, classes=classes)
+    app = create_app(guard, config, classes=classes, token=token)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         made = socket.create_server((host, port), family=family, backlog=2048)
@@ -341,21 +331,14 @@ def serve(
         raise FileError(f"cannot listen on {host} port {port}: {error}") from error
     # asyncio sends small packets at once only where a socket says that it is TCP; each answer is 40 ms later otherwise
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=math.ceil(config.drain),
-    )
+    server = http_server(app, config)
     # uvicorn raises the signal again when it has stopped; a stop that was asked for is no failure
     before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with listening:
             shown = f"[{host}]" if family == socket.AF_INET6 else host
             started(f"http://{shown}:{listening.getsockname()[1]}")
-            uvicorn.Server(settings).run(sockets=[listening])
+            server.run(sockets=[listening])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -380,10 +363,6 @@ def _predicted(
     index: int, chance: float, number: Callable[[float], float | None], classes: Sequence[str] | None
 ) -> Prediction:
     return Prediction(index=index, name=None if classes is None else classes[index], confidence=number(chance))
-
-
-def _busy(reason: str) -> HTTPException:
-    return HTTPException(503, reason, headers={"Retry-After": "1"})
 
 
 def _ignore(number: int, frame: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastadv import ops
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
 from fastadv.ops import checks
@@ -41,7 +42,7 @@ class Tapped:
             ValueError: there is no such layer.
         """
         if layer not in self.layers:
-            raise ArgumentError(f"layer is {layer!r}; expected one of {', '.join(self.layers)}")
+            raise ArgumentError(f"layer is {brief(layer)}; expected one of {', '.join(self.layers)}")
         return self.values[self.layers.index(layer)]
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import HTTPException, Request
-from starlette.datastructures import UploadFile
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fastadv.data.images import HEAD, readable, sniff
+from fastadv.data.formats import HEAD, readable, sniff
 
 _FORM = "multipart/form-data"
 _BYTES = "application/octet-stream"
 _TYPES = f"an image type such as image/jpeg, or {_BYTES}"
 _FORMATS = "JPEG, PNG, BMP, WebP or PPM"
-_DRAINED = 8
+_PART_HEAD = 4096  # bytes of the names and values of a part's headers
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 T = TypeVar("T")
 
@@ -25,16 +28,24 @@ T = TypeVar("T")
 Upload = tuple[str | None, bytes]
 
 
-class BodyLimit:
-    """Keeps no more than a number of bytes of a body, whatever length was declared; the answer is 413.
+class Body(NamedTuple):
+    """What a request brought: a file, or a form where it has a boundary."""
 
-    A client that sends its body whole reads the answer only then, so up to `_DRAINED` times as much is thrown away
-    before the answer; behind that the connection is closed.
+    data: bytes
+    boundary: bytes | None
+
+
+class BodyLimit:
+    """Keeps no more than a number of bytes of a body (413), and of all bodies at once (503), whatever is declared.
+
+    The answer is given at once. What still arrives is thrown away by the server, so that a client that sends its body
+    whole reads the answer and no reset, until the next request's head is due.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, most_of_all: int) -> None:
         """Put the limit around an application."""
-        self.app, self.most = app, most
+        self.app, self.most, self.most_of_all = app, most, most_of_all
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -43,36 +54,73 @@ class BodyLimit:
         async def counted() -> MutableMapping[str, Any]:
             nonlocal seen
             message = await receive()
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen += size
+            self._held += size
             if seen > self.most:
-                while message.get("more_body") and seen <= _DRAINED * self.most:
-                    message = await receive()
-                    seen += len(message.get("body", b""))
                 raise too_large(self.most)
+            if self._held > self.most_of_all:
+                raise busy(f"the requests that are open hold {self.most_of_all} bytes already")
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= seen
 
 
-async def read_images(request: Request, *, most_bytes: int, most_images: int, seconds: float) -> list[Upload]:
-    """The image files of a request: its body, or the parts of a form. The content decides what an image is.
+async def read_body(request: Request, *, most_bytes: int, seconds: float) -> Body:
+    """The body of a request that may hold images.
 
     Raises:
-        HTTPException: 400 for an empty body, one that is not whole or a form without files, 408 where it took too long
-            to arrive, 413 for a body that is too large, 415 for what is no image of a format that is read.
+        HTTPException: 400 for a body that is not whole or a form without a boundary, 408 where it took too long to
+            arrive, 413 for one that is too large, 415 for a type that no image and no form has.
     """
-    kind = _type(request.headers.get("content-type", ""))
+    header = request.headers.get("content-type", "")
+    kind = _type(header)
     if kind != _FORM and not _may_be_image(kind):
         raise HTTPException(415, f"content type is {kind!r}; expected {_FORM}, {_TYPES}")
+    boundary = None
+    if kind == _FORM:
+        boundary = parse_options_header(header)[1].get(b"boundary", b"")
+        if not boundary:
+            raise HTTPException(400, f"content type: expected a boundary behind {_FORM}, got none")
     declared = request.headers.get("content-length", "")
     waits = "100-continue" in request.headers.get("expect", "").lower()  # for leave to send the body
     if waits and declared.isdecimal() and int(declared) > most_bytes:
-        raise too_large(most_bytes)
-    reading = _parts(request, most_images) if kind == _FORM else _body(request)
+        raise too_large(most_bytes, close=True)
     try:
-        return await in_time(reading, seconds, 408, "the body took too long to arrive")
+        return Body(await in_time(request.body(), seconds, 408, "the body took too long to arrive"), boundary)
     except ClientDisconnect:
         raise HTTPException(400, "the body ended before it was whole") from None
+
+
+def images_of(body: Body, most: int) -> list[Upload]:
+    """The image files of a body: itself, or the parts of a form. The content decides what an image is.
+
+    Everything stays in memory: no part becomes a temporary file.
+
+    Raises:
+        HTTPException: 400 for an empty body, a form that is damaged, has no file or more than ``most``, 415 for what is
+            no image of a format that is read.
+    """
+    if body.boundary is None:
+        _check("the body", body.data)
+        return [(None, body.data)]
+    form = _Form(most)
+    try:
+        parser = MultipartParser(body.boundary, form.callbacks())
+        parser.logger = _SILENT  # it repeats bytes of the body
+        parser.write(body.data)
+    except FormParserError as error:
+        raise HTTPException(400, f"the form is damaged: {error}") from None
+    if not form.found:
+        raise HTTPException(400, "the form has no file; expected one or more")
+    if not form.whole:
+        raise HTTPException(400, "the form is damaged: expected its boundary at the end")
+    for name, data in form.found:
+        _check(name or "", data)
+    return form.found
 
 
 async def in_time(work: Awaitable[T], seconds: float, status: int, reason: str) -> T:
@@ -80,12 +128,19 @@ async def in_time(work: Awaitable[T], seconds: float, status: int, reason: str) 
     try:
         return await asyncio.wait_for(work, seconds)
     except asyncio.TimeoutError:
-        raise HTTPException(status, reason) from None
+        late = {"Connection": "close"} if status == 408 else None
+        raise HTTPException(status, reason, headers=late) from None
 
 
-def too_large(most: int) -> HTTPException:
-    """The answer to a body of more than ``most`` bytes."""
-    return HTTPException(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
+def too_large(most: int, *, close: bool = False) -> HTTPException:
+    """The answer to a body of more than ``most`` bytes; ``close`` where the client has not begun to send it."""
+    headers = {"Connection": "close"} if close else None
+    return HTTPException(413, f"the body is larger than {most} bytes", headers=headers)
+
+
+def busy(reason: str) -> HTTPException:
+    """The answer to what can be tried again."""
+    return HTTPException(503, reason, headers={"Retry-After": "1"})
 
 
 def described(most_images: int) -> dict[str, Any]:
@@ -97,26 +152,60 @@ def described(most_images: int) -> dict[str, Any]:
     return {"required": True, "content": content}
 
 
-async def _body(request: Request) -> list[Upload]:
-    data = await request.body()
-    _check("the body", data)
-    return [(None, data)]
+class _Form:
+    """The files of a form, as its parser finds them."""
 
+    def __init__(self, most: int) -> None:
+        self.found: list[Upload] = []
+        self.whole = False
+        self._most = most
+        self._headers: dict[str, str] = {}
+        self._header = [b"", b""]  # the name and the value that are being read
+        self._size = 0
+        self._data: list[bytes] = []
+        self._parts = 0
 
-async def _parts(request: Request, most: int) -> list[Upload]:
-    found: list[Upload] = []
-    async with request.form(max_files=most, max_fields=0) as form:
-        for field, part in form.multi_items():
-            assert isinstance(part, UploadFile)  # no other field is let through
-            name, kind = part.filename or field, _type(part.content_type or _BYTES)
-            if not _may_be_image(kind):
-                raise HTTPException(415, f"{name}: content type is {kind!r}; expected {_TYPES}")
-            data = await part.read()
-            _check(name, data)
-            found.append((name, data))
-    if not found:
-        raise HTTPException(400, "the form has no file; expected one or more")
-    return found
+    def callbacks(self) -> Any:
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._add(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._add(1, data[start:end]),
+            "on_header_end": self._end_header,
+            "on_part_data": lambda data, start, end: self._data.append(data[start:end]),
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._most:
+            raise HTTPException(400, f"Too many files: expected at most {self._most} in one form")
+        self._headers, self._header, self._size, self._data = {}, [b"", b""], 0, []
+
+    def _add(self, place: int, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > _PART_HEAD:
+            raise HTTPException(400, f"the form: expected at most {_PART_HEAD} bytes of headers in a part, got more")
+        self._header[place] += data
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._header = [b"", b""]
+
+    def _end(self) -> None:
+        about = parse_options_header(self._headers.get("content-disposition", ""))[1]
+        if b"filename" not in about:
+            raise HTTPException(400, "the form: expected files only, got a field without a filename")
+        name = (about[b"filename"] or about.get(b"name", b"")).decode("utf-8", "replace")
+        kind = _type(self._headers.get("content-type", _BYTES))
+        if not _may_be_image(kind):
+            raise HTTPException(415, f"{name}: content type is {kind!r}; expected {_TYPES}")
+        self.found.append((name, b"".join(self._data)))
+
+    def _finish(self) -> None:
+        self.whole = True
 
 
 def _type(header: str) -> str:

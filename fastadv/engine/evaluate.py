@@ -28,6 +28,19 @@ def fixed_outputs(model: FaceModel, goal: Goal, images: Tensor, batch: int) -> T
     return fixed_batches(lambda part: outputs_of(model, goal, part.contiguous(memory_format=layout)), images, batch)
 
 
+def _gradient(loss: Tensor, images: Tensor) -> Tensor:
+    gradient = None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
+    if gradient is None:
+        raise ArgumentError(
+            "model: expected a network whose outputs have a gradient, got one without; it must not compute under "
+            "torch.no_grad() or inference_mode(), use detach(), or be quantised or optimised for inference: wrap the "
+            "network that was trained"
+        )
+    return gradient
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
     """Evaluates the slots ``batch`` at a time into buffers that never move.
@@ -85,12 +98,7 @@ class Evaluator:
                 own = rows.of(k, part, self._references(member, rows, part, key))
                 loss = self._weighted(k, self.attack.objective(self.goal, outputs, own, query))
                 if wanted:
-                    if not outputs.requires_grad:
-                        raise ArgumentError(
-                            "model: expected a network whose outputs have a gradient, got one without; "
-                            "does it use torch.no_grad() or detach() inside?"
-                        )
-                    (gradient,) = torch.autograd.grad(loss.sum(), point)
+                    gradient = _gradient(loss, point)
                     total = gradient if total is None else total.add_(gradient)
                 self._note(k, part, loss.detach(), outputs.detach(), own)
             if total is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from fastadv.attacks import Goal
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 ZERO_GRADIENT = "zero_gradient"
@@ -138,7 +139,7 @@ def check_id(name: str, value: int) -> None:
         ArgumentError: It is no integer in [0, 2**63).
     """
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise ArgumentError(f"{name}: expected an integer in [0, 2**63), got {value!r}")
+        raise ArgumentError(f"{name}: expected an integer in [0, 2**63), got {brief(value)}")
 
 
 def same_kind(goal: Goal, other: Goal) -> bool:

@@ -95,7 +95,7 @@ class Judge:
                 )
             return None
         given = [job.goal.references for job in jobs]
-        stacked = torch.cat([g for g in given if g is not None]).to(images.device, torch.float32)
+        stacked = torch.cat([g.detach() for g in given if g is not None]).to(images.device, torch.float32)
         if stacked.dim() == 4:
             if stacked.shape[1:] != images.shape[1:]:
                 raise ArgumentError(

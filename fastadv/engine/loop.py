@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Recipe, seeks_smallest
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.heads import check_head
 from fastadv.engine.job import Entered, Finished, Job, Result, check_id, row_count, same_kind
 from fastadv.engine.judge import Judge
-from fastadv.engine.settings import AttackWarning, Engine, OutOfMemoryError
+from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.engine.slots import Slots
 from fastadv.models import FaceModel, prepare
 from fastadv.models.checks import check_images
+from fastadv.models.memory import OutOfMemoryError, is_out_of_memory
 from fastadv.models.modes import plain_modes
+
+Made = TypeVar("Made")
 
 
 def _check_job(job: Job, goal: Goal, size: tuple[int, int]) -> None:
@@ -34,18 +40,19 @@ def _check_job(job: Job, goal: Goal, size: tuple[int, int]) -> None:
     check_images(f"image {job.name!r}", image)
     check_id(f"id of {job.name!r}", job.id)
     if not same_kind(job.goal, goal):
-        raise ArgumentError(f"goal of {job.name!r} must be like the first one, {goal!r}, got {job.goal!r}")
+        raise ArgumentError(f"goal of {job.name!r} must be like the first one, {brief(goal)}, got {brief(job.goal)}")
     rows = row_count(job.goal)
     if rows not in (None, 1):
         raise ArgumentError(f"goal of {job.name!r}: expected one row, for its image, got {rows}; use goal.row(index)")
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A recorded tick is of the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 class Loop:
-    """One run in progress: the models, the queue of images made ready, and the slots."""
+    """One run in progress: the models, the jobs that wait, the images made ready, and the slots."""
 
     def __init__(
         self,
@@ -56,8 +63,16 @@ class Loop:
         seed: int,
         engine: Engine,
     ) -> None:
-        with plain_modes(model.device):
-            self._begin(recipe, goal, model, jobs, seed, engine.resolve(model))
+        try:
+            with plain_modes(model.device):
+                self._begin(recipe, goal, model, jobs, seed, engine.resolve(model))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"model: expected one with room for a copy of it on {model.device}, got {model.name!r}, for which "
+                "there is not enough memory; use a smaller model or another device"
+            ) from error
 
     def _begin(
         self, recipe: Recipe, goal: Goal, model: FaceModel, jobs: Iterator[Job], seed: int, engine: Engine
@@ -69,38 +84,62 @@ class Loop:
         self._surrogate = recipe.surrogate.bind(
             model, precision=engine.precision, channels_last=engine.channels_last, prepared=self._judging
         )
+        self._layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+        self._count, self._batch = engine.slots, engine.batch
+        self._taken: deque[Job] = deque()
+        self._last = False
         self._waiting: deque[Entered] = deque()
         self._done: list[Finished] = []
-        self._block: list[Job] = []
-        self._last = False
-        self._build(engine.slots, engine.batch, first=True)
+        self._slots: Slots | None = None
+        self._head_checked = False
 
-    def _build(self, slots: int, batch: int, *, first: bool = False) -> None:
-        layout = torch.channels_last if self._engine.channels_last else torch.contiguous_format
-        like = torch.zeros(batch, 3, *self._judging.input_size, device=self._judging.device).contiguous(
-            memory_format=layout
-        )
+    # -- memory --
+
+    def _fitting(self, work: Callable[[Slots, Judge], Made]) -> Made | None:
+        """What ``work`` gives; None where memory ran out: then there are fewer slots, and all that was in flight waits.
+
+        The one place where memory may run out: the slots are built (and their tick recorded), filled, ticked and judged
+        in here, and after a failure built anew. It may be the caller's: what ``work`` does can be done again.
+        """
+        try:
+            with plain_modes(self._judging.device), _current(self._judging.device):
+                if self._slots is None:
+                    self._build()
+                assert self._slots is not None
+                return work(self._slots, self._judge)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._count == 1:
+                raise OutOfMemoryError(
+                    "not enough memory for a single image; use a smaller model or another device"
+                ) from error
+        self._shrink()  # only here: while the error lives, so do the tensors of the frames that it passed
+        return None
+
+    def _build(self) -> None:
+        shape = (self._batch, 3, *self._judging.input_size)
+        like = torch.zeros(shape, device=self._judging.device).contiguous(memory_format=self._layout)
         with torch.no_grad():
             outputs = outputs_of(self._judging, self._goal, like[:1])
-        if first and self._goal.output == "logits":
+        if self._goal.output == "logits" and not self._head_checked:
             check_head(self._judging, self._goal, outputs)
-        width = outputs.shape[1]
-        self._layout, self._batch, self._count = layout, batch, slots
+        self._head_checked = True
         self._judge = Judge(
             model=self._judging,
             surrogate=self._surrogate,
             goal=self._goal,
             budget=self._attack.budget,
             margin=self._attack.margin,
-            batch=batch,
+            batch=self._batch,
         )
         self._slots = Slots(
             self._attack,
             self._goal,
             self._surrogate,
-            count=slots,
-            batch=batch,
-            width=width,
+            count=self._count,
+            batch=self._batch,
+            width=outputs.shape[1],
             like=like,
             seed=self._seed,
             capture=bool(self._engine.capture),
@@ -108,101 +147,146 @@ class Loop:
         )
 
     def _shrink(self) -> None:
-        """Half the slots and, if need be, half the batch; what was in flight starts again."""
-        if self._count == 1:
-            raise OutOfMemoryError("not enough memory for a single image; use a smaller model or another device")
-        self._waiting.extendleft(reversed(self._slots.evict()))
-        del self._slots
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        batch = max(1, self._batch // 2)
-        slots = max(batch, self._count // 2 // batch * batch)
-        warnings.warn(
-            f"out of memory with {self._count} slots in batches of {self._batch}; "
-            f"going on with {slots} in batches of {batch}",
-            AttackWarning,
-            stacklevel=4,
-        )
-        self._build(slots, batch)
+        """Half the slots and, if need be, half the batch.
 
-    def _enter(self, *, all_wait: bool = False) -> None:
-        """Make images ready, a batch at a time, until the slots can be filled or the input ends.
+        What was in flight starts again, from its clean image: a result is that of one batch shape, which it names.
+        """
+        flying = [] if self._slots is None else self._slots.evict()
+        flying += [done.entered for done in self._done] + list(self._waiting)
+        self._taken.extendleft(entered.job for entered in reversed(flying))
+        self._slots = None
+        self._done.clear()
+        self._waiting.clear()
+        if self._judging.device.type == "cuda":
+            torch.cuda.empty_cache()
+        count, size = self._count, self._batch
+        self._batch = max(1, size // 2)
+        self._count = max(self._batch, count // 2 // self._batch * self._batch)
+        warnings.warn(
+            f"out of memory with {count} slots in batches of {size}; "
+            f"going on with {self._count} in batches of {self._batch}",
+            AttackWarning,
+            stacklevel=5,
+        )
+
+    # -- one turn --
+
+    def _hungry(self) -> bool:
+        """Whether images are wanted: slots are free, and what is done does not wait for more of it."""
+        free = self._count if self._slots is None else self._slots.free
+        return len(self._waiting) < free and len(self._done) < self._count
+
+    def _take(self) -> None:
+        """Take jobs. They are the caller's own code: it runs in the caller's modes, and what it raises is the caller's.
+
+        Not within ``_fitting``: a stream that has raised has ended, and would be taken for a short one.
+        """
+        block = list(islice(self._jobs, self._batch))
+        self._last = len(block) < self._batch
+        self._taken.extend(block)
+
+    def _enter(self, judge: Judge, *, all_wait: bool = False) -> None:
+        """Make a batch of jobs ready.
 
         An image that has reached its goal already is done at once where the attack looks for the smallest change,
-        unless ``all_wait``. The jobs are the caller's own code: they are taken in the caller's modes.
+        unless ``all_wait``.
         """
-        device = self._judging.device
-        while len(self._waiting) < self._slots.free and len(self._done) < self._count:
-            if not self._block and not self._last:
-                self._block = list(islice(self._jobs, self._engine.batch))
-                self._last = len(self._block) < (self._engine.batch or 0)
-            block = self._block
-            if not block:
-                return
-            with plain_modes(device):
-                for job in block:
-                    _check_job(job, self._goal, self._judging.input_size)
-                images = torch.stack([job.image for job in block]).to(device).contiguous(memory_format=self._layout)
-                for entered in self._judge.enter(block, images):
-                    if entered.reached and seeks_smallest(self._attack) and not all_wait:
-                        self._done.append(Finished.unchanged(entered))
-                    else:
-                        self._waiting.append(entered)
-            self._block = []  # only now: out of memory above tries the same block again
+        block = list(islice(self._taken, self._batch))
+        for job in block:
+            _check_job(job, self._goal, self._judging.input_size)
+        images = torch.stack([job.image.detach() for job in block]).to(self._judging.device)
+        entered = judge.enter(block, images.contiguous(memory_format=self._layout))
+        for each in entered:
+            self._taken.popleft()
+            if each.reached and seeks_smallest(self._attack) and not all_wait:
+                self._done.append(Finished.unchanged(each))
+            else:
+                self._waiting.append(each)
 
-    def _advance(self) -> bool:
-        """Fill, tick, collect. False when there is nothing left to do."""
-        self._enter()
-        with plain_modes(self._judging.device):
-            self._slots.fill(self._waiting)
-            if not self._slots.occupied:
-                return bool(self._block) or not self._last
-            self._slots.tick(self._engine.poll or 1)
-            self._done.extend(self._slots.take_finished())
-            return True
+    def _advance(self, slots: Slots, judge: Judge) -> tuple[bool, list[Result]]:
+        """Fill, tick, collect and judge: whether there is more to do, and the results."""
+        slots.fill(self._waiting)
+        going = bool(self._taken) or not self._last
+        if slots.occupied:
+            slots.tick(self._engine.poll or 1)
+            self._done.extend(slots.take_finished())
+            going = True
+        return going, self._judged(judge, everything=not going)
 
-    def _judged(self, *, everything: bool) -> list[Result]:
+    def _judged(self, judge: Judge, *, everything: bool) -> list[Result]:
         """Verdicts on full batches of finished images, or on all that are left."""
         ready = len(self._done) if everything else len(self._done) // self._batch * self._batch
         results = []
-        with plain_modes(self._judging.device):
-            for begin in range(0, ready, self._batch):
-                results.extend(self._judge.verdicts(self._done[begin : min(begin + self._batch, ready)]))
+        for begin in range(0, ready, self._batch):
+            results.extend(judge.verdicts(self._done[begin : min(begin + self._batch, ready)]))
         del self._done[:ready]
         return results
 
-    def iterates(self, at: Collection[int]) -> Iterator[tuple[int, Tensor]]:
-        """After each number of steps in ``at``, the iterates ``(N, 3, H, W)`` of all images on the 8-bit grid.
-
-        All images must fit into the slots: they run side by side from the first step to the last.
-        """
-        self._enter(all_wait=True)
-        device = self._judging.device
-        count = len(self._waiting)
-        with plain_modes(device):
-            self._slots.fill(self._waiting)
-        last = min(max(at), self._attack.steps)
-        for step in range(1, last + 1):
-            with plain_modes(device):
-                self._slots.tick(1)
-                if step not in at:
-                    continue
-                trial, origin = (t[:count] for t in (self._slots.state.trial, self._slots.state.origin))
-                rounded = self._attack.budget.round8(trial, origin)
-            yield step, rounded
+    # -- what a run gives --
 
     def results(self) -> Iterator[Result]:
         """The results as they come, judged in batches."""
         going = True
         while going:
-            try:
-                more = self._advance()
-                results = self._judged(everything=not more)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                with plain_modes(self._judging.device):
-                    self._shrink()
+            if self._hungry():
+                if not self._taken and not self._last:
+                    self._take()
+                if self._taken:
+                    self._fitting(lambda _, judge: self._enter(judge))
+                    continue
+            turn = self._fitting(self._advance)
+            if turn is not None:
+                going, results = turn
+                yield from results
+
+    def iterates(self, at: Collection[int]) -> Iterator[tuple[int, Tensor]]:
+        """After each number of steps in ``at``, the iterates ``(N, 3, H, W)`` of all images on the 8-bit grid.
+
+        The images run side by side from the first step to the last, in one group if the slots hold them all. Where
+        memory does not suffice for that, they run group by group, and their iterates wait in the machine's memory.
+        """
+        jobs, left = list(self._jobs), sorted(at)
+        self._last = True
+        while left:
+            groups = [jobs[k : k + self._count] for k in range(0, len(jobs), self._count)] or [jobs]
+            if len(groups) == 1:
+                for found in self._side_by_side(jobs, left):
+                    yield found
+                    left = left[1:]
                 continue
-            going = more
-            yield from results
+            kept: list[list[Tensor]] = []
+            for group in groups:
+                kept.append([images.cpu() for _, images in self._side_by_side(group, left)])
+                if len(kept[-1]) < len(left):  # memory ran out again
+                    break
+            else:
+                for step, *parts in zip(left, *kept, strict=True):
+                    yield step, torch.cat(parts).to(self._judging.device)
+                return
+
+    def _side_by_side(self, jobs: list[Job], at: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """The iterates of at most as many images as there are slots; it ends early where memory ran out."""
+
+        def start(slots: Slots, judge: Judge) -> bool:
+            while self._taken:
+                self._enter(judge, all_wait=True)
+            slots.fill(self._waiting)
+            return True
+
+        def step(slots: Slots, judge: Judge) -> Tensor:
+            slots.tick(1)
+            trial, origin = (t[: len(jobs)] for t in (slots.state.trial, slots.state.origin))
+            return self._attack.budget.round8(trial, origin) if taken in at else trial
+
+        if self._slots is not None:
+            self._slots.evict()
+        self._waiting.clear()
+        self._taken = deque(jobs)
+        if self._fitting(start) is None:
+            return
+        for taken in range(1, at[-1] + 1):
+            images = self._fitting(step)
+            if images is None:
+                return
+            if taken in at:
+                yield taken, images

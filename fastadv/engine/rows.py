@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Rows
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.job import Entered
 from fastadv.surrogates import BoundSurrogate
@@ -43,7 +44,7 @@ class SlotRows:
             return SlotRows(ids=ids, label=label, references=(), targets=torch.zeros_like(trial))
         if len(surrogate.members) > 1 and goal.output != "embedding":
             raise ArgumentError(
-                f"the goal must be on embeddings, which every model of an ensemble has, got {goal.output!r}"
+                f"the goal must be on embeddings, which every model of an ensemble has, got {brief(goal.output)}"
             )
         widths = (width, *(member.model.embedding_size for member in surrogate.members[1:]))
         references = tuple(torch.zeros(n, w, device=device) for w in widths)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.attacks.fields import check_seed
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.job import MET_AT_START, Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop
@@ -170,7 +171,8 @@ def trace(
         at: Numbers of steps, from 1 to the attack's; any order.
         seed: Of every random number.
         ids: The numbers that key the images' random draws.
-        engine: How to run; the slots are as many as the images need.
+        engine: How to run; the slots are as many as the images need. Where memory does not suffice for all images at
+            once, they are attacked group by group, and the iterates come when the last group is done.
 
     Yields:
         The number of steps, ascending, and ``(N, 3, H, W)`` float32 on the 8-bit grid, on the model's device.
@@ -183,12 +185,13 @@ def trace(
     _check_model(model)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
-        raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {list(at)}")
+        raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
     jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1
     slots = max(1, -(-len(images) // batch)) * batch
-    loop = Loop(recipe, goal, model, jobs, seed, replace(settled, slots=slots, poll=1))
+    kind = goal.row(0) if len(images) else goal  # like the jobs' goals, which are of one row
+    loop = Loop(recipe, kind, model, jobs, seed, replace(settled, slots=slots, poll=1))
     yield from loop.iterates(frozenset(at))
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
-from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.brief import brief
+from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import Notice
 from fastadv.engine import tune
 from fastadv.models import FaceModel, prepare
 from fastadv.models.modes import plain_modes
 
 PRECISIONS = ("fp32", "tf32", "bf16", "auto")
-
-
-class OutOfMemoryError(Error, torch.OutOfMemoryError):
-    """The device has not enough memory, even for one image."""
 
 
 class AttackWarning(Notice):
@@ -55,15 +50,15 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+            raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
         if self.batch is not None and (not _is_int(self.batch) or self.batch < 0):
-            raise ArgumentError(f"batch must be a positive integer, 0 (measure) or None, got {self.batch!r}")
+            raise ArgumentError(f"batch must be a positive integer, 0 (measure) or None, got {brief(self.batch)}")
         if self.slots is not None and (not _is_int(self.slots) or self.slots < 1):
-            raise ArgumentError(f"slots must be a positive integer or None, got {self.slots!r}")
+            raise ArgumentError(f"slots must be a positive integer or None, got {brief(self.slots)}")
         if self.slots and self.batch and self.slots % self.batch:
             raise ArgumentError(f"slots must be a multiple of batch = {self.batch}, got {self.slots}")
         if self.poll is not None and (not _is_int(self.poll) or self.poll < 1):
-            raise ArgumentError(f"poll must be a positive integer or None, got {self.poll!r}")
+            raise ArgumentError(f"poll must be a positive integer or None, got {brief(self.poll)}")
 
     def resolve(self, model: FaceModel) -> Engine:
         """The same engine with every open choice made for this model: what a run records and repeats.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,10 +58,11 @@ class Slots:
         self._rows = SlotRows.build(goal, surrogate, trial, width)
         self._evaluator = Evaluator.build(attack, goal, surrogate, seed=seed, batch=batch, trial=trial, width=width)
         self._occupant: list[Entered | None] = [None] * count
-        self._tick: Callable[[], None] = self._eager
+        # No method of its own is kept: in a cycle the buffers would outlive the slots, which go when memory runs out.
+        self._recorded: Captured[None] | None = None
         if capture:
             with float32_math(like.device, tf32=tf32):
-                self._tick = Captured(self._everything)
+                self._recorded = Captured(self._everything)
 
     @property
     def occupied(self) -> bool:
@@ -79,9 +79,9 @@ class Slots:
         empty = [i for i, o in enumerate(self._occupant) if o is None][: len(waiting)]
         if not empty:
             return
+        slots = torch.tensor(empty, device=self.state.trial.device)
+        # nothing is allocated in between: an image is in one of the two places if memory runs out
         new = [waiting.popleft() for _ in empty]
-        device = self.state.trial.device
-        slots = torch.tensor(empty, device=device)
         for slot, entered in zip(empty, new, strict=True):
             self._occupant[slot] = entered
         self._rows.put(slots, new)
@@ -104,7 +104,7 @@ class Slots:
         """Evaluate and step ``times`` times; a slot that finishes in between waits."""
         with float32_math(self.state.trial.device, tf32=self._tf32):
             for _ in range(times):
-                self._tick()
+                self._eager() if self._recorded is None else self._recorded()
 
     def take_finished(self) -> list[Finished]:
         """Empty the slots whose image is done. This is the only place where the host looks at the device."""

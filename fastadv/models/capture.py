@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from fastadv.models.memory import is_out_of_memory
+
 Result = TypeVar("Result")
 
 
@@ -33,7 +35,7 @@ class Captured(Generic[Result]):
             warmup: how often it runs before.
             pool: memory to share with other recordings, which must never run at the same time
                 (``torch.cuda.graph_pool_handle()``); None for memory of its own.
-            stream: where it is recorded; None for one of PyTorch's.
+            stream: of the current device, where it is recorded; None for a new one.
         """
         side = stream or torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -42,9 +44,18 @@ class Captured(Generic[Result]):
                 call()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # "thread_local": what other threads do meanwhile, such as allocating, neither fails nor ends the recording.
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self._result = call()
+        # The outer context: a recording that fails leaves its own stream the current one.
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            try:
+                # "thread_local": what other threads do meanwhile, such as allocating, neither fails nor ends it.
+                # Never on PyTorch's own stream for it: that is one for all threads, and of one device.
+                with torch.cuda.graph(self._graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                    self._result = call()
+            except RuntimeError as error:
+                # The end of a recording that ran out of memory raises an error of its own, which does not say so.
+                if is_out_of_memory(error.__context__):
+                    raise error.__context__ from None  # type: ignore[misc]
+                raise
 
     def __call__(self) -> Result:
         self._graph.replay()

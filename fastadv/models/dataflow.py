@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from fastadv.models.float32_math import float32_math
+from fastadv.models.memory import is_out_of_memory
 
 IsLayer = Callable[[nn.Module], bool]
 
@@ -110,9 +111,9 @@ def stands_for(graph: fx.Graph, network: nn.Module, probe: Tensor, *, gradients:
                     weights = torch.randn(output.shape, generator=draw, device="cpu").to(output.device, output.dtype)
                     result += torch.autograd.grad((output * weights).sum(), x)
                 results.append(result)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # any code may run in there; where only the graph fails, it does not stand for the network
+    except Exception as error:  # any code may run in there; where only the graph fails, it does not stand for it
+        if is_out_of_memory(error):
+            raise
         return False
     return agree(*results)
 

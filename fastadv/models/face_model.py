@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
+from fastadv.models.memory import is_out_of_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -57,7 +60,10 @@ class FaceModel(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
-            raise ArgumentTypeError(f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}")
+            raise ArgumentTypeError(
+                f"backbone: expected a torch.nn.Module, got {type(backbone).__name__}"
+                + ("; wrap the network that was exported" if type(backbone).__name__ == "ExportedProgram" else "")
+            )
         if head is not None and not isinstance(head, nn.Module):
             raise ArgumentTypeError(f"head: expected a torch.nn.Module or None, got {type(head).__name__}")
         if not isinstance(name, str) or not name:
@@ -118,9 +124,11 @@ class FaceModel(nn.Module):
                 with torch.no_grad():
                     probe = torch.full((1, 3, *self.input_size), 0.5, device=self.device)
                     self._embedding_size = int(self.features(probe).shape[1])
-            except (Error, torch.OutOfMemoryError):
+            except Error:
                 raise
             except (RuntimeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise ArgumentError(
                     f"backbone: cannot take one image of input_size={self.input_size} ({error})"
                 ) from error
@@ -181,6 +189,20 @@ class FaceModel(nn.Module):
             )
         return self.head(self.features(images))
 
+    def train(self, mode: bool = True) -> FaceModel:
+        """Set the mode of the model and of all its submodules.
+
+        Raises:
+            ValueError: if a submodule has no other mode, as what `torch.export` makes.
+        """
+        try:
+            return super().train(mode)
+        except NotImplementedError as error:
+            raise ArgumentError(
+                f"model: expected a network that can be put into evaluation mode, got {self.name!r}, which cannot "
+                f"({str(error).rstrip('.')}); of torch.export's modules, wrap the network that was exported"
+            ) from error
+
     def extra_repr(self) -> str:
         """What `repr` shows besides the modules."""
         return f"name={self.name!r}, input_size={self.input_size}, precision={self.precision!r}"
@@ -202,10 +224,29 @@ class FaceModel(nn.Module):
             )
 
 
+def copy_of(model: FaceModel) -> FaceModel:
+    """A deep copy of a model, of any device and mode.
+
+    Raises:
+        ArgumentError: Its network cannot be copied.
+    """
+    try:
+        with torch.no_grad():  # or the parameters of a scripted network would come out as computed values
+            return copy.deepcopy(model)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ArgumentError(
+            f"model: expected a network that copy.deepcopy can copy, got {model.name!r}, which cannot be copied "
+            f"({str(error).split('.')[0]}); use torch.nn.utils.parametrizations in place of the older weight_norm and "
+            "spectral_norm, and detach the tensors that it keeps"
+        ) from error
+
+
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     values = tuple(size) if isinstance(size, Sequence) else ()
     if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
-        raise ArgumentError(f"input_size: expected two positive ints (height, width), got {size!r}")
+        raise ArgumentError(f"input_size: expected two positive ints (height, width), got {brief(size)}")
     return (values[0], values[1])
 
 
@@ -215,7 +256,7 @@ def _checked_triple(argument: str, values: Sequence[float]) -> tuple[float, floa
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers):
-        raise ArgumentError(f"{argument}: expected three finite numbers (red, green, blue), got {values!r}")
+        raise ArgumentError(f"{argument}: expected three finite numbers (red, green, blue), got {brief(values)}")
     return (numbers[0], numbers[1], numbers[2])
 
 

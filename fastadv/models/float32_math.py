@@ -28,36 +28,34 @@ def float32_math(device: torch.device, *, tf32: bool) -> Iterator[None]:
         yield
         return
     wanted = "tf32" if tf32 else "ieee"
-    outer: str | None = getattr(_here, "wanted", None)
-    _change(outer, wanted)
-    try:
+    outer = _setting.of_threads.get(threading.get_ident())
+    try:  # around the first change too: Ctrl-C may end its wait
+        _change(wanted)
         yield
     finally:
-        _change(wanted, outer)
+        _change(outer)
 
 
 class _Setting:
-    """The process's one setting: what our threads want of it, how many they are, and what was there before."""
+    """The process's one setting: what our threads want of it, each by its number, and what was there before."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.wanted: str | None = None
-        self.threads = 0
+        self.of_threads: dict[int, str] = {}
         self.before: tuple[Any, ...] = ()
 
 
 _setting = _Setting()
-_here = threading.local()
 
 
-def _change(old: str | None, new: str | None) -> None:
-    """This thread stops wanting `old` and then, when it can have it, wants `new`; it never holds one while it waits."""
+def _change(new: str | None) -> None:
+    """This thread wants `new`, when it can have it; it never holds another setting while it waits."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    here = threading.get_ident()
     with _setting.changed:
-        if old is not None:
-            _here.wanted = None
-            _setting.threads -= 1
-            if not _setting.threads:
+        if _setting.of_threads.pop(here, None) is not None:
+            if not _setting.of_threads:
                 matmul.fp32_precision, cudnn.conv.fp32_precision = _setting.before[:2]  # type: ignore[attr-defined]
                 cudnn.deterministic, cudnn.benchmark = _setting.before[2:]
                 _setting.wanted = None
@@ -65,11 +63,11 @@ def _change(old: str | None, new: str | None) -> None:
         if new is None:
             return
         _setting.changed.wait_for(lambda: _setting.wanted in (None, new))
-        if not _setting.threads:
+        if not _setting.of_threads:
             precisions = matmul.fp32_precision, cudnn.conv.fp32_precision  # type: ignore[attr-defined]
             _setting.before = (*precisions, cudnn.deterministic, cudnn.benchmark)
+        _setting.of_threads[here] = new  # from here on, what is changed is restored
+        if _setting.wanted is None:
             matmul.fp32_precision = cudnn.conv.fp32_precision = new  # type: ignore[attr-defined]
             cudnn.deterministic, cudnn.benchmark = True, False
             _setting.wanted = new
-        _setting.threads += 1
-        _here.wanted = new

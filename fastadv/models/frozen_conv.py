@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 
@@ -28,7 +29,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         if not is_depthwise(convolution):
-            raise ArgumentError(f"convolution: expected a depthwise one with zero padding, got {convolution}")
+            raise ArgumentError(f"convolution: expected a depthwise one with zero padding, got {brief(convolution)}")
         super().__init__(
             convolution.in_channels,
             convolution.out_channels,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.models.face_model import FaceModel
 from fastadv.models.float32_math import float32_math
+from fastadv.models.memory import is_out_of_memory
 
 # Parts of the distance between the outputs of two images, and of an output's own length. A fixed batch shape gives
 # equal bits in most networks; what rounding is left in others is far below, and batch statistics are far above.
@@ -74,9 +75,11 @@ def _named(text: str) -> Iterator[None]:
     """What a module raises, in one line after the text."""
     try:
         yield
-    except (Error, torch.OutOfMemoryError):
+    except Error:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArgumentError(f"{text} that fails: {lines[0]}") from error
 
@@ -174,6 +177,8 @@ def _hooks(model: FaceModel, catcher: Callable[..., Any], taker: Callable[..., A
 def _advice(module: nn.Module | None, *, chance: bool) -> str:
     if chance:
         return "draw no random numbers in evaluation mode (functional dropout takes training=self.training)"
+    if type(module).__module__.startswith("torch.ao.nn.quantized.dynamic"):
+        return "take the network before its dynamic quantisation, whose scales are those of the whole batch"
     if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
         return "give its batch norm running statistics (track_running_stats=True)"
     return "compute every image's output from that image alone in evaluation mode"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
@@ -57,7 +58,7 @@ class IResNet(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         if depth not in _BLOCKS:
-            raise ArgumentError(f"depth: expected one of {', '.join(map(str, _BLOCKS))}, got {depth!r}")
+            raise ArgumentError(f"depth: expected one of {', '.join(map(str, _BLOCKS))}, got {brief(depth)}")
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64, eps=_EPS)
         self.prelu = nn.PReLU(64)

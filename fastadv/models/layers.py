@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -11,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import dataflow
-from fastadv.models.face_model import PRECISIONS, FaceModel
+from fastadv.models.face_model import PRECISIONS, FaceModel, copy_of
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.models.independence import check_independent
+from fastadv.models.memory import is_out_of_memory
 from fastadv.models.modes import plain_modes
 
 # Exact types only: a subclass, or a layer with a parametrisation, may compute something else.
@@ -51,7 +52,7 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
     if not isinstance(model, FaceModel):
         raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
     if precision not in PRECISIONS:
-        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(precision)}")
     if precision == "tf32" and model.device.type != "cuda":
         raise ArgumentError(
             f"precision: 'tf32' exists only on CUDA devices, the model is on {str(model.device)!r}; "
@@ -71,7 +72,7 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
 
 
 def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bool) -> FaceModel:
-    prepared = freeze(copy.deepcopy(model))
+    prepared = freeze(copy_of(model))
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
     if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):
@@ -135,9 +136,9 @@ def fold_batch_norms(
         for fold in folds:
             fold.apply(trial)
         right = not folds or _computes(trial, probe, expected)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # any code may run in there; who uses the backbone will see what it raises
+    except Exception as error:  # any code may run in there; who uses the backbone will see what it raises
+        if is_out_of_memory(error):
+            raise
         return backbone
     for fold in folds if right else ():
         fold.apply(backbone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -40,14 +41,21 @@ def plain_modes(device: torch.device) -> Iterator[None]:
         yield
 
 
+class _Token:
+    """Stands for a computation in flight."""
+
+
 class _ProcessWide:
-    """Settings of the whole process: the first computation in flight changes them, the last one restores them."""
+    """Settings of the whole process: the first computation in flight changes them, the last one restores them.
+
+    Ctrl-C may come between any two lines: what was set before is noted before it is changed, and forgotten only when
+    it is back; a computation that ends without a word is forgotten with its frame, and the next one puts things right.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._dtype = torch.float32
-        self._precisions: list[str] = []
+        self._inside: weakref.WeakSet[_Token] = weakref.WeakSet()
+        self._before: tuple[torch.dtype, list[str]] | None = None
 
     @staticmethod
     def _products() -> tuple[Any, ...]:
@@ -56,30 +64,33 @@ class _ProcessWide:
     def differs(self) -> bool:
         """Whether a computation must enter `plain`: also while another one holds the settings."""
         reduced = any(product.fp32_precision not in _PLAIN for product in self._products())
-        return bool(self._inside) or reduced or torch.get_default_dtype() is not torch.float32
+        return self._before is not None or reduced or torch.get_default_dtype() is not torch.float32
 
     @contextmanager
     def plain(self) -> Iterator[None]:
         """Default type float32, and products of float32 numbers in float32."""
-        with self._lock:
-            if not self._inside:
-                self._dtype = torch.get_default_dtype()
-                self._precisions = [product.fp32_precision for product in self._products()]
+        token = _Token()
+        try:
+            with self._lock:
+                self._inside.add(token)
+                if self._before is None:
+                    precisions = [product.fp32_precision for product in self._products()]
+                    self._before = (torch.get_default_dtype(), precisions)
                 torch.set_default_dtype(torch.float32)
                 for product in self._products():
                     if product.fp32_precision not in _PLAIN:
                         product.fp32_precision = "ieee"
-            self._inside += 1
-        try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    torch.set_default_dtype(self._dtype)
-                    for product, precision in zip(self._products(), self._precisions, strict=True):
+                self._inside.discard(token)
+                if not self._inside and self._before is not None:
+                    dtype, precisions = self._before
+                    torch.set_default_dtype(dtype)
+                    for product, precision in zip(self._products(), precisions, strict=True):
                         if product.fp32_precision != precision:
                             product.fp32_precision = precision
+                    self._before = None
 
 
 _PROCESS = _ProcessWide()

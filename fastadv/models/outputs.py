@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models.face_model import FaceModel
 
@@ -44,7 +45,7 @@ def output_of(model: FaceModel, kind: str, images: Tensor) -> Tensor:
     if kind == "logits":
         return model.logits(images)
     if not kind.startswith(_LAYER):
-        raise ArgumentError(f"kind must be 'embedding', 'logits' or at_layer(name), got {kind!r}")
+        raise ArgumentError(f"kind must be 'embedding', 'logits' or at_layer(name), got {brief(kind)}")
     return _layer(model, kind.removeprefix(_LAYER), images)
 
 

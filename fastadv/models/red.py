@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.seeded import Seeded
@@ -181,6 +182,6 @@ def check_shape(*, width: int, layers: int, stride: int) -> None:
         ("stride", stride, 1, 2),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ArgumentError(f"{name} must be an integer in [{low}, {high}], got {value!r}")
+            raise ArgumentError(f"{name} must be an integer in [{low}, {high}], got {brief(value)}")
     if layers % 2:
         raise ArgumentError(f"layers must be even, half of them convolutions, got {layers}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout, random_key
 from fastadv.ops._define import define_op
@@ -83,7 +84,7 @@ def add_noise_(
     scale_each, scale_all = checks.scalar_or_each("scale", scale, x)
     key = random_key.for_batch(x, seed, ids, tick, layer)
     if kind not in _KINDS:
-        raise ArgumentError(f"kind is {kind!r}; expected 'uniform' or 'gaussian'")
+        raise ArgumentError(f"kind is {brief(kind)}; expected 'uniform' or 'gaussian'")
     checks.pixel_range(lo, hi)
     _op(x, origin, scale_each, scale_all, kind, *key, lo, hi, backend or "auto")
     return x  # type: ignore[return-value]

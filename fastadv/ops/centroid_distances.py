@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
@@ -90,7 +91,7 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
 def check_metric(metric: str) -> None:
     """Raise ValueError unless ``metric`` is known."""
     if metric not in METRICS:
-        raise ArgumentError(f"metric is {metric!r}; expected 'l2' or 'cosine'")
+        raise ArgumentError(f"metric is {brief(metric)}; expected 'l2' or 'cosine'")
 
 
 def native_layers(features: list[Tensor], centroids: list[Tensor]) -> list[int]:

@@ -7,6 +7,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
 #: Element types of a gradient and their codes in the compiled kernels.
@@ -84,14 +85,14 @@ def scalar_or_each(
     number = float(value)
     if not -float("inf") < number < float("inf") or (least is not None and number < least):
         expected = "a finite number" if least is None else f"a finite number >= {least:g}"
-        raise ArgumentError(f"{name} is {value!r}; expected {expected}, or a float32 tensor (N,)")
+        raise ArgumentError(f"{name} is {brief(value)}; expected {expected}, or a float32 tensor (N,)")
     return None, number
 
 
 def pixel_range(lo: float, hi: float) -> None:
     """Raise unless ``lo <= hi``."""
     if not lo <= hi:
-        raise ArgumentError(f"lo is {lo!r} and hi is {hi!r}; expected lo <= hi")
+        raise ArgumentError(f"lo is {brief(lo)} and hi is {brief(hi)}; expected lo <= hi")
 
 
 def dense(name: str, x: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout, random_key
 from fastadv.ops._define import define_op
@@ -88,7 +89,7 @@ def borrowed(x: Any, seed: Any, ids: Any, tick: Any, layer: int) -> tuple[Tensor
 def threshold_and_factor(rate: float, rescale: bool) -> tuple[int, float]:
     """Below which draw an element is dropped, and what a kept one is multiplied by."""
     if not 0 <= rate < 1:
-        raise ArgumentError(f"rate is {rate!r}; expected a number in [0, 1)")
+        raise ArgumentError(f"rate is {brief(rate)}; expected a number in [0, 1)")
     threshold = min(round(rate * 2**16), 2**16 - 1)
     return threshold, float(np.float32(1 / (1 - rate))) if rescale else 1.0
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign, layout, random_key
 from fastadv.ops._define import define_op
@@ -97,14 +98,14 @@ def checked_parameters(
     if slope_each is not None:
         _parameter("slope", slope_each, channels, device, single=True)
     elif not -float("inf") < slope < float("inf"):
-        raise ArgumentError(f"slope is {slope!r}; expected a finite number, a float32 tensor or None")
+        raise ArgumentError(f"slope is {brief(slope)}; expected a finite number, a float32 tensor or None")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
-        raise ArgumentError(f"ceiling is {ceiling!r}; expected a finite number or None")
+        raise ArgumentError(f"ceiling is {brief(ceiling)}; expected a finite number or None")
     if keep not in ("input", "result"):
-        raise ArgumentError(f"keep is {keep!r}; expected 'input' or 'result'")
+        raise ArgumentError(f"keep is {brief(keep)}; expected 'input' or 'result'")
     if keep == "result" and slope < 0:
         raise ArgumentError(
-            f"keep is 'result' and slope {slope!r}; the result does not tell the sign below a slope < 0"
+            f"keep is 'result' and slope {brief(slope)}; the result does not tell the sign below a slope < 0"
         )
     return scale, shift, slope_each, slope, None if ceiling is None else float(ceiling), keep == "result"
 

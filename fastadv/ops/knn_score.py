@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
@@ -68,7 +69,7 @@ def knn_score(
     if c.device != d.device:
         raise ArgumentError(f"labels is on {c.device}; expected {d.device}, the device of distances")
     if weighting not in _WEIGHTINGS:
-        raise ArgumentError(f"weighting is {weighting!r}; expected 'uniform', 'rank' or 'inverse_square'")
+        raise ArgumentError(f"weighting is {brief(weighting)}; expected 'uniform', 'rank' or 'inverse_square'")
     return foreign.give_back(_op(d, c, p, weighting, backend or "auto"), distances)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign
 from fastadv.ops._define import define_op
@@ -116,11 +117,11 @@ def momentum_step_(
     alpha_each, alpha_all = checks.scalar_or_each("alpha", alpha, x)
     eps_each, eps_all = checks.scalar_or_each("eps", eps, x, least=0.0)
     if not -float("inf") < mu < float("inf"):
-        raise ArgumentError(f"mu is {mu!r}; expected a finite number")
+        raise ArgumentError(f"mu is {brief(mu)}; expected a finite number")
     if norm not in _NORMS:
-        raise ArgumentError(f"norm is {norm!r}; expected 'l1' or 'l2'")
+        raise ArgumentError(f"norm is {brief(norm)}; expected 'l1' or 'l2'")
     if step not in _STEPS:
-        raise ArgumentError(f"step is {step!r}; expected 'sign' or 'l2'")
+        raise ArgumentError(f"step is {brief(step)}; expected 'sign' or 'l2'")
     checks.per_image("active", active, x, torch.bool)
     checks.per_image("stats", stats, x, torch.int64, 2)
     checks.pixel_range(lo, hi)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.ops import random_key
 from fastadv.ops.random_key import LAYERS, TICKS
@@ -47,7 +48,7 @@ def words(
     """
     random_key.check(seed, ids, tick, layer, count)
     if rounds not in (MASK_ROUNDS, NUMBER_ROUNDS):
-        raise ArgumentError(f"rounds is {rounds!r}; expected {MASK_ROUNDS} or {NUMBER_ROUNDS}")
+        raise ArgumentError(f"rounds is {brief(rounds)}; expected {MASK_ROUNDS} or {NUMBER_ROUNDS}")
     return reference.words(seed, ids, tick, layer, count, rounds)
 
 
@@ -119,7 +120,7 @@ def normal(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, shap
 
 def _use_native(ids: Tensor, backend: str | None) -> bool:
     if backend not in (None, "auto", "reference", "cpu"):
-        raise ArgumentError(f"backend is {backend!r}; expected 'reference', 'cpu' or None")
+        raise ArgumentError(f"backend is {brief(backend)}; expected 'reference', 'cpu' or None")
     possible = isinstance(ids, Tensor) and ids.device.type == "cpu" and _native.has("cpu_philox_uniform")
     if backend == "cpu" and not possible:
         raise backends.BackendUnavailable(

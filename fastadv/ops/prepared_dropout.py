@@ -86,10 +86,17 @@ class PreparedDropout:
                 raise ArgumentError("scale is None and shift, slope or ceiling is not; expected all or none of them")
             return
         checks.tensor("scale", scale)
-        parameters = contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
+        parameters = _own(
+            contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
+        )
         self._kept = None if is_linear(parameters) else keep
         self._parameters = parameters
         self._named |= {"scale": scale, "shift": shift, "slope": slope, "ceiling": ceiling, "keep": keep}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, here or in another process: layouts hold addresses of this one's parameters."""
+        parameters = None if self._parameters is None else _own(self._parameters)
+        return {**vars(self), "_known": {}, "_parameters": parameters}
 
     def __call__(self, x: Tensor, *, seed: int | Tensor, ids: Tensor, tick: int | Tensor) -> Tensor:
         """The masked, normalised and activated map, like ``x`` ``(N, C, ...)``; see the operation."""
@@ -170,6 +177,13 @@ class PreparedDropout:
         else:
             module.cpu_feature_dropout_bn_prelu(x.data_ptr(), 0 if grad is None else grad.data_ptr(), *common)
         return out
+
+
+def _own(parameters: Parameters) -> Parameters:
+    """Copies that nobody else has: layouts keep addresses, and a tensor that is shared with a process moves."""
+    scale, shift, slope_each, *rest = parameters
+    slope_each = None if slope_each is None else slope_each.detach().clone()
+    return (scale.detach().clone(), shift.detach().clone(), slope_each, *rest)  # type: ignore[return-value]
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv import _native, backends
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
 from fastadv.ops._define import IMPLEMENTATIONS
@@ -73,6 +74,9 @@ class PreparedScore:
         kind, units, weights = _network(hidden, last, *shape)
         vectors = [checks.row_major(value.detach()) for value in vectors]
         kept = [*vectors, *(value.detach().contiguous() for value in (mean, scale)), *weights]
+        # Copies that nobody else has: a tensor that is sent to another process moves to shared memory.
+        kept = [value.clone() for value in kept]
+        vectors = kept[: len(vectors)]
         for value in kept:
             if value.device.type != "cpu" or value.dtype != torch.float32:
                 raise ArgumentError(
@@ -167,7 +171,8 @@ def _network(
         plain = hidden.num_layers == 1 and hidden.batch_first and hidden.bias and not hidden.bidirectional
         if not plain or hidden.proj_size or hidden.input_size != classes:
             raise ArgumentError(
-                f"hidden is {hidden}; expected one layer and direction, batch first, with biases, of {classes} numbers"
+                f"hidden is {brief(hidden)}; expected one layer and direction, batch first, with biases, of "
+                f"{classes} numbers"
             )
         kind, units = _RECURRENT, hidden.hidden_size
         parameters: dict[str, Tensor] = dict(hidden.named_parameters())

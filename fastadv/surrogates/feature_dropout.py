@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel, fold_batch_norms, prepare
+from fastadv.models.face_model import copy_of
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.masks import Draw, install
 
@@ -69,7 +70,7 @@ class FeatureDropout:
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (isinstance(self.rate, (int, float)) and 0 <= self.rate < 1):
-            raise ArgumentError(f"rate must be None or a number in [0, 1), got {self.rate!r}")
+            raise ArgumentError(f"rate must be None or a number in [0, 1), got {brief(self.rate)}")
 
     def rate_for(self, model: FaceModel) -> float:
         """The rate that is used on a model.
@@ -120,7 +121,7 @@ class FeatureDropout:
         if not (first_layer >= 1 and first_layer + len(names) - 1 <= LAST_LAYER):
             raise ArgumentError(
                 f"first_layer: {model.name!r} has {len(names)} convolutions, expected a number in "
-                f"[1, {LAST_LAYER + 1 - len(names)}], got {first_layer!r}"
+                f"[1, {LAST_LAYER + 1 - len(names)}], got {brief(first_layer)}"
             )
         draw = Draw()
         if rate == 0:
@@ -186,6 +187,6 @@ class MaskedModel:
 
 def _with_linear_layers_folded(model: FaceModel, convolutions: Collection[str]) -> FaceModel:
     """A copy in which batch norms are merged into linear layers, but not into the convolutions."""
-    made = copy.deepcopy(model)
+    made = copy_of(model)
     made.backbone = fold_batch_norms(made.backbone, keep={*convolutions, *model.layers}, input_size=model.input_size)
     return made

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastadv.models import dataflow
+from fastadv.models.memory import is_out_of_memory
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -42,9 +43,9 @@ def trace(backbone: nn.Module, probe: Tensor, *, gradients: bool = False) -> fx.
     private = dataflow.copy_of(backbone)
     try:
         recording = dataflow.record(private, probe, is_layer=_is_layer, symbolic=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # any code may run in there, and may fail on what it is given
+    except Exception as error:  # any code may run in there, and may fail on what it is given
+        if is_out_of_memory(error):
+            raise
         return None
     if recording.reads_values or not recording.complete:
         return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel, prepare
 from fastadv.ops import philox
@@ -40,11 +41,11 @@ class RangePrior:
 
     def __post_init__(self) -> None:
         if not (len(self.mean) == 3 and all(0 <= v <= 1 for v in self.mean)):
-            raise ArgumentError(f"mean must be three numbers in [0, 1], got {self.mean!r}")
+            raise ArgumentError(f"mean must be three numbers in [0, 1], got {brief(self.mean)}")
         if not (len(self.std) == 3 and all(math.isfinite(v) and v > 0 for v in self.std)):
-            raise ArgumentError(f"std must be three positive numbers, got {self.std!r}")
+            raise ArgumentError(f"std must be three positive numbers, got {brief(self.std)}")
         if not (isinstance(self.count, int) and self.count >= 1):
-            raise ArgumentError(f"count must be an integer of at least 1, got {self.count!r}")
+            raise ArgumentError(f"count must be an integer of at least 1, got {brief(self.count)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +177,12 @@ def gd_uap(
 def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int) -> None:
     for name, value, least in (("steps", steps, 1), ("patience", patience, 1), ("seed", seed, 0)):
         if not (isinstance(value, int) and value >= least):
-            raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
+            raise ArgumentError(f"{name} must be an integer of at least {least}, got {brief(value)}")
     if steps >= philox.TICKS:
         raise ArgumentError(f"steps must be below 2**20, got {steps}")
     for name, number in (("eps", eps), ("step_size", step_size)):
         if not (math.isfinite(number) and 0 < number <= 1):
-            raise ArgumentError(f"{name} must be in (0, 1], in pixels of [0, 1], got {number!r}")
+            raise ArgumentError(f"{name} must be in (0, 1], in pixels of [0, 1], got {brief(number)}")
 
 
 def _layers(model: FaceModel) -> nn.Module:

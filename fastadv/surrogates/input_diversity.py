@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import philox
 from fastadv.surrogates.key import StepKey
@@ -132,12 +133,12 @@ def _between(ends: tuple[float, float], u: Tensor) -> Tensor:
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:
     if not (isinstance(value, (int, float)) and low <= value <= high):
-        raise ArgumentError(f"{name} must be a number in [{low}, {high}], got {value!r}")
+        raise ArgumentError(f"{name} must be a number in [{low}, {high}], got {brief(value)}")
 
 
 def _check_factors(name: str, ends: tuple[float, float]) -> None:
     numbers = isinstance(ends, tuple) and len(ends) == 2 and all(isinstance(v, (int, float)) for v in ends)
     if not (numbers and 0 < ends[0] <= ends[1] <= _LARGEST):
         raise ArgumentError(
-            f"{name} must be (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}, got {ends!r}"
+            f"{name} must be (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}, got {brief(ends)}"
         )

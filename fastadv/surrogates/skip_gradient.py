@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
+from fastadv.models.face_model import copy_of
 from fastadv.surrogates import flow
 
 _OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, "add_": "add"}
@@ -47,7 +48,7 @@ class SkipGradient:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and 0 < self.gamma <= 1):
-            raise ArgumentError(f"gamma must be a number in (0, 1], got {self.gamma!r}")
+            raise ArgumentError(f"gamma must be a number in (0, 1], got {brief(self.gamma)}")
 
     def bind(self, model: FaceModel) -> FaceModel:
         """A copy of the model whose residual branches have the scaled gradient.
@@ -70,7 +71,7 @@ class SkipGradient:
             raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
         if any(module.training for module in model.modules()):
             raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
-        made = copy.deepcopy(model)
+        made = copy_of(model)
         probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
         graph = flow.trace(made.backbone, probe, gradients=True)
         if graph is None:

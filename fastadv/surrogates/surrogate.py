@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel, prepare
 from fastadv.models.outputs import output_of
@@ -38,7 +39,7 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if not self.others or not all(isinstance(m, FaceModel) for m in self.others):
-            raise ArgumentError(f"others must be at least one FaceModel, got {self.others!r}")
+            raise ArgumentError(f"others must be at least one FaceModel, got {brief(self.others)}")
         if self.weights is None:
             return
         expected = len(self.others) + 1
@@ -46,7 +47,7 @@ class Ensemble:
         if len(self.weights) != expected or not good:
             raise ArgumentError(
                 f"weights must be {expected} numbers of at least 0, not all 0 (the attacked model's first), "
-                f"got {self.weights!r}"
+                f"got {brief(self.weights)}"
             )
 
     @property
@@ -134,7 +135,9 @@ class Member:
         if self.masked is None:
             return output_of(self.model, kind, images)
         if kind not in ("embedding", "logits"):
-            raise ArgumentError(f"the goal must be on embeddings or logits where convolutions are masked, got {kind!r}")
+            raise ArgumentError(
+                f"the goal must be on embeddings or logits where convolutions are masked, got {brief(kind)}"
+            )
         return self.masked.logits(images, key) if kind == "logits" else self.masked(images, key)
 
 

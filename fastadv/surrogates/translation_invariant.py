@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
 KERNELS = ("gaussian", "linear", "uniform")
@@ -43,13 +44,15 @@ class TranslationInvariant:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size >= 1 and self.size % 2 == 1):
-            raise ArgumentError(f"size must be an odd number of pixels, at least 1, got {self.size!r}")
+            raise ArgumentError(f"size must be an odd number of pixels, at least 1, got {brief(self.size)}")
         if self.kernel not in KERNELS:
-            raise ArgumentError(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
+            raise ArgumentError(f"kernel must be one of {', '.join(KERNELS)}, got {brief(self.kernel)}")
         if self.sigma is not None and self.kernel != "gaussian":
-            raise ArgumentError(f"sigma belongs to the Gaussian kernel, got {self.sigma!r} with kernel={self.kernel!r}")
+            raise ArgumentError(
+                f"sigma belongs to the Gaussian kernel, got {brief(self.sigma)} with kernel={brief(self.kernel)}"
+            )
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ArgumentError(f"sigma must be None or a positive number of pixels, got {self.sigma!r}")
+            raise ArgumentError(f"sigma must be None or a positive number of pixels, got {brief(self.sigma)}")
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
 _MARGIN = 1e-3  # pixels; the float32 rounding of a coordinate is far below it
@@ -50,7 +51,7 @@ def affine_warp(images: Tensor, matrices: Tensor, *, reach: float = 1.0) -> Tens
     if matrices.shape != (len(images), 2, 3):
         raise ArgumentError(f"matrices: expected shape {(len(images), 2, 3)}, got {tuple(matrices.shape)}")
     if not (math.isfinite(reach) and reach > 0):
-        raise ArgumentError(f"reach: expected a positive number of pixels, got {reach!r}")
+        raise ArgumentError(f"reach: expected a positive number of pixels, got {brief(reach)}")
     return _Warp.apply(images, matrices.detach(), reach)
 
 

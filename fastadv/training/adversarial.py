@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import Goal, Linf, Misclassify, Rows, SignGradient, fim_steps
 from fastadv.attacks.goal import Compared, check_references
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel
@@ -75,7 +76,7 @@ class Adversarial:
 
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
-            raise ArgumentError(f"adversarial: expected one of {', '.join(ATTACKS)}, got {self.attack!r}")
+            raise ArgumentError(f"adversarial: expected one of {', '.join(ATTACKS)}, got {brief(self.attack)}")
         if not (math.isfinite(self.eps) and 0 < self.eps < 1):
             raise ArgumentError(f"eps: expected a number in (0, 1), such as 8/255, got {self.eps}")
         if not 0 < self.share <= 1:
@@ -85,7 +86,7 @@ class Adversarial:
         if self.attack in _ONE_STEP:
             raise ArgumentError(f"steps: {self.attack} makes one step and takes no number of steps, got {self.steps}")
         if not isinstance(self.steps, int) or self.steps < 1:
-            raise ArgumentError(f"steps: expected 1 or more, got {self.steps!r}")
+            raise ArgumentError(f"steps: expected 1 or more, got {brief(self.steps)}")
 
     @property
     def level(self) -> str:

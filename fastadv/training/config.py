@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.training.adversarial import LOGITS, Adversarial
 
@@ -77,7 +78,7 @@ class TrainConfig:
             ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
-                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}")
         for name, number, low in (
             ("epochs", self.epochs, 1),
             ("batch", self.batch, 2),
@@ -101,7 +102,7 @@ class TrainConfig:
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise ArgumentError(f"clip: expected a number > 0 or None, got {self.clip}")
         if self.adversarial is not None and not isinstance(self.adversarial, Adversarial):
-            raise ArgumentError(f"adversarial: expected an Adversarial or None, got {self.adversarial!r}")
+            raise ArgumentError(f"adversarial: expected an Adversarial or None, got {brief(self.adversarial)}")
         if self.adversarial is not None and self.adversarial.level == LOGITS and self.loss in _WITHOUT_CLASSES:
             raise ArgumentError(
                 f"adversarial: {self.adversarial.attack} ascends the loss of a class, and the loss {self.loss!r} "

@@ -229,3 +229,12 @@ def test_errors_name_what_is_wrong(pair):
         WatchedModel(bare, detector)
     with pytest.raises(ValueError, match="the model 'tiny' has no class head"):
         WatchedModel(make_model(head=False), detector).logits(faces(1))
+
+
+def test_its_iterates_are_the_results_of_so_many_steps(pair):
+    _, _, watched = pair
+    goal = EvadeDetector(goal=ClassifyAs(torch.tensor([0, 1, 2])), weight=0.7, threshold=-0.1)
+    x, attack = faces(3, 5), bim(steps=2)
+    found = dict(fa.engine.trace(attack, goal, watched, x, at=[1, 2]))
+    assert torch.equal(found[2], fa.run(attack, goal, watched, x).images)
+    assert not torch.equal(found[1], found[2])

@@ -79,10 +79,10 @@ class Running:
             time.sleep(0.02)
         raise AssertionError("never ready")
 
-    def ask(self, method, path, body=None, kind=None):
+    def ask(self, method, path, body=None, kind=None, headers=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+            connection.request(method, path, body, {**(headers or {}), **({"Content-Type": kind} if kind else {})})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -141,9 +141,25 @@ def test_answers_under_load_and_a_clean_stop(server, detector):
         socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
 
 
-def test_ctrl_c_stops_it(start, detector_file):
-    running = Running(start("serve", "--model", "synth-vgg", "--detector", detector_file, "--port", 0))
-    code, told = running.stop(signal.SIGINT)
+def test_a_token_from_a_file_slow_heads_and_ctrl_c(start, detector_file, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery-staple\n")
+    more = ("--token-file", token, "--head-timeout", 1, "--max-connections", 2, "--max-mib", 0.01)
+    running = Running(start("serve", "--model", "synth-vgg", "--detector", detector_file, "--port", 0, *more))
+    assert running.ask("GET", "/healthz")[0] == 200
+    assert [running.ask("GET", path)[0] for path in ("/metrics", "/docs")] == [401, 401]
+    right = {"Authorization": f"Bearer {token.read_text().strip()}"}
+    assert running.ask("GET", "/metrics", headers=right)[0] == 200
+    assert running.ask("POST", "/v1/faces", bytes(20_000_000), "image/png", right)[0] == 413
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert b" 408 " in slow.recv(1000)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as idle:
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not idle.recv(1000).endswith(b"}"):
+            pass
+        code, told = running.stop(signal.SIGINT)
+        assert idle.recv(1000) == b""  # the end, and no reset
     assert (code, "stopped" in told) == (0, True)
 
 
@@ -170,6 +186,24 @@ def test_wrong_options(inside, detector, detector_file, tmp_path):
     replace(detector, provenance={"backbone": "0" * 64}).save(other)
     code, said = serving(inside, other)
     assert (code, "weights: expected those that the detector was fitted on" in said) == (2, True)
+
+
+def test_wrong_limits_and_tokens(inside, detector_file, tmp_path, monkeypatch):
+    code, said = serving(inside, detector_file, "--max-connections", 0)
+    assert (code, "max_connections: expected an integer >= 1, got 0" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--head-timeout", 0)
+    assert (code, "head_timeout: expected seconds in (0, 3600], got 0" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--max-request-megapixels", 1)
+    assert (code, "max_request_pixels: expected at least max_pixels, 16000000, got 1000000" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--token-file", tmp_path / "gone")
+    assert (code, "--token-file: expected a file that can be read, got" in said) == (2, True)
+    (tmp_path / "short").write_text("hunter2")
+    code, said = serving(inside, detector_file, "--token-file", tmp_path / "short")
+    assert (code, "--token-file: expected 16 to 4096 visible ASCII characters, got 7" in said) == (2, True)
+    assert "hunter2" not in said
+    monkeypatch.setenv("FASTADV_TOKEN", "")
+    code, said = serving(inside, detector_file)
+    assert (code, "FASTADV_TOKEN: expected 16 to 4096 visible ASCII characters, got 0" in said) == (2, True)
 
 
 def test_a_port_that_is_taken(inside, detector_file):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.detection import Representatives, centroids
+from fastadv.detection import Architecture, Detector, Network, Representatives, Trajectory, centroids
+from fastadv.detection.guard import Guard
 from fastadv.models import FaceModel
 
 LAYERS = ("conv", "block", "dense")
@@ -97,3 +101,69 @@ def _damaged(data: bytes) -> dict[str, bytes]:
 def damaged(request: pytest.FixtureRequest) -> Callable[[bytes], bytes]:
     """A file's bytes, broken in one of several ways."""
     return lambda data: _damaged(data)[request.param]
+
+
+@pytest.fixture
+def guard(tiny: FaceModel, representatives: Representatives) -> Guard:
+    """A detector with random weights behind a head of nine classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = Network(Architecture(kind="mlp", layers=3, width=4, hidden=6)).eval().requires_grad_(False)
+        tiny.head = nn.Linear(3, 9).eval()
+    trajectory = Trajectory(representatives=representatives)
+    return Guard(model=tiny, detector=Detector(trajectory=trajectory, network=network), threshold=0.0)
+
+
+async def ask(app, method, path, body=b"", kind=None, *, declare=True, chunk=1 << 16, headers=()):
+    """One request, as an ASGI server would hand it over."""
+    path, _, query = path.partition("?")
+    headers = [*headers, (b"content-type", kind.encode())] if kind else list(headers)
+    if declare:
+        headers.append((b"content-length", str(len(body)).encode()))
+    parts = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0)
+        if not parts:
+            await asyncio.Event().wait()
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http"}
+    scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": headers}
+    await app({**scope, "client": ("test", 1), "server": ("test", 80), "root_path": ""}, receive, send)
+    text = b"".join(m.get("body", b"") for m in sent).decode()
+    about = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+    return sent[0]["status"], json.loads(text) if about["content-type"] == "application/json" else text
+
+
+async def ready(app):
+    for _ in range(2000):
+        if (await ask(app, "GET", "/readyz"))[0] == 200:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("never ready")
+
+
+def during(guard, work, *, token=None, **limits):
+    """What ``work(app)`` gives while the service runs."""
+
+    from fastadv.detection.service import ServiceConfig, create_app
+
+    async def main():
+        app = create_app(guard, ServiceConfig(**{"max_wait": 0.001, **limits}), token=token)
+        async with app.router.lifespan_context(app):
+            await ready(app)
+            return await work(app)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def asgi() -> SimpleNamespace:
+    """The service as an application, without a socket: ``ask`` it, wait until it is ``ready``, ``during`` a test."""
+    return SimpleNamespace(ask=ask, ready=ready, during=during)

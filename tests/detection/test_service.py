@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import math
 import socket
 import struct
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: the extra `serve`")
@@ -23,19 +21,9 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 pytest.importorskip("python_multipart", reason="python-multipart is not installed: the extra `serve`")
 
 from fastadv.data.images import to_tensor
-from fastadv.detection import Architecture, Detector, Network, Trajectory, service
+from fastadv.detection import service
 from fastadv.detection.guard import Guard
 from fastadv.detection.service import ServiceConfig, create_app
-
-
-@pytest.fixture
-def guard(tiny, representatives):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        network = Network(Architecture(kind="mlp", layers=3, width=4, hidden=6)).eval().requires_grad_(False)
-        tiny.head = nn.Linear(3, 9).eval()
-    trajectory = Trajectory(representatives=representatives)
-    return Guard(model=tiny, detector=Detector(trajectory=trajectory, network=network), threshold=0.0)
 
 
 def pixels(seed, size=(16, 16)):
@@ -57,53 +45,6 @@ def form(parts):
     return lines + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
 
-async def ask(app, method, path, body=b"", kind=None, *, declare=True, chunk=1 << 16):
-    """One request, as an ASGI server would hand it over."""
-    path, _, query = path.partition("?")
-    headers = [(b"content-type", kind.encode())] if kind else []
-    if declare:
-        headers.append((b"content-length", str(len(body)).encode()))
-    parts = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
-    sent = []
-
-    async def receive():
-        await asyncio.sleep(0)
-        if not parts:
-            await asyncio.Event().wait()
-        part = parts.pop(0)
-        return {"type": "http.request", "body": part, "more_body": bool(parts)}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http"}
-    scope |= {"path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": headers}
-    await app({**scope, "client": ("test", 1), "server": ("test", 80), "root_path": ""}, receive, send)
-    text = b"".join(m.get("body", b"") for m in sent).decode()
-    about = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
-    return sent[0]["status"], json.loads(text) if about["content-type"] == "application/json" else text
-
-
-async def ready(app):
-    for _ in range(2000):
-        if (await ask(app, "GET", "/readyz"))[0] == 200:
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("never ready")
-
-
-def during(guard, work, **limits):
-    """What ``work(app)`` gives while the service runs."""
-
-    async def main():
-        app = create_app(guard, ServiceConfig(**{"max_wait": 0.001, **limits}))
-        async with app.router.lifespan_context(app):
-            await ready(app)
-            return await work(app)
-
-    return asyncio.run(main())
-
-
 def check(face, guard, array, *, name=None, embedding=False):
     right = guard(to_tensor(array)[None])
     assert face["name"] == name
@@ -116,45 +57,47 @@ def check(face, guard, array, *, name=None, embedding=False):
 
 
 @pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", "IMAGE/PNG; charset=x"])
-def test_one_image_as_the_body(guard, kind):
-    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces?embedding=true", encoded(pixels(1)), kind))
+def test_one_image_as_the_body(asgi, guard, kind):
+    status, said = asgi.during(
+        guard, lambda app: asgi.ask(app, "POST", "/v1/faces?embedding=true", encoded(pixels(1)), kind)
+    )
     assert status == 200
     assert (said["model"], said["threshold"], len(said["faces"])) == ("tiny", 0.0, 1)
     check(said["faces"][0], guard, pixels(1), embedding=True)
 
 
-def test_the_content_decides_and_not_the_declared_type(guard):
+def test_the_content_decides_and_not_the_declared_type(asgi, guard):
     """As for a folder: a PNG that is called a JPEG, a PPM, and a phone's JPEG with a second picture behind it."""
     second = Image.fromarray(pixels(9)).resize((8, 8))
     phone = encoded(pixels(1), "MPO", save_all=True, append_images=[second], quality=100)
     sent = [(encoded(pixels(1)), "image/jpeg"), (encoded(pixels(1), "PPM"), "image/x-portable-anymap")]
 
     async def work(app):
-        return [await ask(app, "POST", "/v1/faces", *each) for each in (*sent, (phone, "image/jpeg"))]
+        return [await asgi.ask(app, "POST", "/v1/faces", *each) for each in (*sent, (phone, "image/jpeg"))]
 
-    *same, (status, _) = during(guard, work)
+    *same, (status, _) = asgi.during(guard, work)
     for found, said in same:
         assert found == 200
         check(said["faces"][0], guard, pixels(1))
     assert status == 200
 
 
-def test_several_images_as_a_form(guard):
+def test_several_images_as_a_form(asgi, guard):
     body, kind = form([(f"{i}.bmp", "image/bmp", encoded(pixels(i), "BMP")) for i in range(5)])
-    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces", body, kind))
+    status, said = asgi.during(guard, lambda app: asgi.ask(app, "POST", "/v1/faces", body, kind))
     assert status == 200
     for i, face in enumerate(said["faces"]):
         check(face, guard, pixels(i), name=f"{i}.bmp")
 
 
-def test_classes_have_names_where_they_are_told(guard):
+def test_classes_have_names_where_they_are_told(asgi, guard):
     names = tuple("abcdefghi")
 
     async def go():
         app = create_app(guard, classes=names)
         async with app.router.lifespan_context(app):
-            await ready(app)
-            return await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+            await asgi.ready(app)
+            return await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
 
     said = asyncio.run(go())[1]["faces"][0]["prediction"]
     assert said["name"] == names[said["index"]]
@@ -172,13 +115,13 @@ def test_small_answers_leave_at_once(guard, monkeypatch):
     assert told[0].startswith("http://127.0.0.1:")
 
 
-def test_many_clients_share_passes_and_get_their_own_answers(guard):
+def test_many_clients_share_passes_and_get_their_own_answers(asgi, guard):
     async def work(app):
-        asked = [ask(app, "POST", "/v1/faces", encoded(pixels(i)), "image/png") for i in range(24)]
+        asked = [asgi.ask(app, "POST", "/v1/faces", encoded(pixels(i)), "image/png") for i in range(24)]
         found = await asyncio.gather(*asked)
-        return found, (await ask(app, "GET", "/metrics"))[1]
+        return found, (await asgi.ask(app, "GET", "/metrics"))[1]
 
-    found, metrics = during(guard, work, max_wait=0.2, max_batch=8)
+    found, metrics = asgi.during(guard, work, max_wait=0.2, max_batch=8)
     for i, (status, said) in enumerate(found):
         assert status == 200
         check(said["faces"][0], guard, pixels(i))
@@ -192,9 +135,9 @@ def test_many_clients_share_passes_and_get_their_own_answers(guard):
     assert float(told["fastadv_request_seconds_count"]) == 24
 
 
-def test_another_size_is_cropped_to_its_centre(guard):
+def test_another_size_is_cropped_to_its_centre(asgi, guard):
     wide = pixels(3, (16, 20))
-    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces", encoded(wide), "image/png"))
+    status, said = asgi.during(guard, lambda app: asgi.ask(app, "POST", "/v1/faces", encoded(wide), "image/png"))
     assert status == 200
     check(said["faces"][0], guard, wide[:, 2:18])
 
@@ -233,31 +176,31 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 @pytest.mark.parametrize("declare", [True, False])
-def test_what_is_refused(guard, what, declare):
+def test_what_is_refused(asgi, guard, what, declare):
     status, body, kind, message = REFUSED[what]
 
     async def work(app):
-        first = await ask(app, "POST", "/v1/faces", body, kind, declare=declare, chunk=10000)
-        return first, await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+        first = await asgi.ask(app, "POST", "/v1/faces", body, kind, declare=declare, chunk=10000)
+        return first, await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
 
-    (found, said), (after, _) = during(guard, work, max_bytes=60000, max_pixels=100000, max_images=3)
+    (found, said), (after, _) = asgi.during(guard, work, max_bytes=60000, max_pixels=100000, max_images=3)
     assert (found, after) == (status, 200)
     assert message in said["detail"]
 
 
-def test_one_bad_image_of_a_form_is_named(guard):
+def test_one_bad_image_of_a_form_is_named(asgi, guard):
     body, kind = form([("good.png", "image/png", encoded(pixels(1))), ("bad.png", "image/png", CUT)])
-    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces", body, kind))
+    status, said = asgi.during(guard, lambda app: asgi.ask(app, "POST", "/v1/faces", body, kind))
     assert status == 400
     assert said["detail"].startswith("bad.png: the image is damaged")
 
 
-def test_wrong_paths_methods_and_arguments(guard):
+def test_wrong_paths_methods_and_arguments(asgi, guard):
     async def work(app):
         asked = (("GET", "/"), ("GET", "/v1/faces"), ("POST", "/v1/faces?embedding=maybe"))
-        return [(await ask(app, *a, b"x", "image/png"))[0] for a in asked]
+        return [(await asgi.ask(app, *a, b"x", "image/png"))[0] for a in asked]
 
-    assert during(guard, work) == [404, 405, 422]
+    assert asgi.during(guard, work) == [404, 405, 422]
 
 
 class Slow:
@@ -276,19 +219,25 @@ class Slow:
         monkeypatch.setattr(Guard, "__call__", call)
 
 
-def test_before_it_is_warm_it_is_alive_and_not_ready(guard, monkeypatch):
+def test_before_it_is_warm_it_is_alive_and_not_ready(asgi, guard, monkeypatch):
     slow = Slow(guard, monkeypatch)
 
     async def main():
         app = create_app(guard)
         async with app.router.lifespan_context(app):
             paths = ("/healthz", "/readyz", "/docs", "/openapi.json")
-            early = [(await ask(app, "GET", path))[0] for path in paths]
-            refused = await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+            early = [(await asgi.ask(app, "GET", path))[0] for path in paths]
+            refused = await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
             slow.go.set()
-            await ready(app)
-            late = await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
-        return early, refused, late, (await ask(app, "GET", "/readyz"))[0], (await ask(app, "GET", "/healthz"))[0]
+            await asgi.ready(app)
+            late = await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+        return (
+            early,
+            refused,
+            late,
+            (await asgi.ask(app, "GET", "/readyz"))[0],
+            (await asgi.ask(app, "GET", "/healthz"))[0],
+        )
 
     early, refused, late, stopped, dead = asyncio.run(main())
     assert early == [200, 503, 200, 200]
@@ -296,7 +245,7 @@ def test_before_it_is_warm_it_is_alive_and_not_ready(guard, monkeypatch):
     assert (late[0], stopped, dead) == (200, 503, 503)
 
 
-def test_a_warm_up_that_fails_is_told(guard, monkeypatch):
+def test_a_warm_up_that_fails_is_told(asgi, guard, monkeypatch):
     slow = Slow(guard, monkeypatch)
     slow.fails = True
     slow.go.set()
@@ -305,7 +254,7 @@ def test_a_warm_up_that_fails_is_told(guard, monkeypatch):
         app = create_app(guard)
         async with app.router.lifespan_context(app):
             for _ in range(400):
-                status, said = await ask(app, "GET", "/healthz")
+                status, said = await asgi.ask(app, "GET", "/healthz")
                 if status == 503:
                     return said
                 await asyncio.sleep(0.005)
@@ -314,44 +263,46 @@ def test_a_warm_up_that_fails_is_told(guard, monkeypatch):
     assert asyncio.run(main()) == {"detail": "not working: out of memory"}
 
 
-def test_more_than_can_wait_are_sent_away_and_slow_answers_end(guard, monkeypatch):
+def test_more_than_can_wait_are_sent_away_and_slow_answers_end(asgi, guard, monkeypatch):
     slow = Slow(guard, monkeypatch)
     slow.go.set()
 
     async def work(app):
         slow.go.clear()
-        first = asyncio.create_task(ask(app, "POST", "/v1/faces", encoded(pixels(0)), "image/png"))
+        first = asyncio.create_task(asgi.ask(app, "POST", "/v1/faces", encoded(pixels(0)), "image/png"))
         await asyncio.sleep(0.2)
-        more = [asyncio.create_task(ask(app, "POST", "/v1/faces", encoded(pixels(i)), "image/png")) for i in range(5)]
+        more = [
+            asyncio.create_task(asgi.ask(app, "POST", "/v1/faces", encoded(pixels(i)), "image/png")) for i in range(5)
+        ]
         found = [await task for task in (first, *more)]
         slow.go.set()
-        return found, await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+        return found, await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
 
-    found, after = during(guard, work, max_queue=2, max_images=2, max_batch=1, timeout=1.0)
+    found, after = asgi.during(guard, work, max_queue=2, max_images=2, max_batch=1, timeout=1.0)
     assert [status for status, _ in found] == [503] * 6
     reasons = {said["detail"] for _, said in found}
     assert reasons == {"2 requests are open already", "the answer took too long"}
     assert after[0] == 200
 
 
-def test_an_error_of_the_pass_is_the_servers(guard, monkeypatch):
+def test_an_error_of_the_pass_is_the_servers(asgi, guard, monkeypatch):
     slow = Slow(guard, monkeypatch)
     slow.go.set()
 
     async def work(app):
         slow.fails = True
         with pytest.raises(RuntimeError, match="out of memory"):  # an ASGI server logs it; the client has had its 500
-            await ask(app, "POST", "/v1/faces", encoded(pixels(0)), "image/png")
+            await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(0)), "image/png")
         slow.fails = False
-        metrics = (await ask(app, "GET", "/metrics"))[1]
-        return metrics, await ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
+        metrics = (await asgi.ask(app, "GET", "/metrics"))[1]
+        return metrics, await asgi.ask(app, "POST", "/v1/faces", encoded(pixels(1)), "image/png")
 
-    metrics, after = during(guard, work)
+    metrics, after = asgi.during(guard, work)
     assert 'fastadv_requests_total{status="500"} 1.0' in metrics
     assert after[0] == 200
 
 
-def test_a_body_that_does_not_arrive(guard):
+def test_a_body_that_does_not_arrive(asgi, guard):
     async def work(app):
         sent = []
 
@@ -365,13 +316,15 @@ def test_a_body_that_does_not_arrive(guard):
         await app({**scope, "headers": [(b"content-type", b"image/png")], "scheme": "http"}, receive, send)
         return sent[0]["status"]
 
-    assert during(guard, work, timeout=0.1) == 408
+    assert asgi.during(guard, work, timeout=0.1) == 408
 
 
-def test_a_score_that_is_no_number(guard):
+def test_a_score_that_is_no_number(asgi, guard):
     with torch.no_grad():
         guard._pass.model.backbone.dense.bias.fill_(math.nan)
-    status, said = during(guard, lambda app: ask(app, "POST", "/v1/faces?embedding=1", encoded(pixels(1)), "image/png"))
+    status, said = asgi.during(
+        guard, lambda app: asgi.ask(app, "POST", "/v1/faces?embedding=1", encoded(pixels(1)), "image/png")
+    )
     assert status == 200
     (face,) = said["faces"]
     assert face["adversarial"] is True

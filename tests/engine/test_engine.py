@@ -390,3 +390,32 @@ def test_an_argument_in_the_place_of_another_is_named_by_its_type():
     with pytest.raises(TypeError) as refused:
         fa.run(attacks.fim(), model, Impersonate(faces(1), threshold=0.9), faces(1))
     assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("targets", ["images", "embeddings"])
+def test_what_requires_a_gradient_is_read_and_left_alone(targets):
+    """Images, targets and embeddings from the middle of the caller's own graph, in a run, a stream and a trace."""
+    net, attack = model(), attacks.pgd(steps=2)
+    leaf, other = faces(2).requires_grad_(), faces(2, seed=2).requires_grad_()
+    x, t = leaf * 1.0, other * 1.0
+    plain = Impersonate(faces(2, seed=2), threshold=0.9999)
+    goal = Impersonate(t, threshold=0.9999)
+    if targets == "embeddings":
+        with torch.no_grad():
+            plain = Impersonate(net(faces(2, seed=2)), threshold=0.9999)
+        goal = Impersonate(net(t), threshold=0.9999)
+    expected = fa.run(attack, plain, net, faces(2))
+    made = fa.run(attack, goal, net, x)
+    streamed = {
+        r.name: r.image
+        for r in stream_jobs(attack, [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(2)], net)
+    }
+    ((_, traced),) = trace(attack, goal, net, x, at=[2])
+    for images in (made.images, traced, torch.stack([streamed["0"], streamed["1"]])):
+        assert torch.equal(images, expected.images)
+        assert not images.requires_grad
+    assert torch.equal(made.score_before, expected.score_before)
+    (x.sum() + (goal.targets * 2).sum()).backward()  # the caller's graph is whole
+    assert torch.equal(leaf.grad, torch.ones_like(leaf))
+    assert other.grad is not None
+    assert all(p.grad is None for p in net.parameters()) or targets == "embeddings"

@@ -1,5 +1,7 @@
 """The engine on a CUDA device: the captured tick, precisions, and the float32 verdict."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -98,3 +100,69 @@ def test_real_memory_running_out_means_fewer_slots():
             engine=Engine(slots=16, batch=16, capture=False),
         )
     torch.cuda.empty_cache()  # or later tests find no memory
+
+
+def test_two_runs_on_two_streams_at_once_are_those_of_one(case):
+    model, x, targets = case
+    goal = Impersonate(targets, threshold=0.9)
+    names = ("pgd", "m-fim")
+    engine = Engine(slots=8, batch=8)
+    expected = [fa.run(ATTACKS[name], goal, model, x, seed=3, engine=engine).images for name in names]
+
+    def on_a_stream(name: str) -> torch.Tensor:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return fa.run(ATTACKS[name], goal, model, x, seed=3, engine=engine).images
+
+    with ThreadPoolExecutor(2) as pool:
+        made = [future.result() for future in [pool.submit(on_a_stream, name) for name in names]]
+    assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+
+
+def test_two_generators_in_turn_on_two_streams(case):
+    model, x, targets = case
+    goal = Impersonate(targets, threshold=0.9)
+    jobs = [fa.Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(16)]
+    engine = Engine(slots=8, batch=8)
+    expected = {r.name: r.image for r in fa.stream_jobs(ATTACKS["pgd"], jobs, model, seed=3, engine=engine)}
+    sides = [
+        (torch.cuda.Stream(), fa.stream_jobs(ATTACKS["pgd"], jobs, model, seed=3, engine=engine)) for _ in range(2)
+    ]
+    for _ in jobs:
+        for stream, results in sides:
+            with torch.cuda.stream(stream):
+                r = next(results)
+            assert torch.equal(r.image, expected[r.name])
+
+
+def test_two_devices_at_once_and_neither_is_the_current_one(case):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    _, x, targets = case
+    goal, engine = Impersonate(targets, threshold=0.9), Engine(slots=8, batch=8)
+    models = [load("mobileface_v2", random_weights_seed=0, device=f"cuda:{k}").eval() for k in (0, 1)]
+    expected = fa.run(ATTACKS["pgd"], goal, models[0], x, seed=3, engine=engine).images
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fa.run, ATTACKS["pgd"], goal, m, x, seed=3, engine=engine) for m in models]
+        made = [job.result().images for job in jobs]
+    assert all(torch.equal(each, expected) for each in made)
+    assert torch.cuda.current_device() == 0
+
+
+def test_memory_that_runs_out_while_the_tick_is_recorded():
+    limit = [4]
+
+    class Greedy(nn.Module):
+        def forward(self, x):
+            if len(x) > limit[0] and torch.cuda.is_current_stream_capturing():
+                raise torch.OutOfMemoryError("no more")
+            return x.flatten(1)[:, :16] * 2
+
+    model = fa.FaceModel(Greedy(), input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), name="greedy").cuda().eval()
+    x, goal = torch.rand(20, 3, 8, 8), Impersonate(torch.rand(20, 16), threshold=0.999)
+    before = torch.cuda.current_stream()
+    with pytest.warns(fa.AttackWarning, match="out of memory"):
+        made = fa.run(attacks.fim(steps=2), goal, model, x, engine=Engine(slots=16, batch=16))
+    assert torch.cuda.current_stream() == before
+    limit[0] = 64
+    expected = fa.run(attacks.fim(steps=2), goal, model, x, engine=Engine(slots=4, batch=4))
+    assert torch.equal(made.images, expected.images)

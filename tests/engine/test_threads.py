@@ -109,6 +109,70 @@ def test_beside_an_innocent_network(recipe: str) -> None:
     assert all(torch.equal(output, other) for other in seen)
 
 
+def jobs(seed: int) -> list[fa.Job]:
+    goal, x = Impersonate(images(seed + 100), threshold=0.999), images(seed)
+    return [fa.Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(len(x))]
+
+
+@pytest.mark.parametrize("engine", [fa.Engine(slots=1, batch=1), fa.Engine(slots=2, batch=2, precision="bf16")])
+def test_two_streams_in_turn_in_one_thread(engine: fa.Engine) -> None:
+    victim, other = model(), fa.Engine(slots=2, batch=1)
+    kinds = [(RECIPES["plain"], 1, engine), (RECIPES["surrogate"], 2, other)]
+
+    def stream(recipe: Any, seed: int, how: fa.Engine) -> Iterator[fa.Result]:
+        return fa.stream_jobs(recipe, jobs(seed), victim, seed=seed, engine=how)
+
+    expected = [{r.name: r.image for r in stream(*kind)} for kind in kinds]
+    pairs = list(zip(*(stream(*kind) for kind in kinds), strict=True))
+    for k, alone in enumerate(expected):
+        assert len(pairs) == len(alone)
+        assert all(torch.equal(pair[k].image, alone[pair[k].name]) for pair in pairs)
+
+
+def test_one_stream_continued_by_other_threads() -> None:
+    victim, engine = model(), fa.Engine(slots=1, batch=1)
+    expected = {r.name: r.image for r in fa.stream_jobs(PLAIN, jobs(1), victim, engine=engine)}
+    results = fa.stream_jobs(PLAIN, jobs(1), victim, engine=engine)
+    found = []
+    for _ in expected:
+        with ThreadPoolExecutor(1) as pool:  # a thread for each result
+            found.append(pool.submit(next, results).result())
+    assert next(results, None) is None
+    assert all(torch.equal(r.image, expected[r.name]) for r in found)
+
+
+def test_one_stream_taken_by_two_threads_at_once_is_refused_and_goes_on() -> None:
+    victim, inside, go = model(), threading.Event(), threading.Event()
+
+    def slow() -> Iterator[fa.Job]:
+        for job in jobs(1):
+            yield job
+            inside.set()
+            go.wait(60)
+
+    results = fa.stream_jobs(PLAIN, slow(), victim, engine=fa.Engine(slots=2, batch=2))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, results)
+        assert inside.wait(60)
+        with pytest.raises(ValueError, match="generator already executing"):
+            next(results)
+        go.set()
+        assert len([first.result(), *results]) == 3
+
+
+@pytest.mark.slow
+def test_two_attacks_in_two_threads_many_times(rounds: int) -> None:
+    """Ten rounds, times `FASTADV_ROUNDS`."""
+    victim, kinds = model(), list(RECIPES.values())
+    expected = [attack(victim, k, recipe) for k, recipe in enumerate(kinds)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(10 * rounds):
+            for future, alone in zip(
+                [pool.submit(attack, victim, *k) for k in enumerate(kinds)], expected, strict=True
+            ):
+                assert torch.equal(future.result(), alone)
+
+
 def test_beside_a_guard_of_the_same_model() -> None:
     victim = model()
     draw = torch.Generator().manual_seed(3)
@@ -154,3 +218,15 @@ def test_models_loaded_beside_each_other_and_beside_random_numbers() -> None:
         found = [job.result() for job in jobs]
     assert all(torch.equal(expected[k % 2], weights) for k, weights in enumerate(found))
     assert torch.equal(drawn, numbers)
+
+
+def test_a_model_that_is_trained_on_while_it_is_attacked() -> None:
+    victim, engine = model(), fa.Engine(slots=1, batch=1)
+    expected = {r.name: r.image for r in fa.stream_jobs(PLAIN, jobs(1), victim, engine=engine)}
+    found = {}
+    for r in fa.stream_jobs(PLAIN, jobs(1), victim, engine=engine):
+        found[r.name] = r.image
+        with torch.no_grad():
+            for parameter in victim.parameters():
+                parameter.mul_(1.5)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -128,3 +128,19 @@ def test_there_is_one_loop_for_all_attacks():
             if isinstance(node, (ast.For, ast.While)) and "steps" in ast.unparse(node).splitlines()[0]:
                 loops.append(f"{path.name}:{node.lineno}")
     assert loops == []
+
+
+def test_nothing_is_forked():
+    """PyTorch's threads do not survive a fork: the package works in threads, users in processes that are spawned."""
+
+    def forks(path: Path) -> bool:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and "multiprocessing" in ast.unparse(node):
+                return True
+            if isinstance(node, (ast.Attribute, ast.Name)):
+                name = node.attr if isinstance(node, ast.Attribute) else node.id
+                if name in ("fork", "forkpty", "ProcessPoolExecutor"):
+                    return True
+        return False
+
+    assert [module_name(p) for p in PRODUCT if forks(p)] == []

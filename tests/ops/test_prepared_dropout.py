@@ -1,6 +1,8 @@
 """The prepared operation of a layer is the operation, bit for bit, forwards and backwards."""
 
+import copy
 import multiprocessing
+import pickle
 
 import pytest
 import torch
@@ -238,3 +240,17 @@ def test_a_forked_child_has_threads_of_its_own():
     finally:
         child.kill()
         child.join()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_what_it_is_given_may_move_and_a_copy_is_a_copy(copied):
+    x, given = CASE.make(), {"scale": torch.rand(5), "shift": torch.rand(5), "slope": torch.rand(5)}
+    prepared = ops.PreparedDropout(rate=0.4, layer=2, **given, backend="cpu")
+    made = prepared(x, **KEY)
+    for value in given.values():
+        value.share_memory_().fill_(torch.nan)  # as when it is sent to another process
+    other = copied(prepared)
+    for each in (prepared, other):
+        assert_same_bits(each(x, **KEY), made)
+    del prepared
+    assert_same_bits(other(x, **KEY), made)

@@ -261,3 +261,16 @@ def test_wrong_maps(given, error, message):
     score = ops.PreparedScore(**parameters("linear"))
     with pytest.raises(error, match=message):
         score(*given)
+
+
+def test_what_it_is_given_may_move_and_change():
+    """As it does when it is sent to another process: its memory is then shared, and elsewhere."""
+    given = parameters("mlp")
+    maps, images = batch(3)
+    prepared = ops.PreparedScore(**given)
+    scores = prepared(maps, images)
+    for value in (*given["centroids"], given["mean"], given["scale"], *given["hidden"].parameters()):
+        value.data.share_memory_()
+        value.data.fill_(torch.nan)
+    given["last"].share_memory().weight.data.fill_(torch.nan)
+    assert_same_bits(prepared(maps, images), scores)

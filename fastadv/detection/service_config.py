@@ -1,0 +1,90 @@
+"""The limits of the HTTP service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastadv.core.brief import brief
+from fastadv.core.errors import ArgumentError
+from fastadv.data.images import MAX_PIXELS
+
+_DESCRIPTORS = 128  # that are kept for the process itself and for clients that are refused
+_CONNECTIONS = 1000
+_COUNTS = ("max_batch", "max_queue", "max_images", "max_bytes", "max_pixels")
+_NEWER_COUNTS = ("max_request_pixels", "max_parts", "max_buffered")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """What a service may do.
+
+    Attributes:
+        max_batch: images in one forward pass, at most.
+        max_wait: seconds that an image may wait for others to share a pass with.
+        max_queue: images that may wait for a pass, and requests that may be open; more are told to come again (503).
+        max_images: in one request.
+        max_bytes: of a request's body.
+        max_pixels: of one image.
+        max_request_pixels: of all images of one request.
+        max_parts: chunks and segments in all image files of one request.
+        max_buffered: bytes of the bodies of all open requests; more are told to come again (503).
+        max_connections: that are open at once; None for as many as the descriptors of the process allow, at most 1000.
+        head_timeout: seconds from a connection's opening, or the last answer on it, to the end of a request's head.
+        timeout: seconds that a request's body may take to arrive, and then the answer.
+        drain: seconds that open requests have to end when the service is stopped.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+
+    max_batch: int = 16
+    max_wait: float = 0.005
+    max_queue: int = 256
+    max_images: int = 32
+    max_bytes: int = 8 * 2**20
+    max_pixels: int = 16_000_000
+    max_request_pixels: int = 32_000_000
+    max_parts: int = 16_384
+    max_buffered: int = 256 * 2**20
+    max_connections: int | None = None
+    head_timeout: float = 10.0
+    timeout: float = 10.0
+    drain: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ArgumentError(f"{name} is {brief(value)}; expected an integer >= 1")
+        if self.max_pixels > MAX_PIXELS:
+            raise ArgumentError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
+        if self.max_images > self.max_queue:
+            raise ArgumentError(f"max_images is {self.max_images}; expected at most max_queue, {self.max_queue}")
+        if not 0 <= self.max_wait <= 60:
+            raise ArgumentError(f"max_wait is {self.max_wait}; expected seconds in [0, 60]")
+        for name in ("timeout", "drain"):
+            if not 0 < getattr(self, name) <= 3600:
+                raise ArgumentError(f"{name} is {getattr(self, name)}; expected seconds in (0, 3600]")
+        if not 0 < self.head_timeout <= 3600:
+            raise ArgumentError(f"head_timeout: expected seconds in (0, 3600], got {self.head_timeout}")
+        for name in (*_NEWER_COUNTS, *(() if self.max_connections is None else ("max_connections",))):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ArgumentError(f"{name}: expected an integer >= 1, got {value!r}")
+        for name, least in (("max_request_pixels", "max_pixels"), ("max_buffered", "max_bytes")):
+            if getattr(self, name) < getattr(self, least):
+                raise ArgumentError(
+                    f"{name}: expected at least {least}, {getattr(self, least)}, got {getattr(self, name)}"
+                )
+
+    @property
+    def connections(self) -> int:
+        """How many connections may be open at once."""
+        if self.max_connections is not None:
+            return self.max_connections
+        try:
+            from resource import RLIMIT_NOFILE, getrlimit
+        except ImportError:  # not on Windows
+            return _CONNECTIONS
+        soft = getrlimit(RLIMIT_NOFILE)[0]
+        return max(16, min(_CONNECTIONS, soft - _DESCRIPTORS)) if soft >= 0 else _CONNECTIONS  # -1: no limit

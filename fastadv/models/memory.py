@@ -1,0 +1,27 @@
+"""Memory that runs out: one error for it, and what the libraries raise instead."""
+
+from __future__ import annotations
+
+import torch
+
+from fastadv.core.errors import Error
+
+# What PyTorch's allocator on a CPU, the C++ library, CUDA, cuBLAS and cuDNN say in a RuntimeError.
+_SAID = (
+    "can't allocate memory",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+class OutOfMemoryError(Error, torch.OutOfMemoryError):
+    """The device has not enough memory, even for one image."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that memory ran out, of a device or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
