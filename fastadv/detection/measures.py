@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from fastadv.core import statistics
 from fastadv.core.errors import ArgumentError
 from fastadv.core.resolution import measurable, notes_of, unmeasurable
-
-Floats = NDArray[np.float64]
+from fastadv.core.statistics import Floats, eer, threshold_at_far
 
 _NATURAL = "natural images"
 _USUAL = (0.01, 0.05)
@@ -108,12 +108,13 @@ def calibrate(
             raise ArgumentError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
         if not measurable(rate, len(calm)):
             raise ArgumentError(f"rates: {unmeasurable(f'false-alarm rate {rate:g}', rate, len(calm), _NATURAL)}")
-    line, equal = _equal_error(calm, attacked)
+    scores, positive = np.concatenate([calm, attacked]), np.arange(len(calm) + len(attacked)) >= len(calm)
+    equal, line = eer(scores, positive, single=True)
     return Thresholds(
         equal_error=line,
         equal_error_rate=equal,
         false_alarm_rates=chosen,
-        false_alarm=tuple(_at_false_alarm(calm, attacked, rate) for rate in chosen),
+        false_alarm=tuple(threshold_at_far(scores, positive, rate, single=True) for rate in chosen),
         natural=len(calm),
         adversarial=len(attacked),
     )
@@ -135,8 +136,8 @@ def auc(natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike) -> float:
     Raises:
         ValueError: as for :func:`calibrate`.
     """
-    calm, attacked = _counts(_checked("natural", natural), _checked("adversarial", adversarial))
-    return float(_areas(calm[None], attacked[None])[0])
+    calm, attacked = _checked("natural", natural), _checked("adversarial", adversarial)
+    return statistics.auc(np.concatenate([calm, attacked]), np.arange(len(calm) + len(attacked)) >= len(calm))
 
 
 def auc_interval(
@@ -236,36 +237,3 @@ def _areas(calm: Floats, attacked: Floats) -> Floats:
     """AUCs from counts ``(draws, scores)``."""
     below = np.cumsum(calm, axis=1) - calm / 2
     return (below * attacked).sum(1) / (calm.sum(1) * attacked.sum(1))
-
-
-def _equal_error(calm: Floats, attacked: Floats) -> tuple[float, float]:
-    # Threshold i flags the i largest distinct scores: i = 0 flags nothing, the last everything.
-    distinct = np.unique(np.concatenate([calm, attacked]))[::-1]
-    ordered = np.sort(calm), np.sort(attacked)
-    alarms = np.concatenate([[0.0], 1 - np.searchsorted(ordered[0], distinct) / len(calm)])
-    misses = np.concatenate([[1.0], np.searchsorted(ordered[1], distinct) / len(attacked)])
-    difference = alarms - misses  # from -1 to 1, growing by multiples of 1 / (N M)
-    zero = 0.5 / (len(calm) * len(attacked))
-    at = int(np.argmax(difference > -zero))
-    if difference[at] < zero:
-        return _between(float(distinct[at]), float(distinct[at - 1])), float(alarms[at])
-    share = -difference[at - 1] / (difference[at] - difference[at - 1])
-    return float(distinct[at - 1]), float(alarms[at - 1] + share * (alarms[at] - alarms[at - 1]))
-
-
-def _at_false_alarm(calm: Floats, attacked: Floats, rate: float) -> float:
-    ordered = np.sort(calm)[::-1]
-    allowed = int(np.floor(rate * len(ordered) + 1e-9))  # 0.3 * 10 is 2.9999999999999996, and three are meant
-    if allowed >= len(ordered):
-        return float(min(calm.min(), attacked.min()))
-    kept = float(ordered[allowed])
-    above = np.concatenate([calm[calm > kept], attacked[attacked > kept]])
-    return (
-        _between(kept, float(above.min())) if len(above) else float(np.nextafter(np.float32(kept), np.float32(np.inf)))
-    )
-
-
-def _between(low: float, high: float) -> float:
-    """The middle of two scores, above ``low``, as float32 holds it; ``high`` where float32 has nothing between."""
-    middle = float(np.float32(low + (high - low) / 2))
-    return middle if low < middle <= high else high

@@ -1,5 +1,16 @@
 """How recognition is measured: metrics of scores, verification of pairs, and identification in a gallery."""
 
+from fastadv.core.statistics import (
+    PairedDifference,
+    Roc,
+    auc,
+    eer,
+    paired_difference,
+    roc,
+    tar_at_far,
+    threshold_at_far,
+    wilson,
+)
 from fastadv.recognition.identification import (
     FPIRS,
     UNKNOWN,
@@ -12,19 +23,7 @@ from fastadv.recognition.identification import (
     open_set_curve,
     ranks,
 )
-from fastadv.recognition.intervals import PairedDifference, paired_difference, wilson
-from fastadv.recognition.metrics import (
-    KFoldAccuracy,
-    Roc,
-    accuracy_at,
-    auc,
-    best_threshold,
-    eer,
-    kfold_accuracy,
-    roc,
-    tar_at_far,
-    threshold_at_far,
-)
+from fastadv.recognition.metrics import KFoldAccuracy, accuracy_at, best_threshold, kfold_accuracy
 from fastadv.recognition.success import Success, count_success, mean_of
 from fastadv.recognition.verification import (
     AttackedReport,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core import statistics
 from fastadv.core.errors import ArgumentError
 from fastadv.core.resolution import measurable, notes_of
-from fastadv.recognition import metrics
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -150,7 +150,7 @@ def evaluate_identification(
     for fpir in fpirs if strangers else ():
         if not 0 <= fpir <= 1:
             raise ArgumentError(f"fpirs: expected rates from 0 to 1, got {fpir}")
-        threshold = metrics.threshold_at_far(best, mated, fpir) if measurable(fpir, strangers) else None
+        threshold = statistics.threshold_at_far(best, mated, fpir) if measurable(fpir, strangers) else None
         found.append(OpenSet(fpir=fpir, threshold=threshold, tpir=_share((place == 1), best[mated], threshold)))
     return IdentificationReport(
         people=values.shape[1],

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core import statistics
 from fastadv.core.errors import ArgumentError
 from fastadv.core.resolution import measurable, notes_of
 from fastadv.recognition import metrics
@@ -162,24 +163,24 @@ def evaluate(
         metric: What the scores are, for the report.
 
     Raises:
-        ValueError: See `metrics.checked` and `metrics.kfold_accuracy`.
+        ValueError: See `statistics.checked` and `metrics.kfold_accuracy`.
     """
-    values, labels = metrics.checked(scores, same)
-    rate, threshold = metrics.eer(values, labels)
+    values, labels = statistics.checked(scores, same)
+    rate, threshold = statistics.eer(values, labels)
     accuracy = None if folds is None else metrics.kfold_accuracy(values, labels, folds)
     negatives = int((~labels).sum())
     hundredth, thousandth = (measurable(far, negatives) for far in (1e-2, 1e-3))
     return VerificationReport(
         pairs=len(values),
         metric=metric,
-        auc=metrics.auc(values, labels),
+        auc=statistics.auc(values, labels),
         eer=rate,
         eer_threshold=threshold,
         accuracy=accuracy.mean if accuracy else None,
         accuracy_std=accuracy.std if accuracy else None,
-        tar_at_far_1e2=metrics.tar_at_far(values, labels, 1e-2) if hundredth else None,
-        tar_at_far_1e3=metrics.tar_at_far(values, labels, 1e-3) if thousandth else None,
-        threshold_at_far_1e3=metrics.threshold_at_far(values, labels, 1e-3) if thousandth else None,
+        tar_at_far_1e2=statistics.tar_at_far(values, labels, 1e-2) if hundredth else None,
+        tar_at_far_1e3=statistics.tar_at_far(values, labels, 1e-3) if thousandth else None,
+        threshold_at_far_1e3=statistics.threshold_at_far(values, labels, 1e-3) if thousandth else None,
         fold_thresholds=tuple(zip(accuracy.folds, accuracy.thresholds, strict=True)) if accuracy else (),
         negatives=negatives,
         notes=notes_of({"TAR at FAR 1e-2": 1e-2, "TAR at FAR 1e-3": 1e-3}, negatives, "negative pairs"),
@@ -198,11 +199,11 @@ def under_attack(
         folds: (P,) integers among the clean report's folds, or None.
 
     Raises:
-        ValueError: See `metrics.checked`, or a fold that the clean report does not have.
+        ValueError: See `statistics.checked`, or a fold that the clean report does not have.
     """
-    values, labels = metrics.checked(scores_after, same, both=False)
+    values, labels = statistics.checked(scores_after, same, both=False)
     both = bool(labels.any() and not labels.all())
-    rate, threshold = metrics.eer(values, labels) if both else (None, None)
+    rate, threshold = statistics.eer(values, labels) if both else (None, None)
     limits = accuracies = None
     if folds is not None:
         places = metrics.checked_folds(folds, len(values))
@@ -216,7 +217,7 @@ def under_attack(
         metric=clean.metric,
         accuracy=None if accuracies is None else float(np.mean(accuracies)),
         accuracy_std=None if accuracies is None else float(np.std(accuracies)),
-        auc=metrics.auc(values, labels) if both else None,
+        auc=statistics.auc(values, labels) if both else None,
         eer=rate,
         eer_threshold=threshold,
         impersonation_at_eer=_share(values, ~labels, clean.eer_threshold, accepted=True),
@@ -236,7 +237,7 @@ def _limits(clean: VerificationReport, places: NDArray[np.int64]) -> Floats:
     return np.array([known[place] for place in places.tolist()])
 
 
-def _share(values: Floats, which: metrics.Flags, limit: float | Floats | None, *, accepted: bool) -> float | None:
+def _share(values: Floats, which: statistics.Flags, limit: float | Floats | None, *, accepted: bool) -> float | None:
     if limit is None or not which.any():
         return None
     return float(((values >= limit) == accepted)[which].mean())

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
+from fastadv.core import statistics
 from fastadv.detection import Thresholds, auc, auc_interval, calibrate, measures
-from fastadv.recognition import metrics
 
 SCORES = st.lists(st.integers(-6, 6).map(lambda n: n / 4), min_size=1, max_size=30)
 ALSO = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30)
@@ -30,7 +30,7 @@ def test_the_area_is_a_chance(natural, adversarial):
 def test_the_equal_error_rate_is_that_of_verification(natural, adversarial):
     scores, flags = [*natural, *adversarial], [False] * len(natural) + [True] * len(adversarial)
     made = calibrate(natural, adversarial, rates=())
-    assert made.equal_error_rate == pytest.approx(metrics.eer(scores, flags)[0], abs=1e-12)
+    assert made.equal_error_rate == pytest.approx(statistics.eer(scores, flags)[0], abs=1e-12)
     alarms, misses = rates(natural, adversarial, made.equal_error)
     # The two curves cross at the threshold: just above it nothing more is flagged than the rate allows.
     above, _ = rates(natural, adversarial, np.nextafter(np.float32(made.equal_error), np.float32(np.inf)))
