@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.run import device_name
+from bench.about import device_name
 
 _CLEAN = ("pairs", "accuracy", "accuracy_std", "auc", "eer", "tar_at_far_1e3", "threshold_at_far_1e3")
 _ATTACKED = ("accuracy", "auc", "impersonation_at_eer", "impersonation_at_far_1e3", "evasion_at_eer")

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
+from bench.about import header, show
 from bench.guard import made_up_detector
 from fastadv.models import load
 
@@ -174,8 +175,6 @@ def run(*, quick: bool) -> list[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, load, print, write; the exit code is 1 where a request failed."""
-    from bench.run import header, show  # that module imports the registry, which imports this one
-
     parser = argparse.ArgumentParser(prog="python -m bench.serve_load", description=__doc__)
     parser.add_argument("--url", help="a server that runs already, such as http://127.0.0.1:8000")
     parser.add_argument("--model", default="mobilefacenet")

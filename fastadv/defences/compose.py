@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.evade_detector import WatchedModel
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_number
 from fastadv.defences.defended import DefendedModel, InputDefence, WatchedDefendedModel
+from fastadv.defences.evade_detector import WatchedModel
 from fastadv.models import FaceModel
 from fastadv.ops import philox
 from fastadv.surrogates.input_diversity import DIVERSITY_LAYER

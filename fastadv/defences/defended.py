@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from fastadv.attacks.evade_detector import WatchedModel
 from fastadv.core.errors import ArgumentTypeError
+from fastadv.defences.evade_detector import WatchedModel
 from fastadv.defences.key import check_seed, content_key
 from fastadv.models import FaceModel
 from fastadv.surrogates.key import StepKey

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
-from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.defences.checks import check_int, check_number
+from fastadv.defences.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
 from fastadv.surrogates import Ensemble
@@ -208,7 +208,7 @@ class Adaptive:
         Raises:
             TypeError: The defence takes no watched model.
             ValueError: The attack follows no gradient of the goal's loss, or moves on other networks
-                (:func:`fastadv.attacks.evade_detector.check_adapts`), or the model lacks a layer of the detector.
+                (:func:`fastadv.defences.evade_detector.check_adapts`), or the model lacks a layer of the detector.
         """
         recipe = as_recipe(attack)
         check_adapts(recipe)

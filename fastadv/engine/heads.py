@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastadv.attacks import Goal
-from fastadv.attacks.evade_detector import EvadeDetector
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.models import FaceModel
@@ -14,8 +13,8 @@ _SUM = 1e-3  # rounding of a sum of probabilities, also in bfloat16's products
 
 
 def class_count(goal: Goal, logits: Tensor) -> int:
-    """How many classes the logits ``(N, K)`` are of: a watched model's have one more column, its detector's."""
-    return logits.shape[1] - isinstance(goal, EvadeDetector)
+    """How many classes the logits ``(N, K)`` are of; a goal such as ``EvadeDetector`` reads further columns."""
+    return logits.shape[1] - int(getattr(goal, "further_columns", 0))
 
 
 def check_head(model: FaceModel, goal: Goal, logits: Tensor) -> None:

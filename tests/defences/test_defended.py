@@ -8,7 +8,6 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import Evade, Impersonate, Recipe
-from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel
 from fastadv.defences import (
     Adaptive,
     AttackAsDefence,
@@ -26,6 +25,7 @@ from fastadv.defences import (
     ZeroKnowledge,
     content_key,
 )
+from fastadv.defences.evade_detector import EvadeDetector, WatchedModel
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import FaceModel, prepare

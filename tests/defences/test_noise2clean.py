@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 import fastadv as fa
 from fastadv.attacks import Impersonate
-from fastadv.attacks.evade_detector import WatchedModel
 from fastadv.cli import app
 from fastadv.data import LFW, SyntheticFaces, to_uint8, write_png
 from fastadv.defences import (
@@ -34,6 +33,7 @@ from fastadv.defences import (
     gradient_ratio,
     networks_of,
 )
+from fastadv.defences.evade_detector import WatchedModel
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import CheckpointError, FaceModel, fixed_batches, load, prepare

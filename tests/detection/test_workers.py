@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks.evade_detector import WatchedModel
+from fastadv.defences.evade_detector import WatchedModel
 from fastadv.detection import Architecture, Detector, Guard, LayerTap, Network, Trajectory, Verdicts, centroids
 from fastadv.models import FaceModel, prepare
 

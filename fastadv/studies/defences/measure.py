@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fastadv.attacks import Evade, Goal, Impersonate, fim
 from fastadv.attacks.change import level_note
-from fastadv.attacks.evade_detector import WatchedModel
 from fastadv.attacks.spec import ITERATIVE, AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
@@ -36,6 +35,7 @@ from fastadv.defences import (
     gradient_ratio,
     suspicions,
 )
+from fastadv.defences.evade_detector import WatchedModel
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import cosine_scores, evaluate, under_attack

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal
-from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel
 from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
+from fastadv.defences.evade_detector import EvadeDetector, WatchedModel
 from fastadv.detection import Detector
 from fastadv.studies.detection.attacks import Cell, Task, carry_out, class_goal, gallery_of, make, sources, wanted
 from fastadv.studies.detection.features import Features, scores_of, tensors_hash

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from fastadv.attacks.evade_detector import check_adapts
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
+from fastadv.defences.evade_detector import check_adapts
 from fastadv.detection import Detector, Thresholds, load_detector
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -108,6 +108,7 @@ class EvadeDetector:
     weight: float = 1.0
     threshold: float = math.inf
     places: Tensor | None = None
+    further_columns: ClassVar[int] = 1  # of the outputs that it reads, besides the embedding or the logits
 
     def __post_init__(self) -> None:
         if self.goal.output not in _OUTPUTS:

@@ -12,9 +12,9 @@ from fastadv.attacks.apgd import APGD
 from fastadv.attacks.budget import Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.deepfool import DeepFool
-from fastadv.attacks.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.attacks.feature_goals import MatchFeatures
 from fastadv.attacks.noise import Noise
+from fastadv.defences.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.models import FaceModel, prepare
 

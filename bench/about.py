@@ -1,0 +1,51 @@
+"""Where and with what figures were taken, and how they are printed."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastadv.core.provenance import commit, versions
+
+HERE = Path(__file__).parent
+
+
+def device_name(device: str) -> str:
+    """The processor or the card, as its maker calls it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return f"{found.group(1) if found else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def header(device: str) -> dict[str, Any]:
+    """Where and with what the figures were taken."""
+    return {
+        "device": device_name(device),
+        "date": datetime.date.today().isoformat(),
+        **versions(),
+        "commit": commit(HERE.parent),
+    }
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table with aligned columns."""
+    if not rows:
+        return
+    names = list(dict.fromkeys(k for row in rows for k in row))
+    cells = [names] + [
+        [f"{row.get(n, ''):.4g}" if isinstance(row.get(n), float) else str(row.get(n, "")) for n in names]
+        for row in rows
+    ]
+    widths = [max(len(line[k]) for line in cells) for k in range(len(names))]
+    for line in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
