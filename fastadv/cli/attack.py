@@ -43,7 +43,7 @@ from fastadv.engine import Engine
 from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
 from fastadv.runs import attack as attacking
 from fastadv.runs.enrolment import enrol
-from fastadv.runs.goals import Aim
+from fastadv.runs.goals import GoalChoice
 
 _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 
@@ -136,7 +136,7 @@ def attack(
         device=device,
     )
     papers = _PAPERS.get(CATALOG[name.value].level, "impersonate")
-    aim = Aim(
+    aim = GoalChoice(
         goal=papers if goal is None else goal.value,
         threshold=threshold,
         metric=metric.value,

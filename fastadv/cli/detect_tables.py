@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fastadv.cli.show import percent, print_notices, table
 from fastadv.report.pages.detection import cells_table
-from fastadv.studies.detection.evaluate import Evaluation
+from fastadv.studies.detection.evaluate import DetectionEvaluation
 from fastadv.studies.detection.measure import AGGREGATE, ERRORS, KNN_NAMES, Measured
 from fastadv.studies.detection.setting import kind
 
@@ -18,7 +18,7 @@ _NONE = "–"
 _VERDICTS = {True: "yes", False: "no", None: "not run"}
 
 
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(found: DetectionEvaluation) -> None:
     """All of it, on standard output."""
     console = Console()
     whole = [row for row in found.measured if not row.variant]
@@ -48,7 +48,7 @@ def _name(family: str, targeted: bool) -> str:
     return family if targeted else f"{family}-u"
 
 
-def _areas(title: str, rows: Sequence[Measured], found: Evaluation, *, macro: bool) -> Table:
+def _areas(title: str, rows: Sequence[Measured], found: DetectionEvaluation, *, macro: bool) -> Table:
     """A row a detector, a column an attack, targeted ones first."""
     areas = {(row.detector, row.family, row.targeted): row.area.value for row in rows}
     header, columns = ["detector"], []
@@ -68,7 +68,7 @@ def _areas(title: str, rows: Sequence[Measured], found: Evaluation, *, macro: bo
     return table(title, made, tuple(header))
 
 
-def _best(rows: Sequence[Measured], found: Evaluation) -> Table:
+def _best(rows: Sequence[Measured], found: DetectionEvaluation) -> Table:
     made = [
         (
             _name(row.family, row.targeted),
@@ -83,7 +83,7 @@ def _best(rows: Sequence[Measured], found: Evaluation) -> Table:
     return table(title, made, ("attack", "AUC", "95 %", "found at 0.1 %", "at 1 %", "at 5 %"))
 
 
-def _adaptive(found: Evaluation) -> Table:
+def _adaptive(found: DetectionEvaluation) -> Table:
     made = [
         (
             _name(row.attack, row.targeted),
@@ -99,7 +99,7 @@ def _adaptive(found: Evaluation) -> Table:
     return table("by one who knows the detector (weight 0: who does not)", made, header)
 
 
-def _knn(found: Evaluation) -> Table:
+def _knn(found: DetectionEvaluation) -> Table:
     names = list(found.knn[0].accuracy)
     columns = [name for name in names if name not in (AGGREGATE, ERRORS)]
     columns += [name for name in (AGGREGATE, ERRORS) if name in names]

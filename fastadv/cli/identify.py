@@ -43,7 +43,7 @@ from fastadv.engine import Engine
 from fastadv.report.pages.curves import IDENTIFICATION, draw_identification
 from fastadv.report.pages.identify import figures
 from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
-from fastadv.runs.goals import Aim
+from fastadv.runs.goals import GoalChoice
 from fastadv.studies import identify as identifying
 
 
@@ -121,7 +121,7 @@ def identify(
             ensemble_weights=ensemble_weights,
             device=device,
         )
-        aim = Aim(goal="identify-as" if goal is None else goal.value, metric=metric.value)
+        aim = GoalChoice(goal="identify-as" if goal is None else goal.value, metric=metric.value)
         aim.check_attack(moves)
     face_model = inputs.open_model(model.value, weights, device=device)
     source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)

@@ -2,7 +2,7 @@
 
 from fastadv.detection.detectors import Detector, load_detector
 from fastadv.detection.examples import Examples
-from fastadv.detection.fitting import EpochRecord, FitConfig, Fitted, fit
+from fastadv.detection.fitting import FitConfig, FitRecord, Fitted, fit
 from fastadv.detection.guard import Guard, Verdicts
 from fastadv.detection.knn import KnnScore, fit_knn, load_knn
 from fastadv.detection.measures import AreaUnderCurve, Thresholds, auc, auc_interval, calibrate
@@ -23,9 +23,9 @@ __all__ = [
     "DeepKnn",
     "DetectionFileError",
     "Detector",
-    "EpochRecord",
     "Examples",
     "FitConfig",
+    "FitRecord",
     "Fitted",
     "Found",
     "Guard",

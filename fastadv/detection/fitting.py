@@ -94,7 +94,7 @@ class FitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochRecord:
+class FitRecord:
     """One epoch.
 
     Attributes:
@@ -127,8 +127,8 @@ class Fitted:
     """
 
     network: Network
-    history: tuple[EpochRecord, ...]
-    best: EpochRecord
+    history: tuple[FitRecord, ...]
+    best: FitRecord
     resumed_at: int
 
 
@@ -196,7 +196,7 @@ class _Fit:
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=0.1, patience=config.plateau - 1
         )
-        self.history: list[EpochRecord] = []
+        self.history: list[FitRecord] = []
         self.best = _copied(network)
         self.about = {
             "config": asdict(config),
@@ -224,7 +224,7 @@ class _Fit:
             return True
         return bool(patience and done and done - self._best().epoch >= patience)
 
-    def _best(self) -> EpochRecord:
+    def _best(self) -> FitRecord:
         return min(self.history, key=lambda record: (record.watched, record.epoch))
 
     def _epoch(self, sampler: Sampler, epoch: int) -> None:
@@ -243,7 +243,7 @@ class _Fit:
                 total += loss.detach()
         value = float(total) / steps
         held = None if self.held is None else self._held_loss(self.held)
-        record = EpochRecord(epoch=epoch, loss=value, held=held, lr=lr)
+        record = FitRecord(epoch=epoch, loss=value, held=held, lr=lr)
         if not (math.isfinite(value) and math.isfinite(record.watched)):
             raise ArgumentError(
                 f"loss is {value} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}"
@@ -302,7 +302,7 @@ class _Fit:
             if wrong:
                 raise CheckpointError(f"best: {wrong}")
             self.best = best
-            self.history = records(EpochRecord, state["history"])
+            self.history = records(FitRecord, state["history"])
         except Exception as error:  # PyTorch's own readers of a state raise anything from AssertionError to IndexError
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise DetectionFileError(f"{self.path} does not fit this fit: {first}; remove it to begin again") from error

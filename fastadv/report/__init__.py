@@ -5,9 +5,9 @@ from fastadv.report.figures import roc_plot, similarity_plot, ticks_plot
 from fastadv.report.page import amplified, data_uri, render_page
 from fastadv.report.parts import (
     Card,
+    CardGallery,
     Commands,
     Facts,
-    Gallery,
     LegendEntry,
     Notices,
     Page,
@@ -25,10 +25,10 @@ from fastadv.report.roc import Curve, roc_figure, save_figure
 
 __all__ = [
     "Card",
+    "CardGallery",
     "Commands",
     "Curve",
     "Facts",
-    "Gallery",
     "LegendEntry",
     "Notices",
     "Page",

@@ -130,7 +130,7 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Gallery:
+class CardGallery:
     """Cards; wide ones take the page's width, others stand side by side."""
 
     kind: ClassVar[str] = "gallery"
@@ -163,7 +163,7 @@ class Facts:
     facts: tuple[tuple[str, str], ...]
 
 
-Part = Tiles | Table | Plots | Gallery | Notices | Commands | Facts
+Part = Tiles | Table | Plots | CardGallery | Notices | Commands | Facts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

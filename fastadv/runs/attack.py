@@ -21,7 +21,7 @@ from fastadv.engine import Engine, notices
 from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.recognition import count_success, mean_of
-from fastadv.runs.goals import Aim, Enrolled
+from fastadv.runs.goals import Enrolled, GoalChoice
 from fastadv.runs.production import Order, produce
 
 
@@ -133,7 +133,7 @@ def next_identity(names: Sequence[str]) -> list[Order]:
     return [Order(name=n, source=n, target=first[after[n.rpartition("/")[0]]]) for n in names]
 
 
-def plan(source: FaceSource, aim: Aim, *, pairs: Path | None, limit: int | None) -> list[Order]:
+def plan(source: FaceSource, aim: GoalChoice, *, pairs: Path | None, limit: int | None) -> list[Order]:
     """What to make: every image of the folder, or the first image of every pair of a CSV file.
 
     Without pairs, the target of an image is the first image of the next identity, where the aim needs one.
@@ -190,7 +190,7 @@ def attack_folder(
     source: FaceSource,
     model: FaceModel,
     attack: Attack[Any] | Recipe,
-    aim: Aim,
+    aim: GoalChoice,
     *,
     enrolled: Enrolled | None = None,
     folder: RunFolder,
@@ -217,7 +217,7 @@ def attack_folder(
         progress: Told after every image.
 
     Raises:
-        ValueError: As ``Aim.goals``.
+        ValueError: As ``GoalChoice.goals``.
         As ``produce``.
     """
     rows = produce(

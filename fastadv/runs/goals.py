@@ -117,7 +117,7 @@ class Enrolled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
+class GoalChoice:
     """The goal of every face of a run, but for the faces.
 
     ============== =============================================================================== =================

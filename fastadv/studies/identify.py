@@ -33,7 +33,7 @@ from fastadv.recognition import (
 from fastadv.runs.attack import AttackSummary, attack_folder, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.enrolment import enrolled_from
-from fastadv.runs.goals import Aim, Enrolled, identity_of
+from fastadv.runs.goals import Enrolled, GoalChoice, identity_of
 from fastadv.runs.production import Order
 
 JSON = "identification.json"
@@ -144,7 +144,7 @@ def identify(
     metric: str = "cosine",
     neighbours: int = 3,
     attack: Attack[Any] | Recipe | None = None,
-    aim: Aim | None = None,
+    aim: GoalChoice | None = None,
     folder: RunFolder | None = None,
     seed: int = 0,
     engine: Engine | None = None,
@@ -250,7 +250,7 @@ def _renamed(progress: Progress) -> Progress:
     return lambda stage, done, total: progress(f"{stage} the attacked", done, total)
 
 
-def _orders(roles: Roles, known: _Known, scores: np.ndarray, aim: Aim) -> list[Order]:
+def _orders(roles: Roles, known: _Known, scores: np.ndarray, aim: GoalChoice) -> list[Order]:
     """An image to make for each mated probe; the guide is the target's first enrolled image."""
     guide: dict[str, str] = {}
     for name in roles.enrolled:

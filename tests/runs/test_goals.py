@@ -6,7 +6,7 @@ from fastadv import load
 from fastadv.attacks import APGD, CATALOG, Linf, by_name
 from fastadv.data import RunFolder, SyntheticFaces
 from fastadv.engine import Engine
-from fastadv.runs.goals import CLASSIFIED, COMMANDS, GOALS, IDENTIFIED, Aim, check_goal, goals_of
+from fastadv.runs.goals import CLASSIFIED, COMMANDS, GOALS, IDENTIFIED, GoalChoice, check_goal, goals_of
 from fastadv.runs.production import Order
 from fastadv.studies.defences import plan as defend_plan
 from fastadv.studies.talfw.measure import build, plan
@@ -89,6 +89,6 @@ def test_a_study_that_can_be_finished_passes():
 
 
 def test_an_order_without_a_target_is_named():
-    goal_of = Aim(goal="impersonate", threshold=0.5).goals(PEOPLE, MODEL)
+    goal_of = GoalChoice(goal="impersonate", threshold=0.5).goals(PEOPLE, MODEL)
     with pytest.raises(ValueError, match="target: expected an image for the goal impersonate, got none for a/1"):
         goal_of(Order(name="a/1", source=PEOPLE.names[0]), PEOPLE.load(PEOPLE.names[0]))

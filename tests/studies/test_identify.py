@@ -16,7 +16,7 @@ from fastadv.report.pages.curves import draw_identification
 from fastadv.report.pages.identify import figures, tables
 from fastadv.report.pages.run import render
 from fastadv.runs.enrolment import enrol
-from fastadv.runs.goals import Aim, Enrolled
+from fastadv.runs.goals import Enrolled, GoalChoice
 from fastadv.runs.production import Order
 from fastadv.studies.identify import assign, describe, identify, save
 from fastadv.surrogates import Ensemble, Surrogate
@@ -56,7 +56,7 @@ def runs(model, roles, tmp_path_factory):
                     roles,
                     model,
                     attack=by_name("knn-df", eps=16 / 255, steps=60),
-                    aim=Aim(goal=goal),
+                    aim=GoalChoice(goal=goal),
                     folder=folder,
                     engine=ENGINE,
                 ),
@@ -136,7 +136,7 @@ def test_an_aimed_attack_is_named_as_the_next_person(runs, roles):
 
 def test_the_goal_of_misidentify_has_no_guide_but_for_an_ensemble(model, roles):
     enrolled = enrol(PEOPLE, roles.enrolled, model)
-    aim, name = Aim(goal="misidentify"), roles.mated[0]
+    aim, name = GoalChoice(goal="misidentify"), roles.mated[0]
     assert not aim.needs_target
     order = Order(name=name, source=name, target=roles.mated[-1])
     face = PEOPLE.load(name)
@@ -178,7 +178,7 @@ def test_a_finished_run_is_read_again(runs, model, roles):
             roles,
             model,
             attack=by_name("knn-df", eps=16 / 255, steps=60),
-            aim=Aim(goal="identify-as"),
+            aim=GoalChoice(goal="identify-as"),
             folder=folder,
             engine=ENGINE,
         )
@@ -249,7 +249,7 @@ def test_users_errors(model, roles, tmp_path):
         RunFolder.open(tmp_path / "run", {}) as folder,
         pytest.raises(ValueError, match="attack: expected an aim"),
     ):
-        identify(PEOPLE, roles, model, attack=moves, aim=Aim(goal="evade", threshold=0.3), folder=folder)
+        identify(PEOPLE, roles, model, attack=moves, aim=GoalChoice(goal="evade", threshold=0.3), folder=folder)
     (tmp_path / "identification.json").write_text("[1]")
     with pytest.raises(ValueError, match="identification.json: cannot be read"):
         tables(tmp_path)
@@ -271,11 +271,11 @@ def test_users_errors(model, roles, tmp_path):
 )
 def test_an_aim_that_cannot_be(fields, text):
     with pytest.raises(ValueError, match=text):
-        Aim(**fields)
+        GoalChoice(**fields)
 
 
 def test_an_aim_needs_its_people_and_its_layer(model):
-    aim = Aim(goal="identify-as")
+    aim = GoalChoice(goal="identify-as")
     with pytest.raises(ValueError, match="enrolled: expected templates of the people for identify-as, got none"):
         aim.goals(PEOPLE, model)
     assert aim.describe() == {"goal": "identify-as", "metric": "cosine"}
@@ -285,8 +285,8 @@ def test_an_aim_needs_its_people_and_its_layer(model):
         "layer": "blocks.1",
     }
     with pytest.raises(ValueError, match="got 'nose'"):
-        Aim(goal="match", layer="nose", threshold=1.0).check_model(model)
+        GoalChoice(goal="match", layer="nose", threshold=1.0).check_model(model)
     with pytest.raises(ValueError, match="goal: expected a network with a class head for misclassify"):
-        Aim(goal="misclassify").check_model(model)
+        GoalChoice(goal="misclassify").check_model(model)
     with pytest.raises(ValueError, match="got apgd-dlr, whose goal is classify-as or misclassify"):
         aim.check_attack(by_name("apgd-dlr"))

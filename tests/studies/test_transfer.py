@@ -120,7 +120,7 @@ def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> results.Tra
         method = parse_method(label)
         rows = [[[1.0 if mark == "x" else -1.0 for mark in row]] * 2 for row in hits.split("/")]
         made.append(
-            results.Cell(
+            results.TransferCell(
                 surrogate="synth-vgg",
                 method=label,
                 name=method.name,

@@ -15,8 +15,8 @@ from fastadv.engine import notices
 from fastadv.recognition import VerificationReport
 from fastadv.report import (
     Card,
+    CardGallery,
     Commands,
-    Gallery,
     Notices,
     Page,
     Picture,
@@ -98,7 +98,7 @@ def demo_page(result: DemoResult) -> Page:
                 lead=f"Pairs spread evenly over the list, not the best ones. Below each adversarial picture its "
                 f"change, {parts.amplification(rows)} times as large; grey is unchanged. The numbers are "
                 "the similarity before and after, and the largest change of a pixel.",
-                parts=(Gallery(cards=_cards(result), wide=True),),
+                parts=(CardGallery(cards=_cards(result), wide=True),),
             ),
             Section(
                 title="Effort",

@@ -17,8 +17,8 @@ from fastadv.data.run_files import IMAGES, RUN
 from fastadv.engine import notices
 from fastadv.report import (
     Card,
+    CardGallery,
     Commands,
-    Gallery,
     Notices,
     Page,
     Part,
@@ -178,7 +178,7 @@ def run_page(
             Section(
                 title="Images",
                 lead=f"Spread evenly over the run. {_gallery_lead(run, cards)}" if cards else "",
-                parts=(Gallery(cards=tuple(cards)),) if cards else (),
+                parts=(CardGallery(cards=tuple(cards)),) if cards else (),
             ),
             Section(title="Effort", parts=(_effort(run),)),
             Section(

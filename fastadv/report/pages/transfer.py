@@ -23,7 +23,7 @@ from fastadv.report.page import render_page
 from fastadv.report.pages import parts
 from fastadv.report.parts import (
     Card,
-    Gallery,
+    CardGallery,
     Notices,
     Page,
     Picture,
@@ -129,7 +129,7 @@ def study_page(
             Section(
                 title="The pictures",
                 lead="Below each adversarial picture its change, made larger; grey is unchanged.",
-                parts=(Gallery(cards=cards, wide=True),) if cards else (),
+                parts=(CardGallery(cards=cards, wide=True),) if cards else (),
             ),
             Section(
                 title="Configuration",

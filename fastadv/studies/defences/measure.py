@@ -44,7 +44,7 @@ from fastadv.runs.attack import check_unique, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.production import Order, produce
 from fastadv.studies.defences.plan import Copy, Planned, on_host, with_none
-from fastadv.studies.defences.results import Cell, Defences, Guarded
+from fastadv.studies.defences.results import DefenceCell, Defences, Guarded
 
 _BATCH = 32
 _TURNS = 3  # of a measurement of time
@@ -108,7 +108,7 @@ def defend(
     for note in dict.fromkeys(level_note(each.recipe().attack.budget) for each in attacks):
         if note is not None:
             notify(note)
-    study = _Study(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
+    study = _DefenceStudy(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
     planned = with_none(defences)
     guarded, cells = [], []
     for plan in planned:
@@ -137,7 +137,7 @@ def _outside(source: FaceSource, names: Sequence[str]) -> list[str]:
     return [name for name in source.names if name not in used][:_CALIBRATION]
 
 
-class _Study:
+class _DefenceStudy:
     """The pairs, the bare model, and what is on disk."""
 
     def __init__(
@@ -236,7 +236,9 @@ class _Study:
     def _ratio(self, model: FaceModel) -> float:
         return gradient_ratio(prepare(model, precision="fp32"), prepare(self._model, precision="fp32"), *self._probe())
 
-    def cell(self, bare: Guarded, own: Guarded, defence: Defence | None, threat: ThreatModel, spec: AttackSpec) -> Cell:
+    def cell(
+        self, bare: Guarded, own: Guarded, defence: Defence | None, threat: ThreatModel, spec: AttackSpec
+    ) -> DefenceCell:
         """One attack, made where it is not yet, and shown to the defended verifier."""
         knows = threat.knows_defence and defence is not None
         known = own if knows else bare
@@ -268,7 +270,7 @@ class _Study:
             watched=isinstance(threat, Adaptive),
             met=met,
         )
-        return Cell(
+        return DefenceCell(
             defence=own.label,
             threat=threat.name,
             attack=spec.label,
@@ -279,7 +281,7 @@ class _Study:
             linf=np.array([row.linf for row in rows]),
         )
 
-    def copied(self, own: Guarded, defence: Defence | None, copy: Copy) -> Cell:
+    def copied(self, own: Guarded, defence: Defence | None, copy: Copy) -> DefenceCell:
         """A copy of the faces that was attacked elsewhere, shown to the defended verifier: both images of each pair."""
         file = self._path / "scores" / "copies" / _slug(copy.label) / f"{_slug(own.label)}.npz"
         held = _read(file, ("scores", "l2", "linf"))
@@ -307,7 +309,7 @@ class _Study:
             l2=held["l2"],
             met=self._wrong(own, own.scores),
         )
-        return Cell(
+        return DefenceCell(
             defence=own.label,
             threat="copy",
             attack=copy.label,

@@ -38,7 +38,7 @@ class Guarded:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
+class DefenceCell:
     """One attack under one threat model against one defence; the first image of every pair is attacked.
 
     Attributes:
@@ -76,7 +76,7 @@ class Defences:
 
     pairs: tuple[Pair, ...]
     guarded: tuple[Guarded, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[DefenceCell, ...]
     flags: dict[str, tuple[Flag, ...]]
 
 
@@ -99,7 +99,7 @@ def describe(study: Defences) -> dict[str, Any]:
     }
 
 
-def _described(study: Defences, cell: Cell) -> dict[str, Any]:
+def _described(study: Defences, cell: DefenceCell) -> dict[str, Any]:
     same = np.array([p.same for p in study.pairs])
     return {
         "defence": cell.defence,
@@ -118,7 +118,7 @@ def _described(study: Defences, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _refitted(study: Defences, cell: Cell) -> float | None:
+def _refitted(study: Defences, cell: DefenceCell) -> float | None:
     """The accuracy of a verifier that takes each fold's threshold from the other folds of the attacked pairs."""
     folds = np.array([p.fold for p in study.pairs])
     if len(set(folds.tolist())) < 2:
@@ -126,7 +126,7 @@ def _refitted(study: Defences, cell: Cell) -> float | None:
     return evaluate(cell.scores, np.array([p.same for p in study.pairs]), folds).accuracy
 
 
-def _within(cell: Cell, chosen: NDArray[np.bool_]) -> dict[str, float | int | None]:
+def _within(cell: DefenceCell, chosen: NDArray[np.bool_]) -> dict[str, float | int | None]:
     """Success on the chosen pairs, and of those that were not met before: below 5, below 1, and the mean length."""
     gained, rest, l2 = cell.trial.gained[chosen], ~cell.trial.before[chosen], cell.trial.l2[chosen]
     counts = count_success(cell.hits[chosen], cell.trial.before[chosen])

@@ -14,7 +14,16 @@ from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.defences.evade_detector import EvadeDetector, WatchedModel
 from fastadv.detection import Detector
-from fastadv.studies.detection.attacks import Cell, Task, carry_out, class_goal, gallery_of, make, sources, wanted
+from fastadv.studies.detection.attacks import (
+    AttackedImages,
+    Task,
+    carry_out,
+    class_goal,
+    gallery_of,
+    make,
+    sources,
+    wanted,
+)
 from fastadv.studies.detection.features import Features, scores_of, tensors_hash
 from fastadv.studies.detection.measure import Measured, measure
 from fastadv.studies.detection.setting import Clean, Setting, kind
@@ -24,7 +33,7 @@ FALSE_ALARM = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive:
+class AdaptiveRow:
     """An attacker who knows the detector, or, with the weight 0, who does not.
 
     Attributes:
@@ -55,8 +64,8 @@ def adaptive_rows(
     name: str,
     attacks: Sequence[AttackSpec],
     weights: Sequence[float],
-    known: Mapping[tuple[str, bool], Cell],
-) -> tuple[Adaptive, ...]:
+    known: Mapping[tuple[str, bool], AttackedImages],
+) -> tuple[AdaptiveRow, ...]:
     """Every attack, targeted and not, with every weight and without knowledge.
 
     Args:
@@ -96,7 +105,7 @@ def adaptive_rows(
                     pair = natural.names, own.names
                     found = measure(name, calm, scores, names=pair, family=spec.name, targeted=targeted, seen=False)
                 rows.append(
-                    Adaptive(
+                    AdaptiveRow(
                         attack=spec.label,
                         targeted=targeted,
                         weight=weight,
@@ -112,7 +121,7 @@ def adaptive_rows(
 
 def make_adaptive(
     setting: Setting, clean: Clean, spec: AttackSpec, detector: Detector, name: str, *, weight: float, targeted: bool
-) -> Cell:
+) -> AttackedImages:
     """Attack the test's images by one who knows the detector: an image counts when it reaches the class goal.
 
     The attacker wants both: the class, and a score below the threshold of ``FALSE_ALARM``. C&W and others that look

@@ -29,7 +29,7 @@ _AIMED = ("impersonate", "classify-as", "match", "identify-as")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
+class AttackedImages:
     """The images that one attack made with one kind of goal, and that reach it as 8-bit images.
 
     Attributes:
@@ -70,7 +70,7 @@ class Cell:
         return None if found is None or not len(found) else found
 
 
-def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, parts: Sequence[str]) -> Cell:
+def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, parts: Sequence[str]) -> AttackedImages:
     """Attack the images that are set aside for it and rightly classified; what was made before is not made again.
 
     An attack on logits goes for the class (or away from the own one). One on embeddings is the kNN-guided attack, whose
@@ -97,7 +97,7 @@ def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, pa
     return carry_out(setting, task)
 
 
-def read_cells(setting: Setting, folder: Path) -> tuple[tuple[Cell, ...], int]:
+def read_cells(setting: Setting, folder: Path) -> tuple[tuple[AttackedImages, ...], int]:
     """The images of a run of ``fastadv attack`` whose originals are set aside in the study, by attack and kind.
 
     Images whose originals train the head or represent a class are left out: a detector has met them.
@@ -216,7 +216,7 @@ class Task:
     reaches: Callable[[Features], Tensor] | None = None
 
 
-def carry_out(setting: Setting, task: Task) -> Cell:
+def carry_out(setting: Setting, task: Task) -> AttackedImages:
     """Make the images of a task that are not there yet, and tap those that count.
 
     Raises:
@@ -284,7 +284,7 @@ def _cell(
     *,
     stage: str = "",
     reaches: Callable[[Features], Tensor] | None = None,
-) -> Cell:
+) -> AttackedImages:
     features = None
     if rows:
         files = [folder / IMAGES / f"{row.name}.png" for row in rows]
@@ -301,7 +301,7 @@ def _cell(
         names = {row.name for row in rows}
         counted = count_success([row.name in names for row in tried], met)
     everything = np.ones(len(rows), bool)
-    return Cell(
+    return AttackedImages(
         attack=attack,
         family=family,
         targeted=targeted,

@@ -20,8 +20,8 @@ from fastadv.defences.evade_detector import check_adapts
 from fastadv.detection import Detector, Thresholds, load_detector
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
-from fastadv.studies.detection.adaptive import FALSE_ALARM, Adaptive, adaptive_rows
-from fastadv.studies.detection.attacks import Cell, make, read_cells
+from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
+from fastadv.studies.detection.attacks import AttackedImages, make, read_cells
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.features import Features, scores_of
 from fastadv.studies.detection.fit import EVALUATION, FITTED, Configuration, aside, failures, fitted_cells, level_notes
@@ -78,7 +78,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
+class DetectionEvaluation:
     """What an evaluation found; everything is measured on images that no detector was fitted on.
 
     Attributes:
@@ -99,9 +99,9 @@ class Evaluation:
     macro: Mapping[tuple[str, str], float]
     curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
     knn: tuple[KnnRow, ...]
-    adaptive: tuple[Adaptive, ...]
+    adaptive: tuple[AdaptiveRow, ...]
     directions: tuple[Direction, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[AttackedImages, ...]
     natural: int
     notices: tuple[str, ...]
 
@@ -113,7 +113,7 @@ def evaluate_folder(
     config: EvaluateConfig,
     *,
     progress: Progress = silent,
-) -> Evaluation:
+) -> DetectionEvaluation:
     """Measure a study's detectors, and write ``evaluation.json`` into its folder. Killed, it goes on.
 
     Args:
@@ -165,7 +165,7 @@ def evaluate_folder(
         rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):
             rows = knn_rows(setting, clean, cells, layer=layer, k=config.k, dimensions=config.dimensions)
-        made = Evaluation(
+        made = DetectionEvaluation(
             best=best,
             measured=measured,
             macro=macro,
@@ -218,7 +218,9 @@ def _check_hidden(thresholds: Thresholds) -> None:
         ) from error
 
 
-def _unseen(config: EvaluateConfig, setting: Setting, clean: Clean) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+def _unseen(
+    config: EvaluateConfig, setting: Setting, clean: Clean
+) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
     cells = [
         make(setting, clean, spec, targeted=aimed, parts=("test",)) for spec in config.unseen for aimed in (True, False)
     ]
@@ -234,8 +236,8 @@ def _unseen(config: EvaluateConfig, setting: Setting, clean: Clean) -> tuple[tup
 def _measure(
     setting: Setting,
     clean: Clean,
-    seen: Sequence[Cell],
-    unseen: Sequence[Cell],
+    seen: Sequence[AttackedImages],
+    unseen: Sequence[AttackedImages],
     fitted_on: frozenset[str],
     detectors: Mapping[str, Detector],
     best: str,
@@ -244,7 +246,7 @@ def _measure(
     test = aside(setting, "test")
     calm = clean.natural.of(setting.splits.natural["test"])
     parts: dict[str, Features] = {"": calm}
-    about: dict[str, tuple[Cell, bool]] = {}
+    about: dict[str, tuple[AttackedImages, bool]] = {}
     for old, cells in ((True, seen), (False, unseen)):
         for cell in cells:
             own, known = cell.part(test), old and cell.group in fitted_on
@@ -281,7 +283,7 @@ def _macro(measured: Sequence[Measured]) -> dict[tuple[str, str], float]:
     return {key: mean(values) for key, values in made.items()}
 
 
-def describe(made: Evaluation, config: EvaluateConfig) -> dict[str, Any]:
+def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any]:
     """The findings as plain JSON values."""
     return {
         "best": made.best,

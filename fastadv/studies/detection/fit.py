@@ -33,7 +33,7 @@ from fastadv.detection.measures import rate_notes, resolved
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.runs import list_hash
-from fastadv.studies.detection.attacks import Cell, make, read_cells
+from fastadv.studies.detection.attacks import AttackedImages, make, read_cells
 from fastadv.studies.detection.features import Features, batches, embed, tensors_hash
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
@@ -113,7 +113,7 @@ class DetectFit:
     """
 
     detectors: tuple[FittedDetector, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[AttackedImages, ...]
     accuracy: float
     notices: tuple[str, ...]
 
@@ -187,14 +187,16 @@ def fit_folder(
     return made
 
 
-def fitted_cells(config: StudyConfig, setting: Setting, clean: Clean) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+def fitted_cells(
+    config: StudyConfig, setting: Setting, clean: Clean
+) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
     """The images that the detectors are fitted on (and, those of the test, measured on), and notices.
 
     Raises:
         ValueError: As ``read_cells``.
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
-    cells: list[Cell] = []
+    cells: list[AttackedImages] = []
     notices: list[str] = []
     for spec in config.attacks:
         cells += [make(setting, clean, spec, targeted=aimed, parts=PARTS) for aimed in (True, False)]
@@ -212,7 +214,7 @@ def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
     return tuple(note for note in found if note is not None)
 
 
-def failures(cells: Sequence[Cell]) -> list[str]:
+def failures(cells: Sequence[AttackedImages]) -> list[str]:
     """A sentence for each attack that never succeeded."""
     barren = [cell for cell in cells if not cell.made]
     return [f"{c.attack} {kind(c.targeted)} succeeded on none of {c.tried} images" for c in barren]
@@ -226,7 +228,7 @@ def aside(setting: Setting, part: str) -> tuple[str, ...]:
 def fit_detectors(
     setting: Setting,
     clean: Clean,
-    cells: Sequence[Cell],
+    cells: Sequence[AttackedImages],
     configurations: Sequence[Configuration],
     fitting: FitConfig,
 ) -> tuple[tuple[FittedDetector, ...], tuple[str, ...]]:
@@ -280,7 +282,7 @@ def represent(setting: Setting, rest: Features, name: str) -> Representatives:
     )
 
 
-def _parts(setting: Setting, clean: Clean, cells: Sequence[Cell], part: str) -> dict[str, list[Features]]:
+def _parts(setting: Setting, clean: Clean, cells: Sequence[AttackedImages], part: str) -> dict[str, list[Features]]:
     """The natural images of a part, under ``""``, and the adversarial ones by group."""
     found = {"": [clean.natural.of(setting.splits.natural[part])]}
     for cell in cells:

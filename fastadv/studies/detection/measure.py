@@ -23,7 +23,7 @@ from fastadv.detection import (
 from fastadv.detection.knn import PROCESSINGS, WEIGHTINGS, KnnScore, fit_knn
 from fastadv.detection.measures import resolved
 from fastadv.recognition import roc
-from fastadv.studies.detection.attacks import Cell
+from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.features import Features, batches, joined
 from fastadv.studies.detection.setting import Clean, Setting
 
@@ -134,7 +134,7 @@ class KnnRow:
 
 
 def knn_rows(
-    setting: Setting, clean: Clean, cells: Sequence[Cell], *, layer: str, k: int | None, dimensions: int
+    setting: Setting, clean: Clean, cells: Sequence[AttackedImages], *, layer: str, k: int | None, dimensions: int
 ) -> tuple[KnnRow, ...]:
     """All processings and weightings on one layer.
 

@@ -29,7 +29,7 @@ from fastadv.studies.transfer.plan import (
     members,
     negative_pairs,
 )
-from fastadv.studies.transfer.results import Cell, Transfer
+from fastadv.studies.transfer.results import Transfer, TransferCell
 
 _BLOCK = 64  # pairs that are attacked side by side, and written together
 _BATCH = 16
@@ -95,7 +95,7 @@ def transfer(
     chosen = negative_pairs(from_, to, accepted, pairs)
     targets = {name: torch.stack([rows[name][t] for _, t in chosen]) for name in verifiers}
     clean = [(torch.stack([rows[n][s] for s, _ in chosen]) * targets[n]).sum(1).numpy() for n in verifiers]
-    study = _Study(
+    study = _TransferStudy(
         source=source,
         verifiers=verifiers,
         pairs=chosen,
@@ -114,7 +114,7 @@ def transfer(
     return Transfer(verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells)
 
 
-class _Study:
+class _TransferStudy:
     """The pairs, the networks that judge, and what is on disk."""
 
     def __init__(
@@ -140,7 +140,7 @@ class _Study:
         self._software = software(next(iter(verifiers.values())).model.device)
         self.order: list[str] = []
 
-    def cell(self, surrogate: str, method: AttackSpec) -> Cell:
+    def cell(self, surrogate: str, method: AttackSpec) -> TransferCell:
         model, *others = members(surrogate, {name: v.model for name, v in self._verifiers.items()})
         recipe = method.recipe(eps=self._eps, steps=self._steps, others=others)
         last = recipe.attack.steps
@@ -151,7 +151,7 @@ class _Study:
             stage = (f"{surrogate}: {method.label}", begin // _BLOCK, -(-len(self._pairs) // _BLOCK))
             blocks.append(self._block(surrogate, method, recipe, model, at, part, stage))
         similarity = np.concatenate(blocks, axis=2)
-        return Cell(
+        return TransferCell(
             surrogate=surrogate,
             method=method.label,
             name=method.name,

@@ -24,7 +24,7 @@ _STRIDE = 10  # steps between two signs of life
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
+class TransferCell:
     """One method on one surrogate, against every network.
 
     Attributes:
@@ -58,7 +58,7 @@ class Base:
         place: Which of its measurements.
     """
 
-    cell: Cell
+    cell: TransferCell
     place: int
 
     @property
@@ -87,9 +87,9 @@ class Transfer:
     verifiers: Mapping[str, Verifier]
     pairs: tuple[tuple[str, str], ...]
     clean: NDArray[np.float32]
-    cells: tuple[Cell, ...]
+    cells: tuple[TransferCell, ...]
 
-    def hits(self, cell: Cell, target: str, step: int = -1) -> NDArray[np.bool_]:
+    def hits(self, cell: TransferCell, target: str, step: int = -1) -> NDArray[np.bool_]:
         """``(N,)`` whether the network accepts each pair: ``d(F(x_adv), F(x_t)) < t_m`` (Zhong and Deng, eq. 14)."""
         place = list(self.verifiers).index(target)
         return np.asarray(cell.similarity[step, place] >= self.verifiers[target].threshold)
@@ -99,11 +99,11 @@ class Transfer:
         place = list(self.verifiers).index(target)
         return np.asarray(self.clean[place] >= self.verifiers[target].threshold)
 
-    def hit_rate(self, cell: Cell, target: str, step: int = -1) -> float:
+    def hit_rate(self, cell: TransferCell, target: str, step: int = -1) -> float:
         """The share of them."""
         return float(self.hits(cell, target, step).mean())
 
-    def base(self, cell: Cell) -> Base | None:
+    def base(self, cell: TransferCell) -> Base | None:
         """What this cell is compared with: the method without what it adds, on the same surrogate after as many steps.
 
         A cell of that many steps, or one that was measured after as many: the steps of these methods do not depend on
@@ -114,12 +114,12 @@ class Transfer:
         found.sort(key=lambda c: c.steps[-1] != steps)  # stable: a whole run first
         return Base(cell=found[0], place=found[0].steps.index(steps)) if found else None
 
-    def _bases(self, cell: Cell) -> list[Cell]:
+    def _bases(self, cell: TransferCell) -> list[TransferCell]:
         """The base's cells on the same surrogate, whatever their steps."""
         wanted = BASES.get(cell.name)
         return [c for c in self.cells if c.surrogate == cell.surrogate and c.name == wanted]
 
-    def against_base(self, cell: Cell, target: str) -> PairedDifference | None:
+    def against_base(self, cell: TransferCell, target: str) -> PairedDifference | None:
         """The two methods' hits on the same pairs after as many steps, or None where the base was not run so."""
         base = self.base(cell)
         if base is None:
@@ -160,7 +160,7 @@ def describe(study: Transfer) -> dict[str, Any]:
     }
 
 
-def _described(study: Transfer, cell: Cell, target: str) -> dict[str, Any]:
+def _described(study: Transfer, cell: TransferCell, target: str) -> dict[str, Any]:
     hits = study.hits(cell, target)
     low, high = wilson(int(hits.sum()), len(hits))
     place = list(study.verifiers).index(target)

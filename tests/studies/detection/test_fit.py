@@ -17,7 +17,7 @@ from fastadv.detection import LayerTap, auc, load_detector
 from fastadv.models import prepare
 from fastadv.runs import attack as attacking
 from fastadv.runs.attack import Order
-from fastadv.runs.goals import Aim
+from fastadv.runs.goals import GoalChoice
 from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import plan as detect_plan
 from fastadv.studies.detection import score as detect_score
@@ -190,7 +190,7 @@ def test_runs_of_the_attack_command_are_read(study, model, tmp_path, plan):
             plan.people,
             model,
             CATALOG["fim"].make(eps=16 / 255, steps=12),
-            Aim(goal="impersonate", threshold=0.3),
+            GoalChoice(goal="impersonate", threshold=0.3),
             folder=folder,
             orders=orders,
             engine=plan.engine.resolve(model),
