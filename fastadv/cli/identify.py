@@ -35,15 +35,14 @@ from fastadv.cli.options import (
     Steps,
     Stop,
     Weights,
-    build_attack,
+    optional_attack,
 )
-from fastadv.cli.show import attack_title, percent, print_attacks, print_notes, progress_bars, table
-from fastadv.core.errors import ArgumentError
+from fastadv.cli.show import attack_title, percent, print_attacks, print_notes, print_written, progress_bars, table
 from fastadv.engine import Engine
 from fastadv.report.pages.curves import IDENTIFICATION, draw_identification
 from fastadv.report.pages.identify import figures
-from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
 from fastadv.runs.goals import GoalChoice
+from fastadv.runs.inputs import RunInputs
 from fastadv.studies import identify as identifying
 
 
@@ -102,83 +101,61 @@ def identify(
 
     Example: fastadv identify --data lfw/ --model mobilefacenet --weights FILE --attack knn-df --limit 500 --out run/
     """
-    given = (goal, eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
-    if attack is None and any(value is not None for value in given):
-        raise ArgumentError("--attack: expected it with --goal, --eps and other options of an attack, got none")
-    if attack is not None and out is None:
-        raise ArgumentError(f"--out: expected a folder for the images of --attack {attack.value}, got none")
-    moves = aim = None
-    if attack is not None:
-        moves = build_attack(
-            attack,
-            eps=eps,
-            steps=steps,
-            stop=stop,
-            margin=margin,
-            settings=settings,
-            drop_rate=drop_rate,
-            ensemble=ensemble,
-            ensemble_weights=ensemble_weights,
-            device=device,
-        )
+    moves = optional_attack(
+        attack,
+        such_as="--goal, --eps",
+        goal=goal,
+        eps=eps,
+        steps=steps,
+        stop=stop,
+        margin=margin,
+        settings=settings,
+        drop_rate=drop_rate,
+        ensemble=ensemble,
+        ensemble_weights=ensemble_weights,
+        device=device,
+    )
+    aim = None
+    if moves is not None:
         aim = GoalChoice(goal="identify-as" if goal is None else goal.value, metric=metric.value)
         aim.check_attack(moves)
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    roles = identifying.assign(source.names, enrol=enrol, limit=limit)
-    source.check((*roles.enrolled, *roles.mated, *roles.unmated))
-    engine = Engine(slots=slots, batch=batch, precision=precision.value)
-    folder = None
-    if out is not None:
-        engine = settle(engine, face_model, out) if moves is not None else engine
-        identity = RunIdentity.of(
-            "identify",
-            model=face_model,
+    plan = identifying.IdentifyPlan(
+        inputs=RunInputs(
+            data=data,
+            model=model.value,
             weights=weights,
-            attack=moves,
-            engine=None if moves is None else engine,
+            landmarks=landmarks,
             seed=seed,
-            faces=UsedFaces(source=source, names=[*roles.enrolled, *roles.mated, *roles.unmated], landmarks=landmarks),
+            engine=Engine(slots=slots, batch=batch, precision=precision.value),
+            device=device,
             out=out,
-            rules={
-                **({"metric": metric.value} if aim is None else aim.describe()),
-                "images by role (--enrol, --limit)": list_hash([roles]),
-                "selection": {"enrol": enrol, "neighbours": neighbours, "limit": limit},
-            },
-        )
-        folder = identity.open(out, fresh=fresh)
+            fresh=fresh,
+        ),
+        enrol=enrol,
+        limit=limit,
+        neighbours=neighbours,
+        attack=moves,
+        aim=aim,
+        metric=metric.value,
+    )
     begin = time.perf_counter()
-    try:
-        with progress_bars(quiet=as_json) as progress:
-            result = identifying.identify(
-                source,
-                roles,
-                face_model,
-                metric=metric.value,
-                neighbours=neighbours,
-                attack=moves,
-                aim=aim,
-                folder=folder if moves is not None else None,
-                seed=seed,
-                engine=engine,
-                progress=progress,
-            )
-        described = {**identifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
-        title = f"{model.value}, {result.clean.mated} faces of {result.clean.people} people" + (
-            f", {attack_title(moves)}, {aim.goal}" if moves and aim else ""
-        )
-        if out is not None and folder is not None:
-            folder.claim()
-            identifying.save(result, out)
-            draw_identification(result, out / IDENTIFICATION, title=title)
-    finally:
-        if folder is not None:
-            folder.close()
+    with progress_bars(quiet=as_json) as progress:
+        result = identifying.identify_folder(plan, progress=progress)
+    title = f"{model.value}, {result.clean.mated} faces of {result.clean.people} people" + (
+        f", {attack_title(moves)}, {aim.goal}" if moves and aim else ""
+    )
+    if out is not None:
+        draw_identification(result, out / IDENTIFICATION, title=title)
     if as_json:
-        print(json.dumps(described))
+        print(json.dumps({**identifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}))
         return
+    _print(result, title, metric.value)
+    print_written(out)
+
+
+def _print(result: identifying.Identification, title: str, metric: str) -> None:
     header: tuple[str, ...] = ("", "clean", "attacked")
-    rows = [(name, percent(before), percent(after)) for name, before, after in figures(described)]
+    rows = [(name, percent(before), percent(after)) for name, before, after in figures(identifying.describe(result))]
     shown = [row if result.attacked else row[:2] for row in rows]
     console = Console()
     console.print(table(title, shown, header if result.attacked else header[:2]))
@@ -186,12 +163,9 @@ def identify(
     if drawn:
         thresholds = ", ".join(f"FPIR {rate.fpir:g} {rate.threshold:.4f}" for rate in drawn)
         console.print(
-            f"thresholds from {result.clean.unmated} faces of people who are not enrolled ({metric.value}): "
-            f"{thresholds}",
+            f"thresholds from {result.clean.unmated} faces of people who are not enrolled ({metric}): {thresholds}",
             highlight=False,
             soft_wrap=True,
         )
     print_notes(result.clean.notes)
     print_attacks({result.aim or "": result.summary}, "the attack")
-    if out is not None:
-        console.print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)

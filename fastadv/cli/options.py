@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fastadv import models
 from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
+from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
 from fastadv.runs import inputs
 from fastadv.runs.goals import GOALS, IDENTIFIED
@@ -134,3 +135,19 @@ def build_attack(
         weights=None if ensemble_weights is None else parse_weights(ensemble_weights),
     )
     return with_options(made, stop=stop, margin=margin, settings=parse_settings(settings or ()))
+
+
+def optional_attack(
+    name: AttackName | None, *, such_as: str, goal: object = None, stop: bool = False, **given: Any
+) -> Recipe | None:
+    """The attack of a command that also runs without one; ``such_as`` names options for the message.
+
+    Raises:
+        ArgumentError: Options of an attack without the attack.
+    """
+    if name is not None:
+        return build_attack(name, stop=stop, **given)
+    given.pop("device")
+    if stop or goal is not None or any(value is not None for value in given.values()):
+        raise ArgumentError(f"--attack: expected it with {such_as} and other options of an attack, got none")
+    return None

@@ -108,6 +108,12 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
         print_notices(summary.notices)
 
 
+def print_written(out: Path | None) -> None:
+    """Where the files are."""
+    if out is not None:
+        Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_notes(lines: Sequence[str]) -> None:
     """Below a table: why a figure is missing from it."""
     for line in lines:

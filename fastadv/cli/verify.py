@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.options import (
     AsJson,
@@ -34,15 +33,13 @@ from fastadv.cli.options import (
     Steps,
     Stop,
     Weights,
-    build_attack,
+    optional_attack,
 )
-from fastadv.cli.show import attack_title, print_verification, progress_bars
-from fastadv.core.errors import ArgumentError
-from fastadv.core.numbers import parse_folds
+from fastadv.cli.show import attack_title, print_verification, print_written, progress_bars
 from fastadv.engine import Engine
 from fastadv.report.pages.curves import ROC, draw_verification
-from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
 from fastadv.runs.goals import check_goal
+from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies import verify as verifying
 
 
@@ -87,73 +84,45 @@ def verify(
 
     Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
     """
-    given = (eps, steps, stop or None, margin, settings, drop_rate, ensemble, ensemble_weights)
-    if attack is None and any(value is not None for value in given):
-        raise ArgumentError("--attack: expected it with --eps, --steps and other options of an attack, got none")
-    moves = None
-    if attack is not None:
-        moves = build_attack(
-            attack,
-            eps=eps,
-            steps=steps,
-            stop=stop,
-            margin=margin,
-            settings=settings,
-            drop_rate=drop_rate,
-            ensemble=ensemble,
-            ensemble_weights=ensemble_weights,
-            device=device,
-        )
+    moves = optional_attack(
+        attack,
+        such_as="--eps, --steps",
+        eps=eps,
+        steps=steps,
+        stop=stop,
+        margin=margin,
+        settings=settings,
+        drop_rate=drop_rate,
+        ensemble=ensemble,
+        ensemble_weights=ensemble_weights,
+        device=device,
+    )
+    if moves is not None:
         check_goal(moves, "impersonate")
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    chosen = inputs.open_pairs(source, file=pairs, folds=None if folds is None else parse_folds(folds), limit=limit)
-    engine = Engine(slots=slots, batch=batch, precision=precision.value)
-    folder = None
-    if out is not None:
-        engine = settle(engine, face_model, out) if moves is not None else engine
-        identity = RunIdentity.of(
-            "verify",
-            model=face_model,
+    plan = verifying.VerifyPlan(
+        inputs=RunInputs(
+            data=data,
+            model=model.value,
             weights=weights,
-            attack=moves,
-            engine=None if moves is None else engine,
+            landmarks=landmarks,
             seed=seed,
-            faces=UsedFaces(source=source, names=[n for p in chosen for n in (p.first, p.second)], landmarks=landmarks),
+            engine=Engine(slots=slots, batch=batch, precision=precision.value),
+            device=device,
             out=out,
-            rules={
-                "metric": metric.value,
-                "pairs in order": list_hash(chosen),
-                "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
-            },
-        )
-        folder = identity.open(out, fresh=fresh)
+            fresh=fresh,
+        ),
+        pairs=PairChoice(file=pairs, folds=folds, limit=limit),
+        attack=moves,
+        metric=metric.value,
+    )
     begin = time.perf_counter()
-    try:
-        with progress_bars(quiet=as_json) as progress:
-            result = verifying.verify(
-                source,
-                chosen,
-                face_model,
-                metric=metric.value,
-                attack=moves,
-                folder=folder if moves is not None else None,
-                seed=seed,
-                engine=engine,
-                progress=progress,
-            )
-        title = f"{model.value}, {len(chosen)} pairs{f', {attack_title(moves)}' if moves else ''}"
-        described = {**verifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}
-        if out is not None and folder is not None:
-            folder.claim()
-            verifying.save(result, out)
-            draw_verification(result, out / ROC, title=title)
-    finally:
-        if folder is not None:
-            folder.close()
+    with progress_bars(quiet=as_json) as progress:
+        result = verifying.verify_folder(plan, progress=progress)
+    title = f"{model.value}, {len(result.scores)} pairs{f', {attack_title(moves)}' if moves else ''}"
+    if out is not None:
+        draw_verification(result, out / ROC, title=title)
     if as_json:
-        print(json.dumps(described))
+        print(json.dumps({**verifying.describe(result), "seconds": round(time.perf_counter() - begin, 3)}))
         return
     print_verification(result, title)
-    if out is not None:
-        Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
+    print_written(out)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
+from fastadv.core.numbers import parse_folds
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import check_pairs, read_pairs_of
+from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.recognition.verification import check_pairs as check_classes
 
@@ -158,3 +161,74 @@ def _with_folds(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         dealt.append(Pair(first=pair.first, second=pair.second, same=pair.same, fold=seen[pair.same] % 10))
         seen[pair.same] += 1
     return tuple(dealt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """What a command about one network on one set of faces is given.
+
+    Attributes:
+        data: The faces, as ``open_faces`` takes them.
+        model: The architecture.
+        weights: Its weights; None takes those that come with a shipped network.
+        landmarks: Five points an image, or None.
+        seed: Of every random number.
+        engine: How to run, with open choices.
+        device: Where to compute.
+        out: The folder of the run, or None.
+        fresh: Whether to remove the run that the folder holds.
+    """
+
+    data: Path
+    model: str
+    weights: Path | None = None
+    landmarks: Path | None = None
+    seed: int = 0
+    engine: Engine = field(default_factory=Engine)
+    device: str = "cpu"
+    out: Path | None = None
+    fresh: bool = False
+
+    def open_model(self) -> FaceModel:
+        """The network.
+
+        Raises:
+            CheckpointError, ValueError: As ``open_model``.
+        """
+        return open_model(self.model, self.weights, device=self.device)
+
+    def open_faces(self, model: FaceModel, data: Path | None = None) -> FaceSource:
+        """The faces, or others of the same landmarks, at the network's size.
+
+        Raises:
+            SourceError, AlignmentError, ValueError: As ``open_faces``.
+        """
+        return open_faces(self.data if data is None else data, size=model.input_size[0], landmarks=self.landmarks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairChoice:
+    """Which pairs of a list are used.
+
+    Attributes:
+        file: The list; None for the one that the faces bring.
+        folds: Some of its folds, as text such as ``"1-2"``; None for all.
+        limit: So many pairs at most.
+    """
+
+    file: Path | None = None
+    folds: str | None = None
+    limit: int | None = None
+
+    def open(self, source: FaceSource, *, verified: bool = True) -> tuple[Pair, ...]:
+        """The pairs.
+
+        Raises:
+            ValueError, AlignmentError, ImageError: As ``parse_folds`` and ``open_pairs``.
+        """
+        folds = None if self.folds is None else parse_folds(self.folds)
+        return open_pairs(source, file=self.file, folds=folds, limit=self.limit, verified=verified)
+
+    def described(self) -> dict[str, object]:
+        """As a run's identity has it: the contents of the pairs stand beside it."""
+        return {"pairs": None if self.file is None else self.file.name, "folds": self.folds, "limit": self.limit}

@@ -30,10 +30,12 @@ from fastadv.recognition import (
     identification_under_attack,
     open_set_curve,
 )
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.runs.attack import AttackSummary, attack_folder, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.enrolment import enrolled_from
 from fastadv.runs.goals import Enrolled, GoalChoice, identity_of
+from fastadv.runs.inputs import RunInputs
 from fastadv.runs.production import Order
 
 JSON = "identification.json"
@@ -265,6 +267,85 @@ def _orders(roles: Roles, known: _Known, scores: np.ndarray, aim: GoalChoice) ->
         chosen = others.argmax(1)
     targets = [guide[people[k]] for k in chosen]
     return [Order(name=pair_name(n, t), source=n, target=t) for n, t in zip(roles.mated, targets, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifyPlan:
+    """An identification as ``fastadv identify`` is asked for it.
+
+    Attributes:
+        inputs: Network, faces and folder.
+        enrol: Images of a person that make the template.
+        limit: So many faces of enrolled people are identified at most.
+        neighbours: Enrolled images that vote.
+        attack: On the faces of enrolled people, or None.
+        aim: Its goal, or None.
+        metric: ``"cosine"`` or ``"euclidean"``.
+    """
+
+    inputs: RunInputs
+    enrol: int
+    neighbours: int
+    limit: int | None = None
+    attack: Recipe | None = None
+    aim: GoalChoice | None = None
+    metric: str = "cosine"
+
+
+def identify_folder(plan: IdentifyPlan, *, progress: Progress = silent) -> Identification:
+    """Identify as planned; with a folder, write there the images of an attack and ``identification.json``.
+
+    Raises:
+        ValueError, OSError: As opening the network, the faces and the folder; else as ``assign`` and ``identify``.
+    """
+    given, moves = plan.inputs, plan.attack
+    if moves is not None and given.out is None:
+        raise ArgumentError(f"--out: expected a folder for the images of --attack {moves.name}, got none")
+    model = given.open_model()
+    source = given.open_faces(model)
+    roles = assign(source.names, enrol=plan.enrol, limit=plan.limit)
+    names = [*roles.enrolled, *roles.mated, *roles.unmated]
+    source.check(names)
+    engine, out = given.engine, given.out
+
+    def measured(folder: RunFolder | None) -> Identification:
+        return identify(
+            source,
+            roles,
+            model,
+            metric=plan.metric,
+            neighbours=plan.neighbours,
+            attack=moves,
+            aim=plan.aim,
+            folder=folder,
+            seed=given.seed,
+            engine=engine,
+            progress=progress,
+        )
+
+    if out is None:
+        return measured(None)
+    engine = settle(engine, model, out) if moves is not None else engine
+    identity = RunIdentity.of(
+        "identify",
+        model=model,
+        weights=given.weights,
+        attack=moves,
+        engine=None if moves is None else engine,
+        seed=given.seed,
+        faces=UsedFaces(source=source, names=names, landmarks=given.landmarks),
+        out=out,
+        rules={
+            **({"metric": plan.metric} if plan.aim is None else plan.aim.describe()),
+            "images by role (--enrol, --limit)": list_hash([roles]),
+            "selection": {"enrol": plan.enrol, "neighbours": plan.neighbours, "limit": plan.limit},
+        },
+    )
+    with identity.open(out, fresh=given.fresh) as folder:
+        result = measured(folder if moves is not None else None)
+        folder.claim()
+        save(result, out)
+    return result
 
 
 def describe(result: Identification) -> dict[str, Any]:

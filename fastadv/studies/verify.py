@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from fastadv.recognition import (
     evaluate,
     under_attack,
 )
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
 from fastadv.runs.attack import AttackSummary, check_unique, pair_name, summarise
 from fastadv.runs.embedding import embed
 from fastadv.runs.goals import check_goal
+from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.runs.production import Order, produce
 
 JSON = "verification.json"
@@ -202,6 +204,74 @@ def verify(
         attacked_scores=after,
         same=same,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyPlan:
+    """A verification as ``fastadv verify`` is asked for it.
+
+    Attributes:
+        inputs: Network, faces and folder.
+        pairs: Which pairs.
+        attack: On the first image of every pair, or None.
+        metric: ``"cosine"`` or ``"euclidean"``.
+    """
+
+    inputs: RunInputs
+    pairs: PairChoice = field(default_factory=PairChoice)
+    attack: Recipe | None = None
+    metric: str = "cosine"
+
+
+def verify_folder(plan: VerifyPlan, *, progress: Progress = silent) -> Verification:
+    """Verify as planned; with a folder, write there the images of an attack and ``verification.json``.
+
+    Raises:
+        ValueError, OSError: As opening the network, the faces, the pairs and the folder; else as ``verify``.
+    """
+    given, moves = plan.inputs, plan.attack
+    model = given.open_model()
+    source = given.open_faces(model)
+    pairs = plan.pairs.open(source)
+    engine, out = given.engine, given.out
+
+    def measured(folder: RunFolder | None) -> Verification:
+        return verify(
+            source,
+            pairs,
+            model,
+            metric=plan.metric,
+            attack=moves,
+            folder=folder,
+            seed=given.seed,
+            engine=engine,
+            progress=progress,
+        )
+
+    if out is None:
+        return measured(None)
+    engine = settle(engine, model, out) if moves is not None else engine
+    identity = RunIdentity.of(
+        "verify",
+        model=model,
+        weights=given.weights,
+        attack=moves,
+        engine=None if moves is None else engine,
+        seed=given.seed,
+        faces=UsedFaces(source=source, names=names_of(pairs), landmarks=given.landmarks),
+        out=out,
+        rules={"metric": plan.metric, "pairs in order": list_hash(pairs), "selection": plan.pairs.described()},
+    )
+    with identity.open(out, fresh=given.fresh) as folder:
+        result = measured(folder if moves is not None else None)
+        folder.claim()
+        save(result, out)
+    return result
+
+
+def names_of(pairs: Sequence[Pair]) -> list[str]:
+    """The images of pairs, in order, each as often as it comes."""
+    return [name for pair in pairs for name in (pair.first, pair.second)]
 
 
 def describe(result: Verification) -> dict[str, Any]:
