@@ -38,12 +38,10 @@ from fastadv.cli.options import (
     build_attack,
 )
 from fastadv.cli.show import print_attack, progress_bars
-from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
-from fastadv.runs import attack as attacking
-from fastadv.runs.enrolment import enrol
 from fastadv.runs.goals import GoalChoice
+from fastadv.runs.inputs import RunInputs
+from fastadv.studies.attack import AttackPlan, attack_as_planned
 
 _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 
@@ -136,60 +134,31 @@ def attack(
         device=device,
     )
     papers = _PAPERS.get(CATALOG[name.value].level, "impersonate")
-    aim = GoalChoice(
-        goal=papers if goal is None else goal.value,
-        threshold=threshold,
-        metric=metric.value,
-        layer=layer,
-        neighbours=neighbours,
-    )
-    aim.check_attack(moves)
-    if gallery is not None and not aim.needs_gallery:
-        raise ArgumentError(
-            f"gallery: expected it with --goal identify-as or misidentify only, got {gallery} with {aim.goal}"
-        )
-    face_model = inputs.open_model(model.value, weights, device=device)
-    aim.check_model(face_model)
-    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    known = source
-    if gallery is not None:
-        known = inputs.open_faces(gallery, size=face_model.input_size[0], landmarks=landmarks)
-    orders = attacking.plan(source, aim, pairs=pairs, limit=limit)
-    aim.check_people(orders, known.names)
-    aim.check_guides(moves, orders)
-    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
-    used = sorted({name for order in orders for name in (order.source, order.target) if name})
-    identity = RunIdentity.of(
-        "attack",
-        model=face_model,
-        weights=weights,
+    plan = AttackPlan(
+        inputs=RunInputs(
+            data=data,
+            model=model.value,
+            weights=weights,
+            landmarks=landmarks,
+            seed=seed,
+            engine=Engine(slots=slots, batch=batch, precision=precision.value),
+            device=device,
+            out=out,
+            fresh=fresh,
+        ),
         attack=moves,
-        engine=engine,
-        seed=seed,
-        faces=UsedFaces(source=source, names=used, landmarks=landmarks),
-        others={"gallery": UsedFaces(source=known, landmarks=landmarks)} if aim.needs_gallery else {},
-        out=out,
-        rules={
-            **aim.describe(),
-            **({} if gallery is None else {"selection": {"gallery": "GALLERY"}}),
-            "images and targets (--pairs, --limit)": list_hash(orders),
-        },
+        aim=GoalChoice(
+            goal=papers if goal is None else goal.value,
+            threshold=threshold,
+            metric=metric.value,
+            layer=layer,
+            neighbours=neighbours,
+        ),
+        pairs=pairs,
+        gallery=gallery,
+        limit=limit,
     )
     begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress, identity.open(out, fresh=fresh) as folder:
-        enrolled = None
-        if aim.needs_gallery:
-            enrolled = enrol(known, known.names, face_model, metric=aim.metric, progress=progress)
-        summary = attacking.attack_folder(
-            source,
-            face_model,
-            moves,
-            aim,
-            enrolled=enrolled,
-            folder=folder,
-            orders=orders,
-            seed=seed,
-            engine=engine,
-            progress=progress,
-        )
+    with progress_bars(quiet=as_json) as progress:
+        summary = attack_as_planned(plan, progress=progress)
     print_attack(summary, moves, out, time.perf_counter() - begin, as_json=as_json)

@@ -25,17 +25,14 @@ from fastadv.cli.options import (
     Weights,
 )
 from fastadv.cli.show import print_notes, print_notices, progress_bars, table
-from fastadv.core.files import file_hash
-from fastadv.core.numbers import parse_folds
-from fastadv.detection import load_detector
 from fastadv.engine import Engine
 from fastadv.report.pages import defences as defend_page
-from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
-from fastadv.studies.defences import measure as defending
-from fastadv.studies.defences import plan as defend_plan
+from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.defences import results as defend_results
+from fastadv.studies.defences.folder import DefencePlan, defend_folder
+from fastadv.studies.defences.plan import FORMS
 
-_FORMS = defend_plan.FORMS.replace("[@", "\\[@")  # no markup
+_FORMS = FORMS.replace("[@", "\\[@")  # no markup
 
 
 def defend(
@@ -104,60 +101,29 @@ def defend(
     Example: fastadv defend --data lfw/ --model mobilefacenet --weights FILE --defence mean:3 --defence jpeg:20
     --attack ffm --attack fim:20 --limit 300 --out study/
     """
-    planned = [defend_plan.parse_defence(text) for text in defence]
-    specs = [defend_plan.read_attack(text) for text in attack or ()]
-    known = None if detector is None else load_detector(detector, device=device)
-    texts = threat or ["zero", "perfect"]
-    threats = [defend_plan.parse_threat(text, detector=known, false_alarm=false_alarm) for text in texts]
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    chosen = inputs.open_pairs(source, file=pairs, folds=None if folds is None else parse_folds(folds), limit=limit)
-    copies = [
-        defend_plan.Copy(label=path.name, source=inputs.open_faces(path, size=face_model.input_size[0]))
-        for path in copy or ()
-    ]
-    names = [n for p in chosen for n in (p.first, p.second)]
-    for each in copies:
-        each.source.check(names)
-    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, out)
-    identity = RunIdentity.of(
-        "defend",
-        model=face_model,
-        weights=weights,
-        attacks={spec.label: spec.recipe() for spec in specs},
-        engine=engine,
-        seed=seed,
-        faces=UsedFaces(source=source, names=names, landmarks=landmarks),
-        others={
-            **{f"copy {each.label}": UsedFaces(source=each.source, names=names) for each in copies},
-            **defending.calibrated_on(source, names, planned),
-        },
-        out=out,
-        rules={
-            "defences": defence,
-            "files": defend_plan.files_of(planned),
-            "threats": texts,
-            "detector": None if detector is None else {"file": file_hash(detector), "false_alarm": false_alarm},
-            "pairs": list_hash(chosen),
-            "selection": {"pairs": None if pairs is None else pairs.name, "folds": folds, "limit": limit},
-        },
+    plan = DefencePlan(
+        inputs=RunInputs(
+            data=data,
+            model=model.value,
+            weights=weights,
+            landmarks=landmarks,
+            seed=seed,
+            engine=Engine(slots=slots, batch=batch, precision=precision.value),
+            device=device,
+            out=out,
+            fresh=fresh,
+        ),
+        defences=defence,
+        attacks=attack or (),
+        threats=threat or ("zero", "perfect"),
+        copies=copy or (),
+        detector=detector,
+        false_alarm=false_alarm,
+        pairs=PairChoice(file=pairs, folds=folds, limit=limit),
     )
     begin = time.perf_counter()
-    with identity.open(out, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
-        study = defending.defend(
-            source,
-            chosen,
-            face_model,
-            defences=planned,
-            attacks=specs,
-            threats=threats,
-            folder=folder,
-            copies=copies,
-            seed=seed,
-            engine=engine,
-            progress=progress,
-        )
-        defend_results.save(study, folder.path)
+    with progress_bars(quiet=as_json) as progress:
+        study = defend_folder(plan, progress=progress)
     described = defend_results.describe(study)
     page = defend_page.render(out)
     seconds = time.perf_counter() - begin
@@ -165,7 +131,7 @@ def defend(
         print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
         return
     console = Console()
-    title = f"{model.value}, {len(chosen)} pairs"
+    title = f"{model.value}, {described['pairs']} pairs"
     console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
     print_notes(defend_page.clean_notes(described))
     console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))

@@ -30,7 +30,7 @@ from fastadv.runs import inputs, settle
 from fastadv.studies.detection import evaluate as evaluating
 from fastadv.studies.detection import fit as fitting
 from fastadv.studies.detection import plan as detect_plan
-from fastadv.studies.detection.score import score_folder
+from fastadv.studies.detection.score import ScoreSummary, score_folder
 from fastadv.studies.detection.study import HEAD, HEAD_EPOCHS, HEAD_LR, STUDY, StudyConfig
 from fastadv.studies.train import SYNTHETIC
 from fastadv.training import HeadConfig
@@ -317,15 +317,23 @@ def score(
     with progress_bars(quiet=as_json) as progress:
         found = score_folder(source, face_model, fitted, rate=at, progress=progress)
     if out is not None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("name", "score", "flagged"))
-        writer.writerows((face.name, f"{face.score:.6g}", int(face.flagged)) for face in found.faces)
-        write_atomically(out, text.getvalue().encode())
+        _write_scores(found, out)
     if as_json:
         faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]
         print(json.dumps({"threshold": found.threshold, "flagged": found.flagged, "faces": faces}))
         return
+    _print_flagged(found)
+
+
+def _write_scores(found: ScoreSummary, out: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "score", "flagged"))
+    writer.writerows((face.name, f"{face.score:.6g}", int(face.flagged)) for face in found.faces)
+    write_atomically(out, text.getvalue().encode())
+
+
+def _print_flagged(found: ScoreSummary) -> None:
     flagged = sorted(
         (face for face in found.faces if face.flagged),
         key=lambda face: -face.score if math.isfinite(face.score) else -math.inf,

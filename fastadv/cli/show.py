@@ -56,6 +56,8 @@ def progress_bars(*, quiet: bool) -> Iterator[progressing.Progress]:
 
             yield tell
     except KeyboardInterrupt:
+        if not stages:  # nothing was done yet
+            raise
         errors.print("stopped; finished work is on disk, and the same command continues from there", soft_wrap=True)
         raise typer.Exit(130) from None
 

@@ -36,13 +36,12 @@ from fastadv.cli.options import (
 )
 from fastadv.cli.show import attack_title, percent, print_attacks, progress_bars, table
 from fastadv.core.errors import ArgumentError
-from fastadv.core.numbers import parse_folds
 from fastadv.data.stored import QUALITY, ImageFormat
 from fastadv.engine import Engine
-from fastadv.runs import RunIdentity, UsedFaces, inputs, list_hash, settle
 from fastadv.runs.goals import check_goal
+from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.talfw import measure as building
-from fastadv.studies.talfw.files import reader
+from fastadv.studies.talfw.folder import TalfwPlan, build_folder
 
 
 class StoredAs(str, Enum):
@@ -132,51 +131,28 @@ def talfw(
         device=device,
     )
     check_goal(moves, "impersonate")
-    aimed_at = building.choose_targets(None if targets is None else targets.value, moves)
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
-    chosen = inputs.open_pairs(
-        source, file=pairs, folds=None if folds is None else parse_folds(folds), limit=limit, verified=False
-    )
-    building.check_threshold(threshold, chosen)
-    aims = building.plan(source, chosen, targets=aimed_at)
-    crops = building.claim(out)
-    engine = settle(Engine(slots=slots, batch=batch, precision=precision.value), face_model, crops)
-    identity = RunIdentity.of(
-        "talfw",
-        model=face_model,
-        weights=weights,
+    wanted = TalfwPlan(
+        inputs=RunInputs(
+            data=data,
+            model=model.value,
+            weights=weights,
+            landmarks=landmarks,
+            seed=seed,
+            engine=Engine(slots=slots, batch=batch, precision=precision.value),
+            device=device,
+            out=out,
+            fresh=fresh,
+        ),
         attack=moves,
-        engine=engine,
-        seed=seed,
-        faces=UsedFaces(source=source, names=[n for p in chosen for n in (p.first, p.second)], landmarks=landmarks),
-        out=crops,
-        rules={
-            "targets": aimed_at,
-            "threshold": threshold,
-            "pairs in order": list_hash(chosen),
-            "images to change": list_hash(aims),
-            "images": {"format": written_as.name, "quality": written_as.quality, "grey": grey},
-        },
+        pairs=PairChoice(file=pairs, folds=folds, limit=limit),
+        targets=None if targets is None else targets.value,
+        threshold=threshold,
+        stored=written_as,
+        grey=grey,
     )
     begin = time.perf_counter()
-    with identity.open(crops, fresh=fresh) as folder, progress_bars(quiet=as_json) as progress:
-        summary = building.build(
-            aims,
-            chosen,
-            source,
-            face_model,
-            moves,
-            out=out,
-            folder=folder,
-            threshold=threshold,
-            stored=written_as,
-            grey=grey,
-            seed=seed,
-            engine=engine,
-            progress=progress,
-        )
-    found = reader(source, out)
+    with progress_bars(quiet=as_json) as progress:
+        summary, found = build_folder(wanted, progress=progress)
     seconds = time.perf_counter() - begin
     if as_json:
         print(json.dumps({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}))

@@ -214,11 +214,13 @@ class PairChoice:
         file: The list; None for the one that the faces bring.
         folds: Some of its folds, as text such as ``"1-2"``; None for all.
         limit: So many pairs at most.
+        option: What messages call the list.
     """
 
     file: Path | None = None
     folds: str | None = None
     limit: int | None = None
+    option: str = "--pairs"
 
     def open(self, source: FaceSource, *, verified: bool = True) -> tuple[Pair, ...]:
         """The pairs.
@@ -227,7 +229,7 @@ class PairChoice:
             ValueError, AlignmentError, ImageError: As ``parse_folds`` and ``open_pairs``.
         """
         folds = None if self.folds is None else parse_folds(self.folds)
-        return open_pairs(source, file=self.file, folds=folds, limit=self.limit, verified=verified)
+        return open_pairs(source, file=self.file, folds=folds, limit=self.limit, verified=verified, option=self.option)
 
     def described(self) -> dict[str, object]:
         """As a run's identity has it: the contents of the pairs stand beside it."""

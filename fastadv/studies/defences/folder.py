@@ -1,0 +1,107 @@
+"""``fastadv defend``: from what a user asks for to a folder with the study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastadv.core.errors import ArgumentError
+from fastadv.core.files import file_hash
+from fastadv.core.progress import Progress, silent
+from fastadv.detection import load_detector
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
+from fastadv.runs.inputs import PairChoice, RunInputs, open_faces
+from fastadv.studies.defences.measure import calibrated_on, defend
+from fastadv.studies.defences.plan import Copy, files_of, parse_defence, parse_threat, read_attack
+from fastadv.studies.defences.results import Defences, save
+from fastadv.studies.verify import names_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefencePlan:
+    """A study of defences as ``fastadv defend`` is asked for it.
+
+    Attributes:
+        inputs: Network, faces and folder.
+        defences: Their texts (``parse_defence``).
+        attacks: Their texts (``read_attack``).
+        threats: Their texts (``parse_threat``).
+        copies: Folders of attacked copies of the faces.
+        detector: The file of the detector that an adaptive attacker evades, or None.
+        false_alarm: At which its threshold is taken.
+        pairs: Which pairs.
+    """
+
+    inputs: RunInputs
+    defences: Sequence[str]
+    attacks: Sequence[str] = ()
+    threats: Sequence[str] = ("zero", "perfect")
+    copies: Sequence[Path] = ()
+    detector: Path | None = None
+    false_alarm: float = 0.05
+    pairs: PairChoice = field(default_factory=PairChoice)
+
+
+def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences:
+    """Measure the defences as planned, and write ``defences.json`` and the images into the folder.
+
+    Raises:
+        ValueError, OSError: As reading the texts and opening the network, the faces, the pairs and the folder; else as
+            ``defend``.
+    """
+    given = plan.inputs
+    if given.out is None:
+        raise ArgumentError("out: expected a folder, got none")
+    planned = [parse_defence(text) for text in plan.defences]
+    specs = [read_attack(text) for text in plan.attacks]
+    known = None if plan.detector is None else load_detector(plan.detector, device=given.device)
+    threats = [parse_threat(text, detector=known, false_alarm=plan.false_alarm) for text in plan.threats]
+    model = given.open_model()
+    source = given.open_faces(model)
+    pairs = plan.pairs.open(source)
+    names = names_of(pairs)
+    copies = [Copy(label=path.name, source=open_faces(path, size=model.input_size[0])) for path in plan.copies]
+    for each in copies:
+        each.source.check(names)
+    engine = settle(given.engine, model, given.out)
+    identity = RunIdentity.of(
+        "defend",
+        model=model,
+        weights=given.weights,
+        attacks={spec.label: spec.recipe() for spec in specs},
+        engine=engine,
+        seed=given.seed,
+        faces=UsedFaces(source=source, names=names, landmarks=given.landmarks),
+        others={
+            **{f"copy {each.label}": UsedFaces(source=each.source, names=names) for each in copies},
+            **calibrated_on(source, names, planned),
+        },
+        out=given.out,
+        rules={
+            "defences": list(plan.defences),
+            "files": files_of(planned),
+            "threats": list(plan.threats),
+            "detector": None
+            if plan.detector is None
+            else {"file": file_hash(plan.detector), "false_alarm": plan.false_alarm},
+            "pairs": list_hash(pairs),
+            "selection": plan.pairs.described(),
+        },
+    )
+    with identity.open(given.out, fresh=given.fresh) as folder:
+        study = defend(
+            source,
+            pairs,
+            model,
+            defences=planned,
+            attacks=specs,
+            threats=threats,
+            folder=folder,
+            copies=copies,
+            seed=given.seed,
+            engine=engine,
+            progress=progress,
+        )
+        save(study, folder.path)
+    return study

@@ -1,0 +1,222 @@
+"""``fastadv transfer``: from what a user asks for to a folder with the study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastadv.attacks.spec import AttackSpec
+from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress, silent
+from fastadv.data import FaceSource, Pair
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
+from fastadv.runs.inputs import PairChoice, open_faces, open_named_model
+from fastadv.studies.transfer import results, untargeted
+from fastadv.studies.transfer.measure import transfer
+from fastadv.studies.transfer.plan import (
+    UNIVERSAL,
+    calibrate,
+    check_far,
+    check_plan,
+    draw_images,
+    parse_method,
+)
+from fastadv.studies.verify import names_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferPlan:
+    """A study of transferability as ``fastadv transfer`` is asked for it.
+
+    Attributes:
+        data: The faces.
+        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``; at least two of one input size.
+        methods: Texts (``parse_method``).
+        out: The folder.
+        surrogates: Names of networks, ensembles with "+"; None for each network.
+        untargeted: Whether half of the images are attacked untargeted and ROC curves compared.
+        eps: Radius, pixels in [0, 1].
+        steps: Of the iterative methods that do not say their own.
+        at: Further numbers of steps.
+        pairs: How many pairs are attacked.
+        images: How many sources, and as many targets.
+        far: Of every network's threshold.
+        verification: The pairs that the thresholds come from.
+        landmarks: Five points an image, or None.
+        seed: Of every random number.
+        engine: How to run.
+        device: Where.
+        fresh: Whether to remove the run that the folder holds.
+    """
+
+    data: Path
+    networks: Sequence[str]
+    methods: Sequence[str]
+    out: Path
+    surrogates: Sequence[str] | None = None
+    untargeted: bool = False
+    eps: float
+    steps: int
+    at: Sequence[int] | None = None
+    pairs: int
+    images: int
+    far: float
+    verification: PairChoice
+    landmarks: Path | None = None
+    seed: int = 0
+    engine: Engine
+    device: str = "cpu"
+    fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TransferFound:
+    """What a study found; one of the two.
+
+    Attributes:
+        source: The faces.
+        targeted: The matrix of hit rates.
+        untargeted: The ROC curves.
+    """
+
+    source: FaceSource
+    targeted: results.Transfer | None = None
+    untargeted: untargeted.Untargeted | None = None
+
+    def described(self) -> dict[str, Any]:
+        """The findings as plain JSON values."""
+        if self.untargeted is not None:
+            return untargeted.describe(self.untargeted)
+        assert self.targeted is not None
+        return results.describe(self.targeted)
+
+
+def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> TransferFound:
+    """Measure as planned, and write images and figures into the folder.
+
+    Raises:
+        ValueError, OSError: As reading the texts and opening the networks, the faces, the pairs and the folder; else as
+            ``transfer`` and ``untargeted.untargeted``.
+    """
+    study = _Opened(plan)
+    with study.identity().open(plan.out, fresh=plan.fresh) as folder:
+        if plan.untargeted:
+            compared = untargeted.untargeted(
+                study.source,
+                study.listed,
+                study.models,
+                surrogate=study.surrogates[0],
+                methods=study.kinds,
+                eps=plan.eps,
+                steps=plan.steps,
+                folder=folder,
+                seed=plan.seed,
+                engine=study.engine,
+                progress=progress,
+            )
+            untargeted.save(compared, folder)
+            return TransferFound(source=study.source, untargeted=compared)
+        verifiers = {
+            name: calibrate(study.source, study.listed, model, far=plan.far, progress=progress)
+            for name, model in study.models.items()
+        }
+        found = transfer(
+            study.source,
+            verifiers,
+            surrogates=study.surrogates,
+            methods=study.specs,
+            at=tuple(plan.at or ()),
+            pairs=plan.pairs,
+            images=plan.images,
+            eps=plan.eps,
+            steps=plan.steps,
+            folder=folder,
+            seed=plan.seed,
+            engine=study.engine,
+            progress=progress,
+        )
+        results.save(found, folder)
+    return TransferFound(source=study.source, targeted=found)
+
+
+class _Opened:
+    """A plan with its networks, faces and pairs; refused where it could not be finished."""
+
+    def __init__(self, plan: TransferPlan) -> None:
+        self.plan = plan
+        self.kinds = [m if plan.untargeted and m == UNIVERSAL else parse_method(m) for m in plan.methods]
+        self.specs = [kind for kind in self.kinds if isinstance(kind, AttackSpec)]
+        if plan.untargeted and (plan.surrogates is None or len(plan.surrogates) != 1 or plan.at is not None):
+            raise ArgumentError(
+                f"untargeted: expected one --surrogate and no --at, got {len(plan.surrogates or ())} surrogates"
+                f"{'' if plan.at is None else ' and --at'}"
+            )
+        self.models = _open_networks(plan.networks, plan.device)
+        self.surrogates = list(plan.surrogates or self.models)
+        (size,) = {model.input_size for model in self.models.values()}
+        self.source = open_faces(plan.data, size=size[0], landmarks=plan.landmarks)
+        self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
+        self.used = set(names_of(self.listed))
+        self._check()
+        self.engine = settle(plan.engine, next(iter(self.models.values())), plan.out)
+
+    def _check(self) -> None:
+        plan = self.plan
+        if plan.untargeted:
+            untargeted.check_plan(
+                self.models, surrogate=self.surrogates[0], methods=self.kinds, eps=plan.eps, steps=plan.steps
+            )
+            return
+        check_plan(
+            self.models,
+            surrogates=self.surrogates,
+            methods=self.specs,
+            eps=plan.eps,
+            steps=plan.steps,
+            at=tuple(plan.at or ()),
+            pairs=plan.pairs,
+            images=plan.images,
+        )
+        for names in draw_images(self.source, plan.images, seed=plan.seed):
+            self.used.update(names)
+        check_far(plan.far, self.listed)
+
+    def identity(self) -> RunIdentity:
+        """Everything that an output depends on."""
+        plan = self.plan
+        targeted = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": plan.far}
+        return RunIdentity.of(
+            "transfer",
+            models=self.models,
+            attacks={spec.label: spec.recipe(eps=plan.eps, steps=plan.steps) for spec in self.specs},
+            engine=self.engine,
+            seed=plan.seed,
+            faces=UsedFaces(source=self.source, names=sorted(self.used), landmarks=plan.landmarks),
+            out=plan.out,
+            rules={
+                "untargeted": plan.untargeted,
+                "surrogates": self.surrogates,
+                "methods": list(plan.methods),
+                "eps": plan.eps,
+                "steps": plan.steps,
+                "verification": list_hash(self.listed),
+                **({} if plan.untargeted else targeted),
+            },
+        )
+
+
+def _open_networks(texts: Sequence[str], device: str) -> Mapping[str, FaceModel]:
+    models: dict[str, FaceModel] = {}
+    for text in texts:
+        name = text.partition("=")[0]
+        if name in models:
+            raise ArgumentError(f"network: expected each one once, got {name!r} twice")
+        models[name] = open_named_model(text, device=device)
+    if len(models) < 2 or len({m.input_size for m in models.values()}) > 1:
+        got = ", ".join(f"{n} {m.input_size}" for n, m in models.items())
+        raise ArgumentError(f"network: expected two or more of one input size, got {got}")
+    return models
