@@ -1,7 +1,7 @@
 """Attacks: budgets, goals, state machines, and the catalogue of the papers' names."""
 
 from fastadv.attacks.apgd import APGD
-from fastadv.attacks.attack import Attack, Evaluation, State, seeks_smallest
+from fastadv.attacks.attack import Attack, Evaluation, seeks_smallest
 from fastadv.attacks.budget import L2, Box, Budget, Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
@@ -55,6 +55,7 @@ from fastadv.attacks.optimisation_catalog import df, knn_df, lbfgs
 from fastadv.attacks.pair_classifier import PairClassifier, anonymisation, impersonation
 from fastadv.attacks.recipe import Recipe, as_recipe
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.attacks.state import SlotState
 from fastadv.attacks.transferable import (
     dfanet_di_m_fim,
     dfanet_e_di_m_fim,
@@ -99,7 +100,7 @@ __all__ = [
     "Recipe",
     "Rows",
     "SignGradient",
-    "State",
+    "SlotState",
     "anonymisation",
     "apgd",
     "apgd_dlr",
