@@ -1,34 +1,12 @@
 """Attacks: budgets, goals, state machines, and the catalogue of the papers' names."""
 
 from fastadv.attacks.apgd import APGD
-from fastadv.attacks.attack import Attack, Evaluation, State, seeks_smallest
+from fastadv.attacks.attack import Attack, Evaluation, seeks_smallest
 from fastadv.attacks.budget import L2, Box, Budget, Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
-from fastadv.attacks.catalog import (
-    CATALOG,
-    bim,
-    by_name,
-    ffm,
-    fgsm,
-    fim,
-    fim_steps,
-    ftgsm,
-    itgsm,
-    m_fim,
-    mi_fgsm,
-    mi_fgsm_l2,
-    minimal_bim,
-    minimal_fim,
-    minimal_m_fim,
-    minimal_mi_fgsm,
-    minimal_mi_fgsm_l2,
-    minimal_pgd,
-    minimal_pgd_l2,
-    pgd,
-    pgd_l2,
-)
+from fastadv.attacks.catalog import CATALOG, by_name
 from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.feature_goals import GalleryClass, MatchFeatures
 from fastadv.attacks.gallery import Gallery
@@ -44,7 +22,14 @@ from fastadv.attacks.minimal_catalog import (
     cw_linf,
     deepfool,
     deepfool_linf,
+    minimal_bim,
     minimal_fgsm,
+    minimal_fim,
+    minimal_m_fim,
+    minimal_mi_fgsm,
+    minimal_mi_fgsm_l2,
+    minimal_pgd,
+    minimal_pgd_l2,
     noise_gaussian,
     noise_uniform,
 )
@@ -54,7 +39,22 @@ from fastadv.attacks.noise import Noise
 from fastadv.attacks.optimisation_catalog import df, knn_df, lbfgs
 from fastadv.attacks.pair_classifier import PairClassifier, anonymisation, impersonation
 from fastadv.attacks.recipe import Recipe, as_recipe
+from fastadv.attacks.sign_catalog import (
+    bim,
+    ffm,
+    fgsm,
+    fim,
+    fim_steps,
+    ftgsm,
+    itgsm,
+    m_fim,
+    mi_fgsm,
+    mi_fgsm_l2,
+    pgd,
+    pgd_l2,
+)
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.attacks.state import SlotState
 from fastadv.attacks.transferable import (
     dfanet_di_m_fim,
     dfanet_e_di_m_fim,
@@ -99,7 +99,7 @@ __all__ = [
     "Recipe",
     "Rows",
     "SignGradient",
-    "State",
+    "SlotState",
     "anonymisation",
     "apgd",
     "apgd_dlr",

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.per_image import column
+from fastadv.attacks.state import SlotFields, row
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments:
-    """Bias-corrected moments of the gradient, rows ``(N, D)``; written in place.
+class Moments(SlotFields):
+    """Bias-corrected moments of the gradient, rows ``(N, D)``.
 
     ``m_k / (1 - b^k)`` is the running mean ``m + (g - m) (1 - b) / (1 - b^k)``, whose weight is 1 at the first step:
     so a restart needs no reset, only ``k = 1``.
@@ -27,18 +28,8 @@ class Moments:
     Source: Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1.
     """
 
-    mean: Tensor
-    square: Tensor
-
-    @staticmethod
-    def allocate(rows: Tensor) -> Moments:
-        """Zeros like the rows."""
-        return Moments(mean=torch.zeros_like(rows), square=torch.zeros_like(rows))
-
-    def begin(self, slots: Tensor) -> None:
-        """Forget what was in the slots (indices)."""
-        self.mean[slots] = 0
-        self.square[slots] = 0
+    mean: Tensor = row(0.0)
+    square: Tensor = row(0.0)
 
     def step(self, gradient: Tensor, count: Tensor) -> Tensor:
         """The direction ``m / (sqrt(v) + eps)`` of descent, in ``gradient``, which is written over.

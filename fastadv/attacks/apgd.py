@@ -11,7 +11,8 @@ from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import L2, Ball, Linf
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import ClassifyAs, Goal, Rows
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
+from fastadv.attacks.state import RowState, boolean, integer, number, row
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -37,11 +38,10 @@ def checkpoints(steps: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGDState:
-    """The slots of an ``APGD`` attack; the tensors are written in place.
+class APGDState(RowState):
+    """The slots of an ``APGD`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         previous: ``(N, D)``, the iterate before.
         best: ``(N, D)``, the iterate with the largest loss of this run, and ``best_gradient`` its gradient.
         best_loss: ``(N,)``, its loss; ``last_loss`` that of the iterate before.
@@ -57,30 +57,22 @@ class APGDState:
         windows: ``(steps + 1,)`` int64, at a checkpoint the iterations since the last one, elsewhere 0.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    previous: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    last_loss: Tensor
-    size: Tensor
-    rises: Tensor
-    halved: Tensor
-    checked_loss: Tensor
-    count: Tensor
-    runs: Tensor
-    kept: Tensor
-    kept_loss: Tensor
-    kept_reached: Tensor
+    previous: Tensor = row()
+    best: Tensor = row()
+    best_gradient: Tensor = row()
+    best_loss: Tensor = number(None)
+    last_loss: Tensor = number(None)
+    size: Tensor = number(None)
+    rises: Tensor = integer(None)
+    halved: Tensor = boolean(None)
+    checked_loss: Tensor = number(None)
+    count: Tensor = integer(None)
+    runs: Tensor = integer()
+    kept: Tensor = row()
+    kept_loss: Tensor = number(-torch.inf)
+    kept_reached: Tensor = boolean()
     starts: Tensor
     windows: Tensor
-    work: Tensor
-    bad: Tensor
-    query: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,64 +142,29 @@ class APGD:
 
     def allocate(self, like: Tensor) -> APGDState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
         windows = torch.zeros(self.steps + 1, dtype=torch.int64)
         marks = (0, *checkpoints(self.steps))
         windows[list(marks[1:])] = torch.tensor(marks).diff()
-        return APGDState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            previous=torch.zeros_like(rows),
-            best=torch.zeros_like(rows),
-            best_gradient=torch.zeros_like(rows),
-            best_loss=torch.zeros(n, device=device),
-            last_loss=torch.zeros(n, device=device),
-            size=torch.zeros(n, device=device),
-            rises=torch.zeros(n, dtype=torch.int64, device=device),
-            halved=torch.zeros(n, dtype=torch.bool, device=device),
-            checked_loss=torch.zeros(n, device=device),
-            count=torch.zeros(n, dtype=torch.int64, device=device),
-            runs=torch.zeros(n, dtype=torch.int64, device=device),
-            kept=torch.zeros_like(rows),
-            kept_loss=torch.zeros(n, device=device),
-            kept_reached=torch.zeros(n, dtype=torch.bool, device=device),
-            starts=torch.zeros(self.restarts, *rows.shape, device=device),
-            windows=windows.to(device),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        starts = torch.zeros(self.restarts, len(like), like.shape[1:].numel(), device=like.device)
+        return APGDState.allocate(like, starts=starts, windows=windows.to(like.device))
 
     def start(self, state: APGDState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; run r begins at the r-th random point of (seed, id)."""
-        state.origin[slots] = images
+        state.begin(slots, images)
         for run in reversed(range(self.restarts)):
             at_random = run > 0 or self.random_start
             point = self.budget.random_start(images, seed=seed, ids=ids, draw=run) if at_random else images
             state.trial[slots] = point
             state.starts[run][slots] = as_rows(state.trial)[slots]
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.runs[slots] = 0
-        state.kept_loss[slots] = -torch.inf
-        state.kept_reached[slots] = False
         new = torch.zeros_like(state.active)
         new[slots] = True
         self._begin_run(state, new)
         state.kept[slots] = as_rows(state.trial)[slots]  # what stays where no loss is a number
-        state.active[slots] = True
 
     def tick(self, state: APGDState, evaluation: Evaluation) -> None:
         """One iteration; where a run is over, the next one's start; where all are, the best iterate."""
         state.ticks.add_(state.active)
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats, active=state.active, work=state.work, bad=state.bad,
-        )  # fmt: skip
+        gradient = state.finite_gradient(evaluation.gradient)
         self._remember(state, evaluation, gradient)
         self._check(state, gradient)
         over = state.active & (state.count >= self.steps)

@@ -1,6 +1,6 @@
 """The contract between an attack and the engine: a state machine that eats one evaluation per tick.
 
-    state = attack.allocate(images_like)       tensors for a fixed number of slots
+    state = attack.allocate(images_like)       tensors for a fixed number of slots (state.py says how they are declared)
     attack.start(state, slots, images, ...)    put new images into the named slots
     attack.tick(state, evaluation)             consume loss, gradient and success; write the next trial
     state.active                               which slots are still at work
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastadv.attacks.budget import Budget
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.state import SlotState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,39 +37,11 @@ class Evaluation:
     outputs: Tensor
 
 
-class State(Protocol):
-    """What every attack's state shows the engine; the rest is the attack's own."""
-
-    @property
-    def trial(self) -> Tensor:
-        """The images to evaluate next, ``(N, 3, H, W)`` float32."""
-
-    @property
-    def origin(self) -> Tensor:
-        """The clean images, ``(N, 3, H, W)`` float32."""
-
-    @property
-    def active(self) -> Tensor:
-        """``(N,)`` bool; a slot that is not active is left as it is."""
-
-    @property
-    def ticks(self) -> Tensor:
-        """``(N,)`` int64: the evaluations that each image has consumed."""
-
-    @property
-    def stats(self) -> Tensor:
-        """``(N, 2)`` int64: non-finite and zero gradient elements met so far."""
-
-    @property
-    def query(self) -> Tensor | None:
-        """``(N, ...)``: what each slot asks of its goal, for the attack's ``objective``; or None."""
-
-
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=SlotState)
 
 
 class Attack(Protocol[S]):
-    """How to move. A frozen value; everything that changes lives in the state.
+    """How to move. A frozen value; everything that changes lives in the state, whose class derives from ``SlotState``.
 
     One that looks for the smallest change says so by a class attribute ``smallest = True``: the engine then leaves an
     image alone that has reached its goal, with the margin, before the attack.
@@ -98,10 +71,13 @@ class Attack(Protocol[S]):
         """What is ascended, ``(N,)``, each image's from its own row; most attacks take the goal's loss."""
 
     def allocate(self, like: Tensor) -> S:
-        """A state for ``len(like)`` slots, on the device and in the memory layout of ``like``."""
+        """A state for ``len(like)`` slots, on the device and in the memory layout of ``like``: its ``allocate``."""
 
     def start(self, state: S, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
-        """Put ``images`` into ``slots`` (int64 indices); random numbers come from (seed, id) alone."""
+        """Put ``images`` into ``slots`` (int64 indices): ``state.begin``, and what depends on the image or the attack.
+
+        Random numbers come from (seed, id) alone.
+        """
 
     def tick(self, state: S, evaluation: Evaluation) -> None:
         """Consume one evaluation; write the next trial of every active slot in place."""

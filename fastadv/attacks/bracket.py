@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.fields import check_count, check_number, is_number
+from fastadv.attacks.state import SlotFields, integer, number, part
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bracket:
-    """The numbers ``(N,)`` that are tried, between one that failed and one that succeeded; written in place.
+class Bracket(SlotFields):
+    """The numbers ``(N,)`` that are tried, between one that failed and one that succeeded.
 
     Attributes:
         value: What is tried.
@@ -23,21 +24,14 @@ class Bracket:
         high: The smallest that succeeded, or inf.
     """
 
-    value: Tensor
-    low: Tensor
-    high: Tensor
-
-    @staticmethod
-    def allocate(count: int, device: torch.device) -> Bracket:
-        """Brackets that have not begun."""
-        value, low, high = torch.zeros(3, count, device=device)
-        return Bracket(value=value, low=low, high=high.fill_(torch.inf))
+    value: Tensor = number()
+    low: Tensor = number()
+    high: Tensor = number(torch.inf)
 
     def begin(self, slots: Tensor, value: float) -> None:
         """Try ``value`` first in the slots (indices)."""
+        self.reset(slots)
         self.value[slots] = value
-        self.low[slots] = 0
-        self.high[slots] = torch.inf
 
     def narrow(self, done: Tensor, success: Tensor, *, growth: float) -> None:
         """Take note of the outcome where ``done``, and choose the next value there.
@@ -51,22 +45,16 @@ class Bracket:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LineSearch:
-    """The smallest size along a fixed direction that succeeds, one evaluation a size; written in place.
+class LineSearch(SlotFields):
+    """The smallest size along a fixed direction that succeeds, one evaluation a size.
 
     Attributes:
         bracket: The sizes.
         left: ``(N,)`` int64, bisections that are left.
     """
 
-    bracket: Bracket
-    left: Tensor
-
-    @staticmethod
-    def allocate(count: int, device: torch.device) -> LineSearch:
-        """Searches that have not begun."""
-        left = torch.zeros(count, dtype=torch.int64, device=device)
-        return LineSearch(bracket=Bracket.allocate(count, device), left=left)
+    bracket: Bracket = part(Bracket.allocate)
+    left: Tensor = integer()
 
     def begin(self, slots: Tensor, first: float, bisections: int) -> None:
         """Try the size ``first`` in the slots (indices)."""

@@ -15,7 +15,8 @@ from fastadv.attacks.bracket import Bracket
 from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
+from fastadv.attacks.state import RowState, boolean, integer, number, part, row
 from fastadv.attacks.tanh_space import TanhSpace, rate_of
 
 # By 8 LFW faces in a network of 158 identities, one run of 50 steps: once the linear constant lost a quarter of the
@@ -30,11 +31,10 @@ _PROGRESS = 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagnerState:
-    """The slots of a ``CarliniWagner`` attack; the tensors are written in place.
+class CarliniWagnerState(RowState):
+    """The slots of a ``CarliniWagner`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         space: Where the trial is in tanh space.
         moments: Adam's.
         constant: c and its bracket.
@@ -47,25 +47,17 @@ class CarliniWagnerState:
         shortest: ``(N,)``, its distance; inf before there is one.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    space: TanhSpace
-    moments: Moments
-    constant: Bracket
-    rate: Tensor
-    count: Tensor
-    searches: Tensor
-    found: Tensor
-    reference: Tensor
-    best: Tensor
-    shortest: Tensor
-    delta: Tensor
-    work: Tensor
-    bad: Tensor
-    query: None = None
+    space: TanhSpace = part(TanhSpace.allocate)
+    moments: Moments = part(Moments.allocate)
+    constant: Bracket = part(Bracket.allocate)
+    rate: Tensor = number()
+    count: Tensor = integer()
+    searches: Tensor = integer()
+    found: Tensor = boolean()
+    reference: Tensor = number(torch.inf)
+    best: Tensor = row()
+    shortest: Tensor = number(torch.inf)
+    delta: Tensor = row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,55 +134,21 @@ class CarliniWagner:
 
     def allocate(self, like: Tensor) -> CarliniWagnerState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return CarliniWagnerState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            space=TanhSpace.allocate(rows),
-            moments=Moments.allocate(rows),
-            constant=Bracket.allocate(n, device),
-            rate=torch.zeros(n, device=device),
-            count=torch.zeros(n, dtype=torch.int64, device=device),
-            searches=torch.zeros(n, dtype=torch.int64, device=device),
-            found=torch.zeros(n, dtype=torch.bool, device=device),
-            reference=torch.zeros(n, device=device),
-            best=torch.zeros_like(rows),
-            shortest=torch.full((n,), torch.inf, device=device),
-            delta=torch.zeros_like(rows),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        return CarliniWagnerState.allocate(like)
 
     def start(self, state: CarliniWagnerState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; nothing is drawn."""
-        state.origin[slots] = images
-        state.trial[slots] = images
+        state.begin(slots, images)
         state.space.begin(slots, as_rows(state.origin)[slots])
-        state.moments.begin(slots)
+        state.moments.reset(slots)
         state.constant.begin(slots, self.initial_constant or 0.0)
         state.rate[slots] = self.learning_rate or 0.0
-        state.count[slots] = 0
-        state.searches[slots] = 0
-        state.found[slots] = False
-        state.reference[slots] = torch.inf
-        state.shortest[slots] = torch.inf
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: CarliniWagnerState, evaluation: Evaluation) -> None:
         """One Adam step; where an inner run is over, the next constant; where all are, the best image."""
         state.ticks.add_(state.active)
         shortfall = torch.nan_to_num(-evaluation.loss)  # f, where it is not at its floor
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats, active=state.active & (evaluation.loss != 0), work=state.work, bad=state.bad,
-        )  # fmt: skip
+        gradient = state.finite_gradient(evaluation.gradient, state.active & (evaluation.loss != 0))
         self._scale(state, shortfall, gradient)
         torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
         length = row_norm(state.delta)

@@ -13,7 +13,8 @@ from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
+from fastadv.attacks.state import RowState, boolean, image, integer, number, part, row
 from fastadv.attacks.tanh_space import TanhSpace
 
 _CONSTANT = 2.0  # times the constant that would do if the network were linear
@@ -27,11 +28,10 @@ _PROGRESS = 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagnerL0State:
-    """The slots of a ``CarliniWagnerL0`` attack; the tensors are written in place.
+class CarliniWagnerL0State(RowState):
+    """The slots of a ``CarliniWagnerL0`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         space: Where the trial is in tanh space.
         moments: Adam's.
         free: ``(N, 3, H, W)`` bool in the layout of the trial, the pixels that may change.
@@ -47,28 +47,20 @@ class CarliniWagnerL0State:
         found: ``(N,)`` bool, whether there is a result.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    space: TanhSpace
-    moments: Moments
-    free: Tensor
-    constant: Tensor
-    share: Tensor
-    count: Tensor
-    raises: Tensor
-    backs: Tensor
-    reference: Tensor
-    best: Tensor
-    best_free: Tensor
-    spent: Tensor
-    found: Tensor
-    delta: Tensor
-    work: Tensor
-    bad: Tensor
-    query: None = None
+    space: TanhSpace = part(TanhSpace.allocate)
+    moments: Moments = part(Moments.allocate)
+    free: Tensor = image(True, dtype=torch.bool)
+    constant: Tensor = number()
+    share: Tensor = number(_SHARE)
+    count: Tensor = integer()
+    raises: Tensor = integer()
+    backs: Tensor = integer()
+    reference: Tensor = number(torch.inf)
+    best: Tensor = row()
+    best_free: Tensor = image(True, dtype=torch.bool)
+    spent: Tensor = image()
+    found: Tensor = boolean()
+    delta: Tensor = row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,57 +138,20 @@ class CarliniWagnerL0:
 
     def allocate(self, like: Tensor) -> CarliniWagnerL0State:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return CarliniWagnerL0State(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            space=TanhSpace.allocate(rows),
-            moments=Moments.allocate(rows),
-            free=torch.ones_like(trial, dtype=torch.bool),
-            constant=torch.zeros(n, device=device),
-            share=torch.zeros(n, device=device),
-            count=torch.zeros(n, dtype=torch.int64, device=device),
-            raises=torch.zeros(n, dtype=torch.int64, device=device),
-            backs=torch.zeros(n, dtype=torch.int64, device=device),
-            reference=torch.zeros(n, device=device),
-            best=torch.zeros_like(rows),
-            best_free=torch.ones_like(trial, dtype=torch.bool),
-            spent=torch.zeros_like(trial),
-            found=torch.zeros(n, dtype=torch.bool, device=device),
-            delta=torch.zeros_like(rows),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        return CarliniWagnerL0State.allocate(like)
 
     def start(self, state: CarliniWagnerL0State, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; nothing is drawn."""
-        state.origin[slots] = images
-        state.trial[slots] = images
+        state.begin(slots, images)
         state.space.begin(slots, as_rows(state.origin)[slots])
         state.best[slots] = state.space.origin[slots]
-        state.moments.begin(slots)
-        state.free[slots] = True
-        state.best_free[slots] = True
+        state.moments.reset(slots)
         state.constant[slots] = self.initial_constant or 0.0
-        state.share[slots] = _SHARE
-        state.found[slots] = False
-        state.reference[slots] = torch.inf
-        for counter in (state.count, state.raises, state.backs, state.ticks, state.stats):
-            counter[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: CarliniWagnerL0State, evaluation: Evaluation) -> None:
         """One Adam step on the free pixels; where the goal is reached, a smaller set; where a run is over, more c."""
         state.ticks.add_(state.active)
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats, active=state.active, work=state.work, bad=state.bad,
-        )  # fmt: skip
+        gradient = state.finite_gradient(evaluation.gradient)
         shortfall = torch.nan_to_num(-evaluation.loss)
         self._scale(state, shortfall, gradient)
         torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)

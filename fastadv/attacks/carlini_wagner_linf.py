@@ -13,7 +13,8 @@ from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
+from fastadv.attacks.state import RowState, integer, number, part, row
 from fastadv.attacks.tanh_space import TanhSpace, rate_of
 
 _SHRINK = 0.9
@@ -28,11 +29,10 @@ _PROGRESS = 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagnerLinfState:
-    """The slots of a ``CarliniWagnerLinf`` attack; the tensors are written in place.
+class CarliniWagnerLinfState(RowState):
+    """The slots of a ``CarliniWagnerLinf`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         space: Where the trial is in tanh space.
         moments: Adam's.
         constant: ``(N,)``, c.
@@ -46,27 +46,19 @@ class CarliniWagnerLinfState:
         smallest: ``(N,)``, its largest change; inf before there is one.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    space: TanhSpace
-    moments: Moments
-    constant: Tensor
-    bound: Tensor
-    low: Tensor
-    rate: Tensor
-    count: Tensor
-    raises: Tensor
-    reference: Tensor
-    best: Tensor
-    smallest: Tensor
-    delta: Tensor
-    inside: Tensor
-    work: Tensor
-    bad: Tensor
-    query: None = None
+    space: TanhSpace = part(TanhSpace.allocate)
+    moments: Moments = part(Moments.allocate)
+    constant: Tensor = number()
+    bound: Tensor = number()
+    low: Tensor = number()
+    rate: Tensor = number()
+    count: Tensor = integer()
+    raises: Tensor = integer()
+    reference: Tensor = number(torch.inf)
+    best: Tensor = row()
+    smallest: Tensor = number(torch.inf)
+    delta: Tensor = row()
+    inside: Tensor = row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,59 +138,23 @@ class CarliniWagnerLinf:
 
     def allocate(self, like: Tensor) -> CarliniWagnerLinfState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return CarliniWagnerLinfState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            space=TanhSpace.allocate(rows),
-            moments=Moments.allocate(rows),
-            constant=torch.zeros(n, device=device),
-            bound=torch.zeros(n, device=device),
-            low=torch.zeros(n, device=device),
-            rate=torch.zeros(n, device=device),
-            count=torch.zeros(n, dtype=torch.int64, device=device),
-            raises=torch.zeros(n, dtype=torch.int64, device=device),
-            reference=torch.zeros(n, device=device),
-            best=torch.zeros_like(rows),
-            smallest=torch.full((n,), torch.inf, device=device),
-            delta=torch.zeros_like(rows),
-            inside=torch.zeros_like(rows),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        return CarliniWagnerLinfState.allocate(like)
 
     def start(self, state: CarliniWagnerLinfState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; nothing is drawn."""
-        state.origin[slots] = images
-        state.trial[slots] = images
+        state.begin(slots, images)
         state.space.begin(slots, as_rows(state.origin)[slots])
         state.best[slots] = state.space.origin[slots]
-        state.moments.begin(slots)
+        state.moments.reset(slots)
         state.constant[slots] = self.initial_constant or 0.0
         state.bound[slots] = self.budget.eps
-        state.low[slots] = 0
         state.rate[slots] = self.learning_rate or 0.0
-        state.count[slots] = 0
-        state.raises[slots] = 0
-        state.reference[slots] = torch.inf
-        state.smallest[slots] = torch.inf
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: CarliniWagnerLinfState, evaluation: Evaluation) -> None:
         """One Adam step; where the bound is reached, a smaller one; where a run is over, a larger constant."""
         state.ticks.add_(state.active)
         shortfall = torch.nan_to_num(-evaluation.loss)  # f, where it is not at its floor
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats, active=state.active & (evaluation.loss != 0), work=state.work, bad=state.bad,
-        )  # fmt: skip
+        gradient = state.finite_gradient(evaluation.gradient, state.active & (evaluation.loss != 0))
         self._scale(state, shortfall, gradient)
         torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
         self._shrink(state, evaluation.achieved)

@@ -13,7 +13,8 @@ from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_dot, row_norm, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where, row_dot, row_norm
+from fastadv.attacks.state import RowState, integer, number, row
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -22,11 +23,10 @@ _LEAST = {"l2": 1e-4, "linf": 1e-6}  # a shorter step could be lost in float32 p
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFoolState:
-    """The slots of a ``DeepFool`` attack; the tensors are written in place.
+class DeepFoolState(RowState):
+    """The slots of a ``DeepFool`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         query: ``(N, 1 + candidates)`` float32: the rank of the candidate that is asked for, and, as the answer, the
             shortfalls of all candidates.
         total: ``(N, D)``, the sum of the steps.
@@ -39,23 +39,16 @@ class DeepFoolState:
         returns: ``(N,)`` int64, returns to the border.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    query: Tensor
-    total: Tensor
-    step: Tensor
-    shortest: Tensor
-    steepest: Tensor
-    moves: Tensor
-    best: Tensor
-    nearest: Tensor
-    returns: Tensor
-    delta: Tensor
-    work: Tensor
-    bad: Tensor
+    query: Tensor = number()
+    total: Tensor = row(0.0)
+    step: Tensor = row()
+    shortest: Tensor = number(torch.inf)
+    steepest: Tensor = number()
+    moves: Tensor = integer()
+    best: Tensor = row()
+    nearest: Tensor = number(torch.inf)
+    returns: Tensor = integer()
+    delta: Tensor = row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,51 +136,17 @@ class DeepFool:
 
     def allocate(self, like: Tensor) -> DeepFoolState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return DeepFoolState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            query=torch.zeros(n, 1 + self.candidates, device=device),
-            total=torch.zeros_like(rows),
-            step=torch.zeros_like(rows),
-            shortest=torch.full((n,), torch.inf, device=device),
-            steepest=torch.zeros(n, device=device),
-            moves=torch.zeros(n, dtype=torch.int64, device=device),
-            best=torch.zeros_like(rows),
-            nearest=torch.full((n,), torch.inf, device=device),
-            returns=torch.zeros(n, dtype=torch.int64, device=device),
-            delta=torch.zeros_like(rows),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        query = torch.zeros(len(like), 1 + self.candidates, device=like.device)
+        return DeepFoolState.allocate(like, query=query)
 
     def start(self, state: DeepFoolState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; nothing is drawn."""
-        state.origin[slots] = images
-        state.trial[slots] = images
-        state.active[slots] = True
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.query[slots] = 0
-        state.total[slots] = 0
-        state.shortest[slots] = torch.inf
-        state.steepest[slots] = 0
-        state.moves[slots] = 0
-        state.nearest[slots] = torch.inf
-        state.returns[slots] = 0
+        state.begin(slots, images)
 
     def tick(self, state: DeepFoolState, evaluation: Evaluation) -> None:
         """Weigh one candidate; where it was the last of its step, move."""
         state.ticks.add_(state.active)
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats, active=state.active, work=state.work, bad=state.bad,
-        )  # fmt: skip
+        gradient = state.finite_gradient(evaluation.gradient)
         steepness = self._without_noise(state, gradient, -evaluation.loss)
         # the last move is evaluated too, and left as it is
         over = state.active & (evaluation.achieved | (state.moves >= self.steps))

@@ -14,18 +14,18 @@ from fastadv.attacks.budget import Box, Budget
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Misclassify, Rows
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, row_norm, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
+from fastadv.attacks.state import RowState, boolean, integer, number, part, row
 
 _GROWTH = 10.0  # of a weight that failed: the coarse search
 _WEIGHTS = (1e-9, 1e9)  # of the first weight: a gradient of zero must not make it infinite
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGSState:
-    """The slots of an ``LBFGS`` attack; the tensors are written in place.
+class LBFGSState(RowState):
+    """The slots of an ``LBFGS`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         search: The inner minimisation.
         weight: C and its bracket.
         searches: ``(N,)`` int64, inner minimisations that are over.
@@ -34,20 +34,12 @@ class LBFGSState:
         shortest: ``(N,)``, its distance; inf before there is one.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
     search: BoxSearch
-    weight: Bracket
-    searches: Tensor
-    reached: Tensor
-    best: Tensor
-    shortest: Tensor
-    work: Tensor
-    bad: Tensor
-    query: None = None
+    weight: Bracket = part(Bracket.allocate)
+    searches: Tensor = integer()
+    reached: Tensor = boolean()
+    best: Tensor = row()
+    shortest: Tensor = number(torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,49 +114,19 @@ class LBFGS:
 
     def allocate(self, like: Tensor) -> LBFGSState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return LBFGSState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            search=BoxSearch.allocate(rows, self.history),
-            weight=Bracket.allocate(n, device),
-            searches=torch.zeros(n, dtype=torch.int64, device=device),
-            reached=torch.zeros(n, dtype=torch.bool, device=device),
-            best=torch.zeros_like(rows),
-            shortest=torch.zeros(n, device=device),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        return LBFGSState.allocate(like, search=BoxSearch.of(like, self.history))
 
     def start(self, state: LBFGSState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots."""
-        state.origin[slots] = images
-        state.trial[slots] = images
+        state.begin(slots, images)
         state.search.put(slots, *bounds(self.budget, as_rows(state.origin)[slots]))
         state.weight.begin(slots, self.initial_weight or 0.0)
-        state.searches[slots] = 0
-        state.reached[slots] = False
-        state.shortest[slots] = torch.inf
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: LBFGSState, evaluation: Evaluation) -> None:
         """One evaluation of every minimisation; those that end hand over to the next C."""
         search, trial = state.search, as_rows(state.trial)
         state.ticks.add_(state.active)
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats,
-            active=state.active,
-            work=state.work,
-            bad=state.bad,
-        )
+        gradient = state.finite_gradient(evaluation.gradient)
         if self.initial_weight is None:
             linear = 4 * evaluation.loss.abs() / row_norm(gradient).square()
             first = torch.nan_to_num(linear, nan=1.0).clamp(*_WEIGHTS)

@@ -13,6 +13,7 @@ from fastadv.attacks.lbfgs_history import History
 from fastadv.attacks.lbfgs_line import LineSearch
 from fastadv.attacks.lbfgs_matrix import Compact
 from fastadv.attacks.per_image import column, put_where, row_dot, row_norm
+from fastadv.attacks.state import SlotFields, boolean, integer, number, part, row
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -23,8 +24,8 @@ _NEWTON = 2  # steps of Newton's method along the projected gradient, after the 
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxSearch:
-    """What N searches know; tensors of rows are ``(N, D)`` float32, numbers ``(N,)``; written in place.
+class BoxSearch(SlotFields):
+    """What N searches know; tensors of rows are ``(N, D)`` float32, numbers ``(N,)``.
 
     One iteration is that of L-BFGS-B, with ``f`` the negative objective, u its negative gradient at the accepted point
     x, and the quadratic model q of ``Compact`` around x:
@@ -71,54 +72,35 @@ class BoxSearch:
         Nocedal 2011, "Remark on algorithm 778" (the cut with the box in 2).
     """
 
-    low: Tensor
-    high: Tensor
-    point: Tensor
-    gradient: Tensor
-    loose: Tensor
-    free: Tensor
-    move: Tensor
-    value: Tensor
-    slope: Tensor
-    line: LineSearch
-    tries: Tensor
-    begins: Tensor
-    steps: Tensor
+    low: Tensor = row()
+    high: Tensor = row()
+    point: Tensor = row()
+    gradient: Tensor = row()
+    loose: Tensor = row()
+    free: Tensor = row()
+    move: Tensor = row()
+    value: Tensor = number(None, dtype=torch.float64)
+    slope: Tensor = number(None, dtype=torch.float64)
+    line: LineSearch = part(lambda like: LineSearch.allocate(len(like), like.device))
+    tries: Tensor = integer()
+    begins: Tensor = boolean(True)
+    steps: Tensor = integer()
     history: History
-    work: Tensor
-    other: Tensor
+    work: Tensor = row()
+    other: Tensor = row()
 
     @staticmethod
-    def allocate(rows: Tensor, size: int) -> BoxSearch:
-        """Searches on rows like these ``(N, D)``, with ``size`` pairs each."""
-        n, device = len(rows), rows.device
-        return BoxSearch(
-            low=torch.zeros_like(rows),
-            high=torch.zeros_like(rows),
-            point=torch.zeros_like(rows),
-            gradient=torch.zeros_like(rows),
-            loose=torch.zeros_like(rows),
-            free=torch.zeros_like(rows),
-            move=torch.zeros_like(rows),
-            value=torch.zeros(n, dtype=torch.float64, device=device),
-            slope=torch.zeros(n, dtype=torch.float64, device=device),
-            line=LineSearch.allocate(n, device),
-            tries=torch.zeros(n, dtype=torch.int64, device=device),
-            begins=torch.zeros(n, dtype=torch.bool, device=device),
-            steps=torch.zeros(n, dtype=torch.int64, device=device),
-            history=History.allocate(n, rows.shape[1], size, device),
-            work=torch.zeros_like(rows),
-            other=torch.zeros_like(rows),
-        )
+    def of(like: Tensor, size: int) -> BoxSearch:
+        """Searches on images like these, with ``size`` pairs each."""
+        history = History.allocate(len(like), like.shape[1:].numel(), size, like.device)
+        return BoxSearch.allocate(like, history=history)
 
     def put(self, slots: Tensor, low: Tensor, high: Tensor) -> None:
         """New searches in the slots (indices), with bounds ``(k, D)``; the next evaluation is of their first points."""
         self.low[slots] = low
         self.high[slots] = high
         self.history.count[slots] = 0
-        self.tries[slots] = 0
-        self.steps[slots] = 0
-        self.begins[slots] = True
+        self.reset(slots)
 
     def resume(self, mask: Tensor) -> None:
         """Evaluate the accepted points again where the mask ``(N,)`` says, since the objective there is another one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
@@ -12,24 +11,17 @@ from fastadv.attacks.budget import Budget
 from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
-from fastadv.attacks.per_image import as_rows, finite_gradient, put_where, rows_like
+from fastadv.attacks.per_image import as_rows, put_where
+from fastadv.attacks.state import RowState
 
 _GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGSBState:
-    """The slots of an ``LBFGSB`` attack; the tensors are written in place."""
+class LBFGSBState(RowState):
+    """The slots of an ``LBFGSB`` attack."""
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
     search: BoxSearch
-    work: Tensor
-    bad: Tensor
-    query: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,41 +93,20 @@ class LBFGSB:
 
     def allocate(self, like: Tensor) -> LBFGSBState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return LBFGSBState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            search=BoxSearch.allocate(rows, self.history),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        return LBFGSBState.allocate(like, search=BoxSearch.of(like, self.history))
 
     def start(self, state: LBFGSBState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; with ``random_start`` at a point drawn for (seed, id)."""
-        state.origin[slots] = images
+        state.begin(slots, images)
         first = self.budget.random_start(images, seed=seed, ids=ids) if self.random_start else images
         state.trial[slots] = self.budget.clip(first, images)
         state.search.put(slots, *bounds(self.budget, as_rows(state.origin)[slots]))
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: LBFGSBState, evaluation: Evaluation) -> None:
         """Accept or refuse every trial, and try the next point."""
         search, trial = state.search, as_rows(state.trial)
         state.ticks.add_(state.active)
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats,
-            active=state.active,
-            work=state.work,
-            bad=state.bad,
-        )
+        gradient = state.finite_gradient(evaluation.gradient)
         _, over = search.advance(trial, evaluation.loss, gradient, radius=self._first_step, tolerance=self.tolerance)
         over |= search.steps >= self.steps
         if self.evaluations is not None:

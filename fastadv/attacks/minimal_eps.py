@@ -14,36 +14,27 @@ from fastadv.attacks.bracket import LineSearch, check_line, most_tries
 from fastadv.attacks.budget import Box, Linf
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where
-from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.attacks.sign_gradient import SignGradient, SignGradientState
+from fastadv.attacks.state import integer, part, row
 from fastadv.core.errors import ArgumentTypeError
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimalEpsState:
-    """The slots of a ``MinimalEps`` search; the tensors are written in place.
+class MinimalEpsState(SignGradientState):
+    """The slots of a ``MinimalEps`` search.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         eps: The radii that are tried.
         offset: ``(N, D)``, the random start's distance from the origin at the attack's own radius, or None.
-        velocity: See ``SignGradient``; likewise ``workspace``.
         count: ``(N,)`` int64, steps of the run at this radius.
         best: ``(N, D)``, the image that reached the goal at the smallest radius.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    eps: LineSearch
-    offset: Tensor | None
-    velocity: Tensor | None
-    workspace: Tensor | None
-    count: Tensor
-    best: Tensor
-    work: Tensor
-    query: None = None
+    eps: LineSearch = part(LineSearch.allocate)
+    offset: Tensor | None = row()
+    count: Tensor = integer(None)
+    best: Tensor = row()
+    work: Tensor = row()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,39 +102,19 @@ class MinimalEps:
 
     def allocate(self, like: Tensor) -> MinimalEpsState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        inner = self.attack.allocate(like)
-        n, device = len(like), like.device
-        rows = as_rows(inner.trial)
-        return MinimalEpsState(
-            trial=inner.trial,
-            origin=inner.origin,
-            active=inner.active,
-            ticks=inner.ticks,
-            stats=inner.stats,
-            eps=LineSearch.allocate(n, device),
-            offset=torch.zeros_like(rows) if self.attack.random_start else None,
-            velocity=inner.velocity,
-            workspace=inner.workspace,
-            count=torch.zeros(n, dtype=torch.int64, device=device),
-            best=torch.zeros_like(rows),
-            work=torch.zeros_like(rows),
-        )
+        own = {} if self.attack.random_start else {"offset": None}
+        return MinimalEpsState.allocate(like, **vars(self.attack.allocate(like)), **own)
 
     def start(self, state: MinimalEpsState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; a random start is drawn for (seed, id), once for all radii."""
-        state.origin[slots] = images
+        state.begin(slots, images)
         state.eps.begin(slots, self.first, self.bisections)
         if state.offset is not None:
             state.trial[slots] = self.attack.budget.random_start(images, seed=seed, ids=ids)
             state.offset[slots] = as_rows(state.trial)[slots] - as_rows(state.origin)[slots]
-        if state.velocity is not None:
-            state.velocity[slots] = 0
         new = torch.zeros_like(state.active)
         new[slots] = True
         self._restart(state, new)
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: MinimalEpsState, evaluation: Evaluation) -> None:
         """One step of the run at each slot's radius; where the run is over, the next radius."""

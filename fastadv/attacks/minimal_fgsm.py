@@ -13,29 +13,21 @@ from fastadv.attacks.bracket import LineSearch, check_line, most_tries
 from fastadv.attacks.budget import Box
 from fastadv.attacks.fields import check_number
 from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.per_image import as_rows, column, finite_gradient, put_where, rows_like
+from fastadv.attacks.per_image import as_rows, column, put_where
+from fastadv.attacks.state import RowState, part, row
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimalFGSMState:
-    """The slots of a ``MinimalFGSM`` attack; the tensors are written in place.
+class MinimalFGSMState(RowState):
+    """The slots of a ``MinimalFGSM`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         eps: The sizes that are tried.
         direction: ``(N, D)``, the sign of the gradient at the clean image.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    eps: LineSearch
-    direction: Tensor
-    work: Tensor
-    bad: Tensor
-    query: None = None
+    eps: LineSearch = part(LineSearch.allocate)
+    direction: Tensor = row(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,39 +84,18 @@ class MinimalFGSM:
 
     def allocate(self, like: Tensor) -> MinimalFGSMState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        rows = as_rows(trial)
-        return MinimalFGSMState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            eps=LineSearch.allocate(n, device),
-            direction=torch.zeros_like(rows),
-            work=torch.zeros_like(rows),
-            bad=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        return MinimalFGSMState.allocate(like)
 
     def start(self, state: MinimalFGSMState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; nothing is drawn."""
-        state.origin[slots] = images
-        state.trial[slots] = images
+        state.begin(slots, images)
         state.eps.begin(slots, self.first, self.bisections)
-        state.direction[slots] = 0
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
 
     def tick(self, state: MinimalFGSMState, evaluation: Evaluation) -> None:
         """The first: take the direction. The others: take note of one eps, and try the next."""
         first = state.active & (state.ticks == 0)
         state.ticks.add_(state.active)
-        gradient = finite_gradient(
-            rows_like(evaluation.gradient, state.trial),
-            stats=state.stats, active=first, work=state.work, bad=state.bad,
-        )  # fmt: skip
+        gradient = state.finite_gradient(evaluation.gradient, first)
         put_where(state.direction, first, gradient.sign_())
         stuck = first & (evaluation.achieved | (state.stats[:, 1] > 0))  # there before, or without any gradient
         state.active.logical_and_(~stuck)

@@ -15,6 +15,7 @@ from fastadv.attacks.bracket import LineSearch, check_line, most_tries
 from fastadv.attacks.budget import START_LAYER, Box
 from fastadv.attacks.fields import check_number
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.state import SlotState, integer, part
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -22,25 +23,18 @@ _SPREAD = {"uniform": math.sqrt(3.0), "gaussian": 1.0}  # the op's scale at a st
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseState:
-    """The slots of a ``Noise`` attack; the tensors are written in place.
+class NoiseState(SlotState):
+    """The slots of a ``Noise`` attack.
 
     Attributes:
-        trial: See ``State``; likewise ``origin``, ``active``, ``ticks`` and ``stats``.
         sigma: The standard deviations that are tried.
         ids: ``(N,)`` int64, the keys of the draws.
         seed: ``(1,)`` int64, the run's.
     """
 
-    trial: Tensor
-    origin: Tensor
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    sigma: LineSearch
-    ids: Tensor
+    sigma: LineSearch = part(LineSearch.allocate)
+    ids: Tensor = integer()
     seed: Tensor
-    query: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,29 +95,15 @@ class Noise:
 
     def allocate(self, like: Tensor) -> NoiseState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        return NoiseState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            sigma=LineSearch.allocate(n, device),
-            ids=torch.zeros(n, dtype=torch.int64, device=device),
-            seed=torch.zeros(1, dtype=torch.int64, device=device),
-        )
+        return NoiseState.allocate(like, seed=torch.zeros(1, dtype=torch.int64, device=like.device))
 
     def start(self, state: NoiseState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots, and their first noisy version."""
-        state.origin[slots] = images
+        state.begin(slots, images)
         state.sigma.begin(slots, self.first, self.bisections)
         state.ids[slots] = ids
         # a seed has 64 bits and no sign, the tensor a sign: the bits are what counts
         state.seed.fill_(seed - (1 << 64) if seed >= 1 << 63 else seed)
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
         self._write_trial(state)
 
     def tick(self, state: NoiseState, evaluation: Evaluation) -> None:

@@ -58,22 +58,3 @@ def row_dot(a: Tensor, b: Tensor, *, work: Tensor) -> Tensor:
 def put_where(into: Tensor, mask: Tensor, rows: Tensor) -> None:
     """Copy the rows that the mask ``(N,)`` names, in place."""
     torch.where(column(mask), rows, into, out=into)
-
-
-def finite_gradient(gradient: Tensor, *, stats: Tensor, active: Tensor, work: Tensor, bad: Tensor) -> Tensor:
-    """The rows of the gradient with 0 for what is not finite, in ``work``; counted in ``stats`` of active images.
-
-    Args:
-        gradient: ``(N, D)``.
-        stats: ``(N, 2)`` int64. A row without any non-zero element adds D to its second column, others nothing: all
-            that is asked of it is whether every gradient of an image was zero.
-        active: ``(N,)`` bool.
-        work: ``(N, D)`` float32, written.
-        bad: ``(N, D)`` bool, written.
-    """
-    torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0, out=work)
-    torch.ne(work, gradient, out=bad)
-    stats[:, 0].add_(row_sum(bad) * active)
-    none = (gradient.amax(1) == 0) & (gradient.amin(1) == 0)
-    stats[:, 1].add_((none & active) * gradient.shape[1])
-    return work

@@ -12,23 +12,18 @@ from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.budget import L2, Budget, Linf
 from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.state import SlotState, boolean, image
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignGradientState:
-    """The slots of a ``SignGradient`` attack; the tensors are written in place."""
+class SignGradientState(SlotState):
+    """The slots of a ``SignGradient`` attack."""
 
-    trial: Tensor
-    origin: Tensor
-    velocity: Tensor | None
+    velocity: Tensor | None = image(0.0)
     workspace: Tensor | None
-    active: Tensor
-    ticks: Tensor
-    stats: Tensor
-    flag: Tensor
-    query: None = None
+    flag: Tensor = boolean(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,30 +88,15 @@ class SignGradient:
 
     def allocate(self, like: Tensor) -> SignGradientState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        n, device = len(like), like.device
-        trial = torch.zeros_like(like, dtype=torch.float32)
-        velocity = torch.zeros_like(trial) if self._moves_by_velocity else None
-        return SignGradientState(
-            trial=trial,
-            origin=torch.zeros_like(trial),
-            velocity=velocity,
-            workspace=None if velocity is None else ops.momentum_workspace(trial),
-            active=torch.zeros(n, dtype=torch.bool, device=device),
-            ticks=torch.zeros(n, dtype=torch.int64, device=device),
-            stats=torch.zeros(n, 2, dtype=torch.int64, device=device),
-            flag=torch.zeros(n, dtype=torch.bool, device=device),
-        )
+        if not self._moves_by_velocity:
+            return SignGradientState.allocate(like, velocity=None, workspace=None)
+        return SignGradientState.allocate(like, workspace=ops.momentum_workspace(like))
 
     def start(self, state: SignGradientState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; with ``random_start`` at a point drawn for (seed, id)."""
-        state.origin[slots] = images
-        first = self.budget.random_start(images, seed=seed, ids=ids) if self.random_start else images
-        state.trial[slots] = first
-        if state.velocity is not None:
-            state.velocity[slots] = 0
-        state.ticks[slots] = 0
-        state.stats[slots] = 0
-        state.active[slots] = True
+        state.begin(slots, images)
+        if self.random_start:
+            state.trial[slots] = self.budget.random_start(images, seed=seed, ids=ids)
 
     def tick(self, state: SignGradientState, evaluation: Evaluation) -> None:
         """One step of every active slot."""

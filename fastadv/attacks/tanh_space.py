@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.per_image import column, put_where
+from fastadv.attacks.state import SlotFields, row
 
 MARGIN = 0.02
 """m. **choice** C&W have 0, where a pixel of 0 or 1 has an infinite w or no derivative, and cannot move. With m > 0,
@@ -19,8 +20,8 @@ _LIMIT = math.atanh(0.5 / _HALF)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TanhSpace:
-    """Points of tanh space, rows ``(N, D)``; written in place.
+class TanhSpace(SlotFields):
+    """Points of tanh space, rows ``(N, D)``.
 
     Attributes:
         origin: w of the clean images.
@@ -30,15 +31,9 @@ class TanhSpace:
     Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", section V-B.
     """
 
-    origin: Tensor
-    point: Tensor
-    tanh: Tensor
-
-    @staticmethod
-    def allocate(rows: Tensor) -> TanhSpace:
-        """Zeros like the rows of images."""
-        origin, point, tanh = (torch.zeros_like(rows) for _ in range(3))
-        return TanhSpace(origin=origin, point=point, tanh=tanh)
+    origin: Tensor = row()
+    point: Tensor = row()
+    tanh: Tensor = row()
 
     def begin(self, slots: Tensor, rows: Tensor) -> None:
         """Put clean images into the slots (indices)."""

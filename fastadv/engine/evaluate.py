@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Attack, Evaluation, Goal, Rows, State
+from fastadv.attacks import Attack, Evaluation, Goal, Rows, SlotState
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.rows import SlotRows
 from fastadv.models import FaceModel, fixed_batches
@@ -77,13 +77,13 @@ class Evaluator:
         )
         return Evaluator(attack=attack, goal=goal, surrogate=surrogate, seed=seed, batch=batch, result=result)
 
-    def __call__(self, state: State, rows: SlotRows, starts: Sequence[int]) -> Evaluation:
+    def __call__(self, state: SlotState, rows: SlotRows, starts: Sequence[int]) -> Evaluation:
         """Evaluate the batches that begin at the given slots; the others keep what they had."""
         for start in starts:
             self._batch(state, rows, slice(start, start + self.batch))
         return self.result
 
-    def _batch(self, state: State, rows: SlotRows, part: slice) -> None:
+    def _batch(self, state: SlotState, rows: SlotRows, part: slice) -> None:
         key = StepKey(seed=self.seed, ids=rows.ids[part], ticks=state.ticks[part])
         query = None if state.query is None else state.query[part]
         wanted = self.attack.needs_gradient

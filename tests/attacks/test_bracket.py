@@ -8,7 +8,7 @@ from fastadv.attacks.bracket import Bracket, LineSearch, most_tries
 
 
 def test_a_bracket_grows_until_a_success_and_halves_after_it():
-    bracket = Bracket.allocate(2, torch.device("cpu"))
+    bracket = Bracket.allocate(torch.zeros(2, 3))
     bracket.begin(torch.tensor([0, 1]), 1.0)
     tried = []
     for _ in range(6):
@@ -19,7 +19,7 @@ def test_a_bracket_grows_until_a_success_and_halves_after_it():
 
 
 def test_only_what_is_done_moves():
-    bracket = Bracket.allocate(2, torch.device("cpu"))
+    bracket = Bracket.allocate(torch.zeros(2, 3))
     bracket.begin(torch.tensor([0, 1]), 1.0)
     bracket.narrow(torch.tensor([True, False]), torch.tensor([False, True]), growth=2.0)
     assert bracket.value.tolist() == [2, 1]
@@ -35,7 +35,7 @@ def test_only_what_is_done_moves():
     bisections=st.integers(0, 12),
 )
 def test_a_line_search_ends_at_the_border_within_its_number_of_tries(border, first, growth, bisections):
-    search = LineSearch.allocate(1, torch.device("cpu"))
+    search = LineSearch.allocate(torch.zeros(1, 3))
     search.begin(torch.tensor([0]), first, bisections)
     tries, before, over = 0, 0.0, False
     while not over:
@@ -56,7 +56,7 @@ def test_a_line_search_ends_at_the_border_within_its_number_of_tries(border, fir
 
 
 def test_a_slot_that_waits_is_left_alone():
-    search = LineSearch.allocate(2, torch.device("cpu"))
+    search = LineSearch.allocate(torch.zeros(2, 3))
     search.begin(torch.tensor([0, 1]), 0.25, 1)
     for _ in range(3):
         search.advance(torch.tensor([True, False]), torch.tensor([True, True]), growth=2.0, largest=1.0)

@@ -1,5 +1,6 @@
 """The catalogue: the papers' parameters."""
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from fastadv import attacks
 from fastadv.attacks import CATALOG, L2, Linf, Recipe, SignGradient, as_recipe, by_name, fim_steps
 from fastadv.attacks.budget import Box
+from fastadv.attacks.registry import collect, named
 from fastadv.models import load
 from fastadv.surrogates import FeatureDropout
 
@@ -61,6 +63,41 @@ def test_every_name_builds_itself(name):
     if entry.masks:
         masked = as_recipe(by_name(name, rate=0.2, others=others))
         assert masked.surrogate.dropout == FeatureDropout(rate=0.2)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_an_entry_says_where_its_recipe_is_from_and_what_it_takes(name):
+    entry = CATALOG[name]
+    assert entry.name == name
+    assert entry.source[-1] != "."
+    assert entry.make.__doc__.endswith(f"\n\nSource: {entry.source}.")
+    others = {"others": [load("synth-vgg")]} if entry.ensemble else {}
+    given = {**entry.defaults, **others}
+    assert as_recipe(entry.make(**given)) == as_recipe(entry.make(**others))
+    assert as_recipe(entry.make(**others)).attack.needs_gradient == entry.gradient
+    assert entry.level in ("logits", "embedding", "features", "gallery")
+
+
+def test_the_catalogue_has_the_recipes_of_a_module_in_the_order_of_its_text():
+    module = ModuleType("recipes")
+
+    @named("a step", level="logits", source="a paper, eq. 1", norm="l2")
+    def one_step(*, eps: float = 0.1) -> SignGradient:
+        """A step."""
+        return SignGradient(budget=Linf(eps), steps=1, step_size=eps)
+
+    @named("no step", level="logits", source="another paper", gradient=False)
+    def no_step() -> SignGradient:
+        return SignGradient(budget=Linf(0.1), steps=1, step_size=0.1)
+
+    vars(module).update(one_step=one_step, helper=len, no_step=no_step)
+    found = collect(module)
+    assert list(found) == ["one-step", "no-step"]
+    assert [entry.family for entry in found.values()] == ["one-step", "noise"]
+    assert found["one-step"].defaults == {"eps": 0.1}
+    assert (found["one-step"].norm, found["one-step"].eps, found["one-step"].steps) == ("l2", True, False)
+    assert one_step.__doc__ == "A step.\n\nSource: a paper, eq. 1."
+    assert no_step.__doc__ == "Source: another paper."
 
 
 def test_recipes_are_made_of_the_parts_that_their_names_say():

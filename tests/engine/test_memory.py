@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks import Evaluation, Impersonate, SignGradient, State
+from fastadv.attacks import Evaluation, Impersonate, SignGradient, SlotState
 from fastadv.engine import Engine, Job, stream_jobs, trace
 from fastadv.engine.settings import AttackWarning
 
@@ -96,15 +96,15 @@ class Scarce(SignGradient):
             if COUNT[0] in self.times:
                 raise torch.OutOfMemoryError("no more")
 
-    def allocate(self, like: Tensor) -> State:
+    def allocate(self, like: Tensor) -> SlotState:
         self._meet("allocate")
         return super().allocate(like)
 
-    def start(self, state: State, *args, **kwargs) -> None:
+    def start(self, state: SlotState, *args, **kwargs) -> None:
         self._meet("start")
         super().start(state, *args, **kwargs)
 
-    def tick(self, state: State, evaluation: Evaluation) -> None:
+    def tick(self, state: SlotState, evaluation: Evaluation) -> None:
         self._meet("tick")
         super().tick(state, evaluation)
 
@@ -158,7 +158,7 @@ def test_the_old_slots_are_gone_before_the_new_ones_are_built():
     alive: list[weakref.ref] = []
 
     class Watching(Scarce):
-        def allocate(self, like: Tensor) -> State:
+        def allocate(self, like: Tensor) -> SlotState:
             assert [ref() for ref in alive] == [None] * len(alive)
             state = super().allocate(like)
             alive.append(weakref.ref(state.trial))
