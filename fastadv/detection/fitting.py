@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
-from fastadv.core.restored import same_json
+from fastadv.core.restored import records, same_json
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
 from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
 from fastadv.detection.tensor_file import DetectionFileError
@@ -272,7 +272,7 @@ class _File(Memory):
             if not same_json(about.get(name), wanted):
                 raise DetectionFileError(f"{self.path} holds a fit with another {name}; expected the same, or no file")
         with restoring(self._refused):
-            training.restore(state, FitRecord)
+            training.restore(state, records(FitRecord, state["history"]))
             best = {name: state["best"][name] for name in self.kept}
             wrong = problems(self.kept, best)
             if wrong:

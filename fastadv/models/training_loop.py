@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from fastadv.core.canonical import canonical
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
-from fastadv.core.restored import records
 
 Record = TypeVar("Record")
 Losses = Generator[float | Tensor, None, None]
@@ -152,8 +151,8 @@ class Training(Generic[Record]):
         parts = {name: part.state_dict() for name, part in self.task.parts.items()}
         return {**parts, "history": [asdict(record) for record in self.history]}  # type: ignore[call-overload]
 
-    def restore(self, state: Mapping[str, Any], make: Callable[..., Record]) -> None:
-        """Takes over what `state` gave, after an epoch's record.
+    def restore(self, state: Mapping[str, Any], history: list[Record]) -> None:
+        """Takes over what `state` gave after an epoch's record, its history read again.
 
         Raises:
             Exception: Anything, where it does not fit; see `restoring`.
@@ -162,8 +161,7 @@ class Training(Generic[Record]):
             part.load_state_dict(state[name])
             if isinstance(part, torch.optim.Optimizer):
                 _check_optimizer(part)
-        self.history = records(make, state["history"])
-        self.done = len(self.history) * self.per_epoch
+        self.history, self.done = history, len(history) * self.per_epoch
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class Folder(Memory):
         self,
         out: Path,
         *,
-        make: Callable[..., Any],
+        read: Callable[[Any], list[Any]],
         about: Callable[[KnownHashes], dict[str, Any]],
         facts: Mapping[str, Any],
     ) -> None:
@@ -119,11 +119,11 @@ class Folder(Memory):
 
         Args:
             out: The folder.
-            make: Makes a record from the fields of one that was saved.
+            read: Makes the records again from the history in a checkpoint.
             about: What decides about the weights, in the order in which a difference is looked for.
             facts: What else `training.json` says.
         """
-        self.out, self.make, self.facts = out, make, facts
+        self.out, self.read, self.facts = out, read, facts
         self.known = KnownHashes.read(out)
         self.about = about(self.known)
         self.best_hash = ""
@@ -143,7 +143,7 @@ class Folder(Memory):
         if found:
             raise TrainingError(f"{self.out}: holds another training; {found}")
         with restoring(self._refused):
-            training.restore(state, self.make)
+            training.restore(state, self.read(state["history"]))
             training.done, training.sum = int(state["done"]), float(state["sum"])
             epochs, per_epoch = len(training.history), training.per_epoch
             check_position(training.done, steps=training.epochs * per_epoch, per_epoch=per_epoch, epochs=epochs)

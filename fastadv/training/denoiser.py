@@ -13,18 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.core.progress import Progress, silent
+from fastadv.core.restored import records
 from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.models.checkpoints import load_weights
 from fastadv.models.red import REDNet
 from fastadv.models.training_loop import Losses, Memory, Part, Training, descend
 from fastadv.training import checkpoint
+from fastadv.training.batches import batches
 from fastadv.training.cache import names_hash
 from fastadv.training.checkpoint import Folder, write_weights
 from fastadv.training.config import TrainingError
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.losses import finite
-from fastadv.training.noisy_batches import Gain, HeldImages, batches, draw, epoch_order, measure
+from fastadv.training.noisy_batches import Gain, HeldImages, draw, epoch_order, measure
 
 # Fields that do not decide about the weights.
 _FREE = ("checkpoint_steps",)
@@ -110,7 +112,7 @@ def train_denoiser(
     task = _Denoiser(config, source, names, held, torch.device(device), progress)
     with checkpoint.sole_writer(out, fresh=fresh):
         facts = {"images": len(names)}
-        store = Memory() if out is None else Folder(out, make=_read_epoch, about=task.about, facts=facts)
+        store = Memory() if out is None else Folder(out, read=_read_history, about=task.about, facts=facts)
         training = Training(
             task, store, epochs=config.epochs, per_epoch=task.per_epoch, save_steps=config.checkpoint_steps
         )
@@ -186,7 +188,7 @@ class _Denoiser:
         order = epoch_order(self.names, config, epoch)[first * config.batch :]
         self.network.train()
         with contextlib.closing(batches(self.source, order, config.batch)) as stream:
-            for inside, (images, ids) in enumerate(stream, first):
+            for inside, (images, ids, _) in enumerate(stream, first):
                 step = epoch * self.per_epoch + inside
                 clean, given = draw(images.to(self.device), ids.to(self.device), config, epoch)
                 for group in self.optimizer.param_groups:
@@ -213,7 +215,8 @@ def _weights(network: REDNet) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
 
 
-def _read_epoch(*, gains: Sequence[Mapping[str, float]], **row: Any) -> DenoiserEpoch:
-    made = tuple(Gain(**gain) for gain in gains)
-    sum(gain.sigma + gain.noisy + gain.denoised for gain in made)  # numbers, or TypeError
-    return DenoiserEpoch(gains=made, **row)
+def _read_history(rows: Sequence[Mapping[str, Any]]) -> list[DenoiserEpoch]:
+    made = records(DenoiserEpoch, [{**row, "gains": tuple(Gain(**gain) for gain in row["gains"])} for row in rows])
+    for record in made:
+        sum(gain.sigma + gain.noisy + gain.denoised for gain in record.gains)  # numbers, or TypeError
+    return made

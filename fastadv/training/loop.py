@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.core.progress import Progress, silent
+from fastadv.core.restored import records
 from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.models import FaceModel, prepare
@@ -117,7 +119,9 @@ def train(
     ):
         torch.manual_seed(config.seed)
         facts = {"classes": len(classes.people), "images": len(classes.names)}
-        store = Memory() if out is None else Folder(out, make=EpochRecord, about=task.about, facts=facts)
+        store = (
+            Memory() if out is None else Folder(out, read=partial(records, EpochRecord), about=task.about, facts=facts)
+        )
         training = Training(
             task, store, epochs=config.epochs, per_epoch=task.per_epoch, save_steps=config.checkpoint_steps
         )
@@ -148,6 +152,7 @@ class _Random:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        state = dict(state)
         torch.set_rng_state(state["cpu"])
         if self.device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
@@ -202,8 +207,9 @@ class _Network:
             self._start_from_means()
         order = epoch_order(self.classes, config, epoch)[first * size :]
         self._train_mode()
-        with contextlib.closing(batches(self.source, order, size, self.classes)) as stream:
-            for inside, (images, labels, ids) in enumerate(stream, first):
+        with contextlib.closing(batches(self.source, order, size)) as stream:
+            for inside, (images, ids, names) in enumerate(stream, first):
+                labels = torch.tensor([self.classes.label[name] for name in names])
                 yield self._step(images, labels, ids, epoch, epoch * self.per_epoch + inside)
                 self.progress(f"epoch {epoch + 1}/{config.epochs}", inside + 1, self.per_epoch)
 
