@@ -211,7 +211,7 @@ class _Detector:
         self.network.train()
         with _seeded(self.config.seed, epoch + 1, self.device):  # dropout
             for rows in order.split(batch)[first:]:
-                yield descend(self.optimizer, self._loss(self.examples, rows).mean())
+                yield descend(self.optimizer, self._loss(self.examples, rows).mean()).double()  # summed
 
     def record(self, epoch: int, loss: float) -> FitRecord:
         lr = float(self.optimizer.param_groups[0]["lr"])

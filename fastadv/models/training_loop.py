@@ -165,11 +165,11 @@ class Training(Generic[Record]):
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """Makes one step down the gradient; returns the loss in float64, without waiting for the device."""
+    """Makes one step down the gradient; returns the loss, without waiting for the device."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    return loss.detach().double()
+    return loss.detach()
 
 
 def copied(network: nn.Module) -> dict[str, Tensor]:
