@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.core.canonical import canonical
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
 from fastadv.core.restored import records, same_json
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
 from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
 from fastadv.detection.tensor_file import DetectionFileError
 from fastadv.models.state_fit import problems
 from fastadv.models.tensor_content import CheckpointError, load_torch
+from fastadv.models.training_loop import Losses, Memory, Part, Training, copied, descend, restoring, write_state
 from fastadv.ops import philox
 
 #: Told of epochs done and of all.
@@ -169,17 +168,21 @@ def fit(
         raise ArgumentError(f"held has embeddings of {came}; expected {expected}, like the examples")
     if checkpoint_epochs < 1:
         raise ArgumentError(f"checkpoint_epochs is {checkpoint_epochs}; expected 1 or more")
-    path = None if checkpoint is None else Path(checkpoint)
-    return _Fit(config, examples, held, torch.device(device), path).complete(checkpoint_epochs, progress)
+    task = _Detector(config, examples, held, torch.device(device))
+    store = Memory() if checkpoint is None else _File(Path(checkpoint), task, checkpoint_epochs)
+    steps = math.ceil(len(examples) / config.batch)
+    training = Training(task, store, epochs=config.epochs, per_epoch=steps, patience=config.patience, progress=progress)
+    resumed = training.complete() // steps
+    task.network.load_state_dict(store.best())
+    network = task.network.eval().requires_grad_(False)
+    return Fitted(network=network, history=tuple(training.history), best=training.best, resumed_at=resumed)
 
 
-class _Fit:
-    """A fit under way: network, optimiser and position."""
+class _Detector:
+    """The task: a detector's network on balanced batches of examples, validated on the held-out ones."""
 
-    def __init__(
-        self, config: FitConfig, examples: Examples, held: Examples | None, device: torch.device, path: Path | None
-    ) -> None:
-        self.config, self.examples, self.held, self.device, self.path = config, examples, held, device, path
+    def __init__(self, config: FitConfig, examples: Examples, held: Examples | None, device: torch.device) -> None:
+        self.config, self.examples, self.held, self.device = config, examples, held, device
         layers, width = examples.embeddings.shape[1:]
         architecture = Architecture(
             kind=config.kind, layers=layers, width=width, hidden=config.hidden, dropout=config.dropout
@@ -191,67 +194,38 @@ class _Fit:
         network.mean.copy_(mean)
         network.scale.copy_(scale)
         self.network = network.to(device)
+        self.sampler = Sampler(examples, config.seed)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         # The rate falls after `plateau` epochs without a fall, which torch counts from 0.
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=0.1, patience=config.plateau - 1
         )
-        self.history: list[FitRecord] = []
-        self.best = _copied(network)
-        self.about = {
-            "config": asdict(config),
-            "examples": examples.digest() if path else None,
-            "held": held.digest() if path and held else None,
-        }
+        self.parts: Mapping[str, Part] = {"network": self.network, "optimizer": self.optimizer, "plateau": self.plateau}
 
-    def complete(self, every: int, progress: Progress | None) -> Fitted:
-        resumed = self._restore()
-        sampler = Sampler(self.examples, self.config.seed)
-        while not self._ended():
-            epoch = len(self.history) + 1
-            self._epoch(sampler, epoch)
-            if self.path is not None and (epoch % every == 0 or self._ended()):
-                self._save(self.path)
-            if progress is not None:
-                progress(epoch, self.config.epochs)
-        self.network.load_state_dict(self.best)
-        self.network.eval().requires_grad_(False)
-        return Fitted(network=self.network, history=tuple(self.history), best=self._best(), resumed_at=resumed)
+    def weights(self) -> dict[str, Tensor]:
+        return copied(self.network)
 
-    def _ended(self) -> bool:
-        done, patience = len(self.history), self.config.patience
-        if done >= self.config.epochs:
-            return True
-        return bool(patience and done and done - self._best().epoch >= patience)
-
-    def _best(self) -> FitRecord:
-        return min(self.history, key=lambda record: (record.watched, record.epoch))
-
-    def _epoch(self, sampler: Sampler, epoch: int) -> None:
-        config = self.config
-        steps = math.ceil(len(self.examples) / config.batch)
-        order = sampler.draw(epoch, steps * config.batch)
-        lr = float(self.optimizer.param_groups[0]["lr"])
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+    def steps(self, epoch: int, first: int) -> Losses:
+        batch = self.config.batch
+        order = self.sampler.draw(epoch + 1, math.ceil(len(self.examples) / batch) * batch)
         self.network.train()
-        with _seeded(config.seed, epoch, self.device):  # dropout
-            for rows in order.split(config.batch):
-                loss = self._loss(self.examples, rows).mean()
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
-                total += loss.detach()
-        value = float(total) / steps
+        with _seeded(self.config.seed, epoch + 1, self.device):  # dropout
+            for rows in order.split(batch)[first:]:
+                yield descend(self.optimizer, self._loss(self.examples, rows).mean()).double()  # summed
+
+    def record(self, epoch: int, loss: float) -> FitRecord:
+        lr = float(self.optimizer.param_groups[0]["lr"])
         held = None if self.held is None else self._held_loss(self.held)
-        record = FitRecord(epoch=epoch, loss=value, held=held, lr=lr)
-        if not (math.isfinite(value) and math.isfinite(record.watched)):
+        record = FitRecord(epoch=epoch, loss=loss, held=held, lr=lr)
+        if not (math.isfinite(loss) and math.isfinite(record.watched)):
             raise ArgumentError(
-                f"loss is {value} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}"
+                f"loss is {loss} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}"
             )
-        self.history.append(record)
-        if self._best() is record:
-            self.best = _copied(self.network)
         self.plateau.step(record.watched)
+        return record
+
+    def best(self, history: Sequence[FitRecord]) -> FitRecord:
+        return min(history, key=lambda record: (record.watched, record.epoch))
 
     def _loss(self, examples: Examples, rows: Tensor) -> Tensor:
         values = examples.embeddings[rows.to(examples.embeddings.device)].to(self.device)
@@ -263,22 +237,26 @@ class _Fit:
         self.network.eval()
         return balanced_mean(torch.cat([self._loss(held, r).cpu() for r in torch.arange(len(held)).split(_ROWS)]), held)
 
-    def _save(self, path: Path) -> None:
-        buffer = io.BytesIO()
-        state = {
-            "about": self.about,
-            "history": [asdict(record) for record in self.history],
-            "network": self.network.state_dict(),
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-            "plateau": self.plateau.state_dict(),
-        }
-        torch.save(canonical(state), buffer)
-        write_atomically(path, buffer.getvalue(), fsync=True)
 
-    def _restore(self) -> int:
-        if self.path is None or not self.path.exists():
-            return 0
+class _File(Memory):
+    """A fit in one file, the best epoch's weights too, written every so many epochs and at the end."""
+
+    def __init__(self, path: Path, task: _Detector, every: int) -> None:
+        self.path, self.every, self.kept = path, every, task.weights()
+        self.about = {
+            "config": asdict(task.config),
+            "examples": task.examples.digest(),
+            "held": task.held.digest() if task.held else None,
+        }
+
+    def record(self, training: Training[Any], *, improved: bool) -> None:
+        super().record(training, improved=improved)
+        if len(training.history) % self.every == 0 or training.ended:
+            write_state(self.path, {**training.state(), "about": self.about, "best": self.kept})
+
+    def restore(self, training: Training[Any]) -> None:
+        if not self.path.exists():
+            return
         try:
             state = load_torch(self.path)
             about = dict(state["about"])
@@ -293,24 +271,16 @@ class _Fit:
         for name, wanted in self.about.items():
             if not same_json(about.get(name), wanted):
                 raise DetectionFileError(f"{self.path} holds a fit with another {name}; expected the same, or no file")
-        try:
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.plateau.load_state_dict(state["plateau"])
-            best = {name: state["best"][name] for name in self.best}
-            wrong = problems(self.best, best)
+        with restoring(self._refused):
+            training.restore(state, records(FitRecord, state["history"]))
+            best = {name: state["best"][name] for name in self.kept}
+            wrong = problems(self.kept, best)
             if wrong:
                 raise CheckpointError(f"best: {wrong}")
-            self.best = best
-            self.history = records(FitRecord, state["history"])
-        except Exception as error:  # PyTorch's own readers of a state raise anything from AssertionError to IndexError
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DetectionFileError(f"{self.path} does not fit this fit: {first}; remove it to begin again") from error
-        return len(self.history)
+            self.kept = best
 
-
-def _copied(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+    def _refused(self, why: str) -> DetectionFileError:
+        return DetectionFileError(f"{self.path} does not fit this fit: {why}; remove it to begin again")
 
 
 @contextlib.contextmanager

@@ -91,19 +91,16 @@ def batch_size(config: TrainConfig) -> int:
 
 
 def batches(
-    source: FaceSource, order: Sequence[str], size: int, classes: Classes
-) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
-    """Images (N, 3, H, W), labels (N,) and ids (N,) of one batch after the other, decoded ahead."""
+    source: FaceSource, order: Sequence[str], size: int
+) -> Generator[tuple[Tensor, Tensor, list[str]], None, None]:
+    """Images (N, 3, H, W), ids (N,) and names of one batch after the other, decoded ahead."""
     waiting: list[Face] = []
     with source.stream(order, ahead=2 * size) as faces:
         for face in faces:
             waiting.append(face)
             if len(waiting) == size:
-                yield (
-                    torch.stack([f.image for f in waiting]),
-                    torch.tensor([classes.label[f.name] for f in waiting]),
-                    torch.tensor([f.id for f in waiting]),
-                )
+                images, ids = torch.stack([f.image for f in waiting]), torch.tensor([f.id for f in waiting])
+                yield images, ids, [f.name for f in waiting]
                 waiting = []
 
 

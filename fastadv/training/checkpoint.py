@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fastadv.core.canonical import canonical
 from fastadv.core.differences import difference
 from fastadv.core.files import remove_temporaries, write_atomically
 from fastadv.core.lock import FolderLock
-from fastadv.core.restored import same_json
+from fastadv.core.restored import check_position, same_json
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.models import FaceModel
 from fastadv.models.tensor_content import CheckpointError, load_torch
+from fastadv.models.training_loop import Memory, Training, restoring, write_state
 from fastadv.training.config import TrainingError
 
 STATE = "checkpoint.pt"
@@ -89,96 +88,14 @@ def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> str:
     Raises:
         OSError: With the file's name.
     """
-    state = weights_of(model)
-    if half:
-        state = {k: v.half() if v.dim() > 1 else v for k, v in state.items()}
-    data = save(state)
+    return write_weights(weights_of(model), path, half=half)
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path, *, half: bool = False) -> str:
+    """Writes weights by name, as `save_weights` does; returns the SHA-256 of the file, hexadecimal."""
+    data = save({k: v.half() if half and v.dim() > 1 else v for k, v in state.items()})
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
-
-
-def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
-    """The best epoch's weights, if the file is the one that was written.
-
-    Raises:
-        TrainingError: It is gone or damaged.
-    """
-    file = folder / BEST
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise TrainingError(f"{file}: cannot be read: {error.strerror}; use --fresh to train again") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise TrainingError(f"{file}: is not what the training wrote; use --fresh to train again")
-    return load(data)
-
-
-def save_state(folder: Path, state: Mapping[str, Any], known: KnownHashes) -> None:
-    """Writes the whole state; an interrupted call leaves the one before. Hashes of images are kept beside it."""
-    kept = known.to_bytes()
-    if known.entries and (not (folder / KEPT).is_file() or (folder / KEPT).read_bytes() != kept):
-        write_atomically(folder / KEPT, kept)
-    buffer = io.BytesIO()
-    torch.save(canonical(state), buffer)
-    write_atomically(folder / STATE, buffer.getvalue(), fsync=True)
-
-
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """The state in a folder, or None where there is none.
-
-    Raises:
-        TrainingError: A damaged file, or one that holds more than tensors and plain values.
-    """
-    path = folder / STATE
-    if not path.exists():
-        return None
-    try:
-        state = load_torch(path)
-    except CheckpointError as error:
-        raise TrainingError(f"{path}: not a whole checkpoint of a training, but {error.what}; {_BEGIN_AGAIN}") from None
-    about = state.get("about") if isinstance(state, dict) else None
-    if not isinstance(about, dict) or not same_json(about, about):
-        raise TrainingError(f"{path}: not a checkpoint of a training; {_BEGIN_AGAIN}")
-    return dict(state)
-
-
-@contextmanager
-def restoring(folder: Path) -> Iterator[None]:
-    """Turns whatever a state that does not fit makes PyTorch raise into one sentence.
-
-    Raises:
-        TrainingError: Anything was raised.
-    """
-    try:
-        yield
-    except Exception as error:  # PyTorch's readers of a state raise anything from AssertionError to IndexError
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"{folder}: the checkpoint does not fit this training: {first}; {_BEGIN_AGAIN}") from error
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Insists that what an optimiser remembers has the sizes of its parameters, and that its rates are numbers.
-
-    Raises:
-        ValueError: It has not.
-    """
-    for parameter, remembered in optimizer.state.items():
-        for name, value in remembered.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                raise TrainingError(f"optimizer: {name}: expected {tuple(parameter.shape)}, got {tuple(value.shape)}")
-    if not all(type(group.get("lr")) is float for group in optimizer.param_groups):
-        raise TrainingError("optimizer: lr: expected a number")
-
-
-def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Insists that a training goes on with what it began with.
-
-    Raises:
-        TrainingError: With the first part that differs.
-    """
-    found = difference(saved, json.loads(json.dumps(dict(wanted))), where=STATE)
-    if found:
-        raise TrainingError(f"{folder}: holds another training; {found}")
 
 
 def clear(folder: Path) -> None:
@@ -187,7 +104,105 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def save_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Writes `training.json`: what was trained and how it went."""
-    text = json.dumps(dict(record), indent=2, sort_keys=True, allow_nan=False)
-    write_atomically(folder / RECORD, text.encode() + b"\n")
+class Folder(Memory):
+    """A training in a folder: what is written after which step, and what is read again."""
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        read: Callable[[Any], list[Any]],
+        about: Callable[[KnownHashes], dict[str, Any]],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Describes the training, with the hashes of images that the folder holds.
+
+        Args:
+            out: The folder.
+            read: Makes the records again from the history in a checkpoint.
+            about: What decides about the weights, in the order in which a difference is looked for.
+            facts: What else `training.json` says.
+        """
+        self.out, self.read, self.facts = out, read, facts
+        self.known = KnownHashes.read(out)
+        self.about = about(self.known)
+        self.best_hash = ""
+
+    def restore(self, training: Training[Any]) -> None:
+        """Puts a training where an interrupted one was.
+
+        Raises:
+            TrainingError: The folder holds another training, a damaged one, or weights without one.
+        """
+        state = self._read()
+        if state is None:
+            if any((self.out / name).exists() for name in (BEST, LAST)):
+                raise TrainingError(f"out: {self.out} holds weights without a checkpoint; give another folder")
+            return
+        found = difference(state["about"], json.loads(json.dumps(self.about)), where=STATE)
+        if found:
+            raise TrainingError(f"{self.out}: holds another training; {found}")
+        with restoring(self._refused):
+            training.restore(state, self.read(state["history"]))
+            training.done, training.sum = int(state["done"]), float(state["sum"])
+            epochs, per_epoch = len(training.history), training.per_epoch
+            check_position(training.done, steps=training.epochs * per_epoch, per_epoch=per_epoch, epochs=epochs)
+            self.best_hash = str(state["best"])
+        if not (self.out / LAST).is_file() and training.history and not training.sum:
+            write_weights(training.task.weights(), self.out / LAST)
+
+    def save(self, training: Training[Any]) -> None:
+        """Writes the whole state; hashes of images are kept beside it."""
+        kept = self.known.to_bytes()
+        if self.known.entries and (not (self.out / KEPT).is_file() or (self.out / KEPT).read_bytes() != kept):
+            write_atomically(self.out / KEPT, kept)
+        position = {"done": training.done, "sum": float(training.sum), "best": self.best_hash}
+        write_state(self.out / STATE, {**training.state(), **position, "about": self.about})
+
+    def record(self, training: Training[Any], *, improved: bool) -> None:
+        """Writes the weights, `training.json`, and the state last: an epoch end that is interrupted is made again."""
+        weights = training.task.weights()
+        if improved:
+            self.best_hash = write_weights(weights, self.out / BEST)
+        write_weights(weights, self.out / LAST)
+        reached = {
+            "steps": training.done,
+            "history": [asdict(r) for r in training.history],
+            "best": asdict(training.best),
+        }
+        text = json.dumps({**self.facts, **reached, "about": self.about}, indent=2, sort_keys=True, allow_nan=False)
+        write_atomically(self.out / RECORD, text.encode() + b"\n")
+        self.save(training)
+
+    def best(self) -> dict[str, Tensor]:
+        """The best epoch's weights.
+
+        Raises:
+            TrainingError: The file is gone or damaged.
+        """
+        file = self.out / BEST
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise TrainingError(f"{file}: cannot be read: {error.strerror}; use --fresh to train again") from error
+        if hashlib.sha256(data).hexdigest() != self.best_hash:
+            raise TrainingError(f"{file}: is not what the training wrote; use --fresh to train again")
+        return load(data)
+
+    def _read(self) -> dict[str, Any] | None:
+        """The state in the folder, or None where there is none."""
+        path = self.out / STATE
+        if not path.exists():
+            return None
+        try:
+            state = load_torch(path)
+        except CheckpointError as error:
+            what = f"not a whole checkpoint of a training, but {error.what}"
+            raise TrainingError(f"{path}: {what}; {_BEGIN_AGAIN}") from None
+        about = state.get("about") if isinstance(state, dict) else None
+        if not isinstance(about, dict) or not same_json(about, about):
+            raise TrainingError(f"{path}: not a checkpoint of a training; {_BEGIN_AGAIN}")
+        return dict(state)
+
+    def _refused(self, why: str) -> TrainingError:
+        return TrainingError(f"{self.out}: the checkpoint does not fit this training: {why}; {_BEGIN_AGAIN}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel
+from fastadv.models.training_loop import Losses, Memory, Part, Training, copied, descend
 from fastadv.training.config import TrainingError
 from fastadv.training.validation import embed_faces
 
@@ -105,7 +107,12 @@ def train_head(config: HeadConfig, model: FaceModel, source: FaceSource, *, prog
     labels = torch.tensor([k for k, person in enumerate(people) for _ in grouped[person]])
     last = {name for found in grouped.values() for name in found[-config.held_out :]}
     held = torch.tensor([name in last for name in names])
-    head = _fit(config, features, labels, held, len(people), progress)
+    task = _Head(config, features, labels, held, len(people))
+    store, per_epoch = Memory(), math.ceil(int((~held).sum()) / config.batch)
+    told = partial(progress, "class head")
+    Training(task, store, epochs=config.epochs, per_epoch=per_epoch, progress=told).complete()
+    head = task.head
+    head.load_state_dict(store.best())
     model.head = head.to(model.device).requires_grad_(False)
     model.eval()
     right = head.cpu()(features).argmax(1) == labels
@@ -126,36 +133,35 @@ def _features(model: FaceModel, source: FaceSource, names: list[str], progress: 
     return torch.cat(rows)
 
 
-def _fit(
-    config: HeadConfig, features: Tensor, labels: Tensor, held: Tensor, classes: int, progress: Progress
-) -> nn.Linear:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        head = nn.Linear(features.shape[1], classes)
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.SGD(head.parameters(), lr=config.lr, momentum=config.momentum)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=config.patience)
-    seen, wanted = features[~held], labels[~held]
-    best, kept = math.inf, _copied(head.state_dict())
-    for epoch in range(config.epochs):
-        order = torch.randperm(len(seen), generator=generator)
-        for start in range(0, len(order), config.batch):
-            rows = order[start : start + config.batch]
-            loss = F.cross_entropy(head(seen[rows]), wanted[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+class _Head:
+    """The task: a linear layer on features that stay, validated on the held-out ones; a record is (loss, epoch)."""
+
+    def __init__(self, config: HeadConfig, features: Tensor, labels: Tensor, held: Tensor, classes: int) -> None:
+        self.batch, self.parts = config.batch, dict[str, Part]()  # no checkpoint
+        self.seen, self.held = (features[~held], labels[~held]), (features[held], labels[held])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.head = nn.Linear(features.shape[1], classes)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.optimizer = torch.optim.SGD(self.head.parameters(), lr=config.lr, momentum=config.momentum)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=config.patience)
+
+    def weights(self) -> dict[str, Tensor]:
+        return copied(self.head)
+
+    def steps(self, epoch: int, first: int) -> Losses:
+        features, labels = self.seen
+        for rows in torch.randperm(len(labels), generator=self.generator).split(self.batch):
+            yield descend(self.optimizer, F.cross_entropy(self.head(features[rows]), labels[rows]))
+
+    def record(self, epoch: int, loss: float) -> tuple[float, int]:
+        features, labels = self.held
         with torch.no_grad():
-            value = float(F.cross_entropy(head(features[held]), labels[held]))
+            value = float(F.cross_entropy(self.head(features), labels))
         if not math.isfinite(value):
-            raise TrainingError(f"loss: {value} in epoch {epoch + 1}; expected a finite number: try a lower lr")
-        if value < best:
-            best, kept = value, _copied(head.state_dict())
-        plateau.step(value)
-        progress("class head", epoch + 1, config.epochs)
-    head.load_state_dict(kept)
-    return head
+            raise TrainingError(f"loss: {value} in epoch {epoch}; expected a finite number: try a lower lr")
+        self.plateau.step(value)
+        return value, epoch
 
-
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in state.items()}
+    def best(self, history: Sequence[tuple[float, int]]) -> tuple[float, int]:
+        return min(history)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.core.progress import Progress, silent
-from fastadv.core.restored import check_position, records
+from fastadv.core.restored import records
 from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.models import FaceModel, prepare
 from fastadv.models.checkpoints import load_weights
 from fastadv.models.identity import model_identity
+from fastadv.models.training_loop import Losses, Memory, Part, Training
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
 from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
 from fastadv.training.cache import names_hash
+from fastadv.training.checkpoint import Folder
 from fastadv.training.config import TrainConfig, TrainingError
-from fastadv.training.losses import logits_of, make_loss, start_from_means
+from fastadv.training.losses import finite, logits_of, make_loss, start_from_means
 from fastadv.training.validation import Held, embed_faces, hold_out, verify_pairs
 
 # Fields that do not decide about the weights.
@@ -108,13 +111,55 @@ def train(
     if source.size is None or (source.size, source.size) != model.input_size:
         raise TrainingError(f"source: {model.name!r} takes images of {model.input_size}, got size={source.size}")
     classes = classes_of(hold_out(source.names, held), config=config)
-    run = _Training(config, model, source, classes, held, out, progress)
-    with checkpoint.sole_writer(out, fresh=fresh):
-        return run.complete()
+    task = _Network(config, model, source, classes, held, progress)
+    device = model.device
+    with (
+        checkpoint.sole_writer(out, fresh=fresh),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        torch.manual_seed(config.seed)
+        facts = {"classes": len(classes.people), "images": len(classes.names)}
+        store = (
+            Memory() if out is None else Folder(out, read=partial(records, EpochRecord), about=task.about, facts=facts)
+        )
+        training = Training(
+            task, store, epochs=config.epochs, per_epoch=task.per_epoch, save_steps=config.checkpoint_steps
+        )
+        resumed = training.complete()
+        backbone = {k: v for k, v in store.best().items() if not k.startswith(checkpoint.HEAD_PREFIX)}
+    load_weights(model.backbone, backbone, source=str(out / checkpoint.BEST if out else "best"))
+    model.eval()
+    return TrainResult(
+        model=model,
+        history=tuple(training.history),
+        best=training.best,
+        steps=task.steps_in_all,
+        classes=classes.people,
+        resumed_at=resumed,
+    )
 
 
-class _Training:
-    """A training under way: model, loss, optimiser and position."""
+class _Random:
+    """PyTorch's generators, of the CPU and of a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        state = dict(state)
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+class _Network:
+    """The task: an embedding network on batches of augmented, perhaps attacked faces, validated on pairs."""
 
     def __init__(
         self,
@@ -123,63 +168,26 @@ class _Training:
         source: FaceSource,
         classes: Classes,
         held: Held | None,
-        out: Path | None,
         progress: Progress,
     ) -> None:
         self.config, self.model, self.source, self.classes = config, model, source, classes
-        self.held, self.out, self.progress = held, out, progress
-        self.size = batch_size(config)
+        self.held, self.progress = held, progress
         self.per_epoch = len(classes.names) // config.batch
-        self.steps = self.per_epoch * config.epochs
+        self.steps_in_all = self.per_epoch * config.epochs
         for parameter in model.backbone.parameters():
             parameter.requires_grad_(True)
         self.loss = make_loss(config, features=model.embedding_size, classes=len(classes.people)).to(model.device)
         self.optimizer = _optimizer(config, model.backbone, self.loss)
         self.adversary = _adversary(config, model, self.loss)
         self.first = _first(model) if config.loss == "keep" else None
-        self.done = 0
-        self.sum = 0.0
-        self.history: list[EpochRecord] = []
-        self.random: dict[str, Tensor] | None = None
-        self.best_weights: dict[str, Tensor] | None = None
-        self.best_hash = ""
-        self.known = KnownHashes()
+        self.parts: Mapping[str, Part] = {
+            "backbone": model.backbone,
+            "loss": self.loss,
+            "optimizer": self.optimizer,
+            "random": _Random(model.device),
+        }
 
-    def complete(self) -> TrainResult:
-        about = self._about()
-        resumed = self._restore(about)
-        if self.config.fine_tune and self.first is None and not self.done:
-            self._start_from_means()
-        device = self.model.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed)
-            if self.random is not None:
-                torch.set_rng_state(self.random["cpu"])
-                if device.type == "cuda" and "cuda" in self.random:
-                    torch.cuda.set_rng_state(self.random["cuda"], device)
-            if len(self.history) < self.done // self.per_epoch:  # killed between an epoch's last step and its record
-                self._finish_epoch(len(self.history), about)
-            for epoch in range(self.done // self.per_epoch, self.config.epochs):
-                self._epoch(epoch, about)
-                self._finish_epoch(epoch, about)
-        best = self._best()
-        state = self.best_weights if self.out is None else checkpoint.read_weights(self.out, self.best_hash)
-        if state is not None:
-            backbone = {k: v for k, v in state.items() if not k.startswith(checkpoint.HEAD_PREFIX)}
-            load_weights(self.model.backbone, backbone, source=str(self.out / checkpoint.BEST if self.out else "best"))
-        self.model.eval()
-        return TrainResult(
-            model=self.model,
-            history=tuple(self.history),
-            best=best,
-            steps=self.steps,
-            classes=self.classes.people,
-            resumed_at=resumed,
-        )
-
-    def _about(self) -> dict[str, Any]:
-        known = KnownHashes() if self.out is None else KnownHashes.read(self.out)
-        self.known = known
+    def about(self, known: KnownHashes) -> dict[str, Any]:
         fields = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
         return {
             **fields,
@@ -190,20 +198,20 @@ class _Training:
             "held faces": None if self.held is None else self.held.source.identity(self.held.names, known=known),
         }
 
-    def _epoch(self, epoch: int, about: dict[str, Any]) -> None:
-        config = self.config
-        order = epoch_order(self.classes, config, epoch)
-        first = self.done - epoch * self.per_epoch
-        stage = f"epoch {epoch + 1}/{config.epochs}"
+    def weights(self) -> dict[str, Tensor]:
+        return checkpoint.weights_of(self.model)
+
+    def steps(self, epoch: int, first: int) -> Losses:
+        config, size = self.config, batch_size(self.config)
+        if config.fine_tune and self.first is None and not epoch and not first:
+            self._start_from_means()
+        order = epoch_order(self.classes, config, epoch)[first * size :]
         self._train_mode()
-        with contextlib.closing(batches(self.source, order[first * self.size :], self.size, self.classes)) as stream:
-            for images, labels, ids in stream:
-                self._step(images, labels, ids, epoch)
-                inside = self.done - epoch * self.per_epoch
-                if config.checkpoint_steps and inside < self.per_epoch and inside % config.checkpoint_steps == 0:
-                    self._save(about)
-                self.progress(stage, inside, self.per_epoch)
-        self._save(about)
+        with contextlib.closing(batches(self.source, order, size)) as stream:
+            for inside, (images, ids, names) in enumerate(stream, first):
+                labels = torch.tensor([self.classes.label[name] for name in names])
+                yield self._step(images, labels, ids, epoch, epoch * self.per_epoch + inside)
+                self.progress(f"epoch {epoch + 1}/{config.epochs}", inside + 1, self.per_epoch)
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -224,24 +232,18 @@ class _Training:
         labels = torch.tensor([self.classes.label[name] for name in names])
         start_from_means(self.loss, self.config, features, labels)
 
-    def _step(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: int) -> None:
+    def _step(self, images: Tensor, labels: Tensor, ids: Tensor, epoch: int, step: int) -> float:
         device = self.model.device
         images = augment(images.to(device), ids, self.config, epoch).contiguous(memory_format=torch.channels_last)
         wanted = labels.to(device) if self.first is None else self._kept(images)
         if self.adversary is not None:
             images = self.adversary.mixed(images, labels, ids, epoch)
-        rate = self.config.rate(self.done, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.config.rate(step, self.steps_in_all)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             features = self.model.features(images)
         loss = self.loss(features.float(), wanted)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"loss: {value} at step {self.done + 1} of {self.steps}; nothing of this step was kept. "
-                f"Expected a finite number: try a lower lr (now {self.config.lr:g}) or a longer warmup"
-            )
+        value = finite(loss, step, self.steps_in_all, f"try a lower lr (now {self.config.lr:g}) or a longer warmup")
         if loss.requires_grad:  # a batch without triplets has nothing to learn from
             loss.backward()
             if self.config.clip is not None:
@@ -249,36 +251,21 @@ class _Training:
                 nn.utils.clip_grad_norm_(weights, self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # now: the copy that is attacked next should not carry them
-        self.done += 1
-        self.sum += value
+        return value
 
-    def _finish_epoch(self, epoch: int, about: dict[str, Any]) -> None:
+    def record(self, epoch: int, loss: float) -> EpochRecord:
         report = None
         if self.held is not None:
             report = verify_pairs(self.model, self.held.source, self.held.pairs, progress=self.progress)
-        record = EpochRecord(
-            epoch=epoch + 1,
-            loss=self.sum / self.per_epoch,
+        return EpochRecord(
+            epoch=epoch,
+            loss=loss,
             accuracy=report.accuracy if report else None,
             auc=report.auc if report else None,
             eer=report.eer if report else None,
         )
-        self.sum = 0.0
-        self.history.append(record)
-        improved = self._best() is record
-        if self.out is None:
-            if improved:
-                self.best_weights = checkpoint.weights_of(self.model)
-            return
-        # The state last: what it says has happened is then on the disk, and an interrupted epoch end is done again.
-        if improved:
-            self.best_hash = checkpoint.save_weights(self.model, self.out / checkpoint.BEST)
-        checkpoint.save_weights(self.model, self.out / checkpoint.LAST)
-        checkpoint.save_record(self.out, self._record(about))
-        self._save(about)
 
-    def _best(self) -> EpochRecord:
-        history = self.history
+    def best(self, history: Sequence[EpochRecord]) -> EpochRecord:
         if history[-1].auc is None:
             return history[-1]
         if self.config.adversarial is not None:
@@ -286,61 +273,6 @@ class _Training:
             clean = [r.auc or 0.0 if r.accuracy is None else r.accuracy for r in history]
             return next(r for r, c in zip(reversed(history), reversed(clean), strict=True) if c >= _KEPT * max(clean))
         return max(history, key=lambda r: (r.accuracy or 0.0, r.auc or 0.0, -r.epoch))
-
-    def _record(self, about: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "about": about,
-            "classes": len(self.classes.people),
-            "images": len(self.classes.names),
-            "steps": self.done,
-            "history": [asdict(record) for record in self.history],
-            "best": asdict(self._best()),
-        }
-
-    def _save(self, about: dict[str, Any]) -> None:
-        if self.out is None:
-            return
-        random = {"cpu": torch.get_rng_state()}
-        if self.model.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.model.device)
-        checkpoint.save_state(
-            self.out,
-            {
-                "about": about,
-                "done": self.done,
-                "sum": self.sum,
-                "history": [asdict(record) for record in self.history],
-                "backbone": self.model.backbone.state_dict(),
-                "loss": self.loss.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "random": random,
-                "best": self.best_hash,
-            },
-            self.known,
-        )
-
-    def _restore(self, about: dict[str, Any]) -> int:
-        state = None if self.out is None else checkpoint.read_state(self.out)
-        if state is None:
-            if self.out is not None and any((self.out / f).exists() for f in (checkpoint.BEST, checkpoint.LAST)):
-                raise TrainingError(f"out: {self.out} holds weights without a checkpoint; give another folder")
-            return 0
-        assert self.out is not None
-        checkpoint.check_same(self.out, state["about"], about)
-        with checkpoint.restoring(self.out):
-            self.model.backbone.load_state_dict(state["backbone"])
-            self.loss.load_state_dict(state["loss"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            checkpoint.check_optimizer(self.optimizer)
-            self.done, self.sum = int(state["done"]), float(state["sum"])
-            self.history = records(EpochRecord, state["history"])
-            check_position(self.done, steps=self.steps, per_epoch=self.per_epoch, epochs=len(self.history))
-            self.random = dict(state["random"])
-            torch.Generator().set_state(self.random["cpu"])
-            self.best_hash = str(state["best"])
-        if not (self.out / checkpoint.LAST).is_file() and self.history and not self.sum:
-            checkpoint.save_weights(self.model, self.out / checkpoint.LAST)
-        return self.done
 
 
 def _optimizer(config: TrainConfig, backbone: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:

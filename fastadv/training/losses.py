@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.errors import MissingPackageError
-from fastadv.training.config import LOSSES, TrainConfig
+from fastadv.training.config import LOSSES, TrainConfig, TrainingError
 
 
 class Softmax(nn.Module):
@@ -125,6 +125,21 @@ def class_vectors(loss: nn.Module) -> nn.Parameter:
     vectors = loss.W
     assert isinstance(vectors, nn.Parameter)
     return vectors
+
+
+def finite(loss: Tensor, step: int, steps: int, remedy: str) -> float:
+    """The loss of a step, counted from 0, of so many.
+
+    Raises:
+        TrainingError: It is NaN or infinite.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"loss: {value} at step {step + 1} of {steps}; nothing of this step was kept. "
+            f"Expected a finite number: {remedy}"
+        )
+    return value
 
 
 def logits_of(loss: nn.Module, config: TrainConfig) -> nn.Module | None:

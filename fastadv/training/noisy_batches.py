@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.core.progress import Progress, silent
-from fastadv.data import Face, FaceSource
+from fastadv.data import FaceSource
 from fastadv.models import fixed_batches
 from fastadv.models.red import REDNet
 from fastadv.ops import philox
@@ -61,17 +61,6 @@ def epoch_order(names: Sequence[str], config: DenoiserConfig, epoch: int) -> lis
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % (1 << 63))
     order = torch.randperm(len(names), generator=generator)[: len(names) // config.batch * config.batch]
     return [names[i] for i in order.tolist()]
-
-
-def batches(source: FaceSource, order: Sequence[str], size: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Images (N, 3, H, W) and ids (N,) of one batch after the other, decoded ahead."""
-    waiting: list[Face] = []
-    with source.stream(order, ahead=2 * size) as faces:
-        for face in faces:
-            waiting.append(face)
-            if len(waiting) == size:
-                yield torch.stack([f.image for f in waiting]), torch.tensor([f.id for f in waiting])
-                waiting = []
 
 
 def draw(images: Tensor, ids: Tensor, config: DenoiserConfig, epoch: int) -> tuple[Tensor, Tensor]:

@@ -346,6 +346,16 @@ def test_checkpoints_that_hold_something_else(tmp_path):
         fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
 
 
+def test_a_checkpoint_with_an_optimizer_of_other_sizes(tmp_path):
+    path = tmp_path / "fit.pt"
+    fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7)
+    torch.save(state, path)
+    with pytest.raises(DetectionFileError, match=r"does not fit this fit: optimizer: exp_avg: expected .*, got \(7,\)"):
+        fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+
+
 @pytest.mark.gpu
 def test_on_a_device():
     made = fit(replace(QUICK, kind="lstm", epochs=20), examples(), held=examples(seed=1), device="cuda")

@@ -130,6 +130,22 @@ def test_there_is_one_loop_for_all_attacks():
     assert loops == []
 
 
+def test_there_is_one_loop_for_all_trainings():
+    """Only `fastadv.models.training_loop` goes through epochs; whatever makes steps of an optimizer is a task of it."""
+    loops = []
+    for path in sorted((ROOT / "training").glob("*.py")) + sorted((ROOT / "detection").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        optimizes = any(
+            isinstance(n, ast.Attribute) and ast.unparse(n).startswith("torch.optim.") for n in ast.walk(tree)
+        )
+        if optimizes and "fastadv.models.training_loop" not in imported(path):
+            loops.append(path.name)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.For) and "epochs" in ast.unparse(node.iter) and "range(" in ast.unparse(node.iter):
+                loops.append(f"{path.name}:{node.lineno}")
+    assert loops == []
+
+
 def test_nothing_is_forked():
     """PyTorch's threads do not survive a fork: the package works in threads, users in processes that are spawned."""
 
