@@ -35,7 +35,6 @@ _INPUT = "images"
 _AXIS = "N"
 _BATCH = "N >= 1: no empty batch, on which onnxruntime ends the process where the detector is an LSTM"
 _ELEMENTS = 1 << 20  # of a temporary of the distances, for one image
-_TINY = torch.finfo(torch.float32).tiny
 
 
 class ExportError(Error, RuntimeError):
@@ -186,8 +185,10 @@ class _Named(nn.Module):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    squares = rows.square().sum(1, keepdim=True)
-    return torch.where(squares < _TINY, torch.zeros_like(rows), rows * squares.clamp(min=_TINY).rsqrt())
+    # By the largest entry first, so that no square overflows or vanishes; a row of zeros stays one.
+    largest = rows.abs().amax(1, keepdim=True)
+    rows = rows / torch.where(largest == 0, torch.ones_like(largest), largest)
+    return rows * rows.square().sum(1, keepdim=True).clamp(min=1).rsqrt()
 
 
 def _plain(guard: Guard) -> _Named:
