@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,11 @@ STEMS: dict[str, str] = {
     "pooled_centroid_distances": "pooled_centroid_distances",
     "knn_score": "knn_score",
 }
+
+#: Newer compute capabilities on which family-specific code of one runs.
+_FAMILIES = {(10, 0): ((10, 3),), (10, 1): ((11, 0),), (12, 0): ((12, 1),)}
+#: Compute capabilities of embedded devices.
+_EMBEDDED = ((5, 3), (6, 2), (7, 2), (8, 7), (10, 1), (11, 0))
 
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 _log = logging.getLogger("fastadv")
@@ -172,11 +178,38 @@ def _cuda_problem(device: torch.device) -> str:
     reason = _native.cuda_problem()
     if reason:
         return reason
-    major, minor = torch.cuda.get_device_capability(device)
-    least = min(int(name.split("-")[0]) for name in _native.cuda_architectures())
-    if 10 * major + minor < least:
-        return f"the device has compute capability {major}.{minor}; the kernels need {least // 10}.{least % 10}"
+    capability = torch.cuda.get_device_capability(device)
+    built = _native.cuda_architectures()
+    if not any(_runs(name, capability) for name in built):
+        return (
+            f"the device has compute capability {capability[0]}.{capability[1]}; the kernels were built for "
+            f"{', '.join(built)} (build with FASTADV_CUDA_ARCHITECTURES={10 * capability[0] + capability[1]})"
+        )
     return ""
+
+
+def _runs(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code for an architecture, as CMake names it, runs on a device.
+
+    `90` is machine code and PTX, `90-real` machine code alone, `90-virtual` PTX alone; PTX is compiled for any newer
+    device, machine code runs on newer ones of its generation. `100f` runs in its family, `90a` nowhere else.
+
+    Source:
+        NVIDIA, CUDA C++ programming guide, "Binary compatibility" and "Feature set compiler targets".
+    """
+    match = re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", architecture)
+    if match is None:
+        return True  # native, all: an earlier build did not tell; the driver will
+    own, only, form = (int(match[1]), int(match[2])), match[3], match[4]
+    if only == "a":
+        return capability == own
+    if only == "f":
+        return capability in _FAMILIES.get(own, ()) or capability == own
+    same = capability[0] == own[0] and capability >= own
+    alone = (
+        own in _EMBEDDED or capability in _EMBEDDED
+    )  # machine code of these runs on nothing else, nor other code on them
+    return (form != "-real" and capability >= own) or (form != "-virtual" and same and (not alone or capability == own))
 
 
 def _triton_problem(stem: str, device: torch.device) -> str:

@@ -189,6 +189,26 @@ void measure_group(const DistanceLayer& layer, const float* f_scales, const Grou
   }
 }
 
+double wide_inverse_norm(const float* vector, int64_t channels, float scale) {
+  return scale < 0.0f ? wide_inverse(wide_squares(vector, channels, 0, 1)) : static_cast<double>(scale);
+}
+
+// Where float32 has lost the digits of a norm, or of a squared difference.
+template <bool kCosine>
+inline bool lost(double squares, float f_scale, float c_scale) {
+  return kCosine ? f_scale < 0.0f || c_scale < 0.0f : lost_digits(squares);
+}
+
+template <bool kCosine>
+float wide_distance(const DistanceLayer& layer, const float* feature, float f_scale, const float* centroid,
+                    float c_scale) {
+  const int64_t channels = layer.channels;
+  if (!kCosine) return finish_l2(wide_difference(feature, 1.0, centroid, 1.0, channels, 0, 1));
+  const double f = wide_inverse_norm(feature, channels, f_scale);
+  const double c = wide_inverse_norm(centroid, channels, c_scale);
+  return finish_cosine(wide_difference(feature, f, centroid, c, channels, 0, 1), f_scale, c_scale);
+}
+
 template <bool kCosine>
 void distances_of(const DistanceArgs& args, int64_t task) {
   const int index = layer_of(args, task);
@@ -211,9 +231,17 @@ void distances_of(const DistanceArgs& args, int64_t task) {
       measure_group<kCosine>(layer, f_scales, group, rows, row_count, squares);
       for (int64_t n = 0; n < row_count; ++n) {
         float* out = args.out + distance_row(args, rows + n, index) + k;
+        const float f_scale = kCosine ? f_scales[rows + n] : 1.0f;
+        bool again = false;
+        for (int64_t i = 0; i < count; ++i) {
+          again |= lost<kCosine>(squares[n][i], f_scale, group.scale[i]);
+          out[i] = kCosine ? finish_cosine(squares[n][i], f_scale, group.scale[i]) : finish_l2(squares[n][i]);
+        }
+        if (__builtin_expect(!again, 1)) continue;
+        const float* feature = layer.features + (rows + n) * layer.feature_stride;
         for (int64_t i = 0; i < count; ++i)
-          out[i] = kCosine ? finish_cosine(squares[n][i], f_scales[rows + n], group.scale[i])
-                           : finish_l2(squares[n][i]);
+          if (lost<kCosine>(squares[n][i], f_scale, group.scale[i]))
+            out[i] = wide_distance<kCosine>(layer, feature, f_scale, group.row[i], group.scale[i]);
       }
     }
   }
@@ -234,15 +262,47 @@ float squared_norm(const float* __restrict vector, int64_t channels) {
   return static_cast<float>(total);
 }
 
+// gradient_span of one image in double, by the cosine.
+void wide_gradient(const DistanceArgs& args, int index, int64_t n, int64_t first, int64_t width) {
+  const DistanceLayer& layer = args.layer[index];
+  const float* feature = layer.features + n * layer.feature_stride;
+  const double f_scale = wide_inverse_norm(feature, layer.channels, feature_scales(args, index)[n]);
+  const float* grad = args.grad + distance_row(args, n, index);
+  const float* distances = args.distances + distance_row(args, n, index);
+  double total[kWidth] = {};
+  double weighted = 0.0;
+  for (int64_t k = 0; k < args.centroids; ++k) {
+    const float* centroid = layer.centroids + k * layer.centroid_stride;
+    const float given = centroid_scales(args, index)[k];
+    const double c_scale = wide_inverse_norm(centroid, layer.channels, given);
+    const double weight = static_cast<double>(weight_cosine(grad[k], given));
+    weighted += weight * static_cast<double>(distances[k]);
+    for (int64_t i = 0; i < width; ++i)
+      total[i] += weight * (static_cast<double>(feature[first + i]) * f_scale -
+                            static_cast<double>(centroid[first + i]) * c_scale);
+  }
+  float* out = args.out + n * args.row + layer.column + first;
+  for (int64_t i = 0; i < width; ++i) {
+    const double unit = static_cast<double>(feature[first + i]) * f_scale;
+    out[i] = static_cast<float>((total[i] - weighted * unit) * f_scale);
+  }
+}
+
 // Channels [first, first + width) of the derivative for every image: sum_k w_k (f - c_k).
 template <bool kCosine>
 void gradient_span(const DistanceArgs& args, int index, int64_t first, int64_t width) {
   const DistanceLayer& layer = args.layer[index];
   const float* c_scales = kCosine ? centroid_scales(args, index) : nullptr;
+  bool odd_centroid = false;
+  for (int64_t k = 0; kCosine && k < args.centroids; ++k) odd_centroid |= c_scales[k] < 0.0f;
   for (int64_t n = 0; n < args.images; ++n) {
     const float f_scale = kCosine ? feature_scales(args, index)[n] : 1.0f;
     const float* __restrict grad = args.grad + distance_row(args, n, index);
     const float* __restrict distances = args.distances + distance_row(args, n, index);
+    if (kCosine && (odd_centroid || f_scale < 0.0f)) {
+      wide_gradient(args, index, n, first, width);
+      continue;
+    }
     const float* __restrict feature = layer.features + n * layer.feature_stride + first;
     float unit[kWidth] = {};
     for (int64_t i = 0; i < width; ++i) unit[i] = kCosine ? feature[i] * f_scale : feature[i];
@@ -256,6 +316,10 @@ void gradient_span(const DistanceArgs& args, int index, int64_t first, int64_t w
         const float weight = kCosine ? weight_cosine(grad[k], c_scale) : weight_l2(grad[k], distances[k]);
         if (kCosine) weighted += static_cast<double>(weight) * static_cast<double>(distances[k]);
         const float* __restrict centroid = layer.centroids + k * layer.centroid_stride + first;
+        if (!kCosine && __builtin_expect(extreme(distances[k]), 0)) {
+          for (int64_t i = 0; i < width; ++i) sum[i] += grad[k] * ((unit[i] - centroid[i]) / distances[k]);
+          continue;
+        }
         for (int64_t i = 0; i < width; ++i)
           sum[i] += weight * (unit[i] - (kCosine ? centroid[i] * c_scale : centroid[i]));
       }
@@ -275,8 +339,11 @@ void centroid_scales_task(const DistanceArgs& args, int64_t task) {
   const int64_t first = (task - layer.first_task) * layer.tile;
   const int64_t last = smaller(args.centroids + args.images, first + layer.tile);
   float* scales = centroid_scales(args, index);
-  for (int64_t i = first; i < last; ++i)
-    scales[i] = inverse_norm(squared_norm(scaled_vector(args, layer, i), layer.channels));
+  for (int64_t i = first; i < last; ++i) {
+    const float* vector = scaled_vector(args, layer, i);
+    scales[i] = inverse_norm(squared_norm(vector, layer.channels));
+    if (scales[i] < 0.0f && wide_squares(vector, layer.channels, 0, 1) == 0.0) scales[i] = 0.0f;
+  }
 }
 
 void centroid_distances_task(const DistanceArgs& args, int64_t task) {

@@ -28,17 +28,17 @@ struct Channel {
 // What becomes of x, or of the gradient `given`, but for the mask and its factor, which are applied to x where masks_x,
 // and to a derivative. A linear pass is what the others come to without activation and ceiling.
 template <Pass kPass, class V>
-inline V made_of(V x, V given, Channel<V> of, V ceiling) {
+inline V made_of(V x, V given, Channel<V> of, bool relu, V ceiling) {
   if constexpr (kPass == kForward) {
-    return affine_prelu(x, of.scale, of.shift, of.slope, ceiling);
+    return affine_prelu(x, of.scale, of.shift, of.slope, relu, ceiling);
   } else if constexpr (kPass == kLinear) {
     return of.scale * x + of.shift;
   } else if constexpr (kPass == kLinearGrad) {
     return given * of.scale;
   } else if constexpr (kPass == kFromResult) {
-    return affine_prelu_grad_of(x, given, of.scale, of.slope, ceiling);
+    return affine_prelu_grad_of(x, given, of.scale, of.slope, relu, ceiling);
   } else {
-    return affine_prelu_grad(x, given, of.scale, of.shift, of.slope, ceiling);
+    return affine_prelu_grad(x, given, of.scale, of.shift, of.slope, relu, ceiling);
   }
 }
 
@@ -77,14 +77,19 @@ inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t off
                               slopes ? slopes[0] : args.slope_each ? args.slope_each[0] : args.slope};
   const float ceiling = args.ceiling;
   const float factor = dropout.factor;
-  FASTADV_INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) {
-    const Channel<float> of = kEach ? Channel<float>{scales[i], shifts[i], slopes ? slopes[i] : one.slope} : one;
-    const bool stays = kept(each[i]);
-    const float value = masks_x(kPass) ? keep(stays, to_float(x[i]), factor) : to_float(x[i]);
-    const float made = made_of<kPass>(value, to_float(grad[i]), of, ceiling);
-    from_float(is_backward(kPass) ? keep(stays, made, factor) : made, out[i]);
-  }
+  // A loop for each: with the question inside, it would not be vectorised.
+  const auto walk = [&](auto relu) {
+    FASTADV_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) {
+      const Channel<float> of = kEach ? Channel<float>{scales[i], shifts[i], slopes ? slopes[i] : one.slope} : one;
+      const bool stays = kept(each[i]);
+      const float value = masks_x(kPass) ? keep(stays, to_float(x[i]), factor) : to_float(x[i]);
+      const float made = made_of<kPass>(value, to_float(grad[i]), of, relu, ceiling);
+      from_float(is_backward(kPass) ? keep(stays, made, factor) : made, out[i]);
+    }
+  };
+  if (kPass != kLinear && kPass != kLinearGrad && is_relu(args)) walk(std::true_type{});
+  else walk(std::false_type{});
 }
 
 // kRescaled: whether there is a factor but 1.
@@ -105,6 +110,7 @@ void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
     const T* x = static_cast<const T*>(args.dropout.x);
     const T* grad = static_cast<const T*>(is_backward(kPass) ? args.grad : args.dropout.x);
     T* out = static_cast<T*>(args.dropout.out);
+    const bool relu = is_relu(args);
     const float ceiling = args.ceiling;
     const float factor = args.dropout.factor;
     mask_walk<uint16_t>(args.dropout, task, contiguous, [&](Halved kept, const Run& run) {
@@ -118,7 +124,7 @@ void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
             using V = decltype(value);
             const Channel<V> of = {read<V>(scale + place), read<V>(shift + place), read<V>(slope + place)};
             const auto scaled = [=](bool masked, V whole) { return kRescaled && masked ? whole * factor : whole; };
-            return scaled(is_backward(kPass), made_of<kPass>(scaled(masks_x(kPass), value), given, of, V{} + ceiling));
+            return scaled(is_backward(kPass), made_of<kPass>(scaled(masks_x(kPass), value), given, of, relu, V{} + ceiling));
           });
     });
   } else {

@@ -10,11 +10,51 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #endif
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 namespace fastadv::cpu {
 namespace {
 
 constexpr int kMostShares = 256;
+
+// Subnormal numbers are numbers while it lives. torch.set_flush_denormal makes them zeros in the thread that calls it
+// alone: half-precision numbers would lose theirs on the way to float32, and bits would depend on who did which task.
+class Subnormals {
+ public:
+  Subnormals() : before_(control()) {
+    if (before_ & kFlush) set_control(before_ & ~kFlush);
+  }
+  ~Subnormals() {
+    if (before_ & kFlush) set_control(before_);
+  }
+  Subnormals(const Subnormals&) = delete;
+  Subnormals& operator=(const Subnormals&) = delete;
+
+ private:
+#if defined(__SSE2__)
+  using Word = unsigned;
+  static constexpr Word kFlush = 0x8040;  // of results, and of operands
+  static Word control() { return _mm_getcsr(); }
+  static void set_control(Word word) { _mm_setcsr(word); }
+#elif defined(__aarch64__)
+  using Word = uint64_t;
+  static constexpr Word kFlush = Word{1} << 24 | Word{1} << 19;
+  static Word control() {
+    Word word;
+    asm volatile("mrs %0, fpcr" : "=r"(word));
+    return word;
+  }
+  static void set_control(Word word) { asm volatile("msr fpcr, %0" : : "r"(word)); }
+#else
+  using Word = unsigned;
+  static constexpr Word kFlush = 0;
+  static Word control() { return 0; }
+  static void set_control(Word) {}
+#endif
+  Word before_;
+};
 
 // Every thread begins with a run of tasks of its own, so that it walks through memory of its own, and then helps the
 // others.
@@ -32,6 +72,7 @@ struct Job {
   }
 
   void work(int seat) {
+    const Subnormals kept;
     for (int i = 0; i < shares; ++i) {
       Share& own = share[(seat + i) % shares];
       for (int64_t task = own.next.fetch_add(1); task < own.end; task = own.next.fetch_add(1)) function(context, task);

@@ -14,6 +14,7 @@ from fastadv.data.faces import SourceError
 BLOCK = 512
 MAX_MEMBER = 256 * 2**20
 _MAX_EXTENSION = 64 * 2**10
+_MAX_IN_A_ROW = 16  # extended headers before one member; archivers write two or three
 _REGULAR = frozenset({b"0", b"\0", b"7"})
 _KINDS = {
     b"1": "a hard link",
@@ -57,7 +58,7 @@ def tar_members(path: Path) -> Iterator[Member]:
 
 
 def _members(path: Path, file: BinaryIO, total: int) -> Iterator[Member]:
-    at, long_name, pax = 0, "", dict[str, str]()
+    at, long_name, pax, in_a_row = 0, "", dict[str, str](), 0
     while True:
         header = _take(path, file, at, BLOCK, total)
         if not any(header):
@@ -73,6 +74,11 @@ def _members(path: Path, file: BinaryIO, total: int) -> Iterator[Member]:
         if kind in (b"x", b"g", b"L"):
             if size > _MAX_EXTENSION:
                 raise SourceError(f"{path}: an extended header of {size} bytes at {start}, at most {_MAX_EXTENSION}")
+            in_a_row += 1
+            if in_a_row > _MAX_IN_A_ROW:
+                raise SourceError(
+                    f"{path}: expected at most {_MAX_IN_A_ROW} extended headers before a member, got another at {start}"
+                )
             data = _take(path, file, start, size, total)
             if kind == b"x":
                 pax = _pax(path, data, start)
@@ -80,7 +86,7 @@ def _members(path: Path, file: BinaryIO, total: int) -> Iterator[Member]:
                 long_name = _text(data)
             continue
         name = _clean(path, pax.get("path") or long_name or _header_name(header))
-        long_name, pax = "", {}
+        long_name, pax, in_a_row = "", {}, 0
         if kind == b"5" or (kind in _REGULAR and name.endswith("/")):
             continue
         if kind not in _REGULAR:
@@ -140,15 +146,16 @@ def _text(field: bytes) -> str:
 def _pax(path: Path, data: bytes, at: int) -> dict[str, str]:
     """The records `length key=value` of an extended header."""
     found: dict[str, str] = {}
-    while data.strip(b"\0"):
-        digits, _, _ = data.partition(b" ")
+    begin, end = 0, len(data.rstrip(b"\0"))
+    while begin < end:
+        digits, _, _ = data[begin : begin + 8].partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        record = data[:length]
+        record = data[begin : begin + length]
         key, equals, value = record[len(digits) + 1 :].partition(b"=")
-        if length <= len(digits) or not equals or not record.endswith(b"\n"):
+        if not len(digits) < length == len(record) or not equals or not record.endswith(b"\n"):
             raise SourceError(f"{path}: damaged: the extended header at {at} is malformed")
         found[key.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
-        data = data[length:]
+        begin += length
     if any(key.startswith("GNU.sparse") for key in found):
         raise SourceError(f"{path}: holds a sparse file, not a plain one (the extended header at {at})")
     return found

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,9 @@ METADATA = "fastadv"
 
 _VERSION = 1
 _INPUT = "images"
+_AXIS = "N"
+_BATCH = "N >= 1: no empty batch, on which onnxruntime ends the process where the detector is an LSTM"
 _ELEMENTS = 1 << 20  # of a temporary of the distances, for one image
-_TINY = torch.finfo(torch.float32).tiny
 
 
 class ExportError(Error, RuntimeError):
@@ -64,7 +66,8 @@ class Exported:
 def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> Exported:
     """Write backbone, pooling, distances, detector and class head as one graph, after it was run and compared.
 
-    The graph takes ``images`` ``(N, 3, H, W)`` float32, RGB in [0, 1], any N >= 1, and gives ``embeddings`` ``(N, D)``,
+    The graph takes ``images`` ``(N, 3, H, W)`` float32, RGB in [0, 1], any N >= 1 (its documentation says so: on an
+    empty batch onnxruntime ends the process where the detector is an LSTM), and gives ``embeddings`` ``(N, D)``,
     ``scores`` ``(N,)``, ``flagged`` ``(N,)`` bool, and ``logits`` ``(N, K)`` if the model has a head. It holds plain
     operations only, all in float32: no part of this package is needed to run it. What a reader has to know (the
     threshold, the preprocessing, layers, versions) is a JSON text under the name ``fastadv``: in the metadata of the
@@ -118,7 +121,8 @@ def describe(guard: Guard) -> dict[str, Any]:
         "model": guard.model.name,
         "input": {
             "name": _INPUT,
-            "shape": ["N", 3, height, width],
+            "shape": [_AXIS, 3, height, width],
+            "batch": _BATCH,
             "type": "float32",
             "colours": "RGB",
             "range": [0, 1],
@@ -182,8 +186,10 @@ class _Named(nn.Module):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    squares = rows.square().sum(1, keepdim=True)
-    return torch.where(squares < _TINY, torch.zeros_like(rows), rows * squares.clamp(min=_TINY).rsqrt())
+    # By the largest entry first, so that no square overflows or vanishes; a row of zeros stays one.
+    largest = rows.abs().amax(1, keepdim=True)
+    rows = rows / torch.where(largest == 0, torch.ones_like(largest), largest)
+    return rows * rows.square().sum(1, keepdim=True).clamp(min=1).rsqrt()
 
 
 def _plain(guard: Guard) -> _Named:
@@ -230,7 +236,7 @@ def _archive_runner(data: bytes, names: Sequence[str]) -> Any:
 
     def run(images: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            return dict(zip(names, loaded(images), strict=True))
+            return dict(zip(names, loaded(_filled(images)), strict=True))
 
     return run
 
@@ -252,10 +258,31 @@ def _onnx_bytes(program: torch.export.ExportedProgram, names: Sequence[str], abo
         )
     assert made is not None
     proto = made.model_proto
+    _name_batch(proto.graph)
     onnx.helper.set_model_props(proto, {METADATA: about})
     onnx.checker.check_model(proto)
     serialised: bytes = proto.SerializeToString()
     return serialised
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the axis of the batch by its name, and say how long it may be."""
+    (images,) = graph.input
+    symbol = images.type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", _AXIS, dim.dim_param)
+    sizes = ", ".join(str(dim.dim_param or dim.dim_value) for dim in images.type.tensor_type.shape.dim)
+    images.doc_string = f"Aligned faces ({sizes}), float32, RGB in [0, 1]. {_BATCH}."
+    graph.doc_string = f"{_INPUT}: {images.doc_string}"
+
+
+def _filled(images: Tensor) -> Tensor:
+    """``images``, unless there are none."""
+    if not len(images):
+        raise ArgumentError(f"images: expected a batch (N, 3, H, W) with N >= 1, got shape {tuple(images.shape)}")
+    return images
 
 
 def _onnx_runner(data: bytes) -> Any:
@@ -266,7 +293,7 @@ def _onnx_runner(data: bytes) -> Any:
     names = [output.name for output in session.get_outputs()]
 
     def run(images: Tensor) -> dict[str, Tensor]:
-        found = session.run(names, {_INPUT: images.numpy()})
+        found = session.run(names, {_INPUT: _filled(images).numpy()})
         return {name: torch.from_numpy(np.asarray(value)) for name, value in zip(names, found, strict=True)}
 
     return run

@@ -13,6 +13,8 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, MissingPackageError
+from fastadv.models.float32_math import float32_math
+from fastadv.models.modes import plain_modes
 
 _QUERIES = 256  # of one matrix product
 _ROWS = 8192  # of the index in one matrix product
@@ -87,7 +89,7 @@ class Neighbours:
     A backend proposes a few more candidates than were asked for, by rounded distances. Those are measured again from
     differences (:func:`fastadv.ops.centroid_distances`), and a bound on the rounding says whether a row that was not
     proposed could belong to the nearest. Where it could, the whole index is measured. So the result is that of
-    measuring everything, whatever the backend.
+    measuring everything, whatever the backend, and whatever precision of float32 products PyTorch is set to.
 
     Memory beyond the features: blocks of 8,192 rows by 256 queries, and 64 MiB of gathered candidates.
 
@@ -141,7 +143,6 @@ class Neighbours:
         """``(M,)`` int64: not to be written."""
         return self._labels
 
-    @torch.no_grad()
     def search(self, queries: Tensor, k: int) -> Found:
         """The k nearest features of every query, by L2 distance.
 
@@ -155,9 +156,12 @@ class Neighbours:
         _check("queries", queries, self._features)
         if not 1 <= k <= len(self):
             raise ArgumentError(f"k is {k}; expected an integer in [1, {len(self)}], the size of the index")
-        found = [self._search(part, k) for part in queries.detach().split(_QUERIES)]
-        distances, rows = (torch.cat([pair[i] for pair in found]) for i in (0, 1))
-        return Found(distances=distances, indices=rows, labels=self._labels[rows])
+        device = self._features.device
+        # The bound on the rounding is that of float32: no autocast, no TF32, no bfloat16, whatever the caller has set.
+        with plain_modes(device), torch.no_grad(), float32_math(device, tf32=False):
+            found = [self._search(part, k) for part in queries.detach().split(_QUERIES)]
+            distances, rows = (torch.cat([pair[i] for pair in found]) for i in (0, 1))
+            return Found(distances=distances, indices=rows, labels=self._labels[rows])
 
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if not len(queries):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastadv import backends
+from fastadv.core.errors import ArgumentError
 
 _LIBRARY = torch.library.Library("fastadv", "DEF")
 
@@ -44,15 +45,16 @@ def define_op(
             none. None: the backward pass raises NotImplementedError.
 
     Returns:
-        The operation. It raises RuntimeError for a written tensor that requires grad while gradients are
-        recorded: there is no derivative, and a silent wrong one would be worse.
+        The operation. One that writes raises RuntimeError for a tensor that requires grad while gradients are
+        recorded, written or read: there is no derivative, and a silent wrong one would be worse.
     """
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     op = getattr(torch.ops.fastadv, name).default
     arguments = op._schema.arguments
     written = [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
-    labels = [arguments[i].name for i in written]
+    labels = {i: a.name.removesuffix("_each") for i, a in enumerate(arguments)}
+    read = [i for i, a in enumerate(arguments) if written and i not in written and "Tensor" in str(a.type)]
 
     def kernel(*args: Any) -> Any:
         first = args[0][0] if isinstance(args[0], list) else args[0]
@@ -73,12 +75,25 @@ def define_op(
         return (*made, *(None,) * (len(arguments) - len(made)))
 
     def call(*args: Any) -> Any:
-        if torch.is_grad_enabled():
-            for i, label in zip(written, labels, strict=True):
+        # A compiled graph writes into a copy, and cannot trace the question.
+        for i in () if torch.compiler.is_compiling() else written:
+            if args[i] is not None and args[i].is_neg():
+                raise ArgumentError(
+                    f"{labels[i]}: expected a tensor to write into, got a view that negates (the imaginary part of a "
+                    "conjugate); pass resolve_neg() of it"
+                )
+        if written and torch.is_grad_enabled():
+            for i in written:
                 if args[i] is not None and args[i].requires_grad:
                     raise RuntimeError(
-                        f"{name} writes into {label}, which requires grad, and has no derivative; "
+                        f"{name} writes into {labels[i]}, which requires grad, and has no derivative; "
                         "pass a detached tensor"
+                    )
+            for i in read:
+                if args[i] is not None and args[i].requires_grad:
+                    raise RuntimeError(
+                        f"{name} reads {labels[i]}, which requires grad, and has no derivative; "
+                        "pass a detached tensor, or call it under torch.no_grad()"
                     )
         return op(*args)
 

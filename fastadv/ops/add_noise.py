@@ -90,10 +90,15 @@ def add_noise_(
     return x  # type: ignore[return-value]
 
 
-def _prepared(x: Tensor, origin: Tensor | None, scale_each: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _prepared(
+    x: Tensor, origin: Tensor | None, scale_each: Tensor | None, key: random_key.Split
+) -> tuple[Tensor, Tensor, Tensor | None]:
     # Here, not in the public function: torch.compile may hand over other strides than it traced.
     checks.dense("x", x)
-    checks.not_shared({"x": x}, {} if origin is None else {"origin": origin})
+    ids, seed, _, tick, *_ = key
+    checks.not_shared(
+        (("x", x),), (("origin", origin), ("scale", scale_each), ("ids", ids), ("seed", seed), ("tick", tick))
+    )
     work = layout.readable(x)
     return work, work if origin is None else checks.restrided(origin, work), checks.contiguous(scale_each)
 
@@ -101,13 +106,13 @@ def _prepared(x: Tensor, origin: Tensor | None, scale_each: Tensor | None) -> tu
 def _reference(
     x: Tensor, origin: Tensor | None, scale_each: Tensor | None, scale: float, kind: str, *rest: Any
 ) -> None:
-    _prepared(x, origin, scale_each)
+    _prepared(x, origin, scale_each, rest[:6])
     reference.add_noise_(x, origin, scale_each, scale, kind, *random_key.whole(*rest[:6]), *rest[6:])
 
 
 def _native_call(function: str, x: Tensor, origin: Tensor | None, rest: tuple[Any, ...], where: Any) -> None:
     scale_each, scale, kind, lo, hi = *rest[:3], *rest[9:]
-    work, origin, scale_each = _prepared(x, origin, scale_each)
+    work, origin, scale_each = _prepared(x, origin, scale_each, rest[3:9])
     key, keep = random_key.native(*rest[3:9])
     if x.numel():
         call = getattr(_native.module(), function)
@@ -133,7 +138,7 @@ def _cuda(x: Tensor, origin: Tensor | None, *rest: Any) -> None:
 def _triton(x: Tensor, origin: Tensor | None, *rest: Any) -> None:
     kernel = importlib.import_module("fastadv.kernels.triton.add_noise")
     scale_each, scale, kind, lo, hi = *rest[:3], *rest[9:]
-    work, origin, scale_each = _prepared(x, origin, scale_each)
+    work, origin, scale_each = _prepared(x, origin, scale_each, rest[3:9])
     if x.numel():
         key = random_key.for_triton(*rest[3:9])
         kernel.launch(work, origin, layout.sizes(work), key, scale_each, scale, _KINDS[kind], lo, hi)

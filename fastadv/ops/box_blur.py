@@ -46,6 +46,7 @@ def box_blur(x: Array, *, backend: str | None = None) -> Array:
     value = foreign.borrow("x", x, written=False)
     if not checks.is_tensor(value):
         raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+    checks.strided("x", value)
     if value.dtype not in checks.GRAD_TYPES:
         raise ArgumentTypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
     if value.dim() != 4:

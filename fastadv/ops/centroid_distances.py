@@ -31,10 +31,9 @@ def centroid_distances(
               = \tfrac12 \left\| \frac{f_{l,n}}{\|f_{l,n}\|} - \frac{c_{l,k}}{\|c_{l,k}\|} \right\|_2^2
 
     Both are computed from differences: ``d(x, x)`` is exactly 0 and nothing cancels. L2 is within 1e-5 (relative) of
-    float64 while the squares of the differences are normal float32 numbers; cosine is within
-    1e-5 d + 2e-7 sqrt(d) + 1e-14. A vector whose squared norm is below the smallest normal float32 (norm 1.1e-19)
-    counts as zero: it has no direction, and its cosine distance is 1 to everything, itself included, with a derivative
-    of 0. Nothing of shape (N, K, C) is ever made.
+    float64, cosine within 1e-5 d + 2e-7 sqrt(d) + 1e-14, for all finite vectors: where a sum of squares is below 1e-28
+    or overflows float32, it is made again in float64. A vector of zeros has no direction: its cosine distance is 1 to
+    everything, itself included, with a derivative of 0. Nothing of shape (N, K, C) is ever made.
 
     Differentiable in the features. At distance 0 the derivative of L2 is taken as 0.
 

@@ -10,18 +10,56 @@ from torch import Tensor
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
+_NO_DISPATCH = Tensor.__torch_dispatch__
+
 #: Element types of a gradient and their codes in the compiled kernels.
 GRAD_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def tensor(name: str, value: object) -> None:
-    """Raise TypeError unless ``value`` is a tensor."""
+    """Raise TypeError unless ``value`` is a tensor of the ordinary form."""
     if not isinstance(value, Tensor):
         raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor, like x")
+    strided(name, value)
+
+
+def strided(name: str, value: Tensor) -> None:
+    """Raise TypeError where a tensor is sparse, nested or of another form that has no strides."""
+    if value.layout is not torch.strided or value.is_nested:
+        came = "a nested tensor" if value.is_nested else f"one of layout {value.layout}".replace("torch._", "torch.")
+        raise ArgumentTypeError(f"{name}: expected an ordinary tensor of layout torch.strided, got {came}")
+
+
+def has_memory(value: Tensor) -> bool:
+    """Whether the elements lie where ``data_ptr()`` says, as they are.
+
+    Those of a view that negates do not, nor those of sparse tensors, FakeTensors and others that only PyTorch's
+    dispatcher understands: what passes it by has to ask.
+    """
+    if type(value) is not Tensor and type(value).__torch_dispatch__ is not _NO_DISPATCH:
+        return False
+    if value.is_neg() or value.is_nested:
+        return False
+    try:
+        return value.data_ptr() != 0 or value.numel() == 0
+    except RuntimeError:
+        return False
+
+
+def in_memory(name: str, value: Tensor) -> Tensor:
+    """``value``, which is only read, as a tensor that :func:`has_memory`: itself, or a copy of a view that negates."""
+    strided(name, value)
+    if value.is_neg():
+        value = value.resolve_neg()
+    if has_memory(value):
+        return value
+    came = f"a {type(value).__name__} on {value.device} without"
+    raise ArgumentTypeError(f"{name}: expected a tensor with memory of its own, got {came}")
 
 
 def images(name: str, value: Tensor) -> None:
     """Raise unless ``value`` is a float32 batch ``(N, ...)`` of at least two dimensions."""
+    strided(name, value)
     if value.dtype != torch.float32:
         raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
     if value.dim() < 2:
@@ -111,8 +149,8 @@ def dense(name: str, x: Tensor) -> None:
         raise _not_dense(name, x)
 
 
-def _not_dense(name: str, x: Tensor) -> ValueError:
-    return ValueError(
+def _not_dense(name: str, x: Tensor) -> ArgumentError:
+    return ArgumentError(
         f"{name} has shape {tuple(x.shape)} and strides {x.stride()}; expected a dense batch, one image "
         "after the other (contiguous or channels-last), since it is written in place"
     )
@@ -139,6 +177,7 @@ def tensors(name: str, values: object, expected: str) -> list[Tensor]:
     for i, value in enumerate(values):
         if not isinstance(value, Tensor):
             raise ArgumentTypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
+        strided(f"{name}[{i}]", value)
         if value.device != values[0].device:
             raise ArgumentError(
                 f"{name}[{i}] is on {value.device}; expected {values[0].device}, the device of {name}[0]"
@@ -168,21 +207,41 @@ def restrided(value: Tensor, x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=value.dtype, device=value.device).copy_(value)
 
 
-def not_shared(written: dict[str, Tensor], read: dict[str, Tensor]) -> None:
-    """Raise ValueError when a written tensor begins at the address of another argument."""
-    taken: dict[int, str] = {}
-    for name, value in written.items():
-        other = taken.setdefault(value.data_ptr(), name)
-        if other != name and value.numel() > 0:
-            raise _shared(other, name)
-    for name, value in read.items():
-        other = taken.get(value.data_ptr(), name)
-        if other != name and value.numel() > 0:
-            raise _shared(other, name)
+def not_shared(written: tuple[tuple[str, Tensor | None], ...], read: tuple[tuple[str, Tensor | None], ...]) -> None:
+    """Raise ValueError when the memory of a written tensor overlaps that of another argument.
+
+    From the first byte to the last. A written tensor was checked to be dense: nothing lies between its elements.
+    """
+    seen: list[tuple[int, int, str]] = []
+    for name, value in written:
+        if value is None:
+            continue
+        begin = value.data_ptr()
+        end = begin + value.nbytes
+        for first, last, other in seen:
+            if begin < last and first < end:
+                raise _shared(other, name)
+        if begin < end:
+            seen.append((begin, end, name))
+    for name, value in read:
+        if value is None:
+            continue
+        begin = value.data_ptr()
+        for first, last, other in seen:
+            # The end of what begins behind need not be known.
+            if begin < last and (first <= begin or first < begin + _reach(value)) and value.numel():
+                raise _shared(other, name)
 
 
-def _shared(name: str, other: str) -> ValueError:
-    return ValueError(f"{name} and {other} share their memory; expected separate tensors (clone one)")
+def _reach(value: Tensor) -> int:
+    """Bytes from the first to the last one."""
+    if value.is_contiguous():
+        return value.nbytes
+    return (1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True))) * value.itemsize
+
+
+def _shared(name: str, other: str) -> ArgumentError:
+    return ArgumentError(f"{name} and {other} share their memory; expected separate tensors (clone one)")
 
 
 def address(value: Tensor | None) -> int:

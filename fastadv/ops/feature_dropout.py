@@ -77,6 +77,7 @@ def borrowed(x: Any, seed: Any, ids: Any, tick: Any, layer: int) -> tuple[Tensor
     value = foreign.borrow("x", x, written=False)
     if not checks.is_tensor(value):
         raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+    checks.strided("x", value)
     if value.dtype not in checks.GRAD_TYPES:
         raise ArgumentTypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
     if value.dim() < 1:

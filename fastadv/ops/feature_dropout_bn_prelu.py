@@ -40,7 +40,9 @@ def feature_dropout_bn_prelu(
     .. math:: y = \min(\mathrm{prelu}(\mathrm{scale}_c\,m\,x + \mathrm{shift}_c), \mathrm{ceiling}), \qquad
               \mathrm{prelu}(t) = t \text{ where } t > 0, \text{ else } \mathrm{slope}_c\,t
 
-    with the mask :math:`m` of :func:`feature_dropout`. Float32 arithmetic, rounded once to the type of ``x``; no fused
+    with the mask :math:`m` of :func:`feature_dropout`. What is dropped is 0 before the affine map, whatever it was. As
+    in PyTorch, a NaN stays one and minus infinity becomes slope times itself: 0 where the slope is the number 0, ReLU;
+    NaN where it is a tensor that holds 0, PReLU. Float32 arithmetic, rounded once to the type of ``x``; no fused
     multiply-add: every backend gives the same bits. The derivative is with respect to ``x`` only, and once; it is 0
     where the ceiling is reached. Mask and affine map are computed again. What is kept for it tells the sign of what
     the activation saw: ``x``, or the result, which the next layer mostly keeps anyway, and from which the derivative

@@ -39,8 +39,8 @@ def call(
     """
     lent = {name: borrow(name, value, written=name in written) for name, value in arrays.items()}
     function(**lent, **options)
-    if any(_is_cupy(value) for value in arrays.values()):
-        _hand_back_stream()
+    for device in sorted({value.device.id for value in arrays.values() if _is_cupy(value)}):
+        _hand_back_stream(device)
 
 
 def borrow(name: str, value: Any, *, written: bool) -> Any:
@@ -84,8 +84,11 @@ def give_back(value: Tensor, like: object) -> Any:
         return value
     import cupy
 
-    _hand_back_stream()
-    return cupy.from_dlpack(value.detach())
+    value = value.detach()
+    theirs = _hand_back_stream(like.device.id)  # type: ignore[attr-defined]
+    if value.is_cuda:
+        value.record_stream(theirs)  # when CuPy drops it, its memory is not used again before CuPy's work is done
+    return cupy.from_dlpack(value)
 
 
 def _copied(name: str, value: np.ndarray) -> Tensor:
@@ -99,9 +102,17 @@ def _is_cupy(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "cupy"
 
 
-def _hand_back_stream() -> None:
+def _hand_back_stream(device: int) -> torch.cuda.Stream:
+    """CuPy's current stream of the device of an array, after it was made to wait for PyTorch's."""
     # DLPack made PyTorch's stream wait for CuPy's; the way back is ours to order.
     import cupy
 
-    theirs = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)
-    theirs.wait_stream(torch.cuda.current_stream())
+    with cupy.cuda.Device(device):
+        pointer = cupy.cuda.get_current_stream().ptr
+    # 0 and 1 are CUDA's default stream, which is PyTorch's too; an ExternalStream of 0 would be any stream of its pool.
+    if pointer in (0, 1):
+        theirs = torch.cuda.default_stream(device)
+    else:
+        theirs = torch.cuda.ExternalStream(pointer, device=device)
+    theirs.wait_stream(torch.cuda.current_stream(device))
+    return theirs

@@ -61,6 +61,7 @@ def knn_score(
             raise ArgumentTypeError(
                 f"{name} is a {type(value).__name__}; expected a torch.Tensor or a NumPy or CuPy array"
             )
+        checks.strided(name, value)
     checks.rows("distances", d, torch.float32, (None, None))
     if d.shape[1] == 0:
         raise ArgumentError(f"distances has shape {tuple(d.shape)}; expected (N, k) with k >= 1")

@@ -141,14 +141,24 @@ def momentum_step_(
 
 
 def _prepared(
-    x: Tensor, grad: Tensor, origin: Tensor, velocity: Tensor, stats: Tensor | None, workspace: Tensor
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    velocity: Tensor,
+    stats: Tensor | None,
+    workspace: Tensor,
+    each: tuple[Tensor | None, Tensor | None, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
     # Here, not in the public function: torch.compile may hand over other strides than it traced.
     checks.dense("x", x)
     checks.same_layout("velocity", velocity, x)
-    checks.not_shared({"x": x, "velocity": velocity}, {"origin": origin, "grad": grad})
     checks.writable_rows("stats", stats)
     checks.writable_rows("workspace", workspace)
+    alpha, eps, active = each
+    checks.not_shared(
+        (("x", x), ("velocity", velocity), ("stats", stats), ("workspace", workspace)),
+        (("origin", origin), ("grad", grad), ("alpha", alpha), ("eps", eps), ("active", active)),
+    )
     size = x.numel() // x.shape[0] if x.shape[0] else 0
     needed = 2 * x.shape[0] * max(1, min(_MOST_CHUNKS, -(-size // _CHUNK)))
     if workspace.numel() < needed:
@@ -159,8 +169,8 @@ def _prepared(
 
 
 def _reference(x: Tensor, grad: Tensor, origin: Tensor, velocity: Tensor, *rest: Any) -> None:
-    stats, workspace = rest[8:10]
-    _prepared(x, grad, origin, velocity, stats, workspace)
+    active, stats, workspace = rest[7:10]
+    _prepared(x, grad, origin, velocity, stats, workspace, (rest[0], rest[2], active))
     reference.momentum_step_(x, grad, origin, velocity, *rest[:9], *rest[10:])
 
 
@@ -183,7 +193,7 @@ def _native_arguments(
     hi: float,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The arguments of the compiled function, and the tensors that must outlive the call."""
-    grad, origin = _prepared(x, grad, origin, velocity, stats, workspace)
+    grad, origin = _prepared(x, grad, origin, velocity, stats, workspace, (alpha_each, eps_each, active))
     alpha_each, eps_each, active = map(checks.contiguous, (alpha_each, eps_each, active))
     address = checks.address
     images = x.shape[0]
@@ -237,7 +247,7 @@ def _triton(
     hi: float,
 ) -> None:
     kernel = importlib.import_module("fastadv.kernels.triton.momentum_step")
-    grad, origin = _prepared(x, grad, origin, velocity, stats, workspace)
+    grad, origin = _prepared(x, grad, origin, velocity, stats, workspace, (alpha_each, eps_each, active))
     each = map(checks.contiguous, (alpha_each, eps_each, active))
     if x.numel():
         numbers = (alpha, eps, mu, lo, hi)

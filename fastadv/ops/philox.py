@@ -18,7 +18,7 @@ from torch import Tensor
 from fastadv import _native, backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.ops import random_key
+from fastadv.ops import checks, random_key
 from fastadv.ops.random_key import LAYERS, TICKS
 from fastadv.ops.reference import philox as reference
 from fastadv.ops.reference.philox import MASK_ROUNDS, NUMBER_ROUNDS, block
@@ -76,7 +76,7 @@ def uniform(
         BackendUnavailable: ``backend="cpu"`` cannot run here.
     """
     size = math.prod(shape)
-    native = _use_native(ids, backend)
+    native = _use_native((ids, seed, tick), backend)
     random_key.check(seed, ids, tick, layer, size)
     if size == 0:
         return _empty(ids, shape)
@@ -118,16 +118,19 @@ def normal(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, shap
     return reference.normal(reference.words(seed, ids, tick, layer, size + size % 2))[:, :size].reshape(-1, *shape)
 
 
-def _use_native(ids: Tensor, backend: str | None) -> bool:
+def _use_native(key: tuple[int | Tensor, ...], backend: str | None) -> bool:
     if backend not in (None, "auto", "reference", "cpu"):
         raise ArgumentError(f"backend is {brief(backend)}; expected 'reference', 'cpu' or None")
-    possible = isinstance(ids, Tensor) and ids.device.type == "cpu" and _native.has("cpu_philox_uniform")
+    tensors = [part for part in key if isinstance(part, Tensor)]
+    possible = bool(tensors) and tensors[0].device.type == "cpu" and _native.has("cpu_philox_uniform")
+    compiling = torch.compiler.is_compiling()
+    possible = possible and (compiling or all(checks.has_memory(part) for part in tensors))
     if backend == "cpu" and not possible:
         raise backends.BackendUnavailable(
             f"philox.uniform: backend 'cpu' cannot run: {_native.PROBLEM or 'it takes CPU tensors'}"
         )
     # A compiled graph traces the tensor form; both are the same bits.
-    return possible and backend != "reference" and not torch.compiler.is_compiling()
+    return possible and backend != "reference" and not compiling
 
 
 def _empty(ids: Tensor, shape: tuple[int, ...]) -> Tensor:

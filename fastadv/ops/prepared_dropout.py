@@ -86,9 +86,11 @@ class PreparedDropout:
                 raise ArgumentError("scale is None and shift, slope or ceiling is not; expected all or none of them")
             return
         checks.tensor("scale", scale)
-        parameters = _own(
-            contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
-        )
+        parameters = contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
+        given = zip(("scale", "shift", "slope"), parameters[:3], strict=True)
+        in_memory = [None if part is None else checks.in_memory(name, part) for name, part in given]
+        parameters = (*in_memory, *parameters[3:])  # type: ignore[assignment]
+        parameters = _own(parameters)
         self._kept = None if is_linear(parameters) else keep
         self._parameters = parameters
         self._named |= {"scale": scale, "shift": shift, "slope": slope, "ceiling": ceiling, "keep": keep}
@@ -105,11 +107,11 @@ class PreparedDropout:
     def keyed(self, x: Tensor, key: random_key.BatchKey) -> Tensor:
         """The same with a key that was checked before, for all layers of a network."""
         if torch.compiler.is_compiling():
-            operation: Any = feature_dropout if self._parameters is None else feature_dropout_bn_prelu
-            compiled: Tensor = operation(x, seed=key.seed, ids=key.ids, tick=key.tick, **self._named)
-            return compiled
+            return self._dispatched(x, key)
         if not isinstance(x, Tensor):
             raise ArgumentTypeError(f"x is {type(x).__name__}; expected a tensor of {_TYPES}")
+        if not (key.in_memory and checks.has_memory(x)):
+            return self._dispatched(x, key)
         known = self._layout(x)
         if x.shape[0] != key.count or x.device != key.ids.device:
             raise ArgumentError(
@@ -119,6 +121,12 @@ class PreparedDropout:
             made: Tensor = _Prepared.apply(x, self, key, known)
             return made
         return self._run(x, None, key, known, x if self._overwrite[0] and known.native and not x._is_view() else None)
+
+    def _dispatched(self, x: Tensor, key: random_key.BatchKey) -> Tensor:
+        """By the operation itself, which PyTorch hands what it can do with any form of tensor."""
+        operation: Any = feature_dropout if self._parameters is None else feature_dropout_bn_prelu
+        made: Tensor = operation(x, seed=key.seed, ids=key.ids, tick=key.tick, **self._named)
+        return made
 
     def _layout(self, x: Tensor) -> _Layout:
         name = (x.shape, x.stride(), x.dtype, x.device)
@@ -217,7 +225,7 @@ class _Layout:
 class _Prepared(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, prepared: PreparedDropout, key: random_key.BatchKey, known: _Layout) -> Tensor:
-        over = prepared._overwrite[0] and prepared._kept != "input" and known.native and not x._is_view()
+        over = prepared._overwrite[0] and prepared._kept != "input" and known.native and not (x.is_leaf or x._is_view())
         made = prepared._run(x, None, key, known, x if over else None)
         if over:
             ctx.mark_dirty(x)
@@ -234,6 +242,7 @@ class _Prepared(torch.autograd.Function):
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     prepared, key, versions, known = ctx.rest
+    gradient = checks.in_memory("gradient", gradient)
     if key.versions() != versions:
         raise RuntimeError("seed, ids or tick has been modified by an inplace operation since the forward pass")
     if prepared._kept is not None:

@@ -82,6 +82,8 @@ class PreparedScore:
                 raise ArgumentError(
                     f"a parameter is {value.dtype} on {value.device}; expected torch.float32 on the CPU"
                 )
+        kept = [checks.in_memory("a parameter", value) for value in kept]
+        vectors = kept[: len(vectors)]
         self._kept = kept  # the compiled part knows addresses only
         self._channels = [value.shape[1] for value in vectors]
         self._known: dict[Any, list[tuple[int, ...]]] = {}
@@ -104,15 +106,21 @@ class PreparedScore:
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or device.
+            RuntimeError: one requires grad while gradients are recorded.
         """
         values = [*maps, images]
-        key = tuple((v.shape, v.stride(), v.dtype, v.is_cpu) if isinstance(v, Tensor) else type(v) for v in values)
+        if torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values):
+            raise RuntimeError(
+                "maps require grad, and a PreparedScore has no derivative; call it under torch.no_grad()"
+            )
+        key = tuple(map(_form, values))
         layouts = self._known.get(key)
         if layouts is None:
-            self._check(values)
+            values = self._checked(values)
             pairs = [described(value) for value in values]
             layouts = [(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs]
-            if all(a is b for a, (b, _) in zip(values, pairs, strict=True)) and len(self._known) < _MOST_KNOWN:
+            as_it_is = None not in key and all(a is b for a, (b, _) in zip(values, pairs, strict=True))
+            if as_it_is and len(self._known) < _MOST_KNOWN:
                 self._known[key] = layouts
             values = [value for value, _ in pairs]
         count = len(images)
@@ -134,18 +142,27 @@ class PreparedScore:
             TypeError, ValueError: it is of the wrong type, shape or device.
         """
         _check_map("value", value, None)
-        made: Tensor = IMPLEMENTATIONS["average_pool"]["cpu"]([value])
+        made: Tensor = IMPLEMENTATIONS["average_pool"]["cpu"]([checks.in_memory("value", value)])
         return made[:, :, None, None]
 
-    def _check(self, values: list[Any]) -> None:
+    def _checked(self, values: list[Any]) -> list[Tensor]:
         *maps, images = values
         if len(maps) != len(self._channels):
             raise ArgumentError(f"maps has {len(maps)} layers; expected {len(self._channels)}, like centroids")
-        names = [f"maps[{i}]" for i in range(len(maps))]
-        for name, value, channels in zip((*names, "images"), values, (*self._channels, 3), strict=True):
+        names = [*(f"maps[{i}]" for i in range(len(maps))), "images"]
+        for name, value, channels in zip(names, values, (*self._channels, 3), strict=True):
             _check_map(name, value, channels)
+        for name, value in zip(names, values, strict=True):
             if len(value) != len(images):
                 raise ArgumentError(f"{name} has {len(value)} images; expected {len(images)}, like images")
+        return [checks.in_memory(name, value) for name, value in zip(names, values, strict=True)]
+
+
+def _form(value: object) -> object:
+    """What has to be checked once of a map: two that are alike in it are read in the same way."""
+    if not isinstance(value, Tensor) or not checks.has_memory(value):
+        return None
+    return value.shape, value.stride(), value.dtype, value.is_cpu
 
 
 def _check_map(name: str, value: Any, channels: int | None) -> None:
@@ -154,6 +171,7 @@ def _check_map(name: str, value: Any, channels: int | None) -> None:
         raise ArgumentTypeError(
             f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16"
         )
+    checks.strided(name, value)
     if not value.is_cpu:
         raise ArgumentError(f"{name} is on {value.device}; expected the CPU")
     if value.dim() != 4 or channels not in (None, value.shape[1]) or 0 in value.shape[1:]:

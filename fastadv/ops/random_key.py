@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.ops import checks
 
 TICKS = 1 << 20  #: ticks a layer has before it would run into the next one
 LAYERS = 1 << 12
@@ -25,6 +26,9 @@ Split = tuple[Tensor, Tensor | None, int, Tensor | None, int, int]
 
 def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count: int) -> None:
     """Raise TypeError or ValueError where an argument of a random operation is wrong."""
+    for name, value in (("ids", ids), ("seed", seed), ("tick", tick)):
+        if isinstance(value, Tensor):
+            checks.strided(name, value)
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 1:
         came = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ArgumentTypeError(f"ids is {came}; expected an int64 tensor (N,)")
@@ -53,6 +57,8 @@ def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
 
 def for_batch(x: Tensor, seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int) -> Split:
     """Check the key against the batch ``x`` ``(N, ...)`` and take it apart for a schema."""
+    if isinstance(ids, Tensor):
+        checks.strided("ids", ids)
     if isinstance(ids, Tensor) and (ids.device != x.device or ids.shape != x.shape[:1]):
         raise ArgumentError(
             f"ids has shape {tuple(ids.shape)} on {ids.device}; expected {tuple(x.shape[:1])} on {x.device}, like x"
@@ -91,6 +97,7 @@ class BatchKey:
     Attributes:
         seed: see :func:`check`; likewise ``ids`` and ``tick``.
         count: How many images.
+        in_memory: Whether a compiled function can read its tensors where they lie.
 
     Raises:
         TypeError, ValueError: as :func:`check`.
@@ -100,6 +107,7 @@ class BatchKey:
         self._split = split(seed, ids, tick, 0, 0)
         self.seed, self.ids, self.tick, self.count = seed, ids, tick, ids.shape[0]
         self._tensors = [part for part in (seed, ids, tick) if isinstance(part, Tensor)]
+        self.in_memory = torch.compiler.is_compiling() or all(checks.has_memory(part) for part in self._tensors)
 
     def of_layer(self, layer: int) -> Split:
         """As a schema takes it."""

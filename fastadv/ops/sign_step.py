@@ -83,16 +83,26 @@ def sign_step_(
     return x  # type: ignore[return-value]
 
 
-def _prepared(x: Tensor, grad: Tensor, origin: Tensor, stats: Tensor | None) -> tuple[Tensor, Tensor]:
+def _prepared(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    stats: Tensor | None,
+    each: tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> tuple[Tensor, Tensor]:
     # Here, not in the public function: torch.compile may hand over other strides than it traced.
     checks.dense("x", x)
-    checks.not_shared({"x": x}, {"origin": origin, "grad": grad})
     checks.writable_rows("stats", stats)
+    alpha, eps, active = each
+    checks.not_shared(
+        (("x", x), ("stats", stats)),
+        (("origin", origin), ("grad", grad), ("alpha", alpha), ("eps", eps), ("active", active)),
+    )
     return checks.restrided(grad, x), checks.restrided(origin, x)
 
 
 def _reference(x: Tensor, grad: Tensor, origin: Tensor, *rest: Any) -> None:
-    _prepared(x, grad, origin, rest[5])
+    _prepared(x, grad, origin, rest[5], (rest[0], rest[2], rest[4]))
     reference.sign_step_(x, grad, origin, *rest)
 
 
@@ -110,7 +120,7 @@ def _native_arguments(
     hi: float,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The arguments of the compiled function, and the tensors that must outlive the call."""
-    grad, origin = _prepared(x, grad, origin, stats)
+    grad, origin = _prepared(x, grad, origin, stats, (alpha_each, eps_each, active))
     alpha_each, eps_each, active = map(checks.contiguous, (alpha_each, eps_each, active))
     address = checks.address
     images = x.shape[0]
@@ -153,7 +163,7 @@ def _triton(
     hi: float,
 ) -> None:
     kernel = importlib.import_module("fastadv.kernels.triton.sign_step")
-    grad, origin = _prepared(x, grad, origin, stats)
+    grad, origin = _prepared(x, grad, origin, stats, (alpha_each, eps_each, active))
     each = map(checks.contiguous, (alpha_each, eps_each, active))
     if x.numel():
         kernel.launch(x, grad, origin, *each, stats, alpha, eps, lo, hi)

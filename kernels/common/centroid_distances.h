@@ -26,7 +26,7 @@ struct DistanceArgs {
   float* out;              // forward: (images, all_layers, centroids); backward: (images, row)
   const float* grad;       // backward: (images, all_layers, centroids)
   const float* distances;  // backward: the same shape
-  float* scales;           // cosine: (all_layers, centroids + images), 1 / norm of every vector, 0 for a zero vector
+  float* scales;           // cosine: (all_layers, centroids + images), 1 / norm of every vector, see inverse_norm
   int64_t images;
   int64_t centroids;
   int64_t row;
@@ -50,9 +50,63 @@ static FASTADV_HD float add_square(float sum, float difference) {
 #endif
 }
 
-// A vector whose squared norm is below the smallest normal float32 counts as zero: it has no direction.
+// Sums of float32 squares from here on have their digits, though squares below the smallest normal number may not. Those
+// below it, and those that have overflowed, are made again in double, where no square of a float32 does either.
+constexpr float kLeastSquares = 1e-28f;
+constexpr float kMostSquares = 3.40282347e38f;
+
+static FASTADV_HD bool lost_digits(double squares) { return squares < kLeastSquares || squares > kMostSquares; }
+
+// 1 / norm of a vector; kMeasureAgain where its squares have lost digits; 0 of a zero vector, which has no direction (that
+// the caller looks for); NaN where the vector holds one.
+constexpr float kMeasureAgain = -1.0f;
+
 static FASTADV_HD float inverse_norm(float squares) {
-  return squares < 1.17549435e-38f ? 0.0f : 1.0f / sqrtf(squares);
+  return lost_digits(static_cast<double>(squares)) ? kMeasureAgain : 1.0f / sqrtf(squares);
+}
+
+// The same in double from exact squares. On a GPU, roots and quotients that round to nearest are calls, for which the
+// kernel's own registers would be spilled: there a root of float32, of squares in the middle of its range, and a step of
+// Newton.
+static FASTADV_HD double wide_inverse(double squares) {
+  if (squares == 0.0) return 0.0;
+#if defined(__CUDA_ARCH__)
+  constexpr double kUp = 79228162514264337593543950336.0;  // 2^96
+  double scale = 1.0;
+  if (squares < 1e-28) scale = kUp;
+  if (squares > 1e28) scale = 1.0 / kUp;
+  const double middle = squares * scale * scale;
+  const double near = static_cast<double>(rsqrtf(static_cast<float>(middle)));
+  return scale * (near * (1.5 - 0.5 * middle * near * near));
+#else
+  return 1.0 / sqrt(squares);
+#endif
+}
+
+// What a thread of `step` adds to a squared norm, and to a squared difference of scaled vectors. Not unrolled on a GPU: the
+// registers would be missing where it matters.
+#if defined(__CUDA_ARCH__)
+#define FASTADV_ROLLED _Pragma("unroll 1")
+#else
+#define FASTADV_ROLLED
+#endif
+static FASTADV_HD double wide_squares(const float* vector, int64_t channels, int64_t from, int64_t step) {
+  double total = 0.0;
+  FASTADV_ROLLED
+  for (int64_t i = from; i < channels; i += step)
+    total += static_cast<double>(vector[i]) * static_cast<double>(vector[i]);
+  return total;
+}
+
+static FASTADV_HD double wide_difference(const float* f, double f_scale, const float* c, double c_scale,
+                                         int64_t channels, int64_t from, int64_t step) {
+  double total = 0.0;
+  FASTADV_ROLLED
+  for (int64_t i = from; i < channels; i += step) {
+    const double apart = static_cast<double>(f[i]) * f_scale - static_cast<double>(c[i]) * c_scale;
+    total += apart * apart;
+  }
+  return total;
 }
 
 // L2: the root of the squared difference. Cosine: 1 - cos(f, c) = |f/|f| - c/|c||^2 / 2; 1 where a vector is zero.
@@ -64,6 +118,11 @@ static FASTADV_HD float finish_cosine(double squares, float f_scale, float c_sca
 // What multiplies the difference of feature and centroid in the derivative.
 static FASTADV_HD float weight_l2(float grad, float distance) { return distance == 0.0f ? 0.0f : grad / distance; }
 static FASTADV_HD float weight_cosine(float grad, float c_scale) { return c_scale == 0.0f ? 0.0f : grad; }
+
+// Whether grad / distance may leave float32, so that the difference, which is no larger, is to be divided instead.
+static FASTADV_HD bool extreme(float distance) {
+  return (distance > 0.0f && distance < 1e-14f) || (distance > 1e14f);
+}
 
 // With u = f/|f|, v_k = c_k/|c_k|: the derivative of sum_k g_k d_k is (sum_k g_k (u - v_k) - u sum_k g_k d_k) / |f|.
 static FASTADV_HD float finish_gradient_cosine(double sum, double weighted, float unit, float f_scale) {

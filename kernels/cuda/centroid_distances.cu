@@ -25,8 +25,66 @@ __global__ void __launch_bounds__(kThreads) scales_kernel(const __grid_constant_
     float squares = 0.0f;
     for (int64_t i = lane; i < layer.channels; i += 32) squares += square(vector[i]);
     squares = warp_sum(squares);
-    if (lane == 0) centroid_scales(args, index)[at] = inverse_norm(squares);
+    float scale = inverse_norm(squares);
+    if (scale < 0.0f && warp_sum(wide_squares(vector, layer.channels, lane, 32)) == 0.0) scale = 0.0f;
+    if (lane == 0) centroid_scales(args, index)[at] = scale;
   }
+}
+
+// What follows is for vectors whose squares float32 cannot add up: a warp makes them again in double.
+__device__ __forceinline__ double wide_inverse_norm(const float* vector, int64_t channels, float scale, int lane) {
+  return scale < 0.0f ? wide_inverse(warp_sum(wide_squares(vector, channels, lane, 32))) : static_cast<double>(scale);
+}
+
+// Of the distances of a warp those that are marked. Behind the loops of the kernel, whose registers it may have.
+template <bool kCosine>
+__device__ __forceinline__ void measure_again(const DistanceArgs& args, int index, int64_t n0, int64_t k0, int lane) {
+  const DistanceLayer& layer = args.layer[index];
+#pragma unroll 1
+  for (int pair = 0; pair < kRows * kColumns; ++pair) {
+    const int64_t n = n0 + pair / kColumns;
+    const int64_t k = k0 + pair % kColumns;
+    if (n >= args.images || k >= args.centroids) continue;
+    float* out = args.out + distance_row(args, n, index) + k;
+    if (*out != kMeasureAgain) continue;
+    const float* feature = layer.features + n * layer.feature_stride;
+    const float* centroid = layer.centroids + k * layer.centroid_stride;
+    float f_scale = 1.0f;
+    float c_scale = 1.0f;
+    double f = 1.0;
+    double c = 1.0;
+    if constexpr (kCosine) {
+      f_scale = feature_scales(args, index)[n];
+      c_scale = centroid_scales(args, index)[k];
+      f = wide_inverse_norm(feature, layer.channels, f_scale, lane);
+      c = wide_inverse_norm(centroid, layer.channels, c_scale, lane);
+    }
+    const double squares = warp_sum(wide_difference(feature, f, centroid, c, layer.channels, lane, 32));
+    __syncwarp();  // all of the warp have read the mark
+    if (lane == 0) *out = kCosine ? finish_cosine(squares, f_scale, c_scale) : finish_l2(squares);
+  }
+}
+
+// The derivative of one channel of a lane, by the cosine.
+__device__ __forceinline__ float wide_gradient(const DistanceArgs& args, int index, int64_t n, int64_t channel, int lane) {
+  const DistanceLayer& layer = args.layer[index];
+  const float* feature = layer.features + n * layer.feature_stride;
+  const float* grad = args.grad + distance_row(args, n, index);
+  const float* distances = args.distances + distance_row(args, n, index);
+  const double f_scale = wide_inverse_norm(feature, layer.channels, feature_scales(args, index)[n], lane);
+  const double unit = static_cast<double>(feature[channel]) * f_scale;
+  double total = 0.0;
+  double weighted = 0.0;
+#pragma unroll 1
+  for (int64_t k = 0; k < args.centroids; ++k) {
+    const float* centroid = layer.centroids + k * layer.centroid_stride;
+    const float given = centroid_scales(args, index)[k];
+    const double weight = static_cast<double>(weight_cosine(grad[k], given));
+    const double c_scale = wide_inverse_norm(centroid, layer.channels, given, lane);
+    weighted += weight * static_cast<double>(distances[k]);
+    total += weight * (unit - static_cast<double>(centroid[channel]) * c_scale);
+  }
+  return static_cast<float>((total - weighted * unit) * f_scale);
 }
 
 // A task is kRows features by kCentroids centroids of one layer; a warp has kColumns of the centroids. Rows and
@@ -81,16 +139,27 @@ __global__ void __launch_bounds__(kThreads, 3) distances_kernel(const __grid_con
         }
       }
     }
+    bool odd = false;  // the same for all of the warp
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const float squares = warp_sum(sum[r][c]);
-        if (lane != 0 || n0 + r >= args.images || k0 + c >= args.centroids) continue;
+        if (n0 + r >= args.images || k0 + c >= args.centroids) continue;
+        bool lost;
+        if constexpr (kCosine) lost = f_scale[r] < 0.0f || c_scale[c] < 0.0f;
+        else lost = lost_digits(static_cast<double>(squares));
+        odd |= lost;
+        if (lane != 0) continue;
         float* out = args.out + distance_row(args, n0 + r, index) + k0 + c;
-        if constexpr (kCosine) *out = finish_cosine(static_cast<double>(squares), f_scale[r], c_scale[c]);
+        if (lost) *out = kMeasureAgain;
+        else if constexpr (kCosine) *out = finish_cosine(static_cast<double>(squares), f_scale[r], c_scale[c]);
         else *out = sqrtf(squares);
       }
+    }
+    if (odd) {
+      __syncwarp();  // the marks are written
+      measure_again<kCosine>(args, index, n0, k0, lane);
     }
   }
 }
@@ -119,21 +188,35 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constan
     const float unit = kCosine ? feature * f_scale : feature;
     float sum = 0.0f;
     float weighted = 0.0f;
+    [[maybe_unused]] bool odd = kCosine && f_scale < 0.0f;
     for (int64_t k = warp; k < args.centroids; k += kWarps) {
       const float value = centroid[k * layer.centroid_stride];
       if constexpr (kCosine) {
+        odd |= c_scales[k] < 0.0f;
         const float weight = weight_cosine(grad[k], c_scales[k]);
         sum += weight * (unit - value * c_scales[k]);
         weighted += weight * distances[k];
       } else {
-        sum += weight_l2(grad[k], distances[k]) * (unit - value);
+        const float apart = unit - value;
+        const bool far = extreme(distances[k]);
+        sum += weight_l2(far ? apart : grad[k], distances[k]) * (far ? grad[k] : apart);
       }
     }
-    __syncthreads();  // the sums of the task before have been read
+    // The sums of the task before have been read.
+    if constexpr (kCosine) odd = __syncthreads_or(odd);
+    else __syncthreads();
     sums[warp][lane] = sum;
     if (lane == 0) weights[warp] = weighted;
     __syncthreads();
-    if (warp != 0 || !inside) continue;
+    if (warp != 0) continue;
+    if constexpr (kCosine) {
+      if (odd) {
+        const float made = wide_gradient(args, index, n, inside ? channel : 0, lane);
+        if (inside) args.out[n * args.row + layer.column + channel] = made;
+        continue;
+      }
+    }
+    if (!inside) continue;
     double total = 0.0;
     double share = 0.0;
     for (int i = 0; i < kWarps; ++i) {

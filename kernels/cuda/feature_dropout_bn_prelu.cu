@@ -18,6 +18,7 @@ struct FusedRow {
   const float* slope_each;
   float slope;
   int64_t slope_step;
+  bool relu;
   float ceiling;
   float factor;
   int64_t plane;
@@ -63,13 +64,13 @@ struct FusedRow {
   __device__ __forceinline__ void work(Packs<kWidth>& packs, int k, bool stays, const Channel& c) const {
     const float value = to_float(packs.x.item[k]);
     if constexpr (kPass == kForward) {
-      from_float(affine_prelu(keep(stays, value, factor), c.scale, c.shift, c.slope, ceiling), packs.x.item[k]);
+      from_float(affine_prelu(keep(stays, value, factor), c.scale, c.shift, c.slope, relu, ceiling), packs.x.item[k]);
     } else {
       const float grad_of = to_float(packs.grad.item[k]);
       const float made =
           kPass == kFromResult
-              ? affine_prelu_grad_of(value, grad_of, c.scale, c.slope, ceiling)
-              : affine_prelu_grad(keep(stays, value, factor), grad_of, c.scale, c.shift, c.slope, ceiling);
+              ? affine_prelu_grad_of(value, grad_of, c.scale, c.slope, relu, ceiling)
+              : affine_prelu_grad(keep(stays, value, factor), grad_of, c.scale, c.shift, c.slope, relu, ceiling);
       from_float(keep(stays, made, factor), packs.x.item[k]);
     }
   }
@@ -116,6 +117,7 @@ int fused(const FeatureDropoutBnPreluArgs& args, cudaStream_t stream) {
   row.slope_each = args.slope_each;
   row.slope = args.slope;
   row.slope_step = args.slope_step;
+  row.relu = is_relu(args);
   row.ceiling = args.ceiling;
   row.factor = dropout.factor;
   row.plane = dropout.layout.plane;

@@ -31,6 +31,7 @@ def fused(
     slope_step,
     ceiling,
     FROM_RESULT: tl.constexpr,
+    RELU: tl.constexpr,
 ):
     scale = tl.load(p_scale + channel, mask=inside, other=0.0)
     if p_slope is not None:
@@ -43,10 +44,16 @@ def fused(
         made = value
     else:
         inner = scale * keep(kept, value, factor) + tl.load(p_shift + channel, mask=inside, other=0.0)
-        made = tl.where(inner > 0, inner, negative * inner)
+        if RELU:
+            made = tl.where(inner <= 0, 0.0, inner)  # a NaN stays one
+        else:
+            made = tl.where(inner > 0, inner, negative * inner)
     if p_grad is not None:
         grad = tl.load(p_grad + at, mask=mask, other=0.0).to(tl.float32)
-        passed = tl.where(inner > 0, grad, negative * grad)
+        if RELU:
+            passed = tl.where(inner <= 0, 0.0, grad)
+        else:
+            passed = tl.where(inner > 0, grad, negative * grad)
         if ceiling is not None:
             passed = tl.where(made >= ceiling, 0.0, passed)
         made = keep(kept, passed * scale, factor)
@@ -76,6 +83,7 @@ def feature_dropout_bn_prelu_kernel(
     slope_step,
     ceiling,  # a number, or None
     FROM_RESULT: tl.constexpr,  # p_x is what the forward pass made
+    RELU: tl.constexpr,  # a select, where the slope is a number and 0
     size,
     channels,
     plane,
@@ -98,7 +106,7 @@ def feature_dropout_bn_prelu_kernel(
             at = (image * plane + first + K) * channels + channel
             fused(
                 *(p_x, p_grad, p_out, at, mask, channel, channel < channels, ((kept >> K) & 1) != 0, factor),
-                *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT),
+                *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT, RELU),
             )
     else:
         image, place, blocks = contiguous_tile(size, chunks, BLOCK, DRAWS)
@@ -107,7 +115,7 @@ def feature_dropout_bn_prelu_kernel(
         inside = place < size
         fused(
             *(p_x, p_grad, p_out, image * size + place, inside, place // plane, inside, kept, factor),
-            *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT),
+            *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT, RELU),
         )
 
 
@@ -129,9 +137,12 @@ def launch(
 ) -> None:
     """Run on the current stream. The maps lie in memory alike; see ``fastadv.ops.feature_dropout_bn_prelu``."""
     grid, shape = walk(sizes, x, each=DRAWS.value)
+    relu = slope_each is None and slope == 0
     with on_device(x):
         feature_dropout_bn_prelu_kernel[grid](
-            *(x, grad, out, *key, threshold, factor, scale, shift, slope_each, slope, slope_step, ceiling, from_result),
+            *(x, grad, out, *key, threshold, factor, scale, shift, slope_each, slope, slope_step, ceiling),
+            FROM_RESULT=from_result,
+            RELU=relu,
             **shape,
             enable_fp_fusion=False,
         )

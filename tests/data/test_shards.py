@@ -4,13 +4,14 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastadv.data import IdentityFolder, ImageError, SourceError
+from fastadv.data import IdentityFolder, ImageError, SourceError, tar_index
 from fastadv.data.images import encode_png, to_uint8, write_png
 from fastadv.data.shards import Shards, expand_shards, write_shards
 
@@ -159,6 +160,54 @@ def test_folders_are_passed_over(tmp_path: Path) -> None:
         info.size = len(PNG)
         archive.addfile(info, io.BytesIO(PNG))
     assert Shards(path).names == ("a/b",)
+
+
+def extended(records: list[bytes], kind: bytes = b"x") -> bytes:
+    """An extended header of records `length key=value`."""
+    data = b"".join(b"%d %s\n" % (len(record) + 3 + (len(record) > 6), record) for record in records)
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def plain(name: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = len(PNG)
+    return info.tobuf(tarfile.USTAR_FORMAT) + PNG + bytes(-len(PNG) % 512)
+
+
+def test_extended_headers_in_a_row_are_limited(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    header = extended([b"path=a/b.png"])
+    path.write_bytes(header * 16 + plain("c/d.png") + header * 16 + plain("c/e.png") + bytes(1024))
+    with pytest.raises(SourceError, match="expected each member once, got a/b.png twice"):
+        Shards(path)
+    for headers in (header * 17, extended([b"a=b"], b"g") * 40, (extended([b"a=b"]) + extended([], b"L")) * 9):
+        path.write_bytes(headers + plain("c/d.png") + bytes(1024))
+        with pytest.raises(
+            SourceError, match="x.tar: expected at most 16 extended headers before a member, got another"
+        ):
+            Shards(path)
+
+
+def test_the_records_of_an_extended_header_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where each record copied what is behind it, this header of 1 MiB took six seconds; it takes a tenth of one.
+    monkeypatch.setattr(tar_index, "_MAX_EXTENSION", 2**20)
+    path = tmp_path / "x.tar"
+    path.write_bytes(extended([b"a="] * 200_000 + [b"path=a/b.png"]) + plain("c/d.png") + bytes(1024))
+    begin = time.process_time()
+    assert Shards(path).names == ("a/b",)
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("data", [b"5 a=\n5 a=", b"6 a=\n", b"99999999 a=\n", b"-1 a=\n", b"2 a=b\n", b"\x00 6 a=b\n"])
+def test_malformed_records(tmp_path: Path, data: bytes) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = b"x", len(data)
+    path = tmp_path / "x.tar"
+    path.write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(512 - len(data)) + plain("c/d.png") + bytes(1024))
+    with pytest.raises(SourceError, match="the extended header at 512 is malformed"):
+        Shards(path)
 
 
 def test_a_giant_member_and_a_wrong_number(tmp_path: Path) -> None:

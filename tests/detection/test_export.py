@@ -65,6 +65,22 @@ def told(path):
     return json.loads({p.key: p.value for p in onnx.load(path).metadata_props}["fastadv"])
 
 
+def check_batch(path):
+    """The graph names the axis of the batch and says how long it may be; our runner takes no empty one."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    dims = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)]
+    assert dims[0] == ["N", 3, 16, 16]
+    assert {dim[0] for dim in dims} == {"N"}
+    for text in (graph.input[0].doc_string, graph.doc_string):
+        assert "Aligned faces (N, 3, 16, 16), float32, RGB in [0, 1]. N >= 1: no empty batch" in text
+    with pytest.raises(
+        ValueError, match=r"images: expected a batch \(N, 3, H, W\) with N >= 1, got shape \(0, 3, 16, 16\)"
+    ):
+        export._onnx_runner(path.read_bytes())(torch.zeros(0, 3, 16, 16))
+
+
 @pytest.mark.parametrize(
     ("suffix", "kind", "metric", "head"),
     [("pt2", "lstm", "cosine", True), ("onnx", "mlp", "l2", True), ("onnx", "lstm", "cosine", False)],
@@ -100,6 +116,12 @@ def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind,
     about = told(path)
     assert (about["model"], about["threshold"]) == ("tiny", 0.1)
     assert about["input"]["shape"] == ["N", 3, 16, 16]
+    assert about["input"]["batch"].startswith("N >= 1: no empty batch")
+    if suffix == "onnx":
+        check_batch(path)
+    else:
+        with pytest.raises(ValueError, match="images: expected a batch"):
+            export._archive_runner(path.read_bytes(), ("embeddings", "scores", "flagged", "logits"))(faces(0))
     assert about["detector"]["layers"] == ["conv", "block", "dense"]
     assert (about["detector"]["metric"], about["detector"]["architecture"]) == (metric, kind)
 
@@ -112,6 +134,9 @@ def test_plain_distances_are_the_fused_ones(guard_of, metric, monkeypatch):
     first = [v.clone() for v in detector.trajectory.representatives.vectors]
     first[1][2] = 0
     first[2][0] = first[2][1]
+    if metric == "cosine":
+        first[0][1] *= 1e25
+        first[1][1] *= 1e-30
     trajectory = replace(
         detector.trajectory, representatives=replace(detector.trajectory.representatives, vectors=tuple(first))
     )

@@ -76,6 +76,55 @@ def test_distances_that_a_matrix_product_cannot_tell_apart(backend):
     assert_exact(index(x, backend).search(q, 5), x, q, 5)
 
 
+def rounded_products(addmm):
+    """``torch.addmm`` as a CPU with AMX computes it where bfloat16 is allowed for products of float32."""
+
+    def product(bias, a, b, **options):
+        reduced = torch.backends.mkldnn.matmul.fp32_precision == "bf16" or torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False):
+            return addmm(bias, *((m.bfloat16().float() if reduced else m) for m in (a, b)), **options)
+
+    return product
+
+
+@pytest.mark.parametrize("mode", ["products", "autocast"])
+def test_products_of_reduced_precision_change_nothing(mode, monkeypatch):
+    monkeypatch.setattr(torch, "addmm", rounded_products(torch.addmm))
+    q = torch.ones(1, 8)
+    x = torch.ones(40, 8) + 2 / 128  # what bfloat16 holds exactly
+    x[7] = 1 + 1 / 256  # the nearest, which it rounds to a distance of 0.25
+    x[9, :3] = 1 + 1 / 128
+    x[9, 3:] = 1
+    held = index(x)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        if mode == "products":
+            torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        with torch.autocast("cpu", enabled=mode == "autocast"):
+            found = held.search(q, 1)
+            assert torch.backends.mkldnn.matmul.fp32_precision == ("bf16" if mode == "products" else before)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert found.indices.tolist() == [[7]]
+    assert_exact(found, x, q, 1)
+
+
+@pytest.mark.gpu
+def test_products_in_tf32_change_nothing():
+    q = torch.ones(1, 8, device="cuda")
+    x = torch.ones(40, 8, device="cuda") + 2 / 1024
+    x[7] = 1 + 1 / 2048  # TF32 has 10 bits behind the point
+    x[9, :3] = 1 + 1 / 1024
+    x[9, 3:] = 1
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        found = Neighbours(x, torch.arange(40, device="cuda")).search(q, 1)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert found.indices.tolist() == [[7]]
+
+
 def test_distances_are_made_from_differences(backend):
     x = features(500, 40) + 50
     found = index(x, backend).search(x[100:103], 2)

@@ -1,5 +1,9 @@
 """NumPy and CuPy arrays are written in place and handed back."""
 
+import contextlib
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +58,76 @@ def test_numpy_scalars_are_numbers():
 
 def test_a_workspace_for_an_array():
     assert ops.momentum_workspace(np.zeros((2, 3, 112, 112), np.float32)).shape == (2, 2, 19)
+
+
+class _FakeStreams:
+    """CuPy and PyTorch's streams in words: what waited for what. The arrays themselves are NumPy's."""
+
+    def __init__(self, monkeypatch, pointers):
+        self.waits, self.device = [], 0
+        cupy = types.ModuleType("cupy")
+        cupy.ndarray = type("ndarray", (), {"__module__": "cupy"})
+        cupy.from_dlpack = lambda value: self.array(value.numpy(), self.device)
+        cupy.cuda = types.SimpleNamespace(
+            Device=self._on, get_current_stream=lambda: types.SimpleNamespace(ptr=pointers[self.device])
+        )
+        self.cupy = cupy
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        from_dlpack = torch.utils.dlpack.from_dlpack
+        monkeypatch.setattr(
+            torch.utils.dlpack,
+            "from_dlpack",
+            lambda v: torch.from_numpy(v.held) if hasattr(v, "held") else from_dlpack(v),
+        )
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"torch's on {device}")
+        monkeypatch.setattr(torch.cuda, "default_stream", lambda device=None: self._stream(f"default on {device}"))
+        monkeypatch.setattr(
+            torch.cuda, "ExternalStream", lambda pointer, device=None: self._stream(f"{pointer} on {device}")
+        )
+
+    @contextlib.contextmanager
+    def _on(self, device):
+        before, self.device = self.device, device
+        yield
+        self.device = before
+
+    def _stream(self, name):
+        return types.SimpleNamespace(wait_stream=lambda other: self.waits.append((name, other)))
+
+    def array(self, values, device):
+        made = self.cupy.ndarray()
+        made.held, made.device = values, types.SimpleNamespace(id=device)
+        return made
+
+
+@pytest.mark.parametrize(
+    ("pointer", "name"), [(0, "default on 3"), (1, "default on 3"), (2, "2 on 3"), (77, "77 on 3")]
+)
+def test_the_stream_of_cupy_waits_for_that_of_pytorch(pointer, name, monkeypatch):
+    # The current device of both is 0, the arrays are on 3.
+    streams = _FakeStreams(monkeypatch, {0: 55, 3: pointer})
+    x, grad, origin = (streams.array(np.full((2, 3, 4, 5), 0.5, np.float32), 3) for _ in range(3))
+    ops.sign_step_(x, grad, origin, alpha=0.1, eps=0.1)
+    assert streams.waits == [(name, "torch's on 3")]
+    assert float(x.held[0, 0, 0, 0]) == pytest.approx(0.6)
+    made = ops.box_blur(x)
+    assert streams.waits == [(name, "torch's on 3")] * 2
+    assert made.held.shape == (2, 3, 4, 5)
+
+
+@pytest.mark.gpu
+def test_cupy_arrays_on_the_default_stream_and_another_device():
+    cupy = pytest.importorskip("cupy")
+    expected = CASE.make()
+    run(expected, lambda value: value)
+    device = torch.cuda.device_count() - 1
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        for _ in range(20):
+            with cupy.cuda.Device(device):
+                arrays = run(CASE.make(), lambda value: cupy.asarray(value.numpy()))
+                found = {name: arrays[name].get() for name in ("x", "velocity", "stats")}
+            for name, value in found.items():
+                assert_same_bits(torch.from_numpy(value), getattr(expected, name), name)
 
 
 @pytest.mark.gpu

@@ -98,6 +98,45 @@ else:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("built", "runs", "fails"),
+    [
+        ("80 90", "8.0 8.6 8.7 8.9 9.0 10.0 12.1", "7.5"),
+        ("90", "9.0 10.0 12.0", "8.9"),
+        ("90-real", "9.0", "8.9 10.0 12.0"),
+        ("80-real", "8.0 8.6 8.9", "8.7 9.0 7.5"),
+        ("87-real", "8.7", "8.6 8.9"),
+        ("80-virtual", "8.0 8.7 9.0 12.0", "7.5"),
+        ("90a", "9.0", "8.9 10.0"),
+        ("90a-real 86", "9.0 8.6 10.0", "8.0"),
+        ("100f", "10.0 10.3", "10.1 9.0 11.0 12.0"),
+        ("120f-virtual", "12.0 12.1", "10.3"),
+        ("103f", "10.3", "10.0 12.0"),
+        ("75-real 80-real 120", "7.5 8.9 12.0 12.1", "9.0 10.0"),
+        ("native", "9.0 5.0", ""),
+    ],
+)
+def test_which_device_the_kernels_run_on(built, runs, fails, monkeypatch):
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(_native, "PROBLEM", "")
+    monkeypatch.setattr(_native, "has", lambda name: True)
+    monkeypatch.setattr(_native, "cuda_problem", lambda: "")
+    monkeypatch.setattr(_native, "cuda_architectures", lambda: tuple(built.split()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for text in (runs + " " + fails).split():
+        capability = tuple(map(int, text.split(".")))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        problem = backends.problem("box_blur", "cuda", device)
+        if text in runs.split():
+            assert problem == "", text
+        else:
+            number = text.replace(".", "")
+            assert problem == (
+                f"the device has compute capability {text}; the kernels were built for {', '.join(built.split())} "
+                f"(build with FASTADV_CUDA_ARCHITECTURES={number})"
+            )
+
+
 @pytest.mark.skipif("80" not in _native.cuda_architectures(), reason="this build has no CUDA kernels")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_kernels_without_a_device_say_so():

@@ -117,9 +117,72 @@ def test_a_zero_vector_has_no_direction(backend):
     f = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1e-25, 0.0]], requires_grad=True)
     c = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     made = ops.centroid_distances([f], [c], metric="cosine", backend=backend)
-    assert made[:, 0].tolist() == [[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    assert made[:, 0].tolist() == [[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
     made.sum().backward()
     assert f.grad.tolist() == [[0.0, 0.0]] * 3
+
+
+def scaled_rows(scale, width, count, seed):
+    return torch.rand(count, width, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+# Triton's interpreter computes in NumPy, which warns where a square overflows.
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e-40, 1e-20, 1e20, 1e37])
+def test_squares_that_float32_does_not_hold(scale, metric, target):
+    # In float32 the norm of these is infinite or has no digits: a cosine distance was 1 to everything.
+    plain, odd, other = scaled_rows(1.0, 130, 1, 1), scaled_rows(scale, 130, 2, 2), scaled_rows(scale, 130, 2, 3)
+    for f, c in ((odd, other), (torch.cat([plain, odd]), torch.cat([other, 1 + plain]))):
+        features = f.to(target.device, copy=True).requires_grad_(True)
+        made = _with([features], [c.to(target.device)], metric, target.backend)
+        slack = 2e-45  # a subnormal distance has no more
+        expected = exact([f], [c], metric)
+        bound = 1e-5 * expected + (2e-7 * expected.sqrt() + 1e-14 if metric == "cosine" else slack)
+        assert bool(((made.detach().cpu().double() - expected).abs() <= bound).all())
+        weight = torch.linspace(-1, 2, made.numel()).view(made.shape)
+        (made * weight.to(target.device)).sum().backward()
+        wide = f.double().requires_grad_(True)
+        (right,) = gradients([wide], [c], metric, weight, exact)
+        right = right.clamp(-torch.finfo(torch.float32).max, torch.finfo(torch.float32).max)
+        size = wide.detach().norm(dim=1, keepdim=True) if metric == "cosine" else torch.ones(len(f), 1).double()
+        actual = features.grad.cpu().double().clamp(-torch.finfo(torch.float32).max, torch.finfo(torch.float32).max)
+        # Distances below 1e-38 come back into the derivative with fewer digits.
+        rough = 1e-4 if scale < 1e-38 else 1e-5
+        assert bool(((actual - right).abs() * size <= rough * (1 + right.abs() * size) + 1e-40 * size).all())
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+def test_extremes_leave_their_neighbours_alone(metric, target):
+    plain = [scaled_rows(1.0, 40, 9, 3), scaled_rows(1.0, 40, 20, 4)]
+    odd = [value.clone() for value in plain]
+    odd[0][4] *= 1e30
+    odd[1][7] *= 1e-30
+    before, after = (
+        ops.centroid_distances(
+            [f.to(target.device)], [c.to(target.device)], metric=metric, backend=target.backend
+        ).cpu()
+        for f, c in (plain, odd)
+    )
+    kept = torch.ones(9, 1, 20, dtype=torch.bool)
+    kept[4], kept[:, :, 7] = False, False
+    assert_same_bits(after[kept], before[kept])
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+def test_the_distance_of_extremes_to_themselves_is_zero(metric, target):
+    for scale in (1e-42, 1e-25, 1e25, 3e38):
+        x = (scaled_rows(scale, 63, 5, 6)).to(target.device)
+        made = ops.centroid_distances([x], [x], metric=metric, backend=target.backend)[:, 0]
+        assert made.diagonal().tolist() == [0.0] * 5
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+def test_an_infinite_vector_has_no_direction(backend):
+    f = torch.tensor([[float("inf"), 1.0], [1.0, 2.0]])
+    made = ops.centroid_distances([f], [torch.tensor([[1.0, 0.0]])], metric="cosine", backend=backend)
+    assert made.isnan().flatten().tolist() == [True, False]
+    made = ops.centroid_distances([f], [torch.tensor([[1.0, 0.0]])], backend=backend)
+    assert made.flatten().tolist() == [float("inf"), 2.0]
 
 
 def test_a_nan_stays_in_its_rows(metric, backend):

@@ -267,3 +267,49 @@ def test_a_parameter_that_requires_grad_is_refused(name):
         ops.feature_dropout_bn_prelu(**given)
     with torch.no_grad():
         ops.feature_dropout_bn_prelu(**given)
+
+
+EVERY = torch.tensor([float("inf"), -float("inf"), float("nan"), 0.0, -0.0, 1.5, -1.5, 3e38, -3e38, 1e-40])
+LIKE_TORCH = [
+    (None, None, lambda x: x * 1),
+    (0.0, None, F.relu),
+    (0.0, 6.0, F.relu6),
+    (0.25, None, lambda x: F.leaky_relu(x, 0.25)),
+    (torch.tensor([0.25, -0.5, 0.0]), None, lambda x: F.prelu(x, torch.tensor([0.25, -0.5, 0.0]))),
+]
+
+
+@pytest.mark.parametrize(
+    ("slope", "ceiling", "activation"), LIKE_TORCH, ids=["none", "relu", "relu6", "leaky", "prelu"]
+)
+def test_numbers_that_are_not_finite_become_what_torch_makes_of_them(slope, ceiling, activation, target):
+    x = EVERY.repeat(18).view(3, 3, 4, 5)
+    grad = torch.tensor([1.0, float("inf"), float("nan"), -2.0, -float("inf"), 0.5, 7.0]).repeat(26)[:180].view_as(x)
+    scale, shift = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 0.5, -1.0])
+    mask = ops.feature_dropout(torch.ones_like(x), rate=0.3, **KEY, backend="reference") != 0
+    inner = torch.where(mask, x, 0.0) * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+    inner.requires_grad_(True)
+    expected = activation(inner)
+    expected.backward(grad)
+    derivative = torch.where(mask, inner.grad * scale.view(1, -1, 1, 1), 0.0)
+    if ceiling is not None:  # of a NaN beside a ceiling, torch's own derivative depends on the function that is asked
+        grad = torch.where(inner.isnan(), 0.0, grad)
+        derivative = torch.where(inner.isnan(), 0.0, derivative)
+    key = {name: value.to(target.device) if isinstance(value, torch.Tensor) else value for name, value in KEY.items()}
+    on = target.device
+    for keep in ("input", "result") if not isinstance(slope, torch.Tensor) else ("input",):
+        value = x.to(on, copy=True).requires_grad_(True)
+        made = ops.feature_dropout_bn_prelu(
+            value,
+            rate=0.3,
+            **key,
+            scale=scale.to(on),
+            shift=shift.to(on),
+            slope=slope.to(on) if isinstance(slope, torch.Tensor) else slope,
+            ceiling=ceiling,
+            keep=keep,
+            backend=target.backend,
+        )
+        made.backward(grad.to(on))
+        torch.testing.assert_close(made.detach().cpu(), expected.detach(), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(value.grad.cpu(), derivative, rtol=0, atol=0, equal_nan=True)

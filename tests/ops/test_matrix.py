@@ -108,6 +108,44 @@ def test_images_larger_than_the_partial_sums():
     compare(actual, expected)
 
 
+def of_subnormals(values: torch.Tensor) -> list[torch.Tensor]:
+    """What the C++ kernels make of a map of subnormal numbers, which in float32 half-precision ones are not."""
+    key = {"rate": 0.3, "seed": 1, "ids": torch.arange(2), "tick": 0, "layer": 0, "backend": "cpu"}
+    scale = {"scale": torch.full((16,), 1.5), "shift": torch.zeros(16), "slope": 0.25}
+    x, velocity, stats = torch.full((2, 16, 8, 8), 0.5), torch.zeros(2, 16, 8, 8), torch.zeros(2, 2, dtype=torch.int64)
+    ops.momentum_step_(x, values, x.clone(), velocity, alpha=0.1, eps=0.1, mu=0.5, stats=stats, backend="cpu")
+    return [
+        ops.feature_dropout(values, rescale=True, **key),
+        ops.feature_dropout_bn_prelu(values, **scale, **key),
+        ops.box_blur(values, backend="cpu"),
+        ops.average_pool([values], backend="cpu")[0],
+        *(x, velocity, stats),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_flushing_subnormals_changes_no_bit(dtype, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    if dtype == torch.float16:
+        values = torch.randint(1, 1 << 10, (2, 16, 8, 8), generator=draw, dtype=torch.int32).to(torch.int16).view(dtype)
+    else:
+        values = (torch.rand(2, 16, 8, 8, generator=draw) * 1e-39).to(dtype)
+    for isa in _native.cpu_isas():
+        monkeypatch.setenv("FASTADV_CPU_ISA", isa)
+        backends.cpu_isa.cache_clear()
+        expected = of_subnormals(values)
+        try:
+            assert torch.set_flush_denormal(True)
+            made = of_subnormals(values)
+            assert float(torch.full((1,), 1e-39) * 0.5) == 0.0  # the caller's mode is back
+        finally:
+            torch.set_flush_denormal(False)
+        for a, b in zip(made, expected, strict=True):
+            assert_same_bits(a, b)
+    monkeypatch.undo()
+    backends.cpu_isa.cache_clear()
+
+
 def test_every_operation_has_every_backend():
     assert set(_define.IMPLEMENTATIONS) == set(backends.STEMS)
     for op, implementations in _define.IMPLEMENTATIONS.items():

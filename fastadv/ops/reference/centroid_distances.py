@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 _ELEMENTS = 1 << 22  # of a temporary
-_TINY = torch.finfo(torch.float32).tiny
 
 
 def inverse_norm(vectors: Tensor) -> Tensor:
-    """1 / norm of every row ``(M, 1)``; 0 where the squared norm is below the smallest normal float32."""
+    """1 / norm of every row of float64 ``(M, 1)``; 0 of a row of zeros, NaN of one that is not finite."""
     squares = vectors.square().sum(1, keepdim=True)
-    return torch.where(squares < _TINY, torch.zeros_like(squares), squares.rsqrt())
+    scale = torch.where(squares.isinf(), torch.full_like(squares, float("nan")), squares.rsqrt())
+    return torch.where(squares == 0, torch.zeros_like(squares), scale)
 
 
 def _parts(features: Tensor, centroids: Tensor) -> list[slice]:
