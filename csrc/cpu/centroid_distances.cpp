@@ -200,7 +200,7 @@ inline bool lost(double squares, float f_scale, float c_scale) {
 }
 
 template <bool kCosine>
-float wide_distance(const DistanceLayer& layer, const float* feature, float f_scale, const float* centroid,
+__attribute__((noinline, cold)) float wide_distance(const DistanceLayer& layer, const float* feature, float f_scale, const float* centroid,
                     float c_scale) {
   const int64_t channels = layer.channels;
   if (!kCosine) return finish_l2(wide_difference(feature, 1.0, centroid, 1.0, channels, 0, 1));
@@ -233,8 +233,8 @@ void distances_of(const DistanceArgs& args, int64_t task) {
         float* out = args.out + distance_row(args, rows + n, index) + k;
         const float f_scale = kCosine ? f_scales[rows + n] : 1.0f;
         bool again = false;
+        for (int64_t i = 0; i < kGroup; ++i) again |= lost<kCosine>(squares[n][i], f_scale, group.scale[i]);
         for (int64_t i = 0; i < count; ++i) {
-          again |= lost<kCosine>(squares[n][i], f_scale, group.scale[i]);
           out[i] = kCosine ? finish_cosine(squares[n][i], f_scale, group.scale[i]) : finish_l2(squares[n][i]);
         }
         if (__builtin_expect(!again, 1)) continue;
@@ -263,7 +263,7 @@ float squared_norm(const float* __restrict vector, int64_t channels) {
 }
 
 // gradient_span of one image in double, by the cosine.
-void wide_gradient(const DistanceArgs& args, int index, int64_t n, int64_t first, int64_t width) {
+__attribute__((noinline, cold)) void wide_gradient(const DistanceArgs& args, int index, int64_t n, int64_t first, int64_t width) {
   const DistanceLayer& layer = args.layer[index];
   const float* feature = layer.features + n * layer.feature_stride;
   const double f_scale = wide_inverse_norm(feature, layer.channels, feature_scales(args, index)[n]);

@@ -55,7 +55,9 @@ static FASTADV_HD float add_square(float sum, float difference) {
 constexpr float kLeastSquares = 1e-28f;
 constexpr float kMostSquares = 3.40282347e38f;
 
-static FASTADV_HD bool lost_digits(double squares) { return squares < kLeastSquares || squares > kMostSquares; }
+static FASTADV_HD bool lost_digits(double squares) {
+  return static_cast<int>(squares < kLeastSquares) | static_cast<int>(squares > kMostSquares);
+}
 
 // 1 / norm of a vector; kMeasureAgain where its squares have lost digits; 0 of a zero vector, which has no direction (that
 // the caller looks for); NaN where the vector holds one.
