@@ -110,8 +110,9 @@ def serve(
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
 
-    answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
-    errors.print("stopped; every open request was answered", highlight=False)
+    left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
+    rest = f"open requests that were not answered: {left}" if left else "every open request was answered"
+    errors.print(f"stopped; {rest}", highlight=False)
 
 
 def _token(file: Path | None) -> str | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -159,14 +159,15 @@ class Service:
         loop, limits = asyncio.get_running_loop(), self.config
         files = await loop.run_in_executor(self._decoders, images_of, body, limits.max_images)
         budget = ImageBudget(pixels=limits.max_request_pixels, parts=limits.max_parts)
+        names = [name for name, _ in files]
         jobs = [loop.run_in_executor(self._decoders, self._decode, file, budget) for file in files]
+        del body, files  # an exception keeps this frame
         try:
             crops = await asyncio.gather(*jobs)
         finally:
-            for job in jobs:  # where one image is refused, nobody waits for the others
-                job.cancel()
-        rows = await self._batcher.submit(crops)
-        return [(name, row) for (name, _), row in zip(files, rows, strict=True)]
+            while jobs:  # where one image is refused, nobody waits for the others
+                jobs.pop().cancel()
+        return list(zip(names, await self._batcher.submit(crops), strict=True))
 
     async def _warm_up(self) -> None:
         try:
@@ -304,8 +305,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     started: Callable[[str], None] = lambda address: None,
-) -> None:
+) -> int:
     """Answer HTTP until SIGTERM or Ctrl-C; then requests that are open are answered, and idle connections closed.
+
+    A second Ctrl-C does not wait for them: they are answered 503.
 
     Args:
         guard: judges.
@@ -315,6 +318,9 @@ def serve(
         host: an address of this machine.
         port: 0 for any free one.
         started: is told the address, once connections are taken.
+
+    Returns:
+        How many open requests were not answered: they took longer than ``drain``, or Ctrl-C came again.
 
     Raises:
         ValueError: the port is out of its range, or as :func:`create_app`.
@@ -332,8 +338,8 @@ def serve(
     # asyncio sends small packets at once only where a socket says that it is TCP; each answer is 40 ms later otherwise
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
     server = http_server(app, config)
-    # uvicorn raises the signal again when it has stopped; a stop that was asked for is no failure
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    # from before the address is told: a client may send the signal as soon as it knows it
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with listening:
             shown = f"[{host}]" if family == socket.AF_INET6 else host
@@ -342,6 +348,7 @@ def serve(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return server.unanswered
 
 
 def _told(name: str | None, row: _Row, embedding: bool, classes: Sequence[str] | None) -> JudgedFace:
@@ -363,7 +370,3 @@ def _predicted(
     index: int, chance: float, number: Callable[[float], float | None], classes: Sequence[str] | None
 ) -> Prediction:
     return Prediction(index=index, name=None if classes is None else classes[index], confidence=number(chance))
-
-
-def _ignore(number: int, frame: Any) -> None:
-    """A handler that lets the program go on."""

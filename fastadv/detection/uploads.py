@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 from fastapi import HTTPException, Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastadv.data.formats import HEAD, readable, sniff
+
+CUT_OFF = "the body ended before it was whole"
 
 _FORM = "multipart/form-data"
 _BYTES = "application/octet-stream"
@@ -57,6 +58,8 @@ class BodyLimit:
             size = len(message.get("body", b""))
             seen += size
             self._held += size
+            if seen > self.most or self._held > self.most_of_all:
+                message.clear()  # the exception keeps this frame
             if seen > self.most:
                 raise too_large(self.most)
             if self._held > self.most_of_all:
@@ -89,10 +92,25 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> Bod
     waits = "100-continue" in request.headers.get("expect", "").lower()  # for leave to send the body
     if waits and declared.isdecimal() and int(declared) > most_bytes:
         raise too_large(most_bytes, close=True)
+    data = await in_time(_whole(request), seconds, 408, "the body took too long to arrive")
+    if data is None:
+        raise HTTPException(400, CUT_OFF)
+    return Body(data, boundary)
+
+
+async def _whole(request: Request) -> bytes | None:
+    """All of a body; None where it ended too early. No exception holds what had arrived of it."""
+    parts: list[bytes] = []
     try:
-        return Body(await in_time(request.body(), seconds, 408, "the body took too long to arrive"), boundary)
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ended before it was whole") from None
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(parts)
+    finally:
+        parts.clear()
 
 
 def images_of(body: Body, most: int) -> list[Upload]:
@@ -125,11 +143,18 @@ def images_of(body: Body, most: int) -> list[Upload]:
 
 async def in_time(work: Awaitable[T], seconds: float, status: int, reason: str) -> T:
     """What ``work`` gives, or an HTTPException with this status and reason after so many seconds."""
+    # not wait_for: its frame holds the task and the task's exception that frame, and with it all that was uploaded
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
-        late = {"Connection": "close"} if status == 408 else None
-        raise HTTPException(status, reason, headers=late) from None
+        await asyncio.wait([task], timeout=seconds)
+        if task.done():
+            return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        del task
+    raise HTTPException(status, reason, headers={"Connection": "close"} if status == 408 else None)
 
 
 def too_large(most: int, *, close: bool = False) -> HTTPException:

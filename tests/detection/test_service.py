@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import signal
 import socket
 import struct
 import threading
@@ -113,6 +114,13 @@ def test_small_answers_leave_at_once(guard, monkeypatch):
     service.serve(guard, port=0, started=told.append)
     assert seen == [socket.IPPROTO_TCP]
     assert told[0].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_heard_as_soon_as_the_address_is_told(guard, number):
+    before = signal.getsignal(number)
+    assert service.serve(guard, port=0, started=lambda address: signal.raise_signal(number)) == 0
+    assert signal.getsignal(number) is before
 
 
 def test_many_clients_share_passes_and_get_their_own_answers(asgi, guard):
