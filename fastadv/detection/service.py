@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv._version import __version__
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, FileError, MissingPackageError
 from fastadv.data import ImageError
 from fastadv.data.alignment import center_crop
@@ -31,6 +32,8 @@ try:
     import python_multipart  # noqa: F401  (what forms are read with)
     import uvicorn  # noqa: F401  (the server)
     from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from pydantic import BaseModel, Field
     from starlette.exceptions import HTTPException as Refusal
@@ -73,6 +76,12 @@ class Answer(BaseModel):
     model: str
     threshold: float
     faces: list[JudgedFace]
+
+
+class Failure(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
 
 
 class _Row(NamedTuple):
@@ -237,7 +246,14 @@ def create_app(
         check_token(token)
         app.add_middleware(TokenCheck, token=token)
 
-    @app.post("/v1/faces", openapi_extra={"requestBody": described(limits.max_images)})
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        detail = "; ".join(f"{each['loc'][-1]}: {each['msg']}, got {brief(each['input'])}" for each in error.errors())
+        return JSONResponse({"detail": detail}, 422)
+
+    about = {"requestBody": described(limits.max_images)}
+
+    @app.post("/v1/faces", openapi_extra=about, responses={422: {"model": Failure}})
     async def faces(request: Request, embedding: bool = False) -> Answer:
         """Say of each face whether it looks adversarial, who it is, and what its embedding is."""
         begin = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +22,7 @@ _BYTES = "application/octet-stream"
 _TYPES = f"an image type such as image/jpeg, or {_BYTES}"
 _FORMATS = "JPEG, PNG, BMP, WebP or PPM"
 _PART_HEAD = 4096  # bytes of the names and values of a part's headers
+_ENCODED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 T = TypeVar("T")
@@ -132,10 +134,10 @@ def images_of(body: Body, most: int) -> list[Upload]:
         parser.write(body.data)
     except FormParserError as error:
         raise HTTPException(400, f"the form is damaged: {error}") from None
+    if form.parts and not form.whole:
+        raise HTTPException(400, "the form is damaged: expected its boundary at the end")
     if not form.found:
         raise HTTPException(400, "the form has no file; expected one or more")
-    if not form.whole:
-        raise HTTPException(400, "the form is damaged: expected its boundary at the end")
     for name, data in form.found:
         _check(name or "", data)
     return form.found
@@ -188,7 +190,7 @@ class _Form:
         self._header = [b"", b""]  # the name and the value that are being read
         self._size = 0
         self._data: list[bytes] = []
-        self._parts = 0
+        self.parts = 0
 
     def callbacks(self) -> Any:
         """What the parser calls."""
@@ -203,8 +205,8 @@ class _Form:
         }
 
     def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > self._most:
+        self.parts += 1
+        if self.parts > self._most:
             raise HTTPException(400, f"Too many files: expected at most {self._most} in one form")
         self._headers, self._header, self._size, self._data = {}, [b"", b""], 0, []
 
@@ -220,7 +222,10 @@ class _Form:
         self._header = [b"", b""]
 
     def _end(self) -> None:
-        about = parse_options_header(self._headers.get("content-disposition", ""))[1]
+        disposition = self._headers.get("content-disposition", "")
+        about = parse_options_header(disposition)[1]
+        if b"filename" not in about and _ENCODED_NAME.search(disposition):
+            raise HTTPException(400, "the form: expected a file with filename=..., got filename* alone (RFC 7578, 4.2)")
         if b"filename" not in about:
             raise HTTPException(400, "the form: expected files only, got a field without a filename")
         name = (about[b"filename"] or about.get(b"name", b"")).decode("utf-8", "replace")

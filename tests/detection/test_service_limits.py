@@ -95,7 +95,13 @@ def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
         (form(part(encoded(16), "X: y\r\n" * 2000 + "X: y")), 400, "the form"),
         (form(part(encoded(16), "no colon")), 400, "the form is damaged: "),
         (part(encoded(16)) + b"--edge\r\n", 400, "the form is damaged: expected its boundary at the end"),
-        (part(encoded(16))[:-9], 400, "the form has no file"),
+        (part(encoded(16))[:-9], 400, "the form is damaged: expected its boundary at the end"),
+        (b"--edge\r\nConte", 400, "the form is damaged: expected its boundary at the end"),
+        (
+            form(part(encoded(16), "Content-Disposition: form-data; name=\"x\"; filename*=utf-8''x.png")),
+            400,
+            "expected a file with filename=..., got filename* alone",
+        ),
         (form(*[part(encoded(16))] * 4), 400, "Too many files: expected at most 3 in one form"),
         (b"--edge--" * 1000, 400, "the form has no file"),
         (b"\r\n" * 100_000, 400, "the form has no file"),
@@ -105,6 +111,20 @@ def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
 def test_a_form_that_is_wrong(asgi, guard, body, status, message):
     found, said = faces(asgi, guard, body, max_images=3)
     assert (found, message in said["detail"]) == (status, True), said
+
+
+def test_an_argument_that_is_wrong_is_one_sentence(asgi, guard):
+    async def work(app):
+        schema = (await asgi.ask(app, "GET", "/openapi.json"))[1]["paths"]["/v1/faces"]["post"]["responses"]
+        return await asgi.ask(app, "POST", "/v1/faces?embedding=perhaps", encoded(16), ANY), schema["422"]
+
+    (status, said), told = asgi.during(guard, work)
+    assert (status, said["detail"].startswith("embedding: "), said["detail"].endswith(", got 'perhaps'")) == (
+        422,
+        True,
+        True,
+    )
+    assert told["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Failure"}
 
 
 def test_the_name_of_a_part_comes_back(asgi, guard):
@@ -268,7 +288,9 @@ def test_the_documentation_loads_nothing(asgi, guard):
         ({"max_connections": 1.5}, "max_connections: expected an integer >= 1, got 1.5"),
         ({"max_request_pixels": 100}, "max_request_pixels: expected at least max_pixels, 16000000, got 100"),
         ({"max_buffered": 100}, "max_buffered: expected at least max_bytes, 8388608, got 100"),
-        ({"head_timeout": 0}, r"head_timeout: expected seconds in \(0, 3600\], got 0"),
+        ({"head_timeout": 0}, r"head_timeout: expected seconds in \[0.001, 3600\], got 0"),
+        ({"timeout": 1e-300}, r"timeout: expected seconds in \[0.001, 3600\], got 1e-300"),
+        ({"drain": float("nan")}, r"drain: expected seconds in \[0.001, 3600\], got nan"),
     ],
 )
 def test_limits_that_are_wrong(wrong, message):
