@@ -218,6 +218,15 @@ def test_wrong_limits_and_tokens(inside, detector_file, tmp_path, monkeypatch):
     assert (code, "FASTADV_TOKEN: expected 16 to 4096 visible ASCII characters, got 0" in said) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("left", "expected"), [(0, "every open request was answered"), (3, "open requests that were not answered: 3")]
+)
+def test_the_last_line_counts_what_was_not_answered(inside, detector_file, monkeypatch, left, expected):
+    monkeypatch.setattr("fastadv.detection.service.serve", lambda *given, **options: left)
+    code, said = serving(inside, detector_file)
+    assert (code, said.strip()) == (0, f"stopped; {expected}")
+
+
 def test_a_port_that_is_taken(inside, detector_file):
     with socket.create_server(("127.0.0.1", 0)) as other:
         code, said = serving(inside, detector_file, "--port", other.getsockname()[1])
