@@ -114,7 +114,7 @@ class Connections:
         self.head_seconds, self.request_seconds = head_seconds, request_seconds
         self.protocol: Any = functools.partial(Connection, self)
         self.lingering = 0
-        self.cut: set[Connection] = set()  # whose request was cancelled
+        self.cut: set[Connection] = set()  # whose request a stop did not wait for, or whose answer took too long then
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, float] = {}  # since when; the oldest first
         self._told = -_QUIET
@@ -314,8 +314,10 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             self._deadline = None
 
     def _late(self) -> None:
-        if self._lingers or self._active:
+        if self._lingers:
             self._real.abort()
+        elif self._active:
+            self._give_up()
         else:
             self._end()
 
@@ -327,9 +329,14 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
                 whole_answer(HTTPStatus.REQUEST_TIMEOUT, "the head of the request took too long to arrive")
             )
         if self._real.get_write_buffer_size():  # its client does not read
-            self._real.abort()
+            self._give_up()
         else:
             self._close()
+
+    def _give_up(self) -> None:
+        if self.stopping:
+            self._table.cut.add(self)
+        self._real.abort()
 
     def _closing(self) -> bool:
         return self._lingers or self._real.is_closing()

@@ -156,6 +156,7 @@ def test_a_client_that_does_not_read_is_cut_off(serving):
         running.stop()
         running.thread.join(4)  # less than the drain
         assert not running.thread.is_alive()
+        assert running.server.unanswered == 1
 
 
 def test_one_connection_too_many_is_told(serving):
