@@ -11,7 +11,7 @@ import typer
 from fastadv.cli.guarding import DetectorFile, FalseAlarm, GuardPrecision, Threshold, open_guard
 from fastadv.cli.options import Device, Model, Weights
 from fastadv.cli.show import errors
-from fastadv.core.errors import FileError
+from fastadv.core.errors import ArgumentError, FileError
 from fastadv.studies.detection.plan import read_classes
 
 
@@ -78,9 +78,16 @@ def serve(
 
     Then: curl --data-binary @face.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/faces
     """
+    from fastadv.data.images import MAX_PIXELS
     from fastadv.detection.service import serve as answer
     from fastadv.detection.service_config import ServiceConfig
 
+    if not host or any(map(str.isspace, host)):
+        raise ArgumentError(f"--host: expected an address of this machine, got {host!r}")
+    _check("--max-wait-ms", max_wait_ms, 0, 60_000)
+    _check("--max-mib", max_mib, 0.001, 1024)
+    _check("--max-megapixels", max_megapixels, 0.001, MAX_PIXELS / 1e6)
+    _check("--max-request-megapixels", max_request_megapixels, max_megapixels, 1e6, "--max-megapixels, ")
     config = ServiceConfig(
         max_batch=max_batch,
         max_wait=max_wait_ms / 1e3,
@@ -110,8 +117,15 @@ def serve(
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
 
-    answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
-    errors.print("stopped; every open request was answered", highlight=False)
+    left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
+    rest = f"open requests that were not answered: {left}" if left else "every open request was answered"
+    errors.print(f"stopped; {rest}", highlight=False)
+
+
+def _check(option: str, value: float, least: float, most: float, least_name: str = "") -> None:
+    """Refuse a number in the unit of its option: the service has others."""
+    if not least <= value <= most:
+        raise ArgumentError(f"{option}: expected a number from {least_name}{least:g} to {most:g}, got {value:g}")
 
 
 def _token(file: Path | None) -> str | None:

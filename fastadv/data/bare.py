@@ -7,6 +7,7 @@ unpacked, and Pillow is given the rest. The orientation is read apart, from EXIF
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -27,6 +28,7 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no filler, no zero behind 
 _ALONE = frozenset({0x01, 0xC8, 0xD8, 0xD9, *range(0x02, 0xC0), *range(0xF0, 0xFE)})  # markers without a length
 _DROPPED = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})  # APP1 to APP13, APP15, comments: 0 and 14 tell the colours
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # segments that tell the size
 _PIECE = 1 << 18
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
@@ -42,16 +44,27 @@ class Bare(NamedTuple):
         turn: The orientation, 1 to 8 as in EXIF.
         parts: Chunks or segments that the file had.
         scans: Passes over the pixels; 0 where a JPEG ends before them.
+        size: Width and height as the file declares them, the largest where it does so again; 0 where it does not.
     """
 
     data: bytes
     turn: int
     parts: int
     scans: int
+    size: tuple[int, int] = (0, 0)
 
 
 class TooManyPartsError(ValueError):
     """A file has more chunks, segments or scans than it may have."""
+
+
+def bare_image(data: bytes, format: str | None, most_parts: int) -> Bare:
+    """As `bare_png` or `bare_jpeg`; what is neither stays as it is."""
+    if format == "PNG":
+        return bare_png(data, most_parts)
+    if format == "JPEG":
+        return bare_jpeg(data, most_parts)
+    return Bare(data, 1, 1, 1, bmp_size(data) if format == "BMP" else (0, 0))
 
 
 def bare_png(data: bytes, most_parts: int) -> Bare:
@@ -63,7 +76,7 @@ def bare_png(data: bytes, most_parts: int) -> Bare:
     kept = _Kept(data)
     exif = b""
     texts: dict[bytes, tuple[bytes, int, int]] = {}
-    position, parts = 8, 0
+    position, parts, size = 8, 0, (0, 0)
     while position + 12 <= len(data):
         kind, length = data[position + 4 : position + 8], int.from_bytes(data[position : position + 4], "big")
         end = position + 12 + length
@@ -72,6 +85,8 @@ def bare_png(data: bytes, most_parts: int) -> Bare:
         parts += 1
         if parts > most_parts:
             raise TooManyPartsError(f"more than {most_parts} chunks")
+        if kind == b"IHDR" and length >= 8:
+            size = max(size, struct.unpack_from(">II", data, position + 8), key=math.prod)
         if kind not in _PNG_PIXELS:
             kept.drop(position, end)
             body = position + 8
@@ -87,7 +102,7 @@ def bare_png(data: bytes, most_parts: int) -> Bare:
             break
     unpacked = {keyword: _text(kind, data[start:end]) for keyword, (kind, start, end) in texts.items()}
     exif = exif or _hexadecimal(unpacked.get(_EXIF_TEXT, b""))
-    return Bare(kept.joined(), orientation(exif, unpacked.get(_XMP_TEXT, b"")), parts, 1)
+    return Bare(kept.joined(), orientation(exif, unpacked.get(_XMP_TEXT, b"")), parts, 1, size)
 
 
 def bare_jpeg(data: bytes, most_parts: int) -> Bare:
@@ -99,7 +114,7 @@ def bare_jpeg(data: bytes, most_parts: int) -> Bare:
     kept = _Kept(data)
     exif: list[bytes] = []
     xmp = b""
-    position, parts, scans = 2, 0, 0
+    position, parts, scans, size = 2, 0, 0, (0, 0)
     while match := _next_marker(data, position):
         start, marker = match.start(), data[match.end() - 1]
         if not scans:
@@ -118,6 +133,9 @@ def bare_jpeg(data: bytes, most_parts: int) -> Bare:
             scans += 1
             if scans > MAX_SCANS:
                 raise TooManyPartsError(f"more than {MAX_SCANS} scans")
+        if marker in _FRAMES and position + 7 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 3)
+            size = max(size, (width, height), key=math.prod)
         if marker == _APP1 and data.startswith(_EXIF, position + 2):
             exif.append(data[position + 2 + len(_EXIF) : end])
         elif marker == _APP1 and data.startswith(_XMP, position + 2):
@@ -128,7 +146,7 @@ def bare_jpeg(data: bytes, most_parts: int) -> Bare:
     else:
         if not scans:
             kept.drop(position, len(data))
-    return Bare(kept.joined(), orientation(b"".join(exif), xmp), parts, scans)
+    return Bare(kept.joined(), orientation(b"".join(exif), xmp), parts, scans, size)
 
 
 def _next_marker(data: bytes, position: int) -> re.Match[bytes] | None:
@@ -147,6 +165,17 @@ def orientation(exif: bytes, xmp: bytes) -> int:
         found = _XMP_ORIENTATION.search(xmp)
         tagged = int(found[1]) if found else 1
     return tagged if 1 <= tagged <= 8 else 1
+
+
+def bmp_size(head: bytes) -> tuple[int, int]:
+    """Width and height by the first 26 bytes of a BMP; a height below 0 is one of rows from the top."""
+    if len(head) < 26:
+        return 0, 0
+    if int.from_bytes(head[14:18], "little") == 12:
+        width, height = struct.unpack_from("<HH", head, 18)
+        return width, height
+    width, height = struct.unpack_from("<Ii", head, 18)
+    return width, abs(height)
 
 
 def webp_size(head: bytes) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from fastadv.core.content import what_is_this
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.files import write_atomically
 from fastadv.data import names
-from fastadv.data.bare import PNG_SIGNATURE, Bare, TooManyPartsError, bare_jpeg, bare_png, orientation, webp_size
+from fastadv.data.bare import PNG_SIGNATURE, TooManyPartsError, bare_image, bare_jpeg, orientation, webp_size
 from fastadv.data.formats import HEAD, readable, sniff
 from fastadv.data.netpbm import NetpbmHead, netpbm_head, netpbm_pixels
 
@@ -204,9 +204,11 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
     try:
         if format == "WebP" and math.prod(webp_size(head) or (0,)) > most:
             raise ImageError(f"{name}: more than {most} pixels")
-        bare = _bare(data, format, len(data) if budget is None else budget.parts)
+        bare = bare_image(data, format, len(data) if budget is None else budget.parts)
         if budget is not None:
             budget.take("parts", bare.parts)
+        if math.prod(bare.size) > most:  # before Pillow, which would warn of it on standard error
+            _refuse_size(*bare.size, name, most)
         with Image.open(io.BytesIO(bare.data), formats=_FORMATS) as image:
             _refuse(image, head, name, most)
             if budget is not None:
@@ -230,14 +232,6 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
         raise ImageError(f"{name}: more than {most} pixels") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
         raise ImageError(f"{name}: the image is damaged: {error}") from error
-
-
-def _bare(data: bytes, format: str | None, most_parts: int) -> Bare:
-    if format == "PNG":
-        return bare_png(data, most_parts)
-    if format == "JPEG":
-        return bare_jpeg(data, most_parts)
-    return Bare(data, 1, 1, 1)
 
 
 def _netpbm_head(data: bytes, name: str, most: int) -> NetpbmHead:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import errno
 import functools
-import json
 import logging
-import math
+import socket
 import time
+from collections.abc import Callable, Iterator, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -18,20 +18,26 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fastadv.detection.parsing import Parser, whole_answer
 from fastadv.detection.service_config import ServiceConfig
+from fastadv.detection.uploads import CUT_OFF
 
 _KEY = "fastadv.connection"
 _GRACE = 1.0  # seconds in which the head of a request is not yet late
 _LINGER = 1.0  # seconds that a refused client has to read why
 _LINGERING = 32  # of them at once; further ones are cut off
-_SLICE = 8192  # bytes that are parsed at once: chunks of one byte cost a millisecond for each 600 bytes
+_SLICE = 8192  # bytes that are parsed at once
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_POLL = 0.02  # seconds between two looks at what is still open when the server stops
 _QUIET = 60.0  # seconds after a line on descriptors in which there is no further one
+
+_LATE_HEAD = "the head of the request took too long to arrive"
+_CUT_HEAD = "the head of the request ended before it was whole"
 
 _log = logging.getLogger(__name__)
 
 
-def http_server(app: ASGIApp, config: ServiceConfig) -> uvicorn.Server:
+def http_server(app: ASGIApp, config: ServiceConfig) -> Server:
     """A server of an application within the limits on connections."""
     connections = Connections(
         app,
@@ -49,9 +55,49 @@ def http_server(app: ASGIApp, config: ServiceConfig) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=math.ceil(config.drain),
     )
-    return uvicorn.Server(settings)
+    return Server(settings, connections, config.drain)
+
+
+class Server(uvicorn.Server):
+    """A server that stops without a reset, a traceback or a wrong word about what was open.
+
+    Attributes:
+        unanswered: After the stop: how many open requests were not answered.
+    """
+
+    def __init__(self, settings: uvicorn.Config, table: Connections, drain: float) -> None:
+        """Prepare."""
+        super().__init__(settings)
+        self._table, self._drain = table, drain
+        self.unanswered = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: who runs a server gives signals to `handle_exit`, also before it runs."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, wait for what is open, and cancel what takes too long or is not waited for."""
+        state, table = self.server_state, self._table
+        for server in self.servers:
+            server.close()
+        for each in sockets or []:
+            each.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        await asyncio.sleep(_POLL)
+        end = time.monotonic() + self._drain
+        while (state.connections or state.tasks) and not self.force_exit and time.monotonic() < end:
+            await asyncio.sleep(_POLL)
+        for task in list(state.tasks):
+            task.cancel()
+        end = time.monotonic() + _LINGER
+        while (state.tasks or table.lingering) and time.monotonic() < end:
+            await asyncio.sleep(_POLL)
+        unsent = {each for each in state.connections if each.transport.get_write_buffer_size()}
+        self.unanswered = len(table.cut | unsent)
+        await self.lifespan.shutdown()
 
 
 class Connections:
@@ -68,6 +114,7 @@ class Connections:
         self.head_seconds, self.request_seconds = head_seconds, request_seconds
         self.protocol: Any = functools.partial(Connection, self)
         self.lingering = 0
+        self.cut: set[Connection] = set()  # whose request a stop did not wait for, or whose answer took too long then
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, float] = {}  # since when; the oldest first
         self._told = -_QUIET
@@ -79,9 +126,19 @@ class Connections:
             asyncio.get_running_loop().set_exception_handler(self._tell)
             await self.app(scope, receive, send)
             return
+
+        async def last(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and connection.stopping:
+                headers = [each for each in message.get("headers", ()) if each[0] != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
         connection.request_begins()
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, last)
+        except asyncio.CancelledError:  # the server stops, and does not wait for this one
+            self.cut.add(connection)
+            connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
         finally:
             connection.request_ends()
 
@@ -118,42 +175,59 @@ class Connections:
             _log.error("no file descriptor is left for a new connection; lower --max-connections or raise ulimit -n")
 
 
+class _Transport:
+    """A transport that is closed in another way."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None], closing: Callable[[], bool]) -> None:
+        self._transport = transport
+        self.close, self.is_closing = close, closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(H11Protocol, asyncio.BufferedProtocol):
     """One connection: HTTP/1.1 by uvicorn and h11, with deadlines, and read in slices so that others get their turn."""
+
+    conn: Parser
 
     def __init__(self, table: Connections, *, app_state: dict[str, Any], **options: Any) -> None:
         """As the server makes it."""
         super().__init__(app_state={**app_state, _KEY: self}, **options)
+        self.conn = Parser()
         self._table = table
         self._buffer = bytearray(_SLICE)
         self._deadline: asyncio.TimerHandle | None = None
-        self._requests = self._active = 0
-        self._heard = self._refused = False
+        self._active = 0
+        self._lingers = self._half_closed = self.stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as H11Protocol
         """Begin to wait for a request, or refuse."""
+        self._real = transport
         if self._table.enter(self):
-            super().connection_made(transport)
+            super().connection_made(_Transport(transport, self._close, self._closing))  # type: ignore[arg-type]
             self._wait()
             return
-        self.transport, self._refused = transport, True
+        self.transport = transport
         if self._table.lingering >= _LINGERING:
             transport.abort()
             return
-        # closed at once, what it sends would be answered by a reset before it has read why
-        self._table.lingering += 1
-        transport.write(_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{self._table.most} connections are open already"))
-        transport.write_eof()
-        self._within(_LINGER)
+        reason = f"{self._table.most} connections are open already"
+        transport.write(whole_answer(HTTPStatus.SERVICE_UNAVAILABLE, reason))
+        self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """End; nothing that a request still holds leads to its buffers or back to it."""
         self._cancel()
         self._table.leave(self)
-        if not self._refused:
-            super().connection_lost(exc)
-        elif self._deadline is not None:
+        if self._lingers:
             self._table.lingering -= 1
+        self.transport = self._real
+        if self.flow is not None:
+            super().connection_lost(exc)
+            self._unset_keepalive_if_required()
+        self.app_state.clear()
+        self.cycle = self.flow = self.scope = None  # type: ignore[assignment]
 
     def get_buffer(self, sizehint: int) -> bytearray:
         """Where what arrives is put."""
@@ -161,35 +235,70 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse what has arrived."""
-        self._heard = True
-        if self._refused:
+        if self._lingers:
             return
         try:
             self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
         except h11.LocalProtocolError:  # what is no HTTP, behind a request that is being answered
-            self.transport.abort()
+            self._real.abort()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio.BufferedProtocol
+        """The client sends nothing more: what it has sent whole is answered, and what is cut off refused."""
+        self._half_closed = True
+        if self._lingers or self.flow is None:
+            return False
+        half = self.conn.half
+        if half and not self.conn.answered:
+            self.refuse(HTTPStatus.BAD_REQUEST, CUT_OFF if half == "body" else _CUT_HEAD)
+            return False
+        return self._answering()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self.refuse(HTTPStatus.BAD_REQUEST, self.conn.refusal)
+
+    def refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer in the application's place, if it has not begun to, and close."""
+        if self.flow is None or self._lingers:
+            return
+        if self._answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.answered:
+            self._real.abort()
+        else:
+            self._real.write(whole_answer(status, detail))
+            self._close()
 
     def shutdown(self) -> None:
         """Close it if it is idle, else after the answer: the server is stopping."""
+        self.stopping = True
         with contextlib.suppress(h11.LocalProtocolError):  # it is closing already
             super().shutdown()
 
     def request_begins(self) -> None:
         """The head of a request has arrived."""
-        self._requests += 1
         self._active += 1
-        self._table.waits(self, False)
-        self._within(self._table.request_seconds)
+        if not self.transport.is_closing():
+            self._table.waits(self, False)
+            self._within(self._table.request_seconds)
 
     def request_ends(self) -> None:
         """A request was answered; what is left of its body must arrive before the next head is due."""
         self._active -= 1
-        if not self._active and not self.transport.is_closing():
+        if self._active or self.transport.is_closing() or self._answering():
+            return
+        if self._half_closed:
+            self._close()
+        else:
             self._wait()
 
     def give_way(self) -> None:
         """Close it, which waits for a request, in favour of another."""
-        self._end("the head of the request took too long to arrive")
+        self._end()
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _wait(self) -> None:
         self._table.waits(self, True)
@@ -202,29 +311,53 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     def _cancel(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
 
     def _late(self) -> None:
-        if self._refused or self._active:
-            self.transport.abort()
+        if self._lingers:
+            self._real.abort()
+        elif self._active:
+            self._give_up()
         else:
-            self._end("the head of the request took too long to arrive")
+            self._end()
 
-    def _end(self, reason: str) -> None:
-        if self._heard and not self._requests:  # part of a first head, which nothing has answered
-            self.transport.write(_answer(HTTPStatus.REQUEST_TIMEOUT, reason))
-        if self.transport.get_write_buffer_size():  # its client does not read
-            self.transport.abort()
+    def _end(self) -> None:
+        if self._lingers:
+            return
+        if self.conn.half == "head":
+            self._real.write(
+                whole_answer(HTTPStatus.REQUEST_TIMEOUT, "the head of the request took too long to arrive")
+            )
+        if self._real.get_write_buffer_size():  # its client does not read
+            self._give_up()
         else:
-            self.transport.close()
+            self._close()
 
+    def _give_up(self) -> None:
+        if self.stopping:
+            self._table.cut.add(self)
+        self._real.abort()
 
-def _answer(status: HTTPStatus, detail: str) -> bytes:
-    """A whole answer, where there is no request that the application could answer."""
-    body = json.dumps({"detail": detail}).encode()
-    lines = (
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        "connection: close",
-    )
-    return "\r\n".join((*lines, "", "")).encode() + body
+    def _closing(self) -> bool:
+        return self._lingers or self._real.is_closing()
+
+    def _close(self) -> None:
+        """Close; what is not read yet would make that a reset, and the client might lose its answer."""
+        if self._lingers:
+            return
+        unread = self.flow.read_paused or self.conn.half or self.conn.trailing_data[0]
+        if not unread or self._half_closed or self._table.lingering >= _LINGERING:
+            self._real.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Say that this was all, and discard for a moment what the client still sends."""
+        self._lingers = True
+        self._table.lingering += 1
+        self._table.leave(self)
+        with contextlib.suppress(OSError):  # the client is gone
+            self._real.write_eof()
+        if self.flow is not None:
+            self.flow.resume_reading()
+        self._within(_LINGER)

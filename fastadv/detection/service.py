@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv._version import __version__
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, FileError, MissingPackageError
 from fastadv.data import ImageError
 from fastadv.data.alignment import center_crop
@@ -31,6 +32,8 @@ try:
     import python_multipart  # noqa: F401  (what forms are read with)
     import uvicorn  # noqa: F401  (the server)
     from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from pydantic import BaseModel, Field
     from starlette.exceptions import HTTPException as Refusal
@@ -73,6 +76,12 @@ class Answer(BaseModel):
     model: str
     threshold: float
     faces: list[JudgedFace]
+
+
+class Failure(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
 
 
 class _Row(NamedTuple):
@@ -159,14 +168,15 @@ class Service:
         loop, limits = asyncio.get_running_loop(), self.config
         files = await loop.run_in_executor(self._decoders, images_of, body, limits.max_images)
         budget = ImageBudget(pixels=limits.max_request_pixels, parts=limits.max_parts)
+        names = [name for name, _ in files]
         jobs = [loop.run_in_executor(self._decoders, self._decode, file, budget) for file in files]
+        del body, files  # an exception keeps this frame
         try:
             crops = await asyncio.gather(*jobs)
         finally:
-            for job in jobs:  # where one image is refused, nobody waits for the others
-                job.cancel()
-        rows = await self._batcher.submit(crops)
-        return [(name, row) for (name, _), row in zip(files, rows, strict=True)]
+            while jobs:  # where one image is refused, nobody waits for the others
+                jobs.pop().cancel()
+        return list(zip(names, await self._batcher.submit(crops), strict=True))
 
     async def _warm_up(self) -> None:
         try:
@@ -236,7 +246,14 @@ def create_app(
         check_token(token)
         app.add_middleware(TokenCheck, token=token)
 
-    @app.post("/v1/faces", openapi_extra={"requestBody": described(limits.max_images)})
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        detail = "; ".join(f"{each['loc'][-1]}: {each['msg']}, got {brief(each['input'])}" for each in error.errors())
+        return JSONResponse({"detail": detail}, 422)
+
+    about = {"requestBody": described(limits.max_images)}
+
+    @app.post("/v1/faces", openapi_extra=about, responses={422: {"model": Failure}})
     async def faces(request: Request, embedding: bool = False) -> Answer:
         """Say of each face whether it looks adversarial, who it is, and what its embedding is."""
         begin = time.perf_counter()
@@ -304,8 +321,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     started: Callable[[str], None] = lambda address: None,
-) -> None:
+) -> int:
     """Answer HTTP until SIGTERM or Ctrl-C; then requests that are open are answered, and idle connections closed.
+
+    A second Ctrl-C does not wait for them: they are answered 503.
 
     Args:
         guard: judges.
@@ -315,6 +334,9 @@ def serve(
         host: an address of this machine.
         port: 0 for any free one.
         started: is told the address, once connections are taken.
+
+    Returns:
+        How many open requests were not answered: they took longer than ``drain``, or Ctrl-C came again.
 
     Raises:
         ValueError: the port is out of its range, or as :func:`create_app`.
@@ -332,8 +354,8 @@ def serve(
     # asyncio sends small packets at once only where a socket says that it is TCP; each answer is 40 ms later otherwise
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
     server = http_server(app, config)
-    # uvicorn raises the signal again when it has stopped; a stop that was asked for is no failure
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    # from before the address is told: a client may send the signal as soon as it knows it
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with listening:
             shown = f"[{host}]" if family == socket.AF_INET6 else host
@@ -342,6 +364,7 @@ def serve(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return server.unanswered
 
 
 def _told(name: str | None, row: _Row, embedding: bool, classes: Sequence[str] | None) -> JudgedFace:
@@ -363,7 +386,3 @@ def _predicted(
     index: int, chance: float, number: Callable[[float], float | None], classes: Sequence[str] | None
 ) -> Prediction:
     return Prediction(index=index, name=None if classes is None else classes[index], confidence=number(chance))
-
-
-def _ignore(number: int, frame: Any) -> None:
-    """A handler that lets the program go on."""

@@ -62,11 +62,9 @@ class ServiceConfig:
             raise ArgumentError(f"max_images is {self.max_images}; expected at most max_queue, {self.max_queue}")
         if not 0 <= self.max_wait <= 60:
             raise ArgumentError(f"max_wait is {self.max_wait}; expected seconds in [0, 60]")
-        for name in ("timeout", "drain"):
-            if not 0 < getattr(self, name) <= 3600:
-                raise ArgumentError(f"{name} is {getattr(self, name)}; expected seconds in (0, 3600]")
-        if not 0 < self.head_timeout <= 3600:
-            raise ArgumentError(f"head_timeout: expected seconds in (0, 3600], got {self.head_timeout}")
+        for name in ("timeout", "drain", "head_timeout"):
+            if not 0.001 <= getattr(self, name) <= 3600:
+                raise ArgumentError(f"{name}: expected seconds in [0.001, 3600], got {getattr(self, name)}")
         for name in (*_NEWER_COUNTS, *(() if self.max_connections is None else ("max_connections",))):
             value = getattr(self, name)
             if type(value) is not int or value < 1:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import HTTPException, Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastadv.data.formats import HEAD, readable, sniff
+
+CUT_OFF = "the body ended before it was whole"
 
 _FORM = "multipart/form-data"
 _BYTES = "application/octet-stream"
 _TYPES = f"an image type such as image/jpeg, or {_BYTES}"
 _FORMATS = "JPEG, PNG, BMP, WebP or PPM"
 _PART_HEAD = 4096  # bytes of the names and values of a part's headers
+_ENCODED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 T = TypeVar("T")
@@ -57,6 +60,8 @@ class BodyLimit:
             size = len(message.get("body", b""))
             seen += size
             self._held += size
+            if seen > self.most or self._held > self.most_of_all:
+                message.clear()  # the exception keeps this frame
             if seen > self.most:
                 raise too_large(self.most)
             if self._held > self.most_of_all:
@@ -89,10 +94,25 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> Bod
     waits = "100-continue" in request.headers.get("expect", "").lower()  # for leave to send the body
     if waits and declared.isdecimal() and int(declared) > most_bytes:
         raise too_large(most_bytes, close=True)
+    data = await in_time(_whole(request), seconds, 408, "the body took too long to arrive")
+    if data is None:
+        raise HTTPException(400, CUT_OFF)
+    return Body(data, boundary)
+
+
+async def _whole(request: Request) -> bytes | None:
+    """All of a body; None where it ended too early. No exception holds what had arrived of it."""
+    parts: list[bytes] = []
     try:
-        return Body(await in_time(request.body(), seconds, 408, "the body took too long to arrive"), boundary)
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ended before it was whole") from None
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(parts)
+    finally:
+        parts.clear()
 
 
 def images_of(body: Body, most: int) -> list[Upload]:
@@ -114,10 +134,10 @@ def images_of(body: Body, most: int) -> list[Upload]:
         parser.write(body.data)
     except FormParserError as error:
         raise HTTPException(400, f"the form is damaged: {error}") from None
+    if form.parts and not form.whole:
+        raise HTTPException(400, "the form is damaged: expected its boundary at the end")
     if not form.found:
         raise HTTPException(400, "the form has no file; expected one or more")
-    if not form.whole:
-        raise HTTPException(400, "the form is damaged: expected its boundary at the end")
     for name, data in form.found:
         _check(name or "", data)
     return form.found
@@ -125,11 +145,18 @@ def images_of(body: Body, most: int) -> list[Upload]:
 
 async def in_time(work: Awaitable[T], seconds: float, status: int, reason: str) -> T:
     """What ``work`` gives, or an HTTPException with this status and reason after so many seconds."""
+    # not wait_for: its frame holds the task and the task's exception that frame, and with it all that was uploaded
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
-        late = {"Connection": "close"} if status == 408 else None
-        raise HTTPException(status, reason, headers=late) from None
+        await asyncio.wait([task], timeout=seconds)
+        if task.done():
+            return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        del task
+    raise HTTPException(status, reason, headers={"Connection": "close"} if status == 408 else None)
 
 
 def too_large(most: int, *, close: bool = False) -> HTTPException:
@@ -163,7 +190,7 @@ class _Form:
         self._header = [b"", b""]  # the name and the value that are being read
         self._size = 0
         self._data: list[bytes] = []
-        self._parts = 0
+        self.parts = 0
 
     def callbacks(self) -> Any:
         """What the parser calls."""
@@ -178,8 +205,8 @@ class _Form:
         }
 
     def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > self._most:
+        self.parts += 1
+        if self.parts > self._most:
             raise HTTPException(400, f"Too many files: expected at most {self._most} in one form")
         self._headers, self._header, self._size, self._data = {}, [b"", b""], 0, []
 
@@ -195,7 +222,10 @@ class _Form:
         self._header = [b"", b""]
 
     def _end(self) -> None:
-        about = parse_options_header(self._headers.get("content-disposition", ""))[1]
+        disposition = self._headers.get("content-disposition", "")
+        about = parse_options_header(disposition)[1]
+        if b"filename" not in about and _ENCODED_NAME.search(disposition):
+            raise HTTPException(400, "the form: expected a file with filename=..., got filename* alone (RFC 7578, 4.2)")
         if b"filename" not in about:
             raise HTTPException(400, "the form: expected files only, got a field without a filename")
         name = (about[b"filename"] or about.get(b"name", b"")).decode("utf-8", "replace")

@@ -192,9 +192,21 @@ def test_wrong_limits_and_tokens(inside, detector_file, tmp_path, monkeypatch):
     code, said = serving(inside, detector_file, "--max-connections", 0)
     assert (code, "max_connections: expected an integer >= 1, got 0" in said) == (2, True)
     code, said = serving(inside, detector_file, "--head-timeout", 0)
-    assert (code, "head_timeout: expected seconds in (0, 3600], got 0" in said) == (2, True)
+    assert (code, "head_timeout: expected seconds in [0.001, 3600], got 0" in said) == (2, True)
     code, said = serving(inside, detector_file, "--max-request-megapixels", 1)
-    assert (code, "max_request_pixels: expected at least max_pixels, 16000000, got 1000000" in said) == (2, True)
+    told = "--max-request-megapixels: expected a number from --max-megapixels, 16 to 1e+06, got 1"
+    assert (code, told in said) == (2, True)
+    for option, value, expected in (
+        ("--max-mib", -1, "a number from 0.001 to 1024, got -1"),
+        ("--max-mib", 1e300, "a number from 0.001 to 1024, got 1e+300"),
+        ("--max-megapixels", 41, "a number from 0.001 to 40, got 41"),
+        ("--max-wait-ms", 60001, "a number from 0 to 60000, got 60001"),
+        ("--host", " ", "an address of this machine, got ' '"),
+    ):
+        code, said = serving(inside, detector_file, option, value)
+        assert (code, f"{option}: expected {expected}" in said) == (2, True), said
+    code, said = serving(inside, detector_file, "--timeout", 1e-300)
+    assert (code, "timeout: expected seconds in [0.001, 3600], got 1e-300" in said) == (2, True)
     code, said = serving(inside, detector_file, "--token-file", tmp_path / "gone")
     assert (code, "--token-file: expected a file that can be read, got" in said) == (2, True)
     (tmp_path / "short").write_text("hunter2")
@@ -204,6 +216,15 @@ def test_wrong_limits_and_tokens(inside, detector_file, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTADV_TOKEN", "")
     code, said = serving(inside, detector_file)
     assert (code, "FASTADV_TOKEN: expected 16 to 4096 visible ASCII characters, got 0" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"), [(0, "every open request was answered"), (3, "open requests that were not answered: 3")]
+)
+def test_the_last_line_counts_what_was_not_answered(inside, detector_file, monkeypatch, left, expected):
+    monkeypatch.setattr("fastadv.detection.service.serve", lambda *given, **options: left)
+    code, said = serving(inside, detector_file)
+    assert (code, said.strip()) == (0, f"stopped; {expected}")
 
 
 def test_a_port_that_is_taken(inside, detector_file):

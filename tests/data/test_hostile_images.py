@@ -6,6 +6,7 @@ import io
 import os
 import re
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -134,6 +135,26 @@ def test_a_webp_is_too_large_before_it_is_opened(given: list[int]) -> None:
     with pytest.raises(ImageError, match="x: more than 40000000 pixels"):
         decode_image(data, "x")
     assert given == []
+
+
+@pytest.mark.parametrize(
+    ("format", "before", "size"),
+    [
+        ("PNG", b"IHDR", struct.pack(">II", 10_000, 9001)),
+        ("JPEG", b"\xff\xc0\0\x11\x08", struct.pack(">HH", 9001, 10_000)),
+        ("BMP", struct.pack("<I", 40), struct.pack("<ii", 10_000, -9001)),
+    ],
+)
+def test_an_image_is_too_large_without_a_warning(format: str, before: bytes, size: bytes) -> None:
+    data = bytearray(encoded(RGB, format))
+    start = data.index(before) + len(before)
+    data[start : start + len(size)] = size
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for read in (decode_image, lambda data, name: read_size(io.BytesIO(data), name)):
+            with pytest.raises(ImageError, match="x: 10000x9001 is more than 40000000 pixels"):
+                read(bytes(data), "x")
+    assert told == []
 
 
 @pytest.mark.parametrize("kind", [b"P1", b"P2", b"P3"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import http.client
 import json
 import logging
+import signal
 import socket
 import threading
 
@@ -154,6 +156,7 @@ def test_a_client_that_does_not_read_is_cut_off(serving):
         running.stop()
         running.thread.join(4)  # less than the drain
         assert not running.thread.is_alive()
+        assert running.server.unanswered == 1
 
 
 def test_one_connection_too_many_is_told(serving):
@@ -266,3 +269,139 @@ def test_what_is_no_http_ends_the_connection_and_nothing_else(serving, caplog):
             rest(client)
     assert running.ask()[0] == 200
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_chunks_of_hardly_a_byte_are_refused(serving):
+    running = serving()
+    chunks = b"1\r\nx\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with running.connect() as client:
+        client.sendall(head + chunks * 10_000)
+        status, _, answer = rest(client).partition(b"\r\n\r\n")
+        assert status.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "expected chunks of 64 bytes on average" in json.loads(answer)["detail"]
+    large = b"%x\r\n%s\r\n" % (100, bytes(100))
+    for body, size in ((chunks * 256, 256), (large * 2000, 200_000), (chunks * 50 + large * 250, 25_050)):
+        with running.connect() as client:
+            client.sendall(head + body + b"0\r\n\r\n")
+            client.shutdown(socket.SHUT_WR)
+            assert rest(client).endswith(b"\r\n\r\n%d" % size)
+
+
+def test_two_lengths_are_refused(serving):
+    running = serving()
+    length, coded = b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"
+    for lengths in (length + coded, coded + length):
+        with running.connect() as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n5\r\n12345\r\n0\r\n\r\n" + ASK)
+            status, _, answer = rest(client).partition(b"\r\n\r\n")
+            assert status.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(answer) == {"detail": "expected Content-Length or Transfer-Encoding, got both"}
+
+
+def test_what_is_no_http_is_told_in_json(serving):
+    running = serving()
+    for sent in (b"GET /\r\n\r\n", b"A" * 100_000, b"\x16\x03\x01\x02\0\x01\0\r\n", ASK + b"\0\r\n\r\n"):
+        with running.connect() as client:
+            client.sendall(sent)
+            head, _, answer = rest(client).rpartition(b"\r\n\r\n")
+            assert b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n" in head
+            assert "expected an HTTP/1.1 request" in json.loads(answer)["detail"]
+
+
+def test_a_client_that_closes_its_half_is_answered(serving):
+    running = serving()
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    short, head = "the body ended before it was whole", "the head of the request ended before it was whole"
+    for sent, status, answer in (
+        (ASK, 200, b"0"),
+        (post + bytes(100_000), 200, b"100000"),
+        (ASK + ASK + post + bytes(100_000), 200, b"100000"),
+        (post + bytes(99_999), 400, {"detail": short}),
+        (post, 400, {"detail": short}),
+        (
+            post.replace(b"Content-Length: 100000", b"Transfer-Encoding: chunked") + b"5\r\n12345",
+            400,
+            {"detail": short},
+        ),
+        (ASK[:-2], 400, {"detail": head}),
+    ):
+        with running.connect() as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            found = rest(client)
+            assert found.count(b"HTTP/1.1 200 ") == (sent.count(b"HTTP/1.1") if status == 200 else 0)
+            assert found.startswith(b"HTTP/1.1 %d " % status)
+            said = found.rpartition(b"\r\n\r\n")[2]
+            assert (json.loads(said) if status == 400 else said) == answer
+    with running.connect() as client:
+        client.shutdown(socket.SHUT_WR)
+        assert rest(client) == b""
+
+
+def test_a_later_head_that_does_not_end_is_late_too(serving):
+    running = serving(head_timeout=0.2)
+    with running.connect() as slow:
+        slow.sendall(ASK + b"GET / HTTP/1.1\r\n")
+        assert b" 408 Request Timeout\r\n" in rest(slow)
+
+
+def test_requests_in_a_row_end_without_a_reset_at_a_stop(serving):
+    running = serving(app := App())
+    post = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
+    with running.connect() as client:
+        client.sendall(post % b"wait" + post % b"" * 3)
+        app.waiting.wait(20)
+        running.stop()
+        with contextlib.suppress(OSError):  # until it accepts nothing more
+            while True:
+                running.connect().close()
+        app.may.set()
+        found = rest(client)
+        assert (found.count(b"HTTP/1.1"), b"connection: close" in found.lower()) == (1, True)
+    running.thread.join(20)
+    assert running.server.unanswered == 0
+
+
+@pytest.mark.parametrize("how", ["drain", "again"])
+def test_requests_that_a_stop_cancels_are_told(serving, how, caplog):
+    running = serving(app := App(), **({"drain": 0.1} if how == "drain" else {}))
+    with running.connect() as waits, running.connect() as body, running.connect() as idle:
+        idle.sendall(ASK)
+        body.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+        waits.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        app.waiting.wait(20)
+        while not idle.recv(1000).endswith(b"0"):
+            pass
+        running.server.handle_exit(signal.SIGINT, None)
+        if how == "again":
+            running.server.handle_exit(signal.SIGINT, None)
+        for client in (waits, body):
+            head, _, answer = rest(client).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert json.loads(answer) == {"detail": "stopping"}
+        assert rest(idle) == b""
+    running.thread.join(20)
+    assert running.server.unanswered == 2
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_nothing_of_a_connection_outlives_it(serving):
+    """Its buffers are freed at once, without the collection of cycles, whichever way it ended."""
+    running = serving(head_timeout=0.2, timeout=0.1)
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    gc.collect()
+    gc.disable()
+    try:
+        for sent in (ASK, post, post + bytes(50), b"GET", b"\0\r\n\r\n", b"", ASK * 3):
+            with running.connect() as client:
+                client.sendall(sent)
+            with running.connect() as client:
+                client.sendall(sent)
+                with contextlib.suppress(ConnectionResetError):
+                    rest(client)
+        running.stop()
+        running.thread.join(20)
+        assert [each for each in gc.get_objects() if type(each) is connections.Connection] == []
+    finally:
+        gc.enable()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import struct
 import tempfile
+import tracemalloc
 import zlib
+from collections import deque
 
 import numpy as np
 import pytest
@@ -92,7 +95,13 @@ def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
         (form(part(encoded(16), "X: y\r\n" * 2000 + "X: y")), 400, "the form"),
         (form(part(encoded(16), "no colon")), 400, "the form is damaged: "),
         (part(encoded(16)) + b"--edge\r\n", 400, "the form is damaged: expected its boundary at the end"),
-        (part(encoded(16))[:-9], 400, "the form has no file"),
+        (part(encoded(16))[:-9], 400, "the form is damaged: expected its boundary at the end"),
+        (b"--edge\r\nConte", 400, "the form is damaged: expected its boundary at the end"),
+        (
+            form(part(encoded(16), "Content-Disposition: form-data; name=\"x\"; filename*=utf-8''x.png")),
+            400,
+            "expected a file with filename=..., got filename* alone",
+        ),
         (form(*[part(encoded(16))] * 4), 400, "Too many files: expected at most 3 in one form"),
         (b"--edge--" * 1000, 400, "the form has no file"),
         (b"\r\n" * 100_000, 400, "the form has no file"),
@@ -102,6 +111,20 @@ def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
 def test_a_form_that_is_wrong(asgi, guard, body, status, message):
     found, said = faces(asgi, guard, body, max_images=3)
     assert (found, message in said["detail"]) == (status, True), said
+
+
+def test_an_argument_that_is_wrong_is_one_sentence(asgi, guard):
+    async def work(app):
+        schema = (await asgi.ask(app, "GET", "/openapi.json"))[1]["paths"]["/v1/faces"]["post"]["responses"]
+        return await asgi.ask(app, "POST", "/v1/faces?embedding=perhaps", encoded(16), ANY), schema["422"]
+
+    (status, said), told = asgi.during(guard, work)
+    assert (status, said["detail"].startswith("embedding: "), said["detail"].endswith(", got 'perhaps'")) == (
+        422,
+        True,
+        True,
+    )
+    assert told["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Failure"}
 
 
 def test_the_name_of_a_part_comes_back(asgi, guard):
@@ -133,6 +156,60 @@ def test_the_bodies_of_all_requests_share_a_limit(asgi, guard):
 
     (status, said), after = asgi.during(guard, work, max_bytes=8000, max_buffered=10_000)
     assert (status, said["detail"], after) == (503, "the requests that are open hold 10000 bytes already", 200)
+
+
+def test_a_body_that_is_refused_is_freed_at_once(asgi, guard):
+    """Without the collection of cycles: cut off, late, too large, damaged, no image, a form that is cut off."""
+    large = 2 << 20
+    damaged = encoded(16)[:60] + bytes(large)
+    bodies = [(damaged, ANY), (bytes(large), ANY), (form(part(damaged), part(damaged)), FORM), (part(damaged), FORM)]
+
+    async def work(app):
+        async def cut(parts, end):
+            sent, parts = [], deque([*parts, end])
+
+            async def receive():
+                if parts[0] is None:
+                    await asyncio.Event().wait()
+                return parts.popleft()
+
+            async def send(message):
+                sent.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": "/v1/faces", "query_string": b"", "http_version": "1.1"}
+            await app({**scope, "headers": [(b"content-type", b"image/png")]}, receive, send)
+            return sent[0]["status"]
+
+        def some(count):
+            return ({"type": "http.request", "body": bytes(large // 2), "more_body": True} for _ in range(count))
+
+        async def once():
+            found = [
+                await cut(some(2), {"type": "http.disconnect"}),
+                await cut(some(2), None),
+                await cut(some(9), None),
+            ]
+            return found + [(await asgi.ask(app, "POST", "/v1/faces", *each))[0] for each in bodies]
+
+        await once()
+        tracemalloc.start()
+        gc.collect()
+        gc.disable()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            found = await once()
+            for _ in range(100):  # until the thread that refused the last one has let go of it
+                if (kept := tracemalloc.get_traced_memory()[0] - before) < large // 4:
+                    break
+                await asyncio.sleep(0.01)
+            return found, kept
+        finally:
+            gc.enable()
+            tracemalloc.stop()
+
+    found, kept = asgi.during(guard, work, timeout=0.1, max_bytes=3 * large)
+    assert found == [400, 408, 413, 400, 415, 400, 400]
+    assert kept < large // 4
 
 
 def test_nothing_of_an_image_is_kept_or_logged(asgi, guard, monkeypatch, caplog):
@@ -211,7 +288,9 @@ def test_the_documentation_loads_nothing(asgi, guard):
         ({"max_connections": 1.5}, "max_connections: expected an integer >= 1, got 1.5"),
         ({"max_request_pixels": 100}, "max_request_pixels: expected at least max_pixels, 16000000, got 100"),
         ({"max_buffered": 100}, "max_buffered: expected at least max_bytes, 8388608, got 100"),
-        ({"head_timeout": 0}, r"head_timeout: expected seconds in \(0, 3600\], got 0"),
+        ({"head_timeout": 0}, r"head_timeout: expected seconds in \[0.001, 3600\], got 0"),
+        ({"timeout": 1e-300}, r"timeout: expected seconds in \[0.001, 3600\], got 1e-300"),
+        ({"drain": float("nan")}, r"drain: expected seconds in \[0.001, 3600\], got nan"),
     ],
 )
 def test_limits_that_are_wrong(wrong, message):
