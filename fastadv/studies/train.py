@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,11 +228,11 @@ def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
     Raises:
         ValueError: The text is of no such form, or a number is out of range.
     """
-    spec = parse_attack(text, argument="adversarial")
-    if spec.name not in ATTACKS or spec.settings:
+    if re.split("[:@,]", text)[0] not in ATTACKS or "," in text:
         raise ArgumentError(
             f"adversarial: expected NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}"
         )
+    spec = parse_attack(text, argument="adversarial")
     usual = Adversarial()
     return Adversarial(
         attack=spec.name,

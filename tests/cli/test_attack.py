@@ -68,6 +68,7 @@ def test_another_configuration_is_refused(finished, fastadv, faces, weights):
     assert "Traceback" not in other.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
     how, finished, start, fastadv, faces, weights, content, tmp_path

@@ -240,6 +240,7 @@ def test_a_package_that_is_missing(inside, detector_file, monkeypatch):
     assert (code, "pip install 'fastadv[serve]'" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_export(inside, fastadv, detector_file, tmp_path):
     path = tmp_path / "guard.pt2"
     done = fastadv("detect", "export", "--model", "synth-vgg", "--detector", detector_file, "--out", path, "--json")

@@ -85,6 +85,7 @@ def test_started_again_it_writes_nothing(finished, here, lfw, content):
     assert {**again, "seconds": 0} == {**finished[1], "seconds": 0}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_bytes(finished, start, fastadv, lfw, content, tmp_path):
     out = tmp_path / "out"
     running = start(*arguments(lfw, out, "--json"))

@@ -36,6 +36,7 @@ def wheel(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow  # each worker that has one of the two builds the wheel
 def test_the_wheel_holds_the_package_and_no_sources(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for stem in ("sign_step", "momentum_step"):
@@ -49,6 +50,7 @@ def test_the_wheel_holds_the_package_and_no_sources(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"fastadv"}
 
 
+@pytest.mark.slow
 def test_the_wheel_is_used_from_its_own_folder(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = """
