@@ -11,22 +11,19 @@ from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.report.figures import DASHES
 from fastadv.report.parts import LegendEntry, Plot
-from fastadv.report.svg import colour, drawing, inline_svg, new_figure
+from fastadv.report.svg import colour, drawing, new_figure, svg_of
 
 _BINS = (6, 40)  # fewest and most
 _FILL = 0.25  # opacity below a line
 
 
-def distribution_plot(
-    title: str, series: Sequence[tuple[str, ArrayLike]], *, axis: str, key: str, note: str = ""
-) -> Plot:
+def distribution_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, axis: str, note: str = "") -> Plot:
     """The distribution of one number of each image, over bins that all series share.
 
     Args:
         title: Above the figure.
         series: A label and ``(N,)`` finite numbers each.
         axis: What the numbers are.
-        key: The figure's id in the page.
         note: Below it.
 
     Raises:
@@ -38,17 +35,16 @@ def distribution_plot(
     bins = int(np.clip(2 * np.sqrt(max(len(v) for v in values)), *_BINS))
     edges = np.linspace(low, high if high > low else low + 1e-3, bins + 1)
     shares = [np.histogram(v, edges)[0] / len(v) for v in values]
-    svg = _lines([(edges, share) for share in shares], axis=axis, of="share of the images", key=key, label=title)
+    svg = _lines([(edges, share) for share in shares], axis=axis, of="share of the images")
     return Plot(svg=svg, title=title, legend=_legend(series), note=note)
 
 
-def levels_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, key: str, within: int) -> Plot:
+def levels_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, within: int) -> Plot:
     """How much the pixels change: the share of all pixels by grey levels, with what lies within some levels noted.
 
     Args:
         title: Above the figure.
         series: A label and ``(L,)`` counts each: of the pixels that change by 0, 1, 2, ... levels.
-        key: The figure's id in the page.
         within: The levels whose share the note gives.
 
     Raises:
@@ -66,8 +62,6 @@ def levels_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, key: str
         [(edges, share.astype(np.float64)) for share in shares],
         axis="largest change of a pixel over its channels, in 1/255",
         of="share of the pixels",
-        key=key,
-        label=title,
     )
     told = [
         f"{text.percent(float(share[: within + 1].sum()))} ({label})"
@@ -90,9 +84,7 @@ def _legend(series: Sequence[tuple[str, ArrayLike]]) -> tuple[LegendEntry, ...]:
     return tuple(LegendEntry(label=label, series=k, dashed=k > 0) for k, (label, _) in enumerate(series))
 
 
-def _lines(
-    drawn: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], *, axis: str, of: str, key: str, label: str
-) -> str:
+def _lines(drawn: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], *, axis: str, of: str) -> str:
     with drawing():
         figure, axes = new_figure(4.6, 2.6)
         for k, (edges, share) in enumerate(drawn):
@@ -104,4 +96,4 @@ def _lines(
         axes.grid(False, axis="x")
         axes.set_xlabel(axis)
         axes.set_ylabel(of)
-        return inline_svg(figure, key=key, label=label)
+        return svg_of(figure)

@@ -11,20 +11,19 @@ from numpy.typing import ArrayLike
 from fastadv.core.errors import ArgumentError
 from fastadv.report.parts import LegendEntry, Plot
 from fastadv.report.roc import Curve, steps
-from fastadv.report.svg import INK, MUTED, colour, drawing, inline_svg, new_figure
+from fastadv.report.svg import INK, MUTED, colour, drawing, new_figure, svg_of
 
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 2)))
 _LOG_FROM = 1000  # negatives below which a logarithmic axis would show little but noise
 _BINS = 40
 
 
-def roc_plot(curves: Sequence[Curve], *, negatives: int, key: str = "roc") -> Plot:
+def roc_plot(curves: Sequence[Curve], *, negatives: int) -> Plot:
     """ROC curves: those before an attack in the ink of the text, those after in colours of their own.
 
     Args:
         curves: What to draw; `after` marks the ones under attack.
         negatives: Number of pairs of different people: from 1000 on, the axis of the false accept rate is logarithmic.
-        key: The figure's id in the page.
 
     Raises:
         ValueError: No curves.
@@ -55,8 +54,13 @@ def roc_plot(curves: Sequence[Curve], *, negatives: int, key: str = "roc") -> Pl
             axis.set_major_formatter(_percent)
         axes.set_xlabel("false accept rate")
         axes.set_ylabel("true accept rate")
-        svg = inline_svg(figure, key=key, label=f"ROC curves: {', '.join(c.label for c in curves)}")
-    return Plot(svg=svg, title="ROC before and after", legend=tuple(legend))
+        svg = svg_of(figure)
+    return Plot(
+        svg=svg,
+        title="ROC before and after",
+        alt=f"ROC curves: {', '.join(c.label for c in curves)}",
+        legend=tuple(legend),
+    )
 
 
 def similarity_plot(
@@ -67,7 +71,6 @@ def similarity_plot(
     *,
     threshold: float | None,
     span: tuple[float, float],
-    key: str,
     score: str = "cosine similarity",
 ) -> Plot:
     """Histograms of the scores of genuine and impostor pairs, before an attack above, after it below.
@@ -79,7 +82,6 @@ def similarity_plot(
         same: (P,) whether a pair shows one person.
         threshold: Drawn as a line, in the scores' unit; None for no line.
         span: The axis of the scores, the same for figures that are compared.
-        key: The figure's id in the page.
         score: The axis' name.
 
     Raises:
@@ -113,15 +115,15 @@ def similarity_plot(
             axes.spines["left"].set_visible(False)
         grid[-1, 0].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         grid[-1, 0].set_xlabel(score)
-        svg = inline_svg(figure, key=key, label=f"{title}: distributions of the {score}")
+        svg = svg_of(figure)
     kinds = [("one person", 0, flags.any()), ("two people", 1, not flags.all())]
     legend = [LegendEntry(label=label, series=series, filled=True) for label, series, there in kinds if there]
     if threshold is not None:
         legend.append(LegendEntry(label="threshold", series=None, dashed=True))
-    return Plot(svg=svg, title=title, legend=tuple(legend))
+    return Plot(svg=svg, title=title, alt=f"{title}: distributions of the {score}", legend=tuple(legend))
 
 
-def ticks_plot(ticks: ArrayLike, *, title: str, key: str = "ticks") -> Plot:
+def ticks_plot(ticks: ArrayLike, *, title: str) -> Plot:
     """How many model evaluations the images took: a bar per number, or per range where there are many.
 
     Raises:
@@ -143,7 +145,7 @@ def ticks_plot(ticks: ArrayLike, *, title: str, key: str = "ticks") -> Plot:
         axes.grid(False, axis="x")
         axes.set_xlabel("model evaluations")
         axes.set_ylabel("images")
-        svg = inline_svg(figure, key=key, label=title)
+        svg = svg_of(figure)
     return Plot(svg=svg, title=title)
 
 

@@ -13,6 +13,7 @@ from PIL import Image, features
 
 from fastadv.core.errors import ArgumentError, MissingPackageError
 from fastadv.report.parts import Page
+from fastadv.report.svg import colour
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,6 +42,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["data_uri"] = data_uri
+    made.globals["colour"] = colour
+    made.filters["svg_uri"] = lambda svg: _uri("svg+xml", svg.encode())
     return made
 
 
@@ -59,7 +62,11 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     kind = "webp" if features.check("webp") else "png"
     options = {"lossless": True, "quality": 60, "method": 4} if kind == "webp" else {"optimize": True}
     Image.fromarray(image).save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _uri(kind, buffer.getvalue())
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def amplified(original: NDArray[np.uint8], changed: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -72,10 +72,19 @@ class LegendEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure as inline SVG from `svg.inline_svg`, which is trusted; all the rest of a page is escaped."""
+    """A figure.
+
+    Attributes:
+        svg: An SVG file, from `svg.svg_of`.
+        title: Above it.
+        alt: What a screen reader says; the title where it is empty.
+        legend: Below the figure.
+        note: The last line.
+    """
 
     svg: str
     title: str
+    alt: str = ""
     legend: tuple[LegendEntry, ...] = ()
     note: str = ""
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from fastadv.core.errors import ArgumentError
 from fastadv.report.figures import DASHES
 from fastadv.report.parts import LegendEntry, Plot
-from fastadv.report.svg import INK, colour, drawing, inline_svg, new_figure
+from fastadv.report.svg import INK, colour, drawing, new_figure, svg_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Line:
 
 
 def heat_plot(
-    values: ArrayLike, *, rows: Sequence[str], columns: Sequence[str], title: str, key: str, axes_names: tuple[str, str]
+    values: ArrayLike, *, rows: Sequence[str], columns: Sequence[str], title: str, axes_names: tuple[str, str]
 ) -> Plot:
     """A matrix of shares in [0, 1], each cell as dark as its share, with the number in it.
 
@@ -41,7 +41,6 @@ def heat_plot(
         rows: R names.
         columns: C names.
         title: Above the figure.
-        key: The figure's id in the page.
         axes_names: What the rows are, and the columns.
 
     Raises:
@@ -76,15 +75,14 @@ def heat_plot(
         axes.set_ylabel(axes_names[0])
         axes.set_xlabel(axes_names[1])
         axes.xaxis.set_label_position("top")
-        svg = inline_svg(figure, key=key, label=f"{title}: {axes_names[0]} against {axes_names[1]}")
-    return Plot(svg=svg, title=title)
+        svg = svg_of(figure)
+    return Plot(svg=svg, title=title, alt=f"{title}: {axes_names[0]} against {axes_names[1]}")
 
 
 def line_plot(
     lines: Sequence[Line],
     *,
     title: str,
-    key: str,
     x_name: str,
     y_name: str,
     log_x: bool = False,
@@ -98,7 +96,6 @@ def line_plot(
     Args:
         lines: What to draw.
         title: Above the figure.
-        key: The figure's id in the page.
         x_name: Of the horizontal axis.
         y_name: Of the vertical axis.
         log_x: Draw the horizontal axis in powers of ten.
@@ -134,5 +131,7 @@ def line_plot(
             axes.set_ylim(*y_span)
         axes.set_xlabel(x_name)
         axes.set_ylabel(y_name)
-        svg = inline_svg(figure, key=key, label=f"{title}: {', '.join(line.label for line in lines)}")
-    return Plot(svg=svg, title=title, legend=tuple(legend), note=note)
+        svg = svg_of(figure)
+    return Plot(
+        svg=svg, title=title, alt=f"{title}: {', '.join(line.label for line in lines)}", legend=tuple(legend), note=note
+    )

@@ -1,23 +1,19 @@
-"""Matplotlib figures as SVG that lives inside a page: its colours, its font, no address of anything outside."""
+"""Matplotlib figures as SVG for a page, in its light colours: the style sheet inverts them where it is dark."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastadv.core.errors import ArgumentError, MissingPackageError
+from fastadv.core.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SERIES = 6
-# Colours that matplotlib takes for real ones; in the SVG each becomes the page's own, light or dark.
-INK, MUTED, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
-_COLOURS = tuple(f"#0a0c{k:02x}" for k in range(SERIES))
-_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", **{c: f"--c{k}" for k, c in enumerate(_COLOURS)}}
+INK, MUTED, LINE = "#1a1e23", "#59636e", "#d5dae0"
+COLOURS = ("#0072b2", "#d55e00", "#00855f", "#7a4b94", "#a87500", "#6b7280")
 _STYLE: Any = {
     "axes.edgecolor": LINE,
     "axes.facecolor": "none",
@@ -44,7 +40,7 @@ _STYLE: Any = {
 
 def colour(series: int | None) -> str:
     """The colour of a series, 0 to 5 and around again; of the text for None."""
-    return INK if series is None else _COLOURS[series % SERIES]
+    return INK if series is None else COLOURS[series % len(COLOURS)]
 
 
 @contextmanager
@@ -70,35 +66,10 @@ def new_figure(width: float, height: float, **subplots: Any) -> tuple[Figure, An
     return figure, figure.subplots(**subplots)
 
 
-def inline_svg(figure: Figure, *, key: str, label: str) -> str:
-    """The figure as an `<svg>` element; the same figure gives the same text. Inside of `drawing`.
-
-    Args:
-        figure: What was drawn with the colours of this module.
-        key: Put before every id, since several figures share a page; letters, digits and "-".
-        label: What a screen reader says.
-
-    Raises:
-        ValueError: A key that is no id.
-    """
-    from html import escape
-
+def svg_of(figure: Figure) -> str:
+    """The figure as an SVG file; the same figure gives the same text. Inside of `drawing`."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", key):
-        raise ArgumentError(f"key: expected letters, digits and '-', got {key!r}")
     buffer = io.BytesIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
-    text = buffer.getvalue().decode()
-    text = text[text.index("<svg") :].strip()
-    box = re.search(r'viewBox="([^"]*)"', text)
-    assert box is not None
-    # the page has the style (a <style> here would be the whole page's); there is nothing of interest in the rest
-    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*|<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(label)}">', text, count=1)
-    text = text.replace("xlink:href=", "href=")
-    text = re.sub(r'\bid="', f'id="{key}-', text)
-    text = re.sub(r'(href="|url\()#', rf"\1#{key}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    return re.sub(r"#0a0[bc][0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", text)
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return buffer.getvalue().decode()

@@ -1,8 +1,11 @@
 """APGD: the published schedule, loss and invariances, and the optimum of a linear model."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
-from torch import nn
+from small import SIZE, curved_model, grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, Rows
@@ -10,34 +13,11 @@ from fastadv.attacks.apgd import APGD, checkpoints
 from fastadv.attacks.attack import Evaluation
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
-D = 90
 EPS = 8 / 255
 
 
-def linear_model(classes: int = 4, lead: float = 0.0) -> fa.FaceModel:
-    torch.manual_seed(0)
-    backbone, head = nn.Flatten(), nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias[0] += lead
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def curved_model(classes: int = 6) -> fa.FaceModel:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
-    head = nn.Linear(12, classes)
-    return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
-
-
-def faces(n: int) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+linear_model = partial(small.linear_model, classes=4)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def test_the_papers_checkpoints():
@@ -49,7 +29,7 @@ def test_the_papers_checkpoints():
 @pytest.mark.parametrize("budget", [Linf(EPS), L2(0.8)])
 def test_the_optimum_of_a_linear_model(budget):
     """With two classes the margin is linear: the corner of the box, or the end of the radius."""
-    model, x = linear_model(2, lead=3.0), faces(4)
+    model, x = linear_model(classes=2, lead=3.0), faces(4)
     label = torch.zeros(4, dtype=torch.int64)
     w = (model.head.weight[1] - model.head.weight[0]).detach().view(1, 3, *SIZE)
     best = x + (EPS * w.sign() if isinstance(budget, Linf) else 0.8 * w / w.norm())
@@ -140,9 +120,9 @@ def test_dlr_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="'dlr' needs a goal on logits of at least 3 classes, got Evade on embeddings"):
         fa.run(attack, Evade(threshold=0.5), linear_model(), x)
     with pytest.raises(ValueError, match="at least 3 classes, got 2 classes"):
-        fa.run(attack, Misclassify(torch.tensor([0, 0])), linear_model(2), x)
+        fa.run(attack, Misclassify(torch.tensor([0, 0])), linear_model(classes=2), x)
     with pytest.raises(ValueError, match="at least 4 classes, got 3 classes"):
-        fa.run(attack, ClassifyAs(torch.tensor([0, 0])), linear_model(3, lead=-50.0), x)
+        fa.run(attack, ClassifyAs(torch.tensor([0, 0])), linear_model(classes=3, lead=-50.0), x)
 
 
 @pytest.mark.parametrize("loss", ["ce", "dlr"])

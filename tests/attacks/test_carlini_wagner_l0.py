@@ -1,44 +1,22 @@
 """C&W in L0: the fewest pixels of a linear model, and what the engine promises of every attack."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
-from torch import nn
+from small import SIZE, curved_model, grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import ClassifyAs, Misclassify
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
-D = 90
 SHORT = CarliniWagnerL0(search_steps=3, inner_steps=60, retries=2)
 
 
-def linear_model(classes: int = 5, *, scale: float = 1.0) -> fa.FaceModel:
-    torch.manual_seed(0)
-    backbone, head = nn.Flatten(), nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias[0] += 0.8  # so that it takes several pixels
-        head.weight *= scale
-        head.bias *= scale
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def curved_model(classes: int = 6) -> fa.FaceModel:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
-    head = nn.Linear(12, classes)
-    return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
-
-
-def faces(n: int) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+linear_model = partial(small.linear_model, classes=5, lead=0.8)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def changed(images: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -98,7 +76,7 @@ def test_a_wanted_class_is_reached_by_few_pixels_and_with_confidence():
 
 
 def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_alone():
-    model, x = linear_model(2), faces(2)
+    model, x = linear_model(classes=2), faces(2)
     with torch.no_grad():
         model.head.bias[0] += 1000
     attack = CarliniWagnerL0(search_steps=2, inner_steps=10, abort_early=False, initial_constant=1.0)

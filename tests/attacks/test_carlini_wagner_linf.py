@@ -1,8 +1,11 @@
 """C&W in L-infinity: the optimum of a linear model, and what the engine promises of every attack."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
-from torch import nn
+from small import curved_model, grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import ClassifyAs, Misclassify
@@ -10,37 +13,12 @@ from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from fastadv.attacks.pair_classifier import anonymisation
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
-D = 90
 LEVEL = 1 / 255
 SHORT = CarliniWagnerLinf(search_steps=2, inner_steps=50)
 
 
-def linear_model(classes: int = 5, *, scale: float = 1.0) -> fa.FaceModel:
-    torch.manual_seed(0)
-    backbone, head = nn.Flatten(), nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias[0] += 0.8  # class 0 wins by so much that the borders are many grey levels away
-        head.weight *= scale
-        head.bias *= scale
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def curved_model(classes: int = 6) -> fa.FaceModel:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
-    head = nn.Linear(12, classes)
-    return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
-
-
-def faces(n: int, *, seed: int = 1) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 0.4 + 0.3
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+linear_model = partial(small.linear_model, classes=5, lead=0.8)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def nearest(model: fa.FaceModel, x: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
@@ -107,7 +85,7 @@ def test_a_wanted_class_and_a_pair_are_reached():
 
 
 def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_alone():
-    model, x = linear_model(2), faces(2)
+    model, x = linear_model(classes=2), faces(2)
     with torch.no_grad():
         model.head.bias[0] += 1000
     made = fa.run(CarliniWagnerLinf(search_steps=2, inner_steps=10), Misclassify(torch.tensor([0, 0])), model, x)

@@ -1,7 +1,11 @@
 """DeepFool: the nearest border of a linear model, few evaluations, any number of classes."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
+from small import SIZE, D, curved_model, grey_images, predicted
 from torch import nn
 
 import fastadv as fa
@@ -10,34 +14,11 @@ from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.pair_classifier import anonymisation, impersonation
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
-D = 90
 LEVEL = 1 / 255
 
 
-def linear_model(classes: int, *, lead: float = 0.8, seed: int = 0) -> fa.FaceModel:
-    torch.manual_seed(seed)
-    backbone, head = nn.Flatten(), nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias[0] += lead  # class 0 wins by so much that the borders are many grey levels away
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def curved_model(classes: int = 6, seed: int = 0) -> fa.FaceModel:
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
-    head = nn.Linear(12, classes)
-    return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
-
-
-def faces(n: int, *, low: float = 0.3, high: float = 0.7, seed: int = 1) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * (high - low) + low
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+linear_model = partial(small.linear_model, lead=0.8)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def borders(model: fa.FaceModel, x: torch.Tensor, order: float) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """The goals of the deep-feature attacks: features of a layer, and what the templates of a gallery say."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import grey_images
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,6 +23,9 @@ from fastadv.models.outputs import at_layer, output_of
 from fastadv.surrogates import Ensemble, FeatureDropout, Surrogate
 
 SIZE = (16, 16)
+
+
+faces = partial(grey_images, size=SIZE)
 
 
 class Net(nn.Module):
@@ -45,11 +50,6 @@ def model(seed=0):
     return fa.FaceModel(
         Net(seed), input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="net", layers=("stem", "body")
     ).eval()
-
-
-def faces(n, seed=1, size=SIZE):
-    x = torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(seed))
-    return torch.round(x * 255) / 255
 
 
 # -- outputs by name ------------------------------------------------------------------------------------------------

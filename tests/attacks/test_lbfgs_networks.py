@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from small import SIZE, linear_model
+from small import grey_images as faces
 from torch import nn
 
 import fastadv as fa
@@ -19,21 +21,6 @@ from fastadv.engine import Engine, Job, stream_jobs
 
 # random labels and noise: some goals are met at once, and that is said
 pytestmark = pytest.mark.filterwarnings("ignore:.*had reached the goal:fastadv.AttackWarning")
-SIZE = (6, 5)
-D = 3 * SIZE[0] * SIZE[1]
-
-
-def linear_model(classes=2, seed=0, shift=0.0):
-    torch.manual_seed(seed)
-    head = nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias.add_(shift)
-    return fa.FaceModel(nn.Flatten(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def faces(n, *, low=0.0, high=1.0, size=SIZE, seed=1):
-    x = torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(seed)) * (high - low) + low
-    return torch.round(x * 255) / 255
 
 
 @pytest.mark.parametrize("targeted", [False, True])

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from small import SIZE, linear_model
+from small import grey_images as faces
 from torch import nn
 
 import fastadv as fa
@@ -10,25 +12,6 @@ from fastadv.attacks import L2, ClassifyAs, Impersonate, Linf, Misclassify, Sign
 
 # random labels and noise: some goals are met at once, and that is said
 pytestmark = pytest.mark.filterwarnings("ignore:.*had reached the goal:fastadv.AttackWarning")
-SIZE = (6, 5)
-D = 3 * SIZE[0] * SIZE[1]
-
-
-def linear_model(classes: int = 2, seed: int = 0) -> fa.FaceModel:
-    torch.manual_seed(seed)
-    return fa.FaceModel(
-        nn.Flatten(),
-        input_size=SIZE,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        name="linear",
-        head=nn.Linear(D, classes),
-    ).eval()
-
-
-def faces(n: int, *, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * (high - low) + low
-    return torch.round(x * 255) / 255
 
 
 @pytest.mark.parametrize("make", [attacks.fgsm, attacks.bim, attacks.pgd, attacks.mi_fgsm, attacks.itgsm, attacks.fim])

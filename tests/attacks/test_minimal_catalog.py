@@ -1,9 +1,11 @@
 """Facts that hold for every named attack that looks for the smallest perturbation, and for APGD."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from small import SIZE, curved_model, grey_images, predicted
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,26 +25,11 @@ from fastadv.attacks import (
 )
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
 SMALLEST = [n for n, entry in CATALOG.items() if entry.make.__module__ == minimal_catalog.__name__]
 STEPS = 12
 
 
-def curved_model(classes: int = 6) -> fa.FaceModel:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
-    head = nn.Linear(12, classes)
-    return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
-
-
-def faces(n: int) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def short(name: str) -> Any:

@@ -1,8 +1,11 @@
 """The smallest radius at which an attack succeeds: known for a linear model, for every attack of the family."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
-from torch import nn
+from small import grey_images, predicted
 
 import fastadv as fa
 from fastadv import attacks
@@ -11,30 +14,14 @@ from fastadv.attacks.apgd import APGD
 from fastadv.attacks.minimal_eps import MinimalEps
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
-D = 90
 LEVEL = 1 / 255
 
 
-def linear_model(lead: float = 0.8, classes: int = 2) -> fa.FaceModel:
-    torch.manual_seed(0)
-    backbone, head = nn.Flatten(), nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias[0] += lead
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def faces(n: int) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
-
-
 LINF = [attacks.fgsm(), attacks.bim(steps=4), attacks.pgd(steps=8), attacks.mi_fgsm(steps=4), attacks.fim(steps=10)]
+
+
+linear_model = partial(small.linear_model, lead=0.8)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 @pytest.mark.parametrize("attack", LINF, ids=lambda a: a.name)

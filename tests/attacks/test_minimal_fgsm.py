@@ -1,34 +1,19 @@
 """Minimal FGSM: the smallest signed step of a linear model, one gradient an image."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
-from torch import nn
+from small import grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import Misclassify
 from fastadv.attacks.minimal_fgsm import MinimalFGSM
 from fastadv.engine import Engine, Job, stream_jobs
 
-SIZE = (6, 5)
-D = 90
-
-
-def linear_model(lead: float = 0.8, classes: int = 2) -> fa.FaceModel:
-    torch.manual_seed(0)
-    backbone, head = nn.Flatten(), nn.Linear(D, classes)
-    with torch.no_grad():
-        head.bias[0] += lead
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def faces(n: int) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+linear_model = partial(small.linear_model, lead=0.8)
+faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def test_the_smallest_step_of_a_linear_model_in_whole_levels():

@@ -1,7 +1,11 @@
 """Noise: the first size that flips the decision, from forward passes only."""
 
+from functools import partial
+
 import pytest
+import small
 import torch
+from small import SIZE, D, grey_images, predicted
 from torch import nn
 
 import fastadv as fa
@@ -10,26 +14,8 @@ from fastadv.attacks.noise import Noise
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.ops import philox
 
-SIZE = (6, 5)
-D = 90
-
-
-def linear_model(*, lead: float = 0.0) -> fa.FaceModel:
-    torch.manual_seed(0)
-    backbone, head = nn.Flatten(), nn.Linear(D, 40)  # many, so that one is near
-    with torch.no_grad():
-        head.bias[0] += lead
-    return fa.FaceModel(backbone, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="linear", head=head).eval()
-
-
-def faces(n: int) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.45
-    return torch.round(x * 255) / 255
-
-
-def predicted(model: fa.FaceModel, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(x).argmax(1)
+linear_model = partial(small.linear_model, classes=40)  # many, so that one is near
+faces = partial(grey_images, low=0.45, high=0.55)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gaussian"])

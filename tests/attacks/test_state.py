@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 import torch
+from small import grey_images as faces
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -64,10 +65,6 @@ class Fading:
         state.share.mul_(torch.where(state.active, 0.75, 1.0))
         state.trial.copy_(state.origin * state.share[:, None, None, None])
         state.active.logical_and_(state.ticks < self.steps)
-
-
-def faces(n: int) -> Tensor:
-    return torch.round(torch.rand(n, 3, 6, 5, generator=torch.Generator().manual_seed(1)) * 255) / 255
 
 
 def test_an_attack_of_declared_fields_runs_in_slots_that_are_used_again():

@@ -49,6 +49,22 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "fastadv", *map(str, arguments)]
 
 
+# sends the process a signal when so many images have got their names
+STOPPING = """
+import os, sys
+signal, left, replace = int(sys.argv[1]), int(sys.argv[2]), os.replace
+def counting(source, target, **kwargs):
+    global left
+    replace(source, target, **kwargs)
+    left -= str(target).endswith(".png")
+    if left == 0:
+        left = -1
+        os.kill(os.getpid(), signal)
+os.replace = counting
+sys.argv = ["fastadv", *sys.argv[3:]]
+from fastadv.cli import main
+main()
+"""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
@@ -83,6 +99,17 @@ def start():
         return subprocess.Popen(
             command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def stopped():
+    """Run the command line until it has written so many images, and send it a signal there."""
+
+    def call(signal: int, images: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", STOPPING, str(int(signal)), str(images), *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
     return call
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -71,22 +70,16 @@ def test_another_configuration_is_refused(finished, fastadv, faces, weights):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
-    how, finished, start, fastadv, faces, weights, content, tmp_path
+    how, finished, stopped, fastadv, faces, weights, content, tmp_path
 ):
     out = tmp_path / "out"
-    running = start(*arguments(faces, weights, out, "--json"))
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(out.glob("images/*/*.png")):
-        time.sleep(0.005)
-    running.send_signal(how)
-    _, errors = running.communicate(timeout=60)
-    made = len(list(out.glob("images/*/*.png")))
-    assert 1 <= made < 18, "it was not stopped in the middle"
+    process = stopped(how, 3, *arguments(faces, weights, out, "--json"))
+    assert 3 <= len(list(out.glob("images/*/*.png"))) < 18
     assert not (out / "manifest.parquet").exists()
     if how == signal.SIGINT:
-        assert running.returncode == 130
-        assert "the same command continues from there" in errors
-        assert "Traceback" not in errors
+        assert process.returncode == 130
+        assert "the same command continues from there" in process.stderr
+        assert "Traceback" not in process.stderr
     resumed = fastadv(*arguments(faces, weights, out, "--json"))
     assert resumed.returncode == 0, resumed.stderr
     assert content(out) == content(finished[0])

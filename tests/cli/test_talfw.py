@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import pytest
 
@@ -86,15 +85,10 @@ def test_started_again_it_writes_nothing(finished, here, lfw, content):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_with_the_same_bytes(finished, start, fastadv, lfw, content, tmp_path):
+def test_killed_and_resumed_it_ends_with_the_same_bytes(finished, stopped, fastadv, lfw, content, tmp_path):
     out = tmp_path / "out"
-    running = start(*arguments(lfw, out, "--json"))
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(out.glob("crops/images/*/*.png")):
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.communicate(timeout=60)
-    assert 1 <= len(list(out.glob("crops/images/*/*.png"))) < 8, "it was not stopped in the middle"
+    stopped(signal.SIGKILL, 2, *arguments(lfw, out, "--json"))
+    assert len(list(out.glob("crops/images/*/*.png"))) == 2
     assert not (out / "pairs.txt").exists()
     resumed = fastadv(*arguments(lfw, out, "--json"))
     assert resumed.returncode == 0, resumed.stderr

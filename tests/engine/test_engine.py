@@ -1,9 +1,11 @@
 """The engine: the same result in any slot, order and number of slots; loud about what is wrong."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from small import grey_images
 from torch import nn
 
 import fastadv as fa
@@ -12,6 +14,9 @@ from fastadv.attacks import Evade, Impersonate, Linf, Misclassify, SignGradient
 from fastadv.engine import Engine, Job, stream_jobs, trace
 
 SIZE = (16, 16)
+
+
+faces = partial(grey_images, size=SIZE)
 
 
 def small_net(seed: int = 0) -> nn.Module:
@@ -31,11 +36,6 @@ def model(**kwargs) -> fa.FaceModel:
     return fa.FaceModel(
         small_net(), input_size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), name="small", **kwargs
     ).eval()
-
-
-def faces(n: int, seed: int = 1) -> torch.Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
-    return torch.round(x * 255) / 255
 
 
 def jobs(x: torch.Tensor, targets: torch.Tensor, order) -> list[Job]:

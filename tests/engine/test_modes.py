@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small import grey_images
+from torch import nn
 
 import fastadv as fa
 from fastadv import attacks
@@ -17,6 +19,9 @@ from fastadv.engine import Engine, Job, stream_jobs, trace
 from fastadv.models.modes import plain_modes
 
 SIZE = (16, 16)
+
+
+faces = partial(grey_images, size=SIZE)
 
 
 @contextlib.contextmanager
@@ -62,10 +67,6 @@ def model() -> fa.FaceModel:
     return fa.FaceModel(
         net, input_size=SIZE, mean=half, std=half, name="small", head=nn.Linear(12, 5), layers=("0", "2")
     ).eval()
-
-
-def faces(n: int, seed: int = 1) -> Tensor:
-    return torch.round(torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 255) / 255
 
 
 NET, X, TARGETS = model(), faces(3), faces(3, seed=2)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
+from small import grey_images
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -16,6 +18,9 @@ from fastadv.core.notices import Notice
 from fastadv.engine import Job, stream_jobs, trace
 
 SIZE = (16, 16)
+
+
+faces = partial(grey_images, size=SIZE)
 
 
 def model(head: nn.Module | None = None) -> fa.FaceModel:
@@ -30,10 +35,6 @@ def model(head: nn.Module | None = None) -> fa.FaceModel:
     )
     half = (0.5, 0.5, 0.5)
     return fa.FaceModel(net, input_size=SIZE, mean=half, std=half, name="small", head=head).eval()
-
-
-def faces(n: int, seed: int = 1) -> Tensor:
-    return torch.round(torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 255) / 255
 
 
 NET, X = model(), faces(3)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from small import grey_images
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -23,6 +24,9 @@ SIZE = (16, 16)
 BATCH = 8
 PLAIN = fa.attacks.fim(eps=16 / 255, steps=5)
 MOMENTUM = fa.attacks.m_fim(eps=16 / 255, steps=5)
+
+
+faces = partial(grey_images, size=SIZE)
 
 
 class Block(nn.Module):
@@ -51,11 +55,6 @@ def model(seed: int = 0, width: int = 12, head: bool = False, size: tuple[int, i
     classes = nn.Linear(width, 5) if head else None
     half = (0.5, 0.5, 0.5)
     return fa.FaceModel(net, input_size=size, mean=half, std=half, name=f"small{seed}", head=classes).eval()
-
-
-def faces(n: int, seed: int = 1) -> Tensor:
-    x = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
-    return torch.round(x * 255) / 255
 
 
 SURROGATES = {

@@ -42,7 +42,7 @@ def change_figures(series: Mapping[str, Sequence[ManifestRow]]) -> tuple[Plot, .
     levels = {label: [row.levels for row in rows if row.levels] for label, rows in series.items()}
     changed = [(label, _added(noted)) for label, noted in levels.items() if noted]
     if changed:
-        made.append(levels_plot("How much the pixels change", changed, key="levels", within=_WITHIN))
+        made.append(levels_plot("How much the pixels change", changed, within=_WITHIN))
     distances = {
         label: [row.template_distance for row in rows if row.template_distance is not None]
         for label, rows in series.items()
@@ -54,7 +54,6 @@ def change_figures(series: Mapping[str, Sequence[ManifestRow]]) -> tuple[Plot, .
                 "How near the embeddings come",
                 far,
                 axis="distance to the template of the identified class",
-                key="templates",
                 note=f"In the mean {', '.join(f'{np.mean(values):.2f} ({label})' for label, values in far)}.",
             )
         )

@@ -207,20 +207,20 @@ def _heats(found: Values) -> list[Plot]:
     cells = found["cells"]
     defences = _distinct(cells, "defence")
     plots = []
-    for k, threat in enumerate(_distinct(cells, "threat")):
+    for threat in _distinct(cells, "threat"):
         own = [c for c in cells if c["threat"] == threat]
         share = {(c["defence"], c["attack"]): c["success_of_rest"] for c in own if c["success_of_rest"] is not None}
         attacks = _distinct(own, "attack")
         values = [[share.get((d, a), math.nan) for a in attacks] for d in defences]
         names = ("defence", "attack")
-        plots.append(heat_plot(values, rows=defences, columns=attacks, title=threat, key=f"heat-{k}", axes_names=names))
+        plots.append(heat_plot(values, rows=defences, columns=attacks, title=threat, axes_names=names))
     return plots
 
 
 def _curves(cells: Sequence[Values]) -> list[Plot]:
     """Success over the radius, a figure for each attack that was run with several."""
     plots = []
-    for k, attack in enumerate(dict.fromkeys(map(_attack_of, cells))):
+    for attack in dict.fromkeys(map(_attack_of, cells)):
         named = [c for c in cells if _attack_of(c) == attack and c["eps"] is not None]
         own = [c for c in named if c["success_of_rest"] is not None]
         if len({c["eps"] for c in own}) < 2:
@@ -241,7 +241,6 @@ def _curves(cells: Sequence[Values]) -> list[Plot]:
             line_plot(
                 lines,
                 title=attack,
-                key=f"radius-{k}",
                 x_name="eps, grey levels",
                 y_name="success of the rest",
                 y_span=(0.0, 1.02),
@@ -254,14 +253,14 @@ def _curves(cells: Sequence[Values]) -> list[Plot]:
 def _lengths(cells: Sequence[Values]) -> list[Plot]:
     """The lengths of the perturbations, a figure for each attack, a line for each that was made on its own."""
     plots = []
-    for k, attack in enumerate(_distinct(cells, "attack")):
+    for attack in _distinct(cells, "attack"):
         series = {}
         for cell in cells:
             if cell["attack"] == attack:
                 once = {"zero": "bare network", "copy": "the copy"}  # made once for all defences
                 label = once.get(cell["threat"], f"{cell['defence']}, {cell['threat']}")
                 series[label] = cell["lengths"]
-        plots.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm", key=f"lengths-{k}"))
+        plots.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm"))
     return plots
 
 

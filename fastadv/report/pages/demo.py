@@ -71,7 +71,7 @@ def demo_page(result: DemoResult) -> Page:
     threshold = result.runs[0].verification.threshold
     figures = [parts.rocs([(run.label, run.rows) for run in result.runs])]
     figures += [
-        parts.distributions(run.label, run.rows, threshold=threshold, span=span, key=f"scores-{run.path.name}")
+        parts.distributions(run.label, run.rows, threshold=threshold, span=span)
         for run in (*result.runs, result.stopped)
     ]
     lines = [f"{run.label}: {line}" for run in result.runs for line in _notices(run)]

@@ -221,7 +221,6 @@ def _heat(detectors: Rows, rows: Rows) -> tuple[Part, ...]:
         rows=[_name(d) for d in detectors],
         columns=[_column(*c) for c in columns],
         title="AUC",
-        key="areas",
         axes_names=("detector", "attack"),
     )
     return (Plots(plots=(plot,)),)
@@ -242,7 +241,6 @@ def _curves(curves: Mapping[str, Any], natural: int) -> tuple[Part, ...]:
                 line_plot(
                     lines,
                     title=kind,
-                    key=f"roc-{kind}",
                     x_name="false-alarm rate",
                     y_name="share found",
                     log_x=True,

@@ -76,7 +76,7 @@ def score_span(runs: Sequence[Sequence[ManifestRow]]) -> tuple[float, float]:
 
 
 def distributions(
-    title: str, rows: Sequence[ManifestRow], *, threshold: float | None, span: tuple[float, float], key: str
+    title: str, rows: Sequence[ManifestRow], *, threshold: float | None, span: tuple[float, float]
 ) -> Plot:
     """The scores of genuine and impostor pairs, before and after."""
     return similarity_plot(
@@ -86,17 +86,16 @@ def distributions(
         genuine(rows),
         threshold=threshold,
         span=span,
-        key=key,
         score=score_name(rows[0].metric),
     )
 
 
-def rocs(runs: Sequence[tuple[str, Sequence[ManifestRow]]], *, key: str = "roc") -> Plot:
+def rocs(runs: Sequence[tuple[str, Sequence[ManifestRow]]]) -> Plot:
     """One curve of the clean pairs, and one per run of the attacked ones."""
     first = runs[0][1]
     curves = [curve("clean", [row.score_before for row in first], first, after=False)]
     curves += [curve(label, [row.score_after for row in rows], rows, after=True) for label, rows in runs]
-    return roc_plot(curves, negatives=int((~genuine(first)).sum()), key=key)
+    return roc_plot(curves, negatives=int((~genuine(first)).sum()))
 
 
 def both_kinds(rows: Sequence[ManifestRow]) -> bool:

@@ -290,7 +290,7 @@ def _figures(run: RunRecord) -> tuple[Plot, ...]:
         return ()
     span = parts.score_span([comparable])
     title = f"{parts.score_name(comparable[0].metric)} before and after".capitalize()
-    made = [parts.distributions(title, comparable, threshold=run.threshold, span=span, key="scores")]
+    made = [parts.distributions(title, comparable, threshold=run.threshold, span=span)]
     if parts.both_kinds(comparable):
         made.insert(0, parts.rocs([("attacked", comparable)]))
     return tuple(made)

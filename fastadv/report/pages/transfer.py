@@ -111,7 +111,7 @@ def study_page(
                 title="Hit rates",
                 lead="Rows: the network that is attacked. Columns: the network that is asked; the diagonal is the "
                 "white box.",
-                parts=(Plots(plots=tuple(_heat(cells, names, m, k) for k, m in enumerate(methods))),),
+                parts=(Plots(plots=tuple(_heat(cells, names, m) for m in methods)),),
             ),
             Section(
                 title="Each method against the one it adds to",
@@ -155,7 +155,7 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
         for k, method in enumerate(methods):
             one = roc(scores[k, m], same)
             curves.append(Curve(label=method, far=one.far, tar=one.tar, after=k > 0))
-        plot = roc_plot(curves, negatives=int((~same).sum()), key=f"roc-{m}")
+        plot = roc_plot(curves, negatives=int((~same).sum()))
         kind = "white box" if network == found["surrogate"] else "never seen"
         plots.append(replace(plot, title=f"{network} ({kind})"))
     rows = tuple(
@@ -193,13 +193,11 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
     )
 
 
-def _heat(cells: Cells, names: Sequence[str], method: str, number: int) -> Plot:
+def _heat(cells: Cells, names: Sequence[str], method: str) -> Plot:
     rows = list(dict.fromkeys(c["surrogate"] for c in cells if c["method"] == method))
     found = {(c["surrogate"], c["target"]): c["hit_rate"] for c in cells if c["method"] == method}
     values = [[found.get((r, c), math.nan) for c in names] for r in rows]
-    return heat_plot(
-        values, rows=rows, columns=names, title=method, key=f"heat-{number}", axes_names=("surrogate", "target")
-    )
+    return heat_plot(values, rows=rows, columns=names, title=method, axes_names=("surrogate", "target"))
 
 
 def _verdicts(cells: Cells) -> tuple[Table | Notices, ...]:
@@ -232,7 +230,7 @@ def _curves(cells: Cells, networks: Mapping[str, Any]) -> list[Plot]:
     """For each surrogate and target: distances over the steps, and hits where there are several measurements."""
     made: list[Plot] = []
     long = [c for c in cells if len(c["steps"]) > 1]
-    for number, (surrogate, target) in enumerate(dict.fromkeys((c["surrogate"], c["target"]) for c in long)):
+    for surrogate, target in dict.fromkeys((c["surrogate"], c["target"]) for c in long):
         chosen = [c for c in long if (c["surrogate"], c["target"]) == (surrogate, target)][:_MOST_CURVES]
         for kind, field, span in (
             ("distance", "distance_by_steps", None),
@@ -243,7 +241,6 @@ def _curves(cells: Cells, networks: Mapping[str, Any]) -> list[Plot]:
                 line_plot(
                     lines,
                     title=f"{surrogate} → {target}: {kind}",
-                    key=f"steps-{number}-{kind}",
                     x_name="steps",
                     y_name="distance" if kind == "distance" else "share of hits",
                     log_x=True,
@@ -259,7 +256,7 @@ def _rate_sweeps(cells: Cells) -> list[Plot]:
     made: list[Plot] = []
     specs = {method: parse_attack(method) for method in dict.fromkeys(c["method"] for c in cells)}
     names = {method: spec.without("rate").label for method, spec in specs.items()}
-    for number, name in enumerate(dict.fromkeys(names.values())):
+    for name in dict.fromkeys(names.values()):
         for surrogate in dict.fromkeys(c["surrogate"] for c in cells):
             lines = []
             for target in dict.fromkeys(c["target"] for c in cells):
@@ -277,7 +274,6 @@ def _rate_sweeps(cells: Cells) -> list[Plot]:
                     line_plot(
                         lines[:_MOST_CURVES],
                         title=f"{name} on {surrogate}",
-                        key=f"rates-{number}-{len(made)}",
                         x_name="drop rate",
                         y_name="share of hits",
                         y_span=(-0.02, 1.02),
