@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,16 @@ from fastadv.data import names as naming
 from fastadv.data.alignment import (
     AlignmentError,
     Matrix,
-    Points,
     align,
     center_crop,
     matrix_of,
-    read_landmarks,
     template,
 )
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
+from fastadv.data.landmarks import Landmarks, of_names, points_hash
 from fastadv.data.plausible import check_inside, check_list
 from fastadv.data.stream import Stream
-
-Landmarks = Mapping[str, Points]
 
 
 class SourceError(Error, ValueError):
@@ -112,7 +108,7 @@ class FaceSource:
             raise SourceError(f"{error.object!r}: the file name is not UTF-8") from error
         if distinct != len(self.names):
             raise SourceError("two of the names have the same 63-bit id; rename one of the files")
-        self.landmarks = None if landmarks is None else _of_names(landmarks, self._files)
+        self.landmarks = None if landmarks is None else of_names(landmarks, self._files)
         self._odd = frozenset(() if self.landmarks is None else check_list(self.landmarks, self.names))
         self._checked: dict[str, bool] = {}  # whether a picture that was looked at has the crops' size
         self._corner: set[str] = set()  # names whose points all lie in the upper left quarter
@@ -181,7 +177,7 @@ class FaceSource:
         return {
             "images": digest.hexdigest(),
             "count": len(chosen),
-            "landmarks": None if self.landmarks is None else _points_hash(self.landmarks, chosen),
+            "landmarks": None if self.landmarks is None else points_hash(self.landmarks, chosen),
             "size": self.size,
             "crop": None if self.landmarks is not None else self.crop,
         }
@@ -277,7 +273,7 @@ class FaceSource:
             without = [name for name in names if name not in self.landmarks]
             if without:
                 wanted = f"a line for each of the {len(names)} images"
-                return [AlignmentError(f"landmarks: expected {wanted}, got none for {several(without)}")]
+                return [AlignmentError(f"landmarks: expected {wanted}, got none for {naming.several(without)}")]
         problems: list[AlignmentError | ImageError] = []
         for name in names:
             if name not in self._checked:
@@ -317,7 +313,7 @@ class FaceSource:
     def _tell(self, names: Sequence[str]) -> None:
         odd = [name for name in names if name in self._odd]
         if odd:
-            notify(f"landmarks: the points of {several(odd)} fit no face; are they right?", stacklevel=5)
+            notify(f"landmarks: the points of {naming.several(odd)} fit no face; are they right?", stacklevel=5)
             self._told = True
         if len(names) > 2 and self._corner.issuperset(names):
             notify(
@@ -371,15 +367,6 @@ class FaceSource:
         return Stream(self.load, names, workers=workers, ahead=ahead, on_error=on_error)
 
 
-def _points_hash(landmarks: Landmarks, names: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        points = landmarks.get(name)
-        text = "none" if points is None else " ".join(repr(float(value)) for value in np.asarray(points).ravel())
-        digest.update(f"{name}\0{text}\n".encode())
-    return digest.hexdigest()
-
-
 def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -> None:
     """Checks that a source has every one of the names.
 
@@ -389,7 +376,7 @@ def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -
     missing = [name for name in dict.fromkeys(names) if name not in source]
     if missing:
         hint = _hint(source, missing[0])
-        raise UnknownNameError(f"{where}: {several(missing)} not among the {len(source)} images{hint}")
+        raise UnknownNameError(f"{where}: {naming.several(missing)} not among the {len(source)} images{hint}")
 
 
 def _hint(source: FaceSource, name: str) -> str:
@@ -401,40 +388,3 @@ def _hint(source: FaceSource, name: str) -> str:
         return f"; they are named like {naming.shown(source.names[0])}" if len(source) and "/" not in name else ""
     form = " (in the Unicode form NFC)" if naming.canonical(name) != name else ""
     return f"; {naming.shown(found)} is{form}"
-
-
-def _of_names(landmarks: Landmarks, files: Mapping[str, Path]) -> dict[str, Points]:
-    """Landmarks by the names of a source, in whatever form the list has them.
-
-    Raises:
-        AlignmentError: The list has a face twice, or none of the source's faces.
-    """
-    found: dict[str, Points] = {}
-    for text, points in landmarks.items():
-        name = naming.find(text, files) or naming.written(text)
-        if name in found:
-            raise AlignmentError(f"landmarks: expected each image once, got {naming.shown(name)} twice")
-        found[name] = points
-    for name in files:  # `a.jpg.png`, which a list calls a.jpg
-        short = naming.stem(name)
-        if name not in found and short != name and short not in files and short in found:
-            found[name] = found[short]
-    if found and files and not any(name in files for name in found):
-        listed, own = naming.shown(next(iter(landmarks))), naming.shown(min(files))
-        raise AlignmentError(
-            f"landmarks: expected lines for images such as {own}, got {len(found)} of other names such as {listed}"
-        )
-    return found
-
-
-def several(names: Sequence[str]) -> str:
-    """The first few of some names and how many there are, for messages."""
-    shown = ", ".join(naming.shown(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more ({len(names)} in all)"
-
-
-def open_landmarks(landmarks: str | os.PathLike[str] | Landmarks | None) -> Landmarks | None:
-    """Landmarks as a mapping: as they are, or read from a file."""
-    if landmarks is None or isinstance(landmarks, Mapping):
-        return landmarks
-    return read_landmarks(landmarks)

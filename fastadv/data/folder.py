@@ -9,9 +9,11 @@ from pathlib import Path
 
 from fastadv.core.notices import notify
 from fastadv.data import left_out, names
-from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
+from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.images import read_head
+from fastadv.data.landmarks import Landmarks, open_landmarks
 from fastadv.data.left_out import LeftOut
+from fastadv.data.names import several
 
 _DEEPEST = 16
 

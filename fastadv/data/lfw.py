@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.files import write_atomically
 from fastadv.data.alignment import Matrix, warp
-from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks, several
+from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.folder import is_dir, list_images, tell_beside
-from fastadv.data.names import read_lines
+from fastadv.data.landmarks import Landmarks, open_landmarks
+from fastadv.data.names import read_lines, several
 from fastadv.data.pairs import Pair, PairError, named_as
 
 # Where the template lies in the deep-funneled images on average over all their faces: a square of 131.4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from fastadv.core.errors import Error
@@ -90,6 +90,12 @@ def shown(name: str) -> str:
     """A name for a message: in quotes where it has anything unprintable, and not longer than a line."""
     text = name if name.isprintable() else ascii(name)
     return text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}"
+
+
+def several(names: Sequence[str]) -> str:
+    """The first few of some names and how many there are, for messages."""
+    first = ", ".join(map(shown, names[:5]))
+    return first if len(names) <= 5 else f"{first} and {len(names) - 5} more ({len(names)} in all)"
 
 
 def read_lines(path: str | os.PathLike[str], what: str, refused: type[Error]) -> list[str]:

@@ -7,9 +7,10 @@ import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from fastadv.data.faces import Face, FaceSource, Landmarks, face_id
+from fastadv.data.faces import Face, FaceSource, face_id
 from fastadv.data.hashes import Stamp, stamp_of
 from fastadv.data.images import decode_image, read_size, to_tensor
+from fastadv.data.landmarks import Landmarks
 
 Fetch = Callable[[str], bytes]
 

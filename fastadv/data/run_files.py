@@ -17,9 +17,9 @@ from fastadv.core.errors import Error, FileError
 from fastadv.core.files import is_temporary, naming, write_atomically
 from fastadv.core.lock import FolderLock
 from fastadv.core.provenance import versions
-from fastadv.data.faces import several
 from fastadv.data.hashes import KEPT
 from fastadv.data.manifest import JOURNAL, PARQUET, ManifestRow
+from fastadv.data.names import several
 
 RUN = "run.json"
 LOCK = ".lock"

@@ -18,10 +18,11 @@ from PIL.ContainerIO import ContainerIO
 
 from fastadv.core.errors import ArgumentError
 from fastadv.data import left_out, names
-from fastadv.data.faces import FaceSource, Landmarks, SourceError, open_landmarks
+from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.folder import refuse_bare
 from fastadv.data.formats import HEAD
 from fastadv.data.images import ImageError, encode_png, read_size, to_uint8
+from fastadv.data.landmarks import Landmarks, open_landmarks
 from fastadv.data.left_out import LeftOut
 from fastadv.data.packed import PackedFaces
 from fastadv.data.tar_index import Member, tar_members

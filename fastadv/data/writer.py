@@ -22,7 +22,6 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.files import naming, remove_temporaries, write_all, write_atomically
 from fastadv.core.lock import FolderLock
 from fastadv.core.notices import notify
-from fastadv.data.faces import several
 from fastadv.data.images import encode_png
 from fastadv.data.manifest import (
     JOURNAL,
@@ -35,6 +34,7 @@ from fastadv.data.manifest import (
     read_manifest,
     to_parquet,
 )
+from fastadv.data.names import several
 from fastadv.data.run_files import (
     IMAGES,
     RUN,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from fastadv.core.content import Content, file_content
+from fastadv.core.content import file_content
+from fastadv.core.content_kind import Content
 from fastadv.core.errors import Error
 
 _EXPECTED = "a safetensors file or a torch checkpoint"

@@ -12,7 +12,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
-from fastadv.data.faces import several
+from fastadv.data.names import several
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
 from fastadv.studies.detection.features import extract, scores_of, tensors_hash

@@ -20,7 +20,7 @@ from fastadv.core.files import is_temporary, write_atomically
 from fastadv.core.progress import Progress, silent
 from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, RunFolder, to_uint8
 from fastadv.data.cover import cover
-from fastadv.data.faces import several
+from fastadv.data.names import several
 from fastadv.data.stored import ImageFormat, is_grey
 from fastadv.defences.grey import Grey, in_grey
 from fastadv.engine import Engine
