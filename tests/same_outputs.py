@@ -35,7 +35,7 @@ NOISE = {"commit", "seconds", "cost", "images_per_second", "path", "out", "comma
 
 def record(root: Path) -> int:
     """Run every command into a new folder; returns the number of those that failed."""
-    from fastadv.testing.commands import CALLS, write_inputs
+    from commands import CALLS, write_inputs
 
     inputs, runs = root / "inputs", root / "runs"
     runs.mkdir(parents=True)

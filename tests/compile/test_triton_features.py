@@ -2,9 +2,8 @@
 
 import importlib.util
 
+import ptx
 import pytest
-
-from fastadv.testing import ptx
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

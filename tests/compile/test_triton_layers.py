@@ -3,8 +3,7 @@
 import importlib.util
 
 import pytest
-
-from fastadv.testing.ptx import compiled, inexact
+from ptx import compiled, inexact
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

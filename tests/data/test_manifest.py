@@ -9,11 +9,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from rows import row
 
 from fastadv.core.provenance import commit
 from fastadv.data import ManifestError, RunFolder, encode_png, read_manifest
 from fastadv.data.manifest import journal_line, to_parquet
-from fastadv.testing.rows import row
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 

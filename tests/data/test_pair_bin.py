@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import mutated
 from PIL import Image
 
 from fastadv.data import ImageError, SourceError
 from fastadv.data.images import encode_png, to_uint8
 from fastadv.data.pair_bin import PairBin, contiguous_folds
-from fastadv.testing.damage import mutated
 
 RNG = np.random.default_rng(0)
 FACES = [RNG.integers(0, 256, (112, 112, 3), dtype=np.uint8) for _ in range(6)]

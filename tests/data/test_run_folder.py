@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rows import row
 
 from fastadv.core.notices import Notice
 from fastadv.data import ManifestRow, RunFolder, RunFolderError, encode_png, face_id, read_image, read_manifest
-from fastadv.testing.rows import row
 
 CONFIG = {"attack": {"name": "fim", "eps": 0.03}, "seed": 7}
 NAMES = [f"P{index % 3}/P{index % 3}_{index:04d}" for index in range(12)]
@@ -174,7 +174,7 @@ import numpy as np
 sys.path.insert(0, sys.argv[2])
 from test_run_folder import CONFIG, NAMES, image
 from fastadv.data import RunFolder
-from fastadv.testing.rows import row
+from rows import row
 run = RunFolder.open(sys.argv[1], CONFIG)
 for name in NAMES[:5]:
     run.write(row(name), image(name))

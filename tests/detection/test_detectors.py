@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from damage import mutated
 from safetensors.torch import save_file
 
 from fastadv.detection import (
@@ -26,7 +27,6 @@ from fastadv.detection import (
     medoids,
 )
 from fastadv.detection.detectors import describe
-from fastadv.testing.damage import mutated
 from fastadv.testing.tolerances import assert_same_bits
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from damage import mutated
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastadv.models import CheckpointError, load, read_state_dict
-from fastadv.testing.damage import mutated
 
 NAME = "mobileface_v2"
 

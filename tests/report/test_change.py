@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from rows import row
 from typer.testing import CliRunner
 
 from fastadv.attacks import Gallery, GalleryClass, Misclassify, by_name
@@ -23,7 +24,6 @@ from fastadv.models import load
 from fastadv.report.pages.change import change_figures, series_of
 from fastadv.report.pages.run import render
 from fastadv.runs.production import Order, changed_levels, produce
-from fastadv.testing.rows import row
 
 SIZE = 112
 

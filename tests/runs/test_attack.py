@@ -3,10 +3,10 @@
 from dataclasses import asdict
 
 import pytest
+from rows import row
 
 from fastadv.report.pages import parts as report_parts
 from fastadv.runs.attack import summarise, summary_lines
-from fastadv.testing.rows import row
 
 
 def made(name, *, success, met=False, l2=2.0, linf=8 / 255, **more):

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from fastadv.testing.commands import CALLS, Call, write_inputs
+from commands import CALLS, Call, write_inputs
 
 pytestmark = pytest.mark.slow
 
