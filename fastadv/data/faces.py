@@ -142,9 +142,8 @@ class FaceSource:
             ImageError: The file is no usable image.
             AlignmentError: The image has no landmarks, or degenerate ones, or ones outside of it.
         """
-        path = self.path(name)
-        data = read_bytes(path)
-        crop, matrix = self._crop(name, decode_image(data, path))
+        data = self._read(name)
+        crop, matrix = self._crop(name, decode_image(data, self._files[name]))
         return Face(
             name=name,
             id=face_id(name),
@@ -222,8 +221,12 @@ class FaceSource:
     def _signature(self, name: str, known: KnownHashes | None) -> str:
         return self.content_hash(name, known=known)
 
+    def _read(self, name: str) -> bytes:
+        """The image file of a name; an unknown one is refused."""
+        return read_bytes(self.path(name))
+
     def _content_hash(self, name: str) -> str:
-        return hashlib.sha256(read_bytes(self.path(name))).hexdigest()
+        return hashlib.sha256(self._read(name)).hexdigest()
 
     def _stamp(self, name: str) -> Stamp | None:
         return stamp_of(self._files[name])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from fastadv.data.faces import Face, FaceSource, face_id
+from fastadv.data.faces import FaceSource
 from fastadv.data.hashes import Stamp, stamp_of
-from fastadv.data.images import decode_image, read_size, to_tensor
+from fastadv.data.images import read_size
 from fastadv.data.landmarks import Landmarks
 
 Fetch = Callable[[str], bytes]
@@ -44,29 +43,9 @@ class PackedFaces(FaceSource):
     def _size_of(self, name: str) -> tuple[int, int] | None:
         return read_size(io.BytesIO(self._fetch(name)), self.path(name))
 
-    def load(self, name: str) -> Face:
-        """Fetches, checks and aligns one image.
-
-        Raises:
-            KeyError: There is no such name.
-            ImageError: The bytes are no usable image.
-            AlignmentError: The image has no landmarks, or degenerate ones.
-        """
-        place = self.path(name)
-        data = self._fetch(name)
-        crop, matrix = self._crop(name, decode_image(data, place))
-        return Face(
-            name=name,
-            id=face_id(name),
-            identity=name.rpartition("/")[0],
-            image=to_tensor(crop),
-            source_hash=hashlib.sha256(data).hexdigest(),
-            matrix=matrix,
-        )
-
-    def _content_hash(self, name: str) -> str:
+    def _read(self, name: str) -> bytes:
         self.path(name)  # refuses unknown names
-        return hashlib.sha256(self._fetch(name)).hexdigest()
+        return self._fetch(name)
 
     def _stamp(self, name: str) -> Stamp | None:
         return stamp_of(self._packs[name])

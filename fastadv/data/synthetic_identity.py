@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.data.synthetic_shapes import Deck
+from fastadv.data.synthetic_shapes import Deck, between, color, drawn
 
 _CARDS = 192
 _LAYER = 0
@@ -37,51 +37,51 @@ _FRAMES = ((0.06, 0.06, 0.07), (0.35, 0.20, 0.10), (0.70, 0.62, 0.40), (0.62, 0.
 class Outline:
     """The head: half width at the cheeks, chin and crown below and above the nose, jaw."""
 
-    width: Tensor
-    chin: Tensor
-    crown: Tensor
-    taper: Tensor
-    square: Tensor
-    ears: Tensor
+    width: Tensor = between(35, 44)
+    chin: Tensor = between(35, 45)
+    crown: Tensor = between(56, 68)
+    taper: Tensor = between(0.05, 0.38)
+    square: Tensor = between(-0.45, 0.75)
+    ears: Tensor = between(0, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eyes:
     """Half distance, height of the centre, half width, openness, tilt, iris, lid and brow."""
 
-    apart: Tensor
-    at: Tensor
-    width: Tensor
-    height: Tensor
-    tilt: Tensor
-    iris: Tensor
-    color: Tensor
-    crease: Tensor
-    lash: Tensor
-    shadow: Tensor
-    brow_gap: Tensor
-    brow_length: Tensor
-    brow_thick: Tensor
-    brow_tilt: Tensor
-    brow_arch: Tensor
+    apart: Tensor = between(15.2, 20.4)
+    at: Tensor = between(-22.5, -18.5)
+    width: Tensor = between(5.6, 8.6)
+    height: Tensor = between(0.30, 0.55)
+    tilt: Tensor = between(-0.20, 0.26)
+    iris: Tensor = between(2.6, 3.8)
+    color: Tensor = color(_IRIS, 0.06)
+    crease: Tensor = between(-0.4, 1.0)
+    lash: Tensor = between(0.4, 1.6)
+    shadow: Tensor = between(-0.05, 0.4)
+    brow_gap: Tensor = between(6.5, 12.0)
+    brow_length: Tensor = between(7.0, 11.5)
+    brow_thick: Tensor = between(0.7, 2.6)
+    brow_tilt: Tensor = between(-0.22, 0.30)
+    brow_arch: Tensor = between(0.0, 3.2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Middle:
     """Nose and mouth."""
 
-    tip: Tensor
-    width: Tensor
-    bridge: Tensor
-    nostril: Tensor
-    relief: Tensor
-    mouth: Tensor
-    half: Tensor
-    upper: Tensor
-    lower: Tensor
-    bow: Tensor
-    corner: Tensor
-    redness: Tensor
+    tip: Tensor = between(-4.0, 5.0)
+    width: Tensor = between(5.0, 10.0)
+    bridge: Tensor = between(1.6, 4.2)
+    nostril: Tensor = between(0.7, 1.9)
+    relief: Tensor = between(0.5, 1.3)
+    mouth: Tensor = between(17.0, 24.0)
+    half: Tensor = between(10.0, 17.0)
+    upper: Tensor = between(1.0, 4.2)
+    lower: Tensor = between(1.6, 5.2)
+    bow: Tensor = between(0.0, 1.6)
+    corner: Tensor = between(-3.0, 1.0)
+    redness: Tensor = between(0.25, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,45 +131,9 @@ def identities(seed: int, ids: Tensor) -> Identity:
         ids: (N,) int64, not negative; repeated where several images show one person.
     """
     deck = Deck(seed, ids, 0, _LAYER, _CARDS)
-    outline = Outline(
-        width=deck.between(35, 44),
-        chin=deck.between(35, 45),
-        crown=deck.between(56, 68),
-        taper=deck.between(0.05, 0.38),
-        square=deck.between(-0.45, 0.75),
-        ears=deck.between(0, 5),
-    )
-    eyes = Eyes(
-        apart=deck.between(15.2, 20.4),
-        at=deck.between(-22.5, -18.5),
-        width=deck.between(5.6, 8.6),
-        height=deck.between(0.30, 0.55),
-        tilt=deck.between(-0.20, 0.26),
-        iris=deck.between(2.6, 3.8),
-        color=deck.color(_IRIS, 0.06),
-        crease=deck.between(-0.4, 1.0),
-        lash=deck.between(0.4, 1.6),
-        shadow=deck.between(-0.05, 0.4),
-        brow_gap=deck.between(6.5, 12.0),
-        brow_length=deck.between(7.0, 11.5),
-        brow_thick=deck.between(0.7, 2.6),
-        brow_tilt=deck.between(-0.22, 0.30),
-        brow_arch=deck.between(0.0, 3.2),
-    )
-    middle = Middle(
-        tip=deck.between(-4.0, 5.0),
-        width=deck.between(5.0, 10.0),
-        bridge=deck.between(1.6, 4.2),
-        nostril=deck.between(0.7, 1.9),
-        relief=deck.between(0.5, 1.3),
-        mouth=deck.between(17.0, 24.0),
-        half=deck.between(10.0, 17.0),
-        upper=deck.between(1.0, 4.2),
-        lower=deck.between(1.6, 5.2),
-        bow=deck.between(0.0, 1.6),
-        corner=deck.between(-3.0, 1.0),
-        redness=deck.between(0.25, 1.0),
-    )
+    outline = drawn(Outline, deck)
+    eyes = drawn(Eyes, deck)
+    middle = drawn(Middle, deck)
     return Identity(outline=outline, eyes=eyes, middle=middle, surface=_surface(deck))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv.data.alignment import template
 from fastadv.data.synthetic_identity import Identity
-from fastadv.data.synthetic_shapes import CENTER, Deck, Frame
+from fastadv.data.synthetic_shapes import CENTER, Deck, Frame, around, between, chance, color, drawn
 
 _CARDS = 96
 _LAYER = 1
@@ -27,82 +27,47 @@ class Scene:
     `sin` of an angle is drawn and `cos = sqrt(1 - sin²)`, so that no transcendental function is needed.
     """
 
-    yaw: Tensor
-    pitch: Tensor
-    roll: Tensor
-    zoom: Tensor
-    shift_x: Tensor
-    shift_y: Tensor
-    smile: Tensor
-    open: Tensor
-    squint: Tensor
-    raise_brows: Tensor
-    frown: Tensor
-    gaze_x: Tensor
-    gaze_y: Tensor
-    light_x: Tensor
-    light_y: Tensor
-    ambient: Tensor
+    yaw: Tensor = around(0, 0.50)
+    pitch: Tensor = around(0, 0.32)
+    roll: Tensor = around(0, 0.09)
+    zoom: Tensor = around(1, 0.07)
+    shift_x: Tensor = around(0, 2.2)
+    shift_y: Tensor = around(0, 2.2)
+    smile: Tensor = between(-0.35, 1.0)
+    open: Tensor = between(-1.0, 1.0, least=0.0)
+    squint: Tensor = between(0.0, 0.45)
+    raise_brows: Tensor = around(0.4, 2.0)
+    frown: Tensor = around(0, 0.12)
+    gaze_x: Tensor = around(0, 2.0)
+    gaze_y: Tensor = around(0, 1.0)
+    light_x: Tensor = between(-0.95, 0.95)
+    light_y: Tensor = between(-0.95, 0.35)
+    ambient: Tensor = between(0.35, 0.80)
     tint: Tensor
-    gain: Tensor
-    contrast: Tensor
-    background: Tensor
-    background_other: Tensor
-    background_turn: Tensor
-    clothes: Tensor
-    occluded: Tensor
-    occluder: Tensor
-    occluder_x: Tensor
-    occluder_y: Tensor
-    occluder_a: Tensor
-    occluder_b: Tensor
-    occluder_box: Tensor
-    hair_move: Tensor
-    wears: Tensor
-    blur: Tensor
-    noise: Tensor
+    gain: Tensor = between(0.68, 1.22)
+    contrast: Tensor = between(0.80, 1.15)
+    background: Tensor = color(_ANY, 0.12)
+    background_other: Tensor = color(_ANY, 0.12)
+    background_turn: Tensor = between(-1, 1)
+    clothes: Tensor = color(_CLOTHES, 0.08)
+    occluded: Tensor = chance(0.18)
+    occluder: Tensor = color(_ANY, 0.1)
+    occluder_x: Tensor = between(-50, 50)
+    occluder_y: Tensor = between(-58, 42)
+    occluder_a: Tensor = between(6, 22)
+    occluder_b: Tensor = between(6, 18)
+    occluder_box: Tensor = chance(0.5)
+    hair_move: Tensor = around(0, 3.0)
+    wears: Tensor = chance(0.9)
+    blur: Tensor = between(0.0, 0.26)
+    noise: Tensor = between(0.0, 0.03)
 
 
 def scenes(seed: int, ids: Tensor, images: Tensor) -> Scene:
     """The scenes of image `images[i]` of person `ids[i]`; both (N,) int64."""
     deck = Deck(seed, ids, images, _LAYER, _CARDS)
     tint = 1 + (deck.take(3) * 2 - 1)[:, :, None, None] * 0.12
-    return Scene(
-        yaw=deck.around(0, 0.50),
-        pitch=deck.around(0, 0.32),
-        roll=deck.around(0, 0.09),
-        zoom=deck.around(1, 0.07),
-        shift_x=deck.around(0, 2.2),
-        shift_y=deck.around(0, 2.2),
-        smile=deck.between(-0.35, 1.0),
-        open=(deck.between(-1.0, 1.0)).clamp(min=0),
-        squint=deck.between(0.0, 0.45),
-        raise_brows=deck.around(0.4, 2.0),
-        frown=deck.around(0, 0.12),
-        gaze_x=deck.around(0, 2.0),
-        gaze_y=deck.around(0, 1.0),
-        light_x=deck.between(-0.95, 0.95),
-        light_y=deck.between(-0.95, 0.35),
-        ambient=deck.between(0.35, 0.80),
-        tint=tint,
-        gain=deck.between(0.68, 1.22),
-        contrast=deck.between(0.80, 1.15),
-        background=deck.color(_ANY, 0.12),
-        background_other=deck.color(_ANY, 0.12),
-        background_turn=deck.between(-1, 1),
-        clothes=deck.color(_CLOTHES, 0.08),
-        occluded=deck.chance(0.18),
-        occluder=deck.color(_ANY, 0.1),
-        occluder_x=deck.between(-50, 50),
-        occluder_y=deck.between(-58, 42),
-        occluder_a=deck.between(6, 22),
-        occluder_b=deck.between(6, 18),
-        occluder_box=deck.chance(0.5),
-        hair_move=deck.around(0, 3.0),
-        wears=deck.chance(0.9),
-        blur=deck.between(0.0, 0.26),
-        noise=deck.between(0.0, 0.03),
-    )
+    return drawn(Scene, deck, tint=tint)
 
 
 def landmarks_in_plane(person: Identity, scene: Scene) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,10 @@ absolute value), so that a picture has the same bits in any batch, at any place 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from fastadv.ops import philox
 
 CENTER = (56.0, 72.0)
 """Where the face's own coordinates (0, 0) lie in the 112 template: between eyes and mouth, at the nose."""
+
+
+Part = TypeVar("Part")
 
 
 class Deck:
@@ -58,6 +63,31 @@ class Deck:
         rows = torch.tensor(table, dtype=torch.float32)
         chosen = rows[(self.take(1)[:, 0] * len(table)).long()]
         return (chosen + (self.take(3) * 2 - 1) * jitter).clamp(0.02, 0.98)[:, :, None, None]
+
+
+def between(low: float, high: float, *, least: float = -math.inf) -> Any:
+    """A field that `drawn` gives `Deck.between`, raised to `least` where it is below."""
+    return field(metadata={"deal": lambda deck: deck.between(low, high).clamp(min=least)})
+
+
+def around(center: float, spread: float) -> Any:
+    """A field that `drawn` gives `Deck.around`."""
+    return field(metadata={"deal": lambda deck: deck.around(center, spread)})
+
+
+def chance(probability: float) -> Any:
+    """A field that `drawn` gives `Deck.chance`."""
+    return field(metadata={"deal": lambda deck: deck.chance(probability)})
+
+
+def color(table: Sequence[Sequence[float]], jitter: float) -> Any:
+    """A field that `drawn` gives `Deck.color`."""
+    return field(metadata={"deal": lambda deck: deck.color(table, jitter)})
+
+
+def drawn(kind: type[Part], deck: Deck, **known: Tensor) -> Part:
+    """A dataclass whose fields, but for the known ones, are dealt in their order as they say."""
+    return kind(**{f.name: known[f.name] if f.name in known else f.metadata["deal"](deck) for f in fields(kind)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
