@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.fields import is_number
-from fastadv.attacks.goal import Goal, Misclassify, Rows, one_way
+from fastadv.attacks.goal import Goal, Misclassify, RowGoal, Rows
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -81,7 +81,7 @@ class WatchedModel(FaceModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvadeDetector:
+class EvadeDetector(RowGoal):
     r"""Reach a goal and look natural to a known detector: ``J = J_goal - weight * s``, with its logit s.
 
     To be run on a ``WatchedModel``. Achieved when the goal is achieved and ``s < threshold``. An attack that goes by
@@ -119,7 +119,7 @@ class EvadeDetector:
             raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
 
     @property
-    def output(self) -> str:
+    def output(self) -> str:  # type: ignore[override]
         """The goal's."""
         return self.goal.output
 
@@ -129,7 +129,7 @@ class EvadeDetector:
         return self.goal.metric
 
     @property
-    def own_reference(self) -> bool:
+    def own_reference(self) -> bool:  # type: ignore[override]
         """The goal's."""
         return self.goal.own_reference
 
@@ -166,10 +166,6 @@ class EvadeDetector:
         if math.isinf(self.threshold) or not self.weight:
             return goal
         return torch.maximum(goal, self.weight * (outputs[:, -1] - self.threshold))
-
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: there is one way only."""
-        return one_way(self.shortfall(outputs, rows), count)
 
     def _of(self, held: Tensor | None) -> Tensor | None:
         return held if held is None or self.places is None else held[self.places.to(held.device)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Budget, GalleryClass, Goal, Rows
+from fastadv.attacks import Budget, Goal, Rows
 from fastadv.attacks.change import below_a_level, norms
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import fixed_outputs
@@ -88,7 +88,7 @@ class Judge:
         if self.goal.own_reference:
             return images
         if self.goal.references is None:
-            if isinstance(self.goal, GalleryClass) and len(self.surrogate.members) > 1:
+            if self.goal.by_templates and len(self.surrogate.members) > 1:
                 raise ArgumentError(
                     "guides: expected images (N, 3, H, W) with an ensemble, whose further networks have no templates, "
                     "got None"
