@@ -7,20 +7,10 @@ from typing import Any
 
 from fastadv.attacks import minimal_catalog, optimisation_catalog, sign_catalog, transferable
 from fastadv.attacks.attack import Attack
-from fastadv.attacks.minimal_catalog import *  # noqa: F403
-from fastadv.attacks.optimisation_catalog import *  # noqa: F403
 from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.registry import collect
-from fastadv.attacks.sign_catalog import *  # noqa: F403
-from fastadv.attacks.transferable import *  # noqa: F403
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
-
-__all__ = ["CATALOG", "by_name"]
-__all__ += sign_catalog.__all__
-__all__ += transferable.__all__
-__all__ += optimisation_catalog.__all__
-__all__ += minimal_catalog.__all__
 
 CATALOG = collect(sign_catalog, transferable, optimisation_catalog, minimal_catalog)
 

@@ -17,27 +17,6 @@ from fastadv.attacks.noise import Noise
 from fastadv.attacks.registry import named
 from fastadv.attacks.sign_gradient import SignGradient
 
-__all__ = [
-    "apgd",
-    "apgd_dlr",
-    "apgd_l2",
-    "cw_l0",
-    "cw_l2",
-    "cw_linf",
-    "deepfool",
-    "deepfool_linf",
-    "minimal_bim",
-    "minimal_fgsm",
-    "minimal_fim",
-    "minimal_m_fim",
-    "minimal_mi_fgsm",
-    "minimal_mi_fgsm_l2",
-    "minimal_pgd",
-    "minimal_pgd_l2",
-    "noise_gaussian",
-    "noise_uniform",
-]
-
 _EPS = 8 / 255
 # first and largest radius of a search, in the unit of the budget
 _RADII = {"linf": (0.5 / 255, 128 / 255), "l2": (0.1, 51.2)}

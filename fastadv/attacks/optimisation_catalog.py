@@ -7,8 +7,6 @@ from fastadv.attacks.lbfgs_penalty import LBFGS
 from fastadv.attacks.lbfgsb import LBFGSB
 from fastadv.attacks.registry import named
 
-__all__ = ["df", "knn_df", "lbfgs"]
-
 
 @named("a guide's deep features, by L-BFGS-B", level="features", source="Massoli et al., eq. 8")
 def df(*, eps: float = 10 / 255, steps: int = 700) -> LBFGSB:

@@ -13,21 +13,6 @@ from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.registry import named
 from fastadv.attacks.sign_gradient import SignGradient
 
-__all__ = [
-    "bim",
-    "ffm",
-    "fgsm",
-    "fim",
-    "fim_steps",
-    "ftgsm",
-    "itgsm",
-    "m_fim",
-    "mi_fgsm",
-    "mi_fgsm_l2",
-    "pgd",
-    "pgd_l2",
-]
-
 _LEVEL = 1 / 255
 _EPS = 8 / 255
 

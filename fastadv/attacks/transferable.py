@@ -18,20 +18,6 @@ from fastadv.surrogates import (
     TranslationInvariant,
 )
 
-__all__ = [
-    "dfanet_di_m_fim",
-    "dfanet_e_di_m_fim",
-    "dfanet_fim",
-    "dfanet_m_fim",
-    "di_fim",
-    "di_m_fim",
-    "e_di_m_fim",
-    "e_fim",
-    "s_fim",
-    "ti_di_m_fim",
-    "ti_fim",
-]
-
 _LEVEL = 1 / 255
 _EPS = 10 / 255
 STEPS = 1500

@@ -42,19 +42,8 @@ class WatchedModel(FaceModel):
         if not isinstance(detector, Detector):
             raise ArgumentTypeError(f"detector must be a Detector, got {type(detector).__name__}")
         LayerTap(model=model, layers=detector.layers)  # checks the model
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        super().__init__(
-            model.backbone,
-            input_size=model.input_size,
-            mean=mean,
-            std=std,
-            name=model.name,
-            layers=tuple(dict.fromkeys((*model.layers, *detector.layers))),  # none of them is folded away
-            head=model.head,
-        )
-        # exactly those of the model: a float64 list and back is the same float32, on the model's device
-        self.mean, self.std = model.mean, model.std
-        self.precision = model.precision
+        # none of the detector's layers is folded away
+        self._share(model, layers=tuple(dict.fromkeys((*model.layers, *detector.layers))))
         self.eval()
         #: No submodule, so that its LSTM may stay in training mode.
         self.detector = detector

@@ -232,12 +232,7 @@ class Adversary:
         """The model, with the loss's classes as its head where logits are attacked; the weights are shared."""
         if self._head is None:
             return self._model
-        model = self._model
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        seen = FaceModel(
-            model.backbone, input_size=model.input_size, mean=mean, std=std, name=model.name, head=self._head
-        )
-        return seen.to(model.device).eval()
+        return self._model.replace(layers=(), head=self._head).eval()
 
     def _engine(self, count: int) -> Engine:
         """Batches that the images fill; a graph of weights that change at every step is not worth its capture."""
