@@ -17,7 +17,7 @@ from fastadv.attacks import Goal, Impersonate, Linf, SignGradient
 from fastadv.data import LFW
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.engine.evaluate import outputs_of
-from fastadv.engine.judge import Entered
+from fastadv.engine.job import InFlight
 from fastadv.engine.slots import Slots
 from fastadv.models import FaceModel, load
 from fastadv.models.capture import Captured
@@ -175,7 +175,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(batch)]
         slots.fill(
             deque(
-                Entered(
+                InFlight(
                     job=j,
                     image=x[i],
                     reference=reference[i],
@@ -184,6 +184,8 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
                     label=None,
                     score_before=0.0,
                     met_at_start=False,
+                    reached=False,
+                    trial=x[i],
                 )
                 for i, j in enumerate(jobs)
             )

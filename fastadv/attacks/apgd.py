@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.budget import L2, Ball, Linf
+from fastadv.attacks.attack import Evaluation, SlotAttack
+from fastadv.attacks.budget import Ball, check_ball
 from fastadv.attacks.fields import check_count, check_number
-from fastadv.attacks.goal import ClassifyAs, Goal, Rows
+from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import RowState, boolean, integer, number, row
 from fastadv.core.brief import brief
@@ -76,7 +76,7 @@ class APGDState(RowState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(SlotAttack[APGDState]):
     """Projected ascent with momentum that halves its step size where it makes no progress, from several starts.
 
     ``z = P(x_k + eta s(g_k))``, ``x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1}))`` with the sign of the
@@ -104,6 +104,7 @@ class APGD:
     not know, is the best of the others.
     """
 
+    slots = APGDState
     budget: Ball
     steps: int = 100
     restarts: int = 1
@@ -114,30 +115,23 @@ class APGD:
     name: str = "apgd"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.budget, (Linf, L2)):
-            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {brief(self.budget)}")
+        check_ball(self.budget)
         check_count("steps", self.steps)
         check_count("restarts", self.restarts)
         if self.loss not in LOSSES:
             raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {brief(self.loss)}")
         check_number("margin", self.margin)
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Always."""
-        return True
-
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The goal's loss, or the difference of logits ratio."""
         if self.loss == "ce":
             return goal.loss(outputs, rows)
-        targeted = isinstance(goal, ClassifyAs)
-        least = 4 if targeted else 3
+        least = 4 if goal.wants_label else 3
         if goal.output != "logits" or outputs.shape[1] < least:
             got = f"{outputs.shape[1]} classes" if goal.output == "logits" else f"{type(goal).__name__} on embeddings"
             raise ArgumentError(f"loss 'dlr' needs a goal on logits of at least {least} classes, got {got}")
         top = outputs.topk(least, dim=1).values
-        spread = top[:, 0] - (top[:, 2:].mean(1) if targeted else top[:, 2])
+        spread = top[:, 0] - (top[:, 2:].mean(1) if goal.wants_label else top[:, 2])
         return -goal.shortfall(outputs, rows) / (spread + 1e-12)
 
     def allocate(self, like: Tensor) -> APGDState:
@@ -214,7 +208,7 @@ class APGD:
     def _step(self, state: APGDState, gradient: Tensor) -> None:
         """``z`` from the gradient, which is written over; then the iterate and its predecessor."""
         rows = as_rows(state.trial)
-        if isinstance(self.budget, Linf):
+        if self.budget.norm == "linf":
             gradient.sign_().mul_(column(state.size))
         else:
             norm = row_norm(gradient)
@@ -231,7 +225,7 @@ class APGD:
         """Into the ball and the pixel range, in place."""
         origin, eps = as_rows(state.origin), self.budget.eps
         rows.sub_(origin)
-        if isinstance(self.budget, Linf):
+        if self.budget.norm == "linf":
             rows.clamp_(-eps, eps)
         else:
             rows.mul_(column((eps / row_norm(rows).clamp(min=1e-12)).clamp(max=1.0)))

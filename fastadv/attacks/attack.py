@@ -11,11 +11,11 @@ Nothing in ``tick`` allocates per image, synchronises or copies to the host, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from fastadv.attacks.budget import Budget
+from fastadv.attacks.budget import Box, Budget
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.state import SlotState
 
@@ -44,7 +44,8 @@ class Attack(Protocol[S]):
     """How to move. A frozen value; everything that changes lives in the state, whose class derives from ``SlotState``.
 
     One that looks for the smallest change says so by a class attribute ``smallest = True``: the engine then leaves an
-    image alone that has reached its goal, with the margin, before the attack.
+    image alone that has reached its goal, with the margin, before the attack. ``SlotAttack`` and ``SmallestChange``
+    hold what most attacks share.
     """
 
     @property
@@ -81,6 +82,38 @@ class Attack(Protocol[S]):
 
     def tick(self, state: S, evaluation: Evaluation) -> None:
         """Consume one evaluation; write the next trial of every active slot in place."""
+
+
+class SlotAttack(Generic[S]):
+    """What attacks share that do not say otherwise: along the gradient of the goal's loss, from the image itself.
+
+    Attributes:
+        slots: The class of the state.
+        needs_gradient: Whether an evaluation has a backward pass.
+    """
+
+    slots: ClassVar[type[Any]]
+    needs_gradient: ClassVar[bool] = True
+
+    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
+        """The goal's loss."""
+        return goal.loss(outputs, rows)
+
+    def allocate(self, like: Tensor) -> S:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        made: S = self.slots.allocate(like)
+        return made
+
+    def start(self, state: S, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots; nothing is drawn."""
+        state.begin(slots, images)
+
+
+class SmallestChange(SlotAttack[S]):
+    """Shared by the attacks that look for the smallest perturbation themselves: their budget is the pixel range."""
+
+    smallest: ClassVar[bool] = True
+    budget: ClassVar[Box] = Box()
 
 
 def seeks_smallest(attack: object) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from fastadv.attacks.attack import SmallestChange
 from fastadv.attacks.fields import check_count, check_number, is_number
-from fastadv.attacks.state import SlotFields, integer, number, part
+from fastadv.attacks.state import SlotFields, SlotState, integer, number, part
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -76,15 +78,61 @@ class LineSearch(SlotFields):
         return over
 
 
-def check_line(first: float, growth: float, bisections: int, largest: float) -> None:
-    """Raise ValueError where a field of an attack that searches along a line is out of range."""
-    check_number("largest", largest, positive=True)
-    check_number("first", first, positive=True)
-    if first > largest:
-        raise ArgumentError(f"first must be at most largest = {largest:g}, got {first:g}")
-    if not (is_number(growth) and growth > 1):
-        raise ArgumentError(f"growth must be a number above 1, got {brief(growth)}")
-    check_count("bisections", bisections, least=0)
+@dataclass(frozen=True, kw_only=True)
+class SizedState(SlotState):
+    """The slots of a ``SmallestSize`` attack.
+
+    Attributes:
+        size: The sizes that are tried.
+    """
+
+    size: LineSearch = part(LineSearch.allocate)
+
+
+Z = TypeVar("Z", bound=SizedState)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallestSize(SmallestChange[Z]):
+    """Shared by the attacks that look for the smallest size of one kind of change.
+
+    Attributes:
+        first: The first size.
+        growth: The factor while none has succeeded, above 1.
+        bisections: After the first success.
+        largest: The largest size.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    first: float
+    growth: float = 1.25
+    bisections: int = 8
+    largest: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("largest", self.largest, positive=True)
+        check_number("first", self.first, positive=True)
+        if self.first > self.largest:
+            raise ArgumentError(f"first must be at most largest = {self.largest:g}, got {self.first:g}")
+        if not (is_number(self.growth) and self.growth > 1):
+            raise ArgumentError(f"growth must be a number above 1, got {brief(self.growth)}")
+        check_count("bisections", self.bisections, least=0)
+
+    @property
+    def steps(self) -> int:
+        """The most evaluations of an image."""
+        return 1 + most_tries(self.first, self.growth, self.bisections, self.largest)
+
+    def start(self, state: Z, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots; nothing is drawn."""
+        state.begin(slots, images)
+        state.size.begin(slots, self.first, self.bisections)
+
+    def next_size(self, state: Z, tried: Tensor, success: Tensor) -> Tensor:
+        """Choose the next size where one was ``tried``, and return where the search is over."""
+        return state.size.advance(tried, success, growth=self.growth, largest=self.largest)
 
 
 def most_tries(first: float, growth: float, bisections: int, largest: float) -> int:

@@ -8,6 +8,7 @@ looks for the smallest perturbation. Radii are in the unit of the pixels, which 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +38,20 @@ def _check_range(lo: float, hi: float) -> None:
         raise ArgumentError(f"lo and hi must be finite with lo < hi, got lo={brief(lo)}, hi={brief(hi)}")
 
 
+def _in_range(x: Tensor, lo: float, hi: float) -> Tensor:
+    """Whether all pixels of each image are, ``(N,)`` bool."""
+    return (x.flatten(1).amin(1) >= lo) & (x.flatten(1).amax(1) <= hi)
+
+
+def _largest(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor], times: int) -> Tensor:
+    """The largest numbers ``(N,)`` between low and high that hold, each found by its own bisections."""
+    for _ in range(times):
+        middle = (low + high) / 2
+        ok = holds(middle)
+        low, high = torch.where(ok, middle, low), torch.where(ok, high, middle)
+    return low
+
+
 def _rows(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *([1] * (like.dim() - 1)))
 
@@ -58,6 +73,7 @@ class Linf:
     lo: float = 0.0
     hi: float = 1.0
     norm: ClassVar[str] = "linf"
+    is_ball: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_eps(self.eps)
@@ -76,8 +92,7 @@ class Linf:
     def inside(self, x: Tensor, origin: Tensor) -> Tensor:
         """Whether each image lies in the budget, ``(N,)`` bool, with 1e-6 for float32 rounding."""
         off = (x - origin).abs().flatten(1).amax(1) <= self.eps + _SLACK
-        low, high = x.flatten(1).amin(1) >= self.lo, x.flatten(1).amax(1) <= self.hi
-        return off & low & high
+        return off & _in_range(x, self.lo, self.hi)
 
     def random_start(self, origin: Tensor, *, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
         """A point drawn uniformly from the box around each image, then cut with the pixel range.
@@ -121,6 +136,7 @@ class L2:
     lo: float = 0.0
     hi: float = 1.0
     norm: ClassVar[str] = "l2"
+    is_ball: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_eps(self.eps)
@@ -139,8 +155,7 @@ class L2:
     def inside(self, x: Tensor, origin: Tensor) -> Tensor:
         """Whether each image lies in the budget, ``(N,)`` bool, with a relative 1e-5 for float32 rounding."""
         off = torch.linalg.vector_norm((x - origin).flatten(1), dim=1) <= self.eps * (1 + 1e-5) + _SLACK
-        low, high = x.flatten(1).amin(1) >= self.lo, x.flatten(1).amax(1) <= self.hi
-        return off & low & high
+        return off & _in_range(x, self.lo, self.hi)
 
     def random_start(self, origin: Tensor, *, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
         """A point drawn uniformly from the ball around each image, then cut with the pixel range.
@@ -167,11 +182,7 @@ class L2:
 
         one = torch.ones(x.shape[0], dtype=x.dtype, device=x.device)
         fits = self.inside(rounded(one), origin)
-        low, high = torch.where(fits, one, torch.zeros_like(one)), one.clone()
-        for _ in range(24):
-            middle = (low + high) / 2
-            ok = self.inside(rounded(middle), origin)
-            low, high = torch.where(ok, middle, low), torch.where(ok, high, middle)
+        low = _largest(torch.where(fits, one, 0.0), one, lambda scale: self.inside(rounded(scale), origin), 24)
         return rounded(torch.where(fits, one, low))
 
 
@@ -190,6 +201,7 @@ class Box:
     lo: float = 0.0
     hi: float = 1.0
     norm: ClassVar[str] = "none"
+    is_ball: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_range(self.lo, self.hi)
@@ -205,7 +217,7 @@ class Box:
 
     def inside(self, x: Tensor, origin: Tensor) -> Tensor:
         """Whether each image lies in the pixel range, ``(N,)`` bool."""
-        return (x.flatten(1).amin(1) >= self.lo) & (x.flatten(1).amax(1) <= self.hi)
+        return _in_range(x, self.lo, self.hi)
 
     def random_start(self, origin: Tensor, *, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
         """A point drawn uniformly from the pixel range; the arguments are those of ``Linf.random_start``."""
@@ -238,13 +250,21 @@ class Box:
             return torch.where(parts >= _rows(threshold, gain), gain, 0.0).sum(2).sum(1) >= missing
 
         high = torch.full((len(x),), 0.5, dtype=x.dtype, device=x.device)
-        low = torch.where(keeps(high), high, torch.zeros_like(high))
-        for _ in range(9):
-            middle = (low + high) / 2
-            ok = keeps(middle)
-            low, high = torch.where(ok, middle, low), torch.where(ok, high, middle)
+        low = _largest(torch.where(keeps(high), high, 0.0), high, keeps, 9)
         return (torch.where(part >= _rows(low, x), outward, inward) / _LEVELS).clamp(self.lo, self.hi)
 
 
 Ball = Linf | L2
 Budget = Linf | L2 | Box
+
+
+def check_ball(budget: Ball) -> None:
+    """A ValueError unless the budget is a ball."""
+    if not isinstance(budget, (Linf, L2)):
+        raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {brief(budget)}")
+
+
+def check_box(budget: Budget) -> None:
+    """A ValueError unless the budget bounds every pixel on its own."""
+    if not isinstance(budget, (Linf, Box)):
+        raise ArgumentError(f"budget must be Linf(eps) or Box(), got {brief(budget)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastadv.attacks.budget import Box, Budget
+from fastadv.attacks.budget import Budget
 
 _LEVELS = 255.0
 _SAME = 1e-4  # of a grey level: float32 noise on the difference of two levels
@@ -28,7 +28,7 @@ def norms(rounded: Tensor, origin: Tensor, budget: Budget | None = None) -> tupl
     whole = level.round()
     linf = torch.where((level - whole).abs() < _SAME, whole, level) / _LEVELS
     l2 = torch.linalg.vector_norm(delta, dim=1)
-    if budget is not None and not isinstance(budget, Box):
+    if budget is not None and budget.is_ball:
         inside = budget.inside(rounded, origin)
         if budget.norm == "linf":
             linf = torch.where(inside, linf.clamp(max=budget.eps), linf)
@@ -39,7 +39,7 @@ def norms(rounded: Tensor, origin: Tensor, budget: Budget | None = None) -> tupl
 
 def below_a_level(budget: Budget) -> bool:
     """Whether the radius is below one grey level: around an 8-bit image its ball holds no other one."""
-    return not isinstance(budget, Box) and budget.eps * _LEVELS < 1 - _SAME
+    return budget.is_ball and budget.eps * _LEVELS < 1 - _SAME
 
 
 def level_note(budget: Budget) -> str | None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.budget import Box
+from fastadv.attacks.attack import Evaluation, SmallestChange
 from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where, row_dot, row_norm
@@ -52,7 +50,7 @@ class DeepFoolState(RowState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFool:
+class DeepFool(SmallestChange[DeepFoolState]):
     """The smallest step to the nearest linearised border, repeated until the decision flips.
 
     With the shortfall ``f_k`` of candidate k (``Z_y - Z_k`` on logits) and its gradient ``g_k``, the nearest border is
@@ -93,7 +91,7 @@ class DeepFool:
     "Revisiting DeepFool: generalization and improvement".
     """
 
-    smallest: ClassVar[bool] = True
+    slots = DeepFoolState
     steps: int = 50
     overshoot: float = 0.02
     norm: str = "l2"
@@ -114,16 +112,6 @@ class DeepFool:
         check_count("returns", self.returns, least=0)
         check_number("margin", self.margin)
 
-    @property
-    def budget(self) -> Box:
-        """The pixel range: the attack looks for the smallest perturbation itself."""
-        return Box()
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Always."""
-        return True
-
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The negative shortfall, with the margin, of the candidate that each slot asks for.
 
@@ -138,10 +126,6 @@ class DeepFool:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
         query = torch.zeros(len(like), 1 + self.candidates, device=like.device)
         return DeepFoolState.allocate(like, query=query)
-
-    def start(self, state: DeepFoolState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
-        """Put new images into the slots; nothing is drawn."""
-        state.begin(slots, images)
 
     def tick(self, state: DeepFoolState, evaluation: Evaluation) -> None:
         """Weigh one candidate; where it was the last of its step, move."""

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.fields import is_number
-from fastadv.attacks.gallery import Gallery, check_classes
-from fastadv.attacks.goal import Rows, check_references, one_way, with_rows
+from fastadv.attacks.gallery import Gallery
+from fastadv.attacks.goal import RowGoal, Rows, check_classes, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models.outputs import at_layer
 
 
 @dataclass(frozen=True)
-class MatchFeatures:
+class MatchFeatures(RowGoal):
     """Have the features of a guide: ``J = -||phi_k(x) - phi_k(guide)||_2^2``, achieved at or below a distance.
 
     Attributes:
@@ -34,7 +34,7 @@ class MatchFeatures:
 
     metric: ClassVar[str] = "feature_distance"
     labels: ClassVar[None] = None
-    own_reference: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]] = ("guides",)
     guides: Tensor
     layer: str | None = None
     threshold: float = 0.0
@@ -51,7 +51,7 @@ class MatchFeatures:
             raise ArgumentError(f"threshold must be a distance of at least 0, got {brief(self.threshold)}")
 
     @property
-    def output(self) -> str:
+    def output(self) -> str:  # type: ignore[override]
         """``"embedding"``, or the layer's."""
         return "embedding" if self.layer is None else at_layer(self.layer)
 
@@ -59,18 +59,12 @@ class MatchFeatures:
     def references(self) -> Tensor:
         return self.guides
 
-    def row(self, index: int) -> MatchFeatures:
-        """The goal of one image."""
-        return with_rows(self, guides=self.guides[index : index + 1])
-
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
-        assert rows.reference is not None
-        return -(outputs - rows.reference).square().sum(1)
+        return -(outputs - rows.compared).square().sum(1)
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The distance to the guide's features."""
-        assert rows.reference is not None
-        return torch.linalg.vector_norm(outputs - rows.reference, dim=1)
+        return rows.distance(outputs)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         return self.score(outputs, rows) <= self.threshold - margin
@@ -79,13 +73,9 @@ class MatchFeatures:
         """How much farther than the threshold the guide is."""
         return self.score(outputs, rows) - self.threshold
 
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: there is one way only."""
-        return one_way(self.shortfall(outputs, rows), count)
-
 
 @dataclass(frozen=True, kw_only=True)
-class GalleryClass:
+class GalleryClass(RowGoal):
     """Be identified as a class, or as any but the own one, by the templates of a gallery.
 
     ``J = -||F(x) - g||_2^2``: the kNN-guided deep-feature attack, whose verdict is the gallery's. With guides, g is
@@ -112,9 +102,9 @@ class GalleryClass:
     Source: Massoli et al., section 5.3.1.
     """
 
-    output: ClassVar[str] = "embedding"
     metric: ClassVar[str] = "template_margin"
-    own_reference: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]] = ("labels", "guides")
+    by_templates: ClassVar[bool] = True
     gallery: Gallery
     labels: Tensor
     any_other: bool = False
@@ -143,16 +133,9 @@ class GalleryClass:
     def references(self) -> Tensor | None:
         return self.guides
 
-    def row(self, index: int) -> GalleryClass:
-        """The goal of one image; the gallery is shared."""
-        part = slice(index, index + 1)
-        held = self.guides
-        return with_rows(self, labels=self.labels[part], guides=None if held is None else held[part])
-
     def _wanted(self, rows: Rows) -> Tensor:
         """Which templates are of a wanted class, ``(N, T)``."""
-        assert rows.label is not None
-        same: Tensor = rows.label[:, None] == self.gallery.classes
+        same: Tensor = rows.named[:, None] == self.gallery.classes
         return ~same if self.any_other else same
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
@@ -170,17 +153,12 @@ class GalleryClass:
         return distances.masked_fill(wanted, torch.inf).amin(1) - nearest
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
-        assert rows.label is not None
         distances = self.gallery.distances(outputs)
         if margin:
             distances = distances - margin * ~self._wanted(rows)
         said = self.gallery.vote(distances, self.k)
-        return said != rows.label if self.any_other else said == rows.label
+        return said != rows.named if self.any_other else said == rows.named
 
     def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The score's negative."""
         return -self.score(outputs, rows)
-
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: the nearest wanted template is the one way."""
-        return one_way(self.shortfall(outputs, rows), count)

@@ -8,18 +8,9 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.attacks.fields import INTEGERS
+from fastadv.attacks.goal import check_classes
 from fastadv.core.errors import ArgumentError
 from fastadv.models.checks import check_embeddings
-
-
-def check_classes(name: str, value: Tensor) -> None:
-    """A ValueError unless the value is a vector of integers of at least 0."""
-    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in INTEGERS:
-        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentError(f"{name} must be integers (N,), got {got}")
-    if value.numel() and int(value.min()) < 0:
-        raise ArgumentError(f"{name} must not be negative, got {int(value.min())}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -35,6 +35,23 @@ class Rows:
     reference: Tensor | None = None
     label: Tensor | None = None
 
+    @property
+    def compared(self) -> Tensor:
+        """The reference of a goal that has one."""
+        assert self.reference is not None
+        return self.reference
+
+    @property
+    def named(self) -> Tensor:
+        """The label of a goal that has one."""
+        assert self.label is not None
+        return self.label
+
+    def distance(self, outputs: Tensor) -> Tensor:
+        """The Euclidean distance of embeddings or features to the reference, ``(N,)``."""
+        # vector_norm has the gradient 0 where the distance is 0, not NaN
+        return torch.linalg.vector_norm(outputs - self.compared, dim=1)
+
 
 class Goal(Protocol):
     """What every goal offers. A goal is a frozen dataclass whose tensors have one row an image."""
@@ -62,6 +79,18 @@ class Goal(Protocol):
     def own_reference(self) -> bool:
         """Whether an image is compared with its own clean embedding."""
 
+    @property
+    def wants_label(self) -> bool:
+        """Whether the goal is, on logits, to be given the label."""
+
+    @property
+    def avoids_label(self) -> bool:
+        """Whether it is, on logits, to be given any other."""
+
+    @property
+    def by_templates(self) -> bool:
+        """Whether an embedding is compared with templates, which are of the attacked model alone."""
+
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The loss to ascend, ``(N,)``."""
 
@@ -84,20 +113,38 @@ class Goal(Protocol):
         """
 
 
-def one_way(shortfall: Tensor, count: int) -> Tensor:
-    """``rivals`` of a goal that can be reached in one way only."""
-    return F.pad(shortfall[:, None], (0, count - 1), value=torch.inf)
+G = TypeVar("G", bound="RowGoal")
 
 
-G = TypeVar("G")
+class RowGoal:
+    """What goals share that do not say otherwise.
 
+    Attributes:
+        held: The names of the fields with one row an image, or None in their place. The others are those of ``Goal``.
+    """
 
-def with_rows(goal: G, **rows: Tensor | None) -> G:
-    """The goal with some of its rows, which were checked when it was built: checking reads every pixel."""
-    other = copy.copy(goal)
-    for name, value in rows.items():
-        object.__setattr__(other, name, value)
-    return other
+    output: ClassVar[str] = "embedding"
+    own_reference: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]]
+    wants_label: ClassVar[bool] = False
+    avoids_label: ClassVar[bool] = False
+    by_templates: ClassVar[bool] = False
+
+    def row(self: G, index: int) -> G:
+        """The goal of one image, with tensors of one row, which were checked when the goal was built."""
+        other = copy.copy(self)
+        for name in self.held:
+            rows = getattr(self, name)
+            object.__setattr__(other, name, None if rows is None else rows[index : index + 1])
+        return other
+
+    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """See ``Goal``."""
+        raise NotImplementedError
+
+    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
+        """The shortfall: there is one way only."""
+        return F.pad(self.shortfall(outputs, rows)[:, None], (0, count - 1), value=torch.inf)
 
 
 def check_references(name: str, value: Tensor | None, *, features: bool = False) -> None:
@@ -121,18 +168,18 @@ def check_threshold(metric: str, threshold: float) -> None:
         raise ArgumentError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {brief(threshold)}")
 
 
-def _check_labels(value: Tensor) -> None:
+def check_classes(name: str, value: Tensor, *, expected: str = "integers (N,)") -> None:
+    """A ValueError unless the value is a vector of integers of at least 0."""
     if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in INTEGERS:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentError(f"labels must be integer class indices (N,), got {got}")
+        raise ArgumentError(f"{name} must be {expected}, got {got}")
     if value.numel() and int(value.min()) < 0:
-        raise ArgumentError(f"labels must not be negative, got {int(value.min())}")
+        raise ArgumentError(f"{name} must not be negative, got {int(value.min())}")
 
 
-class Compared:
-    """Shared by the goals that compare an embedding with a reference: distance, score, threshold."""
+class Compared(RowGoal):
+    """Shared by the goals that compare an embedding with a reference: score and threshold."""
 
-    output: ClassVar[str] = "embedding"
     accepted: ClassVar[bool]  # whether the goal is to be accepted as the reference
     threshold: float
     metric: str
@@ -141,19 +188,11 @@ class Compared:
     def labels(self) -> None:
         return None
 
-    @staticmethod
-    def distance(outputs: Tensor, rows: Rows) -> Tensor:
-        """``d``, the Euclidean distance of the unit embeddings, ``(N,)``."""
-        assert rows.reference is not None
-        # vector_norm has the gradient 0 where the distance is 0, not NaN
-        return torch.linalg.vector_norm(outputs - rows.reference, dim=1)
-
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """Cosine similarity, or the Euclidean distance of the unit embeddings."""
-        assert rows.reference is not None
         if self.metric == "euclidean":
-            return self.distance(outputs, rows)
-        return (outputs * rows.reference).sum(1)
+            return rows.distance(outputs)
+        return (outputs * rows.compared).sum(1)
 
     def _acceptance(self, outputs: Tensor, rows: Rows) -> Tensor:
         """How far above the threshold of acceptance the pair is; negative when it is refused."""
@@ -164,10 +203,6 @@ class Compared:
         """How far the pair is from being refused, or accepted, as the goal wants; in the unit of the score."""
         acceptance = self._acceptance(outputs, rows)
         return -acceptance if self.accepted else acceptance
-
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: there is one way only."""
-        return one_way(self.shortfall(outputs, rows), count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +224,7 @@ class Evade(Compared):
     """
 
     accepted: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]] = ("references",)
     references: Tensor | None = None
     threshold: float
     metric: str = "cosine"
@@ -198,15 +234,11 @@ class Evade(Compared):
         check_threshold(self.metric, self.threshold)
 
     @property
-    def own_reference(self) -> bool:
+    def own_reference(self) -> bool:  # type: ignore[override]
         return self.references is None
 
-    def row(self, index: int) -> Evade:
-        held = self.references
-        return self if held is None else with_rows(self, references=held[index : index + 1])
-
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
-        return self.distance(outputs, rows)
+        return rows.distance(outputs)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         return self._acceptance(outputs, rows) < -margin
@@ -228,6 +260,7 @@ class Impersonate(Compared):
     """
 
     accepted: ClassVar[bool] = True
+    held: ClassVar[tuple[str, ...]] = ("targets",)
     targets: Tensor
     threshold: float
     metric: str = "cosine"
@@ -242,56 +275,39 @@ class Impersonate(Compared):
     def references(self) -> Tensor:
         return self.targets
 
-    @property
-    def own_reference(self) -> bool:
-        return False
-
-    def row(self, index: int) -> Impersonate:
-        return with_rows(self, targets=self.targets[index : index + 1])
-
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
-        return -self.distance(outputs, rows)
+        return -rows.distance(outputs)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         return self._acceptance(outputs, rows) >= margin
 
 
-class _Labelled:
+class _Labelled(RowGoal):
     """Shared by the goals on logits: the margin of a class over the best other one."""
 
     output: ClassVar[str] = "logits"
-    own_reference: ClassVar[bool] = False
+    metric: ClassVar[str] = "logit_margin"
     references: ClassVar[None] = None
-    wanted: ClassVar[bool]  # whether the goal is to be given the label
+    held: ClassVar[tuple[str, ...]] = ("labels",)
     labels: Tensor
 
     def __post_init__(self) -> None:
-        _check_labels(self.labels)
-
-    @property
-    def metric(self) -> str:
-        return "logit_margin"
+        check_classes("labels", self.labels, expected="integer class indices (N,)")
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``Z_y - max_{i != y} Z_i``: positive while class y is predicted; shift-invariant in the logits."""
-        assert rows.label is not None
-        label = rows.label[:, None]
+        label = rows.named[:, None]
         others = outputs.scatter(1, label, -torch.inf)
         return outputs.gather(1, label).squeeze(1) - others.amax(1)
 
     def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
         """C&W's f without its floor: ``max_{i != y} Z_i - Z_y`` where y is wanted, else its negative."""
         score = self.score(outputs, rows)
-        return -score if self.wanted else score
-
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: there is one way only."""
-        return one_way(self.shortfall(outputs, rows), count)
+        return -score if self.wants_label else score
 
     @staticmethod
     def _cross_entropy(outputs: Tensor, rows: Rows) -> Tensor:
-        assert rows.label is not None
-        return F.cross_entropy(outputs, rows.label, reduction="none")
+        return F.cross_entropy(outputs, rows.named, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -304,11 +320,8 @@ class Misclassify(_Labelled):
     Source: Massoli et al., eq. 2; the untargeted form.
     """
 
-    wanted: ClassVar[bool] = False
+    avoids_label: ClassVar[bool] = True
     labels: Tensor
-
-    def row(self, index: int) -> Misclassify:
-        return with_rows(self, labels=self.labels[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return self._cross_entropy(outputs, rows)
@@ -318,8 +331,7 @@ class Misclassify(_Labelled):
 
     def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
         """``Z_y - Z_i`` of the ``count`` classes i that are nearest to winning, ascending; no (N, K, D) Jacobian."""
-        assert rows.label is not None
-        label = rows.label[:, None]
+        label = rows.named[:, None]
         others = outputs.scatter(1, label, -torch.inf)
         kept = min(count, outputs.shape[1] - 1)
         gaps = outputs.gather(1, label) - others.topk(kept, dim=1).values
@@ -336,11 +348,8 @@ class ClassifyAs(_Labelled):
     Source: Massoli et al., eq. 2; the targeted form (FTGSM and ITGSM of Zhong and Deng).
     """
 
-    wanted: ClassVar[bool] = True
+    wants_label: ClassVar[bool] = True
     labels: Tensor
-
-    def row(self, index: int) -> ClassifyAs:
-        return with_rows(self, labels=self.labels[index : index + 1])
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return -self._cross_entropy(outputs, rows)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.attack import Evaluation, SlotAttack
 from fastadv.attacks.bracket import Bracket
-from fastadv.attacks.budget import Box, Budget
+from fastadv.attacks.budget import Box, Budget, check_box
 from fastadv.attacks.fields import check_count, check_number, check_open
-from fastadv.attacks.goal import Goal, Misclassify, Rows
-from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
+from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.lbfgs_search import BoxSearch, bounds
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import RowState, boolean, integer, number, part, row
 
@@ -43,7 +43,7 @@ class LBFGSState(RowState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGS:
+class LBFGS(SlotAttack[LBFGSState]):
     """Minimise ``||r||_2^2 + C L(x + r)`` in the box by L-BFGS-B, with the smallest C that reaches the goal.
 
     C is multiplied by 10 until the minimiser reaches the goal, and then bisected; each minimisation goes on from the
@@ -76,6 +76,7 @@ class LBFGS:
         Carrara et al. 2017, eq. 1 (coarse search and bisection of C).
     """
 
+    slots = LBFGSState
     searches: int = 10
     steps_each: int = 15
     budget: Budget = field(default_factory=Box)
@@ -101,14 +102,9 @@ class LBFGS:
         """The most iterations of all minimisations."""
         return self.searches * self.steps_each
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Always."""
-        return True
-
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """``-L``; the distance is the attack's own."""
-        if isinstance(goal, Misclassify):
+        if goal.avoids_label:
             return -F.softplus(goal.shortfall(outputs, rows))
         return goal.loss(outputs, rows)
 

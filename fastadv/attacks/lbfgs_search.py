@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks.budget import Box, Budget, Linf
+from fastadv.attacks.budget import Budget
 from fastadv.attacks.lbfgs_history import History
 from fastadv.attacks.lbfgs_line import LineSearch
 from fastadv.attacks.lbfgs_matrix import Compact
 from fastadv.attacks.per_image import column, put_where, row_dot, row_norm
 from fastadv.attacks.state import SlotFields, boolean, integer, number, part, row
-from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError
 
 _FAR = 1e30
 _CURVATURE = 1e-6  # smallest cosine of a pair that is kept, a few times the rounding of a float32 product
@@ -263,9 +261,3 @@ def bounds(budget: Budget, origin: Tensor) -> tuple[Tensor, Tensor]:
     """The corners of the box around each image, in the shape of ``origin``."""
     least, most = (budget.clip(torch.full_like(origin, end), origin) for end in (-torch.inf, torch.inf))
     return least, most
-
-
-def check_box(budget: Budget) -> None:
-    """A ValueError unless the budget is a box."""
-    if not isinstance(budget, (Linf, Box)):
-        raise ArgumentError(f"budget must be Linf(eps) or Box(), got {brief(budget)}")

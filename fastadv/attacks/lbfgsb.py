@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.budget import Budget
+from fastadv.attacks.attack import Evaluation, SlotAttack
+from fastadv.attacks.budget import Budget, check_box
 from fastadv.attacks.fields import check_count, check_number, check_open
-from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.lbfgs_search import BoxSearch, bounds, check_box
+from fastadv.attacks.lbfgs_search import BoxSearch, bounds
 from fastadv.attacks.per_image import as_rows, put_where
 from fastadv.attacks.state import RowState
 
@@ -25,7 +24,7 @@ class LBFGSBState(RowState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGSB:
+class LBFGSB(SlotAttack[LBFGSBState]):
     """Limited-memory BFGS in the budget's box, each image with its own memory, line search and end.
 
     Ascends the goal's loss over ``{x' : |x' - x| <= eps, lo <= x' <= hi}`` (``BoxSearch`` says how). With
@@ -61,6 +60,7 @@ class LBFGSB:
         representations".
     """
 
+    slots = LBFGSBState
     budget: Budget
     steps: int = 700
     evaluations: int | None = None
@@ -81,15 +81,6 @@ class LBFGSB:
         check_open("first_step", self.first_step)
         check_number("tolerance", self.tolerance)
         check_number("margin", self.margin)
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Always."""
-        return True
-
-    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
-        """The goal's loss."""
-        return goal.loss(outputs, rows)
 
     def allocate(self, like: Tensor) -> LBFGSBState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fastadv import ops
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.bracket import LineSearch, check_line, most_tries
-from fastadv.attacks.budget import Box, Linf
+from fastadv.attacks.bracket import SizedState, SmallestSize, most_tries
+from fastadv.attacks.budget import Box
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where
 from fastadv.attacks.sign_gradient import SignGradient, SignGradientState
-from fastadv.attacks.state import integer, part, row
+from fastadv.attacks.state import integer, row
 from fastadv.core.errors import ArgumentTypeError
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimalEpsState(SignGradientState):
+class MinimalEpsState(SizedState, SignGradientState):
     """The slots of a ``MinimalEps`` search.
 
     Attributes:
-        eps: The radii that are tried.
         offset: ``(N, D)``, the random start's distance from the origin at the attack's own radius, or None.
         count: ``(N,)`` int64, steps of the run at this radius.
         best: ``(N, D)``, the image that reached the goal at the smallest radius.
     """
 
-    eps: LineSearch = part(LineSearch.allocate)
     offset: Tensor | None = row()
     count: Tensor = integer(None)
     best: Tensor = row()
@@ -38,7 +34,7 @@ class MinimalEpsState(SignGradientState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimalEps:
+class MinimalEps(SmallestSize[MinimalEpsState]):
     """Runs of one attack at one radius after the other: the smallest radius at which the attack reaches its goal.
 
     The radius grows by a factor until a run succeeds, then ``bisections`` halve the interval; the step size keeps its
@@ -61,9 +57,8 @@ class MinimalEps:
     reports the distribution of such radii.
     """
 
-    smallest: ClassVar[bool] = True
+    slots = MinimalEpsState
     attack: SignGradient
-    first: float
     largest: float
     growth: float = 2.0
     bisections: int = 6
@@ -72,12 +67,12 @@ class MinimalEps:
     def __post_init__(self) -> None:
         if not isinstance(self.attack, SignGradient):
             raise ArgumentTypeError(f"attack must be a SignGradient, got {type(self.attack).__name__}")
-        check_line(self.first, self.growth, self.bisections, self.largest)
+        super().__post_init__()
         if not self.name:
             object.__setattr__(self, "name", f"minimal-{self.attack.name}")
 
     @property
-    def budget(self) -> Box:
+    def budget(self) -> Box:  # type: ignore[override]
         """The pixel range: the radius is what is looked for."""
         return Box(lo=self.attack.budget.lo, hi=self.attack.budget.hi)
 
@@ -91,11 +86,6 @@ class MinimalEps:
         """The most evaluations of an image."""
         return (self.attack.steps + 1) * most_tries(self.first, self.growth, self.bisections, self.largest)
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Always."""
-        return True
-
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The attack's."""
         return self.attack.objective(goal, outputs, rows, query)
@@ -107,8 +97,7 @@ class MinimalEps:
 
     def start(self, state: MinimalEpsState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; a random start is drawn for (seed, id), once for all radii."""
-        state.begin(slots, images)
-        state.eps.begin(slots, self.first, self.bisections)
+        super().start(state, slots, images, ids=ids, seed=seed)
         if state.offset is not None:
             state.trial[slots] = self.attack.budget.random_start(images, seed=seed, ids=ids)
             state.offset[slots] = as_rows(state.trial)[slots] - as_rows(state.origin)[slots]
@@ -126,37 +115,22 @@ class MinimalEps:
         # far is where it was one evaluation before
         still = state.stats[:, 1] == (state.ticks - 1) * state.work.shape[1]
         state.stats[:, 1].add_((ended & ~reached & still) * state.work.shape[1])
-        self._step(state, evaluation.gradient, state.active & ~ended)
+        attack, eps = self.attack, state.size.bracket.value
+        alpha = eps * (attack.step_size / attack.budget.eps)
+        attack.move(state, evaluation.gradient, state.active & ~ended, alpha=alpha, eps=eps)
         state.count.add_(1)
-        over = state.eps.advance(ended, reached, growth=self.growth, largest=self.largest)
+        over = self.next_size(state, ended, reached)
         self._restart(state, ended & ~over)
-        put_where(as_rows(state.trial), over & torch.isfinite(state.eps.bracket.high), state.best)
+        put_where(as_rows(state.trial), over & torch.isfinite(state.size.bracket.high), state.best)
         state.active.logical_and_(~over)
 
     def _restart(self, state: MinimalEpsState, mask: Tensor) -> None:
         """Begin a run at the new radius where the mask says."""
         start = as_rows(state.origin)
         if state.offset is not None:
-            ratio = column(state.eps.bracket.value / self.attack.budget.eps)
+            ratio = column(state.size.bracket.value / self.attack.budget.eps)
             start = torch.addcmul(start, state.offset, ratio, out=state.work).clamp_(self.budget.lo, self.budget.hi)
         put_where(as_rows(state.trial), mask, start)
         if state.velocity is not None:
             as_rows(state.velocity).mul_(column(~mask))
         state.count.masked_fill_(mask, 0)
-
-    def _step(self, state: MinimalEpsState, gradient: Tensor, moving: Tensor) -> None:
-        attack, eps = self.attack, state.eps.bracket.value
-        alpha = eps * (attack.step_size / attack.budget.eps)
-        low, high = self.budget.lo, self.budget.hi
-        if state.velocity is None:
-            ops.sign_step_(
-                state.trial, gradient, state.origin,
-                alpha=alpha, eps=eps, active=moving, stats=state.stats, lo=low, hi=high, backend=attack.backend,
-            )  # fmt: skip
-            return
-        ops.momentum_step_(
-            state.trial, gradient, state.origin, state.velocity,
-            alpha=alpha, eps=eps, mu=attack.momentum or 0.0, norm=attack.norm,
-            step="sign" if isinstance(attack.budget, Linf) else "l2",
-            active=moving, stats=state.stats, workspace=state.workspace, lo=low, hi=high, backend=attack.backend,
-        )  # fmt: skip

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.bracket import LineSearch, check_line, most_tries
-from fastadv.attacks.budget import START_LAYER, Box
+from fastadv.attacks.bracket import SizedState, SmallestSize
+from fastadv.attacks.budget import START_LAYER
 from fastadv.attacks.fields import check_number
-from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.state import SlotState, integer, part
+from fastadv.attacks.state import integer
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -23,22 +22,20 @@ _SPREAD = {"uniform": math.sqrt(3.0), "gaussian": 1.0}  # the op's scale at a st
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseState(SlotState):
+class NoiseState(SizedState):
     """The slots of a ``Noise`` attack.
 
     Attributes:
-        sigma: The standard deviations that are tried.
         ids: ``(N,)`` int64, the keys of the draws.
         seed: ``(1,)`` int64, the run's.
     """
 
-    sigma: LineSearch = part(LineSearch.allocate)
     ids: Tensor = integer()
     seed: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class Noise(SmallestSize[NoiseState]):
     """``clip(x + sigma z)`` with i.i.d. noise z, one draw an image, and the smallest sigma that reaches the goal.
 
     sigma grows by a factor until the decision flips, then ``bisections`` halve the interval. The noise of an image is
@@ -59,39 +56,18 @@ class Noise:
     Source: Mehr and Schroeder, section III; the bisection is ours.
     """
 
-    smallest: ClassVar[bool] = True
+    slots = NoiseState
+    needs_gradient: ClassVar[bool] = False
     kind: str
     first: float = 1 / 255
-    growth: float = 1.25
-    bisections: int = 8
-    largest: float = 1.0
     margin: float = 0.0
     name: str = "noise"
 
     def __post_init__(self) -> None:
         if self.kind not in _SPREAD:
             raise ArgumentError(f"kind must be 'uniform' or 'gaussian', got {brief(self.kind)}")
-        check_line(self.first, self.growth, self.bisections, self.largest)
+        super().__post_init__()
         check_number("margin", self.margin)
-
-    @property
-    def budget(self) -> Box:
-        """The pixel range: the attack looks for the smallest perturbation itself."""
-        return Box()
-
-    @property
-    def steps(self) -> int:
-        """The most evaluations of an image."""
-        return 1 + most_tries(self.first, self.growth, self.bisections, self.largest)
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Never: forward passes only."""
-        return False
-
-    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
-        """The goal's loss, for the record."""
-        return goal.loss(outputs, rows)
 
     def allocate(self, like: Tensor) -> NoiseState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
@@ -99,8 +75,7 @@ class Noise:
 
     def start(self, state: NoiseState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots, and their first noisy version."""
-        state.begin(slots, images)
-        state.sigma.begin(slots, self.first, self.bisections)
+        super().start(state, slots, images, ids=ids, seed=seed)
         state.ids[slots] = ids
         # a seed has 64 bits and no sign, the tensor a sign: the bits are what counts
         state.seed.fill_(seed - (1 << 64) if seed >= 1 << 63 else seed)
@@ -109,7 +84,7 @@ class Noise:
     def tick(self, state: NoiseState, evaluation: Evaluation) -> None:
         """Take note of one sigma, and try the next."""
         state.ticks.add_(state.active)
-        over = state.sigma.advance(state.active, evaluation.achieved, growth=self.growth, largest=self.largest)
+        over = self.next_size(state, state.active, evaluation.achieved)
         self._write_trial(state)
         state.active.logical_and_(~over)
 
@@ -117,7 +92,7 @@ class Noise:
         # the trial is a function of sigma alone, so a slot that does not move is written with the same bits
         ops.add_noise_(
             state.trial,
-            scale=state.sigma.bracket.value * _SPREAD[self.kind],
+            scale=state.size.bracket.value * _SPREAD[self.kind],
             seed=state.seed,
             ids=state.ids,
             layer=START_LAYER,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.fields import is_number
-from fastadv.attacks.goal import Rows, check_references, one_way, with_rows
+from fastadv.attacks.goal import RowGoal, Rows, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 
@@ -18,7 +18,7 @@ MAX_DISTANCE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairClassifier:
+class PairClassifier(RowGoal):
     """A pair's probability of being the same person, from its distance d, pushed over one half.
 
     ``P(same) = 1 - 0.5 d / t`` for ``d < t``, else ``0.5 - 0.5 (d - t) / (M - t)``: 1 at distance 0, one half at the
@@ -38,10 +38,9 @@ class PairClassifier:
     Source: Mehr and Schroeder, section III, after Foolbox' two-class wrapping of a verifier.
     """
 
-    output: ClassVar[str] = "embedding"
     metric: ClassVar[str] = "probability_same"
     labels: ClassVar[None] = None
-    own_reference: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]] = ("references",)
     references: Tensor
     threshold: float
     max_distance: float = MAX_DISTANCE
@@ -63,14 +62,9 @@ class PairClassifier:
                 f"got {brief(self.threshold)}"
             )
 
-    def row(self, index: int) -> PairClassifier:
-        """The goal of one image."""
-        return with_rows(self, references=self.references[index : index + 1])
-
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P(same)``, ``(N,)``."""
-        assert rows.reference is not None
-        d, t = torch.linalg.vector_norm(outputs - rows.reference, dim=1), self.threshold
+        d, t = rows.distance(outputs), self.threshold
         far = 0.5 - 0.5 * (d - t) / (self.max_distance - t)
         return torch.where(d < t, 1 - 0.5 * d / t, far)
 
@@ -78,10 +72,6 @@ class PairClassifier:
         """``P(same) - 1/2`` or its negative: half the difference of the two classes' probabilities."""
         over = self.score(outputs, rows) - 0.5
         return -over if self.wanted == "same" else over
-
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: there is one other class."""
-        return one_way(self.shortfall(outputs, rows), count)
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P`` of the wanted class, but for a constant."""

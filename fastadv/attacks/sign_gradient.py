@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.budget import L2, Budget, Linf
+from fastadv.attacks.attack import Evaluation, SlotAttack
+from fastadv.attacks.budget import Ball, check_ball
 from fastadv.attacks.fields import check_count, check_number, is_number
-from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.state import SlotState, boolean, image
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
@@ -27,7 +27,7 @@ class SignGradientState(SlotState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignGradient:
+class SignGradient(SlotAttack[SignGradientState]):
     """Projected ascent along the sign of the gradient (L-infinity) or along the gradient (L2).
 
     With ``momentum = None`` and an L-infinity budget, one tick is ``x <- clip(x + alpha * sign(g), x0, eps)``
@@ -51,7 +51,8 @@ class SignGradient:
         ValueError: A field is out of range.
     """
 
-    budget: Budget
+    slots = SignGradientState
+    budget: Ball
     steps: int
     step_size: float
     momentum: float | None = None
@@ -63,8 +64,7 @@ class SignGradient:
     name: str = "sign-gradient"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.budget, (Linf, L2)):
-            raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {brief(self.budget)}")
+        check_ball(self.budget)
         check_count("steps", self.steps)
         check_number("step_size", self.step_size, positive=True)
         if self.momentum is not None and not (is_number(self.momentum) and self.momentum >= 0):
@@ -73,22 +73,9 @@ class SignGradient:
             raise ArgumentError(f"norm must be 'l1' or 'l2', got {brief(self.norm)}")
         check_number("margin", self.margin)
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Always."""
-        return True
-
-    def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
-        """The goal's loss."""
-        return goal.loss(outputs, rows)
-
-    @property
-    def _moves_by_velocity(self) -> bool:
-        return self.momentum is not None or isinstance(self.budget, L2)
-
     def allocate(self, like: Tensor) -> SignGradientState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        if not self._moves_by_velocity:
+        if self.momentum is None and self.budget.norm == "linf":
             return SignGradientState.allocate(like, velocity=None, workspace=None)
         return SignGradientState.allocate(like, workspace=ops.momentum_workspace(like))
 
@@ -104,40 +91,26 @@ class SignGradient:
         if self.stop_at_success:
             torch.logical_not(evaluation.achieved, out=state.flag)
             state.active.logical_and_(state.flag)
-        self._step(state, evaluation.gradient)
+        self.move(state, evaluation.gradient, state.active, alpha=self.step_size, eps=self.budget.eps)
         torch.lt(state.ticks, self.steps, out=state.flag)
         state.active.logical_and_(state.flag)
 
-    def _step(self, state: SignGradientState, gradient: Tensor) -> None:
-        low, high = self.budget.lo, self.budget.hi
+    def move(
+        self,
+        state: SignGradientState,
+        gradient: Tensor,
+        active: Tensor,
+        *,
+        alpha: float | Tensor,
+        eps: float | Tensor,
+    ) -> None:
+        """One step of the active slots, of one size and in one ball for all of them or in each slot's own."""
+        given = (state.trial, gradient, state.origin)
+        common: dict[str, Any] = {"alpha": alpha, "eps": eps, "active": active, "stats": state.stats}
+        common.update(lo=self.budget.lo, hi=self.budget.hi, backend=self.backend)
         if state.velocity is None:
-            ops.sign_step_(
-                state.trial,
-                gradient,
-                state.origin,
-                alpha=self.step_size,
-                eps=self.budget.eps,
-                active=state.active,
-                stats=state.stats,
-                lo=low,
-                hi=high,
-                backend=self.backend,
-            )
+            ops.sign_step_(*given, **common)
             return
-        ops.momentum_step_(
-            state.trial,
-            gradient,
-            state.origin,
-            state.velocity,
-            alpha=self.step_size,
-            eps=self.budget.eps,
-            mu=self.momentum or 0.0,
-            norm=self.norm,
-            step="sign" if isinstance(self.budget, Linf) else "l2",
-            active=state.active,
-            stats=state.stats,
-            workspace=state.workspace,
-            lo=low,
-            hi=high,
-            backend=self.backend,
-        )
+        step = "sign" if self.budget.norm == "linf" else "l2"
+        mu, work = self.momentum or 0.0, state.workspace
+        ops.momentum_step_(*given, state.velocity, mu=mu, norm=self.norm, step=step, workspace=work, **common)

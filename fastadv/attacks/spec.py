@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastadv.attacks.budget import Box
 from fastadv.attacks.catalog import CATALOG, by_name
 from fastadv.attacks.options import with_options
 from fastadv.attacks.recipe import Recipe, as_recipe
@@ -86,7 +85,7 @@ class AttackSpec:
     def radius(self) -> float | None:
         """The radius of its budget, or None where it looks for the smallest perturbation."""
         budget = self.recipe().attack.budget
-        return None if isinstance(budget, Box) else budget.eps
+        return budget.eps if budget.is_ball else None
 
     def without(self, setting: str) -> AttackSpec:
         """The same without one of its further fields."""

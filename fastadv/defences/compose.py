@@ -47,27 +47,13 @@ class Wraps:
             ValueError: The seed is out of range.
         """
         if isinstance(model, DefendedModel):
-            return _renamed(model, Chain(parts=(self, model.defence)), seed)
+            plain = model.replace(name=model.name.removesuffix(f"+{model.defence.name}"))
+            return DefendedModel(plain, Chain(parts=(self, model.defence)), seed=seed)
         if isinstance(model, WatchedModel):
             if isinstance(model, WatchedDefendedModel):
                 raise ArgumentTypeError("model: the watched model is defended already; chain the defences, then watch")
             return WatchedDefendedModel(model, self, seed=seed)
         return DefendedModel(model, self, seed=seed)
-
-
-def _renamed(model: DefendedModel, defence: Chain, seed: int) -> DefendedModel:
-    mean, std = (tuple(value.flatten().tolist()) for value in (model.mean, model.std))
-    plain = FaceModel(
-        model.backbone,
-        input_size=model.input_size,
-        mean=mean,
-        std=std,
-        name=model.name.removesuffix(f"+{model.defence.name}"),
-        layers=model.layers,
-        head=model.head,
-    )
-    plain.mean, plain.std, plain.precision, plain.training = model.mean, model.std, model.precision, model.training
-    return DefendedModel(plain, defence, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)

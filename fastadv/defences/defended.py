@@ -11,6 +11,7 @@ from fastadv.core.errors import ArgumentTypeError
 from fastadv.defences.evade_detector import WatchedModel
 from fastadv.defences.key import check_seed, content_key
 from fastadv.models import FaceModel
+from fastadv.models.face_model import check_face_model
 from fastadv.surrogates.key import StepKey
 
 
@@ -71,26 +72,12 @@ class SameNetwork(FaceModel):
     """
 
     def __init__(self, model: FaceModel, name: str) -> None:
-        if not isinstance(model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        check_face_model(model)
         if type(model) is not FaceModel:
             raise ArgumentTypeError(
                 f"model: expected a plain FaceModel, got {type(model).__name__}; use the defence's wrap"
             )
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        super().__init__(
-            model.backbone,
-            input_size=model.input_size,
-            mean=mean,
-            std=std,
-            name=name,
-            layers=model.layers,
-            head=model.head,
-        )
-        # exactly those of the model, on its device
-        self.mean, self.std = model.mean, model.std
-        self.precision = model.precision
-        self.training = model.training
+        self._share(model, name=name)
 
 
 class DefendedModel(_Behind, SameNetwork):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.fields import is_number
-from fastadv.attacks.goal import Goal, Misclassify, Rows, one_way
+from fastadv.attacks.goal import Goal, Misclassify, RowGoal, Rows
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -42,19 +42,8 @@ class WatchedModel(FaceModel):
         if not isinstance(detector, Detector):
             raise ArgumentTypeError(f"detector must be a Detector, got {type(detector).__name__}")
         LayerTap(model=model, layers=detector.layers)  # checks the model
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        super().__init__(
-            model.backbone,
-            input_size=model.input_size,
-            mean=mean,
-            std=std,
-            name=model.name,
-            layers=tuple(dict.fromkeys((*model.layers, *detector.layers))),  # none of them is folded away
-            head=model.head,
-        )
-        # exactly those of the model: a float64 list and back is the same float32, on the model's device
-        self.mean, self.std = model.mean, model.std
-        self.precision = model.precision
+        # none of the detector's layers is folded away
+        self._share(model, layers=tuple(dict.fromkeys((*model.layers, *detector.layers))))
         self.eval()
         #: No submodule, so that its LSTM may stay in training mode.
         self.detector = detector
@@ -81,7 +70,7 @@ class WatchedModel(FaceModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvadeDetector:
+class EvadeDetector(RowGoal):
     r"""Reach a goal and look natural to a known detector: ``J = J_goal - weight * s``, with its logit s.
 
     To be run on a ``WatchedModel``. Achieved when the goal is achieved and ``s < threshold``. An attack that goes by
@@ -119,7 +108,7 @@ class EvadeDetector:
             raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
 
     @property
-    def output(self) -> str:
+    def output(self) -> str:  # type: ignore[override]
         """The goal's."""
         return self.goal.output
 
@@ -129,7 +118,7 @@ class EvadeDetector:
         return self.goal.metric
 
     @property
-    def own_reference(self) -> bool:
+    def own_reference(self) -> bool:  # type: ignore[override]
         """The goal's."""
         return self.goal.own_reference
 
@@ -166,10 +155,6 @@ class EvadeDetector:
         if math.isinf(self.threshold) or not self.weight:
             return goal
         return torch.maximum(goal, self.weight * (outputs[:, -1] - self.threshold))
-
-    def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfall: there is one way only."""
-        return one_way(self.shortfall(outputs, rows), count)
 
     def _of(self, held: Tensor | None) -> Tensor | None:
         return held if held is None or self.places is None else held[self.places.to(held.device)]

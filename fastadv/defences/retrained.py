@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastadv.core.errors import ArgumentTypeError
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import load_weights, read_fitting_state
-from fastadv.models.face_model import copy_of
+from fastadv.models.face_model import check_face_model, copy_of
 from fastadv.models.state_fit import HEAD
 from fastadv.models.zoo import class_head
 
@@ -49,8 +48,7 @@ class Retrained:
             TypeError: ``model`` is no ``FaceModel``.
             CheckpointError: The file is missing, broken, unsafe, or of another architecture.
         """
-        if not isinstance(model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        check_face_model(model)
         source = str(self.file)
         made = copy_of(model)
         fitted = read_fitting_state(self.file, made.backbone)

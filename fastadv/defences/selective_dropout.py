@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
 from fastadv.defences.checks import check_int, check_number
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
-from fastadv.models.face_model import copy_of
+from fastadv.models.face_model import check_face_model, copy_of
+from fastadv.models.hooks import Hook, hooked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +64,7 @@ class SelectiveDropout:
             ValueError: The shapes differ, there is no image, the images do not differ, the model is in training mode,
                 or it has fewer convolutions than ``gamma``.
         """
-        if not isinstance(model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
-        if any(module.training for module in model.modules()):
-            raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
+        check_face_model(model, evaluating=True)
         if clean.shape != attacked.shape or not len(clean):
             raise ArgumentError(
                 f"attacked must have the shape of clean, with at least one image, got {tuple(attacked.shape)} and "
@@ -84,7 +80,8 @@ class SelectiveDropout:
             )
         moved: dict[str, Tensor] = {}
         carried: dict[str, Tensor] = {}
-        with torch.no_grad(), _measuring(model, names, moved, carried):
+        measured = [(model.backbone.get_submodule(name), _measuring(name, moved, carried)) for name in names]
+        with torch.no_grad(), hooked(measured):
             for begin in range(0, len(clean), batch):
                 pair = (clean[begin : begin + batch], attacked[begin : begin + batch])
                 model.features(torch.cat(pair).to(model.device))
@@ -141,8 +138,7 @@ class DroppedFilters:
             TypeError: ``model`` is no ``FaceModel``.
             ValueError: A layer is missing, is no convolution, or has no such filter.
         """
-        if not isinstance(model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        check_face_model(model)
         made = copy_of(model)
         made.name = f"{model.name}+{self.name}"
         modules = dict(made.backbone.named_modules())
@@ -159,26 +155,15 @@ class DroppedFilters:
         return made
 
 
-@contextmanager
-def _measuring(
-    model: FaceModel, names: list[str], moved: dict[str, Tensor], carried: dict[str, Tensor]
-) -> Iterator[None]:
-    """While it lasts, the first half of every batch is compared with the second, filter by filter."""
+def _measuring(name: str, moved: dict[str, Tensor], carried: dict[str, Tensor]) -> Hook:
+    """Compares the first half of every batch with the second, filter by filter."""
 
-    def hook(name: str) -> Any:
-        def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if len(output) == 1:  # of a table, as an encoding of positions is: no image passes here
-                return
-            before, after = output.double().chunk(2)
-            for into, value in ((moved, after - before), (carried, before)):
-                means = value.abs().mean((2, 3)).sum(0)
-                into[name] = into[name] + means if name in into else means
+    def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if len(output) == 1:  # of a table, as an encoding of positions is: no image passes here
+            return
+        before, after = output.double().chunk(2)
+        for into, value in ((moved, after - before), (carried, before)):
+            means = value.abs().mean((2, 3)).sum(0)
+            into[name] = into[name] + means if name in into else means
 
-        return measure
-
-    handles = [model.backbone.get_submodule(name).register_forward_hook(hook(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return measure

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel
+from fastadv.models.hooks import hooked
 from fastadv.ops import checks
 
 _Caught = dict[str, Tensor]
@@ -117,7 +117,8 @@ class LayerTap:
         if self.model.training:
             raise ArgumentError(f"model {self.model.name!r} is in training mode; expected model.eval()")
         caught: _Caught = {}
-        with self._attached(caught):
+        modules = self.model.backbone
+        with hooked([(modules.get_submodule(name), self._hook(name, caught)) for name in self.names]):
             features = self.model.features(images)
         for name in self.names:
             if name not in caught:
@@ -125,14 +126,6 @@ class LayerTap:
             if caught[name].shape[0] != images.shape[0]:
                 raise ArgumentError(f"layer {name!r} gave {caught[name].shape[0]} rows; expected {images.shape[0]}")
         return Tapped(layers=self.names, values=tuple(caught[name] for name in self.names), features=features)
-
-    @contextlib.contextmanager
-    def _attached(self, caught: _Caught) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for name in self.names:
-                module = self.model.backbone.get_submodule(name)
-                stack.callback(module.register_forward_hook(self._hook(name, caught)).remove)
-            yield
 
     def _hook(self, name: str, caught: _Caught) -> Callable[[nn.Module, Any, Any], None]:
         caller = threading.get_ident()

@@ -82,8 +82,8 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entered:
-    """A job made ready: its clean image on the device, what it is compared with, and its clean score.
+class InFlight:
+    """A job in the engine, from its entry to its verdict: made ready, and what the attack has left of it.
 
     Attributes:
         job: As it came.
@@ -95,6 +95,10 @@ class Entered:
         score_before: The goal's score of the clean image.
         met_at_start: Whether the clean image reaches the goal.
         reached: Whether it does so with the attack's margin.
+        trial: What the attack left in its slot; before that the clean image.
+        ticks: The evaluations that it consumed; before that one, of the clean image.
+        nonfinite: The gradient elements that were not finite.
+        zero: Those that were zero.
     """
 
     job: Job
@@ -106,22 +110,10 @@ class Entered:
     score_before: float
     met_at_start: bool
     reached: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What an attack left in a slot."""
-
-    entered: Entered
     trial: Tensor
-    ticks: int
-    nonfinite: int
-    zero: int
-
-    @staticmethod
-    def unchanged(entered: Entered) -> Finished:
-        """The clean image as the result: one evaluation, which found the goal reached."""
-        return Finished(entered=entered, trial=entered.image, ticks=1, nonfinite=0, zero=0)
+    ticks: int = 1
+    nonfinite: int = 0
+    zero: int = 0
 
 
 def row_count(goal: Goal) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Budget, GalleryClass, Goal, Rows
+from fastadv.attacks import Budget, Goal, Rows
 from fastadv.attacks.change import below_a_level, norms
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.evaluate import fixed_outputs
@@ -18,8 +18,7 @@ from fastadv.engine.job import (
     NONFINITE_GRADIENT,
     OUTSIDE,
     ZERO_GRADIENT,
-    Entered,
-    Finished,
+    InFlight,
     Job,
     Result,
 )
@@ -55,7 +54,7 @@ class Judge:
         with float32_math(images.device, tf32=False):
             return fixed_outputs(self.model, self.goal, images, self.batch)
 
-    def enter(self, jobs: list[Job], images: Tensor) -> list[Entered]:
+    def enter(self, jobs: list[Job], images: Tensor) -> list[InFlight]:
         """Embed references once, measure the clean images, and note the goals that are met already."""
         clean = self.outputs(images)
         compared = self._compared(jobs, images)
@@ -69,7 +68,7 @@ class Judge:
         targets = compared if stochastic else None
         others = [] if stochastic or compared is None else self._by_others(compared)
         return [
-            Entered(
+            InFlight(
                 job=job,
                 image=images[i],
                 reference=None if reference is None else reference[i],
@@ -79,6 +78,7 @@ class Judge:
                 score_before=scores[i],
                 met_at_start=met[i],
                 reached=reached[i],
+                trial=images[i],
             )
             for i, job in enumerate(jobs)
         ]
@@ -88,7 +88,7 @@ class Judge:
         if self.goal.own_reference:
             return images
         if self.goal.references is None:
-            if isinstance(self.goal, GalleryClass) and len(self.surrogate.members) > 1:
+            if self.goal.by_templates and len(self.surrogate.members) > 1:
                 raise ArgumentError(
                     "guides: expected images (N, 3, H, W) with an ensemble, whose further networks have no templates, "
                     "got None"
@@ -143,12 +143,12 @@ class Judge:
             raise ArgumentError(f"labels must be below the model's {classes} classes, got {int(label.max())}")
         return label.to(clean.device, torch.int64)
 
-    def verdicts(self, done: list[Finished]) -> list[Result]:
+    def verdicts(self, done: list[InFlight]) -> list[Result]:
         """Round, measure and describe finished images."""
         if not done:
             return []
         trial = torch.stack([d.trial for d in done])
-        origin = torch.stack([d.entered.image for d in done])
+        origin = torch.stack([d.image for d in done])
         rows = self._rows(done, trial.device)
         rounded = self.budget.round8(trial, origin)
         outputs = self.outputs(rounded)
@@ -173,15 +173,15 @@ class Judge:
         )
         return [
             Result(
-                name=d.entered.job.name,
-                id=d.entered.job.id,
+                name=d.job.name,
+                id=d.job.id,
                 image=image,
                 success=ok,
                 success_float=ok_float,
                 ticks=d.ticks,
                 linf=linf,
                 l2=l2,
-                score_before=d.entered.score_before,
+                score_before=d.score_before,
                 score_after=score,
                 nonfinite=d.nonfinite,
                 flags=_flags(d, inside, stuck),
@@ -191,21 +191,21 @@ class Judge:
         ]
 
     @staticmethod
-    def _rows(done: list[Finished], device: torch.device) -> Rows:
-        references = [d.entered.reference for d in done if d.entered.reference is not None]
-        labels = [d.entered.label for d in done if d.entered.label is not None]
+    def _rows(done: list[InFlight], device: torch.device) -> Rows:
+        references = [d.reference for d in done if d.reference is not None]
+        labels = [d.label for d in done if d.label is not None]
         return Rows(
             reference=torch.stack(references) if references else None,
             label=torch.tensor(labels, dtype=torch.int64, device=device) if labels else None,
         )
 
 
-def _flags(done: Finished, inside: bool, stuck: bool) -> tuple[str, ...]:
+def _flags(done: InFlight, inside: bool, stuck: bool) -> tuple[str, ...]:
     elements = done.trial.numel()
     noticed = {
         ZERO_GRADIENT: done.zero > 0 and done.zero == done.ticks * elements,
         NONFINITE_GRADIENT: done.nonfinite > 0,
-        MET_AT_START: done.entered.met_at_start,
+        MET_AT_START: done.met_at_start,
         OUTSIDE: not inside,
         BELOW_A_LEVEL: inside and stuck,
     }

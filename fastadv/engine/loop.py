@@ -17,7 +17,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.heads import check_head
-from fastadv.engine.job import Entered, Finished, Job, Result, check_id, row_count, same_kind
+from fastadv.engine.job import InFlight, Job, Result, check_id, row_count, same_kind
 from fastadv.engine.judge import Judge
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.engine.slots import Slots
@@ -88,8 +88,8 @@ class Loop:
         self._count, self._batch = engine.slots, engine.batch
         self._taken: deque[Job] = deque()
         self._last = False
-        self._waiting: deque[Entered] = deque()
-        self._done: list[Finished] = []
+        self._waiting: deque[InFlight] = deque()
+        self._done: list[InFlight] = []
         self._slots: Slots | None = None
         self._head_checked = False
 
@@ -152,7 +152,7 @@ class Loop:
         What was in flight starts again, from its clean image: a result is that of one batch shape, which it names.
         """
         flying = [] if self._slots is None else self._slots.evict()
-        flying += [done.entered for done in self._done] + list(self._waiting)
+        flying += [*self._done, *self._waiting]
         self._taken.extendleft(entered.job for entered in reversed(flying))
         self._slots = None
         self._done.clear()
@@ -198,10 +198,8 @@ class Loop:
         entered = judge.enter(block, images.contiguous(memory_format=self._layout))
         for each in entered:
             self._taken.popleft()
-            if each.reached and seeks_smallest(self._attack) and not all_wait:
-                self._done.append(Finished.unchanged(each))
-            else:
-                self._waiting.append(each)
+            done = each.reached and seeks_smallest(self._attack) and not all_wait
+            (self._done if done else self._waiting).append(each)
 
     def _advance(self, slots: Slots, judge: Judge) -> tuple[bool, list[Result]]:
         """Fill, tick, collect and judge: whether there is more to do, and the results."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv.attacks import Goal, Rows
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.engine.job import Entered
+from fastadv.engine.job import InFlight
 from fastadv.surrogates import BoundSurrogate
 
 
@@ -50,7 +50,7 @@ class SlotRows:
         references = tuple(torch.zeros(n, w, device=device) for w in widths)
         return SlotRows(ids=ids, label=label, references=references, targets=None)
 
-    def put(self, slots: Tensor, entered: Sequence[Entered]) -> None:
+    def put(self, slots: Tensor, entered: Sequence[InFlight]) -> None:
         """Write the rows of new images."""
         self.ids[slots] = torch.tensor([e.job.id for e in entered], dtype=torch.int64, device=self.ids.device)
         if self.label is not None:

@@ -64,6 +64,14 @@ def stream_jobs(
     yield from Loop(recipe, first.goal, model, everything(), seed, engine or Engine()).results()
 
 
+_COLUMNS = {
+    **dict.fromkeys(("success", "success_float"), torch.bool),
+    "ticks": torch.int64,
+    **dict.fromkeys(("linf", "l2", "score_before", "score_after"), torch.float32),
+}
+"""The fields of a result that ``run`` gives as tensors."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adversarials:
     """The results of ``run``, row i for image i.
@@ -134,16 +142,11 @@ def run(
     for line in notices((r.name, r.flags) for r in done):
         warnings.warn(line, AttackWarning, stacklevel=2)
     with plain_modes(images.device):
+        columns = {name: [getattr(r, name) for r in done] for name in _COLUMNS}
         return Adversarials(
             images=torch.stack([r.image for r in done]) if done else images.clone(),
-            success=torch.tensor([r.success for r in done], dtype=torch.bool),
-            success_float=torch.tensor([r.success_float for r in done], dtype=torch.bool),
-            ticks=torch.tensor([r.ticks for r in done], dtype=torch.int64),
-            linf=torch.tensor([r.linf for r in done], dtype=torch.float32),
-            l2=torch.tensor([r.l2 for r in done], dtype=torch.float32),
-            score_before=torch.tensor([r.score_before for r in done], dtype=torch.float32),
-            score_after=torch.tensor([r.score_after for r in done], dtype=torch.float32),
             flags=tuple(r.flags for r in done),
+            **{name: torch.tensor(column, dtype=_COLUMNS[name]) for name, column in columns.items()},
         )
 
 

@@ -18,8 +18,9 @@ class AttackWarning(Notice):
     """Something about a run that a reader of its numbers must know."""
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _check_multiple(slots: int, batch: int) -> None:
+    if slots % batch:
+        raise ArgumentError(f"slots must be a multiple of batch = {batch}, got {slots}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +52,15 @@ class Engine:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
-        if self.batch is not None and (not _is_int(self.batch) or self.batch < 0):
-            raise ArgumentError(f"batch must be a positive integer, 0 (measure) or None, got {brief(self.batch)}")
-        if self.slots is not None and (not _is_int(self.slots) or self.slots < 1):
-            raise ArgumentError(f"slots must be a positive integer or None, got {brief(self.slots)}")
-        if self.slots and self.batch and self.slots % self.batch:
-            raise ArgumentError(f"slots must be a multiple of batch = {self.batch}, got {self.slots}")
-        if self.poll is not None and (not _is_int(self.poll) or self.poll < 1):
-            raise ArgumentError(f"poll must be a positive integer or None, got {brief(self.poll)}")
+        for name, value, least, expected in (
+            ("batch", self.batch, 0, "integer, 0 (measure)"),
+            ("slots", self.slots, 1, "integer"),
+            ("poll", self.poll, 1, "integer"),
+        ):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ArgumentError(f"{name} must be a positive {expected} or None, got {brief(value)}")
+        if self.batch:
+            _check_multiple(self.slots or self.batch, self.batch)
 
     def resolve(self, model: FaceModel) -> Engine:
         """The same engine with every open choice made for this model: what a run records and repeats.
@@ -87,8 +89,7 @@ class Engine:
             sizes = tune.CUDA_BATCHES if on_cuda else tune.CPU_BATCHES
             batch = tune.best_batch(ready, sizes, channels_last=self.channels_last)
         slots = self.slots or batch
-        if slots % batch:
-            raise ArgumentError(f"slots must be a multiple of batch = {batch}, got {slots}")
+        _check_multiple(slots, batch)
         return replace(
             self,
             slots=slots,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, Goal
 from fastadv.engine.evaluate import Evaluator
-from fastadv.engine.job import Entered, Finished
+from fastadv.engine.job import InFlight
 from fastadv.engine.rows import SlotRows
 from fastadv.models.capture import Captured
 from fastadv.models.float32_math import float32_math
@@ -57,7 +59,7 @@ class Slots:
         trial = self.state.trial
         self._rows = SlotRows.build(goal, surrogate, trial, width)
         self._evaluator = Evaluator.build(attack, goal, surrogate, seed=seed, batch=batch, trial=trial, width=width)
-        self._occupant: list[Entered | None] = [None] * count
+        self._occupant: list[InFlight | None] = [None] * count
         # No method of its own is kept: in a cycle the buffers would outlive the slots, which go when memory runs out.
         self._recorded: Captured[None] | None = None
         if capture:
@@ -74,7 +76,7 @@ class Slots:
         """How many slots are empty."""
         return sum(o is None for o in self._occupant)
 
-    def fill(self, waiting: deque[Entered]) -> None:
+    def fill(self, waiting: deque[InFlight]) -> None:
         """Move waiting images into empty slots, lowest slot first."""
         empty = [i for i, o in enumerate(self._occupant) if o is None][: len(waiting)]
         if not empty:
@@ -89,16 +91,14 @@ class Slots:
         self._attack.start(self.state, slots, images, ids=ids, seed=self._seed)
 
     def _everything(self) -> None:
-        starts = range(0, self.count, self.batch)
+        self._run(range(0, self.count, self.batch))
+
+    def _run(self, starts: Sequence[int]) -> None:
         self._attack.tick(self.state, self._evaluator(self.state, self._rows, starts))
 
     def _eager(self) -> None:
-        starts = [
-            s
-            for s in range(0, self.count, self.batch)
-            if any(o is not None for o in self._occupant[s : s + self.batch])
-        ]
-        self._attack.tick(self.state, self._evaluator(self.state, self._rows, starts))
+        every, held = range(0, self.count, self.batch), self._occupant
+        self._run([s for s in every if any(o is not None for o in held[s : s + self.batch])])
 
     def tick(self, times: int) -> None:
         """Evaluate and step ``times`` times; a slot that finishes in between waits."""
@@ -106,7 +106,7 @@ class Slots:
             for _ in range(times):
                 self._eager() if self._recorded is None else self._recorded()
 
-    def take_finished(self) -> list[Finished]:
+    def take_finished(self) -> list[InFlight]:
         """Empty the slots whose image is done. This is the only place where the host looks at the device."""
         active = self.state.active.tolist()
         done = [i for i, o in enumerate(self._occupant) if o is not None and not active[i]]
@@ -121,10 +121,10 @@ class Slots:
             assert entered is not None
             self._occupant[slot] = None
             nonfinite, zero = stats[k]
-            finished.append(Finished(entered=entered, trial=trials[k], ticks=ticks[k], nonfinite=nonfinite, zero=zero))
+            finished.append(replace(entered, trial=trials[k], ticks=ticks[k], nonfinite=nonfinite, zero=zero))
         return finished
 
-    def evict(self) -> list[Entered]:
+    def evict(self) -> list[InFlight]:
         """Empty every slot and return the images in slot order, to start again elsewhere."""
         left = [o for o in self._occupant if o is not None]
         self._occupant = [None] * self.count

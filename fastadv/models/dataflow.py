@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from fastadv.models.float32_math import float32_math
+from fastadv.models.lengths import Length, plain
 from fastadv.models.memory import is_out_of_memory
 
 IsLayer = Callable[[nn.Module], bool]
@@ -207,7 +208,7 @@ class _Recorder(TorchFunctionMode):
             self._read_inside(args, kwargs)
             return func(*args, **kwargs)
         noted = self._argument(args), self._argument(kwargs)  # before a function may overwrite them
-        result = func(*_plain(args), **_plain(kwargs))
+        result = func(*plain(args), **plain(kwargs))
         name = getattr(func, "__name__", "")
         node = self._function(func, name, noted[0], noted[1], args)
         self._note_origin(node)
@@ -277,7 +278,7 @@ class _Recorder(TorchFunctionMode):
         """A value as the argument of a node."""
         if isinstance(value, Tensor):
             return self._node_of(value)
-        if isinstance(value, _Length) and value.recorder is self:
+        if isinstance(value, Length) and value.recorder is self:
             return value.node()
         if isinstance(value, tuple | list):
             return type(value)(map(self._argument, value)) if type(value) is list else tuple(map(self._argument, value))
@@ -289,7 +290,7 @@ class _Recorder(TorchFunctionMode):
             kind = self._kinds.get(value)
             return value if kind is None else kind()
         if isinstance(value, _PLAIN):
-            return _plain(value)
+            return plain(value)
         self._complete = False
         return None
 
@@ -300,7 +301,7 @@ class _Recorder(TorchFunctionMode):
         if type(value) is tuple:
             return tuple(self._symbolic_of(n, self._part(node, i)) for i, n in enumerate(value))
         if type(value) is int:
-            return _Length(value, self, node)
+            return Length(value, self, node)
         if isinstance(value, torch.dtype | torch.device):
             self._kinds[value] = node
         return value
@@ -309,64 +310,11 @@ class _Recorder(TorchFunctionMode):
         if not self._of_input.isdisjoint(node.all_input_nodes):
             self._of_input.add(node)
 
-    def computed(self, function: Any, *operands: int) -> _Length:
+    def computed(self, function: Any, *operands: int) -> Length:
         """A length that is computed from others."""
         node = self._graph.call_function(function, tuple(self._argument(value) for value in operands))
         self._note_origin(node)
-        return _Length(function(*map(int, operands)), self, _known(node))
-
-
-class _Length(int):
-    """The length of an axis, or what is computed from such: an integer that knows its node while the pass runs."""
-
-    recorder: _Recorder
-    node: Callable[[], fx.Node]
-
-    def __new__(cls, value: int, recorder: _Recorder, node: Callable[[], fx.Node]) -> _Length:
-        made = super().__new__(cls, value)
-        made.recorder, made.node = recorder, node
-        return made
-
-    def _with(self, function: Any, *operands: Any) -> Any:
-        if not all(isinstance(value, int) for value in operands):
-            return NotImplemented
-        return self.recorder.computed(function, *operands) if self.recorder.open else function(*map(int, operands))
-
-    def __add__(self, other: Any) -> Any:
-        return self._with(operator.add, self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return self._with(operator.add, other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._with(operator.sub, self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._with(operator.sub, other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._with(operator.mul, self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._with(operator.mul, other, self)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return self._with(operator.floordiv, self, other)
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return self._with(operator.floordiv, other, self)
-
-    def __mod__(self, other: Any) -> Any:
-        return self._with(operator.mod, self, other)
-
-    def __neg__(self) -> Any:
-        return self._with(operator.neg, self)
-
-    def __reduce__(self) -> Any:
-        return int, (int(self),)
-
-    def __deepcopy__(self, memo: Any) -> int:
-        return int(self)
+        return Length(function(*map(int, operands)), self, _known(node))
 
 
 class _Function:
@@ -410,17 +358,6 @@ def _is_value(result: Any) -> bool:
     if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
         return any(map(_is_value, result))
     return result is not None and not isinstance(result, Tensor | torch.Size | torch.dtype | torch.device)
-
-
-def _plain(value: Any) -> Any:
-    """The same with bare integers."""
-    if isinstance(value, _Length):
-        return int(value)
-    if type(value) in (tuple, list, torch.Size):
-        return type(value)(map(_plain, value))
-    if type(value) is dict:
-        return {key: _plain(part) for key, part in value.items()}
-    return value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

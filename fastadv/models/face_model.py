@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
 from fastadv.models.memory import is_out_of_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+_SAME: Any = object()
 
 
 class FaceModel(nn.Module):
@@ -89,6 +91,45 @@ class FaceModel(nn.Module):
         # Not persistent: constants of the model, no part of a checkpoint.
         self.register_buffer("mean", torch.tensor(mean_values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std_values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+
+    def replace(
+        self, *, name: str | None = None, layers: Sequence[str] | None = None, head: nn.Module | None = _SAME
+    ) -> FaceModel:
+        """A plain model of the same parts, which are shared, but for those that are given.
+
+        The normalisation is to the bit this model's, and so are its device, mode and precision.
+
+        Args:
+            name: what reports call it; None as this one.
+            layers: its taps; None those of this one.
+            head: its class head, or None for none; this one's where nothing is given.
+        """
+        made = FaceModel.__new__(FaceModel)
+        made._share(self, name=name, layers=layers, head=head)
+        return made
+
+    def _share(
+        self,
+        model: FaceModel,
+        *,
+        name: str | None = None,
+        layers: Sequence[str] | None = None,
+        head: nn.Module | None = _SAME,
+    ) -> None:
+        """Begin as a model with another one's parts; in place of ``__init__``."""
+        FaceModel.__init__(
+            self,
+            model.backbone,
+            input_size=model.input_size,
+            mean=model.mean.flatten().tolist(),
+            std=model.std.flatten().tolist(),
+            name=name or model.name,
+            layers=model.layers if layers is None else layers,
+            head=model.head if head is _SAME else head,
+        )
+        # exactly those of the model, on its device
+        self.mean, self.std = model.mean, model.std
+        self.precision, self.training = model.precision, model.training
 
     @property
     def dtype(self) -> torch.dtype:
@@ -222,6 +263,19 @@ class FaceModel(nn.Module):
                 f"model: it was cast to {self.mean.dtype} as a whole, which rounds the normalisation; "
                 'use prepare(model, precision="bf16")'
             )
+
+
+def check_face_model(model: object, *, evaluating: bool = False) -> None:
+    """Refuse what is no model, or one of which a part is in training mode where it must not be.
+
+    Raises:
+        ArgumentTypeError: it is no ``FaceModel``.
+        ArgumentError: it is in training mode.
+    """
+    if not isinstance(model, FaceModel):
+        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+    if evaluating and any(module.training for module in model.modules()):
+        raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
 
 
 def copy_of(model: FaceModel) -> FaceModel:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastadv.models.face_model import FaceModel
+
+
+def update_digest(digest: Any, tensor: Tensor, *, name: str = "") -> None:
+    """Add a tensor's name, type, shape and bytes to a digest of hashlib."""
+    digest.update(f"{name}{' ' * bool(name)}{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+def tensors_hash(named: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(named.items()):
+        update_digest(digest, value, name=name)
+    return digest.hexdigest()
 
 
 def state_hash(module: nn.Module) -> str:
@@ -17,13 +32,7 @@ def state_hash(module: nn.Module) -> str:
 
     The counts of training batches are left out: nothing reads them in evaluation, and a file may lack them.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_hash({k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")})
 
 
 def model_identity(model: FaceModel) -> dict[str, Any]:

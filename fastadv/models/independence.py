@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.models.face_model import FaceModel
 from fastadv.models.float32_math import float32_math
+from fastadv.models.hooks import hooked
 from fastadv.models.memory import is_out_of_memory
 
 # Parts of the distance between the outputs of two images, and of an output's own length. A fixed batch shape gives
@@ -155,23 +156,11 @@ def _seen(model: FaceModel, images: Tensor, place: int) -> Seen:
         return take
 
     taken: dict[str, list[Tensor]] = {}
-    with _hooks(model, catcher, taker):
+    modules = [(name, module) for name, module in model.named_modules() if name]
+    after = [(module, catcher(name, module)) for name, module in modules]
+    with hooked(after, [(module, taker(name)) for name, module in modules]):
         _outputs(model, images)
     return seen
-
-
-@contextmanager
-def _hooks(model: FaceModel, catcher: Callable[..., Any], taker: Callable[..., Any]) -> Iterator[None]:
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            if name:
-                handles.append(module.register_forward_pre_hook(taker(name)))
-                handles.append(module.register_forward_hook(catcher(name, module)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _advice(module: nn.Module | None, *, chance: bool) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
 from fastadv.models import dataflow
-from fastadv.models.face_model import PRECISIONS, FaceModel, copy_of
+from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, copy_of
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.models.independence import check_independent
@@ -49,8 +49,7 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
             already prepared in another precision, if any part of it is in training mode, or if what it says of
             an image depends on the other images of the batch or on chance (measured once for each model).
     """
-    if not isinstance(model, FaceModel):
-        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+    check_face_model(model)
     if precision not in PRECISIONS:
         raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(precision)}")
     if precision == "tf32" and model.device.type != "cuda":
@@ -225,16 +224,7 @@ class _Fold:
         layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight.detach().double()
-        shift = -norm.running_mean.double() * scale
-        if layer.bias is not None:
-            shift = shift + layer.bias.detach().double() * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.detach().double()
+        scale, shift = norm_affine(norm, None if layer.bias is None else layer.bias.detach())
         weight = layer.weight.detach().double() * scale.view(-1, *(1,) * (layer.weight.dim() - 1))
         new = (_frozen_like(value, layer.weight) for value in (weight, shift))
         return _Fold(layer=layer_name, norm=norm_name, weight=next(new), bias=next(new))
@@ -242,8 +232,22 @@ class _Fold:
     def apply(self, network: nn.Module) -> None:
         layer, norm = network.get_submodule(self.layer), network.get_submodule(self.norm)
         layer.weight, layer.bias = self.weight, self.bias
-        path, _, child = self.norm.rpartition(".")
-        setattr(network.get_submodule(path), child, nn.Identity().train(norm.training))
+        network.set_submodule(self.norm, nn.Identity().train(norm.training))
+
+
+def norm_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The scale and shift ``(C,)`` float64 of an evaluating batch norm, on a value to which ``bias`` is added."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().double()
+    return scale, shift
 
 
 def _frozen_like(values: Tensor, like: Tensor) -> nn.Parameter:
@@ -273,8 +277,7 @@ def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:
             twin = FrozenDepthwiseConv2d(module)
         else:
             continue
-        parent, _, child = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), child, twin)
+        backbone.set_submodule(name, twin)
 
 
 def _cast(backbone: nn.Module, dtype: torch.dtype) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models.face_model import FaceModel
+from fastadv.models.hooks import hooked
 
 _LAYER = "layer:"
 
@@ -62,13 +64,8 @@ def _layer(model: FaceModel, name: str, images: Tensor) -> Tensor:
         caught.append(output)
         raise _Reached
 
-    handle = modules[name].register_forward_hook(catch)
-    try:
+    with suppress(_Reached), hooked([(modules[name], catch)]):
         model.features(images)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
     if not caught:
         raise ArgumentError(f"layer {name!r} of {model.name!r} did not run in the forward pass")
     value = caught[0]

@@ -17,7 +17,7 @@ from fastadv.data import FaceSource, RunFolder
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
-from fastadv.models.identity import model_identity, state_hash
+from fastadv.models.identity import model_identity, state_hash, update_digest
 from fastadv.surrogates import Surrogate
 
 
@@ -151,8 +151,7 @@ def goal_hash(goal: Goal) -> str:
 
 def _update(digest: Any, value: object) -> None:
     if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        update_digest(digest, value)
     elif isinstance(value, nn.Module):
         digest.update(state_hash(value).encode())
     elif is_dataclass(value) and not isinstance(value, type):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel, fold_batch_norms, prepare
-from fastadv.models.face_model import copy_of
+from fastadv.models.face_model import check_face_model, copy_of
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.masks import Draw, install
 
@@ -112,8 +112,7 @@ class FeatureDropout:
             ValueError: There is no default rate, the backbone has no convolution, the layers do not fit into
                 [1, 3999], or :func:`fastadv.models.prepare` refuses.
         """
-        if not isinstance(model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+        check_face_model(model)
         rate = self.rate_for(model)
         names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
         if not names:

@@ -14,6 +14,7 @@ from fastadv import ops
 from fastadv.models import FaceModel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
 from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.layers import norm_affine
 from fastadv.ops.random_key import BatchKey
 from fastadv.surrogates import flow
 from fastadv.surrogates.key import StepKey
@@ -97,8 +98,7 @@ def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_l
             **(_parameters(convolution, tail) if tail else {}),
         )
         for other in follows.fused:
-            parent, _, child = other.rpartition(".")
-            setattr(backbone.get_submodule(parent), child, nn.Identity().eval())
+            backbone.set_submodule(other, nn.Identity().eval())
         masked = MaskedForward(forward=convolution.forward, draw=draw, operation=operation)
         convolution.forward = masked  # type: ignore[assignment, method-assign]
     return len(layers)
@@ -172,14 +172,7 @@ def _parameters(convolution: nn.Conv2d, layers: list[nn.Module]) -> dict[str, An
     keep: Literal["input", "result"] = "input"
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            scale = (layer.running_var.double() + layer.eps).rsqrt()
-            if layer.weight is not None:
-                scale = scale * layer.weight.detach().double()
-            shift = -layer.running_mean.double() * scale
-            if layer.bias is not None:
-                shift = shift + layer.bias.detach().double()
+            scale, shift = norm_affine(layer)
         elif isinstance(layer, nn.PReLU):
             slope = layer.weight.detach().float()
         else:

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
-from fastadv.models.face_model import copy_of
+from fastadv.models.face_model import check_face_model, copy_of
 from fastadv.surrogates import flow
 
 _OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, "add_": "add"}
@@ -67,10 +67,7 @@ class SkipGradient:
             TypeError: ``model`` is no ``FaceModel``.
             ValueError: It is in training mode, cannot be traced, or has no residual branch.
         """
-        if not isinstance(model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
-        if any(module.training for module in model.modules()):
-            raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
+        check_face_model(model, evaluating=True)
         made = copy_of(model)
         probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
         graph = flow.trace(made.backbone, probe, gradients=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -127,7 +127,7 @@ class AwayOrTowards(Compared):
     """
 
     accepted: ClassVar[bool] = False
-    own_reference: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]] = ("references", "towards")
     references: Tensor
     towards: Tensor
     threshold: float = 0.0
@@ -141,14 +141,9 @@ class AwayOrTowards(Compared):
         """The engine carries one whole number an image: here, which way it goes."""
         return self.towards
 
-    def row(self, index: int) -> AwayOrTowards:
-        """The goal of one image."""
-        return replace(self, references=self.references[index : index + 1], towards=self.towards[index : index + 1])
-
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``d``, or ``-d``, ``(N,)``."""
-        assert rows.label is not None
-        return self.distance(outputs, rows) * (1 - 2 * rows.label)
+        return rows.distance(outputs) * (1 - 2 * rows.named)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
         """Never."""
@@ -237,12 +232,7 @@ class Adversary:
         """The model, with the loss's classes as its head where logits are attacked; the weights are shared."""
         if self._head is None:
             return self._model
-        model = self._model
-        mean, std = (value.flatten().tolist() for value in (model.mean, model.std))
-        seen = FaceModel(
-            model.backbone, input_size=model.input_size, mean=mean, std=std, name=model.name, head=self._head
-        )
-        return seen.to(model.device).eval()
+        return self._model.replace(layers=(), head=self._head).eval()
 
     def _engine(self, count: int) -> Engine:
         """Batches that the images fill; a graph of weights that change at every step is not worth its capture."""

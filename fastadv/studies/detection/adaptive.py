@@ -14,6 +14,7 @@ from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.defences.evade_detector import EvadeDetector, WatchedModel
 from fastadv.detection import Detector
+from fastadv.models.identity import tensors_hash
 from fastadv.studies.detection.attacks import (
     AttackedImages,
     Task,
@@ -24,7 +25,7 @@ from fastadv.studies.detection.attacks import (
     sources,
     wanted,
 )
-from fastadv.studies.detection.features import Features, scores_of, tensors_hash
+from fastadv.studies.detection.features import Features, scores_of
 from fastadv.studies.detection.measure import Measured, measure
 from fastadv.studies.detection.setting import Clean, Setting, kind
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -213,12 +212,3 @@ def scores_of(detector: Detector, features: Features) -> Tensor:
         part = slice(begin, begin + _ROWS)
         made[part] = detector.score([value[part].to(device) for value in features.values]).cpu()
     return made
-
-
-def tensors_hash(named: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted(named.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

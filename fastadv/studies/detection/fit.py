@@ -32,9 +32,10 @@ from fastadv.detection import (
 from fastadv.detection.measures import rate_notes, resolved
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
+from fastadv.models.identity import tensors_hash
 from fastadv.runs import list_hash
 from fastadv.studies.detection.attacks import AttackedImages, make, read_cells
-from fastadv.studies.detection.features import Features, batches, embed, tensors_hash
+from fastadv.studies.detection.features import Features, batches, embed
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
 from fastadv.studies.detection.setting import TARGETED, Clean, Setting, kind, look

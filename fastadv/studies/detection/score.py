@@ -15,7 +15,8 @@ from fastadv.data import FaceSource
 from fastadv.data.names import several
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
-from fastadv.studies.detection.features import extract, scores_of, tensors_hash
+from fastadv.models.identity import tensors_hash
+from fastadv.studies.detection.features import extract, scores_of
 
 BACKBONE = "backbone"
 """What a detector's provenance calls the digest of the network's weights."""
