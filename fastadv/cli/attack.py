@@ -2,69 +2,44 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from fastadv.attacks import CATALOG
+from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import (
-    AsJson,
     AttackName,
-    Batch,
-    Data,
-    Device,
-    DropRate,
-    EnsembleOf,
-    EnsembleWeights,
-    Eps,
-    Fresh,
+    AttackOptions,
     Goal,
-    Landmarks,
-    Limit,
-    Margin,
+    InputOptions,
     Metric,
     MetricOf,
-    Model,
-    Prec,
-    Precision,
-    Seed,
-    Set,
-    Slots,
-    Steps,
-    Stop,
-    Weights,
-    build_attack,
+    OutputOptions,
+    RunOptions,
 )
-from fastadv.cli.show import print_attack, progress_bars
-from fastadv.engine import Engine
+from fastadv.cli.show import print_attack, timed
 from fastadv.runs.goals import GoalChoice
-from fastadv.runs.inputs import RunInputs
 from fastadv.studies.attack import AttackPlan, attack_as_planned
 
 _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 
 
-def attack(
-    name: Annotated[
-        AttackName,
-        typer.Argument(help="Run this attack. " + "; ".join(f"{k}: {e.what}" for k, e in CATALOG.items())),
-    ],
-    data: Data,
-    model: Model,
-    out: Annotated[
-        Path,
-        typer.Option(help="Write images, manifest.parquet and run.json to this folder; continue an unfinished run."),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class GoalOptions:
+    """What the attack is to reach, for which faces."""
+
+    panel: ClassVar[str] = "Goal"
+
     threshold: Annotated[
         float | None,
         typer.Option(
             help="Threshold of the verifier, as measured by 'fastadv verify'; needed for evade, impersonate and match. "
             "With --layer: largest distance between the layer's features that counts as a match."
         ),
-    ] = None,
-    weights: Weights = None,
+    ] = None
     goal: Annotated[
         Goal | None,
         typer.Option(
@@ -73,45 +48,55 @@ def attack(
             "person's than one's own. classify-as, misclassify: the target's class of the network's class head, or "
             "another class than before (default: impersonate; match for df; identify-as for knn-df)."
         ),
-    ] = None,
+    ] = None
     pairs: Annotated[
         Path | None,
         typer.Option(
             help="Attack the first image of each line of this CSV file (first,second,same), with the second as target."
         ),
-    ] = None,
+    ] = None
     layer: Annotated[
         str | None,
         typer.Option(help="Layer whose features --goal match compares, by its name (default: the embedding)."),
-    ] = None,
+    ] = None
     gallery: Annotated[
         Path | None,
         typer.Option(
             help="Enrol these identities as templates for identify-as and misidentify (default: those of --data)."
         ),
-    ] = None,
+    ] = None
     neighbours: Annotated[
         int | None,
         typer.Option(help="Number of nearest templates that vote for identify-as and misidentify (default: 1)."),
-    ] = None,
-    eps: Eps = None,
-    steps: Steps = None,
-    stop: Stop = False,
-    margin: Margin = None,
-    settings: Set = None,
-    drop_rate: DropRate = None,
-    ensemble: EnsembleOf = None,
-    ensemble_weights: EnsembleWeights = None,
-    metric: MetricOf = Metric.cosine,
-    landmarks: Landmarks = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    slots: Slots = None,
-    batch: Batch = None,
-    precision: Prec = Precision.fp32,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
+    ] = None
+    metric: MetricOf = Metric.cosine
+    limit: Annotated[int | None, typer.Option(help="Process at most N images.")] = None
+
+    def choice(self, usual: str) -> GoalChoice:
+        """The goal of every face; ``usual`` where none is given."""
+        return GoalChoice(
+            goal=usual if self.goal is None else self.goal.value,
+            threshold=self.threshold,
+            metric=self.metric.value,
+            layer=self.layer,
+            neighbours=self.neighbours,
+        )
+
+
+@takes_groups
+def attack(
+    name: Annotated[
+        AttackName,
+        typer.Argument(help="Run this attack. " + "; ".join(f"{k}: {e.what}" for k, e in CATALOG.items())),
+    ],
+    given: InputOptions,
+    aim: GoalOptions,
+    moves: Annotated[AttackOptions, Without("attack")],
+    run: RunOptions,
+    output: Annotated[
+        OutputOptions,
+        Changed("out", "Write images, manifest.parquet and run.json to this folder; continue an unfinished run."),
+    ],
 ) -> None:
     """Generate adversarial faces from a data set.
 
@@ -121,44 +106,14 @@ def attack(
 
     Example: fastadv attack fim --data faces/ --model mobilefacenet --weights FILE --threshold 0.31 --out adversarial/
     """
-    moves = build_attack(
-        name,
-        eps=eps,
-        steps=steps,
-        stop=stop,
-        margin=margin,
-        settings=settings,
-        drop_rate=drop_rate,
-        ensemble=ensemble,
-        ensemble_weights=ensemble_weights,
-        device=device,
-    )
-    papers = _PAPERS.get(CATALOG[name.value].level, "impersonate")
+    recipe = moves.of(name).build(device=run.device)
     plan = AttackPlan(
-        inputs=RunInputs(
-            data=data,
-            model=model.value,
-            weights=weights,
-            landmarks=landmarks,
-            seed=seed,
-            engine=Engine(slots=slots, batch=batch, precision=precision.value),
-            device=device,
-            out=out,
-            fresh=fresh,
-        ),
-        attack=moves,
-        aim=GoalChoice(
-            goal=papers if goal is None else goal.value,
-            threshold=threshold,
-            metric=metric.value,
-            layer=layer,
-            neighbours=neighbours,
-        ),
-        pairs=pairs,
-        gallery=gallery,
-        limit=limit,
+        inputs=run.inputs(given, output),
+        attack=recipe,
+        aim=aim.choice(_PAPERS.get(CATALOG[name.value].level, "impersonate")),
+        pairs=aim.pairs,
+        gallery=aim.gallery,
+        limit=aim.limit,
     )
-    begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
-        summary = attack_as_planned(plan, progress=progress)
-    print_attack(summary, moves, out, time.perf_counter() - begin, as_json=as_json)
+    summary, seconds = timed(attack_as_planned, plan, quiet=output.as_json)
+    print_attack(summary, recipe, output.folder, seconds, as_json=output.as_json)

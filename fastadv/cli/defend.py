@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import (
-    AsJson,
-    Batch,
-    Data,
-    Device,
-    Fresh,
-    Landmarks,
-    Model,
-    Prec,
-    Precision,
-    Seed,
-    Slots,
-    Weights,
-)
-from fastadv.cli.show import print_notes, print_notices, progress_bars, table
-from fastadv.engine import Engine
+from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.options import InputOptions, OutputOptions, PairOptions, RunOptions
+from fastadv.cli.show import print_notes, print_notices, print_opened, table, timed
 from fastadv.report.pages import defences as defend_page
-from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.defences import results as defend_results
 from fastadv.studies.defences.folder import DefencePlan, defend_folder
 from fastadv.studies.defences.plan import FORMS
@@ -35,20 +20,21 @@ from fastadv.studies.defences.plan import FORMS
 _FORMS = FORMS.replace("[@", "\\[@")  # no markup
 
 
+@takes_groups
 def defend(
-    data: Data,
-    model: Model,
+    given: InputOptions,
     defence: Annotated[
         list[str],
         typer.Option(
             help=f"Evaluate this defence, such as mean:3 or jpeg:20; may be given several times. Forms: {_FORMS}."
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(help="Write images, defences.json and report.html to this folder; continue an unfinished run."),
+    pairs: PairOptions,
+    run: RunOptions,
+    output: Annotated[
+        OutputOptions,
+        Changed("out", "Write images, defences.json and report.html to this folder; continue an unfinished run."),
     ],
-    weights: Weights = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,22 +61,6 @@ def defend(
         Path | None, typer.Option(help="Detector that the adaptive attacker evades, a file of 'fastadv detect fit'.")
     ] = None,
     false_alarm: Annotated[float, typer.Option(help="Set the detector's threshold at this false-alarm rate.")] = 0.05,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
-    ] = None,
-    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
-    ] = None,
-    landmarks: Landmarks = None,
-    seed: Seed = 0,
-    slots: Slots = None,
-    batch: Batch = None,
-    precision: Prec = Precision.fp32,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> None:
     """Evaluate defences against unaware, white-box and adaptive attackers.
 
@@ -102,40 +72,27 @@ def defend(
     --attack ffm --attack fim:20 --limit 300 --out study/
     """
     plan = DefencePlan(
-        inputs=RunInputs(
-            data=data,
-            model=model.value,
-            weights=weights,
-            landmarks=landmarks,
-            seed=seed,
-            engine=Engine(slots=slots, batch=batch, precision=precision.value),
-            device=device,
-            out=out,
-            fresh=fresh,
-        ),
+        inputs=run.inputs(given, output),
         defences=defence,
         attacks=attack or (),
         threats=threat or ("zero", "perfect"),
         copies=copy or (),
         detector=detector,
         false_alarm=false_alarm,
-        pairs=PairChoice(file=pairs, folds=folds, limit=limit),
+        pairs=pairs.choice(),
     )
-    begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
-        study = defend_folder(plan, progress=progress)
+    study, seconds = timed(defend_folder, plan, quiet=output.as_json)
     described = defend_results.describe(study)
-    page = defend_page.render(out)
-    seconds = time.perf_counter() - begin
-    if as_json:
+    page = defend_page.render(output.folder)
+    if output.as_json:
         print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
         return
     console = Console()
-    title = f"{model.value}, {described['pairs']} pairs"
+    title = f"{given.model.value}, {described['pairs']} pairs"
     console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
     print_notes(defend_page.clean_notes(described))
     console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))
     console.print(table(f"{title}, by goal", defend_page.within_rows(described), defend_page.WITHIN))
     print_notes((defend_page.NORMS_NOTE,))
     print_notices(defend_page.flag_lines(described))
-    console.print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
+    print_opened(page, seconds)

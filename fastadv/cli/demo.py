@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fastadv.cli.options import AsJson, Seed
-from fastadv.cli.show import percent, progress_bars, table
+from fastadv.cli.show import percent, print_opened, progress_bars, table
 from fastadv.report.pages.demo import write_demo
 from fastadv.studies import demo as demonstrating
 
@@ -40,7 +40,6 @@ def demo(
         attacked, summary = made.verification.attacked, made.summary
         shares = (summary.success, summary.met_before, summary.success_of_rest)
         rows.append((made.label, percent(attacked.accuracy if attacked else None), *map(percent, shares)))
-    console = Console()
     header = ("", "accuracy", "success", "met before", "success of the rest")
-    console.print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, header))
-    console.print(f"{result.seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
+    Console().print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, header))
+    print_opened(page, result.seconds)

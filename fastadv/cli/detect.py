@@ -6,11 +6,10 @@ import csv
 import io
 import json
 import math
-import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from rich.console import Console
@@ -18,13 +17,23 @@ from rich.console import Console
 from fastadv.attacks.spec import parse_attack
 from fastadv.cli.checks import Checked
 from fastadv.cli.detect_tables import print_cells, print_evaluation
-from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, ModelName, Prec, Precision, Seed, Weights
-from fastadv.cli.show import percent, print_notices, progress_bars, table
+from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.options import (
+    AsJson,
+    Device,
+    InputOptions,
+    Landmarks,
+    ModelName,
+    OutputOptions,
+    RunOptions,
+    Weights,
+)
+from fastadv.cli.show import percent, print_line, print_notices, print_opened, table, timed
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.detection import FitConfig, load_detector
-from fastadv.engine import Engine
+from fastadv.models import FaceModel
 from fastadv.report.pages import detection as detect_page
 from fastadv.runs import inputs, settle
 from fastadv.studies.detection import evaluate as evaluating
@@ -42,9 +51,8 @@ detect = typer.Typer(
     help="Detect adversarial faces: fit detectors on attacks, evaluate them, score a folder, export one.",
 )
 
-Network = Annotated[
-    ModelName, typer.Option(help="Architecture of the network that is attacked and whose layers the detectors read.")
-]
+_NETWORK = "Architecture of the network that is attacked and whose layers the detectors read."
+_SHOWN = 20  # flagged faces of a folder on the screen
 
 
 class SplitBy(str, Enum):
@@ -52,29 +60,56 @@ class SplitBy(str, Enum):
     people = "people"
 
 
-Names = Annotated[
-    Path | None, typer.Option(help="Use only the images named in this text file, identity/file a line (default: all).")
-]
-People = Annotated[int, typer.Option(min=3, help="With --data synthetic: number of people.")]
-PerPerson = Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")]
-FacesSeed = Annotated[int, typer.Option(min=0, help="With --data synthetic: random seed of the people.")]
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """The faces of a study, of a folder or synthetic, and the network."""
 
-_SHOWN = 20  # flagged faces of a folder on the screen
-_DATA_HELP = (
-    "Read faces from a folder of identities, LFW, an InsightFace .bin, .tar shards, or generate them: 'synthetic'."
-)
-Faces = Annotated[Path, typer.Option("--data", help=_DATA_HELP)]
+    panel: ClassVar[str] = "Input"
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Read faces from a folder of identities, LFW, an InsightFace .bin, .tar shards, or generate them: "
+            "'synthetic'."
+        ),
+    ]
+    model: Annotated[ModelName, typer.Option(help=_NETWORK)]
+    weights: Weights = None
+    names: Annotated[
+        Path | None,
+        typer.Option(help="Use only the images named in this text file, identity/file a line (default: all)."),
+    ] = None
+    identities: Annotated[int, typer.Option(min=3, help="With --data synthetic: number of people.")] = 100
+    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")] = 24
+    faces_seed: Annotated[int, typer.Option(min=0, help="With --data synthetic: random seed of the people.")] = 3
+    landmarks: Landmarks = None
+
+    def open(self, device: str) -> tuple[FaceSource, FaceModel]:
+        """The faces, every one of them checked, and the network."""
+        model = inputs.open_model(self.model.value, self.weights, device=device)
+        size = model.input_size[0]
+        source: FaceSource
+        if str(self.data) == SYNTHETIC:
+            source = SyntheticFaces(
+                identities=self.identities, per_identity=self.per_identity, seed=self.faces_seed, size=size
+            )
+        else:
+            source = inputs.open_faces(self.data, size=size, landmarks=self.landmarks)
+        if self.names is not None:
+            source = detect_plan.Selection(source, detect_plan.read_names(self.names))
+        source.check(source.names)
+        return source, model
 
 
 @detect.command(cls=Checked)
+@takes_groups
 def fit(
-    data: Faces,
-    model: Network,
-    out: Annotated[
-        Path,
-        typer.Option(help="Write the study to this folder: attacks, detectors, figures; continue an unfinished one."),
+    given: StudyOptions,
+    how: Annotated[RunOptions, Without("slots")],
+    output: Annotated[
+        OutputOptions,
+        Changed("out", "Write the study to this folder: attacks, detectors, figures; continue an unfinished one."),
     ],
-    weights: Weights = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,10 +135,6 @@ def fit(
             "is in two of them."
         ),
     ] = SplitBy.images,
-    names: Names = None,
-    identities: People = 100,
-    per_identity: PerPerson = 24,
-    faces_seed: FacesSeed = 3,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Read this layer; may be given several times (default: the network's blocks)."),
@@ -118,13 +149,6 @@ def fit(
     head_lr: Annotated[float, typer.Option(help="Initial learning rate of the class head.")] = HEAD_LR,
     epochs: Annotated[int, typer.Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
     lr: Annotated[float, typer.Option(help="Initial learning rate of a detector.")] = 1e-3,
-    landmarks: Landmarks = None,
-    seed: Seed = 0,
-    batch: Batch = None,
-    precision: Prec = Precision.fp32,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> None:
     """Fit detectors, {LSTM, MLP} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
 
@@ -135,8 +159,7 @@ def fit(
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
     --attack mi-fgsm@0.03 --attack cw-l2:30,search_steps=2 --natural 4 --attacked 2 --out study/
     """
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = _faces(data, names, face_model.input_size[0], landmarks, identities, per_identity, faces_seed)
+    source, face_model = given.open(how.device)
     config = StudyConfig(
         attacks=tuple(parse_attack(text) for text in attack or ()),
         runs=tuple(str(folder) for folder in run or ()),
@@ -148,27 +171,25 @@ def fit(
         layers=tuple(layer) if layer else None,
         new_head=new_head,
         classes=None if classes is None else detect_plan.read_classes(classes),
-        seed=seed,
+        seed=how.seed,
     )
-    engine = settle(Engine(batch=batch, precision=precision.value), face_model, out, mark=STUDY)
-    begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
-        made = fitting.fit_folder(
-            config,
-            source,
-            face_model,
-            path=out,
-            engine=engine,
-            fitting=FitConfig(epochs=epochs, lr=lr),
-            head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=seed % 2**63),
-            weights=weights,
-            landmarks=landmarks,
-            fresh=fresh,
-            progress=progress,
-        )
-    seconds = time.perf_counter() - begin
+    out = output.folder
+    made, seconds = timed(
+        fitting.fit_folder,
+        config,
+        source,
+        face_model,
+        quiet=output.as_json,
+        path=out,
+        engine=settle(how.engine, face_model, out, mark=STUDY),
+        fitting=FitConfig(epochs=epochs, lr=lr),
+        head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=how.seed % 2**63),
+        weights=given.weights,
+        landmarks=given.landmarks,
+        fresh=output.fresh,
+    )
     described = json.loads((out / fitting.FITTED).read_bytes())
-    if as_json:
+    if output.as_json:
         print(json.dumps({**described, "seconds": round(seconds, 3)}))
         return
     groups = list(made.detectors[0].aucs)
@@ -176,37 +197,20 @@ def fit(
         (found.configuration.label, str(found.best), *(f"{found.aucs[g]:.3f}" for g in groups))
         for found in made.detectors
     ]
-    console = Console()
-    console.print(table("AUC on the images that validate", rows, ("detector", "epoch", *groups)))
+    Console().print(table("AUC on the images that validate", rows, ("detector", "epoch", *groups)))
     print_cells(described["cells"])
-    console.print(
-        f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print(
-        f"best: {out / 'detectors' / made.best.configuration.label}.safetensors",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    print_line(f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s")
+    print_line(f"best: {out / 'detectors' / made.best.configuration.label}.safetensors")
     if (out / HEAD).is_file():
-        console.print(
-            f"the network with its new class head, for --weights: {out / HEAD}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        print_line(f"the network with its new class head, for --weights: {out / HEAD}")
     print_notices(made.notices)
 
 
 @detect.command(cls=Checked)
+@takes_groups
 def evaluate(
     study: Annotated[Path, typer.Argument(help="Folder of a study, the --out of 'fastadv detect fit'.")],
-    data: Faces,
-    model: Network,
-    weights: Weights = None,
+    given: StudyOptions,
     unseen: Annotated[
         list[str] | None,
         typer.Option(
@@ -244,11 +248,6 @@ def evaluate(
     dimensions: Annotated[
         int, typer.Option(min=1, help="Reduce the features of the kNN score to at most this many dimensions, by PCA.")
     ] = 256,
-    names: Names = None,
-    identities: People = 100,
-    per_identity: PerPerson = 24,
-    faces_seed: FacesSeed = 3,
-    landmarks: Landmarks = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -269,12 +268,8 @@ def evaluate(
         k=k,
         dimensions=dimensions,
     )
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = _faces(data, names, face_model.input_size[0], landmarks, identities, per_identity, faces_seed)
-    begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
-        found = evaluating.evaluate_folder(study, source, face_model, config, progress=progress)
-    seconds = time.perf_counter() - begin
+    source, face_model = given.open(device)
+    found, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=as_json)
     if as_json:
         plain = json.loads((study / fitting.EVALUATION).read_bytes())
         print(json.dumps({**plain, "seconds": round(seconds, 3), "report": str(detect_page.render(study))}))
@@ -282,15 +277,14 @@ def evaluate(
     print_evaluation(found)
     print_cells(json.loads((study / fitting.EVALUATION).read_bytes())["cells"])
     page = detect_page.render(study)
-    Console().print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
+    print_opened(page, seconds)
 
 
 @detect.command(cls=Checked)
+@takes_groups
 def score(
     detector: Annotated[Path, typer.Argument(help="Detector, a file in detectors/ of 'fastadv detect fit'.")],
-    data: Data,
-    model: Network,
-    weights: Weights = None,
+    given: Annotated[InputOptions, Changed("model", _NETWORK)],
     rate: Annotated[
         float | None,
         typer.Option(help="Flag at the threshold of this false-alarm rate: 0.001, 0.01 or 0.05 (default: 0.01)."),
@@ -299,7 +293,6 @@ def score(
         bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate instead of --rate.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write this CSV file: name,score,flagged.")] = None,
-    landmarks: Landmarks = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -311,11 +304,10 @@ def score(
     if equal_error and rate is not None:
         raise ArgumentError(f"rate: expected --rate or --eer, got both, with --rate {rate:g}")
     fitted = load_detector(detector, device=device)
-    face_model = inputs.open_model(model.value, weights, device=device)
-    source = inputs.open_faces(data, size=face_model.input_size[0], landmarks=landmarks)
+    face_model = inputs.open_model(given.model.value, given.weights, device=device)
+    source = inputs.open_faces(given.data, size=face_model.input_size[0], landmarks=given.landmarks)
     at = None if equal_error else 0.01 if rate is None else rate
-    with progress_bars(quiet=as_json) as progress:
-        found = score_folder(source, face_model, fitted, rate=at, progress=progress)
+    found, _ = timed(score_folder, source, face_model, fitted, quiet=as_json, rate=at)
     if out is not None:
         _write_scores(found, out)
     if as_json:
@@ -339,31 +331,8 @@ def _print_flagged(found: ScoreSummary) -> None:
         key=lambda face: -face.score if math.isfinite(face.score) else -math.inf,
     )
     rows = [(face.name, f"{face.score:.2f}") for face in flagged[:_SHOWN]]
-    console = Console()
     if rows:
-        console.print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
+        Console().print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
     if len(flagged) > _SHOWN:
-        console.print(
-            f"and {len(flagged) - _SHOWN} more; --out writes them all", highlight=False, markup=False, soft_wrap=True
-        )
-    console.print(f"{found.flagged} of {len(found.faces)} faces flagged", highlight=False, markup=False, soft_wrap=True)
-
-
-def _faces(
-    data: Path,
-    names: Path | None,
-    size: int,
-    landmarks: Path | None,
-    identities: int,
-    per_identity: int,
-    seed: int,
-) -> FaceSource:
-    source: FaceSource
-    if str(data) == SYNTHETIC:
-        source = SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
-    else:
-        source = inputs.open_faces(data, size=size, landmarks=landmarks)
-    if names is not None:
-        source = detect_plan.Selection(source, detect_plan.read_names(names))
-    source.check(source.names)
-    return source
+        print_line(f"and {len(flagged) - _SHOWN} more; --out writes them all")
+    print_line(f"{found.flagged} of {len(found.faces)} faces flagged")

@@ -10,26 +10,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastadv.cli.guarding import DetectorFile, FalseAlarm, Threshold, open_guard
-from fastadv.cli.options import AsJson, Model, Weights
+from fastadv.cli.fields import takes_groups
+from fastadv.cli.guarding import GuardOptions
+from fastadv.cli.options import AsJson
 from fastadv.cli.show import table
 from fastadv.detection.export import export_guard
 
 
+@takes_groups
 def export(
-    model: Model,
-    detector: DetectorFile,
+    given: GuardOptions,
     out: Annotated[Path, typer.Option(help="Write this file: .onnx, or .pt2 for torch.export.")],
-    weights: Weights = None,
-    threshold: Threshold = None,
-    false_alarm: FalseAlarm = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a network and its detector as one graph for other runtimes, and compare its outputs with the original's.
 
     Example: fastadv detect export --model synth-vgg --detector detector.safetensors --out guard.onnx
     """
-    guard = open_guard(model.value, weights, detector, threshold=threshold, false_alarm=false_alarm)
+    guard = given.open()
     made = export_guard(guard, out)
     if as_json:
         print(json.dumps({**asdict(made), "path": str(made.path), "threshold": guard.threshold}))

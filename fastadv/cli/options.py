@@ -1,10 +1,11 @@
-"""The options that commands share, and what is built from them."""
+"""The options that commands share, in groups, and what is built from them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -13,8 +14,11 @@ from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
+from fastadv.engine import Engine
 from fastadv.runs import inputs
 from fastadv.runs.goals import GOALS, IDENTIFIED
+from fastadv.runs.inputs import PairChoice, RunInputs
+from fastadv.studies.train import SYNTHETIC
 from fastadv.training import LOSSES
 
 AttackName = Enum("AttackName", {name: name for name in CATALOG}, type=str)  # type: ignore[misc]
@@ -39,14 +43,10 @@ class Precision(str, Enum):
     auto = "auto"
 
 
-Data = Annotated[
-    Path,
-    typer.Option(
-        help="Read faces from a folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace "
-        ".bin, .tar shards, or the folder of a run."
-    ),
+Landmarks = Annotated[
+    Path | None,
+    typer.Option(help="Align each image by its five points in this file (default: landmarks.txt in LFW's folder)."),
 ]
-Model = Annotated[ModelName, typer.Option(help="Architecture of the network.")]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -54,100 +54,200 @@ Weights = Annotated[
         "the weights that fastadv ships)."
     ),
 ]
-Eps = Annotated[
-    str | None,
-    typer.Option(
-        help="Largest perturbation (its radius), pixels in [0, 1], such as 8/255 or 0.03 "
-        "(default: the attack's own, mostly 8/255)."
-    ),
-]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's own).")
-]
-Stop = Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")]
-Margin = Annotated[
-    float | None,
-    typer.Option(
-        help="Margin by which the attack must pass the goal's border to succeed, C&W's confidence "
-        "(default: the attack's own)."
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Set another option of the attack, NAME=VALUE; may be given several times."),
-]
-DropRate = Annotated[float | None, typer.Option(help="Dropout rate for dfanet attacks (default: per architecture).")]
-EnsembleOf = Annotated[
-    list[str] | None,
-    typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
-]
-EnsembleWeights = Annotated[
-    str | None,
-    typer.Option(help="Weigh the networks of an e- attack, --model's first, such as 2,1,1 (default: all alike)."),
-]
-Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
-Slots = Annotated[
-    int | None,
-    typer.Option(min=1, help="Attack this many images at a time, a multiple of --batch (default: one batch)."),
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Images per gradient evaluation; 0 measures which number is fastest (default: 16 on a CPU, 64 on CUDA).",
-    ),
-]
-Prec = Annotated[
-    Precision, typer.Option(help="Compute gradients in this precision; success is always measured in float32.")
-]
-Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
-Landmarks = Annotated[
-    Path | None,
-    typer.Option(help="Align each image by its five points in this file (default: landmarks.txt in LFW's folder)."),
-]
+Model = Annotated[ModelName, typer.Option(help="Architecture of the network.")]
 MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by this metric.")]
-Limit = Annotated[int | None, typer.Option(help="Process at most N images.")]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew; keep other files there.")
-]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
+Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 
 
-def build_attack(
-    name: AttackName,
-    *,
-    eps: str | None,
-    steps: int | None,
-    stop: bool = False,
-    margin: float | None = None,
-    settings: list[str] | None = None,
-    drop_rate: float | None,
-    ensemble: list[str] | None,
-    ensemble_weights: str | None,
-    device: str,
-) -> Recipe:
-    made = by_name(
-        name.value,
-        eps=None if eps is None else parse_eps(eps),
-        steps=steps,
-        rate=drop_rate,
-        others=[inputs.open_named_model(text, device=device) for text in ensemble or ()],
-        weights=None if ensemble_weights is None else parse_weights(ensemble_weights),
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """The faces and the network."""
+
+    panel: ClassVar[str] = "Input"
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Read faces from a folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace "
+            ".bin, .tar shards, or the folder of a run."
+        ),
+    ]
+    model: Model
+    weights: Weights = None
+    landmarks: Landmarks = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is computed."""
+
+    panel: ClassVar[str] = "Run"
+
+    seed: Seed = 0
+    slots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attack this many images at a time, a multiple of --batch (default: one batch)."),
+    ] = None
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Images per gradient evaluation; 0 measures which number is fastest "
+            "(default: 16 on a CPU, 64 on CUDA).",
+        ),
+    ] = None
+    precision: Annotated[
+        Precision, typer.Option(help="Compute gradients in this precision; success is always measured in float32.")
+    ] = Precision.fp32
+    device: Device = "cpu"
+
+    @property
+    def engine(self) -> Engine:
+        """How images are attacked, with open choices."""
+        return Engine(slots=self.slots, batch=self.batch, precision=self.precision.value)
+
+    def inputs(self, given: InputOptions, output: OutputOptions) -> RunInputs:
+        """What the command's study is given."""
+        return RunInputs(
+            data=given.data,
+            model=given.model.value,
+            weights=given.weights,
+            landmarks=given.landmarks,
+            seed=self.seed,
+            engine=self.engine,
+            device=self.device,
+            out=output.out,
+            fresh=output.fresh,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where the files go, and what is printed."""
+
+    panel: ClassVar[str] = "Output"
+
+    out: Annotated[Path | None, typer.Option(help="Write to this folder.")]
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew; keep other files there.")
+    ] = False
+    as_json: AsJson = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a command that requires one."""
+        assert self.out is not None
+        return self.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What is trained on: a folder, or synthetic images."""
+
+    panel: ClassVar[str] = "Input"
+
+    data: Annotated[str, typer.Option(help="A folder of identities, or 'synthetic'.")]
+    identities: Annotated[int, typer.Option(help="With --data synthetic: number of people to train on.")] = 1000
+    per_identity: Annotated[int, typer.Option(help="With --data synthetic: images of each person.")] = 16
+    landmarks: Landmarks = None
+    cache: Annotated[Path | None, typer.Option(help="Keep decoded images in this folder, for faster epochs.")] = None
+
+    @property
+    def folder(self) -> Path | str:
+        """The folder, or ``"synthetic"``."""
+        return self.data if self.data == SYNTHETIC else Path(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """Which pairs are used."""
+
+    panel: ClassVar[str] = "Pairs"
+
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
+    ] = None
+    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None
+    limit: Annotated[
+        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
+    ] = None
+
+    def choice(self) -> PairChoice:
+        """The pairs of the study."""
+        return PairChoice(file=self.pairs, folds=self.folds, limit=self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions:
+    """An attack with its settings."""
+
+    panel: ClassVar[str] = "Attack"
+
+    attack: Annotated[AttackName | None, typer.Option(help="Run this attack.")] = None
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest perturbation (its radius), pixels in [0, 1], such as 8/255 or 0.03 "
+            "(default: the attack's own, mostly 8/255)."
+        ),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's own).")
+    ] = None
+    stop: Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")] = (
+        False
     )
-    return with_options(made, stop=stop, margin=margin, settings=parse_settings(settings or ()))
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Margin by which the attack must pass the goal's border to succeed, C&W's confidence "
+            "(default: the attack's own)."
+        ),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set another option of the attack, NAME=VALUE; may be given several times."),
+    ] = None
+    drop_rate: Annotated[
+        float | None, typer.Option(help="Dropout rate for dfanet attacks (default: per architecture).")
+    ] = None
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
+    ] = None
+    ensemble_weights: Annotated[
+        str | None,
+        typer.Option(help="Weigh the networks of an e- attack, --model's first, such as 2,1,1 (default: all alike)."),
+    ] = None
 
+    def build(self, *, device: str) -> Recipe:
+        """The attack, with the networks of an ensemble on the device."""
+        assert self.attack is not None
+        made = by_name(
+            self.attack.value,
+            eps=None if self.eps is None else parse_eps(self.eps),
+            steps=self.steps,
+            rate=self.drop_rate,
+            others=[inputs.open_named_model(text, device=device) for text in self.ensemble or ()],
+            weights=None if self.ensemble_weights is None else parse_weights(self.ensemble_weights),
+        )
+        return with_options(made, stop=self.stop, margin=self.margin, settings=parse_settings(self.settings or ()))
 
-def optional_attack(
-    name: AttackName | None, *, such_as: str, goal: object = None, stop: bool = False, **given: Any
-) -> Recipe | None:
-    """The attack of a command that also runs without one; ``such_as`` names options for the message.
+    def build_if_given(self, *, device: str, such_as: str, goal: object = None) -> Recipe | None:
+        """The attack of a command that also runs without one; ``such_as`` names options for the message.
 
-    Raises:
-        ArgumentError: Options of an attack without the attack.
-    """
-    if name is not None:
-        return build_attack(name, stop=stop, **given)
-    given.pop("device")
-    if stop or goal is not None or any(value is not None for value in given.values()):
-        raise ArgumentError(f"--attack: expected it with {such_as} and other options of an attack, got none")
-    return None
+        Raises:
+            ArgumentError: Options of an attack without the attack.
+        """
+        if self.attack is not None:
+            return self.build(device=device)
+        if goal is not None or self != AttackOptions():
+            raise ArgumentError(f"--attack: expected it with {such_as} and other options of an attack, got none")
+        return None
+
+    def of(self, name: AttackName) -> AttackOptions:
+        """The options for an attack that the command has by another way."""
+        return replace(self, attack=name)

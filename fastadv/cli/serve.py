@@ -8,23 +8,21 @@ from typing import Annotated
 
 import typer
 
-from fastadv.cli.guarding import DetectorFile, FalseAlarm, GuardPrecision, Threshold, open_guard
-from fastadv.cli.options import Device, Model, Weights
+from fastadv.cli.fields import takes_groups
+from fastadv.cli.guarding import GuardOptions, GuardPrecision
+from fastadv.cli.options import Device
 from fastadv.cli.show import errors
 from fastadv.core.errors import ArgumentError, FileError
 from fastadv.studies.detection.plan import read_classes
 
 
+@takes_groups
 def serve(
-    model: Model,
-    detector: DetectorFile,
-    weights: Weights = None,
+    given: GuardOptions,
     host: Annotated[
         str, typer.Option(help="Listen on this address; 0.0.0.0 means all of the machine's.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Listen on this port; 0 means any free one.")] = 8000,
-    threshold: Threshold = None,
-    false_alarm: FalseAlarm = None,
     classes: Annotated[
         Path | None,
         typer.Option(help="Read the name of each logit from this JSON list, such as classes.json of 'detect fit'."),
@@ -104,15 +102,7 @@ def serve(
     )
     token = _token(token_file)
     names = None if classes is None else read_classes(classes)
-    guard = open_guard(
-        model.value,
-        weights,
-        detector,
-        threshold=threshold,
-        false_alarm=false_alarm,
-        precision=precision.value,
-        device=device,
-    )
+    guard = given.open(precision=precision.value, device=device)
 
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)

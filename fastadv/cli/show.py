@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -30,6 +31,7 @@ from fastadv.runs import attack as attacking
 from fastadv.studies import verify as verifying
 
 errors = Console(stderr=True)
+Made = TypeVar("Made")
 
 
 class _Rate(ProgressColumn):
@@ -60,6 +62,14 @@ def progress_bars(*, quiet: bool) -> Iterator[progressing.Progress]:
             raise
         errors.print("stopped; finished work is on disk, and the same command continues from there", soft_wrap=True)
         raise typer.Exit(130) from None
+
+
+def timed(work: Callable[..., Made], *given: object, quiet: bool, **more: object) -> tuple[Made, float]:
+    """What a study made of what it is given, with progress bars, and the seconds that it took."""
+    begin = time.perf_counter()
+    with progress_bars(quiet=quiet) as progress:
+        made = work(*given, progress=progress, **more)
+    return made, time.perf_counter() - begin
 
 
 def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> Table:
@@ -110,10 +120,20 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
         print_notices(summary.notices)
 
 
+def print_line(text: str) -> None:
+    """A sentence below the tables, whatever signs are in it."""
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_written(out: Path | None) -> None:
     """Where the files are."""
     if out is not None:
-        Console().print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"written to {out}")
+
+
+def print_opened(page: Path, seconds: float) -> None:
+    """How long a study took, and where its page is."""
+    print_line(f"{seconds:.0f} s; open {page}")
 
 
 def print_notes(lines: Sequence[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -13,33 +12,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import (
-    AsJson,
     AttackName,
-    Batch,
-    Data,
-    Device,
-    DropRate,
-    EnsembleOf,
-    EnsembleWeights,
-    Eps,
-    Fresh,
-    Landmarks,
-    Model,
-    Prec,
-    Precision,
-    Seed,
-    Slots,
-    Steps,
-    Weights,
-    build_attack,
+    AttackOptions,
+    InputOptions,
+    OutputOptions,
+    PairOptions,
+    RunOptions,
 )
-from fastadv.cli.show import attack_title, percent, print_attacks, progress_bars, table
+from fastadv.cli.show import attack_title, percent, print_attacks, print_line, table, timed
 from fastadv.core.errors import ArgumentError
 from fastadv.data.stored import QUALITY, ImageFormat
-from fastadv.engine import Engine
 from fastadv.runs.goals import check_goal
-from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.talfw import measure as building
 from fastadv.studies.talfw.folder import TalfwPlan, build_folder
 
@@ -57,12 +42,15 @@ class Targets(str, Enum):
 _PAPERS = AttackName("dfanet-di-m-fim")
 
 
+@takes_groups
 def talfw(
-    data: Data,
-    model: Model,
-    out: Annotated[Path, typer.Option(help="Write the new data set to this folder; continue an unfinished one.")],
-    weights: Weights = None,
-    attack: Annotated[AttackName, typer.Option(help="Run this attack.")] = _PAPERS,
+    given: InputOptions,
+    pairs: PairOptions,
+    attack: Annotated[AttackOptions, Changed("attack", default=_PAPERS), Without("stop", "margin", "settings")],
+    run: RunOptions,
+    output: Annotated[
+        OutputOptions, Changed("out", "Write the new data set to this folder; continue an unfinished one.")
+    ],
     targets: Annotated[
         Targets | None,
         typer.Option(
@@ -70,23 +58,10 @@ def talfw(
             "(default: all; one for dfanet and e- attacks)."
         ),
     ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
-    ] = None,
-    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
-    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Cosine from which two images count as one person (default: at the EER of the clean pairs)."),
     ] = None,
-    eps: Eps = None,
-    steps: Steps = None,
-    drop_rate: DropRate = None,
-    ensemble: EnsembleOf = None,
-    ensemble_weights: EnsembleWeights = None,
     stored: Annotated[
         StoredAs, typer.Option("--format", help="Write all images, changed or not, in this format.")
     ] = StoredAs.png,
@@ -100,14 +75,6 @@ def talfw(
             help="Change all channels of a grey image alike, so that writing it as grey loses nothing of the change.",
         ),
     ] = False,
-    landmarks: Landmarks = None,
-    seed: Seed = 0,
-    slots: Slots = None,
-    batch: Batch = None,
-    precision: Prec = Precision.fp32,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> None:
     """Generate a transferable adversarial copy of a set of pairs, to evaluate black-box verifiers (TALFW).
 
@@ -121,50 +88,24 @@ def talfw(
     if quality is not None and stored is not StoredAs.jpeg:
         raise ArgumentError(f"quality: expected --format jpeg with it, got {quality} for {stored.value}")
     written_as = ImageFormat(name=stored.value, quality=QUALITY if quality is None else quality)
-    moves = build_attack(
-        attack,
-        eps=eps,
-        steps=steps,
-        drop_rate=drop_rate,
-        ensemble=ensemble,
-        ensemble_weights=ensemble_weights,
-        device=device,
-    )
+    moves = attack.build(device=run.device)
     check_goal(moves, "impersonate")
     wanted = TalfwPlan(
-        inputs=RunInputs(
-            data=data,
-            model=model.value,
-            weights=weights,
-            landmarks=landmarks,
-            seed=seed,
-            engine=Engine(slots=slots, batch=batch, precision=precision.value),
-            device=device,
-            out=out,
-            fresh=fresh,
-        ),
+        inputs=run.inputs(given, output),
         attack=moves,
-        pairs=PairChoice(file=pairs, folds=folds, limit=limit),
+        pairs=pairs.choice(),
         targets=None if targets is None else targets.value,
         threshold=threshold,
         stored=written_as,
         grey=grey,
     )
-    begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
-        summary, found = build_folder(wanted, progress=progress)
-    seconds = time.perf_counter() - begin
-    if as_json:
+    (summary, found), seconds = timed(build_folder, wanted, quiet=output.as_json)
+    if output.as_json:
         print(json.dumps({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}))
         return
-    title = f"{attack_title(moves)}, {model.value}"
-    _print_summary(summary, title, out, seconds)
-    Console().print(
-        f"evaluate it with: fastadv verify {shlex.join(found)} --model ...",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    title = f"{attack_title(moves)}, {given.model.value}"
+    _print_summary(summary, title, output.folder, seconds)
+    print_line(f"evaluate it with: fastadv verify {shlex.join(found)} --model ...")
 
 
 def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import AsJson, Device, Fresh, Landmarks, LossName, Model, Seed
-from fastadv.cli.show import progress_bars, table
+from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.options import LossName, Model, OutputOptions, RunOptions, TrainingOptions
+from fastadv.cli.show import table, timed
 from fastadv.core.errors import ArgumentError
 from fastadv.studies import train as training
 from fastadv.training import Adversarial, HeadConfig, TrainConfig
@@ -19,15 +20,15 @@ from fastadv.training import Adversarial, HeadConfig, TrainConfig
 _FINE_LR, _FINE_CLIP = 0.01, 1.0
 
 
+@takes_groups
 def train(
     ctx: typer.Context,
-    data: Annotated[str, typer.Option(help="A folder of identities, or 'synthetic'.")],
+    given: Annotated[TrainingOptions, Changed("identities", min=2), Changed("per_identity", min=1)],
     model: Model,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Write weights, training.json and the checkpoint to this folder; continue an unfinished run."
-        ),
+    run: Annotated[RunOptions, Without("slots", "batch", "precision")],
+    output: Annotated[
+        OutputOptions,
+        Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
     ],
     loss: Annotated[LossName | None, typer.Option(help="Loss function (default: cosface).")] = None,
     head: Annotated[bool, typer.Option("--head", help="Train a class head on the frozen network instead.")] = False,
@@ -69,15 +70,7 @@ def train(
             help="Validate on the pairs of this CSV file (default: pairs of people left out of the training)."
         ),
     ] = None,
-    identities: Annotated[int, typer.Option(min=2, help="With --data synthetic: number of people to train on.")] = 1000,
-    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")] = 16,
-    landmarks: Landmarks = None,
-    cache: Annotated[Path | None, typer.Option(help="Keep decoded images in this folder, for faster epochs.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16 mixed precision.")] = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> None:
     """Train a network, or a class head on a frozen one; 'train denoiser' trains a network that removes noise.
 
@@ -93,64 +86,60 @@ def train(
                 f"fastadv train {ctx.invoked_subcommand} --data ..."
             )
         return
-    where = data if data == "synthetic" else Path(data)
     usual: HeadConfig | TrainConfig = HeadConfig() if head else TrainConfig()
     epochs = usual.epochs if epochs is None else epochs
     batch = usual.batch if batch is None else batch
     if lr is None:
         lr = _FINE_LR if fine_tune and not head else usual.lr
     attacked = _attacked(adversarial, adversarial_share, fine_tune=fine_tune, head=head)
-    with progress_bars(quiet=as_json) as progress:
-        if head:
-            found = asdict(
-                training.train_class_head(
-                    data=where,
-                    model=model.value,
-                    out=out,
-                    config=HeadConfig(epochs=epochs, batch=batch, lr=lr, seed=seed),
-                    weights=weights,
-                    identities=identities,
-                    per_identity=per_identity,
-                    landmarks=landmarks,
-                    device=device,
-                    progress=progress,
-                )
-            )
-        else:
-            precision = "bf16" if bf16 else "fp32"
-            loss_name = "cosface" if loss is None else loss.value
-            found = asdict(
-                training.train_network(
-                    data=where,
-                    model=model.value,
-                    out=out,
-                    config=TrainConfig(
-                        loss=loss_name,
-                        epochs=epochs,
-                        batch=batch,
-                        lr=lr,
-                        precision=precision,
-                        seed=seed,
-                        fine_tune=fine_tune,
-                        clip=_FINE_CLIP if fine_tune and clip is None else clip,
-                        adversarial=attacked,
-                    ),
-                    weights=weights,
-                    pairs=pairs,
-                    identities=identities,
-                    per_identity=per_identity,
-                    landmarks=landmarks,
-                    cache=cache,
-                    device=device,
-                    fresh=fresh,
-                    progress=progress,
-                )
-            )
-    if as_json:
-        print(json.dumps(found))
+    found: training.HeadSummary | training.TrainSummary
+    if head:
+        found, _ = timed(
+            training.train_class_head,
+            quiet=output.as_json,
+            data=given.folder,
+            model=model.value,
+            out=output.out,
+            config=HeadConfig(epochs=epochs, batch=batch, lr=lr, seed=run.seed),
+            weights=weights,
+            identities=given.identities,
+            per_identity=given.per_identity,
+            landmarks=given.landmarks,
+            device=run.device,
+        )
+    else:
+        found, _ = timed(
+            training.train_network,
+            quiet=output.as_json,
+            data=given.folder,
+            model=model.value,
+            out=output.out,
+            config=TrainConfig(
+                loss="cosface" if loss is None else loss.value,
+                epochs=epochs,
+                batch=batch,
+                lr=lr,
+                precision="bf16" if bf16 else "fp32",
+                seed=run.seed,
+                fine_tune=fine_tune,
+                clip=_FINE_CLIP if fine_tune and clip is None else clip,
+                adversarial=attacked,
+            ),
+            weights=weights,
+            pairs=pairs,
+            identities=given.identities,
+            per_identity=given.per_identity,
+            landmarks=given.landmarks,
+            cache=given.cache,
+            device=run.device,
+            fresh=output.fresh,
+        )
+    described = asdict(found)
+    if output.as_json:
+        print(json.dumps(described))
         return
-    rows = [(k, str(v)) for k, v in found.items() if k not in ("history", "best")]
-    best = found.get("best") or {}
+    rows = [(k, str(v)) for k, v in described.items() if k not in ("history", "best")]
+    best = described.get("best") or {}
     rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
     Console().print(table("fastadv train", rows, ("", "")))
 

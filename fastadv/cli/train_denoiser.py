@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import AsJson, Device, Fresh, Landmarks, Seed
-from fastadv.cli.show import progress_bars, table
+from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.options import OutputOptions, RunOptions, TrainingOptions
+from fastadv.cli.show import table, timed
 from fastadv.studies.train_denoiser import DenoiserSummary, train_noise2clean
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import Gain
@@ -19,18 +19,20 @@ from fastadv.training.noisy_batches import Gain
 _USUAL = DenoiserConfig()
 
 
+@takes_groups
 def denoiser(
-    data: Annotated[
-        str,
-        typer.Option(
-            help="Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'."
+    given: Annotated[
+        TrainingOptions,
+        Changed(
+            "data",
+            "Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'.",
         ),
+        Changed("per_identity", default=10),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Write weights, training.json and the checkpoint to this folder; continue an unfinished run."
-        ),
+    run: Annotated[RunOptions, Without("slots", "batch", "precision")],
+    output: Annotated[
+        OutputOptions,
+        Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
     ],
     width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = _USUAL.width,
     layers: Annotated[
@@ -56,14 +58,6 @@ def denoiser(
     checkpoint_steps: Annotated[
         int | None, typer.Option(help="Save a checkpoint every N steps too, not only after epochs.")
     ] = None,
-    identities: Annotated[int, typer.Option(help="With --data synthetic: number of people to train on.")] = 1000,
-    per_identity: Annotated[int, typer.Option(help="With --data synthetic: images of each person.")] = 10,
-    landmarks: Landmarks = None,
-    cache: Annotated[Path | None, typer.Option(help="Keep decoded images in this folder, for faster epochs.")] = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> None:
     """Train a network that removes Gaussian noise, for the defence noise2clean.
 
@@ -80,24 +74,24 @@ def denoiser(
         epochs=epochs,
         batch=batch,
         lr=lr,
-        seed=seed,
+        seed=run.seed,
         checkpoint_steps=checkpoint_steps,
     )
-    with progress_bars(quiet=as_json) as progress:
-        summary = train_noise2clean(
-            data=data if data == "synthetic" else Path(data),
-            out=out,
-            config=config,
-            size=size,
-            identities=identities,
-            per_identity=per_identity,
-            landmarks=landmarks,
-            cache=cache,
-            device=device,
-            fresh=fresh,
-            progress=progress,
-        )
-    if as_json:
+    summary, _ = timed(
+        train_noise2clean,
+        quiet=output.as_json,
+        data=given.folder,
+        out=output.out,
+        config=config,
+        size=size,
+        identities=given.identities,
+        per_identity=given.per_identity,
+        landmarks=given.landmarks,
+        cache=given.cache,
+        device=run.device,
+        fresh=output.fresh,
+    )
+    if output.as_json:
         print(json.dumps(asdict(summary)))
         return
     console = Console()

@@ -1,17 +1,16 @@
 """``fastadv transfer``."""
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fastadv.cli.options import AsJson, Batch, Data, Device, Fresh, Landmarks, Prec, Precision, Seed
-from fastadv.cli.show import percent, print_notes, print_notices, progress_bars, table
+from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.options import InputOptions, OutputOptions, RunOptions
+from fastadv.cli.show import percent, print_notes, print_notices, print_opened, table, timed
 from fastadv.core.numbers import parse_counts, parse_eps, show_eps
-from fastadv.engine import Engine
 from fastadv.report.pages import transfer as transfer_page
 from fastadv.runs.inputs import PairChoice
 from fastadv.studies.transfer import results
@@ -19,8 +18,9 @@ from fastadv.studies.transfer import untargeted as comparing
 from fastadv.studies.transfer.folder import TransferPlan, transfer_folder
 
 
+@takes_groups
 def transfer(
-    data: Data,
+    given: Annotated[InputOptions, Without("model", "weights")],
     network: Annotated[
         list[str], typer.Option(help="Add a network to the study, NAME or NAME=WEIGHTS; give at least two.")
     ],
@@ -31,9 +31,10 @@ def transfer(
             "several times."
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(help="Write images, transfer.json and report.html to this folder; continue an unfinished run."),
+    run: Annotated[RunOptions, Without("slots")],
+    output: Annotated[
+        OutputOptions,
+        Changed("out", "Write images, transfer.json and report.html to this folder; continue an unfinished run."),
     ],
     surrogate: Annotated[
         list[str] | None,
@@ -64,13 +65,6 @@ def transfer(
         ),
     ] = None,
     folds: Annotated[str | None, typer.Option(help="Use only these folds for the thresholds, for example 1-5.")] = None,
-    landmarks: Landmarks = None,
-    seed: Seed = 0,
-    batch: Batch = None,
-    precision: Prec = Precision.fp32,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> None:
     """Attack pairs on each surrogate network and evaluate the images on all networks: a matrix of hit rates.
 
@@ -81,10 +75,10 @@ def transfer(
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
     plan = TransferPlan(
-        data=data,
+        data=given.data,
         networks=network,
         methods=method,
-        out=out,
+        out=output.folder,
         surrogates=surrogate,
         untargeted=untargeted,
         eps=parse_eps(eps),
@@ -94,25 +88,22 @@ def transfer(
         images=images,
         far=far,
         verification=PairChoice(file=verification, folds=folds, option="--verification"),
-        landmarks=landmarks,
-        seed=seed,
-        engine=Engine(batch=batch, precision=precision.value),
-        device=device,
-        fresh=fresh,
+        landmarks=given.landmarks,
+        seed=run.seed,
+        engine=run.engine,
+        device=run.device,
+        fresh=output.fresh,
     )
-    begin = time.perf_counter()
-    with progress_bars(quiet=as_json) as progress:
-        found = transfer_folder(plan, progress=progress)
-    page = transfer_page.render(out, source=found.source)
-    seconds = time.perf_counter() - begin
-    if as_json:
+    found, seconds = timed(transfer_folder, plan, quiet=output.as_json)
+    page = transfer_page.render(output.folder, source=found.source)
+    if output.as_json:
         print(json.dumps({**found.described(), "seconds": round(seconds, 3), "report": str(page)}))
         return
     if found.untargeted is not None:
         _print_untargeted(found.untargeted, plan)
     elif found.targeted is not None:
         _print_targeted(found.targeted, plan)
-    Console().print(f"{seconds:.0f} s; open {page}", highlight=False, markup=False, soft_wrap=True)
+    print_opened(page, seconds)
 
 
 def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:

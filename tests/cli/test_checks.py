@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import pytest
 import torch
+import typer
 from rich.text import Text
 from typer.main import get_command
 
 import fastadv
 from fastadv.cli import app
+from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.core.errors import Error, MissingPackageError
 from fastadv.core.extras import EXTRAS
 from fastadv.models import open_device
@@ -216,6 +220,34 @@ def test_no_help_text_loses_what_stands_in_brackets():
         for parameter in command.params:
             text = getattr(parameter, "help", None) or ""
             assert Text.from_markup(text).plain == text.replace("\\[", "["), (path, parameter.name)
+
+
+def test_the_help_groups_the_options():
+    panels = {p.name: getattr(p, "rich_help_panel", None) for p in ALL[("attack",)].params}
+    named = ("data", "eps", "goal", "seed", "out")
+    assert [panels[name] for name in named] == ["Input", "Attack", "Goal", "Run", "Output"]
+
+
+def test_a_command_has_a_group_of_options_but_for_what_it_changes_or_leaves_out():
+    @dataclass(frozen=True, kw_only=True)
+    class Sizes:
+        panel: ClassVar[str] = "Sizes"
+        width: Annotated[int, typer.Option(help="Width.")]
+        height: Annotated[int, typer.Option(help="Height.")] = 2
+
+    seen = []
+
+    def draw(sizes: Annotated[Sizes, Changed("height", "Another height.", default=5)], height_unit: str = "mm") -> None:
+        seen.append((sizes, height_unit))
+
+    def flat(sizes: Annotated[Sizes, Without("width")], width: int = 9) -> None:
+        seen.append((sizes, width))
+
+    for command, words in ((draw, ["--width", "7"]), (flat, ["--height", "3"])):
+        own = typer.Typer()
+        own.command()(takes_groups(command))
+        own(words, standalone_mode=False)
+    assert seen == [(Sizes(width=7, height=5), "mm"), (Sizes(width=None, height=3), 9)]
 
 
 def test_doctor_says_what_is_missing_and_what_it_would_give(monkeypatch, capsys):

@@ -1,0 +1,90 @@
+"""Groups of options: dataclasses whose fields are options, and commands that take them as parameters."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from functools import partial, wraps
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_AS_DECLARED: Any = object()
+
+
+class Changed:
+    """An option of a group that one command has with other settings; a mark of the group's parameter."""
+
+    def __init__(self, field: str, help: str | None = None, *, default: Any = _AS_DECLARED, **settings: Any) -> None:
+        """What is different.
+
+        Args:
+            field: The field.
+            help: Its help text; None: the group's.
+            default: Its default; by default the group's, or none.
+            settings: Further arguments of ``typer.Option``.
+        """
+        self.field, self.default = field, default
+        self.settings = settings if help is None else {**settings, "help": help}
+
+
+class Without:
+    """Options of a group that a command does not have; the fields hold their defaults, or None."""
+
+    def __init__(self, *fields: str) -> None:
+        self.fields = fields
+
+
+def takes_groups(command: _Command) -> _Command:
+    """A command for Typer in which every parameter that is a dataclass stands for the fields of it.
+
+    A field is declared as a parameter of Typer is, ``Annotated[int, typer.Option(...)] = 0``. The dataclass's ``panel``
+    names the part of the help that its options are in. A parameter ``Annotated[Group, Changed(...), Without(...)]`` has
+    the group's options but for these.
+    """
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        group, *marks = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        if isinstance(group, type) and is_dataclass(group):
+            options = list(_expanded(group, marks))
+            names = [option.name for option in options]
+            needed = {field.name for field in fields(group) if field.default is MISSING}
+            groups[name] = partial(group, **dict.fromkeys(needed.difference(names))), names
+            parameters += options
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def expanded(**values: Any) -> Any:
+        built = {
+            name: build(**{option: values.pop(option) for option in names}) for name, (build, names) in groups.items()
+        }
+        return command(**values, **built)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded  # type: ignore[return-value]
+
+
+def _expanded(group: type, marks: list[Any]) -> Iterator[inspect.Parameter]:
+    """A parameter for each option of a group that a command has."""
+    left_out = {field for mark in marks if isinstance(mark, Without) for field in mark.fields}
+    changed = {mark.field: mark for mark in marks if isinstance(mark, Changed)}
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        if field.name in left_out:
+            continue
+        mark = changed.get(field.name, Changed(field.name))
+        kind, declared = get_args(hints[field.name])
+        option = copy.copy(declared)
+        vars(option).update({"rich_help_panel": group.panel, **mark.settings})  # type: ignore[attr-defined]
+        default = field.default if mark.default is _AS_DECLARED else mark.default
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is MISSING else default,
+            annotation=Annotated[kind, option],
+        )
