@@ -4,8 +4,8 @@ from fastadv import attacks, data, detection
 from fastadv._version import __version__
 from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, SignGradient
 from fastadv.core.errors import Error
-from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, run, stream_jobs
-from fastadv.models import FaceModel, load
+from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, attack, run, stream_jobs
+from fastadv.models import FaceModel, load, wrap
 from fastadv.runs.production import stream
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Result",
     "SignGradient",
     "__version__",
+    "attack",
     "attacks",
     "data",
     "detection",
@@ -31,4 +32,5 @@ __all__ = [
     "run",
     "stream",
     "stream_jobs",
+    "wrap",
 ]

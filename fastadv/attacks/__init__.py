@@ -7,6 +7,7 @@ from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from fastadv.attacks.catalog import CATALOG, by_name
+from fastadv.attacks.catalog import listed as list
 from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.feature_goals import GalleryClass, MatchFeatures
 from fastadv.attacks.gallery import Gallery
@@ -130,6 +131,7 @@ __all__ = [
     "itgsm",
     "knn_df",
     "lbfgs",
+    "list",
     "m_fim",
     "mi_fgsm",
     "mi_fgsm_l2",

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from fastadv.attacks import minimal_catalog, optimisation_catalog, sign_catalog, transferable
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.recipe import Recipe
-from fastadv.attacks.registry import collect
+from fastadv.attacks.registry import Entry, collect
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 
 CATALOG = collect(sign_catalog, transferable, optimisation_catalog, minimal_catalog)
+
+
+def listed() -> tuple[Entry, ...]:
+    """Every named attack: its name, one line, family, norm, level, paper, and what it takes."""
+    return tuple(CATALOG.values())
 
 
 def by_name(
@@ -23,6 +29,7 @@ def by_name(
     rate: float | None = None,
     others: Sequence[FaceModel] = (),
     weights: Sequence[float] | None = None,
+    **fields: Any,
 ) -> Attack[Any] | Recipe:
     """The named attack with its paper's parameters, or the given ones.
 
@@ -33,12 +40,16 @@ def by_name(
         rate: The drop rate of a DFANet recipe.
         others: Further models of an ensemble.
         weights: Of the ensemble, the attacked model's first.
+        fields: Other plain fields of its state machine, such as ``stop_at_success=True``.
 
     Raises:
+        TypeError: The attack has no such field.
         ValueError: The name is not known, or something is given that the attack does not take, or is missing.
     """
     if not isinstance(name, str) or name not in CATALOG:
-        raise ArgumentError(f"attack must be one of {', '.join(CATALOG)}, got {name!r}")
+        near = get_close_matches(str(name), CATALOG, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ArgumentError(f"attack: expected one of {', '.join(CATALOG)}, got {name!r}{hint}")
     entry = CATALOG[name]
     if eps is not None and not entry.eps:
         raise ArgumentError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps}")
@@ -53,5 +64,5 @@ def by_name(
     if weights is not None and not entry.ensemble:
         raise ArgumentError(f"weights: expected an attack on several models, got {list(weights)} for {name}")
     given: dict[str, Any] = {"eps": eps, "steps": steps, "rate": rate, "weights": weights}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None} | fields
     return entry.make(**given, others=others) if entry.ensemble else entry.make(**given)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.recipe import Recipe, as_recipe
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+
+Made = TypeVar("Made", bound="Attack[Any] | Recipe")
 
 _READ = ("int", "float", "bool", "str")
 _NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
@@ -68,6 +71,31 @@ def with_options(
             raise ArgumentError(f"{recipe.name} has no option {name!r}; it has {', '.join(known)}")
         changes[name] = _value(recipe.name, name, known[name], text)
     return replace(recipe, attack=_replaced(recipe.attack, changes)) if changes else recipe
+
+
+def with_fields(moves: Made, given: Mapping[str, Any]) -> Made:
+    """An attack, or a recipe with one, with other values in the plain fields of its state machine.
+
+    Args:
+        moves: What is changed.
+        given: Values by the names of ``options_of``.
+
+    Raises:
+        ArgumentTypeError: There is no such field.
+        ValueError: A value is out of range.
+    """
+    known = options_of(moves)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            expected = f"expected an option of {moves.name} ({', '.join(known)})"
+            raise ArgumentTypeError(f"{name}: {expected}, got no such option{hint}")
+    if not given:
+        return moves
+    if isinstance(moves, Recipe):
+        return replace(moves, attack=_replaced(moves.attack, given))
+    return _replaced(moves, given)
 
 
 def _replaced(attack: Any, changes: Mapping[str, Any]) -> Any:

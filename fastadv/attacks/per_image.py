@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
 
@@ -38,15 +39,20 @@ def column(values: Tensor) -> Tensor:
     return values[:, None]
 
 
+def _thirds(rows: Tensor) -> Tensor:
+    """``(N, D)`` as ``(N, 3, D / 3)``, for sums in two steps: a single row as a whole would be cut among threads."""
+    rest = -rows.shape[1] % 3
+    return (F.pad(rows, (0, rest)) if rest else rows).view(len(rows), 3, -1)
+
+
 def row_sum(rows: Tensor) -> Tensor:
-    """The sum of each row ``(N, D)``, D a multiple of 3; float32 and bool rows give float32 and int64."""
-    # in two steps: a single row as a whole would be cut among the threads
-    return rows.view(len(rows), 3, -1).sum(2).sum(1)
+    """The sum of each row ``(N, D)``; float32 and bool rows give float32 and int64."""
+    return _thirds(rows).sum(2).sum(1)
 
 
 def row_norm(rows: Tensor, order: float = 2.0) -> Tensor:
-    """The L1 or L2 norm of each row, D a multiple of 3."""
-    parts = torch.linalg.vector_norm(rows.view(len(rows), 3, -1), order, dim=2)
+    """The L1 or L2 norm of each row."""
+    parts = torch.linalg.vector_norm(_thirds(rows), order, dim=2)
     return torch.linalg.vector_norm(parts, order, dim=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from fastadv.attacks.attack import Attack
+from fastadv.attacks.options import with_fields
 from fastadv.attacks.recipe import Recipe
 
-Make = TypeVar("Make", bound=Callable[..., Attack[Any] | Recipe])
+Made = TypeVar("Made", bound="Attack[Any] | Recipe")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Entry:
     """A named attack.
 
@@ -34,6 +36,10 @@ class Entry:
     source: str
     norm: str = "linf"
     gradient: bool = True
+
+    def __repr__(self) -> str:
+        """One line: name, what it does, family, norm and paper."""
+        return f"{self.name}: {self.what} ({self.family}, {self.norm}; {self.source})"
 
     @property
     def name(self) -> str:
@@ -71,14 +77,23 @@ class Entry:
         return ("iterative" if self.steps else "one-step") if self.gradient else "noise"
 
 
-def named(what: str, *, level: str, source: str, norm: str = "linf", gradient: bool = True) -> Callable[[Make], Make]:
-    """Give a recipe its entry; its docstring then ends with the source."""
+def named(
+    what: str, *, level: str, source: str, norm: str = "linf", gradient: bool = True
+) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """Give a recipe its entry, its source in the docstring, and the plain fields of its state machine as arguments."""
 
-    def register(make: Make) -> Make:
-        make.__doc__ = f"{inspect.cleandoc(make.__doc__ or '')}\n\nSource: {source}.".lstrip()
-        entry = Entry(make=make, what=what, level=level, source=source, norm=norm, gradient=gradient)
-        vars(make)["entry"] = entry
-        return make
+    def register(make: Callable[..., Made]) -> Callable[..., Made]:
+        own = inspect.signature(make).parameters
+
+        @functools.wraps(make)
+        def recipe(**given: Any) -> Made:
+            made = make(**{name: given.pop(name) for name in own if name in given})
+            return with_fields(made, given)
+
+        recipe.__doc__ = f"{inspect.cleandoc(make.__doc__ or '')}\n\nSource: {source}.".lstrip()
+        entry = Entry(make=recipe, what=what, level=level, source=source, norm=norm, gradient=gradient)
+        vars(recipe)["entry"] = entry
+        return recipe
 
     return register
 

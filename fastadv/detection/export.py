@@ -196,14 +196,14 @@ def _plain(guard: Guard) -> _Named:
     model = freeze(copy_of(guard.model))
     layers = guard.detector.layers
     keep = {*model.layers, *layers}
-    model.backbone = fold_batch_norms(model.backbone, keep=keep, input_size=model.input_size)
+    model.backbone = fold_batch_norms(model.backbone, keep=keep, image_shape=model.image_shape)
     assert guard.threshold is not None
     score = _PlainScore(guard.detector)
     return _Named(OnePass(model, layers, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
 
 
 def _program(module: _Named, guard: Guard) -> torch.export.ExportedProgram:
-    example = torch.full((2, 3, *guard.model.input_size), 0.5)
+    example = torch.full((2, *guard.model.image_shape), 0.5)
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     with _quiet(), torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
@@ -304,7 +304,7 @@ def _compare(guard: Guard, run: Any, tolerance: float, kind: str) -> dict[str, A
     worst: dict[str, Any] = {"embeddings": 0.0, "logits": None, "scores": 0.0}
     generator = torch.Generator().manual_seed(0)
     for count in (1, 3):
-        images = torch.rand((count, 3, *guard.model.input_size), generator=generator)
+        images = torch.rand((count, *guard.model.image_shape), generator=generator)
         made, right = run(images), guard(images)
         for name in worst:
             expected = getattr(right, name)

@@ -142,7 +142,7 @@ class Guard:
             TypeError, ValueError: another type or shape, or a value that is not in [0, 1].
         """
         check_images("images", images)
-        expected = (3, *self.model.input_size)
+        expected = self.model.image_shape
         if images.dim() != 4 or tuple(images.shape[1:]) != expected or not len(images):
             raise ArgumentError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
         with plain_modes(self.model.device), torch.inference_mode():
@@ -156,7 +156,7 @@ class Guard:
         """Do now what the first calls would do: choose algorithms, allocate, and record the graphs."""
         sizes = self.sizes if self.capture else (1, self.sizes[-1])
         for size in sizes:
-            self(torch.full((size, 3, *self.model.input_size), 0.5))
+            self(torch.full((size, *self.model.image_shape), 0.5))
 
     def _build(self) -> OnePass:
         # The layers that are tapped must not be folded with the batch norm after them.
@@ -188,7 +188,7 @@ class Guard:
             for part in images.split(self.sizes[-1]):
                 size = next(n for n in self.sizes if n >= len(part))
                 if size not in self._recorded:
-                    shape = (size, 3, *self.model.input_size)
+                    shape = (size, *self.model.image_shape)
                     pool = next(iter(self._recorded.values())).pool if self._recorded else None
                     self._recorded[size] = _Recorded(self._pass, shape, self.model.device, pool)
                 made.append(self._recorded[size](part))
@@ -289,7 +289,7 @@ def check_fits(model: FaceModel, detector: Detector) -> None:
     if representatives.model != model.name:
         raise ArgumentError(f"detector was fitted on {representatives.model!r}; expected {model.name!r}, the model")
     with torch.no_grad():
-        grey = torch.full((1, 3, *model.input_size), 0.5, device=model.device)
+        grey = torch.full((1, *model.image_shape), 0.5, device=model.device)
         values = LayerTap(model=model, layers=detector.layers)(grey).values
     for layer, value, vectors in zip(detector.layers, values, representatives.vectors, strict=True):
         if value.shape[1] != vectors.shape[1]:

@@ -29,13 +29,13 @@ from fastadv.models.modes import plain_modes
 Made = TypeVar("Made")
 
 
-def _check_job(job: Job, goal: Goal, size: tuple[int, int]) -> None:
+def _check_job(job: Job, goal: Goal, shape: tuple[int, int, int]) -> None:
     image = job.image
     if not isinstance(image, Tensor):
         raise ArgumentTypeError(f"image {job.name!r} must be a torch.Tensor, got {type(image).__name__}")
-    if image.dtype != torch.float32 or tuple(image.shape) != (3, *size):
+    if image.dtype != torch.float32 or tuple(image.shape) != shape:
         raise ArgumentError(
-            f"image {job.name!r} must be float32 of shape {(3, *size)}, got {image.dtype} of shape {tuple(image.shape)}"
+            f"image {job.name!r} must be float32 of shape {shape}, got {image.dtype} of shape {tuple(image.shape)}"
         )
     check_images(f"image {job.name!r}", image)
     check_id(f"id of {job.name!r}", job.id)
@@ -118,7 +118,7 @@ class Loop:
         return None
 
     def _build(self) -> None:
-        shape = (self._batch, 3, *self._judging.input_size)
+        shape = (self._batch, *self._judging.image_shape)
         like = torch.zeros(shape, device=self._judging.device).contiguous(memory_format=self._layout)
         with torch.no_grad():
             outputs = outputs_of(self._judging, self._goal, like[:1])
@@ -193,7 +193,7 @@ class Loop:
         """
         block = list(islice(self._taken, self._batch))
         for job in block:
-            _check_job(job, self._goal, self._judging.input_size)
+            _check_job(job, self._goal, self._judging.image_shape)
         images = torch.stack([job.image.detach() for job in block]).to(self._judging.device)
         entered = judge.enter(block, images.contiguous(memory_format=self._layout))
         for each in entered:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.attacks.fields import check_seed
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.engine.job import MET_AT_START, Job, Result, check_id, notices, row_count
+from fastadv.engine.adversarials import Adversarials
+from fastadv.engine.job import Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.models import FaceModel
-from fastadv.models.modes import plain_modes
 
 
 def stream_jobs(
@@ -51,7 +50,7 @@ def stream_jobs(
     """
     recipe = as_recipe(attack)
     check_seed(seed)
-    _check_model(model)
+    check_model(model)
     queue = iter(jobs)
     first = next(queue, None)
     if first is None:
@@ -62,48 +61,6 @@ def stream_jobs(
         yield from queue
 
     yield from Loop(recipe, first.goal, model, everything(), seed, engine or Engine()).results()
-
-
-_COLUMNS = {
-    **dict.fromkeys(("success", "success_float"), torch.bool),
-    "ticks": torch.int64,
-    **dict.fromkeys(("linf", "l2", "score_before", "score_after"), torch.float32),
-}
-"""The fields of a result that ``run`` gives as tensors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adversarials:
-    """The results of ``run``, row i for image i.
-
-    ``success[~met_before].float().mean()`` is the success of the images that had something to reach.
-
-    Attributes:
-        images: ``(N, 3, H, W)`` float32 on the 8-bit grid.
-        success: ``(N,)`` bool, judged in float32 on the 8-bit image.
-        success_float: ``(N,)`` bool, before rounding.
-        ticks: ``(N,)`` int64, model evaluations consumed.
-        linf: ``(N,)`` float32, largest change of a pixel, in [0, 1].
-        l2: ``(N,)`` float32.
-        score_before: ``(N,)`` float32, the goal's score of the clean image.
-        score_after: ``(N,)`` float32, the same of the adversarial image.
-        flags: For each image the names of what was noticed.
-    """
-
-    images: Tensor
-    success: Tensor
-    success_float: Tensor
-    ticks: Tensor
-    linf: Tensor
-    l2: Tensor
-    score_before: Tensor
-    score_after: Tensor
-    flags: tuple[tuple[str, ...], ...]
-
-    @property
-    def met_before(self) -> Tensor:
-        """``(N,)`` bool, whether the clean image reached the goal already."""
-        return torch.tensor([MET_AT_START in flags for flags in self.flags], dtype=torch.bool)
 
 
 def run(
@@ -141,13 +98,7 @@ def run(
     done = [found[i] for i in range(n)]
     for line in notices((r.name, r.flags) for r in done):
         warnings.warn(line, AttackWarning, stacklevel=2)
-    with plain_modes(images.device):
-        columns = {name: [getattr(r, name) for r in done] for name in _COLUMNS}
-        return Adversarials(
-            images=torch.stack([r.image for r in done]) if done else images.clone(),
-            flags=tuple(r.flags for r in done),
-            **{name: torch.tensor(column, dtype=_COLUMNS[name]) for name, column in columns.items()},
-        )
+    return Adversarials.of(done, images)
 
 
 def trace(
@@ -185,7 +136,7 @@ def trace(
     """
     recipe = as_recipe(attack)
     check_seed(seed)
-    _check_model(model)
+    check_model(model)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
         raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
@@ -198,9 +149,10 @@ def trace(
     yield from loop.iterates(frozenset(at))
 
 
-def _check_model(model: object) -> None:
+def check_model(model: object) -> None:
+    """Insists on a `FaceModel`; a bare network is told how it becomes one."""
     if not isinstance(model, FaceModel):
-        hint = "; wrap it: FaceModel(network, mean=..., std=..., name=...)" if isinstance(model, nn.Module) else ""
+        hint = "; use fastadv.wrap(network, mean=..., std=..., input_size=...)" if isinstance(model, nn.Module) else ""
         raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}{hint}")
 
 

@@ -21,7 +21,7 @@ def seconds_per_image(model: FaceModel, batch: int, *, channels_last: bool = Tru
     """Median time of one forward and backward pass to the input, divided by the batch."""
     device = model.device
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(batch, 3, *model.input_size, generator=generator).to(device)
+    images = torch.rand(batch, *model.image_shape, generator=generator).to(device)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     images.requires_grad_(True)

@@ -5,6 +5,7 @@ from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.layers import fold_batch_norms, freeze, prepare
+from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "prepare",
     "read_state_dict",
     "shipped_names",
+    "wrap",
 ]

@@ -15,6 +15,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
 from fastadv.models.memory import is_out_of_memory
 
+_CHANNELS = 4
 PRECISIONS = ("fp32", "tf32", "bf16")
 _SAME: Any = object()
 
@@ -25,7 +26,7 @@ class FaceModel(nn.Module):
     With `f` the backbone, `F(x) = f(x̂) / ||f(x̂)||₂` where `x̂ = (x - mean) / std` per colour channel. The
     normalisation is part of the model, so that an attack sees pixels only, and a budget has the pixels' unit.
 
-    Any module that maps `(N, 3, H, W)` to `(N, D)` can be wrapped::
+    Any module that maps `(N, C, H, W)` to `(N, D)` can be wrapped (see `wrap`, which also makes classifiers)::
 
         model = FaceModel(my_network, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), name="mine").eval()
 
@@ -33,10 +34,10 @@ class FaceModel(nn.Module):
     channels-last) is kept.
 
     Args:
-        backbone: module from `(N, 3, H, W)` to `(N, D)`.
+        backbone: module from `(N, C, H, W)` to `(N, D)`.
         input_size: height and width in pixels.
-        mean: three numbers, subtracted from the red, green and blue channel; unit: the pixel range [0, 1].
-        std: three positive numbers, the divisors; same unit.
+        mean: one number a channel (one to four), subtracted; unit: the pixel range [0, 1]. RGB where there are three.
+        std: as many positive numbers, the divisors; same unit.
         name: what reports call the model.
         layers: names of submodules of `backbone` that are offered as taps (feature layers), shallow to deep.
         head: optional module from `(N, D)` features to `(N, K)` logits.
@@ -54,8 +55,8 @@ class FaceModel(nn.Module):
         backbone: nn.Module,
         *,
         input_size: tuple[int, int] = (112, 112),
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | Tensor,
+        std: Sequence[float] | Tensor,
         name: str,
         layers: Sequence[str] = (),
         head: nn.Module | None = None,
@@ -80,17 +81,21 @@ class FaceModel(nn.Module):
         self._embedding_size: int | None = None
         #: Whether `prepare` has seen that an image's output depends on that image alone.
         self._independent = False
-        mean_values, std_values = _checked_triple("mean", mean), _checked_triple("std", std)
+        mean_values, std_values = _per_channel("mean", mean), _per_channel("std", std)
+        channels = len(mean_values)
+        if len(std_values) != channels:
+            raise ArgumentError(f"std: expected {channels} numbers, as many as mean has, got {len(std_values)}")
         for argument, largest, most in (("mean", max(map(abs, mean_values)), 2), ("std", max(std_values), 16)):
             if largest > most:  # 127.5 and 128 are habits of networks that take pixels from 0 to 255
                 raise ArgumentError(
                     f"{argument}: expected values in the unit of pixels in [0, 1], got {largest:g}; divide by 255"
                 )
         if min(std_values) <= 0:
-            raise ArgumentError(f"std: expected three numbers > 0, got {std_values}")
+            raise ArgumentError(f"std: expected numbers > 0, got {std_values}")
         # Not persistent: constants of the model, no part of a checkpoint.
-        self.register_buffer("mean", torch.tensor(mean_values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std_values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        for argument, values in (("mean", mean_values), ("std", std_values)):
+            buffer = torch.tensor(values, dtype=torch.float32).view(1, channels, 1, 1)
+            self.register_buffer(argument, buffer, persistent=False)
 
     def replace(
         self, *, name: str | None = None, layers: Sequence[str] | None = None, head: nn.Module | None = _SAME
@@ -121,8 +126,8 @@ class FaceModel(nn.Module):
             self,
             model.backbone,
             input_size=model.input_size,
-            mean=model.mean.flatten().tolist(),
-            std=model.std.flatten().tolist(),
+            mean=model.mean,
+            std=model.std,
             name=name or model.name,
             layers=model.layers if layers is None else layers,
             head=model.head if head is _SAME else head,
@@ -130,6 +135,11 @@ class FaceModel(nn.Module):
         # exactly those of the model, on its device
         self.mean, self.std = model.mean, model.std
         self.precision, self.training = model.precision, model.training
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of an image that the model takes."""
+        return (self.mean.shape[1], *self.input_size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,7 +173,7 @@ class FaceModel(nn.Module):
             try:
                 self.eval()  # batch norm in training mode refuses one image, and would learn from it
                 with torch.no_grad():
-                    probe = torch.full((1, 3, *self.input_size), 0.5, device=self.device)
+                    probe = torch.full((1, *self.image_shape), 0.5, device=self.device)
                     self._embedding_size = int(self.features(probe).shape[1])
             except Error:
                 raise
@@ -182,7 +192,7 @@ class FaceModel(nn.Module):
         """The backbone's raw output, before the L2 normalisation.
 
         Args:
-            images: `(N, 3, H, W)`, floating point, RGB in [0, 1], with `(H, W) = input_size`.
+            images: `(N, C, H, W)`, floating point, in [0, 1], with `(C, H, W) = image_shape`.
 
         Returns:
             `(N, D)` float32 (float64 from a float64 backbone).
@@ -253,10 +263,10 @@ class FaceModel(nn.Module):
             raise ArgumentTypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
         if not images.is_floating_point():
             raise ArgumentTypeError(f"images: expected a floating-point tensor in [0, 1], got {images.dtype}")
-        expected = (3, *self.input_size)
+        expected = self.image_shape
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
             raise ArgumentError(
-                f"images: {self.name!r} expects shape (N, 3, {expected[1]}, {expected[2]}), got {tuple(images.shape)}"
+                f"images: {self.name!r} expects shape (N, {str(expected)[1:]}, got {tuple(images.shape)}"
             )
         if self.mean.dtype not in (torch.float32, torch.float64):
             raise ArgumentError(
@@ -304,14 +314,16 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return (values[0], values[1])
 
 
-def _checked_triple(argument: str, values: Sequence[float]) -> tuple[float, float, float]:
+def _per_channel(argument: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(v) for v in values)
+        numbers = tuple(float(v) for v in (values.flatten().tolist() if isinstance(values, Tensor) else values))
     except (TypeError, ValueError):
         numbers = ()
-    if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers):
-        raise ArgumentError(f"{argument}: expected three finite numbers (red, green, blue), got {brief(values)}")
-    return (numbers[0], numbers[1], numbers[2])
+    if not 1 <= len(numbers) <= _CHANNELS or not all(math.isfinite(v) for v in numbers):
+        raise ArgumentError(
+            f"{argument}: expected one finite number for each of one to {_CHANNELS} channels, got {brief(values)}"
+        )
+    return numbers
 
 
 def _checked_layers(backbone: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def _companies(model: FaceModel) -> tuple[Tensor, Tensor]:
 
     So the batch's means, its variances and its largest values all differ.
     """
-    noise = torch.rand(2, 3, *model.input_size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    noise = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     image, calm, wild = 0.3 + 0.4 * noise[0], torch.full_like(noise[0], 0.5), (noise[1] < 0.6).float()
     layout = torch.contiguous_format
     for parameter in model.backbone.parameters():

@@ -77,7 +77,7 @@ def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bo
     if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):
         prepared.head.to(torch.float32)
     if fold:
-        prepared.backbone = fold_batch_norms(prepared.backbone, keep=prepared.layers, input_size=model.input_size)
+        prepared.backbone = fold_batch_norms(prepared.backbone, keep=prepared.layers, image_shape=model.image_shape)
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
     if model.device.type == "cpu":
@@ -104,7 +104,7 @@ def freeze(model: FaceModel) -> FaceModel:
 
 
 def fold_batch_norms(
-    backbone: nn.Module, *, keep: Collection[str] = (), input_size: tuple[int, int] = (112, 112)
+    backbone: nn.Module, *, keep: Collection[str] = (), image_shape: tuple[int, int, int] = (3, 112, 112)
 ) -> nn.Module:
     """Merge batch norms in evaluation mode into the layers before them.
 
@@ -118,7 +118,7 @@ def fold_batch_norms(
     Args:
         backbone: in evaluation mode; changed in place.
         keep: names of submodules whose outputs must stay what they are.
-        input_size: height and width of the image for that pass and the comparison.
+        image_shape: channels, height and width of the image for that pass and the comparison.
 
     Returns:
         The same backbone.
@@ -126,7 +126,7 @@ def fold_batch_norms(
     types = {type(module) for module in backbone.modules()}
     if not any(layer in types and norm in types for layer, norm in _FOLDS.items()):
         return backbone
-    trial, probe = dataflow.copy_of(backbone), _probe(backbone, input_size)
+    trial, probe = dataflow.copy_of(backbone), _probe(backbone, image_shape)
     try:
         pairs, expected = _pairs(trial, probe)
         names = {id(module): name for name, module in trial.named_modules()}
@@ -154,10 +154,10 @@ def _check_evaluating(model: FaceModel) -> None:
             )
 
 
-def _probe(backbone: nn.Module, input_size: tuple[int, int]) -> Tensor:
+def _probe(backbone: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
     parameter = next(backbone.parameters())
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((1, 3, *input_size), generator=generator, device="cpu").to(parameter.device, parameter.dtype)
+    return torch.randn((1, *image_shape), generator=generator, device="cpu").to(parameter.device, parameter.dtype)
 
 
 def _pairs(backbone: nn.Module, probe: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], object]:

@@ -232,7 +232,7 @@ class GoalChoice:
             )
         if self.layer is not None:
             with torch.no_grad():
-                output_of(model, at_layer(self.layer), torch.full((1, 3, *model.input_size), 0.5, device=model.device))
+                output_of(model, at_layer(self.layer), torch.full((1, *model.image_shape), 0.5, device=model.device))
 
     def check_people(self, orders: Iterable[Order], names: Iterable[str]) -> None:
         """Refuse a gallery of the named images that lacks somebody, before anything is made.

@@ -187,5 +187,5 @@ class MaskedModel:
 def _with_linear_layers_folded(model: FaceModel, convolutions: Collection[str]) -> FaceModel:
     """A copy in which batch norms are merged into linear layers, but not into the convolutions."""
     made = copy_of(model)
-    made.backbone = fold_batch_norms(made.backbone, keep={*convolutions, *model.layers}, input_size=model.input_size)
+    made.backbone = fold_batch_norms(made.backbone, keep={*convolutions, *model.layers}, image_shape=model.image_shape)
     return made

@@ -142,7 +142,7 @@ def gd_uap(
     prepared = prepare(model, precision=precision)
     layers = _layers(prepared)
     ids = torch.zeros(1, dtype=torch.int64, device=prepared.device)
-    start = philox.uniform(seed, ids, 0, _START_LAYER, (3, *prepared.input_size))
+    start = philox.uniform(seed, ids, 0, _START_LAYER, prepared.image_shape)
     delta = ((2 * start - 1) * eps).requires_grad_()
     adam = torch.optim.Adam([delta], lr=step_size, maximize=True)
     best, objective = delta.detach().clone(), -math.inf
@@ -187,7 +187,7 @@ def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int
 
 def _layers(model: FaceModel) -> nn.Module:
     """The backbone with other outputs: its sums of residual blocks and its convolutions outside of such blocks."""
-    probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
+    probe = torch.full((1, *model.image_shape), 0.5, device=model.device, dtype=model.dtype)
     graph = flow.trace(model.backbone, probe, gradients=True)
     if graph is None:
         raise ArgumentError(f"model: the backbone of {model.name!r} cannot be traced, so its layers cannot be found")
@@ -217,7 +217,7 @@ def _normalised(model: FaceModel, delta: Tensor, prior: RangePrior | None, seed:
     base = model.mean
     if prior is not None:
         ids = torch.arange(prior.count, device=delta.device)
-        mean, std = (torch.tensor(v, device=delta.device).view(1, 3, 1, 1) for v in (prior.mean, prior.std))
+        mean, std = (torch.tensor(v, device=delta.device).view(1, -1, 1, 1) for v in (prior.mean, prior.std))
         base = (mean + std * philox.normal(seed, ids, step, _PRIOR_LAYER, tuple(delta.shape[1:]))).clamp_(0, 1)
     images = (base + delta).to(memory_format=torch.channels_last)
     return ((images - model.mean) / model.std).to(model.dtype)

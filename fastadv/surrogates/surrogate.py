@@ -102,10 +102,10 @@ class Surrogate:
         others = () if self.ensemble is None else self.ensemble.others
         shares = (1.0,) if self.ensemble is None else self.ensemble.shares
         for each in (model, *others):
-            if each.input_size != model.input_size or each.device != model.device:
+            if each.image_shape != model.image_shape or each.device != model.device:
                 raise ArgumentError(
-                    f"others must take {model.input_size} images on {model.device} like {model.name!r}, "
-                    f"got {each.name!r} with {each.input_size} on {each.device}"
+                    f"others must take {model.image_shape} images on {model.device} like {model.name!r}, "
+                    f"got {each.name!r} with {each.image_shape} on {each.device}"
                 )
             edited = each if self.skip is None else self.skip.bind(each)
             if self.dropout is None:

@@ -94,7 +94,7 @@ FOLDED = {
 def test_how_many_batch_norms_are_folded(name: str) -> None:
     model = load(name, random_weights_seed=1)
     before = len(batch_norms(model))
-    fold_batch_norms(model.backbone, input_size=model.input_size)
+    fold_batch_norms(model.backbone, image_shape=model.image_shape)
     assert before - len(batch_norms(model)) == FOLDED[name]
 
 
@@ -222,7 +222,7 @@ RUNS: dict[str, tuple[Callable[[Any, Tensor], Tensor], set[str]]] = {
 def test_folds_only_where_it_is_right(case: str) -> None:
     run, foldable = RUNS[case]
     network = Net(run).double()
-    folded = fold_batch_norms(copy.deepcopy(network), input_size=(8, 8))
+    folded = fold_batch_norms(copy.deepcopy(network), image_shape=(3, 8, 8))
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-12, atol=1e-12)
     assert set(batch_norms(network)) - set(batch_norms(folded)) == foldable
@@ -278,7 +278,7 @@ class UntraceableShared(Shared):
 
 @pytest.mark.parametrize("network", [Shared().eval(), UntraceableShared().eval()], ids=["traced", "walked"])
 def test_a_shared_convolution_is_not_folded(network: nn.Module) -> None:
-    folded = fold_batch_norms(copy.deepcopy(network), input_size=(4, 4))
+    folded = fold_batch_norms(copy.deepcopy(network), image_shape=(3, 4, 4))
     x = torch.rand(2, 3, 4, 4)
     assert torch.equal(folded(x), network(x))
     assert len(batch_norms(folded)) == 2
@@ -305,7 +305,7 @@ def test_linear_and_batch_norm_without_affine() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False), nn.BatchNorm1d(5, affine=False)).eval()
     network[2].running_mean.normal_()
     network[2].running_var.uniform_(0.5, 2)
-    folded = fold_batch_norms(copy.deepcopy(network), input_size=(2, 2))
+    folded = fold_batch_norms(copy.deepcopy(network), image_shape=(3, 2, 2))
     x = torch.rand(4, 3, 2, 2)
     torch.testing.assert_close(folded(x), network(x))
     assert not batch_norms(folded)
