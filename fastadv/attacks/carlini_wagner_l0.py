@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.penalty import LARGEST, RaisedPenalty, RaisedState
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import boolean, image, integer, number
+from fastadv.core.fields import check_count, check_number
 
 _CONSTANT = 2.0  # times the constant that would do if the network were linear
 _SHARE = 0.5  # pixels below this part of the mean score are fixed; a quarter of it after each step back

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.fields import check_number
 from fastadv.attacks.penalty import LARGEST, RaisedPenalty, RaisedState
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import number, row
 from fastadv.attacks.tanh_space import rate_of
+from fastadv.core.fields import check_number
 
 _SHRINK = 0.9
 _SMALLEST = 1 / 256  # C&W's last bound: below it no 8-bit image changes

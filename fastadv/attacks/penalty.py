@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fastadv.attacks.adam import Moments
 from fastadv.attacks.attack import SmallestChange
-from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, put_where
 from fastadv.attacks.state import RowState, integer, number, part, row
 from fastadv.attacks.tanh_space import TanhSpace
+from fastadv.core.fields import check_count, check_number, check_open
 
 LARGEST = 1e12
 """The largest constant: its square, times a gradient's, is still a float32."""

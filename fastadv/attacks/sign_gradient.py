@@ -11,10 +11,10 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.attacks.attack import Evaluation, SlotAttack
 from fastadv.attacks.budget import Ball, check_ball
-from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.attacks.state import SlotState, boolean, image
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_count, check_number, is_number
 
 
 @dataclass(frozen=True, kw_only=True)

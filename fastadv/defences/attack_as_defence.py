@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Recipe, as_recipe
 from fastadv.core.errors import UnavailableError
-from fastadv.defences.checks import check_number
+from fastadv.core.fields import check_range
 from fastadv.defences.defended import SameNetwork
 from fastadv.defences.key import check_seed, content_key
 from fastadv.defences.straight_through import straight_through
@@ -64,8 +64,8 @@ class AttackAsDefence:
 
     def __post_init__(self) -> None:
         as_recipe(self.attack)  # refuses what is no attack
-        check_number("start", self.start, 0.0, 1.0)
-        check_number("threshold", self.threshold, -1.0, 1.0)
+        check_range("start", self.start, 0.0, 1.0)
+        check_range("threshold", self.threshold, -1.0, 1.0)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.defences.checks import check_number
+from fastadv.core.fields import check_range
 from fastadv.defences.defended import DefendedModel, InputDefence, WatchedDefendedModel
 from fastadv.defences.evade_detector import WatchedModel
 from fastadv.models import FaceModel
@@ -121,7 +121,7 @@ class OneOf(Wraps):
                 f"weights must be {len(self.parts)} numbers, one for each part, got {brief(self.weights)}"
             )
         for weight in self.weights:
-            check_number("weights", weight, 0, 1e9)
+            check_range("weights", weight, 0, 1e9)
         if sum(self.weights) <= 0:
             raise ArgumentError(f"weights must not all be 0, got {brief(self.weights)}")
 

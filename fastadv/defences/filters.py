@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.defences.checks import check_int, check_number, check_odd
+from fastadv.core.fields import check_int, check_odd, check_range
 from fastadv.defences.compose import Wraps
 from fastadv.defences.straight_through import straight_through
 from fastadv.surrogates.key import StepKey
@@ -77,7 +77,7 @@ class GaussianBlur(Wraps):
 
     def __post_init__(self) -> None:
         check_odd("size", self.size, _LARGEST)
-        check_number("sigma", self.sigma, 0, _LARGEST, positive=True)
+        check_range("sigma", self.sigma, 0, _LARGEST, positive=True)
 
     @property
     def name(self) -> str:

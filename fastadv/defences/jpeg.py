@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, MissingPackageError, UnavailableError
-from fastadv.defences.checks import check_int
+from fastadv.core.fields import check_int
 from fastadv.defences.compose import Wraps
 from fastadv.defences.straight_through import straight_through
 from fastadv.surrogates.key import StepKey

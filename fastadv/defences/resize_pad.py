@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fastadv.defences.checks import check_number
+from fastadv.core.fields import check_range
 from fastadv.defences.compose import Wraps
 from fastadv.surrogates.input_diversity import InputDiversity
 from fastadv.surrogates.key import StepKey
@@ -37,7 +37,7 @@ class RandomResizePad(Wraps):
     smallest: float = 0.9
 
     def __post_init__(self) -> None:
-        check_number("smallest", self.smallest, 0.5, 1.0)
+        check_range("smallest", self.smallest, 0.5, 1.0)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.core.errors import ArgumentError
-from fastadv.defences.checks import check_int, check_number
+from fastadv.core.fields import check_int, check_range
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
 from fastadv.models.face_model import check_face_model, copy_of
@@ -48,7 +48,7 @@ class SelectiveDropout:
 
     def __post_init__(self) -> None:
         check_int("gamma", self.gamma, 1, 4096)
-        check_number("kappa", self.kappa, 0.0, 0.999, positive=True)
+        check_range("kappa", self.kappa, 0.0, 0.999, positive=True)
 
     def fit(self, model: FaceModel, clean: Tensor, attacked: Tensor, *, batch: int = 16) -> DroppedFilters:
         """Measure the filters.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.defences.checks import check_int, check_number
+from fastadv.core.fields import check_int, check_range
 from fastadv.defences.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
@@ -181,7 +181,7 @@ class Adaptive:
     def __post_init__(self) -> None:
         if not isinstance(self.detector, Detector):
             raise ArgumentTypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
-        check_number("weight", self.weight, 0.0, math.inf)
+        check_range("weight", self.weight, 0.0, math.inf)
         if math.isnan(self.threshold):
             raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
         check_int("samples", self.samples, 1, 1024)

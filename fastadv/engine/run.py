@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
-from fastadv.attacks.fields import check_seed
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_seed
 from fastadv.engine.job import MET_AT_START, Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
