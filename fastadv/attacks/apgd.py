@@ -122,6 +122,11 @@ class APGD(SlotAttack[APGDState]):
             raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {brief(self.loss)}")
         check_number("margin", self.margin)
 
+    @property
+    def logits_only(self) -> bool:  # type: ignore[override]
+        """Whether the loss is a ratio of logits."""
+        return self.loss == "dlr"
+
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The goal's loss, or the difference of logits ratio."""
         if self.loss == "ce":

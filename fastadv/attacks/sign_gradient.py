@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class SignGradient(SlotAttack[SignGradientState]):
     """
 
     slots = SignGradientState
+    ends_at_last: ClassVar[bool] = True
     budget: Ball
     steps: int
     step_size: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class Jpeg(Wraps):
         devil is in the details" (kornia's).
     """
 
+    on_host: ClassVar[bool] = True
     quality: int = 20
     subsampling: str = "4:2:0"
     gradient: str = "identity"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_int, check_range
+from fastadv.defences.defended import Traits
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
 from fastadv.models.face_model import check_face_model, copy_of
@@ -102,7 +103,7 @@ class SelectiveDropout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DroppedFilters:
+class DroppedFilters(Traits):
     """The filters that are switched off, by layer; found by :meth:`SelectiveDropout.fit`.
 
     Attributes:
@@ -119,11 +120,6 @@ class DroppedFilters:
     def name(self) -> str:
         """``"selective4-0.05"``."""
         return f"selective{self.gamma}-{self.kappa:g}"
-
-    @property
-    def random(self) -> bool:
-        """Never: the filters are fixed."""
-        return False
 
     def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
         """A copy of the model without the filters: their weights and biases are zero, so their maps are.
