@@ -66,24 +66,17 @@ class LineSearch:
 
     def begin(self, mask: Tensor, value: Tensor, slope: Tensor, most: Tensor) -> None:
         """New searches with t = 1 where the mask says, on lines with this f(0), f'(0) and largest t."""
-        one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+        one = torch.ones_like(slope)
         first = LineSearch(
             step=one,
             most=most,
-            start=value,
-            slope=slope,
-            best=zero,
-            best_value=value,
-            best_slope=slope,
-            other=zero,
-            other_value=value,
-            other_slope=slope,
-            low=zero,
             high=5 * one,
             width=most,
             last_width=2 * most,
-            bracketed=torch.zeros_like(mask),
-            plain=torch.zeros_like(mask),
+            **dict.fromkeys(("best", "other", "low"), torch.zeros_like(slope)),
+            **dict.fromkeys(("start", "best_value", "other_value"), value),
+            **dict.fromkeys(("slope", "best_slope", "other_slope"), slope),
+            **dict.fromkeys(("bracketed", "plain"), torch.zeros_like(mask)),
         )
         self._take(mask, first)
 

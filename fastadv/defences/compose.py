@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,18 @@ _DEPTH = 4  # compositions within each other: draws are numbered in base 16, and
 
 
 class Wraps(Traits):
-    """Shared by all input defences: how they are put on a model."""
+    """Shared by all input defences: their name, and how they are put on a model.
+
+    Attributes:
+        naming: The name, with the fields in it: ``"mean{0.size}"`` is ``"mean3"``.
+    """
+
+    naming: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.naming.format(self)
 
     def wrap(self: Any, model: FaceModel, *, seed: int = 0) -> FaceModel:
         """The model behind this defence; the weights are shared.

@@ -47,6 +47,7 @@ class Jpeg(Wraps):
         devil is in the details" (kornia's).
     """
 
+    naming: ClassVar[str] = "jpeg{0.quality}"
     on_host: ClassVar[bool] = True
     quality: int = 20
     subsampling: str = "4:2:0"
@@ -60,11 +61,6 @@ class Jpeg(Wraps):
             raise ArgumentError(f"gradient must be one of {', '.join(GRADIENTS)}, got {brief(self.gradient)}")
         if self.gradient == "kornia":
             _kornia_codec(torch.full((1, 3, 16, 16), 0.5), self.quality)
-
-    @property
-    def name(self) -> str:
-        """``"jpeg20"``."""
-        return f"jpeg{self.quality}"
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The decoded images.

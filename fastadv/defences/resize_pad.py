@@ -33,16 +33,12 @@ class RandomResizePad(Wraps):
         Xie et al. 2018, "Mitigating adversarial effects through randomization", section 3.
     """
 
+    naming: ClassVar[str] = "resize-pad{0.smallest:g}"
     random: ClassVar[bool] = True
     smallest: float = 0.9
 
     def __post_init__(self) -> None:
         check_range("smallest", self.smallest, 0.5, 1.0)
-
-    @property
-    def name(self) -> str:
-        """``"resize-pad0.9"``."""
-        return f"resize-pad{self.smallest:g}"
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The moved images."""
