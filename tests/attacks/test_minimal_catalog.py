@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv as fa
 from fastadv.attacks import (
+    APGD,
     CATALOG,
     Box,
     CarliniWagner,
@@ -19,12 +20,13 @@ from fastadv.attacks import (
     Rows,
     as_recipe,
     by_name,
-    minimal_catalog,
+    seeks_smallest,
 )
 from fastadv.engine import Engine, Job, stream_jobs
 
 SIZE = (6, 5)
-SMALLEST = [n for n, entry in CATALOG.items() if entry.make.__module__ == minimal_catalog.__name__]
+SINGLE = {n: as_recipe(by_name(n)).attack for n, entry in CATALOG.items() if not entry.ensemble}
+SMALLEST = [n for n, attack in SINGLE.items() if seeks_smallest(attack) or isinstance(attack, APGD)]
 STEPS = 12
 
 
