@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation, SlotAttack
 from fastadv.attacks.budget import Ball, check_ball
-from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import RowState, boolean, integer, number, row
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_count, check_number
 
 LOSSES = ("ce", "dlr")
 _MOMENTUM = 0.75  # alpha of eq. 2
@@ -121,6 +121,11 @@ class APGD(SlotAttack[APGDState]):
         if self.loss not in LOSSES:
             raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {brief(self.loss)}")
         check_number("margin", self.margin)
+
+    @property
+    def logits_only(self) -> bool:  # type: ignore[override]
+        """Whether the loss is a ratio of logits."""
+        return self.loss == "dlr"
 
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The goal's loss, or the difference of logits ratio."""

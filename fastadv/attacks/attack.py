@@ -90,10 +90,14 @@ class SlotAttack(Generic[S]):
     Attributes:
         slots: The class of the state.
         needs_gradient: Whether an evaluation has a backward pass.
+        logits_only: Whether it moves towards goals on logits alone.
+        ends_at_last: Whether its last iterate is the result, and that after k steps the result of k steps.
     """
 
     slots: ClassVar[type[Any]]
     needs_gradient: ClassVar[bool] = True
+    logits_only: ClassVar[bool] = False
+    ends_at_last: ClassVar[bool] = False
 
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The goal's loss."""

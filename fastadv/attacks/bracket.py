@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import SmallestChange
-from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.attacks.state import SlotFields, SlotState, integer, number, part
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_count, check_number, is_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.fields import is_number
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_number
 from fastadv.ops import philox
 
 START_LAYER = 0

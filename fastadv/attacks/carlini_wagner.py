@@ -84,11 +84,7 @@ class CarliniWagner(PenaltyAttack[CarliniWagnerState]):
 
     def tick(self, state: CarliniWagnerState, evaluation: Evaluation) -> None:
         """One Adam step; where an inner run is over, the next constant; where all are, the best image."""
-        state.ticks.add_(state.active)
-        shortfall = torch.nan_to_num(-evaluation.loss)  # f, where it is not at its floor
-        gradient = state.finite_gradient(evaluation.gradient, state.active & (evaluation.loss != 0))
-        self._scale(state, shortfall, gradient)
-        torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
+        shortfall, gradient = self.take_in(state, evaluation, evaluation.loss != 0)
         length = row_norm(state.delta)
         self._remember(state, evaluation.achieved, length)
         over = self.over(state, length.square() + state.constant.value * shortfall)
@@ -98,7 +94,7 @@ class CarliniWagner(PenaltyAttack[CarliniWagnerState]):
         self._next_run(state, over)
         self._write_trial(state)
 
-    def _scale(self, state: CarliniWagnerState, shortfall: Tensor, gradient: Tensor) -> None:
+    def scale(self, state: CarliniWagnerState, shortfall: Tensor, gradient: Tensor) -> None:
         """Choose the first constant and the rate by the first evaluation of an image."""
         if self.initial_constant is not None and self.learning_rate is not None:
             return

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.penalty import LARGEST, RaisedPenalty, RaisedState
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import boolean, image, integer, number
+from fastadv.core.fields import check_count, check_number
 
 _CONSTANT = 2.0  # times the constant that would do if the network were linear
 _SHARE = 0.5  # pixels below this part of the mean score are fixed; a quarter of it after each step back
@@ -89,11 +89,7 @@ class CarliniWagnerL0(RaisedPenalty[CarliniWagnerL0State]):
 
     def tick(self, state: CarliniWagnerL0State, evaluation: Evaluation) -> None:
         """One Adam step on the free pixels; where the goal is reached, a smaller set; where a run is over, more c."""
-        state.ticks.add_(state.active)
-        gradient = state.finite_gradient(evaluation.gradient)
-        shortfall = torch.nan_to_num(-evaluation.loss)
-        self._scale(state, shortfall, gradient)
-        torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
+        shortfall, gradient = self.take_in(state, evaluation, state.active)
         reached = state.active & evaluation.achieved
         exhausted = self._shrink(state, reached, gradient)
         loss = row_norm(state.delta).square() + state.constant * shortfall.clamp(min=0.0)
@@ -108,7 +104,7 @@ class CarliniWagnerL0(RaisedPenalty[CarliniWagnerL0State]):
         torch.where(as_rows(state.free), state.space.point, state.space.origin, out=state.space.point)
         self._write_trial(state, exhausted)
 
-    def _scale(self, state: CarliniWagnerL0State, shortfall: Tensor, gradient: Tensor) -> None:
+    def scale(self, state: CarliniWagnerL0State, shortfall: Tensor, gradient: Tensor) -> None:
         """Choose the first constant by the first evaluation of an image."""
         if self.initial_constant is None:
             constant = _CONSTANT * 2 * shortfall / row_norm(gradient).clamp(min=1e-12).square()

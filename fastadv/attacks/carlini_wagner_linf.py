@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
-from fastadv.attacks.fields import check_number
 from fastadv.attacks.penalty import LARGEST, RaisedPenalty, RaisedState
-from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
+from fastadv.attacks.per_image import column, put_where, row_norm
 from fastadv.attacks.state import number, row
 from fastadv.attacks.tanh_space import rate_of
+from fastadv.core.fields import check_number
 
 _SHRINK = 0.9
 _SMALLEST = 1 / 256  # C&W's last bound: below it no 8-bit image changes
@@ -90,11 +90,7 @@ class CarliniWagnerLinf(RaisedPenalty[CarliniWagnerLinfState]):
 
     def tick(self, state: CarliniWagnerLinfState, evaluation: Evaluation) -> None:
         """One Adam step; where the bound is reached, a smaller one; where a run is over, a larger constant."""
-        state.ticks.add_(state.active)
-        shortfall = torch.nan_to_num(-evaluation.loss)  # f, where it is not at its floor
-        gradient = state.finite_gradient(evaluation.gradient, state.active & (evaluation.loss != 0))
-        self._scale(state, shortfall, gradient)
-        torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
+        shortfall, gradient = self.take_in(state, evaluation, evaluation.loss != 0)
         self._shrink(state, evaluation.achieved)
         excess = self._excess(state)
         over = self.over(state, state.constant * shortfall + row_norm(excess, 1.0))
@@ -103,7 +99,7 @@ class CarliniWagnerLinf(RaisedPenalty[CarliniWagnerLinfState]):
         self._next_run(state, over)
         self._write_trial(state)
 
-    def _scale(self, state: CarliniWagnerLinfState, shortfall: Tensor, gradient: Tensor) -> None:
+    def scale(self, state: CarliniWagnerLinfState, shortfall: Tensor, gradient: Tensor) -> None:
         """Choose the first constant and the rate by the first evaluation of an image."""
         steepness = row_norm(gradient, 1.0).clamp(min=1e-12)
         if self.initial_constant is None:

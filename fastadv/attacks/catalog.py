@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from fastadv.attacks import minimal_catalog, optimisation_catalog, sign_catalog, transferable
@@ -13,7 +15,32 @@ from fastadv.attacks.registry import Entry, collect
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 
-CATALOG = collect(sign_catalog, transferable, optimisation_catalog, minimal_catalog)
+_TABLES = (sign_catalog, transferable, optimisation_catalog, minimal_catalog)
+
+
+class _Catalog(Mapping[str, Entry]):
+    """The entries of the recipes that ``fastadv.attacks`` exports, by name: those of the tables above first.
+
+    What is public is registered: the names are read when the first one is asked for, since this file is below them.
+    """
+
+    @cached_property
+    def _entries(self) -> Mapping[str, Entry]:
+        package = sys.modules["fastadv.attacks"]
+        recipes = [made for made in map(vars(package).get, package.__all__) if hasattr(made, "entry")]
+        return collect(*dict.fromkeys((*_TABLES, *(sys.modules[made.__module__] for made in recipes))))
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+CATALOG = _Catalog()
 
 
 def listed() -> tuple[Entry, ...]:

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks.attack import Evaluation, SmallestChange
-from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where, row_dot, row_norm
 from fastadv.attacks.state import RowState, integer, number, row
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_count, check_number
 
 _GAIN = 0.995  # a return that is expected to gain less is not worth its evaluations
 _LEAST = {"l2": 1e-4, "linf": 1e-6}  # a shorter step could be lost in float32 pixels

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.fields import is_number
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.goal import RowGoal, Rows, check_classes, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_int, is_number
 from fastadv.models.outputs import at_layer
 
 
@@ -120,7 +120,7 @@ class GalleryClass(RowGoal):
             raise ArgumentError(
                 f"guides must have one row for each of {len(self.labels)} labels, got {len(self.guides)}"
             )
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or not 1 <= self.k <= len(self.gallery.classes):
+        if not is_int(self.k) or not 1 <= self.k <= len(self.gallery.classes):
             raise ArgumentError(
                 f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, "
                 f"got {brief(self.k)}"

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks.fields import INTEGERS, is_number
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_number
 from fastadv.models.checks import check_embeddings, check_images
 
 METRICS = ("cosine", "euclidean")
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # what class indices may be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,7 @@ def check_threshold(metric: str, threshold: float) -> None:
 
 def check_classes(name: str, value: Tensor, *, expected: str = "integers (N,)") -> None:
     """A ValueError unless the value is a vector of integers of at least 0."""
-    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in INTEGERS:
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in _INTEGERS:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"{name} must be {expected}, got {got}")
     if value.numel() and int(value.min()) < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -61,34 +61,22 @@ class LineSearch:
     @staticmethod
     def allocate(count: int, device: torch.device) -> LineSearch:
         """Searches that have not begun."""
-        flags = ("bracketed", "plain")
-        return LineSearch(
-            **{
-                f.name: torch.zeros(count, dtype=torch.bool if f.name in flags else torch.float64, device=device)
-                for f in fields(LineSearch)
-            }
-        )
+        kinds = {f.name: torch.bool if f.name in ("bracketed", "plain") else torch.float64 for f in fields(LineSearch)}
+        return LineSearch(**{name: torch.zeros(count, dtype=kind, device=device) for name, kind in kinds.items()})
 
     def begin(self, mask: Tensor, value: Tensor, slope: Tensor, most: Tensor) -> None:
         """New searches with t = 1 where the mask says, on lines with this f(0), f'(0) and largest t."""
-        one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+        one = torch.ones_like(slope)
         first = LineSearch(
             step=one,
             most=most,
-            start=value,
-            slope=slope,
-            best=zero,
-            best_value=value,
-            best_slope=slope,
-            other=zero,
-            other_value=value,
-            other_slope=slope,
-            low=zero,
             high=5 * one,
             width=most,
             last_width=2 * most,
-            bracketed=torch.zeros_like(mask),
-            plain=torch.zeros_like(mask),
+            **dict.fromkeys(("best", "other", "low"), torch.zeros_like(slope)),
+            **dict.fromkeys(("start", "best_value", "other_value"), value),
+            **dict.fromkeys(("slope", "best_slope", "other_slope"), slope),
+            **dict.fromkeys(("bracketed", "plain"), torch.zeros_like(mask)),
         )
         self._take(mask, first)
 
@@ -134,11 +122,9 @@ class LineSearch:
         lost = bracketed & ((step <= low) | (step >= high) | (high - low <= WIDTH * high))
         self._take(
             ~wall,
-            LineSearch(
+            replace(
+                self,
                 step=torch.where(lost, best, step),
-                most=self.most,
-                start=self.start,
-                slope=self.slope,
                 best=best,
                 best_value=found.best_value + best * less,
                 best_slope=found.best_slope + less,
@@ -198,23 +184,16 @@ class LineSearch:
 
         step = torch.where(worse, first, torch.where(opposite, second, torch.where(flatter, third, fourth)))
         crossed = ~worse & opposite
-        return LineSearch(
+        return replace(
+            self,
             step=torch.where(torch.isfinite(step), step, (x + t) / 2),
-            most=self.most,
-            start=self.start,
-            slope=self.slope,
             best=torch.where(worse, x, t),
             best_value=torch.where(worse, fx, value),
             best_slope=torch.where(worse, dx, slope),
             other=torch.where(worse, t, torch.where(crossed, x, y)),
             other_value=torch.where(worse, value, torch.where(crossed, fx, fy)),
             other_slope=torch.where(worse, slope, torch.where(crossed, dx, dy)),
-            low=self.low,
-            high=self.high,
-            width=self.width,
-            last_width=self.last_width,
             bracketed=self.bracketed | worse | opposite,
-            plain=self.plain,
         )
 
     def _take(self, mask: Tensor, new: LineSearch) -> None:

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from fastadv.attacks.attack import Evaluation, SlotAttack
 from fastadv.attacks.bracket import Bracket
 from fastadv.attacks.budget import Box, Budget, check_box
-from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import RowState, boolean, integer, number, part, row
+from fastadv.core.fields import check_count, check_number, check_open
 
 _GROWTH = 10.0  # of a weight that failed: the coarse search
 _WEIGHTS = (1e-9, 1e9)  # of the first weight: a gradient of zero must not make it infinite

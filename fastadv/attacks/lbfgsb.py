@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation, SlotAttack
 from fastadv.attacks.budget import Budget, check_box
-from fastadv.attacks.fields import check_count, check_number, check_open
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds
 from fastadv.attacks.per_image import as_rows, put_where
 from fastadv.attacks.state import RowState
+from fastadv.core.fields import check_count, check_number, check_open
 
 _GREY_LEVEL = 1 / 255
 

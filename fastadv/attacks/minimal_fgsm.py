@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.bracket import SizedState, SmallestSize
-from fastadv.attacks.fields import check_number
 from fastadv.attacks.per_image import as_rows, column, put_where
 from fastadv.attacks.state import RowState, row
+from fastadv.core.fields import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

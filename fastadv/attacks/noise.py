@@ -13,10 +13,10 @@ from fastadv import ops
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.bracket import SizedState, SmallestSize
 from fastadv.attacks.budget import START_LAYER
-from fastadv.attacks.fields import check_number
 from fastadv.attacks.state import integer
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_number
 
 _SPREAD = {"uniform": math.sqrt(3.0), "gaussian": 1.0}  # the op's scale at a standard deviation of 1
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.fields import is_number
 from fastadv.attacks.goal import RowGoal, Rows, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_number
 
 MAX_DISTANCE = 2.0
 """The largest distance of two unit embeddings."""

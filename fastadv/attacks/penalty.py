@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.adam import Moments
-from fastadv.attacks.attack import SmallestChange
-from fastadv.attacks.fields import check_count, check_number, check_open
+from fastadv.attacks.attack import Evaluation, SmallestChange
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, put_where
 from fastadv.attacks.state import RowState, integer, number, part, row
 from fastadv.attacks.tanh_space import TanhSpace
+from fastadv.core.fields import check_count, check_number, check_open
 
 LARGEST = 1e12
 """The largest constant: its square, times a gradient's, is still a float32."""
@@ -108,6 +108,28 @@ class PenaltyAttack(SmallestChange[P]):
         state.begin(slots, images)
         state.space.begin(slots, as_rows(state.origin)[slots])
         state.moments.reset(slots)
+
+    def take_in(self, state: P, evaluation: Evaluation, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Count an evaluation, note the change of the trial, and choose what the first one is to choose.
+
+        Args:
+            state: The slots.
+            evaluation: Of all of them.
+            counted: ``(N,)`` bool, where the gradient is that of f, which is flat at its floor.
+
+        Returns:
+            f ``(N,)`` where it is not at its floor, and its gradient, rows ``(N, D)``.
+        """
+        state.ticks.add_(state.active)
+        shortfall = torch.nan_to_num(-evaluation.loss)
+        gradient = state.finite_gradient(evaluation.gradient, state.active & counted)
+        self.scale(state, shortfall, gradient)
+        torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
+        return shortfall, gradient
+
+    def scale(self, state: P, shortfall: Tensor, gradient: Tensor) -> None:
+        """Choose the first constant and the rate by the first evaluation of an image."""
+        raise NotImplementedError
 
     def over(self, state: P, loss: Tensor) -> Tensor:
         """Whether the inner run ends with this evaluation, ``(N,)`` bool."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 from fastadv.attacks.budget import L2, Linf
-from fastadv.attacks.fields import check_count, check_number
 from fastadv.attacks.registry import named
 from fastadv.attacks.sign_gradient import SignGradient
+from fastadv.core.fields import check_count, check_number
 
 _LEVEL = 1 / 255
 _EPS = 8 / 255

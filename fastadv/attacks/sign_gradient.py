@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.attacks.attack import Evaluation, SlotAttack
 from fastadv.attacks.budget import Ball, check_ball
-from fastadv.attacks.fields import check_count, check_number, is_number
 from fastadv.attacks.state import SlotState, boolean, image
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_count, check_number, is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ class SignGradient(SlotAttack[SignGradientState]):
     """
 
     slots = SignGradientState
+    ends_at_last: ClassVar[bool] = True
     budget: Ball
     steps: int
     step_size: float

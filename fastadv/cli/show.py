@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from fastadv.attacks import Box, Recipe
+from fastadv.attacks import Recipe
 from fastadv.core import progress as progressing
 from fastadv.core.numbers import show_eps
 from fastadv.runs import attack as attacking
@@ -88,7 +88,7 @@ def percent(value: float | None) -> str:
 def attack_title(moves: Recipe) -> str:
     """The attack and its budget: ``"fim, linf 8/255"``, or the name alone where there is no ball."""
     budget = moves.attack.budget
-    return moves.name if isinstance(budget, Box) else f"{moves.name}, {budget.norm} {show_eps(budget.eps)}"
+    return f"{moves.name}, {budget.norm} {show_eps(budget.eps)}" if budget.is_ball else moves.name
 
 
 def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float, *, as_json: bool) -> None:

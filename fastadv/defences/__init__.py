@@ -2,7 +2,7 @@
 
 from fastadv.defences.attack_as_defence import AttackAsDefence, AttackedModel
 from fastadv.defences.compose import Chain, OneOf
-from fastadv.defences.defended import DefendedModel, InputDefence, WatchedDefendedModel, networks_of
+from fastadv.defences.defended import Defence, DefendedModel, InputDefence, WatchedDefendedModel, networks_of
 from fastadv.defences.filters import BitDepth, GaussianBlur, MeanFilter, Median
 from fastadv.defences.jpeg import Jpeg
 from fastadv.defences.key import content_ids, content_key
@@ -12,7 +12,7 @@ from fastadv.defences.retrained import Retrained
 from fastadv.defences.selective_dropout import DroppedFilters, SelectiveDropout
 from fastadv.defences.straight_through import straight_through
 from fastadv.defences.suspicion import Flag, Trial, gradient_ratio, suspicions
-from fastadv.defences.threat_models import Adaptive, Attacker, Defence, PerfectKnowledge, ThreatModel, ZeroKnowledge
+from fastadv.defences.threat_models import Adaptive, Attacker, PerfectKnowledge, ThreatModel, ZeroKnowledge
 
 __all__ = [
     "Adaptive",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Evade, Recipe, as_recipe
 from fastadv.core.errors import UnavailableError
-from fastadv.defences.checks import check_number
-from fastadv.defences.defended import SameNetwork
+from fastadv.core.fields import check_range
+from fastadv.defences.defended import SameNetwork, Traits
 from fastadv.defences.key import check_seed, content_key
 from fastadv.defences.straight_through import straight_through
 from fastadv.engine import Engine, Job, stream_jobs
@@ -25,7 +25,7 @@ START_LAYER = 4002
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackAsDefence:
+class AttackAsDefence(Traits):
     r"""Attack every image before it is embedded: away from its own embedding, with no knowledge of what it is.
 
     .. math:: F'(x) = F(A(x)), \qquad A \text{ ascends } \lVert F(x') - F(x) \rVert_2
@@ -56,6 +56,8 @@ class AttackAsDefence:
         "Adversarial attack as a defence", 2021: PGD against PGD, C&W against C&W, FGSM failing.
     """
 
+    random: ClassVar[bool] = True  # in its start
+    on_host: ClassVar[bool] = True
     attack: Attack[Any] | Recipe
     start: float = 0.0
     threshold: float = -1.0
@@ -64,8 +66,8 @@ class AttackAsDefence:
 
     def __post_init__(self) -> None:
         as_recipe(self.attack)  # refuses what is no attack
-        check_number("start", self.start, 0.0, 1.0)
-        check_number("threshold", self.threshold, -1.0, 1.0)
+        check_range("start", self.start, 0.0, 1.0)
+        check_range("threshold", self.threshold, -1.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -73,9 +75,13 @@ class AttackAsDefence:
         return f"{'known' if self.known else 'attack'}({as_recipe(self.attack).name})"
 
     @property
-    def random(self) -> bool:
-        """Whether it may draw random numbers: always, in its start."""
-        return True
+    def takes_attacked(self) -> bool:  # type: ignore[override]
+        """Whether it is known of queries that they are attacked."""
+        return self.known
+
+    def run_in(self, precision: str) -> AttackAsDefence:
+        """The defence that attacks in a precision."""
+        return replace(self, engine=replace(self.engine, precision=precision))
 
     def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
         """The model whose images are attacked first, a ``FaceModel`` for every caller.

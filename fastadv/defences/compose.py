@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.defences.checks import check_number
-from fastadv.defences.defended import DefendedModel, InputDefence, WatchedDefendedModel
+from fastadv.core.fields import check_range
+from fastadv.defences.defended import DefendedModel, InputDefence, Traits, WatchedDefendedModel
 from fastadv.defences.evade_detector import WatchedModel
 from fastadv.models import FaceModel
 from fastadv.ops import philox
@@ -25,10 +25,19 @@ _PARTS = 15  # at most, of one composition
 _DEPTH = 4  # compositions within each other: draws are numbered in base 16, and Philox counts to 16**5
 
 
-class Wraps:
-    """Shared by all input defences: how they are put on a model."""
+class Wraps(Traits):
+    """Shared by all input defences: their name, and how they are put on a model.
 
-    random: ClassVar[bool] = False
+    Attributes:
+        naming: The name, with the fields in it: ``"mean{0.size}"`` is ``"mean3"``.
+    """
+
+    naming: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.naming.format(self)
 
     def wrap(self: Any, model: FaceModel, *, seed: int = 0) -> FaceModel:
         """The model behind this defence; the weights are shared.
@@ -56,8 +65,19 @@ class Wraps:
         return DefendedModel(model, self, seed=seed)
 
 
+class _Composed(Wraps):
+    """What the compositions share."""
+
+    parts: tuple[InputDefence, ...]
+
+    @property
+    def on_host(self) -> bool:  # type: ignore[override]
+        """Whether any part is."""
+        return any(part.on_host for part in self.parts)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Chain(Wraps):
+class Chain(_Composed):
     r"""Several defences, one after the other: :math:`T(x) = T_n(\dots T_1(x))`.
 
     Attributes:
@@ -91,7 +111,7 @@ class Chain(Wraps):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneOf(Wraps):
+class OneOf(_Composed):
     r"""One of several defences, drawn for each image: :math:`T(x) = T_k(x),\; k \sim p`.
 
     All of them are computed, and one is taken, so that the time does not tell which, and the host does not wait.
@@ -121,7 +141,7 @@ class OneOf(Wraps):
                 f"weights must be {len(self.parts)} numbers, one for each part, got {brief(self.weights)}"
             )
         for weight in self.weights:
-            check_number("weights", weight, 0, 1e9)
+            check_range("weights", weight, 0, 1e9)
         if sum(self.weights) <= 0:
             raise ArgumentError(f"weights must not all be 0, got {brief(self.weights)}")
 
@@ -175,4 +195,4 @@ def _check_parts(parts: tuple[InputDefence, ...]) -> None:
 
 
 def _depth(part: InputDefence) -> int:
-    return 1 + max(_depth(p) for p in part.parts) if isinstance(part, (Chain, OneOf)) else 0
+    return 1 + max(map(_depth, part.parts)) if isinstance(part, _Composed) else 0

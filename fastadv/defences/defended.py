@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,9 +14,11 @@ from fastadv.models import FaceModel
 from fastadv.models.face_model import check_face_model
 from fastadv.surrogates.key import StepKey
 
+D = TypeVar("D")
 
-class InputDefence(Protocol):
-    """A transformation of the images before they are embedded. A frozen value."""
+
+class Defence(Protocol):
+    """Anything that makes a model a defended one: an input defence, switched-off filters, other weights, an attack."""
 
     @property
     def name(self) -> str:
@@ -24,13 +26,40 @@ class InputDefence(Protocol):
 
     @property
     def random(self) -> bool:
-        """Whether it draws random numbers."""
+        """Whether it draws random numbers, which the attacker does not know."""
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it works on the host, so that an attack through it cannot be captured."""
+
+    @property
+    def takes_attacked(self) -> bool:
+        """Whether a query that is known to be attacked is compared as it is (``AttackAsDefence``)."""
+
+    def run_in(self: D, precision: str) -> D:
+        """The defence as it is in an evaluation of a precision: one that attacks does so in that one."""
+
+    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
+        """The defended model."""
+
+
+class InputDefence(Defence, Protocol):
+    """A transformation of the images before they are embedded. A frozen value."""
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """Images ``(N, 3, H, W)`` to images of the same shape, with a gradient; draws hang on the key only."""
 
-    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
-        """The model behind the defence."""
+
+class Traits:
+    """What is true of most defences; see ``Defence``."""
+
+    random: ClassVar[bool] = False
+    on_host: ClassVar[bool] = False
+    takes_attacked: ClassVar[bool] = False
+
+    def run_in(self: D, precision: str) -> D:
+        """The defence as it is in an evaluation of a precision."""
+        return self
 
 
 def networks_of(defence: object) -> tuple[nn.Module, ...]:

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks.attack import Attack
-from fastadv.attacks.fields import is_number
 from fastadv.attacks.goal import Goal, Misclassify, RowGoal, Rows
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import is_number
 from fastadv.detection import Detector, LayerTap
 from fastadv.models import FaceModel
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.defences.checks import check_int, check_number, check_odd
+from fastadv.core.fields import check_int, check_odd, check_range
 from fastadv.defences.compose import Wraps
 from fastadv.defences.straight_through import straight_through
 from fastadv.surrogates.key import StepKey
@@ -35,15 +36,11 @@ class MeanFilter(Wraps):
         Mehr and Schroeder, "Six Pixels to Kevin Bacon", the low-pass filter.
     """
 
+    naming: ClassVar[str] = "mean{0.size}"
     size: int = 3
 
     def __post_init__(self) -> None:
         check_odd("size", self.size, _LARGEST)
-
-    @property
-    def name(self) -> str:
-        """``"mean3"``."""
-        return f"mean{self.size}"
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The smoothed images."""
@@ -72,17 +69,13 @@ class GaussianBlur(Wraps):
         part).
     """
 
+    naming: ClassVar[str] = "gauss{0.size}-{0.sigma:g}"
     size: int = 5
     sigma: float = 2.0
 
     def __post_init__(self) -> None:
         check_odd("size", self.size, _LARGEST)
-        check_number("sigma", self.sigma, 0, _LARGEST, positive=True)
-
-    @property
-    def name(self) -> str:
-        """``"gauss5-2"``."""
-        return f"gauss{self.size}-{self.sigma:g}"
+        check_range("sigma", self.sigma, 0, _LARGEST, positive=True)
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The smoothed images."""
@@ -107,15 +100,11 @@ class Median(Wraps):
         Xu et al. 2018, "Feature squeezing: detecting adversarial examples in deep neural networks", section III-C.
     """
 
+    naming: ClassVar[str] = "median{0.size}"
     size: int = 3
 
     def __post_init__(self) -> None:
         check_odd("size", self.size, 7)
-
-    @property
-    def name(self) -> str:
-        """``"median3"``."""
-        return f"median{self.size}"
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The filtered images."""
@@ -144,15 +133,11 @@ class BitDepth(Wraps):
         Xu et al. 2018, "Feature squeezing: detecting adversarial examples in deep neural networks", section III-B.
     """
 
+    naming: ClassVar[str] = "bits{0.bits}"
     bits: int = 4
 
     def __post_init__(self) -> None:
         check_int("bits", self.bits, 1, 8)
-
-    @property
-    def name(self) -> str:
-        """``"bits4"``."""
-        return f"bits{self.bits}"
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The coarsened images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, MissingPackageError, UnavailableError
-from fastadv.defences.checks import check_int
+from fastadv.core.fields import check_int
 from fastadv.defences.compose import Wraps
 from fastadv.defences.straight_through import straight_through
 from fastadv.surrogates.key import StepKey
@@ -46,6 +47,8 @@ class Jpeg(Wraps):
         devil is in the details" (kornia's).
     """
 
+    naming: ClassVar[str] = "jpeg{0.quality}"
+    on_host: ClassVar[bool] = True
     quality: int = 20
     subsampling: str = "4:2:0"
     gradient: str = "identity"
@@ -58,11 +61,6 @@ class Jpeg(Wraps):
             raise ArgumentError(f"gradient must be one of {', '.join(GRADIENTS)}, got {brief(self.gradient)}")
         if self.gradient == "kornia":
             _kornia_codec(torch.full((1, 3, 16, 16), 0.5), self.quality)
-
-    @property
-    def name(self) -> str:
-        """``"jpeg20"``."""
-        return f"jpeg{self.quality}"
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The decoded images.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_int
 from fastadv.surrogates.key import StepKey
 
 _GRAIN = 255 * 256  # far finer than a grey level, far coarser than float32
@@ -53,5 +54,5 @@ def check_seed(seed: int) -> None:
     Raises:
         ValueError: It is no integer in [0, 2**64).
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
+    if not is_int(seed) or not 0 <= seed < 1 << 64:
         raise ArgumentError(f"seed must be an integer in [0, 2**64), got {brief(seed)}")

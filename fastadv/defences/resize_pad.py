@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fastadv.defences.checks import check_number
+from fastadv.core.fields import check_range
 from fastadv.defences.compose import Wraps
 from fastadv.surrogates.input_diversity import InputDiversity
 from fastadv.surrogates.key import StepKey
@@ -33,16 +33,12 @@ class RandomResizePad(Wraps):
         Xie et al. 2018, "Mitigating adversarial effects through randomization", section 3.
     """
 
+    naming: ClassVar[str] = "resize-pad{0.smallest:g}"
     random: ClassVar[bool] = True
     smallest: float = 0.9
 
     def __post_init__(self) -> None:
-        check_number("smallest", self.smallest, 0.5, 1.0)
-
-    @property
-    def name(self) -> str:
-        """``"resize-pad0.9"``."""
-        return f"resize-pad{self.smallest:g}"
+        check_range("smallest", self.smallest, 0.5, 1.0)
 
     def __call__(self, images: Tensor, key: StepKey) -> Tensor:
         """The moved images."""

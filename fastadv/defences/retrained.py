@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv.defences.defended import Traits
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import load_weights, read_fitting_state
 from fastadv.models.face_model import check_face_model, copy_of
@@ -13,7 +14,7 @@ from fastadv.models.zoo import class_head
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrained:
+class Retrained(Traits):
     """Other weights of the same architecture: a network after adversarial training.
 
     Source:
@@ -31,11 +32,6 @@ class Retrained:
     def name(self) -> str:
         """``"weights:robust/best"``: the file without its ending, and its folder."""
         return f"weights:{'/'.join(self.file.with_suffix('').parts[-2:])}"
-
-    @property
-    def random(self) -> bool:
-        """Never: the weights are fixed."""
-        return False
 
     def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
         """A copy of the model with the file's weights, and with the file's class head, or none.

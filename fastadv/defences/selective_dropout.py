@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.core.errors import ArgumentError
-from fastadv.defences.checks import check_int, check_number
+from fastadv.core.fields import check_int, check_range
+from fastadv.defences.defended import Traits
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
 from fastadv.models.face_model import check_face_model, copy_of
@@ -48,7 +49,7 @@ class SelectiveDropout:
 
     def __post_init__(self) -> None:
         check_int("gamma", self.gamma, 1, 4096)
-        check_number("kappa", self.kappa, 0.0, 0.999, positive=True)
+        check_range("kappa", self.kappa, 0.0, 0.999, positive=True)
 
     def fit(self, model: FaceModel, clean: Tensor, attacked: Tensor, *, batch: int = 16) -> DroppedFilters:
         """Measure the filters.
@@ -102,7 +103,7 @@ class SelectiveDropout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DroppedFilters:
+class DroppedFilters(Traits):
     """The filters that are switched off, by layer; found by :meth:`SelectiveDropout.fit`.
 
     Attributes:
@@ -119,11 +120,6 @@ class DroppedFilters:
     def name(self) -> str:
         """``"selective4-0.05"``."""
         return f"selective{self.gamma}-{self.kappa:g}"
-
-    @property
-    def random(self) -> bool:
-        """Never: the filters are fixed."""
-        return False
 
     def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
         """A copy of the model without the filters: their weights and biases are zero, so their maps are.

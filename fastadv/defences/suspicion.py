@@ -143,8 +143,14 @@ def suspicions(trials: Sequence[Trial], *, gradient_ratio: float | None = None) 
     """
     if len({len(t.hits) for t in trials}) > 1:
         raise ArgumentError(f"trials must be of the same images, got {sorted({len(t.hits) for t in trials})} of them")
-    found = [*_one_step(trials), *_black_box(trials), *_gradients(trials, gradient_ratio)]
-    return (*found, *_radius(trials), *_noise(trials))
+    found = {
+        "one-step": _one_step(trials),
+        "black-box": _black_box(trials),
+        "gradients": _gradients(trials, gradient_ratio),
+        "radius": _radius(trials),
+        "noise": _noise(trials),
+    }
+    return tuple(Flag(sign=sign, text=text) for sign, texts in found.items() for text in texts)
 
 
 def gradient_ratio(defended: FaceModel, bare: FaceModel, images: Tensor, targets: Tensor, *, batch: int = 16) -> float:
@@ -190,45 +196,38 @@ def _beats(first: Trial, second: Trial) -> bool:
     return bool(rest.any()) and paired_difference(first.hits[rest], second.hits[rest]).verdict == "above"
 
 
-def _one_step(trials: Sequence[Trial]) -> Iterator[Flag]:
+def _one_step(trials: Sequence[Trial]) -> Iterator[str]:
     for one in trials:
         rivals = [t for t in trials if (t.family, t.eps, t.threat) == (ITERATIVE, one.eps, one.threat)]
         if one.eps is None:  # of two that look for the smallest change, one may succeed more often by changing more
             rivals = [t for t in rivals if one.length <= t.length]
         if one.family == ONE_STEP and rivals and all(_beats(one, rival) for rival in rivals):
             best = max(rivals, key=lambda t: t.share)
-            yield Flag(
-                sign="one-step",
-                text=f"one step beats many: {one.label} {one.share:.1%}, {best.label} {best.share:.1%}",
-            )
+            yield f"one step beats many: {one.label} {one.share:.1%}, {best.label} {best.share:.1%}"
 
 
-def _black_box(trials: Sequence[Trial]) -> Iterator[Flag]:
+def _black_box(trials: Sequence[Trial]) -> Iterator[str]:
     for blind in trials:
         for seeing in trials:
             same = (blind.attack, blind.eps, blind.watched) == (seeing.attack, seeing.eps, seeing.watched)
             if same and seeing.white_box and not blind.white_box and _beats(blind, seeing):
-                yield Flag(
-                    sign="black-box",
-                    text=f"not knowing the defence helps: {blind.label} {blind.share:.1%}, "
-                    f"{seeing.label} {seeing.share:.1%}",
+                yield (
+                    f"not knowing the defence helps: {blind.label} {blind.share:.1%}, {seeing.label} {seeing.share:.1%}"
                 )
 
 
-def _gradients(trials: Iterable[Trial], ratio: float | None) -> Iterator[Flag]:
+def _gradients(trials: Iterable[Trial], ratio: float | None) -> Iterator[str]:
     for trial in trials:
         if trial.white_box and trial.family != NOISE and trial.zero >= _FEW:
-            yield Flag(
-                sign="gradients", text=f"{trial.label}: the gradient was zero at every step for {trial.zero:.1%}"
-            )
+            yield f"{trial.label}: the gradient was zero at every step for {trial.zero:.1%}"
         if trial.white_box and trial.nonfinite > 0:
-            yield Flag(sign="gradients", text=f"{trial.label}: gradients were not finite for {trial.nonfinite:.1%}")
+            yield f"{trial.label}: gradients were not finite for {trial.nonfinite:.1%}"
     if ratio is not None and not 1 / _FACTOR <= ratio <= _FACTOR:
         what = "vanish" if ratio < 1 else "explode"
-        yield Flag(sign="gradients", text=f"gradients {what}: {ratio:.1e} times those without the defence")
+        yield f"gradients {what}: {ratio:.1e} times those without the defence"
 
 
-def _radius(trials: Sequence[Trial]) -> Iterator[Flag]:
+def _radius(trials: Sequence[Trial]) -> Iterator[str]:
     groups: dict[tuple[str, str], list[tuple[float, Trial]]] = {}
     for trial in trials:
         if trial.white_box and trial.eps is not None:
@@ -237,13 +236,10 @@ def _radius(trials: Sequence[Trial]) -> Iterator[Flag]:
         ordered = sorted(group, key=lambda pair: pair[0])
         (least, small), (most, large) = ordered[0], ordered[-1]
         if least < most and not small.before.all() and large.share <= small.share < _SATURATED:
-            yield Flag(
-                sign="radius",
-                text=f"a larger radius does not help: {small.label} {small.share:.1%}, {large.label} {large.share:.1%}",
-            )
+            yield f"a larger radius does not help: {small.label} {small.share:.1%}, {large.label} {large.share:.1%}"
 
 
-def _noise(trials: Sequence[Trial]) -> Iterator[Flag]:
+def _noise(trials: Sequence[Trial]) -> Iterator[str]:
     for noise in trials:
         for trial in trials:
             if noise.family != NOISE or trial.family == NOISE or not trial.white_box or not noise.gained.any():
@@ -255,8 +251,7 @@ def _noise(trials: Sequence[Trial]) -> Iterator[Flag]:
             comparable = bool(trial.gained.any()) or trial.eps is None
             shorter = comparable and noise.share >= trial.share and noise.length < trial.length
             if stronger or shorter:
-                yield Flag(
-                    sign="noise",
-                    text=f"noise beats gradients: {noise.label} {noise.share:.1%} at a median L2 of "
-                    f"{noise.length:.2f}, {trial.label} {trial.share:.1%} at {trial.length:.2f}",
+                yield (
+                    f"noise beats gradients: {noise.label} {noise.share:.1%} at a median L2 of "
+                    f"{noise.length:.2f}, {trial.label} {trial.share:.1%} at {trial.length:.2f}"
                 )

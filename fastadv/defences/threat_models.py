@@ -5,31 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.defences.checks import check_int, check_number
+from fastadv.core.fields import check_int, check_range
+from fastadv.defences.defended import Defence
 from fastadv.defences.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.detection import Detector
 from fastadv.models import FaceModel
 from fastadv.surrogates import Ensemble
-
-
-class Defence(Protocol):
-    """Anything that makes a model a defended one: an input defence, switched-off filters, other weights, an attack."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-
-    @property
-    def random(self) -> bool:
-        """Whether it draws random numbers, which the attacker does not know."""
-
-    def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
-        """The defended model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +47,14 @@ class ThreatModel(Protocol):
     def knows_defence(self) -> bool:
         """Whether the attack depends on the defence; without it one attack serves against all of them."""
 
+    @property
+    def detector(self) -> Detector | None:
+        """What has to be passed besides, or None."""
+
+    @property
+    def threshold(self) -> float:
+        """Its logit at and above which an image is flagged."""
+
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attacker of a model behind a defence."""
 
@@ -72,15 +66,10 @@ class ZeroKnowledge:
     Source: Mehr and Schroeder, "Six Pixels to Kevin Bacon", zero-knowledge attacks.
     """
 
-    @property
-    def name(self) -> str:
-        """``"zero"``."""
-        return "zero"
-
-    @property
-    def knows_defence(self) -> bool:
-        """No."""
-        return False
+    name: ClassVar[str] = "zero"
+    knows_defence: ClassVar[bool] = False
+    detector: ClassVar[None] = None
+    threshold: ClassVar[float] = math.inf
 
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attack on the bare model, whatever the defence.
@@ -94,7 +83,40 @@ class ZeroKnowledge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerfectKnowledge:
+class _Knowing:
+    """What the attackers that know the defence share: samples of its draws, with seeds of their own."""
+
+    knows_defence: ClassVar[bool] = True
+    kind: ClassVar[str]
+    samples: int = 1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_int("samples", self.samples, 1, 1024)
+        check_int("seed", self.seed, 0, (1 << 63) - 1)
+
+    @property
+    def name(self) -> str:
+        """The kind, such as ``"perfect"``; ``"perfect:8"`` with 8 samples."""
+        return self.kind if self.samples == 1 else f"{self.kind}:{self.samples}"
+
+    def _sampled(self, recipe: Recipe, model: FaceModel, defence: Defence | None) -> tuple[FaceModel, Recipe]:
+        """The defended model with the first sample's seed, and the attack on those of the others too."""
+        if defence is None:
+            return model, recipe
+        first = defence.wrap(model, seed=self.seed)
+        if self.samples == 1 or not defence.random:
+            return first, recipe
+        if recipe.surrogate.ensemble is not None:
+            raise ArgumentError(
+                f"samples must be 1 for {recipe.name}, which is on an ensemble already, got {self.samples}"
+            )
+        others = tuple(defence.wrap(model, seed=self.seed + k) for k in range(1, self.samples))
+        return first, replace(recipe, surrogate=replace(recipe.surrogate, ensemble=Ensemble(others=others)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerfectKnowledge(_Knowing):
     r"""The attacker knows the defence and attacks through it, by the expectation over its draws.
 
     .. math:: g = \frac{1}{K} \sum_{k=1}^{K} \nabla_x J\big(F(T_{\omega_k}(x))\big)
@@ -114,22 +136,9 @@ class PerfectKnowledge:
         robust adversarial examples", eq. 1 (expectation over transformation).
     """
 
-    samples: int = 1
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        check_int("samples", self.samples, 1, 1024)
-        check_int("seed", self.seed, 0, (1 << 63) - 1)
-
-    @property
-    def name(self) -> str:
-        """``"perfect"``, or ``"perfect:8"`` with 8 samples."""
-        return "perfect" if self.samples == 1 else f"perfect:{self.samples}"
-
-    @property
-    def knows_defence(self) -> bool:
-        """Yes."""
-        return True
+    kind: ClassVar[str] = "perfect"
+    detector: ClassVar[None] = None
+    threshold: ClassVar[float] = math.inf
 
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attack through the defence.
@@ -142,14 +151,12 @@ class PerfectKnowledge:
         Raises:
             ValueError: The attack is on an ensemble already, and more than one sample is wanted.
         """
-        if defence is None:
-            return Attacker(model=model, recipe=as_recipe(attack), goal=_same)
-        first, recipe = _sampled(as_recipe(attack), model, defence, samples=self.samples, seed=self.seed)
+        first, recipe = self._sampled(as_recipe(attack), model, defence)
         return Attacker(model=first, recipe=recipe, goal=_same)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive:
+class Adaptive(_Knowing):
     """The attacker knows the defence and the detector behind it, and has to pass both.
 
     The detector sees the layers of the defended images. The goal becomes an ``EvadeDetector``: reached where the goal
@@ -172,30 +179,18 @@ class Adaptive:
         adaptive attacks to adversarial example defenses".
     """
 
+    kind: ClassVar[str] = "adaptive"
     detector: Detector
     weight: float = 1.0
     threshold: float = math.inf
-    samples: int = 1
-    seed: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.detector, Detector):
             raise ArgumentTypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
-        check_number("weight", self.weight, 0.0, math.inf)
+        check_range("weight", self.weight, 0.0, math.inf)
         if math.isnan(self.threshold):
             raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
-        check_int("samples", self.samples, 1, 1024)
-        check_int("seed", self.seed, 0, (1 << 63) - 1)
-
-    @property
-    def name(self) -> str:
-        """``"adaptive"``, or ``"adaptive:8"`` with 8 samples."""
-        return "adaptive" if self.samples == 1 else f"adaptive:{self.samples}"
-
-    @property
-    def knows_defence(self) -> bool:
-        """Yes."""
-        return True
+        super().__post_init__()
 
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attack through the defence, against goal and detector.
@@ -212,9 +207,7 @@ class Adaptive:
         """
         recipe = as_recipe(attack)
         check_adapts(recipe)
-        watched: FaceModel = WatchedModel(model, self.detector)
-        if defence is not None:
-            watched, recipe = _sampled(recipe, watched, defence, samples=self.samples, seed=self.seed)
+        watched, recipe = self._sampled(recipe, WatchedModel(model, self.detector), defence)
         return Attacker(model=watched, recipe=recipe, goal=self._goal)
 
     def _goal(self, goal: Goal) -> Goal:
@@ -223,16 +216,3 @@ class Adaptive:
 
 def _same(goal: Goal) -> Goal:
     return goal
-
-
-def _sampled(
-    recipe: Recipe, model: FaceModel, defence: Defence, *, samples: int, seed: int
-) -> tuple[FaceModel, Recipe]:
-    """The defended model with the first sample's seed, and the attack on those of the others too."""
-    first = defence.wrap(model, seed=seed)
-    if samples == 1 or not defence.random:
-        return first, recipe
-    if recipe.surrogate.ensemble is not None:
-        raise ArgumentError(f"samples must be 1 for {recipe.name}, which is on an ensemble already, got {samples}")
-    others = tuple(defence.wrap(model, seed=seed + k) for k in range(1, samples))
-    return first, replace(recipe, surrogate=replace(recipe.surrogate, ensemble=Ensemble(others=others)))

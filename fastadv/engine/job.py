@@ -10,6 +10,7 @@ from torch import Tensor
 from fastadv.attacks import Goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_int
 
 ZERO_GRADIENT = "zero_gradient"
 NONFINITE_GRADIENT = "nonfinite_gradient"
@@ -130,7 +131,7 @@ def check_id(name: str, value: int) -> None:
     Raises:
         ArgumentError: It is no integer in [0, 2**63).
     """
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+    if not is_int(value) or not 0 <= value < 1 << 63:
         raise ArgumentError(f"{name}: expected an integer in [0, 2**63), got {brief(value)}")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
-from fastadv.attacks.fields import check_seed
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_seed
 from fastadv.engine.adversarials import Adversarials
 from fastadv.engine.job import Job, Result, check_id, notices, row_count
 from fastadv.engine.loop import Loop

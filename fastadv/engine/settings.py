@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import is_int
 from fastadv.core.notices import Notice
 from fastadv.engine import tune
 from fastadv.models import FaceModel, prepare
@@ -57,7 +58,7 @@ class Engine:
             ("slots", self.slots, 1, "integer"),
             ("poll", self.poll, 1, "integer"),
         ):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            if value is not None and (not is_int(value) or value < least):
                 raise ArgumentError(f"{name} must be a positive {expected} or None, got {brief(value)}")
         if self.batch:
             _check_multiple(self.slots or self.batch, self.batch)

@@ -22,18 +22,20 @@ def layers(depth: int) -> tuple[str, ...]:
 
 
 class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    """BN-Conv-BN-PReLU-Conv-BN beside the shortcut, the stride in its last convolution or, ``early``, in its first."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, early: int = 1) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs, eps=_EPS)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, early, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs, eps=_EPS)
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs, eps=_EPS)
         self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
+        if stride * early != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs, eps=_EPS)
+                nn.Conv2d(inputs, outputs, 1, stride * early, bias=False), nn.BatchNorm2d(outputs, eps=_EPS)
             )
 
     def forward(self, x: Tensor) -> Tensor:

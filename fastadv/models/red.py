@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_int
 from fastadv.models.checkpoints import CheckpointError, load_weights, read_state_dict
 from fastadv.models.seeded import Seeded
 from fastadv.models.shipped import shipped_state
@@ -176,12 +176,8 @@ def network_of(state: Mapping[str, Tensor], *, source: str) -> REDNet:
 
 def check_shape(*, width: int, layers: int, stride: int) -> None:
     """Raise ValueError unless a network can be of this shape."""
-    for name, value, low, high in (
-        ("width", width, 1, WIDEST),
-        ("layers", layers, 4, DEEPEST),
-        ("stride", stride, 1, 2),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ArgumentError(f"{name} must be an integer in [{low}, {high}], got {brief(value)}")
+    check_int("width", width, 1, WIDEST)
+    check_int("layers", layers, 4, DEEPEST)
+    check_int("stride", stride, 1, 2)
     if layers % 2:
         raise ArgumentError(f"layers must be even, half of them convolutions, got {layers}")

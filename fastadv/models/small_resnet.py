@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastadv.models.iresnet import _Block  # by this name, which is a part of a saved network's identity
+
 _CHANNELS = (16, 32, 64)
 
 LAYERS = tuple(f"layer{i}.{j}" for i in (1, 2, 3) for j in (0, 1))
-
-
-class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.prelu = nn.PReLU(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
-        return y + (x if self.downsample is None else self.downsample(x))
 
 
 class SmallResNet(nn.Module):
@@ -44,7 +28,7 @@ class SmallResNet(nn.Module):
         stages = []
         for outputs in _CHANNELS:
             stride = 1 if outputs == inputs else 2
-            stages.append(nn.Sequential(_Block(inputs, outputs, stride), _Block(outputs, outputs, 1)))
+            stages.append(nn.Sequential(_Block(inputs, outputs, early=stride), _Block(outputs, outputs)))
             inputs = outputs
         self.layer1, self.layer2, self.layer3 = stages
         self.last_bn = nn.BatchNorm2d(inputs)

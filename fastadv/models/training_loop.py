@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -162,6 +163,17 @@ class Training(Generic[Record]):
             if isinstance(part, torch.optim.Optimizer):
                 _check_optimizer(part)
         self.history, self.done = history, len(history) * self.per_epoch
+
+
+def annealed(lr: float, step: int, steps: int, *, warmup: float) -> float:
+    """The learning rate of a step, counted from 0, of so many, of which the share ``warmup`` rises to ``lr``.
+
+    `lr·(step + 1)/w` in the w warm-up steps, then `lr·(1 + cos(π t))/2` with t from 0 to 1.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return lr * (step + 1) / rising
+    return lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:

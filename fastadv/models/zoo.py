@@ -59,6 +59,7 @@ class _Entry:
     layers: tuple[str, ...]
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = _same_names
     shipped: bool = False
+    mask_rate: float | None = None  # of DFANet, where the family has none; see surrogates.FeatureDropout
 
 
 def _iresnet(depth: int) -> _Entry:
@@ -107,10 +108,12 @@ _ZOO: dict[str, _Entry] = {
         rename=sphereface.without_classifier,
     ),
     "mobilenet_v1": _Entry(build=mobilenet.MobileNetV1, layers=mobilenet.LAYERS, rename=mobilenet.from_arcface),
-    "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True),
-    "synth-resnet": _Entry(build=small_resnet.SmallResNet, layers=small_resnet.LAYERS, shipped=True),
-    "synth-vgg": _Entry(build=small_vgg.SmallVGG, layers=small_vgg.LAYERS, shipped=True),
-    "synth-shuffle": _Entry(build=small_shuffle.SmallShuffle, layers=small_shuffle.LAYERS, shipped=True),
+    "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True, mask_rate=0.025),
+    "synth-resnet": _Entry(build=small_resnet.SmallResNet, layers=small_resnet.LAYERS, shipped=True, mask_rate=0.1),
+    "synth-vgg": _Entry(build=small_vgg.SmallVGG, layers=small_vgg.LAYERS, shipped=True, mask_rate=0.1),
+    "synth-shuffle": _Entry(
+        build=small_shuffle.SmallShuffle, layers=small_shuffle.LAYERS, shipped=True, mask_rate=0.025
+    ),
 }
 
 
@@ -122,6 +125,12 @@ def names() -> tuple[str, ...]:
 def shipped_names() -> tuple[str, ...]:
     """The names whose weights come with the package: small networks trained on synthetic faces."""
     return tuple(name for name, entry in _ZOO.items() if entry.shipped)
+
+
+def mask_rate(name: str) -> float | None:
+    """The share of the elements that DFANet drops in a network whose name begins with one of ours, or None."""
+    found = (entry.mask_rate for ours, entry in _ZOO.items() if name.startswith(ours))
+    return next((rate for rate in found if rate is not None), None)
 
 
 @plain_modes(torch.device("cpu"))  # weights are float32, whatever the caller's default type

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import (
-    APGD,
     CATALOG,
     Attack,
     ClassifyAs,
@@ -59,7 +58,7 @@ def goals_of(moves: Attack[Any] | Recipe) -> tuple[str, ...]:
     features stop by the templates of a gallery; the difference of logits ratio is a ratio of logits.
     """
     attack = as_recipe(moves).attack
-    if isinstance(attack, APGD) and attack.loss == "dlr":
+    if getattr(attack, "logits_only", False):
         return CLASSIFIED
     return IDENTIFIED if attack.name in CATALOG and CATALOG[attack.name].level == "gallery" else GOALS
 

@@ -13,14 +13,15 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.models import FaceModel, fold_batch_norms, prepare
 from fastadv.models.face_model import check_face_model, copy_of
+from fastadv.models.zoo import mask_rate
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.masks import Draw, install
 
 LAST_LAYER = 3999
 """The last Philox layer that a mask may use; those above it are input diversity's."""
 
-# Zhong and Deng 2020, section IV-C, for the first four families. EdgeFace and ShuffleNet are built of depthwise
-# convolutions, as MobileNet is; SphereFace, VGG and the small networks of the package are taken by their kind too.
+# Zhong and Deng 2020, section IV-C, for the first four families, by the beginning of a name. EdgeFace is of depthwise
+# convolutions, as MobileNet is; SphereFace is taken by its kind too. Other networks have theirs in the zoo.
 _RATES = (
     ("inception_resnet", 0.05),
     ("iresnet", 0.1),
@@ -32,10 +33,6 @@ _RATES = (
     ("mobile", 0.025),
     ("edgeface", 0.025),
     ("sphereface", 0.1),
-    ("synth-resnet", 0.1),
-    ("synth-vgg", 0.1),
-    ("synth-mobile", 0.025),
-    ("synth-shuffle", 0.025),
 )
 
 
@@ -80,9 +77,11 @@ class FeatureDropout:
         """
         if self.rate is not None:
             return float(self.rate)
-        for prefix, rate in _RATES:
+        for prefix, known in _RATES:
             if model.name.lower().startswith(prefix):
-                return rate
+                return known
+        if (rate := mask_rate(model.name.lower())) is not None:
+            return rate
         raise ArgumentError(
             f"rate: there is no default for the model {model.name!r}; the paper's are 0.1 (ResNet, SENet), "
             "0.05 (Inception-ResNet) and 0.025 (MobileNet): pass rate="

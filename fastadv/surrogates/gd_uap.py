@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_count
 from fastadv.models import FaceModel, prepare
 from fastadv.ops import philox
 from fastadv.surrogates import flow
@@ -44,8 +45,7 @@ class RangePrior:
             raise ArgumentError(f"mean must be three numbers in [0, 1], got {brief(self.mean)}")
         if not (len(self.std) == 3 and all(math.isfinite(v) and v > 0 for v in self.std)):
             raise ArgumentError(f"std must be three positive numbers, got {brief(self.std)}")
-        if not (isinstance(self.count, int) and self.count >= 1):
-            raise ArgumentError(f"count must be an integer of at least 1, got {brief(self.count)}")
+        check_count("count", self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +176,7 @@ def gd_uap(
 
 def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int) -> None:
     for name, value, least in (("steps", steps, 1), ("patience", patience, 1), ("seed", seed, 0)):
-        if not (isinstance(value, int) and value >= least):
-            raise ArgumentError(f"{name} must be an integer of at least {least}, got {brief(value)}")
+        check_count(name, value, least=least)
     if steps >= philox.TICKS:
         raise ArgumentError(f"steps must be below 2**20, got {steps}")
     for name, number in (("eps", eps), ("step_size", step_size)):

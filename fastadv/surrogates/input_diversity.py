@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_range
 from fastadv.ops import philox
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.warp import affine_warp
@@ -58,9 +59,9 @@ class InputDiversity:
     scale: tuple[float, float] = (0.95, 1.05)
 
     def __post_init__(self) -> None:
-        _check_number("probability", self.probability, 0, 1)
-        _check_number("translate", self.translate, 0, 1)
-        _check_number("rotate", self.rotate, 0, 180)
+        check_range("probability", self.probability, 0, 1)
+        check_range("translate", self.translate, 0, 1)
+        check_range("rotate", self.rotate, 0, 180)
         _check_factors("resize", self.resize)
         _check_factors("scale", self.scale)
 
@@ -129,11 +130,6 @@ class InputDiversity:
 
 def _between(ends: tuple[float, float], u: Tensor) -> Tensor:
     return ends[0] + (ends[1] - ends[0]) * u
-
-
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if not (isinstance(value, (int, float)) and low <= value <= high):
-        raise ArgumentError(f"{name} must be a number in [{low}, {high}], got {brief(value)}")
 
 
 def _check_factors(name: str, ends: tuple[float, float]) -> None:

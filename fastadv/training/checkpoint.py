@@ -70,7 +70,42 @@ def weights_of(model: FaceModel) -> dict[str, Tensor]:
     state = {k: v for k, v in model.backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     if model.head is not None:
         state.update({f"{HEAD_PREFIX}{k}": v for k, v in model.head.state_dict().items()})
+    return kept(state)
+
+
+def kept(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of weights by name, contiguous, on the CPU."""
     return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """The settings of a training that decide about its weights."""
+    return {name: value for name, value in asdict(config).items() if name != "checkpoint_steps"}
+
+
+def complete(
+    task: Any, config: Any, out: Path | None, *, read: Callable[[Any], list[Any]], facts: Mapping[str, Any]
+) -> tuple[Training[Any], int]:
+    """Train, in a folder or in memory, from where an interrupted training was.
+
+    Args:
+        task: With ``per_epoch`` and ``about``, besides what a ``Task`` has.
+        config: With ``epochs`` and ``checkpoint_steps``.
+        out: The folder, or None.
+        read: Makes the records again from the history in a checkpoint.
+        facts: What else `training.json` says.
+
+    Returns:
+        The training, and the step that it went on from.
+    """
+    store = Memory() if out is None else Folder(out, read=read, about=task.about, facts=facts)
+    training = Training(task, store, epochs=config.epochs, per_epoch=task.per_epoch, save_steps=config.checkpoint_steps)
+    return training, training.complete()
+
+
+def best_of(out: Path | None) -> str:
+    """Where the best epoch's weights come from, for messages."""
+    return str(out / BEST if out else "best")
 
 
 def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.fields import check_least, check_positive
+from fastadv.models.training_loop import annealed
 from fastadv.training.adversarial import LOGITS, Adversarial
 
 LOSSES = ("softmax", "cosface", "arcface", "triplet", "keep")
@@ -79,18 +81,11 @@ class TrainConfig:
         ):
             if value not in known:
                 raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}")
-        for name, number, low in (
-            ("epochs", self.epochs, 1),
-            ("batch", self.batch, 2),
-            ("per_identity", self.per_identity, 2),
-            ("shift", self.shift, 0),
-            ("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1),
-        ):
-            if number < low:
-                raise ArgumentError(f"{name}: expected {low} or more, got {number}")
-        for name, real in (("lr", self.lr), ("scale", self.scale)):
-            if not (math.isfinite(real) and real > 0):
-                raise ArgumentError(f"{name}: expected a positive number, got {real}")
+        for name, least in (("epochs", 1), ("batch", 2), ("per_identity", 2), ("shift", 0)):
+            check_least(name, getattr(self, name), least)
+        check_least("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1)
+        check_positive("lr", self.lr)
+        check_positive("scale", self.scale)
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ArgumentError(f"weight_decay: expected a number >= 0, got {self.weight_decay}")
         if not 0 <= self.warmup < 1:
@@ -126,7 +121,4 @@ class TrainConfig:
 
         `lr·(step + 1)/w` in the w warm-up steps, then `lr·(1 + cos(π t))/2` with t from 0 to 1.
         """
-        rising = round(self.warmup * steps)
-        if step < rising:
-            return self.lr * (step + 1) / rising
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        return annealed(self.lr, step, steps, warmup=self.warmup)

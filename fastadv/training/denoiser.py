@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,15 @@ from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.models.checkpoints import load_weights
 from fastadv.models.red import REDNet
-from fastadv.models.training_loop import Losses, Memory, Part, Training, descend
+from fastadv.models.training_loop import Losses, Part, descend
 from fastadv.training import checkpoint
 from fastadv.training.batches import batches
 from fastadv.training.cache import names_hash
-from fastadv.training.checkpoint import Folder, write_weights
+from fastadv.training.checkpoint import kept, write_weights
 from fastadv.training.config import TrainingError
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.losses import finite
 from fastadv.training.noisy_batches import Gain, HeldImages, draw, epoch_order, measure
-
-# Fields that do not decide about the weights.
-_FREE = ("checkpoint_steps",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +109,8 @@ def train_denoiser(
     task = _Denoiser(config, source, names, held, torch.device(device), progress)
     with checkpoint.sole_writer(out, fresh=fresh):
         facts = {"images": len(names)}
-        store = Memory() if out is None else Folder(out, read=_read_history, about=task.about, facts=facts)
-        training = Training(
-            task, store, epochs=config.epochs, per_epoch=task.per_epoch, save_steps=config.checkpoint_steps
-        )
-        resumed = training.complete()
-        load_weights(task.network, store.best(), source=str(out / checkpoint.BEST if out else "best"))
+        training, resumed = checkpoint.complete(task, config, out, read=_read_history, facts=facts)
+        load_weights(task.network, training.store.best(), source=checkpoint.best_of(out))
     return DenoiserResult(
         network=task.network.eval().requires_grad_(False),
         history=tuple(training.history),
@@ -143,7 +136,7 @@ def save_denoiser(network: REDNet, path: Path, *, half: bool = False) -> str:
     Raises:
         OSError: With the file's name.
     """
-    return write_weights(_weights(network), path, half=half)
+    return write_weights(kept(network.state_dict()), path, half=half)
 
 
 class _Denoiser:
@@ -169,9 +162,8 @@ class _Denoiser:
         self.parts: Mapping[str, Part] = {"network": self.network, "optimizer": self.optimizer}
 
     def about(self, known: KnownHashes) -> dict[str, Any]:
-        fields = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
         return {
-            **fields,
+            **checkpoint.fields_of(self.config),
             "model": "red",
             "size": self.source.size,
             "images": names_hash(self.names),
@@ -181,7 +173,7 @@ class _Denoiser:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        return _weights(self.network)
+        return kept(self.network.state_dict())
 
     def steps(self, epoch: int, first: int) -> Losses:
         config = self.config
@@ -209,10 +201,6 @@ class _Denoiser:
         if not history[-1].gains:
             return history[-1]
         return max(history, key=lambda r: (sum(g.denoised for g in r.gains), -r.epoch))
-
-
-def _weights(network: REDNet) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
 
 
 def _read_history(rows: Sequence[Mapping[str, Any]]) -> list[DenoiserEpoch]:

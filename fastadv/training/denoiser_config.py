@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least, check_positive
 from fastadv.models.red import check_shape
+from fastadv.models.training_loop import annealed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +59,10 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         check_shape(width=self.width, layers=self.layers, stride=self.stride)
-        for name, number, low in (
-            ("patch", self.patch, 8),
-            ("epochs", self.epochs, 1),
-            ("batch", self.batch, 1),
-            ("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1),
-        ):
-            if number < low:
-                raise ArgumentError(f"{name}: expected {low} or more, got {number}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ArgumentError(f"lr: expected a positive number, got {self.lr}")
+        for name, least in (("patch", 8), ("epochs", 1), ("batch", 1)):
+            check_least(name, getattr(self, name), least)
+        check_least("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1)
+        check_positive("lr", self.lr)
         if not 0 < self.sigma_max <= 1:
             raise ArgumentError(f"sigma_max: expected a number in (0, 1], got {self.sigma_max}")
         if not 0 <= self.sigma_min <= self.sigma_max:
@@ -79,7 +74,4 @@ class DenoiserConfig:
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, counted from 0, of so many."""
-        rising = round(0.05 * steps)
-        if step < rising:
-            return self.lr * (step + 1) / rising
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        return annealed(self.lr, step, steps, warmup=0.05)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least, check_positive
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.dealt_pairs import by_identity
@@ -52,16 +53,9 @@ class HeadConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("epochs", self.epochs),
-            ("batch", self.batch),
-            ("patience", self.patience),
-            ("held_out", self.held_out),
-        ):
-            if value < 1:
-                raise ArgumentError(f"{name}: expected 1 or more, got {value}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ArgumentError(f"lr: expected a positive number, got {self.lr}")
+        for name in ("epochs", "batch", "patience", "held_out"):
+            check_least(name, getattr(self, name), 1)
+        check_positive("lr", self.lr)
         if not 0 <= self.momentum < 1:
             raise ArgumentError(f"momentum: expected a number in [0, 1), got {self.momentum}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,15 @@ from fastadv.data.hashes import KnownHashes
 from fastadv.models import FaceModel, prepare
 from fastadv.models.checkpoints import load_weights
 from fastadv.models.identity import model_identity
-from fastadv.models.training_loop import Losses, Memory, Part, Training
+from fastadv.models.training_loop import Losses, Part
 from fastadv.training import checkpoint
 from fastadv.training.adversarial import Adversary, evaluating
 from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
 from fastadv.training.cache import names_hash
-from fastadv.training.checkpoint import Folder
 from fastadv.training.config import TrainConfig, TrainingError
 from fastadv.training.losses import finite, logits_of, make_loss, start_from_means
 from fastadv.training.validation import Held, embed_faces, hold_out, verify_pairs
 
-# Fields that do not decide about the weights.
-_FREE = ("checkpoint_steps",)
 # Of the clean accuracy that the best epoch of an adversarial training keeps.
 _KEPT = 0.99
 
@@ -119,15 +116,10 @@ def train(
     ):
         torch.manual_seed(config.seed)
         facts = {"classes": len(classes.people), "images": len(classes.names)}
-        store = (
-            Memory() if out is None else Folder(out, read=partial(records, EpochRecord), about=task.about, facts=facts)
-        )
-        training = Training(
-            task, store, epochs=config.epochs, per_epoch=task.per_epoch, save_steps=config.checkpoint_steps
-        )
-        resumed = training.complete()
-        backbone = {k: v for k, v in store.best().items() if not k.startswith(checkpoint.HEAD_PREFIX)}
-    load_weights(model.backbone, backbone, source=str(out / checkpoint.BEST if out else "best"))
+        training, resumed = checkpoint.complete(task, config, out, read=partial(records, EpochRecord), facts=facts)
+        best = training.store.best()
+        backbone = {k: v for k, v in best.items() if not k.startswith(checkpoint.HEAD_PREFIX)}
+    load_weights(model.backbone, backbone, source=checkpoint.best_of(out))
     model.eval()
     return TrainResult(
         model=model,
@@ -188,9 +180,8 @@ class _Network:
         }
 
     def about(self, known: KnownHashes) -> dict[str, Any]:
-        fields = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
         return {
-            **fields,
+            **checkpoint.fields_of(self.config),
             "first network": model_identity(self.model),
             "images": names_hash(self.classes.names),
             "faces": self.source.identity(self.classes.names, known=known),

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv as fa
 from fastadv.attacks import (
+    APGD,
     CATALOG,
     Box,
     CarliniWagner,
@@ -21,11 +22,12 @@ from fastadv.attacks import (
     Rows,
     as_recipe,
     by_name,
-    minimal_catalog,
+    seeks_smallest,
 )
 from fastadv.engine import Engine, Job, stream_jobs
 
-SMALLEST = [n for n, entry in CATALOG.items() if entry.make.__module__ == minimal_catalog.__name__]
+SINGLE = {n: as_recipe(by_name(n)).attack for n, entry in CATALOG.items() if not entry.ensemble}
+SMALLEST = [n for n, attack in SINGLE.items() if seeks_smallest(attack) or isinstance(attack, APGD)]
 STEPS = 12
 
 

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.attacks import CATALOG, CarliniWagnerL0, Impersonate, by_name, minimal_catalog
+from fastadv.attacks import APGD, CATALOG, CarliniWagnerL0, Impersonate, as_recipe, by_name, seeks_smallest
 from fastadv.engine import Engine
 from fastadv.models import load
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*:fastadv.AttackWarning")]
 
+SINGLE = {name: as_recipe(by_name(name)).attack for name, entry in CATALOG.items() if not entry.ensemble}
 NAMES = [
     name
-    for name, entry in CATALOG.items()
-    if entry.make.__module__ == minimal_catalog.__name__ and name != "apgd-dlr"  # which is of logits
+    for name, attack in SINGLE.items()
+    if (seeks_smallest(attack) or isinstance(attack, APGD)) and not attack.logits_only
 ]
 
 

@@ -316,3 +316,9 @@ def test_compositions_end():
         value = Chain(parts=(value,))
     with pytest.raises(ValueError, match="at most 4 compositions within each other, got 5"):
         OneOf(parts=(value,))
+
+
+def test_a_composition_is_on_the_host_where_a_part_is():
+    assert Jpeg().on_host
+    assert not Chain(parts=(MeanFilter(), Median())).on_host
+    assert OneOf(parts=(MeanFilter(), Chain(parts=(Jpeg(),)))).on_host

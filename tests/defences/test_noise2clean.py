@@ -38,7 +38,7 @@ from fastadv.detection import Architecture, Detector, LayerTap, Network, Traject
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import CheckpointError, FaceModel, fixed_batches, load, prepare
 from fastadv.models.red import REDNet, load_denoiser
-from fastadv.studies.defences.plan import files_of, on_host, parse_defence
+from fastadv.studies.defences.plan import files_of, parse_defence
 from fastadv.training.noisy_batches import HeldImages, measure
 
 
@@ -272,7 +272,7 @@ def test_from_text(file):
     chain = parse_defence(f"one(bits:3+noise2clean:{file}|noise2clean)")
     assert len(networks_of(chain.defence)) == 2
     assert chain.label == f"one(bits:3+{own.label}|noise2clean)"
-    assert not on_host(chain.defence)
+    assert not chain.defence.on_host
     hashes = files_of([shipped, own, chain, parse_defence("mean")])
     assert list(hashes) == [shipped.label, own.label, chain.label]
     assert hashes[chain.label] == f"{hashes[own.label]},{hashes[shipped.label]}"

@@ -75,7 +75,10 @@ def test_ids_may_be_an_array():
         (lambda: fa.run(attacks.pgd, GOAL, NET, X), "attack: expected .*function pgd.*; call it"),
         (lambda: fa.run(attacks.APGD, GOAL, NET, X), "attack: expected .*APGD.*; call it"),
         (lambda: fa.run(attacks.pgd(), "evade", NET, X), "goal: expected a goal such as .* got str"),
-        (lambda: fa.run(attacks.pgd(), GOAL, NET.backbone, X), "model: expected a FaceModel, got Sequential; use fastadv.wrap"),
+        (
+            lambda: fa.run(attacks.pgd(), GOAL, NET.backbone, X),
+            "model: expected a FaceModel, got Sequential; use .*wrap",
+        ),
         (lambda: fa.run(attacks.pgd(), GOAL, NET, X.numpy()), "images: expected a torch.Tensor .* got ndarray"),
         (
             lambda: list(stream_jobs(attacks.fgsm(), [Job(name="a", id=0, image=X[0].numpy(), goal=GOAL.row(0))], NET)),

@@ -25,8 +25,6 @@ from fastadv.core.notices import notify
 from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
 from fastadv.defences import (
-    Adaptive,
-    AttackAsDefence,
     Attacker,
     Defence,
     SelectiveDropout,
@@ -43,7 +41,7 @@ from fastadv.runs import UsedFaces, describe, list_hash
 from fastadv.runs.attack import check_unique, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.production import Order, produce
-from fastadv.studies.defences.plan import Copy, Planned, on_host, with_none
+from fastadv.studies.defences.plan import Copy, Planned, with_none
 from fastadv.studies.defences.results import DefenceCell, Defences, Guarded
 
 _BATCH = 32
@@ -169,10 +167,8 @@ class _DefenceStudy:
 
     def resolve(self, plan: Planned) -> Defence | None:
         """The defence: an attack in the study's precision, filters found by FIM on faces outside of the pairs."""
-        if isinstance(plan.defence, AttackAsDefence):
-            return replace(plan.defence, engine=replace(plan.defence.engine, precision=self._engine.precision))
         if not isinstance(plan.defence, SelectiveDropout):
-            return plan.defence
+            return None if plan.defence is None else plan.defence.run_in(self._engine.precision)
         free = _outside(self._source, self._names)
         if not free:
             raise ArgumentError(
@@ -242,11 +238,12 @@ class _DefenceStudy:
         """One attack, made where it is not yet, and shown to the defended verifier."""
         knows = threat.knows_defence and defence is not None
         known = own if knows else bare
+        hosted = defence is not None and knows and defence.on_host
         attacker = threat.attacker(spec.recipe(), self._model, defence if knows else None)
         own_way = Path(_slug(threat.name), _slug(spec.label), _slug(own.label))
         # who does not know of a defence, or of a detector, makes one set of images for all
-        place = own_way if knows or isinstance(threat, Adaptive) else Path("bare", _slug(spec.label))
-        rows, images = self._made(attacker, place, known.report.eer_threshold, on_host(defence) and knows)
+        place = own_way if knows or threat.detector is not None else Path("bare", _slug(spec.label))
+        rows, images = self._made(attacker, place, known.report.eer_threshold, hosted)
         file = self._path / "scores" / own_way.parent / f"{own_way.name}.npz"
         held = _read(file, ("scores", "flagged"))
         if held is None or len(held["scores"]) != len(rows):
@@ -267,7 +264,7 @@ class _DefenceStudy:
             l2=np.array([row.l2 for row in rows]),
             zero=float(np.mean(["zero_gradient" in f for f in flags])),
             nonfinite=float(np.mean(["nonfinite_gradient" in f for f in flags])),
-            watched=isinstance(threat, Adaptive),
+            watched=threat.detector is not None,
             met=met,
         )
         return DefenceCell(
@@ -322,7 +319,7 @@ class _DefenceStudy:
 
     def _clean_flags(self, own: Guarded, defence: Defence | None, threat: ThreatModel) -> NDArray[np.bool_]:
         """Which clean first images the detector flags, where the threat model has one; measured once."""
-        if not isinstance(threat, Adaptive):
+        if threat.detector is None:
             return np.zeros(len(self._pairs), bool)
         file = self._path / "scores" / _slug(threat.name) / "clean" / f"{_slug(own.label)}.npz"
         held = _read(file, ("scores", "flagged"))
@@ -382,10 +379,10 @@ class _DefenceStudy:
 
         An image with a score that is no number is flagged.
         """
-        watched = isinstance(threat, Adaptive)
-        model = WatchedModel(self._model, threat.detector) if isinstance(threat, Adaptive) else self._model
+        watched = threat.detector is not None
+        model = self._model if threat.detector is None else WatchedModel(self._model, threat.detector)
         # a query that is known to be attacked is not attacked again
-        bare = defence is None or (isinstance(defence, AttackAsDefence) and defence.known)
+        bare = defence is None or defence.takes_attacked
         judge = prepare(model if bare else defence.wrap(model, seed=self._secret), precision="fp32")  # type: ignore[union-attr]
         found = []
         for begin in range(0, count, _BATCH):
@@ -396,7 +393,7 @@ class _DefenceStudy:
         rows = torch.cat(found)
         second = torch.stack([self._embedded[p.second] for p in self._pairs])
         flagged = np.zeros(len(rows), bool)
-        if isinstance(threat, Adaptive):
+        if watched:
             flagged = ~(rows[:, -1] < threat.threshold).numpy()
         return {"scores": cosine_scores(rows[:, :-1] if watched else rows, second), "flagged": flagged}
 

@@ -202,13 +202,6 @@ def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: fl
     return Adaptive(detector=detector, threshold=detector.thresholds.at_false_alarm(false_alarm), samples=count)
 
 
-def on_host(defence: object) -> bool:
-    """Whether a defence works on the host, so that an attack through it cannot be captured."""
-    if isinstance(defence, (Chain, OneOf)):
-        return any(on_host(part) for part in defence.parts)
-    return isinstance(defence, (Jpeg, AttackAsDefence))
-
-
 def files_of(planned: Sequence[Planned]) -> dict[str, str]:
     """SHA-256 of the weights of each defence that has some, by label: what a study must not find changed.
 

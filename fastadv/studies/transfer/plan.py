@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.attacks import CATALOG, SignGradient
+from fastadv.attacks import CATALOG
 from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress
@@ -111,7 +111,7 @@ def check_plan(
         for method in methods:
             made = method.recipe(eps=eps, steps=steps, others=others)
             check_goal(made, "classify-as" if CATALOG[method.name].level == "logits" else "impersonate", "method")
-            if not isinstance(made.attack, SignGradient):
+            if not getattr(made.attack, "ends_at_last", False):
                 raise ArgumentError(
                     f"method: expected one whose last step is its result, such as fim or pgd, got {method.label}, "
                     "which keeps the best of its trials"

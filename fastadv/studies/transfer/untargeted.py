@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe, SignGradient
+from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe
 from fastadv.attacks.change import level_note, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
@@ -186,9 +186,10 @@ def _away(method: AttackSpec, *, eps: float, steps: int) -> Recipe:
             f"method: expected one on embeddings for --untargeted, got {method.name!r}, which works on logits"
         )
     recipe = method.recipe(eps=eps, steps=steps)
-    if not isinstance(recipe.attack, SignGradient):
+    attack: Any = recipe.attack
+    if not getattr(attack, "ends_at_last", False):
         raise ArgumentError(f"method: expected one with a random start for --untargeted, got {method.name!r}")
-    return replace(recipe, attack=replace(recipe.attack, random_start=True))
+    return replace(recipe, attack=replace(attack, random_start=True))
 
 
 def _away_from_itself(order: Order, face: Face) -> Goal:
