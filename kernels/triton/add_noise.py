@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import clip, on_device, per_image
 from .philox import (
     NUMBER_ROUNDS,
     VARYING,
@@ -22,7 +23,6 @@ from .philox import (
     stream,
     walk,
 )
-from .sign_step import clip, on_device, per_image
 
 
 @triton.jit

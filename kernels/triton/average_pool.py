@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import on_device
+from .common import on_device
 
 #: Channels and positions of a tile: wide in the dimension that lies together in memory.
 TOGETHER = (64, 32)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import on_device
+from .common import on_device
 
 BLOCK_K = 16
 BLOCK_C = 128

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .feature_dropout import DRAWS, keep, kept_in_order, kept_pixels
+from .common import on_device, rounded
+from .mask import DRAWS, keep, kept_in_order, kept_pixels
 from .philox import VARYING, contiguous_tile, pixel_tile, stream, walk
-from .sign_step import on_device, rounded
 
 
 @triton.jit

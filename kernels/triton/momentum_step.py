@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import as_bytes, clip, is_finite, on_device, per_image, sign_move
+from .common import as_bytes, clip, is_finite, on_device, per_image, sign_move
 
 BLOCK = 1024
 CHUNK = 2048

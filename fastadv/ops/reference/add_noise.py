@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastadv.ops.reference import philox
-from fastadv.ops.reference.sign_step import clip, per_image
+from fastadv.ops.reference.common import clip, per_image
 
 
 def add_noise_(

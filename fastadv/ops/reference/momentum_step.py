@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastadv.ops.reference.sign_step import clip, clip_to_ball, count_, per_image, sign, write_
+from fastadv.ops.reference.common import clip, clip_to_ball, count_, per_image, sign, write_
 
 
 def norm_per_image(value: Tensor, norm: str) -> Tensor:
