@@ -41,12 +41,11 @@ def average_pool_kernel(
     tl.store(p_out + image * row + column + c, mean, mask=c < channels)
 
 
-def launch(maps: list[tuple[Tensor, tuple[int, ...]]], out: Tensor) -> None:
+def launch(maps: list[tuple[Tensor, tuple[int, ...]]], out: Tensor, images: int, row: int) -> None:
     """Run on the current stream.
 
     ``maps``: each with its channels, positions and strides of image, channel and position; ``out``: ``(N, row)``.
     """
-    images, row = out.shape
     column = 0
     with on_device(out):
         for value, (channels, positions, stride_n, stride_c, stride_p) in maps:

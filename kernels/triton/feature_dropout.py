@@ -60,10 +60,9 @@ def feature_dropout_kernel(
         drop(p_x, p_out, image * size + place, place < size, kept, factor)
 
 
-def launch(
-    x: Tensor, out: Tensor, sizes: tuple[int, int, int, int], key: tuple[Any, ...], threshold: int, factor: float
-) -> None:
+def launch(x: Tensor, out: Tensor, *key_rate_and_sizes: Any) -> None:
     """Run on the current stream. ``x`` and ``out`` lie in memory alike; see ``fastadv.ops.feature_dropout``."""
-    grid, shape = walk(sizes, x, each=DRAWS.value)
+    *key_and_rate, images, channels, plane, channels_last = key_rate_and_sizes
+    grid, shape = walk((images, channels, plane, channels_last), x, each=DRAWS.value)
     with on_device(x):
-        feature_dropout_kernel[grid](x, out, *key, threshold, factor, **shape, enable_fp_fusion=False)
+        feature_dropout_kernel[grid](x, out, *key_and_rate, **shape, enable_fp_fusion=False)

@@ -62,35 +62,21 @@ def launch(
     grad: Tensor,
     origin: Tensor,
     alpha_each: Tensor | None,
+    alpha: float,
     eps_each: Tensor | None,
+    eps: float,
     active: Tensor | None,
     stats: Tensor | None,
-    alpha: float,
-    eps: float,
     lo: float,
     hi: float,
+    images: int,
+    size: int,
 ) -> None:
     """Run on the current stream. All batches lie in memory alike; see ``fastadv.ops.sign_step_``."""
-    images = x.shape[0]
-    size = x.numel() // images
     chunks = -(-size // BLOCK)
     with on_device(x):
         sign_step_kernel[(images * chunks,)](
-            *(
-                x,
-                grad,
-                origin,
-                alpha_each,
-                eps_each,
-                as_bytes(active),
-                stats,
-                alpha,
-                eps,
-                lo,
-                hi,
-                size,
-                chunks,
-            ),
+            *(x, grad, origin, alpha_each, eps_each, as_bytes(active), stats, alpha, eps, lo, hi, size, chunks),
             BLOCK=BLOCK,
             enable_fp_fusion=False,
         )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 
-def per_image(each: Tensor | None, number: float, x: Tensor) -> Tensor:
-    """One float32 per image, shaped ``(N, 1, ..., 1)``."""
-    row = torch.full((x.shape[0],), number, dtype=torch.float32, device=x.device) if each is None else each
-    return row.view(-1, *(1,) * (x.dim() - 1))
+def per_image(value: float | Tensor, x: Tensor) -> Tensor:
+    """A number, or one per image, as float32 of shape ``(N, 1, ..., 1)``."""
+    if not isinstance(value, Tensor):
+        value = torch.full((x.shape[0],), value, dtype=torch.float32, device=x.device)
+    return value.view(-1, *(1,) * (x.dim() - 1))
 
 
 def clip(x: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:

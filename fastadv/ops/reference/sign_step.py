@@ -12,18 +12,16 @@ def sign_step_(
     x: Tensor,
     grad: Tensor,
     origin: Tensor,
-    alpha_each: Tensor | None,
-    alpha: float,
-    eps_each: Tensor | None,
-    eps: float,
+    alpha: float | Tensor,
+    eps: float | Tensor,
     active: Tensor | None,
     stats: Tensor | None,
     lo: float,
     hi: float,
 ) -> None:
     """See :func:`fastadv.ops.sign_step_`."""
-    g = grad.float()
-    moved = x + per_image(alpha_each, alpha, x) * sign(g)
-    moved = clip_to_ball(moved, origin, per_image(eps_each, eps, x), lo, hi)
     count_(stats, grad, active)
+    g = grad.float()
+    moved = x + per_image(alpha, x) * sign(g)
+    moved = clip_to_ball(moved, origin, per_image(eps, x), lo, hi)
     write_(x, torch.where(g.isfinite(), moved, x), active)
