@@ -202,10 +202,10 @@ class _Layout:
     """What is known of a map by its shape, strides, type and device.
 
     Attributes:
-        native: the C++ function, where it takes the map as it is, and the operation's result lies in memory
+        operation: the declared one.
         backend: which runs it.
-        native: the C++ function, where it can be called with the map as it is, and the operation's result lies in memory
-            as the map does: to the strides of one pixel, by which the next convolution chooses its kernel.
+        native: the C++ function, where it takes the map as it is, and the operation's result lies in memory as the map
+            does: to the strides of one pixel, by which the next convolution chooses its kernel.
         strides: the map's.
         before: the C++ kernel's argument before the key.
         after: those after it.
