@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def in_words(names: Iterable[object]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def one_of(name: str, value: str, known: Mapping[str, object]) -> None:
+def one_of(name: str, value: str, known: Collection[str]) -> None:
     """Raise ValueError unless ``value`` is one of the known words."""
     if value not in known:
         raise ArgumentError(f"{name} is {brief(value)}; expected {in_words(map(repr, known))}")
@@ -129,17 +129,13 @@ def not_negated(name: str, value: Tensor | None) -> None:
 
 def refuse_gradients(op: str, written: Named, read: Named) -> None:
     """Raise RuntimeError for the first tensor that requires grad."""
-    for name, value in written:
-        if value is not None and value.requires_grad:
-            raise RuntimeError(
-                f"{op} writes into {name}, which requires grad, and has no derivative; pass a detached tensor"
-            )
-    for name, value in read:
-        if value is not None and value.requires_grad:
-            raise RuntimeError(
-                f"{op} reads {name}, which requires grad, and has no derivative; "
-                "pass a detached tensor, or call it under torch.no_grad()"
-            )
+    without = ", or call it under torch.no_grad()"
+    for does, tensors, more in (("writes into", written, ""), ("reads", read, without)):
+        for name, value in tensors:
+            if value is not None and value.requires_grad:
+                raise RuntimeError(
+                    f"{op} {does} {name}, which requires grad, and has no derivative; pass a detached tensor{more}"
+                )
 
 
 def on_device(name: str, value: Tensor, x: Tensor, like: str = "x") -> None:

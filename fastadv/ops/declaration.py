@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib
 import linecache
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -147,66 +147,107 @@ class Op:
 
     def _source(self, sizes: tuple[str, ...]) -> str:
         slots = self._slots()
-        names = [name for _, name in slots]
-        written = [(kind, name) for kind, name in slots if "!" in kind]
-        read = [(kind, name) for kind, name in slots if kind.startswith("Tensor") and "!" not in kind]
-        first, returned = names[0], ", ".join(self.results)
+        written = [name for kind, name in slots if "!" in kind]
+        read = [name for kind, name in slots if kind.startswith("Tensor") and "!" not in kind]
+        optional = [name for kind, name in slots if "?" in kind]
+        names, first, returned = ", ".join(name for _, name in slots), slots[0][1], ", ".join(self.results)
         public = [name for argument in self.arguments for name in argument.public]
-        pairs = f"({_labelled(written)}), ({_labelled(read)})"
 
-        def each(part: str) -> list[str]:
+        def lines(part: str) -> list[str]:
             return [line for argument in self.arguments for line in getattr(argument, part)]
 
-        call = [*each("check")]
-        if written:
-            targets = tuple(name for _, name in written)
-            arrays = f"foreign.call(call, {tuple(public)}, ({', '.join(public)},), {targets}, backend)"
-            call = [f"if foreign.is_array({first}):", f"    {arrays}", f"    return {first}", *call]
-            call += ["if not torch.compiler.is_compiling():  # which writes into a copy, and cannot trace the question"]
-            call += [f"    checks.not_negated('{name}', {name})" for _, name in written]
-            call += [f"if torch.is_grad_enabled() and ({' or '.join(_wants_gradient(s) for s in written + read)}):"]
-            call += [f"    checks.refuse_gradients(NAME, {pairs})"]
-        call += [f"return op({', '.join(names)}, backend or 'auto')"]
-        if written:
-            call[-1:] = [call[-1].removeprefix("return "), f"return {first}"]
-        lists = slots[0][0].startswith("Tensor[]")
-        device = f"{first}[0].device" if lists else f"{first}.device"
-        kernel = [f"made = implementations[backends.resolve(NAME, {device}, backend)]({', '.join(names)})"]
-        kernel += [f"increment_version({name})" for _, name in written]
-        checked = [*each("layout"), *([f"checks.not_shared({pairs})"] if written else [])]
-        begin = [*checked, *([f"{returned} = make({', '.join(names)})"] if returned else []), *each("ready")]
-        end = [*each("after"), *([f"return {returned}"] if returned else [])]
-        whole = f"specification({', '.join(each('whole'))})"
+        def wants_gradient(name: str) -> str:
+            return f"{name} is not None and {name}.requires_grad" if name in optional else f"{name}.requires_grad"
+
+        pairs = f"({_labelled(written)}), ({_labelled(read)})"
+        checked = [*lines("layout"), *([f"checks.not_shared({pairs})"] if written else [])]
+        empty = f"make({names})"
+        specification = f"specification({', '.join(lines('whole'))})"
         if len(self.results) == 1:
-            whole = f"return layout.arranged({whole}, make({', '.join(names)}))"
-        elif returned:
-            whole = f"return {whole}"
-        condition = f"if {self.results[0] if returned else first}.numel():"
-        native = f"    function({', '.join([*each('native'), *sizes])}, *where)"
-        launch = f"    launch({', '.join([*each('launch'), *sizes])})"
-        return "\n".join(
-            [
-                *_function("call", [*public, "backend"], call),
-                *_function("kernel", [*names, "backend"], [*kernel, "return made"]),
-                *_function("native", ["function", "where", *names], [*begin, condition, native, *end]),
-                *_function("triton", ["launch", *names], [*begin, condition, launch, *end]),
-                *_function("reference", names, [*checked, whole]),
-            ]
+            specification = f"layout.arranged({specification}, {empty})"
+        return _filled(
+            (_CALL_IN_PLACE if written else _CALL) + _BEHIND_THE_DISPATCHER,
+            public=", ".join(public),
+            labels=repr(tuple(public)),
+            targets=repr(tuple(written)),
+            first=first,
+            names=names,
+            pairs=pairs,
+            check=lines("check"),
+            not_negated=[f"checks.not_negated('{name}', {name})" for name in written],
+            wants_gradient=" or ".join(map(wants_gradient, written + read)),
+            device=f"{first}[0].device" if "[]" in slots[0][0] else f"{first}.device",
+            new_versions=[f"increment_version({name})" for name in written],
+            prepare=[*checked, *([f"{returned} = {empty}"] if returned else []), *lines("ready")],
+            filled=f"{self.results[0] if returned else first}.numel()",
+            native=", ".join([*lines("native"), *sizes]),
+            launch=", ".join([*lines("launch"), *sizes]),
+            finish=[*lines("after"), *([f"return {returned}"] if returned else [])],
+            checked=checked,
+            specification=specification,
         )
 
 
-def _function(name: str, parameters: Sequence[str], lines: Iterable[str]) -> list[str]:
-    return [f"def {name}({', '.join(parameters)}):", *(f"    {line}" for line in lines), ""]
+_CALL = """
+def call({public}, backend):
+    {check}
+    return op({names}, backend or 'auto')
+"""
+
+_CALL_IN_PLACE = """
+def call({public}, backend):
+    if foreign.is_array({first}):
+        foreign.call(call, {labels}, ({public},), {targets}, backend)
+        return {first}
+    {check}
+    if not torch.compiler.is_compiling():  # which writes into a copy, and cannot trace the question
+        {not_negated}
+    if torch.is_grad_enabled() and ({wants_gradient}):
+        checks.refuse_gradients(NAME, {pairs})
+    op({names}, backend or 'auto')
+    return {first}
+"""
+
+_BEHIND_THE_DISPATCHER = """
+def kernel({names}, backend):
+    made = implementations[backends.resolve(NAME, {device}, backend)]({names})
+    {new_versions}
+    return made
+
+def native(function, where, {names}):
+    {prepare}
+    if {filled}:
+        function({native}, *where)
+    {finish}
+
+def triton(launch, {names}):
+    {prepare}
+    if {filled}:
+        launch({launch})
+    {finish}
+
+def reference({names}):
+    {checked}
+    return {specification}
+"""
 
 
-def _labelled(slots: Iterable[tuple[str, str]]) -> str:
+def _filled(template: str, **parts: str | list[str]) -> str:
+    """The template with its parts; a list takes lines of its own."""
+    made: list[str] = []
+    for line in template.strip().splitlines():
+        part = parts.get(line.strip().strip("{}"))
+        if isinstance(part, list):
+            indent = line[: line.index("{")]
+            made += [indent + each for each in part]
+        else:
+            made.append(line.format(**parts))
+    return "\n".join(made) + "\n"
+
+
+def _labelled(names: Iterable[str]) -> str:
     """Pairs of the name in errors and the value."""
-    return "".join(f"('{name.removesuffix('_each').removesuffix('_at')}', {name}), " for _, name in slots)
-
-
-def _wants_gradient(slot: tuple[str, str]) -> str:
-    kind, name = slot
-    return f"{name} is not None and {name}.requires_grad" if "?" in kind else f"{name}.requires_grad"
+    return "".join(f"('{name.removesuffix('_each').removesuffix('_at')}', {name}), " for name in names)
 
 
 def _compiled(file: str, source: str, scope: dict[str, Any]) -> dict[str, Any]:

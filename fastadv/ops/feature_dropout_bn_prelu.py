@@ -96,8 +96,7 @@ def checked_parameters(
         raise ArgumentError(f"slope is {brief(slope)}; expected a finite number, a float32 tensor or None")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
         raise ArgumentError(f"ceiling is {brief(ceiling)}; expected a finite number or None")
-    if keep not in ("input", "result"):
-        raise ArgumentError(f"keep is {brief(keep)}; expected 'input' or 'result'")
+    checks.one_of("keep", keep, ("input", "result"))
     if keep == "result" and slope < 0:
         raise ArgumentError(
             f"keep is 'result' and slope {brief(slope)}; the result does not tell the sign below a slope < 0"

@@ -222,12 +222,7 @@ class _Layout:
 class _Prepared(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, prepared: PreparedDropout, key: random_key.BatchKey, known: _Layout) -> Tensor:
-        over = (
-            prepared._overwrite[0]
-            and prepared._kept != "input"
-            and known.native is not None
-            and not (x.is_leaf or x._is_view())
-        )
+        over = prepared._overwrite[0] and prepared._kept != "input" and known.native and not (x.is_leaf or x._is_view())
         made = prepared._run(x, None, key, known, x if over else None)
         if over:
             ctx.mark_dirty(x)
@@ -251,12 +246,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (kept,) = ctx.saved_tensors  # raises where it has changed
     else:  # without an activation, what was seen makes no difference
         kept, known = gradient, known if gradient.stride() == known.strides else prepared._layout(gradient)
-    over = (
-        prepared._overwrite[1]
-        and known.native is not None
-        and not gradient._is_view()
-        and kept.stride() == gradient.stride()
-    )
+    over = prepared._overwrite[1] and known.native and not gradient._is_view() and kept.stride() == gradient.stride()
     return prepared._run(kept, gradient, key, known, gradient if over else None), None, None, None
 
 
