@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from fastadv.ops import foreign, layers
@@ -46,35 +45,12 @@ def average_pool(maps: Sequence[Array], *, backend: str | None = None) -> tuple[
     return tuple(foreign.give_back(value, given[0]) for value in each)
 
 
-def remember_maps(ctx: Any, maps: list[Tensor]) -> None:
-    """What :func:`spread` needs to know of the maps: not their values."""
-    ctx.maps = [(value.shape, value.dtype, _is_channels_last(value)) for value in maps]
-
-
-def _is_channels_last(value: Tensor) -> bool:
-    return value.shape[1] > 1 and value.stride(1) == 1 and not value.is_contiguous()
-
-
-def spread(ctx: Any, grad: Tensor) -> list[Tensor | None]:
-    """The gradient of every map that needs one, from that of the means ``(N, sum C_l)``."""
-    made: list[Tensor | None] = []
-    columns = grad.split([shape[1] for shape, _, _ in ctx.maps], dim=1)
-    for part, (shape, dtype, channels_last), needed in zip(columns, ctx.maps, ctx.needs_input_grad[0], strict=True):
-        if not needed:
-            made.append(None)
-            continue
-        value = (part / (shape[2] * shape[3])).to(dtype)[:, :, None, None].expand(shape)
-        order = torch.channels_last if channels_last else torch.contiguous_format
-        made.append(value.contiguous(memory_format=order))
-    return made
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    remember_maps(ctx, inputs[0])
+    layers.remember_maps(ctx, inputs[0])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None]]:
-    return (spread(ctx, grad),)
+    return (layers.spread(ctx, grad),)
 
 
 _op = Op(

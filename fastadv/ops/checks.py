@@ -230,10 +230,7 @@ def tensors(name: str, values: object, expected: str) -> list[Tensor]:
         if not isinstance(value, Tensor):
             raise ArgumentTypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
         strided(f"{name}[{i}]", value)
-        if value.device != values[0].device:
-            raise ArgumentError(
-                f"{name}[{i}] is on {value.device}; expected {values[0].device}, the device of {name}[0]"
-            )
+        on_device(f"{name}[{i}]", value, values[0], f"{name}[0]")
     return list(values)
 
 

@@ -100,18 +100,11 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
     if len(found) != len(layers):
         raise ArgumentError(f"centroids has {len(found)} layers; expected {len(layers)}, like {name}")
     for i, (value, layer) in enumerate(zip(found, layers, strict=True)):
-        checks.rows(
-            f"centroids[{i}]",
-            value,
-            torch.float32,
-            (found[0].shape[0] if i and found[0].dim() else None, layer.shape[1]),
-        )
+        count = found[0].shape[0] if i and found[0].dim() else None
+        checks.rows(f"centroids[{i}]", value, torch.float32, (count, layer.shape[1]))
         if value.shape[0] == 0:
             raise ArgumentError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K >= 1")
-        if value.device != layers[0].device:
-            raise ArgumentError(
-                f"centroids[{i}] is on {value.device}; expected {layers[0].device}, the device of {name}"
-            )
+        checks.on_device(f"centroids[{i}]", value, layers[0], name)
         if value.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"centroids[{i}] requires grad, and has no derivative; pass a detached tensor")
     return found
@@ -169,3 +162,26 @@ def empty_scales(features: list[Tensor], centroids: list[Tensor], metric: str) -
 def empty_distances(features: list[Tensor], centroids: list[Tensor], metric: str = "l2") -> Tensor:
     """A tensor for the distances ``(N, L, K)``."""
     return features[0].new_empty((features[0].shape[0], len(features), centroids[0].shape[0]), dtype=torch.float32)
+
+
+def remember_maps(ctx: Any, maps: list[Tensor]) -> None:
+    """What :func:`spread` needs to know of the maps: not their values."""
+    ctx.maps = [(value.shape, value.dtype, _is_channels_last(value)) for value in maps]
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    return value.shape[1] > 1 and value.stride(1) == 1 and not value.is_contiguous()
+
+
+def spread(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    """The gradient of every map that needs one, from that of the means ``(N, sum C_l)``."""
+    made: list[Tensor | None] = []
+    columns = grad.split([shape[1] for shape, _, _ in ctx.maps], dim=1)
+    for part, (shape, dtype, channels_last), needed in zip(columns, ctx.maps, ctx.needs_input_grad[0], strict=True):
+        if not needed:
+            made.append(None)
+            continue
+        value = (part / (shape[2] * shape[3])).to(dtype)[:, :, None, None].expand(shape)
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        made.append(value.contiguous(memory_format=order))
+    return made

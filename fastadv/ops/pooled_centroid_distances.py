@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fastadv.ops import foreign, layers
 from fastadv.ops.arguments import Argument, result
-from fastadv.ops.average_pool import remember_maps, spread
 from fastadv.ops.centroid_distances import gradient
 from fastadv.ops.declaration import Op
 
@@ -56,7 +55,7 @@ def _empty(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Te
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     maps, centroids, ctx.metric, ctx.backend = inputs
-    remember_maps(ctx, maps)
+    layers.remember_maps(ctx, maps)
     ctx.save_for_backward(*output, *centroids)
 
 
@@ -64,7 +63,7 @@ def _backward(ctx: Any, grad: Tensor, grad_pooled: Tensor) -> tuple[Any, ...]:
     distances, pooled, *centroids = ctx.saved_tensors
     features = list(pooled.split([value.shape[1] for value in centroids], dim=1))
     made = gradient(grad, distances, features, centroids, ctx.metric, ctx.backend)
-    return spread(ctx, made + grad_pooled), [None] * len(centroids)
+    return layers.spread(ctx, made + grad_pooled), [None] * len(centroids)
 
 
 _op = Op(
