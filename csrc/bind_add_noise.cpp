@@ -7,6 +7,7 @@
 #include "cuda/launch.h"
 #include "key.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -52,7 +53,7 @@ void cuda_add_noise(Address x, Address origin, Address scale_each, double scale,
 
 }  // namespace
 
-void register_add_noise(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_add_noise", &cpu_add_noise);
 #if FASTADV_WITH_CUDA
   m.def("cuda_add_noise", &cuda_add_noise);

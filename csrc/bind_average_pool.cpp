@@ -7,6 +7,7 @@
 #include "cuda/launch.h"
 #include "layers.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -51,7 +52,7 @@ void cuda_average_pool(const Integers& maps, int type, Address out, int64_t imag
 
 }  // namespace
 
-void register_average_pool(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_average_pool", &cpu_average_pool);
 #if FASTADV_WITH_CUDA
   m.def("cuda_average_pool", &cuda_average_pool);

@@ -7,6 +7,7 @@
 #include "cpu/parallel.h"
 #include "cuda/launch.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -46,7 +47,7 @@ void cuda_box_blur(Address x, Address out, int type, int64_t planes, int64_t row
 
 }  // namespace
 
-void register_box_blur(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_box_blur", &cpu_box_blur);
 #if FASTADV_WITH_CUDA
   m.def("cuda_box_blur", &cuda_box_blur);

@@ -7,6 +7,7 @@
 #include "cuda/launch.h"
 #include "layers.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -105,7 +106,7 @@ void cuda_centroid_distances_backward(const Integers& layers, int metric, Addres
 
 }  // namespace
 
-void register_centroid_distances(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_centroid_distances", &cpu_centroid_distances);
   m.def("cpu_centroid_distances_backward", &cpu_centroid_distances_backward);
 #if FASTADV_WITH_CUDA

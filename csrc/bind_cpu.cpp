@@ -2,10 +2,11 @@
 #include <pybind11/stl.h>
 
 #include "cpu/isa.h"
+#include "registration.h"
 
 namespace fastadv {
 
-void register_cpu(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_isas", &cpu::available_isas, "Instruction sets that run here, slowest first.");
 }
 

@@ -3,10 +3,11 @@
 #include <string>
 
 #include "cuda/launch.h"
+#include "registration.h"
 
 namespace fastadv {
 
-void register_cuda(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
 #if FASTADV_WITH_CUDA
   m.attr("cuda_architectures") = FASTADV_CUDA_ARCHITECTURES;
   m.def(

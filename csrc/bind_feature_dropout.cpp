@@ -8,6 +8,7 @@
 #include "cuda/launch.h"
 #include "key.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -44,7 +45,7 @@ void cuda_feature_dropout(Address x, Address out, int type, Address ids, Address
 
 }  // namespace
 
-void register_feature_dropout(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_feature_dropout", &cpu_feature_dropout);
 #if FASTADV_WITH_CUDA
   m.def("cuda_feature_dropout", &cuda_feature_dropout);

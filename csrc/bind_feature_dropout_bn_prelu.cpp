@@ -8,6 +8,7 @@
 #include "cuda/launch.h"
 #include "key.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -61,7 +62,7 @@ void cuda_feature_dropout_bn_prelu(Address x, Address grad, Address out, int typ
 
 }  // namespace
 
-void register_feature_dropout_bn_prelu(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_feature_dropout_bn_prelu", &cpu_feature_dropout_bn_prelu);
 #if FASTADV_WITH_CUDA
   m.def("cuda_feature_dropout_bn_prelu", &cuda_feature_dropout_bn_prelu);

@@ -6,6 +6,7 @@
 #include "cpu/parallel.h"
 #include "cuda/launch.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -49,7 +50,7 @@ void cuda_knn_score(Address distances, int64_t distance_stride, Address labels, 
 
 }  // namespace
 
-void register_knn_score(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_knn_score", &cpu_knn_score);
 #if FASTADV_WITH_CUDA
   m.def("cuda_knn_score", &cuda_knn_score);

@@ -9,6 +9,7 @@
 #include "cpu/parallel.h"
 #include "cuda/launch.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -99,7 +100,7 @@ void cuda_momentum_step(Address x, Address grad, int grad_type, Address origin, 
 
 }  // namespace
 
-void register_momentum_step(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_momentum_step", &cpu_momentum_step);
 #if FASTADV_WITH_CUDA
   m.def("cuda_momentum_step", &cuda_momentum_step);

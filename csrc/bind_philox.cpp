@@ -6,6 +6,7 @@
 #include "cpu/random_tasks.h"
 #include "key.h"
 #include "pointers.h"
+#include "registration.h"
 
 namespace fastadv {
 namespace {
@@ -20,6 +21,6 @@ void cpu_philox_uniform(Address out, Address ids, Address seed_at, int64_t seed,
 
 }  // namespace
 
-void register_philox(pybind11::module_& m) { m.def("cpu_philox_uniform", &cpu_philox_uniform); }
+FASTADV_REGISTER(m) { m.def("cpu_philox_uniform", &cpu_philox_uniform); }
 
 }  // namespace fastadv

@@ -5,6 +5,7 @@
 #include "cuda/launch.h"
 #include "layers.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 // average_pool, then centroid_distances, in one call. Every layer of `layers` has its features in `pooled`.
@@ -39,7 +40,7 @@ void cuda_pooled_centroid_distances(const Integers& maps, int type, Address pool
 
 }  // namespace
 
-void register_pooled_centroid_distances(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_pooled_centroid_distances", &cpu_pooled_centroid_distances);
 #if FASTADV_WITH_CUDA
   m.def("cuda_pooled_centroid_distances", &cuda_pooled_centroid_distances);

@@ -6,6 +6,7 @@
 #include "cpu/parallel.h"
 #include "cuda/launch.h"
 #include "pointers.h"
+#include "registration.h"
 #include "status.h"
 
 namespace fastadv {
@@ -60,7 +61,7 @@ void cuda_sign_step(Address x, Address grad, int grad_type, Address origin, Addr
 
 }  // namespace
 
-void register_sign_step(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   m.def("cpu_sign_step", &cpu_sign_step);
 #if FASTADV_WITH_CUDA
   m.def("cuda_sign_step", &cuda_sign_step);

@@ -10,6 +10,7 @@
 #include "cpu/parallel.h"
 #include "layers.h"
 #include "pointers.h"
+#include "registration.h"
 
 // pooled_centroid_distances and a detector's network in one call, for the latency of a guard on a CPU.
 namespace fastadv {
@@ -117,7 +118,7 @@ struct PreparedScore {
 
 }  // namespace
 
-void register_trajectory_score(pybind11::module_& m) {
+FASTADV_REGISTER(m) {
   pybind11::class_<PreparedScore>(m, "PreparedScore")
       .def(pybind11::init<Integers, int, int64_t, int, int64_t, const std::array<Address, 6>&, float>())
       .def("scratch", &PreparedScore::scratch)

@@ -21,20 +21,8 @@ from fastadv.core.errors import ArgumentError, Error
 
 NAMES: tuple[str, ...] = ("reference", "cpu", "cuda", "triton")
 
-#: Operations and the stem of ``cpu_<stem>``, ``cuda_<stem>`` and ``kernels.triton.<stem>``.
-STEMS: dict[str, str] = {
-    "sign_step_": "sign_step",
-    "momentum_step_": "momentum_step",
-    "feature_dropout": "feature_dropout",
-    "feature_dropout_bn_prelu": "feature_dropout_bn_prelu",
-    "box_blur": "box_blur",
-    "add_noise_": "add_noise",
-    "average_pool": "average_pool",
-    "centroid_distances": "centroid_distances",
-    "centroid_distances_backward": "centroid_distances",
-    "pooled_centroid_distances": "pooled_centroid_distances",
-    "knn_score": "knn_score",
-}
+#: Operations and the stem of ``cpu_<stem>``, ``cuda_<stem>`` and ``kernels.triton.<stem>``: each declaration adds one.
+STEMS: dict[str, str] = {}
 
 #: Newer compute capabilities on which family-specific code of one runs.
 _FAMILIES = {(10, 0): ((10, 3),), (10, 1): ((11, 0),), (12, 0): ((12, 1),)}
@@ -154,6 +142,11 @@ def cpu_isa() -> int:
     if wanted not in isas:
         raise BackendUnavailable(f"FASTADV_CPU_ISA is {wanted!r}; this machine runs {', '.join(isas) or 'none'}")
     return isas.index(wanted)
+
+
+def on_cpu() -> tuple[int, int]:
+    """What every function ``cpu_<stem>`` takes last: the number of threads, and the instruction set."""
+    return torch.get_num_threads(), cpu_isa()
 
 
 @functools.cache

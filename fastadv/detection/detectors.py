@@ -18,7 +18,7 @@ from fastadv.detection.representatives import from_file
 from fastadv.detection.tensor_file import DetectionFileError, TensorFile
 from fastadv.detection.trajectory import Trajectory
 from fastadv.models import open_device
-from fastadv.ops.centroid_distances import METRICS
+from fastadv.ops.layers import METRICS
 
 _FILE = "detector"
 

@@ -11,7 +11,7 @@ from fastadv import ops
 from fastadv.core.errors import ArgumentError
 from fastadv.detection.moments import check_rows
 from fastadv.detection.representatives import Batch, Representatives, check_batch, check_complete, check_names
-from fastadv.ops.centroid_distances import check_metric
+from fastadv.ops.layers import check_metric
 
 _CELLS = 1 << 24  # distances at a time
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.detection.representatives import Representatives
-from fastadv.ops.centroid_distances import check_metric
+from fastadv.ops.layers import check_metric
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

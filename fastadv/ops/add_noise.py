@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
-from fastadv import _native, backends
-from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.ops import checks, foreign, layout, random_key
-from fastadv.ops._define import define_op
-from fastadv.ops.reference import add_noise as reference
+from fastadv.ops.arguments import BATCH_SIZES, choice, each, images, key, pixel_range, read
+from fastadv.ops.declaration import Op
 
 Array = TypeVar("Array")
-
-_KINDS = {"uniform": 0, "gaussian": 1}
 
 
 def add_noise_(
@@ -56,98 +46,32 @@ def add_noise_(
         layer: in ``[0, 2**12)``: separates independent draws of one tick.
         kind: ``"uniform"`` or ``"gaussian"``.
         origin: like ``x``, what the noise is added to; None: ``x``.
-        lo: lower end of the pixel range.
-        hi: upper end of the pixel range.
+        lo: the smallest result.
+        hi: the largest result.
         backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; None for the fastest that can run.
 
     Returns:
-        ``x`` itself.
+        ``x`` itself, written.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device, layout or value.
-        RuntimeError: ``x`` requires grad: there is no derivative.
+        RuntimeError: ``x``, ``origin`` or ``scale`` requires grad: there is no derivative.
         BackendUnavailable: the backend that was named cannot run here.
 
     Source:
         Box and Muller 1958, "A note on the generation of random normal deviates".
     """
-    if foreign.is_array(x):
-        arrays = {"x": x, "scale": scale, "seed": seed, "ids": ids, "tick": tick, "origin": origin}
-        options = {"layer": layer, "kind": kind, "lo": lo, "hi": hi, "backend": backend}
-        foreign.call(add_noise_, arrays, ("x",), options)
-        return x
-    if not checks.is_tensor(x):
-        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
-    checks.images("x", x)
-    if origin is not None:
-        checks.like("origin", origin, x)
-    scale_each, scale_all = checks.scalar_or_each("scale", scale, x)
-    key = random_key.for_batch(x, seed, ids, tick, layer)
-    if kind not in _KINDS:
-        raise ArgumentError(f"kind is {brief(kind)}; expected 'uniform' or 'gaussian'")
-    checks.pixel_range(lo, hi)
-    _op(x, origin, scale_each, scale_all, kind, *key, lo, hi, backend or "auto")
-    return x  # type: ignore[return-value]
+    made: Array = _op.call(x, origin, scale, lo, hi, kind, seed, ids, tick, layer, backend)
+    return made
 
 
-def _prepared(
-    x: Tensor, origin: Tensor | None, scale_each: Tensor | None, key: random_key.Split
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    # Here, not in the public function: torch.compile may hand over other strides than it traced.
-    checks.dense("x", x)
-    ids, seed, _, tick, *_ = key
-    checks.not_shared(
-        (("x", x),), (("origin", origin), ("scale", scale_each), ("ids", ids), ("seed", seed), ("tick", tick))
-    )
-    work = layout.readable(x)
-    return work, work if origin is None else checks.restrided(origin, work), checks.contiguous(scale_each)
-
-
-def _reference(
-    x: Tensor, origin: Tensor | None, scale_each: Tensor | None, scale: float, kind: str, *rest: Any
-) -> None:
-    _prepared(x, origin, scale_each, rest[:6])
-    reference.add_noise_(x, origin, scale_each, scale, kind, *random_key.whole(*rest[:6]), *rest[6:])
-
-
-def _native_call(function: str, x: Tensor, origin: Tensor | None, rest: tuple[Any, ...], where: Any) -> None:
-    scale_each, scale, kind, lo, hi = *rest[:3], *rest[9:]
-    work, origin, scale_each = _prepared(x, origin, scale_each, rest[3:9])
-    key, keep = random_key.native(*rest[3:9])
-    if x.numel():
-        call = getattr(_native.module(), function)
-        call(
-            *(work.data_ptr(), origin.data_ptr(), checks.address(scale_each), scale, lo, hi, _KINDS[kind]),
-            *(*key, *layout.sizes(work), *where),
-        )
-    if work is not x:
-        x.copy_(work)
-    del keep
-
-
-def _cpu(x: Tensor, origin: Tensor | None, *rest: Any) -> None:
-    _native_call("cpu_add_noise", x, origin, rest, (torch.get_num_threads(), backends.cpu_isa()))
-
-
-def _cuda(x: Tensor, origin: Tensor | None, *rest: Any) -> None:
-    with torch.cuda.device(x.device):
-        where = (x.device.index, torch.cuda.current_stream().cuda_stream)
-        _native_call("cuda_add_noise", x, origin, rest, where)
-
-
-def _triton(x: Tensor, origin: Tensor | None, *rest: Any) -> None:
-    kernel = importlib.import_module("fastadv.kernels.triton.add_noise")
-    scale_each, scale, kind, lo, hi = *rest[:3], *rest[9:]
-    work, origin, scale_each = _prepared(x, origin, scale_each, rest[3:9])
-    if x.numel():
-        key = random_key.for_triton(*rest[3:9])
-        kernel.launch(work, origin, layout.sizes(work), key, scale_each, scale, _KINDS[kind], lo, hi)
-    if work is not x:
-        x.copy_(work)
-
-
-_op = define_op(
-    "add_noise_(Tensor(a!) x, Tensor? origin, Tensor? scale_each, float scale, str kind,"
-    f" {random_key.SCHEMA}, float lo, float hi, str backend) -> ()",
-    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
+_op = Op(
+    "add_noise_",
+    images("x", copied=True),
+    read("origin", optional=True),
+    each("scale"),
+    pixel_range(),
+    choice("kind", {"uniform": 0, "gaussian": 1}),
+    key(),
+    sizes=BATCH_SIZES,
 )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from fastadv import _native, backends
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.ops import checks, foreign, layout
-from fastadv.ops._define import define_op
-from fastadv.ops.reference import box_blur as reference
+from fastadv.ops import foreign, layout
+from fastadv.ops.arguments import Argument, feature_map, result
+from fastadv.ops.declaration import Op
 
 Array = TypeVar("Array")
 
@@ -43,19 +39,7 @@ def box_blur(x: Array, *, backend: str | None = None) -> Array:
         Mehr and Schroeder, "Six Pixels to Kevin Bacon", the low-pass filter: "a 3x3 mean filter, which averages each
         pixel value with itself and the immediate surrounding pixels".
     """
-    value = foreign.borrow("x", x, written=False)
-    if not checks.is_tensor(value):
-        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
-    checks.strided("x", value)
-    if value.dtype not in checks.GRAD_TYPES:
-        raise ArgumentTypeError(f"x has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16")
-    if value.dim() != 4:
-        raise ArgumentError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
-    return foreign.give_back(_op(value, backend or "auto"), x)
-
-
-def _fake(x: Tensor) -> Tensor:
-    return layout.empty(x)
+    return foreign.give_back(_op.call(x, backend), x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -63,14 +47,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
-    return (_op(grad, ctx.backend),)
+    return (_op.dispatch(grad, ctx.backend),)
 
 
-def _reference(x: Tensor) -> Tensor:
-    return layout.empty(x).copy_(reference.box_blur(x))
-
-
-def rows(x: Tensor) -> tuple[int, int, int, int]:
+def _rows(x: Tensor) -> tuple[int, int, int, int]:
     """Planes, rows of a plane, elements of a row, and elements between neighbours of a row."""
     images, channels, height, width = x.shape
     if layout.is_channels_last(x):
@@ -78,37 +58,12 @@ def rows(x: Tensor) -> tuple[int, int, int, int]:
     return images * channels, height, width, 1
 
 
-def _native_call(function: str, x: Tensor, where: tuple[int, int]) -> Tensor:
-    x = layout.readable(x)
-    out = layout.empty(x)
-    if x.numel():
-        call = getattr(_native.module(), function)
-        call(x.data_ptr(), out.data_ptr(), checks.GRAD_TYPES[x.dtype], *rows(x), *where)
-    return out
-
-
-def _cpu(x: Tensor) -> Tensor:
-    return _native_call("cpu_box_blur", x, (torch.get_num_threads(), backends.cpu_isa()))
-
-
-def _cuda(x: Tensor) -> Tensor:
-    with torch.cuda.device(x.device):
-        return _native_call("cuda_box_blur", x, (x.device.index, torch.cuda.current_stream().cuda_stream))
-
-
-def _triton(x: Tensor) -> Tensor:
-    kernel = importlib.import_module("fastadv.kernels.triton.box_blur")
-    x = layout.readable(x)
-    out = layout.empty(x)
-    if x.numel():
-        kernel.launch(x, out, *rows(x))
-    return out
-
-
-_op = define_op(
-    "box_blur(Tensor x, str backend) -> Tensor",
-    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
-    fake=_fake,
+_op = Op(
+    "box_blur",
+    feature_map("x", "(N, C, H, W)", least=4, most=4),
+    result(code_of="x"),
+    Argument(kind="rows", native=("*rows(x)",), launch=("*rows(x)",), uses={"rows": _rows}),
+    make=layout.empty,
     setup=_setup,
     backward=_backward,
 )

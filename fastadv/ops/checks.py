@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -10,16 +10,27 @@ from torch import Tensor
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
+Named = tuple[tuple[str, Tensor | None], ...]
+
 _NO_DISPATCH = Tensor.__torch_dispatch__
 
 #: Element types of a gradient and their codes in the compiled kernels.
 GRAD_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+#: What has to be float32.
+FLOAT = (torch.float32,)
 
 
 def tensor(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a tensor of the ordinary form."""
     if not isinstance(value, Tensor):
         raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor, like x")
+    strided(name, value)
+
+
+def an_array(name: str, value: object) -> None:
+    """Raise TypeError unless ``value``, which an array was made into a tensor for, is one of the ordinary form."""
+    if not isinstance(value, Tensor):
+        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
     strided(name, value)
 
 
@@ -57,34 +68,80 @@ def in_memory(name: str, value: Tensor) -> Tensor:
     raise ArgumentTypeError(f"{name}: expected a tensor with memory of its own, got {came}")
 
 
-def images(name: str, value: Tensor) -> None:
-    """Raise unless ``value`` is a float32 batch ``(N, ...)`` of at least two dimensions."""
-    strided(name, value)
-    if value.dtype != torch.float32:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
-    if value.dim() < 2:
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected a batch (N, C, H, W)")
+def batch(
+    name: str, value: Tensor, types: Collection[torch.dtype], least: int, form: str, most: int | None = None
+) -> None:
+    """Raise unless ``value`` is a tensor of one of the types with ``least`` to ``most`` dimensions, as in ``form``."""
+    an_array(name, value)
+    of_type(name, value, types)
+    if value.dim() < least or (most is not None and value.dim() > most):
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected a batch {form}")
 
 
-def like(name: str, value: Tensor, x: Tensor, dtype: torch.dtype | None = torch.float32) -> None:
-    """Raise unless ``value`` has the shape and device of ``x`` and the dtype (None: any gradient type)."""
+def like(name: str, value: Tensor, x: Tensor, types: Collection[torch.dtype] = FLOAT) -> None:
+    """Raise unless ``value`` has the shape and device of ``x`` and one of the types."""
     tensor(name, value)
     if value.shape != x.shape:
         raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {tuple(x.shape)}, the shape of x")
-    if dtype is None:
-        if value.dtype not in GRAD_TYPES:
-            raise ArgumentTypeError(
-                f"{name} has dtype {value.dtype}; expected torch.float32, torch.bfloat16 or torch.float16"
-            )
-    elif value.dtype != dtype:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+    of_type(name, value, types)
     on_device(name, value, x)
 
 
-def on_device(name: str, value: Tensor, x: Tensor) -> None:
-    """Raise unless ``value`` is where ``x`` is."""
+def of_type(name: str, value: Tensor, types: Collection[torch.dtype]) -> None:
+    """Raise TypeError unless ``value`` is of one of the types."""
+    if value.dtype not in types:
+        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {in_words(types)}")
+
+
+def tensor_of(name: str, value: object, types: Collection[torch.dtype]) -> None:
+    """Raise TypeError unless ``value`` is a tensor of one of the types."""
+    if not isinstance(value, Tensor) or value.dtype not in types:
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentTypeError(f"{name} is {came}; expected a tensor of {in_words(types)}")
+
+
+def in_words(names: Iterable[object]) -> str:
+    """``a, b or c``."""
+    *others, last = map(str, names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def one_of(name: str, value: str, known: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the known words."""
+    if value not in known:
+        raise ArgumentError(f"{name} is {brief(value)}; expected {in_words(map(repr, known))}")
+
+
+def finite(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a finite number."""
+    if not -float("inf") < value < float("inf"):
+        raise ArgumentError(f"{name} is {brief(value)}; expected a finite number")
+
+
+def not_negated(name: str, value: Tensor | None) -> None:
+    """Raise ValueError where ``value``, which is written, is a view that negates."""
+    if value is not None and value.is_neg():
+        raise ArgumentError(
+            f"{name}: expected a tensor to write into, got a view that negates (the imaginary part of a "
+            "conjugate); pass resolve_neg() of it"
+        )
+
+
+def refuse_gradients(op: str, written: Named, read: Named) -> None:
+    """Raise RuntimeError for the first tensor that requires grad."""
+    without = ", or call it under torch.no_grad()"
+    for does, tensors, more in (("writes into", written, ""), ("reads", read, without)):
+        for name, value in tensors:
+            if value is not None and value.requires_grad:
+                raise RuntimeError(
+                    f"{op} {does} {name}, which requires grad, and has no derivative; pass a detached tensor{more}"
+                )
+
+
+def on_device(name: str, value: Tensor, x: Tensor, like: str = "x") -> None:
+    """Raise unless ``value`` is where ``x``, which is called ``like``, is."""
     if value.device != x.device:
-        raise ArgumentError(f"{name} is on {value.device}; expected {x.device}, the device of x")
+        raise ArgumentError(f"{name} is on {value.device}; expected {x.device}, the device of {like}")
 
 
 def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, columns: int | None = None) -> None:
@@ -100,13 +157,8 @@ def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, co
     on_device(name, value, x)
 
 
-def is_tensor(value: object) -> TypeGuard[Tensor]:
-    """Whether ``value`` is a tensor."""
-    return isinstance(value, Tensor)
-
-
 def scalar_or_each(
-    name: str, value: float | Tensor, x: Tensor, *, least: float | None = None
+    name: str, value: float | Tensor, x: Tensor, least: float | None = None
 ) -> tuple[Tensor | None, float]:
     """Split a number, or one number per image, into ``(tensor or None, float)``.
 
@@ -178,10 +230,7 @@ def tensors(name: str, values: object, expected: str) -> list[Tensor]:
         if not isinstance(value, Tensor):
             raise ArgumentTypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
         strided(f"{name}[{i}]", value)
-        if value.device != values[0].device:
-            raise ArgumentError(
-                f"{name}[{i}] is on {value.device}; expected {values[0].device}, the device of {name}[0]"
-            )
+        on_device(f"{name}[{i}]", value, values[0], f"{name}[0]")
     return list(values)
 
 
@@ -193,6 +242,12 @@ def rows(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int | None, 
     if wrong:
         expected = ", ".join("any" if size is None else str(size) for size in shape)
         raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected ({expected})")
+
+
+def columns(name: str, value: Tensor, least: int, form: str) -> None:
+    """Raise ValueError unless a matrix has at least so many columns."""
+    if value.shape[1] < least:
+        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {form} with {form[-2]} >= {least}")
 
 
 def row_major(value: Tensor) -> Tensor:
@@ -207,7 +262,7 @@ def restrided(value: Tensor, x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=value.dtype, device=value.device).copy_(value)
 
 
-def not_shared(written: tuple[tuple[str, Tensor | None], ...], read: tuple[tuple[str, Tensor | None], ...]) -> None:
+def not_shared(written: Named, read: Named) -> None:
     """Raise ValueError when the memory of a written tensor overlaps that of another argument.
 
     From the first byte to the last. A written tensor was checked to be dense: nothing lies between its elements.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from fastadv import _native, backends
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.ops import checks, foreign, layout, random_key
-from fastadv.ops._define import define_op
-from fastadv.ops.feature_dropout import borrowed, threshold_and_factor
-from fastadv.ops.reference import feature_dropout_bn_prelu as reference
+from fastadv.core.errors import ArgumentError
+from fastadv.ops import checks, foreign, layout
+from fastadv.ops.arguments import BATCH_SIZES, Argument, feature_map, key, lend, result
+from fastadv.ops.declaration import Op
+from fastadv.ops.mask import mask_rate
 
 Array = TypeVar("Array")
 
@@ -23,9 +21,9 @@ def feature_dropout_bn_prelu(
     x: Array,
     *,
     rate: float,
-    seed: int | Any,
+    seed: Any,
     ids: Any,
-    tick: int | Any,
+    tick: Any,
     layer: int,
     scale: Any,
     shift: Any,
@@ -77,14 +75,9 @@ def feature_dropout_bn_prelu(
         Zhong and Deng 2020, "Towards transferable adversarial attack against deep face recognition", eq. 12;
         He et al. 2015, "Delving deep into rectifiers", eq. 1.
     """
-    value, key = borrowed(x, seed, ids, tick, layer)
-    if value.dim() < 2:
-        raise ArgumentError(f"x has shape {tuple(value.shape)}; expected a batch (N, C, ...)")
-    lent = {"scale": scale, "shift": shift, "slope": slope}
-    scale, shift, slope = (foreign.borrow(name, part, written=False) for name, part in lent.items())
-    parameters = checked_parameters(value.shape[1], value.device, scale, shift, slope, ceiling, keep)
-    made = _op(value, None, *key, *threshold_and_factor(rate, rescale), *parameters, backend or "auto")
-    return foreign.give_back(made, x)
+    return foreign.give_back(
+        _op.call(x, seed, ids, tick, layer, rate, rescale, scale, shift, slope, ceiling, keep, backend), x
+    )
 
 
 Parameters = tuple[Tensor, Tensor, Tensor | None, float, float | None, bool]
@@ -96,15 +89,14 @@ def checked_parameters(
     """``(scale, shift, slope_each, slope, ceiling, from_result)``, as the schema takes them."""
     _parameter("scale", scale, channels, device, single=False)
     _parameter("shift", shift, channels, device, single=False)
-    slope_each, slope = (slope, 0.0) if checks.is_tensor(slope) else (None, 1.0 if slope is None else float(slope))
+    slope_each, slope = (slope, 0.0) if isinstance(slope, Tensor) else (None, 1.0 if slope is None else float(slope))
     if slope_each is not None:
         _parameter("slope", slope_each, channels, device, single=True)
     elif not -float("inf") < slope < float("inf"):
         raise ArgumentError(f"slope is {brief(slope)}; expected a finite number, a float32 tensor or None")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
         raise ArgumentError(f"ceiling is {brief(ceiling)}; expected a finite number or None")
-    if keep not in ("input", "result"):
-        raise ArgumentError(f"keep is {brief(keep)}; expected 'input' or 'result'")
+    checks.one_of("keep", keep, ("input", "result"))
     if keep == "result" and slope < 0:
         raise ArgumentError(
             f"keep is 'result' and slope {brief(slope)}; the result does not tell the sign below a slope < 0"
@@ -114,8 +106,7 @@ def checked_parameters(
 
 def _parameter(name: str, value: Any, channels: int, device: torch.device, *, single: bool) -> None:
     checks.tensor(name, value)
-    if value.dtype != torch.float32:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+    checks.of_type(name, value, checks.FLOAT)
     expected = (channels,)
     if value.shape != expected and not (single and tuple(value.shape) in ((), (1,))):
         words = f"{expected}{' or one element' if single else ''}"
@@ -135,10 +126,6 @@ def is_linear(parameters: Parameters) -> bool:
     return slope_each is None and slope == 1.0 and ceiling is None
 
 
-def _fake(x: Tensor, *rest: Any) -> Tensor:
-    return layout.empty(x)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, grad, ids, seed_at, seed, tick_each, tick, layer, threshold, factor, scale, shift, slope_each, *rest = inputs
     ctx.first = grad is None
@@ -155,7 +142,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
     seed, tick, layer, threshold, factor, rest = ctx.numbers
     key = (ids, seed_at, seed, tick_each, tick, layer)
     seen = grad if kept is None else kept  # without an activation, what was seen makes no difference
-    return (_op(seen, grad, *key, threshold, factor, scale, shift, slope_each, *rest),)
+    return (_op.dispatch(seen, grad, *key, threshold, factor, scale, shift, slope_each, *rest),)
 
 
 def _reached(ceiling: float | None, from_result: bool, x: Tensor) -> float | None:
@@ -163,13 +150,6 @@ def _reached(ceiling: float | None, from_result: bool, x: Tensor) -> float | Non
     if not from_result or ceiling is None or x.dtype == torch.float32:
         return ceiling
     return float(torch.tensor(ceiling, dtype=x.dtype))
-
-
-def _reference(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    ceiling, from_result = rest[-2:]
-    after = (*rest[6:-2], _reached(ceiling, from_result, x), from_result)
-    made = reference.feature_dropout_bn_prelu(x, grad, *random_key.whole(*rest[:6]), *after)
-    return layout.empty(x).copy_(made)
 
 
 def contiguous(parameters: Any) -> Parameters:
@@ -188,54 +168,48 @@ def native_parameters(x: Tensor, parameters: Parameters) -> tuple[Any, ...]:
     )
 
 
-def _native_call(function: str, x: Tensor, grad: Tensor | None, rest: tuple[Any, ...], where: Any) -> Tensor:
-    x = layout.readable(x)
-    grad = None if grad is None else checks.restrided(grad, x)
-    out, parameters = layout.empty(x), contiguous(rest[8:])
-    key, keep = random_key.native(*rest[:6])
-    if x.numel():
-        getattr(_native.module(), function)(
-            *(x.data_ptr(), checks.address(grad), out.data_ptr(), checks.GRAD_TYPES[x.dtype]),
-            *(*key, *rest[6:8], *native_parameters(x, parameters), *layout.sizes(x), *where),
-        )
-    del keep
-    return out
-
-
 def _slope_step(slope_each: Tensor | None) -> int:
     return int(slope_each is not None and slope_each.numel() > 1)
 
 
-def _cpu(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    where = (torch.get_num_threads(), backends.cpu_isa())
-    return _native_call("cpu_feature_dropout_bn_prelu", x, grad, rest, where)
-
-
-def _cuda(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    with torch.cuda.device(x.device):
-        where = (x.device.index, torch.cuda.current_stream().cuda_stream)
-        return _native_call("cuda_feature_dropout_bn_prelu", x, grad, rest, where)
-
-
-def _triton(x: Tensor, grad: Tensor | None, *rest: Any) -> Tensor:
-    kernel = importlib.import_module("fastadv.kernels.triton.feature_dropout_bn_prelu")
-    x = layout.readable(x)
-    grad = None if grad is None else checks.restrided(grad, x)
-    out, (scale, shift, slope_each, slope, ceiling, from_result) = layout.empty(x), contiguous(rest[8:])
-    if x.numel():
-        key = random_key.for_triton(*rest[:6])
-        reached = _reached(ceiling, from_result, x)
-        activation = (slope, _slope_step(slope_each), reached, from_result and grad is not None)
-        kernel.launch(x, grad, out, layout.sizes(x), key, *rest[6:8], scale, shift, slope_each, *activation)
-    return out
-
-
-_op = define_op(
-    f"feature_dropout_bn_prelu(Tensor x, Tensor? grad, {random_key.SCHEMA}, int threshold, float factor,"
-    " Tensor scale, Tensor shift, Tensor? slope_each, float slope, float? ceiling, bool from_result,"
-    " str backend) -> Tensor",
-    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
-    fake=_fake,
+_PARAMETERS = ("scale", "shift", "slope_each", "slope", "ceiling", "from_result")
+_op = Op(
+    "feature_dropout_bn_prelu",
+    feature_map("x", "(N, C, ...)", least=2),
+    Argument(
+        kind="gradient",
+        schema="Tensor? grad",
+        check=("grad = None",),
+        ready=("grad = None if grad is None else checks.restrided(grad, x)",),
+        whole=("grad",),
+        native=("checks.address(grad)",),
+        launch=("grad",),
+    ),
+    result(code_of="x"),
+    key(lent=True),
+    mask_rate(),
+    Argument(
+        kind="parameters",
+        public=("scale", "shift", "slope", "ceiling", "keep"),
+        schema="Tensor scale, Tensor shift, Tensor? slope_each, float slope, float? ceiling, bool from_result",
+        check=(
+            *map(lend, ("scale", "shift", "slope")),
+            f"{', '.join(_PARAMETERS)} = parameters(x.shape[1], x.device, scale, shift, slope, ceiling, keep)",
+        ),
+        ready=("scale, shift, slope_each = map(checks.contiguous, (scale, shift, slope_each))",),
+        whole=("scale", "shift", "slope_each", "slope", "reached(ceiling, from_result, x)", "from_result"),
+        native=(f"*native_parameters(x, ({', '.join(_PARAMETERS)}))",),
+        launch=(
+            *("scale", "shift", "slope_each", "slope", "slope_step(slope_each)", "reached(ceiling, from_result, x)"),
+            "from_result and grad is not None",
+        ),
+        uses={
+            **{"parameters": checked_parameters, "reached": _reached},
+            **{"native_parameters": native_parameters, "slope_step": _slope_step},
+        },
+    ),
+    make=layout.empty,
+    sizes=BATCH_SIZES,
     setup=_setup,
     backward=_backward,
 )

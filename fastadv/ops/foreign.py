@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,25 +21,23 @@ def is_array(value: object) -> bool:
 
 
 def call(
-    function: Callable[..., Any],
-    arrays: Mapping[str, Any],
-    written: Collection[str],
-    options: Mapping[str, Any],
+    function: Callable[..., Any], names: Sequence[str], values: Sequence[Any], written: Collection[str], *options: Any
 ) -> None:
-    """Call ``function`` with every array of ``arrays`` lent as a tensor.
+    """Call ``function`` with every array of ``values`` lent as a tensor.
 
     Args:
-        function: a public operation.
-        arrays: arguments by name; tensors, arrays, numbers and None.
+        function: the public side of an operation.
+        names: of the arguments.
+        values: tensors, arrays, numbers, words and None.
         written: the names of those that are written: they are never copied.
-        options: further keyword arguments.
+        options: further arguments.
 
     Raises:
         ValueError: a written array is read-only or cannot be shared with PyTorch.
     """
-    lent = {name: borrow(name, value, written=name in written) for name, value in arrays.items()}
-    function(**lent, **options)
-    for device in sorted({value.device.id for value in arrays.values() if _is_cupy(value)}):
+    pairs = zip(names, values, strict=True)
+    function(*[borrow(name, value, written=name in written) for name, value in pairs], *options)
+    for device in sorted({value.device.id for value in values if _is_cupy(value)}):
         _hand_back_stream(device)
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fastadv import _native, backends
-from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks, foreign
-from fastadv.ops._define import define_op
-from fastadv.ops.reference import momentum_step as reference
+from fastadv.ops.arguments import (
+    IMAGES_AND_SIZE,
+    Argument,
+    choice,
+    counts,
+    each,
+    images,
+    number,
+    per_image,
+    pixel_range,
+    read,
+    written,
+)
+from fastadv.ops.declaration import Op
 
 Array = TypeVar("Array")
-
-_NORMS = {"l1": 0, "l2": 1}
-_STEPS = {"sign": 0, "l2": 1}
 
 # How an image is cut for the partial sums; kernels/cuda/launch.h and kernels/common/types.h say the same.
 _CHUNK = 2048
@@ -34,11 +40,14 @@ def momentum_workspace(x: Any) -> Tensor:
     Returns:
         A float64 tensor ``(2, N, chunks)`` on the device of ``x``; its values mean nothing between calls.
     """
-    images = foreign.borrow("x", x, written=False)
-    checks.tensor("x", images)
-    size = images.numel() // images.shape[0] if images.dim() and images.shape[0] else 0
-    chunks = max(1, min(_MOST_CHUNKS, -(-size // _CHUNK)))
-    return torch.empty((2, images.shape[0], chunks), dtype=torch.float64, device=images.device)
+    batch = foreign.borrow("x", x, written=False)
+    checks.tensor("x", batch)
+    return torch.empty((2, batch.shape[0], _chunks(batch)), dtype=torch.float64, device=batch.device)
+
+
+def _chunks(x: Tensor) -> int:
+    size = x.numel() // x.shape[0] if x.dim() and x.shape[0] else 0
+    return max(1, min(_MOST_CHUNKS, -(-size // _CHUNK)))
 
 
 def momentum_step_(
@@ -92,7 +101,7 @@ def momentum_step_(
         backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; None for the fastest that can run.
 
     Returns:
-        ``x`` itself.
+        ``x`` itself; ``velocity``, ``stats`` and ``workspace`` are written too.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device, layout or value.
@@ -102,161 +111,57 @@ def momentum_step_(
     Source:
         Dong et al. 2018, "Boosting adversarial attacks with momentum", eq. 6 and 7 (sign) and 8 (L2).
     """
-    if foreign.is_array(x):
-        arrays = {"x": x, "grad": grad, "origin": origin, "velocity": velocity, "alpha": alpha, "eps": eps}
-        arrays |= {"active": active, "stats": stats}
-        options = {"mu": mu, "norm": norm, "step": step, "workspace": workspace, "lo": lo, "hi": hi}
-        foreign.call(momentum_step_, arrays, ("x", "velocity", "stats"), {**options, "backend": backend})
-        return x
-    if not checks.is_tensor(x):
-        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
-    checks.images("x", x)
-    checks.like("grad", grad, x, None)
-    checks.like("origin", origin, x)
-    checks.like("velocity", velocity, x)
-    alpha_each, alpha_all = checks.scalar_or_each("alpha", alpha, x)
-    eps_each, eps_all = checks.scalar_or_each("eps", eps, x, least=0.0)
-    if not -float("inf") < mu < float("inf"):
-        raise ArgumentError(f"mu is {brief(mu)}; expected a finite number")
-    if norm not in _NORMS:
-        raise ArgumentError(f"norm is {brief(norm)}; expected 'l1' or 'l2'")
-    if step not in _STEPS:
-        raise ArgumentError(f"step is {brief(step)}; expected 'sign' or 'l2'")
-    checks.per_image("active", active, x, torch.bool)
-    checks.per_image("stats", stats, x, torch.int64, 2)
-    checks.pixel_range(lo, hi)
+    made: Array = _op.call(
+        *(x, grad, origin, velocity, alpha, eps, mu, norm, step, active, stats, workspace, lo, hi, backend)
+    )
+    return made
+
+
+def _check_workspace(workspace: Any, x: Tensor) -> Tensor:
     if workspace is None:
-        workspace = momentum_workspace(x)
+        return momentum_workspace(x)
     checks.tensor("workspace", workspace)
     if workspace.dtype != torch.float64:
         raise ArgumentTypeError(
             f"workspace has dtype {workspace.dtype}; expected torch.float64, from momentum_workspace(x)"
         )
     checks.on_device("workspace", workspace, x)
-    _op(
-        *(x, grad, origin, velocity, alpha_each, alpha_all, eps_each, eps_all, mu, norm, step),
-        *(active, stats, workspace, lo, hi, backend or "auto"),
-    )
-    return x  # type: ignore[return-value]
+    made: Tensor = workspace
+    return made
 
 
-def _prepared(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    velocity: Tensor,
-    stats: Tensor | None,
-    workspace: Tensor,
-    each: tuple[Tensor | None, Tensor | None, Tensor | None],
-) -> tuple[Tensor, Tensor]:
-    # Here, not in the public function: torch.compile may hand over other strides than it traced.
-    checks.dense("x", x)
-    checks.same_layout("velocity", velocity, x)
-    checks.writable_rows("stats", stats)
+def _check_room(workspace: Tensor, x: Tensor) -> None:
     checks.writable_rows("workspace", workspace)
-    alpha, eps, active = each
-    checks.not_shared(
-        (("x", x), ("velocity", velocity), ("stats", stats), ("workspace", workspace)),
-        (("origin", origin), ("grad", grad), ("alpha", alpha), ("eps", eps), ("active", active)),
-    )
-    size = x.numel() // x.shape[0] if x.shape[0] else 0
-    needed = 2 * x.shape[0] * max(1, min(_MOST_CHUNKS, -(-size // _CHUNK)))
+    needed = 2 * x.shape[0] * _chunks(x)
     if workspace.numel() < needed:
         raise ArgumentError(
             f"workspace has {workspace.numel()} elements; expected {needed} or more, from momentum_workspace(x)"
         )
-    return checks.restrided(grad, x), checks.restrided(origin, x)
 
 
-def _reference(x: Tensor, grad: Tensor, origin: Tensor, velocity: Tensor, *rest: Any) -> None:
-    active, stats, workspace = rest[7:10]
-    _prepared(x, grad, origin, velocity, stats, workspace, (rest[0], rest[2], active))
-    reference.momentum_step_(x, grad, origin, velocity, *rest[:9], *rest[10:])
-
-
-def _native_arguments(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    velocity: Tensor,
-    alpha_each: Tensor | None,
-    alpha: float,
-    eps_each: Tensor | None,
-    eps: float,
-    mu: float,
-    norm: str,
-    step: str,
-    active: Tensor | None,
-    stats: Tensor | None,
-    workspace: Tensor,
-    lo: float,
-    hi: float,
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The arguments of the compiled function, and the tensors that must outlive the call."""
-    grad, origin = _prepared(x, grad, origin, velocity, stats, workspace, (alpha_each, eps_each, active))
-    alpha_each, eps_each, active = map(checks.contiguous, (alpha_each, eps_each, active))
-    address = checks.address
-    images = x.shape[0]
-    size = x.numel() // images if images else 0
-    values = (
-        *(
-            x.data_ptr(),
-            grad.data_ptr(),
-            checks.GRAD_TYPES[grad.dtype],
-            origin.data_ptr(),
-            velocity.data_ptr(),
-        ),
-        *(address(alpha_each), alpha, address(eps_each), eps, mu, _NORMS[norm], _STEPS[step]),
-        *(address(active), address(stats), workspace.data_ptr(), workspace.numel(), lo, hi, images, size),
-    )
-    return values, (grad, origin, alpha_each, eps_each, active)
-
-
-def _cpu(x: Tensor, *rest: Any) -> None:
-    values, keep = _native_arguments(x, *rest)
-    if x.numel():
-        _native.module().cpu_momentum_step(*values, torch.get_num_threads(), backends.cpu_isa())
-    del keep
-
-
-def _cuda(x: Tensor, *rest: Any) -> None:
-    with torch.cuda.device(x.device):
-        values, keep = _native_arguments(x, *rest)
-        if x.numel():
-            stream = torch.cuda.current_stream().cuda_stream
-            _native.module().cuda_momentum_step(*values, x.device.index, stream)
-        del keep
-
-
-def _triton(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    velocity: Tensor,
-    alpha_each: Tensor | None,
-    alpha: float,
-    eps_each: Tensor | None,
-    eps: float,
-    mu: float,
-    norm: str,
-    step: str,
-    active: Tensor | None,
-    stats: Tensor | None,
-    workspace: Tensor,
-    lo: float,
-    hi: float,
-) -> None:
-    kernel = importlib.import_module("fastadv.kernels.triton.momentum_step")
-    grad, origin = _prepared(x, grad, origin, velocity, stats, workspace, (alpha_each, eps_each, active))
-    each = map(checks.contiguous, (alpha_each, eps_each, active))
-    if x.numel():
-        numbers = (alpha, eps, mu, lo, hi)
-        kernel.launch(x, grad, origin, velocity, *each, stats, workspace, *numbers, _NORMS[norm], _STEPS[step])
-
-
-_op = define_op(
-    "momentum_step_(Tensor(a!) x, Tensor grad, Tensor origin, Tensor(b!) velocity, Tensor? alpha_each,"
-    " float alpha, Tensor? eps_each, float eps, float mu, str norm, str step, Tensor? active,"
-    " Tensor(c!)? stats, Tensor(d!) workspace, float lo, float hi, str backend) -> ()",
-    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
+_op = Op(
+    "momentum_step_",
+    images("x"),
+    read("grad", half=True),
+    read("origin"),
+    written("velocity"),
+    each("alpha"),
+    each("eps", least=0.0),
+    number("mu"),
+    choice("norm", {"l1": 0, "l2": 1}),
+    choice("step", {"sign": 0, "l2": 1}),
+    per_image("active", torch.bool, optional=True),
+    counts("stats", 2),
+    Argument(
+        kind="workspace",
+        public=("workspace",),
+        schema="Tensor(!) workspace",
+        check=("workspace = check_workspace(workspace, x)",),
+        layout=("check_room(workspace, x)",),
+        native=("workspace.data_ptr()", "workspace.numel()"),
+        launch=("workspace",),
+        uses={"check_workspace": _check_workspace, "check_room": _check_room},
+    ),
+    pixel_range(),
+    sizes=IMAGES_AND_SIZE,
 )

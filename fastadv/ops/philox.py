@@ -83,11 +83,9 @@ def uniform(
     if not native:
         return reference.uniform(reference.words(seed, ids, tick, layer, size)).view(-1, *shape)
     out = _empty(ids, shape)
-    values, keep = random_key.native(*random_key.split(seed, ids, tick, layer, size))
     if out.numel():
-        sizes = (ids.shape[0], size, torch.get_num_threads(), backends.cpu_isa())
-        _native.module().cpu_philox_uniform(out.data_ptr(), *values, *sizes)
-    del keep
+        key = random_key.BatchKey(seed, ids, tick)
+        _native.module().cpu_philox_uniform(out.data_ptr(), *key.numbers, layer, len(ids), size, *backends.on_cpu())
     return out
 
 

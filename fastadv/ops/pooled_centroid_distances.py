@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from fastadv import _native, backends
-from fastadv.ops import checks, foreign
-from fastadv.ops._define import define_op
-from fastadv.ops.average_pool import check_maps, described, empty_rows, native_maps, remember_maps, spread
-from fastadv.ops.centroid_distances import (
-    METRICS,
-    check_centroids,
-    check_metric,
-    empty_distances,
-    empty_scales,
-    gradient,
-    native_layers,
-)
-from fastadv.ops.reference import pooled_centroid_distances as reference
+from fastadv.ops import foreign, layers
+from fastadv.ops.arguments import Argument, result
+from fastadv.ops.centroid_distances import gradient
+from fastadv.ops.declaration import Op
 
 Array = TypeVar("Array")
 
@@ -47,75 +35,27 @@ def pooled_centroid_distances(
         ``(N, L, K)`` float32.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type, shape, device or value.
-        RuntimeError: a centroid requires grad: there is no derivative in the centroids.
-        BackendUnavailable: the backend that was named cannot run here.
+        TypeError, ValueError, RuntimeError, BackendUnavailable: as :func:`average_pool` and :func:`centroid_distances`.
 
     Source:
         Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
     """
-    lent = check_maps(foreign.borrow_each("maps", maps))
-    against = check_centroids(foreign.borrow_each("centroids", centroids), lent, "maps")
-    check_metric(metric)
-    distances, _ = _op(lent, against, metric, backend or "auto")
+    distances, _ = _op.call(maps, centroids, metric, backend)
     return foreign.give_back(distances, maps[0])
 
 
-def _features(pooled: Tensor, maps: list[Tensor]) -> list[Tensor]:
-    return list(pooled.split([value.shape[1] for value in maps], dim=1))
+def _features(pooled: Tensor, maps: list[layers.Described]) -> list[Tensor]:
+    return list(pooled.split([sizes[0] for _, sizes in maps], dim=1))
 
 
-def _reference(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
-    return reference.pooled_centroid_distances(maps, centroids, metric)
-
-
-def _compiled(
-    maps: list[Tensor], centroids: list[Tensor], metric: str, name: str, *where: Any
-) -> tuple[Tensor, Tensor]:
-    keep, c = [described(value) for value in maps], [checks.row_major(value) for value in centroids]
-    pooled = empty_rows(maps)
-    f = _features(pooled, maps)
-    out, scales = empty_distances(f, c), empty_scales(f, c, metric)
-    if out.numel():
-        getattr(_native.module(), name)(
-            *(native_maps(keep), checks.GRAD_TYPES[maps[0].dtype], pooled.data_ptr(), pooled.shape[1]),
-            *(native_layers(f, c), METRICS[metric], checks.address(scales), out.data_ptr()),
-            *(out.shape[0], out.shape[2], *where),
-        )
-    return out, pooled
-
-
-def _cpu(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
-    where = (torch.get_num_threads(), backends.cpu_isa())
-    return _compiled(maps, centroids, metric, "cpu_pooled_centroid_distances", *where)
-
-
-def _cuda(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
-    device = maps[0].device
-    with torch.cuda.device(device):
-        where = (device.index, torch.cuda.current_stream().cuda_stream)
-        return _compiled(maps, centroids, metric, "cuda_pooled_centroid_distances", *where)
-
-
-def _triton(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
-    kernel = importlib.import_module("fastadv.kernels.triton.pooled_centroid_distances")
-    c = [checks.row_major(value) for value in centroids]
-    pooled = empty_rows(maps)
-    f = _features(pooled, maps)
-    out = empty_distances(f, c)
-    if out.numel():
-        kernel.launch([described(value) for value in maps], pooled, f, c, empty_scales(f, c, metric), out)
-    return out, pooled
-
-
-def _fake(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
-    pooled = empty_rows(maps)
-    return empty_distances(_features(pooled, maps), centroids), pooled
+def _empty(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
+    pooled = layers.empty_rows(maps)
+    return pooled.new_empty((pooled.shape[0], len(maps), centroids[0].shape[0])), pooled
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     maps, centroids, ctx.metric, ctx.backend = inputs
-    remember_maps(ctx, maps)
+    layers.remember_maps(ctx, maps)
     ctx.save_for_backward(*output, *centroids)
 
 
@@ -123,13 +63,24 @@ def _backward(ctx: Any, grad: Tensor, grad_pooled: Tensor) -> tuple[Any, ...]:
     distances, pooled, *centroids = ctx.saved_tensors
     features = list(pooled.split([value.shape[1] for value in centroids], dim=1))
     made = gradient(grad, distances, features, centroids, ctx.metric, ctx.backend)
-    return spread(ctx, made + grad_pooled), [None] * len(centroids)
+    return layers.spread(ctx, made + grad_pooled), [None] * len(centroids)
 
 
-_op = define_op(
-    "pooled_centroid_distances(Tensor[] maps, Tensor[] centroids, str metric, str backend) -> (Tensor, Tensor)",
-    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
-    fake=_fake,
+_op = Op(
+    "pooled_centroid_distances",
+    layers.feature_maps(),
+    Argument(
+        kind="pooled",
+        ready=("features = features_of(pooled, maps)",),
+        native=("pooled.data_ptr()", "pooled.shape[1]"),
+        launch=("pooled",),
+        uses={"features_of": _features},
+    ),
+    layers.centroids(of="maps"),
+    result(),
+    make=_empty,
+    results=("out", "pooled"),
+    sizes=("out.shape[0]", "out.shape[2]"),
     setup=_setup,
     backward=_backward,
 )

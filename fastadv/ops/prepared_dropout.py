@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastadv import _native, backends
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv import backends
+from fastadv.core.errors import ArgumentError
 from fastadv.ops import checks, layout, random_key
-from fastadv.ops._define import IMPLEMENTATIONS
-from fastadv.ops.feature_dropout import feature_dropout, threshold_and_factor
+from fastadv.ops.declaration import OPERATIONS, Op
+from fastadv.ops.feature_dropout import feature_dropout
 from fastadv.ops.feature_dropout_bn_prelu import (
     Parameters,
     checked_parameters,
@@ -22,8 +23,8 @@ from fastadv.ops.feature_dropout_bn_prelu import (
     is_linear,
     native_parameters,
 )
+from fastadv.ops.mask import threshold_and_factor
 
-_TYPES = "torch.float32, torch.bfloat16 or torch.float16"
 _MOST_KNOWN = 64  # maps whose description is remembered
 
 
@@ -72,8 +73,7 @@ class PreparedDropout:
         overwrite_gradient: bool = False,
     ) -> None:
         self._numbers = threshold_and_factor(rate, rescale)
-        if not 0 <= layer < random_key.LAYERS:
-            raise ArgumentError(f"layer is {layer}; expected an integer in [0, {random_key.LAYERS})")
+        random_key.check_layer(layer)
         self._layer = layer
         self._backend = backend
         self._overwrite = (overwrite_map, overwrite_gradient)
@@ -109,7 +109,7 @@ class PreparedDropout:
         if torch.compiler.is_compiling():
             return self._dispatched(x, key)
         if not isinstance(x, Tensor):
-            raise ArgumentTypeError(f"x is {type(x).__name__}; expected a tensor of {_TYPES}")
+            checks.tensor_of("x", x, checks.GRAD_TYPES)  # type: ignore[unreachable]
         if not (key.in_memory and checks.has_memory(x)):
             return self._dispatched(x, key)
         known = self._layout(x)
@@ -138,8 +138,7 @@ class PreparedDropout:
         return known
 
     def _described(self, x: Tensor) -> _Layout:
-        if x.dtype not in checks.GRAD_TYPES:
-            raise ArgumentTypeError(f"x is {x.dtype}; expected a tensor of {_TYPES}")
+        checks.tensor_of("x", x, checks.GRAD_TYPES)
         if self._parameters is None:
             operation, rest = "feature_dropout", ()
             if x.dim() < 1:
@@ -152,13 +151,13 @@ class PreparedDropout:
                     f"x has shape {tuple(x.shape)} on {x.device}; expected (N, {channels}, ...) on {device}"
                 )
         sizes = layout.sizes(x)
-        if sizes[1] * sizes[2] > random_key.MOST:
-            raise ArgumentError(f"{sizes[1] * sizes[2]} numbers per image were asked for; expected at most 2**34")
-        backend = backends.resolve(operation, x.device, self._backend)
+        random_key.check_count(sizes[1] * sizes[2])
+        backend, declared = backends.resolve(operation, x.device, self._backend), OPERATIONS[operation]
+        native = backend == "cpu" and x.stride() == layout.empty(x).stride() and x.numel() > 0
         return _Layout(
-            operation=operation,
+            operation=declared,
             backend=backend,
-            native=backend == "cpu" and x.stride() == layout.empty(x).stride() and x.numel() > 0,
+            native=declared.compiled("cpu") if native else None,
             strides=x.stride(),
             before=checks.GRAD_TYPES[x.dtype],
             after=(self._layer, *self._numbers, *rest, *sizes),
@@ -167,23 +166,21 @@ class PreparedDropout:
     def _run(
         self, x: Tensor, grad: Tensor | None, key: random_key.BatchKey, known: _Layout, into: Tensor | None
     ) -> Tensor:
-        if not known.native and known.backend == "cpu" and (grad is None or grad is x):
+        if known.native is None and known.backend == "cpu" and (grad is None or grad is x):
             into = _dense(x)  # a slice, or one map for all images: the copy is nobody else's
             known = self._layout(into)
             x, grad = into, None if grad is None else into
-        if not known.native or (grad is not None and grad.stride() != x.stride()):
+        if known.native is None or (grad is not None and grad.stride() != x.stride()):
             maps: tuple[Any, ...] = (x if grad is None else grad,) if self._parameters is None else (x, grad)
-            implementation = IMPLEMENTATIONS[known.operation][known.backend]
             numbers = (*key.of_layer(self._layer), *self._numbers, *(self._parameters or ()))
-            made: Tensor = implementation(*maps, *numbers)
+            made: Tensor = known.operation.implementations[known.backend](*maps, *numbers)
             return made
         out = torch.empty_like(x) if into is None else into
-        module, where = _native.module(), (torch.get_num_threads(), backends.cpu_isa())
-        common = (out.data_ptr(), known.before, *key.numbers, *known.after, *where)
         if self._parameters is None:
-            module.cpu_feature_dropout((x if grad is None else grad).data_ptr(), *common)
+            addresses: tuple[int, ...] = ((x if grad is None else grad).data_ptr(),)
         else:
-            module.cpu_feature_dropout_bn_prelu(x.data_ptr(), 0 if grad is None else grad.data_ptr(), *common)
+            addresses = (x.data_ptr(), checks.address(grad))
+        known.native(*addresses, out.data_ptr(), known.before, *key.numbers, *known.after, *backends.on_cpu())
         return out
 
 
@@ -205,18 +202,18 @@ class _Layout:
     """What is known of a map by its shape, strides, type and device.
 
     Attributes:
-        operation: its name.
+        operation: the declared one.
         backend: which runs it.
-        native: whether the C++ kernel can be called with the map as it is, and the operation's result lies in memory as
-            the map does: to the strides of one pixel, by which the next convolution chooses its kernel.
+        native: the C++ function, where it takes the map as it is, and the operation's result lies in memory as the map
+            does: to the strides of one pixel, by which the next convolution chooses its kernel.
         strides: the map's.
         before: the C++ kernel's argument before the key.
         after: those after it.
     """
 
-    operation: str
+    operation: Op
     backend: str
-    native: bool
+    native: Callable[..., None] | None
     strides: tuple[int, ...]
     before: int
     after: tuple[Any, ...]

@@ -13,9 +13,8 @@ from fastadv import _native, backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
-from fastadv.ops._define import IMPLEMENTATIONS
-from fastadv.ops.average_pool import described
-from fastadv.ops.centroid_distances import METRICS, check_metric
+from fastadv.ops.declaration import OPERATIONS
+from fastadv.ops.layers import METRICS, check_metric, described
 
 _LINEAR, _PERCEPTRON, _RECURRENT = range(3)
 _LANES = 16  # units are filled up with zeros to a multiple of so many
@@ -129,7 +128,7 @@ class PreparedScore:
             native_maps: list[int] = []
             for value, (dtype, *numbers) in zip(values, layouts, strict=True):
                 native_maps += (dtype, value.data_ptr(), *numbers)
-            self._native.run(native_maps, made.data_ptr(), count, torch.get_num_threads(), backends.cpu_isa())
+            self._native.run(native_maps, made.data_ptr(), count, *backends.on_cpu())
         return made[:count]
 
     @staticmethod
@@ -142,7 +141,7 @@ class PreparedScore:
             TypeError, ValueError: it is of the wrong type, shape or device.
         """
         _check_map("value", value, None)
-        made: Tensor = IMPLEMENTATIONS["average_pool"]["cpu"]([checks.in_memory("value", value)])
+        made: Tensor = OPERATIONS["average_pool"].implementations["cpu"]([checks.in_memory("value", value)])
         return made[:, :, None, None]
 
     def _checked(self, values: list[Any]) -> list[Tensor]:
@@ -166,11 +165,7 @@ def _form(value: object) -> object:
 
 
 def _check_map(name: str, value: Any, channels: int | None) -> None:
-    if not isinstance(value, Tensor) or value.dtype not in checks.GRAD_TYPES:
-        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentTypeError(
-            f"{name} is {came}; expected a tensor of torch.float32, torch.bfloat16 or torch.float16"
-        )
+    checks.tensor_of(name, value, checks.GRAD_TYPES)
     checks.strided(name, value)
     if not value.is_cpu:
         raise ArgumentError(f"{name} is on {value.device}; expected the CPU")

@@ -40,10 +40,8 @@ def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
             )
     elif not 0 <= seed < 1 << 64:
         raise ArgumentError(f"seed is {seed}; expected an integer in [0, 2**64)")
-    if not 0 <= layer < LAYERS:
-        raise ArgumentError(f"layer is {layer}; expected an integer in [0, {LAYERS})")
-    if not 0 <= count <= MOST:
-        raise ArgumentError(f"{count} numbers per image were asked for; expected at most 2**34")
+    check_layer(layer)
+    check_count(count)
     if isinstance(tick, Tensor):
         shapes = ((), (1,), tuple(ids.shape))
         if tick.dtype != torch.int64 or tuple(tick.shape) not in shapes or tick.device != ids.device:
@@ -53,6 +51,18 @@ def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
             )
     elif not 0 <= tick < TICKS:
         raise ArgumentError(f"tick is {tick}; expected an integer in [0, {TICKS})")
+
+
+def check_layer(layer: int) -> None:
+    """Raise ValueError unless ``layer`` is in range."""
+    if not 0 <= layer < LAYERS:
+        raise ArgumentError(f"layer is {layer}; expected an integer in [0, {LAYERS})")
+
+
+def check_count(count: int) -> None:
+    """Raise ValueError where an image needs more numbers than a counter reaches."""
+    if not 0 <= count <= MOST:
+        raise ArgumentError(f"{count} numbers per image were asked for; expected at most 2**34")
 
 
 def for_batch(x: Tensor, seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int) -> Split:
@@ -80,15 +90,12 @@ def whole(ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | No
     return ids, seed if seed_at is None else seed_at, tick if tick_each is None else tick_each, layer
 
 
-def native(
+def numbers(
     ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
-) -> tuple[tuple[int, ...], tuple[Any, ...]]:
-    """The seven arguments of a compiled function, and the tensors that must outlive the call."""
-    rows = ids.contiguous()
-    ticks = None if tick_each is None else tick_each.contiguous()
-    seeds = 0 if seed_at is None else seed_at.data_ptr()
-    first = 0 if ticks is None else ticks.data_ptr()
-    return (rows.data_ptr(), seeds, seed, first, tick, tick_step(tick_each), layer), (rows, seed_at, ticks)
+) -> tuple[int, ...]:
+    """The seven arguments of a compiled function; the tensors are contiguous, and must outlive the call."""
+    seeds, ticks = checks.address(seed_at), checks.address(tick_each)
+    return ids.data_ptr(), seeds, seed, ticks, tick, tick_step(tick_each), layer
 
 
 class BatchKey:
@@ -120,17 +127,9 @@ class BatchKey:
     @functools.cached_property
     def numbers(self) -> tuple[int, ...]:
         """What a compiled function takes of it, all but the layer."""
-        (*numbers, _), self._kept = native(*self._split)
-        return tuple(numbers)
-
-
-def for_triton(
-    ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
-) -> tuple[Any, ...]:
-    """The seven arguments of a Triton kernel."""
-    rows = ids.contiguous()
-    ticks = None if tick_each is None else tick_each.contiguous()
-    return rows, seed_at, ticks, seed, tick, tick_step(tick_each), layer
+        ids, seed_at, seed, tick_each, tick, layer = self._split
+        self._kept = (ids.contiguous(), seed_at, seed, checks.contiguous(tick_each), tick, layer)
+        return numbers(*self._kept)[:-1]
 
 
 def tick_step(tick_each: Tensor | None) -> int:

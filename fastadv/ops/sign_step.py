@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from fastadv import _native, backends
-from fastadv.core.errors import ArgumentTypeError
-from fastadv.ops import checks, foreign
-from fastadv.ops._define import define_op
-from fastadv.ops.reference import sign_step as reference
+from fastadv.ops.arguments import IMAGES_AND_SIZE, counts, each, images, per_image, pixel_range, read
+from fastadv.ops.declaration import Op
 
 Array = TypeVar("Array")
 
@@ -64,113 +59,19 @@ def sign_step_(
         Goodfellow et al. 2015, "Explaining and harnessing adversarial examples"; the iterated, clipped form:
         Kurakin et al. 2017, "Adversarial examples in the physical world".
     """
-    if foreign.is_array(x):
-        arrays = {"x": x, "grad": grad, "origin": origin, "alpha": alpha, "eps": eps}
-        arrays |= {"active": active, "stats": stats}
-        foreign.call(sign_step_, arrays, ("x", "stats"), {"lo": lo, "hi": hi, "backend": backend})
-        return x
-    if not checks.is_tensor(x):
-        raise ArgumentTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
-    checks.images("x", x)
-    checks.like("grad", grad, x, None)
-    checks.like("origin", origin, x)
-    alpha_each, alpha_all = checks.scalar_or_each("alpha", alpha, x)
-    eps_each, eps_all = checks.scalar_or_each("eps", eps, x, least=0.0)
-    checks.per_image("active", active, x, torch.bool)
-    checks.per_image("stats", stats, x, torch.int64, 2)
-    checks.pixel_range(lo, hi)
-    _op(x, grad, origin, alpha_each, alpha_all, eps_each, eps_all, active, stats, lo, hi, backend or "auto")
-    return x  # type: ignore[return-value]
+    made: Array = _op.call(x, grad, origin, alpha, eps, active, stats, lo, hi, backend)
+    return made
 
 
-def _prepared(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    stats: Tensor | None,
-    each: tuple[Tensor | None, Tensor | None, Tensor | None],
-) -> tuple[Tensor, Tensor]:
-    # Here, not in the public function: torch.compile may hand over other strides than it traced.
-    checks.dense("x", x)
-    checks.writable_rows("stats", stats)
-    alpha, eps, active = each
-    checks.not_shared(
-        (("x", x), ("stats", stats)),
-        (("origin", origin), ("grad", grad), ("alpha", alpha), ("eps", eps), ("active", active)),
-    )
-    return checks.restrided(grad, x), checks.restrided(origin, x)
-
-
-def _reference(x: Tensor, grad: Tensor, origin: Tensor, *rest: Any) -> None:
-    _prepared(x, grad, origin, rest[5], (rest[0], rest[2], rest[4]))
-    reference.sign_step_(x, grad, origin, *rest)
-
-
-def _native_arguments(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    alpha_each: Tensor | None,
-    alpha: float,
-    eps_each: Tensor | None,
-    eps: float,
-    active: Tensor | None,
-    stats: Tensor | None,
-    lo: float,
-    hi: float,
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The arguments of the compiled function, and the tensors that must outlive the call."""
-    grad, origin = _prepared(x, grad, origin, stats, (alpha_each, eps_each, active))
-    alpha_each, eps_each, active = map(checks.contiguous, (alpha_each, eps_each, active))
-    address = checks.address
-    images = x.shape[0]
-    size = x.numel() // images if images else 0
-    values = (
-        *(x.data_ptr(), grad.data_ptr(), checks.GRAD_TYPES[grad.dtype], origin.data_ptr()),
-        *(address(alpha_each), alpha, address(eps_each), eps, address(active), address(stats)),
-        *(lo, hi, images, size),
-    )
-    return values, (grad, origin, alpha_each, eps_each, active)
-
-
-def _cpu(x: Tensor, *rest: Any) -> None:
-    values, keep = _native_arguments(x, *rest)
-    if x.numel():
-        _native.module().cpu_sign_step(*values, torch.get_num_threads(), backends.cpu_isa())
-    del keep
-
-
-def _cuda(x: Tensor, *rest: Any) -> None:
-    with torch.cuda.device(x.device):
-        values, keep = _native_arguments(x, *rest)
-        if x.numel():
-            stream = torch.cuda.current_stream().cuda_stream
-            _native.module().cuda_sign_step(*values, x.device.index, stream)
-        del keep
-
-
-def _triton(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    alpha_each: Tensor | None,
-    alpha: float,
-    eps_each: Tensor | None,
-    eps: float,
-    active: Tensor | None,
-    stats: Tensor | None,
-    lo: float,
-    hi: float,
-) -> None:
-    kernel = importlib.import_module("fastadv.kernels.triton.sign_step")
-    grad, origin = _prepared(x, grad, origin, stats, (alpha_each, eps_each, active))
-    each = map(checks.contiguous, (alpha_each, eps_each, active))
-    if x.numel():
-        kernel.launch(x, grad, origin, *each, stats, alpha, eps, lo, hi)
-
-
-_op = define_op(
-    "sign_step_(Tensor(a!) x, Tensor grad, Tensor origin, Tensor? alpha_each, float alpha, Tensor? eps_each,"
-    " float eps, Tensor? active, Tensor(b!)? stats, float lo, float hi, str backend) -> ()",
-    {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton},
+_op = Op(
+    "sign_step_",
+    images("x"),
+    read("grad", half=True),
+    read("origin"),
+    each("alpha"),
+    each("eps", least=0.0),
+    per_image("active", torch.bool, optional=True),
+    counts("stats", 2),
+    pixel_range(),
+    sizes=IMAGES_AND_SIZE,
 )

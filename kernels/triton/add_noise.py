@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import clip, on_device, per_image
 from .philox import (
     NUMBER_ROUNDS,
     VARYING,
@@ -22,7 +23,6 @@ from .philox import (
     stream,
     walk,
 )
-from .sign_step import clip, on_device, per_image
 
 
 @triton.jit
@@ -132,16 +132,16 @@ def add_noise_kernel(
 def launch(
     x: Tensor,
     origin: Tensor,
-    sizes: tuple[int, int, int, int],
-    key: tuple[Any, ...],
     scale_each: Tensor | None,
     scale: float,
-    kind: int,
     lo: float,
     hi: float,
+    kind: int,
+    *key_and_sizes: Any,
 ) -> None:
     """Run on the current stream. ``x`` and ``origin`` lie in memory alike; see ``fastadv.ops.add_noise_``."""
-    grid, shape = walk(sizes, x)
+    *key, images, channels, plane, channels_last = key_and_sizes
+    grid, shape = walk((images, channels, plane, channels_last), x)
     with on_device(x):
         add_noise_kernel[grid](
             *(x, origin, *key, scale_each, scale, lo, hi), GAUSSIAN=kind == 1, **shape, enable_fp_fusion=False

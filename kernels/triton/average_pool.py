@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import on_device
+from .common import on_device
 
 #: Channels and positions of a tile: wide in the dimension that lies together in memory.
 TOGETHER = (64, 32)
@@ -41,12 +41,11 @@ def average_pool_kernel(
     tl.store(p_out + image * row + column + c, mean, mask=c < channels)
 
 
-def launch(maps: list[tuple[Tensor, tuple[int, ...]]], out: Tensor) -> None:
+def launch(maps: list[tuple[Tensor, tuple[int, ...]]], out: Tensor, images: int, row: int) -> None:
     """Run on the current stream.
 
     ``maps``: each with its channels, positions and strides of image, channel and position; ``out``: ``(N, row)``.
     """
-    images, row = out.shape
     column = 0
     with on_device(out):
         for value, (channels, positions, stride_n, stride_c, stride_p) in maps:

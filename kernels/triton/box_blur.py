@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import on_device, rounded
+from .common import on_device, rounded
 
 BLOCK = 1024
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import on_device
+from .common import on_device
 
 BLOCK_K = 16
 BLOCK_C = 128
@@ -233,9 +233,10 @@ def _scale(features: Tensor, centroids: Tensor, scales: Tensor | None) -> None:
         )
 
 
-def launch(features: list[Tensor], centroids: list[Tensor], scales: Tensor | None, out: Tensor) -> None:
+def launch(
+    features: list[Tensor], centroids: list[Tensor], scales: Tensor | None, out: Tensor, images: int, count: int
+) -> None:
     """Run on the current stream. ``out``: ``(N, L, K)``; ``scales``: ``(L, K + N)`` for the cosine distance."""
-    images, _, count = out.shape
     with on_device(out):
         for layer, (f, c) in enumerate(zip(features, centroids, strict=True)):
             own = None if scales is None else scales[layer]
@@ -249,15 +250,17 @@ def launch(features: list[Tensor], centroids: list[Tensor], scales: Tensor | Non
 
 
 def launch_backward(
-    grad: Tensor,
-    distances: Tensor,
     features: list[Tensor],
     centroids: list[Tensor],
     scales: Tensor | None,
+    grad: Tensor,
+    distances: Tensor,
     out: Tensor,
+    images: int,
+    count: int,
+    row: int,
 ) -> None:
     """Run on the current stream. ``out``: ``(N, row)``, the layers' channels one after the other."""
-    images, _, count = grad.shape
     column = 0
     with on_device(out):
         for layer, (f, c) in enumerate(zip(features, centroids, strict=True)):
@@ -266,7 +269,7 @@ def launch_backward(
             channels = f.shape[1]
             gradient_kernel[(images * triton.cdiv(channels, BLOCK_C),)](
                 *(f, c, own, grad[:, layer], distances[:, layer], out[:, column:], channels, count),
-                *(f.stride(0), c.stride(0), grad.stride(0), out.stride(0)),
+                *(f.stride(0), c.stride(0), grad.stride(0), row),
                 BLOCK_K=BLOCK_K,
                 BLOCK_C=BLOCK_C,
                 enable_fp_fusion=False,

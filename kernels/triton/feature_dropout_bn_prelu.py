@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .feature_dropout import DRAWS, keep, kept_in_order, kept_pixels
+from .common import on_device, rounded
+from .mask import DRAWS, keep, kept_in_order, kept_pixels
 from .philox import VARYING, contiguous_tile, pixel_tile, stream, walk
-from .sign_step import on_device, rounded
 
 
 @triton.jit
@@ -119,30 +119,13 @@ def feature_dropout_bn_prelu_kernel(
         )
 
 
-def launch(
-    x: Tensor,
-    grad: Tensor | None,
-    out: Tensor,
-    sizes: tuple[int, int, int, int],
-    key: tuple[Any, ...],
-    threshold: int,
-    factor: float,
-    scale: Tensor,
-    shift: Tensor,
-    slope_each: Tensor | None,
-    slope: float,
-    slope_step: int,
-    ceiling: float | None,
-    from_result: bool,
-) -> None:
+def launch(x: Tensor, grad: Tensor | None, out: Tensor, *others_and_sizes: Any) -> None:
     """Run on the current stream. The maps lie in memory alike; see ``fastadv.ops.feature_dropout_bn_prelu``."""
-    grid, shape = walk(sizes, x, each=DRAWS.value)
+    *others, from_result, images, channels, plane, channels_last = others_and_sizes
+    slope_each, slope, _, _ = others[-4:]
+    grid, shape = walk((images, channels, plane, channels_last), x, each=DRAWS.value)
     relu = slope_each is None and slope == 0
     with on_device(x):
         feature_dropout_bn_prelu_kernel[grid](
-            *(x, grad, out, *key, threshold, factor, scale, shift, slope_each, slope, slope_step, ceiling),
-            FROM_RESULT=from_result,
-            RELU=relu,
-            **shape,
-            enable_fp_fusion=False,
+            *(x, grad, out, *others), FROM_RESULT=from_result, RELU=relu, **shape, enable_fp_fusion=False
         )

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import on_device
+from .common import on_device
 
 BLOCK = 256
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sign_step import as_bytes, clip, is_finite, on_device, per_image, sign_move
+from .common import as_bytes, clip, is_finite, on_device, per_image, sign_move
 
 BLOCK = 1024
 CHUNK = 2048
@@ -138,21 +138,21 @@ def launch(
     origin: Tensor,
     velocity: Tensor,
     alpha_each: Tensor | None,
+    alpha: float,
     eps_each: Tensor | None,
+    eps: float,
+    mu: float,
+    norm: int,
+    step: int,
     active: Tensor | None,
     stats: Tensor | None,
     workspace: Tensor,
-    alpha: float,
-    eps: float,
-    mu: float,
     lo: float,
     hi: float,
-    norm: int,
-    step: int,
+    images: int,
+    size: int,
 ) -> None:
     """Run on the current stream. All batches lie in memory alike; see ``fastadv.ops.momentum_step_``."""
-    images = x.shape[0]
-    size = x.numel() // images
     chunks = max(1, min(MOST_CHUNKS, -(-size // CHUNK)))
     chunk = (-(-size // chunks) + 15) // 16 * 16  # so that loads are of 16 bytes
     chunks = -(-size // chunk)

@@ -14,7 +14,9 @@ def launch(
     centroids: list[Tensor],
     scales: Tensor | None,
     out: Tensor,
+    images: int,
+    count: int,
 ) -> None:
     """Run on the current stream. ``features`` are the columns of ``pooled``, one view for each layer."""
-    average_pool.launch(maps, pooled)
-    centroid_distances.launch(features, centroids, scales, out)
+    average_pool.launch(maps, pooled, *pooled.shape)
+    centroid_distances.launch(features, centroids, scales, out, images, count)

@@ -1,65 +1,15 @@
-"""The sign step in Triton: the kernel and its launcher, which checks and allocates nothing.
+"""The sign step in Triton: the kernel and its launcher, which checks and allocates nothing."""
 
-Clipping is by ``tl.where``: compiled minimum and maximum drop a NaN, and the interpreter keeps it.
-"""
-
-# ruff: noqa: RET505, SIM102  (Triton compiles the branches as they are written)
+# ruff: noqa: SIM102  (Triton compiles the branches as they are written)
 from __future__ import annotations
 
-from contextlib import nullcontext
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import as_bytes, is_finite, on_device, per_image, sign_move
+
 BLOCK = 1024
-
-
-@triton.jit
-def is_finite(value):
-    return tl.abs(value) < float("inf")  # False for NaN too
-
-
-@triton.jit
-def rounded(value, dtype: tl.constexpr):
-    # To nearest, ties to even. By hand for bfloat16, since the interpreter cuts the bits off.
-    if dtype == tl.bfloat16:
-        bits = value.to(tl.int32, bitcast=True)
-        upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        upper = tl.where(value == value, upper, 0x7FC0)
-        return upper.to(tl.int16).to(tl.bfloat16, bitcast=True)
-    else:
-        return value.to(dtype)
-
-
-@triton.jit
-def clip(x, lower, upper):
-    raised = tl.where(x < lower, lower, x)
-    return tl.where(raised > upper, upper, raised)
-
-
-@triton.jit
-def clip_to_ball(x, origin, eps, lo, hi):
-    ball_lower = origin - eps
-    ball_upper = origin + eps
-    lower = tl.where(ball_lower > lo, ball_lower, lo)
-    upper = tl.where(ball_upper < hi, ball_upper, hi)
-    return clip(x, lower, upper)
-
-
-@triton.jit
-def sign_move(x, direction, origin, alpha, eps, lo, hi):
-    sign = (direction > 0).to(tl.float32) - (direction < 0).to(tl.float32)
-    return clip_to_ball(x + alpha * sign, origin, eps, lo, hi)
-
-
-@triton.jit
-def per_image(p_each, number, image):
-    if p_each is None:
-        return number
-    else:
-        return tl.load(p_each + image)
 
 
 @triton.jit
@@ -107,50 +57,26 @@ def sign_step_kernel(
         add_counts(p_stats, image, g, finite, mask)
 
 
-def on_device(x: Tensor) -> object:
-    """A context in which the device of ``x`` is the current one."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def as_bytes(active: Tensor | None) -> Tensor | None:
-    """The mask as uint8, on the same memory."""
-    return None if active is None else active.view(torch.uint8)
-
-
 def launch(
     x: Tensor,
     grad: Tensor,
     origin: Tensor,
     alpha_each: Tensor | None,
+    alpha: float,
     eps_each: Tensor | None,
+    eps: float,
     active: Tensor | None,
     stats: Tensor | None,
-    alpha: float,
-    eps: float,
     lo: float,
     hi: float,
+    images: int,
+    size: int,
 ) -> None:
     """Run on the current stream. All batches lie in memory alike; see ``fastadv.ops.sign_step_``."""
-    images = x.shape[0]
-    size = x.numel() // images
     chunks = -(-size // BLOCK)
     with on_device(x):
         sign_step_kernel[(images * chunks,)](
-            *(
-                x,
-                grad,
-                origin,
-                alpha_each,
-                eps_each,
-                as_bytes(active),
-                stats,
-                alpha,
-                eps,
-                lo,
-                hi,
-                size,
-                chunks,
-            ),
+            *(x, grad, origin, alpha_each, eps_each, as_bytes(active), stats, alpha, eps, lo, hi, size, chunks),
             BLOCK=BLOCK,
             enable_fp_fusion=False,
         )

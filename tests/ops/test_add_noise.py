@@ -147,7 +147,7 @@ def test_opcheck_and_fullgraph(backend):
     op = torch.ops.fastadv.add_noise_.default
     key = (KEY["ids"], None, 7, None, 4, 2)
     for origin, each in ((None, None), (x.clone(), torch.rand(3))):
-        torch.library.opcheck(op, (x, origin, each, 0.5, "uniform", *key, 0.0, 1.0, backend))
+        torch.library.opcheck(op, (x, origin, each, 0.5, 0.0, 1.0, "uniform", *key, backend))
     torch.compiler.reset()
 
     def f(value):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastadv import _native, backends, ops
-from fastadv.ops import _define
+from fastadv.ops.declaration import OPERATIONS
 from fastadv.testing.cases import STEP_CASES, StepCase, StepInputs
 from fastadv.testing.tolerances import assert_same_bits
 
@@ -147,9 +147,9 @@ def test_flushing_subnormals_changes_no_bit(dtype, monkeypatch):
 
 
 def test_every_operation_has_every_backend():
-    assert set(_define.IMPLEMENTATIONS) == set(backends.STEMS)
-    for op, implementations in _define.IMPLEMENTATIONS.items():
-        assert tuple(implementations) == backends.NAMES, op
+    assert set(OPERATIONS) == set(backends.STEMS)
+    for op, declared in OPERATIONS.items():
+        assert tuple(declared.implementations) == backends.NAMES, op
         stem = backends.STEMS[op]
         assert importlib.util.find_spec(f"fastadv.ops.reference.{stem}")
         assert importlib.util.find_spec(f"fastadv.kernels.triton.{stem}")

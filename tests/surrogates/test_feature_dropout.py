@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.models import FaceModel, freeze, load, names, prepare
-from fastadv.ops.reference.feature_dropout import keep_mask
+from fastadv.ops.reference.mask import keep_mask
 from fastadv.surrogates.feature_dropout import FeatureDropout, MaskedModel
 from fastadv.surrogates.key import StepKey
 

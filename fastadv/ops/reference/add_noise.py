@@ -5,21 +5,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastadv.ops.reference import philox
-from fastadv.ops.reference.sign_step import clip, per_image
+from fastadv.ops.reference.common import clip, per_image
 
 
 def add_noise_(
     x: Tensor,
     origin: Tensor | None,
-    scale_each: Tensor | None,
-    scale: float,
+    scale: float | Tensor,
+    lo: float,
+    hi: float,
     kind: str,
     ids: Tensor,
     seed: int | Tensor,
     tick: int | Tensor,
     layer: int,
-    lo: float,
-    hi: float,
 ) -> None:
     """See :func:`fastadv.ops.add_noise_`."""
     if not x.numel():
@@ -28,4 +27,4 @@ def add_noise_(
     bits = philox.words(seed, ids, tick, layer, size + size % 2)
     noise = 2 * philox.uniform(bits) - 1 if kind == "uniform" else philox.normal(bits)
     base = x if origin is None else origin
-    x.copy_(clip(base + per_image(scale_each, scale, x) * noise[:, :size].view(x.shape), lo, hi))
+    x.copy_(clip(base + per_image(scale, x) * noise[:, :size].view(x.shape), lo, hi))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastadv.ops.reference.feature_dropout import keep_mask, masked
+from fastadv.ops.reference.mask import keep_mask, masked
 
 
 def feature_dropout_bn_prelu(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastadv.ops.reference.sign_step import clip, clip_to_ball, count_, per_image, sign, write_
+from fastadv.ops.reference.common import clip, clip_to_ball, count_, per_image, sign, write_
 
 
 def norm_per_image(value: Tensor, norm: str) -> Tensor:
@@ -21,10 +21,8 @@ def momentum_step_(
     grad: Tensor,
     origin: Tensor,
     velocity: Tensor,
-    alpha_each: Tensor | None,
-    alpha: float,
-    eps_each: Tensor | None,
-    eps: float,
+    alpha: float | Tensor,
+    eps: float | Tensor,
     mu: float,
     norm: str,
     step: str,
@@ -40,7 +38,7 @@ def momentum_step_(
     size = norm_per_image(torch.where(finite, g, zero), norm)
     term = torch.where(finite & (size > 0), g / size, zero)
     speed = torch.full((), mu, dtype=torch.float32, device=x.device) * velocity + term
-    rate, radius = per_image(alpha_each, alpha, x), per_image(eps_each, eps, x)
+    rate, radius = per_image(alpha, x), per_image(eps, x)
     if step == "sign":
         moved = clip_to_ball(x + rate * sign(speed), origin, radius, lo, hi)
         moved = torch.where(finite, moved, x)

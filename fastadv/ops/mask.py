@@ -1,0 +1,29 @@
+"""The rate of a dropout mask, as operations declare it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastadv.core.brief import brief
+from fastadv.core.errors import ArgumentError
+from fastadv.ops.arguments import Argument
+
+
+def mask_rate() -> Argument:
+    """``rate`` and ``rescale``."""
+    return Argument.as_it_is(
+        ("threshold", "factor"),
+        kind="mask_rate",
+        public=("rate", "rescale"),
+        schema="int threshold, float factor",
+        check=("threshold, factor = threshold_and_factor(rate, rescale)",),
+        uses={"threshold_and_factor": threshold_and_factor},
+    )
+
+
+def threshold_and_factor(rate: float, rescale: bool) -> tuple[int, float]:
+    """Below which draw an element is dropped, and what a kept one is multiplied by."""
+    if not 0 <= rate < 1:
+        raise ArgumentError(f"rate is {brief(rate)}; expected a number in [0, 1)")
+    threshold = min(round(rate * 2**16), 2**16 - 1)
+    return threshold, float(np.float32(1 / (1 - rate))) if rescale else 1.0
