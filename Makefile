@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # real faces and weights for the tests that need them; those skip, with the reason, where it is missing
 export FASTADV_DATA ?= $(abspath ../shared/data)
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
+# libraries that tests compare with; without what they ask for, which is older than what is here
+PEERS := torchattacks==3.5.1
 SANITIZER ?= compute-sanitizer
 
 .PHONY: test test-slow demo lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
@@ -18,6 +20,7 @@ $(BIN)/python: constraints.txt
 
 $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/cpu/* kernels/common/* kernels/cuda/*)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint,plot]'
+	$(BIN)/pip install --quiet --no-deps $(PEERS)
 	@touch $@
 
 # one thread a test process, two processes: on two cores twice as fast as two threads in one
@@ -46,6 +49,7 @@ wheel-test: $(VENV)/.built
 	$(PYTHON) -m venv --clear $(VENV)-wheel
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test,plot]"
+	$(VENV)-wheel/bin/pip install --quiet --no-deps $(PEERS)
 	cp -r tests pyproject.toml build/elsewhere/
 	cd build/elsewhere && OMP_NUM_THREADS=1 $(abspath $(VENV)-wheel)/bin/python -m pytest -q -n 2 --ignore=tests/packaging
 

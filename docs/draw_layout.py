@@ -22,7 +22,7 @@ FLOORS = (
     (("report",), "figures and pages, from results only"),
     (("studies",), "plan, measure, results"),
     (("runs",), "one resumable run: identity, folder, goals by name, production"),
-    (("defences", "training"), "defended models, threat models; losses and loops"),
+    (("compat", "defences", "training"), "interfaces of others; defended models; losses, loops"),
     (("engine",), "the one loop of all attacks"),
     (("attacks", "detection"), "state machines and goals; detectors, guard, service"),
     (("surrogates", "recognition"), "what is differentiated; verification, identification"),

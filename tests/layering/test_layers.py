@@ -17,7 +17,7 @@ LAYERS = (
     ("fastadv.report",),
     ("fastadv.studies",),
     ("fastadv.runs",),
-    ("fastadv.defences", "fastadv.training"),
+    ("fastadv.compat", "fastadv.defences", "fastadv.training"),
     ("fastadv.engine",),
     ("fastadv.attacks", "fastadv.detection"),
     ("fastadv.surrogates", "fastadv.recognition"),
