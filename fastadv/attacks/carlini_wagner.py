@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.bracket import Bracket
 from fastadv.attacks.penalty import LARGEST, PenaltyAttack, PenaltyState
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
-from fastadv.attacks.state import boolean, integer, number, part
+from fastadv.attacks.state import NearestState, boolean, integer, number, part
 from fastadv.attacks.tanh_space import rate_of
 
 # By 8 LFW faces in a network of 158 identities, one run of 50 steps: once the linear constant lost a quarter of the
@@ -23,7 +22,7 @@ _GROWTH = 10.0  # of a constant that failed, as in C&W's code
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagnerState(PenaltyState):
+class CarliniWagnerState(PenaltyState, NearestState):
     """The slots of a ``CarliniWagner`` attack; ``best`` is the nearest image that reached the goal.
 
     Attributes:
@@ -31,14 +30,12 @@ class CarliniWagnerState(PenaltyState):
         rate: ``(N,)``, Adam's step in tanh space.
         searches: ``(N,)`` int64, inner runs that are over.
         found: ``(N,)`` bool, whether this inner run has reached the goal.
-        shortest: ``(N,)``, the distance of the best; inf before there is one.
     """
 
     constant: Bracket = part(Bracket.allocate)
     rate: Tensor = number()
     searches: Tensor = integer()
     found: Tensor = boolean()
-    shortest: Tensor = number(torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +83,9 @@ class CarliniWagner(PenaltyAttack[CarliniWagnerState]):
         """One Adam step; where an inner run is over, the next constant; where all are, the best image."""
         shortfall, gradient = self.take_in(state, evaluation, evaluation.loss != 0)
         length = row_norm(state.delta)
-        self._remember(state, evaluation.achieved, length)
+        reached = state.active & evaluation.achieved
+        state.keep_nearest(reached, length)
+        state.found.logical_or_(reached)
         over = self.over(state, length.square() + state.constant.value * shortfall)
         # half the gradient of the loss: Adam does not see the factor
         gradient.mul_(column(state.constant.value * -0.5)).add_(state.delta)
@@ -107,14 +106,6 @@ class CarliniWagner(PenaltyAttack[CarliniWagnerState]):
             state.first(state.rate, rate)
 
     @staticmethod
-    def _remember(state: CarliniWagnerState, achieved: Tensor, length: Tensor) -> None:
-        reached = state.active & achieved
-        shorter = reached & (length < state.shortest)
-        put_where(state.best, shorter, as_rows(state.trial))
-        state.shortest.copy_(torch.where(shorter, length, state.shortest))
-        state.found.logical_or_(reached)
-
-    @staticmethod
     def _next_run(state: CarliniWagnerState, over: Tensor) -> None:
         state.constant.narrow(over, state.found, growth=_GROWTH)
         state.constant.value.clamp_(max=LARGEST)
@@ -125,8 +116,8 @@ class CarliniWagner(PenaltyAttack[CarliniWagnerState]):
 
     def _write_trial(self, state: CarliniWagnerState) -> None:
         # an image that had reached the goal before has nothing to look for
-        done = state.active & ((state.searches >= self.search_steps) | (state.shortest == 0))
+        done = state.active & ((state.searches >= self.search_steps) | (state.distance == 0))
         rows = as_rows(state.trial)
         put_where(rows, state.active & ~done, state.space.pixels(state.work))
-        put_where(rows, done & torch.isfinite(state.shortest), state.best)
+        put_where(rows, done & state.has_best, state.best)
         state.active.logical_and_(~done)

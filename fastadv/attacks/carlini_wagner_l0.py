@@ -57,13 +57,10 @@ class CarliniWagnerL0(RaisedPenalty[CarliniWagnerL0State]):
 
     Attributes:
         search_steps: Inner runs on a set, each with ten times the constant of the one before.
-        inner_steps: Most evaluations of an inner run.
         learning_rate: Adam's step in tanh space. Few pixels have far to go: it is larger than that of L2.
         initial_constant: The first c, or None: see above.
         retries: Steps back.
-        confidence: kappa, in the unit of the goal's score: how far beyond the border the goal must be reached.
-        abort_early: End an inner run that makes no progress in a tenth of its steps, or in 10.
-        name: What reports call it.
+        name: What reports call it; the other fields are those of ``PenaltyAttack``.
 
     Raises:
         ValueError: A field is out of range.

@@ -58,13 +58,10 @@ class CarliniWagnerLinf(RaisedPenalty[CarliniWagnerLinfState]):
 
     Attributes:
         search_steps: Inner runs at a bound, each with twice the constant of the one before.
-        inner_steps: Most evaluations of an inner run.
         learning_rate: Adam's step in tanh space, or None: see above.
         initial_constant: The first c, or None: see above.
         tolerance: How much larger than a bound that was given up the result may be, as a part of it.
-        confidence: kappa, in the unit of the goal's score: how far beyond the border the goal must be reached.
-        abort_early: End an inner run that makes no progress in a tenth of its steps, or in 10.
-        name: What reports call it.
+        name: What reports call it; the other fields are those of ``PenaltyAttack``.
 
     Raises:
         ValueError: A field is out of range.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fastadv.attacks.attack import Evaluation, SmallestChange
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where, row_dot, row_norm
-from fastadv.attacks.state import RowState, integer, number, row
+from fastadv.attacks.state import NearestState, integer, number, row
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_count, check_number
@@ -21,7 +21,7 @@ _LEAST = {"l2": 1e-4, "linf": 1e-6}  # a shorter step could be lost in float32 p
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFoolState(RowState):
+class DeepFoolState(NearestState):
     """The slots of a ``DeepFool`` attack.
 
     Attributes:
@@ -32,8 +32,6 @@ class DeepFoolState(RowState):
         shortest: ``(N,)``, its length.
         steepest: ``(N,)``, the largest gradient norm among the candidates so far.
         moves: ``(N,)`` int64, steps taken.
-        best: ``(N, D)``, the nearest image over the border so far.
-        nearest: ``(N,)``, its distance; inf before there is one.
         returns: ``(N,)`` int64, returns to the border.
     """
 
@@ -43,8 +41,6 @@ class DeepFoolState(RowState):
     shortest: Tensor = number(torch.inf)
     steepest: Tensor = number()
     moves: Tensor = integer()
-    best: Tensor = row()
-    nearest: Tensor = number(torch.inf)
     returns: Tensor = integer()
     delta: Tensor = row()
 
@@ -142,7 +138,7 @@ class DeepFool(SmallestChange[DeepFoolState]):
         state.query[:, 0].add_(more)
         over = over | self._move(state, going & ~more)
         if self.returns:
-            put_where(as_rows(state.trial), over & torch.isfinite(state.nearest), state.best)
+            put_where(as_rows(state.trial), over & state.has_best, state.best)
         state.active.logical_and_(~over)
 
     def _without_noise(self, state: DeepFoolState, gradient: Tensor, shortfall: Tensor) -> Tensor:
@@ -165,13 +161,11 @@ class DeepFool(SmallestChange[DeepFoolState]):
         delta = torch.sub(as_rows(state.trial), as_rows(state.origin), out=state.delta)
         length = row_norm(delta) if self.norm == "l2" else torch.maximum(delta.amax(1), -delta.amin(1))
         reached = state.active & evaluation.achieved
-        nearer = reached & (length < state.nearest)
-        put_where(state.best, nearer, as_rows(state.trial))
-        state.nearest.copy_(torch.where(nearer, length, state.nearest))
+        state.keep_nearest(reached, length)
         # the linearised border is where <gradient, r> has this value; its point nearest to the origin has this length
         value = row_dot(gradient, delta, work=delta) - evaluation.loss
         length = value / steepness
-        back = reached & (length > 0) & ((1 + self.overshoot) * length < _GAIN * state.nearest)
+        back = reached & (length > 0) & ((1 + self.overshoot) * length < _GAIN * state.distance)
         back &= (state.returns < self.returns) & (state.moves < self.steps)
         if self.norm == "l2":
             torch.mul(gradient, column(torch.where(back, length / steepness, 0.0)), out=delta)

@@ -251,8 +251,7 @@ class Impersonate(Compared):
 
     Attributes:
         targets: Images ``(N, 3, H, W)`` or unit embeddings ``(N, D)``.
-        threshold: The verifier's threshold, a cosine similarity or a distance according to ``metric``.
-        metric: ``"cosine"`` (accepted at or above the threshold) or ``"euclidean"`` (accepted at or below it).
+        threshold: See ``Evade``; likewise ``metric``.
 
     Raises:
         ValueError: A field has the wrong shape, type or range.

@@ -14,7 +14,7 @@ from fastadv.attacks.budget import Box, Budget, check_box
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.lbfgs_search import BoxSearch, bounds
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
-from fastadv.attacks.state import RowState, boolean, integer, number, part, row
+from fastadv.attacks.state import NearestState, boolean, integer, part
 from fastadv.core.fields import check_count, check_number, check_open
 
 _GROWTH = 10.0  # of a weight that failed: the coarse search
@@ -22,7 +22,7 @@ _WEIGHTS = (1e-9, 1e9)  # of the first weight: a gradient of zero must not make 
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGSState(RowState):
+class LBFGSState(NearestState):
     """The slots of an ``LBFGS`` attack.
 
     Attributes:
@@ -30,16 +30,12 @@ class LBFGSState(RowState):
         weight: C and its bracket.
         searches: ``(N,)`` int64, inner minimisations that are over.
         reached: ``(N,)`` bool, whether the accepted point reaches the goal.
-        best: ``(N, D)``, the nearest image that reached the goal.
-        shortest: ``(N,)``, its distance; inf before there is one.
     """
 
     search: BoxSearch
     weight: Bracket = part(Bracket.allocate)
     searches: Tensor = integer()
     reached: Tensor = boolean()
-    best: Tensor = row()
-    shortest: Tensor = number(torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +125,7 @@ class LBFGS(SlotAttack[LBFGSState]):
             state.weight.value.copy_(torch.where(state.ticks == 1, first, state.weight.value))
         delta = torch.sub(trial, as_rows(state.origin), out=search.work)
         length = row_norm(delta)
-        nearer = state.active & evaluation.achieved & (length < state.shortest)
-        put_where(state.best, nearer, trial)
-        state.shortest.copy_(torch.where(nearer, length, state.shortest))
+        state.keep_nearest(state.active & evaluation.achieved, length)
         weight = state.weight.value
         gradient.mul_(column(weight)).sub_(delta, alpha=2.0)
         accepted, over = search.advance(
@@ -148,5 +142,5 @@ class LBFGS(SlotAttack[LBFGSState]):
         search.resume(over)
         put_where(trial, state.active, search.work)
         done = state.active & (state.searches >= self.searches)
-        put_where(trial, done & torch.isfinite(state.shortest), state.best)
+        put_where(trial, done & state.has_best, state.best)
         state.active.logical_and_(~done)

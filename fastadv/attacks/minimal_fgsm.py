@@ -33,10 +33,7 @@ class MinimalFGSM(SmallestSize[MinimalFGSMState]):
     ``bisections`` halve the interval. Where the largest eps does not reach the goal, its image is the result.
 
     Attributes:
-        first: The first eps, pixels in [0, 1].
-        growth: The factor, above 1.
-        bisections: After the first success.
-        largest: The largest eps.
+        first: The first eps, pixels in [0, 1]; the search for the smallest has the fields of ``SmallestSize``.
         margin: In the unit of the goal's score: the decision must flip by as much.
         name: What reports call it.
 

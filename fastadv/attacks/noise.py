@@ -43,10 +43,7 @@ class Noise(SmallestSize[NoiseState]):
 
     Attributes:
         kind: ``"uniform"`` (on ``[-sqrt(3), sqrt(3))``, so that its standard deviation is 1) or ``"gaussian"``.
-        first: The first sigma, pixels in [0, 1].
-        growth: The factor, above 1.
-        bisections: After the first success.
-        largest: The largest sigma.
+        first: The first sigma, pixels in [0, 1]; the search for the smallest has the fields of ``SmallestSize``.
         margin: In the unit of the goal's score: the decision must flip by as much.
         name: What reports call it.
 

@@ -95,11 +95,5 @@ def anonymisation(references: Tensor, *, threshold: float, max_distance: float =
 
 
 def impersonation(references: Tensor, *, threshold: float, max_distance: float = MAX_DISTANCE) -> PairClassifier:
-    """From a different person to the same one. Mehr and Schroeder, section III.
-
-    Args:
-        references: The fixed second images of impostor pairs, or their unit embeddings.
-        threshold: The verifier's Euclidean distance.
-        max_distance: The distance of probability 0.
-    """
+    """From a different person to the same one, with impostor pairs; the arguments are those of ``anonymisation``."""
     return PairClassifier(references=references, threshold=threshold, max_distance=max_distance, wanted="same")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.per_image import row_sum, rows_like
+from fastadv.attacks.per_image import as_rows, put_where, row_sum, rows_like
 
 F = TypeVar("F", bound="SlotFields")
 
@@ -152,3 +152,27 @@ class RowState(SlotState):
         none = (rows.amax(1) == 0) & (rows.amin(1) == 0)
         self.stats[:, 1].add_((none & active) * rows.shape[1])
         return self.work
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestState(RowState):
+    """That of an attack which keeps the nearest image that reached its goal.
+
+    Attributes:
+        best: ``(N, D)``, that image.
+        distance: ``(N,)``, of it; inf before there is one.
+    """
+
+    best: Tensor = row()
+    distance: Tensor = number(torch.inf)
+
+    @property
+    def has_best(self) -> Tensor:
+        """Whether there is one, ``(N,)`` bool."""
+        return torch.isfinite(self.distance)
+
+    def keep_nearest(self, reached: Tensor, distance: Tensor) -> None:
+        """Keep the trials that reached the goal, ``(N,)`` bool, where they are nearer than the best."""
+        nearer = reached & (distance < self.distance)
+        put_where(self.best, nearer, as_rows(self.trial))
+        self.distance.copy_(torch.where(nearer, distance, self.distance))

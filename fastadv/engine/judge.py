@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,34 +161,31 @@ class Judge:
         unchanged = [False] * len(done)
         if below_a_level(self.budget):
             unchanged = ((rounded * 255).round() == (origin * 255).round()).flatten(1).all(1).tolist()
-        columns = zip(
-            done,
-            rounded.cpu().contiguous(),
-            success.tolist(),
-            before_rounding.tolist(),
-            *norms(rounded, origin, self.budget),
-            self.goal.score(outputs, rows).tolist(),
-            self.budget.inside(rounded, origin).tolist(),
-            unchanged,
-            strict=True,
-        )
+        linf, l2 = norms(rounded, origin, self.budget)
+        columns = {
+            "image": rounded.cpu().contiguous(),
+            "success": success.tolist(),
+            "success_float": before_rounding.tolist(),
+            "linf": linf,
+            "l2": l2,
+            "score_after": self.goal.score(outputs, rows).tolist(),
+        }
+        measured: list[dict[str, Any]] = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        inside = self.budget.inside(rounded, origin).tolist()
         return [
             Result(
                 name=d.job.name,
                 id=d.job.id,
-                image=image,
-                success=ok,
-                success_float=ok_float,
                 ticks=d.ticks,
-                linf=linf,
-                l2=l2,
                 score_before=d.score_before,
-                score_after=score,
                 nonfinite=d.nonfinite,
-                flags=_flags(d, inside, stuck),
+                flags=_flags(d, within, stuck),
                 batch=self.batch,
+                **values,
             )
-            for d, image, ok, ok_float, linf, l2, score, inside, stuck in columns
+            for d, values, within, stuck in zip(done, measured, inside, unchanged, strict=True)
         ]
 
     @staticmethod
