@@ -111,10 +111,8 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
     made = {name: summary for name, summary in summaries.items() if summary is not None}
     if not made:
         return
-    columns = [attacking.summary_lines(summary, percent) for summary in made.values()]
-    rows = [(line[0][0], *(value for _, value in line)) for line in zip(*columns, strict=True)]
     console = Console()
-    console.print(table(title, rows, ("", *made)))
+    console.print(table(title, attacking.summary_rows(made.values(), percent), ("", *made)))
     console.print(attacking.NORMS_NOTE, highlight=False)
     for summary in made.values():
         print_notices(summary.notices)

@@ -5,7 +5,7 @@ import pytest
 from fastadv import load
 from fastadv.attacks import APGD, CATALOG, Linf, by_name
 from fastadv.data import RunFolder, SyntheticFaces
-from fastadv.engine import Engine
+from fastadv.runs import Work
 from fastadv.runs.goals import CLASSIFIED, COMMANDS, GOALS, IDENTIFIED, GoalChoice, check_goal, goals_of
 from fastadv.runs.production import Order
 from fastadv.studies.defences import plan as defend_plan
@@ -47,7 +47,7 @@ def test_calls_from_python_keep_to_it(name, tmp_path):
     with pytest.raises(ValueError, match=f"the goal impersonate, got {name}"):
         verify(PEOPLE, pairs, MODEL, attack=moves)
     with pytest.raises(ValueError, match=f"the goal impersonate, got {name}"), RunFolder.open(tmp_path, {}) as folder:
-        build([], pairs, PEOPLE, MODEL, moves, out=tmp_path, folder=folder, threshold=0.5, engine=Engine())
+        build([], pairs, PEOPLE, MODEL, moves, Work(folder=folder), out=tmp_path, threshold=0.5)
     with pytest.raises(ValueError, match="attack"):
         defend_plan.read_attack(name)
     with pytest.raises(ValueError, match="method: expected"):

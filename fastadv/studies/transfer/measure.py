@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ from fastadv.attacks.change import level_note, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
-from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import software
-from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
-from fastadv.engine import Engine, trace
-from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.runs.embedding import embed
+from fastadv.data import FaceSource, ManifestRow, face_id, to_uint8
+from fastadv.engine import trace
+from fastadv.models import FaceModel, prepare
+from fastadv.runs.embedding import embed, outputs
+from fastadv.runs.work import Work
 from fastadv.studies.transfer.plan import (
     Verifier,
     check_plan,
@@ -47,10 +49,7 @@ def transfer(
     at: Sequence[int],
     pairs: int,
     images: int,
-    folder: RunFolder,
-    seed: int = 0,
-    engine: Engine,
-    progress: Progress = silent,
+    work: Work,
 ) -> Transfer:
     """Attack negative pairs on each surrogate by each method, and show the results to every network.
 
@@ -68,10 +67,7 @@ def transfer(
         at: Further numbers of steps after which the images are measured.
         pairs: How many negative pairs.
         images: How many sources, and as many targets, the pairs are drawn from.
-        folder: Where images, rows and measurements go.
-        seed: Of every random number.
-        engine: How to run the attacks.
-        progress: Told of every stage.
+        work: How images are made; its folder holds images, rows and measurements.
 
     Raises:
         ValueError: As ``check_plan``; there are not enough people or negative pairs.
@@ -86,8 +82,8 @@ def transfer(
     note = level_note(Linf(eps))
     if note is not None:
         notify(note)
-    from_, to = draw_images(source, images, seed=seed)
-    rows = {name: embed(source, [*from_, *to], v.model, progress=progress) for name, v in verifiers.items()}
+    from_, to = draw_images(source, images, seed=work.seed)
+    rows = {name: embed(source, [*from_, *to], v.model, progress=work.progress) for name, v in verifiers.items()}
     accepted = np.zeros((images, images), bool)
     for name, verifier in verifiers.items():
         one, other = (torch.stack([rows[name][n] for n in names]) for names in (from_, to))
@@ -103,52 +99,48 @@ def transfer(
         eps=eps,
         steps=steps,
         at=tuple(at),
-        folder=folder,
-        seed=seed,
-        engine=engine,
-        progress=progress,
+        work=work,
         before=dict(zip(verifiers, clean, strict=True)),
     )
     cells = tuple(study.cell(surrogate, method) for surrogate in surrogates for method in methods)
-    folder.finish(study.order)
+    work.into.finish(study.order)
     return Transfer(verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _TransferStudy:
     """The pairs, the networks that judge, and what is on disk."""
 
-    def __init__(
-        self,
-        *,
-        source: FaceSource,
-        verifiers: Mapping[str, Verifier],
-        pairs: Sequence[tuple[str, str]],
-        targets: Mapping[str, Tensor],
-        before: Mapping[str, NDArray[np.float32]],
-        eps: float,
-        steps: int,
-        at: tuple[int, ...],
-        folder: RunFolder,
-        seed: int,
-        engine: Engine,
-        progress: Progress,
-    ) -> None:
-        self._source, self._verifiers, self._pairs, self._targets = source, verifiers, pairs, targets
-        self._before, self._eps, self._steps, self._at = before, eps, steps, at
-        self._folder, self._seed, self._engine, self._progress = folder, seed, engine, progress
-        self._judges = {name: prepare(v.model, precision="fp32") for name, v in verifiers.items()}
-        self._software = software(next(iter(verifiers.values())).model.device)
-        self.order: list[str] = []
+    source: FaceSource
+    verifiers: Mapping[str, Verifier]
+    pairs: Sequence[tuple[str, str]]
+    targets: Mapping[str, Tensor]
+    before: Mapping[str, NDArray[np.float32]]
+    eps: float
+    steps: int
+    at: tuple[int, ...]
+    work: Work
+    order: list[str] = field(default_factory=list)
+
+    @cached_property
+    def judges(self) -> dict[str, FaceModel]:
+        """The networks, ready to evaluate in float32."""
+        return {name: prepare(v.model, precision="fp32") for name, v in self.verifiers.items()}
+
+    @cached_property
+    def software(self) -> str:
+        """What makes the images."""
+        return software(next(iter(self.verifiers.values())).model.device)
 
     def cell(self, surrogate: str, method: AttackSpec) -> TransferCell:
-        model, *others = members(surrogate, {name: v.model for name, v in self._verifiers.items()})
-        recipe = method.recipe(eps=self._eps, steps=self._steps, others=others)
+        model, *others = members(surrogate, {name: v.model for name, v in self.verifiers.items()})
+        recipe = method.recipe(eps=self.eps, steps=self.steps, others=others)
         last = recipe.attack.steps
-        at = tuple(sorted({k for k in self._at if k < last} | {last}))
+        at = tuple(sorted({k for k in self.at if k < last} | {last}))
         blocks = []
-        for begin in range(0, len(self._pairs), _BLOCK):
-            part = slice(begin, min(begin + _BLOCK, len(self._pairs)))
-            stage = (f"{surrogate}: {method.label}", begin // _BLOCK, -(-len(self._pairs) // _BLOCK))
+        for begin in range(0, len(self.pairs), _BLOCK):
+            part = slice(begin, min(begin + _BLOCK, len(self.pairs)))
+            stage = (f"{surrogate}: {method.label}", begin // _BLOCK, -(-len(self.pairs) // _BLOCK))
             blocks.append(self._block(surrogate, method, recipe, model, at, part, stage))
         similarity = np.concatenate(blocks, axis=2)
         return TransferCell(
@@ -170,32 +162,34 @@ class _TransferStudy:
         part: slice,
         stage: tuple[str, int, int],
     ) -> NDArray[np.float32]:
-        pairs = self._pairs[part]
+        pairs = self.pairs[part]
         names = [f"{surrogate}/{method.label}/{s}__{t}".replace("+", "-and-") for s, t in pairs]
         names = ["/".join((*n.split("/")[:2], "+".join(n.split("/")[2:]))) for n in names]
         self.order.extend(names)
-        file = self._folder.path / "cells" / surrogate / f"{method.label}-{part.start:06d}.npy"
-        shape = (len(at), len(self._verifiers), len(pairs))
-        done = _read_block(file, shape) if set(names) <= self._folder.done else None
+        file = self.work.into.path / "cells" / surrogate / f"{method.label}-{part.start:06d}.npy"
+        shape = (len(at), len(self.verifiers), len(pairs))
+        done = _read_block(file, shape) if set(names) <= self.work.into.done else None
         label, block, blocks = stage
         last = at[-1]
         if done is not None:
-            self._progress(label, (block + 1) * last, blocks * last)
+            self.work.progress(label, (block + 1) * last, blocks * last)
             return done
-        sources = [self._source.unchanged(self._source.load(s)) for s, _ in pairs]
+        sources = [self.source.unchanged(self.source.load(s)) for s, _ in pairs]
         images = torch.stack([face.image for face in sources])
-        targets = torch.stack([self._source.load(t).image for _, t in pairs])
+        targets = torch.stack([self.source.load(t).image for _, t in pairs])
         goal = self._goal(recipe.name, surrogate, model, targets)
         alive = {*at, *range(_STRIDE, last, _STRIDE)}
         ids = [face_id(f"{s}__{t}") for s, t in pairs]
         measured = []
         final = images
-        iterates = trace(recipe, goal, model, images, at=sorted(alive), seed=self._seed, ids=ids, engine=self._engine)
+        iterates = trace(
+            recipe, goal, model, images, at=sorted(alive), seed=self.work.seed, ids=ids, engine=self.work.engine
+        )
         for step, made in iterates:
             if step in at:
                 measured.append(self._similarity(made, part))
                 final = made
-            self._progress(label, block * last + step, blocks * last)
+            self.work.progress(label, block * last + step, blocks * last)
         similarity = np.stack(measured).astype(np.float32)
         self._write(
             names, recipe, surrogate, images, final.cpu(), similarity[-1], part, [f.source_hash for f in sources]
@@ -208,21 +202,17 @@ class _TransferStudy:
 
     def _goal(self, name: str, surrogate: str, model: FaceModel, targets: Tensor) -> Goal:
         if CATALOG[name].level != "logits":
-            return Impersonate(targets, threshold=self._verifiers[surrogate.split("+")[0]].threshold)
-        judge = self._judges[surrogate.split("+")[0]]
-        layout = torch.channels_last
-        labels = fixed_batches(
-            lambda x: judge.logits(x.contiguous(memory_format=layout)), targets.to(judge.device), _BATCH
-        ).argmax(1)
-        return ClassifyAs(labels.cpu())
+            return Impersonate(targets, threshold=self.verifiers[surrogate.split("+")[0]].threshold)
+        judge = self.judges[surrogate.split("+")[0]]
+        labels = outputs(judge.logits, targets, judge, batch=_BATCH).argmax(1)
+        return ClassifyAs(labels)
 
     def _similarity(self, images: Tensor, part: slice) -> NDArray[np.float32]:
         """``(M, n)`` cosines with the targets, by the networks in float32."""
         found = []
-        for name, judge in self._judges.items():
-            ready = images.to(judge.device).contiguous(memory_format=torch.channels_last)
-            rows = fixed_batches(lambda x, j=judge: j(x.contiguous(memory_format=torch.channels_last)), ready, _BATCH)  # type: ignore[misc]
-            found.append((rows.cpu() * self._targets[name][part]).sum(1).numpy())
+        for name, judge in self.judges.items():
+            rows = outputs(judge, images, judge, batch=_BATCH)
+            found.append((rows * self.targets[name][part]).sum(1).numpy())
         return np.stack(found)
 
     def _write(
@@ -237,8 +227,8 @@ class _TransferStudy:
         hashes: Sequence[str],
     ) -> None:
         first = surrogate.split("+")[0]
-        place, limit = list(self._verifiers).index(first), self._verifiers[first].threshold
-        done = self._folder.done
+        place, limit = list(self.verifiers).index(first), self.verifiers[first].threshold
+        done = self.work.into.done
         linf, l2 = norms(final, images, recipe.attack.budget)
         for k, name in enumerate(names):
             if name in done:
@@ -246,27 +236,27 @@ class _TransferStudy:
             success = bool(similarity[place, k] >= limit)
             row = ManifestRow(
                 name=name,
-                id=face_id("__".join(self._pairs[part][k])),
+                id=face_id("__".join(self.pairs[part][k])),
                 goal="impersonate",
-                target=self._pairs[part][k][1],
+                target=self.pairs[part][k][1],
                 attack=recipe.name,
-                eps=self._eps,
+                eps=self.eps,
                 steps=recipe.attack.steps,
                 ticks=recipe.attack.steps,
                 success=success,
                 success_float=None,  # the iterate before rounding is not measured
                 linf=linf[k],
                 l2=l2[k],
-                score_before=float(self._before[first][part][k]),
+                score_before=float(self.before[first][part][k]),
                 score_after=float(similarity[place, k]),
                 metric="cosine",
-                seed=self._seed,
+                seed=self.work.seed,
                 source_hash=hashes[k],
-                target_hash=self._source.content_hash(self._pairs[part][k][1]),
-                software=self._software,
-                batch=self._engine.batch or 0,
+                target_hash=self.source.content_hash(self.pairs[part][k][1]),
+                software=self.software,
+                batch=self.work.engine.batch or 0,
             )
-            self._folder.write(row, to_uint8(final[k]))
+            self.work.into.write(row, to_uint8(final[k]))
 
 
 def _read_block(file: Any, shape: tuple[int, int, int]) -> NDArray[np.float32] | None:

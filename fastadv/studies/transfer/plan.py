@@ -16,8 +16,8 @@ from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
-from fastadv.recognition import cosine_scores, threshold_at_far
-from fastadv.runs.embedding import embed
+from fastadv.recognition import threshold_at_far
+from fastadv.runs.embedding import embed, names_of, pair_scores
 from fastadv.runs.goals import check_goal
 
 BASES: Mapping[str, str] = {
@@ -175,10 +175,7 @@ def calibrate(
     """
     check_far(far, pairs)
     same = np.array([p.same for p in pairs])
-    names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
-    rows = embed(source, names, model, progress=progress)
-    first, second = (np.stack([rows[getattr(p, k)].numpy() for p in pairs]) for k in ("first", "second"))
-    scores = cosine_scores(first, second)
+    scores = pair_scores(pairs, embed(source, names_of(pairs), model, progress=progress))
     threshold = threshold_at_far(scores, same, far)
     return Verifier(model=model, threshold=threshold, accuracy=float(((scores >= threshold) == same).mean()))
 
