@@ -138,17 +138,8 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[AttackedImages, ..
         alike = [r for r in reversed(everything) if (r.attack, r.goal in _AIMED) == (attack, targeted)]
         # of several made from one image the first that counts as an example, else the first
         tried = {source_name(r): r for r in alike if setting.splits.part_of(source_name(r)) is not None} | first
-        cells.append(
-            _cell(
-                setting,
-                f"{attack} of {folder}",
-                attack,
-                targeted,
-                list(first.values()),
-                folder,
-                list(tried.values()),
-            )
-        )
+        label = f"{attack} of {folder}"
+        cells.append(_cell(setting, label, attack, targeted, list(first.values()), folder, list(tried.values())))
     return tuple(cells), len(rows) - len(usable)
 
 
@@ -298,12 +289,9 @@ def _cell(
             counts = reaches(features)
             rows = [row for row, good in zip(rows, counts.tolist(), strict=True) if good]
             features = features.take(counts) if rows else None
-    met = np.array([met_before(row) for row in tried], bool)
-    if reaches is None:
-        counted = count_success([row.success for row in tried], met)
-    else:  # what counts was measured on the images that did not meet the goal before
-        names = {row.name for row in rows}
-        counted = count_success([row.name in names for row in tried], met)
+    # what counts by `reaches` was measured on the images that did not meet the goal before
+    names = {row.name for row in rows}
+    hits = [row.success if reaches is None else row.name in names for row in tried]
     everything = np.ones(len(rows), bool)
     return AttackedImages(
         attack=attack,
@@ -311,7 +299,7 @@ def _cell(
         targeted=targeted,
         features=features,
         tried=len(tried),
-        counts=counted,
+        counts=count_success(hits, [met_before(row) for row in tried]),
         met=frozenset(source_name(row) for row in tried if met_before(row)),
         l2=mean_of([row.l2 for row in rows], everything),
         linf=mean_of([row.linf for row in rows], everything),
