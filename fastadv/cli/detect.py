@@ -269,14 +269,13 @@ def evaluate(
         dimensions=dimensions,
     )
     source, face_model = faces.open(given, device)
-    found, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=as_json)
+    made, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=as_json)
+    found, page = evaluating.describe(made, config), detect_page.render(study)
     if as_json:
-        plain = json.loads((study / fitting.EVALUATION).read_bytes())
-        print(json.dumps({**plain, "seconds": round(seconds, 3), "report": str(detect_page.render(study))}))
+        print(json.dumps({**found, "seconds": round(seconds, 3), "report": str(page)}))
         return
     print_evaluation(found)
-    print_cells(json.loads((study / fitting.EVALUATION).read_bytes())["cells"])
-    page = detect_page.render(study)
+    print_cells(found["cells"])
     print_opened(page, seconds)
 
 

@@ -57,9 +57,10 @@ def test_calls_from_python_keep_to_it(name, tmp_path):
 
 
 def check_study(*names, **more):
-    settings = {"surrogates": ["v"], "eps": 0.03, "steps": 4, "at": (), "pairs": 4, "images": 2, **more}
+    given = {"surrogates": ["v"], "eps": 0.03, "steps": 4, "at": (), "pairs": 4, "images": 2, **more}
     methods = [transfer_plan.parse_method(name) for name in names]
-    transfer_plan.check_plan({"v": load("synth-vgg"), "m": MODEL}, methods=methods, **settings)
+    settings = transfer_plan.TransferSettings(methods=methods, **given)
+    transfer_plan.check_plan({"v": load("synth-vgg"), "m": MODEL}, settings)
 
 
 @pytest.mark.parametrize(

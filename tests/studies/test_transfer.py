@@ -20,7 +20,7 @@ from fastadv.studies.transfer import measure as transferring
 from fastadv.studies.transfer import plan as transfer_plan
 from fastadv.studies.transfer import results
 from fastadv.studies.transfer import untargeted as comparing
-from fastadv.studies.transfer.plan import UNIVERSAL, Verifier, negative_pairs, parse_method
+from fastadv.studies.transfer.plan import UNIVERSAL, TransferSettings, Verifier, negative_pairs, parse_method
 
 PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 NAMES = ("synth-vgg", "synth-mobile")
@@ -50,7 +50,7 @@ def study(path, verifiers, **more) -> results.Transfer:
     with RunFolder.open(path, {"pairs": 6, "eps": 10 / 255, "far": 1e-3}) as folder:
         parts = ("seed", "engine", "progress")
         work = Work(folder=folder, **{name: settings.pop(name) for name in parts if name in settings})
-        found = transferring.transfer(PEOPLE, verifiers, work=work, **settings)
+        found = transferring.transfer(PEOPLE, verifiers, TransferSettings(**settings), work)
         results.save(found, folder)
     return found
 

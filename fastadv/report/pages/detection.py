@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +94,20 @@ def _tiles(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> Tiles:
 def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list[Section]:
     measured = [row for row in found["measured"] if not row["variant"]]
     detectors = fitted["detectors"]
-    labels = {d["label"] for d in detectors}
+    names = {d["label"]: _name(d) for d in detectors}
     seen = [row for row in measured if row["seen"]]
     unseen = [row for row in measured if not row["seen"]]
-    yardsticks = [row for row in measured if row["detector"] not in labels]
+    yardsticks = [row for row in measured if row["detector"] not in names]
+    others = {row["detector"]: row["detector"] for row in yardsticks}
     return [
         section(
             "AUC by attack",
-            _areas(detectors, seen, found["macro"]),
+            area_table(names, seen, found["macro"]),
             _heat(detectors, seen),
             lead="An adversarial image's chance to score above a natural one; -u is untargeted. In brackets the 95 % "
             "bootstrap interval over people.",
         ),
-        section("Attacks that the detectors have never seen", _areas(detectors, unseen, ()) if unseen else None),
+        section("Attacks that the detectors have never seen", area_table(names, unseen) if unseen else None),
         section(
             "ROC of the best detector",
             plots(_curves(found["curves"], found["natural"])),
@@ -123,7 +124,7 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
         ),
         section(
             "Yardsticks on the same layers",
-            _yardsticks(yardsticks) if yardsticks else None,
+            area_table(others, yardsticks, first="detector", shown=area, note="") if yardsticks else None,
             lead="They are not fitted to attacks. AUC.",
         ),
         section(
@@ -132,7 +133,7 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
             lead="Accuracy at the equal error rate of natural images that are classified rightly against each column. "
             "In brackets the share that is refused where 98 % of the former are kept; a dash: they are too few.",
         ),
-        section("The papers' findings, one by one", _directions(found["directions"])),
+        section("The papers' findings, one by one", findings(found["directions"])),
     ]
 
 
@@ -143,6 +144,11 @@ def _name(detector: Mapping[str, Any]) -> str:
 
 def _area(value: float) -> str:
     return f"{value:.3f}"
+
+
+def area(row: Mapping[str, Any]) -> str:
+    """The AUC of a measurement."""
+    return _area(row["auc"])
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -158,32 +164,40 @@ def _columns(rows: Rows) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["family"], kind) for kind in _KINDS for row in rows if row["kind"] == kind))
 
 
-def _column(family: str, kind: str) -> str:
+def column(family: str, kind: str) -> str:
+    """The name of an attack, such as bim, or bim-u where it is untargeted."""
     return family if kind == "targeted" else f"{family}-u"
 
 
-def _areas(detectors: Rows, rows: Rows, macro: Rows) -> Table:
-    columns = _columns(rows)
-    areas = {(r["detector"], r["family"], r["kind"]): r for r in rows}
-    means = {(m["detector"], m["kind"]): m["auc"] for m in macro}
-    header: list[str] = ["configuration"]
+def area_table(
+    names: Mapping[str, str],
+    rows: Rows,
+    macro: Rows = (),
+    *,
+    first: str = "configuration",
+    shown: Callable[[Mapping[str, Any]], str] = _interval,
+    note: str = "M medoids, C centroids.",
+) -> Table:
+    """AUC of each detector for each attack, targeted ones first.
+
+    Args:
+        names: The detectors, and what each is called.
+        rows: The measurements, from the ``measured`` of an evaluation.
+        macro: The means over the attacks, which get a column for each kind.
+        first: The name of the first column.
+        shown: How a measurement is written.
+        note: Below the table.
+    """
+    areas = {(r["detector"], r["family"], r["kind"]): shown(r) for r in rows}
+    areas |= {(m["detector"], "macro", m["kind"]): _area(m["auc"]) for m in macro}
+    columns = []
     for kind in _KINDS:
-        header += [_column(family, k) for family, k in columns if k == kind]
-        if any(key[1] == kind for key in means):
-            header.append("macro" if kind == "targeted" else "macro-u")
-    made = []
-    for detector in detectors:
-        cells = [_name(detector)]
-        for kind in _KINDS:
-            for family, k in columns:
-                if k == kind:
-                    row = areas.get((detector["label"], family, kind))
-                    cells.append(text.NONE if row is None else _interval(row))
-            if any(key[1] == kind for key in means):
-                value = means.get((detector["label"], kind))
-                cells.append(text.NONE if value is None else _area(value))
-        made.append(tuple(cells))
-    return Table(header=tuple(header), rows=tuple(made), note="M medoids, C centroids.")
+        columns += [each for each in _columns(rows) if each[1] == kind]
+        columns += [("macro", kind)] if any(m["kind"] == kind for m in macro) else []
+    made = tuple(
+        (name, *(areas.get((detector, *each), text.NONE) for each in columns)) for detector, name in names.items()
+    )
+    return Table(header=(first, *(column(*each) for each in columns)), rows=made, note=note)
 
 
 def _heat(detectors: Rows, rows: Rows) -> Part | None:
@@ -195,7 +209,7 @@ def _heat(detectors: Rows, rows: Rows) -> Part | None:
     plot = heat_plot(
         values,
         rows=[_name(d) for d in detectors],
-        columns=[_column(*c) for c in columns],
+        columns=[column(*c) for c in columns],
         title="AUC",
         key="areas",
         axes_names=("detector", "attack"),
@@ -232,7 +246,7 @@ def _curves(curves: Mapping[str, Any], natural: int) -> list[Plot]:
 def _low(best: str, rows: Rows) -> Table:
     made = tuple(
         (
-            _column(row["family"], row["kind"]),
+            column(row["family"], row["kind"]),
             "yes" if row["seen"] else "no",
             str(row["images"]),
             *(_share(value) for value in row["found"]),
@@ -260,19 +274,14 @@ def _adaptive(rows: Rows) -> Table:
     return Table(header=header, rows=made)
 
 
-def _yardsticks(rows: Rows) -> Table:
-    columns = _columns(rows)
-    areas = {(r["detector"], r["family"], r["kind"]): r["auc"] for r in rows}
-    made = []
-    for name in dict.fromkeys(row["detector"] for row in rows):
-        cells = [areas.get((name, *column)) for column in columns]
-        made.append((name, *(text.NONE if value is None else _area(value) for value in cells)))
-    return Table(header=("detector", *(_column(*c) for c in columns)), rows=tuple(made))
+def knn_columns(rows: Rows) -> list[str]:
+    """The attacks, then all together, then the natural images that are classified wrongly."""
+    names, last = list(rows[0]["accuracy"]), (AGGREGATE, ERRORS)
+    return [*(name for name in names if name not in last), *(name for name in last if name in names)]
 
 
 def _knn(rows: Rows) -> Table:
-    columns = [c for c in rows[0]["accuracy"] if c not in (AGGREGATE, ERRORS)]
-    columns += [c for c in (AGGREGATE, ERRORS) if c in rows[0]["accuracy"]]
+    columns = knn_columns(rows)
     made = tuple(
         (
             f"{_PROCESSINGS[row['processing']]}, {KNN_NAMES[row['weighting']]}",
@@ -283,7 +292,8 @@ def _knn(rows: Rows) -> Table:
     return Table(header=("processing, score", *columns), rows=made)
 
 
-def _directions(rows: Rows) -> Table:
+def findings(rows: Rows) -> Table:
+    """The papers' findings, from the ``directions`` of an evaluation."""
     verdicts = {True: "yes", False: "no", None: "not run"}
     made = tuple((row["claim"], verdicts[row["holds"]], row["numbers"]) for row in rows)
     return Table(header=("finding", "so here", "measured"), rows=made)

@@ -18,6 +18,7 @@ from fastadv.studies.transfer import results, untargeted
 from fastadv.studies.transfer.measure import transfer
 from fastadv.studies.transfer.plan import (
     UNIVERSAL,
+    TransferSettings,
     calibrate,
     check_far,
     check_plan,
@@ -108,18 +109,7 @@ def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> Trans
             name: calibrate(study.source, study.listed, model, far=plan.far, progress=progress)
             for name, model in study.models.items()
         }
-        found = transfer(
-            study.source,
-            verifiers,
-            surrogates=study.surrogates,
-            methods=study.specs,
-            at=tuple(plan.at or ()),
-            pairs=plan.pairs,
-            images=plan.images,
-            eps=plan.eps,
-            steps=plan.steps,
-            work=work,
-        )
+        found = transfer(study.source, verifiers, study.settings, work)
         results.save(found, work.into)
     return TransferFound(source=study.source, targeted=found)
 
@@ -142,6 +132,15 @@ class _Opened:
         self.source = open_faces(plan.inputs.data, size=size[0], landmarks=plan.inputs.landmarks)
         self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
         self.used = set(names_of(self.listed))
+        self.settings = TransferSettings(
+            surrogates=self.surrogates,
+            methods=self.specs,
+            eps=plan.eps,
+            steps=plan.steps,
+            at=tuple(plan.at or ()),
+            pairs=plan.pairs,
+            images=plan.images,
+        )
         self._check()
 
     def _check(self) -> None:
@@ -151,16 +150,7 @@ class _Opened:
                 self.models, surrogate=self.surrogates[0], methods=self.kinds, eps=plan.eps, steps=plan.steps
             )
             return
-        check_plan(
-            self.models,
-            surrogates=self.surrogates,
-            methods=self.specs,
-            eps=plan.eps,
-            steps=plan.steps,
-            at=tuple(plan.at or ()),
-            pairs=plan.pairs,
-            images=plan.images,
-        )
+        check_plan(self.models, self.settings)
         for names in draw_images(self.source, plan.images, seed=plan.inputs.seed):
             self.used.update(names)
         check_far(plan.far, self.listed)
