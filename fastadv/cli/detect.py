@@ -22,11 +22,8 @@ from fastadv.cli.options import (
     AsJson,
     Device,
     InputOptions,
-    Landmarks,
-    ModelName,
     OutputOptions,
     RunOptions,
-    Weights,
 )
 from fastadv.cli.show import percent, print_line, print_notices, print_opened, table, timed
 from fastadv.core.errors import ArgumentError
@@ -35,12 +32,11 @@ from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.detection import FitConfig, load_detector
 from fastadv.models import FaceModel
 from fastadv.report.pages import detection as detect_page
-from fastadv.runs import inputs, settle
 from fastadv.studies.detection import evaluate as evaluating
 from fastadv.studies.detection import fit as fitting
 from fastadv.studies.detection import plan as detect_plan
 from fastadv.studies.detection.score import ScoreSummary, score_folder
-from fastadv.studies.detection.study import HEAD, HEAD_EPOCHS, HEAD_LR, STUDY, StudyConfig
+from fastadv.studies.detection.study import HEAD, HEAD_EPOCHS, HEAD_LR, StudyConfig
 from fastadv.studies.train import SYNTHETIC
 from fastadv.training import HeadConfig
 
@@ -60,21 +56,22 @@ class SplitBy(str, Enum):
     people = "people"
 
 
+StudyInput = Annotated[
+    InputOptions,
+    Changed(
+        "data",
+        "Read faces from a folder of identities, LFW, an InsightFace .bin, .tar shards, or generate them: 'synthetic'.",
+    ),
+    Changed("model", _NETWORK),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions:
-    """The faces of a study, of a folder or synthetic, and the network."""
+class FaceOptions:
+    """Which faces of a folder, or which synthetic ones."""
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Read faces from a folder of identities, LFW, an InsightFace .bin, .tar shards, or generate them: "
-            "'synthetic'."
-        ),
-    ]
-    model: Annotated[ModelName, typer.Option(help=_NETWORK)]
-    weights: Weights = None
     names: Annotated[
         Path | None,
         typer.Option(help="Use only the images named in this text file, identity/file a line (default: all)."),
@@ -82,19 +79,20 @@ class StudyOptions:
     identities: Annotated[int, typer.Option(min=3, help="With --data synthetic: number of people.")] = 100
     per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")] = 24
     faces_seed: Annotated[int, typer.Option(min=0, help="With --data synthetic: random seed of the people.")] = 3
-    landmarks: Landmarks = None
 
-    def open(self, device: str) -> tuple[FaceSource, FaceModel]:
+    def open(self, given: InputOptions, device: str) -> tuple[FaceSource, FaceModel]:
         """The faces, every one of them checked, and the network."""
-        model = inputs.open_model(self.model.value, self.weights, device=device)
-        size = model.input_size[0]
+        model = given.open_model(device)
         source: FaceSource
-        if str(self.data) == SYNTHETIC:
+        if str(given.data) == SYNTHETIC:
             source = SyntheticFaces(
-                identities=self.identities, per_identity=self.per_identity, seed=self.faces_seed, size=size
+                identities=self.identities,
+                per_identity=self.per_identity,
+                seed=self.faces_seed,
+                size=model.input_size[0],
             )
         else:
-            source = inputs.open_faces(self.data, size=size, landmarks=self.landmarks)
+            source = given.open_faces(model)
         if self.names is not None:
             source = detect_plan.Selection(source, detect_plan.read_names(self.names))
         source.check(source.names)
@@ -104,7 +102,8 @@ class StudyOptions:
 @detect.command(cls=Checked)
 @takes_groups
 def fit(
-    given: StudyOptions,
+    given: StudyInput,
+    faces: FaceOptions,
     how: Annotated[RunOptions, Without("slots")],
     output: Annotated[
         OutputOptions,
@@ -159,7 +158,7 @@ def fit(
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
     --attack mi-fgsm@0.03 --attack cw-l2:30,search_steps=2 --natural 4 --attacked 2 --out study/
     """
-    source, face_model = given.open(how.device)
+    source, face_model = faces.open(given, how.device)
     config = StudyConfig(
         attacks=tuple(parse_attack(text) for text in attack or ()),
         runs=tuple(str(folder) for folder in run or ()),
@@ -181,7 +180,7 @@ def fit(
         face_model,
         quiet=output.as_json,
         path=out,
-        engine=settle(how.engine, face_model, out, mark=STUDY),
+        engine=how.engine,
         fitting=FitConfig(epochs=epochs, lr=lr),
         head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=how.seed % 2**63),
         weights=given.weights,
@@ -210,7 +209,8 @@ def fit(
 @takes_groups
 def evaluate(
     study: Annotated[Path, typer.Argument(help="Folder of a study, the --out of 'fastadv detect fit'.")],
-    given: StudyOptions,
+    given: StudyInput,
+    faces: FaceOptions,
     unseen: Annotated[
         list[str] | None,
         typer.Option(
@@ -268,15 +268,14 @@ def evaluate(
         k=k,
         dimensions=dimensions,
     )
-    source, face_model = given.open(device)
-    found, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=as_json)
+    source, face_model = faces.open(given, device)
+    made, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=as_json)
+    found, page = evaluating.describe(made, config), detect_page.render(study)
     if as_json:
-        plain = json.loads((study / fitting.EVALUATION).read_bytes())
-        print(json.dumps({**plain, "seconds": round(seconds, 3), "report": str(detect_page.render(study))}))
+        print(json.dumps({**found, "seconds": round(seconds, 3), "report": str(page)}))
         return
     print_evaluation(found)
-    print_cells(json.loads((study / fitting.EVALUATION).read_bytes())["cells"])
-    page = detect_page.render(study)
+    print_cells(found["cells"])
     print_opened(page, seconds)
 
 
@@ -304,8 +303,8 @@ def score(
     if equal_error and rate is not None:
         raise ArgumentError(f"rate: expected --rate or --eer, got both, with --rate {rate:g}")
     fitted = load_detector(detector, device=device)
-    face_model = inputs.open_model(given.model.value, given.weights, device=device)
-    source = inputs.open_faces(given.data, size=face_model.input_size[0], landmarks=given.landmarks)
+    face_model = given.open_model(device)
+    source = given.open_faces(face_model)
     at = None if equal_error else 0.01 if rate is None else rate
     found, _ = timed(score_folder, source, face_model, fitted, quiet=as_json, rate=at)
     if out is not None:

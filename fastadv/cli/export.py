@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fastadv.cli.fields import takes_groups
-from fastadv.cli.guarding import GuardOptions
+from fastadv.cli.guarding import GuardOptions, Network
 from fastadv.cli.options import AsJson
 from fastadv.cli.show import table
 from fastadv.detection.export import export_guard
@@ -19,7 +19,8 @@ from fastadv.detection.export import export_guard
 
 @takes_groups
 def export(
-    given: GuardOptions,
+    given: Network,
+    detector: GuardOptions,
     out: Annotated[Path, typer.Option(help="Write this file: .onnx, or .pt2 for torch.export.")],
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +28,7 @@ def export(
 
     Example: fastadv detect export --model synth-vgg --detector detector.safetensors --out guard.onnx
     """
-    guard = given.open()
+    guard = detector.open(given)
     made = export_guard(guard, out)
     if as_json:
         print(json.dumps({**asdict(made), "path": str(made.path), "threshold": guard.threshold}))

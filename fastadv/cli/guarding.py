@@ -9,12 +9,14 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from fastadv.cli.options import Model, Weights
+from fastadv.cli.fields import Without
+from fastadv.cli.options import InputOptions
 from fastadv.core.errors import ArgumentError
 from fastadv.detection import load_detector
 from fastadv.detection.guard import Guard
-from fastadv.runs import inputs
 from fastadv.studies.detection.score import check_network
+
+Network = Annotated[InputOptions, Without("data", "landmarks")]
 
 
 class GuardPrecision(str, Enum):
@@ -24,13 +26,11 @@ class GuardPrecision(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class GuardOptions:
-    """A network, its detector, and where the detector flags."""
+    """A detector, and where it flags."""
 
     panel: ClassVar[str] = "Guard"
 
-    model: Model
     detector: Annotated[Path, typer.Option(help="Detector, a file of 'fastadv detect fit'.")]
-    weights: Weights = None
     threshold: Annotated[
         float | None, typer.Option(help="Flag images from this score on (default: the equal-error threshold).")
     ] = None
@@ -39,8 +39,8 @@ class GuardOptions:
         typer.Option(help="Flag at the threshold of this false-alarm rate, one that the detector is calibrated for."),
     ] = None
 
-    def open(self, *, precision: str = "fp32", device: str = "cpu") -> Guard:
-        """A guard.
+    def open(self, given: InputOptions, *, precision: str = "fp32", device: str = "cpu") -> Guard:
+        """A guard of a network.
 
         Raises:
             ValueError: both a threshold and a rate, a rate that the detector is not calibrated for, a detector of
@@ -58,6 +58,6 @@ class GuardOptions:
                     "give --threshold"
                 )
             threshold = found.thresholds.at_false_alarm(self.false_alarm)
-        opened = inputs.open_model(self.model.value, self.weights, device=device)
+        opened = given.open_model(device)
         check_network(found, opened)
         return Guard(model=opened, detector=found, threshold=threshold, precision=precision)

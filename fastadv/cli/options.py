@@ -14,7 +14,9 @@ from fastadv.attacks import CATALOG, Recipe, by_name
 from fastadv.attacks.options import with_options
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
+from fastadv.data import FaceSource
 from fastadv.engine import Engine
+from fastadv.models import FaceModel
 from fastadv.runs import inputs
 from fastadv.runs.goals import GOALS, IDENTIFIED
 from fastadv.runs.inputs import PairChoice, RunInputs
@@ -78,6 +80,14 @@ class InputOptions:
     weights: Weights = None
     landmarks: Landmarks = None
 
+    def open_model(self, device: str) -> FaceModel:
+        """The network."""
+        return inputs.open_model(self.model.value, self.weights, device=device)
+
+    def open_faces(self, model: FaceModel) -> FaceSource:
+        """The faces, at the network's size."""
+        return inputs.open_faces(self.data, size=model.input_size[0], landmarks=self.landmarks)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -112,7 +122,7 @@ class RunOptions:
         """What the command's study is given."""
         return RunInputs(
             data=given.data,
-            model=given.model.value,
+            model=given.model.value if given.model else None,
             weights=given.weights,
             landmarks=given.landmarks,
             seed=self.seed,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastadv.cli.fields import takes_groups
-from fastadv.cli.guarding import GuardOptions, GuardPrecision
+from fastadv.cli.guarding import GuardOptions, GuardPrecision, Network
 from fastadv.cli.options import Device
 from fastadv.cli.show import errors
 from fastadv.core.errors import ArgumentError, FileError
@@ -18,7 +18,8 @@ from fastadv.studies.detection.plan import read_classes
 
 @takes_groups
 def serve(
-    given: GuardOptions,
+    given: Network,
+    detector: GuardOptions,
     host: Annotated[
         str, typer.Option(help="Listen on this address; 0.0.0.0 means all of the machine's.")
     ] = "127.0.0.1",
@@ -102,7 +103,7 @@ def serve(
     )
     token = _token(token_file)
     names = None if classes is None else read_classes(classes)
-    guard = given.open(precision=precision.value, device=device)
+    guard = detector.open(given, precision=precision.value, device=device)
 
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)

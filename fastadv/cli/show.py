@@ -34,6 +34,18 @@ errors = Console(stderr=True)
 Made = TypeVar("Made")
 
 
+_VERIFIED = (
+    ("accuracy at clean thresholds", "accuracy", "accuracy"),
+    ("AUC", "auc", "auc"),
+    ("EER", "eer", "eer"),
+    ("TAR at FAR 1e-3", "tar_at_far_1e3", ""),
+    ("impersonation accepted at EER", "", "impersonation_at_eer"),
+    ("impersonation accepted at FAR 1e-3", "", "impersonation_at_far_1e3"),
+    ("evasion refused at EER", "", "evasion_at_eer"),
+)
+"""The figures of a verification, with their names in the reports of clean and of attacked pairs."""
+
+
 class _Rate(ProgressColumn):
     """Images per second since the stage began."""
 
@@ -111,10 +123,8 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
     made = {name: summary for name, summary in summaries.items() if summary is not None}
     if not made:
         return
-    columns = [attacking.summary_lines(summary, percent) for summary in made.values()]
-    rows = [(line[0][0], *(value for _, value in line)) for line in zip(*columns, strict=True)]
     console = Console()
-    console.print(table(title, rows, ("", *made)))
+    console.print(table(title, attacking.summary_rows(made.values(), percent), ("", *made)))
     console.print(attacking.NORMS_NOTE, highlight=False)
     for summary in made.values():
         print_notices(summary.notices)
@@ -149,23 +159,11 @@ def print_notices(lines: tuple[str, ...]) -> None:
 
 def print_verification(result: verifying.Verification, title: str) -> None:
     clean, attacked = result.clean, result.attacked
-    rows: list[tuple[str, ...]] = [
-        (
-            "accuracy at clean thresholds",
-            percent(clean.accuracy),
-            percent(attacked.accuracy if attacked else None),
-        ),
-        ("AUC", percent(clean.auc), percent(attacked.auc if attacked else None)),
-        ("EER", percent(clean.eer), percent(attacked.eer if attacked else None)),
-        ("TAR at FAR 1e-3", percent(clean.tar_at_far_1e3), "–"),
-        ("impersonation accepted at EER", "–", percent(attacked.impersonation_at_eer if attacked else None)),
-        (
-            "impersonation accepted at FAR 1e-3",
-            "–",
-            percent(attacked.impersonation_at_far_1e3 if attacked else None),
-        ),
-        ("evasion refused at EER", "–", percent(attacked.evasion_at_eer if attacked else None)),
-    ]
+
+    def shown(report: object, figure: str) -> str:
+        return "–" if report is None or not figure else percent(getattr(report, figure))
+
+    rows: list[tuple[str, ...]] = [(name, shown(clean, one), shown(attacked, other)) for name, one, other in _VERIFIED]
     header: tuple[str, ...] = ("", "clean", "attacked")
     if attacked is None:
         rows, header = [row[:2] for row in rows[:4]], header[:2]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -92,48 +94,34 @@ def train(
     if lr is None:
         lr = _FINE_LR if fine_tune and not head else usual.lr
     attacked = _attacked(adversarial, adversarial_share, fine_tune=fine_tune, head=head)
-    found: training.HeadSummary | training.TrainSummary
+    trained: Callable[..., tuple[training.HeadSummary | training.TrainSummary, float]] = partial(
+        timed,
+        quiet=output.as_json,
+        data=given.folder,
+        model=model.value,
+        out=output.out,
+        weights=weights,
+        identities=given.identities,
+        per_identity=given.per_identity,
+        landmarks=given.landmarks,
+        device=run.device,
+    )
     if head:
-        found, _ = timed(
-            training.train_class_head,
-            quiet=output.as_json,
-            data=given.folder,
-            model=model.value,
-            out=output.out,
-            config=HeadConfig(epochs=epochs, batch=batch, lr=lr, seed=run.seed),
-            weights=weights,
-            identities=given.identities,
-            per_identity=given.per_identity,
-            landmarks=given.landmarks,
-            device=run.device,
-        )
+        config = HeadConfig(epochs=epochs, batch=batch, lr=lr, seed=run.seed)
+        found, _ = trained(training.train_class_head, config=config)
     else:
-        found, _ = timed(
-            training.train_network,
-            quiet=output.as_json,
-            data=given.folder,
-            model=model.value,
-            out=output.out,
-            config=TrainConfig(
-                loss="cosface" if loss is None else loss.value,
-                epochs=epochs,
-                batch=batch,
-                lr=lr,
-                precision="bf16" if bf16 else "fp32",
-                seed=run.seed,
-                fine_tune=fine_tune,
-                clip=_FINE_CLIP if fine_tune and clip is None else clip,
-                adversarial=attacked,
-            ),
-            weights=weights,
-            pairs=pairs,
-            identities=given.identities,
-            per_identity=given.per_identity,
-            landmarks=given.landmarks,
-            cache=given.cache,
-            device=run.device,
-            fresh=output.fresh,
+        settings = TrainConfig(
+            loss="cosface" if loss is None else loss.value,
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            precision="bf16" if bf16 else "fp32",
+            seed=run.seed,
+            fine_tune=fine_tune,
+            clip=_FINE_CLIP if fine_tune and clip is None else clip,
+            adversarial=attacked,
         )
+        found, _ = trained(training.train_network, config=settings, pairs=pairs, cache=given.cache, fresh=output.fresh)
     described = asdict(found)
     if output.as_json:
         print(json.dumps(described))

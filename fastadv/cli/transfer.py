@@ -75,10 +75,9 @@ def transfer(
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
     plan = TransferPlan(
-        data=given.data,
+        inputs=run.inputs(given, output),
         networks=network,
         methods=method,
-        out=output.folder,
         surrogates=surrogate,
         untargeted=untargeted,
         eps=parse_eps(eps),
@@ -88,11 +87,6 @@ def transfer(
         images=images,
         far=far,
         verification=PairChoice(file=verification, folds=folds, option="--verification"),
-        landmarks=given.landmarks,
-        seed=run.seed,
-        engine=run.engine,
-        device=run.device,
-        fresh=output.fresh,
     )
     found, seconds = timed(transfer_folder, plan, quiet=output.as_json)
     page = transfer_page.render(output.folder, source=found.source)

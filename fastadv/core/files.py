@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -55,6 +56,23 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, fsync: bool =
         if isinstance(error, OSError):
             raise naming(error, path) from error
         raise
+
+
+def write_json(path: str | os.PathLike[str], value: object, *, indent: int | None = 1, strict: bool = False) -> None:
+    """Writes a value as JSON with sorted keys, whole or not at all.
+
+    Args:
+        path: The file.
+        value: Plain values.
+        indent: Spaces of a level; None: everything in one line.
+        strict: Refuse numbers that are not finite.
+
+    Raises:
+        ValueError, TypeError: The value is no JSON.
+        OSError: With the file's name.
+    """
+    text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=not strict)
+    write_atomically(path, text.encode() + b"\n")
 
 
 def write_all(descriptor: int, data: bytes) -> None:

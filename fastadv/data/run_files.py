@@ -8,13 +8,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastadv.core.differences import difference
-from fastadv.core.errors import Error, FileError
-from fastadv.core.files import is_temporary, naming, write_atomically
+from fastadv.core.errors import ArgumentError, Error, FileError
+from fastadv.core.files import is_temporary, naming, remove_temporaries, write_atomically
 from fastadv.core.lock import FolderLock
 from fastadv.core.provenance import versions
 from fastadv.data.hashes import KEPT
@@ -24,7 +26,24 @@ from fastadv.data.names import several
 RUN = "run.json"
 LOCK = ".lock"
 IMAGES = "images"
-# What the commands write in a run's folder, and nothing that a user could have put there.
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderKind:
+    """What a folder of ours is of.
+
+    Attributes:
+        mark: The file that describes it.
+        what: What messages call it.
+        written: What the commands write there, and nothing that a user could have put there; removed in this order. A
+            run's description is none of it: it is written anew at once.
+    """
+
+    mark: str
+    what: str
+    written: tuple[str, ...]
+
+
 _WRITTEN = (
     IMAGES,
     JOURNAL,
@@ -43,6 +62,7 @@ _WRITTEN = (
     "made",
     "report.html",
 )
+RUN_FOLDER = FolderKind(mark=RUN, what="run", written=_WRITTEN)
 _log = logging.getLogger("fastadv")
 
 
@@ -82,20 +102,20 @@ def check_images(folder: Path, rows: Iterable[ManifestRow]) -> None:
         )
 
 
-def check_free(path: Path, *, mark: str = RUN, what: str = "run") -> None:
-    """Insists that a folder is new, empty or holds what `mark` tells, and that it can be made.
+def check_free(path: Path, kind: FolderKind = RUN_FOLDER) -> None:
+    """Insists that a folder is new, empty or one of its kind, and that it can be made.
 
     Raises:
         RunFolderError: It is a file, or holds something else.
         FileError: Its parent cannot be written.
     """
     if path.exists() and not path.is_dir():
-        raise RunFolderError(f"out: expected a folder for the {what}, got the file {path}")
-    if path.is_dir() and not (path / mark).exists():
+        raise RunFolderError(f"out: expected a folder for the {kind.what}, got the file {path}")
+    if path.is_dir() and not (path / kind.mark).exists():
         others = sorted(n for n in os.listdir(path) if n not in (LOCK, KEPT) and not is_temporary(n))
         if others:
             raise RunFolderError(
-                f"out: expected a new or empty folder, or that of a {what}, got {path}, which has no {mark} "
+                f"out: expected a new or empty folder, or that of a {kind.what}, got {path}, which has no {kind.mark} "
                 f"and holds {several(others)}"
             )
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -103,9 +123,9 @@ def check_free(path: Path, *, mark: str = RUN, what: str = "run") -> None:
         raise FileError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
-def clear_run(path: Path) -> None:
-    """Remove what runs write from a folder that holds one, but for `run.json`; what else lies there stays."""
-    for name in _WRITTEN:
+def clear(path: Path, kind: FolderKind = RUN_FOLDER) -> None:
+    """Remove what the commands write from a folder of its kind; what else lies there stays."""
+    for name in kind.written:
         place = path / name
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
@@ -113,37 +133,117 @@ def clear_run(path: Path) -> None:
             place.unlink(missing_ok=True)
 
 
-def write_description(path: Path, config: Mapping[str, Any], shown: Mapping[str, str]) -> None:
-    """Writes `run.json`, whole or not at all."""
+def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as JSON values, as a file would give them back.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    if not isinstance(config, Mapping):
+        raise ArgumentError(f"config: expected a mapping of JSON values, got {type(config).__name__}")
+    try:
+        plain = json.loads(json.dumps(dict(config), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"config: expected JSON values: {error}") from error
+    return dict(plain)
+
+
+def write_description(
+    path: Path, config: Mapping[str, Any], shown: Mapping[str, str], kind: FolderKind = RUN_FOLDER
+) -> None:
+    """Writes the file that describes a folder, whole or not at all."""
     described = {"config": dict(config), "shown": dict(shown), "versions": versions()}
     text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomically(path / RUN, text.encode() + b"\n", fsync=True)
+    write_atomically(path / kind.mark, text.encode() + b"\n", fsync=True)
 
 
-def locked(path: Path) -> FolderLock:
+def locked(path: Path, kind: FolderKind = RUN_FOLDER) -> FolderLock:
+    """The folder for this process alone.
+
+    Raises:
+        RunFolderError: Another process has it.
+        FileError: It cannot be written.
+    """
     try:
         return FolderLock(path / LOCK)
     except BlockingIOError as error:
-        raise RunFolderError(f"{path}: another process is writing this run") from error
+        raise RunFolderError(f"{path}: another process is writing this {kind.what}") from error
     except OSError as error:
         raise naming(error, path) from error
 
 
-def check_config(path: Path, wanted: Mapping[str, Any], shown: Mapping[str, str]) -> None:
-    """Compares `run.json` with the configuration wanted now."""
-    file = path / RUN
+def check_config(
+    path: Path, wanted: Mapping[str, Any], shown: Mapping[str, str], kind: FolderKind = RUN_FOLDER
+) -> None:
+    """Compares a folder's description with the configuration wanted now."""
+    file = path / kind.mark
     now = versions()
     try:
         saved = json.loads(file.read_bytes())
         config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
-            f"{file}: expected the description of a run, got a damaged file ({type(error).__name__}); "
+            f"{file}: expected the description of a {kind.what}, got a damaged file ({type(error).__name__}); "
             "use --fresh or another --out"
         ) from error
-    found = difference(config, wanted, where=RUN, shown=(words, shown))
+    found = difference(config, wanted, where=kind.mark, shown=(words, shown))
     if found:
-        raise RunFolderError(f"{path}: holds another run; {found}")
+        raise RunFolderError(f"{path}: holds another {kind.what}; {found}")
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
         _log.warning("%s: continues with other software than it began with: %s", path, ", ".join(changed))
+
+
+@contextmanager
+def held(
+    path: Path,
+    kind: FolderKind,
+    config: Mapping[str, Any] | None = None,
+    *,
+    shown: Mapping[str, str] | None = None,
+    beside: Mapping[str, bytes] | None = None,
+    fresh: bool = False,
+) -> Iterator[None]:
+    """A folder of a kind for this process alone: begun with a configuration, or gone on with under the same.
+
+    A folder that was made here and got nothing but its description goes again where an error ends the call.
+
+    Args:
+        path: The folder.
+        kind: What it is of.
+        config: Everything that the results depend on, JSON values; None: as the folder says.
+        shown: How messages call values of the configuration, by their dotted names.
+        beside: Files that are written before the description is.
+        fresh: Remove what the folder holds of its kind, and begin anew.
+
+    Raises:
+        RunFolderError: The folder holds something else or another configuration (the first differing part is named), or
+            another process writes it.
+        OSError: The folder cannot be made or written.
+    """
+    check_free(path, kind)
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    lock = locked(path, kind)
+    try:
+        remove_temporaries(path)
+        if fresh and (path / kind.mark).exists():
+            clear(path, kind)
+        begun = not (path / kind.mark).exists()
+        if config is not None and begun:
+            for name, data in (beside or {}).items():
+                write_atomically(path / name, data)
+            write_description(path, plain_json(config), shown or {}, kind)
+        elif config is not None:
+            check_config(path, plain_json(config), shown or {}, kind)
+        try:
+            yield
+        except BaseException:
+            if begun and {entry.name for entry in path.iterdir()} <= {kind.mark, KEPT, LOCK}:
+                for name in (KEPT, kind.mark):
+                    (path / name).unlink(missing_ok=True)
+            raise
+    finally:
+        lock.release()
+        if made and not any(path.iterdir()):
+            path.rmdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import logging
 import os
 import threading
@@ -41,10 +40,11 @@ from fastadv.data.run_files import (
     RunFolderError,
     check_config,
     check_free,
-    clear_run,
+    clear,
     damaged_images,
     image_file,
     locked,
+    plain_json,
     write_description,
 )
 
@@ -122,14 +122,14 @@ class RunFolder:
             OSError: The folder cannot be made or written.
         """
         path = Path(path)
-        wanted = _plain_json(config)
+        wanted = plain_json(config)
         check_free(path)
         lock = None
         if (path / RUN).exists():
             lock = locked(path)
             try:
                 if fresh:  # the folder stays a run's, so that other files in it are no reason to refuse it
-                    clear_run(path)
+                    clear(path)
                     write_description(path, wanted, shown or {})
                 else:
                     check_config(path, wanted, shown or {})
@@ -381,13 +381,3 @@ class RunFolder:
                     raise naming(error, self.path / JOURNAL) from error
             finally:
                 os.close(descriptor)
-
-
-def _plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(config, Mapping):
-        raise ArgumentError(f"config: expected a mapping of JSON values, got {type(config).__name__}")
-    try:
-        plain = json.loads(json.dumps(dict(config), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"config: expected JSON values: {error}") from error
-    return dict(plain)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from fastadv.attacks import Attack, Recipe, as_recipe
+from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
-from fastadv.core.progress import Progress, silent
-from fastadv.data import FaceSource, ManifestRow, RunFolder
+from fastadv.data import Face, FaceSource, ManifestRow, Pair
 from fastadv.data.names import fault as fault_of
 from fastadv.data.names import shown
 from fastadv.data.pairs import read_pairs_of
-from fastadv.engine import Engine, notices
+from fastadv.engine import notices
 from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.recognition import count_success, mean_of
 from fastadv.runs.goals import Enrolled, GoalChoice
 from fastadv.runs.production import Order, produce
+from fastadv.runs.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,14 @@ def summary_lines(
     )
 
 
+def summary_rows(
+    columns: Iterable[AttackSummary], percent: Callable[[float | None], str] = text.percent
+) -> tuple[tuple[str, ...], ...]:
+    """The rows of a table with a column for each summary."""
+    lines = zip(*(summary_lines(summary, percent) for summary in columns), strict=True)
+    return tuple((line[0][0], *(value for _, value in line)) for line in lines)
+
+
 NORMS_NOTE = "* of the successes that did not meet the goal before the attack"
 """What the starred lines of ``summary_lines`` are about."""
 
@@ -167,6 +176,66 @@ def source_name(row: ManifestRow) -> str:
     return row.name.removesuffix(suffix) if row.target else row.name
 
 
+def pair_orders(pairs: Iterable[Pair]) -> list[Order]:
+    """The first image of every pair, with the second as its target.
+
+    Raises:
+        ValueError: As ``check_unique``.
+    """
+    return check_unique([Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in pairs])
+
+
+def attack_pairs(
+    pairs: Sequence[Pair],
+    source: FaceSource,
+    attack: Attack[Any] | Recipe,
+    model: FaceModel,
+    work: Work,
+    *,
+    target: Callable[[Order], Tensor],
+    threshold: float,
+    metric: str = "cosine",
+    goal: Callable[[Goal], Goal] = lambda goal: goal,
+    stage: str,
+) -> list[ManifestRow]:
+    """Attack the first image of every pair, and finish the folder: pairs of two people to match, those of one not to.
+
+    Args:
+        pairs: What to attack.
+        source: The faces.
+        attack: How to move.
+        model: The model to attack.
+        target: What the goal of an order compares with, ``(1, ...)``: an image or an embedding.
+        threshold: Of the verifier.
+        metric: ``"cosine"`` or ``"euclidean"``.
+        goal: What the attacker makes of the goal.
+        work: How images are made, and where they go.
+        stage: What the progress is called, before the goal.
+
+    Returns:
+        The rows, in the order of the pairs.
+
+    Raises:
+        As ``produce`` and ``check_unique``.
+    """
+    orders = pair_orders(pairs)
+    found: dict[str, ManifestRow] = {}
+    for name, same in (("impersonate", False), ("evade", True)):
+
+        def goal_of(order: Order, face: Face, same: bool = same) -> Goal:
+            reference = target(order)
+            if same:
+                return goal(Evade(references=reference, threshold=threshold, metric=metric))
+            return goal(Impersonate(reference, threshold=threshold, metric=metric))
+
+        chosen = [o for o, p in zip(orders, pairs, strict=True) if p.same is same]
+        rows = produce(chosen, goal_of, source, attack, model, work, goal_name=name, stage=f"{stage}: {name}")
+        found.update((row.name, row) for row in rows)
+    if work.folder is not None:
+        work.folder.finish([o.name for o in orders])
+    return [found[o.name] for o in orders]
+
+
 def check_unique(orders: list[Order]) -> list[Order]:
     """The orders, when no two have one name, none targets the image itself, and a file can have each name.
 
@@ -191,13 +260,10 @@ def attack_folder(
     model: FaceModel,
     attack: Attack[Any] | Recipe,
     aim: GoalChoice,
+    work: Work,
     *,
     enrolled: Enrolled | None = None,
-    folder: RunFolder,
     orders: Sequence[Order],
-    seed: int = 0,
-    engine: Engine,
-    progress: Progress = silent,
 ) -> AttackSummary:
     """Attack every ordered face and finish the folder: PNGs, manifest and configuration.
 
@@ -210,27 +276,14 @@ def attack_folder(
         attack: How to move.
         aim: What to reach.
         enrolled: The people, where the aim needs a gallery.
-        folder: Where images and rows go.
+        work: How images are made, and where they go.
         orders: What to make.
-        seed: Of every random number.
-        engine: How to run.
-        progress: Told after every image.
 
     Raises:
         ValueError: As ``GoalChoice.goals``.
         As ``produce``.
     """
-    rows = produce(
-        orders,
-        aim.goals(source, model, enrolled, ensemble=as_recipe(attack).surrogate.ensemble is not None),
-        source,
-        attack,
-        model,
-        goal_name=aim.goal,
-        seed=seed,
-        engine=engine,
-        folder=folder,
-        progress=progress,
-    )
-    folder.finish([order.name for order in orders])
+    goal_of = aim.goals(source, model, enrolled, ensemble=as_recipe(attack).surrogate.ensemble is not None)
+    rows = produce(orders, goal_of, source, attack, model, work, goal_name=aim.goal)
+    work.into.finish([order.name for order in orders])
     return summarise(rows)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
-from fastadv.data import Face, FaceSource
+from fastadv.data import Face, FaceSource, Pair
 from fastadv.models import FaceModel, fixed_batches, prepare
+from fastadv.recognition import cosine_scores, euclidean_scores
 
+SCORES = {"cosine": cosine_scores, "euclidean": euclidean_scores}
 _BATCH = 32
 
 
@@ -48,3 +52,20 @@ def embed(
     if waiting:
         flush()
     return found
+
+
+def outputs(work: Callable[[Tensor], Tensor], images: Tensor, judge: FaceModel, *, batch: int) -> Tensor:
+    """What a prepared network says of images, on the CPU, by batches of one fixed shape: embeddings or logits."""
+    layout = torch.channels_last
+    return fixed_batches(lambda x: work(x.contiguous(memory_format=layout)), images.to(judge.device), batch).cpu()
+
+
+def names_of(pairs: Iterable[Pair]) -> list[str]:
+    """The images of pairs, in order, each once."""
+    return list(dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second)))
+
+
+def pair_scores(pairs: Sequence[Pair], embeddings: Mapping[str, Tensor], metric: str = "cosine") -> NDArray[np.float64]:
+    """The score of each pair, higher for more alike."""
+    first, second = (torch.stack([embeddings[getattr(p, k)] for p in pairs]).numpy() for k in ("first", "second"))
+    return SCORES[metric](first, second)

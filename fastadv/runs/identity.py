@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import torch
 from torch import nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, RunFolder
 from fastadv.data.hashes import KEPT, KnownHashes
+from fastadv.data.run_files import RUN_FOLDER, FolderKind, held
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import model_identity, state_hash, update_digest
+from fastadv.runs.work import Work
 from fastadv.surrogates import Surrogate
 
 
@@ -47,11 +52,15 @@ class RunIdentity:
         config: The parts as plain JSON values, in the order in which differences are reported.
         shown: How messages call a part's value.
         known: Hashes of the images, kept beside the run so that they are not computed again.
+        engine: With every choice made; of a run that goes on, with those that it began with.
+        kind: What the folder is of.
     """
 
     config: Mapping[str, Any]
     shown: Mapping[str, str] = field(default_factory=dict)
     known: KnownHashes = field(default_factory=KnownHashes)
+    engine: Engine = field(default_factory=Engine)
+    kind: FolderKind = RUN_FOLDER
 
     @staticmethod
     def of(
@@ -68,12 +77,13 @@ class RunIdentity:
         others: Mapping[str, UsedFaces] | None = None,
         out: str | os.PathLike[str] | None = None,
         rules: Mapping[str, Any] | None = None,
+        kind: FolderKind = RUN_FOLDER,
     ) -> RunIdentity:
-        """Hash what the run depends on.
+        """Settle the open choices of the engine, and hash what the run depends on.
 
         Args:
             command: Its name.
-            engine: With every choice made; None: nothing is attacked.
+            engine: As the user gave it; None: nothing is attacked.
             seed: Of every random number.
             model: The network, where there is one.
             weights: The file it came from, for messages.
@@ -82,13 +92,18 @@ class RunIdentity:
             attacks: Attacks by label, where there are several.
             faces: The images to change and their targets.
             others: Further images by role, such as "gallery".
-            out: The run's folder: hashes that an earlier call has kept there are used.
+            out: The run's folder: the choices and hashes that an earlier call has kept there are used.
             rules: The rest, as plain JSON values: goal, threshold, pairs, choice of images.
+            kind: What the folder is of.
 
         Raises:
+            ValueError: As ``Engine.resolve``.
             KeyError: A source lacks a name.
             ImageError: An image cannot be read.
         """
+        if engine is not None:
+            first = next(iter((models or {}).values()), model)
+            engine = engine if first is None else _settled(engine, first, None if out is None else Path(out, kind.mark))
         known = KnownHashes() if out is None else KnownHashes.read(Path(out))
         config: dict[str, Any] = {"command": command}
         shown: dict[str, str] = {}
@@ -107,18 +122,46 @@ class RunIdentity:
         for role, used in {"faces": faces, **(others or {})}.items():
             _add_faces(config, shown, role, used, known)
         if engine is not None:
-            config["engine"] = {
-                "batch": engine.batch,
-                "precision": engine.precision,
-                "channels_last": engine.channels_last,
-            }
+            config["engine"] = describe_engine(engine)
         config["seed"] = seed
-        return RunIdentity(config=config, shown=shown, known=known)
+        return RunIdentity(config=config, shown=shown, known=known, engine=engine or Engine(), kind=kind)
 
     def open(self, out: str | os.PathLike[str], *, fresh: bool = False) -> RunFolder:
         """The run's folder; as `RunFolder.open`."""
-        beside = {KEPT: self.known.to_bytes()} if self.known.entries else {}
-        return RunFolder.open(out, self.config, shown=self.shown, beside=beside, fresh=fresh)
+        return RunFolder.open(out, self.config, shown=self.shown, beside=self._beside, fresh=fresh)
+
+    @contextmanager
+    def work(self, out: str | os.PathLike[str], *, fresh: bool = False, progress: Progress = silent) -> Iterator[Work]:
+        """The run's folder with how its images are made; as `open`."""
+        with self.open(out, fresh=fresh) as folder:
+            yield Work(folder=folder, seed=self.config["seed"], engine=self.engine, progress=progress)
+
+    def hold(self, out: Path, *, fresh: bool = False) -> AbstractContextManager[None]:
+        """The folder of another kind than a run's; as `run_files.held`."""
+        return held(out, self.kind, self.config, shown=self.shown, beside=self._beside, fresh=fresh)
+
+    @property
+    def _beside(self) -> dict[str, bytes]:
+        return {KEPT: self.known.to_bytes()} if self.known.entries else {}
+
+
+def describe_engine(engine: Engine) -> dict[str, object]:
+    """What of an engine's settings changes a byte."""
+    return {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last}
+
+
+def _settled(engine: Engine, model: FaceModel, description: Path | None) -> Engine:
+    """The engine with its open choices made: those of the run that a description is of, where it is there."""
+    try:
+        saved = {} if description is None else json.loads(description.read_bytes())["config"]["engine"]
+        batch, precision = int(saved["batch"]), str(saved["precision"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return engine.resolve(model)
+    if engine.precision == "auto":
+        engine = replace(engine, precision=precision)
+    if not engine.batch:
+        engine = replace(engine, batch=batch, slots=engine.slots or batch)
+    return engine.resolve(model)
 
 
 def _add_faces(config: dict[str, Any], shown: dict[str, str], role: str, used: UsedFaces, known: KnownHashes) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
+from fastadv.core.progress import Progress
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import check_pairs, read_pairs_of
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.recognition.verification import check_pairs as check_classes
+from fastadv.runs.identity import RunIdentity, UsedFaces
+from fastadv.runs.work import Work
+
+Measured = TypeVar("Measured")
 
 
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
@@ -169,7 +176,7 @@ class RunInputs:
 
     Attributes:
         data: The faces, as ``open_faces`` takes them.
-        model: The architecture.
+        model: The architecture; None for a study of several, which it names itself.
         weights: Its weights; None takes those that come with a shipped network.
         landmarks: Five points an image, or None.
         seed: Of every random number.
@@ -180,7 +187,7 @@ class RunInputs:
     """
 
     data: Path
-    model: str
+    model: str | None = None
     weights: Path | None = None
     landmarks: Path | None = None
     seed: int = 0
@@ -195,7 +202,81 @@ class RunInputs:
         Raises:
             CheckpointError, ValueError: As ``open_model``.
         """
+        assert self.model is not None
         return open_model(self.model, self.weights, device=self.device)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a run that requires one.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.out is None:
+            raise ArgumentError("out: expected a folder, got none")
+        return self.out
+
+    def used(self, source: FaceSource, names: Sequence[str] | None = None) -> UsedFaces:
+        """The images that the run depends on."""
+        return UsedFaces(source=source, names=names, landmarks=self.landmarks)
+
+    def identity(
+        self,
+        command: str,
+        model: FaceModel,
+        faces: UsedFaces,
+        *,
+        attack: Recipe | None = None,
+        attacks: Mapping[str, Recipe] | None = None,
+        others: Mapping[str, UsedFaces] | None = None,
+        out: Path | None = None,
+        rules: Mapping[str, Any],
+    ) -> RunIdentity:
+        """What decides about the run's output, and its folder, which is ``out`` where that is another.
+
+        Raises:
+            ValueError, ImageError: As ``RunIdentity.of``.
+        """
+        return RunIdentity.of(
+            command,
+            model=model,
+            weights=self.weights,
+            attack=attack,
+            attacks=attacks,
+            engine=None if attack is None and attacks is None else self.engine,
+            seed=self.seed,
+            faces=faces,
+            others=others,
+            out=out or self.out,
+            rules=rules,
+        )
+
+    def measured(
+        self,
+        measure: Callable[[Work], Measured],
+        identity: Callable[[], RunIdentity],
+        save: Callable[[Measured, Path], None],
+        *,
+        progress: Progress,
+    ) -> Measured:
+        """What a study measures that also runs without a folder; with one, its images and figures are written there.
+
+        Args:
+            measure: The study, given how and where images are made.
+            identity: What decides about the output; asked where there is a folder.
+            save: Writes the figures into a folder.
+            progress: Told of every stage.
+
+        Raises:
+            RunFolderError, OSError: The folder cannot take this run.
+        """
+        if self.out is None:
+            return measure(Work(seed=self.seed, engine=self.engine, progress=progress))
+        with identity().work(self.out, fresh=self.fresh, progress=progress) as work:
+            result = measure(work)
+            work.into.claim()
+            save(result, self.out)
+        return result
 
     def open_faces(self, model: FaceModel, data: Path | None = None) -> FaceSource:
         """The faces, or others of the same landmarks, at the network's size.

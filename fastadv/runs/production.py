@@ -17,7 +17,6 @@ from torch import Tensor
 from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
-from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import software
 from fastadv.data import (
     Face,
@@ -25,7 +24,6 @@ from fastadv.data import (
     ManifestRow,
     RunFolder,
     RunFolderError,
-    Stream,
     face_id,
     read_manifest,
     to_uint8,
@@ -33,7 +31,7 @@ from fastadv.data import (
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
 from fastadv.models.modes import plain_modes
-from fastadv.runs import RunIdentity, UsedFaces, goal_hash, list_hash
+from fastadv.runs import RunIdentity, UsedFaces, Work, goal_hash, list_hash
 
 _WRITERS = 2
 _QUEUED = 64  # images that wait for the disk
@@ -63,12 +61,9 @@ def produce(
     source: FaceSource,
     attack: Attack[Any] | Recipe,
     model: FaceModel,
+    work: Work,
     *,
     goal_name: str,
-    seed: int,
-    engine: Engine,
-    folder: RunFolder | None = None,
-    progress: Progress = silent,
     stage: str = "attacking",
 ) -> list[ManifestRow]:
     """Make what is ordered, and write it where a folder is given.
@@ -82,24 +77,20 @@ def produce(
         source: Where the faces come from.
         attack: How to move.
         model: The model to attack.
+        work: How images are made, and where they go.
         goal_name: What the manifest calls the goal.
-        seed: Of every random number.
-        engine: How to run.
-        folder: Where images and rows go; None keeps the rows only.
-        progress: Told after every image.
         stage: The name that progress gets.
 
     Raises:
         ImageError, AlignmentError: A face cannot be read; what was finished before is on disk.
         OSError: An image cannot be written.
     """
-    rows = _finished(folder, {order.name for order in orders})
+    rows = _finished(work.folder, {order.name for order in orders})
     pending = [order for order in orders if order.name not in rows]
-    progress(stage, len(rows), len(orders))
-    made = _made(pending, goal_of, source, attack, model, goal_name=goal_name, seed=seed, engine=engine, folder=folder)
-    for row, _ in made:
+    work.progress(stage, len(rows), len(orders))
+    for row, _ in _made(pending, goal_of, source, attack, model, work, goal_name=goal_name):
         rows[row.name] = row
-        progress(stage, len(rows), len(orders))
+        work.progress(stage, len(rows), len(orders))
     return [rows[order.name] for order in orders]
 
 
@@ -145,7 +136,6 @@ def stream(
             f"goal_for: expected a function from a face to its goal, got {type(goal_for).__name__}; "
             "for one goal for all: lambda face: goal"
         )
-    engine = (engine or Engine()).resolve(model)
     orders = [Order(name=name, source=name) for name in source.names]
 
     def goal_of(order: Order, face: Face) -> Goal:
@@ -154,30 +144,28 @@ def stream(
             raise ArgumentTypeError(f"goal_for: expected a goal for {face.name}, got {type(goal).__name__}")
         return goal
 
-    def results(folder: RunFolder | None, pending: Sequence[Order]) -> Iterator[Result]:
-        for _, result in _made(
-            pending, goal_of, source, attack, model, goal_name=None, seed=seed, engine=engine, folder=folder
-        ):
+    def results(pending: Sequence[Order], work: Work) -> Iterator[Result]:
+        for _, result in _made(pending, goal_of, source, attack, model, work, goal_name=None):
             yield result
 
     if out is None:
-        yield from results(None, orders)
+        yield from results(orders, Work(seed=seed, engine=(engine or Engine()).resolve(model)))
         return
     identity = RunIdentity.of(
         "stream",
         model=model,
         attack=attack,
-        engine=engine,
+        engine=engine or Engine(),
         seed=seed,
         faces=UsedFaces(source=source),
         out=out,
         rules={"images in order": list_hash(orders)},
     )
-    with identity.open(out, fresh=fresh) as folder:
-        done = folder.done
-        _same_goals(folder, source, goal_for)
-        yield from results(folder, [order for order in orders if order.name not in done])
-        folder.finish([order.name for order in orders])
+    with identity.work(out, fresh=fresh) as work:
+        done = work.into.done
+        _same_goals(work.into, source, goal_for)
+        yield from results([order for order in orders if order.name not in done], work)
+        work.into.finish([order.name for order in orders])
 
 
 def _same_goals(folder: RunFolder, source: FaceSource, goal_for: Callable[[Face], Goal]) -> None:
@@ -207,25 +195,24 @@ def _made(
     source: FaceSource,
     attack: Attack[Any] | Recipe,
     model: FaceModel,
+    work: Work,
     *,
     goal_name: str | None,
-    seed: int,
-    engine: Engine,
-    folder: RunFolder | None,
 ) -> Iterator[tuple[ManifestRow, Result]]:
     """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
     about: dict[str, tuple[Order, Face, Goal]] = {}
     moves = as_recipe(attack).attack
     made_with = software(model.device)
-    with _Faces(source, orders) as faces, _Writers(folder) as writers:
+    with source.stream([order.source for order in orders]) as faces, _Writers(work.folder) as writers:
 
         def jobs() -> Iterator[Job]:
-            for order, face in faces:
+            for order, loaded in zip(orders, faces, strict=True):
+                face = source.unchanged(loaded)
                 goal = goal_of(order, face)
                 about[order.name] = (order, face, goal)
                 yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal)
 
-        for result in stream_jobs(attack, jobs(), model, seed=seed, engine=engine):
+        for result in stream_jobs(attack, jobs(), model, seed=work.seed, engine=work.engine):
             order, face, goal = about.pop(result.name)
             row = ManifestRow(
                 name=result.name,
@@ -243,7 +230,7 @@ def _made(
                 score_before=result.score_before,
                 score_after=result.score_after,
                 metric=goal.metric,
-                seed=seed,
+                seed=work.seed,
                 source_hash=face.source_hash,
                 flags=";".join(result.flags),
                 nonfinite=result.nonfinite,
@@ -287,26 +274,6 @@ def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | N
         distances = gallery.distances(model(image[None].to(model.device)))
     said = gallery.vote(distances, goal.k)
     return float(distances[0, gallery.classes == said].min())
-
-
-class _Faces:
-    """The orders with their source faces, decoded ahead in threads."""
-
-    def __init__(self, source: FaceSource, orders: Sequence[Order]) -> None:
-        self._orders, self._source = orders, source
-        self._stream: Stream[Face] = source.stream([order.source for order in orders])
-
-    def __iter__(self) -> Iterator[tuple[Order, Face]]:
-        for order, face in zip(self._orders, self._stream, strict=True):
-            yield order, self._source.unchanged(face)
-
-    def __enter__(self) -> _Faces:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stream.close()
 
 
 class _Writers:

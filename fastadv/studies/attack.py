@@ -8,7 +8,7 @@ from pathlib import Path
 from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
+from fastadv.runs import list_hash
 from fastadv.runs.attack import AttackSummary, attack_folder, plan
 from fastadv.runs.enrolment import enrol
 from fastadv.runs.goals import GoalChoice
@@ -53,9 +53,7 @@ def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> Att
     Raises:
         ValueError, OSError: As opening the network, the faces and the folder; else as ``attack_folder``.
     """
-    given, aim = wanted.inputs, wanted.aim
-    if given.out is None:
-        raise ArgumentError("out: expected a folder, got none")
+    given, aim, out = wanted.inputs, wanted.aim, wanted.inputs.folder
     model = given.open_model()
     aim.check_model(model)
     source = given.open_faces(model)
@@ -63,37 +61,21 @@ def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> Att
     orders = plan(source, aim, pairs=wanted.pairs, limit=wanted.limit)
     aim.check_people(orders, known.names)
     aim.check_guides(wanted.attack, orders)
-    engine = settle(given.engine, model, given.out)
     used = sorted({name for order in orders for name in (order.source, order.target) if name})
-    identity = RunIdentity.of(
+    identity = given.identity(
         "attack",
-        model=model,
-        weights=given.weights,
+        model,
+        given.used(source, used),
         attack=wanted.attack,
-        engine=engine,
-        seed=given.seed,
-        faces=UsedFaces(source=source, names=used, landmarks=given.landmarks),
-        others={"gallery": UsedFaces(source=known, landmarks=given.landmarks)} if aim.needs_gallery else {},
-        out=given.out,
+        others={"gallery": given.used(known)} if aim.needs_gallery else {},
         rules={
             **aim.describe(),
             **({} if wanted.gallery is None else {"selection": {"gallery": "GALLERY"}}),
             "images and targets (--pairs, --limit)": list_hash(orders),
         },
     )
-    with identity.open(given.out, fresh=given.fresh) as folder:
+    with identity.work(out, fresh=given.fresh, progress=progress) as work:
         enrolled = None
         if aim.needs_gallery:
             enrolled = enrol(known, known.names, model, metric=aim.metric, progress=progress)
-        return attack_folder(
-            source,
-            model,
-            wanted.attack,
-            aim,
-            enrolled=enrolled,
-            folder=folder,
-            orders=orders,
-            seed=given.seed,
-            engine=engine,
-            progress=progress,
-        )
+        return attack_folder(source, model, wanted.attack, aim, work, enrolled=enrolled, orders=orders)

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import remove_temporaries, write_atomically
+from fastadv.core.files import remove_temporaries, write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, read_manifest, write_pairs_csv
 from fastadv.data.folder import IdentityFolder
@@ -23,6 +23,7 @@ from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
 from fastadv.runs.attack import AttackSummary, summarise
+from fastadv.runs.embedding import names_of
 from fastadv.studies.verify import Verification, save, verify
 
 MODEL = "synth-vgg"
@@ -143,7 +144,7 @@ def _faces(
     )
     chosen = people.pairs(pairs, folds=_FOLDS, seed=seed)
     _claim(out, {"seed": seed, "pairs": pairs, "size": size})
-    names = sorted({name for pair in chosen for name in (pair.first, pair.second)})
+    names = sorted(names_of(chosen))
     with people.stream(names) as faces:
         for number, face in enumerate(faces, 1):
             path = out / FACES / f"{face.name}.png"
@@ -178,7 +179,7 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
             f"out: expected a new or empty folder, or that of a demo, got {out}, which holds something else"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(mark, json.dumps(arguments).encode() + b"\n")
+    write_json(mark, arguments, indent=None)
 
 
 def _run(
@@ -192,21 +193,20 @@ def _run(
     seed: int,
     progress: Progress,
 ) -> DemoRun:
-    engine = Engine().resolve(model)
     identity = RunIdentity.of(
         "verify",
         model=model,
         attack=attack,
-        engine=engine,
+        engine=Engine(),
         seed=seed,
-        faces=UsedFaces(source=source, names=[n for p in pairs for n in (p.first, p.second)]),
+        faces=UsedFaces(source=source, names=names_of(pairs)),
         out=path,
         rules={"metric": "cosine", "orders": list_hash(pairs)},
     )
     clock = _Clock(attack.name, progress)
-    with identity.open(path) as folder:
-        fresh = not folder.done
-        found = verify(source, pairs, model, attack=attack, folder=folder, seed=seed, engine=engine, progress=clock)
+    with identity.work(path, progress=clock) as work:
+        fresh = not work.into.done
+        found = verify(source, pairs, model, attack=attack, work=work)
     save(found, path)
     return DemoRun(
         label=label,

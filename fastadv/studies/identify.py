@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Gallery, Recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
+from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
-from fastadv.data import FaceSource, IdentityFolder, RunFolder
+from fastadv.data import FaceSource, IdentityFolder
 from fastadv.data.run_files import IMAGES
-from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.recognition import (
     UNKNOWN,
@@ -30,7 +28,7 @@ from fastadv.recognition import (
     identification_under_attack,
     open_set_curve,
 )
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
+from fastadv.runs import Work, list_hash
 from fastadv.runs.attack import AttackSummary, attack_folder, pair_name
 from fastadv.runs.embedding import embed
 from fastadv.runs.enrolment import enrolled_from
@@ -107,9 +105,9 @@ class Identification:
     """
 
     clean: IdentificationReport
-    attacked: AttackedIdentification | None
-    aim: str | None
-    summary: AttackSummary | None
+    attacked: AttackedIdentification | None = None
+    aim: str | None = None
+    summary: AttackSummary | None = None
     neighbours: int
     metric: str
     curves: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -147,10 +145,7 @@ def identify(
     neighbours: int = 3,
     attack: Attack[Any] | Recipe | None = None,
     aim: GoalChoice | None = None,
-    folder: RunFolder | None = None,
-    seed: int = 0,
-    engine: Engine | None = None,
-    progress: Progress = silent,
+    work: Work | None = None,
 ) -> Identification:
     """Identify probes, clean and, with an attack, the mated ones again after it.
 
@@ -166,27 +161,25 @@ def identify(
         neighbours: How many of the nearest enrolled images name a probe.
         attack: How to attack the mated probes, or None for clean figures only.
         aim: ``identify-as`` or ``misidentify``, with an attack.
-        folder: Where the adversarial images go, with an attack.
-        seed: Of every random number.
-        engine: How to run the attack.
-        progress: Told of every stage.
+        work: How the adversarial images are made, and where they go: into a folder, with an attack.
 
     Raises:
         ValueError: The metric is not known, ``neighbours`` is out of range, or an attack comes without aim or folder.
         ImageError, AlignmentError: A face cannot be read.
     """
+    work = work or Work()
     if metric not in ("cosine", "euclidean"):
         raise ArgumentError(f"metric: expected one of cosine, euclidean, got {metric!r}")
     if not 1 <= neighbours <= len(roles.enrolled):
         raise ArgumentError(
             f"neighbours: expected from 1 to the {len(roles.enrolled)} enrolled images, got {neighbours}"
         )
-    if attack is not None and (aim is None or not aim.needs_gallery or folder is None):
+    if attack is not None and (aim is None or not aim.needs_gallery or work.folder is None):
         raise ArgumentError(
             "attack: expected an aim (identify-as or misidentify) and a folder with it, got an attack alone"
         )
     names = (*roles.enrolled, *roles.mated, *roles.unmated)
-    embeddings = embed(source, names, model, progress=progress)
+    embeddings = embed(source, names, model, progress=work.progress)
     known = _known(embeddings, roles.enrolled, model, metric, neighbours)
     probes = (*roles.mated, *roles.unmated)
     rows = _rows(embeddings, probes, model)
@@ -194,42 +187,25 @@ def identify(
     clean = evaluate_identification(scores, labels, named=known.named(rows))
     mated, best = len(roles.mated), scores[len(roles.mated) :].max(1)
     curves = [] if not len(best) else [open_set_curve(scores[:mated], labels[:mated], best)]
-    if attack is None or aim is None or folder is None:
-        return Identification(
-            clean=clean, attacked=None, aim=None, summary=None, neighbours=neighbours, metric=metric, curves=(*curves,)
-        )
+    found = Identification(clean=clean, neighbours=neighbours, metric=metric, curves=(*curves,))
+    if attack is None or aim is None or work.folder is None:
+        return found
     orders = _orders(roles, known, scores[:mated], aim)
-    summary = attack_folder(
-        source,
-        model,
-        attack,
-        aim,
-        enrolled=known.enrolled,
-        folder=folder,
-        orders=orders,
-        seed=seed,
-        engine=(engine or Engine()).resolve(model),
-        progress=progress,
-    )
-    made = IdentityFolder(folder.path / IMAGES, size=model.input_size[0])
-    changed = embed(made, [order.name for order in orders], model, progress=_renamed(progress))
+    ready = replace(work, engine=work.engine.resolve(model))
+    summary = attack_folder(source, model, attack, aim, ready, enrolled=known.enrolled, orders=orders)
+    made = IdentityFolder(work.folder.path / IMAGES, size=model.input_size[0])
+    changed = embed(made, [order.name for order in orders], model, progress=_renamed(work.progress))
     after = _rows(changed, [order.name for order in orders], model)
     scores_after = known.scores(after)
     if len(best):
         curves.append(open_set_curve(scores_after, labels[:mated], best))
-    return Identification(
-        clean=clean,
-        attacked=identification_under_attack(
-            clean,
-            scores_after,
-            labels[:mated],
-            targets=known.labels([order.target for order in orders]) if aim.aimed else None,
-            named=known.named(after),
-        ),
+    named = known.named(after)
+    targets = known.labels([order.target for order in orders]) if aim.aimed else None
+    return replace(
+        found,
+        attacked=identification_under_attack(clean, scores_after, labels[:mated], targets=targets, named=named),
         aim=aim.goal,
         summary=summary,
-        neighbours=neighbours,
-        metric=metric,
         curves=(*curves,),
     )
 
@@ -306,9 +282,8 @@ def identify_folder(plan: IdentifyPlan, *, progress: Progress = silent) -> Ident
     roles = assign(source.names, enrol=plan.enrol, limit=plan.limit)
     names = [*roles.enrolled, *roles.mated, *roles.unmated]
     source.check(names)
-    engine, out = given.engine, given.out
 
-    def measured(folder: RunFolder | None) -> Identification:
+    def measured(work: Work) -> Identification:
         return identify(
             source,
             roles,
@@ -317,35 +292,20 @@ def identify_folder(plan: IdentifyPlan, *, progress: Progress = silent) -> Ident
             neighbours=plan.neighbours,
             attack=moves,
             aim=plan.aim,
-            folder=folder,
-            seed=given.seed,
-            engine=engine,
-            progress=progress,
+            work=work,
         )
 
-    if out is None:
-        return measured(None)
-    engine = settle(engine, model, out) if moves is not None else engine
-    identity = RunIdentity.of(
-        "identify",
-        model=model,
-        weights=given.weights,
-        attack=moves,
-        engine=None if moves is None else engine,
-        seed=given.seed,
-        faces=UsedFaces(source=source, names=names, landmarks=given.landmarks),
-        out=out,
-        rules={
-            **({"metric": plan.metric} if plan.aim is None else plan.aim.describe()),
-            "images by role (--enrol, --limit)": list_hash([roles]),
-            "selection": {"enrol": plan.enrol, "neighbours": plan.neighbours, "limit": plan.limit},
-        },
+    rules = {
+        **({"metric": plan.metric} if plan.aim is None else plan.aim.describe()),
+        "images by role (--enrol, --limit)": list_hash([roles]),
+        "selection": {"enrol": plan.enrol, "neighbours": plan.neighbours, "limit": plan.limit},
+    }
+    return given.measured(
+        measured,
+        lambda: given.identity("identify", model, given.used(source, names), attack=moves, rules=rules),
+        save,
+        progress=progress,
     )
-    with identity.open(out, fresh=given.fresh) as folder:
-        result = measured(folder if moves is not None else None)
-        folder.claim()
-        save(result, out)
-    return result
 
 
 def describe(result: Identification) -> dict[str, Any]:
@@ -362,5 +322,4 @@ def save(result: Identification, folder: Path) -> None:
         OSError: With the file's name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(describe(result), indent=2, sort_keys=True)
-    write_atomically(folder / JSON, text.encode() + b"\n")
+    write_json(folder / JSON, describe(result), indent=2)

@@ -36,8 +36,9 @@ from fastadv.training.validation import few_negatives
 
 SYNTHETIC = "synthetic"
 
-# Validation people of synthetic faces: far beyond any that are trained on.
-_UNSEEN_FIRST = 900_000
+UNSEEN_FIRST = 900_000
+"""The first of the synthetic people who validate: far beyond any that are trained on."""
+
 _UNSEEN = 200
 _UNSEEN_IMAGES = 8
 _HELD_SHARE = 0.1
@@ -261,8 +262,17 @@ def _faces(
         source = open_faces(Path(data), size=size, landmarks=landmarks)
         source.check(source.names)
         return source
-    if identities > _UNSEEN_FIRST:
-        raise ArgumentError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
+    return seen_people(identities, per_identity, seed=seed, size=size)
+
+
+def seen_people(identities: int, per_identity: int, *, seed: int, size: int) -> SyntheticFaces:
+    """Synthetic people to train on.
+
+    Raises:
+        ValueError: There are so many that some would validate.
+    """
+    if identities > UNSEEN_FIRST:
+        raise ArgumentError(f"identities: expected at most {UNSEEN_FIRST} (the others validate), got {identities}")
     return SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
 
 
@@ -271,7 +281,7 @@ def _held(source: FaceSource, data: Path | str, pairs: Path | None, network: Fac
         return Held(source=source, pairs=open_pairs(source, file=pairs))
     if str(data) == SYNTHETIC:
         unseen = SyntheticFaces(
-            identities=_UNSEEN, per_identity=_UNSEEN_IMAGES, seed=seed, size=network.input_size[0], first=_UNSEEN_FIRST
+            identities=_UNSEEN, per_identity=_UNSEEN_IMAGES, seed=seed, size=network.input_size[0], first=UNSEEN_FIRST
         )
         return Held(source=unseen, pairs=unseen.pairs(_COUNTS[0]))
     dealt = _deal(source.names, seed=seed)

@@ -6,21 +6,17 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import open_device
 from fastadv.runs.inputs import open_faces
+from fastadv.studies.train import SYNTHETIC, UNSEEN_FIRST, seen_people
 from fastadv.training import CachedFaces, TrainingError
 from fastadv.training.denoiser import DenoiserEpoch, save_denoiser, train_denoiser
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.noisy_batches import HeldImages
 
-SYNTHETIC = "synthetic"
-
-# Validation people of synthetic faces: far beyond any that are trained on.
-_UNSEEN_FIRST = 900_000
 _HELD = 100
 _HELD_SHARE = 0.1
 
@@ -121,10 +117,8 @@ def _images(
 ) -> tuple[FaceSource, HeldImages]:
     """The images to train on, and those to measure on."""
     if str(data) == SYNTHETIC:
-        if identities > _UNSEEN_FIRST:
-            raise ArgumentError(f"identities: expected at most {_UNSEEN_FIRST} (the others validate), got {identities}")
-        unseen = SyntheticFaces(identities=_HELD, per_identity=1, seed=seed, size=size, first=_UNSEEN_FIRST)
-        source = SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
+        source = seen_people(identities, per_identity, seed=seed, size=size)
+        unseen = SyntheticFaces(identities=_HELD, per_identity=1, seed=seed, size=size, first=UNSEEN_FIRST)
         return source, HeldImages(source=unseen, names=unseen.names)
     found = open_faces(Path(data), size=size, landmarks=landmarks)
     return found, HeldImages(source=found, names=_hold_out(found, seed=seed))

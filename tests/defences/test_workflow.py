@@ -42,6 +42,7 @@ from fastadv.defences import (
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.engine import Engine
 from fastadv.report.pages import defences as defend_page
+from fastadv.runs import Work
 from fastadv.runs.attack import pair_name
 from fastadv.studies.defences import measure as defending
 from fastadv.studies.defences import results as defend_results
@@ -71,7 +72,9 @@ def study(path, network, **more):
         **more,
     }
     with RunFolder.open(path, {"command": "defend"}) as folder:
-        found = defending.defend(PEOPLE, PAIRS, network, folder=folder, **settings)
+        parts = ("seed", "engine", "progress")
+        work = Work(folder=folder, **{name: settings.pop(name) for name in parts if name in settings})
+        found = defending.defend(PEOPLE, PAIRS, network, work, **settings)
         defend_results.save(found, path)
     return found
 

@@ -23,6 +23,7 @@ from fastadv.engine import Engine
 from fastadv.models import load
 from fastadv.report.pages.change import change_figures, series_of
 from fastadv.report.pages.run import render
+from fastadv.runs import Work
 from fastadv.runs.production import Order, changed_levels, produce
 
 SIZE = 112
@@ -72,7 +73,7 @@ def attacked(faces, path, name, **options):
     with RunFolder.open(path, config) as folder:
         rows = produce(
             orders, goal_of, faces, by_name(name, **options), model,
-            goal_name="identify-as", seed=0, engine=Engine(batch=3).resolve(model), folder=folder,
+            Work(engine=Engine(batch=3).resolve(model), folder=folder), goal_name="identify-as",
         )  # fmt: skip
         folder.finish([order.name for order in orders])
     return model, gallery, rows
@@ -117,7 +118,7 @@ def test_goals_without_a_gallery_note_no_distance(faces):
     orders = [Order(name=n, source=n) for n in faces.names[:2]]
     rows = produce(
         orders, lambda order, face: Misclassify(torch.tensor([0])), faces, by_name("fgsm"), model,
-        goal_name="misclassify", seed=0, engine=Engine(batch=2).resolve(model),
+        Work(engine=Engine(batch=2).resolve(model)), goal_name="misclassify",
     )  # fmt: skip
     assert [r.template_distance for r in rows] == [None, None]
     (only,) = change_figures(series_of([("run", rows)]))

@@ -5,7 +5,7 @@ import pytest
 from fastadv import load
 from fastadv.attacks import APGD, CATALOG, Linf, by_name
 from fastadv.data import RunFolder, SyntheticFaces
-from fastadv.engine import Engine
+from fastadv.runs import Work
 from fastadv.runs.goals import CLASSIFIED, COMMANDS, GOALS, IDENTIFIED, GoalChoice, check_goal, goals_of
 from fastadv.runs.production import Order
 from fastadv.studies.defences import plan as defend_plan
@@ -47,7 +47,7 @@ def test_calls_from_python_keep_to_it(name, tmp_path):
     with pytest.raises(ValueError, match=f"the goal impersonate, got {name}"):
         verify(PEOPLE, pairs, MODEL, attack=moves)
     with pytest.raises(ValueError, match=f"the goal impersonate, got {name}"), RunFolder.open(tmp_path, {}) as folder:
-        build([], pairs, PEOPLE, MODEL, moves, out=tmp_path, folder=folder, threshold=0.5, engine=Engine())
+        build([], pairs, PEOPLE, MODEL, moves, Work(folder=folder), out=tmp_path, threshold=0.5)
     with pytest.raises(ValueError, match="attack"):
         defend_plan.read_attack(name)
     with pytest.raises(ValueError, match="method: expected"):
@@ -57,9 +57,10 @@ def test_calls_from_python_keep_to_it(name, tmp_path):
 
 
 def check_study(*names, **more):
-    settings = {"surrogates": ["v"], "eps": 0.03, "steps": 4, "at": (), "pairs": 4, "images": 2, **more}
+    given = {"surrogates": ["v"], "eps": 0.03, "steps": 4, "at": (), "pairs": 4, "images": 2, **more}
     methods = [transfer_plan.parse_method(name) for name in names]
-    transfer_plan.check_plan({"v": load("synth-vgg"), "m": MODEL}, methods=methods, **settings)
+    settings = transfer_plan.TransferSettings(methods=methods, **given)
+    transfer_plan.check_plan({"v": load("synth-vgg"), "m": MODEL}, settings)
 
 
 @pytest.mark.parametrize(

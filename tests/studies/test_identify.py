@@ -15,6 +15,7 @@ from fastadv.engine import Engine
 from fastadv.report.pages.curves import draw_identification
 from fastadv.report.pages.identify import figures, tables
 from fastadv.report.pages.run import render
+from fastadv.runs import Work
 from fastadv.runs.enrolment import enrol
 from fastadv.runs.goals import Enrolled, GoalChoice
 from fastadv.runs.production import Order
@@ -57,8 +58,7 @@ def runs(model, roles, tmp_path_factory):
                     model,
                     attack=by_name("knn-df", eps=16 / 255, steps=60),
                     aim=GoalChoice(goal=goal),
-                    folder=folder,
-                    engine=ENGINE,
+                    work=Work(folder=folder, engine=ENGINE),
                 ),
             )
         save(found[goal][1], path)
@@ -179,8 +179,7 @@ def test_a_finished_run_is_read_again(runs, model, roles):
             model,
             attack=by_name("knn-df", eps=16 / 255, steps=60),
             aim=GoalChoice(goal="identify-as"),
-            folder=folder,
-            engine=ENGINE,
+            work=Work(folder=folder, engine=ENGINE),
         )
     assert describe(again) == describe(first)
 
@@ -249,7 +248,9 @@ def test_users_errors(model, roles, tmp_path):
         RunFolder.open(tmp_path / "run", {}) as folder,
         pytest.raises(ValueError, match="attack: expected an aim"),
     ):
-        identify(PEOPLE, roles, model, attack=moves, aim=GoalChoice(goal="evade", threshold=0.3), folder=folder)
+        identify(
+            PEOPLE, roles, model, attack=moves, aim=GoalChoice(goal="evade", threshold=0.3), work=Work(folder=folder)
+        )
     (tmp_path / "identification.json").write_text("[1]")
     with pytest.raises(ValueError, match="identification.json: cannot be read"):
         tables(tmp_path)

@@ -32,7 +32,7 @@ from fastadv.data.alignment import template
 from fastadv.data.lfw import write_lfw_pairs
 from fastadv.data.stored import ImageFormat
 from fastadv.engine import Engine
-from fastadv.runs import describe, inputs, list_hash
+from fastadv.runs import Work, describe, inputs, list_hash
 from fastadv.studies.talfw.files import reader
 from fastadv.studies.talfw.measure import Aim, build, check_threshold, choose_targets, claim, plan
 from fastadv.studies.verify import verify
@@ -98,9 +98,8 @@ def make(source, pairs, model, out, attack=None, *, targets="all", threshold=Non
     engine = Engine(batch=4).resolve(model)
     config = {"attack": describe(moves), "orders": list_hash(aims), "threshold": threshold}
     with RunFolder.open(claim(out), config) as folder:
-        return build(
-            aims, pairs, source, model, moves, out=out, folder=folder, threshold=threshold, engine=engine, **more
-        )
+        work = Work(folder=folder, engine=engine)
+        return build(aims, pairs, source, model, moves, work, out=out, threshold=threshold, **more)
 
 
 @pytest.fixture(scope="module")

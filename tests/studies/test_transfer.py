@@ -15,11 +15,12 @@ from fastadv.data import RunFolder, SyntheticFaces, read_image, read_manifest, t
 from fastadv.engine import Engine
 from fastadv.recognition import paired_difference, wilson
 from fastadv.report.pages import transfer as transfer_page
+from fastadv.runs import Work
 from fastadv.studies.transfer import measure as transferring
 from fastadv.studies.transfer import plan as transfer_plan
 from fastadv.studies.transfer import results
 from fastadv.studies.transfer import untargeted as comparing
-from fastadv.studies.transfer.plan import UNIVERSAL, Verifier, negative_pairs, parse_method
+from fastadv.studies.transfer.plan import UNIVERSAL, TransferSettings, Verifier, negative_pairs, parse_method
 
 PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 NAMES = ("synth-vgg", "synth-mobile")
@@ -47,7 +48,9 @@ def study(path, verifiers, **more) -> results.Transfer:
         **more,
     }
     with RunFolder.open(path, {"pairs": 6, "eps": 10 / 255, "far": 1e-3}) as folder:
-        found = transferring.transfer(PEOPLE, verifiers, folder=folder, **settings)
+        parts = ("seed", "engine", "progress")
+        work = Work(folder=folder, **{name: settings.pop(name) for name in parts if name in settings})
+        found = transferring.transfer(PEOPLE, verifiers, TransferSettings(**settings), work)
         results.save(found, folder)
     return found
 
@@ -235,8 +238,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
             methods=[parse_method("fim"), UNIVERSAL],
             eps=10 / 255,
             steps=8,
-            folder=folder,
-            engine=Engine(batch=8),
+            work=Work(folder=folder, engine=Engine(batch=8)),
         )
         comparing.save(found, folder)
     assert found.scores.shape == (3, 2, len(found.same))
@@ -260,8 +262,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
                 methods=[parse_method(name)],
                 eps=0.03,
                 steps=2,
-                folder=folder,
-                engine=Engine(),
+                work=Work(folder=folder, engine=Engine()),
             )
 
 

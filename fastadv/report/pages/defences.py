@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,10 @@ from typing import Any
 
 from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
-from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
 from fastadv.report.distributions import distribution_plot
-from fastadv.report.page import render_page
 from fastadv.report.pages import parts
-from fastadv.report.parts import Notices, Page, Part, Plot, Plots, Section, Table, Tile, Tiles
+from fastadv.report.pages.frame import notices, page_of, plots, read_description, read_json, section, tiles, write_page
+from fastadv.report.parts import Page, Plot, Table
 from fastadv.report.study_figures import Line, heat_plot, line_plot
 
 FILE = "defences.json"
@@ -40,21 +37,16 @@ NORMS_NOTE = "* of the pairs that succeed and whose clean images did not meet th
 
 def clean_rows(found: Values) -> list[tuple[str, ...]]:
     """The defences on clean pairs: cells of ``CLEAN``."""
-    rows: list[tuple[str, ...]] = []
-    for one in found["defences"]:
-        clean = one["clean"]
-        rows.append(
-            (
-                one["defence"],
-                text.percent(clean["accuracy"]),
-                text.percent(clean["eer"]),
-                text.percent(clean["tar_at_far_1e2"]),
-                text.percent(clean["tar_at_far_1e3"]),
-                f"{one['images_per_second']:.1f}",
-                f"{one['cost']:.2f}",
-            )
+    figures = ("accuracy", "eer", "tar_at_far_1e2", "tar_at_far_1e3")
+    return [
+        (
+            one["defence"],
+            *(text.percent(one["clean"][figure]) for figure in figures),
+            f"{one['images_per_second']:.1f}",
+            f"{one['cost']:.2f}",
         )
-    return rows
+        for one in found["defences"]
+    ]
 
 
 def attacked_rows(found: Values) -> list[tuple[str, ...]]:
@@ -67,18 +59,12 @@ def attacked_rows(found: Values) -> list[tuple[str, ...]]:
             text.percent(cell["attacked"]["accuracy"]),
             text.percent(cell["accuracy_refitted"]),
             text.percent(cell["attacked"]["eer"]),
-            *_rates(cell),
+            *parts.rates(cell),
             text.NONE if cell["l2"] is None else f"{cell['l2']['median']:.2f}",
             text.NONE if cell["linf"] is None else f"{255 * cell['linf']['max']:.0f}",
         )
         for cell in found["cells"]
     ]
-
-
-def _rates(counted: Values) -> tuple[str, str, str]:
-    """Success, met before, and success of the rest."""
-    success, before, rest = (text.percent(counted[key]) for key in ("success", "met_before", "success_of_rest"))
-    return success, before, rest
 
 
 WITHIN = (
@@ -102,7 +88,7 @@ def within_rows(found: Values) -> list[tuple[str, ...]]:
     for cell in found["cells"]:
         for goal, key in (("anonymisation", "evasion"), ("impersonation", "impersonation")):
             one = cell[key]
-            shares = (*_rates(one), *(text.percent(one[name]) for name in ("below_5", "below_1")))
+            shares = (*parts.rates(one), *(text.percent(one[name]) for name in ("below_5", "below_1")))
             mean = text.NONE if one["mean_l2"] is None else f"{one['mean_l2']:.2f}"
             rows.append((cell["defence"], cell["threat"], cell["attack"], goal, str(one["images"]), *shares, mean))
     return rows
@@ -130,72 +116,59 @@ def render(folder: Path, *, out: Path | None = None) -> Path:
         ImportError: jinja2 or matplotlib is not installed.
         OSError: The page cannot be written.
     """
-    try:
-        found = json.loads((folder / FILE).read_bytes())
-        run = json.loads((folder / "run.json").read_bytes())
-        page = study_page(found, run["config"], run["versions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
-    target = out or folder / "report.html"
-    write_atomically(target, render_page(page).encode())
-    return target
+    return write_page(
+        folder,
+        lambda: study_page(read_json(folder / FILE), *read_description(folder)),
+        out,
+        expected="a finished study with its run.json",
+    )
 
 
 def study_page(found: Values, config: Values, versions: Values) -> Page:
     """The page from plain values."""
     cells, flags = found["cells"], flag_lines(found)
     worst = max(cells, key=lambda c: c["success_of_rest"] or 0.0)
-    tiles = (
-        Tile(value=f"{found['pairs']:,}", label="pairs", note="the first image of each is attacked"),
-        Tile(value=str(len(found["defences"]) - 1), label="defences"),
-        Tile(
-            value=text.percent(worst["success_of_rest"], 0),
-            label="strongest attack, success of the rest",
-            note=f"{worst['attack']} ({worst['threat']}) on {worst['defence']}",
-        ),
-        Tile(value=str(len(flags)), label="signs of masked gradients"),
-    )
-    doubts: Part = Notices(lines=flags or ("No sign of masked gradients.",))
-    curves = _curves(cells)
-    return Page(
-        title="Defences, and attackers who know of them",
-        lead="Both images of a pair pass the defence. An attacker with zero knowledge works on the bare network, one "
+    strongest = f"{worst['attack']} ({worst['threat']}) on {worst['defence']}"
+    return page_of(
+        "Defences, and attackers who know of them",
+        "Both images of a pair pass the defence. An attacker with zero knowledge works on the bare network, one "
         "with perfect knowledge through the defence; a copy was attacked before. Success is what the defended verifier "
         "then gets wrong, at its own threshold from clean pairs; all numbers are measured on the 8-bit image.",
-        sections=(
-            Section(title="", parts=(Tiles(tiles=tiles),)),
-            Section(title="What to doubt", parts=(doubts,)),
-            Section(
-                title="What the defences cost",
-                lead="On clean pairs; cost is the time for an image over that without a defence.",
-                parts=(Table(header=CLEAN, rows=tuple(clean_rows(found)), note=". ".join(clean_notes(found))),),
-            ),
-            Section(
-                title="Success of the attacks",
-                lead="The share of the pairs, of both kinds, whose clean images did not meet the goal before.",
-                parts=(Plots(plots=tuple(_heats(found))),),
-            ),
-            Section(title="Over the radius", parts=(Plots(plots=tuple(curves)),) if curves else ()),
-            Section(
-                title="How much the images change",
-                lead="L2 norms of the perturbations of all pairs, successful or not, pixels in [0, 1]. The table: the "
-                "success of the rest is of the pairs whose clean images did not meet the goal before.",
-                parts=(
-                    Plots(plots=tuple(_lengths(cells))),
-                    Table(header=WITHIN, rows=tuple(within_rows(found)), note=NORMS_NOTE),
-                ),
-            ),
-            Section(
-                title="All numbers",
-                lead="Accuracy at the thresholds of the clean folds, and refitted to the attacked ones.",
-                parts=(Table(header=ATTACKED, rows=tuple(attacked_rows(found)), note=NORMS_NOTE),),
-            ),
-            Section(
-                title="Configuration",
-                parts=(parts.facts("Configuration", config), parts.facts("Versions", versions)),
+        section(
+            "",
+            tiles(
+                (f"{found['pairs']:,}", "pairs", "the first image of each is attacked"),
+                (str(len(found["defences"]) - 1), "defences"),
+                (text.percent(worst["success_of_rest"], 0), "strongest attack, success of the rest", strongest),
+                (str(len(flags)), "signs of masked gradients"),
             ),
         ),
-        footer=f"fastadv {versions.get('fastadv', '')}".rstrip(),
+        section("What to doubt", notices(flags or ("No sign of masked gradients.",))),
+        section(
+            "What the defences cost",
+            Table(header=CLEAN, rows=tuple(clean_rows(found)), note=". ".join(clean_notes(found))),
+            lead="On clean pairs; cost is the time for an image over that without a defence.",
+        ),
+        section(
+            "Success of the attacks",
+            plots(_heats(found)),
+            lead="The share of the pairs, of both kinds, whose clean images did not meet the goal before.",
+        ),
+        section("Over the radius", plots(_curves(cells))),
+        section(
+            "How much the images change",
+            plots(_lengths(cells)),
+            Table(header=WITHIN, rows=tuple(within_rows(found)), note=NORMS_NOTE),
+            lead="L2 norms of the perturbations of all pairs, successful or not, pixels in [0, 1]. The table: the "
+            "success of the rest is of the pairs whose clean images did not meet the goal before.",
+        ),
+        section(
+            "All numbers",
+            Table(header=ATTACKED, rows=tuple(attacked_rows(found)), note=NORMS_NOTE),
+            lead="Accuracy at the thresholds of the clean folds, and refitted to the attacked ones.",
+        ),
+        config=config,
+        versions=versions,
     )
 
 
@@ -206,20 +179,20 @@ def _distinct(cells: Sequence[Values], key: str) -> list[str]:
 def _heats(found: Values) -> list[Plot]:
     cells = found["cells"]
     defences = _distinct(cells, "defence")
-    plots = []
+    made = []
     for threat in _distinct(cells, "threat"):
         own = [c for c in cells if c["threat"] == threat]
         share = {(c["defence"], c["attack"]): c["success_of_rest"] for c in own if c["success_of_rest"] is not None}
         attacks = _distinct(own, "attack")
         values = [[share.get((d, a), math.nan) for a in attacks] for d in defences]
         names = ("defence", "attack")
-        plots.append(heat_plot(values, rows=defences, columns=attacks, title=threat, axes_names=names))
-    return plots
+        made.append(heat_plot(values, rows=defences, columns=attacks, title=threat, axes_names=names))
+    return made
 
 
 def _curves(cells: Sequence[Values]) -> list[Plot]:
     """Success over the radius, a figure for each attack that was run with several."""
-    plots = []
+    made = []
     for attack in dict.fromkeys(map(_attack_of, cells)):
         named = [c for c in cells if _attack_of(c) == attack and c["eps"] is not None]
         own = [c for c in named if c["success_of_rest"] is not None]
@@ -237,7 +210,7 @@ def _curves(cells: Sequence[Values]) -> list[Plot]:
                     continue
                 x, y = zip(*points, strict=True)
                 lines.append(Line(label=f"{defence}, {threat}", x=x, y=y, dashed=threat == "zero"))
-        plots.append(
+        made.append(
             line_plot(
                 lines,
                 title=attack,
@@ -247,12 +220,12 @@ def _curves(cells: Sequence[Values]) -> list[Plot]:
                 note="Broken: the attacker does not know the defence.",
             )
         )
-    return plots
+    return made
 
 
 def _lengths(cells: Sequence[Values]) -> list[Plot]:
     """The lengths of the perturbations, a figure for each attack, a line for each that was made on its own."""
-    plots = []
+    made = []
     for attack in _distinct(cells, "attack"):
         series = {}
         for cell in cells:
@@ -260,8 +233,8 @@ def _lengths(cells: Sequence[Values]) -> list[Plot]:
                 once = {"zero": "bare network", "copy": "the copy"}  # made once for all defences
                 label = once.get(cell["threat"], f"{cell['defence']}, {cell['threat']}")
                 series[label] = cell["lengths"]
-        plots.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm"))
-    return plots
+        made.append(distribution_plot(attack, tuple(series.items()), axis="L2 norm"))
+    return made
 
 
 def _attack_of(cell: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from fastadv.core import text
@@ -13,25 +14,11 @@ from fastadv.data import read_image, to_uint8
 from fastadv.data.run_files import IMAGES
 from fastadv.engine import notices
 from fastadv.recognition import VerificationReport
-from fastadv.report import (
-    Card,
-    CardGallery,
-    Commands,
-    Notices,
-    Page,
-    Picture,
-    Plots,
-    Section,
-    Shot,
-    Table,
-    Tile,
-    Tiles,
-    render_page,
-    ticks_plot,
-)
+from fastadv.report import Card, CardGallery, Commands, Page, Plot, Table, Tiles, render_page, ticks_plot
 from fastadv.report.pages import parts
 from fastadv.report.pages.curves import ROC, draw_verification
-from fastadv.report.pages.run import PAGE
+from fastadv.report.pages.frame import PAGE, plots, section, tiles
+from fastadv.report.pages.frame import notices as noted
 from fastadv.runs import describe
 from fastadv.runs.attack import NORMS_NOTE, source_name
 from fastadv.studies.demo import DemoResult, DemoRun
@@ -75,6 +62,7 @@ def demo_page(result: DemoResult) -> Page:
         for run in (*result.runs, result.stopped)
     ]
     lines = [f"{run.label}: {line}" for run in result.runs for line in _notices(run)]
+    settings = (parts.facts(run.label, describe(run.attack)) for run in (*result.runs, result.stopped))
     return Page(
         title="Four attacks on face verification",
         lead=f"A small network, {result.model}, decides whether two pictures show one person. The people are drawn by "
@@ -83,43 +71,38 @@ def demo_page(result: DemoResult) -> Page:
         "pictures of one person not to. Every number is measured on the 8-bit image as it is written to disk, at "
         "thresholds chosen on clean pairs.",
         sections=(
-            Section(title="", parts=(_tiles(clean, strongest),)),
-            Section(title="Take note", parts=(Notices(lines=tuple(lines)),) if lines else ()),
-            Section(title="The attacks side by side", parts=(_table(clean, result.runs),)),
-            Section(
-                title="How alike two pictures look to the network",
+            section("", _tiles(clean, strongest)),
+            section("Take note", noted(lines)),
+            section("The attacks side by side", _table(clean, result.runs)),
+            section(
+                "How alike two pictures look to the network",
+                plots(figures),
                 lead="Pairs right of the threshold are accepted. An attack that works turns the picture around: "
                 "strangers move to the right of it, pictures of one person to the left. FIM that stops at success goes "
                 "just past the threshold.",
-                parts=(Plots(plots=tuple(figures)),),
             ),
-            Section(
-                title="The pictures",
+            section(
+                "The pictures",
+                CardGallery(cards=_cards(result), wide=True),
                 lead=f"Pairs spread evenly over the list, not the best ones. Below each adversarial picture its "
                 f"change, {parts.amplification(rows)} times as large; grey is unchanged. The numbers are "
                 "the similarity before and after, and the largest change of a pixel.",
-                parts=(CardGallery(cards=_cards(result), wide=True),),
             ),
-            Section(
-                title="Effort",
+            section(
+                "Effort",
+                _throughput(result),
+                plots((_stopped_ticks(result),)),
                 lead="An evaluation is one pass through the network and back. The engine drops an image the moment it "
                 "is done and puts the next into its place, so an attack that may stop early costs only what its images "
                 "need.",
-                parts=(_throughput(result), Plots(plots=(_stopped_ticks(result),))),
             ),
-            Section(
-                title="On your own data",
+            section(
+                "On your own data",
+                Commands(commands=_commands(result)),
                 lead="The demo's faces, pairs and runs are ordinary folders. Put a folder with one folder of images "
                 "per person in the place of --data; faces are expected to be aligned, or come with landmarks.",
-                parts=(Commands(commands=_commands(result)),),
             ),
-            Section(
-                title="Configuration",
-                parts=(
-                    *(parts.facts(run.label, describe(run.attack)) for run in (*result.runs, result.stopped)),
-                    parts.facts("Versions", versions()),
-                ),
-            ),
+            section("Configuration", *settings, parts.facts("Versions", versions())),
         ),
         footer=f"fastadv {versions()['fastadv']}, demo with seed {result.seed}",
     )
@@ -143,34 +126,18 @@ def _tiles(clean: VerificationReport, strongest: DemoRun) -> Tiles:
     attacked = strongest.verification.attacked
     assert attacked is not None
     speed = _per_second(strongest)
-    tiles = [
-        Tile(
-            value=text.percent(clean.accuracy),
-            label="clean accuracy",
-            note=f"EER {text.percent(clean.eer)}",
-        ),
-        Tile(
-            value=text.percent(attacked.accuracy), label=f"accuracy under {strongest.label}", note="chance is 50\u00a0%"
-        ),
-        Tile(
-            value=text.percent(attacked.impersonation_at_eer),
-            label="strangers accepted",
-            note=f"{text.percent(clean.eer)} when clean",
-        ),
-        Tile(
-            value=text.percent(attacked.evasion_at_eer),
-            label="genuine refused",
-            note=f"{text.percent(clean.eer)} when clean",
-        ),
-        Tile(
-            value=text.levels(max(row.linf for row in strongest.rows)),
-            label="largest change",
-            note=f"allowed: {text.levels(strongest.attack.budget.eps)}",
-        ),
+    budget, largest = strongest.attack.budget.eps, max(row.linf for row in strongest.rows)
+    when_clean = f"{text.percent(clean.eer)} when clean"
+    made = [
+        (text.percent(clean.accuracy), "clean accuracy", f"EER {text.percent(clean.eer)}"),
+        (text.percent(attacked.accuracy), f"accuracy under {strongest.label}", "chance is 50\u00a0%"),
+        (text.percent(attacked.impersonation_at_eer), "strangers accepted", when_clean),
+        (text.percent(attacked.evasion_at_eer), "genuine refused", when_clean),
+        (text.levels(largest), "largest change", f"allowed: {text.levels(budget)}"),
     ]
     if speed is not None:
-        tiles.append(Tile(value=text.rate(speed), label="images a second", note=f"{strongest.label}, this machine"))
-    return Tiles(tiles=tuple(tiles))
+        made.append((text.rate(speed), "images a second", f"{strongest.label}, this machine"))
+    return tiles(*made)
 
 
 def _table(clean: VerificationReport, runs: Sequence[DemoRun]) -> Table:
@@ -222,12 +189,8 @@ def _cards(result: DemoResult) -> tuple[Card, ...]:
         original = to_uint8(result.source.load(source_name(row)).image)
         other = to_uint8(result.source.load(row.target).image)
         shots = [
-            Shot(
-                title="original",
-                pictures=(Picture(image=original, alt=source_name(row)),),
-                lines=(f"similarity {text.score(row.score_before)}",),
-            ),
-            Shot(title="compared with", pictures=(Picture(image=other, alt=row.target),)),
+            parts.shot("original", original, source_name(row), f"similarity {text.score(row.score_before)}"),
+            parts.shot("compared with", other, row.target),
         ]
         for run, rows in zip(result.runs, by_name, strict=True):
             image = read_image(run.path / IMAGES / Path(f"{row.name}.png"))
@@ -244,7 +207,7 @@ def _throughput(result: DemoResult) -> Table:
         rows.append(
             (
                 run.label,
-                *(text.percent(v) for v in (run.summary.success, run.summary.met_before, run.summary.success_of_rest)),
+                *parts.rates(asdict(run.summary)),
                 f"{evaluations / len(run.rows):.1f}",
                 text.rate(_per_second(run)),
                 text.rate(evaluations / run.seconds if run.seconds else None),
@@ -259,7 +222,7 @@ def _throughput(result: DemoResult) -> Table:
     )
 
 
-def _stopped_ticks(result: DemoResult):  # type: ignore[no-untyped-def]
+def _stopped_ticks(result: DemoResult) -> Plot:
     return ticks_plot([row.ticks for row in result.stopped.rows], title="FIM that stops at success: evaluations taken")
 
 

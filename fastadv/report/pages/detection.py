@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastadv.core import text
-from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
-from fastadv.report.page import render_page
 from fastadv.report.pages import parts
-from fastadv.report.parts import Notices, Page, Part, Plot, Plots, Section, Table, Tile, Tiles
+from fastadv.report.pages.frame import notices, page_of, plots, read_json, section, tiles, write_page
+from fastadv.report.parts import Page, Part, Plot, Section, Table, Tiles
 from fastadv.report.study_figures import Line, heat_plot, line_plot
 from fastadv.runs.attack import NORMS_NOTE
 from fastadv.studies.detection.fit import EVALUATION, FITTED
 from fastadv.studies.detection.measure import AGGREGATE, ERRORS, FALSE_ALARMS, KNN_NAMES
 from fastadv.studies.detection.study import read_study
 
-PAGE = "report.html"
 _PROCESSINGS = {"none": "none", "l2": "L2", "pca": "PCA + whitening"}
 _METRICS = {"l2": "L2", "cosine": "cos"}
 _KINDS = ("targeted", "untargeted")
@@ -46,119 +42,98 @@ def render(folder: Path, *, out: Path | None = None) -> Path:
         OSError: The page cannot be written.
     """
     study = read_study(folder)
-    try:
-        fitted = json.loads((folder / FITTED).read_bytes())
-        file = folder / EVALUATION
-        found = json.loads(file.read_bytes()) if file.is_file() else None
-        page = study_page(fitted, found, study["config"], study["versions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{folder}: expected a fitted study: {error!r}") from error
-    target = out or folder / PAGE
-    write_atomically(target, render_page(page).encode())
-    return target
+
+    def draw() -> Page:
+        found = read_json(folder / EVALUATION) if (folder / EVALUATION).is_file() else None
+        return study_page(read_json(folder / FITTED), found, study["config"], study["versions"])
+
+    return write_page(folder, draw, out, expected="a fitted study")
 
 
 def study_page(
     fitted: Mapping[str, Any], found: Mapping[str, Any] | None, config: Mapping[str, Any], versions: Mapping[str, Any]
 ) -> Page:
     """The page from plain values."""
-    notices = list(dict.fromkeys([*fitted["notices"], *(found["notices"] if found else ())]))
-    sections = [
-        Section(title="", parts=(_tiles(fitted, found),)),
-        Section(title="Take note", parts=(Notices(lines=tuple(notices)),) if notices else ()),
-    ]
-    if found is not None:
-        sections += _found_sections(fitted, found)
-    sections += [
-        Section(
-            title="The adversarial images",
+    return page_of(
+        "Telling adversarial faces from natural ones",
+        f"Detectors read the way of an image through {len(fitted['layers'])} layers of {config['model']}, told by "
+        f"its distances to {fitted['people']} people. {_APART[config['split_by']]}",
+        section("", _tiles(fitted, found)),
+        section("Take note", notices(dict.fromkeys([*fitted["notices"], *(found["notices"] if found else ())]))),
+        *(() if found is None else _found_sections(fitted, found)),
+        section(
+            "The adversarial images",
+            cells_table(found["cells"] if found else fitted["cells"]),
             lead="Only images that the network classifies rightly are attacked; those that reach the goal as 8-bit "
             "images are examples.",
-            parts=(cells_table(found["cells"] if found else fitted["cells"]),),
         ),
-        Section(
-            title="The fit",
+        section(
+            "The fit",
+            _fits(fitted["detectors"]),
             lead="AUC on the images that validate, which stop the fit and set the thresholds: not for reporting.",
-            parts=(_fits(fitted["detectors"]),),
         ),
-        Section(
-            title="Configuration",
-            parts=(
-                parts.facts("Configuration", {k: v for k, v in config.items() if k != "classes"}),
-                parts.facts("Versions", versions),
-            ),
-        ),
-    ]
-    return Page(
-        title="Telling adversarial faces from natural ones",
-        lead=f"Detectors read the way of an image through {len(fitted['layers'])} layers of {config['model']}, told by "
-        f"its distances to {fitted['people']} people. {_APART[config['split_by']]}",
-        sections=tuple(sections),
-        footer=f"fastadv {versions.get('fastadv', '')}".rstrip(),
+        config={k: v for k, v in config.items() if k != "classes"},
+        versions=versions,
     )
 
 
 def _tiles(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> Tiles:
-    tiles = [
-        Tile(
-            value=str(fitted["people"]), label="people", note=f"{fitted['natural']['test']} natural images in the test"
-        ),
-        Tile(value=text.percent(fitted["accuracy"]), label="natural images classified rightly"),
+    made: list[tuple[str, ...]] = [
+        (str(fitted["people"]), "people", f"{fitted['natural']['test']} natural images in the test"),
+        (text.percent(fitted["accuracy"]), "natural images classified rightly"),
     ]
     if found is not None:
-        for kind in _KINDS:
-            value = next(
-                (m["auc"] for m in found["macro"] if (m["detector"], m["kind"]) == (found["best"], kind)), None
-            )
-            if value is not None:
-                tiles.append(Tile(value=_area(value), label=f"AUC, {kind} attacks", note=found["best"]))
-    return Tiles(tiles=tuple(tiles))
+        areas = {(m["detector"], m["kind"]): m["auc"] for m in reversed(found["macro"])}
+        values = {kind: areas.get((found["best"], kind)) for kind in _KINDS}
+        made += [
+            (_area(value), f"AUC, {kind} attacks", found["best"]) for kind, value in values.items() if value is not None
+        ]
+    return tiles(*made)
 
 
 def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list[Section]:
     measured = [row for row in found["measured"] if not row["variant"]]
     detectors = fitted["detectors"]
-    labels = {d["label"] for d in detectors}
+    names = {d["label"]: _name(d) for d in detectors}
     seen = [row for row in measured if row["seen"]]
     unseen = [row for row in measured if not row["seen"]]
-    yardsticks = [row for row in measured if row["detector"] not in labels]
+    yardsticks = [row for row in measured if row["detector"] not in names]
+    others = {row["detector"]: row["detector"] for row in yardsticks}
     return [
-        Section(
-            title="AUC by attack",
+        section(
+            "AUC by attack",
+            area_table(names, seen, found["macro"]),
+            _heat(detectors, seen),
             lead="An adversarial image's chance to score above a natural one; -u is untargeted. In brackets the 95 % "
             "bootstrap interval over people.",
-            parts=(_areas(detectors, seen, found["macro"]), *_heat(detectors, seen)),
         ),
-        Section(
-            title="Attacks that the detectors have never seen",
-            parts=(_areas(detectors, unseen, ()),) if unseen else (),
-        ),
-        Section(
-            title="ROC of the best detector",
+        section("Attacks that the detectors have never seen", area_table(names, unseen) if unseen else None),
+        section(
+            "ROC of the best detector",
+            plots(_curves(found["curves"], found["natural"])),
             lead=f"{found['best']}, {found['natural']} natural images: rates below {_share(1 / found['natural'])} "
             "cannot be measured.",
-            parts=_curves(found["curves"], found["natural"]),
         ),
-        Section(title="At a low false-alarm rate", parts=(_low(found["best"], measured),)),
-        Section(
-            title="An attacker who knows the detector",
+        section("At a low false-alarm rate", _low(found["best"], measured)),
+        section(
+            "An attacker who knows the detector",
+            _adaptive(found["adaptive"]) if found["adaptive"] else None,
             lead="The attack's loss minus the weight times the detector's logit; weight 0 does not know it. Hidden: "
             "reaches the class goal and is not flagged at the threshold of 5 % false alarms, a second goal of "
             "the attacks that look for the smallest change or stop at success.",
-            parts=_adaptive(found["adaptive"]),
         ),
-        Section(
-            title="Yardsticks on the same layers",
+        section(
+            "Yardsticks on the same layers",
+            area_table(others, yardsticks, first="detector", shown=area, note="") if yardsticks else None,
             lead="They are not fitted to attacks. AUC.",
-            parts=(_yardsticks(yardsticks),) if yardsticks else (),
         ),
-        Section(
-            title="kNN score",
+        section(
+            "kNN score",
+            _knn(found["knn"]) if found["knn"] else None,
             lead="Accuracy at the equal error rate of natural images that are classified rightly against each column. "
             "In brackets the share that is refused where 98 % of the former are kept; a dash: they are too few.",
-            parts=(_knn(found["knn"]),) if found["knn"] else (),
         ),
-        Section(title="The papers' findings, one by one", parts=(_directions(found["directions"]),)),
+        section("The papers' findings, one by one", findings(found["directions"])),
     ]
 
 
@@ -171,6 +146,15 @@ def _area(value: float) -> str:
     return f"{value:.3f}"
 
 
+def area(row: Mapping[str, Any]) -> str:
+    """The AUC of a measurement."""
+    return _area(row["auc"])
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{_area(row['auc'])} [{_area(row['low'])}, {_area(row['high'])}]"
+
+
 def _share(value: float | None) -> str:
     return text.percent(value, 2 if value is not None and value < 0.01 else 1)
 
@@ -180,54 +164,60 @@ def _columns(rows: Rows) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["family"], kind) for kind in _KINDS for row in rows if row["kind"] == kind))
 
 
-def _column(family: str, kind: str) -> str:
+def column(family: str, kind: str) -> str:
+    """The name of an attack, such as bim, or bim-u where it is untargeted."""
     return family if kind == "targeted" else f"{family}-u"
 
 
-def _areas(detectors: Rows, rows: Rows, macro: Rows) -> Table:
-    columns = _columns(rows)
-    areas = {(r["detector"], r["family"], r["kind"]): r for r in rows}
-    means = {(m["detector"], m["kind"]): m["auc"] for m in macro}
-    header: list[str] = ["configuration"]
+def area_table(
+    names: Mapping[str, str],
+    rows: Rows,
+    macro: Rows = (),
+    *,
+    first: str = "configuration",
+    shown: Callable[[Mapping[str, Any]], str] = _interval,
+    note: str = "M medoids, C centroids.",
+) -> Table:
+    """AUC of each detector for each attack, targeted ones first.
+
+    Args:
+        names: The detectors, and what each is called.
+        rows: The measurements, from the ``measured`` of an evaluation.
+        macro: The means over the attacks, which get a column for each kind.
+        first: The name of the first column.
+        shown: How a measurement is written.
+        note: Below the table.
+    """
+    areas = {(r["detector"], r["family"], r["kind"]): shown(r) for r in rows}
+    areas |= {(m["detector"], "macro", m["kind"]): _area(m["auc"]) for m in macro}
+    columns = []
     for kind in _KINDS:
-        header += [_column(family, k) for family, k in columns if k == kind]
-        if any(key[1] == kind for key in means):
-            header.append("macro" if kind == "targeted" else "macro-u")
-    made = []
-    for detector in detectors:
-        cells = [_name(detector)]
-        for kind in _KINDS:
-            for family, k in columns:
-                if k == kind:
-                    row = areas.get((detector["label"], family, kind))
-                    cells.append(
-                        text.NONE if row is None else f"{_area(row['auc'])} [{_area(row['low'])}, {_area(row['high'])}]"
-                    )
-            if any(key[1] == kind for key in means):
-                value = means.get((detector["label"], kind))
-                cells.append(text.NONE if value is None else _area(value))
-        made.append(tuple(cells))
-    return Table(header=tuple(header), rows=tuple(made), note="M medoids, C centroids.")
+        columns += [each for each in _columns(rows) if each[1] == kind]
+        columns += [("macro", kind)] if any(m["kind"] == kind for m in macro) else []
+    made = tuple(
+        (name, *(areas.get((detector, *each), text.NONE) for each in columns)) for detector, name in names.items()
+    )
+    return Table(header=(first, *(column(*each) for each in columns)), rows=made, note=note)
 
 
-def _heat(detectors: Rows, rows: Rows) -> tuple[Part, ...]:
+def _heat(detectors: Rows, rows: Rows) -> Part | None:
     columns = _columns(rows)
     if not columns:
-        return ()
+        return None
     areas = {(r["detector"], r["family"], r["kind"]): r["auc"] for r in rows}
     values = [[areas.get((d["label"], family, kind), math.nan) for family, kind in columns] for d in detectors]
     plot = heat_plot(
         values,
         rows=[_name(d) for d in detectors],
-        columns=[_column(*c) for c in columns],
+        columns=[column(*c) for c in columns],
         title="AUC",
         axes_names=("detector", "attack"),
     )
-    return (Plots(plots=(plot,)),)
+    return plots((plot,))
 
 
-def _curves(curves: Mapping[str, Any], natural: int) -> tuple[Part, ...]:
-    plots: list[Plot] = []
+def _curves(curves: Mapping[str, Any], natural: int) -> list[Plot]:
+    made: list[Plot] = []
     lowest = 1 / natural
     for kind in _KINDS:
         chosen = {name: c for name, c in curves.items() if name.endswith(f" {kind}")}
@@ -237,7 +227,7 @@ def _curves(curves: Mapping[str, Any], natural: int) -> tuple[Part, ...]:
             label = name.removesuffix(f" {kind}")
             lines.append(Line(label=label, x=tuple(far), y=tuple(found["found"])))
         if lines:
-            plots.append(
+            made.append(
                 line_plot(
                     lines,
                     title=kind,
@@ -248,13 +238,13 @@ def _curves(curves: Mapping[str, Any], natural: int) -> tuple[Part, ...]:
                     y_span=(-0.02, 1.02),
                 )
             )
-    return (Plots(plots=tuple(plots)),) if plots else ()
+    return made
 
 
 def _low(best: str, rows: Rows) -> Table:
     made = tuple(
         (
-            _column(row["family"], row["kind"]),
+            column(row["family"], row["kind"]),
             "yes" if row["seen"] else "no",
             str(row["images"]),
             *(_share(value) for value in row["found"]),
@@ -266,41 +256,30 @@ def _low(best: str, rows: Rows) -> Table:
     return Table(header=header, rows=made, note=f"{best}. A dash: too few natural images for the rate.")
 
 
-def _adaptive(rows: Rows) -> tuple[Part, ...]:
-    if not rows:
-        return ()
-    made = []
-    for row in rows:
-        found = row["measured"]
-        area = text.NONE if found is None else f"{_area(found['auc'])} [{_area(found['low'])}, {_area(found['high'])}]"
-        kind = "targeted" if row["targeted"] else "untargeted"
-        made.append(
-            (
-                f"{row['attack']}, {kind}",
-                f"{row['weight']:g}",
-                f"{row['met_before_images']} of {row['tried']}",
-                text.percent(row["reached"]),
-                area,
-                text.percent(row["hidden"]),
-            )
+def _adaptive(rows: Rows) -> Table:
+    made = tuple(
+        (
+            f"{row['attack']}, {'targeted' if row['targeted'] else 'untargeted'}",
+            f"{row['weight']:g}",
+            f"{row['met_before_images']} of {row['tried']}",
+            text.percent(row["reached"]),
+            text.NONE if row["measured"] is None else _interval(row["measured"]),
+            text.percent(row["hidden"]),
         )
+        for row in rows
+    )
     header = ("attack", "weight", "met before", "goal reached, of the rest", "AUC of the detector", "hidden")
-    return (Table(header=header, rows=tuple(made)),)
+    return Table(header=header, rows=made)
 
 
-def _yardsticks(rows: Rows) -> Table:
-    columns = _columns(rows)
-    areas = {(r["detector"], r["family"], r["kind"]): r["auc"] for r in rows}
-    made = []
-    for name in dict.fromkeys(row["detector"] for row in rows):
-        cells = [areas.get((name, *column)) for column in columns]
-        made.append((name, *(text.NONE if value is None else _area(value) for value in cells)))
-    return Table(header=("detector", *(_column(*c) for c in columns)), rows=tuple(made))
+def knn_columns(rows: Rows) -> list[str]:
+    """The attacks, then all together, then the natural images that are classified wrongly."""
+    names, last = list(rows[0]["accuracy"]), (AGGREGATE, ERRORS)
+    return [*(name for name in names if name not in last), *(name for name in last if name in names)]
 
 
 def _knn(rows: Rows) -> Table:
-    columns = [c for c in rows[0]["accuracy"] if c not in (AGGREGATE, ERRORS)]
-    columns += [c for c in (AGGREGATE, ERRORS) if c in rows[0]["accuracy"]]
+    columns = knn_columns(rows)
     made = tuple(
         (
             f"{_PROCESSINGS[row['processing']]}, {KNN_NAMES[row['weighting']]}",
@@ -311,7 +290,8 @@ def _knn(rows: Rows) -> Table:
     return Table(header=("processing, score", *columns), rows=made)
 
 
-def _directions(rows: Rows) -> Table:
+def findings(rows: Rows) -> Table:
+    """The papers' findings, from the ``directions`` of an evaluation."""
     verdicts = {True: "yes", False: "no", None: "not run"}
     made = tuple((row["claim"], verdicts[row["holds"]], row["numbers"]) for row in rows)
     return Table(header=("finding", "so here", "measured"), rows=made)
@@ -324,7 +304,7 @@ def cells_table(rows: Rows) -> Table:
             row["attack"],
             row["kind"],
             str(row["tried"]),
-            *(text.percent(row[name]) for name in ("success", "met_before", "success_of_rest")),
+            *parts.rates(row),
             text.NONE if row["l2"] is None else f"{row['l2']:.2f}",
             text.NONE if row["linf"] is None else text.levels(row["linf"]),
         )

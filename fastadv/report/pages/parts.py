@@ -158,6 +158,11 @@ def pair_title(row: ManifestRow) -> str:
     return f"{source}: {row.goal} {target}".rstrip()
 
 
+def shot(title: str, image: Image, alt: str, *lines: str) -> Shot:
+    """One image with what stands below it."""
+    return Shot(title=title, pictures=(Picture(image=image, alt=alt),), lines=lines)
+
+
 def attacked_shot(title: str, row: ManifestRow, image: Image, original: Image | None, factor: int) -> Shot:
     """The adversarial image over its amplified difference, with the verdict."""
     words, tone = verdict(row)
@@ -169,19 +174,18 @@ def attacked_shot(title: str, row: ManifestRow, image: Image, original: Image | 
 
 def single_card(row: ManifestRow, image: Image, original: Image | None, factor: int) -> Card:
     """Original, adversarial image and amplified difference side by side; the adversarial image alone without it."""
-    words, tone = verdict(row)
-    made = Shot(
-        title="adversarial",
-        pictures=(Picture(image=image, alt=f"{row.name} after {row.attack}"),),
-        lines=changed_lines(row),
-        verdict=words,
-        tone=tone,
-    )
+    made = attacked_shot("adversarial", row, image, None, factor)
     if original is None:
         return Card(title=pair_title(row), shots=(made,))
-    before = Shot(title="original", pictures=(Picture(image=original, alt=source_name(row)),))
-    change = Picture(image=amplified(original, image, factor), alt=f"difference, {factor} times")
-    return Card(title=pair_title(row), shots=(before, made, Shot(title=f"difference ×{factor}", pictures=(change,))))
+    before = shot("original", original, source_name(row))
+    change = shot(f"difference ×{factor}", amplified(original, image, factor), f"difference, {factor} times")
+    return Card(title=pair_title(row), shots=(before, made, change))
+
+
+def rates(counted: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Success, met before, and success of the rest."""
+    success, before, rest = (text.percent(counted[key]) for key in ("success", "met_before", "success_of_rest"))
+    return success, before, rest
 
 
 def mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -15,29 +15,15 @@ from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.run_files import IMAGES, RUN
 from fastadv.engine import notices
-from fastadv.report import (
-    Card,
-    CardGallery,
-    Commands,
-    Notices,
-    Page,
-    Part,
-    Plot,
-    Plots,
-    Section,
-    Table,
-    Tile,
-    Tiles,
-    render_page,
-    ticks_plot,
-)
+from fastadv.report import Card, CardGallery, Commands, Page, Part, Plot, Plots, Table, Tiles, render_page, ticks_plot
 from fastadv.report.pages import identify as identify_page
 from fastadv.report.pages import parts
 from fastadv.report.pages.change import change_figures, series_of
-from fastadv.runs.attack import NORMS_NOTE, AttackSummary, source_name, summarise, summary_lines
+from fastadv.report.pages.frame import PAGE, page_of, plots, section, tiles
+from fastadv.report.pages.frame import notices as noted
+from fastadv.runs.attack import NORMS_NOTE, AttackSummary, source_name, summarise, summary_rows
 from fastadv.runs.inputs import open_faces
 
-PAGE = "report.html"
 VERIFICATION = "verification.json"
 _EXAMPLES = 12
 
@@ -164,35 +150,29 @@ def run_page(
         lines.insert(0, f"The run is not finished: these are the {text.count(len(run.rows), 'image')} made so far.")
     name = str(parts.mapping(run.config, "attack").get("name", run.rows[0].attack))
     model = str(run.config.get("model", "a model"))
-    figures = _figures(run)
     changes = change_figures(series_of([(each.path.name, each.rows) for each in (run, *beside)]))
-    return Page(
-        title=f"{name} against {model}",
-        lead=_lead(run, summary),
-        sections=(
-            Section(title="", parts=(_tiles(run, summary),)),
-            Section(title="Take note", parts=(Notices(lines=tuple(lines)),) if lines else ()),
-            Section(title="Numbers", parts=_numbers(run, summary)),
-            Section(title="Similarity", parts=(Plots(plots=figures),) if figures else ()),
-            Section(title="Change", parts=(Plots(plots=changes),) if changes else ()),
-            Section(
-                title="Images",
-                lead=f"Spread evenly over the run. {_gallery_lead(run, cards)}" if cards else "",
-                parts=(CardGallery(cards=tuple(cards)),) if cards else (),
-            ),
-            Section(title="Effort", parts=(_effort(run),)),
-            Section(
-                title="Make it again",
-                lead="Words in capitals stand for paths of yours. Another folder of faces after --data is all it takes "
-                "to do the same on your own.",
-                parts=(Commands(commands=_commands(run.config)),),
-            ),
-            Section(
-                title="Configuration",
-                parts=(parts.facts("Configuration", run.config), parts.facts("Versions", run.versions)),
-            ),
+    return page_of(
+        f"{name} against {model}",
+        _lead(run, summary),
+        section("", _tiles(run, summary)),
+        section("Take note", noted(lines)),
+        section("Numbers", *_numbers(run, summary)),
+        section("Similarity", plots(_figures(run))),
+        section("Change", plots(changes)),
+        section(
+            "Images",
+            CardGallery(cards=tuple(cards)) if cards else None,
+            lead=f"Spread evenly over the run. {_gallery_lead(run, cards)}" if cards else "",
         ),
-        footer=f"fastadv {run.versions.get('fastadv', '')}".rstrip(),
+        section("Effort", _effort(run)),
+        section(
+            "Make it again",
+            Commands(commands=_commands(run.config)),
+            lead="Words in capitals stand for paths of yours. Another folder of faces after --data is all it takes "
+            "to do the same on your own.",
+        ),
+        config=run.config,
+        versions=run.versions,
     )
 
 
@@ -213,36 +193,24 @@ def _lead(run: RunRecord, summary: AttackSummary) -> str:
 
 
 def _tiles(run: RunRecord, summary: AttackSummary) -> Tiles:
-    tiles = [
-        Tile(
-            value=text.percent(summary.success),
-            label="attacks that succeed",
-            note=f"of {text.count(summary.images, 'image')}",
-        ),
-        Tile(
-            value=text.percent(summary.success_of_rest),
-            label="success of the rest",
-            note=f"{text.percent(summary.met_before)} had met the goal before",
+    made: list[tuple[str, ...]] = [
+        (text.percent(summary.success), "attacks that succeed", f"of {text.count(summary.images, 'image')}"),
+        (
+            text.percent(summary.success_of_rest),
+            "success of the rest",
+            f"{text.percent(summary.met_before)} had met the goal before",
         ),
     ]
     clean, attacked = (_shares(run.verification, key) for key in ("clean", "attacked"))
     if "accuracy" in clean and "accuracy" in attacked:
-        tiles.append(
-            Tile(
-                value=text.percent(attacked["accuracy"]),
-                label="accuracy under attack",
-                note=f"clean {text.percent(clean['accuracy'])}",
-            )
-        )
-    tiles += [
-        Tile(
-            value=text.levels(max(r.linf for r in run.rows)),
-            label="largest change",
-            note="of all images, in steps of 1/255",
-        ),
-        Tile(value=f"{summary.mean_ticks:.1f}", label="evaluations an image", note="in the mean"),
+        before = f"clean {text.percent(clean['accuracy'])}"
+        made.append((text.percent(attacked["accuracy"]), "accuracy under attack", before))
+    largest = text.levels(max(r.linf for r in run.rows))
+    made += [
+        (largest, "largest change", "of all images, in steps of 1/255"),
+        (f"{summary.mean_ticks:.1f}", "evaluations an image", "in the mean"),
     ]
-    return Tiles(tiles=tuple(tiles))
+    return tiles(*made)
 
 
 def _shares(verification: Mapping[str, Any] | None, key: str) -> dict[str, float]:
@@ -276,12 +244,6 @@ def _numbers(run: RunRecord, summary: AttackSummary) -> tuple[Part, ...]:
     columns = [summarise([row for row in run.rows if row.goal == kind]) for kind in kinds]
     made.append(Table(header=("attack", *kinds), rows=summary_rows(columns), note=NORMS_NOTE))
     return tuple(made)
-
-
-def summary_rows(columns: Sequence[AttackSummary]) -> tuple[tuple[str, ...], ...]:
-    """The rows of a table with a column for each summary."""
-    lines = zip(*(summary_lines(summary) for summary in columns), strict=True)
-    return tuple((line[0][0], *(value for _, value in line)) for line in lines)
 
 
 def _figures(run: RunRecord) -> tuple[Plot, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,28 +12,13 @@ import numpy as np
 
 from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
-from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.run_files import IMAGES
 from fastadv.recognition import roc
 from fastadv.report.figures import roc_plot
-from fastadv.report.page import render_page
 from fastadv.report.pages import parts
-from fastadv.report.parts import (
-    Card,
-    CardGallery,
-    Notices,
-    Page,
-    Picture,
-    Plot,
-    Plots,
-    Section,
-    Shot,
-    Table,
-    Tile,
-    Tiles,
-)
+from fastadv.report.pages.frame import notices, page_of, plots, read_description, read_json, section, tiles, write_page
+from fastadv.report.parts import Card, CardGallery, Page, Part, Plot, Table
 from fastadv.report.roc import Curve
 from fastadv.report.study_figures import Line, heat_plot, line_plot
 
@@ -57,21 +41,15 @@ def render(folder: Path, *, source: FaceSource | None, out: Path | None = None) 
         ImportError: jinja2 or matplotlib is not installed.
         OSError: The page cannot be written.
     """
-    untargeted = (folder / UNTARGETED).is_file()
-    try:
-        found = json.loads((folder / (UNTARGETED if untargeted else TARGETED)).read_bytes())
-        run = json.loads((folder / "run.json").read_bytes())
-        config, versions = run["config"], run["versions"]
-        if untargeted:
-            page = untargeted_page(found, config, versions)
-        else:
-            cards, lines = _cards(folder, source), tuple(found.get("notices", ()))
-            page = study_page(found["cells"], found["networks"], config, versions, cards, lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{folder}: expected a finished study with its run.json: {error!r}") from error
-    target = out or folder / "report.html"
-    write_atomically(target, render_page(page).encode())
-    return target
+
+    def draw() -> Page:
+        if (folder / UNTARGETED).is_file():
+            return untargeted_page(read_json(folder / UNTARGETED), *read_description(folder))
+        found, described = read_json(folder / TARGETED), read_description(folder)
+        cards, lines = _cards(folder, source), tuple(found.get("notices", ()))
+        return study_page(found["cells"], found["networks"], *described, cards, lines)
+
+    return write_page(folder, draw, out, expected="a finished study with its run.json")
 
 
 def study_page(
@@ -80,67 +58,54 @@ def study_page(
     config: Mapping[str, Any],
     versions: Mapping[str, Any],
     cards: tuple[Card, ...],
-    notices: tuple[str, ...] = (),
+    lines: tuple[str, ...] = (),
 ) -> Page:
     """The page from plain values."""
     names = list(networks)
     methods = list(dict.fromkeys(c["method"] for c in cells))
     black = [c for c in cells if not c["white_box"]]
     best = max(black, key=lambda c: c["hit_rate"], default=None)
-    tiles = [
-        Tile(value=f"{config['pairs']:,}", label="negative pairs", note=f"{text.levels(config['eps'])} a pixel"),
-        Tile(value=str(len(networks)), label="networks", note=f"thresholds at FAR {text.percent(config['far'])}"),
+    numbers: list[tuple[str, ...]] = [
+        (f"{config['pairs']:,}", "negative pairs", f"{text.levels(config['eps'])} a pixel"),
+        (str(len(networks)), "networks", f"thresholds at FAR {text.percent(config['far'])}"),
     ]
     if best is not None:
-        tiles.append(
-            Tile(
-                value=text.percent(best["hit_rate"], 0),
-                label="highest hit rate on an unseen network",
-                note=f"{best['method']}, {best['surrogate']} to {best['target']}",
-            )
-        )
-    sweeps = _rate_sweeps(cells)
-    return Page(
-        title="What carries over from one face network to another",
-        lead=f"Pictures of {text.count(config['pairs'], 'pair')} of different people, which no network takes for one "
+        where = f"{best['method']}, {best['surrogate']} to {best['target']}"
+        numbers.append((text.percent(best["hit_rate"], 0), "highest hit rate on an unseen network", where))
+    return page_of(
+        "What carries over from one face network to another",
+        f"Pictures of {text.count(config['pairs'], 'pair')} of different people, which no network takes for one "
         "person, are changed until the surrogate does; then every other network is asked. A hit is a pair that it "
         "accepts at its own threshold. All numbers are measured on the 8-bit image.",
-        sections=(
-            Section(title="", parts=(Tiles(tiles=tuple(tiles)),)),
-            Section(
-                title="Hit rates",
-                lead="Rows: the network that is attacked. Columns: the network that is asked; the diagonal is the "
-                "white box.",
-                parts=(Plots(plots=tuple(_heat(cells, names, m) for m in methods)),),
-            ),
-            Section(
-                title="Each method against the one it adds to",
-                lead="The difference of the hit rates on the same pairs after the same number of steps, with a 95 % "
-                "interval; the verdict is by McNemar's exact test at 5 %.",
-                parts=(*_verdicts(cells), *((Notices(lines=notices),) if notices else ())),
-            ),
-            Section(
-                title="Over the steps",
-                lead="Mean distance to the target's embedding, and the share of hits, after so many steps.",
-                parts=(Plots(plots=tuple(_curves(cells, networks))),) if _curves(cells, networks) else (),
-            ),
-            Section(title="Over the drop rate", parts=(Plots(plots=tuple(sweeps)),) if sweeps else ()),
-            Section(title="All numbers", parts=(_table(cells),)),
-            Section(
-                title="The pictures",
-                lead="Below each adversarial picture its change, made larger; grey is unchanged.",
-                parts=(CardGallery(cards=cards, wide=True),) if cards else (),
-            ),
-            Section(
-                title="Configuration",
-                parts=(
-                    parts.facts("Networks", networks),
-                    parts.facts("Configuration", config),
-                    parts.facts("Versions", versions),
-                ),
-            ),
+        section("", tiles(*numbers)),
+        section(
+            "Hit rates",
+            plots(_heat(cells, names, m) for m in methods),
+            lead="Rows: the network that is attacked. Columns: the network that is asked; the diagonal is the white "
+            "box.",
         ),
-        footer=f"fastadv {versions.get('fastadv', '')}".rstrip(),
+        section(
+            "Each method against the one it adds to",
+            _verdicts(cells),
+            notices(lines),
+            lead="The difference of the hit rates on the same pairs after the same number of steps, with a 95 % "
+            "interval; the verdict is by McNemar's exact test at 5 %.",
+        ),
+        section(
+            "Over the steps",
+            plots(_curves(cells, networks)),
+            lead="Mean distance to the target's embedding, and the share of hits, after so many steps.",
+        ),
+        section("Over the drop rate", plots(_rate_sweeps(cells))),
+        section("All numbers", _table(cells)),
+        section(
+            "The pictures",
+            CardGallery(cards=cards, wide=True) if cards else None,
+            lead="Below each adversarial picture its change, made larger; grey is unchanged.",
+        ),
+        config=config,
+        versions=versions,
+        more=(parts.facts("Networks", networks),),
     )
 
 
@@ -149,7 +114,7 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
     same = np.asarray(found["same"], bool)
     scores = np.asarray(found["scores"], np.float64)
     methods = ["clean", *found["methods"]]
-    plots = []
+    figures = []
     for m, network in enumerate(found["networks"]):
         curves = []
         for k, method in enumerate(methods):
@@ -157,7 +122,7 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
             curves.append(Curve(label=method, far=one.far, tar=one.tar, after=k > 0))
         plot = roc_plot(curves, negatives=int((~same).sum()))
         kind = "white box" if network == found["surrogate"] else "never seen"
-        plots.append(replace(plot, title=f"{network} ({kind})"))
+        figures.append(replace(plot, title=f"{network} ({kind})"))
     rows = tuple(
         (
             r["network"] + (" (white box)" if r["white_box"] else ""),
@@ -168,28 +133,15 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
         )
         for r in sorted(found["rows"], key=lambda r: found["networks"].index(r["network"]))
     )
-    return Page(
-        title="Verification with half of the images attacked",
-        lead=f"Half of the images are moved away from their own embeddings by {found['surrogate']}; of each of the "
+    header = ("network", "attack", "AUC", "EER", "TAR at FAR 1 %")
+    return page_of(
+        "Verification with half of the images attacked",
+        f"Half of the images are moved away from their own embeddings by {found['surrogate']}; of each of the "
         f"{text.count(found['pairs'], 'pair')} at most one image is. The lower a curve, the stronger the attack.",
-        sections=(
-            Section(title="ROC curves", parts=(Plots(plots=tuple(plots)),)),
-            Section(
-                title="Numbers",
-                parts=(
-                    Table(
-                        header=("network", "attack", "AUC", "EER", "TAR at FAR 1 %"),
-                        rows=rows,
-                        note=". ".join(found.get("notes", ())),
-                    ),
-                ),
-            ),
-            Section(
-                title="Configuration",
-                parts=(parts.facts("Configuration", config), parts.facts("Versions", versions)),
-            ),
-        ),
-        footer=f"fastadv {versions.get('fastadv', '')}".rstrip(),
+        section("ROC curves", plots(figures)),
+        section("Numbers", Table(header=header, rows=rows, note=". ".join(found.get("notes", ())))),
+        config=config,
+        versions=versions,
     )
 
 
@@ -200,7 +152,7 @@ def _heat(cells: Cells, names: Sequence[str], method: str) -> Plot:
     return heat_plot(values, rows=rows, columns=names, title=method, axes_names=("surrogate", "target"))
 
 
-def _verdicts(cells: Cells) -> tuple[Table | Notices, ...]:
+def _verdicts(cells: Cells) -> Part | None:
     rows = []
     for cell in cells:
         compared = cell["against_base"]
@@ -218,8 +170,8 @@ def _verdicts(cells: Cells) -> tuple[Table | Notices, ...]:
             )
         )
     if not rows:
-        return (Notices(lines=("No method was run together with the one that it adds to, with as many steps.",)),)
-    return (Table(header=("methods", "networks", "steps", "difference", "95 %", "p", "verdict"), rows=tuple(rows)),)
+        return notices(("No method was run together with the one that it adds to, with as many steps.",))
+    return Table(header=("methods", "networks", "steps", "difference", "95 %", "p", "verdict"), rows=tuple(rows))
 
 
 def _signed(value: float) -> str:
@@ -291,8 +243,7 @@ def _table(cells: Cells) -> Table:
             str(c["steps"][-1]),
             text.percent(c["hit_rate"]),
             f"{text.percent(c['low'])} … {text.percent(c['high'])}",
-            text.percent(c["met_before"]),
-            text.percent(c["success_of_rest"]),
+            *(text.percent(c[key]) for key in ("met_before", "success_of_rest")),
             f"{c['distance_by_steps'][-1]:.3f}",
         )
         for c in cells
@@ -323,8 +274,8 @@ def _cards(folder: Path, source: FaceSource | None) -> tuple[Card, ...]:
         name = row.name.split("/", 2)[2].split("__")[0].replace("+", "/")
         original, other = (to_uint8(source.load(n).image) for n in (name, row.target))
         shots = [
-            Shot(title="original", pictures=(Picture(image=original, alt=name),)),
-            Shot(title="target", pictures=(Picture(image=other, alt=row.target),)),
+            parts.shot("original", original, name),
+            parts.shot("target", other, row.target),
         ]
         for method, made in by_method.items():
             image = read_image(folder / IMAGES / f"{made[place].name}.png")

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastadv.core.errors import ArgumentError
 from fastadv.core.files import file_hash
 from fastadv.core.progress import Progress, silent
 from fastadv.detection import load_detector
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
+from fastadv.runs import UsedFaces, list_hash
+from fastadv.runs.embedding import names_of
 from fastadv.runs.inputs import PairChoice, RunInputs, open_faces
 from fastadv.studies.defences.measure import calibrated_on, defend
 from fastadv.studies.defences.plan import Copy, files_of, parse_defence, parse_threat, read_attack
 from fastadv.studies.defences.results import Defences, save
-from fastadv.studies.verify import names_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,7 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
         ValueError, OSError: As reading the texts and opening the network, the faces, the pairs and the folder; else as
             ``defend``.
     """
-    given = plan.inputs
-    if given.out is None:
-        raise ArgumentError("out: expected a folder, got none")
+    given, out = plan.inputs, plan.inputs.folder
     planned = [parse_defence(text) for text in plan.defences]
     specs = [read_attack(text) for text in plan.attacks]
     known = None if plan.detector is None else load_detector(plan.detector, device=given.device)
@@ -64,20 +61,15 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
     copies = [Copy(label=path.name, source=open_faces(path, size=model.input_size[0])) for path in plan.copies]
     for each in copies:
         each.source.check(names)
-    engine = settle(given.engine, model, given.out)
-    identity = RunIdentity.of(
+    identity = given.identity(
         "defend",
-        model=model,
-        weights=given.weights,
+        model,
+        given.used(source, names),
         attacks={spec.label: spec.recipe() for spec in specs},
-        engine=engine,
-        seed=given.seed,
-        faces=UsedFaces(source=source, names=names, landmarks=given.landmarks),
         others={
             **{f"copy {each.label}": UsedFaces(source=each.source, names=names) for each in copies},
             **calibrated_on(source, names, planned),
         },
-        out=given.out,
         rules={
             "defences": list(plan.defences),
             "files": files_of(planned),
@@ -89,19 +81,7 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
             "selection": plan.pairs.described(),
         },
     )
-    with identity.open(given.out, fresh=given.fresh) as folder:
-        study = defend(
-            source,
-            pairs,
-            model,
-            defences=planned,
-            attacks=specs,
-            threats=threats,
-            folder=folder,
-            copies=copies,
-            seed=given.seed,
-            engine=engine,
-            progress=progress,
-        )
-        save(study, folder.path)
+    with identity.work(out, fresh=given.fresh, progress=progress) as work:
+        study = defend(source, pairs, model, work, defences=planned, attacks=specs, threats=threats, copies=copies)
+        save(study, out)
     return study

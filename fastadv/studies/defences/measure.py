@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.attacks import Evade, Goal, Impersonate, fim
+from fastadv.attacks import Impersonate, fim
 from fastadv.attacks.change import level_note
 from fastadv.attacks.spec import ITERATIVE, AttackSpec
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
-from fastadv.core.progress import Progress, silent
-from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
+from fastadv.core.progress import Progress
+from fastadv.data import FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
 from fastadv.defences import (
     Attacker,
     Defence,
@@ -34,13 +31,14 @@ from fastadv.defences import (
     suspicions,
 )
 from fastadv.defences.evade_detector import WatchedModel
-from fastadv.engine import Engine, run
+from fastadv.engine import run
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.recognition import cosine_scores, evaluate, under_attack
 from fastadv.runs import UsedFaces, describe, list_hash
-from fastadv.runs.attack import check_unique, pair_name
-from fastadv.runs.embedding import embed
-from fastadv.runs.production import Order, produce
+from fastadv.runs.attack import attack_pairs, pair_orders
+from fastadv.runs.embedding import embed, names_of, pair_scores
+from fastadv.runs.work import Work
+from fastadv.studies.defences.kept import Arrays, kept, slug
 from fastadv.studies.defences.plan import Copy, Planned, with_none
 from fastadv.studies.defences.results import DefenceCell, Defences, Guarded
 
@@ -55,15 +53,12 @@ def defend(
     source: FaceSource,
     pairs: Sequence[Pair],
     model: FaceModel,
+    work: Work,
     *,
     defences: Sequence[Planned],
     attacks: Sequence[AttackSpec],
     threats: Sequence[ThreatModel],
-    folder: RunFolder,
     copies: Sequence[Copy] = (),
-    seed: int = 0,
-    engine: Engine | None = None,
-    progress: Progress = silent,
 ) -> Defences:
     """Evaluate every defence against every attack under every threat model.
 
@@ -79,11 +74,8 @@ def defend(
         defences: What to evaluate; no defence is always there.
         attacks: How attackers move.
         threats: What they know.
-        folder: Where images, scores and rows go.
+        work: How images are made; its folder holds images, scores and rows.
         copies: Attacked copies of the faces, such as those of ``fastadv talfw``; shown to every defence as they are.
-        seed: Of every random number.
-        engine: How attacks are run.
-        progress: Told of every stage.
 
     Raises:
         ValueError: Something is given twice or missing, or an attack and a threat model do not go together.
@@ -106,7 +98,7 @@ def defend(
     for note in dict.fromkeys(level_note(each.recipe().attack.budget) for each in attacks):
         if note is not None:
             notify(note)
-    study = _DefenceStudy(source, pairs, model, folder=folder, seed=seed, engine=engine or Engine(), progress=progress)
+    study = _DefenceStudy(source, pairs, model, work)
     planned = with_none(defences)
     guarded, cells = [], []
     for plan in planned:
@@ -138,24 +130,10 @@ def _outside(source: FaceSource, names: Sequence[str]) -> list[str]:
 class _DefenceStudy:
     """The pairs, the bare model, and what is on disk."""
 
-    def __init__(
-        self,
-        source: FaceSource,
-        pairs: Sequence[Pair],
-        model: FaceModel,
-        *,
-        folder: RunFolder,
-        seed: int,
-        engine: Engine,
-        progress: Progress,
-    ) -> None:
-        self._source, self._pairs, self._model = source, pairs, model
-        self._folder, self._path = folder, folder.path
-        self._seed, self._engine, self._progress = seed, engine, progress
-        self._names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
-        self._orders = check_unique(
-            [Order(name=pair_name(p.first, p.second), source=p.first, target=p.second) for p in pairs]
-        )
+    def __init__(self, source: FaceSource, pairs: Sequence[Pair], model: FaceModel, work: Work) -> None:
+        self._source, self._pairs, self._model, self._work = source, pairs, model, work
+        self._names = names_of(pairs)
+        self._orders = pair_orders(pairs)
         self._same = np.array([p.same for p in pairs])
         folds = np.array([p.fold for p in pairs])
         self._folds = folds if len(set(folds.tolist())) > 1 else None
@@ -163,12 +141,12 @@ class _DefenceStudy:
 
     @property
     def _secret(self) -> int:
-        return (self._seed + _DEFENDER) % (1 << 64)
+        return (self._work.seed + _DEFENDER) % (1 << 64)
 
     def resolve(self, plan: Planned) -> Defence | None:
         """The defence: an attack in the study's precision, filters found by FIM on faces outside of the pairs."""
         if not isinstance(plan.defence, SelectiveDropout):
-            return None if plan.defence is None else plan.defence.run_in(self._engine.precision)
+            return None if plan.defence is None else plan.defence.run_in(self._work.engine.precision)
         free = _outside(self._source, self._names)
         if not free:
             raise ArgumentError(
@@ -176,25 +154,32 @@ class _DefenceStudy:
             )
         clean = torch.stack([self._source.load(n).image for n in free])
         shifted = clean.roll(1, 0)
-        made = run(fim(), Impersonate(shifted, threshold=1.0), self._model, clean, seed=self._seed, engine=self._engine)
+        made = run(
+            fim(),
+            Impersonate(shifted, threshold=1.0),
+            self._model,
+            clean,
+            seed=self._work.seed,
+            engine=self._work.engine,
+        )
         return plan.defence.fit(self._model, clean, made.images)
 
     def clean(self, label: str, defence: Defence | None) -> Guarded:
         """The defence on clean pairs; measured once."""
-        model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
-        file = self._path / "clean" / f"{_slug(label)}.npz"
-        held = _read(file, ("rows", "seconds", "ratio"))
-        if held is None or len(held["rows"]) != len(self._names):
-            rows = embed(self._source, self._names, model, progress=_staged(self._progress, label))
-            held = {
+
+        def measure() -> Arrays:
+            model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
+            rows = embed(self._source, self._names, model, progress=_staged(self._work.progress, label))
+            return {
                 "rows": torch.stack([rows[n] for n in self._names]).numpy(),
                 "seconds": np.array(self._seconds(model)),
                 "ratio": np.array(self._ratio(model)),
             }
-            self._write(file, held)
+
+        names = ("rows", "seconds", "ratio")
+        held = kept(self._work.into, Path("clean", slug(label)), names, len(self._names), measure)
         self._embedded = dict(zip(self._names, torch.from_numpy(held["rows"]), strict=True))
-        first, second = (np.stack([self._embedded[getattr(p, k)] for p in self._pairs]) for k in ("first", "second"))
-        scores = cosine_scores(first, second)
+        scores = pair_scores(self._pairs, self._embedded)
         return Guarded(
             label=label,
             report=evaluate(scores, self._same, self._folds, metric="cosine"),
@@ -203,13 +188,6 @@ class _DefenceStudy:
             cost=1.0 if defence is None else float(held["seconds"][0] / held["seconds"][1]),
             gradient_ratio=float(held["ratio"]),
         )
-
-    def _write(self, file: Path, values: dict[str, NDArray[Any]]) -> None:
-        self._folder.claim()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez(buffer, **values)  # type: ignore[arg-type]
-        write_atomically(file, buffer.getvalue())
 
     def _probe(self) -> tuple[Tensor, Tensor]:
         chosen = self._pairs[:_PROBED]
@@ -240,16 +218,18 @@ class _DefenceStudy:
         known = own if knows else bare
         hosted = defence is not None and knows and defence.on_host
         attacker = threat.attacker(spec.recipe(), self._model, defence if knows else None)
-        own_way = Path(_slug(threat.name), _slug(spec.label), _slug(own.label))
+        own_way = Path(slug(threat.name), slug(spec.label), slug(own.label))
         # who does not know of a defence, or of a detector, makes one set of images for all
-        place = own_way if knows or threat.detector is not None else Path("bare", _slug(spec.label))
+        place = own_way if knows or threat.detector is not None else Path("bare", slug(spec.label))
         rows, images = self._made(attacker, place, known.report.eer_threshold, hosted)
-        file = self._path / "scores" / own_way.parent / f"{own_way.name}.npz"
-        held = _read(file, ("scores", "flagged"))
-        if held is None or len(held["scores"]) != len(rows):
-            stage = f"{own.label}: {spec.label} ({threat.name})"
-            held = self._shown(defence, threat, len(images), lambda k: to_tensor(read_image(images[k])), stage)
-            self._write(file, held)
+        stage = f"{own.label}: {spec.label} ({threat.name})"
+        held = kept(
+            self._work.into,
+            Path("scores") / own_way,
+            ("scores", "flagged"),
+            len(rows),
+            lambda: self._shown(defence, threat, len(images), lambda k: to_tensor(read_image(images[k])), stage),
+        )
         scores = held["scores"]
         hits = self._wrong(own, scores) & ~held["flagged"]
         met = self._wrong(own, own.scores) & ~self._clean_flags(own, defence, threat)
@@ -267,33 +247,24 @@ class _DefenceStudy:
             watched=threat.detector is not None,
             met=met,
         )
-        return DefenceCell(
-            defence=own.label,
-            threat=threat.name,
-            attack=spec.label,
-            report=under_attack(own.report, scores, self._same, self._folds if own.report.fold_thresholds else None),
-            scores=scores,
-            hits=hits,
-            trial=trial,
-            linf=np.array([row.linf for row in rows]),
-        )
+        return self._cell(own, spec.label, trial, scores, np.array([row.linf for row in rows]))
 
     def copied(self, own: Guarded, defence: Defence | None, copy: Copy) -> DefenceCell:
         """A copy of the faces that was attacked elsewhere, shown to the defended verifier: both images of each pair."""
-        file = self._path / "scores" / "copies" / _slug(copy.label) / f"{_slug(own.label)}.npz"
-        held = _read(file, ("scores", "l2", "linf"))
-        if held is None or len(held["scores"]) != len(self._pairs):
+
+        def measure() -> Arrays:
             model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
-            stage = _staged(self._progress, f"{own.label}: {copy.label}")
+            stage = _staged(self._work.progress, f"{own.label}: {copy.label}")
             rows = embed(copy.source, self._names, model, progress=stage)
             change = {n: copy.source.load(n).image - self._source.load(n).image for n in self._names}
             sizes = {n: (float(c.norm()), float(c.abs().max())) for n, c in change.items()}
             if defence is None and not any(largest for _, largest in sizes.values()):
                 notify(f"copy: {copy.label} is equal to the data on all {len(self._names)} images of the pairs")
-            first, second = (np.stack([rows[getattr(p, k)].numpy() for p in self._pairs]) for k in ("first", "second"))
             pairs = np.array([np.maximum(sizes[p.first], sizes[p.second]) for p in self._pairs])
-            held = {"scores": cosine_scores(first, second), "l2": pairs[:, 0], "linf": pairs[:, 1]}
-            self._write(file, held)
+            return {"scores": pair_scores(self._pairs, rows), "l2": pairs[:, 0], "linf": pairs[:, 1]}
+
+        place = Path("scores", "copies", slug(copy.label), slug(own.label))
+        held = kept(self._work.into, place, ("scores", "l2", "linf"), len(self._pairs), measure)
         scores = held["scores"]
         hits = self._wrong(own, scores)
         trial = Trial(
@@ -306,28 +277,35 @@ class _DefenceStudy:
             l2=held["l2"],
             met=self._wrong(own, own.scores),
         )
+        return self._cell(own, copy.label, trial, scores, held["linf"])
+
+    def _cell(
+        self, own: Guarded, attack: str, trial: Trial, scores: NDArray[np.float64], linf: NDArray[np.float64]
+    ) -> DefenceCell:
         return DefenceCell(
             defence=own.label,
-            threat="copy",
-            attack=copy.label,
+            threat=trial.threat,
+            attack=attack,
             report=under_attack(own.report, scores, self._same, self._folds if own.report.fold_thresholds else None),
             scores=scores,
-            hits=hits,
+            hits=trial.hits,
             trial=trial,
-            linf=held["linf"],
+            linf=linf,
         )
 
     def _clean_flags(self, own: Guarded, defence: Defence | None, threat: ThreatModel) -> NDArray[np.bool_]:
         """Which clean first images the detector flags, where the threat model has one; measured once."""
         if threat.detector is None:
             return np.zeros(len(self._pairs), bool)
-        file = self._path / "scores" / _slug(threat.name) / "clean" / f"{_slug(own.label)}.npz"
-        held = _read(file, ("scores", "flagged"))
-        if held is None or len(held["flagged"]) != len(self._pairs):
-            firsts = [pair.first for pair in self._pairs]
-            stage = f"{own.label}: clean ({threat.name})"
-            held = self._shown(defence, threat, len(firsts), lambda k: self._source.load(firsts[k]).image, stage)
-            self._write(file, held)
+        firsts = [pair.first for pair in self._pairs]
+        stage = f"{own.label}: clean ({threat.name})"
+        held = kept(
+            self._work.into,
+            Path("scores", slug(threat.name), "clean", slug(own.label)),
+            ("scores", "flagged"),
+            len(firsts),
+            lambda: self._shown(defence, threat, len(firsts), lambda k: self._source.load(firsts[k]).image, stage),
+        )
         return np.asarray(held["flagged"], bool)
 
     def _wrong(self, own: Guarded, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -338,39 +316,23 @@ class _DefenceStudy:
         self, attacker: Attacker, place: Path, threshold: float, hosted: bool
     ) -> tuple[list[ManifestRow], list[Path]]:
         """The attacked images of all pairs: their rows and files."""
-        engine = replace(self._engine, capture=False) if hosted else self._engine
+        engine = replace(self._work.engine, capture=False) if hosted else self._work.engine
 
-        def target(order: Order) -> Tensor:
-            return self._source.load(order.target).image[None]
-
-        def impersonate(order: Order, face: Face) -> Goal:
-            return attacker.goal(Impersonate(target(order), threshold=threshold))
-
-        def evade(order: Order, face: Face) -> Goal:
-            return attacker.goal(Evade(references=target(order), threshold=threshold))
-
-        with RunFolder.open(
-            self._path / "made" / place, {"made": str(place), "pairs": list_hash(self._orders)}
-        ) as into:
-            found: dict[str, ManifestRow] = {}
-            for name, same, goal_of in (("impersonate", False, impersonate), ("evade", True, evade)):
-                chosen = [o for o, p in zip(self._orders, self._pairs, strict=True) if p.same is same]
-                rows = produce(
-                    chosen,
-                    goal_of,
-                    self._source,
-                    attacker.recipe,
-                    attacker.model,
-                    goal_name=name,
-                    seed=self._seed,
-                    engine=engine,
-                    folder=into,
-                    progress=self._progress,
-                    stage=f"{'/'.join(place.parts)}: {name}",
-                )
-                found.update((row.name, row) for row in rows)
-            into.finish([o.name for o in self._orders])
-            return [found[o.name] for o in self._orders], [into.image_path(o.name) for o in self._orders]
+        config = {"made": str(place), "pairs": list_hash(self._orders)}
+        with RunFolder.open(self._work.into.path / "made" / place, config) as into:
+            work = replace(self._work, folder=into, engine=engine)
+            rows = attack_pairs(
+                self._pairs,
+                self._source,
+                attacker.recipe,
+                attacker.model,
+                work,
+                target=lambda order: self._source.load(order.target).image[None],
+                threshold=threshold,
+                goal=attacker.goal,
+                stage="/".join(place.parts),
+            )
+            return rows, [into.image_path(row.name) for row in rows]
 
     def _shown(
         self, defence: Defence | None, threat: ThreatModel, count: int, image: Callable[[int], Tensor], stage: str
@@ -389,7 +351,7 @@ class _DefenceStudy:
             batch = torch.stack([image(k) for k in range(begin, min(begin + _BATCH, count))])
             batch = batch.to(judge.device).contiguous(memory_format=torch.channels_last)
             found.append(fixed_batches(judge, batch, _BATCH).cpu())
-            self._progress(stage, min(begin + _BATCH, count), count)
+            self._work.progress(stage, min(begin + _BATCH, count), count)
         rows = torch.cat(found)
         second = torch.stack([self._embedded[p.second] for p in self._pairs])
         flagged = np.zeros(len(rows), bool)
@@ -400,18 +362,3 @@ class _DefenceStudy:
 
 def _staged(progress: Progress, label: str) -> Progress:
     return lambda stage, done, total: progress(f"{label}: {stage}", done, total)
-
-
-def _slug(label: str) -> str:
-    """A label as the name of a file."""
-    return re.sub(r"[^A-Za-z0-9.@()+_-]", "-", label.replace("/", "_of_").replace("|", "_or_"))
-
-
-def _read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-    """What an earlier call measured, or None where there is nothing whole."""
-    try:
-        # from memory: of a truncated archive numpy would leave the file open
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as held:
-            return {name: held[name] for name in names}
-    except Exception:  # of a damaged archive: anything from BadZipFile to zlib.error and struct.error
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.core.files import write_atomically
+from fastadv.core.files import write_json
 from fastadv.data import Pair
 from fastadv.defences import Flag, Trial
 from fastadv.recognition import AttackedReport, VerificationReport, count_success, evaluate, mean_of
@@ -153,5 +152,4 @@ def save(study: Defences, folder: Path) -> None:
     Raises:
         OSError: With the file's name.
     """
-    text = json.dumps(describe(study), indent=1, sort_keys=True, allow_nan=False)
-    write_atomically(folder / "defences.json", text.encode() + b"\n")
+    write_json(folder / "defences.json", describe(study), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
-from fastadv.data import Face, ManifestRow, RunFolder, read_manifest
+from fastadv.data import Face, ManifestRow, read_manifest
 from fastadv.data.run_files import IMAGES, check_images
 from fastadv.models import FaceModel
 from fastadv.recognition import Success, count_success, mean_of
-from fastadv.runs import describe, list_hash
+from fastadv.runs import RunIdentity, describe, describe_engine, list_hash
 from fastadv.runs.attack import met_before, source_name
 from fastadv.runs.production import GoalOf, Order, produce
 from fastadv.studies.detection.features import Features
@@ -63,6 +64,19 @@ class AttackedImages:
     def made(self) -> int:
         """How many there are."""
         return 0 if self.features is None else len(self.features)
+
+    def described(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        return {
+            "attack": self.attack,
+            "family": self.family,
+            "kind": kind(self.targeted),
+            "tried": self.tried,
+            "made": self.made,
+            **self.counts.rates(),
+            "l2": self.l2,
+            "linf": self.linf,
+        }
 
     def part(self, names: Sequence[str]) -> Features | None:
         """Those made from the named images; None where there are none."""
@@ -124,17 +138,8 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[AttackedImages, ..
         alike = [r for r in reversed(everything) if (r.attack, r.goal in _AIMED) == (attack, targeted)]
         # of several made from one image the first that counts as an example, else the first
         tried = {source_name(r): r for r in alike if setting.splits.part_of(source_name(r)) is not None} | first
-        cells.append(
-            _cell(
-                setting,
-                f"{attack} of {folder}",
-                attack,
-                targeted,
-                list(first.values()),
-                folder,
-                list(tried.values()),
-            )
-        )
+        label = f"{attack} of {folder}"
+        cells.append(_cell(setting, label, attack, targeted, list(first.values()), folder, list(tried.values())))
     return tuple(cells), len(rows) - len(usable)
 
 
@@ -234,29 +239,19 @@ def carry_out(setting: Setting, task: Task) -> AttackedImages:
         "label": task.label,
         "attack": describe(recipe),
         "targeted": task.targeted,
-        "engine": {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last},
+        "engine": describe_engine(engine),
         "seed": setting.seed,
         "orders": list_hash(orders),
         "classes": list_hash(setting.classes),
     }
-    with RunFolder.open(setting.path / "attacks" / task.label.replace("/", "-"), config) as folder:
-        produce(
-            orders,
-            task.goal_of,
-            setting.source,
-            recipe,
-            task.model,
-            goal_name="classify-as" if task.targeted else "misclassify",
-            seed=setting.seed,
-            engine=engine,
-            folder=folder,
-            progress=setting.progress,
-            stage=task.label,
-        )
-        folder.finish([order.name for order in orders])
-        path = folder.path
+    identity = RunIdentity(config=config, engine=engine)
+    place = setting.path / "attacks" / task.label.replace("/", "-")
+    goal = "classify-as" if task.targeted else "misclassify"
+    with identity.work(place, progress=setting.progress) as work:
+        produce(orders, task.goal_of, setting.source, recipe, task.model, work, goal_name=goal, stage=task.label)
+        work.into.finish([order.name for order in orders])
     # as written, with the hashes of the images: a study that goes on keys its features by the same rows
-    written = {row.name: row for row in read_manifest(path)}
+    written = {row.name: row for row in read_manifest(place)}
     rows = [written[name] for name in task.names]
     made = [row for row in rows if not met_before(row)]
     chosen = made if task.reaches else [row for row in made if row.success]
@@ -266,7 +261,7 @@ def carry_out(setting: Setting, task: Task) -> AttackedImages:
         task.spec.name,
         task.targeted,
         chosen,
-        path,
+        place,
         rows,
         stage=task.label,
         reaches=task.reaches,
@@ -294,12 +289,9 @@ def _cell(
             counts = reaches(features)
             rows = [row for row, good in zip(rows, counts.tolist(), strict=True) if good]
             features = features.take(counts) if rows else None
-    met = np.array([met_before(row) for row in tried], bool)
-    if reaches is None:
-        counted = count_success([row.success for row in tried], met)
-    else:  # what counts was measured on the images that did not meet the goal before
-        names = {row.name for row in rows}
-        counted = count_success([row.name in names for row in tried], met)
+    # what counts by `reaches` was measured on the images that did not meet the goal before
+    names = {row.name for row in rows}
+    hits = [row.success if reaches is None else row.name in names for row in tried]
     everything = np.ones(len(rows), bool)
     return AttackedImages(
         attack=attack,
@@ -307,7 +299,7 @@ def _cell(
         targeted=targeted,
         features=features,
         tried=len(tried),
-        counts=counted,
+        counts=count_success(hits, [met_before(row) for row in tried]),
         met=frozenset(source_name(row) for row in tried if met_before(row)),
         l2=mean_of([row.l2 for row in rows], everything),
         linf=mean_of([row.linf for row in rows], everything),

@@ -13,7 +13,7 @@ import torch
 
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
+from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.defences.evade_detector import check_adapts
@@ -21,10 +21,19 @@ from fastadv.detection import Detector, Thresholds, load_detector
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
 from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
-from fastadv.studies.detection.attacks import AttackedImages, make, read_cells
+from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.features import Features, scores_of
-from fastadv.studies.detection.fit import EVALUATION, FITTED, Configuration, aside, failures, fitted_cells, level_notes
+from fastadv.studies.detection.fit import (
+    EVALUATION,
+    FITTED,
+    Configuration,
+    aside,
+    failures,
+    fitted_cells,
+    level_notes,
+    made_and_read,
+)
 from fastadv.studies.detection.measure import (
     FALSE_ALARMS,
     KnnRow,
@@ -177,8 +186,7 @@ def evaluate_folder(
             natural=len(setting.splits.natural["test"]),
             notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), FALSE_ALARMS)),
         )
-        text = json.dumps(describe(made, config), indent=1, sort_keys=True)
-        write_atomically(path / EVALUATION, text.encode() + b"\n")
+        write_json(path / EVALUATION, describe(made, config))
     return made
 
 
@@ -221,16 +229,8 @@ def _check_hidden(thresholds: Thresholds) -> None:
 def _unseen(
     config: EvaluateConfig, setting: Setting, clean: Clean
 ) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
-    cells = [
-        make(setting, clean, spec, targeted=aimed, parts=("test",)) for spec in config.unseen for aimed in (True, False)
-    ]
-    notices = [*level_notes((*config.unseen, *config.adaptive)), *failures(cells)]
-    for run in config.unseen_runs:
-        read, left_out = read_cells(setting, Path(run))
-        cells += read
-        if left_out:
-            notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
-    return tuple(cells), tuple(notices)
+    cells, read = made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
+    return cells, (*level_notes((*config.unseen, *config.adaptive)), *failures(cells), *read)
 
 
 def _measure(
@@ -297,27 +297,11 @@ def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any
             for row in made.adaptive
         ],
         "directions": [asdict(row) for row in made.directions],
-        "cells": [
-            {
-                "attack": cell.attack,
-                "family": cell.family,
-                "kind": kind(cell.targeted),
-                "tried": cell.tried,
-                "made": cell.made,
-                **cell.counts.rates(),
-                "l2": cell.l2,
-                "linf": cell.linf,
-            }
-            for cell in made.cells
-        ],
+        "cells": [cell.described() for cell in made.cells],
         "config": {
+            **asdict(config),
             "unseen": [spec.label for spec in config.unseen],
-            "unseen_runs": list(config.unseen_runs),
             "adaptive": [spec.label for spec in config.adaptive],
-            "weights": list(config.weights),
-            "knn_layer": config.knn_layer,
-            "k": config.k,
-            "dimensions": config.dimensions,
         },
         "notices": list(made.notices),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -185,30 +185,33 @@ def _batched(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield block
 
 
-@torch.no_grad()
 def embed(trajectory: Trajectory, features: Features) -> Tensor:
     """Trajectories ``(N, L, K)``, a block of images at a time."""
-    count, device = len(features), trajectory.representatives.vectors[0].device
-    made = torch.empty((count, *trajectory.shape))
-    for begin in range(0, count, _ROWS):
-        part = slice(begin, begin + _ROWS)
-        made[part] = trajectory([value[part].to(device) for value in features.values]).cpu()
-    return made
+    return _by_blocks(trajectory, trajectory, features, trajectory.shape)
 
 
 def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
     """Values and labels in blocks, as representatives are made of them."""
-    for begin in range(0, len(features), _ROWS):
-        part = slice(begin, begin + _ROWS)
+    for part in _blocks(features):
         yield [value[part] for value in features.values], labels[part]
 
 
-@torch.no_grad()
 def scores_of(detector: Detector, features: Features) -> Tensor:
     """A detector's scores ``(N,)``, a block of images at a time."""
-    device = detector.trajectory.representatives.vectors[0].device
-    made = torch.empty(len(features))
-    for begin in range(0, len(features), _ROWS):
-        part = slice(begin, begin + _ROWS)
-        made[part] = detector.score([value[part].to(device) for value in features.values]).cpu()
+    return _by_blocks(detector.score, detector.trajectory, features, ())
+
+
+def _blocks(features: Features) -> list[slice]:
+    return [slice(begin, begin + _ROWS) for begin in range(0, len(features), _ROWS)]
+
+
+@torch.no_grad()
+def _by_blocks(
+    work: Callable[[list[Tensor]], Tensor], trajectory: Trajectory, features: Features, shape: tuple[int, ...]
+) -> Tensor:
+    """``(N, *shape)``, made of the values on the device of the trajectory's representatives."""
+    device = trajectory.representatives.vectors[0].device
+    made = torch.empty((len(features), *shape))
+    for part in _blocks(features):
+        made[part] = work([value[part].to(device) for value in features.values]).cpu()
     return made

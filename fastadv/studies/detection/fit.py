@@ -39,7 +39,7 @@ from fastadv.studies.detection.features import Features, batches, embed
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
 from fastadv.studies.detection.setting import TARGETED, Clean, Setting, kind, look
-from fastadv.studies.detection.study import StudyConfig, begin, claimed, identity_of, planned
+from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned
 from fastadv.training import HeadConfig
 
 FITTED = "fit.json"
@@ -151,7 +151,7 @@ def fit_folder(
         source: The faces.
         model: The network under attack, in evaluation mode.
         path: The study's folder.
-        engine: How attacks are run, with every choice made.
+        engine: How attacks are run.
         configurations: The detectors.
         fitting: How they are fitted; its ``kind`` is each configuration's own, its seed the study's.
         head: How a class head is trained.
@@ -172,8 +172,8 @@ def fit_folder(
         raise ArgumentError("configurations: expected at least one detector, got none")
     planned(config, source, model)  # refuses what cannot be before a folder is made
     own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
-    with claimed(path, own, fresh=fresh):
-        setting = begin(config, source, model, path=path, engine=engine, head=head, progress=progress)
+    with own.hold(path, fresh=fresh):
+        setting = begin(config, source, model, path=path, engine=own.engine, head=head, progress=progress)
         clean = look(setting)
         cells, notices = fitted_cells(config, setting, clean)
         found, more = fit_detectors(setting, clean, cells, configurations, fitting or FitConfig())
@@ -197,16 +197,27 @@ def fitted_cells(
         ValueError: As ``read_cells``.
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
-    cells: list[AttackedImages] = []
+    cells, notices = made_and_read(setting, clean, config.attacks, config.runs, parts=PARTS)
+    return cells, (*level_notes(config.attacks), *notices, *failures(cells))
+
+
+def made_and_read(
+    setting: Setting, clean: Clean, attacks: Sequence[AttackSpec], runs: Sequence[str], *, parts: Sequence[str]
+) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
+    """The images of attacks, targeted and untargeted, and of runs; and a sentence for each run with others.
+
+    Raises:
+        ValueError: As ``read_cells``.
+        ImageError, AlignmentError, OSError: A file cannot be read or written.
+    """
+    cells = [make(setting, clean, spec, targeted=aimed, parts=parts) for spec in attacks for aimed in (True, False)]
     notices: list[str] = []
-    for spec in config.attacks:
-        cells += [make(setting, clean, spec, targeted=aimed, parts=PARTS) for aimed in (True, False)]
-    for run in config.runs:
+    for run in runs:
         read, left_out = read_cells(setting, Path(run))
         cells += read
         if left_out:
             notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
-    return tuple(cells), (*level_notes(config.attacks), *notices, *failures(cells))
+    return tuple(cells), tuple(notices)
 
 
 def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
@@ -359,19 +370,7 @@ def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:
             }
             for found in made.detectors
         ],
-        "cells": [
-            {
-                "attack": cell.attack,
-                "family": cell.family,
-                "kind": kind(cell.targeted),
-                "tried": cell.tried,
-                "made": cell.made,
-                **cell.counts.rates(),
-                "l2": cell.l2,
-                "linf": cell.linf,
-            }
-            for cell in made.cells
-        ],
+        "cells": [cell.described() for cell in made.cells],
         "people": len(splits.people),
         "layers": list(setting.layers),
         "rest": len(splits.rest),

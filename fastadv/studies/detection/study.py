@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,11 @@ from torch import nn
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import remove_temporaries, write_atomically
-from fastadv.core.lock import FolderLock
+from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
-from fastadv.core.provenance import versions
 from fastadv.data import FaceSource, read_manifest
 from fastadv.data.hashes import KEPT
-from fastadv.data.run_files import LOCK, RunFolderError, check_free, check_images
+from fastadv.data.run_files import FolderKind, check_images, held
 from fastadv.detection import LayerTap
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
@@ -49,6 +46,7 @@ _WRITTEN = (
     KEPT,
     STUDY,
 )
+STUDY_FOLDER = FolderKind(mark=STUDY, what="study", written=_WRITTEN)
 
 HEAD_EPOCHS, HEAD_LR = 300, 0.1
 """**choice**: the paper's 60 epochs at 1e-3 are for hundreds of images of a person. With the few that a small study
@@ -130,72 +128,9 @@ class StudyConfig:
         return StudyConfig(**plain)
 
 
-@contextmanager
-def claimed(path: Path, identity: RunIdentity | None = None, *, fresh: bool = False) -> Iterator[None]:
-    """The study's folder for this process alone: begun with an identity, or gone on with under the same.
-
-    A folder that was made here and got nothing but the study's description goes again where an error ends the call.
-
-    Args:
-        path: The folder.
-        identity: What the study depends on; None: as the folder says.
-        fresh: Remove the study that the folder holds, and begin anew.
-
-    Raises:
-        RunFolderError: The folder holds something else or another study (the first differing part is named), or another
-            process writes it.
-        OSError: The folder cannot be made or written.
-    """
-    check_free(path, mark=STUDY, what="study")
-    made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FolderLock(path / ".lock")
-    except BlockingIOError as error:
-        raise RunFolderError(f"{path}: another process is writing this study") from error
-    file = path / STUDY
-    try:
-        remove_temporaries(path)
-        if fresh and file.exists():
-            _clear(path)
-        begun = not file.exists()
-        if identity is not None:
-            _settle_identity(path, identity)
-        try:
-            yield
-        except BaseException:
-            if begun and {entry.name for entry in path.iterdir()} <= {STUDY, KEPT, LOCK}:
-                for name in (KEPT, STUDY):
-                    (path / name).unlink(missing_ok=True)
-            raise
-    finally:
-        lock.release()
-        if made and not any(path.iterdir()):
-            path.rmdir()
-
-
-def _settle_identity(path: Path, identity: RunIdentity) -> None:
-    wanted = json.loads(json.dumps(dict(identity.config)))
-    if (path / STUDY).exists():
-        saved = read_study(path)
-        found = difference(saved["config"], wanted, where=STUDY, shown=(saved["shown"], identity.shown))
-        if found:
-            raise RunFolderError(f"{path}: holds another study; {found}")
-        return
-    described = {"config": wanted, "shown": dict(identity.shown), "versions": versions()}
-    if identity.known.entries:
-        write_atomically(path / KEPT, identity.known.to_bytes())
-    write_atomically(path / STUDY, json.dumps(described, indent=1, sort_keys=True).encode() + b"\n", fsync=True)
-
-
-def _clear(path: Path) -> None:
-    """Remove what studies write; what else lies there stays. The study's description goes last."""
-    for name in _WRITTEN:
-        place = path / name
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
+def claimed(path: Path) -> AbstractContextManager[None]:
+    """The study's folder for this process alone; as `run_files.held`."""
+    return held(path, STUDY_FOLDER)
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -228,15 +163,15 @@ def identity_of(
     weights: Path | None = None,
     landmarks: Path | None = None,
 ) -> RunIdentity:
-    """What ``claimed`` compares and ``reopen`` reads.
+    """What the folder is held by and ``reopen`` reads.
 
     Args:
         config: Of the study.
         source: The faces.
         model: The network.
-        engine: With every choice made.
+        engine: As the user gave it.
         head: How a class head is trained; None: ``default_head``.
-        path: The study's folder, where hashes of an earlier call are kept.
+        path: The study's folder, where choices and hashes of an earlier call are kept.
         weights: The network's file, for messages.
         landmarks: The file of the points, for messages.
     """
@@ -255,6 +190,7 @@ def identity_of(
         faces=UsedFaces(source=source, landmarks=landmarks),
         out=path,
         rules=rules,
+        kind=STUDY_FOLDER,
     )
 
 

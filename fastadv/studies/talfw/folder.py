@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastadv.attacks import Recipe
-from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data.stored import ImageFormat
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
+from fastadv.runs import list_hash
+from fastadv.runs.embedding import names_of
 from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.talfw.files import reader
 from fastadv.studies.talfw.measure import TalfwSummary, build, check_threshold, choose_targets, claim, plan
-from fastadv.studies.verify import names_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +43,19 @@ def build_folder(wanted: TalfwPlan, *, progress: Progress = silent) -> tuple[Tal
     Raises:
         ValueError, OSError: As opening the network, the faces, the pairs and the folder; else as ``build``.
     """
-    given = wanted.inputs
-    if given.out is None:
-        raise ArgumentError("out: expected a folder, got none")
+    given, out = wanted.inputs, wanted.inputs.folder
     aimed_at = choose_targets(wanted.targets, wanted.attack)
     model = given.open_model()
     source = given.open_faces(model)
     pairs = wanted.pairs.open(source, verified=False)
     check_threshold(wanted.threshold, pairs)
     aims = plan(source, pairs, targets=aimed_at)
-    crops = claim(given.out)
-    engine = settle(given.engine, model, crops)
-    identity = RunIdentity.of(
+    crops = claim(out)
+    identity = given.identity(
         "talfw",
-        model=model,
-        weights=given.weights,
+        model,
+        given.used(source, names_of(pairs)),
         attack=wanted.attack,
-        engine=engine,
-        seed=given.seed,
-        faces=UsedFaces(source=source, names=names_of(pairs), landmarks=given.landmarks),
         out=crops,
         rules={
             "targets": aimed_at,
@@ -72,20 +65,17 @@ def build_folder(wanted: TalfwPlan, *, progress: Progress = silent) -> tuple[Tal
             "images": {"format": wanted.stored.name, "quality": wanted.stored.quality, "grey": wanted.grey},
         },
     )
-    with identity.open(crops, fresh=given.fresh) as folder:
+    with identity.work(crops, fresh=given.fresh, progress=progress) as work:
         summary = build(
             aims,
             pairs,
             source,
             model,
             wanted.attack,
-            out=given.out,
-            folder=folder,
+            work,
+            out=out,
             threshold=wanted.threshold,
             stored=wanted.stored,
             grey=wanted.grey,
-            seed=given.seed,
-            engine=engine,
-            progress=progress,
         )
-    return summary, reader(source, given.out)
+    return summary, reader(source, out)

@@ -16,20 +16,19 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import is_temporary, write_atomically
-from fastadv.core.progress import Progress, silent
-from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, RunFolder, to_uint8
+from fastadv.core.files import is_temporary, write_json
+from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
 from fastadv.data.cover import cover
 from fastadv.data.names import several
 from fastadv.data.stored import ImageFormat, is_grey
 from fastadv.defences.grey import Grey, in_grey
-from fastadv.engine import Engine
 from fastadv.models import FaceModel
-from fastadv.recognition import cosine_scores, evaluate
+from fastadv.recognition import evaluate
 from fastadv.runs.attack import AttackSummary, summarise
-from fastadv.runs.embedding import embed
+from fastadv.runs.embedding import embed, names_of, pair_scores
 from fastadv.runs.goals import check_goal
 from fastadv.runs.production import Order, produce
+from fastadv.runs.work import Work
 from fastadv.studies.talfw.files import (
     intact,
     open_written,
@@ -119,7 +118,7 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
         raise ArgumentError("data: expected a source of aligned crops, got one of whole files (size=None)")
     if not pairs:
         raise ArgumentError("pairs: expected at least one, got none")
-    names = _names(pairs)
+    names = names_of(pairs)
     missing = [name for name in names if name not in source]
     if missing:
         raise ArgumentError(f"pairs: expected images that are there, got {several(missing)}")
@@ -138,10 +137,6 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
             partners = sorted(partners, key=lambda partner: partner in chosen)[:1]
         aims.append(Aim(name=name, goal="impersonate" if others[name] else "evade", partners=tuple(partners)))
     return aims
-
-
-def _names(pairs: Sequence[Pair]) -> list[str]:
-    return list(dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second)))
 
 
 def _check_landmarks(source: FaceSource, names: Sequence[str]) -> None:
@@ -211,22 +206,19 @@ def build(
     source: FaceSource,
     model: FaceModel,
     attack: Attack[Any] | Recipe,
+    work: Work,
     *,
     out: Path,
-    folder: RunFolder,
     threshold: float | None = None,
     stored: ImageFormat | None = None,
     grey: bool = False,
-    seed: int = 0,
-    engine: Engine,
-    progress: Progress = silent,
 ) -> TalfwSummary:
     """Attack the chosen images and write the set of pairs that they make.
 
-    ``folder`` gets the adversarial crops and their manifest. Below ``out`` come ``images/``, changed and unchanged ones
-    in one format and each in the mode of its source, so that no ending or coding gives a changed image away, the
-    landmarks of the originals, and the pairs: only the images of the pairs. A grey picture stays grey: of the change of
-    its crop the mean of the channels is written, which ``grey`` makes the whole of it.
+    The folder of the work gets the adversarial crops and their manifest. Below ``out`` come ``images/``, changed and
+    unchanged ones in one format and each in the mode of its source, so that no ending or coding gives a changed image
+    away, the landmarks of the originals, and the pairs: only the images of the pairs. A grey picture stays grey: of the
+    change of its crop the mean of the channels is written, which ``grey`` makes the whole of it.
 
     Everything is a function of the arguments, and the summary is written last, so a killed call goes on where it was
     and ends with the same bytes.
@@ -242,14 +234,11 @@ def build(
         model: The model to attack.
         attack: How to move.
         out: The new data set.
-        folder: The crops' run, at ``claim(out)``.
+        work: How images are made; its folder is the crops' run, at ``claim(out)``.
         threshold: The verifier's cosine threshold; None takes that of the clean pairs' equal error rate. It decides
             what the manifest calls a success, not how an image moves.
         stored: How images are written; None: as PNG, which keeps every pixel.
         grey: Attack grey pictures by one change for all channels: through the mean of the channels.
-        seed: Of every random number.
-        engine: How to run the attack.
-        progress: Told of every stage.
 
     Raises:
         ValueError: A file changed since it was attacked, or the threshold is as ``check_threshold`` says.
@@ -258,13 +247,14 @@ def build(
     """
     check_threshold(threshold, pairs)
     check_goal(attack, "impersonate")
-    stored = stored or ImageFormat()
+    stored, folder, progress = stored or ImageFormat(), work.into, work.progress
     if (out / SUMMARY).is_file() and folder.finished and intact(out):
         held = _read_summary(out / SUMMARY)
         if held is not None:
             return held
     (out / SUMMARY).unlink(missing_ok=True)
-    embeddings = embed(source, _names(pairs), model, progress=progress)
+    everybody = names_of(pairs)
+    embeddings = embed(source, everybody, model, progress=progress)
     if threshold is None:
         threshold = _measured_threshold(pairs, embeddings)
     moves = as_recipe(attack)
@@ -283,30 +273,19 @@ def build(
         rows: dict[str, ManifestRow] = {}
         for label, way, network, names in ways:
             orders = [_order(aim) for aim in aims if aim.goal == kind and aim.name in names]
-            found = produce(
-                orders,
-                goal_of,
-                source,
-                way,
-                network,
-                goal_name=kind,
-                seed=seed,
-                engine=engine,
-                folder=folder,
-                progress=progress,
-                stage=f"{moves.name}: {kind}{label}",
-            )
+            stage = f"{moves.name}: {kind}{label}"
+            found = produce(orders, goal_of, source, way, network, work, goal_name=kind, stage=stage)
             rows.update((row.name, row) for row in found)
         made[kind] = summarise([rows[aim.name] for aim in aims if aim.goal == kind]) if rows else None
     folder.finish([aim.name for aim in aims])
-    written = write_images(_names(pairs), source, folder, out, stored, progress)
-    write_landmarks(_names(pairs), source, out, stored)
+    written = write_images(everybody, source, folder, out, stored, progress)
+    write_landmarks(everybody, source, out, stored)
     write_pairs(pairs, source, out)
     write_checksums(out)
     read = embed(open_written(source, out), [aim.name for aim in aims], model, progress=progress)
     summary = TalfwSummary(
         pairs=len(pairs),
-        images=len(_names(pairs)),
+        images=len(everybody),
         changed=len(aims),
         both=sum(pair.first in read and pair.second in read for pair in pairs),
         threshold=threshold,
@@ -320,17 +299,13 @@ def build(
         grey=len(greys),
         stored=stored.name if stored.name == "png" else f"{stored.name}, quality {stored.quality}",
     )
-    write_atomically(out / SUMMARY, json.dumps(asdict(summary), indent=2, sort_keys=True).encode() + b"\n")
+    write_json(out / SUMMARY, asdict(summary), indent=2)
     return summary
 
 
 def _measured_threshold(pairs: Sequence[Pair], embeddings: Mapping[str, Tensor]) -> float:
     same = np.array([pair.same for pair in pairs])
-    first, second = (
-        np.stack([embeddings[name].numpy() for name in names])
-        for names in ([pair.first for pair in pairs], [pair.second for pair in pairs])
-    )
-    return float(evaluate(cosine_scores(first, second), same, None, metric="cosine").eer_threshold)
+    return float(evaluate(pair_scores(pairs, embeddings), same, None, metric="cosine").eer_threshold)
 
 
 def _order(aim: Aim) -> Order:

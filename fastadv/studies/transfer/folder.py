@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair
-from fastadv.engine import Engine
 from fastadv.models import FaceModel
-from fastadv.runs import RunIdentity, UsedFaces, list_hash, settle
-from fastadv.runs.inputs import PairChoice, open_faces, open_named_model
+from fastadv.runs import RunIdentity, list_hash
+from fastadv.runs.embedding import names_of
+from fastadv.runs.inputs import PairChoice, RunInputs, open_faces, open_named_model
 from fastadv.studies.transfer import results, untargeted
 from fastadv.studies.transfer.measure import transfer
 from fastadv.studies.transfer.plan import (
     UNIVERSAL,
+    TransferSettings,
     calibrate,
     check_far,
     check_plan,
     draw_images,
     parse_method,
 )
-from fastadv.studies.verify import names_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +32,9 @@ class TransferPlan:
     """A study of transferability as ``fastadv transfer`` is asked for it.
 
     Attributes:
-        data: The faces.
+        inputs: Faces and folder, without a network.
         networks: Texts, ``NAME`` or ``NAME=WEIGHTS``; at least two of one input size.
         methods: Texts (``parse_method``).
-        out: The folder.
         surrogates: Names of networks, ensembles with "+"; None for each network.
         untargeted: Whether half of the images are attacked untargeted and ROC curves compared.
         eps: Radius, pixels in [0, 1].
@@ -46,17 +44,11 @@ class TransferPlan:
         images: How many sources, and as many targets.
         far: Of every network's threshold.
         verification: The pairs that the thresholds come from.
-        landmarks: Five points an image, or None.
-        seed: Of every random number.
-        engine: How to run.
-        device: Where.
-        fresh: Whether to remove the run that the folder holds.
     """
 
-    data: Path
+    inputs: RunInputs
     networks: Sequence[str]
     methods: Sequence[str]
-    out: Path
     surrogates: Sequence[str] | None = None
     untargeted: bool = False
     eps: float
@@ -66,11 +58,6 @@ class TransferPlan:
     images: int
     far: float
     verification: PairChoice
-    landmarks: Path | None = None
-    seed: int = 0
-    engine: Engine
-    device: str = "cpu"
-    fresh: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,8 +89,9 @@ def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> Trans
         ValueError, OSError: As reading the texts and opening the networks, the faces, the pairs and the folder; else as
             ``transfer`` and ``untargeted.untargeted``.
     """
-    study = _Opened(plan)
-    with study.identity().open(plan.out, fresh=plan.fresh) as folder:
+    study, given = _Opened(plan), plan.inputs
+    identity = study.identity()
+    with identity.work(given.folder, fresh=given.fresh, progress=progress) as work:
         if plan.untargeted:
             compared = untargeted.untargeted(
                 study.source,
@@ -113,33 +101,16 @@ def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> Trans
                 methods=study.kinds,
                 eps=plan.eps,
                 steps=plan.steps,
-                folder=folder,
-                seed=plan.seed,
-                engine=study.engine,
-                progress=progress,
+                work=work,
             )
-            untargeted.save(compared, folder)
+            untargeted.save(compared, work.into)
             return TransferFound(source=study.source, untargeted=compared)
         verifiers = {
             name: calibrate(study.source, study.listed, model, far=plan.far, progress=progress)
             for name, model in study.models.items()
         }
-        found = transfer(
-            study.source,
-            verifiers,
-            surrogates=study.surrogates,
-            methods=study.specs,
-            at=tuple(plan.at or ()),
-            pairs=plan.pairs,
-            images=plan.images,
-            eps=plan.eps,
-            steps=plan.steps,
-            folder=folder,
-            seed=plan.seed,
-            engine=study.engine,
-            progress=progress,
-        )
-        results.save(found, folder)
+        found = transfer(study.source, verifiers, study.settings, work)
+        results.save(found, work.into)
     return TransferFound(source=study.source, targeted=found)
 
 
@@ -155,24 +126,13 @@ class _Opened:
                 f"untargeted: expected one --surrogate and no --at, got {len(plan.surrogates or ())} surrogates"
                 f"{'' if plan.at is None else ' and --at'}"
             )
-        self.models = _open_networks(plan.networks, plan.device)
+        self.models = _open_networks(plan.networks, plan.inputs.device)
         self.surrogates = list(plan.surrogates or self.models)
         (size,) = {model.input_size for model in self.models.values()}
-        self.source = open_faces(plan.data, size=size[0], landmarks=plan.landmarks)
+        self.source = open_faces(plan.inputs.data, size=size[0], landmarks=plan.inputs.landmarks)
         self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
         self.used = set(names_of(self.listed))
-        self._check()
-        self.engine = settle(plan.engine, next(iter(self.models.values())), plan.out)
-
-    def _check(self) -> None:
-        plan = self.plan
-        if plan.untargeted:
-            untargeted.check_plan(
-                self.models, surrogate=self.surrogates[0], methods=self.kinds, eps=plan.eps, steps=plan.steps
-            )
-            return
-        check_plan(
-            self.models,
+        self.settings = TransferSettings(
             surrogates=self.surrogates,
             methods=self.specs,
             eps=plan.eps,
@@ -181,22 +141,32 @@ class _Opened:
             pairs=plan.pairs,
             images=plan.images,
         )
-        for names in draw_images(self.source, plan.images, seed=plan.seed):
+        self._check()
+
+    def _check(self) -> None:
+        plan = self.plan
+        if plan.untargeted:
+            untargeted.check_plan(
+                self.models, surrogate=self.surrogates[0], methods=self.kinds, eps=plan.eps, steps=plan.steps
+            )
+            return
+        check_plan(self.models, self.settings)
+        for names in draw_images(self.source, plan.images, seed=plan.inputs.seed):
             self.used.update(names)
         check_far(plan.far, self.listed)
 
     def identity(self) -> RunIdentity:
         """Everything that an output depends on."""
-        plan = self.plan
+        plan, given = self.plan, self.plan.inputs
         targeted = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": plan.far}
         return RunIdentity.of(
             "transfer",
             models=self.models,
             attacks={spec.label: spec.recipe(eps=plan.eps, steps=plan.steps) for spec in self.specs},
-            engine=self.engine,
-            seed=plan.seed,
-            faces=UsedFaces(source=self.source, names=sorted(self.used), landmarks=plan.landmarks),
-            out=plan.out,
+            engine=given.engine,
+            seed=given.seed,
+            faces=given.used(self.source, sorted(self.used)),
+            out=given.folder,
             rules={
                 "untargeted": plan.untargeted,
                 "surrogates": self.surrogates,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,14 @@ from fastadv.attacks.change import level_note, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
-from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import software
-from fastadv.data import FaceSource, ManifestRow, RunFolder, face_id, to_uint8
-from fastadv.engine import Engine, trace
-from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.runs.embedding import embed
+from fastadv.data import Face, FaceSource, ManifestRow, face_id, to_uint8
+from fastadv.engine import trace
+from fastadv.models import FaceModel, prepare
+from fastadv.runs.embedding import embed, outputs
+from fastadv.runs.work import Work
 from fastadv.studies.transfer.plan import (
+    TransferSettings,
     Verifier,
     check_plan,
     draw_images,
@@ -36,22 +39,7 @@ _BATCH = 16
 _STRIDE = 10  # steps between two signs of life
 
 
-def transfer(
-    source: FaceSource,
-    verifiers: Mapping[str, Verifier],
-    *,
-    surrogates: Sequence[str],
-    methods: Sequence[AttackSpec],
-    eps: float,
-    steps: int,
-    at: Sequence[int],
-    pairs: int,
-    images: int,
-    folder: RunFolder,
-    seed: int = 0,
-    engine: Engine,
-    progress: Progress = silent,
-) -> Transfer:
+def transfer(source: FaceSource, verifiers: Mapping[str, Verifier], settings: TransferSettings, work: Work) -> Transfer:
     """Attack negative pairs on each surrogate by each method, and show the results to every network.
 
     Source and target images are of different people; a pair is taken when no network accepts it. The goal is that the
@@ -61,17 +49,8 @@ def transfer(
     Args:
         source: The faces.
         verifiers: The networks by name, the targets of all attacks.
-        surrogates: Names of verifiers, or several with "+" between them (an ensemble of equal weights).
-        methods: What to compare.
-        eps: Radius of the L-infinity budget.
-        steps: Of the iterative methods that do not say their own.
-        at: Further numbers of steps after which the images are measured.
-        pairs: How many negative pairs.
-        images: How many sources, and as many targets, the pairs are drawn from.
-        folder: Where images, rows and measurements go.
-        seed: Of every random number.
-        engine: How to run the attacks.
-        progress: Told of every stage.
+        settings: What to attack, by which methods and how.
+        work: How images are made; its folder holds images, rows and measurements.
 
     Raises:
         ValueError: As ``check_plan``; there are not enough people or negative pairs.
@@ -82,17 +61,17 @@ def transfer(
         Zhong and Deng 2020, section IV-A.
     """
     models = {name: verifier.model for name, verifier in verifiers.items()}
-    check_plan(models, surrogates=surrogates, methods=methods, eps=eps, steps=steps, at=at, pairs=pairs, images=images)
-    note = level_note(Linf(eps))
+    check_plan(models, settings)
+    note = level_note(Linf(settings.eps))
     if note is not None:
         notify(note)
-    from_, to = draw_images(source, images, seed=seed)
-    rows = {name: embed(source, [*from_, *to], v.model, progress=progress) for name, v in verifiers.items()}
-    accepted = np.zeros((images, images), bool)
+    from_, to = draw_images(source, settings.images, seed=work.seed)
+    rows = {name: embed(source, [*from_, *to], v.model, progress=work.progress) for name, v in verifiers.items()}
+    accepted = np.zeros((settings.images, settings.images), bool)
     for name, verifier in verifiers.items():
         one, other = (torch.stack([rows[name][n] for n in names]) for names in (from_, to))
         accepted |= (one @ other.T).numpy() >= verifier.threshold
-    chosen = negative_pairs(from_, to, accepted, pairs)
+    chosen = negative_pairs(from_, to, accepted, settings.pairs)
     targets = {name: torch.stack([rows[name][t] for _, t in chosen]) for name in verifiers}
     clean = [(torch.stack([rows[n][s] for s, _ in chosen]) * targets[n]).sum(1).numpy() for n in verifiers]
     study = _TransferStudy(
@@ -100,173 +79,159 @@ def transfer(
         verifiers=verifiers,
         pairs=chosen,
         targets=targets,
-        eps=eps,
-        steps=steps,
-        at=tuple(at),
-        folder=folder,
-        seed=seed,
-        engine=engine,
-        progress=progress,
+        settings=settings,
+        work=work,
         before=dict(zip(verifiers, clean, strict=True)),
     )
-    cells = tuple(study.cell(surrogate, method) for surrogate in surrogates for method in methods)
-    folder.finish(study.order)
+    cells = tuple(study.cell(surrogate, method) for surrogate in settings.surrogates for method in settings.methods)
+    work.into.finish(study.order)
     return Transfer(verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Way:
+    """A method on a surrogate, whose first network is attacked, and the steps after which its images are measured."""
+
+    surrogate: str
+    method: AttackSpec
+    recipe: Recipe
+    model: FaceModel
+    at: tuple[int, ...]
+
+    @property
+    def first(self) -> str:
+        """The name of the surrogate's first network, whose threshold decides."""
+        return self.surrogate.split("+")[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _TransferStudy:
     """The pairs, the networks that judge, and what is on disk."""
 
-    def __init__(
-        self,
-        *,
-        source: FaceSource,
-        verifiers: Mapping[str, Verifier],
-        pairs: Sequence[tuple[str, str]],
-        targets: Mapping[str, Tensor],
-        before: Mapping[str, NDArray[np.float32]],
-        eps: float,
-        steps: int,
-        at: tuple[int, ...],
-        folder: RunFolder,
-        seed: int,
-        engine: Engine,
-        progress: Progress,
-    ) -> None:
-        self._source, self._verifiers, self._pairs, self._targets = source, verifiers, pairs, targets
-        self._before, self._eps, self._steps, self._at = before, eps, steps, at
-        self._folder, self._seed, self._engine, self._progress = folder, seed, engine, progress
-        self._judges = {name: prepare(v.model, precision="fp32") for name, v in verifiers.items()}
-        self._software = software(next(iter(verifiers.values())).model.device)
-        self.order: list[str] = []
+    source: FaceSource
+    verifiers: Mapping[str, Verifier]
+    pairs: Sequence[tuple[str, str]]
+    targets: Mapping[str, Tensor]
+    before: Mapping[str, NDArray[np.float32]]
+    settings: TransferSettings
+    work: Work
+    order: list[str] = field(default_factory=list)
+
+    @cached_property
+    def judges(self) -> dict[str, FaceModel]:
+        """The networks, ready to evaluate in float32."""
+        return {name: prepare(v.model, precision="fp32") for name, v in self.verifiers.items()}
+
+    @cached_property
+    def software(self) -> str:
+        """What makes the images."""
+        return software(next(iter(self.verifiers.values())).model.device)
 
     def cell(self, surrogate: str, method: AttackSpec) -> TransferCell:
-        model, *others = members(surrogate, {name: v.model for name, v in self._verifiers.items()})
-        recipe = method.recipe(eps=self._eps, steps=self._steps, others=others)
+        model, *others = members(surrogate, {name: v.model for name, v in self.verifiers.items()})
+        recipe = method.recipe(eps=self.settings.eps, steps=self.settings.steps, others=others)
         last = recipe.attack.steps
-        at = tuple(sorted({k for k in self._at if k < last} | {last}))
-        blocks = []
-        for begin in range(0, len(self._pairs), _BLOCK):
-            part = slice(begin, min(begin + _BLOCK, len(self._pairs)))
-            stage = (f"{surrogate}: {method.label}", begin // _BLOCK, -(-len(self._pairs) // _BLOCK))
-            blocks.append(self._block(surrogate, method, recipe, model, at, part, stage))
-        similarity = np.concatenate(blocks, axis=2)
+        at = tuple(sorted({k for k in self.settings.at if k < last} | {last}))
+        way = _Way(surrogate=surrogate, method=method, recipe=recipe, model=model, at=at)
+        blocks = [self._block(way, begin) for begin in range(0, len(self.pairs), _BLOCK)]
         return TransferCell(
             surrogate=surrogate,
             method=method.label,
             name=method.name,
             rate=method.rate,
             steps=at,
-            similarity=similarity,
+            similarity=np.concatenate(blocks, axis=2),
         )
 
-    def _block(
-        self,
-        surrogate: str,
-        method: AttackSpec,
-        recipe: Recipe,
-        model: FaceModel,
-        at: tuple[int, ...],
-        part: slice,
-        stage: tuple[str, int, int],
-    ) -> NDArray[np.float32]:
-        pairs = self._pairs[part]
-        names = [f"{surrogate}/{method.label}/{s}__{t}".replace("+", "-and-") for s, t in pairs]
+    def _block(self, way: _Way, begin: int) -> NDArray[np.float32]:
+        part = slice(begin, min(begin + _BLOCK, len(self.pairs)))
+        pairs, label, last = self.pairs[part], way.method.label, way.at[-1]
+        names = [f"{way.surrogate}/{label}/{s}__{t}".replace("+", "-and-") for s, t in pairs]
         names = ["/".join((*n.split("/")[:2], "+".join(n.split("/")[2:]))) for n in names]
         self.order.extend(names)
-        file = self._folder.path / "cells" / surrogate / f"{method.label}-{part.start:06d}.npy"
-        shape = (len(at), len(self._verifiers), len(pairs))
-        done = _read_block(file, shape) if set(names) <= self._folder.done else None
-        label, block, blocks = stage
-        last = at[-1]
-        if done is not None:
-            self._progress(label, (block + 1) * last, blocks * last)
+        file = self.work.into.path / "cells" / way.surrogate / f"{label}-{begin:06d}.npy"
+        done = _read_block(file, (len(way.at), len(self.verifiers), len(pairs)))
+
+        def tell(step: int) -> None:
+            blocks = -(-len(self.pairs) // _BLOCK)
+            self.work.progress(f"{way.surrogate}: {label}", begin // _BLOCK * last + step, blocks * last)
+
+        if done is not None and set(names) <= self.work.into.done:
+            tell(last)
             return done
-        sources = [self._source.unchanged(self._source.load(s)) for s, _ in pairs]
-        images = torch.stack([face.image for face in sources])
-        targets = torch.stack([self._source.load(t).image for _, t in pairs])
-        goal = self._goal(recipe.name, surrogate, model, targets)
-        alive = {*at, *range(_STRIDE, last, _STRIDE)}
+        faces = [self.source.unchanged(self.source.load(s)) for s, _ in pairs]
+        images = torch.stack([face.image for face in faces])
+        goal = self._goal(way, torch.stack([self.source.load(t).image for _, t in pairs]))
+        alive = sorted({*way.at, *range(_STRIDE, last, _STRIDE)})
         ids = [face_id(f"{s}__{t}") for s, t in pairs]
-        measured = []
-        final = images
-        iterates = trace(recipe, goal, model, images, at=sorted(alive), seed=self._seed, ids=ids, engine=self._engine)
-        for step, made in iterates:
-            if step in at:
+        seed, engine = self.work.seed, self.work.engine
+        measured, final = [], images
+        for step, made in trace(way.recipe, goal, way.model, images, at=alive, seed=seed, ids=ids, engine=engine):
+            if step in way.at:
                 measured.append(self._similarity(made, part))
                 final = made
-            self._progress(label, block * last + step, blocks * last)
+            tell(step)
         similarity = np.stack(measured).astype(np.float32)
-        self._write(
-            names, recipe, surrogate, images, final.cpu(), similarity[-1], part, [f.source_hash for f in sources]
-        )
+        self._write(way, names, part, faces, final.cpu(), similarity[-1])
         file.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.save(buffer, similarity)
         write_atomically(file, buffer.getvalue())
         return similarity
 
-    def _goal(self, name: str, surrogate: str, model: FaceModel, targets: Tensor) -> Goal:
-        if CATALOG[name].level != "logits":
-            return Impersonate(targets, threshold=self._verifiers[surrogate.split("+")[0]].threshold)
-        judge = self._judges[surrogate.split("+")[0]]
-        layout = torch.channels_last
-        labels = fixed_batches(
-            lambda x: judge.logits(x.contiguous(memory_format=layout)), targets.to(judge.device), _BATCH
-        ).argmax(1)
-        return ClassifyAs(labels.cpu())
+    def _goal(self, way: _Way, targets: Tensor) -> Goal:
+        if CATALOG[way.recipe.name].level != "logits":
+            return Impersonate(targets, threshold=self.verifiers[way.first].threshold)
+        judge = self.judges[way.first]
+        return ClassifyAs(outputs(judge.logits, targets, judge, batch=_BATCH).argmax(1))
 
     def _similarity(self, images: Tensor, part: slice) -> NDArray[np.float32]:
         """``(M, n)`` cosines with the targets, by the networks in float32."""
         found = []
-        for name, judge in self._judges.items():
-            ready = images.to(judge.device).contiguous(memory_format=torch.channels_last)
-            rows = fixed_batches(lambda x, j=judge: j(x.contiguous(memory_format=torch.channels_last)), ready, _BATCH)  # type: ignore[misc]
-            found.append((rows.cpu() * self._targets[name][part]).sum(1).numpy())
+        for name, judge in self.judges.items():
+            rows = outputs(judge, images, judge, batch=_BATCH)
+            found.append((rows * self.targets[name][part]).sum(1).numpy())
         return np.stack(found)
 
     def _write(
         self,
+        way: _Way,
         names: Sequence[str],
-        recipe: Recipe,
-        surrogate: str,
-        images: Tensor,
+        part: slice,
+        faces: Sequence[Face],
         final: Tensor,
         similarity: NDArray[np.float32],
-        part: slice,
-        hashes: Sequence[str],
     ) -> None:
-        first = surrogate.split("+")[0]
-        place, limit = list(self._verifiers).index(first), self._verifiers[first].threshold
-        done = self._folder.done
-        linf, l2 = norms(final, images, recipe.attack.budget)
+        recipe, pairs = way.recipe, self.pairs[part]
+        place, limit = list(self.verifiers).index(way.first), self.verifiers[way.first].threshold
+        done = self.work.into.done
+        linf, l2 = norms(final, torch.stack([face.image for face in faces]), recipe.attack.budget)
         for k, name in enumerate(names):
             if name in done:
                 continue
-            success = bool(similarity[place, k] >= limit)
             row = ManifestRow(
                 name=name,
-                id=face_id("__".join(self._pairs[part][k])),
+                id=face_id("__".join(pairs[k])),
                 goal="impersonate",
-                target=self._pairs[part][k][1],
+                target=pairs[k][1],
                 attack=recipe.name,
-                eps=self._eps,
+                eps=self.settings.eps,
                 steps=recipe.attack.steps,
                 ticks=recipe.attack.steps,
-                success=success,
+                success=bool(similarity[place, k] >= limit),
                 success_float=None,  # the iterate before rounding is not measured
                 linf=linf[k],
                 l2=l2[k],
-                score_before=float(self._before[first][part][k]),
+                score_before=float(self.before[way.first][part][k]),
                 score_after=float(similarity[place, k]),
                 metric="cosine",
-                seed=self._seed,
-                source_hash=hashes[k],
-                target_hash=self._source.content_hash(self._pairs[part][k][1]),
-                software=self._software,
-                batch=self._engine.batch or 0,
+                seed=self.work.seed,
+                source_hash=faces[k].source_hash,
+                target_hash=self.source.content_hash(pairs[k][1]),
+                software=self.software,
+                batch=self.work.engine.batch or 0,
             )
-            self._folder.write(row, to_uint8(final[k]))
+            self.work.into.write(row, to_uint8(final[k]))
 
 
 def _read_block(file: Any, shape: tuple[int, int, int]) -> NDArray[np.float32] | None:

@@ -16,8 +16,8 @@ from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable, unmeasurable
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
-from fastadv.recognition import cosine_scores, threshold_at_far
-from fastadv.runs.embedding import embed
+from fastadv.recognition import threshold_at_far
+from fastadv.runs.embedding import embed, names_of, pair_scores
 from fastadv.runs.goals import check_goal
 
 BASES: Mapping[str, str] = {
@@ -73,34 +73,38 @@ def members(surrogate: str, models: Mapping[str, FaceModel]) -> list[FaceModel]:
     return [models[n] for n in names]
 
 
-def check_plan(
-    models: Mapping[str, FaceModel],
-    *,
-    surrogates: Sequence[str],
-    methods: Sequence[AttackSpec],
-    eps: float,
-    steps: int,
-    at: Sequence[int],
-    pairs: int,
-    images: int,
-) -> None:
-    """Refuse a study that could not be finished, before anything is embedded.
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings:
+    """What a matrix of hit rates is measured of.
 
-    Args:
-        models: The networks.
-        surrogates: See ``transfer.transfer``; likewise all others.
+    Attributes:
+        surrogates: Names of networks, or several with "+" between them (an ensemble of equal weights).
         methods: What to compare.
-        eps: Radius of the budget.
-        steps: Of the methods that do not say their own.
-        at: Further numbers of steps.
-        pairs: How many.
-        images: How many sources, and as many targets.
+        eps: Radius of the L-infinity budget.
+        steps: Of the iterative methods that do not say their own.
+        at: Further numbers of steps after which the images are measured.
+        pairs: How many negative pairs.
+        images: How many sources, and as many targets, the pairs are drawn from.
+    """
+
+    surrogates: Sequence[str]
+    methods: Sequence[AttackSpec]
+    eps: float
+    steps: int
+    at: Sequence[int] = ()
+    pairs: int
+    images: int
+
+
+def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> None:
+    """Refuse a study that could not be finished, before anything is embedded.
 
     Raises:
         ValueError: A surrogate is not among the networks, something is given twice, a method does not take what is
             given or cannot move towards another image's embedding or class, ``at`` is beyond every method's steps, or
             there are more pairs than the images give.
     """
+    surrogates, methods = settings.surrogates, settings.methods
     for argument, given in (("surrogate", list(surrogates)), ("method", [m.label for m in methods])):
         twice = [name for name in given if given.count(name) > 1]
         if twice or not given:
@@ -109,7 +113,7 @@ def check_plan(
     for surrogate in surrogates:
         model, *others = members(surrogate, models)
         for method in methods:
-            made = method.recipe(eps=eps, steps=steps, others=others)
+            made = method.recipe(eps=settings.eps, steps=settings.steps, others=others)
             check_goal(made, "classify-as" if CATALOG[method.name].level == "logits" else "impersonate", "method")
             if not getattr(made.attack, "ends_at_last", False):
                 raise ArgumentError(
@@ -122,9 +126,10 @@ def check_plan(
                     f"method: expected one on embeddings for {surrogate}, whose weights bring no class head, got "
                     f"{method.label}, which works on logits"
                 )
-    beyond = [k for k in at if k > longest]
+    beyond = [k for k in settings.at if k > longest]
     if beyond:
         raise ArgumentError(f"at: expected at most the {longest} steps of the longest method, got {beyond[0]}")
+    pairs, images = settings.pairs, settings.images
     if pairs > images * images:
         raise ArgumentError(
             f"pairs: expected at most images x images = {images * images}, got {pairs}; give more --images"
@@ -175,10 +180,7 @@ def calibrate(
     """
     check_far(far, pairs)
     same = np.array([p.same for p in pairs])
-    names = list(dict.fromkeys(n for p in pairs for n in (p.first, p.second)))
-    rows = embed(source, names, model, progress=progress)
-    first, second = (np.stack([rows[getattr(p, k)].numpy() for p in pairs]) for k in ("first", "second"))
-    scores = cosine_scores(first, second)
+    scores = pair_scores(pairs, embed(source, names_of(pairs), model, progress=progress))
     threshold = threshold_at_far(scores, same, far)
     return Verifier(model=model, threshold=threshold, accuracy=float(((scores >= threshold) == same).mean()))
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.core.files import write_atomically
+from fastadv.core.files import write_json
 from fastadv.data import RunFolder
 from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
 from fastadv.studies.transfer.plan import (
     BASES,
     Verifier,
 )
-
-_BLOCK = 64  # pairs that are attacked side by side, and written together
-_BATCH = 16
-_STRIDE = 10  # steps between two signs of life
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,15 +174,7 @@ def _described(study: Transfer, cell: TransferCell, target: str) -> dict[str, An
         "distance_by_steps": [float(d) for d in cell.distance[:, place].mean(1)],
         "base": None if base is None else base.label,
         "base_steps": None if base is None else base.steps,
-        "against_base": None
-        if compared is None
-        else {
-            "difference": compared.difference,
-            "low": compared.low,
-            "high": compared.high,
-            "p": compared.p,
-            "verdict": compared.verdict,
-        },
+        "against_base": None if compared is None else asdict(compared),
     }
 
 
@@ -197,8 +184,7 @@ def save(study: Transfer, folder: RunFolder) -> None:
     Raises:
         OSError: With the file's name.
     """
-    text = json.dumps(describe(study), indent=1, sort_keys=True)
-    write_atomically(folder.path / "transfer.json", text.encode() + b"\n")
+    write_json(folder.path / "transfer.json", describe(study))
 
 
 def verdicts(study: Transfer) -> Iterator[tuple[str, str, str, str, PairedDifference]]:

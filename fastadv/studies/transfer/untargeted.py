@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,18 +15,16 @@ from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe
 from fastadv.attacks.change import level_note, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
+from fastadv.core.files import write_json
 from fastadv.core.notices import notify
-from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import software
 from fastadv.core.resolution import measurable, notes_of
 from fastadv.data import Face, FaceSource, ManifestRow, Pair, RunFolder, face_id, read_image, to_tensor, to_uint8
-from fastadv.data.run_files import IMAGES
-from fastadv.engine import Engine
-from fastadv.models import FaceModel, fixed_batches, prepare
+from fastadv.models import FaceModel, prepare
 from fastadv.recognition import auc, eer, tar_at_far
-from fastadv.runs.embedding import embed
+from fastadv.runs.embedding import embed, names_of, outputs
 from fastadv.runs.production import Order, produce
+from fastadv.runs.work import Work
 from fastadv.studies.transfer.plan import UNIVERSAL
 from fastadv.surrogates.gd_uap import RangePrior, gd_uap
 
@@ -66,7 +63,7 @@ def halve(pairs: Sequence[Pair], *, seed: int) -> tuple[list[str], list[tuple[Pa
     Source:
         Zhong and Deng 2020, section V-E.
     """
-    names = sorted({n for p in pairs for n in (p.first, p.second)})
+    names = sorted(names_of(pairs))
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
     chosen = {names[k] for k in order[: len(names) // 2]}
     kept = [(p, [n for n in (p.first, p.second) if n in chosen]) for p in pairs]
@@ -84,10 +81,7 @@ def untargeted(
     methods: Sequence[AttackSpec | str],
     eps: float,
     steps: int,
-    folder: RunFolder,
-    seed: int = 0,
-    engine: Engine,
-    progress: Progress = silent,
+    work: Work,
 ) -> Untargeted:
     """Attack half of the images away from their own embeddings, and verify the pairs with every network.
 
@@ -102,10 +96,7 @@ def untargeted(
         methods: What to compare; ``"gd-uap"`` for the universal perturbation.
         eps: Radius of the L-infinity budget.
         steps: Of the iterative methods that do not say their own.
-        folder: Where the images go.
-        seed: Of every random number.
-        engine: How to run.
-        progress: Told of every stage.
+        work: How images are made, and where they go.
 
     Raises:
         ValueError: As ``check_plan``.
@@ -116,9 +107,9 @@ def untargeted(
     note = level_note(Linf(eps))
     if note is not None:
         notify(note)
-    chosen, remaining = halve(pairs, seed=seed)
-    names = list(dict.fromkeys(n for p, _ in remaining for n in (p.first, p.second)))
-    clean = {name: embed(source, names, model, progress=progress) for name, model in models.items()}
+    chosen, remaining = halve(pairs, seed=work.seed)
+    names = names_of(p for p, _ in remaining)
+    clean = {name: embed(source, names, model, progress=work.progress) for name, model in models.items()}
     judges = {name: prepare(model, precision="fp32") for name, model in models.items()}
     scores = [[_scores(remaining, clean[name], {}) for name in models]]
     labels, finished = [], []
@@ -128,27 +119,13 @@ def untargeted(
         orders = [Order(name=f"{label}/{name}", source=name) for name in chosen]
         finished += [order.name for order in orders]
         if isinstance(method, str):
-            _universal(
-                orders, source, models[surrogate], eps=eps, steps=steps, folder=folder, seed=seed, progress=progress
-            )
+            _universal(orders, source, models[surrogate], work, eps=eps, steps=steps)
         else:
-            recipe = _away(method, eps=eps, steps=steps)
-            produce(
-                orders,
-                _away_from_itself,
-                source,
-                recipe,
-                models[surrogate],
-                goal_name="evade",
-                seed=seed,
-                engine=engine,
-                folder=folder,
-                progress=progress,
-                stage=label,
-            )
-        attacked = {name: _embedded(judge, folder, orders) for name, judge in judges.items()}
+            recipe, model = _away(method, eps=eps, steps=steps), models[surrogate]
+            produce(orders, _away_from_itself, source, recipe, model, work, goal_name="evade", stage=label)
+        attacked = {name: _embedded(judge, work.into, orders) for name, judge in judges.items()}
         scores.append([_scores(remaining, clean[name], attacked[name]) for name in models])
-    folder.finish(finished)
+    work.into.finish(finished)
     same = np.array([p.same for p, _ in remaining])
     return Untargeted(
         networks=tuple(models),
@@ -197,18 +174,10 @@ def _away_from_itself(order: Order, face: Face) -> Goal:
 
 
 def _universal(
-    orders: Sequence[Order],
-    source: FaceSource,
-    model: FaceModel,
-    *,
-    eps: float,
-    steps: int,
-    folder: RunFolder,
-    seed: int,
-    progress: Progress,
+    orders: Sequence[Order], source: FaceSource, model: FaceModel, work: Work, *, eps: float, steps: int
 ) -> None:
     """GD-UAP with the range of the faces as its prior: one perturbation, added to every image."""
-    done = folder.done
+    folder, done = work.into, work.into.done
     pending = [order for order in orders if order.name not in done]
     if not pending:
         return
@@ -216,7 +185,12 @@ def _universal(
     means, stds = some.mean((0, 2, 3)).tolist(), some.std((0, 2, 3)).tolist()
     prior = RangePrior(mean=(means[0], means[1], means[2]), std=(stds[0], stds[1], stds[2]))
     found = gd_uap(
-        model, eps=eps, seed=seed, steps=steps, prior=prior, on_step=lambda k, _: progress(UNIVERSAL, k, steps)
+        model,
+        eps=eps,
+        seed=work.seed,
+        steps=steps,
+        prior=prior,
+        on_step=lambda k, _: work.progress(UNIVERSAL, k, steps),
     )
     budget, delta, made_with = Linf(eps), found.delta.cpu(), software(model.device)
     judge = prepare(model, precision="fp32")
@@ -225,7 +199,7 @@ def _universal(
         faces = [source.unchanged(source.load(order.source)) for order in block]
         images = torch.stack([face.image for face in faces])
         made = budget.round8((images + delta).clamp(0, 1), images)
-        clean, attacked = _looked(judge, torch.cat([images, made])).split(len(block))
+        clean, attacked = outputs(judge, torch.cat([images, made]), judge, batch=_BATCH).split(len(block))
         before, after = (clean * clean).sum(1).tolist(), (clean * attacked).sum(1).tolist()
         linf, l2 = norms(made, images, budget)
         for k, (order, face) in enumerate(zip(block, faces, strict=True)):
@@ -245,7 +219,7 @@ def _universal(
                 score_before=before[k],
                 score_after=after[k],
                 metric="cosine",
-                seed=seed,
+                seed=work.seed,
                 source_hash=face.source_hash,
                 flags="universal",
                 software=made_with,
@@ -253,21 +227,13 @@ def _universal(
             folder.write(row, to_uint8(made[k]))
 
 
-def _looked(judge: FaceModel, images: Tensor) -> Tensor:
-    """Embeddings on the CPU, by batches of a fixed shape."""
-    found = fixed_batches(
-        lambda x: judge(x.contiguous(memory_format=torch.channels_last)), images.to(judge.device), _BATCH
-    )
-    return found.cpu()
-
-
 def _embedded(judge: FaceModel, folder: RunFolder, orders: Sequence[Order]) -> dict[str, Tensor]:
     """Embeddings of the written images, by the names of their sources; a bounded number is in memory."""
     found: dict[str, Tensor] = {}
     for begin in range(0, len(orders), _BLOCK):
         block = orders[begin : begin + _BLOCK]
-        images = torch.stack([to_tensor(read_image(folder.path / IMAGES / f"{order.name}.png")) for order in block])
-        found.update(zip((order.source for order in block), _looked(judge, images), strict=True))
+        images = torch.stack([to_tensor(read_image(folder.image_path(order.name))) for order in block])
+        found.update(zip((order.source for order in block), outputs(judge, images, judge, batch=_BATCH), strict=True))
     return found
 
 
@@ -318,4 +284,4 @@ def save(found: Untargeted, folder: RunFolder) -> None:
     scores = [[[round(float(v), 6) for v in row] for row in method] for method in found.scores]
     plain = {**describe(found), "networks": list(found.networks), "methods": list(found.methods)}
     plain.update(same=[bool(v) for v in found.same], scores=scores)
-    write_atomically(folder.path / "untargeted.json", json.dumps(plain, sort_keys=True).encode() + b"\n")
+    write_json(folder.path / "untargeted.json", plain, indent=None)

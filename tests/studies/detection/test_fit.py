@@ -15,6 +15,7 @@ from fastadv.core.notices import Notice
 from fastadv.data import RunFolder, RunFolderError, read_image, read_manifest, to_tensor
 from fastadv.detection import LayerTap, auc, load_detector
 from fastadv.models import prepare
+from fastadv.runs import Work
 from fastadv.runs import attack as attacking
 from fastadv.runs.attack import Order
 from fastadv.runs.goals import GoalChoice
@@ -191,9 +192,8 @@ def test_runs_of_the_attack_command_are_read(study, model, tmp_path, plan):
             model,
             CATALOG["fim"].make(eps=16 / 255, steps=12),
             GoalChoice(goal="impersonate", threshold=0.3),
-            folder=folder,
+            Work(folder=folder, engine=plan.engine.resolve(model)),
             orders=orders,
-            engine=plan.engine.resolve(model),
         )
     assert summary.success == 1
     made = plan.fit(
