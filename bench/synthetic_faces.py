@@ -26,7 +26,7 @@ from torch import Tensor
 from fastadv import Engine, Evade, Impersonate, attacks, run
 from fastadv.core.provenance import versions
 from fastadv.data import LFW, FaceSource, Pair, SyntheticFaces
-from fastadv.detection import Examples, FitConfig, LayerTap, Trajectory, auc_interval, centroids, fit
+from fastadv.detection import Examples, FitConfig, LayerTap, Trajectory, auc_interval, centroids, fit_network
 from fastadv.models import FaceModel, fixed_batches, load, prepare, shipped_names
 from fastadv.recognition import VerificationReport, cosine_scores, evaluate
 
@@ -140,7 +140,9 @@ def detected(source: FaceSource, names: Sequence[str], model: FaceModel) -> dict
         fitted = people % 2 == 0
         for kind in ("mlp", "lstm"):
             config = FitConfig(kind=kind, epochs=60, seed=1)
-            network = fit(config, Examples(embeddings=paths[fitted], groups=groups[fitted], attacks=("fim",))).network
+            network = fit_network(
+                config, Examples(embeddings=paths[fitted], groups=groups[fitted], attacks=("fim",))
+            ).network
             with torch.no_grad():
                 scores = network(paths[~fitted])
             left = groups[~fitted].bool()

@@ -2,7 +2,7 @@
 
 from fastadv.detection.detectors import Detector, load_detector
 from fastadv.detection.examples import Examples
-from fastadv.detection.fitting import FitConfig, FitRecord, Fitted, fit
+from fastadv.detection.fitting import FitConfig, FitRecord, Fitted, fit_network
 from fastadv.detection.guard import Guard, Verdicts
 from fastadv.detection.knn import KnnScore, fit_knn, load_knn
 from fastadv.detection.measures import AreaUnderCurve, Thresholds, auc, auc_interval, calibrate
@@ -10,6 +10,7 @@ from fastadv.detection.medoids import medoids
 from fastadv.detection.moments import Moments, Projection, whitening
 from fastadv.detection.neighbours import Found, Neighbours
 from fastadv.detection.networks import Architecture, Network
+from fastadv.detection.one_call import fit
 from fastadv.detection.representatives import CentroidSums, Representatives, centroids, load_representatives
 from fastadv.detection.taps import LayerTap, Tapped
 from fastadv.detection.tensor_file import DetectionFileError
@@ -48,6 +49,7 @@ __all__ = [
     "centroids",
     "fit",
     "fit_knn",
+    "fit_network",
     "load_detector",
     "load_knn",
     "load_representatives",

@@ -131,7 +131,7 @@ class Fitted:
     resumed_at: int
 
 
-def fit(
+def fit_network(
     config: FitConfig,
     examples: Examples,
     *,

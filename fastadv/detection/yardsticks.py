@@ -2,7 +2,7 @@
 
 Each gives one number a layer, ``(N, L)``, higher for what looks adversarial, and a score from all layers without
 training. The papers of the first two join the layers by a logistic regression on adversarial examples instead: that is
-:func:`fastadv.detection.fit` with ``kind="linear"`` on the numbers as embeddings ``(N, L, 1)``.
+:func:`fastadv.detection.fit_network` with ``kind="linear"`` on the numbers as embeddings ``(N, L, 1)``.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from fastadv.detection import (
     Trajectory,
     auc,
     centroids,
-    fit,
+    fit_network,
     load_detector,
     medoids,
 )
@@ -67,7 +67,7 @@ def test_from_images_to_flags(tiny, faces):
         trajectory = Trajectory(representatives=made)
         embedded = torch.cat([trajectory(natural), trajectory(attacked)])
     given = Examples(embeddings=embedded, groups=torch.tensor([0] * 80 + [1] * 80), attacks=("tint",))
-    fitted = fit(FitConfig(kind="lstm", hidden=8, epochs=30, batch=32, lr=0.02), given)
+    fitted = fit_network(FitConfig(kind="lstm", hidden=8, epochs=30, batch=32, lr=0.02), given)
     detector = Detector(trajectory=trajectory, network=fitted.network)
     calm, moved = (detector.score(values) for values in held)
     assert auc(calm, moved) > 0.95

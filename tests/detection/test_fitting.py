@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastadv.detection import Architecture, DetectionFileError, Examples, FitConfig, Network, auc, fit
+from fastadv.detection import Architecture, DetectionFileError, Examples, FitConfig, Network, auc, fit_network
 from fastadv.detection.examples import Sampler, balanced_mean
 from fastadv.detection.networks import standards
 
@@ -45,7 +45,7 @@ def same(first, second):
 @pytest.mark.parametrize("kind", ["linear", "mlp", "lstm"])
 def test_a_separable_problem_is_learned(kind):
     config = FitConfig(kind=kind, hidden=12, epochs=25, batch=32, lr=0.02, seed=1)
-    made = fit(config, examples(), held=examples(seed=1))
+    made = fit_network(config, examples(), held=examples(seed=1))
     assert auc(*scores(made.network, examples(seed=2))) > 0.98
     assert made.history[-1].loss < made.history[0].loss
     assert not made.network.training
@@ -60,8 +60,8 @@ def test_only_the_lstm_and_not_the_flat_sum_sees_an_order():
     groups = torch.tensor([0] * 200 + [1] * 200)
     given = Examples(embeddings=value, groups=groups, attacks=("reversed",))
     fitted, held = given.split(torch.arange(400) % 200, share=0.3)
-    made = fit(FitConfig(kind="lstm", hidden=24, epochs=30, batch=32, lr=0.02, patience=0), fitted, held=held)
-    linear = fit(FitConfig(kind="linear", epochs=20, batch=32, lr=0.01), fitted, held=held)
+    made = fit_network(FitConfig(kind="lstm", hidden=24, epochs=30, batch=32, lr=0.02, patience=0), fitted, held=held)
+    linear = fit_network(FitConfig(kind="linear", epochs=20, batch=32, lr=0.01), fitted, held=held)
     assert auc(*scores(made.network, held)) > 0.8
     assert auc(*scores(linear.network, held)) < 0.75
 
@@ -118,7 +118,7 @@ def test_standards(how):
 def test_a_number_that_never_varies_does_no_harm():
     given = examples()
     given.embeddings[:, 1, 2] = 7.0
-    made = fit(replace(QUICK, epochs=2, standard="entry"), given)
+    made = fit_network(replace(QUICK, epochs=2, standard="entry"), given)
     assert made.network.scale[1, 2] == 1
     assert torch.isfinite(made.network(given.embeddings)).all()
 
@@ -145,11 +145,11 @@ def test_the_balanced_loss():
 def test_the_seed_decides_and_pytorch_s_own_is_left_alone():
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    first = fit(QUICK, examples())
+    first = fit_network(QUICK, examples())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(12)
-    assert same(first, fit(QUICK, examples()))
-    assert not same(first, fit(replace(QUICK, seed=4), examples()))
+    assert same(first, fit_network(QUICK, examples()))
+    assert not same(first, fit_network(replace(QUICK, seed=4), examples()))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "lstm"])
@@ -157,7 +157,7 @@ def test_the_seed_decides_and_pytorch_s_own_is_left_alone():
 def test_killed_and_started_again_is_as_never_interrupted(kind, every, at, saved, tmp_path):
     config = replace(QUICK, kind=kind, plateau=1, lr=0.05)
     held, path = examples(seed=1), tmp_path / "fit.pt"
-    calm = fit(config, examples(), held=held)
+    calm = fit_network(config, examples(), held=held)
 
     def kill(epoch, epochs):
         assert epochs == 6
@@ -165,8 +165,8 @@ def test_killed_and_started_again_is_as_never_interrupted(kind, every, at, saved
             raise Killed
 
     with pytest.raises(Killed):
-        fit(config, examples(), held=held, checkpoint=path, checkpoint_epochs=every, progress=kill)
-    again = fit(config, examples(), held=held, checkpoint=path, checkpoint_epochs=3)
+        fit_network(config, examples(), held=held, checkpoint=path, checkpoint_epochs=every, progress=kill)
+    again = fit_network(config, examples(), held=held, checkpoint=path, checkpoint_epochs=3)
     assert again.resumed_at == saved
     assert same(again, calm)
     assert again.best == calm.best
@@ -174,13 +174,13 @@ def test_killed_and_started_again_is_as_never_interrupted(kind, every, at, saved
 
 def test_a_finished_fit_is_only_read(tmp_path):
     path = tmp_path / "fit.pt"
-    first = fit(QUICK, examples(), checkpoint=path)
+    first = fit_network(QUICK, examples(), checkpoint=path)
     before = path.read_bytes()
 
     def never(epoch, epochs):
         raise AssertionError("an epoch was made")
 
-    second = fit(QUICK, examples(), checkpoint=path, progress=never)
+    second = fit_network(QUICK, examples(), checkpoint=path, progress=never)
     assert same(first, second)
     assert second.resumed_at == 6
     assert path.read_bytes() == before
@@ -191,20 +191,20 @@ def test_it_ends_early_and_keeps_the_best():
     noise = examples(step=0.0)
     shuffled = replace(noise, groups=noise.groups[torch.randperm(100, generator=torch.Generator().manual_seed(0))])
     config = replace(QUICK, epochs=80, patience=5, plateau=2, lr=0.05)
-    made = fit(config, shuffled, held=examples(seed=1, step=0.0))
+    made = fit_network(config, shuffled, held=examples(seed=1, step=0.0))
     assert made.best.epoch < len(made.history) == made.best.epoch + 5
     assert made.best.held == min(r.held for r in made.history)
     lrs = [r.lr for r in made.history]
     assert lrs[0] == 0.05
     assert min(lrs) == pytest.approx(0.05 / 10 ** round(np.log10(0.05 / min(lrs))))
     assert min(lrs) < 0.05
-    again = fit(replace(config, epochs=made.best.epoch), shuffled, held=examples(seed=1, step=0.0))
+    again = fit_network(replace(config, epochs=made.best.epoch), shuffled, held=examples(seed=1, step=0.0))
     assert all(torch.equal(v, again.network.state_dict()[k]) for k, v in made.network.state_dict().items())
 
 
 def test_the_rate_falls_after_so_many_epochs_without_a_fall():
     given = examples(step=0.0)
-    made = fit(replace(QUICK, epochs=12, plateau=3, lr=1e-12, patience=0), given, held=given)  # nothing moves
+    made = fit_network(replace(QUICK, epochs=12, plateau=3, lr=1e-12, patience=0), given, held=given)  # nothing moves
     lrs = [r.lr for r in made.history]
     assert lrs[:4] == [1e-12] * 4
     assert lrs[4] == pytest.approx(1e-13)
@@ -304,61 +304,61 @@ def test_mistakes_of_an_architecture(change, message):
 
 def test_mistakes_of_a_fit(tmp_path):
     with pytest.raises(ValueError, match=r"held has embeddings of \(3, 5\); expected \(4, 5\), like the examples"):
-        fit(QUICK, examples(), held=examples(shape=(3, 5)))
+        fit_network(QUICK, examples(), held=examples(shape=(3, 5)))
     with pytest.raises(ValueError, match="checkpoint_epochs is 0"):
-        fit(QUICK, examples(), checkpoint_epochs=0)
+        fit_network(QUICK, examples(), checkpoint_epochs=0)
     huge = examples()
     huge.embeddings[70:] *= 1e30
     with pytest.raises(ValueError, match="loss is .* in epoch .*; expected a finite number: try a lower lr"):
-        fit(replace(QUICK, lr=1e30), huge)
+        fit_network(replace(QUICK, lr=1e30), huge)
     with pytest.raises(ValueError, match=r"embeddings has shape \(2, 3, 5\); expected \(N, 4, 5\)"):
-        fit(replace(QUICK, epochs=1), examples()).network(torch.ones(2, 3, 5))
+        fit_network(replace(QUICK, epochs=1), examples()).network(torch.ones(2, 3, 5))
 
 
 @pytest.mark.parametrize("what", ["config", "examples", "held"])
 def test_a_checkpoint_of_another_fit(what, tmp_path):
     path = tmp_path / "fit.pt"
-    fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+    fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
     config = replace(QUICK, epochs=1, lr=0.02 if what == "config" else QUICK.lr)
     given = examples(seed=9 if what == "examples" else 0)
     with pytest.raises(DetectionFileError, match=rf"fit\.pt holds a fit with another {what}; expected the same"):
-        fit(config, given, held=examples(seed=3) if what == "held" else None, checkpoint=path)
+        fit_network(config, given, held=examples(seed=3) if what == "held" else None, checkpoint=path)
 
 
 def test_damaged_checkpoints(damaged, tmp_path):
     path = tmp_path / "fit.pt"
-    fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+    fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
     path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(DetectionFileError, match=r"fit\.pt is not a whole checkpoint of a fit"):
-        fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+        fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
 
 
 def test_checkpoints_that_hold_something_else(tmp_path):
     path = tmp_path / "fit.pt"
-    fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+    fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
     state = torch.load(path, weights_only=True)
     for change in ({"network": {}}, {"best": {}}, {"history": [{"epoch": 1}]}, {"optimizer": 3}):
         torch.save({**state, **change}, path)
         with pytest.raises(DetectionFileError, match=r"fit\.pt does not fit this fit"):
-            fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+            fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
     torch.save([1], path)
     with pytest.raises(DetectionFileError, match="is not a whole checkpoint"):
-        fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+        fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
 
 
 def test_a_checkpoint_with_an_optimizer_of_other_sizes(tmp_path):
     path = tmp_path / "fit.pt"
-    fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+    fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
     state = torch.load(path, weights_only=True)
     state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7)
     torch.save(state, path)
     with pytest.raises(DetectionFileError, match=r"does not fit this fit: optimizer: exp_avg: expected .*, got \(7,\)"):
-        fit(replace(QUICK, epochs=1), examples(), checkpoint=path)
+        fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
 
 
 @pytest.mark.gpu
 def test_on_a_device():
-    made = fit(replace(QUICK, kind="lstm", epochs=20), examples(), held=examples(seed=1), device="cuda")
+    made = fit_network(replace(QUICK, kind="lstm", epochs=20), examples(), held=examples(seed=1), device="cuda")
     x = examples(seed=2).embeddings.cuda().requires_grad_(True)
     (gradient,) = torch.autograd.grad(made.network(x).sum(), x)
     assert gradient.isfinite().all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.covariance import ShrunkCovariance
 
-from fastadv.detection import DeepKnn, Examples, FitConfig, LocalDimension, Mahalanobis, auc, fit
+from fastadv.detection import DeepKnn, Examples, FitConfig, LocalDimension, Mahalanobis, auc, fit_network
 
 LAYERS, CLASSES = ("conv", "block", "dense"), ("ada", "bob", "cyd", "dan")
 NAMES = {"layers": LAYERS, "classes": CLASSES}
@@ -71,7 +71,7 @@ def test_layers_joined_by_a_logistic_regression(labelled):
     moved = [labelled(200, seed=5)[0][0], labelled(200, seed=5)[0][1] * 1.6, labelled(200, seed=5)[0][2]]
     embedded = torch.cat([made.by_layer(labelled(200, seed=4)[0]), made.by_layer(moved)])[:, :, None]
     given = Examples(embeddings=embedded, groups=torch.arange(400) // 200, attacks=("stretch",))
-    network = fit(FitConfig(kind="linear", epochs=40, batch=64, lr=0.05), given).network
+    network = fit_network(FitConfig(kind="linear", epochs=40, batch=64, lr=0.05), given).network
     with torch.no_grad():
         joined = network(embedded)
     plain = embedded[:, :, 0].sum(1)

@@ -26,7 +26,7 @@ from fastadv.detection import (
     Trajectory,
     auc,
     centroids,
-    fit,
+    fit_network,
     medoids,
 )
 from fastadv.detection.measures import rate_notes, resolved
@@ -326,7 +326,7 @@ def _fitted(
     how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63)
     checkpoint = setting.path / "fits" / f"{chosen.label}-{list_hash([how])[:8]}.pt"
     checkpoint.parent.mkdir(exist_ok=True)
-    found = fit(
+    found = fit_network(
         how,
         seen,
         held=held,

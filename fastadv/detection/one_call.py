@@ -1,0 +1,132 @@
+"""One call from images to a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.detection.detectors import Detector
+from fastadv.detection.examples import Examples
+from fastadv.detection.fitting import FitConfig, fit_network
+from fastadv.detection.representatives import centroids
+from fastadv.detection.taps import LayerTap
+from fastadv.detection.trajectory import Trajectory
+from fastadv.models import FaceModel
+from fastadv.models.checks import check_images
+
+_BATCH = 32
+_LEAST = 4  # images of a kind: some to fit, some to draw the line
+
+
+def fit(
+    model: FaceModel,
+    natural: Tensor,
+    adversarial: Tensor | Mapping[str, Tensor],
+    *,
+    labels: Tensor | None = None,
+    layers: Sequence[str] | None = None,
+    metric: str = "l2",
+    config: FitConfig | None = None,
+    held: float = 0.25,
+) -> Detector:
+    """Fit a detector of adversarial images, and calibrate it on images that it was not fitted on. ::
+
+        made = fa.attack("pgd", model, images, labels)
+        detector = fa.detection.fit(model, images, made.images, labels=labels)
+        detector.save("detector.safetensors")
+        verdicts = fa.Guard(model=model, detector=detector)(images)
+
+    A share ``held`` of the images is drawn by ``config.seed`` and kept apart: the network's best epoch and the
+    thresholds come from them. Image i of an attack belongs to natural image i where there are as many, and is then
+    kept apart with it. The classes' centroids come from the other natural images.
+
+    Args:
+        model: In evaluation mode; its layers are read.
+        natural: ``(N, C, H, W)`` float in [0, 1].
+        adversarial: Images like these, or such images by the names of their attacks.
+        labels: ``(N,)`` int64, the classes of the natural images; None takes those that the model's class head says.
+        layers: Names of submodules, shallow to deep; None for ``model.layers``.
+        metric: ``"l2"`` or ``"cosine"``.
+        config: How the network is fitted.
+        held: In (0, 1).
+
+    Raises:
+        TypeError, ValueError: An argument is of the wrong type, shape or value; the model names no layers and none are
+            given, or has no class head and no labels are given; there are fewer than four images of a kind.
+
+    Source:
+        Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
+    """
+    if not isinstance(model, FaceModel):
+        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}; see fastadv.wrap")
+    named = dict(adversarial) if isinstance(adversarial, Mapping) else {"adversarial": adversarial}
+    kinds = {"natural": natural, **named}
+    for name, images in kinds.items():
+        check_images(name, images)
+        if len(images) < _LEAST:
+            raise ArgumentError(f"{name}: expected at least {_LEAST} images, got {len(images)}")
+    if not 0 < held < 1:
+        raise ArgumentError(f"held: expected a share in (0, 1), got {held}")
+    names = tuple(model.layers if layers is None else layers)
+    if not names:
+        raise ArgumentError(f"layers: expected names of submodules, got none, and {model.name!r} names none itself")
+    config = config or FitConfig()
+    tap = LayerTap(model=model, layers=names)
+    values = {name: _values(tap, images) for name, images in kinds.items()}
+    known = _classes(model, natural, labels)
+    apart = {name: _apart(len(images), held, config.seed) for name, images in kinds.items()}
+    kept = ~apart["natural"]
+    classes, places = known[kept].unique(return_inverse=True)
+    trajectory = Trajectory(
+        representatives=centroids(
+            [([value[kept] for value in values["natural"]], places)],
+            layers=names,
+            classes=tuple(str(int(k)) for k in classes),
+            model=model.name,
+        ),
+        metric=metric,
+    )
+    ways = {name: trajectory(each) for name, each in values.items()}
+    parts = [_examples(ways, {name: rows == wanted for name, rows in apart.items()}) for wanted in (False, True)]
+    fitted = fit_network(config, parts[0], held=parts[1])
+    facts = {"attacks": ", ".join(named)}
+    detector = Detector(trajectory=trajectory, network=fitted.network, provenance=facts)
+    with torch.no_grad():
+        scores = detector.network(parts[1].embeddings)
+    return detector.calibrated(scores[parts[1].groups == 0], scores[parts[1].groups > 0])
+
+
+def _values(tap: LayerTap, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        parts = [tap(part.to(tap.model.device, torch.float32)).values for part in images.split(_BATCH)]
+    return [torch.cat([part[i] for part in parts]).cpu() for i in range(len(parts[0]))]
+
+
+def _classes(model: FaceModel, natural: Tensor, labels: Tensor | None) -> Tensor:
+    if labels is None:
+        if model.head is None:
+            raise ArgumentError(f"labels: expected the classes of the images, since {model.name!r} has no class head")
+        with torch.no_grad():
+            parts = [model.logits(part.to(model.device, torch.float32)).argmax(1) for part in natural.split(_BATCH)]
+        return torch.cat(parts).cpu()
+    if labels.shape != (len(natural),) or labels.is_floating_point():
+        raise ArgumentError(f"labels: expected ({len(natural)},) integers, got {tuple(labels.shape)} {labels.dtype}")
+    return labels.cpu().long()
+
+
+def _apart(count: int, share: float, seed: int) -> Tensor:
+    """Which of so many images are kept apart: the same for the same count."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    rows = torch.zeros(count, dtype=torch.bool)
+    rows[order[: min(count - 1, max(1, round(share * count)))]] = True
+    return rows
+
+
+def _examples(ways: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Examples:
+    """The chosen rows of each kind, the natural ones first."""
+    chosen = [way[rows[name]] for name, way in ways.items()]
+    groups = torch.cat([torch.full((len(each),), k) for k, each in enumerate(chosen)])
+    return Examples(embeddings=torch.cat(chosen), groups=groups, attacks=tuple(ways)[1:])
