@@ -1,4 +1,4 @@
-# Everything that a fresh machine with Python >= 3.10 and a C++ compiler needs is done by `make test`.
+# Everything that a fresh machine with Python >= 3.11 and a C++ compiler needs is done by `make test`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +19,7 @@ $(BIN)/python: constraints.txt
 	@touch $@
 
 $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/cpu/* kernels/common/* kernels/cuda/*)
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint,plot]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint]'
 	$(BIN)/pip install --quiet --no-deps $(PEERS)
 	@touch $@
 
@@ -48,7 +48,7 @@ wheel-test: $(VENV)/.built
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
 	$(PYTHON) -m venv --clear $(VENV)-wheel
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
-	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test,plot]"
+	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test]"
 	$(VENV)-wheel/bin/pip install --quiet --no-deps $(PEERS)
 	cp -r tests pyproject.toml build/elsewhere/
 	cd build/elsewhere && OMP_NUM_THREADS=1 $(abspath $(VENV)-wheel)/bin/python -m pytest -q -n 2 --ignore=tests/packaging

@@ -25,7 +25,7 @@ _WITH_PAGES = ("transfer", "defend", "evaluate", "demo")
 
 
 def _figures(values: Mapping[str, Any]) -> tuple[str, str] | None:
-    return None if values.get("out") is None else ("plot", "--out")
+    return None if values.get("out") is None else ("report", "--out")
 
 
 def _named(extra: str, command: str) -> Callable[[Mapping[str, Any]], tuple[str, str] | None]:

@@ -56,8 +56,7 @@ def _of(extra: str, use: str, *names: str) -> tuple[Package, ...]:
 
 EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
     {
-        "plot": _of("plot", "figures: roc.svg and others", "matplotlib"),
-        "report": _of("report", "HTML pages", "jinja2", "matplotlib"),
+        "report": _of("report", "HTML pages and figures", "jinja2", "matplotlib"),
         "serve": _of(
             "serve",
             "the HTTP service",
@@ -69,13 +68,16 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "train": _of("train", "the losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
         "onnx": _of("onnx", "'detect export' to .onnx", "onnx", "onnxruntime", "onnxscript"),
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
+        "pandas": _of("pandas", "results as a table", "pandas"),
     }
 )
 """By the names of ``pip install 'fastadv[...]'``."""
 
 FURTHER = (
     Package(module="triton", distribution="triton", use="the Triton kernels", install="pip install triton"),
-    Package(module="cupy", distribution="cupy", use="CuPy arrays as arguments", install="pip install cupy-cuda12x"),
+    Package(
+        module="cupy", distribution="cupy", use="CuPy arrays as arguments", install="pip install 'fastadv[cupy-cuda12]'"
+    ),
     Package(module="kornia", distribution="kornia", use="jpeg(gradient='kornia')", install="pip install kornia"),
 )
 """Packages that no extra brings."""

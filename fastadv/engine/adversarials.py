@@ -103,7 +103,7 @@ class Adversarials:
         try:
             from pandas import DataFrame
         except ImportError as error:
-            raise MissingPackageError("to_pandas needs pandas: pip install pandas") from error
+            raise MissingPackageError("to_pandas needs pandas: pip install 'fastadv[pandas]'") from error
         return DataFrame(self._columns())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

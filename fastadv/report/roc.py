@@ -147,7 +147,7 @@ def _new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[plot]'") from error
+        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[report]'") from error
     return Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained", facecolor="white")
 
 

@@ -170,8 +170,8 @@ def test_names_of_pairs_may_have_the_images_extensions(faces, tmp_path, capsys):
 # optional packages
 
 NEEDS = [
-    (("verify",), "plot", "--out"),
-    (("identify",), "plot", "--out"),
+    (("verify",), "report", "--out"),
+    (("identify",), "report", "--out"),
     (("transfer",), "report", "transfer"),
     (("defend",), "report", "defend"),
     (("train",), "train", "--loss cosface"),
@@ -256,14 +256,14 @@ def test_doctor_says_what_is_missing_and_what_it_would_give(monkeypatch, capsys)
     report = json.loads(capsys.readouterr().out)
     packages = {row["name"]: row for row in report["packages"]}
     assert packages["matplotlib"]["version"] is None
-    assert packages["matplotlib"]["install"] == "pip install 'fastadv[plot]'"
+    assert packages["matplotlib"]["install"] == "pip install 'fastadv[report]'"
     assert {"faiss-cpu", "cupy", "triton", "jinja2", "onnx", "fastapi"} <= set(packages)
     assert all(row["use"] for row in packages.values())
     facts = dict(report["facts"])
     assert {"torch", "native module", "cpu instruction set in use", "threads", "safetensors"} <= set(facts)
     monkeypatch.setenv("COLUMNS", "200")
     app(["doctor"], standalone_mode=False)
-    assert "pip install 'fastadv[plot]'" in capsys.readouterr().out
+    assert "pip install 'fastadv[report]'" in capsys.readouterr().out
 
 
 def test_ctrl_c_is_130_before_any_progress_bar_too(inside, faces, pairs, monkeypatch):

@@ -1,0 +1,39 @@
+"""What the project says of itself is true in all places."""
+
+import re
+from pathlib import Path
+
+import tomllib
+from packaging.requirements import Requirement
+
+from fastadv import __version__
+from fastadv.core.extras import EXTRAS
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_extras_are_those_that_doctor_names():
+    optional = PROJECT["optional-dependencies"]
+    assert set(EXTRAS) <= set(optional)
+    for extra, packages in EXTRAS.items():
+        assert {Requirement(line).name for line in optional[extra]} == {p.distribution for p in packages}
+    (everything,) = map(Requirement, optional["all"])
+    assert everything.extras == set(EXTRAS)
+
+
+def test_the_version_is_one():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^version: (.*)$", citation) == [__version__]
+
+
+def test_the_oldest_python_is_one():
+    least = PROJECT["requires-python"].removeprefix(">=")
+    assert f"find_package(Python {least} REQUIRED" in (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f"Python ≥ {least}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"Python :: {least}" in " ".join(PROJECT["classifiers"])
+
+
+def test_continuous_integration_is_one_command():
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^ +- run: (.*)$", workflow) == [".ci/run"]
