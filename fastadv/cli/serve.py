@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -13,13 +14,73 @@ from fastadv.cli.guarding import GuardOptions, GuardPrecision, Network
 from fastadv.cli.options import Device
 from fastadv.cli.show import errors
 from fastadv.core.errors import ArgumentError, FileError
+from fastadv.data.images import MAX_PIXELS
+from fastadv.detection.service_config import ServiceConfig
 from fastadv.studies.detection.plan import read_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What the service accepts."""
+
+    panel: ClassVar[str] = "Limits"
+
+    max_batch: Annotated[int, typer.Option(help="Evaluate at most this many images in one forward pass.")] = 16
+    max_wait_ms: Annotated[float, typer.Option(help="Wait at most this long for further images of a forward pass.")] = (
+        5.0
+    )
+    max_queue: Annotated[
+        int, typer.Option(help="Refuse requests above this number of waiting images or of open requests.")
+    ] = 256
+    max_images: Annotated[int, typer.Option(help="Accept at most this many images in one request.")] = 32
+    max_mib: Annotated[float, typer.Option(help="Accept at most this many MiB in one request.")] = 8.0
+    max_megapixels: Annotated[float, typer.Option(help="Accept at most this many megapixels in one image.")] = 16.0
+    max_request_megapixels: Annotated[
+        float, typer.Option(help="Accept at most this many megapixels in all images of one request.")
+    ] = 32.0
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep at most this many connections open (default: as many as 'ulimit -n' allows, at most 1000)."
+        ),
+    ] = None
+    head_timeout: Annotated[
+        float, typer.Option(help="Close a connection that sends no whole request head in this many seconds.")
+    ] = 10.0
+    timeout: Annotated[
+        float, typer.Option(help="Allow a body this many seconds to arrive, and the answer as many again.")
+    ] = 10.0
+    drain: Annotated[
+        float, typer.Option(help="Allow open requests this many seconds to end when the server is stopped.")
+    ] = 30.0
+
+    def build(self) -> ServiceConfig:
+        """The limits, in the units of the service."""
+        _check("--max-wait-ms", self.max_wait_ms, 0, 60_000)
+        _check("--max-mib", self.max_mib, 0.001, 1024)
+        _check("--max-megapixels", self.max_megapixels, 0.001, MAX_PIXELS / 1e6)
+        _check("--max-request-megapixels", self.max_request_megapixels, self.max_megapixels, 1e6, "--max-megapixels, ")
+        return ServiceConfig(
+            max_batch=self.max_batch,
+            max_wait=self.max_wait_ms / 1e3,
+            max_queue=self.max_queue,
+            max_images=self.max_images,
+            max_bytes=round(self.max_mib * 2**20),
+            max_pixels=round(self.max_megapixels * 1e6),
+            max_request_pixels=round(self.max_request_megapixels * 1e6),
+            max_buffered=max(256 * 2**20, round(self.max_mib * 2**20)),
+            max_connections=self.max_connections,
+            head_timeout=self.head_timeout,
+            timeout=self.timeout,
+            drain=self.drain,
+        )
 
 
 @takes_groups
 def serve(
     given: Network,
     detector: GuardOptions,
+    limits: LimitOptions,
     host: Annotated[
         str, typer.Option(help="Listen on this address; 0.0.0.0 means all of the machine's.")
     ] = "127.0.0.1",
@@ -28,34 +89,6 @@ def serve(
         Path | None,
         typer.Option(help="Read the name of each logit from this JSON list, such as classes.json of 'detect fit'."),
     ] = None,
-    max_batch: Annotated[int, typer.Option(help="Evaluate at most this many images in one forward pass.")] = 16,
-    max_wait_ms: Annotated[
-        float, typer.Option(help="Wait at most this long for further images of a forward pass.")
-    ] = 5.0,
-    max_queue: Annotated[
-        int, typer.Option(help="Refuse requests above this number of waiting images or of open requests.")
-    ] = 256,
-    max_images: Annotated[int, typer.Option(help="Accept at most this many images in one request.")] = 32,
-    max_mib: Annotated[float, typer.Option(help="Accept at most this many MiB in one request.")] = 8.0,
-    max_megapixels: Annotated[float, typer.Option(help="Accept at most this many megapixels in one image.")] = 16.0,
-    max_request_megapixels: Annotated[
-        float, typer.Option(help="Accept at most this many megapixels in all images of one request.")
-    ] = 32.0,
-    max_connections: Annotated[
-        int | None,
-        typer.Option(
-            help="Keep at most this many connections open (default: as many as 'ulimit -n' allows, at most 1000)."
-        ),
-    ] = None,
-    head_timeout: Annotated[
-        float, typer.Option(help="Close a connection that sends no whole request head in this many seconds.")
-    ] = 10.0,
-    timeout: Annotated[
-        float, typer.Option(help="Allow a body this many seconds to arrive, and the answer as many again.")
-    ] = 10.0,
-    drain: Annotated[
-        float, typer.Option(help="Allow open requests this many seconds to end when the server is stopped.")
-    ] = 30.0,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -77,30 +110,11 @@ def serve(
 
     Then: curl --data-binary @face.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/faces
     """
-    from fastadv.data.images import MAX_PIXELS
     from fastadv.detection.service import serve as answer
-    from fastadv.detection.service_config import ServiceConfig
 
     if not host or any(map(str.isspace, host)):
         raise ArgumentError(f"--host: expected an address of this machine, got {host!r}")
-    _check("--max-wait-ms", max_wait_ms, 0, 60_000)
-    _check("--max-mib", max_mib, 0.001, 1024)
-    _check("--max-megapixels", max_megapixels, 0.001, MAX_PIXELS / 1e6)
-    _check("--max-request-megapixels", max_request_megapixels, max_megapixels, 1e6, "--max-megapixels, ")
-    config = ServiceConfig(
-        max_batch=max_batch,
-        max_wait=max_wait_ms / 1e3,
-        max_queue=max_queue,
-        max_images=max_images,
-        max_bytes=round(max_mib * 2**20),
-        max_pixels=round(max_megapixels * 1e6),
-        max_request_pixels=round(max_request_megapixels * 1e6),
-        max_buffered=max(256 * 2**20, round(max_mib * 2**20)),
-        max_connections=max_connections,
-        head_timeout=head_timeout,
-        timeout=timeout,
-        drain=drain,
-    )
+    config = limits.build()
     token = _token(token_file)
     names = None if classes is None else read_classes(classes)
     guard = detector.open(given, precision=precision.value, device=device)

@@ -1,4 +1,4 @@
-"""The folder of a run as it lies on the disk: whose it is, whether it may be used, whether its images are whole."""
+"""The folder of a run or of a study on the disk: whose it is, whether it may be used, whether its images are whole."""
 
 from __future__ import annotations
 

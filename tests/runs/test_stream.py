@@ -56,6 +56,16 @@ def test_what_was_finished_is_not_made_again_and_the_bytes_agree(folder, model, 
     assert [r.name for r in read_manifest(tmp_path / "whole")] == list(folder.names)
 
 
+def test_a_stream_that_goes_on_keeps_the_choices_that_it_began_with(folder, model, goal_for, tmp_path):
+    attack = attacks.pgd(steps=3)
+    list(fa.stream(attack, goal_for, model, folder, out=tmp_path / "whole", engine=fa.Engine(batch=2)))
+    started = fa.stream(attack, goal_for, model, folder, out=tmp_path / "parts", engine=fa.Engine(batch=2))
+    next(started)
+    started.close()
+    list(fa.stream(attack, goal_for, model, folder, out=tmp_path / "parts"))
+    assert read_manifest(tmp_path / "whole") == read_manifest(tmp_path / "parts")
+
+
 def test_another_model_in_the_same_folder_is_refused(folder, model, goal_for, tmp_path):
     list(fa.stream(attacks.fim(steps=1), goal_for, model, folder, out=tmp_path / "run"))
     with torch.no_grad():
