@@ -27,39 +27,39 @@ def check_seed(seed: int) -> None:
 def check_count(name: str, value: int, *, least: int = 1) -> None:
     """A ValueError unless the value is an integer of at least ``least``."""
     if not is_int(value) or value < least:
-        raise ArgumentError(f"{name} must be an integer of at least {least}, got {brief(value)}")
+        raise ArgumentError(f"{name}: expected an integer of at least {least}, got {brief(value)}")
 
 
 def check_int(name: str, value: int, low: int, high: int) -> None:
     """A ValueError unless the value is an integer in [low, high]."""
     if not is_int(value) or not low <= value <= high:
-        raise ArgumentError(f"{name} must be an integer in [{low}, {high}], got {brief(value)}")
+        raise ArgumentError(f"{name}: expected an integer in [{low}, {high}], got {brief(value)}")
 
 
 def check_odd(name: str, value: int, high: int) -> None:
     """A ValueError unless the value is an odd integer in [3, high]."""
     if not is_int(value) or not 3 <= value <= high or value % 2 == 0:
-        raise ArgumentError(f"{name} must be an odd integer in [3, {high}], got {brief(value)}")
+        raise ArgumentError(f"{name}: expected an odd integer in [3, {high}], got {brief(value)}")
 
 
 def check_number(name: str, value: float, *, positive: bool = False) -> None:
     """A ValueError unless the value is finite and not negative, or positive."""
     if not (is_number(value) and (value > 0 if positive else value >= 0)):
         what = "positive number" if positive else "number of at least 0"
-        raise ArgumentError(f"{name} must be a {what}, got {brief(value)}")
+        raise ArgumentError(f"{name}: expected a {what}, got {brief(value)}")
 
 
 def check_open(name: str, value: float | None) -> None:
     """A ValueError unless the value is None, for the attack to choose, or a positive number."""
     if not (value is None or (is_number(value) and value > 0)):
-        raise ArgumentError(f"{name} must be None or a positive number, got {brief(value)}")
+        raise ArgumentError(f"{name}: expected None or a positive number, got {brief(value)}")
 
 
 def check_range(name: str, value: float, low: float, high: float, *, positive: bool = False) -> None:
     """A ValueError unless the value is a number in [low, high], or in (low, high] if ``positive``."""
     if not (is_number(value) and low <= value <= high and not (positive and value <= low)):
         raise ArgumentError(
-            f"{name} must be a number in {'(' if positive else '['}{low:g}, {high:g}], got {brief(value)}"
+            f"{name}: expected a number in {'(' if positive else '['}{low:g}, {high:g}], got {brief(value)}"
         )
 
 

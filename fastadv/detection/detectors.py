@@ -58,7 +58,7 @@ class Detector:
                 f"network takes embeddings of {came}; expected {self.trajectory.shape}, the trajectory's"
             )
         if self.network.training:
-            raise ArgumentError("network is in training mode; expected network.eval()")
+            raise ArgumentError("network: expected one in evaluation mode (network.eval()), got one in training mode")
 
     @property
     def layers(self) -> tuple[str, ...]:

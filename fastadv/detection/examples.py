@@ -38,22 +38,22 @@ class Examples:
         value = self.embeddings
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             came = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise ArgumentTypeError(f"embeddings is {came}; expected a torch.float32 tensor")
+            raise ArgumentTypeError(f"embeddings: expected a torch.float32 tensor, got {came}")
         if value.dim() != 3 or 0 in value.shape:
-            raise ArgumentError(f"embeddings has shape {tuple(value.shape)}; expected (N, L, K), none of them 0")
+            raise ArgumentError(f"embeddings: expected shape (N, L, K), none of them 0, got {tuple(value.shape)}")
         if not isinstance(self.groups, Tensor):
-            raise ArgumentTypeError(f"groups is a {type(self.groups).__name__}; expected a torch.Tensor")
+            raise ArgumentTypeError(f"groups: expected a torch.Tensor, got a {type(self.groups).__name__}")
         checks.per_image("groups", self.groups, value.new_empty((len(value), 0), device="cpu"), torch.int64)
         check_names("attacks", self.attacks)
         if int(self.groups.min()) < 0 or int(self.groups.max()) > len(self.attacks):
             raise ArgumentError(
-                f"groups holds {int(self.groups.min())} to {int(self.groups.max())}; expected 0 to {len(self.attacks)}"
+                f"groups: expected 0 to {len(self.attacks)}, got {int(self.groups.min())} to {int(self.groups.max())}"
             )
         missing = [n for n, count in zip(("natural", *self.attacks), self.counts.tolist(), strict=True) if not count]
         if missing:
-            raise ArgumentError(f"groups has no image of {', '.join(missing)}; expected one or more of each")
+            raise ArgumentError(f"groups: expected one or more images of each, got none of {', '.join(missing)}")
         if not all(bool(part.isfinite().all()) for part in value.split(_ROWS)):
-            raise ArgumentError("embeddings holds values that are NaN or infinite; expected finite ones")
+            raise ArgumentError("embeddings: expected finite values, got NaN or infinity")
 
     def __len__(self) -> int:
         """How many there are."""
@@ -85,7 +85,9 @@ class Examples:
         checks.per_image("sources", sources, self.groups, torch.int64)
         distinct, place = sources.unique(return_inverse=True)
         if not 0 < share < 1 or len(distinct) < 2:
-            raise ArgumentError(f"share is {share} of {len(distinct)} sources; expected in (0, 1), of two or more")
+            raise ArgumentError(
+                f"share: expected a number in (0, 1), of two or more, got {share} of {len(distinct)} sources"
+            )
         away = min(len(distinct) - 1, max(1, round(share * len(distinct))))
         keys = philox.words(seed, distinct, 0, _SPLIT_LAYER, 1)[:, 0]
         chosen = torch.zeros(len(distinct), dtype=torch.bool)

@@ -88,16 +88,16 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
         OSError: with the file's name.
     """
     if not isinstance(guard, Guard):
-        raise ArgumentTypeError(f"guard is a {type(guard).__name__}; expected a Guard")
+        raise ArgumentTypeError(f"guard: expected a Guard, got a {type(guard).__name__}")
     file = Path(path)
     if file.suffix not in FORMATS:
-        raise ArgumentError(f"path is {str(file)!r}; expected a name that ends in {' or '.join(FORMATS)}")
+        raise ArgumentError(f"path: expected a name that ends in {' or '.join(FORMATS)}, got {str(file)!r}")
     if guard.precision != "fp32":
-        raise ArgumentError(f"guard has precision {guard.precision!r}; expected 'fp32', what the graph computes in")
+        raise ArgumentError(f"guard: expected precision 'fp32', what the graph computes in, got {guard.precision!r}")
     if not 0 < tolerance < 1:
-        raise ArgumentError(f"tolerance is {tolerance}; expected in (0, 1)")
+        raise ArgumentError(f"tolerance: expected a number in (0, 1), got {tolerance}")
     if not file.parent.is_dir():
-        raise ArgumentError(f"path is in {str(file.parent)!r}, which is no folder; expected one that exists")
+        raise ArgumentError(f"path: expected a file in a folder that exists, got {str(file)!r}")
     kind = FORMATS[file.suffix]
     if kind == "onnx":
         _require_onnx()

@@ -72,7 +72,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name, text, known in (("kind", self.kind, KINDS), ("standard", self.standard, STANDARDS)):
             if text not in known:
-                raise ArgumentError(f"{name} is {text!r}; expected one of {', '.join(known)}")
+                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
         for name, value, low in (
             ("hidden", self.hidden, 1),
             ("epochs", self.epochs, 1),
@@ -81,15 +81,15 @@ class FitConfig:
             ("patience", self.patience, 0),
         ):
             if value < low:
-                raise ArgumentError(f"{name} is {value}; expected {low} or more")
+                raise ArgumentError(f"{name}: expected {low} or more, got {value}")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ArgumentError(f"lr is {self.lr}; expected a positive number")
+            raise ArgumentError(f"lr: expected a positive number, got {self.lr}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ArgumentError(f"weight_decay is {self.weight_decay}; expected a number >= 0")
+            raise ArgumentError(f"weight_decay: expected a number >= 0, got {self.weight_decay}")
         if not 0 <= self.dropout < 1:
-            raise ArgumentError(f"dropout is {self.dropout}; expected a share in [0, 1)")
+            raise ArgumentError(f"dropout: expected a share in [0, 1), got {self.dropout}")
         if not 0 <= self.seed < 1 << 63:
-            raise ArgumentError(f"seed is {self.seed}; expected a number in [0, 2**63)")
+            raise ArgumentError(f"seed: expected a number in [0, 2**63), got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +165,9 @@ def fit_network(
     """
     if held is not None and held.embeddings.shape[1:] != examples.embeddings.shape[1:]:
         came, expected = tuple(held.embeddings.shape[1:]), tuple(examples.embeddings.shape[1:])
-        raise ArgumentError(f"held has embeddings of {came}; expected {expected}, like the examples")
+        raise ArgumentError(f"held: expected embeddings of {expected}, like the examples, got {came}")
     if checkpoint_epochs < 1:
-        raise ArgumentError(f"checkpoint_epochs is {checkpoint_epochs}; expected 1 or more")
+        raise ArgumentError(f"checkpoint_epochs: expected 1 or more, got {checkpoint_epochs}")
     task = _Detector(config, examples, held, torch.device(device))
     store = Memory() if checkpoint is None else _File(Path(checkpoint), task, checkpoint_epochs)
     steps = math.ceil(len(examples) / config.batch)
@@ -219,7 +219,7 @@ class _Detector:
         record = FitRecord(epoch=epoch, loss=loss, held=held, lr=lr)
         if not (math.isfinite(loss) and math.isfinite(record.watched)):
             raise ArgumentError(
-                f"loss is {loss} in epoch {epoch}; expected a finite number: try a lower lr than {lr:g}"
+                f"loss: expected a finite number, got {loss} in epoch {epoch}; try a lower lr than {lr:g}"
             )
         self.plateau.step(record.watched)
         return record
@@ -270,7 +270,9 @@ class _File(Memory):
             ) from error
         for name, wanted in self.about.items():
             if not same_json(about.get(name), wanted):
-                raise DetectionFileError(f"{self.path} holds a fit with another {name}; expected the same, or no file")
+                raise DetectionFileError(
+                    f"{self.path}: expected a fit with the same {name}, or no file, got one with another"
+                )
         with restoring(self._refused):
             training.restore(state, records(FitRecord, state["history"]))
             best = {name: state["best"][name] for name in self.kept}

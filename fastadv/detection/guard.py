@@ -110,17 +110,17 @@ class Guard:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, FaceModel):
-            raise ArgumentTypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got a {type(self.model).__name__}")
         if not isinstance(self.detector, Detector):
-            raise ArgumentTypeError(f"detector is a {type(self.detector).__name__}; expected a Detector")
+            raise ArgumentTypeError(f"detector: expected a Detector, got a {type(self.detector).__name__}")
         if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision is {brief(self.precision)}; expected one of {', '.join(PRECISIONS)}")
+            raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
         sizes = self.sizes
         if not sizes or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
-            raise ArgumentError(f"sizes is {brief(sizes)}; expected ascending batch sizes >= 1")
+            raise ArgumentError(f"sizes: expected ascending batch sizes >= 1, got {brief(sizes)}")
         cuda = self.model.device.type == "cuda"
         if self.capture and not cuda:
-            raise ArgumentError(f"capture is True and the model is on {self.model.device}; expected a CUDA device")
+            raise ArgumentError(f"capture: expected a model on a CUDA device with True, got one on {self.model.device}")
         object.__setattr__(self, "capture", cuda if self.capture is None else self.capture)
         object.__setattr__(self, "threshold", _threshold(self.threshold, self.detector))
         with plain_modes(self.model.device):
@@ -144,7 +144,9 @@ class Guard:
         check_images("images", images)
         expected = self.model.image_shape
         if images.dim() != 4 or tuple(images.shape[1:]) != expected or not len(images):
-            raise ArgumentError(f"images has shape {tuple(images.shape)}; expected (N, {str(expected)[1:]} with N >= 1")
+            raise ArgumentError(
+                f"images: expected shape (N, {str(expected)[1:]} with N >= 1, got {tuple(images.shape)}"
+            )
         with plain_modes(self.model.device), torch.inference_mode():
             return self._captured(images) if self.capture else self._eager(images)
 
@@ -302,10 +304,10 @@ def check_fits(model: FaceModel, detector: Detector) -> None:
 def _threshold(given: float | None, detector: Detector) -> float:
     if given is None:
         if detector.thresholds is None:
-            raise ArgumentError("threshold is None and the detector is not calibrated; expected a number")
+            raise ArgumentError("threshold: expected a number, got None for a detector that is not calibrated")
         return detector.thresholds.equal_error
     if not math.isfinite(given):
-        raise ArgumentError(f"threshold is {given}; expected a finite number")
+        raise ArgumentError(f"threshold: expected a finite number, got {given}")
     return float(given)
 
 

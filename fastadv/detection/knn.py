@@ -65,10 +65,10 @@ class KnnScore:
     def __post_init__(self) -> None:
         _check_options(self.processing, self.weighting, self.k)
         if self.k > len(self.neighbours):
-            raise ArgumentError(f"k is {self.k}; expected at most {len(self.neighbours)}, the size of the index")
+            raise ArgumentError(f"k: expected at most {len(self.neighbours)}, the size of the index, got {self.k}")
         if (self.projection is not None) != (self.processing == "pca"):
             raise ArgumentError(
-                f"processing is {brief(self.processing)}; expected a projection with 'pca', and only there"
+                f"processing: expected a projection with 'pca', and only there, got {brief(self.processing)}"
             )
         if self.projection is not None and self.projection.matrix.shape[1] != self.neighbours.features.shape[1]:
             came, expected = self.projection.matrix.shape[1], self.neighbours.features.shape[1]
@@ -159,7 +159,7 @@ def fit_knn(
     _check_options(processing, weighting, k)
     if isinstance(batches, Iterator):
         raise ArgumentTypeError(
-            f"batches is a {type(batches).__name__}, which can be read once; expected batches to iterate twice"
+            f"batches: expected batches to iterate twice, got a {type(batches).__name__}, which can be read once"
         )
     count, width, moments, device = 0, 0, None, torch.device("cpu")
     for features, _ in batches:
@@ -171,9 +171,9 @@ def fit_knn(
             moments.add(features)
         count += len(features)
     if count == 0:
-        raise ArgumentError("batches holds no features; expected one or more")
+        raise ArgumentError("batches: expected one or more features, got none")
     if k > count:
-        raise ArgumentError(f"k is {k}; expected at most {count}, the number of features")
+        raise ArgumentError(f"k: expected at most {count}, the number of features, got {k}")
     projection = None if moments is None else whitening(moments, dimensions)
     size = width if projection is None else projection.matrix.shape[1]
     rows = torch.empty((count, size), dtype=torch.float32, device=device)
@@ -182,13 +182,13 @@ def fit_knn(
     for features, classes in batches:
         end = begin + len(features)
         if end > count or features.shape[1] != width:
-            raise ArgumentError(f"batches gave other features the second time; expected {count} rows of {width} again")
+            raise ArgumentError(f"batches: expected {count} rows of {width} again, got other features the second time")
         check_labels("labels", classes, features, 1 << 62)
         rows[begin:end] = _process(features, processing, projection)
         labels[begin:end] = classes
         begin = end
     if begin != count:
-        raise ArgumentError(f"batches gave {begin} features the second time; expected {count} again")
+        raise ArgumentError(f"batches: expected {count} features again, got {begin} the second time")
     return KnnScore(
         layer=layer,
         neighbours=Neighbours(rows, labels, backend=backend),
@@ -255,6 +255,6 @@ def _process(features: Tensor, processing: str, projection: Projection | None) -
 def _check_options(processing: str, weighting: str, k: int) -> None:
     for name, value, known in (("processing", processing, PROCESSINGS), ("weighting", weighting, WEIGHTINGS)):
         if value not in known:
-            raise ArgumentError(f"{name} is {brief(value)}; expected one of {', '.join(known)}")
+            raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}")
     if k < 1:
-        raise ArgumentError(f"k is {k}; expected 1 or more")
+        raise ArgumentError(f"k: expected 1 or more, got {k}")

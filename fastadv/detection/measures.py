@@ -50,7 +50,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if len(self.false_alarm) != len(self.false_alarm_rates):
-            raise ArgumentError(f"false_alarm has {len(self.false_alarm)}; expected {len(self.false_alarm_rates)}")
+            raise ArgumentError(f"false_alarm: expected {len(self.false_alarm_rates)}, got {len(self.false_alarm)}")
 
     def at_false_alarm(self, rate: float) -> float:
         """The threshold for one of the rates that were chosen.
@@ -105,7 +105,7 @@ def calibrate(
     chosen = resolved(_USUAL, len(calm)) if rates is None else rates
     for rate in chosen:
         if not 0 <= rate <= 1:
-            raise ArgumentError(f"rates holds {rate}; expected false-alarm rates in [0, 1]")
+            raise ArgumentError(f"rates: expected false-alarm rates in [0, 1], got {rate}")
         if not measurable(rate, len(calm)):
             raise ArgumentError(f"rates: {unmeasurable(f'false-alarm rate {rate:g}', rate, len(calm), _NATURAL)}")
     scores, positive = np.concatenate([calm, attacked]), np.arange(len(calm) + len(attacked)) >= len(calm)
@@ -200,9 +200,9 @@ def _checked(name: str, scores: Tensor | ArrayLike) -> Floats:
     array = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
     values = np.asarray(array, dtype=np.float64)
     if values.ndim != 1 or not len(values):
-        raise ArgumentError(f"{name} has shape {values.shape}; expected (N,) with N >= 1")
+        raise ArgumentError(f"{name}: expected shape (N,) with N >= 1, got {values.shape}")
     if not np.isfinite(values).all():
-        raise ArgumentError(f"{name} holds scores that are NaN or infinite; expected finite ones")
+        raise ArgumentError(f"{name}: expected finite scores, got NaN or infinity")
     return values
 
 
@@ -219,7 +219,9 @@ def _by_person(calm: Floats, attacked: Floats, people: tuple[ArrayLike, ArrayLik
     whose = np.asarray(people[0]), np.asarray(people[1])
     for name, values, own in (("natural", calm, whose[0]), ("adversarial", attacked, whose[1])):
         if own.shape != values.shape:
-            raise ArgumentError(f"people has shape {own.shape} for {name}; expected {values.shape}, one for each score")
+            raise ArgumentError(
+                f"people: expected shape {values.shape} for {name}, one for each score, got {own.shape}"
+            )
     distinct, place = np.unique(np.concatenate([calm, attacked]), return_inverse=True)
     persons, person = np.unique(np.concatenate(whose), return_inverse=True)
     made = np.zeros((2, len(persons), len(distinct)))

@@ -64,9 +64,9 @@ class MicroBatcher(Generic[Item, Answer]):
         """
         for name, value in (("max_batch", max_batch), ("max_queue", max_queue)):
             if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} is {brief(value)}; expected an integer >= 1")
+                raise ArgumentError(f"{name}: expected an integer >= 1, got {brief(value)}")
         if not 0 <= max_wait <= 60:
-            raise ArgumentError(f"max_wait is {max_wait}; expected seconds in [0, 60]")
+            raise ArgumentError(f"max_wait: expected seconds in [0, 60], got {max_wait}")
         self._run = run
         self._max_batch, self._max_wait, self._max_queue = max_batch, max_wait, max_queue
         self._waiting: deque[_Waiting[Item, Answer]] = deque()

@@ -32,7 +32,7 @@ class Moments:
     def __init__(self, width: int, *, device: torch.device | str = "cpu") -> None:
         """Begin with no rows of ``width`` numbers."""
         if width < 1:
-            raise ArgumentError(f"width is {width}; expected 1 or more")
+            raise ArgumentError(f"width: expected 1 or more, got {width}")
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -60,7 +60,7 @@ class Moments:
             ValueError: it is of another width.
         """
         if other.mean.shape != self.mean.shape:
-            raise ArgumentError(f"other has width {other.mean.shape[0]}; expected {self.mean.shape[0]}")
+            raise ArgumentError(f"other: expected width {self.mean.shape[0]}, got {other.mean.shape[0]}")
         self._join(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
 
     def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
@@ -106,7 +106,7 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
         ValueError: ``dimensions`` is below 1, or the rows do not vary.
     """
     if dimensions < 1:
-        raise ArgumentError(f"dimensions is {dimensions}; expected 1 or more")
+        raise ArgumentError(f"dimensions: expected 1 or more, got {dimensions}")
     if moments.count < 2:
         raise ArgumentError(f"rows: {moments.count} came; expected two or more, to have a variance")
     values, vectors = torch.linalg.eigh(moments.scatter / (moments.count - 1))
@@ -122,22 +122,20 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
 def check_rows(name: str, value: object, width: int | None = None) -> Tensor:
     """``value``, or an error unless it is finite float32 ``(N, C)`` with the width, if one is given."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got a {type(value).__name__}")
     checks.rows(name, value, torch.float32, (None, width))
     if value.shape[1] == 0:
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected (N, C) with C >= 1")
+        raise ArgumentError(f"{name}: expected shape (N, C) with C >= 1, got {tuple(value.shape)}")
     if not bool(value.isfinite().all()):
-        raise ArgumentError(f"{name} holds values that are NaN or infinite; expected finite ones")
+        raise ArgumentError(f"{name}: expected finite values, got NaN or infinity")
     return value
 
 
 def check_labels(name: str, value: object, rows: Tensor, classes: int) -> Tensor:
     """``value``, or an error unless it is int64 ``(N,)``, one class in [0, classes) for each of the rows."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got a {type(value).__name__}")
     checks.per_image(name, value, rows, torch.int64)
     if len(value) and not 0 <= int(value.min()) <= int(value.max()) < classes:
-        raise ArgumentError(
-            f"{name} holds {int(value.min())} to {int(value.max())}; expected classes in [0, {classes})"
-        )
+        raise ArgumentError(f"{name}: expected classes in [0, {classes}), got {int(value.min())} to {int(value.max())}")
     return value

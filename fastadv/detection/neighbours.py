@@ -73,7 +73,7 @@ class _Faiss:
         if importlib.util.find_spec("faiss") is None:
             raise MissingPackageError("backend 'faiss' needs faiss; install it with: pip install 'fastadv[faiss]'")
         if features.device.type != "cpu":
-            raise ArgumentError(f"features is on {features.device}; expected cpu for backend 'faiss'")
+            raise ArgumentError(f"features: expected cpu for backend 'faiss', got {features.device}")
         faiss: Any = importlib.import_module("faiss")
         self.index = faiss.IndexFlatL2(features.shape[1])
         self.index.add(features.numpy())
@@ -112,16 +112,16 @@ class Neighbours:
         """
         _check("features", features, None)
         if features.shape[0] == 0:
-            raise ArgumentError(f"features has shape {tuple(features.shape)}; expected (M, D) with M >= 1")
+            raise ArgumentError(f"features: expected shape (M, D) with M >= 1, got {tuple(features.shape)}")
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
             came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise ArgumentTypeError(f"labels is {came}; expected a torch.int64 tensor")
+            raise ArgumentTypeError(f"labels: expected a torch.int64 tensor, got {came}")
         if labels.shape != features.shape[:1]:
-            raise ArgumentError(f"labels has shape {tuple(labels.shape)}; expected ({features.shape[0]},)")
+            raise ArgumentError(f"labels: expected shape ({features.shape[0]},), got {tuple(labels.shape)}")
         if labels.device != features.device:
-            raise ArgumentError(f"labels is on {labels.device}; expected {features.device}, the device of features")
+            raise ArgumentError(f"labels: expected {features.device}, the device of features, got {labels.device}")
         if backend not in BACKENDS:
-            raise ArgumentError(f"backend is {brief(backend)}; expected 'brute' or 'faiss'")
+            raise ArgumentError(f"backend: expected 'brute' or 'faiss', got {brief(backend)}")
         #: One of ``BACKENDS``.
         self.backend = backend
         self._features = features.detach().contiguous()
@@ -155,7 +155,7 @@ class Neighbours:
         """
         _check("queries", queries, self._features)
         if not 1 <= k <= len(self):
-            raise ArgumentError(f"k is {k}; expected an integer in [1, {len(self)}], the size of the index")
+            raise ArgumentError(f"k: expected an integer in [1, {len(self)}], the size of the index, got {k}")
         device = self._features.device
         # The bound on the rounding is that of float32: no autocast, no TF32, no bfloat16, whatever the caller has set.
         with plain_modes(device), torch.no_grad(), float32_math(device, tf32=False):
@@ -203,13 +203,13 @@ class Neighbours:
 
 def _check(name: str, value: object, like: Tensor | None) -> None:
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got a {type(value).__name__}")
     if value.dtype != torch.float32:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected torch.float32")
+        raise ArgumentTypeError(f"{name}: expected dtype torch.float32, got {value.dtype}")
     width = None if like is None else like.shape[1]
     if value.dim() != 2 or value.shape[1] == 0 or width not in (None, value.shape[1]):
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected (any, {width or 'any but 0'})")
+        raise ArgumentError(f"{name}: expected shape (any, {width or 'any but 0'}), got {tuple(value.shape)}")
     if like is not None and value.device != like.device:
-        raise ArgumentError(f"{name} is on {value.device}; expected {like.device}, the device of the features")
+        raise ArgumentError(f"{name}: expected {like.device}, the device of the features, got {value.device}")
     if not bool(value.isfinite().all()):
-        raise ArgumentError(f"{name} holds values that are NaN or infinite; expected finite ones")
+        raise ArgumentError(f"{name}: expected finite values, got NaN or infinity")

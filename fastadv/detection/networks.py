@@ -46,12 +46,12 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ArgumentError(f"kind is {brief(self.kind)}; expected one of {', '.join(KINDS)}")
+            raise ArgumentError(f"kind: expected one of {', '.join(KINDS)}, got {brief(self.kind)}")
         for name, value in (("layers", self.layers), ("width", self.width), ("hidden", self.hidden)):
             if type(value) is not int or not 1 <= value <= _LARGEST:
-                raise ArgumentError(f"{name} is {brief(value)}; expected an integer from 1 to {_LARGEST}")
+                raise ArgumentError(f"{name}: expected an integer from 1 to {_LARGEST}, got {brief(value)}")
         if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
-            raise ArgumentError(f"dropout is {self.dropout}; expected a share in [0, 1)")
+            raise ArgumentError(f"dropout: expected a share in [0, 1), got {self.dropout}")
 
 
 class Network(nn.Module):
@@ -97,7 +97,7 @@ class Network(nn.Module):
         """
         if embeddings.dim() != 3 or embeddings.shape[1:] != self.mean.shape:
             expected = ", ".join(str(size) for size in self.mean.shape)
-            raise ArgumentError(f"embeddings has shape {tuple(embeddings.shape)}; expected (N, {expected})")
+            raise ArgumentError(f"embeddings: expected shape (N, {expected}), got {tuple(embeddings.shape)}")
         values = (embeddings - self.mean) / self.scale
         if self.lstm is None:
             return self.logit(values.flatten(1))[:, 0]

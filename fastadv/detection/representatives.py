@@ -53,29 +53,31 @@ class Representatives:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ArgumentError(f"kind is {brief(self.kind)}; expected 'centroid' or 'medoid'")
+            raise ArgumentError(f"kind: expected 'centroid' or 'medoid', got {brief(self.kind)}")
         for name, names in (("layers", self.layers), ("classes", self.classes)):
             check_names(name, names)
         if len(self.vectors) != len(self.layers):
-            raise ArgumentError(f"vectors has {len(self.vectors)} layers; expected {len(self.layers)}, like layers")
+            raise ArgumentError(f"vectors: expected {len(self.layers)}, like layers, got {len(self.vectors)} layers")
         for i, value in enumerate(self.vectors):
             check_rows(f"vectors[{i}]", value)
             if value.shape[0] != len(self.classes):
                 raise ArgumentError(
-                    f"vectors[{i}] has {value.shape[0]} rows; expected {len(self.classes)}, like classes"
+                    f"vectors[{i}]: expected {len(self.classes)}, like classes, got {value.shape[0]} rows"
                 )
         if self.counts.shape != (len(self.classes),) or self.counts.dtype != torch.int64 or int(self.counts.min()) < 1:
             raise ArgumentError(
-                f"counts is {self.counts.dtype} {tuple(self.counts.shape)}; expected one >= 1 per class"
+                f"counts: expected one >= 1 per class, got {self.counts.dtype} {tuple(self.counts.shape)}"
             )
         if (self.members is not None) != (self.kind == "medoid"):
             came = "None" if self.members is None else "given"
             raise ArgumentError(
-                f"members is {came} and kind is {brief(self.kind)}; expected members of medoids, and only there"
+                f"members: expected members of medoids, and only there, got {came} with kind {brief(self.kind)}"
             )
         shape = (len(self.layers), len(self.classes))
         if self.members is not None and (self.members.shape != shape or self.members.dtype != torch.int64):
-            raise ArgumentError(f"members is {self.members.dtype} {tuple(self.members.shape)}; expected int64 {shape}")
+            raise ArgumentError(
+                f"members: expected int64 {shape}, got {self.members.dtype} {tuple(self.members.shape)}"
+            )
 
     def to(self, device: torch.device | str) -> Representatives:
         """The same, with the vectors on another device."""
@@ -192,14 +194,14 @@ class CentroidSums:
         """
         for name in ("layers", "classes"):
             if getattr(other, name) != getattr(self, name):
-                raise ArgumentError(f"other has other {name}; expected {', '.join(getattr(self, name)[:3])}, ...")
+                raise ArgumentError(f"other: expected the {name} {', '.join(getattr(self, name)[:3])}, ..., got others")
         if other.sums is None:
             return
         if self.sums is None:
             self.sums = [torch.zeros_like(value) for value in other.sums]
         for i, (total, value) in enumerate(zip(self.sums, other.sums, strict=True)):
             if total.shape != value.shape:
-                raise ArgumentError(f"other has width {value.shape[1]} in layer {i}; expected {total.shape[1]}")
+                raise ArgumentError(f"other: expected width {total.shape[1]} in layer {i}, got {value.shape[1]}")
             total += value.to(total.device)
         self.counts += other.counts
 
@@ -262,17 +264,17 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
     """``values`` as a list, or an error unless they are finite ``(N, C_l)`` float32 for all layers, with labels."""
     if not isinstance(values, (list, tuple)):
         raise ArgumentTypeError(
-            f"values is a {type(values).__name__}; expected a sequence of tensors (N, C), one per layer"
+            f"values: expected a sequence of tensors (N, C), one per layer, got a {type(values).__name__}"
         )
     if len(values) != layers:
-        raise ArgumentError(f"values has {len(values)} layers; expected {layers}")
+        raise ArgumentError(f"values: expected {layers}, got {len(values)} layers")
     found = [check_rows(f"values[{i}]", value) for i, value in enumerate(values)]
     check_labels("labels", labels, found[0], classes)
     for i, value in enumerate(found):
         if len(value) != len(found[0]) or value.device != found[0].device:
             raise ArgumentError(
-                f"values[{i}] has {len(value)} rows on {value.device}; "
-                f"expected {len(found[0])} on {found[0].device}, like values[0]"
+                f"values[{i}]: expected {len(found[0])} on {found[0].device}, like values[0], got {len(value)} "
+                f"rows on {value.device}"
             )
     return found
 
@@ -280,11 +282,9 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
 def check_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
     """``names`` as a tuple, or an error unless they are distinct texts, one or more."""
     if isinstance(names, str) or not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise ArgumentTypeError(f"{name} is {brief(names)}; expected a sequence of names")
+        raise ArgumentTypeError(f"{name}: expected a sequence of names, got {brief(names)}")
     if not names or len(set(names)) != len(names):
-        raise ArgumentError(
-            f"{name} has {len(names)} names, {len(set(names))} of them distinct; expected distinct ones"
-        )
+        raise ArgumentError(f"{name}: expected distinct names, got {len(names)}, {len(set(names))} of them distinct")
     return tuple(names)
 
 

@@ -124,10 +124,12 @@ class Service:
         """
         height, width = guard.model.input_size
         if height != width:
-            raise ArgumentError(f"guard has a model for images of {height}x{width}; expected square ones")
+            raise ArgumentError(f"guard: expected a model for square images, got one for {height}x{width}")
         logits = getattr(guard.model.head, "out_features", 0)
         if classes is not None and len(classes) != logits:
-            raise ArgumentError(f"classes has {len(classes)} names; expected {logits}, one for each logit of the model")
+            raise ArgumentError(
+                f"classes: expected {logits}, one for each logit of the model, got {len(classes)} names"
+            )
         self.guard, self.config, self.size = guard, config, height
         self.ready = False
         self.open = 0
@@ -343,7 +345,7 @@ def serve(
         OSError: the address cannot be used.
     """
     if not 0 <= port < 1 << 16:
-        raise ArgumentError(f"port is {port}; expected 0 to 65535")
+        raise ArgumentError(f"port: expected 0 to 65535, got {port}")
     config = config or ServiceConfig()
     app = create_app(guard, config, classes=classes, token=token)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

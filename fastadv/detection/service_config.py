@@ -55,13 +55,13 @@ class ServiceConfig:
         for name in _COUNTS:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} is {brief(value)}; expected an integer >= 1")
+                raise ArgumentError(f"{name}: expected an integer >= 1, got {brief(value)}")
         if self.max_pixels > MAX_PIXELS:
-            raise ArgumentError(f"max_pixels is {self.max_pixels}; expected at most {MAX_PIXELS}")
+            raise ArgumentError(f"max_pixels: expected at most {MAX_PIXELS}, got {self.max_pixels}")
         if self.max_images > self.max_queue:
-            raise ArgumentError(f"max_images is {self.max_images}; expected at most max_queue, {self.max_queue}")
+            raise ArgumentError(f"max_images: expected at most max_queue, {self.max_queue}, got {self.max_images}")
         if not 0 <= self.max_wait <= 60:
-            raise ArgumentError(f"max_wait is {self.max_wait}; expected seconds in [0, 60]")
+            raise ArgumentError(f"max_wait: expected seconds in [0, 60], got {self.max_wait}")
         for name in ("timeout", "drain", "head_timeout"):
             if not 0.001 <= getattr(self, name) <= 3600:
                 raise ArgumentError(f"{name}: expected seconds in [0.001, 3600], got {getattr(self, name)}")

@@ -42,7 +42,7 @@ class Tapped:
             ValueError: there is no such layer.
         """
         if layer not in self.layers:
-            raise ArgumentError(f"layer is {brief(layer)}; expected one of {', '.join(self.layers)}")
+            raise ArgumentError(f"layer: expected one of {', '.join(self.layers)}, got {brief(layer)}")
         return self.values[self.layers.index(layer)]
 
 
@@ -81,16 +81,16 @@ class LayerTap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, FaceModel):
-            raise ArgumentTypeError(f"model is a {type(self.model).__name__}; expected a FaceModel")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got a {type(self.model).__name__}")
         if self.layers is None:
             object.__setattr__(self, "layers", self.model.layers)
         if isinstance(self.layers, str):
-            raise ArgumentTypeError(f"layers is the text {self.layers!r}; expected a sequence of names")
+            raise ArgumentTypeError(f"layers: expected a sequence of names, got the text {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.names))
         if not self.names:
-            raise ArgumentError("layers is empty; expected one name or more")
+            raise ArgumentError("layers: expected one name or more, got none")
         if len(set(self.names)) != len(self.names):
-            raise ArgumentError(f"layers is {self.names}; expected distinct names")
+            raise ArgumentError(f"layers: expected distinct names, got {self.names}")
         known = {name for name, _ in self.model.backbone.named_modules() if name}
         for name in self.names:
             if name not in known:

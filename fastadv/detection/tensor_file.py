@@ -89,7 +89,7 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
     except (KeyError, ValueError, RecursionError) as error:
         raise DetectionFileError(f"{file} has no readable description: {error}") from error
     if not isinstance(about, dict):
-        raise DetectionFileError(f"{file} is described by a {type(about).__name__}; expected an object")
+        raise DetectionFileError(f"{file}: expected a description that is an object, got a {type(about).__name__}")
     return TensorFile(path=file, about=about, tensors=tensors)
 
 
@@ -180,9 +180,9 @@ class TensorFile:
 def _check_metadata(file: Path, metadata: Mapping[str, str], kind: str) -> None:
     if metadata.get("format") != _FORMAT or metadata.get("kind") != kind:
         found = metadata.get("kind") if metadata.get("format") == _FORMAT else metadata.get("format")
-        raise DetectionFileError(f"{file} holds {_short(found or 'bare tensors')}; expected {kind!r} of {_FORMAT}")
+        raise DetectionFileError(f"{file}: expected {kind!r} of {_FORMAT}, got {_short(found or 'bare tensors')}")
     if metadata.get("version") != str(_VERSION):
-        raise DetectionFileError(f"{file} is of version {_short(metadata.get('version'))}; expected {_VERSION}")
+        raise DetectionFileError(f"{file}: expected version {_VERSION}, got {_short(metadata.get('version'))}")
 
 
 def _no_constant(text: str) -> None:

@@ -64,7 +64,7 @@ class Mahalanobis:
                 covariance is singular.
         """
         if not 0 <= shrinkage <= 1:
-            raise ArgumentError(f"shrinkage is {shrinkage}; expected a share in [0, 1]")
+            raise ArgumentError(f"shrinkage: expected a share in [0, 1], got {shrinkage}")
         sums = CentroidSums(layers=layers, classes=classes)
         moments: list[Moments] = []
         for values, labels in batches:
@@ -134,9 +134,11 @@ class LocalDimension:
         for i, value in enumerate(self.reference):
             check_rows(f"reference[{i}]", value)
             if len(value) != len(self.reference[0]):
-                raise ArgumentError(f"reference[{i}] has {len(value)} rows; expected {len(self.reference[0])}")
+                raise ArgumentError(f"reference[{i}]: expected {len(self.reference[0])}, got {len(value)} rows")
         if not 2 <= self.k < len(self.reference[0]):
-            raise ArgumentError(f"k is {self.k}; expected 2 or more, and fewer than the {len(self.reference[0])} rows")
+            raise ArgumentError(
+                f"k: expected 2 or more, and fewer than the {len(self.reference[0])} rows, got {self.k}"
+            )
 
     @torch.no_grad()
     def by_layer(self, values: Sequence[Tensor]) -> Tensor:
@@ -220,9 +222,9 @@ class DeepKnn:
         found = check_batch(values, labels, len(values), 1 << 62)
         held = check_batch(held_values, held_labels, len(found), 1 << 62)
         if not len(held[0]):
-            raise ArgumentError("held_values has no rows; expected one or more")
+            raise ArgumentError("held_values: expected one or more rows, got none")
         if not 1 <= k <= len(found[0]):
-            raise ArgumentError(f"k is {k}; expected an integer in [1, {len(found[0])}], the size of the index")
+            raise ArgumentError(f"k: expected an integer in [1, {len(found[0])}], the size of the index, got {k}")
         scaled = [F.normalize(value, dim=1) if normalise else value for value in found]
         indices = tuple(Neighbours(value, labels, backend=backend) for value in scaled)
         bare = cls(neighbours=indices, calibration=held_labels[:0], k=k, normalise=normalise)
@@ -274,8 +276,8 @@ def _whitening(layer: str, mean: Tensor, within: Tensor, shrinkage: float) -> Pr
 def _check_values(values: Sequence[Tensor], widths: Sequence[int]) -> None:
     if not isinstance(values, (list, tuple)) or len(values) != len(widths):
         came = len(values) if isinstance(values, (list, tuple)) else type(values).__name__
-        raise ArgumentError(f"values is {came}; expected a sequence of {len(widths)} layers")
+        raise ArgumentError(f"values: expected a sequence of {len(widths)} layers, got {came}")
     for i, (value, width) in enumerate(zip(values, widths, strict=True)):
         check_rows(f"values[{i}]", value, width)
         if len(value) != len(values[0]):
-            raise ArgumentError(f"values[{i}] has {len(value)} rows; expected {len(values[0])}, like values[0]")
+            raise ArgumentError(f"values[{i}]: expected {len(values[0])}, like values[0], got {len(value)} rows")

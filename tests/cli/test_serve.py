@@ -177,7 +177,7 @@ def test_wrong_options(inside, detector, detector_file, tmp_path):
     code, said = serving(inside, detector_file, "--false-alarm", 0.01, "--threshold", 1)
     assert (code, "--threshold: expected it or --false-alarm, got both" in said) == (2, True)
     code, said = serving(inside, detector_file, "--max-batch", 0)
-    assert (code, "max_batch is 0; expected an integer >= 1" in said) == (2, True)
+    assert (code, "max_batch: expected an integer >= 1, got 0" in said) == (2, True)
     code, said = serving(inside, detector_file, "--port", 70000)
     assert (code, "port is 70000; expected 0 to 65535" in said) == (2, True)
     code, said = inside("serve", "--model", "synth-mobile", "--detector", detector_file)

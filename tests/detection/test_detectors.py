@@ -183,7 +183,7 @@ FILE_MISTAKES = [
     ({"about": {"hidden": 1 << 60}}, "hidden is 1152921504606846976; expected an integer"),
     ({"about": {"hidden": 1 << 20}}, r"'network\.logit\.0\.weight' is torch.float32 \(6, 12\)"),
     ({"about": {"hidden": True}}, "hidden is True; expected an integer"),
-    ({"about": {"dropout": 1.0}}, "dropout is 1.0; expected a share"),
+    ({"about": {"dropout": 1.0}}, r"dropout: expected a share in \[0, 1\), got 1\.0"),
     ({"about": {"dropout": "half"}}, "dropout is 'half'; expected a finite number"),
     ({"about": {"dropout": 10**400}}, "dropout is 1000.*; expected a finite number"),
     ({"about": {"equal_error": None}}, "equal_error is None; expected a finite number"),
@@ -215,7 +215,7 @@ def test_an_unfinished_write_leaves_nothing(detector, tmp_path):
 def test_mistakes(detector):
     with pytest.raises(ValueError, match=r"network takes embeddings of \(3, 5\); expected \(3, 4\), the trajectory's"):
         replace(detector, network=network(width=5))
-    with pytest.raises(ValueError, match=r"network is in training mode; expected network\.eval\(\)"):
+    with pytest.raises(ValueError, match=r"network: expected one in evaluation mode \(network\.eval\(\)\), got one in training mode"):
         replace(detector, network=Network(detector.network.architecture))
 
 

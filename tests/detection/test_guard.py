@@ -212,7 +212,7 @@ def test_bfloat16(count):
 
 def test_the_threshold(tiny, faces, representatives):
     bare = detector_of(representatives)
-    with pytest.raises(ValueError, match="threshold is None and the detector is not calibrated"):
+    with pytest.raises(ValueError, match="threshold: expected a number, got None for a detector that is not calibrated"):
         Guard(model=tiny, detector=bare)
     calibrated = bare.calibrated(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 2.0]))
     assert Guard(model=tiny, detector=calibrated).threshold == calibrated.thresholds.equal_error == 0.5
@@ -245,13 +245,13 @@ def test_a_detector_of_another_model(tiny, representatives):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"model": nn.ReLU()}, TypeError, "model is a ReLU; expected a FaceModel"),
-        ({"detector": 3}, TypeError, "detector is a int; expected a Detector"),
-        ({"precision": "tf32"}, ValueError, "precision is 'tf32'; expected one of fp32, bf16"),
-        ({"sizes": ()}, ValueError, "sizes is"),
+        ({"model": nn.ReLU()}, TypeError, "model: expected a FaceModel, got a ReLU"),
+        ({"detector": 3}, TypeError, "detector: expected a Detector, got a int"),
+        ({"precision": "tf32"}, ValueError, "precision: expected one of fp32, bf16, got 'tf32'"),
+        ({"sizes": ()}, ValueError, r"sizes: expected ascending batch sizes >= 1, got \(\)"),
         ({"sizes": (4, 2)}, ValueError, "expected ascending batch sizes"),
         ({"sizes": (0, 2)}, ValueError, "expected ascending batch sizes"),
-        ({"capture": True}, ValueError, "capture is True and the model is on cpu; expected a CUDA device"),
+        ({"capture": True}, ValueError, "capture: expected a model on a CUDA device with True, got one on cpu"),
     ],
 )
 def test_wrong_fields(tiny, representatives, wrong, error, message):
@@ -273,7 +273,7 @@ def test_a_model_in_training_mode(tiny, representatives):
             TypeError,
             "images: expected a floating-point tensor .* got torch.uint8; use",
         ),
-        (torch.zeros(3, 16, 16), ValueError, r"shape \(3, 16, 16\); expected \(N, 3, 16, 16\) with N >= 1"),
+        (torch.zeros(3, 16, 16), ValueError, r"images: expected shape \(N, 3, 16, 16\) with N >= 1, got \(3, 16, 16\)"),
         (torch.zeros(1, 3, 16, 15), ValueError, "expected"),
         (torch.zeros(0, 3, 16, 16), ValueError, "with N >= 1"),
     ],

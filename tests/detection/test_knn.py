@@ -127,20 +127,20 @@ X, Y = clusters()
 @pytest.mark.parametrize(
     ("batches", "options", "error", "message"),
     [
-        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches is a generator.*; expected batches to iterate twice"),
-        ([], {}, ValueError, "batches holds no features"),
-        ([(X, Y)], {"k": 61}, ValueError, "k is 61; expected at most 60, the number of features"),
-        ([(X, Y)], {"k": 0}, ValueError, "k is 0; expected 1 or more"),
-        ([(X, Y)], {"processing": "ica"}, ValueError, "processing is 'ica'; expected one of none, l2, pca"),
-        ([(X, Y)], {"weighting": "1/d"}, ValueError, "weighting is '1/d'; expected one of uniform"),
-        ([(X, Y)], {"dimensions": 0}, ValueError, "dimensions is 0"),
-        ([(X, Y)], {"backend": "annoy"}, ValueError, "backend is 'annoy'"),
-        ([(X, Y - 1)], {}, ValueError, "labels holds -1 to 1"),
+        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches: expected batches to iterate twice, got a generator.*"),
+        ([], {}, ValueError, "batches: expected one or more features, got none"),
+        ([(X, Y)], {"k": 61}, ValueError, "k: expected at most 60, the number of features, got 61"),
+        ([(X, Y)], {"k": 0}, ValueError, "k: expected 1 or more, got 0"),
+        ([(X, Y)], {"processing": "ica"}, ValueError, "processing: expected one of none, l2, pca, got 'ica'"),
+        ([(X, Y)], {"weighting": "1/d"}, ValueError, "weighting: expected one of uniform, rank, inverse_square, got '1/d'"),
+        ([(X, Y)], {"dimensions": 0}, ValueError, "dimensions: expected .*, got 0"),
+        ([(X, Y)], {"backend": "annoy"}, ValueError, "backend: expected .*, got 'annoy'"),
+        ([(X, Y - 1)], {}, ValueError, "labels: expected .*, got -1 to 1"),
         ([(X, Y[1:])], {}, ValueError, r"labels has shape \(59,\)"),
         ([(X, Y.float())], {}, TypeError, "labels has dtype torch.float32"),
         ([(X.double(), Y)], {}, TypeError, "features has dtype torch.float64"),
         ([(X, Y), (X[:, :2], Y)], {}, ValueError, r"features has shape \(60, 2\); expected \(any, 6\)"),
-        ([(X * torch.nan, Y)], {}, ValueError, "features holds values that are NaN"),
+        ([(X * torch.nan, Y)], {}, ValueError, "features: expected finite values, got NaN or infinity"),
     ],
     ids=lambda v: v[:30] if isinstance(v, str) else "",
 )
@@ -162,9 +162,9 @@ class Changing:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ([(X[:50], Y[:50])], "batches gave 50 features the second time; expected 60 again"),
-        ([(X, Y), (X, Y)], "batches gave other features the second time; expected 60 rows of 6 again"),
-        ([(X[:, :3], Y)], "batches gave other features"),
+        ([(X[:50], Y[:50])], "batches: expected 60 features again, got 50 the second time"),
+        ([(X, Y), (X, Y)], "batches: expected 60 rows of 6 again, got other features the second time"),
+        ([(X[:, :3], Y)], "batches: expected 60 rows of 6 again, got other features the second time"),
     ],
 )
 def test_batches_that_change(second, message):
@@ -180,7 +180,7 @@ def test_mistakes_of_a_score():
         made.score(X, torch.ones(60))
     with pytest.raises(ValueError, match="projection gives 3 numbers; expected 6"):
         replace(made, neighbours=Neighbours(X, Y))
-    with pytest.raises(ValueError, match="processing is 'l2'; expected a projection with 'pca', and only there"):
+    with pytest.raises(ValueError, match="processing: expected a projection with 'pca', and only there, got 'l2'"):
         replace(made, processing="l2")
     with pytest.raises(ValueError, match="k is 99; expected at most 60"):
         KnnScore(neighbours=Neighbours(X, Y), k=99, **NAMES)

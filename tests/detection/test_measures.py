@@ -144,9 +144,9 @@ def test_an_interval_of_scores_that_are_apart():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([], [1.0]), r"natural has shape \(0,\); expected \(N,\) with N >= 1"),
-        (([1.0], [[1.0]]), r"adversarial has shape \(1, 1\)"),
-        (([1.0, np.nan], [1.0]), "natural holds scores that are NaN or infinite"),
+        (([], [1.0]), r"natural: expected shape \(N,\) with N >= 1, got \(0,\)"),
+        (([1.0], [[1.0]]), r"adversarial: expected .*, got \(1, 1\)"),
+        (([1.0, np.nan], [1.0]), "natural: expected finite scores, got NaN or infinity"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -156,7 +156,7 @@ def test_mistakes(arguments, message):
 
 
 def test_mistakes_of_options():
-    with pytest.raises(ValueError, match="rates holds 1.5"):
+    with pytest.raises(ValueError, match="rates: expected .*, got 1.5"):
         calibrate([1.0], [2.0], rates=(1.5,))
     for options in ({"draws": 0}, {"level": 1.0}, {"seed": -1}):
         with pytest.raises(ValueError, match="draws, level, seed are"):

@@ -179,8 +179,8 @@ def test_closing_answers_what_waits_and_takes_no_more():
     ("wrong", "message"),
     [
         ({"max_batch": 0}, "max_batch is 0; expected an integer >= 1"),
-        ({"max_queue": 1.5}, "max_queue is 1.5"),
-        ({"max_wait": -1}, "max_wait is -1; expected seconds"),
+        ({"max_queue": 1.5}, "max_queue: expected .*, got 1.5"),
+        ({"max_wait": -1}, r"max_wait: expected seconds in \[0, 60\], got -1"),
     ],
 )
 def test_wrong_numbers(wrong, message):

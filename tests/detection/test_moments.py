@@ -92,7 +92,7 @@ def test_axes_without_variance_are_left_out():
 
 
 def test_mistakes():
-    with pytest.raises(ValueError, match="width is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="width: expected 1 or more, got 0"):
         Moments(0)
     moments = Moments(2)
     with pytest.raises(ValueError, match="rows: 0 came; expected two or more"):

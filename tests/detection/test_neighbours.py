@@ -168,17 +168,17 @@ def test_nothing_is_recorded_for_a_backward_pass():
 GOOD = {"features": features(4, 3), "labels": torch.arange(4)}
 META = {"device": "meta"}
 MISTAKES = [
-    ({"features": [[1.0]]}, TypeError, "features is a list; expected a torch.Tensor"),
-    ({"features": GOOD["features"].double()}, TypeError, "features has dtype torch.float64; expected torch.float32"),
-    ({"features": torch.ones(4)}, ValueError, r"features has shape \(4,\)"),
-    ({"features": torch.ones(4, 0)}, ValueError, r"features has shape \(4, 0\); expected \(any, any but 0\)"),
-    ({"features": torch.ones(0, 3)}, ValueError, r"features has shape \(0, 3\); expected \(M, D\) with M >= 1"),
-    ({"features": torch.full((4, 3), float("nan"))}, ValueError, "features holds values that are NaN or infinite"),
-    ({"labels": torch.ones(4)}, TypeError, "labels is torch.float32; expected a torch.int64 tensor"),
-    ({"labels": [1, 2, 3, 4]}, TypeError, "labels is list; expected a torch.int64 tensor"),
-    ({"labels": torch.arange(5)}, ValueError, r"labels has shape \(5,\); expected \(4,\)"),
+    ({"features": [[1.0]]}, TypeError, "features: expected a torch.Tensor, got a list"),
+    ({"features": GOOD["features"].double()}, TypeError, "features: expected dtype torch.float32, got torch.float64"),
+    ({"features": torch.ones(4)}, ValueError, r"features: expected .*, got \(4,\)"),
+    ({"features": torch.ones(4, 0)}, ValueError, r"features: expected shape \(any, any but 0\), got \(4, 0\)"),
+    ({"features": torch.ones(0, 3)}, ValueError, r"features: expected shape \(M, D\) with M >= 1, got \(0, 3\)"),
+    ({"features": torch.full((4, 3), float("nan"))}, ValueError, "features: expected finite values, got NaN or infinity"),
+    ({"labels": torch.ones(4)}, TypeError, "labels: expected a torch.int64 tensor, got torch.float32"),
+    ({"labels": [1, 2, 3, 4]}, TypeError, "labels: expected a torch.int64 tensor, got list"),
+    ({"labels": torch.arange(5)}, ValueError, r"labels: expected shape \(4,\), got \(5,\)"),
     ({"labels": torch.ones(4, dtype=torch.int64, **META)}, ValueError, "labels is on meta; expected cpu"),
-    ({"backend": "annoy"}, ValueError, "backend is 'annoy'; expected 'brute' or 'faiss'"),
+    ({"backend": "annoy"}, ValueError, "backend: expected 'brute' or 'faiss', got 'annoy'"),
 ]
 
 
@@ -191,13 +191,13 @@ def test_mistakes_of_the_index(change, error, message):
 @pytest.mark.parametrize(
     ("queries", "k", "error", "message"),
     [
-        (torch.ones(2, 3), 0, ValueError, r"k is 0; expected an integer in \[1, 4\], the size of the index"),
-        (torch.ones(2, 3), 5, ValueError, "k is 5"),
-        (torch.ones(2, 4), 1, ValueError, r"queries has shape \(2, 4\); expected \(any, 3\)"),
-        (torch.ones(2, 3, dtype=torch.float16), 1, TypeError, "queries has dtype torch.float16"),
-        (torch.ones(2, 3, **META), 1, ValueError, "queries is on meta; expected cpu"),
-        (torch.full((2, 3), float("inf")), 1, ValueError, "queries holds values that are NaN or infinite"),
-        (None, 1, TypeError, "queries is a NoneType"),
+        (torch.ones(2, 3), 0, ValueError, r"k: expected an integer in \[1, 4\], the size of the index, got 0"),
+        (torch.ones(2, 3), 5, ValueError, "k: expected .*, got 5"),
+        (torch.ones(2, 4), 1, ValueError, r"queries: expected shape \(any, 3\), got \(2, 4\)"),
+        (torch.ones(2, 3, dtype=torch.float16), 1, TypeError, "queries: expected .*, got torch.float16"),
+        (torch.ones(2, 3, **META), 1, ValueError, "queries: expected cpu, the device of the features, got meta"),
+        (torch.full((2, 3), float("inf")), 1, ValueError, "queries: expected finite values, got NaN or infinity"),
+        (None, 1, TypeError, "queries: expected .*, got a NoneType"),
     ],
     ids=lambda v: v[:30] if isinstance(v, str) else "",
 )

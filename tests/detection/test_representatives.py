@@ -159,17 +159,17 @@ def test_vectors_that_share_their_memory_can_be_saved(tmp_path):
 
 
 BATCH_MISTAKES = [
-    (lambda v, y: (v[0], y), TypeError, "values is a Tensor; expected a sequence of tensors"),
-    (lambda v, y: (v[:2], y), ValueError, "values has 2 layers; expected 3"),
+    (lambda v, y: (v[0], y), TypeError, r"values: expected a sequence of tensors \(N, C\), one per layer, got a Tensor"),
+    (lambda v, y: (v[:2], y), ValueError, "values: expected 3, got 2 layers"),
     (lambda v, y: ([v[0].double(), *v[1:]], y), TypeError, r"values\[0\] has dtype torch.float64"),
-    (lambda v, y: ([v[0] * torch.inf, *v[1:]], y), ValueError, r"values\[0\] holds values that are NaN or infinite"),
-    (lambda v, y: ([v[0], v[1][1:], v[2]], y), ValueError, r"values\[1\] has 19 rows on cpu; expected 20 on cpu"),
-    (lambda v, y: ([v[0][:, :0], *v[1:]], y), ValueError, r"values\[0\] has shape \(20, 0\)"),
-    (lambda v, y: (v, y + 1), ValueError, r"labels holds 1 to 4; expected classes in \[0, 4\)"),
-    (lambda v, y: (v, y - 1), ValueError, "labels holds -1 to 2"),
+    (lambda v, y: ([v[0] * torch.inf, *v[1:]], y), ValueError, r"values\[0\]: expected finite values, got NaN or infinity"),
+    (lambda v, y: ([v[0], v[1][1:], v[2]], y), ValueError, r"values\[1\]: expected 20 on cpu, like values\[0\], got 19 rows on cpu"),
+    (lambda v, y: ([v[0][:, :0], *v[1:]], y), ValueError, r"values\[0\]: expected .*, got \(20, 0\)"),
+    (lambda v, y: (v, y + 1), ValueError, r"labels: expected classes in \[0, 4\), got 1 to 4"),
+    (lambda v, y: (v, y - 1), ValueError, "labels: expected .*, got -1 to 2"),
     (lambda v, y: (v, y.float()), TypeError, "labels has dtype torch.float32"),
     (lambda v, y: (v, y[1:]), ValueError, r"labels has shape \(19,\)"),
-    (lambda v, y: (v, y.tolist()), TypeError, "labels is a list"),
+    (lambda v, y: (v, y.tolist()), TypeError, "labels: expected .*, got a list"),
     (lambda v, y: (v, y.clamp(min=2)), ValueError, "2 of 4 classes had no image, first 'ada'"),
 ]
 
@@ -185,7 +185,7 @@ def test_mistakes_of_batches(labelled, make, change, error, message):
 def test_other_mistakes(labelled, make):
     with pytest.raises(ValueError, match="4 of 4 classes had no image"):
         make([], **NAMES)
-    with pytest.raises(ValueError, match="classes has 2 names, 1 of them distinct"):
+    with pytest.raises(ValueError, match="classes: expected distinct names, got 2, 1 of them distinct"):
         make([], **{**NAMES, "classes": ("a", "a")})
     with pytest.raises(TypeError, match="layers is 'conv'; expected a sequence of names"):
         make([], **{**NAMES, "layers": "conv"})
@@ -203,7 +203,7 @@ def test_an_unknown_metric():
 def test_sums_that_do_not_belong_together(labelled):
     sums = CentroidSums(layers=LAYERS, classes=CLASSES)
     sums.add(*labelled(20))
-    with pytest.raises(ValueError, match="other has other classes"):
+    with pytest.raises(ValueError, match=r"other: expected the classes ada, bob, cyd, \.\.\., got others"):
         sums.merge(CentroidSums(layers=LAYERS, classes=("x",)))
     other = CentroidSums(layers=LAYERS, classes=CLASSES)
     other.add(*labelled(20, widths=(5, 9, 3)))
@@ -214,14 +214,14 @@ def test_sums_that_do_not_belong_together(labelled):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "mean"}, "kind is 'mean'; expected 'centroid' or 'medoid'"),
-        ({"layers": ("a", "b")}, "vectors has 3 layers; expected 2"),
-        ({"classes": ("a", "b")}, r"vectors\[0\] has 4 rows; expected 2"),
-        ({"counts": torch.zeros(4, dtype=torch.int64)}, "counts is torch.int64"),
-        ({"counts": torch.ones(3, dtype=torch.int64)}, r"counts is torch.int64 \(3,\)"),
-        ({"kind": "medoid"}, "members is None and kind is 'medoid'; expected members of medoids"),
-        ({"kind": "medoid", "members": torch.zeros(3, 3, dtype=torch.int64)}, r"members is torch.int64 \(3, 3\)"),
-        ({"vectors": (torch.full((4, 5), torch.nan),) * 3}, r"vectors\[0\] holds values that are NaN"),
+        ({"kind": "mean"}, "kind: expected 'centroid' or 'medoid', got 'mean'"),
+        ({"layers": ("a", "b")}, "vectors: expected 2, like layers, got 3 layers"),
+        ({"classes": ("a", "b")}, r"vectors\[0\]: expected 2, like classes, got 4 rows"),
+        ({"counts": torch.zeros(4, dtype=torch.int64)}, "counts: expected .*, got torch.int64"),
+        ({"counts": torch.ones(3, dtype=torch.int64)}, r"counts: expected .*, got torch.int64 \(3,\)"),
+        ({"kind": "medoid"}, "members: expected members of medoids, and only there, got None with kind 'medoid'"),
+        ({"kind": "medoid", "members": torch.zeros(3, 3, dtype=torch.int64)}, r"members: expected .*, got torch.int64 \(3, 3\)"),
+        ({"vectors": (torch.full((4, 5), torch.nan),) * 3}, r"vectors\[0\]: expected finite values, got NaN or infinity"),
     ],
 )
 def test_mistakes_of_representatives(representatives, change, message):
@@ -257,22 +257,22 @@ def rewritten(representatives, path, *, about=None, tensors=None, **metadata):
 
 
 FILE_MISTAKES = [
-    ({"format": None}, "holds 'bare tensors'; expected 'representatives' of fastadv.detection"),
-    ({"format": "theirs"}, "holds 'theirs'"),
-    ({"kind": "detector"}, "holds 'detector'; expected 'representatives'"),
-    ({"version": "2"}, "is of version '2'; expected 1"),
+    ({"format": None}, "expected 'representatives' of fastadv.detection, got 'bare tensors'"),
+    ({"format": "theirs"}, "got 'theirs'"),
+    ({"kind": "detector"}, "expected 'representatives' of fastadv.detection, got 'detector'"),
+    ({"version": "2"}, "expected version 1, got '2'"),
     ({"about": None}, None),
     ({"raw": "{"}, "has no readable description"),
     ({"raw": '{"kind": NaN}'}, "has no readable description: NaN is no number"),
     ({"raw": "[" * 100_000}, "has no readable description"),
-    ({"raw": "[1]"}, "is described by a list; expected an object"),
+    ({"raw": "[1]"}, "expected a description that is an object, got a list"),
     ({"about": {"kind": "mean"}}, "kind is 'mean'; expected one of centroid, medoid"),
     ({"about": {"kind": "medoid"}}, "lacks the tensor 'members'"),
     ({"about": {"layers": "conv"}}, "layers is 'conv'; expected a list of texts"),
-    ({"about": {"layers": []}}, "layers has 0 names"),
+    ({"about": {"layers": []}}, "layers: expected distinct names, got 0"),
     ({"about": {"layers": ["a", "b", "c", "d"]}}, r"lacks the tensor 'vectors\.3'"),
     ({"about": {"layers": ["a", "b"]}}, "holds 1 tensors that do not belong, first 'vectors.2'"),
-    ({"about": {"classes": ["a", "b", "c", "c"]}}, "classes has 4 names, 3 of them distinct"),
+    ({"about": {"classes": ["a", "b", "c", "c"]}}, "classes: expected distinct names, got 4, 3 of them distinct"),
     ({"about": {"classes": [1, 2, 3, 4]}}, "classes is .*; expected a list of texts"),
     ({"about": {"model": 3}}, "model is 3; expected a text"),
     ({"about": {"provenance": {"a": 1}}}, "provenance is .*; expected texts by name"),
@@ -281,7 +281,7 @@ FILE_MISTAKES = [
     ({"tensors": {"vectors.0": torch.ones(4, 0)}}, r"'vectors\.0' is torch.float32 \(4, 0\)"),
     ({"tensors": {"vectors.0": torch.ones(4, 5).half()}}, r"'vectors\.0' is torch.float16"),
     ({"tensors": {"vectors.0": None}}, r"lacks the tensor 'vectors\.0'"),
-    ({"tensors": {"counts": torch.zeros(4, dtype=torch.int64)}}, "counts is torch.int64"),
+    ({"tensors": {"counts": torch.zeros(4, dtype=torch.int64)}}, "counts: expected .*, got torch.int64"),
     ({"tensors": {"members": torch.ones(3, 4, dtype=torch.int64)}}, "1 tensors that do not belong, first 'members'"),
 ]
 

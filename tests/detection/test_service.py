@@ -102,7 +102,7 @@ def test_classes_have_names_where_they_are_told(asgi, guard):
 
     said = asyncio.run(go())[1]["faces"][0]["prediction"]
     assert said["name"] == names[said["index"]]
-    with pytest.raises(ValueError, match="classes has 2 names; expected 9, one for each logit of the model"):
+    with pytest.raises(ValueError, match="classes: expected 9, one for each logit of the model, got 2 names"):
         create_app(guard, classes=names[:2])
 
 
@@ -343,9 +343,9 @@ def test_a_score_that_is_no_number(asgi, guard):
     ("wrong", "message"),
     [
         ({"max_batch": 0}, "max_batch is 0; expected an integer >= 1"),
-        ({"max_wait": 61}, r"max_wait is 61; expected seconds in \[0, 60\]"),
-        ({"max_images": 300}, "max_images is 300; expected at most max_queue, 256"),
-        ({"max_pixels": 10**9}, "max_pixels is 1000000000; expected at most 40000000"),
+        ({"max_wait": 61}, r"max_wait: expected seconds in \[0, 60\], got 61"),
+        ({"max_images": 300}, "max_images: expected at most max_queue, 256, got 300"),
+        ({"max_pixels": 10**9}, "max_pixels: expected at most 40000000, got 1000000000"),
         ({"timeout": 0}, r"timeout: expected seconds in \[0.001, 3600\], got 0"),
     ],
 )

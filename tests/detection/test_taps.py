@@ -195,8 +195,8 @@ def test_a_layer_with_other_rows(tiny, faces):
     ("fields", "error", "message"),
     [
         ({"model": torch.nn.ReLU()}, TypeError, "model is a ReLU; expected a FaceModel"),
-        ({"layers": "conv"}, TypeError, "layers is the text 'conv'; expected a sequence of names"),
-        ({"layers": ()}, ValueError, "layers is empty"),
+        ({"layers": "conv"}, TypeError, "layers: expected a sequence of names, got the text 'conv'"),
+        ({"layers": ()}, ValueError, "layers: expected one name or more, got none"),
         ({"layers": ("conv", "conv")}, ValueError, "expected distinct names"),
         ({"layers": ("convo",)}, ValueError, "layers names 'convo', which the backbone of 'tiny' lacks"),
     ],
@@ -217,5 +217,5 @@ def test_training_mode_is_refused(tiny, faces):
 
 
 def test_a_layer_that_was_not_tapped():
-    with pytest.raises(ValueError, match="layer is 'x'; expected one of a"):
+    with pytest.raises(ValueError, match="layer: expected one of a, got 'x'"):
         Tapped(layers=("a",), values=(torch.ones(1, 2),), features=torch.ones(1, 2)).of("x")

@@ -79,7 +79,7 @@ def test_an_image_alone_or_among_others(representatives, labelled):
 
 
 def test_mistakes(representatives, labelled):
-    with pytest.raises(TypeError, match="representatives is a list; expected Representatives"):
+    with pytest.raises(TypeError, match="representatives: expected Representatives, got a list"):
         Trajectory(representatives=[])
     with pytest.raises(ValueError, match="metric is 'l1'; expected 'l2' or 'cosine'"):
         Trajectory(representatives=representatives, metric="l1")

@@ -140,7 +140,7 @@ def test_deep_knn_of_natural_images_is_uniform(labelled):
 
 def test_mistakes_of_mahalanobis(labelled):
     values, labels = labelled(40)
-    with pytest.raises(ValueError, match="shrinkage is 1.5; expected a share in"):
+    with pytest.raises(ValueError, match=r"shrinkage: expected a share in \[0, 1\], got 1\.5"):
         Mahalanobis.fit([(values, labels)], shrinkage=1.5, **NAMES)
     with pytest.raises(ValueError, match="4 of 4 classes had no image"):
         Mahalanobis.fit([], **NAMES)
@@ -163,7 +163,7 @@ def test_mistakes_of_lid():
     for reference, k, error, message in (
         ([x], 2, TypeError, "reference is no tuple"),
         ((), 2, TypeError, "reference is no tuple"),
-        ((x, x[1:]), 2, ValueError, r"reference\[1\] has 4 rows; expected 5"),
+        ((x, x[1:]), 2, ValueError, r"reference\[1\]: expected 5, got 4 rows"),
         ((x,), 1, ValueError, "k is 1; expected 2 or more"),
         ((x,), 5, ValueError, "k is 5; expected 2 or more, and fewer than the 5 rows"),
         ((x * torch.nan,), 2, ValueError, r"reference\[0\] holds values that are NaN"),
@@ -178,7 +178,7 @@ def test_mistakes_of_deep_knn(labelled):
     values, labels = labelled(20)
     good = {"held_values": values, "held_labels": labels, "k": 5}
     for change, message in (
-        ({"k": 21}, r"k is 21; expected an integer in \[1, 20\]"),
+        ({"k": 21}, r"k: expected an integer in \[1, 20\], the size of the index, got 21"),
         ({"held_values": values[:2]}, "values has 2 layers; expected 3"),
         ({"held_labels": labels[1:]}, r"labels has shape \(19,\)"),
         ({"held_values": [v[:0] for v in values], "held_labels": labels[:0]}, "held_values has no rows"),

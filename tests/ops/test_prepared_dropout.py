@@ -207,7 +207,7 @@ def test_mistakes_in_what_is_fixed(change, error, message):
         (torch.zeros(3, 4), {}, ValueError, r"x has shape \(3, 4\) on cpu; expected \(N, 5, ...\) on cpu"),
         (torch.zeros(3), {}, ValueError, r"x has shape \(3,\) on cpu; expected \(N, 5, ...\)"),
         (torch.zeros(3, 5), {"ids": torch.arange(2), "tick": 4}, ValueError, r"ids has shape \(2,\)"),
-        (torch.zeros(3, 5), {"seed": -1}, ValueError, "seed is -1"),
+        (torch.zeros(3, 5), {"seed": -1}, ValueError, "seed: expected .*, got -1"),
     ],
 )
 def test_mistakes_in_a_call(x, change, error, message):
