@@ -118,13 +118,14 @@ def finite(name: str, value: float) -> None:
         raise ArgumentError(f"{name} is {brief(value)}; expected a finite number")
 
 
-def not_negated(name: str, value: Tensor | None) -> None:
-    """Raise ValueError where ``value``, which is written, is a view that negates."""
-    if value is not None and value.is_neg():
-        raise ArgumentError(
-            f"{name}: expected a tensor to write into, got a view that negates (the imaginary part of a "
-            "conjugate); pass resolve_neg() of it"
-        )
+def refuse_negated(written: Named) -> None:
+    """Raise ValueError for the first tensor that is a view that negates."""
+    for name, value in written:
+        if value is not None and value.is_neg():
+            raise ArgumentError(
+                f"{name}: expected a tensor to write into, got a view that negates (the imaginary part of a "
+                "conjugate); pass resolve_neg() of it"
+            )
 
 
 def refuse_gradients(op: str, written: Named, read: Named) -> None:

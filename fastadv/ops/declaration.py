@@ -77,11 +77,13 @@ class Op:
         _LIBRARY.define(self._schema())
         self.dispatch: Callable[..., Any] = getattr(torch.ops.fastadv, name).default
         self.source = self._source(sizes)
-        self._part = name.rstrip("_").removeprefix(self.stem)  # "" or "_backward"
+        part = name.rstrip("_").removeprefix(self.stem)  # "" or "_backward"
+        self._functions = {backend: f"{backend}_{self.stem}{part}" for backend in ("cpu", "cuda")}
         specification = importlib.import_module(f"fastadv.ops.reference.{self.stem}")
         scope: dict[str, Any] = {
             **{"torch": torch, "backends": backends, "checks": checks, "foreign": foreign, "layout": layout},
-            **{"random_key": random_key, "GRAD_TYPES": checks.GRAD_TYPES, "increment_version": _increment_version},
+            **{"random_key": random_key, "GRAD_TYPES": checks.GRAD_TYPES},
+            **{"increment_version": torch.autograd.graph.increment_version},
             **{"NAME": name, "op": self.dispatch, "make": make, "specification": getattr(specification, name)},
         }
         for argument in arguments:
@@ -100,7 +102,7 @@ class Op:
 
         def in_triton(*args: Any) -> Any:
             kernels = importlib.import_module(f"fastadv.kernels.triton.{self.stem}")
-            return triton(getattr(kernels, f"launch{self._part}"), *args)
+            return triton(getattr(kernels, f"launch{part}"), *args)
 
         self.call: Callable[..., Any] = made["call"]
         self.implementations: dict[str, Callable[..., Any]] = {
@@ -113,7 +115,7 @@ class Op:
 
     def compiled(self, backend: str) -> Callable[..., None]:
         """The function ``cpu_<stem>`` or ``cuda_<stem>`` of the compiled module."""
-        function: Callable[..., None] = getattr(_native.module(), f"{backend}_{self.stem}{self._part}")
+        function: Callable[..., None] = getattr(_native.module(), self._functions[backend])
         return function
 
     def _register(self, kernel: Any, make: Any, setup: Any, backward: Any) -> None:
@@ -156,8 +158,9 @@ class Op:
         def lines(part: str) -> list[str]:
             return [line for argument in self.arguments for line in getattr(argument, part)]
 
-        def wants_gradient(name: str) -> str:
-            return f"{name} is not None and {name}.requires_grad" if name in optional else f"{name}.requires_grad"
+        def any_of(names: list[str], question: str) -> str:
+            asked = [(f"{name} is not None and " if name in optional else "", question.format(name)) for name in names]
+            return " or ".join(there + each for there, each in asked)
 
         pairs = f"({_labelled(written)}), ({_labelled(read)})"
         checked = [*lines("layout"), *([f"checks.not_shared({pairs})"] if written else [])]
@@ -173,11 +176,16 @@ class Op:
             first=first,
             names=names,
             pairs=pairs,
+            targets_named=_labelled(written),
             check=lines("check"),
-            not_negated=[f"checks.not_negated('{name}', {name})" for name in written],
-            wants_gradient=" or ".join(map(wants_gradient, written + read)),
+            negated=any_of(written, "{}.is_neg()"),
+            wants_gradient=any_of(written + read, "{}.requires_grad"),
             device=f"{first}[0].device" if "[]" in slots[0][0] else f"{first}.device",
-            new_versions=[f"increment_version({name})" for name in written],
+            new_versions=[
+                line
+                for name in written
+                for line in (f"if {any_of([name], 'not {}.is_inference()')}:", f"    increment_version({name})")
+            ],
             prepare=[*checked, *([f"{returned} = {empty}"] if returned else []), *lines("ready")],
             filled=f"{self.results[0] if returned else first}.numel()",
             native=", ".join([*lines("native"), *sizes]),
@@ -200,8 +208,9 @@ def call({public}, backend):
         foreign.call(call, {labels}, ({public},), {targets}, backend)
         return {first}
     {check}
-    if not torch.compiler.is_compiling():  # which writes into a copy, and cannot trace the question
-        {not_negated}
+    # A compiled graph writes into a copy, and cannot trace the question.
+    if not torch.compiler.is_compiling() and ({negated}):
+        checks.refuse_negated(({targets_named}))
     if torch.is_grad_enabled() and ({wants_gradient}):
         checks.refuse_gradients(NAME, {pairs})
     op({names}, backend or 'auto')
@@ -260,8 +269,3 @@ def _compiled(file: str, source: str, scope: dict[str, Any]) -> dict[str, Any]:
 def _first(args: tuple[Any, ...]) -> Tensor:
     first = args[0]
     return first[0] if isinstance(first, list) else first
-
-
-def _increment_version(value: Tensor | None) -> None:
-    if value is not None and not value.is_inference():
-        torch.autograd.graph.increment_version(value)
