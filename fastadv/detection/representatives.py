@@ -57,12 +57,12 @@ class Representatives:
         for name, names in (("layers", self.layers), ("classes", self.classes)):
             check_names(name, names)
         if len(self.vectors) != len(self.layers):
-            raise ArgumentError(f"vectors: expected {len(self.layers)}, like layers, got {len(self.vectors)} layers")
+            raise ArgumentError(f"vectors: expected {len(self.layers)} layers, like layers, got {len(self.vectors)}")
         for i, value in enumerate(self.vectors):
             check_rows(f"vectors[{i}]", value)
             if value.shape[0] != len(self.classes):
                 raise ArgumentError(
-                    f"vectors[{i}]: expected {len(self.classes)}, like classes, got {value.shape[0]} rows"
+                    f"vectors[{i}]: expected {len(self.classes)} rows, like classes, got {value.shape[0]}"
                 )
         if self.counts.shape != (len(self.classes),) or self.counts.dtype != torch.int64 or int(self.counts.min()) < 1:
             raise ArgumentError(
@@ -267,7 +267,7 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
             f"values: expected a sequence of tensors (N, C), one per layer, got a {type(values).__name__}"
         )
     if len(values) != layers:
-        raise ArgumentError(f"values: expected {layers}, got {len(values)} layers")
+        raise ArgumentError(f"values: expected {layers} layers, got {len(values)}")
     found = [check_rows(f"values[{i}]", value) for i, value in enumerate(values)]
     check_labels("labels", labels, found[0], classes)
     for i, value in enumerate(found):

@@ -128,7 +128,7 @@ class Service:
         logits = getattr(guard.model.head, "out_features", 0)
         if classes is not None and len(classes) != logits:
             raise ArgumentError(
-                f"classes: expected {logits}, one for each logit of the model, got {len(classes)} names"
+                f"classes: expected {logits} names, one for each logit of the model, got {len(classes)}"
             )
         self.guard, self.config, self.size = guard, config, height
         self.ready = False

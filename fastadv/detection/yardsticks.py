@@ -134,7 +134,7 @@ class LocalDimension:
         for i, value in enumerate(self.reference):
             check_rows(f"reference[{i}]", value)
             if len(value) != len(self.reference[0]):
-                raise ArgumentError(f"reference[{i}]: expected {len(self.reference[0])}, got {len(value)} rows")
+                raise ArgumentError(f"reference[{i}]: expected {len(self.reference[0])} rows, got {len(value)}")
         if not 2 <= self.k < len(self.reference[0]):
             raise ArgumentError(
                 f"k: expected 2 or more, and fewer than the {len(self.reference[0])} rows, got {self.k}"

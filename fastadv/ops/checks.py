@@ -23,14 +23,16 @@ FLOAT = (torch.float32,)
 def tensor(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a tensor of the ordinary form."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor, like x")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, like x, got a {type(value).__name__}")
     strided(name, value)
 
 
 def an_array(name: str, value: object) -> None:
     """Raise TypeError unless ``value``, which an array was made into a tensor for, is one of the ordinary form."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor or a NumPy or CuPy array")
+        raise ArgumentTypeError(
+            f"{name}: expected a torch.Tensor or a NumPy or CuPy array, got a {type(value).__name__}"
+        )
     strided(name, value)
 
 
@@ -75,14 +77,14 @@ def batch(
     an_array(name, value)
     of_type(name, value, types)
     if value.dim() < least or (most is not None and value.dim() > most):
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected a batch {form}")
+        raise ArgumentError(f"{name}: expected a batch {form}, got shape {tuple(value.shape)}")
 
 
 def like(name: str, value: Tensor, x: Tensor, types: Collection[torch.dtype] = FLOAT) -> None:
     """Raise unless ``value`` has the shape and device of ``x`` and one of the types."""
     tensor(name, value)
     if value.shape != x.shape:
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {tuple(x.shape)}, the shape of x")
+        raise ArgumentError(f"{name}: expected shape {tuple(x.shape)}, the shape of x, got {tuple(value.shape)}")
     of_type(name, value, types)
     on_device(name, value, x)
 
@@ -90,14 +92,14 @@ def like(name: str, value: Tensor, x: Tensor, types: Collection[torch.dtype] = F
 def of_type(name: str, value: Tensor, types: Collection[torch.dtype]) -> None:
     """Raise TypeError unless ``value`` is of one of the types."""
     if value.dtype not in types:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {in_words(types)}")
+        raise ArgumentTypeError(f"{name}: expected dtype {in_words(types)}, got {value.dtype}")
 
 
 def tensor_of(name: str, value: object, types: Collection[torch.dtype]) -> None:
     """Raise TypeError unless ``value`` is a tensor of one of the types."""
     if not isinstance(value, Tensor) or value.dtype not in types:
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentTypeError(f"{name} is {came}; expected a tensor of {in_words(types)}")
+        raise ArgumentTypeError(f"{name}: expected a tensor of {in_words(types)}, got {came}")
 
 
 def in_words(names: Iterable[object]) -> str:
@@ -109,13 +111,13 @@ def in_words(names: Iterable[object]) -> str:
 def one_of(name: str, value: str, known: Collection[str]) -> None:
     """Raise ValueError unless ``value`` is one of the known words."""
     if value not in known:
-        raise ArgumentError(f"{name} is {brief(value)}; expected {in_words(map(repr, known))}")
+        raise ArgumentError(f"{name}: expected {in_words(map(repr, known))}, got {brief(value)}")
 
 
 def finite(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a finite number."""
     if not -float("inf") < value < float("inf"):
-        raise ArgumentError(f"{name} is {brief(value)}; expected a finite number")
+        raise ArgumentError(f"{name}: expected a finite number, got {brief(value)}")
 
 
 def refuse_negated(written: Named) -> None:
@@ -142,7 +144,7 @@ def refuse_gradients(op: str, written: Named, read: Named) -> None:
 def on_device(name: str, value: Tensor, x: Tensor, like: str = "x") -> None:
     """Raise unless ``value`` is where ``x``, which is called ``like``, is."""
     if value.device != x.device:
-        raise ArgumentError(f"{name} is on {value.device}; expected {x.device}, the device of {like}")
+        raise ArgumentError(f"{name}: expected {x.device}, the device of {like}, got {value.device}")
 
 
 def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, columns: int | None = None) -> None:
@@ -151,10 +153,10 @@ def per_image(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype, co
         return
     tensor(name, value)
     if value.dtype != dtype:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+        raise ArgumentTypeError(f"{name}: expected dtype {dtype}, got {value.dtype}")
     shape = (x.shape[0],) if columns is None else (x.shape[0], columns)
     if value.shape != shape:
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+        raise ArgumentError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     on_device(name, value, x)
 
 
@@ -176,14 +178,14 @@ def scalar_or_each(
     number = float(value)
     if not -float("inf") < number < float("inf") or (least is not None and number < least):
         expected = "a finite number" if least is None else f"a finite number >= {least:g}"
-        raise ArgumentError(f"{name} is {brief(value)}; expected {expected}, or a float32 tensor (N,)")
+        raise ArgumentError(f"{name}: expected {expected}, or a float32 tensor (N,), got {brief(value)}")
     return None, number
 
 
 def pixel_range(lo: float, hi: float) -> None:
     """Raise unless ``lo <= hi``."""
     if not lo <= hi:
-        raise ArgumentError(f"lo is {brief(lo)} and hi is {brief(hi)}; expected lo <= hi")
+        raise ArgumentError(f"lo, hi: expected lo <= hi, got {brief(lo)} and {brief(hi)}")
 
 
 def dense(name: str, x: Tensor) -> None:
@@ -204,8 +206,8 @@ def dense(name: str, x: Tensor) -> None:
 
 def _not_dense(name: str, x: Tensor) -> ArgumentError:
     return ArgumentError(
-        f"{name} has shape {tuple(x.shape)} and strides {x.stride()}; expected a dense batch, one image "
-        "after the other (contiguous or channels-last), since it is written in place"
+        f"{name}: expected a dense batch, one image after the other (contiguous or channels-last), "
+        f"since it is written in place, got shape {tuple(x.shape)} and strides {x.stride()}"
     )
 
 
@@ -216,20 +218,20 @@ def same_layout(name: str, value: Tensor, x: Tensor) -> None:
     strides = zip(value.stride(), x.stride(), x.shape, strict=True)
     if any(a != b for a, b, n in strides if n > 1):
         raise ArgumentError(
-            f"{name} has strides {value.stride()}; expected {x.stride()}, the layout of x, since it is "
-            "written in place (make it with torch.empty_like(x) or zeros_like(x))"
+            f"{name}: expected strides {x.stride()}, the layout of x, since it is written in place (make it "
+            f"with torch.empty_like(x) or zeros_like(x)), got {value.stride()}"
         )
 
 
 def tensors(name: str, values: object, expected: str) -> list[Tensor]:
     """``values`` as a list, or an error unless it is a sequence of one tensor or more, all on one device."""
     if not isinstance(values, (list, tuple)):
-        raise ArgumentTypeError(f"{name} is a {type(values).__name__}; expected a sequence of {expected}")
+        raise ArgumentTypeError(f"{name}: expected a sequence of {expected}, got a {type(values).__name__}")
     if not values:
-        raise ArgumentError(f"{name} is empty; expected a sequence of one or more {expected}")
+        raise ArgumentError(f"{name}: expected a sequence of one or more {expected}, got none")
     for i, value in enumerate(values):
         if not isinstance(value, Tensor):
-            raise ArgumentTypeError(f"{name}[{i}] is a {type(value).__name__}; expected a torch.Tensor")
+            raise ArgumentTypeError(f"{name}[{i}]: expected a torch.Tensor, got a {type(value).__name__}")
         strided(f"{name}[{i}]", value)
         on_device(f"{name}[{i}]", value, values[0], f"{name}[0]")
     return list(values)
@@ -238,17 +240,17 @@ def tensors(name: str, values: object, expected: str) -> list[Tensor]:
 def rows(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int | None, int | None]) -> None:
     """Raise unless ``value`` is two-dimensional with the dtype and the sizes that are not None."""
     if value.dtype != dtype:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}; expected {dtype}")
+        raise ArgumentTypeError(f"{name}: expected dtype {dtype}, got {value.dtype}")
     wrong = value.dim() != 2 or any(want not in (None, size) for want, size in zip(shape, value.shape, strict=True))
     if wrong:
         expected = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected ({expected})")
+        raise ArgumentError(f"{name}: expected shape ({expected}), got {tuple(value.shape)}")
 
 
 def columns(name: str, value: Tensor, least: int, form: str) -> None:
     """Raise ValueError unless a matrix has at least so many columns."""
     if value.shape[1] < least:
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {form} with {form[-2]} >= {least}")
+        raise ArgumentError(f"{name}: expected shape {form} with {form[-2]} >= {least}, got {tuple(value.shape)}")
 
 
 def row_major(value: Tensor) -> Tensor:
@@ -313,4 +315,4 @@ def contiguous(value: Tensor | None) -> Tensor | None:
 def writable_rows(name: str, value: Tensor | None) -> None:
     """Raise ValueError unless ``value``, which is written, is contiguous."""
     if value is not None and not value.is_contiguous():
-        raise ArgumentError(f"{name} has strides {value.stride()}; expected a contiguous tensor, since it is written")
+        raise ArgumentError(f"{name}: expected a contiguous tensor, since it is written, got strides {value.stride()}")

@@ -93,9 +93,9 @@ def checked_parameters(
     if slope_each is not None:
         _parameter("slope", slope_each, channels, device, single=True)
     elif not -float("inf") < slope < float("inf"):
-        raise ArgumentError(f"slope is {brief(slope)}; expected a finite number, a float32 tensor or None")
+        raise ArgumentError(f"slope: expected a finite number, a float32 tensor or None, got {brief(slope)}")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
-        raise ArgumentError(f"ceiling is {brief(ceiling)}; expected a finite number or None")
+        raise ArgumentError(f"ceiling: expected a finite number or None, got {brief(ceiling)}")
     checks.one_of("keep", keep, ("input", "result"))
     if keep == "result" and slope < 0:
         raise ArgumentError(
@@ -110,9 +110,9 @@ def _parameter(name: str, value: Any, channels: int, device: torch.device, *, si
     expected = (channels,)
     if value.shape != expected and not (single and tuple(value.shape) in ((), (1,))):
         words = f"{expected}{' or one element' if single else ''}"
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {words}, as x has {channels} channels")
+        raise ArgumentError(f"{name}: expected shape {words}, as x has {channels} channels, got {tuple(value.shape)}")
     if value.device != device:
-        raise ArgumentError(f"{name} is on {value.device}; expected {device}, the device of x")
+        raise ArgumentError(f"{name}: expected {device}, the device of x, got {value.device}")
     if value.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             f"{name} requires grad, and feature_dropout_bn_prelu has a derivative with respect to x only; "

@@ -63,7 +63,7 @@ def borrow(name: str, value: Any, *, written: bool) -> Any:
             if written:
                 raise ArgumentError(f"{name} cannot be shared with PyTorch: {error}") from error
     elif written:
-        raise ArgumentError(f"{name} is a read-only array; expected a writable one, since it is written in place")
+        raise ArgumentError(f"{name}: expected a writable array, since it is written in place, got a read-only one")
     return _copied(name, value)
 
 

@@ -77,11 +77,11 @@ def check_maps(maps: Any) -> list[Tensor]:
     for i, value in enumerate(found):
         checks.of_type(f"maps[{i}]", value, checks.GRAD_TYPES)
         if value.dtype != first.dtype:
-            raise ArgumentTypeError(f"maps[{i}] has dtype {value.dtype}; expected {first.dtype}, the dtype of maps[0]")
+            raise ArgumentTypeError(f"maps[{i}]: expected dtype {first.dtype}, the dtype of maps[0], got {value.dtype}")
         if value.dim() != 4 or 0 in value.shape[1:]:
-            raise ArgumentError(f"maps[{i}] has shape {tuple(value.shape)}; expected (N, C, H, W) with C, H, W >= 1")
+            raise ArgumentError(f"maps[{i}]: expected shape (N, C, H, W) with C, H, W >= 1, got {tuple(value.shape)}")
         if value.shape[0] != first.shape[0]:
-            raise ArgumentError(f"maps[{i}] has {value.shape[0]} images; expected {first.shape[0]}, like maps[0]")
+            raise ArgumentError(f"maps[{i}]: expected {first.shape[0]} images, like maps[0], got {value.shape[0]}")
     return found
 
 
@@ -98,12 +98,12 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
     """``centroids`` as a list of tensors that fit the ``layers``, whose second sizes are the channels, or an error."""
     found = checks.tensors("centroids", centroids, "centroids (K, C)")
     if len(found) != len(layers):
-        raise ArgumentError(f"centroids has {len(found)} layers; expected {len(layers)}, like {name}")
+        raise ArgumentError(f"centroids: expected {len(layers)} layers, like {name}, got {len(found)}")
     for i, (value, layer) in enumerate(zip(found, layers, strict=True)):
         count = found[0].shape[0] if i and found[0].dim() else None
         checks.rows(f"centroids[{i}]", value, torch.float32, (count, layer.shape[1]))
         if value.shape[0] == 0:
-            raise ArgumentError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K >= 1")
+            raise ArgumentError(f"centroids[{i}]: expected shape (K, C) with K >= 1, got {tuple(value.shape)}")
         checks.on_device(f"centroids[{i}]", value, layers[0], name)
         if value.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"centroids[{i}] requires grad, and has no derivative; pass a detached tensor")

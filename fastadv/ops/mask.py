@@ -24,6 +24,6 @@ def mask_rate() -> Argument:
 def threshold_and_factor(rate: float, rescale: bool) -> tuple[int, float]:
     """Below which draw an element is dropped, and what a kept one is multiplied by."""
     if not 0 <= rate < 1:
-        raise ArgumentError(f"rate is {brief(rate)}; expected a number in [0, 1)")
+        raise ArgumentError(f"rate: expected a number in [0, 1), got {brief(rate)}")
     threshold = min(round(rate * 2**16), 2**16 - 1)
     return threshold, float(np.float32(1 / (1 - rate))) if rescale else 1.0

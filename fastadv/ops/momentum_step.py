@@ -123,7 +123,7 @@ def _check_workspace(workspace: Any, x: Tensor) -> Tensor:
     checks.tensor("workspace", workspace)
     if workspace.dtype != torch.float64:
         raise ArgumentTypeError(
-            f"workspace has dtype {workspace.dtype}; expected torch.float64, from momentum_workspace(x)"
+            f"workspace: expected dtype torch.float64, from momentum_workspace(x), got {workspace.dtype}"
         )
     checks.on_device("workspace", workspace, x)
     made: Tensor = workspace
@@ -135,7 +135,7 @@ def _check_room(workspace: Tensor, x: Tensor) -> None:
     needed = 2 * x.shape[0] * _chunks(x)
     if workspace.numel() < needed:
         raise ArgumentError(
-            f"workspace has {workspace.numel()} elements; expected {needed} or more, from momentum_workspace(x)"
+            f"workspace: expected {needed} elements or more, from momentum_workspace(x), got {workspace.numel()}"
         )
 
 

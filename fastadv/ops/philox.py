@@ -48,7 +48,7 @@ def words(
     """
     random_key.check(seed, ids, tick, layer, count)
     if rounds not in (MASK_ROUNDS, NUMBER_ROUNDS):
-        raise ArgumentError(f"rounds is {brief(rounds)}; expected {MASK_ROUNDS} or {NUMBER_ROUNDS}")
+        raise ArgumentError(f"rounds: expected {MASK_ROUNDS} or {NUMBER_ROUNDS}, got {brief(rounds)}")
     return reference.words(seed, ids, tick, layer, count, rounds)
 
 
@@ -118,7 +118,7 @@ def normal(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, shap
 
 def _use_native(key: tuple[int | Tensor, ...], backend: str | None) -> bool:
     if backend not in (None, "auto", "reference", "cpu"):
-        raise ArgumentError(f"backend is {brief(backend)}; expected 'reference', 'cpu' or None")
+        raise ArgumentError(f"backend: expected 'reference', 'cpu' or None, got {brief(backend)}")
     tensors = [part for part in key if isinstance(part, Tensor)]
     possible = bool(tensors) and tensors[0].device.type == "cpu" and _native.has("cpu_philox_uniform")
     compiling = torch.compiler.is_compiling()

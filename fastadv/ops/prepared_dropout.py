@@ -83,7 +83,7 @@ class PreparedDropout:
         self._kept: str | None = None
         if scale is None:
             if not (shift is None and slope is None and ceiling is None):
-                raise ArgumentError("scale is None and shift, slope or ceiling is not; expected all or none of them")
+                raise ArgumentError("scale: expected a tensor beside shift, slope or ceiling, got None")
             return
         checks.tensor("scale", scale)
         parameters = contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
@@ -115,7 +115,8 @@ class PreparedDropout:
         known = self._layout(x)
         if x.shape[0] != key.count or x.device != key.ids.device:
             raise ArgumentError(
-                f"ids has shape {tuple(key.ids.shape)} on {key.ids.device}; expected {tuple(x.shape[:1])} on {x.device}"
+                f"ids: expected shape {tuple(x.shape[:1])} on {x.device}, got {tuple(key.ids.shape)} on "
+                f"{key.ids.device}"
             )
         if torch.is_grad_enabled() and x.requires_grad:
             made: Tensor = _Prepared.apply(x, self, key, known)
@@ -142,13 +143,13 @@ class PreparedDropout:
         if self._parameters is None:
             operation, rest = "feature_dropout", ()
             if x.dim() < 1:
-                raise ArgumentError("x has shape (); expected a batch (N, ...)")
+                raise ArgumentError("x: expected a batch (N, ...), got shape ()")
         else:
             operation, rest = "feature_dropout_bn_prelu", native_parameters(x, self._parameters)
             channels, device = len(self._parameters[0]), self._parameters[0].device
             if x.dim() < 2 or x.shape[1] != channels or x.device != device:
                 raise ArgumentError(
-                    f"x has shape {tuple(x.shape)} on {x.device}; expected (N, {channels}, ...) on {device}"
+                    f"x: expected shape (N, {channels}, ...) on {device}, got {tuple(x.shape)} on {x.device}"
                 )
         sizes = layout.sizes(x)
         random_key.check_count(sizes[1] * sizes[2])

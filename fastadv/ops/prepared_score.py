@@ -65,7 +65,7 @@ class PreparedScore:
         for i, value in enumerate(vectors):
             checks.rows(f"centroids[{i}]", value, torch.float32, (len(vectors[0]), None))
             if not value.numel():
-                raise ArgumentError(f"centroids[{i}] has shape {tuple(value.shape)}; expected (K, C) with K, C >= 1")
+                raise ArgumentError(f"centroids[{i}]: expected shape (K, C) with K, C >= 1, got {tuple(value.shape)}")
         check_metric(metric)
         shape = (len(vectors), len(vectors[0]))
         for name, value in (("mean", mean), ("scale", scale)):
@@ -147,13 +147,13 @@ class PreparedScore:
     def _checked(self, values: list[Any]) -> list[Tensor]:
         *maps, images = values
         if len(maps) != len(self._channels):
-            raise ArgumentError(f"maps has {len(maps)} layers; expected {len(self._channels)}, like centroids")
+            raise ArgumentError(f"maps: expected {len(self._channels)} layers, like centroids, got {len(maps)}")
         names = [*(f"maps[{i}]" for i in range(len(maps))), "images"]
         for name, value, channels in zip(names, values, (*self._channels, 3), strict=True):
             _check_map(name, value, channels)
         for name, value in zip(names, values, strict=True):
             if len(value) != len(images):
-                raise ArgumentError(f"{name} has {len(value)} images; expected {len(images)}, like images")
+                raise ArgumentError(f"{name}: expected {len(images)} images, like images, got {len(value)}")
         return [checks.in_memory(name, value) for name, value in zip(names, values, strict=True)]
 
 
@@ -168,10 +168,10 @@ def _check_map(name: str, value: Any, channels: int | None) -> None:
     checks.tensor_of(name, value, checks.GRAD_TYPES)
     checks.strided(name, value)
     if not value.is_cpu:
-        raise ArgumentError(f"{name} is on {value.device}; expected the CPU")
+        raise ArgumentError(f"{name}: expected the CPU, got {value.device}")
     if value.dim() != 4 or channels not in (None, value.shape[1]) or 0 in value.shape[1:]:
         expected = f"(N, {'C' if channels is None else channels}, H, W) with C, H, W >= 1"
-        raise ArgumentError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
+        raise ArgumentError(f"{name}: expected shape {expected}, got {tuple(value.shape)}")
 
 
 def _network(
@@ -184,8 +184,8 @@ def _network(
         plain = hidden.num_layers == 1 and hidden.batch_first and hidden.bias and not hidden.bidirectional
         if not plain or hidden.proj_size or hidden.input_size != classes:
             raise ArgumentError(
-                f"hidden is {brief(hidden)}; expected one layer and direction, batch first, with biases, of "
-                f"{classes} numbers"
+                f"hidden: expected one layer and direction, batch first, with biases, of {classes} numbers, got "
+                f"{brief(hidden)}"
             )
         kind, units = _RECURRENT, hidden.hidden_size
         parameters: dict[str, Tensor] = dict(hidden.named_parameters())
@@ -199,9 +199,9 @@ def _network(
     elif hidden is None:
         kind, units = _LINEAR, 1
     else:
-        raise ArgumentTypeError(f"hidden is a {type(hidden).__name__}; expected a Linear, an LSTM or None")
+        raise ArgumentTypeError(f"hidden: expected a Linear, an LSTM or None, got a {type(hidden).__name__}")
     if not isinstance(last, nn.Linear):
-        raise ArgumentTypeError(f"last is a {type(last).__name__}; expected a Linear")
+        raise ArgumentTypeError(f"last: expected a Linear, got a {type(last).__name__}")
     _takes("last", last, flat if hidden is None else units)
     if last.out_features != 1:
         raise ArgumentError(f"last makes {last.out_features} numbers; expected 1")

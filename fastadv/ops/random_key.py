@@ -31,32 +31,32 @@ def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
             checks.strided(name, value)
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 1:
         came = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise ArgumentTypeError(f"ids is {came}; expected an int64 tensor (N,)")
+        raise ArgumentTypeError(f"ids: expected an int64 tensor (N,), got {came}")
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != ids.device:
             raise ArgumentTypeError(
-                f"seed is {seed.dtype} {tuple(seed.shape)} on {seed.device}; "
-                f"expected an int64 tensor of one element on {ids.device}, like ids"
+                f"seed: expected an int64 tensor of one element on {ids.device}, like ids, got {seed.dtype} "
+                f"{tuple(seed.shape)} on {seed.device}"
             )
     elif not 0 <= seed < 1 << 64:
-        raise ArgumentError(f"seed is {seed}; expected an integer in [0, 2**64)")
+        raise ArgumentError(f"seed: expected an integer in [0, 2**64), got {seed}")
     check_layer(layer)
     check_count(count)
     if isinstance(tick, Tensor):
         shapes = ((), (1,), tuple(ids.shape))
         if tick.dtype != torch.int64 or tuple(tick.shape) not in shapes or tick.device != ids.device:
             raise ArgumentTypeError(
-                f"tick is {tick.dtype} {tuple(tick.shape)} on {tick.device}; "
-                f"expected an int64 tensor {tuple(ids.shape)} or of one element on {ids.device}, like ids"
+                f"tick: expected an int64 tensor {tuple(ids.shape)} or of one element on {ids.device}, like ids, "
+                f"got {tick.dtype} {tuple(tick.shape)} on {tick.device}"
             )
     elif not 0 <= tick < TICKS:
-        raise ArgumentError(f"tick is {tick}; expected an integer in [0, {TICKS})")
+        raise ArgumentError(f"tick: expected an integer in [0, {TICKS}), got {tick}")
 
 
 def check_layer(layer: int) -> None:
     """Raise ValueError unless ``layer`` is in range."""
     if not 0 <= layer < LAYERS:
-        raise ArgumentError(f"layer is {layer}; expected an integer in [0, {LAYERS})")
+        raise ArgumentError(f"layer: expected an integer in [0, {LAYERS}), got {layer}")
 
 
 def check_count(count: int) -> None:
@@ -71,7 +71,7 @@ def for_batch(x: Tensor, seed: int | Tensor, ids: Tensor, tick: int | Tensor, la
         checks.strided("ids", ids)
     if isinstance(ids, Tensor) and (ids.device != x.device or ids.shape != x.shape[:1]):
         raise ArgumentError(
-            f"ids has shape {tuple(ids.shape)} on {ids.device}; expected {tuple(x.shape[:1])} on {x.device}, like x"
+            f"ids: expected shape {tuple(x.shape[:1])} on {x.device}, like x, got {tuple(ids.shape)} on {ids.device}"
         )
     return split(seed, ids, tick, layer, x.numel() // x.shape[0] if x.shape[0] else 0)
 

@@ -170,7 +170,7 @@ def test_wrong_arguments(tmp_path, guard_of):
         export_guard(3, tmp_path / "guard.onnx")
     with pytest.raises(ValueError, match=r"expected a name that ends in \.onnx or \.pt2"):
         export_guard(guard, tmp_path / "guard.tflite")
-    with pytest.raises(ValueError, match="which is no folder"):
+    with pytest.raises(ValueError, match="path: expected a file in a folder that exists, got"):
         export_guard(guard, tmp_path / "gone" / "guard.pt2")
     with pytest.raises(ValueError, match=r"tolerance is 0; expected in \(0, 1\)"):
         export_guard(guard, tmp_path / "guard.pt2", tolerance=0)

@@ -219,7 +219,7 @@ def test_the_threshold(tiny, faces, representatives):
     assert Guard(model=tiny, detector=calibrated, threshold=2).threshold == 2.0
     score = float(Guard(model=tiny, detector=bare, threshold=0.0)(faces(1)).scores)
     assert bool(Guard(model=tiny, detector=bare, threshold=score)(faces(1)).flagged)
-    with pytest.raises(ValueError, match="threshold is nan; expected a finite number"):
+    with pytest.raises(ValueError, match="threshold: expected a finite number, got nan"):
         Guard(model=tiny, detector=bare, threshold=math.nan)
 
 

@@ -182,7 +182,7 @@ def test_mistakes_of_a_score():
         replace(made, neighbours=Neighbours(X, Y))
     with pytest.raises(ValueError, match="processing: expected a projection with 'pca', and only there, got 'l2'"):
         replace(made, processing="l2")
-    with pytest.raises(ValueError, match="k is 99; expected at most 60"):
+    with pytest.raises(ValueError, match="k: expected at most 60, the size of the index, got 99"):
         KnnScore(neighbours=Neighbours(X, Y), k=99, **NAMES)
 
 

@@ -98,7 +98,7 @@ def test_mistakes():
     with pytest.raises(ValueError, match="rows: 0 came; expected two or more"):
         whitening(moments, 1)
     for wrong, error, message in (
-        ([[1.0, 2.0]], TypeError, "rows is a list; expected a torch.Tensor"),
+        ([[1.0, 2.0]], TypeError, "rows: expected a torch.Tensor, got a list"),
         (torch.ones(1, 2).double(), TypeError, "rows has dtype torch.float64"),
         (torch.ones(1, 3), ValueError, r"rows has shape \(1, 3\); expected \(any, 2\)"),
         (torch.full((1, 2), torch.nan), ValueError, "rows holds values that are NaN or infinite"),

@@ -177,7 +177,7 @@ MISTAKES = [
     ({"labels": torch.ones(4)}, TypeError, "labels: expected a torch.int64 tensor, got torch.float32"),
     ({"labels": [1, 2, 3, 4]}, TypeError, "labels: expected a torch.int64 tensor, got list"),
     ({"labels": torch.arange(5)}, ValueError, r"labels: expected shape \(4,\), got \(5,\)"),
-    ({"labels": torch.ones(4, dtype=torch.int64, **META)}, ValueError, "labels is on meta; expected cpu"),
+    ({"labels": torch.ones(4, dtype=torch.int64, **META)}, ValueError, "labels: expected cpu, the device of features, got meta"),
     ({"backend": "annoy"}, ValueError, "backend: expected 'brute' or 'faiss', got 'annoy'"),
 ]
 

@@ -187,7 +187,7 @@ def test_other_mistakes(labelled, make):
         make([], **NAMES)
     with pytest.raises(ValueError, match="classes: expected distinct names, got 2, 1 of them distinct"):
         make([], **{**NAMES, "classes": ("a", "a")})
-    with pytest.raises(TypeError, match="layers is 'conv'; expected a sequence of names"):
+    with pytest.raises(TypeError, match="layers: expected a sequence of names, got 'conv'"):
         make([], **{**NAMES, "layers": "conv"})
     values, labels = labelled(20)
     other = [labelled(20)[0][i][:, :2] for i in range(3)]
@@ -207,7 +207,7 @@ def test_sums_that_do_not_belong_together(labelled):
         sums.merge(CentroidSums(layers=LAYERS, classes=("x",)))
     other = CentroidSums(layers=LAYERS, classes=CLASSES)
     other.add(*labelled(20, widths=(5, 9, 3)))
-    with pytest.raises(ValueError, match="other has width 9 in layer 1; expected 7"):
+    with pytest.raises(ValueError, match="other: expected width 7 in layer 1, got 9"):
         sums.merge(other)
 
 

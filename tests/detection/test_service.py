@@ -342,7 +342,7 @@ def test_a_score_that_is_no_number(asgi, guard):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"max_batch": 0}, "max_batch is 0; expected an integer >= 1"),
+        ({"max_batch": 0}, "max_batch: expected an integer >= 1, got 0"),
         ({"max_wait": 61}, r"max_wait: expected seconds in \[0, 60\], got 61"),
         ({"max_images": 300}, "max_images: expected at most max_queue, 256, got 300"),
         ({"max_pixels": 10**9}, "max_pixels: expected at most 40000000, got 1000000000"),

@@ -150,7 +150,7 @@ def test_mistakes_of_mahalanobis(labelled):
         Mahalanobis.fit([(flat, labels)], shrinkage=0.0, **NAMES)
     made = Mahalanobis.fit([(flat, labels)], **NAMES)
     assert made.score(values).isfinite().all()
-    with pytest.raises(ValueError, match="values is 2; expected a sequence of 3 layers"):
+    with pytest.raises(ValueError, match="values: expected a sequence of 3 layers, got 2"):
         made.score(values[:2])
     with pytest.raises(ValueError, match=r"values\[1\] has 39 rows; expected 40, like values\[0\]"):
         made.score([values[0], values[1][1:], values[2]])
@@ -164,7 +164,7 @@ def test_mistakes_of_lid():
         ([x], 2, TypeError, "reference is no tuple"),
         ((), 2, TypeError, "reference is no tuple"),
         ((x, x[1:]), 2, ValueError, r"reference\[1\]: expected 5, got 4 rows"),
-        ((x,), 1, ValueError, "k is 1; expected 2 or more"),
+        ((x,), 1, ValueError, "k: expected 2 or more, and fewer than the 5 rows, got 1"),
         ((x,), 5, ValueError, "k is 5; expected 2 or more, and fewer than the 5 rows"),
         ((x * torch.nan,), 2, ValueError, r"reference\[0\] holds values that are NaN"),
     ):
@@ -179,7 +179,7 @@ def test_mistakes_of_deep_knn(labelled):
     good = {"held_values": values, "held_labels": labels, "k": 5}
     for change, message in (
         ({"k": 21}, r"k: expected an integer in \[1, 20\], the size of the index, got 21"),
-        ({"held_values": values[:2]}, "values has 2 layers; expected 3"),
+        ({"held_values": values[:2]}, "values: expected 3, got 2 layers"),
         ({"held_labels": labels[1:]}, r"labels has shape \(19,\)"),
         ({"held_values": [v[:0] for v in values], "held_labels": labels[:0]}, "held_values has no rows"),
     ):

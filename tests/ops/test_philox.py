@@ -113,7 +113,7 @@ def test_compiled_graphs_draw_the_same():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((-1, IDS, 0, 0, (1,)), ValueError, "seed is -1"),
+        ((-1, IDS, 0, 0, (1,)), ValueError, "seed: expected .*, got -1"),
         ((2**64, IDS, 0, 0, (1,)), ValueError, "seed is 18446744073709551616"),
         ((0, IDS.int(), 0, 0, (1,)), TypeError, "ids is torch.int32"),
         ((0, [1], 0, 0, (1,)), TypeError, "ids is list"),
