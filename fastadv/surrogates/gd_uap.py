@@ -186,8 +186,7 @@ def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int
 
 def _layers(model: FaceModel) -> nn.Module:
     """The backbone with other outputs: its sums of residual blocks and its convolutions outside of such blocks."""
-    probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
-    graph = flow.trace(model.backbone, probe, gradients=True)
+    graph = flow.trace_model(model, gradients=True)
     if graph is None:
         raise ArgumentError(f"model: the backbone of {model.name!r} cannot be traced, so its layers cannot be found")
     blocks = flow.residuals(model.backbone, graph)

@@ -69,8 +69,7 @@ class SkipGradient:
         """
         check_face_model(model, evaluating=True)
         made = copy_of(model)
-        probe = torch.full((1, 3, *model.input_size), 0.5, device=model.device, dtype=model.dtype)
-        graph = flow.trace(made.backbone, probe, gradients=True)
+        graph = flow.trace_model(made, gradients=True)
         if graph is None:
             raise ArgumentError(
                 f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values, or "
