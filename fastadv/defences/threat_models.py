@@ -72,13 +72,7 @@ class ZeroKnowledge:
     threshold: ClassVar[float] = math.inf
 
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
-        """The attack on the bare model, whatever the defence.
-
-        Args:
-            attack: How to move.
-            model: The bare model.
-            defence: Not looked at.
-        """
+        """The attack on the bare model, whatever the defence; the arguments are those of ``PerfectKnowledge``."""
         return Attacker(model=model, recipe=as_recipe(attack), goal=_same)
 
 
