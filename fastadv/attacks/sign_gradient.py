@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -106,12 +106,16 @@ class SignGradient(SlotAttack[SignGradientState]):
         eps: float | Tensor,
     ) -> None:
         """One step of the active slots, of one size and in one ball for all of them or in each slot's own."""
-        given = (state.trial, gradient, state.origin)
-        common: dict[str, Any] = {"alpha": alpha, "eps": eps, "active": active, "stats": state.stats}
-        common.update(lo=self.budget.lo, hi=self.budget.hi, backend=self.backend)
+        low, high, backend = self.budget.lo, self.budget.hi, self.backend
         if state.velocity is None:
-            ops.sign_step_(*given, **common)
+            ops.sign_step_(
+                state.trial, gradient, state.origin,
+                alpha=alpha, eps=eps, active=active, stats=state.stats, lo=low, hi=high, backend=backend,
+            )  # fmt: skip
             return
-        step = "sign" if self.budget.norm == "linf" else "l2"
-        mu, work = self.momentum or 0.0, state.workspace
-        ops.momentum_step_(*given, state.velocity, mu=mu, norm=self.norm, step=step, workspace=work, **common)
+        ops.momentum_step_(
+            state.trial, gradient, state.origin, state.velocity,
+            alpha=alpha, eps=eps, mu=self.momentum or 0.0, norm=self.norm,
+            step="sign" if self.budget.norm == "linf" else "l2",
+            active=active, stats=state.stats, workspace=state.workspace, lo=low, hi=high, backend=backend,
+        )  # fmt: skip
