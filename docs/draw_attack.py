@@ -1,6 +1,6 @@
 """Draws docs/attack.png: two synthetic faces, the change that makes one pass for the other, and the similarities.
 
-    python docs/draw_attack.py
+python docs/draw_attack.py
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class APGD(SlotAttack[APGDState]):
         check_count("steps", self.steps)
         check_count("restarts", self.restarts)
         if self.loss not in LOSSES:
-            raise ArgumentError(f"loss must be one of {', '.join(LOSSES)}, got {brief(self.loss)}")
+            raise ArgumentError(f"loss: expected one of {', '.join(LOSSES)}, got {brief(self.loss)}")
         check_number("margin", self.margin)
 
     @property

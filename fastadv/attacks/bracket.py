@@ -115,9 +115,9 @@ class SmallestSize(SmallestChange[Z]):
         check_number("largest", self.largest, positive=True)
         check_number("first", self.first, positive=True)
         if self.first > self.largest:
-            raise ArgumentError(f"first must be at most largest = {self.largest:g}, got {self.first:g}")
+            raise ArgumentError(f"first: expected at most largest = {self.largest:g}, got {self.first:g}")
         if not (is_number(self.growth) and self.growth > 1):
-            raise ArgumentError(f"growth must be a number above 1, got {brief(self.growth)}")
+            raise ArgumentError(f"growth: expected a number above 1, got {brief(self.growth)}")
         check_count("bisections", self.bisections, least=0)
 
     @property

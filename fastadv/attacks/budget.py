@@ -30,7 +30,7 @@ _SLACK = 1e-6  # float32 rounding of origin ± eps, far below one grey level (0.
 
 def _check_eps(eps: float) -> None:
     if not (is_number(eps) and eps > 0):
-        raise ArgumentError(f"eps must be a positive number, got {brief(eps)}")
+        raise ArgumentError(f"eps: expected a positive number, got {brief(eps)}")
 
 
 def _check_range(lo: float, hi: float) -> None:
@@ -80,8 +80,8 @@ class Linf:
         _check_range(self.lo, self.hi)
         if self.eps > self.hi - self.lo:
             raise ArgumentError(
-                f"eps must be at most hi - lo = {self.hi - self.lo:g}, got {self.eps:g}; "
-                f"pixels are in [{self.lo:g}, {self.hi:g}], so write {self.eps:g}/255 for {self.eps:g} grey levels"
+                f"eps: expected at most hi - lo = {self.hi - self.lo:g}, got {self.eps:g}; pixels are in ["
+                f"{self.lo:g}, {self.hi:g}], so write {self.eps:g}/255 for {self.eps:g} grey levels"
             )
 
     def clip(self, x: Tensor, origin: Tensor) -> Tensor:
@@ -261,10 +261,10 @@ Budget = Linf | L2 | Box
 def check_ball(budget: Ball) -> None:
     """A ValueError unless the budget is a ball."""
     if not isinstance(budget, (Linf, L2)):
-        raise ArgumentError(f"budget must be Linf(eps) or L2(eps), got {brief(budget)}")
+        raise ArgumentError(f"budget: expected Linf(eps) or L2(eps), got {brief(budget)}")
 
 
 def check_box(budget: Budget) -> None:
     """A ValueError unless the budget bounds every pixel on its own."""
     if not isinstance(budget, (Linf, Box)):
-        raise ArgumentError(f"budget must be Linf(eps) or Box(), got {brief(budget)}")
+        raise ArgumentError(f"budget: expected Linf(eps) or Box(), got {brief(budget)}")

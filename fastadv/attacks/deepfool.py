@@ -101,10 +101,10 @@ class DeepFool(SmallestChange[DeepFoolState]):
         check_count("steps", self.steps)
         check_number("overshoot", self.overshoot)
         if not isinstance(self.norm, str) or self.norm not in _LEAST:
-            raise ArgumentError(f"norm must be 'l2' or 'linf', got {brief(self.norm)}")
+            raise ArgumentError(f"norm: expected 'l2' or 'linf', got {brief(self.norm)}")
         check_count("candidates", self.candidates)
         if not isinstance(self.reach, (int, float)) or isinstance(self.reach, bool) or not self.reach >= 1:
-            raise ArgumentError(f"reach must be a number of at least 1, got {brief(self.reach)}")
+            raise ArgumentError(f"reach: expected a number of at least 1, got {brief(self.reach)}")
         check_count("returns", self.returns, least=0)
         check_number("margin", self.margin)
 

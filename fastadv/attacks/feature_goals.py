@@ -41,14 +41,14 @@ class MatchFeatures(RowGoal):
 
     def __post_init__(self) -> None:
         if self.guides is None:
-            raise ArgumentError("guides must be images (N, 3, H, W) or features (N, D), got None")
+            raise ArgumentError("guides: expected images (N, 3, H, W) or features (N, D), got None")
         check_references("guides", self.guides, features=self.layer is not None)
         if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
             raise ArgumentError(
-                f"layer must be the name of a submodule of the backbone or None, got {brief(self.layer)}"
+                f"layer: expected the name of a submodule of the backbone or None, got {brief(self.layer)}"
             )
         if not (is_number(self.threshold) and self.threshold >= 0):
-            raise ArgumentError(f"threshold must be a distance of at least 0, got {brief(self.threshold)}")
+            raise ArgumentError(f"threshold: expected a distance of at least 0, got {brief(self.threshold)}")
 
     @property
     def output(self) -> str:  # type: ignore[override]
@@ -113,21 +113,21 @@ class GalleryClass(RowGoal):
 
     def __post_init__(self) -> None:
         if not isinstance(self.gallery, Gallery):
-            raise ArgumentError(f"gallery must be a Gallery, got {type(self.gallery).__name__}")
+            raise ArgumentError(f"gallery: expected a Gallery, got {type(self.gallery).__name__}")
         check_classes("labels", self.labels)
         check_references("guides", self.guides)
         if self.guides is not None and len(self.guides) != len(self.labels):
             raise ArgumentError(
-                f"guides must have one row for each of {len(self.labels)} labels, got {len(self.guides)}"
+                f"guides: expected one row for each of {len(self.labels)} labels, got {len(self.guides)}"
             )
         if not is_int(self.k) or not 1 <= self.k <= len(self.gallery.classes):
             raise ArgumentError(
-                f"k must be an integer from 1 to the gallery's {len(self.gallery.classes)} templates, "
-                f"got {brief(self.k)}"
+                f"k: expected an integer from 1 to the gallery's {len(self.gallery.classes)} templates, got "
+                f"{brief(self.k)}"
             )
         unknown = ~torch.isin(self.labels.to(self.gallery.classes.device), self.gallery.classes)
         if bool(unknown.any()):
-            raise ArgumentError(f"labels must be classes of the gallery, got {int(self.labels[unknown.cpu()][0])}")
+            raise ArgumentError(f"labels: expected classes of the gallery, got {int(self.labels[unknown.cpu()][0])}")
 
     @property
     def references(self) -> Tensor | None:

@@ -32,12 +32,12 @@ class Gallery:
         good = isinstance(self.templates, Tensor) and self.templates.dim() == 2 and self.templates.is_floating_point()
         if not good:
             got = tuple(self.templates.shape) if isinstance(self.templates, Tensor) else type(self.templates).__name__
-            raise ArgumentError(f"templates must be float embeddings (T, D), got {got}")
+            raise ArgumentError(f"templates: expected float embeddings (T, D), got {got}")
         check_embeddings("templates", self.templates)
         check_classes("classes", self.classes)
         if len(self.classes) != len(self.templates):
             raise ArgumentError(
-                f"classes must have one entry for each of {len(self.templates)} templates, got {len(self.classes)}"
+                f"classes: expected one entry for each of {len(self.templates)} templates, got {len(self.classes)}"
             )
         if len(self.classes.unique()) < 2:
             raise ArgumentError("classes must be of two kinds or more, since a goal is about telling them apart")
@@ -75,12 +75,12 @@ class Gallery:
         """
         if embeddings.shape[1] != self.templates.shape[1]:
             raise ArgumentError(
-                f"gallery must hold templates of {embeddings.shape[1]} numbers like the model's embeddings, "
-                f"got {self.templates.shape[1]}"
+                f"gallery: expected templates of {embeddings.shape[1]} numbers like the model's embeddings, got "
+                f"{self.templates.shape[1]}"
             )
         if embeddings.device != self.templates.device:
             raise ArgumentError(
-                f"gallery must be on {embeddings.device} like the model, got one on {self.templates.device}; "
+                f"gallery: expected one on {embeddings.device} like the model, got one on {self.templates.device}; "
                 "use gallery.to(device)"
             )
         return ops.centroid_distances([embeddings], [self.templates])[:, 0]

@@ -154,7 +154,7 @@ def check_references(name: str, value: Tensor | None, *, features: bool = False)
         return
     if not isinstance(value, Tensor) or value.dim() not in (2, 4) or not value.is_floating_point():
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentError(f"{name} must be float images (N, 3, H, W) or embeddings (N, D), got {got}")
+        raise ArgumentError(f"{name}: expected float images (N, 3, H, W) or embeddings (N, D), got {got}")
     if value.dim() == 4:
         check_images(name, value)
     else:
@@ -163,17 +163,17 @@ def check_references(name: str, value: Tensor | None, *, features: bool = False)
 
 def check_threshold(metric: str, threshold: float) -> None:
     if metric not in METRICS:
-        raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {brief(metric)}")
+        raise ArgumentError(f"metric: expected one of {', '.join(METRICS)}, got {brief(metric)}")
     low, high = (-1.0, 1.0) if metric == "cosine" else (0.0, 2.0)
     if not (is_number(threshold) and low <= threshold <= high):
-        raise ArgumentError(f"threshold must be a {metric} value in [{low:g}, {high:g}], got {brief(threshold)}")
+        raise ArgumentError(f"threshold: expected a {metric} value in [{low:g}, {high:g}], got {brief(threshold)}")
 
 
 def check_classes(name: str, value: Tensor, *, expected: str = "integers (N,)") -> None:
     """A ValueError unless the value is a vector of integers of at least 0."""
     if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in _INTEGERS:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentError(f"{name} must be {expected}, got {got}")
+        raise ArgumentError(f"{name}: expected {expected}, got {got}")
     if value.numel() and int(value.min()) < 0:
         raise ArgumentError(f"{name} must not be negative, got {int(value.min())}")
 
@@ -267,7 +267,7 @@ class Impersonate(Compared):
 
     def __post_init__(self) -> None:
         if self.targets is None:
-            raise ArgumentError("targets must be images (N, 3, H, W) or embeddings (N, D), got None")
+            raise ArgumentError("targets: expected images (N, 3, H, W) or embeddings (N, D), got None")
         check_references("targets", self.targets)
         check_threshold(self.metric, self.threshold)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks.attack import Evaluation, SlotAttack
+from fastadv.attacks.attack import Evaluation
 from fastadv.attacks.bracket import Bracket
-from fastadv.attacks.budget import Box, Budget, check_box
+from fastadv.attacks.budget import Box, Budget
 from fastadv.attacks.goal import Goal, Rows
-from fastadv.attacks.lbfgs_search import BoxSearch, bounds
+from fastadv.attacks.lbfgs_search import BoxAttack, SearchState
 from fastadv.attacks.per_image import as_rows, column, put_where, row_norm
 from fastadv.attacks.state import NearestState, boolean, integer, part
 from fastadv.core.fields import check_count, check_number, check_open
@@ -22,24 +22,22 @@ _WEIGHTS = (1e-9, 1e9)  # of the first weight: a gradient of zero must not make 
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGSState(NearestState):
+class LBFGSState(SearchState, NearestState):
     """The slots of an ``LBFGS`` attack.
 
     Attributes:
-        search: The inner minimisation.
         weight: C and its bracket.
         searches: ``(N,)`` int64, inner minimisations that are over.
         reached: ``(N,)`` bool, whether the accepted point reaches the goal.
     """
 
-    search: BoxSearch
     weight: Bracket = part(Bracket.allocate)
     searches: Tensor = integer()
     reached: Tensor = boolean()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGS(SlotAttack[LBFGSState]):
+class LBFGS(BoxAttack[LBFGSState]):
     """Minimise ``||r||_2^2 + C L(x + r)`` in the box by L-BFGS-B, with the smallest C that reaches the goal.
 
     C is multiplied by 10 until the minimiser reaches the goal, and then bisected; each minimisation goes on from the
@@ -77,21 +75,16 @@ class LBFGS(SlotAttack[LBFGSState]):
     steps_each: int = 15
     budget: Budget = field(default_factory=Box)
     initial_weight: float | None = None
-    history: int = 5
     first_step: float = 1 / 255
     tolerance: float = 1e-2
-    margin: float = 0.0
     name: str = "l-bfgs"
 
     def __post_init__(self) -> None:
-        check_box(self.budget)
+        super().__post_init__()
         check_count("searches", self.searches)
         check_count("steps_each", self.steps_each)
-        check_count("history", self.history)
         check_open("initial_weight", self.initial_weight)
         check_number("first_step", self.first_step, positive=True)
-        check_number("tolerance", self.tolerance)
-        check_number("margin", self.margin)
 
     @property
     def steps(self) -> int:
@@ -104,14 +97,9 @@ class LBFGS(SlotAttack[LBFGSState]):
             return -F.softplus(goal.shortfall(outputs, rows))
         return goal.loss(outputs, rows)
 
-    def allocate(self, like: Tensor) -> LBFGSState:
-        """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        return LBFGSState.allocate(like, search=BoxSearch.of(like, self.history))
-
     def start(self, state: LBFGSState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots."""
-        state.begin(slots, images)
-        state.search.put(slots, *bounds(self.budget, as_rows(state.origin)[slots]))
+        super().start(state, slots, images, ids=ids, seed=seed)
         state.weight.begin(slots, self.initial_weight or 0.0)
 
     def tick(self, state: LBFGSState, evaluation: Evaluation) -> None:

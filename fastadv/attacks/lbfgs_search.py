@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.budget import Budget
+from fastadv.attacks.attack import SlotAttack
+from fastadv.attacks.budget import Budget, check_box
 from fastadv.attacks.lbfgs_history import History
 from fastadv.attacks.lbfgs_line import LineSearch
 from fastadv.attacks.lbfgs_matrix import Compact
-from fastadv.attacks.per_image import column, put_where, row_dot, row_norm
-from fastadv.attacks.state import SlotFields, boolean, integer, number, part, row
+from fastadv.attacks.per_image import as_rows, column, put_where, row_dot, row_norm
+from fastadv.attacks.state import RowState, SlotFields, boolean, integer, number, part, row
+from fastadv.core.fields import check_count, check_number
 
 _FAR = 1e30
 _CURVATURE = 1e-6  # smallest cosine of a pair that is kept, a few times the rounding of a float32 product
@@ -257,7 +260,53 @@ def _any(mask: Tensor) -> bool:
     return mask.is_cuda or bool(mask.any())
 
 
-def bounds(budget: Budget, origin: Tensor) -> tuple[Tensor, Tensor]:
-    """The corners of the box around each image, in the shape of ``origin``."""
-    least, most = (budget.clip(torch.full_like(origin, end), origin) for end in (-torch.inf, torch.inf))
-    return least, most
+@dataclass(frozen=True, kw_only=True)
+class SearchState(RowState):
+    """The slots of a ``BoxAttack``.
+
+    Attributes:
+        search: The searches.
+    """
+
+    search: BoxSearch
+
+
+B = TypeVar("B", bound=SearchState)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxAttack(SlotAttack[B]):
+    """Shared by the attacks that L-BFGS-B solves.
+
+    Attributes:
+        budget: ``Linf(eps)``, or ``Box()`` for the pixel range alone.
+        history: m, pairs remembered for an image; memory is 2 (m + 1) images for a slot.
+        tolerance: A search ends where a step gains no more than this share of the objective.
+        margin: In the unit of the goal's score.
+
+    Raises:
+        ValueError: A field is out of range, or the budget is no box.
+    """
+
+    budget: Budget
+    history: int = 5
+    tolerance: float = 1e-5
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_box(self.budget)
+        check_count("history", self.history)
+        check_number("tolerance", self.tolerance)
+        check_number("margin", self.margin)
+
+    def allocate(self, like: Tensor) -> B:
+        """A state of ``len(like)`` idle slots in the layout of ``like``."""
+        made: B = self.slots.allocate(like, search=BoxSearch.of(like, self.history))
+        return made
+
+    def start(self, state: B, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+        """Put new images into the slots, with the corners of the box around each."""
+        state.begin(slots, images)
+        origin = as_rows(state.origin)[slots]
+        low, high = (self.budget.clip(torch.full_like(origin, end), origin) for end in (-torch.inf, torch.inf))
+        state.search.put(slots, low, high)

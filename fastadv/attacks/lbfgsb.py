@@ -6,25 +6,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastadv.attacks.attack import Evaluation, SlotAttack
-from fastadv.attacks.budget import Budget, check_box
-from fastadv.attacks.lbfgs_search import BoxSearch, bounds
+from fastadv.attacks.attack import Evaluation
+from fastadv.attacks.lbfgs_search import BoxAttack, SearchState
 from fastadv.attacks.per_image import as_rows, put_where
-from fastadv.attacks.state import RowState
-from fastadv.core.fields import check_count, check_number, check_open
+from fastadv.core.fields import check_count, check_open
 
 _GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGSBState(RowState):
-    """The slots of an ``LBFGSB`` attack."""
-
-    search: BoxSearch
-
-
-@dataclass(frozen=True, kw_only=True)
-class LBFGSB(SlotAttack[LBFGSBState]):
+class LBFGSB(BoxAttack[SearchState]):
     """Limited-memory BFGS in the budget's box, each image with its own memory, line search and end.
 
     Ascends the goal's loss over ``{x' : |x' - x| <= eps, lo <= x' <= hi}`` (``BoxSearch`` says how). With
@@ -60,40 +51,28 @@ class LBFGSB(SlotAttack[LBFGSBState]):
         representations".
     """
 
-    slots = LBFGSBState
-    budget: Budget
+    slots = SearchState
     steps: int = 700
     evaluations: int | None = None
-    history: int = 5
     first_step: float | None = None
-    tolerance: float = 1e-5
     random_start: bool = False
     stop_at_success: bool = False
-    margin: float = 0.0
     name: str = "l-bfgs-b"
 
     def __post_init__(self) -> None:
-        check_box(self.budget)
+        super().__post_init__()
         check_count("steps", self.steps)
-        check_count("history", self.history)
         if self.evaluations is not None:
             check_count("evaluations", self.evaluations)
         check_open("first_step", self.first_step)
-        check_number("tolerance", self.tolerance)
-        check_number("margin", self.margin)
 
-    def allocate(self, like: Tensor) -> LBFGSBState:
-        """A state of ``len(like)`` idle slots in the layout of ``like``."""
-        return LBFGSBState.allocate(like, search=BoxSearch.of(like, self.history))
-
-    def start(self, state: LBFGSBState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
+    def start(self, state: SearchState, slots: Tensor, images: Tensor, *, ids: Tensor, seed: int) -> None:
         """Put new images into the slots; with ``random_start`` at a point drawn for (seed, id)."""
-        state.begin(slots, images)
+        super().start(state, slots, images, ids=ids, seed=seed)
         first = self.budget.random_start(images, seed=seed, ids=ids) if self.random_start else images
         state.trial[slots] = self.budget.clip(first, images)
-        state.search.put(slots, *bounds(self.budget, as_rows(state.origin)[slots]))
 
-    def tick(self, state: LBFGSBState, evaluation: Evaluation) -> None:
+    def tick(self, state: SearchState, evaluation: Evaluation) -> None:
         """Accept or refuse every trial, and try the next point."""
         search, trial = state.search, as_rows(state.trial)
         state.ticks.add_(state.active)

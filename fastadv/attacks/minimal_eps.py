@@ -66,7 +66,7 @@ class MinimalEps(SmallestSize[MinimalEpsState]):
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, SignGradient):
-            raise ArgumentTypeError(f"attack must be a SignGradient, got {type(self.attack).__name__}")
+            raise ArgumentTypeError(f"attack: expected a SignGradient, got {type(self.attack).__name__}")
         super().__post_init__()
         if not self.name:
             object.__setattr__(self, "name", f"minimal-{self.attack.name}")

@@ -62,7 +62,7 @@ class Noise(SmallestSize[NoiseState]):
 
     def __post_init__(self) -> None:
         if self.kind not in _SPREAD:
-            raise ArgumentError(f"kind must be 'uniform' or 'gaussian', got {brief(self.kind)}")
+            raise ArgumentError(f"kind: expected 'uniform' or 'gaussian', got {brief(self.kind)}")
         super().__post_init__()
         check_number("margin", self.margin)
 

@@ -121,7 +121,7 @@ def _value(attack: str, name: str, kind: str, text: str) -> Any:
         number = _number(text)
         if math.isfinite(number):
             return number
-    raise ArgumentError(f"{name} of {attack} must be of the type {kind}, got {text!r}")
+    raise ArgumentError(f"{name} of {attack}: expected a value of the type {kind}, got {text!r}")
 
 
 def _number(text: str) -> float:

@@ -48,18 +48,18 @@ class PairClassifier(RowGoal):
 
     def __post_init__(self) -> None:
         if self.references is None:
-            raise ArgumentError("references must be images (N, 3, H, W) or embeddings (N, D), got None")
+            raise ArgumentError("references: expected images (N, 3, H, W) or embeddings (N, D), got None")
         check_references("references", self.references)
         if self.wanted not in ("same", "different"):
-            raise ArgumentError(f"wanted must be 'same' or 'different', got {brief(self.wanted)}")
+            raise ArgumentError(f"wanted: expected 'same' or 'different', got {brief(self.wanted)}")
         if not (is_number(self.max_distance) and 0 < self.max_distance <= MAX_DISTANCE):
             raise ArgumentError(
-                f"max_distance must be a distance in (0, {MAX_DISTANCE:g}], got {brief(self.max_distance)}"
+                f"max_distance: expected a distance in (0, {MAX_DISTANCE:g}], got {brief(self.max_distance)}"
             )
         if not (is_number(self.threshold) and 0 < self.threshold < self.max_distance):
             raise ArgumentError(
-                f"threshold must be a distance in (0, max_distance = {self.max_distance:g}), "
-                f"got {brief(self.threshold)}"
+                f"threshold: expected a distance in (0, max_distance = {self.max_distance:g}), got "
+                f"{brief(self.threshold)}"
             )
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:

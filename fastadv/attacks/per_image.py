@@ -24,7 +24,7 @@ def as_rows(images: Tensor) -> Tensor:
         return images.view(len(images), -1)
     if images.is_contiguous(memory_format=torch.channels_last):
         return images.permute(0, 2, 3, 1).view(len(images), -1)
-    raise ArgumentError(f"images must be contiguous or channels-last, got strides {images.stride()}")
+    raise ArgumentError(f"images: expected contiguous or channels-last ones, got strides {images.stride()}")
 
 
 def rows_like(images: Tensor, model: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -69,9 +69,9 @@ class SignGradient(SlotAttack[SignGradientState]):
         check_count("steps", self.steps)
         check_number("step_size", self.step_size, positive=True)
         if self.momentum is not None and not (is_number(self.momentum) and self.momentum >= 0):
-            raise ArgumentError(f"momentum must be None or a number of at least 0, got {brief(self.momentum)}")
+            raise ArgumentError(f"momentum: expected None or a number of at least 0, got {brief(self.momentum)}")
         if self.norm not in ("l1", "l2"):
-            raise ArgumentError(f"norm must be 'l1' or 'l2', got {brief(self.norm)}")
+            raise ArgumentError(f"norm: expected 'l1' or 'l2', got {brief(self.norm)}")
         check_number("margin", self.margin)
 
     def allocate(self, like: Tensor) -> SignGradientState:
@@ -106,12 +106,16 @@ class SignGradient(SlotAttack[SignGradientState]):
         eps: float | Tensor,
     ) -> None:
         """One step of the active slots, of one size and in one ball for all of them or in each slot's own."""
-        given = (state.trial, gradient, state.origin)
-        common: dict[str, Any] = {"alpha": alpha, "eps": eps, "active": active, "stats": state.stats}
-        common.update(lo=self.budget.lo, hi=self.budget.hi, backend=self.backend)
+        low, high, backend = self.budget.lo, self.budget.hi, self.backend
         if state.velocity is None:
-            ops.sign_step_(*given, **common)
+            ops.sign_step_(
+                state.trial, gradient, state.origin,
+                alpha=alpha, eps=eps, active=active, stats=state.stats, lo=low, hi=high, backend=backend,
+            )  # fmt: skip
             return
-        step = "sign" if self.budget.norm == "linf" else "l2"
-        mu, work = self.momentum or 0.0, state.workspace
-        ops.momentum_step_(*given, state.velocity, mu=mu, norm=self.norm, step=step, workspace=work, **common)
+        ops.momentum_step_(
+            state.trial, gradient, state.origin, state.velocity,
+            alpha=alpha, eps=eps, mu=self.momentum or 0.0, norm=self.norm,
+            step="sign" if self.budget.norm == "linf" else "l2",
+            active=active, stats=state.stats, workspace=state.workspace, lo=low, hi=high, backend=backend,
+        )  # fmt: skip

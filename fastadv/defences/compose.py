@@ -138,7 +138,7 @@ class OneOf(_Composed):
             return
         if len(self.weights) != len(self.parts):
             raise ArgumentError(
-                f"weights must be {len(self.parts)} numbers, one for each part, got {brief(self.weights)}"
+                f"weights: expected {len(self.parts)} numbers, one for each part, got {brief(self.weights)}"
             )
         for weight in self.weights:
             check_range("weights", weight, 0, 1e9)
@@ -185,13 +185,13 @@ def _own(key: StepKey, place: int) -> StepKey:
 
 def _check_parts(parts: tuple[InputDefence, ...]) -> None:
     if not isinstance(parts, tuple) or not 1 <= len(parts) <= _PARTS:
-        raise ArgumentError(f"parts must be a tuple of 1 to {_PARTS} defences, got {brief(parts)}")
+        raise ArgumentError(f"parts: expected a tuple of 1 to {_PARTS} defences, got {brief(parts)}")
     for part in parts:
         if not isinstance(part, Wraps):
-            raise ArgumentTypeError(f"parts must be input defences, got a {type(part).__name__}")
+            raise ArgumentTypeError(f"parts: expected input defences, got a {type(part).__name__}")
     depth = 1 + max(_depth(part) for part in parts)
     if depth > _DEPTH:
-        raise ArgumentError(f"parts must hold at most {_DEPTH} compositions within each other, got {depth}")
+        raise ArgumentError(f"parts: expected at most {_DEPTH} compositions within each other, got {depth}")
 
 
 def _depth(part: InputDefence) -> int:

@@ -40,7 +40,7 @@ class WatchedModel(FaceModel):
 
     def __init__(self, model: FaceModel, detector: Detector) -> None:
         if not isinstance(detector, Detector):
-            raise ArgumentTypeError(f"detector must be a Detector, got {type(detector).__name__}")
+            raise ArgumentTypeError(f"detector: expected a Detector, got {type(detector).__name__}")
         LayerTap(model=model, layers=detector.layers)  # checks the model
         # none of the detector's layers is folded away
         self._share(model, layers=tuple(dict.fromkeys((*model.layers, *detector.layers))))
@@ -101,11 +101,11 @@ class EvadeDetector(RowGoal):
 
     def __post_init__(self) -> None:
         if self.goal.output not in _OUTPUTS:
-            raise ArgumentError(f"goal must be on one of {', '.join(_OUTPUTS)}, got one on {brief(self.goal.output)}")
+            raise ArgumentError(f"goal: expected one on {' or '.join(_OUTPUTS)}, got one on {brief(self.goal.output)}")
         if not (is_number(self.weight) and self.weight >= 0):
-            raise ArgumentError(f"weight must be a number of at least 0, got {brief(self.weight)}")
+            raise ArgumentError(f"weight: expected a number of at least 0, got {brief(self.weight)}")
         if not isinstance(self.threshold, (int, float)) or math.isnan(self.threshold):
-            raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
+            raise ArgumentError(f"threshold: expected a logit, got {brief(self.threshold)}")
 
     @property
     def output(self) -> str:  # type: ignore[override]

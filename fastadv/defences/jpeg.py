@@ -56,9 +56,11 @@ class Jpeg(Wraps):
     def __post_init__(self) -> None:
         check_int("quality", self.quality, 1, 95)
         if self.subsampling not in _SUBSAMPLING:
-            raise ArgumentError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, got {brief(self.subsampling)}")
+            raise ArgumentError(
+                f"subsampling: expected one of {', '.join(_SUBSAMPLING)}, got {brief(self.subsampling)}"
+            )
         if self.gradient not in GRADIENTS:
-            raise ArgumentError(f"gradient must be one of {', '.join(GRADIENTS)}, got {brief(self.gradient)}")
+            raise ArgumentError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {brief(self.gradient)}")
         if self.gradient == "kornia":
             _kornia_codec(torch.full((1, 3, 16, 16), 0.5), self.quality)
 

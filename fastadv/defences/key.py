@@ -55,4 +55,4 @@ def check_seed(seed: int) -> None:
         ValueError: It is no integer in [0, 2**64).
     """
     if not is_int(seed) or not 0 <= seed < 1 << 64:
-        raise ArgumentError(f"seed must be an integer in [0, 2**64), got {brief(seed)}")
+        raise ArgumentError(f"seed: expected an integer in [0, 2**64), got {brief(seed)}")

@@ -46,9 +46,9 @@ class Noise2Clean(Wraps):
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, REDNet):
-            raise ArgumentTypeError(f"network must be a REDNet, got {type(self.network).__name__}")
+            raise ArgumentTypeError(f"network: expected a REDNet, got {type(self.network).__name__}")
         if not isinstance(self.label, str) or not self.label:
-            raise ArgumentTypeError(f"label must be a non-empty str, got {brief(self.label)}")
+            raise ArgumentTypeError(f"label: expected a non-empty str, got {brief(self.label)}")
         # a value: what is trained on afterwards, or moved, is another network
         object.__setattr__(self, "network", copy.deepcopy(self.network).eval().requires_grad_(False))
 
@@ -76,7 +76,7 @@ class Noise2Clean(Wraps):
         """
         network = self.network
         if images.device != network.device:
-            raise ArgumentError(f"images must be on the network's device {network.device}, got {images.device}")
+            raise ArgumentError(f"images: expected ones on the network's device {network.device}, got {images.device}")
         made: Tensor = network(images.to(network.dtype)).clamp(0, 1).to(images.dtype)
         channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
         return made.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

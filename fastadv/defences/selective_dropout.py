@@ -68,7 +68,7 @@ class SelectiveDropout:
         check_face_model(model, evaluating=True)
         if clean.shape != attacked.shape or not len(clean):
             raise ArgumentError(
-                f"attacked must have the shape of clean, with at least one image, got {tuple(attacked.shape)} and "
+                f"attacked: expected the shape of clean, with at least one image, got {tuple(attacked.shape)} and "
                 f"{tuple(clean.shape)}"
             )
         check_images("clean", clean)
@@ -77,7 +77,7 @@ class SelectiveDropout:
         names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
         if len(names) < self.gamma:
             raise ArgumentError(
-                f"gamma must be at most {len(names)}; the convolutions of {model.name!r}, got {self.gamma}"
+                f"gamma: expected at most {len(names)}, the convolutions of {model.name!r}, got {self.gamma}"
             )
         moved: dict[str, Tensor] = {}
         carried: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ class SelectiveDropout:
                 model.features(torch.cat(pair).to(model.device))
         if len(moved) < self.gamma:
             raise ArgumentError(
-                f"gamma must be at most {len(moved)}, the convolutions that images pass, got {self.gamma}"
+                f"gamma: expected at most {len(moved)}, the convolutions that images pass, got {self.gamma}"
             )
         change = {name: float(moved[name].sum() / carried[name].sum().clamp(min=1e-30)) for name in moved}
         if not any(change.values()):

@@ -60,11 +60,11 @@ class Trial:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ArgumentError(f"family must be one of {', '.join(FAMILIES)}, got {brief(self.family)}")
+            raise ArgumentError(f"family: expected one of {', '.join(FAMILIES)}, got {brief(self.family)}")
         if self.hits.ndim != 1 or self.hits.shape != self.l2.shape or not len(self.hits):
-            raise ArgumentError(f"hits, l2 must be (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
+            raise ArgumentError(f"hits, l2: expected (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
         if self.met is not None and self.met.shape != self.hits.shape:
-            raise ArgumentError(f"met must be {self.hits.shape} like hits, got {self.met.shape}")
+            raise ArgumentError(f"met: expected shape {self.hits.shape} like hits, got {self.met.shape}")
 
     @property
     def before(self) -> NDArray[np.bool_]:
@@ -142,7 +142,9 @@ def suspicions(trials: Sequence[Trial], *, gradient_ratio: float | None = None) 
         "On evaluating adversarial robustness", section 5.
     """
     if len({len(t.hits) for t in trials}) > 1:
-        raise ArgumentError(f"trials must be of the same images, got {sorted({len(t.hits) for t in trials})} of them")
+        raise ArgumentError(
+            f"trials: expected trials of the same images, got {sorted({len(t.hits) for t in trials})} of them"
+        )
     found = {
         "one-step": _one_step(trials),
         "black-box": _black_box(trials),
@@ -170,7 +172,9 @@ def gradient_ratio(defended: FaceModel, bare: FaceModel, images: Tensor, targets
         ValueError: There is no image, or not one target for each.
     """
     if not len(images) or images.shape != targets.shape:
-        raise ArgumentError(f"targets must be one for each image, got {tuple(targets.shape)} for {tuple(images.shape)}")
+        raise ArgumentError(
+            f"targets: expected one for each image, got shape {tuple(targets.shape)} for {tuple(images.shape)}"
+        )
     check_images("images", images)
     check_images("targets", targets)
     after, before = (_norms(model, images, targets, batch) for model in (defended, bare))

@@ -72,13 +72,7 @@ class ZeroKnowledge:
     threshold: ClassVar[float] = math.inf
 
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
-        """The attack on the bare model, whatever the defence.
-
-        Args:
-            attack: How to move.
-            model: The bare model.
-            defence: Not looked at.
-        """
+        """The attack on the bare model, whatever the defence; the arguments are those of ``PerfectKnowledge``."""
         return Attacker(model=model, recipe=as_recipe(attack), goal=_same)
 
 
@@ -109,7 +103,7 @@ class _Knowing:
             return first, recipe
         if recipe.surrogate.ensemble is not None:
             raise ArgumentError(
-                f"samples must be 1 for {recipe.name}, which is on an ensemble already, got {self.samples}"
+                f"samples: expected 1 for {recipe.name}, which is on an ensemble already, got {self.samples}"
             )
         others = tuple(defence.wrap(model, seed=self.seed + k) for k in range(1, self.samples))
         return first, replace(recipe, surrogate=replace(recipe.surrogate, ensemble=Ensemble(others=others)))
@@ -186,10 +180,10 @@ class Adaptive(_Knowing):
 
     def __post_init__(self) -> None:
         if not isinstance(self.detector, Detector):
-            raise ArgumentTypeError(f"detector must be a Detector, got {type(self.detector).__name__}")
+            raise ArgumentTypeError(f"detector: expected a Detector, got {type(self.detector).__name__}")
         check_range("weight", self.weight, 0.0, math.inf)
         if math.isnan(self.threshold):
-            raise ArgumentError(f"threshold must be a logit, got {brief(self.threshold)}")
+            raise ArgumentError(f"threshold: expected a logit, got {brief(self.threshold)}")
         super().__post_init__()
 
     def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:

@@ -22,9 +22,14 @@ def outputs_of(model: FaceModel, goal: Goal, images: Tensor) -> Tensor:
     return output_of(model, goal.output, images)
 
 
+def layout_of(images: Tensor) -> torch.memory_format:
+    """The layout that images ``(N, 3, H, W)`` lie in."""
+    return torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
+
 def fixed_outputs(model: FaceModel, goal: Goal, images: Tensor, batch: int) -> Tensor:
     """``outputs_of`` in batches of exactly ``batch``, so that no bit depends on how many images there are."""
-    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    layout = layout_of(images)
     return fixed_batches(lambda part: outputs_of(model, goal, part.contiguous(memory_format=layout)), images, batch)
 
 

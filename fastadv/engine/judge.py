@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv.attacks import Budget, Goal, Rows
 from fastadv.attacks.change import below_a_level, norms
 from fastadv.core.errors import ArgumentError
-from fastadv.engine.evaluate import fixed_outputs
+from fastadv.engine.evaluate import fixed_outputs, layout_of
 from fastadv.engine.heads import class_count
 from fastadv.engine.job import (
     BELOW_A_LEVEL,
@@ -103,8 +103,8 @@ class Judge:
                     f"the goal's images must be {tuple(images.shape[1:])} like the model's, "
                     f"got {tuple(stacked.shape[1:])}"
                 )
-            layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
-            return stacked if layout is None else stacked.contiguous(memory_format=layout)
+            layout = layout_of(images)
+            return stacked if layout is torch.contiguous_format else stacked.contiguous(memory_format=layout)
         if self.surrogate.needs_images:
             raise ArgumentError(
                 "the goal must hold images (N, 3, H, W) to compare with, since the surrogate embeds them by its own "
@@ -126,13 +126,10 @@ class Judge:
 
     def _by_others(self, images: Tensor) -> list[Tensor]:
         """Unit embeddings by the ensemble's further networks, a tensor each."""
-        layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
+        layout = layout_of(images)
 
         def embedded(member: Member) -> Tensor:
-            def ready(part: Tensor) -> Tensor:
-                return member.model(part if layout is None else part.contiguous(memory_format=layout))
-
-            return fixed_batches(ready, images, self.batch)
+            return fixed_batches(lambda part: member.model(part.contiguous(memory_format=layout)), images, self.batch)
 
         return [embedded(member) for member in self.surrogate.members[1:]]
 
@@ -141,7 +138,7 @@ class Judge:
             return None
         label = torch.cat([job.goal.labels for job in jobs if job.goal.labels is not None])
         if self.goal.output == "logits" and int(label.max()) >= (classes := class_count(self.goal, clean)):
-            raise ArgumentError(f"labels must be below the model's {classes} classes, got {int(label.max())}")
+            raise ArgumentError(f"labels: expected numbers below the model's {classes} classes, got {int(label.max())}")
         return label.to(clean.device, torch.int64)
 
     def verdicts(self, done: list[InFlight]) -> list[Result]:

@@ -32,15 +32,15 @@ Made = TypeVar("Made")
 def _check_job(job: Job, goal: Goal, shape: tuple[int, int, int]) -> None:
     image = job.image
     if not isinstance(image, Tensor):
-        raise ArgumentTypeError(f"image {job.name!r} must be a torch.Tensor, got {type(image).__name__}")
+        raise ArgumentTypeError(f"image {job.name!r}: expected a torch.Tensor, got {type(image).__name__}")
     if image.dtype != torch.float32 or tuple(image.shape) != shape:
         raise ArgumentError(
-            f"image {job.name!r} must be float32 of shape {shape}, got {image.dtype} of shape {tuple(image.shape)}"
+            f"image {job.name!r}: expected float32 of shape {shape}, got {image.dtype} of shape {tuple(image.shape)}"
         )
     check_images(f"image {job.name!r}", image)
     check_id(f"id of {job.name!r}", job.id)
     if not same_kind(job.goal, goal):
-        raise ArgumentError(f"goal of {job.name!r} must be like the first one, {brief(goal)}, got {brief(job.goal)}")
+        raise ArgumentError(f"goal of {job.name!r}: expected one like the first, {brief(goal)}, got {brief(job.goal)}")
     rows = row_count(job.goal)
     if rows not in (None, 1):
         raise ArgumentError(f"goal of {job.name!r}: expected one row, for its image, got {rows}; use goal.row(index)")

@@ -139,7 +139,7 @@ def trace(
     check_model(model)
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
-        raise ArgumentError(f"at must hold numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
+        raise ArgumentError(f"at: expected numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
     jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1
@@ -163,13 +163,13 @@ def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job
     if not hasattr(goal, "own_reference"):
         raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {type(goal).__name__}")
     if images.dim() != 4:
-        raise ArgumentError(f"images must have the shape (N, 3, H, W), got {tuple(images.shape)}")
+        raise ArgumentError(f"images: expected the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)
     rows = row_count(goal)
     if rows is not None and rows != n:
-        raise ArgumentError(f"goal must have one row for each of the {n} images, got {rows}")
+        raise ArgumentError(f"goal: expected one row for each of the {n} images, got {rows}")
     if ids is not None and len(ids) != n:
-        raise ArgumentError(f"ids must have one entry for each of the {n} images, got {len(ids)}")
+        raise ArgumentError(f"ids: expected one entry for each of the {n} images, got {len(ids)}")
     numbers = list(range(n) if ids is None else (i.item() if hasattr(i, "item") else i for i in ids))
     for i, number in enumerate(numbers):
         check_id(f"ids[{i}]", number)

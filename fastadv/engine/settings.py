@@ -21,7 +21,7 @@ class AttackWarning(Notice):
 
 def _check_multiple(slots: int, batch: int) -> None:
     if slots % batch:
-        raise ArgumentError(f"slots must be a multiple of batch = {batch}, got {slots}")
+        raise ArgumentError(f"slots: expected a multiple of batch = {batch}, got {slots}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,14 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
+            raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
         for name, value, least, expected in (
             ("batch", self.batch, 0, "integer, 0 (measure)"),
             ("slots", self.slots, 1, "integer"),
             ("poll", self.poll, 1, "integer"),
         ):
             if value is not None and (not is_int(value) or value < least):
-                raise ArgumentError(f"{name} must be a positive {expected} or None, got {brief(value)}")
+                raise ArgumentError(f"{name}: expected a positive {expected} or None, got {brief(value)}")
         if self.batch:
             _check_multiple(self.slots or self.batch, self.batch)
 

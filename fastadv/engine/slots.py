@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Goal
-from fastadv.engine.evaluate import Evaluator
+from fastadv.engine.evaluate import Evaluator, layout_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.rows import SlotRows
 from fastadv.models.capture import Captured
@@ -51,11 +51,8 @@ class Slots:
     ) -> None:
         self.count, self.batch = count, batch
         self._attack, self._seed, self._tf32 = attack, seed, tf32
-        layout = (
-            torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        )
         shape = (count, *like.shape[1:])
-        self.state = attack.allocate(torch.empty(shape, device=like.device, memory_format=layout))
+        self.state = attack.allocate(torch.empty(shape, device=like.device, memory_format=layout_of(like)))
         trial = self.state.trial
         self._rows = SlotRows.build(goal, surrogate, trial, width)
         self._evaluator = Evaluator.build(attack, goal, surrogate, seed=seed, batch=batch, trial=trial, width=width)

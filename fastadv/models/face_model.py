@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,11 +170,10 @@ class FaceModel(nn.Module):
             ValueError: if the backbone cannot take one image of `input_size`, or gives no `(N, D)` tensor.
         """
         if self._embedding_size is None:
-            modes = [(module, module.training) for module in self.modules()]
+            probe = torch.full((1, *self.image_shape), 0.5, device=self.device)
             try:
-                self.eval()  # batch norm in training mode refuses one image, and would learn from it
-                with torch.no_grad():
-                    probe = torch.full((1, *self.image_shape), 0.5, device=self.device)
+                # batch norm in training mode refuses one image, and would learn from it
+                with evaluating(self), torch.no_grad():
                     self._embedding_size = int(self.features(probe).shape[1])
             except Error:
                 raise
@@ -183,9 +183,6 @@ class FaceModel(nn.Module):
                 raise ArgumentError(
                     f"backbone: cannot take one image of input_size={self.input_size} ({error})"
                 ) from error
-            finally:
-                for module, training in modes:
-                    module.training = training
         return self._embedding_size
 
     def features(self, images: Tensor) -> Tensor:
@@ -273,6 +270,18 @@ class FaceModel(nn.Module):
                 f"model: it was cast to {self.mean.dtype} as a whole, which rounds the normalisation; "
                 'use prepare(model, precision="bf16")'
             )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While it lasts every module evaluates; afterwards each is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def check_face_model(model: object, *, evaluating: bool = False) -> None:

@@ -69,29 +69,16 @@ def _block35() -> _Residual:
     )
 
 
-def _block17() -> _Residual:
-    return _Residual(
-        896,
-        256,
-        0.10,
-        _Conv(896, 128, 1),
-        nn.Sequential(
-            _Conv(896, 128, 1), _Conv(128, 128, (1, 7), padding=(0, 3)), _Conv(128, 128, (7, 1), padding=(3, 0))
-        ),
+def _crossed(inputs: int, width: int, length: int, scale: float, *, relu: bool = True) -> _Residual:
+    """A block whose second branch has a row of weights, and then a column, in place of a square."""
+    half = length // 2
+    narrow = _Conv(inputs, width, 1)  # drawn first, as its place among the branches says
+    crossed = nn.Sequential(
+        _Conv(inputs, width, 1),
+        _Conv(width, width, (1, length), padding=(0, half)),
+        _Conv(width, width, (length, 1), padding=(half, 0)),
     )
-
-
-def _block8(scale: float, *, relu: bool) -> _Residual:
-    return _Residual(
-        1792,
-        384,
-        scale,
-        _Conv(1792, 192, 1),
-        nn.Sequential(
-            _Conv(1792, 192, 1), _Conv(192, 192, (1, 3), padding=(0, 1)), _Conv(192, 192, (3, 1), padding=(1, 0))
-        ),
-        relu=relu,
-    )
+    return _Residual(inputs, 2 * width, scale, narrow, crossed, relu=relu)
 
 
 def _mixed_6a() -> _Branches:
@@ -134,10 +121,10 @@ class InceptionResNetV1(nn.Module):
         self.conv2d_4b = _Conv(192, 256, 3, stride=2)
         self.repeat_1 = nn.Sequential(*(_block35() for _ in range(5)))
         self.mixed_6a = _mixed_6a()
-        self.repeat_2 = nn.Sequential(*(_block17() for _ in range(10)))
+        self.repeat_2 = nn.Sequential(*(_crossed(896, 128, 7, 0.10) for _ in range(10)))
         self.mixed_7a = _mixed_7a()
-        self.repeat_3 = nn.Sequential(*(_block8(0.20, relu=True) for _ in range(5)))
-        self.block8 = _block8(1.0, relu=False)
+        self.repeat_3 = nn.Sequential(*(_crossed(1792, 192, 3, 0.20) for _ in range(5)))
+        self.block8 = _crossed(1792, 192, 3, 1.0, relu=False)
         self.last_linear = nn.Linear(1792, 512, bias=False)
         self.last_bn = nn.BatchNorm1d(512, eps=_EPS)
 

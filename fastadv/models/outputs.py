@@ -47,14 +47,14 @@ def output_of(model: FaceModel, kind: str, images: Tensor) -> Tensor:
     if kind == "logits":
         return model.logits(images)
     if not kind.startswith(_LAYER):
-        raise ArgumentError(f"kind must be 'embedding', 'logits' or at_layer(name), got {brief(kind)}")
+        raise ArgumentError(f"kind: expected 'embedding', 'logits' or at_layer(name), got {brief(kind)}")
     return _layer(model, kind.removeprefix(_LAYER), images)
 
 
 def _layer(model: FaceModel, name: str, images: Tensor) -> Tensor:
     modules = dict(model.backbone.named_modules())
     if not name or name not in modules:
-        raise ArgumentError(f"layer must be a submodule of the backbone of {model.name!r}, got {name!r}")
+        raise ArgumentError(f"layer: expected a submodule of the backbone of {model.name!r}, got {name!r}")
     caught: list[Any] = []
     caller = threading.get_ident()
 

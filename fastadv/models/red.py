@@ -180,4 +180,4 @@ def check_shape(*, width: int, layers: int, stride: int) -> None:
     check_int("layers", layers, 4, DEEPEST)
     check_int("stride", stride, 1, 2)
     if layers % 2:
-        raise ArgumentError(f"layers must be even, half of them convolutions, got {layers}")
+        raise ArgumentError(f"layers: expected even, half of them convolutions, got {layers}")

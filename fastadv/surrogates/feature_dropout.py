@@ -67,7 +67,7 @@ class FeatureDropout:
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (isinstance(self.rate, (int, float)) and 0 <= self.rate < 1):
-            raise ArgumentError(f"rate must be None or a number in [0, 1), got {brief(self.rate)}")
+            raise ArgumentError(f"rate: expected None or a number in [0, 1), got {brief(self.rate)}")
 
     def rate_for(self, model: FaceModel) -> float:
         """The rate that is used on a model.

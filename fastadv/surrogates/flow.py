@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fastadv.models import dataflow
+from fastadv.models import FaceModel, dataflow
 from fastadv.models.memory import is_out_of_memory
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -53,6 +53,12 @@ def trace(backbone: nn.Module, probe: Tensor, *, gradients: bool = False) -> fx.
     others = torch.randn((len(probe) + 1, *probe.shape[1:]), generator=draw, device="cpu").to(probe.device, probe.dtype)
     right = dataflow.stands_for(recording.graph, private, others, gradients=gradients)
     return recording.graph if right else None
+
+
+def trace_model(model: FaceModel, *, gradients: bool = False) -> fx.Graph | None:
+    """The graph of a model's backbone, on a grey image; see :func:`trace`."""
+    probe = torch.full((1, *model.image_shape), 0.5, device=model.device, dtype=model.dtype)
+    return trace(model.backbone, probe, gradients=gradients)
 
 
 def calls(backbone: nn.Module, graph: fx.Graph) -> Counter[int]:

@@ -42,9 +42,9 @@ class RangePrior:
 
     def __post_init__(self) -> None:
         if not (len(self.mean) == 3 and all(0 <= v <= 1 for v in self.mean)):
-            raise ArgumentError(f"mean must be three numbers in [0, 1], got {brief(self.mean)}")
+            raise ArgumentError(f"mean: expected three numbers in [0, 1], got {brief(self.mean)}")
         if not (len(self.std) == 3 and all(math.isfinite(v) and v > 0 for v in self.std)):
-            raise ArgumentError(f"std must be three positive numbers, got {brief(self.std)}")
+            raise ArgumentError(f"std: expected three positive numbers, got {brief(self.std)}")
         check_count("count", self.count)
 
 
@@ -178,16 +178,15 @@ def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int
     for name, value, least in (("steps", steps, 1), ("patience", patience, 1), ("seed", seed, 0)):
         check_count(name, value, least=least)
     if steps >= philox.TICKS:
-        raise ArgumentError(f"steps must be below 2**20, got {steps}")
+        raise ArgumentError(f"steps: expected below 2**20, got {steps}")
     for name, number in (("eps", eps), ("step_size", step_size)):
         if not (math.isfinite(number) and 0 < number <= 1):
-            raise ArgumentError(f"{name} must be in (0, 1], in pixels of [0, 1], got {brief(number)}")
+            raise ArgumentError(f"{name}: expected in (0, 1], in pixels of [0, 1], got {brief(number)}")
 
 
 def _layers(model: FaceModel) -> nn.Module:
     """The backbone with other outputs: its sums of residual blocks and its convolutions outside of such blocks."""
-    probe = torch.full((1, *model.image_shape), 0.5, device=model.device, dtype=model.dtype)
-    graph = flow.trace(model.backbone, probe, gradients=True)
+    graph = flow.trace_model(model, gradients=True)
     if graph is None:
         raise ArgumentError(f"model: the backbone of {model.name!r} cannot be traced, so its layers cannot be found")
     blocks = flow.residuals(model.backbone, graph)

@@ -136,5 +136,5 @@ def _check_factors(name: str, ends: tuple[float, float]) -> None:
     numbers = isinstance(ends, tuple) and len(ends) == 2 and all(isinstance(v, (int, float)) for v in ends)
     if not (numbers and 0 < ends[0] <= ends[1] <= _LARGEST):
         raise ArgumentError(
-            f"{name} must be (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}, got {brief(ends)}"
+            f"{name}: expected (smallest, largest) with 0 < smallest <= largest <= {_LARGEST}, got {brief(ends)}"
         )

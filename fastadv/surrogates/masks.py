@@ -120,8 +120,7 @@ class _Follows:
 def _fusible(model: FaceModel) -> dict[str, _Follows]:
     """What follows each convolution, by its name."""
     backbone = model.backbone
-    probe = torch.full((1, *model.image_shape), 0.5, device=model.device, dtype=model.dtype)
-    graph = flow.trace(backbone, probe)
+    graph = flow.trace_model(model)
     if graph is None:
         return {}
     modules = dict(backbone.named_modules(remove_duplicate=False))

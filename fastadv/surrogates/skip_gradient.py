@@ -48,7 +48,7 @@ class SkipGradient:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and 0 < self.gamma <= 1):
-            raise ArgumentError(f"gamma must be a number in (0, 1], got {brief(self.gamma)}")
+            raise ArgumentError(f"gamma: expected a number in (0, 1], got {brief(self.gamma)}")
 
     def bind(self, model: FaceModel) -> FaceModel:
         """A copy of the model whose residual branches have the scaled gradient.
@@ -69,8 +69,7 @@ class SkipGradient:
         """
         check_face_model(model, evaluating=True)
         made = copy_of(model)
-        probe = torch.full((1, *model.image_shape), 0.5, device=model.device, dtype=model.dtype)
-        graph = flow.trace(made.backbone, probe, gradients=True)
+        graph = flow.trace_model(made, gradients=True)
         if graph is None:
             raise ArgumentError(
                 f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values, or "

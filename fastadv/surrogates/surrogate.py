@@ -39,15 +39,15 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if not self.others or not all(isinstance(m, FaceModel) for m in self.others):
-            raise ArgumentError(f"others must be at least one FaceModel, got {brief(self.others)}")
+            raise ArgumentError(f"others: expected at least one FaceModel, got {brief(self.others)}")
         if self.weights is None:
             return
         expected = len(self.others) + 1
         good = all(math.isfinite(w) and w >= 0 for w in self.weights) and sum(self.weights) > 0
         if len(self.weights) != expected or not good:
             raise ArgumentError(
-                f"weights must be {expected} numbers of at least 0, not all 0 (the attacked model's first), "
-                f"got {brief(self.weights)}"
+                f"weights: expected {expected} numbers of at least 0, not all 0 (the attacked model's first), got "
+                f"{brief(self.weights)}"
             )
 
     @property

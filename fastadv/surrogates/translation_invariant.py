@@ -44,15 +44,15 @@ class TranslationInvariant:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size >= 1 and self.size % 2 == 1):
-            raise ArgumentError(f"size must be an odd number of pixels, at least 1, got {brief(self.size)}")
+            raise ArgumentError(f"size: expected an odd number of pixels, at least 1, got {brief(self.size)}")
         if self.kernel not in KERNELS:
-            raise ArgumentError(f"kernel must be one of {', '.join(KERNELS)}, got {brief(self.kernel)}")
+            raise ArgumentError(f"kernel: expected one of {', '.join(KERNELS)}, got {brief(self.kernel)}")
         if self.sigma is not None and self.kernel != "gaussian":
             raise ArgumentError(
                 f"sigma belongs to the Gaussian kernel, got {brief(self.sigma)} with kernel={brief(self.kernel)}"
             )
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ArgumentError(f"sigma must be None or a positive number of pixels, got {brief(self.sigma)}")
+            raise ArgumentError(f"sigma: expected None or a positive number of pixels, got {brief(self.sigma)}")
 
     @property
     def weights(self) -> tuple[float, ...]:

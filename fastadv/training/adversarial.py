@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
@@ -18,6 +17,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel
+from fastadv.models.face_model import evaluating
 from fastadv.ops import philox
 
 EMBEDDING, LOGITS = "embedding", "logits"
@@ -238,15 +238,3 @@ class Adversary:
         """Batches that the images fill; a graph of weights that change at every step is not worth its capture."""
         parts = 1 if self._model.device.type == "cuda" else -(-count // _CPU_BATCH)
         return Engine(batch=-(-count // parts), precision=self._precision, capture=False)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """While it lasts every module evaluates; afterwards each is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -59,17 +59,35 @@ def classes_of(names: Sequence[str], *, config: TrainConfig) -> Classes:
     return Classes(people=people, names=tuple(sorted(names)), label=label)
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of an epoch, counted from 0, of a training."""
+    return (seed * 1_000_003 + epoch) % (1 << 63)
+
+
+def shuffled(names: Sequence[str], batch: int, *, seed: int, epoch: int) -> list[str]:
+    """The images of an epoch, shuffled, a whole number of batches."""
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+    order = torch.randperm(len(names), generator=generator)[: len(names) // batch * batch]
+    return [names[i] for i in order.tolist()]
+
+
+def at(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels of each image ``(N, C, H, W)`` at its own rows ``(N, h)`` and columns ``(N, w)``: ``(N, C, h, w)``."""
+    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
 def epoch_order(classes: Classes, config: TrainConfig, epoch: int) -> list[str]:
     """The images of an epoch in order, a whole number of batches.
 
     With the triplet loss every batch holds `per_identity` images of each of its identities (with repeats where an
     identity has fewer); otherwise the images are shuffled.
     """
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % (1 << 63))
-    steps = len(classes.names) // config.batch
     if config.loss != "triplet":
-        order = torch.randperm(len(classes.names), generator=generator)[: steps * config.batch]
-        return [classes.names[i] for i in order.tolist()]
+        return shuffled(classes.names, config.batch, seed=config.seed, epoch=epoch)
+    generator = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
+    steps = len(classes.names) // config.batch
     found: list[list[str]] = [[] for _ in classes.people]
     for name in classes.names:
         found[classes.label[name]].append(name)
@@ -115,13 +133,11 @@ def augment(images: Tensor, ids: Tensor, config: TrainConfig, epoch: int) -> Ten
     """
     if not config.flip and not config.shift:
         return images
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     drawn = philox.uniform(config.seed, ids, epoch, _AUGMENT_LAYER, (3,)).to(images.device)
     moves = ((drawn * (2 * config.shift + 1)).floor() - config.shift).long()
     rows = (torch.arange(height, device=images.device) + moves[:, :1]).clamp(0, height - 1)
     columns = (torch.arange(width, device=images.device) + moves[:, 1:2]).clamp(0, width - 1)
     if config.flip:
         columns = torch.where(drawn[:, 2:] < 0.5, columns.flip(1), columns)
-    batch = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(3, device=images.device).view(1, -1, 1, 1)
-    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return at(images, rows, columns)

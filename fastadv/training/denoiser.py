@@ -20,13 +20,13 @@ from fastadv.models.checkpoints import load_weights
 from fastadv.models.red import REDNet
 from fastadv.models.training_loop import Losses, Part, descend
 from fastadv.training import checkpoint
-from fastadv.training.batches import batches
+from fastadv.training.batches import batches, shuffled
 from fastadv.training.cache import names_hash
 from fastadv.training.checkpoint import kept, write_weights
 from fastadv.training.config import TrainingError
 from fastadv.training.denoiser_config import DenoiserConfig
 from fastadv.training.losses import finite
-from fastadv.training.noisy_batches import Gain, HeldImages, draw, epoch_order, measure
+from fastadv.training.noisy_batches import Gain, HeldImages, draw, measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class _Denoiser:
 
     def steps(self, epoch: int, first: int) -> Losses:
         config = self.config
-        order = epoch_order(self.names, config, epoch)[first * config.batch :]
+        order = shuffled(self.names, config.batch, seed=config.seed, epoch=epoch)[first * config.batch :]
         self.network.train()
         with contextlib.closing(batches(self.source, order, config.batch)) as stream:
             for inside, (images, ids, _) in enumerate(stream, first):

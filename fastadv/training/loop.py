@@ -18,10 +18,11 @@ from fastadv.data import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.models import FaceModel, prepare
 from fastadv.models.checkpoints import load_weights
+from fastadv.models.face_model import evaluating
 from fastadv.models.identity import model_identity
 from fastadv.models.training_loop import Losses, Part
 from fastadv.training import checkpoint
-from fastadv.training.adversarial import Adversary, evaluating
+from fastadv.training.adversarial import Adversary
 from fastadv.training.batches import Classes, augment, batch_size, batches, classes_of, epoch_order
 from fastadv.training.cache import names_hash
 from fastadv.training.config import TrainConfig, TrainingError

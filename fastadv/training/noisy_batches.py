@@ -14,6 +14,7 @@ from fastadv.data import FaceSource
 from fastadv.models import fixed_batches
 from fastadv.models.red import REDNet
 from fastadv.ops import philox
+from fastadv.training.batches import at
 from fastadv.training.denoiser_config import DenoiserConfig
 
 SIGMAS = (0.025, 0.05, 0.1)
@@ -56,13 +57,6 @@ class Gain:
         return self.denoised - self.noisy
 
 
-def epoch_order(names: Sequence[str], config: DenoiserConfig, epoch: int) -> list[str]:
-    """The images of an epoch, shuffled, a whole number of batches."""
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % (1 << 63))
-    order = torch.randperm(len(names), generator=generator)[: len(names) // config.batch * config.batch]
-    return [names[i] for i in order.tolist()]
-
-
 def draw(images: Tensor, ids: Tensor, config: DenoiserConfig, epoch: int) -> tuple[Tensor, Tensor]:
     """A clean patch of each image, half of them mirrored, and the same with noise.
 
@@ -82,10 +76,7 @@ def draw(images: Tensor, ids: Tensor, config: DenoiserConfig, epoch: int) -> tup
     steps = torch.arange(side, device=device)
     rows, columns = corners[:, :1] + steps, corners[:, 1:] + steps
     columns = torch.where(drawn[:, 2:3] < 0.5, columns.flip(1), columns)
-    batch = torch.arange(len(images), device=device).view(-1, 1, 1, 1)
-    channel = torch.arange(3, device=device).view(1, -1, 1, 1)
-    clean = images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    clean = clean.contiguous(memory_format=torch.channels_last)
+    clean = at(images, rows, columns).contiguous(memory_format=torch.channels_last)
     sigma = config.sigma_min + (config.sigma_max - config.sigma_min) * drawn[:, 3]
     return clean, noisy(clean, ids, sigma, seed=config.seed, tick=epoch, layer=_NOISE_LAYER)
 

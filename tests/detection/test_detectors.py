@@ -215,7 +215,9 @@ def test_an_unfinished_write_leaves_nothing(detector, tmp_path):
 def test_mistakes(detector):
     with pytest.raises(ValueError, match=r"network takes embeddings of \(3, 5\); expected \(3, 4\), the trajectory's"):
         replace(detector, network=network(width=5))
-    with pytest.raises(ValueError, match=r"network: expected one in evaluation mode \(network\.eval\(\)\), got one in training mode"):
+    with pytest.raises(
+        ValueError, match=r"network: expected one in evaluation mode \(network\.eval\(\)\), got one in training mode"
+    ):
         replace(detector, network=Network(detector.network.architecture))
 
 

@@ -212,7 +212,9 @@ def test_bfloat16(count):
 
 def test_the_threshold(tiny, faces, representatives):
     bare = detector_of(representatives)
-    with pytest.raises(ValueError, match="threshold: expected a number, got None for a detector that is not calibrated"):
+    with pytest.raises(
+        ValueError, match="threshold: expected a number, got None for a detector that is not calibrated"
+    ):
         Guard(model=tiny, detector=bare)
     calibrated = bare.calibrated(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 2.0]))
     assert Guard(model=tiny, detector=calibrated).threshold == calibrated.thresholds.equal_error == 0.5

@@ -132,7 +132,12 @@ X, Y = clusters()
         ([(X, Y)], {"k": 61}, ValueError, "k: expected at most 60, the number of features, got 61"),
         ([(X, Y)], {"k": 0}, ValueError, "k: expected 1 or more, got 0"),
         ([(X, Y)], {"processing": "ica"}, ValueError, "processing: expected one of none, l2, pca, got 'ica'"),
-        ([(X, Y)], {"weighting": "1/d"}, ValueError, "weighting: expected one of uniform, rank, inverse_square, got '1/d'"),
+        (
+            [(X, Y)],
+            {"weighting": "1/d"},
+            ValueError,
+            "weighting: expected one of uniform, rank, inverse_square, got '1/d'",
+        ),
         ([(X, Y)], {"dimensions": 0}, ValueError, "dimensions: expected .*, got 0"),
         ([(X, Y)], {"backend": "annoy"}, ValueError, "backend: expected .*, got 'annoy'"),
         ([(X, Y - 1)], {}, ValueError, "labels: expected .*, got -1 to 1"),

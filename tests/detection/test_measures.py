@@ -161,7 +161,9 @@ def test_mistakes_of_options():
     for options in ({"draws": 0}, {"level": 1.0}, {"seed": -1}):
         with pytest.raises(ValueError, match="draws, level, seed are"):
             auc_interval([1.0], [2.0], **options)
-    with pytest.raises(ValueError, match=r"people: expected shape \(2,\) for adversarial, one for each score, got \(1,\)"):
+    with pytest.raises(
+        ValueError, match=r"people: expected shape \(2,\) for adversarial, one for each score, got \(1,\)"
+    ):
         auc_interval([1.0], [2.0, 3.0], people=([1], [1]))
     with pytest.raises(ValueError, match="people leaves no draw with images of both kinds"):
         auc_interval([1.0], [2.0], people=([1], [2]), draws=1, seed=0)

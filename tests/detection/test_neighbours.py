@@ -173,11 +173,19 @@ MISTAKES = [
     ({"features": torch.ones(4)}, ValueError, r"features: expected .*, got \(4,\)"),
     ({"features": torch.ones(4, 0)}, ValueError, r"features: expected shape \(any, any but 0\), got \(4, 0\)"),
     ({"features": torch.ones(0, 3)}, ValueError, r"features: expected shape \(M, D\) with M >= 1, got \(0, 3\)"),
-    ({"features": torch.full((4, 3), float("nan"))}, ValueError, "features: expected finite values, got NaN or infinity"),
+    (
+        {"features": torch.full((4, 3), float("nan"))},
+        ValueError,
+        "features: expected finite values, got NaN or infinity",
+    ),
     ({"labels": torch.ones(4)}, TypeError, "labels: expected a torch.int64 tensor, got torch.float32"),
     ({"labels": [1, 2, 3, 4]}, TypeError, "labels: expected a torch.int64 tensor, got list"),
     ({"labels": torch.arange(5)}, ValueError, r"labels: expected shape \(4,\), got \(5,\)"),
-    ({"labels": torch.ones(4, dtype=torch.int64, **META)}, ValueError, "labels: expected cpu, the device of features, got meta"),
+    (
+        {"labels": torch.ones(4, dtype=torch.int64, **META)},
+        ValueError,
+        "labels: expected cpu, the device of features, got meta",
+    ),
     ({"backend": "annoy"}, ValueError, "backend: expected 'brute' or 'faiss', got 'annoy'"),
 ]
 

@@ -159,11 +159,23 @@ def test_vectors_that_share_their_memory_can_be_saved(tmp_path):
 
 
 BATCH_MISTAKES = [
-    (lambda v, y: (v[0], y), TypeError, r"values: expected a sequence of tensors \(N, C\), one per layer, got a Tensor"),
+    (
+        lambda v, y: (v[0], y),
+        TypeError,
+        r"values: expected a sequence of tensors \(N, C\), one per layer, got a Tensor",
+    ),
     (lambda v, y: (v[:2], y), ValueError, "values: expected 3, got 2 layers"),
     (lambda v, y: ([v[0].double(), *v[1:]], y), TypeError, r"values\[0\] has dtype torch.float64"),
-    (lambda v, y: ([v[0] * torch.inf, *v[1:]], y), ValueError, r"values\[0\]: expected finite values, got NaN or infinity"),
-    (lambda v, y: ([v[0], v[1][1:], v[2]], y), ValueError, r"values\[1\]: expected 20 on cpu, like values\[0\], got 19 rows on cpu"),
+    (
+        lambda v, y: ([v[0] * torch.inf, *v[1:]], y),
+        ValueError,
+        r"values\[0\]: expected finite values, got NaN or infinity",
+    ),
+    (
+        lambda v, y: ([v[0], v[1][1:], v[2]], y),
+        ValueError,
+        r"values\[1\]: expected 20 on cpu, like values\[0\], got 19 rows on cpu",
+    ),
     (lambda v, y: ([v[0][:, :0], *v[1:]], y), ValueError, r"values\[0\]: expected .*, got \(20, 0\)"),
     (lambda v, y: (v, y + 1), ValueError, r"labels: expected classes in \[0, 4\), got 1 to 4"),
     (lambda v, y: (v, y - 1), ValueError, "labels: expected .*, got -1 to 2"),
@@ -220,8 +232,14 @@ def test_sums_that_do_not_belong_together(labelled):
         ({"counts": torch.zeros(4, dtype=torch.int64)}, "counts: expected .*, got torch.int64"),
         ({"counts": torch.ones(3, dtype=torch.int64)}, r"counts: expected .*, got torch.int64 \(3,\)"),
         ({"kind": "medoid"}, "members: expected members of medoids, and only there, got None with kind 'medoid'"),
-        ({"kind": "medoid", "members": torch.zeros(3, 3, dtype=torch.int64)}, r"members: expected .*, got torch.int64 \(3, 3\)"),
-        ({"vectors": (torch.full((4, 5), torch.nan),) * 3}, r"vectors\[0\]: expected finite values, got NaN or infinity"),
+        (
+            {"kind": "medoid", "members": torch.zeros(3, 3, dtype=torch.int64)},
+            r"members: expected .*, got torch.int64 \(3, 3\)",
+        ),
+        (
+            {"vectors": (torch.full((4, 5), torch.nan),) * 3},
+            r"vectors\[0\]: expected finite values, got NaN or infinity",
+        ),
     ],
 )
 def test_mistakes_of_representatives(representatives, change, message):

@@ -209,3 +209,17 @@ def test_preprocessing_in_the_unit_of_0_to_255_is_refused(changed: dict) -> None
     values = {"mean": (0.5,) * 3, "std": (0.5,) * 3, **changed}
     with pytest.raises(ValueError, match=r"expected values in the unit of pixels in \[0, 1\], got .*; divide by 255"):
         FaceModel(nn.Flatten(), input_size=(8, 8), name="n", **values)
+
+
+def test_a_replaced_model_shares_what_is_not_replaced():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    model = FaceModel(
+        network, input_size=(4, 4), mean=(0.1,) * 3, std=(0.3,) * 3, name="one", layers=("1",), head=nn.Linear(5, 2)
+    ).eval()
+    other = model.replace(name="two", layers=(), head=None)
+    assert (other.name, other.layers, other.head, other.training) == ("two", (), None, False)
+    assert other.backbone is network
+    assert other.mean is model.mean
+    assert type(other) is FaceModel
+    same = model.replace()
+    assert (same.name, same.layers, same.head) == ("one", ("1",), model.head)

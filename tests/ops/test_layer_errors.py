@@ -119,7 +119,11 @@ SCORES = [
     ({"distances": torch.ones(2, 0)}, ValueError, r"distances has shape \(2, 0\); expected \(N, k\) with k >= 1"),
     ({"labels": torch.ones(2, 3)}, TypeError, "labels has dtype torch.float32; expected torch.int64"),
     ({"labels": torch.ones(2, 4, dtype=torch.int64)}, ValueError, r"labels has shape \(2, 4\); expected \(2, 3\)"),
-    ({"labels": torch.ones(2, 3, dtype=torch.int64, **META)}, ValueError, "labels: expected cpu, the device of features, got meta"),
+    (
+        {"labels": torch.ones(2, 3, dtype=torch.int64, **META)},
+        ValueError,
+        "labels: expected cpu, the device of features, got meta",
+    ),
     ({"labels": None}, TypeError, "labels is a NoneType"),
     ({"predicted": torch.ones(2)}, TypeError, "predicted has dtype torch.float32; expected torch.int64"),
     ({"predicted": torch.ones(3, dtype=torch.int64)}, ValueError, r"predicted has shape \(3,\); expected \(2,\)"),

@@ -15,9 +15,10 @@ from fastadv.data import SourceError, SyntheticFaces
 from fastadv.models.red import REDNet, load_denoiser
 from fastadv.studies.train_denoiser import train_noise2clean
 from fastadv.training import TrainingError
+from fastadv.training.batches import shuffled
 from fastadv.training.denoiser import save_denoiser, train_denoiser
 from fastadv.training.denoiser_config import DenoiserConfig
-from fastadv.training.noisy_batches import HeldImages, draw, epoch_order, measure, noisy, psnr
+from fastadv.training.noisy_batches import HeldImages, draw, measure, noisy, psnr
 
 QUICK = DenoiserConfig(sigma_min=0.0, sigma_max=0.12, width=4, layers=6, patch=16, epochs=3, batch=8, lr=3e-3, seed=2)
 FILES = ["best.safetensors", "checkpoint.pt", "last.safetensors", "training.json"]
@@ -164,7 +165,7 @@ def test_sizes_of_the_noise_are_spread_over_the_range():
 
 def test_an_epoch_shows_every_image_once():
     names = [f"a/{k}" for k in range(19)]
-    first, second = (epoch_order(names, QUICK, epoch) for epoch in (0, 1))
+    first, second = (shuffled(names, QUICK.batch, seed=QUICK.seed, epoch=epoch) for epoch in (0, 1))
     assert len(first) == len(set(first)) == 16
     assert first != second
 
