@@ -174,11 +174,11 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("budget", 0.1, r"budget must be Linf\(eps\) or L2\(eps\), got 0.1"),
-        ("steps", 0, "steps must be an integer of at least 1, got 0"),
-        ("restarts", 0, "restarts must be an integer of at least 1, got 0"),
-        ("loss", "hinge", "loss must be one of ce, dlr, got 'hinge'"),
-        ("margin", -1.0, "margin must be a number of at least 0, got -1.0"),
+        ("budget", 0.1, r"budget: expected Linf\(eps\) or L2\(eps\), got 0.1"),
+        ("steps", 0, "steps: expected an integer of at least 1, got 0"),
+        ("restarts", 0, "restarts: expected an integer of at least 1, got 0"),
+        ("loss", "hinge", "loss: expected one of ce, dlr, got 'hinge'"),
+        ("margin", -1.0, "margin: expected a number of at least 0, got -1.0"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

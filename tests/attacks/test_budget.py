@@ -133,7 +133,7 @@ def test_l2_random_start_fills_the_ball():
 @pytest.mark.parametrize("eps", [0, -1, float("nan"), float("inf"), "8/255"])
 @pytest.mark.parametrize("kind", [Linf, L2])
 def test_a_wrong_eps_is_refused(kind, eps):
-    with pytest.raises(ValueError, match="eps must be a positive number"):
+    with pytest.raises(ValueError, match="eps: expected a positive number"):
         kind(eps)
 
 

@@ -210,11 +210,11 @@ def test_adam_is_adam_and_forgets_at_the_first_step():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("search_steps", 0, "search_steps must be an integer of at least 1, got 0"),
-        ("inner_steps", 1.5, "inner_steps must be an integer of at least 1, got 1.5"),
-        ("learning_rate", 0.0, "learning_rate must be None or a positive number, got 0.0"),
-        ("initial_constant", float("inf"), "initial_constant must be None or a positive number, got inf"),
-        ("confidence", -1.0, "confidence must be a number of at least 0, got -1.0"),
+        ("search_steps", 0, "search_steps: expected an integer of at least 1, got 0"),
+        ("inner_steps", 1.5, "inner_steps: expected an integer of at least 1, got 1.5"),
+        ("learning_rate", 0.0, "learning_rate: expected None or a positive number, got 0.0"),
+        ("initial_constant", float("inf"), "initial_constant: expected None or a positive number, got inf"),
+        ("confidence", -1.0, "confidence: expected a number of at least 0, got -1.0"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

@@ -120,12 +120,12 @@ def test_either_memory_layout_gives_the_same_pixels():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("search_steps", 0, "search_steps must be an integer of at least 1, got 0"),
-        ("inner_steps", 0, "inner_steps must be an integer of at least 1, got 0"),
-        ("learning_rate", 0.0, "learning_rate must be a positive number, got 0.0"),
-        ("initial_constant", -1.0, "initial_constant must be None or a positive number, got -1.0"),
-        ("retries", -1, "retries must be an integer of at least 0, got -1"),
-        ("confidence", -1.0, "confidence must be a number of at least 0, got -1.0"),
+        ("search_steps", 0, "search_steps: expected an integer of at least 1, got 0"),
+        ("inner_steps", 0, "steps: expected an integer of at least 1, got 0"),
+        ("learning_rate", 0.0, "learning_rate: expected a positive number, got 0.0"),
+        ("initial_constant", -1.0, "initial_constant: expected None or a positive number, got -1.0"),
+        ("retries", -1, "retries: expected an integer of at least 0, got -1"),
+        ("confidence", -1.0, "confidence: expected a number of at least 0, got -1.0"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

@@ -124,12 +124,12 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("search_steps", 0, "search_steps must be an integer of at least 1, got 0"),
-        ("inner_steps", -1, "inner_steps must be an integer of at least 1, got -1"),
-        ("learning_rate", 0.0, "learning_rate must be None or a positive number, got 0.0"),
-        ("initial_constant", -1.0, "initial_constant must be None or a positive number, got -1.0"),
-        ("tolerance", 0.0, "tolerance must be a positive number, got 0.0"),
-        ("confidence", float("nan"), "confidence must be a number of at least 0, got nan"),
+        ("search_steps", 0, "search_steps: expected an integer of at least 1, got 0"),
+        ("inner_steps", -1, "steps: expected an integer of at least 1, got 0"),
+        ("learning_rate", 0.0, "learning_rate: expected None or a positive number, got 0.0"),
+        ("initial_constant", -1.0, "initial_constant: expected None or a positive number, got -1.0"),
+        ("tolerance", 0.0, "tolerance: expected a positive number, got 0.0"),
+        ("confidence", float("nan"), "confidence: expected a number of at least 0, got nan"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

@@ -132,13 +132,13 @@ def test_a_wrong_name_or_parameter_is_refused():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("budget", 0.1, r"budget must be Linf\(eps\) or L2\(eps\), got 0.1"),
-        ("steps", 0, "steps must be an integer of at least 1, got 0"),
-        ("steps", 2.5, "steps must be an integer"),
-        ("step_size", 0.0, "step_size must be a positive number, got 0.0"),
-        ("momentum", -1.0, "momentum must be None or a number of at least 0"),
-        ("norm", "l3", "norm must be 'l1' or 'l2', got 'l3'"),
-        ("margin", -0.1, "margin must be a number of at least 0"),
+        ("budget", 0.1, r"budget: expected Linf\(eps\) or L2\(eps\), got 0.1"),
+        ("steps", 0, "steps: expected an integer of at least 1, got 0"),
+        ("steps", 2.5, "steps: expected an integer"),
+        ("step_size", 0.0, "step_size: expected a positive number, got 0.0"),
+        ("momentum", -1.0, "momentum: expected None or a number of at least 0"),
+        ("norm", "l3", "norm: expected 'l1' or 'l2', got 'l3'"),
+        ("margin", -0.1, "margin: expected a number of at least 0"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

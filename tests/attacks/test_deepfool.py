@@ -236,14 +236,14 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("steps", 0, "steps must be an integer of at least 1, got 0"),
-        ("overshoot", -0.1, "overshoot must be a number of at least 0, got -0.1"),
-        ("norm", "l1", "norm must be 'l2' or 'linf', got 'l1'"),
-        ("candidates", 0, "candidates must be an integer of at least 1, got 0"),
-        ("reach", 0.5, "reach must be a number of at least 1, got 0.5"),
-        ("reach", float("nan"), "reach must be a number of at least 1"),
-        ("returns", -1, "returns must be an integer of at least 0, got -1"),
-        ("margin", float("inf"), "margin must be a number of at least 0, got inf"),
+        ("steps", 0, "steps: expected an integer of at least 1, got 0"),
+        ("overshoot", -0.1, "overshoot: expected a number of at least 0, got -0.1"),
+        ("norm", "l1", "norm: expected 'l2' or 'linf', got 'l1'"),
+        ("candidates", 0, "candidates: expected an integer of at least 1, got 0"),
+        ("reach", 0.5, "reach: expected a number of at least 1, got 0.5"),
+        ("reach", float("nan"), "reach: expected a number of at least 1"),
+        ("returns", -1, "returns: expected an integer of at least 0, got -1"),
+        ("margin", float("inf"), "margin: expected a number of at least 0, got inf"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

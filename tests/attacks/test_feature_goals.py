@@ -78,11 +78,11 @@ def test_a_layer_of_a_bf16_model_is_float32():
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        (at_layer("nose"), "layer must be a submodule of the backbone of 'net', got 'nose'"),
-        (at_layer(""), "layer must be a submodule of the backbone of 'net', got ''"),
+        (at_layer("nose"), "layer: expected a submodule of the backbone of 'net', got 'nose'"),
+        (at_layer(""), "layer: expected a submodule of the backbone of 'net', got ''"),
         (at_layer("unused"), "layer 'unused' of 'net' did not run in the forward pass"),
         (at_layer("pair"), r"layer 'pair' of 'net' must give a tensor \(N, ...\), got tuple"),
-        ("nose", "kind must be 'embedding', 'logits' or at_layer"),
+        ("nose", "kind: expected 'embedding', 'logits' or at_layer"),
         ("logits", "has no class head"),
     ],
 )
@@ -346,7 +346,10 @@ def test_goals_of_two_galleries_or_with_and_without_guides_do_not_share_a_run():
     for other in others:
         for a, b in ((one, other), (other, one)):
             mixed = [Job(name=str(i), id=i, image=x[i], goal=g.row(i)) for i, g in enumerate((a, b))]
-            with pytest.raises(ValueError, match="goal of '1' must be like the first one"):
+            with pytest.raises(
+                ValueError,
+                match=r"goal of '1': expected one like the first, GalleryClass\(gallery=Gallery\(templates=a Tenso",
+            ):
                 list(stream_jobs(knn_df(), mixed, net))
 
 
@@ -370,41 +373,41 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: MatchFeatures(None), "guides must be images"),
-        (lambda: MatchFeatures(torch.zeros(3)), r"guides must be float images \(N, 3, H, W\) or embeddings"),
-        (lambda: MatchFeatures(torch.ones(2, 3), layer=""), "layer must be the name of a submodule"),
-        (lambda: MatchFeatures(torch.ones(2, 3), layer=3), "layer must be the name of a submodule"),
-        (lambda: MatchFeatures(torch.ones(2, 3), threshold=-1.0), "threshold must be a distance of at least 0"),
-        (lambda: Gallery(templates=torch.zeros(4), classes=CLASSES), r"templates must be float .*got \(4,\)"),
-        (lambda: Gallery(templates=[1], classes=CLASSES), "templates must be float embeddings.* got list"),
+        (lambda: MatchFeatures(None), "guides: expected images"),
+        (lambda: MatchFeatures(torch.zeros(3)), r"guides: expected float images \(N, 3, H, W\) or embeddings"),
+        (lambda: MatchFeatures(torch.ones(2, 3), layer=""), "layer: expected the name of a submodule"),
+        (lambda: MatchFeatures(torch.ones(2, 3), layer=3), "layer: expected the name of a submodule"),
+        (lambda: MatchFeatures(torch.ones(2, 3), threshold=-1.0), "threshold: expected a distance of at least 0"),
+        (lambda: Gallery(templates=torch.zeros(4), classes=CLASSES), r"templates: expected float .*got \(4,\)"),
+        (lambda: Gallery(templates=[1], classes=CLASSES), "templates: expected float embeddings.* got list"),
         (
             lambda: Gallery(templates=TEMPLATES / 0, classes=CLASSES),
             "templates: expected finite embeddings .* at row 0",
         ),
-        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES.float()), r"classes must be integers \(N,\), got"),
+        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES.float()), r"classes: expected integers \(N,\), got"),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES[:3]), "one entry for each of 4 templates, got 3"),
-        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes must be of two kinds or more"),
-        (lambda: GalleryClass(gallery=TEMPLATES, labels=LABELS), "gallery must be a Gallery, got Tensor"),
-        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS.float()), r"labels must be integers \(N,\), got"),
-        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS + 3), "labels must be classes of the gallery, got 4"),
-        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS, k=5), "k must be an integer from 1 to the gallery's 4"),
-        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS, k=0), "k must be an integer from 1 to the gallery's 4"),
+        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes: expected of two kinds or more"),
+        (lambda: GalleryClass(gallery=TEMPLATES, labels=LABELS), "gallery: expected a Gallery, got Tensor"),
+        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS.float()), r"labels: expected integers \(N,\), got"),
+        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS + 3), "labels: expected classes of the gallery, got 4"),
+        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS, k=5), "k: expected an integer from 1 to the gallery's 4"),
+        (lambda: GalleryClass(gallery=GALLERY, labels=LABELS, k=0), "k: expected an integer from 1 to the gallery's 4"),
         (
             lambda: GalleryClass(gallery=GALLERY, labels=LABELS, guides=torch.ones(3, 4)),
-            "guides must have one row for each of 2 labels, got 3",
+            "guides: expected one row for each of 2 labels, got 3",
         ),
         (
             lambda: GalleryClass(gallery=GALLERY, labels=LABELS, guides=torch.zeros(4)),
-            "guides must be float images",
+            "guides: expected float images",
         ),
         (
             lambda: fa.run(knn_df(), GalleryClass(gallery=GALLERY, labels=LABELS), model(), faces(2)),
-            "gallery must hold templates of 12 numbers like the model's embeddings, got 4",
+            "gallery: expected templates of 12 numbers like the model's embeddings, got 4",
         ),
         (lambda: fa.run(df(), MatchFeatures(faces(1), layer="nose"), model(), faces(1)), "got 'nose'"),
         (
             lambda: fa.run(df(), MatchFeatures(torch.zeros(1, 5), layer="body"), model(), faces(1)),
-            "embeddings must have 96 numbers like the model's, got 5",
+            "embeddings: expected 96 numbers like the model's, got 5",
         ),
         (
             lambda: fa.run(

@@ -108,28 +108,28 @@ def test_a_row_is_the_goal_of_one_image():
     [
         (
             lambda: Impersonate(torch.zeros(3), threshold=0.3),
-            r"targets must be float images .* got torch.float32 \(3,\)",
+            r"targets: expected float images .* got torch.float32 \(3,\)",
         ),
-        (lambda: Impersonate(None, threshold=0.3), "targets must be images"),
+        (lambda: Impersonate(None, threshold=0.3), "targets: expected images"),
         (
             lambda: Impersonate(torch.ones(2, 8), threshold=2.0),
-            r"threshold must be a cosine value in \[-1, 1\], got 2.0",
+            r"threshold: expected a cosine value in \[-1, 1\], got 2.0",
         ),
-        (lambda: Evade(threshold=float("nan")), "threshold must be a cosine value"),
+        (lambda: Evade(threshold=float("nan")), "threshold: expected a cosine value"),
         (
             lambda: Evade(threshold=2.5, metric="euclidean"),
-            r"threshold must be a euclidean value in \[0, 2\]",
+            r"threshold: expected a euclidean value in \[0, 2\]",
         ),
         (
             lambda: Evade(threshold=0.1, metric="manhattan"),
-            "metric must be one of cosine, euclidean, got 'manhattan'",
+            "metric: expected one of cosine, euclidean, got 'manhattan'",
         ),
         (
             lambda: Evade(references=torch.zeros(2, 8, dtype=torch.int64), threshold=0.1),
-            "references must be float",
+            "references: expected float",
         ),
-        (lambda: Misclassify(torch.zeros(2)), "labels must be integer class indices"),
-        (lambda: ClassifyAs(torch.tensor([[1]])), "labels must be integer class indices"),
+        (lambda: Misclassify(torch.zeros(2)), "labels: expected integer class indices"),
+        (lambda: ClassifyAs(torch.tensor([[1]])), "labels: expected integer class indices"),
         (lambda: ClassifyAs(torch.tensor([-1])), "labels must not be negative, got -1"),
     ],
 )

@@ -96,9 +96,9 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(attack):
 
 
 def test_a_wrong_field_is_refused_by_name():
-    with pytest.raises(TypeError, match="attack must be a SignGradient, got APGD"):
+    with pytest.raises(TypeError, match="attack: expected a SignGradient, got APGD"):
         MinimalEps(attack=APGD(budget=L2(1.0)), first=0.1, largest=1.0)
-    with pytest.raises(ValueError, match="first must be at most largest = 0.5, got 1"):
+    with pytest.raises(ValueError, match="first: expected at most largest = 0.5, got 1"):
         MinimalEps(attack=attacks.fgsm(), first=1.0, largest=0.5)
-    with pytest.raises(ValueError, match="growth must be a number above 1, got 0.5"):
+    with pytest.raises(ValueError, match="growth: expected a number above 1, got 0.5"):
         MinimalEps(attack=attacks.fgsm(), first=0.1, largest=0.5, growth=0.5)

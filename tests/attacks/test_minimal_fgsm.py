@@ -72,9 +72,9 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("first", -1.0, "first must be a positive number, got -1.0"),
-        ("growth", float("nan"), "growth must be a number above 1, got nan"),
-        ("margin", -0.5, "margin must be a number of at least 0, got -0.5"),
+        ("first", -1.0, "first: expected a positive number, got -1.0"),
+        ("growth", float("nan"), "growth: expected a number above 1, got nan"),
+        ("margin", -0.5, "margin: expected a number of at least 0, got -0.5"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

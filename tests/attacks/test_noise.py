@@ -111,13 +111,13 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("kind", "salt", "kind must be 'uniform' or 'gaussian', got 'salt'"),
-        ("first", 0.0, "first must be a positive number, got 0.0"),
-        ("first", 2.0, "first must be at most largest = 1, got 2"),
-        ("growth", 1.0, "growth must be a number above 1, got 1.0"),
-        ("bisections", -1, "bisections must be an integer of at least 0, got -1"),
-        ("largest", float("inf"), "largest must be a positive number, got inf"),
-        ("margin", -0.5, "margin must be a number of at least 0, got -0.5"),
+        ("kind", "salt", "kind: expected 'uniform' or 'gaussian', got 'salt'"),
+        ("first", 0.0, "first: expected a positive number, got 0.0"),
+        ("first", 2.0, "first: expected at most largest = 1, got 2"),
+        ("growth", 1.0, "growth: expected a number above 1, got 1.0"),
+        ("bisections", -1, "bisections: expected an integer of at least 0, got -1"),
+        ("largest", float("inf"), "largest: expected a positive number, got inf"),
+        ("margin", -0.5, "margin: expected a number of at least 0, got -0.5"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(field, value, text):

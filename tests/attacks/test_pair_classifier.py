@@ -69,16 +69,16 @@ def test_a_row_is_the_goal_of_one_image():
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"references": None}, r"references must be images \(N, 3, H, W\) or embeddings \(N, D\), got None"),
-        ({"references": torch.zeros(3)}, r"references must be float images .* got torch.float32 \(3,\)"),
-        ({"wanted": "equal"}, "wanted must be 'same' or 'different', got 'equal'"),
-        ({"threshold": 0.0}, r"threshold must be a distance in \(0, max_distance = 2\), got 0.0"),
+        ({"references": None}, r"references: expected images \(N, 3, H, W\) or embeddings \(N, D\), got None"),
+        ({"references": torch.zeros(3)}, r"references: expected float images .* got torch.float32 \(3,\)"),
+        ({"wanted": "equal"}, "wanted: expected 'same' or 'different', got 'equal'"),
+        ({"threshold": 0.0}, r"threshold: expected a distance in \(0, max_distance = 2\), got 0.0"),
         (
             {"threshold": 1.5, "max_distance": 1.5},
-            r"threshold must be a distance in \(0, max_distance = 1.5\), got 1.5",
+            r"threshold: expected a distance in \(0, max_distance = 1.5\), got 1.5",
         ),
-        ({"threshold": "1"}, "threshold must be a distance"),
-        ({"max_distance": 2.5}, r"max_distance must be a distance in \(0, 2\], got 2.5"),
+        ({"threshold": "1"}, "threshold: expected a distance"),
+        ({"max_distance": 2.5}, r"max_distance: expected a distance in \(0, 2\], got 2.5"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(fields, text):

@@ -112,10 +112,10 @@ def test_an_evasion_without_a_start_says_that_it_could_not_move(fastadv, faces, 
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        (("--eps", "8"), "eps must be at most hi - lo = 1, got 8"),
+        (("--eps", "8"), "eps: expected at most hi - lo = 1, got 8"),
         (("--eps", "8/0"), "eps: expected a positive number such as 8/255 or 0.03, got '8/0'"),
-        (("--threshold", "7"), "threshold must be a cosine value in [-1, 1], got 7.0"),
-        (("--slots", "12", "--batch", "8"), "slots must be a multiple of batch = 8, got 12"),
+        (("--threshold", "7"), "threshold: expected a cosine value in [-1, 1], got 7.0"),
+        (("--slots", "12", "--batch", "8"), "slots: expected a multiple of batch = 8, got 12"),
         (("--device", "tpu"), "error: --device: expected cpu"),
         (("--precision", "tf32"), "tf32"),
         (("--seed", "-1"), "seed"),

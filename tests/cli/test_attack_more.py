@@ -169,8 +169,12 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             ("--layer", "blocks.3"),
             "threshold: expected the largest distance of the layer's features for match, got none",
         ),
-        ("df", ("--layer", "nose", "--threshold", "1"), "layer must be a submodule of the backbone of 'synth-mobile'"),
-        ("df", ("--layer", "blocks.3", "--threshold", "-1"), "threshold must be a distance of at least 0, got -1.0"),
+        (
+            "df",
+            ("--layer", "nose", "--threshold", "1"),
+            "layer: expected a submodule of the backbone of 'synth-mobile'",
+        ),
+        ("df", ("--layer", "blocks.3", "--threshold", "-1"), "threshold: expected a distance of at least 0, got -1.0"),
         ("df", ("--threshold", "0.5", "--set", "history=few"), "history of df must be of the type int, got 'few'"),
         (
             "df",
@@ -182,7 +186,7 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             ("--threshold", "0.5", "--set", "margin=1", "--set", "margin=2"),
             "set: expected each name once",
         ),
-        ("df", ("--threshold", "0.5", "--set", "history=0"), "history must be an integer of at least 1, got 0"),
+        ("df", ("--threshold", "0.5", "--set", "history=0"), "history: expected an integer of at least 1, got 0"),
         (
             "knn-df",
             ("--threshold", "0.5"),
@@ -219,7 +223,7 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
         ),
         ("apgd-dlr", ("--threshold", "0.5"), "got apgd-dlr, whose goal is classify-as or misclassify"),
         ("lbfgs", ("--threshold", "0.5", "--stop-at-success"), "lbfgs decides itself when to stop"),
-        ("lbfgs", ("--threshold", "0.5", "--margin", "-1"), "margin must be a number of at least 0, got -1.0"),
+        ("lbfgs", ("--threshold", "0.5", "--margin", "-1"), "margin: expected a number of at least 0, got -1.0"),
     ],
 )
 def test_a_wrong_option_is_one_clear_sentence(name, more, text, inside, people, tmp_path):

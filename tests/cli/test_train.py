@@ -22,7 +22,7 @@ def arguments(faces, out, *more, model="synth-shuffle"):
         (("--adversarial", "fim:0"), "expected a whole number of at least 1 for the steps, got 'fim:0'"),
         (("--adversarial", "ffm:3"), "ffm is a one-step attack and takes no steps, got steps=3"),
         (("--adversarial", "fim@x"), "eps: expected a positive number such as 8/255 or 0.03, got 'x'"),
-        (("--adversarial", "fim@2"), "eps must be at most hi - lo = 1, got 2"),
+        (("--adversarial", "fim@2"), "eps: expected at most hi - lo = 1, got 2"),
         (
             ("--adversarial", "fim", "--adversarial-share", "2"),
             "expected a share of the batch in (0, 1], got 2.0",

@@ -119,7 +119,7 @@ def test_errors_of_wrapping(model, make_model):
     with pytest.raises(TypeError, match="model: expected a FaceModel, got Linear"):
         MeanFilter().wrap(nn.Linear(2, 2))
     for seed in (-1, 2**64, 1.5, True):
-        with pytest.raises(ValueError, match="seed must be an integer in"):
+        with pytest.raises(ValueError, match="seed: expected an integer in"):
             MeanFilter().wrap(model, seed=seed)
 
     class Odd(FaceModel):
@@ -265,26 +265,28 @@ def test_adaptive_goals_of_one_image_each_share_the_slots(model, faces):
     expected = fa.run(found.recipe, together, found.model, x, seed=2, engine=Engine(batch=4)).images
     assert all(torch.equal(made[str(i)], expected[i]) for i in range(6))
     other = Job(name="6", id=6, image=x[0], goal=found.goal(Evade(references=t[:1], threshold=0.5)))
-    with pytest.raises(ValueError, match="goal of '6' must be like the first one"):
+    with pytest.raises(
+        ValueError, match=r"goal of '6': expected one like the first, EvadeDetector\(goal=Impersonate\(targets=a Tenso"
+    ):
         list(stream_jobs(found.recipe, [*jobs, other], found.model, engine=Engine(batch=4)))
 
 
 def test_errors_of_threat_models(model):
-    with pytest.raises(ValueError, match="samples must be an integer in .1, 1024., got 0"):
+    with pytest.raises(ValueError, match="samples: expected an integer in .1, 1024., got 0"):
         PerfectKnowledge(samples=0)
-    with pytest.raises(ValueError, match="seed must be an integer"):
+    with pytest.raises(ValueError, match="seed: expected an integer"):
         PerfectKnowledge(seed=-1)
-    with pytest.raises(TypeError, match="detector must be a Detector, got str"):
+    with pytest.raises(TypeError, match="detector: expected a Detector, got str"):
         Adaptive(detector="it")
     detector = make_detector(model)
-    with pytest.raises(ValueError, match="weight must be a number"):
+    with pytest.raises(ValueError, match="weight: expected a number"):
         Adaptive(detector=detector, weight=-1)
-    with pytest.raises(ValueError, match="threshold must be a logit, got nan"):
+    with pytest.raises(ValueError, match="threshold: expected a logit, got nan"):
         Adaptive(detector=detector, threshold=float("nan"))
     with pytest.raises(ValueError, match="follows no gradient"):
         Adaptive(detector=detector).attacker(fa.attacks.by_name("noise-uniform"), model, None)
     ensemble = fa.attacks.e_fim(others=(model,))
-    with pytest.raises(ValueError, match="samples must be 1 for .*, which is on an ensemble already, got 2"):
+    with pytest.raises(ValueError, match="samples: expected 1 for .*, which is on an ensemble already, got 2"):
         PerfectKnowledge(samples=2).attacker(ensemble, model, RandomResizePad())
 
 
@@ -341,9 +343,9 @@ def test_the_attacked_model_is_a_face_model(model, faces):
 def test_errors_of_attack_as_defence(model):
     with pytest.raises(TypeError, match="attack: expected an attack or a Recipe, got 'pgd'"):
         AttackAsDefence(attack="pgd")
-    with pytest.raises(ValueError, match="start must be a number"):
+    with pytest.raises(ValueError, match="start: expected a number"):
         AttackAsDefence(attack=PGD, start=-0.1)
-    with pytest.raises(ValueError, match="threshold must be a number"):
+    with pytest.raises(ValueError, match="threshold: expected a number"):
         AttackAsDefence(attack=PGD, threshold=2)
-    with pytest.raises(ValueError, match="seed must be an integer"):
+    with pytest.raises(ValueError, match="seed: expected an integer"):
         AttackAsDefence(attack=PGD).wrap(model, seed=-2)

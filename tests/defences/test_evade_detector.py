@@ -215,13 +215,13 @@ def test_goals_on_embeddings_compare_with_images(pair):
 def test_errors_name_what_is_wrong(pair):
     model, detector, _ = pair
     labels = torch.tensor([1])
-    with pytest.raises(ValueError, match="weight must be a number of at least 0, got -1"):
+    with pytest.raises(ValueError, match="weight: expected a number of at least 0, got -1"):
         EvadeDetector(goal=ClassifyAs(labels), weight=-1)
-    with pytest.raises(ValueError, match="threshold must be a logit, got nan"):
+    with pytest.raises(ValueError, match="threshold: expected a logit, got nan"):
         EvadeDetector(goal=ClassifyAs(labels), threshold=math.nan)
-    with pytest.raises(ValueError, match="goal must be on one of embedding, logits, got one on 'layer:0'"):
+    with pytest.raises(ValueError, match="goal: expected one on embedding or logits, got one on 'layer:0'"):
         EvadeDetector(goal=MatchFeatures(faces(1), layer="0"))
-    with pytest.raises(TypeError, match="detector must be a Detector, got NoneType"):
+    with pytest.raises(TypeError, match="detector: expected a Detector, got NoneType"):
         WatchedModel(model, None)
     other = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
     bare = FaceModel(other, input_size=(16, 16), mean=HALF, std=HALF, name="other").eval()

@@ -281,23 +281,23 @@ def test_swapped_pixels_are_another_image(seed, width):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MeanFilter(size=4), "size must be an odd integer in .3, 31., got 4"),
+        (lambda: MeanFilter(size=4), "size: expected an odd integer in .3, 31., got 4"),
         (lambda: MeanFilter(size=True), "size"),
         (lambda: GaussianBlur(size=1), "size"),
-        (lambda: GaussianBlur(sigma=0), "sigma must be a number in .0, 31., got 0"),
+        (lambda: GaussianBlur(sigma=0), "sigma: expected a number in .0, 31., got 0"),
         (lambda: GaussianBlur(sigma=float("nan")), "sigma"),
-        (lambda: Median(size=9), "size must be an odd integer in .3, 7., got 9"),
-        (lambda: BitDepth(bits=0), "bits must be an integer in .1, 8., got 0"),
+        (lambda: Median(size=9), "size: expected an odd integer in .3, 7., got 9"),
+        (lambda: BitDepth(bits=0), "bits: expected an integer in .1, 8., got 0"),
         (lambda: BitDepth(bits=2.5), "bits"),
-        (lambda: Jpeg(quality=96), "quality must be an integer in .1, 95., got 96"),
-        (lambda: Jpeg(subsampling="4:1:1"), "subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:1:1'"),
-        (lambda: Jpeg(gradient="soft"), "gradient must be one of identity, kornia, got 'soft'"),
-        (lambda: RandomResizePad(smallest=0.4), "smallest must be a number in .0.5, 1., got 0.4"),
-        (lambda: Chain(parts=()), "parts must be a tuple of 1 to 15"),
-        (lambda: Chain(parts=(MeanFilter(),) * 16), "parts must be a tuple of 1 to 15"),
-        (lambda: OneOf(parts=(MeanFilter(),), weights=(1.0, 2.0)), "weights must be 1 numbers"),
+        (lambda: Jpeg(quality=96), "quality: expected an integer in .1, 95., got 96"),
+        (lambda: Jpeg(subsampling="4:1:1"), "subsampling: expected one of 4:4:4, 4:2:2, 4:2:0, got '4:1:1'"),
+        (lambda: Jpeg(gradient="soft"), "gradient: expected one of identity, kornia, got 'soft'"),
+        (lambda: RandomResizePad(smallest=0.4), "smallest: expected a number in .0.5, 1., got 0.4"),
+        (lambda: Chain(parts=()), "parts: expected a tuple of 1 to 15"),
+        (lambda: Chain(parts=(MeanFilter(),) * 16), "parts: expected a tuple of 1 to 15"),
+        (lambda: OneOf(parts=(MeanFilter(),), weights=(1.0, 2.0)), "weights: expected 1 numbers"),
         (lambda: OneOf(parts=(MeanFilter(),), weights=(0.0,)), "not all be 0"),
-        (lambda: OneOf(parts=(MeanFilter(),), weights=(-1.0,)), "weights must be a number"),
+        (lambda: OneOf(parts=(MeanFilter(),), weights=(-1.0,)), "weights: expected a number"),
     ],
 )
 def test_wrong_fields(make, words):
@@ -306,7 +306,7 @@ def test_wrong_fields(make, words):
 
 
 def test_parts_are_defences():
-    with pytest.raises(TypeError, match="parts must be input defences, got a str"):
+    with pytest.raises(TypeError, match="parts: expected input defences, got a str"):
         Chain(parts=("mean",))
 
 

@@ -162,7 +162,7 @@ def test_the_network_follows_the_model(defence, model, faces):
     assert defence.network.device.type == first.defence.network.device.type == "cpu"
     again = defence.wrap(FaceModel(model.backbone, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), name="m"))
     assert torch.isfinite(again(faces(2))).all()
-    with pytest.raises(ValueError, match="images must be on the network's device cpu, got meta"):
+    with pytest.raises(ValueError, match="images: expected ones on the network's device cpu, got meta"):
         defence(torch.empty(1, 3, 16, 16, device="meta"), content_key(faces(1), 0))
 
 
@@ -251,9 +251,9 @@ def test_a_user_s_file(file, faces):
 
 
 def test_user_errors(file, tmp_path):
-    with pytest.raises(TypeError, match="network must be a REDNet, got str"):
+    with pytest.raises(TypeError, match="network: expected a REDNet, got str"):
         Noise2Clean(network="red")
-    with pytest.raises(TypeError, match="label must be a non-empty str, got ''"):
+    with pytest.raises(TypeError, match="label: expected a non-empty str, got ''"):
         Noise2Clean(network=make_red(), label="")
     with pytest.raises(CheckpointError, match="weights: .*none.safetensors does not exist"):
         Noise2Clean.from_file(tmp_path / "none.safetensors")

@@ -72,7 +72,7 @@ def test_a_convolution_that_no_image_passes_is_no_candidate():
     clean = torch.full((3, 3, 4, 4), 0.25)
     ((name, _),) = SelectiveDropout(gamma=1).fit(model, clean, clean + 0.1).filters
     assert name == "see"
-    with pytest.raises(ValueError, match="gamma must be at most 1, the convolutions that images pass, got 2"):
+    with pytest.raises(ValueError, match="gamma: expected at most 1, the convolutions that images pass, got 2"):
         SelectiveDropout(gamma=2).fit(model, clean, clean + 0.1)
 
 
@@ -94,19 +94,19 @@ def test_the_filters_are_off(model, faces):
 
 def test_errors(model, faces):
     x = faces(3)
-    with pytest.raises(ValueError, match="gamma must be an integer"):
+    with pytest.raises(ValueError, match="gamma: expected an integer"):
         SelectiveDropout(gamma=0)
-    with pytest.raises(ValueError, match="kappa must be a number"):
+    with pytest.raises(ValueError, match="kappa: expected a number"):
         SelectiveDropout(kappa=0)
     with pytest.raises(TypeError, match="expected a FaceModel, got Linear"):
         SelectiveDropout().fit(nn.Linear(1, 1), x, x)
-    with pytest.raises(ValueError, match="gamma must be at most 2"):
+    with pytest.raises(ValueError, match="gamma: expected at most 2"):
         SelectiveDropout(gamma=3).fit(model, x, x)
-    with pytest.raises(ValueError, match="attacked must have the shape of clean"):
+    with pytest.raises(ValueError, match="attacked: expected the shape of clean"):
         SelectiveDropout(gamma=1).fit(model, x, x[:2])
     with pytest.raises(ValueError, match="attacked must differ from clean"):
         SelectiveDropout(gamma=1).fit(model, x, x)
-    with pytest.raises(ValueError, match="batch must be an integer"):
+    with pytest.raises(ValueError, match="batch: expected an integer"):
         SelectiveDropout(gamma=1).fit(model, x, 1 - x, batch=0)
     with pytest.raises(ValueError, match="no convolution '9' with 1 filters"):
         DroppedFilters(filters=(("9", (0,)),), gamma=1, kappa=0.1).wrap(model)

@@ -373,7 +373,7 @@ def test_threats_from_text():
         (lambda: parse_defence("means"), "defence: expected none, mean.:SIZE., .* got 'means'"),
         (lambda: parse_defence("mean:x"), "defence: expected a number for size, got 'x' in 'mean:x'"),
         (lambda: parse_defence("mean:3:4"), "at most 1 numbers after its name, got 'mean:3:4'"),
-        (lambda: parse_defence("mean:4"), "size must be an odd integer"),
+        (lambda: parse_defence("mean:4"), "size: expected an odd integer"),
         (lambda: parse_defence("attack(nose)"), "attack: expected NAME"),
         (lambda: read_attack("e-fim"), "single network, got 'e-fim'"),
         (lambda: read_attack("fim:x"), "a whole number of at least 1 for the steps, got 'fim:x'"),

@@ -172,7 +172,7 @@ def test_wrong_arguments(tmp_path, guard_of):
         export_guard(guard, tmp_path / "guard.tflite")
     with pytest.raises(ValueError, match="path: expected a file in a folder that exists, got"):
         export_guard(guard, tmp_path / "gone" / "guard.pt2")
-    with pytest.raises(ValueError, match=r"tolerance is 0; expected in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"tolerance: expected a number in \(0, 1\), got 0"):
         export_guard(guard, tmp_path / "guard.pt2", tolerance=0)
-    with pytest.raises(ValueError, match="guard has precision 'bf16'; expected 'fp32'"):
+    with pytest.raises(ValueError, match="guard: expected precision 'fp32', what the graph computes in, got 'bf16'"):
         export_guard(guard_of(precision="bf16"), tmp_path / "guard.pt2")

@@ -171,7 +171,7 @@ def test_mistakes_of_options():
         calibrate(np.arange(100.0), [2.0]).at_false_alarm(0.2)
     with pytest.raises(ValueError, match=r"rate is 1.2; calibrated for: 0.01, 0.05"):
         calibrate(np.arange(100.0), [2.0]).at_false_alarm(1.2)
-    with pytest.raises(ValueError, match="false_alarm has 1; expected 0"):
+    with pytest.raises(ValueError, match="false_alarm: expected 0, got 1"):
         Thresholds(
             equal_error=0, equal_error_rate=0, false_alarm_rates=(), false_alarm=(1.0,), natural=1, adversarial=1
         )

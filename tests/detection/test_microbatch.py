@@ -178,7 +178,7 @@ def test_closing_answers_what_waits_and_takes_no_more():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"max_batch": 0}, "max_batch is 0; expected an integer >= 1"),
+        ({"max_batch": 0}, "max_batch: expected an integer >= 1, got 0"),
         ({"max_queue": 1.5}, "max_queue: expected .*, got 1.5"),
         ({"max_wait": -1}, r"max_wait: expected seconds in \[0, 60\], got -1"),
     ],

@@ -99,17 +99,17 @@ def test_mistakes():
         whitening(moments, 1)
     for wrong, error, message in (
         ([[1.0, 2.0]], TypeError, "rows: expected a torch.Tensor, got a list"),
-        (torch.ones(1, 2).double(), TypeError, "rows has dtype torch.float64"),
-        (torch.ones(1, 3), ValueError, r"rows has shape \(1, 3\); expected \(any, 2\)"),
-        (torch.full((1, 2), torch.nan), ValueError, "rows holds values that are NaN or infinite"),
-        (torch.ones(1, 2, device="meta"), ValueError, "rows is on meta; expected cpu"),
+        (torch.ones(1, 2).double(), TypeError, "rows: expected .*, got torch.float64"),
+        (torch.ones(1, 3), ValueError, r"rows: expected shape \(any, 2\), got \(1, 3\)"),
+        (torch.full((1, 2), torch.nan), ValueError, "rows: expected finite values, got NaN or infinity"),
+        (torch.ones(1, 2, device="meta"), ValueError, "rows: expected cpu, the device of x, got meta"),
     ):
         with pytest.raises(error, match=message):
             moments.add(wrong)
     moments.add(torch.ones(4, 2))
     with pytest.raises(ValueError, match="rows are all the same"):
         whitening(moments, 1)
-    with pytest.raises(ValueError, match="dimensions is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="dimensions: expected 1 or more, got 0"):
         whitening(moments, 0)
-    with pytest.raises(ValueError, match="other has width 3; expected 2"):
+    with pytest.raises(ValueError, match="other: expected width 2, got 3"):
         moments.merge(Moments(3))

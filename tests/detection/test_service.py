@@ -102,7 +102,7 @@ def test_classes_have_names_where_they_are_told(asgi, guard):
 
     said = asyncio.run(go())[1]["faces"][0]["prediction"]
     assert said["name"] == names[said["index"]]
-    with pytest.raises(ValueError, match="classes: expected 9, one for each logit of the model, got 2 names"):
+    with pytest.raises(ValueError, match="classes: expected 9 names, one for each logit of the model, got 2"):
         create_app(guard, classes=names[:2])
 
 

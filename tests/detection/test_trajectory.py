@@ -81,17 +81,17 @@ def test_an_image_alone_or_among_others(representatives, labelled):
 def test_mistakes(representatives, labelled):
     with pytest.raises(TypeError, match="representatives: expected Representatives, got a list"):
         Trajectory(representatives=[])
-    with pytest.raises(ValueError, match="metric is 'l1'; expected 'l2' or 'cosine'"):
+    with pytest.raises(ValueError, match="metric: expected 'l2' or 'cosine', got 'l1'"):
         Trajectory(representatives=representatives, metric="l1")
     trajectory = Trajectory(representatives=representatives)
     values, _ = labelled(3)
-    with pytest.raises(ValueError, match="3 layers; expected 2"):
+    with pytest.raises(ValueError, match="centroids: expected 2 layers, like features, got 3"):
         trajectory(values[:2])
-    with pytest.raises(ValueError, match="features is empty"):
+    with pytest.raises(ValueError, match=r"features: expected a sequence of one or more features \(N, C\), got none"):
         trajectory([])
-    with pytest.raises(ValueError, match=r"shape \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"centroids\[0\]: expected shape \(any, 7\), got \(4, 5\)"):
         trajectory([values[1], values[1], values[2]])
-    with pytest.raises(TypeError, match=r"features\[0\] is a int"):
+    with pytest.raises(TypeError, match=r"features\[0\]: expected .*, got a int"):
         trajectory([1, 2, 3])
 
 

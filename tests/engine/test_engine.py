@@ -249,15 +249,15 @@ def test_an_empty_batch_gives_an_empty_result():
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1).double()),
-            "must be float32 of shape",
+            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float64 of shape \(3, 16, 16\)",
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[..., :8]),
-            "must be float32 of shape",
+            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float64 of shape \(3, 16, 16\)",
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[0]),
-            r"images must have the shape",
+            "images: expected the shape",
         ),
         (
             lambda: fa.run(attacks.fim(), Impersonate(faces(3), threshold=0.5), model(), faces(2)),
@@ -266,25 +266,25 @@ def test_an_empty_batch_gives_an_empty_result():
         (lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)), "no class head"),
         (
             lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([7])), model(head=nn.Linear(12, 3)), faces(1)),
-            "labels must be below the model's 3 classes, got 7",
+            "labels: expected numbers below the model's 3 classes, got 7",
         ),
         (
             lambda: fa.run(attacks.fim(), Impersonate(torch.ones(1, 5), threshold=0.5), model(), faces(1)),
-            "embeddings must have 12 numbers like the model's, got 5",
+            "embeddings: expected 12 numbers like the model's, got 5",
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), ids=[1, 2]),
-            "ids must have one entry",
+            "ids: expected one entry",
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), seed=-1),
             "seed: expected an integer in",
         ),
-        (lambda: Engine(precision="fp8"), "precision must be one of fp32, tf32, bf16, auto, got 'fp8'"),
-        (lambda: Engine(slots=12, batch=8), "slots must be a multiple of batch = 8, got 12"),
-        (lambda: Engine(slots=0), "slots must be a positive integer"),
-        (lambda: Engine(batch=-1), "batch must be a positive integer"),
-        (lambda: Engine(poll=0), "poll must be a positive integer"),
+        (lambda: Engine(precision="fp8"), "precision: expected one of fp32, tf32, bf16, auto, got 'fp8'"),
+        (lambda: Engine(slots=12, batch=8), "slots: expected a multiple of batch = 8, got 12"),
+        (lambda: Engine(slots=0), "slots: expected a positive integer"),
+        (lambda: Engine(batch=-1), "batch: expected a positive integer"),
+        (lambda: Engine(poll=0), "poll: expected a positive integer"),
         (
             lambda: Engine(capture=True).resolve(model()),
             "capture needs a model on a CUDA device, got one on cpu",
@@ -309,7 +309,9 @@ def test_goals_of_two_kinds_in_one_stream_are_refused():
         Job(name="a", id=0, image=x[0], goal=Evade(threshold=0.5)),
         Job(name="b", id=1, image=x[1], goal=Evade(threshold=0.6)),
     ]
-    with pytest.raises(ValueError, match="goal of 'b' must be like the first one"):
+    with pytest.raises(
+        ValueError, match=r"goal of 'b': expected one like the first, Evade\(references=None, threshold=0\.5, metric='"
+    ):
         list(stream_jobs(attacks.pgd(steps=1), mixed, model()))
 
 
@@ -327,9 +329,9 @@ def test_the_iterate_after_k_steps_is_the_result_of_k_steps(name):
 def test_iterates_are_refused_where_the_attack_has_none():
     goal = Impersonate(faces(2), threshold=0.9)
     for at in ([], [0], [13]):
-        with pytest.raises(ValueError, match=r"at must hold numbers of steps from 1 to 12, got \["):
+        with pytest.raises(ValueError, match=r"at: expected numbers of steps from 1 to 12, got \["):
             next(trace(ATTACKS["fim"], goal, model(), faces(2), at=at))
-    with pytest.raises(ValueError, match="goal must have one row for each of the 3 images, got 2"):
+    with pytest.raises(ValueError, match="goal: expected one row for each of the 3 images, got 2"):
         next(trace(ATTACKS["fim"], goal, model(), faces(3), at=[1]))
 
 

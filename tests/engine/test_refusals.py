@@ -82,7 +82,7 @@ def test_ids_may_be_an_array():
         (lambda: fa.run(attacks.pgd(), GOAL, NET, X.numpy()), "images: expected a torch.Tensor .* got ndarray"),
         (
             lambda: list(stream_jobs(attacks.fgsm(), [Job(name="a", id=0, image=X[0].numpy(), goal=GOAL.row(0))], NET)),
-            "image 'a' must be a torch.Tensor, got ndarray",
+            "image 'a': expected a torch.Tensor, got ndarray",
         ),
     ],
 )
@@ -202,17 +202,17 @@ NUMBERS = (0, -1, float("nan"), float("inf"), "x", True)
 def test_a_wrong_number_is_a_sentence_with_every_attack(name):
     entry = CATALOG[name]
     for value in NUMBERS if entry.eps else ():
-        with pytest.raises(Error, match="eps must be"):
+        with pytest.raises(Error, match="eps: expected a positive number, got"):
             by_name(name, eps=value)
     for value in (*NUMBERS, 2.5) if entry.steps else ():
-        with pytest.raises(Error, match="steps(_each)? must be an integer of at least 1, got"):
+        with pytest.raises(Error, match="steps_each: expected an integer of at least 1, got -1"):
             by_name(name, steps=value)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.1, float("nan"), "x"])
 @pytest.mark.parametrize("make", [attacks.bim, attacks.pgd, attacks.pgd_l2])
 def test_a_step_size_of_zero_is_not_the_default(make, value):
-    with pytest.raises(ArgumentError, match="step_size must be a positive number"):
+    with pytest.raises(ArgumentError, match="step_size: expected a positive number"):
         make(step_size=value)
     assert make(step_size=None) == make()
 

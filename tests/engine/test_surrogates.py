@@ -192,13 +192,13 @@ def test_embeddings_do_not_do_where_other_networks_must_embed():
 
 
 def test_wrong_compositions_are_refused():
-    with pytest.raises(ValueError, match="others must be at least one FaceModel"):
+    with pytest.raises(ValueError, match="others: expected at least one FaceModel"):
         Ensemble(others=())
-    with pytest.raises(ValueError, match=r"weights must be 2 numbers .* got \(1, -1\)"):
+    with pytest.raises(ValueError, match=r"weights: expected 2 numbers .* got \(1, -1\)"):
         Ensemble(others=(model(1),), weights=(1, -1))
-    with pytest.raises(ValueError, match=r"weights must be 2 numbers .* got \(1,\)"):
+    with pytest.raises(ValueError, match=r"weights: expected 2 numbers .* got \(1,\)"):
         Ensemble(others=(model(1),), weights=(1,))
     other = Surrogate(ensemble=Ensemble(others=(model(1, size=(24, 24)),)))
     goal = Impersonate(faces(2), threshold=0.9)
-    with pytest.raises(ValueError, match=r"others must take \(16, 16\) images .* got 'small1' with \(24, 24\)"):
+    with pytest.raises(ValueError, match=r"others must take \(3, 16, 16\) images on cpu like 'small0'"):
         fa.run(Recipe(attack=PLAIN, surrogate=other), goal, model(), faces(2))

@@ -157,7 +157,10 @@ def without(*names):
     [
         ({"weight": torch.zeros(2)}, "does not hold a denoiser; expected encoder.0.weight and stride.* got weight"),
         (without("stride"), "does not hold a denoiser; expected .* got decoder.0.bias, .*, ..."),
-        ({**STATE, "stride": torch.tensor(3)}, "does not hold a denoiser: stride must be an integer in .1, 2., got 3"),
+        (
+            {**STATE, "stride": torch.tensor(3)},
+            "does not hold a denoiser: stride: expected an integer in .1, 2., got 3",
+        ),
         ({**STATE, "stride": torch.tensor(1.0)}, "does not hold a denoiser"),
         ({**STATE, "stride": torch.tensor([1, 1])}, "does not hold a denoiser"),
         (without("decoder.1.bias"), "does not fit the model: 1 missing: decoder.1.bias"),
@@ -192,12 +195,12 @@ def test_files_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ({"width": 0}, "width must be an integer in .1, 512., got 0"),
-        ({"width": 8.0}, "width must be an integer"),
-        ({"layers": 2}, "layers must be an integer in .4, 100., got 2"),
-        ({"layers": 15}, "layers must be even, half of them convolutions, got 15"),
-        ({"stride": 3}, "stride must be an integer in .1, 2., got 3"),
-        ({"stride": True}, "stride must be an integer"),
+        ({"width": 0}, "width: expected an integer in .1, 512., got 0"),
+        ({"width": 8.0}, "width: expected an integer"),
+        ({"layers": 2}, "layers: expected an integer in .4, 100., got 2"),
+        ({"layers": 15}, "layers: expected even, half of them convolutions, got 15"),
+        ({"stride": 3}, "stride: expected an integer in .1, 2., got 3"),
+        ({"stride": True}, "stride: expected an integer"),
     ],
 )
 def test_shapes_that_cannot_be(shape, words):

@@ -168,20 +168,24 @@ def zeros(*shape, **options):
 
 
 MISTAKES = [
-    ({"x": [0.0]}, TypeError, "x is a list; expected a torch.Tensor or a NumPy or CuPy array"),
-    ({"x": zeros(3, 4).half()}, TypeError, "x has dtype torch.float16; expected torch.float32"),
-    ({"x": zeros(3)}, ValueError, r"x has shape \(3,\); expected a batch \(N, C, H, W\)"),
-    ({"x": zeros(3, 8)[:, ::2]}, ValueError, "x has .* strides .*; expected a dense batch"),
+    ({"x": [0.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"x": zeros(3, 4).half()}, TypeError, "x: expected dtype torch.float32, got torch.float16"),
+    ({"x": zeros(3)}, ValueError, r"x: expected a batch \(N, C, H, W\), got shape \(3,\)"),
+    (
+        {"x": zeros(3, 8)[:, ::2]},
+        ValueError,
+        r"x: expected a dense batch, one image after the other \(contiguous or channels-last\), sinc",
+    ),
     ({"x": zeros(1, 4).expand(3, 4)}, ValueError, "expected a dense batch"),
-    ({"scale": float("nan")}, ValueError, "scale is nan; expected a finite number"),
-    ({"scale": zeros(4)}, ValueError, r"scale has shape \(4,\); expected \(3,\)"),
-    ({"scale": zeros(3).double()}, TypeError, "scale has dtype torch.float64"),
-    ({"origin": zeros(3, 5)}, ValueError, r"origin has shape \(3, 5\); expected \(3, 4\)"),
-    ({"origin": zeros(3, 4).half()}, TypeError, "origin has dtype torch.float16"),
-    ({"kind": "normal"}, ValueError, "kind is 'normal'; expected 'uniform' or 'gaussian'"),
-    ({"lo": 1.0, "hi": 0.0}, ValueError, "lo is 1.0 and hi is 0.0; expected lo <= hi"),
-    ({"ids": torch.arange(4)}, ValueError, r"ids has shape \(4,\)"),
-    ({"tick": -1}, ValueError, "tick is -1"),
+    ({"scale": float("nan")}, ValueError, r"scale: expected a finite number, or a float32 tensor \(N,\), got nan"),
+    ({"scale": zeros(4)}, ValueError, r"scale: expected shape \(3,\), got \(4,\)"),
+    ({"scale": zeros(3).double()}, TypeError, "scale: expected .*, got torch.float64"),
+    ({"origin": zeros(3, 5)}, ValueError, r"origin: expected shape \(3, 4\), the shape of x, got \(3, 5\)"),
+    ({"origin": zeros(3, 4).half()}, TypeError, "origin: expected .*, got torch.float16"),
+    ({"kind": "normal"}, ValueError, "kind: expected 'uniform' or 'gaussian', got 'normal'"),
+    ({"lo": 1.0, "hi": 0.0}, ValueError, r"lo, hi: expected lo <= hi, got 1\.0 and 0\.0"),
+    ({"ids": torch.arange(4)}, ValueError, r"ids: expected .*, got \(4,\)"),
+    ({"tick": -1}, ValueError, "tick: expected .*, got -1"),
     ({"backend": "cuda"}, backends.BackendUnavailable, "add_noise_: backend 'cuda' cannot run on cpu"),
 ]
 

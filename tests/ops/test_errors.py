@@ -29,54 +29,66 @@ def image(shape=(2, 3, 4, 5), dtype=torch.float32, **options):
 
 
 SHARED = [
-    ({"x": [0.5]}, TypeError, "x is a list; expected a torch.Tensor or a NumPy or CuPy array"),
-    ({"x": image(dtype=torch.float64)}, TypeError, "x has dtype torch.float64; expected torch.float32"),
-    ({"x": image((4,))}, ValueError, r"x has shape \(4,\); expected a batch \(N, C, H, W\)"),
-    ({"x": image((2, 3, 4, 10))[..., ::2]}, ValueError, "x has .* strides .*; expected a dense batch"),
+    ({"x": [0.5]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"x": image(dtype=torch.float64)}, TypeError, "x: expected dtype torch.float32, got torch.float64"),
+    ({"x": image((4,))}, ValueError, r"x: expected a batch \(N, C, H, W\), got shape \(4,\)"),
+    (
+        {"x": image((2, 3, 4, 10))[..., ::2]},
+        ValueError,
+        r"x: expected a dense batch, one image after the other \(contiguous or channels-last\), sinc",
+    ),
     (
         {"x": image((3, 4, 5, 2)).permute(3, 0, 1, 2)},
         ValueError,
         "expected a dense batch, one image after the other",
     ),
     ({"x": image((1, 3, 4, 5)).expand(2, 3, 4, 5)}, ValueError, "expected a dense batch"),
-    ({"grad": None}, TypeError, "grad is a NoneType; expected a torch.Tensor"),
-    ({"grad": image((2, 3, 4, 6))}, ValueError, r"grad has shape \(2, 3, 4, 6\); expected \(2, 3, 4, 5\)"),
+    ({"grad": None}, TypeError, r"grad: expected a torch\.Tensor, like x, got a NoneType"),
+    (
+        {"grad": image((2, 3, 4, 6))},
+        ValueError,
+        r"grad: expected shape \(2, 3, 4, 5\), the shape of x, got \(2, 3, 4, 6\)",
+    ),
     (
         {"grad": image(dtype=torch.float64)},
         TypeError,
-        "grad has dtype torch.float64; expected torch.float32, torch.bf",
+        r"grad: expected dtype torch\.float32, torch\.bfloat16 or torch\.float16, got torch\.float64",
     ),
-    ({"grad": image(device="meta")}, ValueError, "grad is on meta; expected cpu"),
-    ({"origin": image((2, 3, 4))}, ValueError, "origin has shape"),
+    ({"grad": image(device="meta")}, ValueError, "grad: expected cpu, the device of x, got meta"),
+    (
+        {"origin": image((2, 3, 4))},
+        ValueError,
+        r"origin: expected shape \(2, 3, 4, 5\), the shape of x, got \(2, 3, 4\)",
+    ),
     (
         {"origin": image(dtype=torch.bfloat16)},
         TypeError,
-        "origin has dtype torch.bfloat16; expected torch.float32",
+        "origin: expected dtype torch.float32, got torch.bfloat16",
     ),
-    ({"origin": 0.5}, TypeError, "origin is a float"),
-    ({"alpha": NAN}, ValueError, "alpha is nan; expected a finite number"),
-    ({"alpha": float("inf")}, ValueError, "alpha is inf; expected a finite number"),
-    ({"alpha": torch.zeros(3)}, ValueError, r"alpha has shape \(3,\); expected \(2,\)"),
-    ({"alpha": torch.zeros(2, dtype=torch.float64)}, TypeError, "alpha has dtype torch.float64"),
-    ({"eps": -0.1}, ValueError, "eps is -0.1; expected a finite number >= 0"),
-    ({"eps": NAN}, ValueError, "eps is nan"),
-    ({"eps": torch.zeros(2, 1)}, ValueError, r"eps has shape \(2, 1\)"),
-    ({"active": torch.ones(2)}, TypeError, "active has dtype torch.float32; expected torch.bool"),
-    ({"active": torch.ones(3, dtype=torch.bool)}, ValueError, r"active has shape \(3,\)"),
-    ({"active": [True, False]}, TypeError, "active is a list"),
-    ({"stats": torch.zeros(2, 2)}, TypeError, "stats has dtype torch.float32; expected torch.int64"),
+    ({"origin": 0.5}, TypeError, "origin: expected .*, got a float"),
+    ({"alpha": NAN}, ValueError, r"alpha: expected a finite number, or a float32 tensor \(N,\), got nan"),
+    ({"alpha": float("inf")}, ValueError, r"alpha: expected a finite number, or a float32 tensor \(N,\), got inf"),
+    ({"alpha": torch.zeros(3)}, ValueError, r"alpha: expected shape \(2,\), got \(3,\)"),
+    ({"alpha": torch.zeros(2, dtype=torch.float64)}, TypeError, "alpha: expected .*, got torch.float64"),
+    ({"eps": -0.1}, ValueError, r"eps: expected a finite number >= 0, or a float32 tensor \(N,\), got -0\.1"),
+    ({"eps": NAN}, ValueError, "eps: expected .*, got nan"),
+    ({"eps": torch.zeros(2, 1)}, ValueError, r"eps: expected .*, got \(2, 1\)"),
+    ({"active": torch.ones(2)}, TypeError, "active: expected dtype torch.bool, got torch.float32"),
+    ({"active": torch.ones(3, dtype=torch.bool)}, ValueError, r"active: expected .*, got \(3,\)"),
+    ({"active": [True, False]}, TypeError, "active: expected .*, got a list"),
+    ({"stats": torch.zeros(2, 2)}, TypeError, "stats: expected dtype torch.int64, got torch.float32"),
     (
         {"stats": torch.zeros(2, 3, dtype=torch.int64)},
         ValueError,
-        r"stats has shape \(2, 3\); expected \(2, 2\)",
+        r"stats: expected shape \(2, 2\), got \(2, 3\)",
     ),
     (
         {"stats": torch.zeros(2, 2, dtype=torch.int64).t()},
         ValueError,
-        "stats has strides .* expected a contiguous",
+        r"stats: expected a contiguous tensor, since it is written, got strides \(1, 2\)",
     ),
-    ({"lo": 1.0, "hi": 0.0}, ValueError, "lo is 1.0 and hi is 0.0; expected lo <= hi"),
-    ({"lo": NAN}, ValueError, "lo is nan"),
+    ({"lo": 1.0, "hi": 0.0}, ValueError, r"lo, hi: expected lo <= hi, got 1\.0 and 0\.0"),
+    ({"lo": NAN}, ValueError, r"lo, hi: expected lo <= hi, got nan and 1\.0"),
     (
         {"backend": "gpu"},
         ValueError,
@@ -89,25 +101,37 @@ SHARED = [
     ),
 ]
 OWN = [
-    ({"velocity": image((2, 3, 4))}, ValueError, "velocity has shape"),
-    ({"velocity": image(dtype=torch.float16)}, TypeError, "velocity has dtype torch.float16"),
+    (
+        {"velocity": image((2, 3, 4))},
+        ValueError,
+        r"velocity: expected shape \(2, 3, 4, 5\), the shape of x, got \(2, 3, 4\)",
+    ),
+    ({"velocity": image(dtype=torch.float16)}, TypeError, "velocity: expected .*, got torch.float16"),
     (
         {"velocity": image().to(memory_format=torch.channels_last)},
         ValueError,
-        "velocity has strides .* layout of x",
+        r"velocity: expected strides \(60, 20, 5, 1\), the layout of x, since it is written in place",
     ),
-    ({"mu": NAN}, ValueError, "mu is nan; expected a finite number"),
-    ({"norm": "linf"}, ValueError, "norm is 'linf'; expected 'l1' or 'l2'"),
-    ({"step": "l1"}, ValueError, "step is 'l1'; expected 'sign' or 'l2'"),
-    ({"workspace": torch.zeros(4)}, TypeError, "workspace has dtype torch.float32; expected torch.float64"),
+    ({"mu": NAN}, ValueError, "mu: expected a finite number, got nan"),
+    ({"norm": "linf"}, ValueError, "norm: expected 'l1' or 'l2', got 'linf'"),
+    ({"step": "l1"}, ValueError, "step: expected 'sign' or 'l2', got 'l1'"),
+    (
+        {"workspace": torch.zeros(4)},
+        TypeError,
+        r"workspace: expected dtype torch\.float64, from momentum_workspace\(x\), got torch\.float32",
+    ),
     (
         {"workspace": torch.zeros(3, dtype=torch.float64)},
         ValueError,
-        "workspace has 3 elements; expected 4 or more",
+        r"workspace: expected 4 elements or more, from momentum_workspace\(x\), got 3",
     ),
-    ({"workspace": torch.zeros(8, dtype=torch.float64)[::2]}, ValueError, "workspace has strides"),
-    ({"workspace": torch.zeros(4, dtype=torch.float64, device="meta")}, ValueError, "workspace is on meta"),
-    ({"workspace": 3}, TypeError, "workspace is a int"),
+    ({"workspace": torch.zeros(8, dtype=torch.float64)[::2]}, ValueError, "workspace: expected .*, got strides"),
+    (
+        {"workspace": torch.zeros(4, dtype=torch.float64, device="meta")},
+        ValueError,
+        "workspace: expected cpu, the device of x, got meta",
+    ),
+    ({"workspace": 3}, TypeError, "workspace: expected .*, got a int"),
 ]
 
 
@@ -150,7 +174,7 @@ def test_written_memory_must_not_be_read_as_something_else(backend):
 
 
 def test_a_workspace_needs_images():
-    with pytest.raises(TypeError, match="x is a list"):
+    with pytest.raises(TypeError, match="x: expected .*, got a list"):
         ops.momentum_workspace([1, 2])
 
 
@@ -163,7 +187,9 @@ def test_read_only_arrays_are_refused_where_they_are_written():
     x = np.zeros((2, 3, 4, 5), np.float32)
     x.flags.writeable = False
     others = {name: np.zeros(x.shape, np.float32) for name in ("grad", "origin")}
-    with pytest.raises(ValueError, match="x is a read-only array"):
+    with pytest.raises(
+        ValueError, match="x: expected a writable array, since it is written in place, got a read-only one"
+    ):
         sign(x=x, **others)
     with pytest.raises(ValueError, match="x cannot be shared with PyTorch"):
         sign(x=np.zeros(x.shape, np.float32)[:, ::-1], **others)

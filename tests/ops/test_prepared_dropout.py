@@ -185,11 +185,11 @@ FIXED = {"rate": 0.5, "layer": 2, "scale": torch.ones(5), "shift": torch.ones(5)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"scale": None}, ValueError, "scale is None and shift, slope or ceiling is not"),
-        ({"layer": 4096}, ValueError, "layer is 4096; expected an integer in"),
-        ({"scale": [1.0]}, TypeError, "scale is a list; expected a torch.Tensor"),
-        ({"shift": torch.ones(4)}, ValueError, r"shift has shape \(4,\); expected \(5,\)"),
-        ({"rate": 1.0}, ValueError, "rate is 1.0"),
+        ({"scale": None}, ValueError, "scale: expected a tensor beside shift, slope or ceiling, got None"),
+        ({"layer": 4096}, ValueError, r"layer: expected an integer in \[0, 4096\), got 4096"),
+        ({"scale": [1.0]}, TypeError, r"scale: expected a torch\.Tensor, like x, got a list"),
+        ({"shift": torch.ones(4)}, ValueError, r"shift: expected shape \(5,\), as x has 5 channels, got \(4,\)"),
+        ({"rate": 1.0}, ValueError, "rate: expected .*, got 1.0"),
         ({"slope": -1.0, "keep": "result"}, ValueError, "keep is 'result' and slope -1.0"),
         ({"slope": torch.ones(5, requires_grad=True)}, RuntimeError, "slope requires grad"),
     ],
@@ -202,11 +202,16 @@ def test_mistakes_in_what_is_fixed(change, error, message):
 @pytest.mark.parametrize(
     ("x", "change", "error", "message"),
     [
-        ([1.0], {}, TypeError, "x is list; expected a tensor of torch.float32"),
-        (torch.zeros(3, 5).double(), {}, TypeError, "x is torch.float64; expected a tensor of torch.float32"),
-        (torch.zeros(3, 4), {}, ValueError, r"x has shape \(3, 4\) on cpu; expected \(N, 5, ...\) on cpu"),
-        (torch.zeros(3), {}, ValueError, r"x has shape \(3,\) on cpu; expected \(N, 5, ...\)"),
-        (torch.zeros(3, 5), {"ids": torch.arange(2), "tick": 4}, ValueError, r"ids has shape \(2,\)"),
+        ([1.0], {}, TypeError, r"x: expected a tensor of torch\.float32, torch\.bfloat16 or torch\.float16, got list"),
+        (
+            torch.zeros(3, 5).double(),
+            {},
+            TypeError,
+            r"x: expected a tensor of torch\.float32, torch\.bfloat16 or torch\.float16, got torch\.float64",
+        ),
+        (torch.zeros(3, 4), {}, ValueError, r"x: expected shape \(N, 5, ...\) on cpu, got \(3, 4\) on cpu"),
+        (torch.zeros(3), {}, ValueError, r"x: expected shape \(N, 5, \.\.\.\) on cpu, got \(3,\) on cpu"),
+        (torch.zeros(3, 5), {"ids": torch.arange(2), "tick": 4}, ValueError, r"ids: expected .*, got \(2,\)"),
         (torch.zeros(3, 5), {"seed": -1}, ValueError, "seed: expected .*, got -1"),
     ],
 )

@@ -181,7 +181,7 @@ def test_maps_that_were_pooled_before(layout):
     pooled = score.pool(maps[0])
     assert_same_bits(pooled, means[:, :, None, None])
     assert_same_bits(score([pooled, *maps[1:]], images), score(maps, images))
-    with pytest.raises(ValueError, match=r"value has shape \(2, 3\); expected \(N, C, H, W\) with C, H, W >= 1"):
+    with pytest.raises(ValueError, match=r"value: expected shape \(N, C, H, W\) with C, H, W >= 1, got \(2, 3\)"):
         score.pool(torch.zeros(2, 3))
 
 
@@ -211,20 +211,28 @@ def test_shapes_without_end_are_not_remembered():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"centroids": 3}, TypeError, "centroids is a int; expected a sequence of centroids"),
-        ({"centroids": []}, ValueError, "centroids is empty"),
-        ({"centroids": [torch.zeros(11, 5), torch.zeros(4, 5)]}, ValueError, r"centroids\[1\] has shape \(4, 5\)"),
-        ({"centroids": [torch.zeros(11, 0)]}, ValueError, r"centroids\[0\] has shape \(11, 0\)"),
-        ({"centroids": [torch.zeros(11, 5).half()]}, TypeError, r"centroids\[0\] has dtype torch.float16"),
-        ({"metric": "l1"}, ValueError, "metric is 'l1'; expected 'l2' or 'cosine'"),
-        ({"mean": torch.zeros(3, 4)}, ValueError, r"mean has shape \(3, 4\); expected \(3, 11\)"),
-        ({"scale": torch.zeros(3, 11).double()}, TypeError, "scale has dtype torch.float64"),
-        ({"hidden": nn.ReLU()}, TypeError, "hidden is a ReLU; expected a Linear, an LSTM or None"),
+        ({"centroids": 3}, TypeError, r"centroids: expected a sequence of centroids \(K, C\), got a int"),
+        ({"centroids": []}, ValueError, r"centroids: expected a sequence of one or more centroids \(K, C\), got none"),
+        (
+            {"centroids": [torch.zeros(11, 5), torch.zeros(4, 5)]},
+            ValueError,
+            r"centroids\[1\]: expected .*, got \(4, 5\)",
+        ),
+        ({"centroids": [torch.zeros(11, 0)]}, ValueError, r"centroids\[0\]: expected .*, got \(11, 0\)"),
+        ({"centroids": [torch.zeros(11, 5).half()]}, TypeError, r"centroids\[0\]: expected .*, got torch.float16"),
+        ({"metric": "l1"}, ValueError, "metric: expected 'l2' or 'cosine', got 'l1'"),
+        ({"mean": torch.zeros(3, 4)}, ValueError, r"mean: expected shape \(3, 11\), got \(3, 4\)"),
+        ({"scale": torch.zeros(3, 11).double()}, TypeError, "scale: expected .*, got torch.float64"),
+        ({"hidden": nn.ReLU()}, TypeError, "hidden: expected a Linear, an LSTM or None, got a ReLU"),
         ({"hidden": nn.Linear(32, 20)}, ValueError, "hidden takes 32 numbers; expected 33"),
-        ({"hidden": nn.LSTM(11, 20)}, ValueError, r"hidden is LSTM\(11, 20\); expected one layer and direction"),
+        (
+            {"hidden": nn.LSTM(11, 20)},
+            ValueError,
+            "hidden: expected one layer and direction, batch first, with biases, of 11 numbers, got L",
+        ),
         ({"hidden": nn.LSTM(12, 20, batch_first=True)}, ValueError, "of 11 numbers"),
         ({"hidden": nn.LSTM(11, 20, batch_first=True, bidirectional=True)}, ValueError, "expected one layer"),
-        ({"last": nn.ReLU()}, TypeError, "last is a ReLU; expected a Linear"),
+        ({"last": nn.ReLU()}, TypeError, "last: expected a Linear, got a ReLU"),
         ({"last": nn.Linear(19, 1)}, ValueError, "last takes 19 numbers; expected 20"),
         ({"last": nn.Linear(20, 2)}, ValueError, "last makes 2 numbers; expected 1"),
         ({"last": nn.Linear(20, 1).double()}, ValueError, "a parameter is torch.float64 on cpu"),
@@ -245,16 +253,28 @@ def changed(**change):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (changed(maps=[]), ValueError, "maps has 0 layers; expected 3"),
-        (changed(map=3), TypeError, r"maps\[1\] is int; expected a tensor"),
-        (changed(map=[[1.0]]), TypeError, r"maps\[1\] is list; expected a tensor"),
-        (changed(map=torch.zeros(2, 19, 3, 3).int()), TypeError, r"maps\[1\] is torch.int32"),
-        (changed(map=torch.zeros(2, 18, 3, 3)), ValueError, r"maps\[1\] has shape .* expected \(N, 19, H, W\) with"),
-        (changed(map=torch.zeros(2, 19)), ValueError, r"maps\[1\] has shape \(2, 19\)"),
+        (changed(maps=[]), ValueError, "maps: expected 3 layers, like centroids, got 0"),
+        (
+            changed(map=3),
+            TypeError,
+            r"maps\[1\]: expected a tensor of torch\.float32, torch\.bfloat16 or torch\.float16, got int",
+        ),
+        (
+            changed(map=[[1.0]]),
+            TypeError,
+            r"maps\[1\]: expected a tensor of torch\.float32, torch\.bfloat16 or torch\.float16, got list",
+        ),
+        (changed(map=torch.zeros(2, 19, 3, 3).int()), TypeError, r"maps\[1\]: expected .*, got torch.int32"),
+        (
+            changed(map=torch.zeros(2, 18, 3, 3)),
+            ValueError,
+            r"maps\[1\]: expected shape \(N, 19, H, W\) with C, H, W >= 1, got \(2, 18, 3, 3\)",
+        ),
+        (changed(map=torch.zeros(2, 19)), ValueError, r"maps\[1\]: expected .*, got \(2, 19\)"),
         (changed(map=torch.zeros(2, 19, 0, 3)), ValueError, "with C, H, W >= 1"),
-        (changed(map=torch.zeros(3, 19, 3, 3)), ValueError, r"maps\[1\] has 3 images; expected 2, like images"),
-        (changed(map=torch.zeros(2, 19, 3, 3, device="meta")), ValueError, r"maps\[1\] is on meta; expected the CPU"),
-        (changed(images=torch.zeros(2, 4, 6, 6)), ValueError, r"images has shape \(2, 4, 6, 6\)"),
+        (changed(map=torch.zeros(3, 19, 3, 3)), ValueError, r"maps\[1\]: expected 2 images, like images, got 3"),
+        (changed(map=torch.zeros(2, 19, 3, 3, device="meta")), ValueError, r"maps\[1\]: expected the CPU, got meta"),
+        (changed(images=torch.zeros(2, 4, 6, 6)), ValueError, r"images: expected .*, got \(2, 4, 6, 6\)"),
     ],
 )
 def test_wrong_maps(given, error, message):

@@ -261,8 +261,8 @@ def test_users_errors(model, roles, tmp_path):
     [
         ({"goal": "hide"}, "goal: expected one of evade, impersonate, match, identify-as, .*, got 'hide'"),
         ({"goal": "evade"}, "threshold: expected the verifier's threshold for evade, got none"),
-        ({"goal": "evade", "threshold": 7.0}, r"threshold must be a cosine value in \[-1, 1\], got 7.0"),
-        ({"goal": "identify-as", "metric": "l1"}, "metric must be one of cosine, euclidean, got 'l1'"),
+        ({"goal": "evade", "threshold": 7.0}, r"threshold: expected a cosine value in \[-1, 1\], got 7.0"),
+        ({"goal": "identify-as", "metric": "l1"}, "metric: expected one of cosine, euclidean, got 'l1'"),
         ({"goal": "misidentify", "threshold": 0.3}, "threshold: expected none for misidentify"),
         (
             {"goal": "classify-as", "threshold": 0.3},

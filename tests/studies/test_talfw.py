@@ -222,7 +222,7 @@ def test_targets_follow_what_the_attack_can(model):
 def test_a_threshold_is_a_cosine_and_measured_on_both_classes(lfw, model, tmp_path):
     check_threshold(0.3, PAIRS[:1])
     check_threshold(None, PAIRS)
-    with pytest.raises(ValueError, match=r"threshold must be a cosine value in \[-1, 1\], got 3"):
+    with pytest.raises(ValueError, match=r"threshold: expected a cosine value in \[-1, 1\], got 3"):
         check_threshold(3, PAIRS)
     with pytest.raises(ValueError, match="threshold: expected a number for pairs of one class only"):
         check_threshold(None, PAIRS[:2])

@@ -357,7 +357,7 @@ def test_an_unknown_architecture_needs_a_rate():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan"), "0.1"])
 def test_refuses_rates(rate):
-    with pytest.raises(ValueError, match=r"rate must be None or a number in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"rate: expected None or a number in \[0, 1\), got"):
         FeatureDropout(rate=rate)
 
 

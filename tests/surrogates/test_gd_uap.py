@@ -146,13 +146,13 @@ class Flat(nn.Module):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps": 0.0}, "eps must be in .*, got 0.0"),
-        ({"eps": 10}, "eps must be in .*, got 10"),
-        ({"step_size": float("nan")}, "step_size must be in .*, got nan"),
-        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
-        ({"steps": 2**20}, r"steps must be below 2\*\*20, got 1048576"),
-        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
-        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"eps": 0.0}, "eps: expected in .*, got 0.0"),
+        ({"eps": 10}, "eps: expected in .*, got 10"),
+        ({"step_size": float("nan")}, "step_size: expected in .*, got nan"),
+        ({"steps": 0}, "steps: expected an integer of at least 1, got 0"),
+        ({"steps": 2**20}, r"steps: expected below 2\*\*20, got 1048576"),
+        ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+        ({"patience": 0}, "patience: expected an integer of at least 1, got 0"),
         ({"precision": "fp16"}, "precision: expected one of"),
     ],
 )
@@ -173,9 +173,9 @@ def test_refuses_backbones(backbone, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": (0.5, 0.5, 1.5)}, "mean must be three numbers"),
-        ({"std": (0.1, 0.1, 0.0)}, "std must be three positive"),
-        ({"count": 0}, "count must be an integer of at least 1, got 0"),
+        ({"mean": (0.5, 0.5, 1.5)}, "mean: expected three numbers"),
+        ({"std": (0.1, 0.1, 0.0)}, "std: expected three positive"),
+        ({"count": 0}, "count: expected an integer of at least 1, got 0"),
     ],
 )
 def test_refuses_priors(changes, message):

@@ -158,7 +158,7 @@ def test_images_at_different_ticks():
     ],
 )
 def test_refuses_ranges(field, wrong):
-    with pytest.raises(ValueError, match=f"{field} must be .*, got "):
+    with pytest.raises(ValueError, match=f"{field}: expected .*, got "):
         InputDiversity(**{field: wrong})
 
 

@@ -146,5 +146,5 @@ def test_refuses_models():
 
 @pytest.mark.parametrize("gamma", [0.0, 1.1, float("nan"), "0.3"])
 def test_refuses_gamma(gamma):
-    with pytest.raises(ValueError, match="gamma must be a number in"):
+    with pytest.raises(ValueError, match="gamma: expected a number in"):
         SkipGradient(gamma=gamma)

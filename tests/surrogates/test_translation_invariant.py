@@ -76,11 +76,11 @@ def test_bits_do_not_depend_on_batch_and_layout():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"size": 4}, "size must be an odd number of pixels, at least 1, got 4"),
-        ({"size": 0}, "size must be an odd number"),
-        ({"size": 7.0}, "size must be an odd number"),
-        ({"kernel": "box"}, "kernel must be one of gaussian, linear, uniform, got 'box'"),
-        ({"sigma": 0.0}, "sigma must be None or a positive number of pixels, got 0.0"),
+        ({"size": 4}, "size: expected an odd number of pixels, at least 1, got 4"),
+        ({"size": 0}, "size: expected an odd number"),
+        ({"size": 7.0}, "size: expected an odd number"),
+        ({"kernel": "box"}, "kernel: expected one of gaussian, linear, uniform, got 'box'"),
+        ({"sigma": 0.0}, "sigma: expected None or a positive number of pixels, got 0.0"),
         ({"sigma": 1.0, "kernel": "linear"}, "sigma belongs to the Gaussian kernel, got 1.0 with kernel='linear'"),
     ],
 )

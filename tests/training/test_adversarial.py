@@ -198,7 +198,7 @@ def test_both_ways_in_one_goal():
     torch.testing.assert_close(goal.loss(outputs, rows), d * torch.tensor([1.0, -1.0, -1.0, 1.0]))
     assert not bool(goal.achieved(outputs, rows).any())
     assert torch.equal(goal.row(2).references, references[2:3])
-    with pytest.raises(ValueError, match="references must be float images"):
+    with pytest.raises(ValueError, match="references: expected float images"):
         AwayOrTowards(references=torch.zeros(3), towards=torch.zeros(3, dtype=torch.int64))
 
 

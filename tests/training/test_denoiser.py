@@ -195,9 +195,9 @@ def test_rates():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"width": 0}, "width must be an integer in .1, 512., got 0"),
-        ({"layers": 7}, "layers must be even"),
-        ({"stride": 4}, "stride must be an integer in .1, 2., got 4"),
+        ({"width": 0}, "width: expected an integer in .1, 512., got 0"),
+        ({"layers": 7}, "layers: expected even"),
+        ({"stride": 4}, "stride: expected an integer in .1, 2., got 4"),
         ({"sigma_max": 0}, r"sigma_max: expected a number in \(0, 1\], got 0"),
         ({"sigma_max": float("nan")}, "sigma_max"),
         ({"sigma_min": 0.2}, r"sigma_min: expected a number in \[0, sigma_max=0.1\], got 0.2"),
