@@ -57,7 +57,21 @@ def _rows(values: Tensor, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Linf:
+class _WithinRadius:
+    """What both balls have: a radius, and the pixel range that cuts them."""
+
+    eps: float
+    lo: float = 0.0
+    hi: float = 1.0
+    is_ball: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+        _check_range(self.lo, self.hi)
+
+
+@dataclass(frozen=True)
+class Linf(_WithinRadius):
     """The box ``|x' - x| <= eps`` in every pixel, cut with ``[lo, hi]``.
 
     Attributes:
@@ -69,15 +83,10 @@ class Linf:
         ValueError: eps is not in (0, hi - lo], or the range is empty.
     """
 
-    eps: float
-    lo: float = 0.0
-    hi: float = 1.0
     norm: ClassVar[str] = "linf"
-    is_ball: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
-        _check_range(self.lo, self.hi)
+        super().__post_init__()
         if self.eps > self.hi - self.lo:
             raise ArgumentError(
                 f"eps: expected at most hi - lo = {self.hi - self.lo:g}, got {self.eps:g}; pixels are in ["
@@ -120,7 +129,7 @@ class Linf:
 
 
 @dataclass(frozen=True)
-class L2:
+class L2(_WithinRadius):
     """The ball ``||x' - x||_2 <= eps`` of each image, cut with ``[lo, hi]``.
 
     Attributes:
@@ -132,15 +141,7 @@ class L2:
         ValueError: eps is not positive, or the range is empty.
     """
 
-    eps: float
-    lo: float = 0.0
-    hi: float = 1.0
     norm: ClassVar[str] = "l2"
-    is_ball: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _check_eps(self.eps)
-        _check_range(self.lo, self.hi)
 
     def clip(self, x: Tensor, origin: Tensor) -> Tensor:
         """The point moved back to the ball along its radius, then cut with the pixel range.

@@ -367,7 +367,11 @@ class FaceSource:
             else:
                 require(self, names)
                 self._survey(names)
-        return Stream(self.load, names, workers=workers, ahead=ahead, on_error=on_error)
+        return self._stream(names, workers=workers, ahead=ahead, on_error=on_error)
+
+    def _stream(self, names: Iterable[str], **how: Any) -> Stream[Face]:
+        """The faces of names that were checked; ``how`` as `Stream` takes it."""
+        return Stream(self.load, names, **how)
 
 
 def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -> None:

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Generic, Literal, TypeVar
 
+from fastadv.core.closing import Closing
 from fastadv.core.errors import ArgumentError, Error
 
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ class StreamError(Error, RuntimeError):
     """An unforeseen error of a worker, with the item's name; the cause is attached."""
 
 
-class Stream(Generic[Result]):
+class Stream(Generic[Result], Closing):
     """Iterates over `function(name)` in the order of the names, computed ahead by threads.
 
     At most `ahead` results are being computed or waiting at any time, whatever the number of names, and
@@ -108,14 +108,6 @@ class Stream(Generic[Result]):
         self._closed = True
         self._waiting.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> Stream[Result]:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # Not waiting: a destructor may run in any thread, even in a worker.

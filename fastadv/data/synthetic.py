@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastadv.core.errors import ArgumentError, UnknownNameError
 from fastadv.data.alignment import Points
 from fastadv.data.dealt_pairs import deal_pairs
-from fastadv.data.faces import Face, FaceSource, face_id, require
+from fastadv.data.faces import Face, FaceSource, face_id
 from fastadv.data.hashes import KnownHashes
 from fastadv.data.pairs import Pair
 from fastadv.data.stream import Stream
@@ -142,22 +142,13 @@ class SyntheticFaces(FaceSource):
         """
         return deal_pairs(self.names, count, folds=folds, seed=seed)
 
-    def stream(
-        self,
-        names: Iterable[str] | None = None,
-        *,
-        workers: int = 2,
-        ahead: int = 64,
-        on_error: Literal["raise", "skip"] = "raise",
-    ) -> Stream[Face]:
-        """As `FaceSource.stream`; several faces are drawn at once, which is faster and gives the same bits."""
-        if names is None:
-            names = self.names
-        if isinstance(names, str):
-            raise ArgumentError(f"names: expected several names, got the string {names!r}")
-        if isinstance(names, Sequence):
-            require(self, names)
-        return _Blocks(self._draw, names, workers=workers, ahead=ahead, on_error=on_error)
+    def _survey(self, names: Sequence[str]) -> list[Any]:
+        """Nothing can be wrong with what is drawn."""
+        return []
+
+    def _stream(self, names: Iterable[str], **how: Any) -> Stream[Face]:
+        """As of any source; several faces are drawn at once, which is faster and gives the same bits."""
+        return _Blocks(self._draw, names, **how)
 
     def _signature(self, name: str, known: KnownHashes | None) -> str:
         self._key(name)

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.closing import Closing
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import naming, remove_temporaries, write_all, write_atomically
 from fastadv.core.lock import FolderLock
@@ -53,7 +53,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _log = logging.getLogger("fastadv")
 
 
-class RunFolder:
+class RunFolder(Closing):
     """A folder that receives the images and the manifest of one run.
 
     `run.json` holds the configuration and the versions, `images/<name>.png` the images, `manifest.jsonl` a
@@ -281,14 +281,6 @@ class RunFolder:
             finally:
                 if self._folder_lock is not None:
                     self._folder_lock.release()
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):

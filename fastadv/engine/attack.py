@@ -21,17 +21,7 @@ Moves = str | Attack[Any] | Recipe
 
 @overload
 def attack(
-    moves: Moves,
-    model: FaceModel,
-    images: Tensor,
-    labels: Tensor | None = ...,
-    *,
-    eps: Sequence[float],
-    goal: Goal | None = ...,
-    targeted: bool = ...,
-    seed: int = ...,
-    engine: Engine | None = ...,
-    **options: Any,
+    moves: Moves, model: FaceModel, images: Tensor, labels: Tensor | None = ..., *, eps: Sequence[float], **options: Any
 ) -> list[Adversarials]: ...
 @overload
 def attack(
@@ -41,10 +31,6 @@ def attack(
     labels: Tensor | None = ...,
     *,
     eps: float | None = ...,
-    goal: Goal | None = ...,
-    targeted: bool = ...,
-    seed: int = ...,
-    engine: Engine | None = ...,
     **options: Any,
 ) -> Adversarials: ...
 def attack(

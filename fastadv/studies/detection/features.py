@@ -122,28 +122,15 @@ def extract(
     )
 
 
-def kept(
-    file: Path,
-    key: str,
-    model: FaceModel,
-    layers: Sequence[str],
-    names: Sequence[str],
-    images: Iterable[Tensor],
-    *,
-    stage: str = "tapping",
-    progress: Progress = silent,
-) -> Features:
-    """As ``extract``, or what an earlier call has left in a file.
+def kept(file: Path, key: str, layers: Sequence[str], names: Sequence[str], make: Callable[[], Features]) -> Features:
+    """Features that an earlier call has left in a file, or else those that are made now.
 
     Args:
         file: Where the features are kept; its folder is made.
         key: What they depend on besides layers and names, such as the weights; another key makes them anew.
-        model: See ``extract``, likewise what follows.
-        layers: To tap.
+        layers: That are tapped.
         names: Of the images.
-        images: As many; not looked at where the file has what is wanted.
-        stage: The name that progress gets.
-        progress: Told of the images.
+        make: Extracts them; see ``extract``.
 
     Raises:
         ValueError: As ``extract``.
@@ -152,9 +139,8 @@ def kept(
     wanted = list_hash([key, *layers, *names])
     found = _read(file, wanted, names, len(layers))
     if found is not None:
-        progress(stage, len(names), len(names))
         return found
-    made = extract(model, layers, names, images, stage=stage, progress=progress)
+    made = make()
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"values.{k}": value for k, value in enumerate(made.values)}
     tensors |= {"embeddings": made.embeddings, "predicted": made.predicted}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,19 +76,13 @@ class Selection(FaceSource):
         """As the source's."""
         self._source.check(names)
 
-    def stream(
-        self,
-        names: Iterable[str] | None = None,
-        *,
-        workers: int = 2,
-        ahead: int = 64,
-        on_error: Literal["raise", "skip"] = "raise",
-    ) -> Stream[Face]:
-        """As the source's; all of the selection where no names are given."""
-        chosen = self.names if names is None else names
-        if isinstance(chosen, Sequence):
-            require(self, chosen)
-        return self._source.stream(chosen, workers=workers, ahead=ahead, on_error=on_error)
+    def _survey(self, names: Sequence[str]) -> list[Any]:
+        """Faces are skipped where the source skips them."""
+        return []
+
+    def _stream(self, names: Iterable[str], **how: Any) -> Stream[Face]:
+        """As the source's."""
+        return self._source.stream(names, **how)
 
 
 def read_names(path: Path) -> tuple[str, ...]:

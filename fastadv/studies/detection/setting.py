@@ -15,7 +15,7 @@ from fastadv.data import FaceSource, read_image, to_tensor
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
-from fastadv.studies.detection.features import Features, kept
+from fastadv.studies.detection.features import Features, extract, kept
 from fastadv.studies.detection.plan import Splits
 
 TARGETED, UNTARGETED = "targeted", "untargeted"
@@ -86,7 +86,14 @@ class Setting:
 
     def _kept(self, stage: str, key: str, names: Sequence[str], images: Iterator[Tensor]) -> Features:
         file = self.path / "features" / f"{stage.replace('/', '-')}.safetensors"
-        return kept(file, key, self.model, self.layers, names, images, stage=f"tapping {stage}", progress=self.progress)
+        title = f"tapping {stage}"
+
+        def make() -> Features:
+            return extract(self.model, self.layers, names, images, stage=title, progress=self.progress)
+
+        made = kept(file, key, self.layers, names, make)
+        self.progress(title, len(names), len(names))
+        return made
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,7 +33,8 @@ from fastadv.training import HeadConfig
 def test_features_are_those_of_the_tap_and_are_read_again(model, tmp_path, plan):
     names = plan.people.names[:5]
     images = [plan.people.load(name).image for name in names]
-    made = kept(tmp_path / "f" / "x.safetensors", "key", model, model.layers, names, images)
+    file = tmp_path / "f" / "x.safetensors"
+    made = kept(file, "key", model.layers, names, lambda: extract(model, model.layers, names, images))
     tap = LayerTap(model=prepare(model))
     with torch.no_grad():
         tapped = tap(torch.stack(images))
@@ -41,12 +42,12 @@ def test_features_are_those_of_the_tap_and_are_read_again(model, tmp_path, plan)
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
         assert made.predicted.tolist() == model.logits(torch.stack(images)).argmax(1).tolist()
         torch.testing.assert_close(made.embeddings, model(torch.stack(images)), rtol=1e-4, atol=1e-5)
-    again = kept(tmp_path / "f" / "x.safetensors", "key", model, model.layers, names, iter(()))
+    again = kept(file, "key", model.layers, names, lambda: pytest.fail("they are in the file"))
     assert all(torch.equal(a, b) for a, b in zip(made.values, again.values, strict=True))
     with pytest.raises(ValueError, match="expected 5 images like names, got 0"):
-        kept(tmp_path / "f" / "x.safetensors", "other key", model, model.layers, names, iter(()))
-    (tmp_path / "f" / "x.safetensors").write_bytes(b"damaged")
-    third = kept(tmp_path / "f" / "x.safetensors", "key", model, model.layers, names, images)
+        kept(file, "other key", model.layers, names, lambda: extract(model, model.layers, names, iter(())))
+    file.write_bytes(b"damaged")
+    third = kept(file, "key", model.layers, names, lambda: extract(model, model.layers, names, images))
     assert torch.equal(third.values[0], made.values[0])
     assert made.of([names[3], names[1]]).names == (names[1], names[3])
 
