@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from rich.console import Console
-
-from fastadv.cli import doctor_report as checking
+from fastadv.cli.fields import takes_groups
 from fastadv.cli.options import AsJson
-from fastadv.cli.show import table
 
 
+@takes_groups
 def doctor(as_json: AsJson = False) -> None:
     """Report versions, CPU and CUDA features, optional packages, and which backend of each operation runs here."""
+    from rich.console import Console
+
+    from fastadv.cli import doctor_report as checking
+    from fastadv.cli.show import table
+
     report = checking.examine()
     if as_json:
         print(json.dumps(asdict(report)))

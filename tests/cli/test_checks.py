@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar
 import pytest
 import torch
 import typer
-from rich.text import Text
 from typer.main import get_command
 
 import fastadv
@@ -213,13 +212,6 @@ def test_a_missing_package_is_an_error_that_a_user_can_mend():
 
 
 # help, doctor, exit codes
-
-
-def test_no_help_text_loses_what_stands_in_brackets():
-    for path, command in ALL.items():
-        for parameter in command.params:
-            text = getattr(parameter, "help", None) or ""
-            assert Text.from_markup(text).plain == text.replace("\\[", "["), (path, parameter.name)
 
 
 def test_the_help_groups_the_options():
