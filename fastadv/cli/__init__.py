@@ -16,6 +16,7 @@ import typer
 from fastadv._version import __version__
 from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
+from fastadv.cli.catalogs import attacks, models
 from fastadv.cli.checks import Checked
 from fastadv.cli.defend import defend
 from fastadv.cli.demo import demo
@@ -58,7 +59,7 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (demo, attack, verify, identify, transfer, talfw, defend, report, serve, doctor):
+for command in (demo, attacks, attack, verify, identify, transfer, talfw, defend, models, report, serve, doctor):
     app.command(cls=Checked)(command)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
@@ -90,7 +91,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             warnings.showwarning = _show_warning
-            app(standalone_mode=True)
+            app(prog_name="fastadv")
     except KeyboardInterrupt:
         _say("stopped")
         sys.exit(130)

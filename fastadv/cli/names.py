@@ -9,6 +9,7 @@ from enum import Enum
 
 import typer
 
+from fastadv.cli.networks import NETWORKS
 from fastadv.core.errors import ArgumentError
 
 # of the library, which a test compares: its own lists are behind PyTorch
@@ -28,9 +29,7 @@ def attack_names() -> list[str]:
 
 def model_names() -> list[str]:
     """Every network."""
-    from fastadv import models
-
-    return list(models.names())
+    return list(NETWORKS)
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -1,17 +1,23 @@
 """What `--help` says, how fast, and that the names and defaults of the command line are the library's."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from fastadv.attacks import CATALOG
 from fastadv.cli import app, main
 from fastadv.cli.defend import FORMS
 from fastadv.cli.names import Goal, IdentifyGoal, LossName
+from fastadv.cli.networks import NETWORKS
 from fastadv.cli.options import SYNTHETIC
 from fastadv.data.stored import QUALITY
+from fastadv.models import shipped_names
 from fastadv.runs.goals import GOALS, IDENTIFIED
 from fastadv.studies import demo, train
 from fastadv.studies.defences import plan
@@ -47,6 +53,50 @@ def shown(path, monkeypatch, capsys, columns=100):
     with pytest.raises(SystemExit):
         app([*path, "--help"])
     return capsys.readouterr().out
+
+
+def inside(words, capsys):
+    app([*words], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def test_attacks_lists_every_attack_and_every_goal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = inside(["attacks"], capsys).splitlines()
+    for entry in CATALOG.values():
+        (line,) = (line for line in lines if line.split()[:1] == [entry.name])
+        assert all(part in line for part in (entry.what, entry.level, entry.source)), line
+    for goal in GOALS:
+        assert any(line.startswith(f"{goal} ") for line in lines)
+    assert lines[-1] == "next: fastadv attacks fim"
+    listed = json.loads(inside(["attacks", "--json"], capsys))
+    assert [found["name"] for found in listed] == list(CATALOG)
+    assert all(found["description"] for found in listed)
+
+
+def test_attacks_describes_one(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    said = inside(["attacks", "fim"], capsys)
+    for text in ("Zhong and Deng, eq. 10", "x <- clip(x + alpha * sign(g), x0, eps)", "--eps", "8/255", "--steps"):
+        assert text in said
+    assert "next: fastadv attack fim --data" in said
+    assert "--ensemble synth-resnet" in inside(["attacks", "e-fim"], capsys)
+    (found,) = json.loads(inside(["attacks", "fim", "--json"], capsys))
+    assert found["parameters"] == {"eps": "8/255", "steps": "10"}
+
+
+def test_models_lists_every_network(capsys):
+    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).parents[1] / "models" / "test_zoo.py")
+    zoo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zoo)  # its facts, which it compares with the networks themselves
+    facts = {name: (parameters, zoo.SIZES.get(name, (112, 112))[0]) for name, (parameters, *_) in zoo.FACTS.items()}
+    assert {name: (n.parameters, n.input) for name, n in NETWORKS.items()} == facts
+    assert tuple(name for name, network in NETWORKS.items() if network.shipped) == shipped_names()
+    said = inside(["models"], capsys)
+    assert all(name in said for name in NETWORKS)
+    assert "43.80 M" in inside(["models", "ir_se50"], capsys)
+    (found,) = json.loads(inside(["models", "synth-vgg", "--json"], capsys))
+    assert (found["name"], found["parameters"], found["shipped"]) == ("synth-vgg", 193136, True)
 
 
 def test_no_help_waits_for_pytorch():
@@ -129,7 +179,10 @@ def test_the_names_and_defaults_are_those_of_the_library():
         (("train", "--model", "synth-vg"), "model: expected one of 'fastadv models', got 'synth-vg'; did you mean"),
         (("attack", "fim", "--goal", "evad"), "--goal: expected one of evade, impersonate, match, identify-as"),
         (("attack", "fim", "--goal", "evad"), "got 'evad'; did you mean 'evade'?"),
-        (("atack",), "Did you mean 'attack'?"),
+        (("attacks", "pgf"), "got 'pgf'; did you mean 'pgd'?"),
+        (("models", "iresnet51"), "got 'iresnet51'; did you mean 'iresnet"),
+        (("atack",), "Did you mean 'attack'"),
+        (("atack",), "Try 'fastadv --help'"),
         (("attack", "fim", "--stepz", "3"), "--steps"),
     ],
 )
