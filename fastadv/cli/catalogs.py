@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +68,7 @@ def attacks(
 ) -> None:
     """List the attacks by family, with norm, level and paper; 'fastadv attacks NAME' describes one."""
     from fastadv.attacks import CATALOG
-    from fastadv.cli.show import print_next
+    from fastadv.cli.show import print_columns, print_next
 
     if as_json:
         entries = CATALOG.values() if name is None else [CATALOG[name]]
@@ -85,8 +84,8 @@ def attacks(
         families.setdefault(_family(entry), []).append(entry)
     for family, entries in families.items():
         rows = [(e.name, _NORMS[e.norm], e.level, e.what, e.source) for e in entries]
-        _print_columns(family, rows, ("name", "norm", "level", "what it does", "paper"))
-    _print_columns("Goals (--goal)", list(GOALS.items()), ("name", "reached when the face is"))
+        print_columns(family, rows, ("name", "norm", "level", "what it does", "paper"))
+    print_columns("Goals (--goal)", list(GOALS.items()), ("name", "reached when the face is"))
     print_next("attacks", "fim")
 
 
@@ -104,14 +103,14 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the networks: name, parameters, input and where the weights come from."""
-    from fastadv.cli.show import print_next
+    from fastadv.cli.show import print_columns, print_next
 
     chosen = {known: network for known, network in NETWORKS.items() if name in (None, known)}
     if as_json:
         print(json.dumps([{"name": known, **asdict(network)} for known, network in chosen.items()]))
         return
     rows = [(known, _count(n.parameters), f"{n.input} x {n.input}", n.weights) for known, n in chosen.items()]
-    _print_columns("Networks (--model)", rows, ("name", "parameters", "input", "weights"))
+    print_columns("Networks (--model)", rows, ("name", "parameters", "input", "weights"))
     model = name or "synth-vgg"
     weights = {} if NETWORKS[model].shipped else {"weights": "FILE"}
     print_next("verify", data="FACES", model=model, **weights)
@@ -166,7 +165,7 @@ def _value(name: str, value: Any) -> str | None:
 
 
 def _print_attack(described: Described) -> None:
-    from fastadv.cli.show import print_line
+    from fastadv.cli.show import print_columns, print_line
 
     paper = f"{_NORMS[described.norm]}, {described.level}; {described.source}"
     print_line(f"{described.name}: {described.what} ({paper})\n\n{described.description}\n")
@@ -174,23 +173,8 @@ def _print_attack(described: Described) -> None:
         (_OPTIONS.get(name, f"--set {name}="), value or "chosen by the attack")
         for name, value in (*described.parameters.items(), *described.settings.items())
     ]
-    _print_columns("Parameters", rows, ("option", "default"))
+    print_columns("Parameters", rows, ("option", "default"))
 
 
 def _count(number: int) -> str:
     return f"{number / 1e6:.2f} M"
-
-
-def _print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """Columns without a frame; the first is never broken."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    for k, name in enumerate(header):
-        made.add_column(name, no_wrap=k < len(header) - 2, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    Console().print(made)
-    print()

@@ -94,6 +94,25 @@ def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) 
     return table
 
 
+def print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """Columns without a frame; the first is never broken."""
+    made = Table(
+        show_header=any(header),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+    )
+    for k, name in enumerate(header):
+        made.add_column(name, no_wrap=k < len(header) - 2, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    Console().print(made)
+    print()
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 

@@ -253,9 +253,20 @@ def test_doctor_says_what_is_missing_and_what_it_would_give(monkeypatch, capsys)
     assert all(row["use"] for row in packages.values())
     facts = dict(report["facts"])
     assert {"torch", "native module", "cpu instruction set in use", "threads", "safetensors"} <= set(facts)
-    monkeypatch.setenv("COLUMNS", "200")
+    extras = {extra["name"]: extra for extra in report["extras"]}
+    assert extras["report"]["missing"] == ["matplotlib"]
+    assert {*EXTRAS, "triton", "cupy", "kornia"} == set(extras)
+    monkeypatch.setenv("COLUMNS", "100")
     app(["doctor"], standalone_mode=False)
-    assert "pip install 'fastadv[report]'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pip install 'fastadv[report]'" in said
+    assert len(said.splitlines()) <= 50
+    lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
+    backends = lines["operation"]
+    for row in report["backends"]:  # the matrix has every operation and every backend
+        assert lines[row["op"]][backends.index(row["backend"])] == ("yes" if row["available"] else "-")
+    for reason in {row["reason"] for row in report["backends"] if not row["available"]}:
+        assert reason in said
 
 
 def test_ctrl_c_is_130_before_any_progress_bar_too(inside, faces, pairs, monkeypatch):
