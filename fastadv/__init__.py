@@ -3,30 +3,39 @@
 ``dir(fastadv)`` is the table of contents: what is attacked (`wrap`, `load`, `FaceModel`), attacks (`attack`, `run`,
 `attacks`, `Recipe`, `surrogates`), goals and budgets, whole data sets (`stream`, `data`), detection (`detection`,
 `Guard`, `load_detector`), `defences`, and how it is measured (`recognition`).
+
+A name is imported when it is first used, so that ``import fastadv`` and ``fastadv --help`` do not wait for PyTorch.
 """
 
-from fastadv import attacks, data, defences, detection, models, recognition, surrogates
+import importlib
+from typing import TYPE_CHECKING
+
 from fastadv._version import __version__
-from fastadv.attacks import (
-    L2,
-    ClassifyAs,
-    Evade,
-    Gallery,
-    GalleryClass,
-    Goal,
-    Impersonate,
-    Linf,
-    MatchFeatures,
-    Misclassify,
-    Recipe,
-    SignGradient,
-)
-from fastadv.core.errors import Error
-from fastadv.detection import Guard, load_detector
-from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result, attack, run, stream_jobs, trace
-from fastadv.models import FaceModel, load, wrap
-from fastadv.runs.production import stream
-from fastadv.surrogates import Surrogate
+
+if TYPE_CHECKING:
+    from fastadv import attacks, data, defences, detection, models, recognition, surrogates
+    from fastadv.attacks import (
+        L2,
+        ClassifyAs,
+        Evade,
+        Gallery,
+        GalleryClass,
+        Goal,
+        Impersonate,
+        Linf,
+        MatchFeatures,
+        Misclassify,
+        Recipe,
+        SignGradient,
+    )
+    from fastadv.core.errors import Error
+    from fastadv.detection import Guard, load_detector
+    from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result
+    from fastadv.engine.attack import attack
+    from fastadv.engine.run import run, stream_jobs, trace
+    from fastadv.models import FaceModel, load, wrap
+    from fastadv.runs.production import stream
+    from fastadv.surrogates import Surrogate
 
 __all__ = [
     "L2",
@@ -68,6 +77,34 @@ __all__ = [
     "wrap",
 ]
 
+_PACKAGES = (
+    *("attacks", "backends", "core", "data", "defences", "detection", "engine", "models", "ops", "recognition"),
+    *("runs", "surrogates"),
+)
+# where each name is, but for the packages
+_MODULES = {
+    **dict.fromkeys(("L2", "ClassifyAs", "Evade", "Gallery", "GalleryClass", "Goal", "Impersonate", "Linf"), "attacks"),
+    **dict.fromkeys(("MatchFeatures", "Misclassify", "Recipe", "SignGradient"), "attacks"),
+    **dict.fromkeys(("Adversarials", "AttackWarning", "Engine", "Job", "Result", "attack", "run"), "engine"),
+    **dict.fromkeys(("stream_jobs", "trace"), "engine"),
+    **dict.fromkeys(("FaceModel", "load", "wrap"), "models"),
+    **dict.fromkeys(("Guard", "load_detector"), "detection"),
+    "Error": "core.errors",
+    "Surrogate": "surrogates",
+    "stream": "runs.production",
+}
+
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if not TYPE_CHECKING:  # a checker takes the imports above, and refuses other names
+
+    def __getattr__(name: str) -> object:
+        if name in _PACKAGES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        return globals()[name]

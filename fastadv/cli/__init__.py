@@ -12,11 +12,11 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from fastadv._version import __version__
 from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
+from fastadv.cli.catalogs import attacks, models
 from fastadv.cli.checks import Checked
 from fastadv.cli.defend import defend
 from fastadv.cli.demo import demo
@@ -24,10 +24,10 @@ from fastadv.cli.detect import detect
 from fastadv.cli.doctor import doctor
 from fastadv.cli.export import export
 from fastadv.cli.groups import OwnOptions
+from fastadv.cli.help_page import WIDTH, Group
 from fastadv.cli.identify import identify
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
-from fastadv.cli.show import errors, print_notices
 from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
 from fastadv.cli.train_denoiser import denoiser
@@ -49,22 +49,21 @@ _PLAIN = {
     "δ": "delta",
 }
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
+    context_settings={"max_content_width": WIDTH},
     help="Adversarial attacks on face recognition, at the full speed of the hardware.",
     epilog="Exit codes: 0 success; 2 an error that you can correct, in one line on standard error; 70 a fault of "
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (doctor, attack, verify, identify, transfer, talfw, defend, demo, report, serve):
+for command in (demo, attacks, attack, verify, identify, transfer, talfw, defend, models, report, serve, doctor):
     app.command(cls=Checked)(command)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
-training = typer.Typer(
-    cls=OwnOptions, subcommand_metavar="[COMMAND]", pretty_exceptions_enable=False, rich_markup_mode="rich"
-)
+training = typer.Typer(cls=OwnOptions, pretty_exceptions_enable=False, rich_markup_mode=None)
 training.callback(invoke_without_command=True)(train)
 training.command(cls=Checked)(denoiser)
 app.add_typer(training, name="train")
@@ -92,7 +91,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
             warnings.showwarning = _show_warning
-            app(standalone_mode=True)
+            app(prog_name="fastadv")
     except KeyboardInterrupt:
         _say("stopped")
         sys.exit(130)
@@ -130,6 +129,8 @@ def _refusal(error: OSError) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A notice as a line of its own; other libraries' warnings without the line of code."""
+    from fastadv.cli.show import print_notices
+
     print_notices((" ".join(str(message).split()),))
 
 
@@ -142,6 +143,10 @@ def _interrupted(left: SystemExit) -> bool:
 
 
 def _say(text: str) -> None:
+    from rich.text import Text
+
+    from fastadv.cli.show import errors
+
     errors.print("[red]error:[/red]", Text(" ".join(text.split())), highlight=False, soft_wrap=True)
 
 

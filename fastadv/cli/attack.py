@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from fastadv.attacks import CATALOG
 from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.names import Goal, attack_names, known_attack
 from fastadv.cli.options import (
-    AttackName,
     AttackOptions,
-    Goal,
     InputOptions,
     Metric,
     MetricOf,
     OutputOptions,
     RunOptions,
 )
-from fastadv.cli.show import print_attack, timed
-from fastadv.runs.goals import GoalChoice
-from fastadv.studies.attack import AttackPlan, attack_as_planned
+
+if TYPE_CHECKING:
+    from fastadv.runs.goals import GoalChoice
 
 _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 
@@ -35,45 +33,38 @@ class GoalOptions:
 
     threshold: Annotated[
         float | None,
-        typer.Option(
-            help="Threshold of the verifier, as measured by 'fastadv verify'; needed for evade, impersonate and match. "
-            "With --layer: largest distance between the layer's features that counts as a match."
-        ),
+        typer.Option(help="Similarity threshold, from 'fastadv verify'; with --layer: a distance."),
     ] = None
     goal: Annotated[
         Goal | None,
         typer.Option(
-            help="Goal of the attack. evade: not verified as oneself. impersonate: verified as the target. match: the "
-            "target's features. identify-as, misidentify: nearest to the target's template in a gallery, or to another "
-            "person's than one's own. classify-as, misclassify: the target's class of the network's class head, or "
-            "another class than before (default: impersonate; match for df; identify-as for knn-df)."
+            help="Goal: evade, impersonate, match, identify-as, misidentify, classify-as or misclassify; see 'fastadv "
+            "attacks' (default: by the attack)."
         ),
     ] = None
     pairs: Annotated[
         Path | None,
-        typer.Option(
-            help="Attack the first image of each line of this CSV file (first,second,same), with the second as target."
-        ),
+        typer.Option(help="Attack the pairs of this CSV file (first,second,same): target second."),
     ] = None
     layer: Annotated[
         str | None,
-        typer.Option(help="Layer whose features --goal match compares, by its name (default: the embedding)."),
+        typer.Option(help="With --goal match: compare this layer (default: the embedding)."),
     ] = None
     gallery: Annotated[
         Path | None,
-        typer.Option(
-            help="Enrol these identities as templates for identify-as and misidentify (default: those of --data)."
-        ),
+        typer.Option(help="With identify-as, misidentify: enrol these faces (default: --data)."),
     ] = None
     neighbours: Annotated[
         int | None,
-        typer.Option(help="Number of nearest templates that vote for identify-as and misidentify (default: 1)."),
+        typer.Option(help="With identify-as, misidentify: number of voting templates (default: 1)."),
     ] = None
     metric: MetricOf = Metric.cosine
     limit: Annotated[int | None, typer.Option(help="Process at most N images.")] = None
 
     def choice(self, usual: str) -> GoalChoice:
         """The goal of every face; ``usual`` where none is given."""
+        from fastadv.runs.goals import GoalChoice
+
         return GoalChoice(
             goal=usual if self.goal is None else self.goal.value,
             threshold=self.threshold,
@@ -86,8 +77,14 @@ class GoalOptions:
 @takes_groups
 def attack(
     name: Annotated[
-        AttackName,
-        typer.Argument(help="Run this attack. " + "; ".join(f"{k}: {e.what}" for k, e in CATALOG.items())),
+        str,
+        typer.Argument(
+            metavar="NAME",
+            rich_help_panel="Attack",
+            help="Run this attack, a name of 'fastadv attacks'.",
+            callback=known_attack,
+            autocompletion=attack_names,
+        ),
     ],
     given: InputOptions,
     aim: GoalOptions,
@@ -95,22 +92,25 @@ def attack(
     run: RunOptions,
     output: Annotated[
         OutputOptions,
-        Changed("out", "Write images, manifest.parquet and run.json to this folder; continue an unfinished run."),
+        Changed("out", "Write images, manifest and run.json to this folder, or continue its run."),
     ],
 ) -> None:
     """Generate adversarial faces from a data set.
 
-    Without --pairs, the target of every image is the first image of the next identity; with --goal evade every image
-    moves away from its own embedding, which needs an attack with a random start, such as pgd. The same command
-    continues an interrupted run, which ends with the same bytes as one without interruption.
+    Without --pairs, the target of an image is the first image of the next identity. --goal evade needs an attack with
+    a random start, such as pgd. The same command continues an interrupted run.
 
-    Example: fastadv attack fim --data faces/ --model mobilefacenet --weights FILE --threshold 0.31 --out adversarial/
+    Example: fastadv attack fim --data faces/ --model synth-vgg --threshold 0.3 --out run/
     """
+    from fastadv.attacks import CATALOG
+    from fastadv.cli.show import print_attack, timed
+    from fastadv.studies.attack import AttackPlan, attack_as_planned
+
     recipe = moves.of(name).build(device=run.device)
     plan = AttackPlan(
         inputs=run.inputs(given, output),
         attack=recipe,
-        aim=aim.choice(_PAPERS.get(CATALOG[name.value].level, "impersonate")),
+        aim=aim.choice(_PAPERS.get(CATALOG[name].level, "impersonate")),
         pairs=aim.pairs,
         gallery=aim.gallery,
         limit=aim.limit,

@@ -12,9 +12,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from fastadv.cli.help_page import usage, write_options, write_text
+from fastadv.cli.names import refuse_choice
 from fastadv.core.errors import ArgumentError
 from fastadv.core.extras import require_extra
-from fastadv.models import open_device
 
 _MOST = 2**31 - 1  # of a count: what no array, fold or step number can pass
 _SEEDS = ("seed", "faces_seed")
@@ -63,7 +64,23 @@ class Checked(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """The arguments, none of them empty."""
         check_texts(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            refuse_choice(error)
+            raise
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """What a call needs."""
+        return usage(self.params)
+
+    def format_help_text(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """What it does."""
+        write_text(self.help, formatter)
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """The options, by their groups."""
+        write_options(self.get_params(ctx), formatter)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Check, and run."""
@@ -98,7 +115,9 @@ def check(command: str, values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         _check_number(name, value)
-    if values.get("device") is not None:
+    if values.get("device") not in (None, "cpu"):
+        from fastadv.models import open_device
+
         open_device(values["device"], argument="--device")
     for name in ("out", "cache"):
         if values.get(name) is not None:

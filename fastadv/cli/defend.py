@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.options import InputOptions, OutputOptions, PairOptions, RunOptions
-from fastadv.cli.show import print_notes, print_notices, print_opened, table, timed
-from fastadv.report.pages import defences as defend_page
-from fastadv.studies.defences import results as defend_results
-from fastadv.studies.defences.folder import DefencePlan, defend_folder
-from fastadv.studies.defences.plan import FORMS
 
-_FORMS = FORMS.replace("[@", "\\[@")  # no markup
+FORMS = (
+    "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
+    "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE or "
+    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) with the same arguments, for queries known to be "
+    "attacked"
+)  # of fastadv.studies.defences.plan, which a test compares
 
 
 @takes_groups
@@ -26,7 +25,7 @@ def defend(
     defence: Annotated[
         list[str],
         typer.Option(
-            help=f"Evaluate this defence, such as mean:3 or jpeg:20; may be given several times. Forms: {_FORMS}."
+            help=f"Evaluate this defence, such as mean:3 or jpeg:20; may be given several times. Forms: {FORMS}."
         ),
     ],
     pairs: PairOptions,
@@ -38,8 +37,7 @@ def defend(
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run this attack, NAME[:STEPS]\\[@EPS]\\[,FIELD=VALUE], such as fim:20@8/255; may be given several "
-            "times."
+            help="Run this attack, NAME[:STEPS][@EPS][,FIELD=VALUE], such as fim:20@8/255; may be given several times."
         ),
     ] = None,
     copy: Annotated[
@@ -71,6 +69,13 @@ def defend(
     Example: fastadv defend --data lfw/ --model mobilefacenet --weights FILE --defence mean:3 --defence jpeg:20
     --attack ffm --attack fim:20 --limit 300 --out study/
     """
+    from rich.console import Console
+
+    from fastadv.cli.show import print_notes, print_notices, print_opened, table, timed
+    from fastadv.report.pages import defences as defend_page
+    from fastadv.studies.defences import results as defend_results
+    from fastadv.studies.defences.folder import DefencePlan, defend_folder
+
     plan = DefencePlan(
         inputs=run.inputs(given, output),
         defences=defence,
@@ -88,7 +93,7 @@ def defend(
         print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
         return
     console = Console()
-    title = f"{given.model.value}, {described['pairs']} pairs"
+    title = f"{given.model}, {described['pairs']} pairs"
     console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
     print_notes(defend_page.clean_notes(described))
     console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))

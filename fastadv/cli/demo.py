@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from fastadv.cli.fields import takes_groups
 from fastadv.cli.options import AsJson, Seed
-from fastadv.cli.show import percent, print_opened, progress_bars, table
-from fastadv.report.pages.demo import write_demo
-from fastadv.studies import demo as demonstrating
 
 
+@takes_groups
 def demo(
     out: Annotated[Path, typer.Option(help="Write to this new folder, or continue the demo in it.")] = Path(
         "fastadv-demo"
     ),
-    pairs: Annotated[
-        int, typer.Option(help="Generate this many pairs of synthetic faces, a multiple of 20.")
-    ] = demonstrating.PAIRS,
+    pairs: Annotated[int, typer.Option(help="Generate this many pairs of synthetic faces, a multiple of 20.")] = 300,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run a demonstration in a minute or two: synthetic faces, a shipped network, four attacks and a report."""
+    from rich.console import Console
+
+    from fastadv.cli.show import percent, print_opened, progress_bars, table
+    from fastadv.report.pages.demo import write_demo
+    from fastadv.studies import demo as demonstrating
+
     with progress_bars(quiet=as_json) as progress:
         result = demonstrating.demo(out, seed=seed, pairs=pairs, progress=progress)
     page = write_demo(result)

@@ -9,41 +9,34 @@ import math
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
-from rich.console import Console
 
-from fastadv.attacks.spec import parse_attack
 from fastadv.cli.checks import Checked
-from fastadv.cli.detect_tables import print_cells, print_evaluation
 from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.help_page import Group
 from fastadv.cli.options import (
+    SYNTHETIC,
     AsJson,
     Device,
     InputOptions,
     OutputOptions,
     RunOptions,
 )
-from fastadv.cli.show import percent, print_line, print_notices, print_opened, table, timed
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
-from fastadv.data import FaceSource, SyntheticFaces
-from fastadv.detection import FitConfig, load_detector
-from fastadv.models import FaceModel
-from fastadv.report.pages import detection as detect_page
-from fastadv.studies.detection import evaluate as evaluating
-from fastadv.studies.detection import fit as fitting
-from fastadv.studies.detection import plan as detect_plan
-from fastadv.studies.detection.score import ScoreSummary, score_folder
-from fastadv.studies.detection.study import HEAD, HEAD_EPOCHS, HEAD_LR, StudyConfig
-from fastadv.studies.train import SYNTHETIC
-from fastadv.training import HeadConfig
+
+if TYPE_CHECKING:
+    from fastadv.data import FaceSource
+    from fastadv.models import FaceModel
+    from fastadv.studies.detection.score import ScoreSummary
 
 detect = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     help="Detect adversarial faces: fit detectors on attacks, evaluate them, score a folder, export one.",
 )
 
@@ -82,6 +75,9 @@ class FaceOptions:
 
     def open(self, given: InputOptions, device: str) -> tuple[FaceSource, FaceModel]:
         """The faces, every one of them checked, and the network."""
+        from fastadv.data import SyntheticFaces
+        from fastadv.studies.detection import plan as detect_plan
+
         model = given.open_model(device)
         source: FaceSource
         if str(given.data) == SYNTHETIC:
@@ -144,8 +140,8 @@ def fit(
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Train a class head although the network has one.")
     ] = False,
-    head_epochs: Annotated[int, typer.Option(min=1, help="Train the class head for this many epochs.")] = HEAD_EPOCHS,
-    head_lr: Annotated[float, typer.Option(help="Initial learning rate of the class head.")] = HEAD_LR,
+    head_epochs: Annotated[int, typer.Option(min=1, help="Train the class head for this many epochs.")] = 300,
+    head_lr: Annotated[float, typer.Option(help="Initial learning rate of the class head.")] = 0.1,
     epochs: Annotated[int, typer.Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
     lr: Annotated[float, typer.Option(help="Initial learning rate of a detector.")] = 1e-3,
 ) -> None:
@@ -158,6 +154,17 @@ def fit(
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
     --attack mi-fgsm@0.03 --attack cw-l2:30,search_steps=2 --natural 4 --attacked 2 --out study/
     """
+    from rich.console import Console
+
+    from fastadv.attacks.spec import parse_attack
+    from fastadv.cli.detect_tables import print_cells
+    from fastadv.cli.show import percent, print_line, print_notices, table, timed
+    from fastadv.detection import FitConfig
+    from fastadv.studies.detection import fit as fitting
+    from fastadv.studies.detection import plan as detect_plan
+    from fastadv.studies.detection.study import HEAD, StudyConfig
+    from fastadv.training import HeadConfig
+
     source, face_model = faces.open(given, how.device)
     config = StudyConfig(
         attacks=tuple(parse_attack(text) for text in attack or ()),
@@ -259,6 +266,12 @@ def evaluate(
     Example: fastadv detect evaluate study/ --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE
     --unseen knn-df:60@5/255 --adaptive pgd:10@0.03
     """
+    from fastadv.attacks.spec import parse_attack
+    from fastadv.cli.detect_tables import print_cells, print_evaluation
+    from fastadv.cli.show import print_opened, timed
+    from fastadv.report.pages import detection as detect_page
+    from fastadv.studies.detection import evaluate as evaluating
+
     config = evaluating.EvaluateConfig(
         unseen=tuple(parse_attack(text) for text in unseen or ()),
         unseen_runs=tuple(str(folder) for folder in unseen_run or ()),
@@ -302,6 +315,10 @@ def score(
     """
     if equal_error and rate is not None:
         raise ArgumentError(f"rate: expected --rate or --eer, got both, with --rate {rate:g}")
+    from fastadv.cli.show import timed
+    from fastadv.detection import load_detector
+    from fastadv.studies.detection.score import score_folder
+
     fitted = load_detector(detector, device=device)
     face_model = given.open_model(device)
     source = given.open_faces(face_model)
@@ -325,6 +342,10 @@ def _write_scores(found: ScoreSummary, out: Path) -> None:
 
 
 def _print_flagged(found: ScoreSummary) -> None:
+    from rich.console import Console
+
+    from fastadv.cli.show import print_line, table
+
     flagged = sorted(
         (face for face in found.faces if face.flagged),
         key=lambda face: -face.score if math.isfinite(face.score) else -math.inf,

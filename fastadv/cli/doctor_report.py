@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from fastadv import backends
-from fastadv.core.extras import optional_packages
+from fastadv.core.extras import Extra, extras, optional_packages
 from fastadv.core.provenance import versions
 from fastadv.models import shipped_names
 
@@ -42,12 +42,14 @@ class Report:
     Attributes:
         facts: Pairs of a name and what was found, in the order to print them.
         packages: The optional packages.
+        extras: What one command installs of them, and what is missing.
         backends: One row for each operation and backend: whether it runs and, where not, why.
     """
 
     facts: tuple[tuple[str, str], ...]
     packages: tuple[OptionalPackage, ...]
     backends: tuple[backends.Row, ...]
+    extras: tuple[Extra, ...]
 
 
 def examine() -> Report:
@@ -74,7 +76,7 @@ def examine() -> Report:
         for package in optional_packages()
     )
     facts = list(dict(facts).items())  # each once, where two of the parts have it
-    return Report(facts=tuple(facts), packages=packages, backends=backends.table())
+    return Report(facts=tuple(facts), packages=packages, backends=backends.table(), extras=extras())
 
 
 def _version(name: str) -> str:

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import takes_groups
 from fastadv.cli.guarding import GuardOptions, Network
 from fastadv.cli.options import AsJson
-from fastadv.cli.show import table
-from fastadv.detection.export import export_guard
 
 
 @takes_groups
@@ -28,6 +25,11 @@ def export(
 
     Example: fastadv detect export --model synth-vgg --detector detector.safetensors --out guard.onnx
     """
+    from rich.console import Console
+
+    from fastadv.cli.show import table
+    from fastadv.detection.export import export_guard
+
     guard = detector.open(given)
     made = export_guard(guard, out)
     if as_json:

@@ -6,11 +6,17 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from functools import partial, wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from typer.models import OptionInfo
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _AS_DECLARED: Any = object()
+_VALUES: dict[type, str] = {int: "N", float: "X", Path: "PATH"}
+_WIDEST = 13  # list of choices in the place of a value
 
 
 class Changed:
@@ -55,7 +61,10 @@ def takes_groups(command: _Command) -> _Command:
             groups[name] = partial(group, **dict.fromkeys(needed.difference(names))), names
             parameters += options
         else:
-            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            annotation = hints[name]
+            if marks:
+                annotation = Annotated[group, _with_metavar(marks[0], group)]
+            parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(command)
     def expanded(**values: Any) -> Any:
@@ -69,6 +78,20 @@ def takes_groups(command: _Command) -> _Command:
     return expanded  # type: ignore[return-value]
 
 
+def _with_metavar(declared: Any, kind: Any) -> Any:
+    """A copy of a parameter's declaration with the word that stands for its value in the help."""
+    made = copy.copy(declared)
+    kinds = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
+    kinds = [part for outer in kinds for part in (get_args(outer) or (outer,))]
+    word = next((word for known, word in _VALUES.items() if issubclass(kinds[0], known)), "TEXT")
+    if issubclass(kinds[0], Enum):
+        choices = "|".join(str(choice.value) for choice in kinds[0])
+        word = choices if len(choices) <= _WIDEST else "NAME"
+    if made.metavar is None and isinstance(made, OptionInfo):
+        made.metavar = word
+    return made
+
+
 def _expanded(group: type, marks: list[Any]) -> Iterator[inspect.Parameter]:
     """A parameter for each option of a group that a command has."""
     left_out = {field for mark in marks if isinstance(mark, Without) for field in mark.fields}
@@ -79,7 +102,7 @@ def _expanded(group: type, marks: list[Any]) -> Iterator[inspect.Parameter]:
             continue
         mark = changed.get(field.name, Changed(field.name))
         kind, declared = get_args(hints[field.name])
-        option = copy.copy(declared)
+        option = _with_metavar(declared, kind)
         vars(option).update({"rich_help_panel": group.panel, **mark.settings})  # type: ignore[attr-defined]
         default = field.default if mark.default is _AS_DECLARED else mark.default
         yield inspect.Parameter(

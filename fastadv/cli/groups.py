@@ -5,23 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from fastadv.cli.checks import check, check_texts
+from fastadv.cli.help_page import Group, usage
+from fastadv.cli.names import refuse_choice
 
 
-class OwnOptions(TyperGroup):
+class OwnOptions(Group):
     """A group whose callback is a command of its own, with required options.
 
     ``fastadv train --data ...`` runs the callback, ``fastadv train denoiser --data ...`` the sub-command, which is not
     asked for the options of the former. The callback returns at once where a sub-command is invoked.
     """
 
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """What a call of the callback needs; the sub-commands have pages of their own."""
+        return usage(self.params)
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """The arguments after the options; options are not required before a sub-command."""
         check_texts(args)
         if not args or args[0] not in self.commands:
-            return super().parse_args(ctx, args)
+            try:
+                return super().parse_args(ctx, args)
+            except typer.BadParameter as error:
+                refuse_choice(error)
+                raise
         ctx.resilient_parsing = True
         try:
             return super().parse_args(ctx, args)

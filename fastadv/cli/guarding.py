@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from fastadv.cli.fields import Without
 from fastadv.cli.options import InputOptions
 from fastadv.core.errors import ArgumentError
-from fastadv.detection import load_detector
-from fastadv.detection.guard import Guard
-from fastadv.studies.detection.score import check_network
+
+if TYPE_CHECKING:
+    from fastadv.detection.guard import Guard
 
 Network = Annotated[InputOptions, Without("data", "landmarks")]
 
@@ -46,6 +46,9 @@ class GuardOptions:
             ValueError: both a threshold and a rate, a rate that the detector is not calibrated for, a detector of
                 another network or of other weights, or as the classes.
         """
+        from fastadv.detection import Guard, load_detector
+        from fastadv.studies.detection.score import check_network
+
         found, threshold = load_detector(self.detector), self.threshold
         if self.false_alarm is not None:
             if self.threshold is not None:

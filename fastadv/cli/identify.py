@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.names import IdentifyGoal
 from fastadv.cli.options import (
     AttackOptions,
-    IdentifyGoal,
     InputOptions,
     Metric,
     MetricOf,
     OutputOptions,
     RunOptions,
 )
-from fastadv.cli.show import (
-    attack_title,
-    percent,
-    print_attacks,
-    print_line,
-    print_notes,
-    print_written,
-    table,
-    timed,
-)
-from fastadv.report.pages.curves import IDENTIFICATION, draw_identification
-from fastadv.report.pages.identify import figures
-from fastadv.runs.goals import GoalChoice
-from fastadv.studies import identify as identifying
+
+if TYPE_CHECKING:
+    from fastadv.studies import identify as identifying
 
 
 @takes_groups
@@ -75,6 +63,11 @@ def identify(
 
     Example: fastadv identify --data lfw/ --model mobilefacenet --weights FILE --attack knn-df --limit 500 --out run/
     """
+    from fastadv.cli.show import attack_title, print_written, timed
+    from fastadv.report.pages.curves import IDENTIFICATION, draw_identification
+    from fastadv.runs.goals import GoalChoice
+    from fastadv.studies import identify as identifying
+
     moves = attack.build_if_given(device=run.device, such_as="--goal, --eps", goal=goal)
     aim = None
     if moves is not None:
@@ -90,7 +83,7 @@ def identify(
         metric=metric.value,
     )
     result, seconds = timed(identifying.identify_folder, plan, quiet=output.as_json)
-    title = f"{given.model.value}, {result.clean.mated} faces of {result.clean.people} people" + (
+    title = f"{given.model}, {result.clean.mated} faces of {result.clean.people} people" + (
         f", {attack_title(moves)}, {aim.goal}" if moves and aim else ""
     )
     if output.out is not None:
@@ -103,6 +96,12 @@ def identify(
 
 
 def _print(result: identifying.Identification, title: str, metric: str) -> None:
+    from rich.console import Console
+
+    from fastadv.cli.show import percent, print_attacks, print_line, print_notes, table
+    from fastadv.report.pages.identify import figures
+    from fastadv.studies import identify as identifying
+
     header: tuple[str, ...] = ("", "clean", "attacked")
     rows = [(name, percent(before), percent(after)) for name, before, after in figures(identifying.describe(result))]
     shown = [row if result.attacked else row[:2] for row in rows]

@@ -5,32 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from fastadv import models
-from fastadv.attacks import CATALOG, Recipe, by_name
-from fastadv.attacks.options import with_options
+from fastadv.cli.names import attack_names, known_attack, known_model, model_names
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
-from fastadv.data import FaceSource
-from fastadv.engine import Engine
-from fastadv.models import FaceModel
-from fastadv.runs import inputs
-from fastadv.runs.goals import GOALS, IDENTIFIED
-from fastadv.runs.inputs import PairChoice, RunInputs
-from fastadv.studies.train import SYNTHETIC
-from fastadv.training import LOSSES
 
-AttackName = Enum("AttackName", {name: name for name in CATALOG}, type=str)  # type: ignore[misc]
-ModelName = Enum("ModelName", {name: name for name in models.names()}, type=str)  # type: ignore[misc]
+if TYPE_CHECKING:
+    from fastadv.attacks import Recipe
+    from fastadv.data import FaceSource
+    from fastadv.engine import Engine
+    from fastadv.models import FaceModel
+    from fastadv.runs.inputs import PairChoice, RunInputs
 
-LossName = Enum("LossName", {name: name for name in LOSSES}, type=str)  # type: ignore[misc]
-
-
-Goal = Enum("Goal", {name: name for name in GOALS}, type=str)  # type: ignore[misc]
-IdentifyGoal = Enum("IdentifyGoal", {name: name for name in IDENTIFIED}, type=str)  # type: ignore[misc]
+SYNTHETIC = "synthetic"
 
 
 class Metric(str, Enum):
@@ -47,17 +37,22 @@ class Precision(str, Enum):
 
 Landmarks = Annotated[
     Path | None,
-    typer.Option(help="Align each image by its five points in this file (default: landmarks.txt in LFW's folder)."),
+    typer.Option(help="Align by the five points in this file (default: LFW's landmarks.txt)."),
 ]
 Weights = Annotated[
     Path | None,
+    typer.Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...)."),
+]
+Model = Annotated[
+    str,
     typer.Option(
-        help="Weights of the network: a safetensors file or a torch checkpoint (default for the synth-... networks: "
-        "the weights that fastadv ships)."
+        metavar="NAME",
+        help="Network, a name of 'fastadv models'.",
+        callback=known_model,
+        autocompletion=model_names,
     ),
 ]
-Model = Annotated[ModelName, typer.Option(help="Architecture of the network.")]
-MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by this metric.")]
+MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by cosine or euclidean distance.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
@@ -71,10 +66,7 @@ class InputOptions:
 
     data: Annotated[
         Path,
-        typer.Option(
-            help="Read faces from a folder of identities (identity/image.jpg), LFW with its pairs.txt, an InsightFace "
-            ".bin, .tar shards, or the folder of a run."
-        ),
+        typer.Option(help="Read faces from a folder of identities, LFW, a .bin, .tar shards or a run."),
     ]
     model: Model
     weights: Weights = None
@@ -82,10 +74,14 @@ class InputOptions:
 
     def open_model(self, device: str) -> FaceModel:
         """The network."""
-        return inputs.open_model(self.model.value, self.weights, device=device)
+        from fastadv.runs import inputs
+
+        return inputs.open_model(self.model, self.weights, device=device)
 
     def open_faces(self, model: FaceModel) -> FaceSource:
         """The faces, at the network's size."""
+        from fastadv.runs import inputs
+
         return inputs.open_faces(self.data, size=model.input_size[0], landmarks=self.landmarks)
 
 
@@ -98,31 +94,34 @@ class RunOptions:
     seed: Seed = 0
     slots: Annotated[
         int | None,
-        typer.Option(min=1, help="Attack this many images at a time, a multiple of --batch (default: one batch)."),
+        typer.Option(min=1, help="Images attacked at a time, a multiple of --batch (default: one batch)."),
     ] = None
     batch: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Images per gradient evaluation; 0 measures which number is fastest "
-            "(default: 16 on a CPU, 64 on CUDA).",
+            help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).",
         ),
     ] = None
-    precision: Annotated[
-        Precision, typer.Option(help="Compute gradients in this precision; success is always measured in float32.")
-    ] = Precision.fp32
+    precision: Annotated[Precision, typer.Option(help="Precision of gradients: fp32, tf32, bf16 or auto.")] = (
+        Precision.fp32
+    )
     device: Device = "cpu"
 
     @property
     def engine(self) -> Engine:
         """How images are attacked, with open choices."""
+        from fastadv.engine import Engine
+
         return Engine(slots=self.slots, batch=self.batch, precision=self.precision.value)
 
     def inputs(self, given: InputOptions, output: OutputOptions) -> RunInputs:
         """What the command's study is given."""
+        from fastadv.runs.inputs import RunInputs
+
         return RunInputs(
             data=given.data,
-            model=given.model.value if given.model else None,
+            model=given.model or None,
             weights=given.weights,
             landmarks=given.landmarks,
             seed=self.seed,
@@ -140,9 +139,7 @@ class OutputOptions:
     panel: ClassVar[str] = "Output"
 
     out: Annotated[Path | None, typer.Option(help="Write to this folder.")]
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew; keep other files there.")
-    ] = False
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew.")] = False
     as_json: AsJson = False
 
     @property
@@ -187,6 +184,8 @@ class PairOptions:
 
     def choice(self) -> PairChoice:
         """The pairs of the study."""
+        from fastadv.runs.inputs import PairChoice
+
         return PairChoice(file=self.pairs, folds=self.folds, limit=self.limit)
 
 
@@ -196,52 +195,58 @@ class AttackOptions:
 
     panel: ClassVar[str] = "Attack"
 
-    attack: Annotated[AttackName | None, typer.Option(help="Run this attack.")] = None
-    eps: Annotated[
+    attack: Annotated[
         str | None,
         typer.Option(
-            help="Largest perturbation (its radius), pixels in [0, 1], such as 8/255 or 0.03 "
-            "(default: the attack's own, mostly 8/255)."
+            metavar="NAME",
+            help="Run this attack, a name of 'fastadv attacks'.",
+            callback=known_attack,
+            autocompletion=attack_names,
         ),
     ] = None
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's)."),
+    ] = None
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's own).")
+        int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's).")
     ] = None
     stop: Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")] = (
         False
     )
     margin: Annotated[
         float | None,
-        typer.Option(
-            help="Margin by which the attack must pass the goal's border to succeed, C&W's confidence "
-            "(default: the attack's own)."
-        ),
+        typer.Option(help="Margin (C&W's confidence) that success needs (default: the attack's)."),
     ] = None
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Set another option of the attack, NAME=VALUE; may be given several times."),
+        typer.Option("--set", help="Set another parameter of the attack, NAME=VALUE; may be repeated."),
     ] = None
     drop_rate: Annotated[
         float | None, typer.Option(help="Dropout rate for dfanet attacks (default: per architecture).")
     ] = None
     ensemble: Annotated[
         list[str] | None,
-        typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be given several times."),
+        typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated."),
     ] = None
     ensemble_weights: Annotated[
         str | None,
-        typer.Option(help="Weigh the networks of an e- attack, --model's first, such as 2,1,1 (default: all alike)."),
+        typer.Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1,1 (default: equal)."),
     ] = None
 
     def build(self, *, device: str) -> Recipe:
         """The attack, with the networks of an ensemble on the device."""
+        from fastadv.attacks import by_name
+        from fastadv.attacks.options import with_options
+        from fastadv.runs.inputs import open_named_model
+
         assert self.attack is not None
         made = by_name(
-            self.attack.value,
+            self.attack,
             eps=None if self.eps is None else parse_eps(self.eps),
             steps=self.steps,
             rate=self.drop_rate,
-            others=[inputs.open_named_model(text, device=device) for text in self.ensemble or ()],
+            others=[open_named_model(text, device=device) for text in self.ensemble or ()],
             weights=None if self.ensemble_weights is None else parse_weights(self.ensemble_weights),
         )
         return with_options(made, stop=self.stop, margin=self.margin, settings=parse_settings(self.settings or ()))
@@ -258,6 +263,6 @@ class AttackOptions:
             raise ArgumentError(f"--attack: expected it with {such_as} and other options of an attack, got none")
         return None
 
-    def of(self, name: AttackName) -> AttackOptions:
+    def of(self, name: str) -> AttackOptions:
         """The options for an attack that the command has by another way."""
         return replace(self, attack=name)

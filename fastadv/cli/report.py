@@ -7,15 +7,11 @@ from typing import Annotated
 
 import typer
 
+from fastadv.cli.fields import takes_groups
 from fastadv.cli.options import Landmarks
-from fastadv.report.pages import defences as defend_page
-from fastadv.report.pages import detection as detect_page
-from fastadv.report.pages import run as reporting
-from fastadv.report.pages import transfer as transfer_page
-from fastadv.runs import inputs
-from fastadv.studies.detection import study as detect_study
 
 
+@takes_groups
 def report(
     folder: Annotated[
         Path, typer.Argument(help="Folder of a run of attack, verify, transfer, detect, defend or demo.")
@@ -35,6 +31,13 @@ def report(
     ] = None,
 ) -> None:
     """Redraw the page of a run from its files: one HTML file with numbers, curves and faces."""
+    from fastadv.report.pages import defences as defend_page
+    from fastadv.report.pages import detection as detect_page
+    from fastadv.report.pages import run as reporting
+    from fastadv.report.pages import transfer as transfer_page
+    from fastadv.runs import inputs
+    from fastadv.studies.detection import study as detect_study
+
     if any((folder / name).is_file() for name in (transfer_page.TARGETED, transfer_page.UNTARGETED)):
         source = None if data is None else inputs.open_faces(data, size=112, landmarks=landmarks)
         print(transfer_page.render(folder, source=source, out=out))

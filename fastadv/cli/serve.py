@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from fastadv.cli.fields import takes_groups
 from fastadv.cli.guarding import GuardOptions, GuardPrecision, Network
 from fastadv.cli.options import Device
-from fastadv.cli.show import errors
 from fastadv.core.errors import ArgumentError, FileError
-from fastadv.data.images import MAX_PIXELS
-from fastadv.detection.service_config import ServiceConfig
-from fastadv.studies.detection.plan import read_classes
+
+if TYPE_CHECKING:
+    from fastadv.detection.service_config import ServiceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,9 @@ class LimitOptions:
 
     def build(self) -> ServiceConfig:
         """The limits, in the units of the service."""
+        from fastadv.data.images import MAX_PIXELS
+        from fastadv.detection.service_config import ServiceConfig
+
         _check("--max-wait-ms", self.max_wait_ms, 0, 60_000)
         _check("--max-mib", self.max_mib, 0.001, 1024)
         _check("--max-megapixels", self.max_megapixels, 0.001, MAX_PIXELS / 1e6)
@@ -110,7 +112,9 @@ def serve(
 
     Then: curl --data-binary @face.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/faces
     """
+    from fastadv.cli.show import errors
     from fastadv.detection.service import serve as answer
+    from fastadv.studies.detection.plan import read_classes
 
     if not host or any(map(str.isspace, host)):
         raise ArgumentError(f"--host: expected an address of this machine, got {host!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,25 @@ def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) 
     return table
 
 
+def print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """Columns without a frame; the first is never broken."""
+    made = Table(
+        show_header=any(header),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+    )
+    for k, name in enumerate(header):
+        made.add_column(name, no_wrap=k < len(header) - 2, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    Console().print(made)
+    print()
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
@@ -133,6 +153,16 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
 def print_line(text: str) -> None:
     """A sentence below the tables, whatever signs are in it."""
     Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_next(*words: object, **options: object) -> None:
+    """The next command that makes sense: words, and options that are not None, ``True`` for a flag."""
+    line = ["fastadv", *map(str, words)]
+    for name, value in options.items():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if each is not None and each is not False:
+                line += [f"--{name.replace('_', '-')}", *([] if each is True else [str(each)])]
+    print_line(f"next: {shlex.join(line)}")
 
 
 def print_written(out: Path | None) -> None:

@@ -7,26 +7,22 @@ import shlex
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import (
-    AttackName,
     AttackOptions,
     InputOptions,
     OutputOptions,
     PairOptions,
     RunOptions,
 )
-from fastadv.cli.show import attack_title, percent, print_attacks, print_line, table, timed
 from fastadv.core.errors import ArgumentError
-from fastadv.data.stored import QUALITY, ImageFormat
-from fastadv.runs.goals import check_goal
-from fastadv.studies.talfw import measure as building
-from fastadv.studies.talfw.folder import TalfwPlan, build_folder
+
+if TYPE_CHECKING:
+    from fastadv.studies.talfw import measure as building
 
 
 class StoredAs(str, Enum):
@@ -39,7 +35,7 @@ class Targets(str, Enum):
     one = "one"
 
 
-_PAPERS = AttackName("dfanet-di-m-fim")
+_PAPERS = "dfanet-di-m-fim"
 
 
 @takes_groups
@@ -66,7 +62,7 @@ def talfw(
         StoredAs, typer.Option("--format", help="Write all images, changed or not, in this format.")
     ] = StoredAs.png,
     quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help=f"JPEG quality of --format jpeg (default: {QUALITY}).")
+        int | None, typer.Option(min=1, max=100, help="JPEG quality of --format jpeg (default: 95).")
     ] = None,
     grey: Annotated[
         bool,
@@ -85,6 +81,11 @@ def talfw(
 
     Example: fastadv talfw --data lfw/ --model mobilefacenet --weights FILE --eps 10/255 --out talfw/
     """
+    from fastadv.cli.show import attack_title, print_line, timed
+    from fastadv.data.stored import QUALITY, ImageFormat
+    from fastadv.runs.goals import check_goal
+    from fastadv.studies.talfw.folder import TalfwPlan, build_folder
+
     if quality is not None and stored is not StoredAs.jpeg:
         raise ArgumentError(f"quality: expected --format jpeg with it, got {quality} for {stored.value}")
     written_as = ImageFormat(name=stored.value, quality=QUALITY if quality is None else quality)
@@ -103,12 +104,16 @@ def talfw(
     if output.as_json:
         print(json.dumps({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}))
         return
-    title = f"{attack_title(moves)}, {given.model.value}"
+    title = f"{attack_title(moves)}, {given.model}"
     _print_summary(summary, title, output.folder, seconds)
     print_line(f"evaluate it with: fastadv verify {shlex.join(found)} --model ...")
 
 
 def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:
+    from rich.console import Console
+
+    from fastadv.cli.show import percent, print_attacks, table
+
     rows = [
         ("pairs", f"{summary.pairs}"),
         ("images changed, of all", f"{summary.changed} of {summary.images}"),

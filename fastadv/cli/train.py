@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import LossName, Model, OutputOptions, RunOptions, TrainingOptions
-from fastadv.cli.show import table, timed
+from fastadv.cli.names import LossName
+from fastadv.cli.options import Model, OutputOptions, RunOptions, TrainingOptions
 from fastadv.core.errors import ArgumentError
-from fastadv.studies import train as training
-from fastadv.training import Adversarial, HeadConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from fastadv.training import Adversarial
 
 _FINE_LR, _FINE_CLIP = 0.01, 1.0
 
@@ -32,7 +32,9 @@ def train(
         OutputOptions,
         Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
     ],
-    loss: Annotated[LossName | None, typer.Option(help="Loss function (default: cosface).")] = None,
+    loss: Annotated[
+        LossName | None, typer.Option(help="Loss: softmax, cosface, arcface, triplet or keep (default: cosface).")
+    ] = None,
     head: Annotated[bool, typer.Option("--head", help="Train a class head on the frozen network instead.")] = False,
     epochs: Annotated[
         int | None, typer.Option(help="Number of passes over the images (default: 10; 60 with --head).")
@@ -59,7 +61,7 @@ def train(
     adversarial: Annotated[
         str | None,
         typer.Option(
-            help="Attack a share of every batch by NAME[:STEPS]\\[@EPS], NAME one of fim, pgd, ffm and fgsm "
+            help="Attack a share of every batch by NAME[:STEPS][@EPS], NAME one of fim, pgd, ffm and fgsm "
             "(default: no attack; EPS 8/255)."
         ),
     ] = None,
@@ -88,6 +90,12 @@ def train(
                 f"fastadv train {ctx.invoked_subcommand} --data ..."
             )
         return
+    from rich.console import Console
+
+    from fastadv.cli.show import table, timed
+    from fastadv.studies import train as training
+    from fastadv.training import HeadConfig, TrainConfig
+
     usual: HeadConfig | TrainConfig = HeadConfig() if head else TrainConfig()
     epochs = usual.epochs if epochs is None else epochs
     batch = usual.batch if batch is None else batch
@@ -98,7 +106,7 @@ def train(
         timed,
         quiet=output.as_json,
         data=given.folder,
-        model=model.value,
+        model=model,
         out=output.out,
         weights=weights,
         identities=given.identities,
@@ -143,4 +151,6 @@ def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: b
         if share is not None:
             raise ArgumentError(f"--adversarial-share: expected --adversarial with it, got {share} alone")
         return None
-    return training.parse_adversarial(text, share=share)
+    from fastadv.studies.train import parse_adversarial
+
+    return parse_adversarial(text, share=share)

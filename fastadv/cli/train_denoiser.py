@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import OutputOptions, RunOptions, TrainingOptions
-from fastadv.cli.show import table, timed
-from fastadv.studies.train_denoiser import DenoiserSummary, train_noise2clean
-from fastadv.training.denoiser_config import DenoiserConfig
-from fastadv.training.noisy_batches import Gain
 
-_USUAL = DenoiserConfig()
+if TYPE_CHECKING:
+    from fastadv.studies.train_denoiser import DenoiserSummary
+    from fastadv.training.noisy_batches import Gain
 
 
 @takes_groups
@@ -34,27 +31,23 @@ def denoiser(
         OutputOptions,
         Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
     ],
-    width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = _USUAL.width,
-    layers: Annotated[
-        int, typer.Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")
-    ] = _USUAL.layers,
+    width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = 64,
+    layers: Annotated[int, typer.Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")] = 30,
     stride: Annotated[
         int,
         typer.Option(
             help="Stride of the first convolution: 1 (Mao et al. 2016), or 2 for a quarter of the arithmetic."
         ),
-    ] = _USUAL.stride,
-    sigma_max: Annotated[
-        float, typer.Option(help="Largest standard deviation of the noise, pixels in [0, 1].")
-    ] = _USUAL.sigma_max,
+    ] = 1,
+    sigma_max: Annotated[float, typer.Option(help="Largest standard deviation of the noise, pixels in [0, 1].")] = 0.1,
     sigma_min: Annotated[
         float | None, typer.Option(help="Smallest standard deviation of the noise (default: --sigma-max).")
     ] = None,
-    patch: Annotated[int, typer.Option(help="Side of the patches, in pixels.")] = _USUAL.patch,
+    patch: Annotated[int, typer.Option(help="Side of the patches, in pixels.")] = 56,
     size: Annotated[int, typer.Option(help="Side of the images that the patches are cut from, in pixels.")] = 112,
-    epochs: Annotated[int, typer.Option(help="Number of passes over the images.")] = _USUAL.epochs,
-    batch: Annotated[int, typer.Option(help="Images per step.")] = _USUAL.batch,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = _USUAL.lr,
+    epochs: Annotated[int, typer.Option(help="Number of passes over the images.")] = 20,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     checkpoint_steps: Annotated[
         int | None, typer.Option(help="Save a checkpoint every N steps too, not only after epochs.")
     ] = None,
@@ -64,6 +57,12 @@ def denoiser(
     Example: fastadv train denoiser --data photos/ --out denoiser/; then fastadv defend --defence
     noise2clean:denoiser/best.safetensors ...
     """
+    from rich.console import Console
+
+    from fastadv.cli.show import table, timed
+    from fastadv.studies.train_denoiser import train_noise2clean
+    from fastadv.training.denoiser_config import DenoiserConfig
+
     config = DenoiserConfig(
         width=width,
         layers=layers,

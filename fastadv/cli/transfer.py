@@ -1,21 +1,21 @@
 """``fastadv transfer``."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import InputOptions, OutputOptions, RunOptions
-from fastadv.cli.show import percent, print_notes, print_notices, print_opened, table, timed
 from fastadv.core.numbers import parse_counts, parse_eps, show_eps
-from fastadv.report.pages import transfer as transfer_page
-from fastadv.runs.inputs import PairChoice
-from fastadv.studies.transfer import results
-from fastadv.studies.transfer import untargeted as comparing
-from fastadv.studies.transfer.folder import TransferPlan, transfer_folder
+
+if TYPE_CHECKING:
+    from fastadv.studies.transfer import results
+    from fastadv.studies.transfer import untargeted as comparing
+    from fastadv.studies.transfer.folder import TransferPlan
 
 
 @takes_groups
@@ -27,7 +27,7 @@ def transfer(
     method: Annotated[
         list[str],
         typer.Option(
-            help="Run this attack, NAME[:STEPS]\\[,FIELD=VALUE], such as fim:13 or dfanet-fim,rate=0.05; may be given "
+            help="Run this attack, NAME[:STEPS][,FIELD=VALUE], such as fim:13 or dfanet-fim,rate=0.05; may be given "
             "several times."
         ),
     ],
@@ -74,6 +74,11 @@ def transfer(
     Example: fastadv transfer --data lfw/ --network mobilefacenet=M.safetensors --network edgeface_xs=E.safetensors
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
+    from fastadv.cli.show import print_opened, timed
+    from fastadv.report.pages import transfer as transfer_page
+    from fastadv.runs.inputs import PairChoice
+    from fastadv.studies.transfer.folder import TransferPlan, transfer_folder
+
     plan = TransferPlan(
         inputs=run.inputs(given, output),
         networks=network,
@@ -101,6 +106,11 @@ def transfer(
 
 
 def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:
+    from rich.console import Console
+
+    from fastadv.cli.show import percent, print_notes, print_notices, table
+    from fastadv.studies.transfer import untargeted as comparing
+
     described = comparing.describe(found)
     rows = [
         (r["method"], r["network"], percent(r["auc"]), percent(r["eer"]), percent(r["tar_at_far_1e2"]))
@@ -114,6 +124,11 @@ def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:
 
 
 def _print_targeted(found: results.Transfer, plan: TransferPlan) -> None:
+    from rich.console import Console
+
+    from fastadv.cli.show import percent, print_notes, print_notices, table
+    from fastadv.studies.transfer import results
+
     names = list(found.verifiers)
     rows = [(c.surrogate, c.method, *(percent(found.hit_rate(c, name)) for name in names)) for c in found.cells]
     title = f"hit rates, {len(found.pairs)} pairs, eps {show_eps(plan.eps)}"

@@ -15,10 +15,6 @@ from fastadv.cli.options import (
     PairOptions,
     RunOptions,
 )
-from fastadv.cli.show import attack_title, print_verification, print_written, timed
-from fastadv.report.pages.curves import ROC, draw_verification
-from fastadv.runs.goals import check_goal
-from fastadv.studies import verify as verifying
 
 
 @takes_groups
@@ -39,6 +35,11 @@ def verify(
 
     Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
     """
+    from fastadv.cli.show import attack_title, print_verification, print_written, timed
+    from fastadv.report.pages.curves import ROC, draw_verification
+    from fastadv.runs.goals import check_goal
+    from fastadv.studies import verify as verifying
+
     moves = attack.build_if_given(device=run.device, such_as="--eps, --steps")
     if moves is not None:
         check_goal(moves, "impersonate")
@@ -46,7 +47,7 @@ def verify(
         inputs=run.inputs(given, output), pairs=pairs.choice(), attack=moves, metric=metric.value
     )
     result, seconds = timed(verifying.verify_folder, plan, quiet=output.as_json)
-    title = f"{given.model.value}, {len(result.scores)} pairs{f', {attack_title(moves)}' if moves else ''}"
+    title = f"{given.model}, {len(result.scores)} pairs{f', {attack_title(moves)}' if moves else ''}"
     if output.out is not None:
         draw_verification(result, output.out / ROC, title=title)
     if output.as_json:

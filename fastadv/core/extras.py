@@ -83,6 +83,37 @@ FURTHER = (
 """Packages that no extra brings."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """What one command installs.
+
+    Attributes:
+        name: Of the extra, or of the package where no extra brings it.
+        use: What it gives.
+        install: The command that installs it.
+        missing: Distributions that are not installed; empty where all are.
+    """
+
+    name: str
+    use: str
+    install: str
+    missing: tuple[str, ...]
+
+
+def extras() -> tuple[Extra, ...]:
+    """Each extra, and each package that no extra brings, with what is missing of it."""
+    parts = {**EXTRAS, **{package.distribution: (package,) for package in FURTHER}}
+    return tuple(
+        Extra(
+            name=name,
+            use=packages[0].use,
+            install=packages[0].install,
+            missing=tuple(package.distribution for package in packages if not package.present),
+        )
+        for name, packages in parts.items()
+    )
+
+
 def optional_packages() -> tuple[Package, ...]:
     """Each optional package once, those of the extras first."""
     found: dict[str, Package] = {}

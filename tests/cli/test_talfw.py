@@ -119,7 +119,7 @@ def test_the_paper_s_attack_is_the_default_and_people_get_a_table(here, lfw, tmp
         (("--eps", "8"), "eps: expected at most hi - lo = 1, got 8"),
         (("--threshold", "7"), "threshold: expected a cosine value in [-1, 1], got 7.0"),
         (("--attack", "dfanet-fim", "--targets", "all"), "targets: expected one for dfanet-fim, which compares with"),
-        (("--targets", "some"), "'some' is not one of 'all', 'one'"),
+        (("--targets", "some"), "--targets: expected one of all, one, got 'some'"),
         (("--folds", "3"), "folds: expected some of the 2 of the pairs, got 3"),
         (("--limit", "0"), "limit: expected a whole number of at least 1, got 0"),
         (("--slots", "3"), "slots: expected a multiple of batch = 2, got 3"),
