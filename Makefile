@@ -35,9 +35,10 @@ test-slow: $(VENV)/.built
 demo: $(VENV)/.built
 	$(BIN)/fastadv demo
 
-# the site, build/docs/index.html: a warning, a dead link or anything loaded from another host is an error
+# the site, build/docs/index.html: a warning, a dead link or anything loaded from another host is an error; -E reads all pages anew,
+# since Sphinx repeats no warning of a page that it takes from its cache
 docs: $(VENV)/.built
-	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -n -b html docs build/docs
 	$(BIN)/python docs/check_site.py build/docs
 
 lint: $(VENV)/.built

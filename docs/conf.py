@@ -9,6 +9,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import generate  # noqa: E402
+
 import fastadv  # noqa: E402
 
 project = "fastadv"
@@ -27,15 +29,19 @@ html_copy_source = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
 
+smartquotes = False
 default_role = "code"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+# a reference must lead somewhere, but for those to other packages and to names of ours that are not public
+nitpick_ignore_regex = [("py:(class|exc)", r"(?!fastadv\.).*"), ("py:(class|func)", r"fastadv(\.\w+){3,}")]
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Nothing yet but what the extensions do."""
+    """Write the generated pages before Sphinx looks for pages."""
+    app.connect("builder-inited", lambda _: generate.write_all(HERE / "generated"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
