@@ -89,8 +89,8 @@ def _family(family: Family, entries: list[Entry]) -> str:
         "Below are their arguments and defaults. Where a default is `None`, the attack chooses the value by the rule "
         "that its text or its class gives.\n",
         *(_attack(e) for e in entries),
-        "## Settings\n\nEvery attack above takes the fields of its class as arguments too, in Python by their names and "
-        f"on the command line as `--set NAME=VALUE`. {{py:class}}`{machine}` lists the fields, and says what the "
+        "## Settings\n\nEvery attack above takes the fields of its class as arguments too, in Python by their names "
+        f"and on the command line as `--set NAME=VALUE`. {{py:class}}`{machine}` lists the fields, and says what the "
         "papers leave open and what we chose.\n",
     ]
     return "\n".join(parts)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastadv as fa
+from fastadv.core.extras import EXTRAS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUN = re.compile(r"(?ms)^```python run\n(.*?)^```$")
@@ -45,3 +46,8 @@ def test_every_example_runs_an_attack_of_its_page():
         for name in re.findall(r'fa\.attack\("([^"]+)"', family.example):
             (entry,) = (e for e in fa.attacks.list() if e.name == name)
             assert (name, FAMILIES.family_key(entry)) == (name, family.key)
+
+
+def test_the_page_on_installing_names_every_extra():
+    text = (DOCS / "install.md").read_text(encoding="utf-8")
+    assert [extra for extra in (*EXTRAS, "cupy-cuda12", "faiss-gpu") if f"`{extra}`" not in text] == []
