@@ -10,7 +10,7 @@ BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 PEERS := torchattacks==3.5.1
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test test-slow demo lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow demo docs lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt
@@ -19,7 +19,7 @@ $(BIN)/python: constraints.txt
 	@touch $@
 
 $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/cpu/* kernels/common/* kernels/cuda/*)
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint,docs]'
 	$(BIN)/pip install --quiet --no-deps $(PEERS)
 	@touch $@
 
@@ -34,6 +34,12 @@ test-slow: $(VENV)/.built
 # synthetic faces, a shipped network, four attacks, and a report: open fastadv-demo/report.html
 demo: $(VENV)/.built
 	$(BIN)/fastadv demo
+
+# the site, build/docs/index.html: a warning, a dead link or anything loaded from another host is an error; -E reads all pages anew,
+# since Sphinx repeats no warning of a page that it takes from its cache
+docs: $(VENV)/.built
+	$(BIN)/python -m sphinx -q -E -W --keep-going -n -b html docs build/docs
+	$(BIN)/python docs/check_site.py build/docs
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
@@ -58,7 +64,7 @@ triton-compile: $(VENV)/.built
 
 # a warning of the compiler ends the builds of this target, and of no other: a user's compiler has warnings of its own
 ci: export FASTADV_WERROR = on
-ci: lint types test test-slow wheel-test
+ci: lint types docs test test-slow wheel-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
 # beside the source tree, not in it, so that they meet the installed package with its compiled module. In a hurry:

@@ -2,8 +2,8 @@
 
 The constructors take the same arguments, and ``atk(images, labels)`` gives images of the same shape on the model's
 device. Other than there: an image is on the 8-bit grid and its success is judged there, nothing of it hangs on the
-other images of the batch, and the model's weights get no gradients. The loss is the margin of the logits, not the
-cross-entropy; C&W starts from ``c`` and searches no other constant.
+other images of the batch, and the model's weights get no gradients. C&W starts from ``c`` and searches no other
+constant.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class AttackAsDefence(Traits):
             ``(N, 3, H, W)`` float32 on the 8-bit grid, on the device of the images.
 
         Raises:
-            ValueError: As :func:`fastadv.engine.stream_jobs`.
+            ValueError: As :func:`fastadv.stream_jobs`.
         """
         check_seed(seed)
         if not len(images):
