@@ -1,7 +1,7 @@
 """Attacks: budgets, goals, state machines, and the catalogue of the papers' names."""
 
 from fastadv.attacks.apgd import APGD
-from fastadv.attacks.attack import Attack, Evaluation, seeks_smallest
+from fastadv.attacks.attack import Attack, Evaluation, SlotAttack, seeks_smallest
 from fastadv.attacks.budget import L2, Box, Budget, Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
@@ -100,6 +100,7 @@ __all__ = [
     "Recipe",
     "Rows",
     "SignGradient",
+    "SlotAttack",
     "SlotState",
     "anonymisation",
     "apgd",

@@ -12,7 +12,7 @@ from fastadv.attacks import Attack, ClassifyAs, Goal, Misclassify, Recipe, by_na
 from fastadv.attacks.options import with_fields
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.adversarials import Adversarials
-from fastadv.engine.run import check_model, run
+from fastadv.engine.run import check_model, collect
 from fastadv.engine.settings import Engine
 from fastadv.models import FaceModel
 
@@ -78,7 +78,7 @@ def attack(
     if eps is not None and not isinstance(moves, str):
         raise ArgumentError(f"eps: expected none beside an attack that has its own budget, got {eps}")
     made = by_name(moves, eps=eps, **options) if isinstance(moves, str) else with_fields(moves, options)
-    return run(made, goal_of(model, images, labels, goal, targeted), model, images, seed=seed, engine=engine)
+    return collect(made, goal_of(model, images, labels, goal, targeted), model, images, seed=seed, engine=engine)
 
 
 def goal_of(model: FaceModel, images: Tensor, labels: Tensor | None, goal: Goal | None, targeted: bool) -> Goal:

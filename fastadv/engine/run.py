@@ -90,6 +90,20 @@ def run(
     Warns:
         AttackWarning: An image had no gradient, met non-finite ones, or had reached its goal before.
     """
+    return collect(attack, goal, model, images, seed=seed, ids=ids, engine=engine)
+
+
+def collect(
+    attack: Attack[Any] | Recipe,
+    goal: Goal,
+    model: FaceModel,
+    images: Tensor,
+    *,
+    seed: int,
+    engine: Engine | None,
+    ids: Sequence[int] | None = None,
+) -> Adversarials:
+    """What :func:`run` and :func:`fastadv.engine.attack.attack` do; warnings name the line of their caller."""
     jobs = _jobs(goal, images, ids)
     n = len(images)
     found: dict[int, Result] = {}
@@ -97,7 +111,7 @@ def run(
         found[int(result.name)] = result
     done = [found[i] for i in range(n)]
     for line in notices((r.name, r.flags) for r in done):
-        warnings.warn(line, AttackWarning, stacklevel=2)
+        warnings.warn(line, AttackWarning, stacklevel=3)
     return Adversarials.of(done, images)
 
 

@@ -105,3 +105,11 @@ def test_the_table_has_a_row_an_image():
     table = made.to_pandas()
     assert list(table["success"]) == made.success.tolist()
     assert list(table["linf"]) == made.linf.tolist()
+
+
+def test_a_warning_names_the_line_of_the_caller():
+    goal = Misclassify((LABELS + 1) % 6)  # met before
+    for call in (lambda: fa.attack("fgsm", MODEL, X, goal=goal), lambda: fa.run(fa.attacks.fgsm(), goal, MODEL, X)):
+        with pytest.warns(fa.AttackWarning) as seen:
+            call()
+        assert {warning.filename for warning in seen} == {__file__}
