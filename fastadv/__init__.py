@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Linf,
         MatchFeatures,
         Misclassify,
+        Objective,
         Recipe,
         SignGradient,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "Linf",
     "MatchFeatures",
     "Misclassify",
+    "Objective",
     "Recipe",
     "Result",
     "SignGradient",
@@ -84,7 +86,7 @@ _PACKAGES = (
 # where each name is, but for the packages
 _MODULES = {
     **dict.fromkeys(("L2", "ClassifyAs", "Evade", "Gallery", "GalleryClass", "Goal", "Impersonate", "Linf"), "attacks"),
-    **dict.fromkeys(("MatchFeatures", "Misclassify", "Recipe", "SignGradient"), "attacks"),
+    **dict.fromkeys(("MatchFeatures", "Misclassify", "Objective", "Recipe", "SignGradient"), "attacks"),
     **dict.fromkeys(("Adversarials", "AttackWarning", "Engine", "Job", "Result", "attack", "run"), "engine"),
     **dict.fromkeys(("stream_jobs", "trace"), "engine"),
     **dict.fromkeys(("FaceModel", "load", "wrap"), "models"),

@@ -37,6 +37,7 @@ from fastadv.attacks.minimal_catalog import (
 from fastadv.attacks.minimal_eps import MinimalEps
 from fastadv.attacks.minimal_fgsm import MinimalFGSM
 from fastadv.attacks.noise import Noise
+from fastadv.attacks.objective import Objective
 from fastadv.attacks.optimisation_catalog import df, knn_df, lbfgs
 from fastadv.attacks.pair_classifier import PairClassifier, anonymisation, impersonation
 from fastadv.attacks.recipe import Recipe, as_recipe
@@ -96,6 +97,7 @@ __all__ = [
     "MinimalFGSM",
     "Misclassify",
     "Noise",
+    "Objective",
     "PairClassifier",
     "Recipe",
     "Rows",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, ClassifyAs, Goal, Misclassify, Recipe, by_name
+from fastadv.attacks.objective import as_goal
 from fastadv.attacks.options import with_fields
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.adversarials import Adversarials
@@ -40,7 +41,7 @@ def attack(
     labels: Tensor | None = None,
     *,
     eps: float | Sequence[float] | None = None,
-    goal: Goal | None = None,
+    goal: Goal | Callable[[Tensor], Tensor] | None = None,
     targeted: bool = False,
     seed: int = 0,
     engine: Engine | None = None,
@@ -58,7 +59,8 @@ def attack(
         labels: ``(N,)`` int64, the images' classes, which are to be left; with ``targeted`` those to be reached. None
             takes what the model says of the images.
         eps: Radius of the budget, pixels in [0, 1]; a sequence attacks once with each.
-        goal: What to reach instead, such as ``fa.Impersonate(targets, threshold=0.3)``.
+        goal: What to reach instead, such as ``fa.Impersonate(targets, threshold=0.3)``, or a function of the logits to
+            ascend until it is above 0 (see ``fa.Objective``).
         targeted: Whether ``labels`` are to be reached.
         seed: Of every random number.
         engine: How to run; None takes the defaults.
@@ -81,12 +83,18 @@ def attack(
     return collect(made, goal_of(model, images, labels, goal, targeted), model, images, seed=seed, engine=engine)
 
 
-def goal_of(model: FaceModel, images: Tensor, labels: Tensor | None, goal: Goal | None, targeted: bool) -> Goal:
+def goal_of(
+    model: FaceModel,
+    images: Tensor,
+    labels: Tensor | None,
+    goal: Goal | Callable[[Tensor], Tensor] | None,
+    targeted: bool,
+) -> Goal:
     """The goal that labels stand for, or the one that is given."""
     if goal is not None:
         if labels is not None or targeted:
             raise ArgumentError("goal: expected none beside labels or targeted, got one; give the one or the other")
-        return goal
+        return as_goal(goal)
     if labels is None:
         if targeted:
             raise ArgumentError("labels: expected the classes to reach with targeted=True, got None")

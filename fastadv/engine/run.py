@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_seed
@@ -65,7 +66,7 @@ def stream_jobs(
 
 def run(
     attack: Attack[Any] | Recipe,
-    goal: Goal,
+    goal: Goal | Callable[[Tensor], Tensor],
     model: FaceModel,
     images: Tensor,
     *,
@@ -77,7 +78,8 @@ def run(
 
     Args:
         attack: How to move, for example ``attacks.fim(eps=8/255)``.
-        goal: What to reach; its tensors have one row an image.
+        goal: What to reach; its tensors have one row an image. A plain function of the logits is ascended until it is
+            above 0: see ``fastadv.Objective``.
         model: The model to attack, in evaluation mode.
         images: ``(N, 3, H, W)`` float32 RGB in [0, 1].
         seed: Of every random number.
@@ -95,7 +97,7 @@ def run(
 
 def collect(
     attack: Attack[Any] | Recipe,
-    goal: Goal,
+    goal: Goal | Callable[[Tensor], Tensor],
     model: FaceModel,
     images: Tensor,
     *,
@@ -104,6 +106,7 @@ def collect(
     ids: Sequence[int] | None = None,
 ) -> Adversarials:
     """What :func:`run` and :func:`fastadv.engine.attack.attack` do; warnings name the line of their caller."""
+    goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
     n = len(images)
     found: dict[int, Result] = {}
@@ -117,7 +120,7 @@ def collect(
 
 def trace(
     attack: Attack[Any] | Recipe,
-    goal: Goal,
+    goal: Goal | Callable[[Tensor], Tensor],
     model: FaceModel,
     images: Tensor,
     *,
@@ -154,6 +157,7 @@ def trace(
     wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
     if wrong or not at:
         raise ArgumentError(f"at: expected numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
+    goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model)
     batch = settled.batch or 1
@@ -174,8 +178,6 @@ def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job
     """One job an image, named by its place; checked before anything is made."""
     if not isinstance(images, Tensor):
         raise ArgumentTypeError(f"images: expected a torch.Tensor (N, 3, H, W) in [0, 1], got {type(images).__name__}")
-    if not hasattr(goal, "own_reference"):
-        raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {type(goal).__name__}")
     if images.dim() != 4:
         raise ArgumentError(f"images: expected the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)
