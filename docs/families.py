@@ -193,6 +193,26 @@ FAMILIES = (
     ),
 )
 
+# what stands behind the short names of the catalogue's sources
+REFERENCES = {
+    "Adversarial attack as a defence": '"Adversarial attack as a defence", 2021.',
+    "Croce and Hein": 'Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse '
+    'parameter-free attacks".',
+    "Dong et al.": 'Dong et al. 2019, "Evading defenses to transferable adversarial examples by translation-invariant '
+    'attacks".',
+    "Madry et al.": 'Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".',
+    "Massoli et al.": 'Massoli et al. 2021, "Detection of face recognition adversarial attacks".',
+    "Mehr and Schroeder": 'Mehr and Schroeder, "Six Pixels to Kevin Bacon".',
+    "Moosavi-Dezfooli et al.": 'Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool '
+    'deep neural networks".',
+    "Szegedy et al.": 'Szegedy et al. 2014, "Intriguing properties of neural networks".',
+    "Wu et al.": 'Wu et al. 2020, "Skip connections matter: on the transferability of adversarial examples '
+    'generated with ResNets".',
+    "Xie et al.": 'Xie et al. 2019, "Improving transferability of adversarial examples with input diversity".',
+    "Yang et al.": 'Yang et al. 2020, "RobFR: benchmarking adversarial robustness on face recognition".',
+    "Zhong and Deng": 'Zhong and Deng 2020, "Towards transferable adversarial attack against deep face recognition".',
+}
+
 _BY_MACHINE = {
     "APGD": "auto_pgd",
     "LBFGSB": "deep_features",
