@@ -204,8 +204,8 @@ def api_pages() -> Mapping[str, str]:
     pages = {}
     for module, title in MODULES.items():
         pages[f"api/{module}.md"] = _module(module, title, homes)
-    pages["api/fastadv.md"] = _module("fastadv", "The front door", homes)
-    rows = [["{doc}`fastadv <fastadv>`", "The front door"]]
+    pages["api/fastadv.md"] = _module("fastadv", "Main functions and classes", homes)
+    rows = [["{doc}`fastadv <fastadv>`", "Main functions and classes"]]
     rows += [[f"{{doc}}`{module} <{module}>`", title] for module, title in MODULES.items()]
     text = f"# Python reference\n\n{_table(['module', 'what is in it'], rows)}\n"
     return {"api/index.md": text + _toctree(["fastadv", *MODULES]), **pages}
