@@ -106,8 +106,8 @@ FAMILIES = (
         r"J(x_t)\bigr) \\ x_{t+1} &= \Pi_{\varepsilon}\bigl(x_t + 0.75 (z_{t+1} - x_t) + 0.25 (x_t - x_{t-1})\bigr) "
         r"\end{aligned}",
         symbols="The step size η begins at 2ε and is halved at checkpoints where the loss has not risen enough.",
-        use="Use it where a step size would have to be tuned, and as the strongest check of a defence at a given "
-        "budget. `apgd-dlr` is for classifiers whose logits have a large scale; it needs a class head.",
+        use="Use it where a step size would have to be tuned, and to check a defence at a given budget. "
+        "`apgd-dlr` is for classifiers whose logits have a large scale; it needs a class head.",
         machine="APGD",
         example=_FACES + 'made = fa.attack("apgd", model, faces, goal=goal, eps=8 / 255, steps=20)\nprint(made)\n',
     ),
@@ -123,7 +123,7 @@ FAMILIES = (
         machine="LBFGSB",
         example=_FACES
         + "guides = faces.roll(1, 0)\n"
-        + 'made = fa.attack("df", model, faces, goal=fa.MatchFeatures(guides, threshold=0.9), eps=10 / 255, steps=20)\n'
+        + 'made = fa.attack("df", model, faces, goal=fa.MatchFeatures(guides, threshold=0.9), eps=10 / 255, steps=12)\n'
         + "print(made, made.score_after)  # the score is the distance to the guide's features\n",
     ),
     Family(
@@ -134,10 +134,10 @@ FAMILIES = (
         symbols="L is the loss of the goal; C is the smallest constant that reaches the goal, found by bisection for "
         "each image.",
         use="Use it for a small L2 distance where the network is smooth. Run it in float32: bfloat16 rounding disturbs "
-        "its line search. C&W-L2 reaches a similar distance.",
+        "its line search.",
         machine="LBFGS",
         example=_FACES
-        + 'made = fa.attack("lbfgs", model, faces, goal=goal, steps=3, searches=4)\n'
+        + 'made = fa.attack("lbfgs", model, faces, goal=goal, steps=2, searches=4)\n'
         + "print(made, made.l2)\n",
     ),
     Family(
@@ -164,7 +164,7 @@ FAMILIES = (
         symbols="f is the margin over class k, or of a similarity over the threshold.",
         use="Use it for a fast estimate of the smallest distance: a few gradient evaluations per image, whatever the "
         "number of classes. `returns=1, candidates=1` gives a smaller L2 in fewer evaluations. Where the border is "
-        "closer than half a grey level, no 8-bit image may exist beyond it: set `margin`.",
+        "very close (an L2 of about 0.1), rounding to 8 bits can undo the success: set `margin`.",
         machine="DeepFool",
         example=_CLASSES
         + 'made = fa.attack("deepfool", model, faces, people, returns=1, candidates=1)\nprint(made, made.l2)\n',
@@ -192,6 +192,26 @@ FAMILIES = (
         example=_CLASSES + 'made = fa.attack("noise-uniform", model, faces, people)\nprint(made, made.l2)\n',
     ),
 )
+
+# what stands behind the short names of the catalogue's sources
+REFERENCES = {
+    "Adversarial attack as a defence": '"Adversarial attack as a defence", 2021.',
+    "Croce and Hein": 'Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse '
+    'parameter-free attacks".',
+    "Dong et al.": 'Dong et al. 2019, "Evading defenses to transferable adversarial examples by translation-invariant '
+    'attacks".',
+    "Madry et al.": 'Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".',
+    "Massoli et al.": 'Massoli et al. 2021, "Detection of face recognition adversarial attacks".',
+    "Mehr and Schroeder": 'Mehr and Schroeder, "Six Pixels to Kevin Bacon".',
+    "Moosavi-Dezfooli et al.": 'Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool '
+    'deep neural networks".',
+    "Szegedy et al.": 'Szegedy et al. 2014, "Intriguing properties of neural networks".',
+    "Wu et al.": 'Wu et al. 2020, "Skip connections matter: on the transferability of adversarial examples '
+    'generated with ResNets".',
+    "Xie et al.": 'Xie et al. 2019, "Improving transferability of adversarial examples with input diversity".',
+    "Yang et al.": 'Yang et al. 2020, "RobFR: benchmarking adversarial robustness on face recognition".',
+    "Zhong and Deng": 'Zhong and Deng 2020, "Towards transferable adversarial attack against deep face recognition".',
+}
 
 _BY_MACHINE = {
     "APGD": "auto_pgd",

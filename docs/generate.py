@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer
-from families import FAMILIES, Family, family_key
+from families import FAMILIES, REFERENCES, Family, family_key
 
 import fastadv
 from fastadv.attacks.registry import Entry
@@ -81,6 +81,7 @@ def attack_pages() -> Mapping[str, str]:
 def _family(family: Family, entries: list[Entry]) -> str:
     machine = f"fastadv.attacks.{family.machine}"
     rows = [[f"`{e.name}`", e.what, _norm(e.norm), e.source] for e in entries]
+    sources = " ".join(e.source for e in entries)
     parts = [
         f"# {family.title}\n\n{family.what}\n\n$$\n{family.formula}\n$$\n\n{family.symbols}\n",
         f"## When to use it\n\n{family.use}\n",
@@ -89,6 +90,7 @@ def _family(family: Family, entries: list[Entry]) -> str:
         "Below are their arguments and defaults. Where a default is `None`, the attack chooses the value by the rule "
         "that its text or its class gives.\n",
         *(_attack(e) for e in entries),
+        "## Sources\n\n" + "".join(f"- {text}\n" for name, text in REFERENCES.items() if name in sources),
         "## Settings\n\nEvery attack above takes the fields of its class as arguments too, in Python by their names "
         f"and on the command line as `--set NAME=VALUE`. {{py:class}}`{machine}` lists the fields, and says what the "
         "papers leave open and what we chose.\n",
@@ -131,7 +133,8 @@ def command_pages() -> Mapping[str, str]:
         f"commands/{name}.md": "\n".join(_command(command, f"fastadv {name}", 1)) for name, command in commands.items()
     }
     rows = [[f"{{doc}}`fastadv {name} <{name}>`", _escaped(_first_line(c.help))] for name, c in commands.items()]
-    text = f"# Commands\n\n{_table(['command', 'what it does'], rows)}\n{_escaped(root.epilog or '')}\n\n"
+    own = "\n".join(_parameter(p) for p in root.params if not getattr(p, "hidden", False))
+    text = f"# Commands\n\n{_table(['command', 'what it does'], rows)}\n{_escaped(root.epilog or '')}\n\n{own}\n"
     return {"commands/index.md": text + _toctree(list(commands)), **pages}
 
 
@@ -201,8 +204,8 @@ def api_pages() -> Mapping[str, str]:
     pages = {}
     for module, title in MODULES.items():
         pages[f"api/{module}.md"] = _module(module, title, homes)
-    pages["api/fastadv.md"] = _module("fastadv", "The front door", homes)
-    rows = [["{doc}`fastadv <fastadv>`", "The front door"]]
+    pages["api/fastadv.md"] = _module("fastadv", "Main functions and classes", homes)
+    rows = [["{doc}`fastadv <fastadv>`", "Main functions and classes"]]
     rows += [[f"{{doc}}`{module} <{module}>`", title] for module, title in MODULES.items()]
     text = f"# Python reference\n\n{_table(['module', 'what is in it'], rows)}\n"
     return {"api/index.md": text + _toctree(["fastadv", *MODULES]), **pages}

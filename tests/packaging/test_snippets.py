@@ -1,28 +1,31 @@
 """Python in the documentation that is marked ```` ```python run ```` runs as it stands, page by page."""
 
+import importlib
 import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import fastadv as fa
+from fastadv.cli import app
 from fastadv.core.extras import EXTRAS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUN = re.compile(r"(?ms)^```python run\n(.*?)^```$")
 
 
-def families():
-    spec = importlib.util.spec_from_file_location("families", DOCS / "families.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-FAMILIES = families()
+FAMILIES, PAGES_OF = script("families"), script("generate")
 PAGES = {p.name: RUN.findall(p.read_text(encoding="utf-8")) for p in sorted(DOCS.glob("*.md"))}
 SNIPPETS = {
     **{name: "\n".join(snippets) for name, snippets in PAGES.items() if snippets},
@@ -51,3 +54,22 @@ def test_every_example_runs_an_attack_of_its_page():
 def test_the_page_on_installing_names_every_extra():
     text = (DOCS / "install.md").read_text(encoding="utf-8")
     assert [extra for extra in (*EXTRAS, "cupy-cuda12", "faiss-gpu") if f"`{extra}`" not in text] == []
+
+
+def test_every_source_has_its_reference():
+    for entry in fa.attacks.list():
+        assert any(name in entry.source for name in FAMILIES.REFERENCES), entry
+
+
+def test_the_generated_pages_leave_out_no_option_and_no_public_name():
+    commands, text = PAGES_OF.command_pages(), "\n".join(PAGES_OF.api_pages().values())
+    root = typer.main.get_command(app)
+    assert {f"commands/{name}.md" for name in ("index", *root.commands)} == set(commands)
+    for name, command in {"index": root, **root.commands}.items():
+        below = () if command is root else getattr(command, "commands", {}).values()
+        options = [o for c in (command, *below) for p in c.params if not getattr(p, "hidden", False) for o in p.opts]
+        assert [o for o in options if o not in commands[f"commands/{name}.md"].lower()] == []
+    for module in ("fastadv", *PAGES_OF.MODULES):
+        names = [n for n in importlib.import_module(module).__all__ if n != "__version__"]
+        modules = [n for n in names if isinstance(getattr(sys.modules[module], n), type(sys))]
+        assert [n for n in names if n not in modules and f"{module}.{n}" not in text] == []
