@@ -125,6 +125,7 @@ def serve(
 
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
+        errors.print(f"next: curl {address}/healthz", highlight=False, soft_wrap=True)
 
     left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
     rest = f"open requests that were not answered: {left}" if left else "every open request was answered"
