@@ -59,7 +59,13 @@ def defend(
     detector: Annotated[
         Path | None, typer.Option(help="Detector that the adaptive attacker evades, a file of 'fastadv detect fit'.")
     ] = None,
-    false_alarm: Annotated[float, typer.Option(help="Set the detector's threshold at this false-alarm rate.")] = 0.05,
+    false_alarm: Annotated[
+        float | None,
+        typer.Option(
+            help="Set the detector's threshold at this false-alarm rate (default: 0.01; the equal error rate where "
+            "the detector was not calibrated for 0.01)."
+        ),
+    ] = None,
 ) -> None:
     """Evaluate defences against unaware, white-box and adaptive attackers.
 

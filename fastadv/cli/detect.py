@@ -15,6 +15,7 @@ import typer
 
 from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
 from fastadv.cli.options import (
     SYNTHETIC,
@@ -307,14 +308,9 @@ def evaluate(
 def score(
     detector: Annotated[Path, typer.Argument(help="Detector, a file in detectors/ of 'fastadv detect fit'.")],
     given: Annotated[InputOptions, Changed("model", _NETWORK)],
+    flags: Annotated[GuardOptions, Without("detector")],
     printing: PrintOptions,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="Flag at the threshold of this false-alarm rate: 0.001, 0.01 or 0.05 (default: 0.01)."),
-    ] = None,
-    equal_error: Annotated[
-        bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate instead of --rate.")
-    ] = False,
+    rate: Annotated[float | None, typer.Option("--rate", hidden=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Write this CSV file: name,score,flagged.")] = None,
     device: Device = "cpu",
 ) -> None:
@@ -323,8 +319,8 @@ def score(
     Example: fastadv detect score study/detectors/lstm-medoid-cosine.safetensors --data faces/ --model mobilefacenet
     --weights FILE
     """
-    if equal_error and rate is not None:
-        raise ArgumentError(f"rate: expected --rate or --eer, got both, with --rate {rate:g}")
+    if rate is not None:
+        raise ArgumentError(f"--rate: expected --false-alarm {rate:g}, got the former name --rate")
     from fastadv.cli.show import print_next, print_written, timed
     from fastadv.detection import load_detector
     from fastadv.studies.detection.score import score_folder
@@ -332,14 +328,14 @@ def score(
     fitted = load_detector(detector, device=device)
     face_model = given.open_model(device)
     source = given.open_faces(face_model)
-    at = None if equal_error else 0.01 if rate is None else rate
-    found, _ = timed(score_folder, source, face_model, fitted, quiet=printing.without_bars, rate=at)
+    threshold, words = flags.choose(fitted)
+    found, _ = timed(score_folder, source, face_model, fitted, quiet=printing.without_bars, threshold=threshold)
     if out is not None:
         _write_scores(found, out)
     faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]
-    if printing.ends({"threshold": found.threshold, "flagged": found.flagged, "faces": faces}):
+    if printing.ends({"threshold": found.threshold, "threshold_from": words, "flagged": found.flagged, "faces": faces}):
         return
-    _print_flagged(found)
+    _print_flagged(found, words)
     print_written(out)
     print_next("serve", model=given.model, weights=given.weights, detector=detector)
 
@@ -352,7 +348,7 @@ def _write_scores(found: ScoreSummary, out: Path) -> None:
     write_atomically(out, text.getvalue().encode())
 
 
-def _print_flagged(found: ScoreSummary) -> None:
+def _print_flagged(found: ScoreSummary, words: str) -> None:
     from rich.console import Console
 
     from fastadv.cli.show import print_line, table
@@ -366,4 +362,4 @@ def _print_flagged(found: ScoreSummary) -> None:
         Console().print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
     if len(flagged) > _SHOWN:
         print_line(f"and {len(flagged) - _SHOWN} more; --out writes them all")
-    print_line(f"{found.flagged} of {len(found.faces)} faces flagged")
+    print_line(f"{found.flagged} of {len(found.faces)} faces flagged, from score {found.threshold:.4g} on ({words})")

@@ -29,14 +29,14 @@ def export(
     from fastadv.cli.show import print_next, table
     from fastadv.detection.export import export_guard
 
-    guard = detector.open(given)
+    guard, words = detector.open(given)
     made = export_guard(guard, out)
-    if printing.ends({**asdict(made), "path": str(made.path), "threshold": guard.threshold}):
+    if printing.ends({**asdict(made), "path": str(made.path), "threshold": guard.threshold, "threshold_from": words}):
         return
     rows = [
         ("format", made.format),
         ("size", f"{made.size / 2**20:.1f} MiB"),
-        ("threshold", f"{guard.threshold:.4g}"),
+        ("threshold", f"{guard.threshold:.4g} ({words})"),
         ("largest difference of an embedding", f"{made.embeddings:.1g}"),
         ("of a score", f"{made.scores:.1g}"),
     ]
