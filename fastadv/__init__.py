@@ -104,6 +104,8 @@ def __dir__() -> list[str]:
 if not TYPE_CHECKING:  # a checker takes the imports above, and refuses other names
 
     def __getattr__(name: str) -> object:
+        if name == "backends":
+            importlib.import_module(f"{__name__}.ops")  # the operations declare themselves to it
         if name in _PACKAGES:
             return importlib.import_module(f"{__name__}.{name}")
         if name not in _MODULES:

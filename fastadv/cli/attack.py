@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -16,6 +16,7 @@ from fastadv.cli.options import (
     Metric,
     MetricOf,
     OutputOptions,
+    PrintOptions,
     RunOptions,
 )
 
@@ -94,6 +95,7 @@ def attack(
         OutputOptions,
         Changed("out", "Write images, manifest and run.json to this folder, or continue its run."),
     ],
+    printing: PrintOptions,
 ) -> None:
     """Generate adversarial faces from a data set.
 
@@ -103,7 +105,7 @@ def attack(
     Example: fastadv attack fim --data faces/ --model synth-vgg --threshold 0.3 --out run/
     """
     from fastadv.attacks import CATALOG
-    from fastadv.cli.show import print_attack, timed
+    from fastadv.cli.show import print_attack, print_next, timed
     from fastadv.studies.attack import AttackPlan, attack_as_planned
 
     recipe = moves.of(name).build(device=run.device)
@@ -115,5 +117,9 @@ def attack(
         gallery=aim.gallery,
         limit=aim.limit,
     )
-    summary, seconds = timed(attack_as_planned, plan, quiet=output.as_json)
-    print_attack(summary, recipe, output.folder, seconds, as_json=output.as_json)
+    summary, seconds = timed(attack_as_planned, plan, quiet=printing.without_bars)
+    found = {**asdict(summary), "out": str(output.folder), "seconds": round(seconds, 3)}
+    if printing.ends(found):
+        return
+    print_attack(summary, recipe, output.folder, seconds)
+    print_next("report", output.folder, data=given.data, landmarks=given.landmarks)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fastadv.cli.fields import Changed, takes_groups
-from fastadv.cli.options import InputOptions, OutputOptions, PairOptions, RunOptions
+from fastadv.cli.options import InputOptions, OutputOptions, PairOptions, PrintOptions, RunOptions
 
 FORMS = (
     "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
@@ -32,8 +31,10 @@ def defend(
     run: RunOptions,
     output: Annotated[
         OutputOptions,
+        PrintOptions,
         Changed("out", "Write images, defences.json and report.html to this folder; continue an unfinished run."),
     ],
+    printing: PrintOptions,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,7 +59,13 @@ def defend(
     detector: Annotated[
         Path | None, typer.Option(help="Detector that the adaptive attacker evades, a file of 'fastadv detect fit'.")
     ] = None,
-    false_alarm: Annotated[float, typer.Option(help="Set the detector's threshold at this false-alarm rate.")] = 0.05,
+    false_alarm: Annotated[
+        float | None,
+        typer.Option(
+            help="Set the detector's threshold at this false-alarm rate (default: 0.01; the equal error rate where "
+            "the detector was not calibrated for 0.01)."
+        ),
+    ] = None,
 ) -> None:
     """Evaluate defences against unaware, white-box and adaptive attackers.
 
@@ -71,7 +78,7 @@ def defend(
     """
     from rich.console import Console
 
-    from fastadv.cli.show import print_notes, print_notices, print_opened, table, timed
+    from fastadv.cli.show import print_next, print_notes, print_notices, print_opened, table, timed
     from fastadv.report.pages import defences as defend_page
     from fastadv.studies.defences import results as defend_results
     from fastadv.studies.defences.folder import DefencePlan, defend_folder
@@ -86,11 +93,10 @@ def defend(
         false_alarm=false_alarm,
         pairs=pairs.choice(),
     )
-    study, seconds = timed(defend_folder, plan, quiet=output.as_json)
+    study, seconds = timed(defend_folder, plan, quiet=printing.without_bars)
     described = defend_results.describe(study)
     page = defend_page.render(output.folder)
-    if output.as_json:
-        print(json.dumps({**described, "seconds": round(seconds, 3), "report": str(page)}))
+    if printing.ends({**described, "seconds": round(seconds, 3), "report": str(page)}):
         return
     console = Console()
     title = f"{given.model}, {described['pairs']} pairs"
@@ -101,3 +107,7 @@ def defend(
     print_notes((defend_page.NORMS_NOTE,))
     print_notices(defend_page.flag_lines(described))
     print_opened(page, seconds)
+    if detector is None:
+        print_next("train", **{**given.again, "data": "FACES"}, fine_tune=True, adversarial="fim@8/255", out="robust")
+    else:
+        print_next("serve", model=given.model, weights=given.weights, detector=detector)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,31 +9,30 @@ from typing import Annotated
 import typer
 
 from fastadv.cli.fields import takes_groups
-from fastadv.cli.options import AsJson, Seed
+from fastadv.cli.options import PrintOptions, Seed
 
 
 @takes_groups
 def demo(
+    printing: PrintOptions,
     out: Annotated[Path, typer.Option(help="Write to this new folder, or continue the demo in it.")] = Path(
         "fastadv-demo"
     ),
     pairs: Annotated[int, typer.Option(help="Generate this many pairs of synthetic faces, a multiple of 20.")] = 300,
     seed: Seed = 0,
-    as_json: AsJson = False,
 ) -> None:
     """Run a demonstration in a minute or two: synthetic faces, a shipped network, four attacks and a report."""
     from rich.console import Console
 
-    from fastadv.cli.show import percent, print_opened, progress_bars, table
+    from fastadv.cli.show import percent, print_next, print_opened, progress_bars, table
     from fastadv.report.pages.demo import write_demo
     from fastadv.studies import demo as demonstrating
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(quiet=printing.without_bars) as progress:
         result = demonstrating.demo(out, seed=seed, pairs=pairs, progress=progress)
     page = write_demo(result)
-    if as_json:
-        attacks = {made.label: asdict(made.summary) for made in (*result.runs, result.stopped)}
-        print(json.dumps({"report": str(page), "seconds": round(result.seconds, 1), "attacks": attacks}))
+    attacks = {made.label: asdict(made.summary) for made in (*result.runs, result.stopped)}
+    if printing.ends({"report": str(page), "seconds": round(result.seconds, 1), "attacks": attacks}):
         return
     clean = result.runs[0].verification.clean
     rows: list[tuple[str, ...]] = [("clean", percent(clean.accuracy), *("–",) * 3)]
@@ -45,3 +43,5 @@ def demo(
     header = ("", "accuracy", "success", "met before", "success of the rest")
     Console().print(table(f"{result.model}, {len(result.pairs)} pairs of synthetic faces", rows, header))
     print_opened(page, result.seconds)
+    faces, threshold = out / demonstrating.FACES, round(clean.eer_threshold, 3)
+    print_next("attack", "pgd", data=faces, model=result.model, threshold=threshold, limit=20, out="run")

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -15,13 +15,14 @@ import typer
 
 from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
 from fastadv.cli.options import (
     SYNTHETIC,
-    AsJson,
     Device,
     InputOptions,
     OutputOptions,
+    PrintOptions,
     RunOptions,
 )
 from fastadv.core.errors import ArgumentError
@@ -73,6 +74,12 @@ class FaceOptions:
     per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")] = 24
     faces_seed: Annotated[int, typer.Option(min=0, help="With --data synthetic: random seed of the people.")] = 3
 
+    @property
+    def again(self) -> dict[str, object]:
+        """The same faces, for the next command."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in vars(self).items() if value != usual[name]}
+
     def open(self, given: InputOptions, device: str) -> tuple[FaceSource, FaceModel]:
         """The faces, every one of them checked, and the network."""
         from fastadv.data import SyntheticFaces
@@ -105,6 +112,7 @@ def fit(
         OutputOptions,
         Changed("out", "Write the study to this folder: attacks, detectors, figures; continue an unfinished one."),
     ],
+    printing: PrintOptions,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,7 +166,7 @@ def fit(
 
     from fastadv.attacks.spec import parse_attack
     from fastadv.cli.detect_tables import print_cells
-    from fastadv.cli.show import percent, print_line, print_notices, table, timed
+    from fastadv.cli.show import percent, print_line, print_next, print_notices, print_written, table, timed
     from fastadv.detection import FitConfig
     from fastadv.studies.detection import fit as fitting
     from fastadv.studies.detection import plan as detect_plan
@@ -185,7 +193,7 @@ def fit(
         config,
         source,
         face_model,
-        quiet=output.as_json,
+        quiet=printing.without_bars,
         path=out,
         engine=how.engine,
         fitting=FitConfig(epochs=epochs, lr=lr),
@@ -195,8 +203,7 @@ def fit(
         fresh=output.fresh,
     )
     described = json.loads((out / fitting.FITTED).read_bytes())
-    if output.as_json:
-        print(json.dumps({**described, "seconds": round(seconds, 3)}))
+    if printing.ends({**described, "seconds": round(seconds, 3)}):
         return
     groups = list(made.detectors[0].aucs)
     rows = [
@@ -207,9 +214,12 @@ def fit(
     print_cells(described["cells"])
     print_line(f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s")
     print_line(f"best: {out / 'detectors' / made.best.configuration.label}.safetensors")
-    if (out / HEAD).is_file():
-        print_line(f"the network with its new class head, for --weights: {out / HEAD}")
+    head = out / HEAD if (out / HEAD).is_file() else None
+    if head is not None:
+        print_line(f"the network with its new class head, for --weights: {head}")
     print_notices(made.notices)
+    print_written(out)
+    print_next("detect", "evaluate", out, **given.again, **faces.again)
 
 
 @detect.command(cls=Checked)
@@ -218,6 +228,7 @@ def evaluate(
     study: Annotated[Path, typer.Argument(help="Folder of a study, the --out of 'fastadv detect fit'.")],
     given: StudyInput,
     faces: FaceOptions,
+    printing: PrintOptions,
     unseen: Annotated[
         list[str] | None,
         typer.Option(
@@ -256,7 +267,6 @@ def evaluate(
         int, typer.Option(min=1, help="Reduce the features of the kNN score to at most this many dimensions, by PCA.")
     ] = 256,
     device: Device = "cpu",
-    as_json: AsJson = False,
 ) -> None:
     """Evaluate a study's detectors on images that they were not fitted on: tables, ROC curves and a page.
 
@@ -268,7 +278,7 @@ def evaluate(
     """
     from fastadv.attacks.spec import parse_attack
     from fastadv.cli.detect_tables import print_cells, print_evaluation
-    from fastadv.cli.show import print_opened, timed
+    from fastadv.cli.show import print_next, print_opened, timed
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
 
@@ -282,14 +292,15 @@ def evaluate(
         dimensions=dimensions,
     )
     source, face_model = faces.open(given, device)
-    made, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=as_json)
+    made, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=printing.without_bars)
     found, page = evaluating.describe(made, config), detect_page.render(study)
-    if as_json:
-        print(json.dumps({**found, "seconds": round(seconds, 3), "report": str(page)}))
+    if printing.ends({**found, "seconds": round(seconds, 3), "report": str(page)}):
         return
     print_evaluation(found)
     print_cells(found["cells"])
     print_opened(page, seconds)
+    best = study / "detectors" / f"{found['best']}.safetensors"
+    print_next("detect", "score", best, data="FACES", model=given.model, weights=given.weights)
 
 
 @detect.command(cls=Checked)
@@ -297,40 +308,36 @@ def evaluate(
 def score(
     detector: Annotated[Path, typer.Argument(help="Detector, a file in detectors/ of 'fastadv detect fit'.")],
     given: Annotated[InputOptions, Changed("model", _NETWORK)],
-    rate: Annotated[
-        float | None,
-        typer.Option(help="Flag at the threshold of this false-alarm rate: 0.001, 0.01 or 0.05 (default: 0.01)."),
-    ] = None,
-    equal_error: Annotated[
-        bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate instead of --rate.")
-    ] = False,
+    flags: Annotated[GuardOptions, Without("detector")],
+    printing: PrintOptions,
+    rate: Annotated[float | None, typer.Option("--rate", hidden=True)] = None,
     out: Annotated[Path | None, typer.Option(help="Write this CSV file: name,score,flagged.")] = None,
     device: Device = "cpu",
-    as_json: AsJson = False,
 ) -> None:
     """Score every face of a data set with a detector, and list the faces that are flagged as adversarial.
 
     Example: fastadv detect score study/detectors/lstm-medoid-cosine.safetensors --data faces/ --model mobilefacenet
     --weights FILE
     """
-    if equal_error and rate is not None:
-        raise ArgumentError(f"rate: expected --rate or --eer, got both, with --rate {rate:g}")
-    from fastadv.cli.show import timed
+    if rate is not None:
+        raise ArgumentError(f"--rate: expected --false-alarm {rate:g}, got the former name --rate")
+    from fastadv.cli.show import print_next, print_written, timed
     from fastadv.detection import load_detector
     from fastadv.studies.detection.score import score_folder
 
     fitted = load_detector(detector, device=device)
     face_model = given.open_model(device)
     source = given.open_faces(face_model)
-    at = None if equal_error else 0.01 if rate is None else rate
-    found, _ = timed(score_folder, source, face_model, fitted, quiet=as_json, rate=at)
+    threshold, words = flags.choose(fitted)
+    found, _ = timed(score_folder, source, face_model, fitted, quiet=printing.without_bars, threshold=threshold)
     if out is not None:
         _write_scores(found, out)
-    if as_json:
-        faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]
-        print(json.dumps({"threshold": found.threshold, "flagged": found.flagged, "faces": faces}))
+    faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]
+    if printing.ends({"threshold": found.threshold, "threshold_from": words, "flagged": found.flagged, "faces": faces}):
         return
-    _print_flagged(found)
+    _print_flagged(found, words)
+    print_written(out)
+    print_next("serve", model=given.model, weights=given.weights, detector=detector)
 
 
 def _write_scores(found: ScoreSummary, out: Path) -> None:
@@ -341,7 +348,7 @@ def _write_scores(found: ScoreSummary, out: Path) -> None:
     write_atomically(out, text.getvalue().encode())
 
 
-def _print_flagged(found: ScoreSummary) -> None:
+def _print_flagged(found: ScoreSummary, words: str) -> None:
     from rich.console import Console
 
     from fastadv.cli.show import print_line, table
@@ -355,4 +362,4 @@ def _print_flagged(found: ScoreSummary) -> None:
         Console().print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
     if len(flagged) > _SHOWN:
         print_line(f"and {len(flagged) - _SHOWN} more; --out writes them all")
-    print_line(f"{found.flagged} of {len(found.faces)} faces flagged")
+    print_line(f"{found.flagged} of {len(found.faces)} faces flagged, from score {found.threshold:.4g} on ({words})")

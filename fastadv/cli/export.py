@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +10,15 @@ import typer
 
 from fastadv.cli.fields import takes_groups
 from fastadv.cli.guarding import GuardOptions, Network
-from fastadv.cli.options import AsJson
+from fastadv.cli.options import PrintOptions
 
 
 @takes_groups
 def export(
     given: Network,
     detector: GuardOptions,
+    printing: PrintOptions,
     out: Annotated[Path, typer.Option(help="Write this file: .onnx, or .pt2 for torch.export.")],
-    as_json: AsJson = False,
 ) -> None:
     """Export a network and its detector as one graph for other runtimes, and compare its outputs with the original's.
 
@@ -27,18 +26,17 @@ def export(
     """
     from rich.console import Console
 
-    from fastadv.cli.show import table
+    from fastadv.cli.show import print_next, table
     from fastadv.detection.export import export_guard
 
-    guard = detector.open(given)
+    guard, words = detector.open(given)
     made = export_guard(guard, out)
-    if as_json:
-        print(json.dumps({**asdict(made), "path": str(made.path), "threshold": guard.threshold}))
+    if printing.ends({**asdict(made), "path": str(made.path), "threshold": guard.threshold, "threshold_from": words}):
         return
     rows = [
         ("format", made.format),
         ("size", f"{made.size / 2**20:.1f} MiB"),
-        ("threshold", f"{guard.threshold:.4g}"),
+        ("threshold", f"{guard.threshold:.4g} ({words})"),
         ("largest difference of an embedding", f"{made.embeddings:.1g}"),
         ("of a score", f"{made.scores:.1g}"),
     ]
@@ -46,3 +44,4 @@ def export(
         rows.append(("of a logit", f"{made.logits:.1g}"))
     rows.append(("written to", str(made.path)))
     Console().print(table("fastadv detect export", rows, ("", "")))
+    print_next("serve", model=given.model, weights=given.weights, detector=detector.detector)

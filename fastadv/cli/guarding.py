@@ -1,4 +1,4 @@
-"""What ``fastadv serve`` and ``fastadv export`` share: a guard from names and files."""
+"""What ``fastadv serve``, ``detect export`` and ``detect score`` share: a detector, and where it flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from fastadv.cli.options import InputOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from fastadv.detection.guard import Guard
+    from fastadv.detection import Detector, Guard
+
+_EQUAL = "equal error rate"
 
 Network = Annotated[InputOptions, Without("data", "landmarks")]
 
@@ -28,39 +30,59 @@ class GuardPrecision(str, Enum):
 class GuardOptions:
     """A detector, and where it flags."""
 
-    panel: ClassVar[str] = "Guard"
+    panel: ClassVar[str] = "Detector"
 
     detector: Annotated[Path, typer.Option(help="Detector, a file of 'fastadv detect fit'.")]
-    threshold: Annotated[
-        float | None, typer.Option(help="Flag images from this score on (default: the equal-error threshold).")
-    ] = None
+    threshold: Annotated[float | None, typer.Option(help="Flag images from this score on.")] = None
     false_alarm: Annotated[
         float | None,
-        typer.Option(help="Flag at the threshold of this false-alarm rate, one that the detector is calibrated for."),
+        typer.Option(
+            help="Flag at the threshold of this false-alarm rate (default: 0.01; the equal error rate where the "
+            "detector was not calibrated for 0.01)."
+        ),
     ] = None
+    equal_error: Annotated[bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate.")] = False
 
-    def open(self, given: InputOptions, *, precision: str = "fp32", device: str = "cpu") -> Guard:
-        """A guard of a network.
+    def choose(self, found: Detector) -> tuple[float, str]:
+        """The threshold, and in words where it comes from.
 
         Raises:
-            ValueError: both a threshold and a rate, a rate that the detector is not calibrated for, a detector of
-                another network or of other weights, or as the classes.
+            ArgumentError: Two of the options, a detector without thresholds, or a rate that it is not calibrated for.
+        """
+        given = {"--threshold": self.threshold, "--false-alarm": self.false_alarm, "--eer": self.equal_error or None}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise ArgumentError(f"{names[0]}: expected it or {names[1]}, got both")
+        if self.threshold is not None:
+            return self.threshold, "--threshold"
+        if found.thresholds is None:
+            raise ArgumentError(
+                f"{(names or ['--threshold'])[0]}: expected a calibrated detector, got one without thresholds; "
+                "give --threshold"
+            )
+        if self.false_alarm is not None:
+            return found.thresholds.at_false_alarm(self.false_alarm), _rate(self.false_alarm)
+        if self.equal_error:
+            return found.thresholds.equal_error, _EQUAL
+        rate = found.thresholds.usual_rate
+        words = _rate(rate) if rate is not None else f"{_EQUAL}: the detector is not calibrated for {_rate(0.01)}"
+        return found.thresholds.at(rate), words
+
+    def open(self, given: InputOptions, *, precision: str = "fp32", device: str = "cpu") -> tuple[Guard, str]:
+        """A guard of a network, and in words where its threshold comes from.
+
+        Raises:
+            ValueError: As ``choose``, or a detector of another network or of other weights, or as the classes.
         """
         from fastadv.detection import Guard, load_detector
         from fastadv.studies.detection.score import check_network
 
-        found, threshold = load_detector(self.detector), self.threshold
-        if self.false_alarm is not None:
-            if self.threshold is not None:
-                raise ArgumentError(
-                    f"--threshold: expected it or --false-alarm, got both ({self.threshold:g} and {self.false_alarm:g})"
-                )
-            if found.thresholds is None:
-                raise ArgumentError(
-                    f"--false-alarm: expected a calibrated detector, got {self.detector} without thresholds; "
-                    "give --threshold"
-                )
-            threshold = found.thresholds.at_false_alarm(self.false_alarm)
+        found = load_detector(self.detector)
+        threshold, words = self.choose(found)
         opened = given.open_model(device)
         check_network(found, opened)
-        return Guard(model=opened, detector=found, threshold=threshold, precision=precision)
+        return Guard(model=opened, detector=found, threshold=threshold, precision=precision), words
+
+
+def _rate(rate: float) -> str:
+    return f"false-alarm rate {rate:g}"

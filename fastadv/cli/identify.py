@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +14,7 @@ from fastadv.cli.options import (
     Metric,
     MetricOf,
     OutputOptions,
+    PrintOptions,
     RunOptions,
 )
 
@@ -35,6 +35,7 @@ def identify(
             default=None,
         ),
     ],
+    printing: PrintOptions,
     enrol: Annotated[
         int,
         typer.Option(help="Form each template from this many images; people without a further image are not enrolled."),
@@ -63,7 +64,7 @@ def identify(
 
     Example: fastadv identify --data lfw/ --model mobilefacenet --weights FILE --attack knn-df --limit 500 --out run/
     """
-    from fastadv.cli.show import attack_title, print_written, timed
+    from fastadv.cli.show import attack_title, print_next, print_written, timed
     from fastadv.report.pages.curves import IDENTIFICATION, draw_identification
     from fastadv.runs.goals import GoalChoice
     from fastadv.studies import identify as identifying
@@ -82,17 +83,20 @@ def identify(
         aim=aim,
         metric=metric.value,
     )
-    result, seconds = timed(identifying.identify_folder, plan, quiet=output.as_json)
+    result, seconds = timed(identifying.identify_folder, plan, quiet=printing.without_bars)
     title = f"{given.model}, {result.clean.mated} faces of {result.clean.people} people" + (
         f", {attack_title(moves)}, {aim.goal}" if moves and aim else ""
     )
     if output.out is not None:
         draw_identification(result, output.out / IDENTIFICATION, title=title)
-    if output.as_json:
-        print(json.dumps({**identifying.describe(result), "seconds": round(seconds, 3)}))
+    if printing.ends({**identifying.describe(result), "seconds": round(seconds, 3)}):
         return
     _print(result, title, metric.value)
     print_written(output.out)
+    if moves is None:
+        print_next("identify", **given.again, attack="knn-df", limit=500, out="run")
+    elif output.out is not None:
+        print_next("report", output.out, data=given.data, landmarks=given.landmarks)
 
 
 def _print(result: identifying.Identification, title: str, metric: str) -> None:

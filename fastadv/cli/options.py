@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -55,7 +56,10 @@ Model = Annotated[
 MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by cosine or euclidean distance.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
+_PRINTED = "Output"  # the part of the help
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object (docs/json.md), no progress.", rich_help_panel=_PRINTED)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,11 @@ class InputOptions:
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None
+
+    @property
+    def again(self) -> dict[str, object]:
+        """The same faces and network, for the next command."""
+        return {"data": self.data, "model": self.model, "weights": self.weights, "landmarks": self.landmarks}
 
     def open_model(self, device: str) -> FaceModel:
         """The network."""
@@ -136,17 +145,38 @@ class RunOptions:
 class OutputOptions:
     """Where the files go, and what is printed."""
 
-    panel: ClassVar[str] = "Output"
+    panel: ClassVar[str] = _PRINTED
 
     out: Annotated[Path | None, typer.Option(help="Write to this folder.")]
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew.")] = False
-    as_json: AsJson = False
 
     @property
     def folder(self) -> Path:
         """The folder of a command that requires one."""
         assert self.out is not None
         return self.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintOptions:
+    """What is printed."""
+
+    panel: ClassVar[str] = _PRINTED
+
+    as_json: AsJson = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")] = False
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False
+
+    @property
+    def without_bars(self) -> bool:
+        """Whether there are no progress bars."""
+        return self.as_json or self.quiet or self.no_progress
+
+    def ends(self, found: object) -> bool:
+        """Print what was found as JSON where that is wanted; whether nothing else is to be printed."""
+        if self.as_json:
+            print(json.dumps(found))
+        return self.as_json or self.quiet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from fastadv.cli.fields import takes_groups
-from fastadv.cli.options import Landmarks
+from fastadv.cli.options import Landmarks, PrintOptions
 
 
 @takes_groups
 def report(
+    printing: PrintOptions,
     folder: Annotated[
         Path, typer.Argument(help="Folder of a run of attack, verify, transfer, detect, defend or demo.")
     ],
@@ -31,6 +32,7 @@ def report(
     ] = None,
 ) -> None:
     """Redraw the page of a run from its files: one HTML file with numbers, curves and faces."""
+    from fastadv.cli.show import print_line, print_next
     from fastadv.report.pages import defences as defend_page
     from fastadv.report.pages import detection as detect_page
     from fastadv.report.pages import run as reporting
@@ -40,12 +42,17 @@ def report(
 
     if any((folder / name).is_file() for name in (transfer_page.TARGETED, transfer_page.UNTARGETED)):
         source = None if data is None else inputs.open_faces(data, size=112, landmarks=landmarks)
-        print(transfer_page.render(folder, source=source, out=out))
+        page = transfer_page.render(folder, source=source, out=out)
+    elif (folder / detect_study.STUDY).is_file():
+        page = detect_page.render(folder, out=out)
+    elif (folder / defend_page.FILE).is_file():
+        page = defend_page.render(folder, out=out)
+    else:
+        page = reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples, beside=beside or ())
+    if printing.ends({"report": str(page)}):
         return
-    if (folder / detect_study.STUDY).is_file():
-        print(detect_page.render(folder, out=out))
-        return
-    if (folder / defend_page.FILE).is_file():
-        print(defend_page.render(folder, out=out))
-        return
-    print(reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples, beside=beside or ()))
+    print_line(f"open {page}")
+    if data is None:
+        print_next("report", folder, data="FACES")
+    else:
+        print_next("report", folder, data=data, landmarks=landmarks, beside="RUN")

@@ -121,10 +121,12 @@ def serve(
     config = limits.build()
     token = _token(token_file)
     names = None if classes is None else read_classes(classes)
-    guard = detector.open(given, precision=precision.value, device=device)
+    guard, words = detector.open(given, precision=precision.value, device=device)
 
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
+        errors.print(f"flags scores from {guard.threshold:.4g} on ({words})", highlight=False, soft_wrap=True)
+        errors.print(f"next: curl {address}/healthz", highlight=False, soft_wrap=True)
 
     left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
     rest = f"open requests that were not answered: {left}" if left else "every open request was answered"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,19 +45,27 @@ _VERIFIED = (
 """The figures of a verification, with their names in the reports of clean and of attacked pairs."""
 
 
+_ETA = (TextColumn("ETA"), TimeRemainingColumn())
+_STEPS = (
+    "epoch",
+    "fitting",
+)  # how stages begin that count steps or epochs; those of a network, "NAME: ...", count either, the others images
+
+
 class _Rate(ProgressColumn):
-    """Images per second since the stage began."""
+    """Images per second since the stage began; steps where it counts those."""
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time or task.elapsed
         done = task.completed - task.fields["before"]  # what an earlier run has made was not made now
-        return Text(f"{done / seconds:.1f}/s" if seconds and done else "")
+        unit = " steps" if task.description.startswith(_STEPS) else "" if ": " in task.description else " images"
+        return Text(f"{done / seconds:.1f}{unit}/s" if seconds and done else "")
 
 
 @contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[progressing.Progress]:
     """A progress bar per stage on standard error, where that is a terminal; Ctrl-C inside ends with 130."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), *_ETA)
     stages: dict[str, Any] = {}
     try:
         with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal) as bars:
@@ -123,10 +129,7 @@ def attack_title(moves: Recipe) -> str:
     return f"{moves.name}, {budget.norm} {show_eps(budget.eps)}" if budget.is_ball else moves.name
 
 
-def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({**asdict(summary), "out": str(out), "seconds": round(seconds, 3)}))
-        return
+def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float) -> None:
     rows = [
         *attacking.summary_lines(summary, percent),
         ("time", f"{seconds:.1f} s"),

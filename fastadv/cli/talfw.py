@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -17,6 +15,7 @@ from fastadv.cli.options import (
     InputOptions,
     OutputOptions,
     PairOptions,
+    PrintOptions,
     RunOptions,
 )
 from fastadv.core.errors import ArgumentError
@@ -47,6 +46,7 @@ def talfw(
     output: Annotated[
         OutputOptions, Changed("out", "Write the new data set to this folder; continue an unfinished one.")
     ],
+    printing: PrintOptions,
     targets: Annotated[
         Targets | None,
         typer.Option(
@@ -81,7 +81,7 @@ def talfw(
 
     Example: fastadv talfw --data lfw/ --model mobilefacenet --weights FILE --eps 10/255 --out talfw/
     """
-    from fastadv.cli.show import attack_title, print_line, timed
+    from fastadv.cli.show import attack_title, print_next, timed
     from fastadv.data.stored import QUALITY, ImageFormat
     from fastadv.runs.goals import check_goal
     from fastadv.studies.talfw.folder import TalfwPlan, build_folder
@@ -100,13 +100,12 @@ def talfw(
         stored=written_as,
         grey=grey,
     )
-    (summary, found), seconds = timed(build_folder, wanted, quiet=output.as_json)
-    if output.as_json:
-        print(json.dumps({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}))
+    (summary, found), seconds = timed(build_folder, wanted, quiet=printing.without_bars)
+    if printing.ends({**asdict(summary), "reader": found, "seconds": round(seconds, 3)}):
         return
     title = f"{attack_title(moves)}, {given.model}"
     _print_summary(summary, title, output.folder, seconds)
-    print_line(f"evaluate it with: fastadv verify {shlex.join(found)} --model ...")
+    print_next("verify", *found, model="NAME", weights="FILE")
 
 
 def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +12,7 @@ import typer
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.names import LossName
-from fastadv.cli.options import Model, OutputOptions, RunOptions, TrainingOptions
+from fastadv.cli.options import SYNTHETIC, Model, OutputOptions, PrintOptions, RunOptions, TrainingOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -30,8 +29,10 @@ def train(
     run: Annotated[RunOptions, Without("slots", "batch", "precision")],
     output: Annotated[
         OutputOptions,
+        PrintOptions,
         Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
     ],
+    printing: PrintOptions,
     loss: Annotated[
         LossName | None, typer.Option(help="Loss: softmax, cosface, arcface, triplet or keep (default: cosface).")
     ] = None,
@@ -92,7 +93,7 @@ def train(
         return
     from rich.console import Console
 
-    from fastadv.cli.show import table, timed
+    from fastadv.cli.show import print_next, print_written, table, timed
     from fastadv.studies import train as training
     from fastadv.training import HeadConfig, TrainConfig
 
@@ -104,7 +105,7 @@ def train(
     attacked = _attacked(adversarial, adversarial_share, fine_tune=fine_tune, head=head)
     trained: Callable[..., tuple[training.HeadSummary | training.TrainSummary, float]] = partial(
         timed,
-        quiet=output.as_json,
+        quiet=printing.without_bars,
         data=given.folder,
         model=model,
         out=output.out,
@@ -131,13 +132,18 @@ def train(
         )
         found, _ = trained(training.train_network, config=settings, pairs=pairs, cache=given.cache, fresh=output.fresh)
     described = asdict(found)
-    if output.as_json:
-        print(json.dumps(described))
+    if printing.ends(described):
         return
     rows = [(k, str(v)) for k, v in described.items() if k not in ("history", "best")]
     best = described.get("best") or {}
     rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
     Console().print(table("fastadv train", rows, ("", "")))
+    print_written(output.out)
+    data = "FACES" if given.folder == SYNTHETIC else given.data
+    if head:
+        print_next("attack", "bim", data=data, model=model, weights=found.weights, goal="misclassify", out="run")
+    else:
+        print_next("verify", data=data, model=model, weights=output.folder / "best.safetensors")
 
 
 def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: bool) -> Adversarial | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import OutputOptions, RunOptions, TrainingOptions
+from fastadv.cli.options import OutputOptions, PrintOptions, RunOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from fastadv.studies.train_denoiser import DenoiserSummary
@@ -29,8 +28,10 @@ def denoiser(
     run: Annotated[RunOptions, Without("slots", "batch", "precision")],
     output: Annotated[
         OutputOptions,
+        PrintOptions,
         Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
     ],
+    printing: PrintOptions,
     width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = 64,
     layers: Annotated[int, typer.Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")] = 30,
     stride: Annotated[
@@ -59,7 +60,7 @@ def denoiser(
     """
     from rich.console import Console
 
-    from fastadv.cli.show import table, timed
+    from fastadv.cli.show import print_next, print_written, table, timed
     from fastadv.studies.train_denoiser import train_noise2clean
     from fastadv.training.denoiser_config import DenoiserConfig
 
@@ -78,7 +79,7 @@ def denoiser(
     )
     summary, _ = timed(
         train_noise2clean,
-        quiet=output.as_json,
+        quiet=printing.without_bars,
         data=given.folder,
         out=output.out,
         config=config,
@@ -90,13 +91,15 @@ def denoiser(
         device=run.device,
         fresh=output.fresh,
     )
-    if output.as_json:
-        print(json.dumps(asdict(summary)))
+    if printing.ends(asdict(summary)):
         return
     console = Console()
     console.print(table("fastadv train denoiser", _rows(summary), ("", "")))
     held = f"PSNR on {summary.held} held-out images, epoch {summary.best.epoch}"
     console.print(table(held, [_gain(g) for g in summary.best.gains], ("sigma", "noisy", "denoised", "gain")))
+    print_written(output.out)
+    defence = f"noise2clean:{output.folder / 'best.safetensors'}"
+    print_next("defend", data="FACES", model="NAME", defence=defence, attack="fim", out="study")
 
 
 def _rows(summary: DenoiserSummary) -> list[tuple[str, str]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import InputOptions, OutputOptions, RunOptions
+from fastadv.cli.options import InputOptions, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.numbers import parse_counts, parse_eps, show_eps
 
 if TYPE_CHECKING:
@@ -34,8 +33,10 @@ def transfer(
     run: Annotated[RunOptions, Without("slots")],
     output: Annotated[
         OutputOptions,
+        PrintOptions,
         Changed("out", "Write images, transfer.json and report.html to this folder; continue an unfinished run."),
     ],
+    printing: PrintOptions,
     surrogate: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +75,7 @@ def transfer(
     Example: fastadv transfer --data lfw/ --network mobilefacenet=M.safetensors --network edgeface_xs=E.safetensors
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
     """
-    from fastadv.cli.show import print_opened, timed
+    from fastadv.cli.show import print_next, print_opened, timed
     from fastadv.report.pages import transfer as transfer_page
     from fastadv.runs.inputs import PairChoice
     from fastadv.studies.transfer.folder import TransferPlan, transfer_folder
@@ -93,16 +94,17 @@ def transfer(
         far=far,
         verification=PairChoice(file=verification, folds=folds, option="--verification"),
     )
-    found, seconds = timed(transfer_folder, plan, quiet=output.as_json)
+    found, seconds = timed(transfer_folder, plan, quiet=printing.without_bars)
     page = transfer_page.render(output.folder, source=found.source)
-    if output.as_json:
-        print(json.dumps({**found.described(), "seconds": round(seconds, 3), "report": str(page)}))
+    if printing.ends({**found.described(), "seconds": round(seconds, 3), "report": str(page)}):
         return
     if found.untargeted is not None:
         _print_untargeted(found.untargeted, plan)
     elif found.targeted is not None:
         _print_targeted(found.targeted, plan)
     print_opened(page, seconds)
+    model, _, weights = network[0].partition("=")
+    print_next("talfw", data=given.data, model=model, weights=weights or None, pairs=verification, eps=eps, out="talfw")
 
 
 def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from fastadv.cli.fields import Changed, takes_groups
@@ -13,6 +12,7 @@ from fastadv.cli.options import (
     MetricOf,
     OutputOptions,
     PairOptions,
+    PrintOptions,
     RunOptions,
 )
 
@@ -26,6 +26,7 @@ def verify(
     output: Annotated[
         OutputOptions, Changed("out", "Write verification.json, roc.svg and the images to this folder.", default=None)
     ],
+    printing: PrintOptions,
     metric: MetricOf = Metric.cosine,
 ) -> None:
     """Verify pairs of faces, clean and under attack.
@@ -35,7 +36,7 @@ def verify(
 
     Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
     """
-    from fastadv.cli.show import attack_title, print_verification, print_written, timed
+    from fastadv.cli.show import attack_title, print_next, print_verification, print_written, timed
     from fastadv.report.pages.curves import ROC, draw_verification
     from fastadv.runs.goals import check_goal
     from fastadv.studies import verify as verifying
@@ -46,12 +47,21 @@ def verify(
     plan = verifying.VerifyPlan(
         inputs=run.inputs(given, output), pairs=pairs.choice(), attack=moves, metric=metric.value
     )
-    result, seconds = timed(verifying.verify_folder, plan, quiet=output.as_json)
+    result, seconds = timed(verifying.verify_folder, plan, quiet=printing.without_bars)
     title = f"{given.model}, {len(result.scores)} pairs{f', {attack_title(moves)}' if moves else ''}"
     if output.out is not None:
         draw_verification(result, output.out / ROC, title=title)
-    if output.as_json:
-        print(json.dumps({**verifying.describe(result), "seconds": round(seconds, 3)}))
+    if printing.ends({**verifying.describe(result), "seconds": round(seconds, 3)}):
         return
     print_verification(result, title)
     print_written(output.out)
+    if moves is not None and output.out is not None:
+        print_next("report", output.out, data=given.data, landmarks=given.landmarks)
+    elif moves is None:
+        threshold = round(result.clean.eer_threshold, 4)
+        print_next("attack", "fim", **given.again, threshold=threshold, metric=_metric(metric), out="run")
+
+
+def _metric(metric: Metric) -> str | None:
+    """The metric where it is not the usual one."""
+    return None if metric is Metric.cosine else metric.value

@@ -83,7 +83,8 @@ class Guard:
     Attributes:
         model: in evaluation mode; the guard works on its device.
         detector: fitted on the layers of that model.
-        threshold: images with this score or a higher one are flagged. None for the detector's equal-error threshold.
+        threshold: images with this score or a higher one are flagged. None for the detector's at a
+            false-alarm rate of 1 %, or, where it was not calibrated for that, at the equal error rate.
         precision: ``"fp32"`` or ``"bf16"``; the distances are float32 in both. A threshold that was calibrated on
             float32 scores is only near to the right one in bf16.
         capture: whether to record CUDA graphs; None for where there is a CUDA device.
@@ -305,7 +306,7 @@ def _threshold(given: float | None, detector: Detector) -> float:
     if given is None:
         if detector.thresholds is None:
             raise ArgumentError("threshold: expected a number, got None for a detector that is not calibrated")
-        return detector.thresholds.equal_error
+        return detector.thresholds.at(detector.thresholds.usual_rate)
     if not math.isfinite(given):
         raise ArgumentError(f"threshold: expected a finite number, got {given}")
     return float(given)

@@ -20,6 +20,7 @@ from fastadv.core.statistics import Floats, eer, threshold_at_far
 
 _NATURAL = "natural images"
 _USUAL = (0.01, 0.05)
+DEFAULT_RATE = 0.01
 _CELLS = 1 << 22  # of a temporary of the bootstrap
 
 
@@ -52,13 +53,32 @@ class Thresholds:
         if len(self.false_alarm) != len(self.false_alarm_rates):
             raise ArgumentError(f"false_alarm: expected {len(self.false_alarm_rates)}, got {len(self.false_alarm)}")
 
+    @property
+    def usual_rate(self) -> float | None:
+        """The false-alarm rate of the threshold that is taken where none is chosen: 1 %; None, the equal error rate,
+        where it was not calibrated for 1 %, for which it needs 100 natural images.
+        """
+        return DEFAULT_RATE if DEFAULT_RATE in self._known() else None
+
+    def at(self, rate: float | None) -> float:
+        """The threshold at one of the false-alarm rates that were chosen; None: at the equal error rate.
+
+        Raises:
+            ValueError: As ``at_false_alarm``.
+        """
+        return self.equal_error if rate is None else self.at_false_alarm(rate)
+
+    def _known(self) -> list[float]:
+        """The rates that the natural images are enough for."""
+        return [known for known in self.false_alarm_rates if measurable(known, self.natural)]
+
     def at_false_alarm(self, rate: float) -> float:
         """The threshold for one of the rates that were chosen.
 
         Raises:
             ValueError: another rate, or one that the natural images are too few for.
         """
-        known = [known for known in self.false_alarm_rates if measurable(known, self.natural)]
+        known = self._known()
         if rate not in known:
             listed = f"calibrated for: {', '.join(f'{each:g}' for each in known) or 'the equal error rate only'}"
             if 0 <= rate <= 1 and not measurable(rate, self.natural):

@@ -94,8 +94,14 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
     assert [row["flagged"] == "1" for row in rows] == [face["flagged"] for face in found["faces"]]
     assert sum(row["flagged"] == "1" for row in rows) == found["flagged"]
     assert f"{found['flagged']} of 4 faces flagged" in call(*words, "--eer")
-    with pytest.raises(ValueError, match="rate: expected --rate or --eer, got both, with --rate 0.05"):
-        call(*words, "--eer", "--rate", "0.05")
+    with pytest.raises(ValueError, match="--false-alarm: expected it or --eer, got both"):
+        call(*words, "--eer", "--false-alarm", "0.05")
+    with pytest.raises(ValueError, match="--rate: expected --false-alarm 0.05, got the former name --rate"):
+        call(*words, "--rate", "0.05")
+    # calibrated on twenty natural images: 1 % cannot be measured, and the output says what is taken instead
+    usual = call(*words)
+    assert "(equal error rate: the detector is not calibrated for false-alarm rate 0.01)" in usual
+    assert json.loads(call(*words, "--json"))["threshold"] == found["threshold"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,27 @@ def test_attacks_lists_every_attack_and_every_goal(capsys, monkeypatch):
     assert all(found["description"] for found in listed)
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("fastadv dem", "demo"),
+        ("fastadv attack dfanet-e", "dfanet-e-di-m-fim"),
+        ("fastadv verify --attack knn", "knn-df"),
+        ("fastadv verify --model edge", "edgeface_xs"),
+        ("fastadv attack fim --ensemble-", "--ensemble-weights"),
+    ],
+)
+def test_the_shell_completes_commands_options_and_names(words, found, monkeypatch, capsys):
+    monkeypatch.setenv("_FASTADV_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setattr(sys, "argv", ["fastadv"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    assert capsys.readouterr().out.split() == [found]
+
+
 def test_attacks_describes_one(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     said = inside(["attacks", "fim"], capsys)
@@ -114,6 +135,7 @@ assert set(fastadv.__all__) == set(dir(fastadv)), dir(fastadv)
 assert "torch" not in sys.modules
 for name in dir(fastadv):
     assert getattr(fastadv, name) is getattr(fastadv, name), name
+assert fastadv.backends.table()
 assert callable(fastadv.ops.sign_step_)
 from fastadv import *
 assert Engine is fastadv.Engine and attack is fastadv.attack and attacks is fastadv.attacks

@@ -218,6 +218,12 @@ def test_the_threshold(tiny, faces, representatives):
         Guard(model=tiny, detector=bare)
     calibrated = bare.calibrated(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 2.0]))
     assert Guard(model=tiny, detector=calibrated).threshold == calibrated.thresholds.equal_error == 0.5
+    natural = torch.linspace(-1.0, 0.0, 100)  # as many as a rate of 1 % needs
+    enough = bare.calibrated(natural, torch.tensor([-0.5, 2.0]))
+    assert enough.thresholds.usual_rate == 0.01
+    assert Guard(model=tiny, detector=enough).threshold == enough.thresholds.at_false_alarm(0.01)
+    assert enough.thresholds.at_false_alarm(0.01) != enough.thresholds.equal_error
+    assert calibrated.thresholds.usual_rate is None
     assert Guard(model=tiny, detector=calibrated, threshold=2).threshold == 2.0
     score = float(Guard(model=tiny, detector=bare, threshold=0.0)(faces(1)).scores)
     assert bool(Guard(model=tiny, detector=bare, threshold=score)(faces(1)).flagged)

@@ -28,7 +28,8 @@ class DefencePlan:
         threats: Their texts (``parse_threat``).
         copies: Folders of attacked copies of the faces.
         detector: The file of the detector that an adaptive attacker evades, or None.
-        false_alarm: At which its threshold is taken.
+        false_alarm: The rate at which its threshold is taken; None: 1 %, or the equal error rate where the detector
+            was not calibrated for 1 %.
         pairs: Which pairs.
     """
 
@@ -38,7 +39,7 @@ class DefencePlan:
     threats: Sequence[str] = ("zero", "perfect")
     copies: Sequence[Path] = ()
     detector: Path | None = None
-    false_alarm: float = 0.05
+    false_alarm: float | None = None
     pairs: PairChoice = field(default_factory=PairChoice)
 
 
@@ -53,7 +54,10 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
     planned = [parse_defence(text) for text in plan.defences]
     specs = [read_attack(text) for text in plan.attacks]
     known = None if plan.detector is None else load_detector(plan.detector, device=given.device)
-    threats = [parse_threat(text, detector=known, false_alarm=plan.false_alarm) for text in plan.threats]
+    rate = plan.false_alarm
+    if rate is None and known is not None and known.thresholds is not None:
+        rate = known.thresholds.usual_rate
+    threats = [parse_threat(text, detector=known, false_alarm=rate) for text in plan.threats]
     model = given.open_model()
     source = given.open_faces(model)
     pairs = plan.pairs.open(source)
@@ -74,9 +78,7 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
             "defences": list(plan.defences),
             "files": files_of(planned),
             "threats": list(plan.threats),
-            "detector": None
-            if plan.detector is None
-            else {"file": file_hash(plan.detector), "false_alarm": plan.false_alarm},
+            "detector": None if plan.detector is None else {"file": file_hash(plan.detector), "false_alarm": rate},
             "pairs": list_hash(pairs),
             "selection": plan.pairs.described(),
         },

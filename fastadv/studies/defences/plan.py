@@ -175,13 +175,13 @@ def _fields(text: str, given: Sequence[str], fields: Sequence[tuple[str, Callabl
     return found
 
 
-def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: float = 0.05) -> ThreatModel:
+def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: float | None = None) -> ThreatModel:
     """A threat model from ``"zero"``, ``"perfect[:SAMPLES]"`` or ``"adaptive[:SAMPLES]"``.
 
     Args:
         text: Which.
         detector: What an adaptive attacker has to pass; calibrated.
-        false_alarm: The rate of its threshold.
+        false_alarm: The rate of its threshold; None: that of ``Thresholds.usual_rate``.
 
     Raises:
         ValueError: The text is of no such form, or there is no calibrated detector for the adaptive one.
@@ -199,7 +199,8 @@ def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: fl
             "detector: expected a calibrated one for the threat 'adaptive', got "
             + ("none" if detector is None else "one without thresholds")
         )
-    return Adaptive(detector=detector, threshold=detector.thresholds.at_false_alarm(false_alarm), samples=count)
+    rate = detector.thresholds.usual_rate if false_alarm is None else false_alarm
+    return Adaptive(detector=detector, threshold=detector.thresholds.at(rate), samples=count)
 
 
 def files_of(planned: Sequence[Planned]) -> dict[str, str]:

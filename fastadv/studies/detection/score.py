@@ -73,7 +73,7 @@ def score_folder(
     model: FaceModel,
     detector: Detector,
     *,
-    rate: float | None = 0.01,
+    threshold: float | None = None,
     progress: Progress = silent,
 ) -> ScoreSummary:
     """Score every face, in batches of one fixed shape.
@@ -82,17 +82,19 @@ def score_folder(
         source: The faces.
         model: The network that the detector was fitted on.
         detector: Calibrated.
-        rate: The false-alarm rate whose threshold is taken; None: that of the equal error rate.
+        threshold: Flag images from this score on; None: as ``Guard`` does, at the false-alarm rate of 1 % or, where
+            the detector was not calibrated for that, at the equal error rate.
         progress: Told of the faces.
 
     Raises:
-        ValueError: The detector was fitted on another network or is not calibrated for the rate.
+        ValueError: The detector was fitted on another network, or is not calibrated and there is no threshold.
         ImageError, AlignmentError: A face cannot be read.
     """
     check_network(detector, model)
-    if detector.thresholds is None:
-        raise ArgumentError("detector: expected a calibrated one, got one without thresholds")
-    threshold = detector.thresholds.equal_error if rate is None else detector.thresholds.at_false_alarm(rate)
+    if threshold is None:
+        if detector.thresholds is None:
+            raise ArgumentError("detector: expected a calibrated one, got one without thresholds; give a threshold")
+        threshold = detector.thresholds.at(detector.thresholds.usual_rate)
 
     def images() -> Iterator[Tensor]:
         with source.stream() as faces:

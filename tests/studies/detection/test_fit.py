@@ -208,23 +208,25 @@ def test_runs_of_the_attack_command_are_read(study, model, tmp_path, plan):
 def test_a_folder_is_scored_by_the_detectors_own_network(study, model, plan):
     path, _ = study
     detector = load_detector(path / "detectors" / "mlp-medoid-cosine.safetensors")
+    at = detector.thresholds.at
     chosen = Selection(plan.people, plan.people.names[:4])
-    found = score_folder(chosen, model, detector, rate=0.05)
+    found = score_folder(chosen, model, detector, threshold=at(0.05))
     assert [face.name for face in found.faces] == list(chosen.names)
-    assert detector.thresholds is not None
     assert found.threshold == detector.thresholds.at_false_alarm(0.05)
     assert [face.flagged for face in found.faces] == [face.score >= found.threshold for face in found.faces]
     assert found.flagged == sum(face.flagged for face in found.faces)
-    assert score_folder(chosen, model, detector, rate=None).threshold == detector.thresholds.equal_error
+    # calibrated on 20 natural images, and so not for 1 %
+    assert detector.thresholds.usual_rate is None
+    assert score_folder(chosen, model, detector).threshold == at(None) == detector.thresholds.equal_error
     with pytest.raises(ValueError, match="rate is 0.2; calibrated for: 0.05"):
-        score_folder(chosen, model, detector, rate=0.2)
+        at(0.2)
     with pytest.raises(
         ValueError, match="rate: false-alarm rate 0.001: not measurable from 20 natural images; .* 1,000"
     ):
-        score_folder(chosen, model, detector, rate=0.001)
+        at(0.001)
     assert "false-alarm rate 0.001: not measurable from 20 natural images; needs at least 1,000" in study[1].notices
     with pytest.raises(ValueError, match="model: expected the detector's, synth-vgg, got synth-mobile"):
-        score_folder(chosen, load("synth-mobile"), detector, rate=0.05)
+        score_folder(chosen, load("synth-mobile"), detector)
     with pytest.raises(ValueError, match="weights: expected those that the detector was fitted on"):
         score_folder(chosen, load("synth-vgg", random_weights_seed=1), detector)
     with pytest.raises(ValueError, match="detector: expected a calibrated one"):
@@ -234,13 +236,13 @@ def test_a_folder_is_scored_by_the_detectors_own_network(study, model, plan):
 def test_a_score_that_is_no_number_is_flagged_and_named(study, model, plan, monkeypatch):
     detector = load_detector(study[0] / "detectors" / "mlp-medoid-cosine.safetensors")
     chosen = Selection(plan.people, plan.people.names[:4])
-    usual = score_folder(chosen, model, detector, rate=0.05)
+    usual = score_folder(chosen, model, detector)
     scores = torch.tensor([face.score for face in usual.faces])
     scores[1] = torch.nan
     scores[2] = torch.inf
     monkeypatch.setattr(detect_score, "scores_of", lambda *_: scores)
     names = ", ".join(chosen.names[1:3])
     with pytest.warns(Notice, match=f"score: expected finite numbers, got none for {names}; these images are flagged"):
-        found = score_folder(chosen, model, detector, rate=0.05)
+        found = score_folder(chosen, model, detector)
     assert [face.flagged for face in found.faces[1:3]] == [True, True]
     assert [found.faces[k].flagged for k in (0, 3)] == [usual.faces[k].flagged for k in (0, 3)]
