@@ -131,7 +131,7 @@ class FaceSource:
             KeyError: There is no such name.
         """
         if name not in self._files:
-            raise UnknownNameError(f"{name}: not among the {len(self)} images{_hint(self, name)}")
+            raise UnknownNameError(f"name: expected one of the {len(self)} images, got {name}{_hint(self, name)}")
         return self._files[name]
 
     def load(self, name: str) -> Face:
@@ -383,7 +383,9 @@ def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -
     missing = [name for name in dict.fromkeys(names) if name not in source]
     if missing:
         hint = _hint(source, missing[0])
-        raise UnknownNameError(f"{where}: {naming.several(missing)} not among the {len(source)} images{hint}")
+        raise UnknownNameError(
+            f"{where}: expected some of the {len(source)} images, got {naming.several(missing)}{hint}"
+        )
 
 
 def _hint(source: FaceSource, name: str) -> str:

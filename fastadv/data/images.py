@@ -86,7 +86,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     with open_file(path) as file:
         data = file.read(MAX_BYTES + 1)
     if not data:
-        raise ImageError(f"{path}: the file is empty")
+        raise ImageError(f"{path}: expected an image file, got an empty one")
     if len(data) > MAX_BYTES:
         raise ImageError(f"{path}: the file is larger than {MAX_BYTES // 2**20} MiB")
     return data
@@ -101,9 +101,9 @@ def open_file(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: this is a folder, expected an image file")
+            raise ImageError(f"{path}: expected an image file, got a folder")
         if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: this is not a plain file, expected an image file")
+            raise ImageError(f"{path}: expected an image file, got something that is not a plain file")
         with open(path, "rb") as file:
             yield file
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -153,7 +153,7 @@ def read_size(file: IO[bytes], name: str | os.PathLike[str], *, most: int = MAX_
     """
     data = file.read(_FIRST)
     if not data:
-        raise ImageError(f"{os.fspath(name)}: the file is empty")
+        raise ImageError(f"{os.fspath(name)}: expected an image file, got an empty one")
     format = sniff(data)
     # a PNG may tell its orientation behind its pixels, and Pillow wants a WebP whole
     whole = format in ("PNG", "WebP") or (format == "JPEG" and not bare_jpeg(data, len(data)).scans)

@@ -88,7 +88,7 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
         OSError: with the file's name.
     """
     if not isinstance(guard, Guard):
-        raise ArgumentTypeError(f"guard: expected a Guard, got a {type(guard).__name__}")
+        raise ArgumentTypeError(f"guard: expected a Guard, got {type(guard).__name__}")
     file = Path(path)
     if file.suffix not in FORMATS:
         raise ArgumentError(f"path: expected a name that ends in {' or '.join(FORMATS)}, got {str(file)!r}")
@@ -315,5 +315,7 @@ def _compare(guard: Guard, run: Any, tolerance: float, kind: str) -> dict[str, A
             worst[name] = max(worst[name] or 0.0, float(apart.max()))
     for name, value in worst.items():
         if value is not None and not value <= tolerance:
-            raise ExportError(f"the {kind} graph's {name} differ from the guard's by {value:.2g}, above {tolerance:g}")
+            raise ExportError(
+                f"{kind} graph: expected {name} within {tolerance:g} of the guard's, got a difference of {value:.2g}"
+            )
     return worst

@@ -138,7 +138,9 @@ class Adversarials:
             ValueError: There is none to show, a number below 1, or images of two channels.
         """
         if min(count, columns, len(self)) < 1:
-            raise ArgumentError(f"count, columns: expected 1 or more of at least one image, got {count}, {columns}")
+            raise ArgumentError(
+                f"count, columns: expected 1 or more of each and at least one image, got {count} and {columns}"
+            )
         pictures = self._pictures(count)
         width, height = pictures[0].size
         across = min(columns, len(pictures))

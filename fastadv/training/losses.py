@@ -136,8 +136,8 @@ def finite(loss: Tensor, step: int, steps: int, remedy: str) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(
-            f"loss: {value} at step {step + 1} of {steps}; nothing of this step was kept. "
-            f"Expected a finite number: {remedy}"
+            f"loss: expected a finite number, got {value} at step {step + 1} of {steps}; nothing of this "
+            f"step was kept: {remedy}"
         )
     return value
 

@@ -119,7 +119,7 @@ def test_recipes_are_made_of_the_parts_that_their_names_say():
 def test_a_wrong_name_or_parameter_is_refused():
     with pytest.raises(ValueError, match="attack: expected one of fgsm, .* got 'fgms'"):
         by_name("fgms")
-    with pytest.raises(ValueError, match="fgsm is a one-step attack and takes no steps, got steps=3"):
+    with pytest.raises(ValueError, match="steps: expected none, since fgsm makes one step, got 3"):
         by_name("fgsm", steps=3)
     with pytest.raises(ValueError, match=r"fim has no masks and takes no drop rate, got rate=0\.1"):
         by_name("fim", rate=0.1)

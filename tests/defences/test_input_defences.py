@@ -306,7 +306,7 @@ def test_wrong_fields(make, words):
 
 
 def test_parts_are_defences():
-    with pytest.raises(TypeError, match="parts: expected input defences, got a str"):
+    with pytest.raises(TypeError, match="parts: expected input defences, got str"):
         Chain(parts=("mean",))
 
 

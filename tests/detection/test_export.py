@@ -166,7 +166,7 @@ def test_a_package_that_is_missing(tmp_path, guard_of, package, monkeypatch):
 
 def test_wrong_arguments(tmp_path, guard_of):
     guard = guard_of()
-    with pytest.raises(TypeError, match="guard: expected a Guard, got a int"):
+    with pytest.raises(TypeError, match="guard: expected a Guard, got int"):
         export_guard(3, tmp_path / "guard.onnx")
     with pytest.raises(ValueError, match=r"expected a name that ends in \.onnx or \.pt2"):
         export_guard(guard, tmp_path / "guard.tflite")

@@ -256,7 +256,7 @@ GOOD = {"embeddings": torch.randn(4, 2, 3), "groups": torch.tensor([0, 1, 0, 1])
             ValueError,
             "embeddings: expected finite values, got NaN or infinity",
         ),
-        ({"groups": [0, 1, 0, 1]}, TypeError, "groups: expected .*, got a list"),
+        ({"groups": [0, 1, 0, 1]}, TypeError, "groups: expected .*, got list"),
         ({"groups": torch.tensor([0, 1])}, ValueError, r"groups: expected shape \(4,\), got \(2,\)"),
         ({"groups": torch.ones(4)}, TypeError, "groups: expected .*, got torch.float32"),
         ({"groups": torch.tensor([0, 2, 1, 1])}, ValueError, "groups: expected 0 to 1, got 0 to 2"),

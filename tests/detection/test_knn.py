@@ -127,7 +127,7 @@ X, Y = clusters()
 @pytest.mark.parametrize(
     ("batches", "options", "error", "message"),
     [
-        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches: expected batches to iterate twice, got a generator.*"),
+        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches: expected batches to iterate twice, got generator.*"),
         ([], {}, ValueError, "batches: expected one or more features, got none"),
         ([(X, Y)], {"k": 61}, ValueError, "k: expected at most 60, the number of features, got 61"),
         ([(X, Y)], {"k": 0}, ValueError, "k: expected 1 or more, got 0"),

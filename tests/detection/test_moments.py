@@ -98,7 +98,7 @@ def test_mistakes():
     with pytest.raises(ValueError, match="rows: 0 came; expected two or more"):
         whitening(moments, 1)
     for wrong, error, message in (
-        ([[1.0, 2.0]], TypeError, "rows: expected a torch.Tensor, got a list"),
+        ([[1.0, 2.0]], TypeError, "rows: expected a torch.Tensor, got list"),
         (torch.ones(1, 2).double(), TypeError, "rows: expected .*, got torch.float64"),
         (torch.ones(1, 3), ValueError, r"rows: expected shape \(any, 2\), got \(1, 3\)"),
         (torch.full((1, 2), torch.nan), ValueError, "rows: expected finite values, got NaN or infinity"),

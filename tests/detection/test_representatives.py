@@ -162,7 +162,7 @@ BATCH_MISTAKES = [
     (
         lambda v, y: (v[0], y),
         TypeError,
-        r"values: expected a sequence of tensors \(N, C\), one per layer, got a Tensor",
+        r"values: expected a sequence of tensors \(N, C\), one per layer, got Tensor",
     ),
     (lambda v, y: (v[:2], y), ValueError, "values: expected 3 layers, got 2"),
     (lambda v, y: ([v[0].double(), *v[1:]], y), TypeError, r"values\[0\]: expected .*, got torch.float64"),
@@ -181,7 +181,7 @@ BATCH_MISTAKES = [
     (lambda v, y: (v, y - 1), ValueError, "labels: expected .*, got -1 to 2"),
     (lambda v, y: (v, y.float()), TypeError, "labels: expected .*, got torch.float32"),
     (lambda v, y: (v, y[1:]), ValueError, r"labels: expected .*, got \(19,\)"),
-    (lambda v, y: (v, y.tolist()), TypeError, "labels: expected .*, got a list"),
+    (lambda v, y: (v, y.tolist()), TypeError, "labels: expected .*, got list"),
     (lambda v, y: (v, y.clamp(min=2)), ValueError, "2 of 4 classes had no image, first 'ada'"),
 ]
 
@@ -283,7 +283,7 @@ FILE_MISTAKES = [
     ({"raw": "{"}, "has no readable description"),
     ({"raw": '{"kind": NaN}'}, "has no readable description: NaN is no number"),
     ({"raw": "[" * 100_000}, "has no readable description"),
-    ({"raw": "[1]"}, "expected a description that is an object, got a list"),
+    ({"raw": "[1]"}, "expected a description that is an object, got list"),
     ({"about": {"kind": "mean"}}, "kind is 'mean'; expected one of centroid, medoid"),
     ({"about": {"kind": "medoid"}}, "lacks the tensor 'members'"),
     ({"about": {"layers": "conv"}}, "layers is 'conv'; expected a list of texts"),

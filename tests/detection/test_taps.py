@@ -194,7 +194,7 @@ def test_a_layer_with_other_rows(tiny, faces):
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"model": torch.nn.ReLU()}, TypeError, "model: expected a FaceModel, got a ReLU"),
+        ({"model": torch.nn.ReLU()}, TypeError, "model: expected a FaceModel, got ReLU"),
         ({"layers": "conv"}, TypeError, "layers: expected a sequence of names, got the text 'conv'"),
         ({"layers": ()}, ValueError, "layers: expected one name or more, got none"),
         ({"layers": ("conv", "conv")}, ValueError, "expected distinct names"),

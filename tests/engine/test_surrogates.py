@@ -187,7 +187,7 @@ def test_goals_on_logits_take_dropout_too():
 def test_embeddings_do_not_do_where_other_networks_must_embed():
     x, goal = faces(2), Impersonate(torch.randn(2, 12), threshold=0.9)
     for name in ("dropout", "ensemble"):
-        with pytest.raises(ValueError, match=r"the goal must hold images .* got embeddings \(2, 12\)"):
+        with pytest.raises(ValueError, match=r"goal: expected images \(N, 3, H, W\) to compare with, since the surrogate embeds them by i"):
             fa.run(Recipe(attack=PLAIN, surrogate=SURROGATES[name]), goal, model(), x)
 
 

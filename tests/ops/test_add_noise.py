@@ -168,7 +168,7 @@ def zeros(*shape, **options):
 
 
 MISTAKES = [
-    ({"x": [0.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"x": [0.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got list"),
     ({"x": zeros(3, 4).half()}, TypeError, "x: expected dtype torch.float32, got torch.float16"),
     ({"x": zeros(3)}, ValueError, r"x: expected a batch \(N, C, H, W\), got shape \(3,\)"),
     (

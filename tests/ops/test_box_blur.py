@@ -121,7 +121,7 @@ def test_numpy_arrays():
 
 
 MISTAKES = [
-    ({"x": None}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a NoneType"),
+    ({"x": None}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got NoneType"),
     (
         {"x": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)},
         TypeError,

@@ -296,7 +296,7 @@ def test_numpy_arrays():
 
 
 MISTAKES = [
-    ({"x": [1.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"x": [1.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got list"),
     (
         {"x": torch.zeros(3, 4, dtype=torch.float64)},
         TypeError,

@@ -237,7 +237,7 @@ MISTAKES = [
     ({"x": torch.zeros(3, 5).double()}, TypeError, "x: expected .*, got torch.float64"),
     ({"rate": 1.0}, ValueError, "rate: expected .*, got 1.0"),
     ({"ids": torch.arange(2)}, ValueError, r"ids: expected .*, got \(2,\)"),
-    ({"scale": None}, TypeError, r"scale: expected a torch\.Tensor, like x, got a NoneType"),
+    ({"scale": None}, TypeError, r"scale: expected a torch\.Tensor, like x, got NoneType"),
     ({"scale": torch.ones(5).double()}, TypeError, "scale: expected dtype torch.float32, got torch.float64"),
     ({"scale": torch.ones(1)}, ValueError, r"scale: expected shape \(5,\), as x has 5 channels, got \(1,\)"),
     ({"shift": torch.ones(6)}, ValueError, r"shift: expected shape \(5,\), as x has 5 channels, got \(6,\)"),

@@ -22,10 +22,10 @@ GOOD_CENTROIDS = rows((4, 3), (4, 6))
 GOOD_FEATURES = rows((2, 3), (2, 6))
 
 MAPS = [
-    (torch.ones(2, 3, 4, 5), TypeError, r"maps: expected a sequence of feature maps \(N, C, H, W\), got a Tensor"),
+    (torch.ones(2, 3, 4, 5), TypeError, r"maps: expected a sequence of feature maps \(N, C, H, W\), got Tensor"),
     ([], ValueError, r"maps: expected a sequence of one or more feature maps \(N, C, H, W\), got none"),
-    (None, TypeError, "maps: expected .*, got a NoneType"),
-    ([*maps(), 3.0], TypeError, r"maps\[2\]: expected a torch.Tensor, got a float"),
+    (None, TypeError, "maps: expected .*, got NoneType"),
+    ([*maps(), 3.0], TypeError, r"maps\[2\]: expected a torch.Tensor, got float"),
     (
         maps(dtype=torch.float64),
         TypeError,
@@ -47,16 +47,16 @@ MAPS = [
     ),
 ]
 FEATURES = [
-    (torch.ones(2, 3), TypeError, r"features: expected a sequence of features \(N, C\), got a Tensor"),
+    (torch.ones(2, 3), TypeError, r"features: expected a sequence of features \(N, C\), got Tensor"),
     ([], ValueError, r"features: expected a sequence of one or more features \(N, C\), got none"),
-    ([[1.0], [2.0]], TypeError, r"features\[0\]: expected .*, got a list"),
+    ([[1.0], [2.0]], TypeError, r"features\[0\]: expected .*, got list"),
     (rows((2, 3), (2, 6), dtype=F16), TypeError, r"features\[0\]: expected dtype torch.float32, got torch.float16"),
     (rows((2, 3, 1), (2, 6)), ValueError, r"features\[0\]: expected shape \(any, any\), got \(2, 3, 1\)"),
     (rows((2, 3), (3, 6)), ValueError, r"features\[1\]: expected shape \(2, any\), got \(3, 6\)"),
     (rows((2, 0), (2, 6)), ValueError, r"features\[0\]: expected shape \(N, C\) with C >= 1, got \(2, 0\)"),
 ]
 CENTROIDS = [
-    (torch.ones(4, 3), TypeError, r"centroids: expected a sequence of centroids \(K, C\), got a Tensor"),
+    (torch.ones(4, 3), TypeError, r"centroids: expected a sequence of centroids \(K, C\), got Tensor"),
     ([], ValueError, r"centroids: expected a sequence of one or more centroids \(K, C\), got none"),
     (rows((4, 3)), ValueError, "centroids: expected 2 layers, like features, got 1"),
     (
@@ -125,7 +125,7 @@ def test_centroids_that_require_grad_are_fine_where_nothing_is_recorded():
 
 
 SCORES = [
-    ({"distances": [[1.0]]}, TypeError, "distances: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"distances": [[1.0]]}, TypeError, "distances: expected a torch.Tensor or a NumPy or CuPy array, got list"),
     (
         {"distances": torch.ones(2, 3, dtype=F16)},
         TypeError,
@@ -140,10 +140,10 @@ SCORES = [
         ValueError,
         "labels: expected cpu, the device of distances, got meta",
     ),
-    ({"labels": None}, TypeError, "labels: expected .*, got a NoneType"),
+    ({"labels": None}, TypeError, "labels: expected .*, got NoneType"),
     ({"predicted": torch.ones(2)}, TypeError, "predicted: expected dtype torch.int64, got torch.float32"),
     ({"predicted": torch.ones(3, dtype=torch.int64)}, ValueError, r"predicted: expected shape \(2,\), got \(3,\)"),
-    ({"predicted": 1}, TypeError, "predicted: expected .*, got a int"),
+    ({"predicted": 1}, TypeError, "predicted: expected .*, got int"),
     (
         {"weighting": "distance"},
         ValueError,

@@ -187,7 +187,7 @@ FIXED = {"rate": 0.5, "layer": 2, "scale": torch.ones(5), "shift": torch.ones(5)
     [
         ({"scale": None}, ValueError, "scale: expected a tensor beside shift, slope or ceiling, got None"),
         ({"layer": 4096}, ValueError, r"layer: expected an integer in \[0, 4096\), got 4096"),
-        ({"scale": [1.0]}, TypeError, r"scale: expected a torch\.Tensor, like x, got a list"),
+        ({"scale": [1.0]}, TypeError, r"scale: expected a torch\.Tensor, like x, got list"),
         ({"shift": torch.ones(4)}, ValueError, r"shift: expected shape \(5,\), as x has 5 channels, got \(4,\)"),
         ({"rate": 1.0}, ValueError, "rate: expected .*, got 1.0"),
         ({"slope": -1.0, "keep": "result"}, ValueError, "keep is 'result' and slope -1.0"),

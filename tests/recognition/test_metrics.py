@@ -72,7 +72,7 @@ def test_threshold_at_far_by_hand() -> None:
     assert tar_at_far(scores, same, 0.25) == 1.0
     ties = np.array([0.9, 0.9, 0.1])
     assert 0.9 < threshold_at_far(ties, ties == 0.1, 0.5) < 0.9 + 1e-6  # nothing above: the next number
-    with pytest.raises(ValueError, match="FAR 0.001: not measurable from 4 negative pairs; needs at least 1,000"):
+    with pytest.raises(ValueError, match=r"far: expected a rate that 4 negative pairs can measure, got 0\.001; needs at least 1,000"):
         threshold_at_far(scores, same, 1e-3)
     with pytest.raises(ValueError, match="FAR 0: not measurable from 4 negative pairs$"):
         tar_at_far(scores, same, 0.0)

@@ -136,7 +136,7 @@ class Branching(nn.Module):
 def test_refuses_models():
     with pytest.raises(TypeError, match="model: expected a FaceModel, got Linear"):
         SkipGradient().bind(nn.Linear(2, 2))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="model: 'synth-vgg' has no residual branches"):
+    with pytest.raises(ValueError, match="model: expected residual branches to skip the gradient of, got 'synth-vgg' without"):
         SkipGradient().bind(load("synth-vgg"))
     with pytest.raises(ValueError, match="model: the backbone of 'm' cannot be traced"):
         SkipGradient().bind(face_model(Branching()))
