@@ -83,7 +83,7 @@ def test_a_layer_of_a_bf16_model_is_float32():
         (at_layer("unused"), "layer: expected one that runs in the forward pass of 'net', got 'unused', which does not"),
         (at_layer("pair"), r"layer: expected a tensor \(N, \.\.\.\) from 'pair' of 'net', got tuple"),
         ("nose", "kind: expected 'embedding', 'logits' or at_layer"),
-        ("logits", "head: expected a class head for logits, got 'net' without one; build the FaceModel with "),
+        ("logits", "head: expected a class head for logits, got 'net' without one"),
     ],
 )
 def test_an_output_that_there_is_not(kind, text):
@@ -386,7 +386,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         ),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES.float()), r"classes: expected integers \(N,\), got"),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES[:3]), "one entry for each of 4 templates, got 3"),
-        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes: expected two different ones or more, since a goal is about telling them apart, "),
+        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes: expected two different ones or more, .* got 1"),
         (lambda: GalleryClass(gallery=TEMPLATES, labels=LABELS), "gallery: expected a Gallery, got Tensor"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS.float()), r"labels: expected integers \(N,\), got"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS + 3), "labels: expected classes of the gallery, got 4"),
@@ -416,7 +416,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
                 model(),
                 faces(1),
             ),
-            "goal: expected one on embeddings, which every model of an ensemble has, got one on 'laye",
+            "goal: expected one on embeddings, which every model of an ensemble has, got one on 'layer",
         ),
         (
             lambda: fa.run(
@@ -425,7 +425,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
                 model(),
                 faces(1),
             ),
-            "goal: expected one on embeddings or logits where convolutions are masked, got one on 'la",
+            "goal: expected one on embeddings or logits where convolutions are masked, got one on 'layer",
         ),
     ],
 )

@@ -200,5 +200,5 @@ def test_wrong_compositions_are_refused():
         Ensemble(others=(model(1),), weights=(1,))
     other = Surrogate(ensemble=Ensemble(others=(model(1, size=(24, 24)),)))
     goal = Impersonate(faces(2), threshold=0.9)
-    with pytest.raises(ValueError, match=r"others must take \(3, 16, 16\) images on cpu like 'small0'"):
+    with pytest.raises(ValueError, match=r"others: expected models for images \(3, 16, 16\) on cpu like 'small0', got 'small1' for \(3, 24, 24\)"):
         fa.run(Recipe(attack=PLAIN, surrogate=other), goal, model(), faces(2))

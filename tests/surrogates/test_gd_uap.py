@@ -149,7 +149,7 @@ class Flat(nn.Module):
         ({"eps": 0.0}, r"eps: expected a number in \(0, 1\], in pixels of \[0, 1\], got 0\.0"),
         ({"eps": 10}, r"eps: expected a number in \(0, 1\], in pixels of \[0, 1\], got 10"),
         ({"step_size": float("nan")}, r"step_size: expected a number in \(0, 1\], in pixels of \[0, 1\], got nan"),
-        ({"steps": 0}, "inner_steps: expected an integer of at least 1, got -1"),
+        ({"steps": 0}, "steps: expected an integer of at least 1, got 0"),
         ({"steps": 2**20}, r"steps: expected a number below 2\*\*20, got 1048576"),
         ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
         ({"patience": 0}, "patience: expected an integer of at least 1, got 0"),
