@@ -246,7 +246,9 @@ def _require_onnx() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise MissingPackageError(f"ONNX needs {name} ({error}): pip install 'fastadv[onnx]'") from error
+            raise MissingPackageError(
+                f"ONNX: expected the package {name}, got no such package ({error}); pip install 'fastadv[onnx]'"
+            ) from error
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram, names: Sequence[str], about: str) -> bytes:

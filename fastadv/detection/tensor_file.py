@@ -72,7 +72,7 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
         raise DetectionFileError(f"{file}: expected a safetensors file with {kind}, got {what}")
     found = file_content(file)
     if found.kind not in ("detector", "safetensors"):
-        raise DetectionFileError(f"{file}: expected a whole safetensors file of a {kind}, got {found.said()}")
+        raise DetectionFileError(f"{file}: expected a whole safetensors file of the kind {kind!r}, got {found.said()}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -103,7 +103,9 @@ class Adversarials:
         try:
             from pandas import DataFrame
         except ImportError as error:
-            raise MissingPackageError("to_pandas needs pandas: pip install 'fastadv[pandas]'") from error
+            raise MissingPackageError(
+                "to_pandas: expected the package pandas, got no such package; pip install 'fastadv[pandas]'"
+            ) from error
         return DataFrame(self._columns())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

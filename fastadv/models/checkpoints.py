@@ -71,7 +71,7 @@ def load_weights(
     wrong = problems(wanted, state, names=names, outside=fitted.outside if fitted else {})
     if wrong:
         under = f"; read under the prefix {fitted.prefix!r}" if fitted and fitted.prefix else ""
-        raise CheckpointError(f"weights: expected tensors that fit the model, got {source}: {wrong}{under}")
+        raise CheckpointError(f"weights: expected tensors that fit the model, got others in {source}: {wrong}{under}")
     shared = [k for k in wanted if k in state]
     broken = [k for k in shared if not _is_finite(state[k])]
     if broken:

@@ -148,7 +148,9 @@ def _new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[report]'") from error
+        raise MissingPackageError(
+            "figures: expected the package matplotlib, got no such package; pip install 'fastadv[report]'"
+        ) from error
     return Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained", facecolor="white")
 
 

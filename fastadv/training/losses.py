@@ -181,6 +181,7 @@ def _metric_learning():  # type: ignore[no-untyped-def]
         from pytorch_metric_learning import losses, miners  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"training with this loss needs pytorch-metric-learning ({error}): pip install 'fastadv[train]'"
+            f"loss: expected the package pytorch-metric-learning, got no such package ({error}); pip "
+            "install 'fastadv[train]'"
         ) from error
     return pytorch_metric_learning

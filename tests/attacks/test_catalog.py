@@ -53,7 +53,9 @@ def test_every_name_builds_itself(name):
         assert recipe.attack.budget.norm == entry.norm
     else:
         assert recipe.attack.budget == Box()
-        with pytest.raises(ValueError, match=f"eps: expected none, since {name} looks for the smallest perturbation, got 1"):
+        with pytest.raises(
+            ValueError, match=f"eps: expected none, since {name} looks for the smallest perturbation, got 1"
+        ):
             by_name(name, eps=1.0)
     assert (recipe.surrogate.dropout is not None) == entry.masks
     assert (recipe.surrogate.ensemble is not None) == entry.ensemble

@@ -80,7 +80,10 @@ def test_a_layer_of_a_bf16_model_is_float32():
     [
         (at_layer("nose"), "layer: expected a submodule of the backbone of 'net', got 'nose'"),
         (at_layer(""), "layer: expected a submodule of the backbone of 'net', got ''"),
-        (at_layer("unused"), "layer: expected one that runs in the forward pass of 'net', got 'unused', which does not"),
+        (
+            at_layer("unused"),
+            "layer: expected one that runs in the forward pass of 'net', got 'unused', which does not",
+        ),
         (at_layer("pair"), r"layer: expected a tensor \(N, \.\.\.\) from 'pair' of 'net', got tuple"),
         ("nose", "kind: expected 'embedding', 'logits' or at_layer"),
         ("logits", "head: expected a class head for logits, got 'net' without one"),
@@ -386,7 +389,10 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         ),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES.float()), r"classes: expected integers \(N,\), got"),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES[:3]), "one entry for each of 4 templates, got 3"),
-        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes: expected two different ones or more, .* got 1"),
+        (
+            lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0),
+            "classes: expected two different ones or more, .* got 1",
+        ),
         (lambda: GalleryClass(gallery=TEMPLATES, labels=LABELS), "gallery: expected a Gallery, got Tensor"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS.float()), r"labels: expected integers \(N,\), got"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS + 3), "labels: expected classes of the gallery, got 4"),

@@ -227,7 +227,9 @@ def test_the_threshold(tiny, faces, representatives):
 
 def test_a_detector_of_another_model(tiny, representatives):
     other = detector_of(replace(representatives, model="huge"))
-    with pytest.raises(ValueError, match="detector was fitted on 'huge'; expected 'tiny', the model"):
+    with pytest.raises(
+        ValueError, match="detector: expected one that was fitted on the model 'tiny', got one of 'huge'"
+    ):
         Guard(model=tiny, detector=other, threshold=0.0)
     wide = Representatives(
         kind="centroid",

@@ -217,7 +217,8 @@ def test_mistakes_of_a_search(queries, k, error, message):
 def test_faiss_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ImportError, match=r"backend 'faiss' needs faiss; install it with: pip install 'fastadv\[faiss\]'"
+        ImportError,
+        match="backend: expected the package faiss for 'faiss', got no such package; pip install 'fastadv.faiss.'",
     ):
         Neighbours(**GOOD, backend="faiss")
 

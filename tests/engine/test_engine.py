@@ -263,7 +263,10 @@ def test_an_empty_batch_gives_an_empty_result():
             lambda: fa.run(attacks.fim(), Impersonate(faces(3), threshold=0.5), model(), faces(2)),
             "one row for each of",
         ),
-        (lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)), "head: expected a class head for logits, got 'small' without one"),
+        (
+            lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)),
+            "head: expected a class head for logits, got 'small' without one",
+        ),
         (
             lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([7])), model(head=nn.Linear(12, 3)), faces(1)),
             "labels: expected numbers below the model's 3 classes, got 7",

@@ -333,8 +333,12 @@ MISTAKES = [
     ),
     ({"layer": 2**12}, ValueError, r"layer: expected an integer in \[0, 4096\), got 4096"),
     ({"layer": -1}, ValueError, "layer: expected .*, got -1"),
-    ({"backend": "gpu"}, ValueError, "backend is 'gpu'; expected one of reference, cpu, cuda, triton or 'auto'"),
-    ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout: backend 'cuda' cannot run on cpu: it takes"),
+    ({"backend": "gpu"}, ValueError, "backend: expected one of reference, cpu, cuda, triton or 'auto', got 'gpu'"),
+    (
+        {"backend": "cuda"},
+        backends.BackendUnavailable,
+        "backend: expected one that can run feature_dropout on cpu, got 'cuda': it takes",
+    ),
     ({"epsilon": 1}, TypeError, "epsilon"),
 ]
 

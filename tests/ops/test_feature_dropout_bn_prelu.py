@@ -251,8 +251,16 @@ MISTAKES = [
     ({"slope": float("nan")}, ValueError, "slope: expected a finite number, a float32 tensor or None, got nan"),
     ({"ceiling": float("inf")}, ValueError, "ceiling: expected a finite number or None, got inf"),
     ({"keep": "output"}, ValueError, "keep: expected 'input' or 'result', got 'output'"),
-    ({"keep": "result", "slope": -0.1}, ValueError, "keep is 'result' and slope -0.1; the result does not tell"),
-    ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout_bn_prelu: backend 'cuda' cannot run on cpu"),
+    (
+        {"keep": "result", "slope": -0.1},
+        ValueError,
+        "slope: expected a number of at least 0 with keep='result', which does not tell the sign ",
+    ),
+    (
+        {"backend": "cuda"},
+        backends.BackendUnavailable,
+        "backend: expected one that can run feature_dropout_bn_prelu on cpu, got 'cuda'",
+    ),
 ]
 
 

@@ -183,7 +183,9 @@ def test_embeddings_and_logits():
     features = masked.features(x, key)
     torch.testing.assert_close(masked(x, key), F.normalize(features, dim=1))
     torch.testing.assert_close(masked.logits(x, key), head(features))
-    with pytest.raises(ValueError, match="head: expected a class head for logits, got 'resnet-like' without one; build the FaceMod"):
+    with pytest.raises(
+        ValueError, match="head: expected a class head for logits, got 'resnet-like' without one; build the FaceMod"
+    ):
         FeatureDropout(rate=RATE).bind(net()).logits(x, key)
 
 
@@ -351,7 +353,9 @@ def _named(name: str) -> FaceModel:
 
 
 def test_an_unknown_architecture_needs_a_rate():
-    with pytest.raises(ValueError, match=r"rate: expected a number for 'mine', which has no default, got None; the defaults are 0\.1"):
+    with pytest.raises(
+        ValueError, match=r"rate: expected a number for 'mine', which has no default, got None; the defaults are 0\.1"
+    ):
         FeatureDropout().bind(_named("mine"))
 
 
@@ -366,7 +370,9 @@ def test_refuses_models():
     with pytest.raises(TypeError, match="model: expected a FaceModel, got Linear"):
         value.bind(nn.Linear(2, 2))  # type: ignore[arg-type]
     linear = FaceModel(nn.Flatten(), input_size=(2, 2), mean=(0, 0, 0), std=(1, 1, 1), name="m").eval()
-    with pytest.raises(ValueError, match=r"model: expected a backbone with nn\.Conv2d to drop features of, got 'm' without"):
+    with pytest.raises(
+        ValueError, match=r"model: expected a backbone with nn\.Conv2d to drop features of, got 'm' without"
+    ):
         value.bind(linear)
     with pytest.raises(ValueError, match="model: expected one in evaluation mode, got one that is in training mode"):
         value.bind(net().train())

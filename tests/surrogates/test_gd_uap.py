@@ -162,7 +162,12 @@ def test_refuses(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "message"), [(Branching(), "model: expected a backbone that can be traced, to find its layers, got 'm', which cannot"), (Flat(), "model: expected a backbone with convolutions to fire, got 'm' without")], ids=["branch", "flat"]
+    ("backbone", "message"),
+    [
+        (Branching(), "model: expected a backbone that can be traced, to find its layers, got 'm', which cannot"),
+        (Flat(), "model: expected a backbone with convolutions to fire, got 'm' without"),
+    ],
+    ids=["branch", "flat"],
 )
 def test_refuses_backbones(backbone, message):
     model = FaceModel(backbone, input_size=(4, 4), mean=(0, 0, 0), std=(1, 1, 1), name="m").eval()
