@@ -62,10 +62,12 @@ def resolve(op: str, device: torch.device, requested: str | None = None) -> str:
     """
     if requested is not None and requested != "auto":
         if requested not in NAMES:
-            raise ArgumentError(f"backend is {requested!r}; expected one of {', '.join(NAMES)} or 'auto'")
+            raise ArgumentError(f"backend: expected one of {', '.join(NAMES)} or 'auto', got {requested!r}")
         reason = problem(op, requested, device)
         if reason:
-            raise BackendUnavailable(f"{op}: backend {requested!r} cannot run on {device}: {reason}")
+            raise BackendUnavailable(
+                f"backend: expected one that can run {op} on {device}, got {requested!r}: {reason}"
+            )
         return requested
     wanted, *_ = names = _PREFERENCE.get(device.type, ("reference",))
     chosen = next(name for name in names if not problem(op, name, device))
@@ -140,7 +142,9 @@ def cpu_isa() -> int:
     if not wanted:
         return len(isas) - 1
     if wanted not in isas:
-        raise BackendUnavailable(f"FASTADV_CPU_ISA is {wanted!r}; this machine runs {', '.join(isas) or 'none'}")
+        raise BackendUnavailable(
+            f"FASTADV_CPU_ISA: expected one that this machine runs ({', '.join(isas) or 'none'}), got {wanted!r}"
+        )
     return isas.index(wanted)
 
 

@@ -134,7 +134,7 @@ class APGD(SlotAttack[APGDState]):
         least = 4 if goal.wants_label else 3
         if goal.output != "logits" or outputs.shape[1] < least:
             got = f"{outputs.shape[1]} classes" if goal.output == "logits" else f"{type(goal).__name__} on embeddings"
-            raise ArgumentError(f"loss 'dlr' needs a goal on logits of at least {least} classes, got {got}")
+            raise ArgumentError(f"loss: expected a goal on logits of at least {least} classes with 'dlr', got {got}")
         top = outputs.topk(least, dim=1).values
         spread = top[:, 0] - (top[:, 2:].mean(1) if goal.wants_label else top[:, 2])
         return -goal.shortfall(outputs, rows) / (spread + 1e-12)

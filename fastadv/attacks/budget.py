@@ -35,7 +35,7 @@ def _check_eps(eps: float) -> None:
 
 def _check_range(lo: float, hi: float) -> None:
     if not (is_number(lo) and is_number(hi) and lo < hi):
-        raise ArgumentError(f"lo and hi must be finite with lo < hi, got lo={brief(lo)}, hi={brief(hi)}")
+        raise ArgumentError(f"lo, hi: expected finite numbers with lo < hi, got {brief(lo)} and {brief(hi)}")
 
 
 def _in_range(x: Tensor, lo: float, hi: float) -> Tensor:

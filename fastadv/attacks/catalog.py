@@ -79,15 +79,15 @@ def by_name(
         raise ArgumentError(f"attack: expected one of {', '.join(CATALOG)}, got {name!r}{hint}")
     entry = CATALOG[name]
     if eps is not None and not entry.eps:
-        raise ArgumentError(f"{name} looks for the smallest perturbation and takes no eps, got eps={eps}")
+        raise ArgumentError(f"eps: expected none, since {name} looks for the smallest perturbation, got {eps}")
     if steps is not None and not entry.steps:
-        one = "is a one-step attack" if entry.eps else "has no number of steps to choose"
-        raise ArgumentError(f"{name} {one} and takes no steps, got steps={steps}")
+        one = "makes one step" if entry.eps else "has no number of steps to choose"
+        raise ArgumentError(f"steps: expected none, since {name} {one}, got {steps}")
     if rate is not None and not entry.masks:
-        raise ArgumentError(f"{name} has no masks and takes no drop rate, got rate={rate}")
+        raise ArgumentError(f"rate: expected none, since {name} has no masks, got {rate}")
     if bool(others) != entry.ensemble:
-        wanted = "needs at least one other model" if entry.ensemble else "works on one model"
-        raise ArgumentError(f"{name} {wanted}, got others={[m.name for m in others]}")
+        wanted = "at least one other model" if entry.ensemble else "none"
+        raise ArgumentError(f"others: expected {wanted} with {name}, got {[m.name for m in others]}")
     if weights is not None and not entry.ensemble:
         raise ArgumentError(f"weights: expected an attack on several models, got {list(weights)} for {name}")
     given: dict[str, Any] = {"eps": eps, "steps": steps, "rate": rate, "weights": weights}

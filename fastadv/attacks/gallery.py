@@ -40,7 +40,10 @@ class Gallery:
                 f"classes: expected one entry for each of {len(self.templates)} templates, got {len(self.classes)}"
             )
         if len(self.classes.unique()) < 2:
-            raise ArgumentError("classes must be of two kinds or more, since a goal is about telling them apart")
+            raise ArgumentError(
+                "classes: expected two different ones or more, since a goal is about telling them apart, got "
+                f"{len(self.classes.unique())}"
+            )
         templates = self.templates.detach().float().contiguous()
         with torch.inference_mode(False):  # a tensor of inference mode could not be differentiated through
             object.__setattr__(self, "templates", templates.clone() if templates.is_inference() else templates)

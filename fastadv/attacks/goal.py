@@ -175,7 +175,7 @@ def check_classes(name: str, value: Tensor, *, expected: str = "integers (N,)") 
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"{name}: expected {expected}, got {got}")
     if value.numel() and int(value.min()) < 0:
-        raise ArgumentError(f"{name} must not be negative, got {int(value.min())}")
+        raise ArgumentError(f"{name}: expected {expected} of at least 0, got {int(value.min())}")
 
 
 class Compared(RowGoal):

@@ -59,16 +59,18 @@ def with_options(
     changes: dict[str, Any] = {}
     if stop:
         if "stop_at_success" not in known:
-            raise ArgumentError(f"{recipe.name} decides itself when to stop and takes no stop_at_success")
+            raise ArgumentError(
+                f"stop_at_success: expected False with {recipe.name}, which decides itself when to stop, got True"
+            )
         changes["stop_at_success"] = True
     if margin is not None:
         name = next((n for n in _MARGINS if n in known), None)
         if name is None:
-            raise ArgumentError(f"{recipe.name} has no margin to choose, got margin={margin:g}")
+            raise ArgumentError(f"margin: expected none with {recipe.name}, which has no such option, got {margin:g}")
         changes[name] = margin
     for name, text in (settings or {}).items():
         if name not in known:
-            raise ArgumentError(f"{recipe.name} has no option {name!r}; it has {', '.join(known)}")
+            raise ArgumentError(f"set: expected an option of {recipe.name} ({', '.join(known)}), got {name!r}")
         changes[name] = _value(recipe.name, name, known[name], text)
     return replace(recipe, attack=_replaced(recipe.attack, changes)) if changes else recipe
 
@@ -89,8 +91,9 @@ def with_fields(moves: Made, given: Mapping[str, Any]) -> Made:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            expected = f"expected an option of {moves.name} ({', '.join(known)})"
-            raise ArgumentTypeError(f"{name}: {expected}, got no such option{hint}")
+            raise ArgumentTypeError(
+                f"{name}: expected an option of {moves.name} ({', '.join(known)}), got another name{hint}"
+            )
     if not given:
         return moves
     if isinstance(moves, Recipe):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from fastadv.core.errors import ArgumentError
+
 _SLACK = 1e-9  # 1/49 * 49 is 0.9999999999999999, and one trial is meant
 
 
@@ -21,8 +23,18 @@ def unmeasurable(what: str, rate: float, trials: int, kind: str) -> str:
         trials: How many there are.
         kind: What they are: ``"negative pairs"``.
     """
-    needs = f"; needs at least {math.ceil(1 / rate - _SLACK):,}" if rate > 0 else ""
-    return f"{what}: not measurable from {trials:,} {kind}{needs}"
+    return f"{what}: not measurable from {trials:,} {kind}{_needs(rate)}"
+
+
+def too_rare(argument: str, rate: float, trials: int, kind: str, *, hint: str = "") -> ArgumentError:
+    """The error for an argument with a rate that cannot be measured."""
+    return ArgumentError(
+        f"{argument}: expected a rate that {trials:,} {kind} can measure, got {rate:g}{_needs(rate)}{hint}"
+    )
+
+
+def _needs(rate: float) -> str:
+    return f"; needs at least {math.ceil(1 / rate - _SLACK):,}" if rate > 0 else ""
 
 
 def notes_of(rates: dict[str, float], trials: int, kind: str) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.core.resolution import measurable, unmeasurable
+from fastadv.core.resolution import measurable, too_rare
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -120,7 +121,7 @@ def threshold_at_far(scores: ArrayLike, same: ArrayLike, far: float, *, single: 
     if not 0 <= far <= 1:
         raise ArgumentError(f"far: expected a rate from 0 to 1, got {far}")
     if not measurable(far, int((~labels).sum())):
-        raise ArgumentError(unmeasurable(f"FAR {far:g}", far, int((~labels).sum()), "negative pairs"))
+        raise too_rare("far", far, int((~labels).sum()), "negative pairs")
     negatives = np.sort(values[~labels])[::-1]
     # 1e-9: 0.3 * 10 is 2.9999999999999996, and three of ten negatives are meant.
     allowed = int(np.floor(far * len(negatives) + 1e-9))
@@ -163,7 +164,7 @@ def checked(scores: ArrayLike, same: ArrayLike, *, both: bool = True) -> tuple[F
         first = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ArgumentError(f"scores: expected finite numbers, got {values[first]} at {first}")
     if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
-        raise ArgumentError("same: expected booleans or 0 and 1")
+        raise ArgumentError(f"same: expected booleans or 0 and 1, got {brief(labels[~np.isin(labels, (0, 1))][0])}")
     flags = labels.astype(np.bool_)
     if both and (flags.all() or not flags.any()):
         raise ArgumentError(
@@ -198,7 +199,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
     if not (trials >= 1 and 0 <= hits <= trials):
-        raise ArgumentError(f"hits: expected 0 to trials >= 1, got {hits} of {trials}")
+        raise ArgumentError(f"hits, trials: expected 0 <= hits <= trials and trials >= 1, got {hits} of {trials}")
     share, square = hits / trials, _Z * _Z / trials
     centre = (share + square / 2) / (1 + square)
     half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)

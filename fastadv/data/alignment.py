@@ -68,17 +68,20 @@ def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
     if source.ndim != 2 or source.shape[1] != 2 or source.shape[0] < 2 or source.shape != target.shape:
         raise AlignmentError(f"landmarks: expected two (K, 2) arrays, got {source.shape} and {target.shape}")
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
-        raise AlignmentError("landmarks: expected finite coordinates")
+        raise AlignmentError("landmarks: expected finite coordinates, got NaN or infinity")
     z, w = source @ (1, 1j), target @ (1, 1j)
     z_mean, w_mean = z.mean(), w.mean()
     z, w = z - z_mean, w - w_mean
     spread = float(np.vdot(z, z).real)
     # Relative to the coordinates: what is left of equal points after rounding is no direction.
     if spread <= 1e-12 * (1 + abs(z_mean)) ** 2:
-        raise AlignmentError("landmarks: the points coincide, expected five different places")
+        raise AlignmentError("landmarks: expected different places, got points that coincide")
     a = np.vdot(z, w) / spread
     if abs(a) ** 2 * spread <= 1e-9 * float(np.vdot(w, w).real):
-        raise AlignmentError("landmarks: no rotation and scale fits; they may be mirrored or in another order")
+        raise AlignmentError(
+            "landmarks: expected points that a rotation and a scale can fit, got others; they may be "
+            "mirrored or in another order"
+        )
     b = w_mean - a * z_mean
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
@@ -91,11 +94,11 @@ def inverse(matrix: ArrayLike) -> Matrix:
     """
     matrix = np.asarray(matrix, np.float64)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
-        raise AlignmentError(f"matrix: expected finite (2, 3), got {matrix.tolist()}")
+        raise AlignmentError(f"matrix: expected finite numbers (2, 3), got {matrix.tolist()}")
     (a, b, c), (d, e, f) = matrix
     determinant = a * e - b * d
     if abs(determinant) <= 1e-12 * np.abs(matrix[:, :2]).max() ** 2:
-        raise AlignmentError("matrix: the map has no inverse")
+        raise AlignmentError(f"matrix: expected one with an inverse, got {matrix.tolist()}")
     linear = np.array([[e, -b], [-d, a]]) / determinant
     return np.concatenate([linear, -linear @ [[c], [f]]], axis=1)
 
@@ -171,12 +174,12 @@ def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.shape != (5, 2):
-        raise AlignmentError(f"landmarks: expected (5, 2): {NAMES}; got {points.shape}")
+        raise AlignmentError(f"landmarks: expected shape (5, 2), {NAMES}, got {points.shape}")
     matrix = similarity(points, template(size))
     eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
     # Only mirrored points turn the other way; a rotated face does not.
     if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
-        raise AlignmentError(f"landmarks: expected {NAMES}; got a mirrored face")
+        raise AlignmentError(f"landmarks: expected {NAMES}, got a mirrored face")
     return matrix
 
 

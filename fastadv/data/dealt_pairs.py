@@ -57,7 +57,7 @@ def _shuffle(items: list[str], chance: random.Random) -> None:
 def _same(mine: Mapping[str, Sequence[str]], each: int, fold: int, chance: random.Random) -> list[Pair]:
     possible = {person: len(found) * (len(found) - 1) // 2 for person, found in mine.items() if len(found) > 1}
     if sum(possible.values()) < each:
-        raise PairError(f"names: fold {fold} has {sum(possible.values())} pairs of one person, expected {each}")
+        raise PairError(f"names: expected {each} pairs of one person in fold {fold}, got {sum(possible.values())}")
     left = {person: _all_pairs(mine[person], chance) for person in possible}
     pairs: list[Pair] = []
     while len(pairs) < each:  # in turn, so that every person occurs
@@ -84,7 +84,7 @@ def _different(mine: Mapping[str, Sequence[str]], each: int, fold: int, chance: 
     sizes = [len(mine[person]) for person in people]
     possible = (sum(sizes) ** 2 - sum(size * size for size in sizes)) // 2
     if possible < each:
-        raise PairError(f"names: fold {fold} has {possible} pairs of two people, expected {each}")
+        raise PairError(f"names: expected {each} pairs of two people in fold {fold}, got {possible}")
     seen: set[frozenset[str]] = set()
     pairs: list[Pair] = []
     while len(pairs) < each:

@@ -105,9 +105,9 @@ class FaceSource:
         try:
             distinct = len({face_id(name) for name in self.names})
         except UnicodeEncodeError as error:
-            raise SourceError(f"{error.object!r}: the file name is not UTF-8") from error
+            raise SourceError(f"{error.object!r}: expected a file name in UTF-8, got other bytes") from error
         if distinct != len(self.names):
-            raise SourceError("two of the names have the same 63-bit id; rename one of the files")
+            raise SourceError("names: expected different 63-bit ids, got one twice; rename one of the files")
         self.landmarks = None if landmarks is None else of_names(landmarks, self._files)
         self._odd = frozenset(() if self.landmarks is None else check_list(self.landmarks, self.names))
         self._checked: dict[str, bool] = {}  # whether a picture that was looked at has the crops' size
@@ -131,7 +131,7 @@ class FaceSource:
             KeyError: There is no such name.
         """
         if name not in self._files:
-            raise UnknownNameError(f"{name}: not among the {len(self)} images{_hint(self, name)}")
+            raise UnknownNameError(f"name: expected one of the {len(self)} images, got {name}{_hint(self, name)}")
         return self._files[name]
 
     def load(self, name: str) -> Face:
@@ -215,7 +215,10 @@ class FaceSource:
         """
         kept = self._hashes.get(face.name)
         if kept is not None and kept[1] != face.source_hash:
-            raise SourceError(f"{self.path(face.name)}: the file has changed since the run began; start the run again")
+            raise SourceError(
+                f"{self.path(face.name)}: expected the file as it was when the run began, got a changed one; "
+                "start the run again"
+            )
         return face
 
     def _signature(self, name: str, known: KnownHashes | None) -> str:
@@ -240,7 +243,7 @@ class FaceSource:
                 return center_crop(image, self.size)
             return self._without_landmarks(image, self.size)
         if name not in self.landmarks:
-            raise AlignmentError(f"{self._files[name]}: no landmarks for {name}")
+            raise AlignmentError(f"{self._files[name]}: expected landmarks of {name}, got none")
         try:
             check_inside(self.landmarks[name], width, height)
             return align(image, self.landmarks[name], self.size)
@@ -383,7 +386,9 @@ def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -
     missing = [name for name in dict.fromkeys(names) if name not in source]
     if missing:
         hint = _hint(source, missing[0])
-        raise UnknownNameError(f"{where}: {naming.several(missing)} not among the {len(source)} images{hint}")
+        raise UnknownNameError(
+            f"{where}: expected some of the {len(source)} images, got {naming.several(missing)}{hint}"
+        )
 
 
 def _hint(source: FaceSource, name: str) -> str:

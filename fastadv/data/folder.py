@@ -92,7 +92,7 @@ def refuse_bare(root: object, bare: list[str], left: LeftOut) -> None:
     if bare:
         has = [(name, left.below(name)) for name in bare]
         told = several([f"{name} (left out: {what})" if what else name for name, what in has])
-        raise SourceError(f"{root}: identities without images: {told}")
+        raise SourceError(f"{root}: expected an image of each identity, got none of {told}")
 
 
 def tell_beside(root: Path, read: str) -> None:

@@ -86,9 +86,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     with open_file(path) as file:
         data = file.read(MAX_BYTES + 1)
     if not data:
-        raise ImageError(f"{path}: the file is empty")
+        raise ImageError(f"{path}: expected an image file, got an empty one")
     if len(data) > MAX_BYTES:
-        raise ImageError(f"{path}: the file is larger than {MAX_BYTES // 2**20} MiB")
+        raise ImageError(f"{path}: expected at most {MAX_BYTES // 2**20} MiB, got more")
     return data
 
 
@@ -101,9 +101,9 @@ def open_file(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: this is a folder, expected an image file")
+            raise ImageError(f"{path}: expected an image file, got a folder")
         if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: this is not a plain file, expected an image file")
+            raise ImageError(f"{path}: expected an image file, got something that is not a plain file")
         with open(path, "rb") as file:
             yield file
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -153,7 +153,7 @@ def read_size(file: IO[bytes], name: str | os.PathLike[str], *, most: int = MAX_
     """
     data = file.read(_FIRST)
     if not data:
-        raise ImageError(f"{os.fspath(name)}: the file is empty")
+        raise ImageError(f"{os.fspath(name)}: expected an image file, got an empty one")
     format = sniff(data)
     # a PNG may tell its orientation behind its pixels, and Pillow wants a WebP whole
     whole = format in ("PNG", "WebP") or (format == "JPEG" and not bare_jpeg(data, len(data)).scans)
@@ -203,7 +203,7 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
     format = sniff(head)
     try:
         if format == "WebP" and math.prod(webp_size(head) or (0,)) > most:
-            raise ImageError(f"{name}: more than {most} pixels")
+            raise ImageError(f"{name}: expected at most {most} pixels, got more")
         bare = bare_image(data, format, len(data) if budget is None else budget.parts)
         if budget is not None:
             budget.take("parts", bare.parts)
@@ -229,7 +229,7 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
             raise ImageError(f"{name}: the {format} image is damaged") from error
         raise ImageError(f"{what}, but {what_is_this(head).said()}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: more than {most} pixels") from error
+        raise ImageError(f"{name}: expected at most {most} pixels, got more") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
         raise ImageError(f"{name}: the image is damaged: {error}") from error
 
@@ -241,22 +241,22 @@ def _netpbm_head(data: bytes, name: str, most: int) -> NetpbmHead:
         raise ImageError(f"{name}: the image is damaged: {error}") from error
     _refuse_size(head.width, head.height, name, most)
     if head.largest > 255:
-        raise ImageError(f"{name}: more than 8 bits per channel (values up to {head.largest}); save it with 8 bits")
+        raise ImageError(f"{name}: expected 8 bits per channel, got values up to {head.largest}; save it with 8 bits")
     return head
 
 
 def _refuse_size(width: int, height: int, name: str, most: int) -> None:
     if width * height > most:
-        raise ImageError(f"{name}: {width}x{height} is more than {most} pixels")
+        raise ImageError(f"{name}: expected at most {most} pixels, got {width}x{height}")
     if width == 0 or height == 0:
-        raise ImageError(f"{name}: the image has no pixels ({width}x{height})")
+        raise ImageError(f"{name}: expected an image with pixels, got {width}x{height}")
 
 
 def _refuse(image: Image.Image, head: bytes, name: str, most: int) -> None:
     _refuse_size(*image.size, name, most)
     # Pillow cuts 16-bit colour of PNG to 8 bits without a word
     if image.mode not in _MODES_8_BIT or (head.startswith(PNG_SIGNATURE) and head[24] == 16):
-        raise ImageError(f"{name}: more than 8 bits per channel (mode {image.mode}); save it with 8 bits")
+        raise ImageError(f"{name}: expected 8 bits per channel, got more (mode {image.mode}); save it with 8 bits")
 
 
 def _to_rgb(image: Image.Image, turn: int) -> NDArray[np.uint8]:

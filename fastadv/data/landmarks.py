@@ -103,7 +103,7 @@ def _parse(fields: Sequence[str], where: str) -> Points:
             f"{where}: expected ten numbers with decimal points, got {wrong[:40]!r}; a header line must go"
         ) from None
     if not np.isfinite(values).all():
-        raise AlignmentError(f"{where}: expected finite numbers")
+        raise AlignmentError(f"{where}: expected finite numbers, got NaN or infinity")
     return values[:10].reshape(5, 2)
 
 

@@ -190,7 +190,9 @@ def _parse(line: str, same: bool, fold: int | None, where: str) -> Pair:
         expected = "person number number" if same else "person number person number"
         raise SourceError(f"{where}: expected '{expected}', got {line.strip()!r}")
     if len(readings) > 1:
-        raise SourceError(f"{where}: a person's name has a space or a number; put tabs between the fields")
+        raise SourceError(
+            f"{where}: expected names without spaces and numbers, got others; put tabs between the fields"
+        )
     ((first, i, second, j),) = readings
     if same != (first == second):
         raise SourceError(f"{where}: expected {'one person' if same else 'two people'}, got {first} and {second}")

@@ -152,17 +152,17 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
         finished = path / PARQUET
         path = finished if finished.exists() else path / JOURNAL
     if not path.is_file():
-        raise ManifestError(f"{path}: there is no such manifest")
+        raise ManifestError(f"{path}: expected a manifest, got no such file")
     if path.suffix == ".jsonl":
         return [row for row, _ in read_journal(path, damaged=_refuse)]
     try:
         table = pyarrow.parquet.read_table(path, memory_map=False)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ManifestError(f"{path}: not a readable Parquet file: {error}") from error
+        raise ManifestError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from error
     present = [name for name in SCHEMA.names if name in table.column_names]
     missing = [name for name in SCHEMA.names if name not in present and name not in _LATER]
     if missing:
-        raise ManifestError(f"{path}: not a manifest of a run: no column {missing[0]!r}")
+        raise ManifestError(f"{path}: expected the manifest of a run, got one without the column {missing[0]!r}")
     rows = table.select(present).to_pylist()
     return [row_from_json(row, str(path)) for row in rows]
 

@@ -75,7 +75,7 @@ def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     except csv.Error as error:
         raise PairError(f"{path}:{reader.line_num}: {error}") from error
     if not pairs:
-        raise PairError(f"{path}: no pairs; expected the header first,second,same[,fold] and a line per pair")
+        raise PairError(f"{path}: expected the header first,second,same[,fold] and a line per pair, got no pairs")
     return tuple(pairs)
 
 
@@ -161,7 +161,10 @@ def write_pairs_csv(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None
     pairs = tuple(pairs)
     folded = [pair.fold is not None for pair in pairs]
     if not pairs or (any(folded) and not all(folded)):
-        raise PairError("pairs: expected at least one, with folds for all or for none")
+        raise PairError(
+            f"pairs: expected at least one, with folds for all or for none, got {sum(folded)} with a fold "
+            f"of {len(pairs)}"
+        )
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS if folded[0] else _COLUMNS[:3])

@@ -118,7 +118,7 @@ def _regular(points: object) -> bool:
 
 
 def _refuse(got: str, advice: str) -> None:
-    raise AlignmentError(f"landmarks: expected x y in pixels of {NAMES}; got {got}; {advice}")
+    raise AlignmentError(f"landmarks: expected x y in pixels of {NAMES}, got {got}; {advice}")
 
 
 def _reading(points: Points, worst: float) -> str | None:

@@ -144,7 +144,7 @@ def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         plain = json.loads(json.dumps(dict(config), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"config: expected JSON values: {error}") from error
+        raise ArgumentError(f"config: expected JSON values, got others: {error}") from error
     return dict(plain)
 
 
@@ -167,7 +167,9 @@ def locked(path: Path, kind: FolderKind = RUN_FOLDER) -> FolderLock:
     try:
         return FolderLock(path / LOCK)
     except BlockingIOError as error:
-        raise RunFolderError(f"{path}: another process is writing this {kind.what}") from error
+        raise RunFolderError(
+            f"{path}: expected a folder that no other process writes to, got a {kind.what} that is being written"
+        ) from error
     except OSError as error:
         raise naming(error, path) from error
 

@@ -131,7 +131,9 @@ def expand_shards(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[st
             continue
         first, last = int(match[1]), int(match[2])
         if last < first or last - first >= MAX_SHARDS:
-            raise SourceError(f"{text}: expected a range of 1 to {MAX_SHARDS} shards such as {{000000..000009}}")
+            raise SourceError(
+                f"shards: expected a range of 1 to {MAX_SHARDS} files such as {{000000..000009}}, got {text}"
+            )
         head, tail = text[: match.start()], text[match.end() :]
         files.extend(Path(f"{head}{i:0{len(match[1])}d}{tail}") for i in range(first, last + 1))
     if not files:
@@ -210,7 +212,7 @@ def _named(file: Path, reader: BinaryIO, sample: _Sample, left: LeftOut) -> Iter
     if not images:
         return
     if len(images) > 1:
-        raise SourceError(f"{file}: the sample {key} has {len(images)} images, expected one")
+        raise SourceError(f"{file}: expected one image in the sample {key}, got {len(images)}")
     if not sample.labelled and "/" not in key:
         left.add(left_out.NO_FOLDER, images[0].name)
         return
@@ -224,7 +226,9 @@ def _named(file: Path, reader: BinaryIO, sample: _Sample, left: LeftOut) -> Iter
         name = str(described.get("name", name))
     for what, text in (("identity", identity), ("name", name)):
         if not text:
-            raise SourceError(f"{where}: expected a .cls or .json with an identity, or a path identity/key.jpg")
+            raise SourceError(
+                f"{where}: expected a .cls or .json with an identity, or a path identity/key.jpg, got none of them"
+            )
         fault = names.fault(text)
         if fault is not None:
             raise SourceError(f"{where}: expected a usable {what}, got {names.shown(text)!r}: {fault}")
@@ -282,7 +286,9 @@ def write_shards(
     if not chosen:
         raise ArgumentError("names: expected at least one face, got none")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"{folder}: expected a new or empty folder")
+        raise ArgumentError(
+            f"{folder}: expected a new or empty folder, got {'one with files' if folder.is_dir() else 'a file'}"
+        )
     labels = {who: i for i, who in enumerate(sorted({name.rpartition("/")[0] for name in chosen}))}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{secrets.token_hex(8)}.fastadv-tmp"

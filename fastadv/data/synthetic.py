@@ -159,7 +159,7 @@ class SyntheticFaces(FaceSource):
 
     def _key(self, name: str) -> tuple[int, int]:
         if name not in self._keys:
-            raise UnknownNameError(f"{name}: not among the {len(self)} images")
+            raise UnknownNameError(f"name: expected one of the {len(self)} images, got {name}")
         return self._keys[name]
 
     def _draw(self, names: Sequence[str]) -> list[Face]:

@@ -40,7 +40,7 @@ def warp_back(image: NDArray[np.uint8], change: NDArray[np.float32], matrix: Arr
     if change.ndim != 3 or change.shape[2] != image.shape[2] or change.dtype != np.float32:
         raise ArgumentError(f"change: expected (h, w, {image.shape[2]}) float32, got {change.shape} {change.dtype}")
     if not np.isfinite(change).all():
-        raise ArgumentError("change: expected finite values")
+        raise ArgumentError("change: expected finite values, got NaN or infinity")
     moved = warp(change, inverse(matrix), (image.shape[0], image.shape[1]))
     moved *= 255
     moved += image

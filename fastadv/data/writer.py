@@ -157,7 +157,7 @@ class RunFolder(Closing):
         if self._folder_lock is not None:
             return
         if self._closed:
-            raise RunFolderError(f"{self.path}: the run is closed")
+            raise RunFolderError(f"{self.path}: expected an open run, got a closed one")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -225,7 +225,7 @@ class RunFolder(Closing):
             self._claim()
             self._require_writable()
             if row.name in self._done or row.name in self._pending:
-                raise ArgumentError(f"name: {row.name} is written already")
+                raise ArgumentError(f"name: expected one that is not written yet, got {row.name}")
             self._pending.add(row.name)
         try:
             self._make_folder(path.parent)
@@ -251,7 +251,8 @@ class RunFolder(Closing):
         names = list(order)
         with self._lock:
             if self._closed or self._pending:
-                raise RunFolderError(f"{self.path}: " + ("closed" if self._closed else "images are being written"))
+                got = "a closed one" if self._closed else "one whose images are being written"
+                raise RunFolderError(f"{self.path}: expected an open run without unfinished images, got {got}")
             self._claim()
             listed = set(names)
             for problem, which in (
@@ -261,10 +262,10 @@ class RunFolder(Closing):
                 if which:
                     raise RunFolderError(f"{self.path}: {problem}: {several(which)}")
             if len(listed) != len(names):
-                raise RunFolderError(f"{self.path}: the order names an image twice")
+                raise RunFolderError(f"{self.path}: expected each image once in the order, got one twice")
             if self.finished:
                 if [row.name for row in read_manifest(self.path)] != names:
-                    raise RunFolderError(f"{self.path}: finished already in another order")
+                    raise RunFolderError(f"{self.path}: expected the order in which the run was finished, got another")
                 return
             rows = {row.name: row for row in read_manifest(self.path / JOURNAL)}
             write_atomically(self.path / PARQUET, to_parquet(rows[name] for name in names), fsync=True)
@@ -335,7 +336,7 @@ class RunFolder(Closing):
         except OSError as error:
             raise naming(error, folder) from error
         if not folder.resolve().is_relative_to(self._images.resolve()):
-            raise ArgumentError(f"name: {folder} is a link to outside of the run's folder")
+            raise ArgumentError(f"name: expected a folder inside of the run's, got {folder}, a link to outside")
         self._known_folders.add(folder)
 
     def _append(self, row: ManifestRow, png_bytes: int) -> None:
@@ -361,7 +362,10 @@ class RunFolder(Closing):
 
     def _require_writable(self) -> None:
         if self._closed or self.finished:
-            raise RunFolderError(f"{self.path}: the run is {'closed' if self._closed else 'finished'}")
+            raise RunFolderError(
+                f"{self.path}: expected a run that is being written, got a "
+                f"{'closed' if self._closed else 'finished'} one"
+            )
 
     def _close_journal(self) -> None:
         if self._journal is not None:

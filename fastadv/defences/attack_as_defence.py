@@ -157,7 +157,10 @@ class AttackedModel(SameNetwork):
         """
         self._check(images)
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise UnavailableError(f"{self.defence.name} cannot be captured; use Engine(capture=False)")
+            raise UnavailableError(
+                f"capture: expected False with {self.defence.name}, which cannot be captured, got a CUDA "
+                "graph; use Engine(capture=False)"
+            )
         value = self.defence.attacked(self._bare.model, images.clamp(0, 1), seed=self.seed).to(images.dtype)
         return super().features(straight_through(value, images))
 

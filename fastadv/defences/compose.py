@@ -60,7 +60,10 @@ class Wraps(Traits):
             return DefendedModel(plain, Chain(parts=(self, model.defence)), seed=seed)
         if isinstance(model, WatchedModel):
             if isinstance(model, WatchedDefendedModel):
-                raise ArgumentTypeError("model: the watched model is defended already; chain the defences, then watch")
+                raise ArgumentTypeError(
+                    "model: expected a watched model without a defence, got one that is defended; chain the "
+                    "defences, then watch"
+                )
             return WatchedDefendedModel(model, self, seed=seed)
         return DefendedModel(model, self, seed=seed)
 
@@ -143,7 +146,7 @@ class OneOf(_Composed):
         for weight in self.weights:
             check_range("weights", weight, 0, 1e9)
         if sum(self.weights) <= 0:
-            raise ArgumentError(f"weights must not all be 0, got {brief(self.weights)}")
+            raise ArgumentError(f"weights: expected at least one above 0, got {brief(self.weights)}")
 
     @property
     def name(self) -> str:
@@ -188,7 +191,7 @@ def _check_parts(parts: tuple[InputDefence, ...]) -> None:
         raise ArgumentError(f"parts: expected a tuple of 1 to {_PARTS} defences, got {brief(parts)}")
     for part in parts:
         if not isinstance(part, Wraps):
-            raise ArgumentTypeError(f"parts: expected input defences, got a {type(part).__name__}")
+            raise ArgumentTypeError(f"parts: expected input defences, got {type(part).__name__}")
     depth = 1 + max(_depth(part) for part in parts)
     if depth > _DEPTH:
         raise ArgumentError(f"parts: expected at most {_DEPTH} compositions within each other, got {depth}")

@@ -173,12 +173,18 @@ def check_adapts(recipe: Recipe) -> None:
     surrogate = recipe.surrogate
     if surrogate.dropout is not None or surrogate.skip is not None or surrogate.ensemble is not None:
         raise ArgumentError(
-            f"{recipe.name} cannot adapt to a detector: it moves on other networks than the watched one"
+            f"attack: expected one that can adapt to a detector, got {recipe.name}, which moves on other "
+            "networks than the watched one"
         )
     if not recipe.attack.needs_gradient:
-        raise ArgumentError(f"{recipe.name} cannot adapt to a detector: it follows no gradient")
+        raise ArgumentError(
+            f"attack: expected one that can adapt to a detector, got {recipe.name}, which follows no gradient"
+        )
     if not _sees_detector(recipe.attack):
-        raise ArgumentError(f"{recipe.name} cannot adapt to a detector: its objective is not that of the goal")
+        raise ArgumentError(
+            f"attack: expected one that can adapt to a detector, got {recipe.name}, whose objective is "
+            "not that of the goal"
+        )
 
 
 def _sees_detector(attack: Attack[Any]) -> bool:

@@ -71,7 +71,10 @@ class Jpeg(Wraps):
             RuntimeError: A CUDA graph is being captured.
         """
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise UnavailableError(f"{self.name} runs on the host and cannot be captured; use Engine(capture=False)")
+            raise UnavailableError(
+                f"capture: expected False with {self.name}, which runs on the host, got a CUDA graph; use "
+                "Engine(capture=False)"
+            )
         value = self._coded(images.detach())
         if not (images.requires_grad and torch.is_grad_enabled()):
             return value
@@ -97,6 +100,7 @@ def _kornia_codec(images: Tensor, quality: int) -> Tensor:
         enhance = importlib.import_module("kornia.enhance")
     except ImportError as error:
         raise MissingPackageError(
-            'gradient="kornia" needs kornia (pip install kornia); gradient="identity" needs nothing'
+            "gradient: expected the package kornia for 'kornia', got no such package; pip install "
+            "kornia, or use 'identity', which needs nothing"
         ) from error
     return enhance.jpeg_codec_differentiable(images, torch.full((1,), float(quality), device=images.device))

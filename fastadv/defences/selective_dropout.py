@@ -92,7 +92,7 @@ class SelectiveDropout:
             )
         change = {name: float(moved[name].sum() / carried[name].sum().clamp(min=1e-30)) for name in moved}
         if not any(change.values()):
-            raise ArgumentError("attacked must differ from clean: no filter was moved")
+            raise ArgumentError("attacked: expected images that move a filter away from clean, got some that move none")
         layers = sorted(change, key=lambda name: (-change[name], names.index(name)))[: self.gamma]
         found = []
         for name in sorted(layers, key=names.index):
@@ -142,7 +142,8 @@ class DroppedFilters(Traits):
             layer = modules.get(name)
             if not isinstance(layer, nn.Conv2d) or max(numbers) >= layer.out_channels:
                 raise ArgumentError(
-                    f"model: {model.name!r} has no convolution {name!r} with {max(numbers) + 1} filters"
+                    f"model: expected a convolution {name!r} with at least {max(numbers) + 1} filters, got "
+                    f"{model.name!r} without one"
                 )
             with torch.no_grad():
                 layer.weight[list(numbers)] = 0

@@ -55,10 +55,11 @@ class Detector:
         if tuple(self.network.mean.shape) != self.trajectory.shape:
             came = str(tuple(self.network.mean.shape))
             raise ArgumentError(
-                f"network takes embeddings of {came}; expected {self.trajectory.shape}, the trajectory's"
+                f"network: expected one for embeddings of {self.trajectory.shape}, like the trajectory's, got "
+                f"one for {came}"
             )
         if self.network.training:
-            raise ArgumentError("network: expected one in evaluation mode (network.eval()), got one in training mode")
+            raise ArgumentError("network: expected one in evaluation mode, got one in training mode; call .eval()")
 
     @property
     def layers(self) -> tuple[str, ...]:

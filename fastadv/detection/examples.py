@@ -42,7 +42,7 @@ class Examples:
         if value.dim() != 3 or 0 in value.shape:
             raise ArgumentError(f"embeddings: expected shape (N, L, K), none of them 0, got {tuple(value.shape)}")
         if not isinstance(self.groups, Tensor):
-            raise ArgumentTypeError(f"groups: expected a torch.Tensor, got a {type(self.groups).__name__}")
+            raise ArgumentTypeError(f"groups: expected a torch.Tensor, got {type(self.groups).__name__}")
         checks.per_image("groups", self.groups, value.new_empty((len(value), 0), device="cpu"), torch.int64)
         check_names("attacks", self.attacks)
         if int(self.groups.min()) < 0 or int(self.groups.max()) > len(self.attacks):

@@ -88,7 +88,7 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
         OSError: with the file's name.
     """
     if not isinstance(guard, Guard):
-        raise ArgumentTypeError(f"guard: expected a Guard, got a {type(guard).__name__}")
+        raise ArgumentTypeError(f"guard: expected a Guard, got {type(guard).__name__}")
     file = Path(path)
     if file.suffix not in FORMATS:
         raise ArgumentError(f"path: expected a name that ends in {' or '.join(FORMATS)}, got {str(file)!r}")
@@ -246,7 +246,9 @@ def _require_onnx() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise MissingPackageError(f"ONNX needs {name} ({error}): pip install 'fastadv[onnx]'") from error
+            raise MissingPackageError(
+                f"ONNX: expected the package {name}, got no such package ({error}); pip install 'fastadv[onnx]'"
+            ) from error
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram, names: Sequence[str], about: str) -> bytes:
@@ -315,5 +317,7 @@ def _compare(guard: Guard, run: Any, tolerance: float, kind: str) -> dict[str, A
             worst[name] = max(worst[name] or 0.0, float(apart.max()))
     for name, value in worst.items():
         if value is not None and not value <= tolerance:
-            raise ExportError(f"the {kind} graph's {name} differ from the guard's by {value:.2g}, above {tolerance:g}")
+            raise ExportError(
+                f"{kind} graph: expected {name} within {tolerance:g} of the guard's, got a difference of {value:.2g}"
+            )
     return worst

@@ -262,11 +262,11 @@ class _File(Memory):
             about = dict(state["about"])
         except CheckpointError as error:
             raise DetectionFileError(
-                f"{self.path} is not a whole checkpoint of a fit, but {error.what}; remove it to begin again"
+                f"{self.path}: expected a whole checkpoint of a fit, got {error.what}; remove it to begin again"
             ) from None
         except (KeyError, TypeError, ValueError) as error:
             raise DetectionFileError(
-                f"{self.path} is not a whole checkpoint of a fit; remove it to begin again"
+                f"{self.path}: expected a whole checkpoint of a fit, got a damaged one; remove it to begin again"
             ) from error
         for name, wanted in self.about.items():
             if not same_json(about.get(name), wanted):
@@ -282,7 +282,9 @@ class _File(Memory):
             self.kept = best
 
     def _refused(self, why: str) -> DetectionFileError:
-        return DetectionFileError(f"{self.path} does not fit this fit: {why}; remove it to begin again")
+        return DetectionFileError(
+            f"{self.path}: expected a checkpoint that fits this fit, got another: {why}; remove it to begin again"
+        )
 
 
 @contextlib.contextmanager

@@ -111,9 +111,9 @@ class Guard:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got a {type(self.model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(self.model).__name__}")
         if not isinstance(self.detector, Detector):
-            raise ArgumentTypeError(f"detector: expected a Detector, got a {type(self.detector).__name__}")
+            raise ArgumentTypeError(f"detector: expected a Detector, got {type(self.detector).__name__}")
         if self.precision not in PRECISIONS:
             raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
         sizes = self.sizes
@@ -290,15 +290,17 @@ def check_fits(model: FaceModel, detector: Detector) -> None:
     """Raise ValueError unless the detector was fitted on this model's layers, as far as names and widths can tell."""
     representatives = detector.trajectory.representatives
     if representatives.model != model.name:
-        raise ArgumentError(f"detector was fitted on {representatives.model!r}; expected {model.name!r}, the model")
+        raise ArgumentError(
+            f"detector: expected one that was fitted on the model {model.name!r}, got one of {representatives.model!r}"
+        )
     with torch.no_grad():
         grey = torch.full((1, *model.image_shape), 0.5, device=model.device)
         values = LayerTap(model=model, layers=detector.layers)(grey).values
     for layer, value, vectors in zip(detector.layers, values, representatives.vectors, strict=True):
         if value.shape[1] != vectors.shape[1]:
             raise ArgumentError(
-                f"detector was fitted on {vectors.shape[1]} channels of layer {layer!r}; "
-                f"expected {value.shape[1]}, as the model has"
+                f"detector: expected {value.shape[1]} channels of layer {layer!r}, as the model has, got "
+                f"{vectors.shape[1]}"
             )
 
 

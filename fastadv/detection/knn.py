@@ -72,7 +72,7 @@ class KnnScore:
             )
         if self.projection is not None and self.projection.matrix.shape[1] != self.neighbours.features.shape[1]:
             came, expected = self.projection.matrix.shape[1], self.neighbours.features.shape[1]
-            raise ArgumentError(f"projection gives {came} numbers; expected {expected}, those of the index")
+            raise ArgumentError(f"projection: expected {expected} numbers like the index, got {came}")
 
     @torch.no_grad()
     def support(self, features: Tensor, predicted: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def fit_knn(
     _check_options(processing, weighting, k)
     if isinstance(batches, Iterator):
         raise ArgumentTypeError(
-            f"batches: expected batches to iterate twice, got a {type(batches).__name__}, which can be read once"
+            f"batches: expected batches to iterate twice, got {type(batches).__name__}, which can be read once"
         )
     count, width, moments, device = 0, 0, None, torch.device("cpu")
     for features, _ in batches:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastadv.core import statistics
 from fastadv.core.errors import ArgumentError
-from fastadv.core.resolution import measurable, notes_of, unmeasurable
+from fastadv.core.resolution import measurable, notes_of, too_rare
 from fastadv.core.statistics import Floats, eer, threshold_at_far
 
 _NATURAL = "natural images"
@@ -51,7 +51,10 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if len(self.false_alarm) != len(self.false_alarm_rates):
-            raise ArgumentError(f"false_alarm: expected {len(self.false_alarm_rates)}, got {len(self.false_alarm)}")
+            raise ArgumentError(
+                f"false_alarm: expected {len(self.false_alarm_rates)} thresholds, one for each rate, got "
+                f"{len(self.false_alarm)}"
+            )
 
     @property
     def usual_rate(self) -> float | None:
@@ -80,11 +83,10 @@ class Thresholds:
         """
         known = self._known()
         if rate not in known:
-            listed = f"calibrated for: {', '.join(f'{each:g}' for each in known) or 'the equal error rate only'}"
+            listed = ", ".join(f"{each:g}" for each in known) or "the equal error rate only"
             if 0 <= rate <= 1 and not measurable(rate, self.natural):
-                sentence = unmeasurable(f"false-alarm rate {rate:g}", rate, self.natural, _NATURAL)
-                raise ArgumentError(f"rate: {sentence}; {listed}")
-            raise ArgumentError(f"rate is {rate}; {listed}")
+                raise too_rare("rate", rate, self.natural, _NATURAL, hint=f"; calibrated for {listed}")
+            raise ArgumentError(f"rate: expected a calibrated one ({listed}), got {rate}")
         return self.false_alarm[self.false_alarm_rates.index(rate)]
 
 
@@ -127,7 +129,7 @@ def calibrate(
         if not 0 <= rate <= 1:
             raise ArgumentError(f"rates: expected false-alarm rates in [0, 1], got {rate}")
         if not measurable(rate, len(calm)):
-            raise ArgumentError(f"rates: {unmeasurable(f'false-alarm rate {rate:g}', rate, len(calm), _NATURAL)}")
+            raise too_rare("rates", rate, len(calm), _NATURAL)
     scores, positive = np.concatenate([calm, attacked]), np.arange(len(calm) + len(attacked)) >= len(calm)
     equal, line = eer(scores, positive, single=True)
     return Thresholds(
@@ -192,7 +194,9 @@ def auc_interval(
         Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
     if draws < 1 or not 0 < level < 1 or seed < 0:
-        raise ArgumentError(f"draws, level, seed are {draws}, {level}, {seed}; expected >= 1, in (0, 1), >= 0")
+        raise ArgumentError(
+            f"draws, level, seed: expected at least 1, a share in (0, 1) and at least 0, got {draws}, {level}, {seed}"
+        )
     scores = _checked("natural", natural), _checked("adversarial", adversarial)
     calm, attacked = _counts(*scores)
     shares = None if people is None else _by_person(*scores, people)
@@ -210,7 +214,9 @@ def auc_interval(
         made.append(_areas(drawn[0][both], drawn[1][both]))
     found = np.concatenate(made)
     if not len(found):
-        raise ArgumentError("people leaves no draw with images of both kinds; expected more people with both")
+        raise ArgumentError(
+            "people: expected more people with images of both kinds, got too few for any draw to have both"
+        )
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     value = float(_areas(calm[None], attacked[None])[0])
     return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)

@@ -94,8 +94,8 @@ def _runs(batches: Iterable[Batch], layers: int, classes: tuple[str, ...]) -> It
                     yield label, parts
                 if following in seen:
                     raise ArgumentError(
-                        f"labels: class {classes[following]!r} came back after another one; "
-                        "expected the images of a class one after the other"
+                        "labels: expected the images of a class one after the other, got class "
+                        f"{classes[following]!r} again after another one"
                     )
                 seen.add(following)
                 label, parts = following, []

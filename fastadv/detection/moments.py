@@ -108,12 +108,12 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
     if dimensions < 1:
         raise ArgumentError(f"dimensions: expected 1 or more, got {dimensions}")
     if moments.count < 2:
-        raise ArgumentError(f"rows: {moments.count} came; expected two or more, to have a variance")
+        raise ArgumentError(f"rows: expected two or more, to have a variance, got {moments.count}")
     values, vectors = torch.linalg.eigh(moments.scatter / (moments.count - 1))
     values, vectors = values.flip(0), vectors.flip(1)
     kept = min(dimensions, int((values > _RANK * values[0].clamp(min=0)).sum()))
     if kept == 0:
-        raise ArgumentError("rows are all the same; expected rows that vary")
+        raise ArgumentError("rows: expected some that differ, got equal ones")
     values, vectors = values[:kept], vectors[:, :kept]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return Projection(mean=moments.mean.clone(), matrix=vectors * largest.sign() / values.sqrt())
@@ -122,7 +122,7 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
 def check_rows(name: str, value: object, width: int | None = None) -> Tensor:
     """``value``, or an error unless it is finite float32 ``(N, C)`` with the width, if one is given."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got a {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     checks.rows(name, value, torch.float32, (None, width))
     if value.shape[1] == 0:
         raise ArgumentError(f"{name}: expected shape (N, C) with C >= 1, got {tuple(value.shape)}")
@@ -134,7 +134,7 @@ def check_rows(name: str, value: object, width: int | None = None) -> Tensor:
 def check_labels(name: str, value: object, rows: Tensor, classes: int) -> Tensor:
     """``value``, or an error unless it is int64 ``(N,)``, one class in [0, classes) for each of the rows."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got a {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     checks.per_image(name, value, rows, torch.int64)
     if len(value) and not 0 <= int(value.min()) <= int(value.max()) < classes:
         raise ArgumentError(f"{name}: expected classes in [0, {classes}), got {int(value.min())} to {int(value.max())}")

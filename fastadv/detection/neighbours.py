@@ -71,9 +71,13 @@ class _Faiss:
 
     def __init__(self, features: Tensor) -> None:
         if importlib.util.find_spec("faiss") is None:
-            raise MissingPackageError("backend 'faiss' needs faiss; install it with: pip install 'fastadv[faiss]'")
+            raise MissingPackageError(
+                "backend: expected the package faiss for 'faiss', got no such package; pip install 'fastadv[faiss]'"
+            )
         if features.device.type != "cpu":
-            raise ArgumentError(f"features: expected cpu for backend 'faiss', got {features.device}")
+            raise ArgumentError(
+                f"features: expected a tensor on the CPU for the backend 'faiss', got one on {features.device}"
+            )
         faiss: Any = importlib.import_module("faiss")
         self.index = faiss.IndexFlatL2(features.shape[1])
         self.index.add(features.numpy())
@@ -203,7 +207,7 @@ class Neighbours:
 
 def _check(name: str, value: object, like: Tensor | None) -> None:
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got a {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.dtype != torch.float32:
         raise ArgumentTypeError(f"{name}: expected dtype torch.float32, got {value.dtype}")
     width = None if like is None else like.shape[1]

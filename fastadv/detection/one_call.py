@@ -108,7 +108,9 @@ def _values(tap: LayerTap, images: Tensor) -> list[Tensor]:
 def _classes(model: FaceModel, natural: Tensor, labels: Tensor | None) -> Tensor:
     if labels is None:
         if model.head is None:
-            raise ArgumentError(f"labels: expected the classes of the images, since {model.name!r} has no class head")
+            raise ArgumentError(
+                f"labels: expected the classes of the images, since {model.name!r} has no class head, got None"
+            )
         with torch.no_grad():
             parts = [model.logits(part.to(model.device, torch.float32)).argmax(1) for part in natural.split(_BATCH)]
         return torch.cat(parts).cpu()

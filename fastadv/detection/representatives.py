@@ -264,7 +264,7 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
     """``values`` as a list, or an error unless they are finite ``(N, C_l)`` float32 for all layers, with labels."""
     if not isinstance(values, (list, tuple)):
         raise ArgumentTypeError(
-            f"values: expected a sequence of tensors (N, C), one per layer, got a {type(values).__name__}"
+            f"values: expected a sequence of tensors (N, C), one per layer, got {type(values).__name__}"
         )
     if len(values) != layers:
         raise ArgumentError(f"values: expected {layers} layers, got {len(values)}")
@@ -273,8 +273,8 @@ def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: 
     for i, value in enumerate(found):
         if len(value) != len(found[0]) or value.device != found[0].device:
             raise ArgumentError(
-                f"values[{i}]: expected {len(found[0])} on {found[0].device}, like values[0], got {len(value)} "
-                f"rows on {value.device}"
+                f"values[{i}]: expected {len(found[0])} rows on {found[0].device}, like values[0], got "
+                f"{len(value)} on {value.device}"
             )
     return found
 
@@ -292,4 +292,7 @@ def check_complete(counts: Tensor, classes: tuple[str, ...]) -> None:
     """Raise ValueError where a class had no image."""
     empty = (counts == 0).nonzero()[:, 0].tolist()
     if empty:
-        raise ArgumentError(f"{len(empty)} of {len(classes)} classes had no image, first {classes[empty[0]]!r}")
+        raise ArgumentError(
+            f"classes: expected at least one image of each, got none of {len(empty)} of {len(classes)}, "
+            f"first {classes[empty[0]]!r}"
+        )

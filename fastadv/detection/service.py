@@ -43,8 +43,8 @@ try:
     from fastadv.detection.uploads import Body, BodyLimit, Upload, busy, described, images_of, in_time, read_body
 except ImportError as error:
     raise MissingPackageError(
-        f"serving needs fastapi, uvicorn, python-multipart and prometheus-client ({error}): "
-        "pip install 'fastadv[serve]'"
+        "serving: expected fastapi, uvicorn, python-multipart and prometheus-client, got one that is "
+        f"missing ({error}); pip install 'fastadv[serve]'"
     ) from error
 
 _DECODERS = 2
@@ -352,7 +352,7 @@ def serve(
     try:
         made = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise FileError(f"cannot listen on {host} port {port}: {error}") from error
+        raise FileError(f"host, port: expected an address to listen on, got {host} port {port}: {error}") from error
     # asyncio sends small packets at once only where a socket says that it is TCP; each answer is 40 ms later otherwise
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
     server = http_server(app, config)

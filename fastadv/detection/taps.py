@@ -81,7 +81,7 @@ class LayerTap:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got a {type(self.model).__name__}")
+            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(self.model).__name__}")
         if self.layers is None:
             object.__setattr__(self, "layers", self.model.layers)
         if isinstance(self.layers, str):
@@ -94,9 +94,11 @@ class LayerTap:
         known = {name for name, _ in self.model.backbone.named_modules() if name}
         for name in self.names:
             if name not in known:
-                raise ArgumentError(f"layers names {name!r}, which the backbone of {self.model.name!r} lacks")
+                raise ArgumentError(f"layers: expected submodules of the backbone of {self.model.name!r}, got {name!r}")
         if any(module.training for module in self.model.modules()):
-            raise ArgumentError(f"model {self.model.name!r} is in training mode; expected model.eval()")
+            raise ArgumentError(
+                f"model: expected one in evaluation mode, got {self.model.name!r} in training mode; call .eval()"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,16 +117,18 @@ class LayerTap:
                 more than once, or gave something else than one tensor ``(N, C, H, W)`` or ``(N, C)``.
         """
         if self.model.training:
-            raise ArgumentError(f"model {self.model.name!r} is in training mode; expected model.eval()")
+            raise ArgumentError(
+                f"model: expected one in evaluation mode, got {self.model.name!r} in training mode; call .eval()"
+            )
         caught: _Caught = {}
         modules = self.model.backbone
         with hooked([(modules.get_submodule(name), self._hook(name, caught)) for name in self.names]):
             features = self.model.features(images)
         for name in self.names:
             if name not in caught:
-                raise ArgumentError(f"layer {name!r} did not run in the forward pass")
+                raise ArgumentError(f"layer {name!r}: expected one run in the forward pass, got none")
             if caught[name].shape[0] != images.shape[0]:
-                raise ArgumentError(f"layer {name!r} gave {caught[name].shape[0]} rows; expected {images.shape[0]}")
+                raise ArgumentError(f"layer {name!r}: expected {images.shape[0]} rows, got {caught[name].shape[0]}")
         return Tapped(layers=self.names, values=tuple(caught[name] for name in self.names), features=features)
 
     def _hook(self, name: str, caught: _Caught) -> Callable[[nn.Module, Any, Any], None]:
@@ -134,7 +138,7 @@ class LayerTap:
             if threading.get_ident() != caller:
                 return
             if name in caught:
-                raise ArgumentError(f"layer {name!r} ran more than once in the forward pass; expected once")
+                raise ArgumentError(f"layer {name!r}: expected one run in the forward pass, got more")
             value = _as_map(name, output)
             caught[name] = value if self.keep_maps else ops.average_pool([value], backend=self.backend)[0]
 
@@ -143,11 +147,15 @@ class LayerTap:
 
 def _as_map(name: str, output: object) -> Tensor:
     if not isinstance(output, Tensor):
-        raise ArgumentTypeError(f"layer {name!r} gave a {type(output).__name__}; expected a tensor")
+        raise ArgumentTypeError(f"layer {name!r}: expected a tensor as its output, got {type(output).__name__}")
     if output.dtype not in checks.GRAD_TYPES:
-        raise ArgumentTypeError(f"layer {name!r} gave {output.dtype}; expected float32, bfloat16 or float16")
+        raise ArgumentTypeError(
+            f"layer {name!r}: expected an output of float32, bfloat16 or float16, got {output.dtype}"
+        )
     if output.dim() == 2:
         return output[:, :, None, None]
     if output.dim() != 4:
-        raise ArgumentError(f"layer {name!r} gave the shape {tuple(output.shape)}; expected (N, C, H, W) or (N, C)")
+        raise ArgumentError(
+            f"layer {name!r}: expected an output of shape (N, C, H, W) or (N, C), got {tuple(output.shape)}"
+        )
     return output

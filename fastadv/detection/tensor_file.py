@@ -68,11 +68,11 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
     """
     file = Path(path)
     if not file.is_file():
-        what = "is a directory" if file.is_dir() else "does not exist"
-        raise DetectionFileError(f"{file} {what}; expected a safetensors file with {kind}")
+        what = "a directory" if file.is_dir() else "no such file"
+        raise DetectionFileError(f"{file}: expected a safetensors file with {kind}, got {what}")
     found = file_content(file)
     if found.kind not in ("detector", "safetensors"):
-        raise DetectionFileError(f"{file} is not a whole safetensors file of a {kind}, but {found.said()}")
+        raise DetectionFileError(f"{file}: expected a whole safetensors file of the kind {kind!r}, got {found.said()}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -83,13 +83,17 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
         raise
     except Exception as error:  # a damaged header makes safetensors and torch raise anything
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DetectionFileError(f"{file} is not a whole safetensors file (truncated or damaged?): {first}") from error
+        raise DetectionFileError(
+            f"{file}: expected a whole safetensors file, got a truncated or damaged one: {first}"
+        ) from error
     try:
         about = json.loads(metadata["about"], parse_constant=_no_constant)
     except (KeyError, ValueError, RecursionError) as error:
-        raise DetectionFileError(f"{file} has no readable description: {error}") from error
+        raise DetectionFileError(
+            f"{file}: expected a description of its tensors, got one that cannot be read: {error}"
+        ) from error
     if not isinstance(about, dict):
-        raise DetectionFileError(f"{file}: expected a description that is an object, got a {type(about).__name__}")
+        raise DetectionFileError(f"{file}: expected a description that is an object, got {type(about).__name__}")
     return TensorFile(path=file, about=about, tensors=tensors)
 
 
@@ -153,28 +157,30 @@ class TensorFile:
         """A tensor of finite values with the dtype and the sizes that are not None (those are 1 at least)."""
         value = self.tensors.get(name)
         if value is None:
-            raise DetectionFileError(f"{self.path} lacks the tensor {name!r}")
+            raise DetectionFileError(f"{self.path}: expected the tensor {name!r}, got a file without it")
         fits = value.dim() == len(shape) and all(
             (got > 0 if want is None else got == want) for want, got in zip(shape, value.shape, strict=True)
         )
         if value.dtype != dtype or not fits:
             expected = ", ".join("any" if size is None else str(size) for size in shape)
             raise DetectionFileError(
-                f"{self.path}: {name!r} is {value.dtype} {tuple(value.shape)}; expected {dtype} ({expected})"
+                f"{self.path}: {name!r}: expected {dtype} ({expected}), got {value.dtype} {tuple(value.shape)}"
             )
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise DetectionFileError(f"{self.path}: {name!r} holds values that are NaN or infinite")
+            raise DetectionFileError(f"{self.path}: {name!r}: expected finite values, got NaN or infinity")
         return value
 
     def only(self, names: set[str]) -> None:
         """Insist on these tensors and no others."""
         others = sorted(set(self.tensors) - names)
         if others:
-            raise DetectionFileError(f"{self.path} holds {len(others)} tensors that do not belong, first {others[0]!r}")
+            raise DetectionFileError(
+                f"{self.path}: expected no further tensors, got {len(others)} that do not belong, first {others[0]!r}"
+            )
 
     def wrong(self, name: str, value: object, expected: str) -> DetectionFileError:
         """The error for a field."""
-        return DetectionFileError(f"{self.path}: {name} is {_short(value)}; expected {expected}")
+        return DetectionFileError(f"{self.path}: {name}: expected {expected}, got {_short(value)}")
 
 
 def _check_metadata(file: Path, metadata: Mapping[str, str], kind: str) -> None:
@@ -186,7 +192,7 @@ def _check_metadata(file: Path, metadata: Mapping[str, str], kind: str) -> None:
 
 
 def _no_constant(text: str) -> None:
-    raise ArgumentError(f"{text} is no number of JSON")
+    raise ArgumentError(f"description: expected numbers of JSON, got {text}")
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -42,7 +42,7 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not isinstance(self.representatives, Representatives):
             raise ArgumentTypeError(
-                f"representatives: expected Representatives, got a {type(self.representatives).__name__}"
+                f"representatives: expected Representatives, got {type(self.representatives).__name__}"
             )
         check_metric(self.metric)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv import ops
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection.moments import Moments, Projection, check_labels, check_rows
 from fastadv.detection.neighbours import Neighbours
@@ -130,7 +131,9 @@ class LocalDimension:
 
     def __post_init__(self) -> None:
         if not isinstance(self.reference, tuple) or not self.reference:
-            raise ArgumentTypeError("reference is no tuple of tensors (M, C), one per layer")
+            raise ArgumentTypeError(
+                f"reference: expected a tuple of tensors (M, C), one per layer, got {brief(self.reference)}"
+            )
         for i, value in enumerate(self.reference):
             check_rows(f"reference[{i}]", value)
             if len(value) != len(self.reference[0]):
@@ -157,9 +160,7 @@ class LocalDimension:
         distances = ops.centroid_distances(list(values), self.reference)
         nearest = torch.where(distances == 0, torch.inf, distances).topk(self.k, dim=2, largest=False).values.double()
         if bool(nearest.isinf().any()):
-            raise ArgumentError(
-                f"values have fewer than k={self.k} references at a distance above 0; expected k or more"
-            )
+            raise ArgumentError(f"values: expected k={self.k} references or more at a distance above 0, got fewer")
         return 1 / (nearest[:, :, -1:] / nearest).log().mean(2).clamp(min=_RESOLUTION).float()
 
     def score(self, values: Sequence[Tensor]) -> Tensor:
@@ -269,7 +270,9 @@ def _whitening(layer: str, mean: Tensor, within: Tensor, shrinkage: float) -> Pr
     covariance = (1 - shrinkage) * within + shrinkage * within.trace() / width * eye
     values, vectors = torch.linalg.eigh(covariance)
     if float(values[0]) <= 1e-12 * float(values[-1]):
-        raise ArgumentError(f"layer {layer!r} has a singular covariance; expected a shrinkage above {shrinkage}")
+        raise ArgumentError(
+            f"shrinkage: expected a larger one, since layer {layer!r} has a singular covariance, got {shrinkage}"
+        )
     return Projection(mean=mean.clone(), matrix=vectors / values.sqrt())
 
 
@@ -280,4 +283,4 @@ def _check_values(values: Sequence[Tensor], widths: Sequence[int]) -> None:
     for i, (value, width) in enumerate(zip(values, widths, strict=True)):
         check_rows(f"values[{i}]", value, width)
         if len(value) != len(values[0]):
-            raise ArgumentError(f"values[{i}]: expected {len(values[0])}, like values[0], got {len(value)} rows")
+            raise ArgumentError(f"values[{i}]: expected {len(values[0])} rows, like values[0], got {len(value)}")

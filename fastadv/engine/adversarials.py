@@ -103,7 +103,9 @@ class Adversarials:
         try:
             from pandas import DataFrame
         except ImportError as error:
-            raise MissingPackageError("to_pandas needs pandas: pip install 'fastadv[pandas]'") from error
+            raise MissingPackageError(
+                "to_pandas: expected the package pandas, got no such package; pip install 'fastadv[pandas]'"
+            ) from error
         return DataFrame(self._columns())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -138,7 +140,9 @@ class Adversarials:
             ValueError: There is none to show, a number below 1, or images of two channels.
         """
         if min(count, columns, len(self)) < 1:
-            raise ArgumentError(f"count, columns: expected 1 or more of at least one image, got {count}, {columns}")
+            raise ArgumentError(
+                f"count, columns: expected 1 or more of each and at least one image, got {count} and {columns}"
+            )
         pictures = self._pictures(count)
         width, height = pictures[0].size
         across = min(columns, len(pictures))

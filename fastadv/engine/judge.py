@@ -100,15 +100,14 @@ class Judge:
         if stacked.dim() == 4:
             if stacked.shape[1:] != images.shape[1:]:
                 raise ArgumentError(
-                    f"the goal's images must be {tuple(images.shape[1:])} like the model's, "
-                    f"got {tuple(stacked.shape[1:])}"
+                    f"goal: expected images {tuple(images.shape[1:])} like the model's, got {tuple(stacked.shape[1:])}"
                 )
             layout = layout_of(images)
             return stacked if layout is torch.contiguous_format else stacked.contiguous(memory_format=layout)
         if self.surrogate.needs_images:
             raise ArgumentError(
-                "the goal must hold images (N, 3, H, W) to compare with, since the surrogate embeds them by its own "
-                f"networks; got embeddings {tuple(stacked.shape)}"
+                "goal: expected images (N, 3, H, W) to compare with, since the surrogate embeds them by its "
+                f"own networks, got embeddings {tuple(stacked.shape)}"
             )
         return stacked
 
@@ -120,7 +119,7 @@ class Judge:
             return self.outputs(compared)
         if compared.shape[1] != clean.shape[1]:
             raise ArgumentError(
-                f"the goal's embeddings must have {clean.shape[1]} numbers like the model's, got {compared.shape[1]}"
+                f"goal: expected embeddings of {clean.shape[1]} numbers like the model's, got {compared.shape[1]}"
             )
         return torch.nn.functional.normalize(compared) if self.goal.output == "embedding" else compared
 

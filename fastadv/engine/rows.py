@@ -44,7 +44,8 @@ class SlotRows:
             return SlotRows(ids=ids, label=label, references=(), targets=torch.zeros_like(trial))
         if len(surrogate.members) > 1 and goal.output != "embedding":
             raise ArgumentError(
-                f"the goal must be on embeddings, which every model of an ensemble has, got {brief(goal.output)}"
+                "goal: expected one on embeddings, which every model of an ensemble has, got one on "
+                f"{brief(goal.output)}"
             )
         widths = (width, *(member.model.embedding_size for member in surrogate.members[1:]))
         references = tuple(torch.zeros(n, w, device=device) for w in widths)

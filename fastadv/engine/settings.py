@@ -76,9 +76,9 @@ class Engine:
         device = model.device
         on_cuda = device.type == "cuda"
         if self.capture and not on_cuda:
-            raise ArgumentError(f"capture needs a model on a CUDA device, got one on {device}")
+            raise ArgumentError(f"capture: expected a model on a CUDA device with True, got one on {device}")
         if self.precision == "tf32" and not on_cuda:
-            raise ArgumentError(f"precision 'tf32' exists on CUDA devices only, got a model on {device}")
+            raise ArgumentError(f"precision: expected a model on a CUDA device with 'tf32', got one on {device}")
         batch = self.batch
         if batch is None:
             batch = (self.slots or 64) if on_cuda else min(16, self.slots or 16)

@@ -32,7 +32,7 @@ def fixed_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: in
         ValueError: if `size < 1`, there is no image, or `function` does not give one row per image.
     """
     if not isinstance(size, int) or size < 1:
-        raise ArgumentError(f"size: expected an int >= 1, got {brief(size)}")
+        raise ArgumentError(f"size: expected an integer of at least 1, got {brief(size)}")
     if images.dim() == 0 or images.shape[0] == 0:
         raise ArgumentError(f"images: expected at least one image, got shape {tuple(images.shape)}")
     count = images.shape[0]

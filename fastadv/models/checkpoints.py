@@ -71,11 +71,13 @@ def load_weights(
     wrong = problems(wanted, state, names=names, outside=fitted.outside if fitted else {})
     if wrong:
         under = f"; read under the prefix {fitted.prefix!r}" if fitted and fitted.prefix else ""
-        raise CheckpointError(f"weights: {source} does not fit the model: {wrong}{under}")
+        raise CheckpointError(f"weights: expected tensors that fit the model, got others in {source}: {wrong}{under}")
     shared = [k for k in wanted if k in state]
     broken = [k for k in shared if not _is_finite(state[k])]
     if broken:
-        raise CheckpointError(f"weights: {source} holds NaN or infinity: {listed('non-finite', broken)}")
+        raise CheckpointError(
+            f"weights: expected finite numbers, got NaN or infinity in {source}: {listed('non-finite', broken)}"
+        )
     model.load_state_dict(dict(state), strict=False)
 
 

@@ -181,7 +181,8 @@ class FaceModel(nn.Module):
                 if is_out_of_memory(error):
                     raise
                 raise ArgumentError(
-                    f"backbone: cannot take one image of input_size={self.input_size} ({error})"
+                    f"backbone: expected a network that takes one image of input_size={self.input_size}, got one "
+                    f"that fails ({error})"
                 ) from error
         return self._embedding_size
 
@@ -232,8 +233,8 @@ class FaceModel(nn.Module):
         """
         if self.head is None:
             raise ArgumentError(
-                f"head: the model {self.name!r} has no class head, so it has no logits; "
-                "build the FaceModel with head=, or use an embedding goal"
+                f"head: expected a class head for logits, got {self.name!r} without one; build the FaceModel "
+                "with head=, or use an embedding goal"
             )
         return self.head(self.features(images))
 
@@ -263,12 +264,12 @@ class FaceModel(nn.Module):
         expected = self.image_shape
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
             raise ArgumentError(
-                f"images: {self.name!r} expects shape (N, {str(expected)[1:]}, got {tuple(images.shape)}"
+                f"images: expected shape (N, {str(expected)[1:]} for {self.name!r}, got {tuple(images.shape)}"
             )
         if self.mean.dtype not in (torch.float32, torch.float64):
             raise ArgumentError(
-                f"model: it was cast to {self.mean.dtype} as a whole, which rounds the normalisation; "
-                'use prepare(model, precision="bf16")'
+                f"model: expected a normalisation in float32 or float64, got {self.mean.dtype}, since the "
+                "model was cast as a whole; use prepare(model, precision='bf16')"
             )
 
 
@@ -294,7 +295,9 @@ def check_face_model(model: object, *, evaluating: bool = False) -> None:
     if not isinstance(model, FaceModel):
         raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
     if evaluating and any(module.training for module in model.modules()):
-        raise ArgumentError(f"model: {model.name!r} is in training mode; call .eval() first")
+        raise ArgumentError(
+            f"model: expected one in evaluation mode, got {model.name!r} in training mode; call .eval()"
+        )
 
 
 def copy_of(model: FaceModel) -> FaceModel:
@@ -342,8 +345,9 @@ def _checked_layers(backbone: nn.Module, layers: Sequence[str]) -> tuple[str, ..
     for layer in layers:
         if layer not in known:
             raise ArgumentError(
-                f"layers: {layer!r} is no submodule of the backbone; it has "
-                f"{', '.join(sorted(known)[:8]) or 'none'}{', ...' if len(known) > 8 else ''}"
+                "layers: expected submodules of the backbone "
+                f"({', '.join(sorted(known)[:8]) or 'it has none'}{', ...' if len(known) > 8 else ''}), got "
+                f"{layer!r}"
             )
     if len(set(layers)) != len(layers):
         raise ArgumentError(f"layers: expected distinct names, got {tuple(layers)}")

@@ -54,12 +54,13 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
         raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(precision)}")
     if precision == "tf32" and model.device.type != "cuda":
         raise ArgumentError(
-            f"precision: 'tf32' exists only on CUDA devices, the model is on {str(model.device)!r}; "
+            f"precision: expected a model on a CUDA device with 'tf32', got one on {str(model.device)!r}; "
             "use 'fp32' or 'bf16'"
         )
     if model.precision == "bf16" and precision != "bf16":
         raise ArgumentError(
-            f"model: {model.name!r} was already rounded to bf16; prepare the original for {precision!r}"
+            f"model: expected one that is not rounded for {precision!r}, got {model.name!r} in bf16; "
+            "prepare the original"
         )
     _check_evaluating(model)
     with plain_modes(model.device):
@@ -147,10 +148,10 @@ def fold_batch_norms(
 def _check_evaluating(model: FaceModel) -> None:
     for name, module in model.named_modules():
         if module.training:
-            where = f"its submodule {name!r}" if name else "it"
+            where = f"whose submodule {name!r} is" if name else "that is"
             raise ArgumentError(
-                f"model: {where} is in training mode, where batch norm and dropout compute something else; "
-                "call .eval() first"
+                f"model: expected one in evaluation mode, got one {where} in training mode, where batch norm "
+                "and dropout compute something else; call .eval()"
             )
 
 

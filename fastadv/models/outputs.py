@@ -67,9 +67,11 @@ def _layer(model: FaceModel, name: str, images: Tensor) -> Tensor:
     with suppress(_Reached), hooked([(modules[name], catch)]):
         model.features(images)
     if not caught:
-        raise ArgumentError(f"layer {name!r} of {model.name!r} did not run in the forward pass")
+        raise ArgumentError(
+            f"layer: expected one that runs in the forward pass of {model.name!r}, got {name!r}, which does not"
+        )
     value = caught[0]
     if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != len(images):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ArgumentError(f"layer {name!r} of {model.name!r} must give a tensor (N, ...), got {got}")
+        raise ArgumentError(f"layer: expected a tensor (N, ...) from {name!r} of {model.name!r}, got {got}")
     return value.flatten(1).to(torch.promote_types(value.dtype, torch.float32))

@@ -161,15 +161,15 @@ def network_of(state: Mapping[str, Tensor], *, source: str) -> REDNet:
         or stride.is_floating_point()
     ):
         raise CheckpointError(
-            f"weights: {source} does not hold a denoiser; expected encoder.0.weight and stride among its tensors, "
-            f"got {', '.join(map(printed, sorted(state)[:3]))}{', ...' if len(state) > 3 else ''}"
+            "weights: expected a denoiser with the tensors encoder.0.weight and stride, got "
+            f"{', '.join(map(printed, sorted(state)[:3]))}{', ...' if len(state) > 3 else ''} in {source}"
         )
     layers = 2 * sum(name.startswith("encoder.") and name.endswith(".weight") for name in state)
     try:
         with Seeded(0):  # the first weights are drawn, and then replaced
             network = REDNet(width=first.shape[0], layers=layers, stride=int(stride))
     except (RuntimeError, ValueError) as error:  # RuntimeError: a size that no memory can hold
-        raise CheckpointError(f"weights: {source} does not hold a denoiser: {error}") from error
+        raise CheckpointError(f"weights: expected a denoiser, got other tensors in {source}: {error}") from error
     load_weights(network, state, source=source)
     return network.eval().requires_grad_(False)
 
@@ -180,4 +180,4 @@ def check_shape(*, width: int, layers: int, stride: int) -> None:
     check_int("layers", layers, 4, DEEPEST)
     check_int("stride", stride, 1, 2)
     if layers % 2:
-        raise ArgumentError(f"layers: expected even, half of them convolutions, got {layers}")
+        raise ArgumentError(f"layers: expected an even number, half of them convolutions, got {layers}")

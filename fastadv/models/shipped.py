@@ -24,5 +24,7 @@ def shipped_state(name: str) -> dict[str, Tensor]:
     """
     with as_file(files("fastadv") / "weights" / f"{name}.safetensors") as path:
         if not path.is_file():
-            raise CheckpointError(f"weights: {path} is missing; the installation of fastadv is not whole")
+            raise CheckpointError(
+                f"weights: expected the package's file {path}, got no such file; install fastadv again"
+            )
         return read_state_dict(path)

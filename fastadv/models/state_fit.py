@@ -102,14 +102,16 @@ def fitting_state(
     """
     found = groups(content)
     if not found:
-        raise CheckpointError(f"weights: {source} holds {what_it_holds(content)}; expected a dict of tensors by name")
+        raise CheckpointError(
+            f"weights: expected a dict of tensors by name, got {source}, which holds {what_it_holds(content)}"
+        )
     fits = [fit for group in found for fit in _fits(group, wanted, rename)]
     exact = [fit for fit in fits if _is_exact(fit, wanted)]
     for other in exact[1:]:
         if not _same(exact[0].state, other.state):
             raise CheckpointError(
-                f"weights: {source} holds two states that fit the model, {_place(exact[0])} and {_place(other)}; "
-                "expected one: save that one alone"
+                f"weights: expected one state that fits the model, got {source} with two, {_place(exact[0])} "
+                f"and {_place(other)}; save one alone"
             )
     return exact[0] if exact else max(fits, key=lambda fit: (_matching(fit, wanted), -len(fit.outside)))
 
@@ -124,11 +126,13 @@ def only_state(content: Any, *, source: str) -> dict[str, Tensor]:
     """
     found = sorted(groups(content), key=lambda group: -len(group.state))
     if not found:
-        raise CheckpointError(f"weights: {source} holds {what_it_holds(content)}; expected a dict of tensors by name")
+        raise CheckpointError(
+            f"weights: expected a dict of tensors by name, got {source}, which holds {what_it_holds(content)}"
+        )
     if len(found) > 1 and len(found[0].state) == len(found[1].state) and not _same(found[0].state, found[1].state):
         first, second = ("the file itself" if not g.path else repr(".".join(g.path)) for g in found[:2])
         raise CheckpointError(
-            f"weights: {source} holds tensors in {first} and in {second}; expected one: save it alone"
+            f"weights: expected one dict of tensors, got {source} with two, {first} and {second}; save one alone"
         )
     state = found[0].state
     for _ in range(_DEPTH):

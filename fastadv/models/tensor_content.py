@@ -64,8 +64,8 @@ def read_content(path: str | os.PathLike[str]) -> Any:
     """
     file = Path(path)
     if not file.is_file():
-        what = "is a directory" if file.is_dir() else "does not exist"
-        raise CheckpointError(f"weights: {file} {what}; expected {_EXPECTED}")
+        what = "a directory" if file.is_dir() else "which does not exist"
+        raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}")
     found = file_content(file)
     if found.kind == "safetensors":
         try:

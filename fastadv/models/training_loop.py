@@ -210,6 +210,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     for parameter, remembered in optimizer.state.items():
         for name, value in remembered.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                raise ArgumentError(f"optimizer: {name}: expected {tuple(parameter.shape)}, got {tuple(value.shape)}")
+                raise ArgumentError(
+                    f"optimizer: {name}: expected shape {tuple(parameter.shape)}, got {tuple(value.shape)}"
+                )
     if not all(type(group.get("lr")) is float for group in optimizer.param_groups):
-        raise ArgumentError("optimizer: lr: expected a number")
+        raise ArgumentError("optimizer: lr: expected a float in every group, got something else")

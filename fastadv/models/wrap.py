@@ -55,7 +55,9 @@ def wrap(
     if output not in OUTPUTS:
         raise ArgumentError(f"output: expected 'logits' or 'embedding', got {brief(output)}")
     if output == "logits" and head is not None:
-        raise ArgumentError('head: expected none with output="logits", which the network gives itself; got a module')
+        raise ArgumentError(
+            f"head: expected none with output='logits', which the network gives itself, got {type(head).__name__}"
+        )
     counts = {_channels(value) for value in (mean, std)} - {None}
     count = next(iter(counts), channels) or channels
     model = FaceModel(

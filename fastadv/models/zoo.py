@@ -217,12 +217,12 @@ def class_head(fitted: FittedState, model: FaceModel, *, source: str) -> nn.Modu
     weight, size = found.get("weight"), model.embedding_size
     if weight is None:
         others = ", ".join(printed(fitted.names.get(HEAD + part, HEAD + part)) for part in found)
-        raise CheckpointError(f"weights: {source} has a class head without its weight; it holds {others} alone")
+        raise CheckpointError(f"weights: expected a class head with its weight, got {source} with {others} alone")
     if weight.dim() != 2 or not weight.shape[0] or weight.shape[1] != size:
         raise CheckpointError(
-            f"weights: {source}: the class head {fitted.names.get(f'{HEAD}weight', f'{HEAD}weight')}: expected "
-            f"(classes, {size}) for the {size} features of {model.name}, got {tuple(weight.shape)}; remove it from the "
-            "file to load the network alone"
+            f"weights: expected a class head (classes, {size}) for the {size} features of {model.name}, "
+            f"got {fitted.names.get(f'{HEAD}weight', f'{HEAD}weight')} {tuple(weight.shape)} in {source}; "
+            "remove it from the file to load the network alone"
         )
     with Seeded(0):  # the first weights are drawn, and then replaced
         head = nn.Linear(size, weight.shape[0], bias="bias" in found)

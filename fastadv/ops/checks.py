@@ -23,16 +23,14 @@ FLOAT = (torch.float32,)
 def tensor(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a tensor of the ordinary form."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, like x, got a {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, like x, got {type(value).__name__}")
     strided(name, value)
 
 
 def an_array(name: str, value: object) -> None:
     """Raise TypeError unless ``value``, which an array was made into a tensor for, is one of the ordinary form."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(
-            f"{name}: expected a torch.Tensor or a NumPy or CuPy array, got a {type(value).__name__}"
-        )
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor or a NumPy or CuPy array, got {type(value).__name__}")
     strided(name, value)
 
 
@@ -226,12 +224,12 @@ def same_layout(name: str, value: Tensor, x: Tensor) -> None:
 def tensors(name: str, values: object, expected: str) -> list[Tensor]:
     """``values`` as a list, or an error unless it is a sequence of one tensor or more, all on one device."""
     if not isinstance(values, (list, tuple)):
-        raise ArgumentTypeError(f"{name}: expected a sequence of {expected}, got a {type(values).__name__}")
+        raise ArgumentTypeError(f"{name}: expected a sequence of {expected}, got {type(values).__name__}")
     if not values:
         raise ArgumentError(f"{name}: expected a sequence of one or more {expected}, got none")
     for i, value in enumerate(values):
         if not isinstance(value, Tensor):
-            raise ArgumentTypeError(f"{name}[{i}]: expected a torch.Tensor, got a {type(value).__name__}")
+            raise ArgumentTypeError(f"{name}[{i}]: expected a torch.Tensor, got {type(value).__name__}")
         strided(f"{name}[{i}]", value)
         on_device(f"{name}[{i}]", value, values[0], f"{name}[0]")
     return list(values)
@@ -299,7 +297,7 @@ def _reach(value: Tensor) -> int:
 
 
 def _shared(name: str, other: str) -> ArgumentError:
-    return ArgumentError(f"{name} and {other} share their memory; expected separate tensors (clone one)")
+    return ArgumentError(f"{name}, {other}: expected separate tensors, got shared memory; clone one")
 
 
 def address(value: Tensor | None) -> int:

@@ -99,7 +99,8 @@ def checked_parameters(
     checks.one_of("keep", keep, ("input", "result"))
     if keep == "result" and slope < 0:
         raise ArgumentError(
-            f"keep is 'result' and slope {brief(slope)}; the result does not tell the sign below a slope < 0"
+            "slope: expected a number of at least 0 with keep='result', which does not tell the sign "
+            f"below a negative slope, got {brief(slope)}"
         )
     return scale, shift, slope_each, slope, None if ceiling is None else float(ceiling), keep == "result"
 

@@ -61,7 +61,9 @@ def borrow(name: str, value: Any, *, written: bool) -> Any:
             ValueError,
         ) as error:  # negative strides, a foreign byte order, a type PyTorch lacks
             if written:
-                raise ArgumentError(f"{name} cannot be shared with PyTorch: {error}") from error
+                raise ArgumentError(
+                    f"{name}: expected an array that PyTorch can share, got one that it cannot ({error})"
+                ) from error
     elif written:
         raise ArgumentError(f"{name}: expected a writable array, since it is written in place, got a read-only one")
     return _copied(name, value)
@@ -93,7 +95,7 @@ def _copied(name: str, value: np.ndarray) -> Tensor:
     try:
         return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
     except TypeError as error:
-        raise ArgumentTypeError(f"{name} has dtype {value.dtype}, which PyTorch lacks") from error
+        raise ArgumentTypeError(f"{name}: expected a dtype that PyTorch has, got {value.dtype}") from error
 
 
 def _is_cupy(value: object) -> bool:

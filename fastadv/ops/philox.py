@@ -125,7 +125,8 @@ def _use_native(key: tuple[int | Tensor, ...], backend: str | None) -> bool:
     possible = possible and (compiling or all(checks.has_memory(part) for part in tensors))
     if backend == "cpu" and not possible:
         raise backends.BackendUnavailable(
-            f"philox.uniform: backend 'cpu' cannot run: {_native.PROBLEM or 'it takes CPU tensors'}"
+            "backend: expected one that can run philox.uniform here, got 'cpu': "
+            f"{_native.PROBLEM or 'it takes CPU tensors'}"
         )
     # A compiled graph traces the tensor form; both are the same bits.
     return possible and backend != "reference" and not compiling

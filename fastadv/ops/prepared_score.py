@@ -79,7 +79,7 @@ class PreparedScore:
         for value in kept:
             if value.device.type != "cpu" or value.dtype != torch.float32:
                 raise ArgumentError(
-                    f"a parameter is {value.dtype} on {value.device}; expected torch.float32 on the CPU"
+                    f"parameters: expected torch.float32 on the CPU, got {value.dtype} on {value.device}"
                 )
         kept = [checks.in_memory("a parameter", value) for value in kept]
         vectors = kept[: len(vectors)]
@@ -168,7 +168,7 @@ def _check_map(name: str, value: Any, channels: int | None) -> None:
     checks.tensor_of(name, value, checks.GRAD_TYPES)
     checks.strided(name, value)
     if not value.is_cpu:
-        raise ArgumentError(f"{name}: expected the CPU, got {value.device}")
+        raise ArgumentError(f"{name}: expected a tensor on the CPU, got one on {value.device}")
     if value.dim() != 4 or channels not in (None, value.shape[1]) or 0 in value.shape[1:]:
         expected = f"(N, {'C' if channels is None else channels}, H, W) with C, H, W >= 1"
         raise ArgumentError(f"{name}: expected shape {expected}, got {tuple(value.shape)}")
@@ -199,12 +199,12 @@ def _network(
     elif hidden is None:
         kind, units = _LINEAR, 1
     else:
-        raise ArgumentTypeError(f"hidden: expected a Linear, an LSTM or None, got a {type(hidden).__name__}")
+        raise ArgumentTypeError(f"hidden: expected a Linear, an LSTM or None, got {type(hidden).__name__}")
     if not isinstance(last, nn.Linear):
-        raise ArgumentTypeError(f"last: expected a Linear, got a {type(last).__name__}")
+        raise ArgumentTypeError(f"last: expected a Linear, got {type(last).__name__}")
     _takes("last", last, flat if hidden is None else units)
     if last.out_features != 1:
-        raise ArgumentError(f"last makes {last.out_features} numbers; expected 1")
+        raise ArgumentError(f"last: expected 1 output, got {last.out_features}")
     if hidden is None:  # the sums of a unit whose weight is 1
         return kind, units, [_padded(last.weight.T), torch.zeros(_LANES), none, torch.ones(1)]
     return kind, units, [*weights, last.weight.detach().flatten()]
@@ -212,7 +212,7 @@ def _network(
 
 def _takes(name: str, linear: nn.Linear, size: int) -> None:
     if linear.in_features != size:
-        raise ArgumentError(f"{name} takes {linear.in_features} numbers; expected {size}")
+        raise ArgumentError(f"{name}: expected {size} inputs, got {linear.in_features}")
 
 
 def _bias(linear: nn.Linear) -> Tensor:

@@ -62,7 +62,7 @@ def check_layer(layer: int) -> None:
 def check_count(count: int) -> None:
     """Raise ValueError where an image needs more numbers than a counter reaches."""
     if not 0 <= count <= MOST:
-        raise ArgumentError(f"{count} numbers per image were asked for; expected at most 2**34")
+        raise ArgumentError(f"count: expected at most 2**34 numbers for an image, got {count}")
 
 
 def for_batch(x: Tensor, seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int) -> Split:

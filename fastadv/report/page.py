@@ -33,7 +33,9 @@ def _environment() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
-        raise MissingPackageError("a report needs jinja2: pip install 'fastadv[report]'") from error
+        raise MissingPackageError(
+            "report: expected the package jinja2, got no such package; pip install 'fastadv[report]'"
+        ) from error
     made = Environment(
         loader=PackageLoader("fastadv.report"),
         autoescape=True,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Curve:
             raise ArgumentError(f"far, tar: expected two (K,) arrays, got {far.shape} and {tar.shape}")
         for name, values in (("far", far), ("tar", tar)):
             if not ((values >= 0) & (values <= 1)).all():
-                raise ArgumentError(f"{name}: expected rates from 0 to 1")
+                raise ArgumentError(f"{name}: expected rates from 0 to 1, got {values.min():g} to {values.max():g}")
         if (np.diff(far) < 0).any():
-            raise ArgumentError("far: expected rates that do not decrease")
+            raise ArgumentError(f"far: expected rates that do not decrease, got {brief(self.far)}")
 
 
 def roc_figure(
@@ -147,7 +148,9 @@ def _new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[report]'") from error
+        raise MissingPackageError(
+            "figures: expected the package matplotlib, got no such package; pip install 'fastadv[report]'"
+        ) from error
     return Figure(figsize=(7.2, 3.9), dpi=_DPI, layout="constrained", facecolor="white")
 
 

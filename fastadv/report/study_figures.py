@@ -109,7 +109,10 @@ def line_plot(
         ImportError: matplotlib is not installed.
     """
     if not lines or any(len(line.x) != len(line.y) or not line.x for line in lines):
-        raise ArgumentError("lines: expected at least one curve, each with as many x as y and at least one")
+        raise ArgumentError(
+            "lines: expected at least one curve, each with as many x as y and at least one, got "
+            f"{[(len(line.x), len(line.y)) for line in lines]}"
+        )
     legend = []
     with drawing():
         figure, axes = new_figure(4.6, 3.1)

@@ -53,7 +53,9 @@ def drawing() -> Iterator[None]:
     try:
         from matplotlib import rc_context
     except ImportError as error:
-        raise MissingPackageError("figures need matplotlib: pip install 'fastadv[report]'") from error
+        raise MissingPackageError(
+            "figures: expected the package matplotlib, got no such package; pip install 'fastadv[report]'"
+        ) from error
     with rc_context(_STYLE):
         yield
 

@@ -172,7 +172,7 @@ def identify(
         raise ArgumentError(f"metric: expected one of cosine, euclidean, got {metric!r}")
     if not 1 <= neighbours <= len(roles.enrolled):
         raise ArgumentError(
-            f"neighbours: expected from 1 to the {len(roles.enrolled)} enrolled images, got {neighbours}"
+            f"neighbours: expected 1 to {len(roles.enrolled)}, the number of enrolled images, got {neighbours}"
         )
     if attack is not None and (aim is None or not aim.needs_gallery or work.folder is None):
         raise ArgumentError(

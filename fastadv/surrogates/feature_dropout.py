@@ -83,8 +83,8 @@ class FeatureDropout:
         if (rate := mask_rate(model.name.lower())) is not None:
             return rate
         raise ArgumentError(
-            f"rate: there is no default for the model {model.name!r}; the paper's are 0.1 (ResNet, SENet), "
-            "0.05 (Inception-ResNet) and 0.025 (MobileNet): pass rate="
+            f"rate: expected a number for {model.name!r}, which has no default, got None; the defaults "
+            "are 0.1 (ResNet, SENet), 0.05 (Inception-ResNet) and 0.025 (MobileNet)"
         )
 
     def bind(
@@ -115,11 +115,13 @@ class FeatureDropout:
         rate = self.rate_for(model)
         names = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)]
         if not names:
-            raise ArgumentError(f"model: the backbone of {model.name!r} has no nn.Conv2d, so there is nothing to drop")
+            raise ArgumentError(
+                f"model: expected a backbone with nn.Conv2d to drop features of, got {model.name!r} without"
+            )
         if not (first_layer >= 1 and first_layer + len(names) - 1 <= LAST_LAYER):
             raise ArgumentError(
-                f"first_layer: {model.name!r} has {len(names)} convolutions, expected a number in "
-                f"[1, {LAST_LAYER + 1 - len(names)}], got {brief(first_layer)}"
+                f"first_layer: expected a number in [1, {LAST_LAYER + 1 - len(names)}] for the {len(names)} "
+                f"convolutions of {model.name!r}, got {brief(first_layer)}"
             )
         draw = Draw()
         if rate == 0:

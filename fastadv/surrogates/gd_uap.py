@@ -178,17 +178,19 @@ def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int
     for name, value, least in (("steps", steps, 1), ("patience", patience, 1), ("seed", seed, 0)):
         check_count(name, value, least=least)
     if steps >= philox.TICKS:
-        raise ArgumentError(f"steps: expected below 2**20, got {steps}")
+        raise ArgumentError(f"steps: expected a number below 2**20, got {steps}")
     for name, number in (("eps", eps), ("step_size", step_size)):
         if not (math.isfinite(number) and 0 < number <= 1):
-            raise ArgumentError(f"{name}: expected in (0, 1], in pixels of [0, 1], got {brief(number)}")
+            raise ArgumentError(f"{name}: expected a number in (0, 1], in pixels of [0, 1], got {brief(number)}")
 
 
 def _layers(model: FaceModel) -> nn.Module:
     """The backbone with other outputs: its sums of residual blocks and its convolutions outside of such blocks."""
     graph = flow.trace_model(model, gradients=True)
     if graph is None:
-        raise ArgumentError(f"model: the backbone of {model.name!r} cannot be traced, so its layers cannot be found")
+        raise ArgumentError(
+            f"model: expected a backbone that can be traced, to find its layers, got {model.name!r}, which cannot"
+        )
     blocks = flow.residuals(model.backbone, graph)
     inside = {node for block in blocks for node in block.inside}
     sums = {block.total for block in blocks}
@@ -200,7 +202,7 @@ def _layers(model: FaceModel) -> nn.Module:
 
     wanted = [node for node in graph.nodes if chosen(node)]
     if not wanted:
-        raise ArgumentError(f"model: the backbone of {model.name!r} has no convolution, so there is nothing to fire")
+        raise ArgumentError(f"model: expected a backbone with convolutions to fire, got {model.name!r} without")
     (end,) = (node for node in graph.nodes if node.op == "output")
     graph.erase_node(end)
     graph.output(tuple(wanted))

@@ -72,12 +72,14 @@ class SkipGradient:
         graph = flow.trace_model(made, gradients=True)
         if graph is None:
             raise ArgumentError(
-                f"model: the backbone of {model.name!r} cannot be traced (does its forward pass branch on values, or "
-                "use autocast?), so its residual branches cannot be found"
+                "model: expected a backbone that can be traced, to find its residual branches, got "
+                f"{model.name!r}, which cannot; does its forward pass branch on values, or use autocast?"
             )
         found = flow.residuals(made.backbone, graph)
         if not found:
-            raise ArgumentError(f"model: {model.name!r} has no residual branches, so there is no gradient to skip them")
+            raise ArgumentError(
+                f"model: expected residual branches to skip the gradient of, got {model.name!r} without"
+            )
         names = _free_names(made.backbone, len(found))
         for residual, name in zip(found, names, strict=True):
             made.backbone.add_module(name, ScaledGradient(self.gamma).eval())

@@ -104,8 +104,8 @@ class Surrogate:
         for each in (model, *others):
             if each.image_shape != model.image_shape or each.device != model.device:
                 raise ArgumentError(
-                    f"others must take {model.image_shape} images on {model.device} like {model.name!r}, "
-                    f"got {each.name!r} with {each.image_shape} on {each.device}"
+                    f"others: expected models for images {model.image_shape} on {model.device} like "
+                    f"{model.name!r}, got {each.name!r} for {each.image_shape} on {each.device}"
                 )
             edited = each if self.skip is None else self.skip.bind(each)
             if self.dropout is None:
@@ -136,7 +136,7 @@ class Member:
             return output_of(self.model, kind, images)
         if kind not in ("embedding", "logits"):
             raise ArgumentError(
-                f"the goal must be on embeddings or logits where convolutions are masked, got {brief(kind)}"
+                f"goal: expected one on embeddings or logits where convolutions are masked, got one on {brief(kind)}"
             )
         return self.masked.logits(images, key) if kind == "logits" else self.masked(images, key)
 

@@ -49,7 +49,8 @@ class TranslationInvariant:
             raise ArgumentError(f"kernel: expected one of {', '.join(KERNELS)}, got {brief(self.kernel)}")
         if self.sigma is not None and self.kernel != "gaussian":
             raise ArgumentError(
-                f"sigma belongs to the Gaussian kernel, got {brief(self.sigma)} with kernel={brief(self.kernel)}"
+                f"sigma: expected None with kernel={brief(self.kernel)}, since it belongs to the Gaussian "
+                f"kernel, got {brief(self.sigma)}"
             )
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ArgumentError(f"sigma: expected None or a positive number of pixels, got {brief(self.sigma)}")

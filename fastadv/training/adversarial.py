@@ -84,7 +84,7 @@ class Adversarial:
         if self.steps is None:
             return
         if self.attack in _ONE_STEP:
-            raise ArgumentError(f"steps: {self.attack} makes one step and takes no number of steps, got {self.steps}")
+            raise ArgumentError(f"steps: expected none with {self.attack}, which makes one step, got {self.steps}")
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ArgumentError(f"steps: expected 1 or more, got {brief(self.steps)}")
 
@@ -169,7 +169,8 @@ class Adversary:
     ) -> None:
         if config.level == LOGITS and head is None:
             raise ArgumentError(
-                f"adversarial: {config.attack} ascends the loss of a class, and this loss has no classes"
+                f"adversarial: expected fim or ffm with a loss without classes, got {config.attack}, which "
+                "ascends the loss of a class"
             )
         self.config, self.seed = config, seed
         self._model, self._moves, self._precision = model, config.moves, precision

@@ -39,20 +39,20 @@ def classes_of(names: Sequence[str], *, config: TrainConfig) -> Classes:
     """
     grouped = by_identity(names)
     if len(grouped) < 2:
-        raise TrainingError(f"source: training needs at least two identities, got {len(grouped)}")
+        raise TrainingError(f"source: expected at least two identities, got {len(grouped)}")
     if len(names) < config.batch:
         raise TrainingError(f"batch: expected at most the {len(names)} images there are, got {config.batch}")
     if config.loss == "triplet":
         single = [person for person, found in grouped.items() if len(found) < 2]
         if single:
             raise TrainingError(
-                f"source: the triplet loss needs two images of every identity; {len(single)} of {len(grouped)} "
-                f"have one, first {single[0]!r}"
+                "source: expected two images of every identity for the triplet loss, got one of "
+                f"{len(single)} of {len(grouped)}, first {single[0]!r}"
             )
         if len(grouped) < config.batch // config.per_identity:
             raise TrainingError(
-                f"batch: {config.batch} images, {config.per_identity} of each identity, need "
-                f"{config.batch // config.per_identity} identities, got {len(grouped)}"
+                f"batch: expected at most {len(grouped)} identities with {config.per_identity} images of "
+                f"each, got {config.batch // config.per_identity} in {config.batch} images"
             )
     people = tuple(sorted(grouped))
     label = {name: k for k, person in enumerate(people) for name in grouped[person]}

@@ -39,7 +39,7 @@ class CachedFaces(FaceSource):
             OSError: The files cannot be written.
         """
         if source.size is None:
-            raise TrainingError("source: a cache needs images of one size, got whole files (size=None)")
+            raise TrainingError("source: expected images of one size for a cache, got whole files (size=None)")
         super().__init__({name: folder / name for name in source.names}, size=source.size, landmarks=None)
         self._places = {name: k for k, name in enumerate(self.names)}
         data, about = folder / "faces.npy", folder / "faces.json"
@@ -60,13 +60,15 @@ class CachedFaces(FaceSource):
         try:
             self._pixels = np.load(data, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy's reader raises anything from ValueError to tokenize's errors
-            raise TrainingError(f"{data}: the cache is damaged, remove {folder}: {error}") from error
+            raise TrainingError(
+                f"{data}: expected the pixels of a cache, got a damaged file ({error}); remove {folder}"
+            ) from error
         if (
             not isinstance(self._pixels, np.ndarray)
             or self._pixels.shape != (len(self), source.size, source.size, 3)
             or self._pixels.dtype != np.uint8
         ):
-            raise TrainingError(f"{data}: the cache is damaged, remove {folder}")
+            raise TrainingError(f"{data}: expected the pixels of the faces, got others; remove {folder}")
 
     def identity(self, names: Iterable[str] | None = None, *, known: KnownHashes | None = None) -> dict[str, Any]:
         """That of the source: the pixels are the same."""
@@ -79,7 +81,7 @@ class CachedFaces(FaceSource):
             KeyError: There is no such name.
         """
         if name not in self._places:
-            raise UnknownNameError(f"{name}: not among the {len(self)} images")
+            raise UnknownNameError(f"name: expected one of the {len(self)} images, got {name}")
         pixels = np.array(self._pixels[self._places[name]])
         return Face(
             name=name,
@@ -100,9 +102,13 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise TrainingError(f"{path}: not the description of a cache, remove {path.parent}: {error}") from error
+        raise TrainingError(
+            f"{path}: expected the description of a cache, got a damaged file ({error}); remove {path.parent}"
+        ) from error
     if not isinstance(found, dict):
-        raise TrainingError(f"{path}: not the description of a cache, remove {path.parent}: expected a JSON object")
+        raise TrainingError(
+            f"{path}: expected the description of a cache, got {type(found).__name__}; remove {path.parent}"
+        )
     return found
 
 

@@ -47,13 +47,13 @@ def sole_writer(out: Path | None, *, fresh: bool = False) -> Iterator[None]:
         yield
         return
     if out.exists() and not out.is_dir():
-        raise TrainingError(f"out: {out} is a file, expected a folder")
+        raise TrainingError(f"out: expected a folder, got the file {out}")
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         lock = FolderLock(out / _LOCK)
     except BlockingIOError as error:
-        raise TrainingError(f"out: another training is writing to {out}") from error
+        raise TrainingError(f"out: expected a folder that no other training writes to, got {out}") from error
     try:
         remove_temporaries(out)
         if fresh:
@@ -172,7 +172,10 @@ class Folder(Memory):
         state = self._read()
         if state is None:
             if any((self.out / name).exists() for name in (BEST, LAST)):
-                raise TrainingError(f"out: {self.out} holds weights without a checkpoint; give another folder")
+                raise TrainingError(
+                    f"out: expected a folder with a checkpoint or without weights, got {self.out} with weights "
+                    "alone; give another folder"
+                )
             return
         found = difference(state["about"], json.loads(json.dumps(self.about)), where=STATE)
         if found:
@@ -219,9 +222,14 @@ class Folder(Memory):
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise TrainingError(f"{file}: cannot be read: {error.strerror}; use --fresh to train again") from error
+            raise TrainingError(
+                f"{file}: expected the best weights, got a file that cannot be read ({error.strerror}); use "
+                "--fresh to train again"
+            ) from error
         if hashlib.sha256(data).hexdigest() != self.best_hash:
-            raise TrainingError(f"{file}: is not what the training wrote; use --fresh to train again")
+            raise TrainingError(
+                f"{file}: expected the weights that the training wrote, got others; use --fresh to train again"
+            )
         return load(data)
 
     def _read(self) -> dict[str, Any] | None:
@@ -232,12 +240,15 @@ class Folder(Memory):
         try:
             state = load_torch(path)
         except CheckpointError as error:
-            what = f"not a whole checkpoint of a training, but {error.what}"
-            raise TrainingError(f"{path}: {what}; {_BEGIN_AGAIN}") from None
+            raise TrainingError(
+                f"{path}: expected a whole checkpoint of a training, got {error.what}; {_BEGIN_AGAIN}"
+            ) from None
         about = state.get("about") if isinstance(state, dict) else None
         if not isinstance(about, dict) or not same_json(about, about):
-            raise TrainingError(f"{path}: not a checkpoint of a training; {_BEGIN_AGAIN}")
+            raise TrainingError(f"{path}: expected a checkpoint of a training, got another file; {_BEGIN_AGAIN}")
         return dict(state)
 
     def _refused(self, why: str) -> TrainingError:
-        return TrainingError(f"{self.out}: the checkpoint does not fit this training: {why}; {_BEGIN_AGAIN}")
+        return TrainingError(
+            f"{self.out}: expected a checkpoint that fits this training, got another: {why}; {_BEGIN_AGAIN}"
+        )

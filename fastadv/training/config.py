@@ -100,15 +100,15 @@ class TrainConfig:
             raise ArgumentError(f"adversarial: expected an Adversarial or None, got {brief(self.adversarial)}")
         if self.adversarial is not None and self.adversarial.level == LOGITS and self.loss in _WITHOUT_CLASSES:
             raise ArgumentError(
-                f"adversarial: {self.adversarial.attack} ascends the loss of a class, and the loss {self.loss!r} "
-                "has no classes; expected fim or ffm"
+                f"adversarial: expected fim or ffm with the loss {self.loss!r}, which has no classes, got "
+                f"{self.adversarial.attack}, which ascends the loss of a class"
             )
         if self.loss == "keep" and not self.fine_tune:
             raise ArgumentError("fine_tune: expected True (--fine-tune) with the loss 'keep', got False")
         if self.loss == "triplet" and self.batch < 2 * self.per_identity:
             raise ArgumentError(
-                f"batch: the triplet loss needs two identities of {self.per_identity} images in it, "
-                f"expected {2 * self.per_identity} or more, got {self.batch}"
+                f"batch: expected {2 * self.per_identity} or more with the triplet loss, two identities of "
+                f"{self.per_identity} images, got {self.batch}"
             )
 
     @property

@@ -98,7 +98,7 @@ def train_denoiser(
     """
     if source.size is None or source.size < config.patch:
         raise TrainingError(
-            f"source: patches of {config.patch} need images of one size, that or more, got {source.size}"
+            f"source: expected images of one size, at least {config.patch} as the patches, got {source.size}"
         )
     if held is not None and not held.names:
         raise TrainingError("held: expected one image or more, got none")

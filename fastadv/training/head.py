@@ -88,12 +88,12 @@ def train_head(config: HeadConfig, model: FaceModel, source: FaceSource, *, prog
     """
     grouped = by_identity(source.names)
     if len(grouped) < 2:
-        raise TrainingError(f"source: a class head needs at least two identities, got {len(grouped)}")
+        raise TrainingError(f"source: expected at least two identities for a class head, got {len(grouped)}")
     few = [person for person, found in grouped.items() if len(found) <= config.held_out]
     if few:
         raise TrainingError(
-            f"source: expected more than the {config.held_out} held-out images of every identity; "
-            f"{len(few)} of {len(grouped)} have no more, first {few[0]!r}"
+            f"source: expected more than the {config.held_out} held-out images of every identity, got no "
+            f"more of {len(few)} of {len(grouped)}, first {few[0]!r}"
         )
     people = tuple(sorted(grouped))
     names = [n for k in people for n in grouped[k]]
@@ -153,7 +153,7 @@ class _Head:
         with torch.no_grad():
             value = float(F.cross_entropy(self.head(features), labels))
         if not math.isfinite(value):
-            raise TrainingError(f"loss: {value} in epoch {epoch}; expected a finite number: try a lower lr")
+            raise TrainingError(f"loss: expected a finite number, got {value} in epoch {epoch}; try a lower lr")
         self.plateau.step(value)
         return value, epoch
 

@@ -107,7 +107,7 @@ def train(
         OSError: A file cannot be written.
     """
     if source.size is None or (source.size, source.size) != model.input_size:
-        raise TrainingError(f"source: {model.name!r} takes images of {model.input_size}, got size={source.size}")
+        raise TrainingError(f"source: expected images of {model.input_size} for {model.name!r}, got size={source.size}")
     classes = classes_of(hold_out(source.names, held), config=config)
     task = _Network(config, model, source, classes, held, progress)
     device = model.device

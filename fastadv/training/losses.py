@@ -136,8 +136,8 @@ def finite(loss: Tensor, step: int, steps: int, remedy: str) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(
-            f"loss: {value} at step {step + 1} of {steps}; nothing of this step was kept. "
-            f"Expected a finite number: {remedy}"
+            f"loss: expected a finite number, got {value} at step {step + 1} of {steps}; nothing of this "
+            f"step was kept: {remedy}"
         )
     return value
 
@@ -181,6 +181,7 @@ def _metric_learning():  # type: ignore[no-untyped-def]
         from pytorch_metric_learning import losses, miners  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"training with this loss needs pytorch-metric-learning ({error}): pip install 'fastadv[train]'"
+            f"loss: expected the package pytorch-metric-learning, got no such package ({error}); pip "
+            "install 'fastadv[train]'"
         ) from error
     return pytorch_metric_learning

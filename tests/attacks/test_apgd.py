@@ -117,9 +117,11 @@ def test_the_difference_of_logits_ratio_and_its_invariances():
 def test_dlr_says_what_it_cannot_do():
     x = faces(2)
     attack = APGD(budget=Linf(EPS), loss="dlr", steps=2)
-    with pytest.raises(ValueError, match="'dlr' needs a goal on logits of at least 3 classes, got Evade on embeddings"):
+    with pytest.raises(
+        ValueError, match="loss: expected a goal on logits of at least 3 classes with 'dlr', got Evade on embeddings"
+    ):
         fa.run(attack, Evade(threshold=0.5), linear_model(), x)
-    with pytest.raises(ValueError, match="at least 3 classes, got 2 classes"):
+    with pytest.raises(ValueError, match="at least 3 classes with 'dlr', got 2 classes"):
         fa.run(attack, Misclassify(torch.tensor([0, 0])), linear_model(classes=2), x)
     with pytest.raises(ValueError, match="at least 4 classes, got 3 classes"):
         fa.run(attack, ClassifyAs(torch.tensor([0, 0])), linear_model(classes=3, lead=-50.0), x)

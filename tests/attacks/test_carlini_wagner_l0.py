@@ -121,7 +121,7 @@ def test_either_memory_layout_gives_the_same_pixels():
     ("field", "value", "text"),
     [
         ("search_steps", 0, "search_steps: expected an integer of at least 1, got 0"),
-        ("inner_steps", 0, "steps: expected an integer of at least 1, got 0"),
+        ("inner_steps", 0, "inner_steps: expected an integer of at least 1, got 0"),
         ("learning_rate", 0.0, "learning_rate: expected a positive number, got 0.0"),
         ("initial_constant", -1.0, "initial_constant: expected None or a positive number, got -1.0"),
         ("retries", -1, "retries: expected an integer of at least 0, got -1"),

@@ -125,7 +125,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     ("field", "value", "text"),
     [
         ("search_steps", 0, "search_steps: expected an integer of at least 1, got 0"),
-        ("inner_steps", -1, "steps: expected an integer of at least 1, got 0"),
+        ("inner_steps", -1, "inner_steps: expected an integer of at least 1, got -1"),
         ("learning_rate", 0.0, "learning_rate: expected None or a positive number, got 0.0"),
         ("initial_constant", -1.0, "initial_constant: expected None or a positive number, got -1.0"),
         ("tolerance", 0.0, "tolerance: expected a positive number, got 0.0"),

@@ -53,7 +53,9 @@ def test_every_name_builds_itself(name):
         assert recipe.attack.budget.norm == entry.norm
     else:
         assert recipe.attack.budget == Box()
-        with pytest.raises(ValueError, match=f"{name} looks for the smallest perturbation and takes no eps, got eps=1"):
+        with pytest.raises(
+            ValueError, match=f"eps: expected none, since {name} looks for the smallest perturbation, got 1"
+        ):
             by_name(name, eps=1.0)
     assert (recipe.surrogate.dropout is not None) == entry.masks
     assert (recipe.surrogate.ensemble is not None) == entry.ensemble
@@ -119,13 +121,13 @@ def test_recipes_are_made_of_the_parts_that_their_names_say():
 def test_a_wrong_name_or_parameter_is_refused():
     with pytest.raises(ValueError, match="attack: expected one of fgsm, .* got 'fgms'"):
         by_name("fgms")
-    with pytest.raises(ValueError, match="fgsm is a one-step attack and takes no steps, got steps=3"):
+    with pytest.raises(ValueError, match="steps: expected none, since fgsm makes one step, got 3"):
         by_name("fgsm", steps=3)
-    with pytest.raises(ValueError, match=r"fim has no masks and takes no drop rate, got rate=0\.1"):
+    with pytest.raises(ValueError, match=r"rate: expected none, since fim has no masks, got 0\.1"):
         by_name("fim", rate=0.1)
-    with pytest.raises(ValueError, match=r"e-fim needs at least one other model, got others=\[\]"):
+    with pytest.raises(ValueError, match=r"others: expected at least one other model with e-fim, got \[\]"):
         by_name("e-fim")
-    with pytest.raises(ValueError, match=r"fim works on one model, got others=\['synth-vgg'\]"):
+    with pytest.raises(ValueError, match=r"others: expected none with fim, got \['synth-vgg'\]"):
         by_name("fim", others=[load("synth-vgg")])
 
 

@@ -80,10 +80,13 @@ def test_a_layer_of_a_bf16_model_is_float32():
     [
         (at_layer("nose"), "layer: expected a submodule of the backbone of 'net', got 'nose'"),
         (at_layer(""), "layer: expected a submodule of the backbone of 'net', got ''"),
-        (at_layer("unused"), "layer 'unused' of 'net' did not run in the forward pass"),
-        (at_layer("pair"), r"layer 'pair' of 'net' must give a tensor \(N, ...\), got tuple"),
+        (
+            at_layer("unused"),
+            "layer: expected one that runs in the forward pass of 'net', got 'unused', which does not",
+        ),
+        (at_layer("pair"), r"layer: expected a tensor \(N, \.\.\.\) from 'pair' of 'net', got tuple"),
         ("nose", "kind: expected 'embedding', 'logits' or at_layer"),
-        ("logits", "has no class head"),
+        ("logits", "head: expected a class head for logits, got 'net' without one"),
     ],
 )
 def test_an_output_that_there_is_not(kind, text):
@@ -386,7 +389,10 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         ),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES.float()), r"classes: expected integers \(N,\), got"),
         (lambda: Gallery(templates=TEMPLATES, classes=CLASSES[:3]), "one entry for each of 4 templates, got 3"),
-        (lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0), "classes: expected of two kinds or more"),
+        (
+            lambda: Gallery(templates=TEMPLATES, classes=CLASSES * 0),
+            "classes: expected two different ones or more, .* got 1",
+        ),
         (lambda: GalleryClass(gallery=TEMPLATES, labels=LABELS), "gallery: expected a Gallery, got Tensor"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS.float()), r"labels: expected integers \(N,\), got"),
         (lambda: GalleryClass(gallery=GALLERY, labels=LABELS + 3), "labels: expected classes of the gallery, got 4"),
@@ -407,7 +413,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         (lambda: fa.run(df(), MatchFeatures(faces(1), layer="nose"), model(), faces(1)), "got 'nose'"),
         (
             lambda: fa.run(df(), MatchFeatures(torch.zeros(1, 5), layer="body"), model(), faces(1)),
-            "embeddings: expected 96 numbers like the model's, got 5",
+            "goal: expected embeddings of 96 numbers like the model's, got 5",
         ),
         (
             lambda: fa.run(
@@ -416,7 +422,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
                 model(),
                 faces(1),
             ),
-            "the goal must be on embeddings, which every model of an ensemble has",
+            "goal: expected one on embeddings, which every model of an ensemble has, got one on 'layer",
         ),
         (
             lambda: fa.run(
@@ -425,7 +431,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
                 model(),
                 faces(1),
             ),
-            "the goal must be on embeddings or logits where convolutions are masked",
+            "goal: expected one on embeddings or logits where convolutions are masked, got one on 'layer",
         ),
     ],
 )

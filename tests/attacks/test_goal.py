@@ -130,7 +130,10 @@ def test_a_row_is_the_goal_of_one_image():
         ),
         (lambda: Misclassify(torch.zeros(2)), "labels: expected integer class indices"),
         (lambda: ClassifyAs(torch.tensor([[1]])), "labels: expected integer class indices"),
-        (lambda: ClassifyAs(torch.tensor([-1])), "labels must not be negative, got -1"),
+        (
+            lambda: ClassifyAs(torch.tensor([-1])),
+            r"labels: expected integer class indices \(N,\) of at least 0, got -1",
+        ),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(make, text):

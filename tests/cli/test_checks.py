@@ -115,7 +115,7 @@ def test_python_says_the_same_of_a_device():
         (("--attack", "dfanet-fim", "--drop-rate", "inf"), "--drop-rate: expected a finite number, got inf"),
         (("--folds", "1-6000000"), "folds: expected numbers from 1 to at most 10000"),
         (("--folds", "1-" + "9" * 5000), "folds: expected numbers from 1 to at most 10000"),
-        (("--folds", "1"), "folds: expected pairs with folds of their own, got a list without"),
+        (("--folds", "1"), "folds: expected pairs with folds of their own, got list without"),
         (("--out", ""), "--out: expected a value, got an empty text"),
         (("--out=",), "--out: expected a value, got an empty text"),
         (("--attack", "fim", "--ensemble-weights", "1,2"), "weights: expected an attack on several models"),

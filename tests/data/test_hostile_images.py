@@ -132,7 +132,7 @@ def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
 def test_a_webp_is_too_large_before_it_is_opened(given: list[int]) -> None:
     body = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xfe\x3f\0\xfe\x3f\0"
     data = b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
-    with pytest.raises(ImageError, match="x: more than 40000000 pixels"):
+    with pytest.raises(ImageError, match="x: expected at most 40000000 pixels, got more"):
         decode_image(data, "x")
     assert given == []
 
@@ -152,7 +152,7 @@ def test_an_image_is_too_large_without_a_warning(format: str, before: bytes, siz
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for read in (decode_image, lambda data, name: read_size(io.BytesIO(data), name)):
-            with pytest.raises(ImageError, match="x: 10000x9001 is more than 40000000 pixels"):
+            with pytest.raises(ImageError, match="x: expected at most 40000000 pixels, got 10000x9001"):
                 read(bytes(data), "x")
     assert told == []
 
@@ -188,9 +188,9 @@ def test_binary_values_below_255_are_scaled() -> None:
     [
         (b"P6 1", "the image is damaged: the header is not whole"),
         (b"P5 1 1 0\n\0", "the largest value is 0, expected 1 to 65535"),
-        (b"P6 0 1 255\n", r"the image has no pixels \(0x1\)"),
+        (b"P6 0 1 255\n", r"expected an image with pixels, got 0x1"),
         (b"P6 1 1 255\n\0\0", "the file ends after 2 of 3 bytes of pixels"),
-        (b"P6 90000 90000 255\n", "90000x90000 is more than 40000000 pixels"),
+        (b"P6 90000 90000 255\n", "expected at most 40000000 pixels, got 90000x90000"),
         (b"P3 1 1 255\n1 +2 3", "the file has 1 of 3 values"),
         (b"P3 1 1 255\n1 2 00000000003", "the file has 2 of 3 values"),
     ],
@@ -206,7 +206,7 @@ def test_images_take_what_is_left_of_their_budget() -> None:
         assert decode_image(data, "x", budget=budget).shape == (7, 5, 3)
     with pytest.raises(BudgetError, match="the images: expected at most 100 pixels in all of them, got more"):
         decode_image(encoded(RGB, "WEBP"), "x", budget=budget)
-    with pytest.raises(ImageError, match="x: 5x7 is more than 30 pixels"):
+    with pytest.raises(ImageError, match="x: expected at most 30 pixels, got 5x7"):
         decode_image(encoded(RGB, "PNG"), "x", most=30)
 
 

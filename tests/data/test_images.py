@@ -92,7 +92,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, undo) -> 
 
 def test_sixteen_bit_grey_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "deep.png", Image.fromarray(np.full((3, 3), 40000, np.uint16)))
-    with pytest.raises(ImageError, match=r"deep\.png: more than 8 bits"):
+    with pytest.raises(ImageError, match=r"deep\.png: expected 8 bits per channel"):
         read_image(path)
 
 
@@ -107,7 +107,7 @@ def png(width: int, height: int, depth: int, colour: int, body: bytes) -> bytes:
 def test_sixteen_bit_colour_is_refused_not_cut(tmp_path: Path) -> None:
     path = tmp_path / "deep.png"
     path.write_bytes(png(1, 1, 16, 2, zlib.compress(b"\x00" + bytes(6))))
-    with pytest.raises(ImageError, match=r"deep\.png: more than 8 bits"):
+    with pytest.raises(ImageError, match=r"deep\.png: expected 8 bits per channel"):
         read_image(path)
 
 
@@ -115,7 +115,7 @@ def test_sixteen_bit_colour_is_refused_not_cut(tmp_path: Path) -> None:
 def test_decompression_bomb(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(side, side, 8, 2, zlib.compress(b"")))
-    with pytest.raises(ImageError, match=r"bomb\.png: .*more than 40000000 pixels"):
+    with pytest.raises(ImageError, match=r"bomb\.png: expected at most 40000000 pixels"):
         read_image(path)
 
 
@@ -163,7 +163,7 @@ def test_no_bytes_no_pixels_no_file_a_folder(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match=r"pipe\.png: this is not a plain file"):
+    with pytest.raises(ImageError, match=r"pipe\.png: expected an image file, got something that is not a plain file"):
         read_image(tmp_path / "pipe.png")
 
 
@@ -296,9 +296,9 @@ def test_threads_may_write_one_folder(tmp_path: Path) -> None:
 )
 def test_a_ppm_of_more_than_8_bits_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.ppm").write_bytes(data)
-    with pytest.raises(ImageError, match="more than 8 bits per channel"):
+    with pytest.raises(ImageError, match="expected 8 bits per channel"):
         read_image(tmp_path / "a.ppm")
-    with pytest.raises(ImageError, match="more than 8 bits per channel"):
+    with pytest.raises(ImageError, match="expected 8 bits per channel"):
         read_size(io.BytesIO(data), "a.ppm")
 
 

@@ -80,7 +80,7 @@ def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"manifest\.jsonl:1: not a row of a manifest"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ManifestError, match=r"manifest\.parquet: not a readable Parquet file"):
+    with pytest.raises(ManifestError, match=r"manifest\.parquet: expected a Parquet file, got one that cannot be read"):
         read_manifest(tmp_path)
 
 

@@ -400,7 +400,7 @@ def test_links_cannot_leave_the_folder(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "run", CONFIG) as run:
         run.claim()
         (run.path / "images" / "P0").symlink_to(tmp_path / "outside")
-        with pytest.raises(ValueError, match="a link to outside"):
+        with pytest.raises(ValueError, match="name: expected a folder inside of the run.s, got .*, a link to outside"):
             run.write(row("P0/x"), image("x"))
     assert os.listdir(tmp_path / "outside") == []
 
@@ -412,13 +412,13 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="uint8"):
         run.write(row("a"), np.zeros((2, 2, 3)))
     run.write(row("a"), image("a"))
-    with pytest.raises(ValueError, match="name: a is written already"):
+    with pytest.raises(ValueError, match="name: expected one that is not written yet, got a"):
         run.write(row("a"), image("a"))
     run.finish(["a"])
-    with pytest.raises(RunFolderError, match="the run is finished"):
+    with pytest.raises(RunFolderError, match="expected .* run.*, got a finished one"):
         run.write(row("b"), image("b"))
     run.close()
-    with pytest.raises(RunFolderError, match="the run is closed"):
+    with pytest.raises(RunFolderError, match="expected .* run.*, got a closed one"):
         run.write(row("b"), image("b"))
     with pytest.raises(RunFolderError, match="closed"):
         run.finish(["a"])
@@ -434,7 +434,7 @@ def test_the_order_is_checked(tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match="twice"):
             run.finish([*NAMES[:3], NAMES[0]])
         run.finish(NAMES[:3])
-        with pytest.raises(RunFolderError, match="finished already in another order"):
+        with pytest.raises(RunFolderError, match="expected the order in which the run was finished, got another"):
             run.finish(NAMES[2::-1])
 
 
@@ -510,7 +510,7 @@ def test_finish_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         thread = threading.Thread(target=run.write, args=(row("a"), image("a")))
         thread.start()
         assert started.wait(5)
-        with pytest.raises(RunFolderError, match="images are being written"):
+        with pytest.raises(RunFolderError, match="expected an open run .*, got one whose images are being written"):
             run.finish([])
         go.set()
         thread.join()

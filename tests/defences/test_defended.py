@@ -111,7 +111,10 @@ def test_a_watched_model_keeps_its_detector(model, faces):
     assert isinstance(both, WatchedDefendedModel)
     assert torch.equal(both(x), watched(seen(MeanFilter(), x)))
     assert both(x).shape == (4, 11)
-    with pytest.raises(TypeError, match="defended already"):
+    with pytest.raises(
+        TypeError,
+        match="model: expected a watched model without a defence, got one that is defended; chain the defences",
+    ):
         BitDepth().wrap(both)
 
 

@@ -174,10 +174,10 @@ def test_a_margin_is_one_on_the_weighted_logit_too(pair):
         (by_name("knn-df"), None),
         (by_name("di-m-fim"), None),
         (APGD(budget=Linf(0.03)), None),
-        (APGD(budget=Linf(0.03), loss="dlr"), "its objective is not that of the goal"),
-        (Noise(kind="uniform"), "it follows no gradient"),
-        (by_name("dfanet-fim"), "it moves on other networks than the watched one"),
-        (by_name("s-fim"), "it moves on other networks than the watched one"),
+        (APGD(budget=Linf(0.03), loss="dlr"), "whose objective is not that of the goal"),
+        (Noise(kind="uniform"), "which follows no gradient"),
+        (by_name("dfanet-fim"), "which moves on other networks than the watched one"),
+        (by_name("s-fim"), "which moves on other networks than the watched one"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -185,7 +185,9 @@ def test_only_attacks_that_see_the_detector_adapt(attack, reason):
     if reason is None:
         check_adapts(as_recipe(attack))
         return
-    with pytest.raises(ValueError, match=f"{as_recipe(attack).name} cannot adapt to a detector: {reason}"):
+    with pytest.raises(
+        ValueError, match=f"attack: expected one that can adapt to a detector, got {as_recipe(attack).name}, {reason}"
+    ):
         check_adapts(as_recipe(attack))
 
 
@@ -225,7 +227,7 @@ def test_errors_name_what_is_wrong(pair):
         WatchedModel(model, None)
     other = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
     bare = FaceModel(other, input_size=(16, 16), mean=HALF, std=HALF, name="other").eval()
-    with pytest.raises(ValueError, match="layers names '2', which the backbone of 'other' lacks"):
+    with pytest.raises(ValueError, match="layers: expected submodules of the backbone of 'other', got '2'"):
         WatchedModel(bare, detector)
     with pytest.raises(ValueError, match="the model 'tiny' has no class head"):
         WatchedModel(make_model(head=False), detector).logits(faces(1))

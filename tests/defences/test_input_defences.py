@@ -296,7 +296,10 @@ def test_swapped_pixels_are_another_image(seed, width):
         (lambda: Chain(parts=()), "parts: expected a tuple of 1 to 15"),
         (lambda: Chain(parts=(MeanFilter(),) * 16), "parts: expected a tuple of 1 to 15"),
         (lambda: OneOf(parts=(MeanFilter(),), weights=(1.0, 2.0)), "weights: expected 1 numbers"),
-        (lambda: OneOf(parts=(MeanFilter(),), weights=(0.0,)), "not all be 0"),
+        (
+            lambda: OneOf(parts=(MeanFilter(),), weights=(0.0,)),
+            r"weights: expected at least one above 0, got \(0\.0,\)",
+        ),
         (lambda: OneOf(parts=(MeanFilter(),), weights=(-1.0,)), "weights: expected a number"),
     ],
 )
@@ -306,7 +309,7 @@ def test_wrong_fields(make, words):
 
 
 def test_parts_are_defences():
-    with pytest.raises(TypeError, match="parts: expected input defences, got a str"):
+    with pytest.raises(TypeError, match="parts: expected input defences, got str"):
         Chain(parts=("mean",))
 
 

@@ -149,7 +149,9 @@ def test_damaged_files(detector, damaged, tmp_path):
     path = tmp_path / "d.safetensors"
     detector.save(path)
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(DetectionFileError, match=r"d\.safetensors is not a whole safetensors file"):
+    with pytest.raises(
+        DetectionFileError, match=r"d\.safetensors: expected a whole safetensors file of the kind 'detector', got"
+    ):
         load_detector(path)
 
 
@@ -176,27 +178,36 @@ def test_the_rewriting_itself(detector, tmp_path):
 
 
 FILE_MISTAKES = [
-    ({"about": {"metric": "l1"}}, "metric is 'l1'; expected one of l2, cosine"),
-    ({"about": {"architecture": "cnn"}}, "architecture is 'cnn'; expected one of linear, mlp, lstm"),
-    ({"about": {"architecture": "lstm"}}, r"lacks the tensor 'network\.lstm"),
-    ({"about": {"hidden": 0}}, "hidden is 0; expected an integer from 1 to"),
-    ({"about": {"hidden": 1 << 60}}, "hidden is 1152921504606846976; expected an integer"),
-    ({"about": {"hidden": 1 << 20}}, r"'network\.logit\.0\.weight' is torch.float32 \(6, 12\)"),
-    ({"about": {"hidden": True}}, "hidden is True; expected an integer"),
+    ({"about": {"metric": "l1"}}, "metric: expected one of l2, cosine, got 'l1'"),
+    ({"about": {"architecture": "cnn"}}, "architecture: expected one of linear, mlp, lstm, got 'cnn'"),
+    ({"about": {"architecture": "lstm"}}, r"expected the tensor 'network\.lstm\.weight_ih_l0', got a file without it"),
+    ({"about": {"hidden": 0}}, "hidden: expected an integer from 1 to 1048576, got 0"),
+    ({"about": {"hidden": 1 << 60}}, "hidden: expected an integer from 1 to 1048576, got 1152921504606846976"),
+    ({"about": {"hidden": 1 << 20}}, r"'network\.logit\.0\.weight': expected .*, got torch.float32 \(6, 12\)"),
+    ({"about": {"hidden": True}}, "hidden: expected an integer from 1 to 1048576, got True"),
     ({"about": {"dropout": 1.0}}, r"dropout: expected a share in \[0, 1\), got 1\.0"),
-    ({"about": {"dropout": "half"}}, "dropout is 'half'; expected a finite number"),
-    ({"about": {"dropout": 10**400}}, "dropout is 1000.*; expected a finite number"),
-    ({"about": {"equal_error": None}}, "equal_error is None; expected a finite number"),
-    ({"about": {"false_alarm": [1.0]}}, r"false_alarm_rates is \[0.5, 1.0\]; expected 1 rates"),
-    ({"about": {"false_alarm_rates": [0.1, 7.0]}}, r"false_alarm_rates is \[0.1, 7.0\]"),
-    ({"about": {"false_alarm": [1.0, "x"]}}, "false_alarm is .*; expected a list of finite numbers"),
-    ({"about": {"natural": -1}}, "natural is -1; expected an integer"),
-    ({"tensors": {"network.mean": torch.zeros(3, 3)}}, r"'network\.mean' is torch.float32 \(3, 3\)"),
-    ({"tensors": {"network.scale": torch.zeros(3, 4)}}, r"network\.scale is 0.0; expected positive numbers"),
-    ({"tensors": {"network.logit.0.bias": torch.full((6,), torch.nan)}}, "holds values that are NaN or infinite"),
-    ({"tensors": {"network.logit.0.bias": None}}, r"lacks the tensor 'network\.logit\.0\.bias'"),
-    ({"tensors": {"spare": torch.zeros(1)}}, "holds 1 tensors that do not belong, first 'spare'"),
-    ({"about": {"kind": "medoid"}}, "lacks the tensor 'members'"),
+    ({"about": {"dropout": "half"}}, "dropout: expected a finite number, got 'half'"),
+    ({"about": {"dropout": 10**400}}, "dropout: expected a finite number, got 1000.*"),
+    ({"about": {"equal_error": None}}, "equal_error: expected a finite number, got None"),
+    (
+        {"about": {"false_alarm": [1.0]}},
+        r"false_alarm_rates: expected 1 rates in \[0, 1\], as many as false_alarm has, got \[0\.5, 1\.0\]",
+    ),
+    ({"about": {"false_alarm_rates": [0.1, 7.0]}}, r"false_alarm_rates: expected .*, got \[0.1, 7.0\]"),
+    ({"about": {"false_alarm": [1.0, "x"]}}, "false_alarm: expected a list of finite numbers, got .*"),
+    ({"about": {"natural": -1}}, "natural: expected an integer from 1 to 1048576, got -1"),
+    ({"tensors": {"network.mean": torch.zeros(3, 3)}}, r"'network\.mean': expected .*, got torch.float32 \(3, 3\)"),
+    ({"tensors": {"network.scale": torch.zeros(3, 4)}}, r"network\.scale: expected positive numbers, got 0.0"),
+    (
+        {"tensors": {"network.logit.0.bias": torch.full((6,), torch.nan)}},
+        r"'network\.logit\.0\.bias': expected finite values, got NaN or infinity",
+    ),
+    (
+        {"tensors": {"network.logit.0.bias": None}},
+        r"expected the tensor 'network\.logit\.0\.bias', got a file without it",
+    ),
+    ({"tensors": {"spare": torch.zeros(1)}}, "expected no further tensors, got 1 that do not belong, first 'spare'"),
+    ({"about": {"kind": "medoid"}}, "expected the tensor 'members', got a file without it"),
 ]
 
 
@@ -213,7 +224,10 @@ def test_an_unfinished_write_leaves_nothing(detector, tmp_path):
 
 
 def test_mistakes(detector):
-    with pytest.raises(ValueError, match=r"network takes embeddings of \(3, 5\); expected \(3, 4\), the trajectory's"):
+    with pytest.raises(
+        ValueError,
+        match=r"network: expected one for embeddings of \(3, 4\), like the trajectory's, got one for \(3, 5\)",
+    ):
         replace(detector, network=network(width=5))
     with pytest.raises(
         ValueError, match=r"network: expected one in evaluation mode \(network\.eval\(\)\), got one in training mode"

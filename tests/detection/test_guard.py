@@ -233,7 +233,9 @@ def test_the_threshold(tiny, faces, representatives):
 
 def test_a_detector_of_another_model(tiny, representatives):
     other = detector_of(replace(representatives, model="huge"))
-    with pytest.raises(ValueError, match="detector was fitted on 'huge'; expected 'tiny', the model"):
+    with pytest.raises(
+        ValueError, match="detector: expected one that was fitted on the model 'tiny', got one of 'huge'"
+    ):
         Guard(model=tiny, detector=other, threshold=0.0)
     wide = Representatives(
         kind="centroid",
@@ -253,8 +255,8 @@ def test_a_detector_of_another_model(tiny, representatives):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"model": nn.ReLU()}, TypeError, "model: expected a FaceModel, got a ReLU"),
-        ({"detector": 3}, TypeError, "detector: expected a Detector, got a int"),
+        ({"model": nn.ReLU()}, TypeError, "model: expected a FaceModel, got ReLU"),
+        ({"detector": 3}, TypeError, "detector: expected a Detector, got int"),
         ({"precision": "tf32"}, ValueError, "precision: expected one of fp32, bf16, got 'tf32'"),
         ({"sizes": ()}, ValueError, r"sizes: expected ascending batch sizes >= 1, got \(\)"),
         ({"sizes": (4, 2)}, ValueError, "expected ascending batch sizes"),

@@ -127,7 +127,7 @@ X, Y = clusters()
 @pytest.mark.parametrize(
     ("batches", "options", "error", "message"),
     [
-        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches: expected batches to iterate twice, got a generator.*"),
+        (((x, y) for x, y in [(X, Y)]), {}, TypeError, "batches: expected batches to iterate twice, got generator.*"),
         ([], {}, ValueError, "batches: expected one or more features, got none"),
         ([(X, Y)], {"k": 61}, ValueError, "k: expected at most 60, the number of features, got 61"),
         ([(X, Y)], {"k": 0}, ValueError, "k: expected 1 or more, got 0"),
@@ -183,7 +183,7 @@ def test_mistakes_of_a_score():
         made.score(torch.ones(2, 5), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="predicted: expected .*, got torch.float32"):
         made.score(X, torch.ones(60))
-    with pytest.raises(ValueError, match="projection gives 3 numbers; expected 6"):
+    with pytest.raises(ValueError, match="projection: expected 6 numbers like the index, got 3"):
         replace(made, neighbours=Neighbours(X, Y))
     with pytest.raises(ValueError, match="processing: expected a projection with 'pca', and only there, got 'l2'"):
         replace(made, processing="l2")
@@ -195,7 +195,9 @@ def test_damaged_files(damaged, tmp_path):
     path = tmp_path / "k.safetensors"
     fit_knn([(X, Y)], k=5, **NAMES).save(path)
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(DetectionFileError, match=r"k\.safetensors is not a whole safetensors file"):
+    with pytest.raises(
+        DetectionFileError, match=r"k\.safetensors: expected a whole safetensors file of the kind 'knn score', got"
+    ):
         load_knn(path)
 
 
@@ -208,20 +210,20 @@ ABOUT = {
 @pytest.mark.parametrize(
     ("about", "tensors", "message"),
     [
-        ({"k": 61}, {}, "k is 61; expected at most 60"),
-        ({"k": 0}, {}, "k is 0; expected an integer from 1"),
-        ({"weighting": "x"}, {}, "weighting is 'x'"),
-        ({"backend": "annoy"}, {}, "backend is 'annoy'; expected one of brute, faiss"),
-        ({"processing": "pca"}, {}, "lacks the tensor 'mean'"),
+        ({"k": 61}, {}, "k: expected at most 60, the size of the index, got 61"),
+        ({"k": 0}, {}, "k: expected an integer from 1 to 1048576, got 0"),
+        ({"weighting": "x"}, {}, "weighting: expected .*, got 'x'"),
+        ({"backend": "annoy"}, {}, "backend: expected one of brute, faiss, got 'annoy'"),
+        ({"processing": "pca"}, {}, "expected the tensor 'mean', got a file without it"),
         (
             {"processing": "pca"},
             {"mean": torch.zeros(9, dtype=torch.float64), "matrix": torch.zeros(9, 5, dtype=torch.float64)},
-            r"'matrix' is torch.float64 \(9, 5\); expected torch.float64 \(9, 6\)",
+            r"'matrix': expected torch.float64 \(9, 6\), got torch.float64 \(9, 5\)",
         ),
-        ({}, {"mean": torch.zeros(9)}, "1 tensors that do not belong, first 'mean'"),
-        ({}, {"labels": Y.int()}, "'labels' is torch.int32"),
-        ({}, {"features": X * torch.inf}, "'features' holds values that are NaN or infinite"),
-        ({"calibrated": True}, {}, "false_alarm_rates is None"),
+        ({}, {"mean": torch.zeros(9)}, "expected no further tensors, got 1 that do not belong, first 'mean'"),
+        ({}, {"labels": Y.int()}, "'labels': expected .*, got torch.int32"),
+        ({}, {"features": X * torch.inf}, "'features': expected finite values, got NaN or infinity"),
+        ({"calibrated": True}, {}, "false_alarm_rates: expected .*, got None"),
     ],
 )
 def test_hostile_files(about, tensors, message, tmp_path):

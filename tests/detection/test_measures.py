@@ -159,7 +159,9 @@ def test_mistakes_of_options():
     with pytest.raises(ValueError, match="rates: expected .*, got 1.5"):
         calibrate([1.0], [2.0], rates=(1.5,))
     for options in ({"draws": 0}, {"level": 1.0}, {"seed": -1}):
-        with pytest.raises(ValueError, match="draws, level, seed are"):
+        with pytest.raises(
+            ValueError, match=r"draws, level, seed: expected at least 1, a share in \(0, 1\) and at least 0, got .*"
+        ):
             auc_interval([1.0], [2.0], **options)
     with pytest.raises(
         ValueError, match=r"people: expected shape \(2,\) for adversarial, one for each score, got \(1,\)"

@@ -168,7 +168,7 @@ def test_nothing_is_recorded_for_a_backward_pass():
 GOOD = {"features": features(4, 3), "labels": torch.arange(4)}
 META = {"device": "meta"}
 MISTAKES = [
-    ({"features": [[1.0]]}, TypeError, "features: expected a torch.Tensor, got a list"),
+    ({"features": [[1.0]]}, TypeError, "features: expected a torch.Tensor, got list"),
     ({"features": GOOD["features"].double()}, TypeError, "features: expected dtype torch.float32, got torch.float64"),
     ({"features": torch.ones(4)}, ValueError, r"features: expected .*, got \(4,\)"),
     ({"features": torch.ones(4, 0)}, ValueError, r"features: expected shape \(any, any but 0\), got \(4, 0\)"),
@@ -205,7 +205,7 @@ def test_mistakes_of_the_index(change, error, message):
         (torch.ones(2, 3, dtype=torch.float16), 1, TypeError, "queries: expected .*, got torch.float16"),
         (torch.ones(2, 3, **META), 1, ValueError, "queries: expected cpu, the device of the features, got meta"),
         (torch.full((2, 3), float("inf")), 1, ValueError, "queries: expected finite values, got NaN or infinity"),
-        (None, 1, TypeError, "queries: expected .*, got a NoneType"),
+        (None, 1, TypeError, "queries: expected .*, got NoneType"),
     ],
     ids=lambda v: v[:30] if isinstance(v, str) else "",
 )
@@ -217,7 +217,8 @@ def test_mistakes_of_a_search(queries, k, error, message):
 def test_faiss_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ImportError, match=r"backend 'faiss' needs faiss; install it with: pip install 'fastadv\[faiss\]'"
+        ImportError,
+        match="backend: expected the package faiss for 'faiss', got no such package; pip install 'fastadv.faiss.'",
     ):
         Neighbours(**GOOD, backend="faiss")
 

@@ -113,7 +113,9 @@ def test_medoids_by_brute_force(labelled, metric, cells, monkeypatch):
 def test_the_first_of_equal_medoids_wins():
     value = torch.tensor([[3.0], [-1.0], [1.0], [0.5]])
     labels = torch.tensor([1, 0, 0, 1])
-    with pytest.raises(ValueError, match="class 'y' came back after another one"):
+    with pytest.raises(
+        ValueError, match="labels: expected the images of a class one after the other, got class 'y' again"
+    ):
         medoids([([value], labels)], layers=["a"], classes=["x", "y"], model="m")
     order = torch.tensor([1, 2, 0, 3])
     made = medoids([([value[order]], labels[order])], layers=["a"], classes=["x", "y"], model="m")
@@ -162,7 +164,7 @@ BATCH_MISTAKES = [
     (
         lambda v, y: (v[0], y),
         TypeError,
-        r"values: expected a sequence of tensors \(N, C\), one per layer, got a Tensor",
+        r"values: expected a sequence of tensors \(N, C\), one per layer, got Tensor",
     ),
     (lambda v, y: (v[:2], y), ValueError, "values: expected 3 layers, got 2"),
     (lambda v, y: ([v[0].double(), *v[1:]], y), TypeError, r"values\[0\]: expected .*, got torch.float64"),
@@ -174,15 +176,19 @@ BATCH_MISTAKES = [
     (
         lambda v, y: ([v[0], v[1][1:], v[2]], y),
         ValueError,
-        r"values\[1\]: expected 20 on cpu, like values\[0\], got 19 rows on cpu",
+        r"values\[1\]: expected 20 rows on cpu, like values\[0\], got 19 on cpu",
     ),
     (lambda v, y: ([v[0][:, :0], *v[1:]], y), ValueError, r"values\[0\]: expected .*, got \(20, 0\)"),
     (lambda v, y: (v, y + 1), ValueError, r"labels: expected classes in \[0, 4\), got 1 to 4"),
     (lambda v, y: (v, y - 1), ValueError, "labels: expected .*, got -1 to 2"),
     (lambda v, y: (v, y.float()), TypeError, "labels: expected .*, got torch.float32"),
     (lambda v, y: (v, y[1:]), ValueError, r"labels: expected .*, got \(19,\)"),
-    (lambda v, y: (v, y.tolist()), TypeError, "labels: expected .*, got a list"),
-    (lambda v, y: (v, y.clamp(min=2)), ValueError, "2 of 4 classes had no image, first 'ada'"),
+    (lambda v, y: (v, y.tolist()), TypeError, "labels: expected .*, got list"),
+    (
+        lambda v, y: (v, y.clamp(min=2)),
+        ValueError,
+        "classes: expected at least one image of each, got none of 2 of 4, first 'ada'",
+    ),
 ]
 
 
@@ -195,7 +201,9 @@ def test_mistakes_of_batches(labelled, make, change, error, message):
 
 @pytest.mark.parametrize("make", [centroids, medoids])
 def test_other_mistakes(labelled, make):
-    with pytest.raises(ValueError, match="4 of 4 classes had no image"):
+    with pytest.raises(
+        ValueError, match="classes: expected at least one image of each, got none of 4 of 4, first 'ada'"
+    ):
         make([], **NAMES)
     with pytest.raises(ValueError, match="classes: expected distinct names, got 2, 1 of them distinct"):
         make([], **{**NAMES, "classes": ("a", "a")})
@@ -251,12 +259,15 @@ def test_damaged_files(representatives, tmp_path, damaged):
     path = tmp_path / "r.safetensors"
     representatives.save(path)
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(DetectionFileError, match=r"r\.safetensors is not a whole safetensors file"):
+    with pytest.raises(
+        DetectionFileError,
+        match=r"r\.safetensors: expected a whole safetensors file of the kind 'representatives', got",
+    ):
         load_representatives(path)
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(DetectionFileError, match=r"none does not exist; expected a safetensors file"):
+    with pytest.raises(DetectionFileError, match="expected a safetensors file with representatives, got no such file"):
         load_representatives(tmp_path / "none")
     with pytest.raises(DetectionFileError, match="is a directory"):
         load_representatives(tmp_path)
@@ -280,27 +291,36 @@ FILE_MISTAKES = [
     ({"kind": "detector"}, "expected 'representatives' of fastadv.detection, got 'detector'"),
     ({"version": "2"}, "expected version 1, got '2'"),
     ({"about": None}, None),
-    ({"raw": "{"}, "has no readable description"),
-    ({"raw": '{"kind": NaN}'}, "has no readable description: NaN is no number"),
-    ({"raw": "[" * 100_000}, "has no readable description"),
-    ({"raw": "[1]"}, "expected a description that is an object, got a list"),
-    ({"about": {"kind": "mean"}}, "kind is 'mean'; expected one of centroid, medoid"),
-    ({"about": {"kind": "medoid"}}, "lacks the tensor 'members'"),
-    ({"about": {"layers": "conv"}}, "layers is 'conv'; expected a list of texts"),
+    ({"raw": "{"}, "expected a description of its tensors, got one that cannot be read: Expecting"),
+    (
+        {"raw": '{"kind": NaN}'},
+        "expected a description of its tensors, got one that cannot be read: description: expected numbers of JSON, got NaN",
+    ),
+    ({"raw": "[" * 100_000}, "expected a description of its tensors, got one that cannot be read: maximum"),
+    ({"raw": "[1]"}, "expected a description that is an object, got list"),
+    ({"about": {"kind": "mean"}}, "kind: expected one of centroid, medoid, got 'mean'"),
+    ({"about": {"kind": "medoid"}}, "expected the tensor 'members', got a file without it"),
+    ({"about": {"layers": "conv"}}, "layers: expected a list of texts, got 'conv'"),
     ({"about": {"layers": []}}, "layers: expected distinct names, got 0"),
-    ({"about": {"layers": ["a", "b", "c", "d"]}}, r"lacks the tensor 'vectors\.3'"),
-    ({"about": {"layers": ["a", "b"]}}, "holds 1 tensors that do not belong, first 'vectors.2'"),
+    ({"about": {"layers": ["a", "b", "c", "d"]}}, r"expected the tensor 'vectors\.3', got a file without it"),
+    ({"about": {"layers": ["a", "b"]}}, r"expected no further tensors, got 1 that do not belong, first 'vectors\.2'"),
     ({"about": {"classes": ["a", "b", "c", "c"]}}, "classes: expected distinct names, got 4, 3 of them distinct"),
-    ({"about": {"classes": [1, 2, 3, 4]}}, "classes is .*; expected a list of texts"),
-    ({"about": {"model": 3}}, "model is 3; expected a text"),
-    ({"about": {"provenance": {"a": 1}}}, "provenance is .*; expected texts by name"),
-    ({"tensors": {"vectors.0": torch.full((4, 5), torch.inf)}}, r"'vectors\.0' holds values that are NaN or infinite"),
-    ({"tensors": {"vectors.0": torch.ones(3, 5)}}, r"'vectors\.0' is torch.float32 \(3, 5\); expected .* \(4, any\)"),
-    ({"tensors": {"vectors.0": torch.ones(4, 0)}}, r"'vectors\.0' is torch.float32 \(4, 0\)"),
-    ({"tensors": {"vectors.0": torch.ones(4, 5).half()}}, r"'vectors\.0' is torch.float16"),
-    ({"tensors": {"vectors.0": None}}, r"lacks the tensor 'vectors\.0'"),
+    ({"about": {"classes": [1, 2, 3, 4]}}, "classes: expected a list of texts, got .*"),
+    ({"about": {"model": 3}}, "model: expected a text, got 3"),
+    ({"about": {"provenance": {"a": 1}}}, "provenance: expected texts by name, got .*"),
+    (
+        {"tensors": {"vectors.0": torch.full((4, 5), torch.inf)}},
+        r"'vectors\.0': expected finite values, got NaN or infinity",
+    ),
+    ({"tensors": {"vectors.0": torch.ones(3, 5)}}, r"'vectors\.0': expected .* \(4, any\), got torch.float32 \(3, 5\)"),
+    ({"tensors": {"vectors.0": torch.ones(4, 0)}}, r"'vectors\.0': expected .*, got torch.float32 \(4, 0\)"),
+    ({"tensors": {"vectors.0": torch.ones(4, 5).half()}}, r"'vectors\.0': expected .*, got torch.float16"),
+    ({"tensors": {"vectors.0": None}}, r"expected the tensor 'vectors\.0', got a file without it"),
     ({"tensors": {"counts": torch.zeros(4, dtype=torch.int64)}}, "counts: expected .*, got torch.int64"),
-    ({"tensors": {"members": torch.ones(3, 4, dtype=torch.int64)}}, "1 tensors that do not belong, first 'members'"),
+    (
+        {"tensors": {"members": torch.ones(3, 4, dtype=torch.int64)}},
+        "expected no further tensors, got 1 that do not belong, first 'members'",
+    ),
 ]
 
 
@@ -314,5 +334,8 @@ def test_hostile_files(representatives, tmp_path, change, message):
         save_file(representatives.tensors(), path, header if raw is None else {**header, "about": raw})
     else:
         rewritten(representatives, path, **given)
-    with pytest.raises(DetectionFileError, match=message or "has no readable description"):
+    with pytest.raises(
+        DetectionFileError,
+        match=message or "expected a description of its tensors, got one that cannot be read: 'about'",
+    ):
         load_representatives(path)

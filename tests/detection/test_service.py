@@ -168,7 +168,7 @@ REFUSED = {
     "no image of its type": (415, b"hello", "image/png", "the body is no JPEG, PNG, BMP, WebP or PPM image"),
     "no image": (415, b"hello", "application/octet-stream", "the body is no JPEG, PNG, BMP, WebP or PPM image"),
     "a format that is not taken": (415, encoded(pixels(0), "GIF"), "image/gif", "PPM image but GIF"),
-    "16 bits": (400, b"P6 1 1 65535\n" + bytes(6), "image/x-portable-pixmap", "more than 8 bits per channel"),
+    "16 bits": (400, b"P6 1 1 65535\n" + bytes(6), "image/x-portable-pixmap", "expected 8 bits per channel"),
     "a part of another type": (415, *form([("a.txt", "text/plain", b"hi")]), "a.txt: content type is 'text/plain'"),
     "nothing": (400, b"", "image/png", "the body is empty; expected an image"),
     "a form of nothing": (400, *form([]), "the form has no file"),
@@ -176,8 +176,8 @@ REFUSED = {
     "too many parts": (400, *form([(f"{i}.png", "image/png", encoded(pixels(i))) for i in range(4)]), "Too many files"),
     "no form": (400, b"not a form", "multipart/form-data", "boundary"),
     "cut short": (400, CUT, "image/png", "the body: the image is damaged"),
-    "too many pixels": (400, BOMB, "image/png", "the body: 2000x2000 is more than 100000 pixels"),
-    "far too many pixels": (400, HUGE, "image/png", "the body: 30000x30000 is more than 100000 pixels"),
+    "too many pixels": (400, BOMB, "image/png", "the body: expected at most 100000 pixels, got 2000x2000"),
+    "far too many pixels": (400, HUGE, "image/png", "the body: expected at most 100000 pixels, got 30000x30000"),
     "too large": (413, bytes(70000), "image/png", "the body is larger than 60000 bytes"),
 }
 

@@ -99,7 +99,7 @@ def test_hooks_are_removed_whatever_happens(tiny, faces):
     with pytest.raises(RuntimeError, match="broken on the way"):
         tap(faces(1))
     assert hooks(tiny) == 0
-    with pytest.raises(ValueError, match="expects shape"):
+    with pytest.raises(ValueError, match=r"images: expected shape \(N, 3, 16, 16\) for 'tiny', got \(1, 3, 4, 4\)"):
         tap(torch.rand(1, 3, 4, 4))
     assert hooks(tiny) == 0
     del tiny.backbone.block  # gone after the tap was made
@@ -152,9 +152,9 @@ def test_activations_are_not_kept(tiny, faces):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (("twice",), "layer 'twice' ran more than once"),
-        (("never",), "layer 'never' did not run"),
-        (("tokens",), r"layer 'tokens' gave the shape \(2, 7, 16\); expected \(N, C, H, W\) or \(N, C\)"),
+        (("twice",), "layer 'twice': expected one run in the forward pass, got more"),
+        (("never",), "layer 'never': expected one run in the forward pass, got none"),
+        (("tokens",), r"layer 'tokens': expected an output of shape \(N, C, H, W\) or \(N, C\), got \(2, 7, 16\)"),
     ],
 )
 def test_layers_that_cannot_be_tapped(tiny, faces, layers, message):
@@ -166,7 +166,7 @@ def test_layers_that_cannot_be_tapped(tiny, faces, layers, message):
 def test_outputs_that_cannot_be_tapped(tiny, faces):
     with tiny.backbone.conv.register_forward_hook(lambda m, i, o: o.double()), pytest.raises(TypeError) as caught:
         LayerTap(model=tiny)(faces(1))
-    assert "layer 'conv' gave torch.float64; expected float32, bfloat16 or float16" in str(caught.value)
+    assert "layer 'conv': expected an output of float32, bfloat16 or float16, got torch.float64" in str(caught.value)
     lstm = torch.nn.LSTM(4, 4)
 
     class Pair(torch.nn.Module):
@@ -194,11 +194,11 @@ def test_a_layer_with_other_rows(tiny, faces):
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"model": torch.nn.ReLU()}, TypeError, "model: expected a FaceModel, got a ReLU"),
+        ({"model": torch.nn.ReLU()}, TypeError, "model: expected a FaceModel, got ReLU"),
         ({"layers": "conv"}, TypeError, "layers: expected a sequence of names, got the text 'conv'"),
         ({"layers": ()}, ValueError, "layers: expected one name or more, got none"),
         ({"layers": ("conv", "conv")}, ValueError, "expected distinct names"),
-        ({"layers": ("convo",)}, ValueError, "layers names 'convo', which the backbone of 'tiny' lacks"),
+        ({"layers": ("convo",)}, ValueError, "layers: expected submodules of the backbone of 'tiny', got 'convo'"),
     ],
 )
 def test_mistakes(tiny, fields, error, message):
@@ -209,7 +209,9 @@ def test_mistakes(tiny, fields, error, message):
 def test_training_mode_is_refused(tiny, faces):
     tap = LayerTap(model=tiny)
     tiny.backbone.norm.train()
-    with pytest.raises(ValueError, match=r"'tiny' is in training mode; expected model\.eval\(\)"):
+    with pytest.raises(
+        ValueError, match=r"model: expected one in evaluation mode, got 'tiny' in training mode; call \.eval\(\)"
+    ):
         LayerTap(model=tiny)
     tiny.train()
     with pytest.raises(ValueError, match="'tiny' is in training mode"):

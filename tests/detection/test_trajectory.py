@@ -79,7 +79,7 @@ def test_an_image_alone_or_among_others(representatives, labelled):
 
 
 def test_mistakes(representatives, labelled):
-    with pytest.raises(TypeError, match="representatives: expected Representatives, got a list"):
+    with pytest.raises(TypeError, match="representatives: expected Representatives, got list"):
         Trajectory(representatives=[])
     with pytest.raises(ValueError, match="metric: expected 'l2' or 'cosine', got 'l1'"):
         Trajectory(representatives=representatives, metric="l1")
@@ -91,7 +91,7 @@ def test_mistakes(representatives, labelled):
         trajectory([])
     with pytest.raises(ValueError, match=r"centroids\[0\]: expected shape \(any, 7\), got \(4, 5\)"):
         trajectory([values[1], values[1], values[2]])
-    with pytest.raises(TypeError, match=r"features\[0\]: expected .*, got a int"):
+    with pytest.raises(TypeError, match=r"features\[0\]: expected .*, got int"):
         trajectory([1, 2, 3])
 
 

@@ -161,8 +161,13 @@ def test_mistakes_of_mahalanobis(labelled):
 def test_mistakes_of_lid():
     x = torch.ones(5, 2)
     for reference, k, error, message in (
-        ([x], 2, TypeError, "reference is no tuple"),
-        ((), 2, TypeError, "reference is no tuple"),
+        (
+            [x],
+            2,
+            TypeError,
+            r"reference: expected a tuple of tensors \(M, C\), one per layer, got \[a Tensor of torch\.flo",
+        ),
+        ((), 2, TypeError, r"reference: expected a tuple of tensors \(M, C\), one per layer, got \(\)"),
         ((x, x[1:]), 2, ValueError, r"reference\[1\]: expected 5 rows, got 4"),
         ((x,), 1, ValueError, "k: expected 2 or more, and fewer than the 5 rows, got 1"),
         ((x,), 5, ValueError, "k: expected 2 or more, and fewer than the 5 rows, got 5"),

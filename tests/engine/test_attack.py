@@ -95,7 +95,10 @@ def test_a_result_in_a_line_a_table_and_a_folder(tmp_path):
 def test_a_table_needs_pandas_and_says_so(monkeypatch):
     made = fa.attack("fgsm", MODEL, X, LABELS)
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(ImportError, match=r"to_pandas needs pandas: pip install 'fastadv\[pandas\]'"):
+    with pytest.raises(
+        ImportError,
+        match=r"to_pandas: expected the package pandas, got no such package; pip install 'fastadv\[pandas\]'",
+    ):
         made.to_pandas()
 
 

@@ -253,7 +253,7 @@ def test_an_empty_batch_gives_an_empty_result():
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[..., :8]),
-            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float64 of shape \(3, 16, 16\)",
+            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float32 of shape \(3, 16, 8\)",
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[0]),
@@ -263,14 +263,17 @@ def test_an_empty_batch_gives_an_empty_result():
             lambda: fa.run(attacks.fim(), Impersonate(faces(3), threshold=0.5), model(), faces(2)),
             "one row for each of",
         ),
-        (lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)), "no class head"),
+        (
+            lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)),
+            "head: expected a class head for logits, got 'small' without one",
+        ),
         (
             lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([7])), model(head=nn.Linear(12, 3)), faces(1)),
             "labels: expected numbers below the model's 3 classes, got 7",
         ),
         (
             lambda: fa.run(attacks.fim(), Impersonate(torch.ones(1, 5), threshold=0.5), model(), faces(1)),
-            "embeddings: expected 12 numbers like the model's, got 5",
+            "goal: expected embeddings of 12 numbers like the model's, got 5",
         ),
         (
             lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), ids=[1, 2]),
@@ -287,7 +290,7 @@ def test_an_empty_batch_gives_an_empty_result():
         (lambda: Engine(poll=0), "poll: expected a positive integer"),
         (
             lambda: Engine(capture=True).resolve(model()),
-            "capture needs a model on a CUDA device, got one on cpu",
+            "capture: expected a model on a CUDA device with True, got one on cpu",
         ),
         (
             lambda: (

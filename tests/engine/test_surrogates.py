@@ -187,7 +187,10 @@ def test_goals_on_logits_take_dropout_too():
 def test_embeddings_do_not_do_where_other_networks_must_embed():
     x, goal = faces(2), Impersonate(torch.randn(2, 12), threshold=0.9)
     for name in ("dropout", "ensemble"):
-        with pytest.raises(ValueError, match=r"the goal must hold images .* got embeddings \(2, 12\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"goal: expected images \(N, 3, H, W\) to compare with, since the surrogate embeds them by i",
+        ):
             fa.run(Recipe(attack=PLAIN, surrogate=SURROGATES[name]), goal, model(), x)
 
 
@@ -200,5 +203,8 @@ def test_wrong_compositions_are_refused():
         Ensemble(others=(model(1),), weights=(1,))
     other = Surrogate(ensemble=Ensemble(others=(model(1, size=(24, 24)),)))
     goal = Impersonate(faces(2), threshold=0.9)
-    with pytest.raises(ValueError, match=r"others must take \(3, 16, 16\) images on cpu like 'small0'"):
+    with pytest.raises(
+        ValueError,
+        match=r"others: expected models for images \(3, 16, 16\) on cpu like 'small0', got 'small1' for \(3, 24, 24\)",
+    ):
         fa.run(Recipe(attack=PLAIN, surrogate=other), goal, model(), faces(2))

@@ -316,7 +316,9 @@ def test_linear_and_batch_norm_without_affine() -> None:
 
 def test_refuses_training_mode() -> None:
     model = load("mobileface_v2", random_weights_seed=0)
-    with pytest.raises(ValueError, match=r"model: it is in training mode.*call \.eval\(\) first"):
+    with pytest.raises(
+        ValueError, match="model: expected one in evaluation mode, got one that is in training mode, .*call .eval"
+    ):
         prepare(model.train())
     model.eval()
     model.backbone.bn1.train()
@@ -328,7 +330,7 @@ def test_refuses_other_precisions() -> None:
     model = load("mobileface_v2", random_weights_seed=0)
     with pytest.raises(ValueError, match=r"precision: expected one of fp32, tf32, bf16, got 'fp16'"):
         prepare(model, precision="fp16")
-    with pytest.raises(ValueError, match=r"'tf32' exists only on CUDA devices, the model is on 'cpu'"):
+    with pytest.raises(ValueError, match="precision: expected a model on a CUDA device with 'tf32', got one on 'cpu'"):
         prepare(model, precision="tf32")
     with pytest.raises(ValueError, match=r"was already rounded to bf16"):
         prepare(prepare(model, precision="bf16"))

@@ -155,21 +155,33 @@ def without(*names):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"weight": torch.zeros(2)}, "does not hold a denoiser; expected encoder.0.weight and stride.* got weight"),
-        (without("stride"), "does not hold a denoiser; expected .* got decoder.0.bias, .*, ..."),
+        ({"weight": torch.zeros(2)}, "expected a denoiser with the tensors encoder.0.weight and stride, got weight in"),
+        (without("stride"), "expected a denoiser with the tensors .*, got decoder.0.bias, .*, ... in"),
         (
             {**STATE, "stride": torch.tensor(3)},
-            "does not hold a denoiser: stride: expected an integer in .1, 2., got 3",
+            "expected a denoiser, got other tensors in .*: stride: expected an integer in .1, 2., got 3",
         ),
-        ({**STATE, "stride": torch.tensor(1.0)}, "does not hold a denoiser"),
-        ({**STATE, "stride": torch.tensor([1, 1])}, "does not hold a denoiser"),
-        (without("decoder.1.bias"), "does not fit the model: 1 missing: decoder.1.bias"),
-        ({**STATE, "more": torch.zeros(1)}, "does not fit the model: 1 unexpected: more"),
+        (
+            {**STATE, "stride": torch.tensor(1.0)},
+            "weights: expected a denoiser with the tensors encoder.0.weight and stride, got",
+        ),
+        (
+            {**STATE, "stride": torch.tensor([1, 1])},
+            "weights: expected a denoiser with the tensors encoder.0.weight and stride, got",
+        ),
+        (without("decoder.1.bias"), "expected tensors that fit the model, got others in .*: 1 missing: decoder.1.bias"),
+        (
+            {**STATE, "more": torch.zeros(1)},
+            "expected tensors that fit the model, got others in .*: 1 unexpected: more",
+        ),
         (
             {**STATE, "encoder.1.weight": torch.zeros(3, 3, 5, 5)},
-            r"does not fit the model: 1 misshapen: encoder.1.weight .expected \(3, 3, 3",
+            r"expected tensors that fit the model, got others in .*: 1 misshapen: encoder.1.weight .expected \(3, 3, 3",
         ),
-        ({**STATE, "encoder.1.bias": torch.tensor([0, float("nan"), 0])}, "holds NaN or infinity"),
+        (
+            {**STATE, "encoder.1.bias": torch.tensor([0, float("nan"), 0])},
+            "weights: expected finite numbers, got NaN or infinity in .*: 1 non-finite: encoder.1.bias",
+        ),
     ],
 )
 def test_states_that_do_not_fit(state, words):
@@ -198,7 +210,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ({"width": 0}, "width: expected an integer in .1, 512., got 0"),
         ({"width": 8.0}, "width: expected an integer"),
         ({"layers": 2}, "layers: expected an integer in .4, 100., got 2"),
-        ({"layers": 15}, "layers: expected even, half of them convolutions, got 15"),
+        ({"layers": 15}, "layers: expected an even number, half of them convolutions, got 15"),
         ({"stride": 3}, "stride: expected an integer in .1, 2., got 3"),
         ({"stride": True}, "stride: expected an integer"),
     ],

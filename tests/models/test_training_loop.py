@@ -137,8 +137,14 @@ def test_the_steps_are_closed_when_a_state_cannot_be_kept():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda o: o["state"][0].update(momentum_buffer=torch.zeros(7)), r"momentum_buffer: expected \(1, 1\), got"),
-        (lambda o: o["param_groups"][0].update(lr="fast"), "optimizer: lr: expected a number"),
+        (
+            lambda o: o["state"][0].update(momentum_buffer=torch.zeros(7)),
+            r"optimizer: momentum_buffer: expected shape \(1, 1\), got \(7,\)",
+        ),
+        (
+            lambda o: o["param_groups"][0].update(lr="fast"),
+            "optimizer: lr: expected a float in every group, got something else",
+        ),
     ],
 )
 def test_an_optimizer_that_does_not_fit_is_refused(change, message):

@@ -67,7 +67,7 @@ def test_an_embedding_network_with_and_without_classes():
     model = fa.wrap(net, input_size=32, output="embedding")
     with torch.no_grad():
         torch.testing.assert_close(model(x), nn.functional.normalize(net(x), dim=1))
-    with pytest.raises(ValueError, match="no class head"):
+    with pytest.raises(ValueError, match="head: expected a class head for logits, got 'Classifier' without one"):
         model.logits(x)
     head = nn.Linear(10, 4)
     both = fa.wrap(net, input_size=32, output="embedding", head=head, name="both")
@@ -101,5 +101,7 @@ def test_what_a_model_shows_a_model_takes():
 def test_errors(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         fa.wrap(**{"network": network(), "input_size": 32, **arguments})
-    with pytest.raises(ValueError, match=r"expects shape \(N, 1, 32, 32\), got \(2, 3, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"images: expected shape \(N, 1, 32, 32\) for 'Classifier', got \(2, 3, 32, 32\)"
+    ):
         fa.wrap(network(1), channels=1, input_size=32).logits(images(2, 3, (32, 32)))

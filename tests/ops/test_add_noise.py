@@ -168,7 +168,7 @@ def zeros(*shape, **options):
 
 
 MISTAKES = [
-    ({"x": [0.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"x": [0.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got list"),
     ({"x": zeros(3, 4).half()}, TypeError, "x: expected dtype torch.float32, got torch.float16"),
     ({"x": zeros(3)}, ValueError, r"x: expected a batch \(N, C, H, W\), got shape \(3,\)"),
     (
@@ -186,7 +186,11 @@ MISTAKES = [
     ({"lo": 1.0, "hi": 0.0}, ValueError, r"lo, hi: expected lo <= hi, got 1\.0 and 0\.0"),
     ({"ids": torch.arange(4)}, ValueError, r"ids: expected .*, got \(4,\)"),
     ({"tick": -1}, ValueError, "tick: expected .*, got -1"),
-    ({"backend": "cuda"}, backends.BackendUnavailable, "add_noise_: backend 'cuda' cannot run on cpu"),
+    (
+        {"backend": "cuda"},
+        backends.BackendUnavailable,
+        "backend: expected one that can run add_noise_ on cpu, got 'cuda'",
+    ),
 ]
 
 
@@ -199,5 +203,5 @@ def test_mistakes(change, error, message):
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_x_and_origin_must_be_separate(backend):
     x = zeros(3, 4)
-    with pytest.raises(ValueError, match="x and origin share their memory"):
+    with pytest.raises(ValueError, match="x, origin: expected separate tensors, got shared memory"):
         ops.add_noise_(x, scale=0.1, origin=x, backend=backend, **KEY)

@@ -121,14 +121,14 @@ def test_numpy_arrays():
 
 
 MISTAKES = [
-    ({"x": None}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a NoneType"),
+    ({"x": None}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got NoneType"),
     (
         {"x": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)},
         TypeError,
         r"x: expected dtype torch\.float32, torch\.bfloat16 or torch\.float16, got torch\.uint8",
     ),
     ({"x": torch.zeros(3, 4, 4)}, ValueError, r"x: expected a batch \(N, C, H, W\), got shape \(3, 4, 4\)"),
-    ({"x": torch.zeros(1, 3, 4, 4), "backend": "gpu"}, ValueError, "backend is 'gpu'"),
+    ({"x": torch.zeros(1, 3, 4, 4), "backend": "gpu"}, ValueError, "backend: expected one of .*, got 'gpu'"),
     ({"x": torch.zeros(1, 3, 4, 4), "backend": "cuda"}, backends.BackendUnavailable, "box_blur: backend 'cuda'"),
 ]
 

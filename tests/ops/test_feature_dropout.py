@@ -296,7 +296,7 @@ def test_numpy_arrays():
 
 
 MISTAKES = [
-    ({"x": [1.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got a list"),
+    ({"x": [1.0]}, TypeError, "x: expected a torch.Tensor or a NumPy or CuPy array, got list"),
     (
         {"x": torch.zeros(3, 4, dtype=torch.float64)},
         TypeError,
@@ -333,8 +333,12 @@ MISTAKES = [
     ),
     ({"layer": 2**12}, ValueError, r"layer: expected an integer in \[0, 4096\), got 4096"),
     ({"layer": -1}, ValueError, "layer: expected .*, got -1"),
-    ({"backend": "gpu"}, ValueError, "backend is 'gpu'; expected one of reference, cpu, cuda, triton or 'auto'"),
-    ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout: backend 'cuda' cannot run on cpu: it takes"),
+    ({"backend": "gpu"}, ValueError, "backend: expected one of reference, cpu, cuda, triton or 'auto', got 'gpu'"),
+    (
+        {"backend": "cuda"},
+        backends.BackendUnavailable,
+        "backend: expected one that can run feature_dropout on cpu, got 'cuda': it takes",
+    ),
     ({"epsilon": 1}, TypeError, "epsilon"),
 ]
 

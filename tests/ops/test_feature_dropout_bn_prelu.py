@@ -237,7 +237,7 @@ MISTAKES = [
     ({"x": torch.zeros(3, 5).double()}, TypeError, "x: expected .*, got torch.float64"),
     ({"rate": 1.0}, ValueError, "rate: expected .*, got 1.0"),
     ({"ids": torch.arange(2)}, ValueError, r"ids: expected .*, got \(2,\)"),
-    ({"scale": None}, TypeError, r"scale: expected a torch\.Tensor, like x, got a NoneType"),
+    ({"scale": None}, TypeError, r"scale: expected a torch\.Tensor, like x, got NoneType"),
     ({"scale": torch.ones(5).double()}, TypeError, "scale: expected dtype torch.float32, got torch.float64"),
     ({"scale": torch.ones(1)}, ValueError, r"scale: expected shape \(5,\), as x has 5 channels, got \(1,\)"),
     ({"shift": torch.ones(6)}, ValueError, r"shift: expected shape \(5,\), as x has 5 channels, got \(6,\)"),
@@ -251,8 +251,16 @@ MISTAKES = [
     ({"slope": float("nan")}, ValueError, "slope: expected a finite number, a float32 tensor or None, got nan"),
     ({"ceiling": float("inf")}, ValueError, "ceiling: expected a finite number or None, got inf"),
     ({"keep": "output"}, ValueError, "keep: expected 'input' or 'result', got 'output'"),
-    ({"keep": "result", "slope": -0.1}, ValueError, "keep is 'result' and slope -0.1; the result does not tell"),
-    ({"backend": "cuda"}, backends.BackendUnavailable, "feature_dropout_bn_prelu: backend 'cuda' cannot run on cpu"),
+    (
+        {"keep": "result", "slope": -0.1},
+        ValueError,
+        "slope: expected a number of at least 0 with keep='result', which does not tell the sign ",
+    ),
+    (
+        {"backend": "cuda"},
+        backends.BackendUnavailable,
+        "backend: expected one that can run feature_dropout_bn_prelu on cpu, got 'cuda'",
+    ),
 ]
 
 

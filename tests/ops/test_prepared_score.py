@@ -211,7 +211,7 @@ def test_shapes_without_end_are_not_remembered():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"centroids": 3}, TypeError, r"centroids: expected a sequence of centroids \(K, C\), got a int"),
+        ({"centroids": 3}, TypeError, r"centroids: expected a sequence of centroids \(K, C\), got int"),
         ({"centroids": []}, ValueError, r"centroids: expected a sequence of one or more centroids \(K, C\), got none"),
         (
             {"centroids": [torch.zeros(11, 5), torch.zeros(4, 5)]},
@@ -223,8 +223,8 @@ def test_shapes_without_end_are_not_remembered():
         ({"metric": "l1"}, ValueError, "metric: expected 'l2' or 'cosine', got 'l1'"),
         ({"mean": torch.zeros(3, 4)}, ValueError, r"mean: expected shape \(3, 11\), got \(3, 4\)"),
         ({"scale": torch.zeros(3, 11).double()}, TypeError, "scale: expected .*, got torch.float64"),
-        ({"hidden": nn.ReLU()}, TypeError, "hidden: expected a Linear, an LSTM or None, got a ReLU"),
-        ({"hidden": nn.Linear(32, 20)}, ValueError, "hidden takes 32 numbers; expected 33"),
+        ({"hidden": nn.ReLU()}, TypeError, "hidden: expected a Linear, an LSTM or None, got ReLU"),
+        ({"hidden": nn.Linear(32, 20)}, ValueError, "hidden: expected 33 inputs, got 32"),
         (
             {"hidden": nn.LSTM(11, 20)},
             ValueError,
@@ -232,11 +232,19 @@ def test_shapes_without_end_are_not_remembered():
         ),
         ({"hidden": nn.LSTM(12, 20, batch_first=True)}, ValueError, "of 11 numbers"),
         ({"hidden": nn.LSTM(11, 20, batch_first=True, bidirectional=True)}, ValueError, "expected one layer"),
-        ({"last": nn.ReLU()}, TypeError, "last: expected a Linear, got a ReLU"),
-        ({"last": nn.Linear(19, 1)}, ValueError, "last takes 19 numbers; expected 20"),
-        ({"last": nn.Linear(20, 2)}, ValueError, "last makes 2 numbers; expected 1"),
-        ({"last": nn.Linear(20, 1).double()}, ValueError, "a parameter is torch.float64 on cpu"),
-        ({"last": nn.Linear(20, 1, device="meta")}, ValueError, "a parameter is torch.float32 on meta"),
+        ({"last": nn.ReLU()}, TypeError, "last: expected a Linear, got ReLU"),
+        ({"last": nn.Linear(19, 1)}, ValueError, "last: expected 20 inputs, got 19"),
+        ({"last": nn.Linear(20, 2)}, ValueError, "last: expected 1 output, got 2"),
+        (
+            {"last": nn.Linear(20, 1).double()},
+            ValueError,
+            r"parameters: expected torch\.float32 on the CPU, got torch\.float64 on cpu",
+        ),
+        (
+            {"last": nn.Linear(20, 1, device="meta")},
+            ValueError,
+            r"parameters: expected torch\.float32 on the CPU, got torch\.float32 on meta",
+        ),
     ],
 )
 def test_wrong_parameters(change, error, message):
@@ -273,7 +281,11 @@ def changed(**change):
         (changed(map=torch.zeros(2, 19)), ValueError, r"maps\[1\]: expected .*, got \(2, 19\)"),
         (changed(map=torch.zeros(2, 19, 0, 3)), ValueError, "with C, H, W >= 1"),
         (changed(map=torch.zeros(3, 19, 3, 3)), ValueError, r"maps\[1\]: expected 2 images, like images, got 3"),
-        (changed(map=torch.zeros(2, 19, 3, 3, device="meta")), ValueError, r"maps\[1\]: expected the CPU, got meta"),
+        (
+            changed(map=torch.zeros(2, 19, 3, 3, device="meta")),
+            ValueError,
+            r"maps\[1\]: expected a tensor on the CPU, got one on meta",
+        ),
         (changed(images=torch.zeros(2, 4, 6, 6)), ValueError, r"images: expected .*, got \(2, 4, 6, 6\)"),
     ],
 )

@@ -81,5 +81,8 @@ def test_errors(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_message_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'fastadv\[plot\]'"):
+    with pytest.raises(
+        ImportError,
+        match=r"figures: expected the package matplotlib, got no such package; pip install 'fastadv\[report\]'",
+    ):
         roc_figure([CLEAN])

@@ -251,7 +251,7 @@ def test_bad_folders_give_one_sentence(tmp_path: Path, run: Path) -> None:
     assert "expected the description of a run, got one without config or versions" in message()
     (run / "run.json").write_text(saved)
     (run / "manifest.parquet").write_bytes(b"PAR1")
-    assert "not a readable Parquet file" in message(ManifestError)
+    assert "expected a Parquet file, got one that cannot be read" in message(ManifestError)
     (run / "manifest.parquet").unlink()
     (run / "manifest.jsonl").write_text("")
     assert "expected a run with images, got one without" in message()

@@ -146,11 +146,11 @@ class Flat(nn.Module):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps": 0.0}, "eps: expected in .*, got 0.0"),
-        ({"eps": 10}, "eps: expected in .*, got 10"),
-        ({"step_size": float("nan")}, "step_size: expected in .*, got nan"),
+        ({"eps": 0.0}, r"eps: expected a number in \(0, 1\], in pixels of \[0, 1\], got 0\.0"),
+        ({"eps": 10}, r"eps: expected a number in \(0, 1\], in pixels of \[0, 1\], got 10"),
+        ({"step_size": float("nan")}, r"step_size: expected a number in \(0, 1\], in pixels of \[0, 1\], got nan"),
         ({"steps": 0}, "steps: expected an integer of at least 1, got 0"),
-        ({"steps": 2**20}, r"steps: expected below 2\*\*20, got 1048576"),
+        ({"steps": 2**20}, r"steps: expected a number below 2\*\*20, got 1048576"),
         ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
         ({"patience": 0}, "patience: expected an integer of at least 1, got 0"),
         ({"precision": "fp16"}, "precision: expected one of"),
@@ -162,7 +162,12 @@ def test_refuses(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "message"), [(Branching(), "cannot be traced"), (Flat(), "has no convolution")], ids=["branch", "flat"]
+    ("backbone", "message"),
+    [
+        (Branching(), "model: expected a backbone that can be traced, to find its layers, got 'm', which cannot"),
+        (Flat(), "model: expected a backbone with convolutions to fire, got 'm' without"),
+    ],
+    ids=["branch", "flat"],
 )
 def test_refuses_backbones(backbone, message):
     model = FaceModel(backbone, input_size=(4, 4), mean=(0, 0, 0), std=(1, 1, 1), name="m").eval()

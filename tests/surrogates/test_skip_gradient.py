@@ -136,11 +136,15 @@ class Branching(nn.Module):
 def test_refuses_models():
     with pytest.raises(TypeError, match="model: expected a FaceModel, got Linear"):
         SkipGradient().bind(nn.Linear(2, 2))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="model: 'synth-vgg' has no residual branches"):
+    with pytest.raises(
+        ValueError, match="model: expected residual branches to skip the gradient of, got 'synth-vgg' without"
+    ):
         SkipGradient().bind(load("synth-vgg"))
-    with pytest.raises(ValueError, match="model: the backbone of 'm' cannot be traced"):
+    with pytest.raises(ValueError, match="model: expected a backbone that can be traced, .*, got 'm', which cannot"):
         SkipGradient().bind(face_model(Branching()))
-    with pytest.raises(ValueError, match=r"model: 'm' is in training mode; call \.eval\(\) first"):
+    with pytest.raises(
+        ValueError, match=r"model: expected one in evaluation mode, got 'm' in training mode; call \.eval\(\)"
+    ):
         SkipGradient().bind(face_model(Linear()).train())
 
 

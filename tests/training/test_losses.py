@@ -101,7 +101,10 @@ def test_weights_follow_the_seed_and_leave_the_random_state(name):
 
 def test_the_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
-    with pytest.raises(ImportError, match=r"needs pytorch-metric-learning .* pip install 'fastadv\[train\]'"):
+    with pytest.raises(
+        ImportError,
+        match=r"expected the package pytorch-metric-learning, got no such package .* pip install 'fastadv\[train\]'",
+    ):
         make_loss(TrainConfig(loss="cosface"), features=D, classes=K)
     make_loss(TrainConfig(loss="softmax"), features=D, classes=K)
 

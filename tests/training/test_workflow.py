@@ -93,7 +93,7 @@ def test_user_errors_leave_nothing(people, folder, tmp_path):
         train_network(data=tmp_path / "missing", **common)
     with pytest.raises(ValueError, match="name: expected one of .*did you mean 'synth-vgg'"):
         train_network(data=people, **{**common, "model": "synth-vg"})
-    with pytest.raises(CheckpointError, match=r"none.safetensors does not exist"):
+    with pytest.raises(CheckpointError, match=r"weights: expected .*, got .*none\.safetensors, which does not exist"):
         train_network(data=people, weights=tmp_path / "none.safetensors", **common)
     with pytest.raises(TrainingError, match="batch: expected at most the 6 images there are, got 64"):
         train_network(data=folder, **{**common, "config": TrainConfig(batch=64)})

@@ -93,7 +93,7 @@ def write_page(folder: Path, draw: Callable[[], Page], out: Path | None, *, expe
     try:
         page = draw()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{folder}: expected {expected}: {error!r}") from error
+        raise ArgumentError(f"{folder}: expected {expected}, got one that cannot be read: {error!r}") from error
     target = out or folder / PAGE
     write_atomically(target, render_page(page).encode())
     return target

@@ -53,7 +53,9 @@ def tables(folder: Path) -> list[Table]:
         found = figures(described)
         note = ". ".join(map(str, _part(described, "clean").get("notes", ())))
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise ArgumentError(f"{path}: cannot be read: {error}") from error
+        raise ArgumentError(
+            f"{path}: expected the figures of a study, got a file that cannot be read: {error}"
+        ) from error
     rows = tuple((name, text.percent(before), text.percent(after)) for name, before, after in found)
     return [Table(header=("identification", "clean", "attacked"), rows=rows, note=note)]
 

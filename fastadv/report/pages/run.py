@@ -89,7 +89,7 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"{path}: cannot be read: {error}") from error
+        raise ArgumentError(f"{path}: expected a JSON object, got a file that cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ArgumentError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -203,7 +203,7 @@ def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
     if best not in {c.label for c in configurations}:
-        raise ArgumentError(f"{path / FITTED}: names the best detector {best!r}, which it does not list")
+        raise ArgumentError(f"{path / FITTED}: expected a best detector that it lists, got {best!r}")
     return best, configurations, groups
 
 
@@ -222,7 +222,8 @@ def _check_hidden(thresholds: Thresholds) -> None:
         thresholds.at_false_alarm(FALSE_ALARM)
     except ArgumentError as error:
         raise ArgumentError(
-            f"adaptive: needs the detector's threshold at {FALSE_ALARM:.0%} false alarms; {error}"
+            f"adaptive: expected a detector with a threshold at {FALSE_ALARM:.0%} false alarms, got one "
+            f"without ({error})"
         ) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
@@ -234,9 +235,11 @@ def read_classes(path: Path) -> tuple[str, ...]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"{path}: the classes cannot be read: {error}") from error
+        raise ArgumentError(
+            f"{path}: expected a JSON list of distinct names, got a file that cannot be read: {error}"
+        ) from error
     if not isinstance(found, list) or not all(isinstance(n, str) for n in found) or len(set(found)) != len(found):
-        raise ArgumentError(f"{path}: expected a JSON list of distinct names, one for each logit")
+        raise ArgumentError(f"{path}: expected a JSON list of distinct names, one for each logit, got {brief(found)}")
     return tuple(found)
 
 

@@ -294,7 +294,9 @@ def _with_head(
         state = read_state_dict(file)
         weight, bias = state.get(f"{_HEAD}weight"), state.get(f"{_HEAD}bias")
         if weight is None or bias is None or weight.shape != (len(splits.people), model.embedding_size):
-            raise CheckpointError(f"{file}: expected a class head for {len(splits.people)} people; remove the file")
+            raise CheckpointError(
+                f"{file}: expected a class head for {len(splits.people)} people, got another; remove the file"
+            )
         head = nn.Linear(weight.shape[1], weight.shape[0])
         head.load_state_dict({"weight": weight, "bias": bias})
         model.head = head.to(model.device).requires_grad_(False).eval()

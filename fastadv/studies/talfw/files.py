@@ -106,7 +106,7 @@ def _write_changed(
 ) -> Written:
     face = source.load(name)
     if face.source_hash != source_hash:
-        raise ArgumentError(f"{source.path(name)}: the file is not the one that was attacked")
+        raise ArgumentError(f"{source.path(name)}: expected the file that was attacked, got one that has changed")
     if face.matrix is None:
         raise ArgumentError("data: expected a source of aligned crops, got one of whole files (size=None)")
     data = read_bytes(source.path(name))

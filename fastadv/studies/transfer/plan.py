@@ -13,7 +13,7 @@ from fastadv.attacks import CATALOG
 from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress
-from fastadv.core.resolution import measurable, unmeasurable
+from fastadv.core.resolution import measurable, too_rare
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.recognition import threshold_at_far
@@ -166,7 +166,7 @@ def check_far(far: float, pairs: Sequence[Pair]) -> None:
         raise ArgumentError(f"far: expected a rate above 0, up to 1, got {far:g}")
     negatives = sum(not pair.same for pair in pairs)
     if not measurable(far, negatives):
-        raise ArgumentError(f"far: {unmeasurable(f'FAR {far:g}', far, negatives, 'negative pairs')}")
+        raise too_rare("far", far, negatives, "negative pairs")
 
 
 def calibrate(

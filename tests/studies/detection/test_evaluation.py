@@ -191,7 +191,10 @@ def test_the_page_is_drawn_from_the_folder_alone(study, evaluated, tmp_path):
         ({"weights": (0.0,)}, "weights: expected different positive numbers"),
         ({"weights": (1.0, 1.0)}, "weights: expected different positive numbers"),
         ({"k": 0}, "k: expected at least 1, got 0"),
-        ({"adaptive": (parse_attack("dfanet-fim"),)}, "dfanet-fim cannot adapt to a detector: it moves on other"),
+        (
+            {"adaptive": (parse_attack("dfanet-fim"),)},
+            "attack: expected one that can adapt to a detector, got dfanet-fim, which moves on other",
+        ),
     ],
 )
 def test_an_evaluation_that_cannot_be_is_refused(more, expected):
