@@ -154,7 +154,7 @@ def test_mistakes_of_mahalanobis(labelled):
     assert made.score(values).isfinite().all()
     with pytest.raises(ValueError, match="values: expected a sequence of 3 layers, got 2"):
         made.score(values[:2])
-    with pytest.raises(ValueError, match=r"values\[1\]: expected 40, like values\[0\], got 39 rows"):
+    with pytest.raises(ValueError, match=r"values\[1\]: expected 40 rows, like values\[0\], got 39"):
         made.score([values[0], values[1][1:], values[2]])
     with pytest.raises(ValueError, match=r"values\[0\]: expected shape \(any, 5\), got \(40, 7\)"):
         made.score([values[1], values[1], values[2]])
