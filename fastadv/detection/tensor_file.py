@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
     file = Path(path)
     if not file.is_file():
         what = "a directory" if file.is_dir() else "no such file"
-        raise DetectionFileError(f"{file}: expected a safetensors file with {kind}, got {what}")
+        raise DetectionFileError(f"{file}: expected a safetensors file of the kind {kind!r}, got {what}")
     found = file_content(file)
     if found.kind not in ("detector", "safetensors"):
         raise DetectionFileError(f"{file}: expected a whole safetensors file of the kind {kind!r}, got {found.said()}")

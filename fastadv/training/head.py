@@ -92,8 +92,8 @@ def train_head(config: HeadConfig, model: FaceModel, source: FaceSource, *, prog
     few = [person for person, found in grouped.items() if len(found) <= config.held_out]
     if few:
         raise TrainingError(
-            f"source: expected more than the {config.held_out} held-out images of every identity, got no "
-            f"more of {len(few)} of {len(grouped)}, first {few[0]!r}"
+            f"source: expected more than the {config.held_out} held-out images of every identity, got too "
+            f"few of {len(few)} of {len(grouped)}, first {few[0]!r}"
         )
     people = tuple(sorted(grouped))
     names = [n for k in people for n in grouped[k]]

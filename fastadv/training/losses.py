@@ -137,7 +137,7 @@ def finite(loss: Tensor, step: int, steps: int, remedy: str) -> float:
     if not math.isfinite(value):
         raise TrainingError(
             f"loss: expected a finite number, got {value} at step {step + 1} of {steps}; nothing of this "
-            f"step was kept: {remedy}"
+            f"step was kept; {remedy}"
         )
     return value
 

@@ -123,7 +123,7 @@ def test_dlr_says_what_it_cannot_do():
         fa.run(attack, Evade(threshold=0.5), linear_model(), x)
     with pytest.raises(ValueError, match="at least 3 classes with 'dlr', got 2 classes"):
         fa.run(attack, Misclassify(torch.tensor([0, 0])), linear_model(classes=2), x)
-    with pytest.raises(ValueError, match="at least 4 classes, got 3 classes"):
+    with pytest.raises(ValueError, match="at least 4 classes with 'dlr', got 3 classes"):
         fa.run(attack, ClassifyAs(torch.tensor([0, 0])), linear_model(classes=3, lead=-50.0), x)
 
 

@@ -175,7 +175,11 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             "layer: expected a submodule of the backbone of 'synth-mobile'",
         ),
         ("df", ("--layer", "blocks.3", "--threshold", "-1"), "threshold: expected a distance of at least 0, got -1.0"),
-        ("df", ("--threshold", "0.5", "--set", "history=few"), "history of df must be of the type int, got 'few'"),
+        (
+            "df",
+            ("--threshold", "0.5", "--set", "history=few"),
+            "history of df: expected a value of the type int, got 'few'",
+        ),
         (
             "df",
             ("--threshold", "0.5", "--set", "steps"),
@@ -209,7 +213,7 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             ("--threshold", "0.5", "--gallery", "x"),
             "gallery: expected it with --goal identify-as or misidentify only",
         ),
-        ("fim", ("--threshold", "0.5", "--set", "nose=1"), "fim has no option 'nose'; it has margin, momentum, norm"),
+        ("fim", ("--threshold", "0.5", "--set", "nose=1"), "set: expected an option of fim (margin, momentum, norm"),
         ("fim", (), "threshold: expected the verifier's threshold for impersonate, got none"),
         (
             "bim",
@@ -222,7 +226,11 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             "threshold: expected none for classify-as, decided by the largest logit",
         ),
         ("apgd-dlr", ("--threshold", "0.5"), "got apgd-dlr, whose goal is classify-as or misclassify"),
-        ("lbfgs", ("--threshold", "0.5", "--stop-at-success"), "lbfgs decides itself when to stop"),
+        (
+            "lbfgs",
+            ("--threshold", "0.5", "--stop-at-success"),
+            "stop_at_success: expected False with lbfgs, which decides itself when to stop",
+        ),
         ("lbfgs", ("--threshold", "0.5", "--margin", "-1"), "margin: expected a number of at least 0, got -1.0"),
     ],
 )
@@ -250,9 +258,12 @@ def test_every_attack_takes_its_own_options_and_no_others(name):
         made = with_options(recipe, stop=True).attack
         assert getattr(made, "attack", made).stop_at_success
     else:
-        with pytest.raises(ValueError, match=f"{name} decides itself when to stop and takes no stop_at_success"):
+        with pytest.raises(
+            ValueError,
+            match=f"stop_at_success: expected False with {name}, which decides itself when to stop, got True",
+        ):
             with_options(recipe, stop=True)
-    with pytest.raises(ValueError, match=f"{name} has no option 'nose'; it has "):
+    with pytest.raises(ValueError, match=rf"set: expected an option of {name} \(.*\), got 'nose'"):
         with_options(recipe, settings={"nose": "1"})
 
 
@@ -274,13 +285,13 @@ def test_text_becomes_the_fields_own_type(name, settings, expected):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"steps": "1.5"}, "steps of df must be of the type int, got '1.5'"),
-        ({"steps": "none"}, "steps of df must be of the type int, got 'none'"),
-        ({"tolerance": "1/0"}, "tolerance of df must be of the type float, got '1/0'"),
-        ({"tolerance": "nan"}, "tolerance of df must be of the type float, got 'nan'"),
-        ({"random_start": "yes"}, "random_start of df must be of the type bool, got 'yes'"),
-        ({"first_step": "x"}, r"first_step of df must be of the type float \| None, got 'x'"),
-        ({"budget": "0.1"}, "df has no option 'budget'"),
+        ({"steps": "1.5"}, "steps of df: expected a value of the type int, got '1.5'"),
+        ({"steps": "none"}, "steps of df: expected a value of the type int, got 'none'"),
+        ({"tolerance": "1/0"}, "tolerance of df: expected a value of the type float, got '1/0'"),
+        ({"tolerance": "nan"}, "tolerance of df: expected a value of the type float, got 'nan'"),
+        ({"random_start": "yes"}, "random_start of df: expected a value of the type bool, got 'yes'"),
+        ({"first_step": "x"}, r"first_step of df: expected a value of the type float \| None, got 'x'"),
+        ({"budget": "0.1"}, "set: expected an option of df .*, got 'budget'"),
     ],
 )
 def test_a_text_that_is_no_value_is_refused(settings, text):

@@ -116,7 +116,10 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
             "classes: expected a list for a network's head of 500",
         ),
         (("--attack", "bim", "--names", "nowhere.txt"), "nowhere.txt: the names cannot be read"),
-        (("--attack", "bim", "--natural", "2", "--attacked", "2", "--layer", "x"), "layers names 'x'"),
+        (
+            ("--attack", "bim", "--natural", "2", "--attacked", "2", "--layer", "x"),
+            "layers: expected submodules of the backbone",
+        ),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(words, expected, tmp_path):

@@ -77,7 +77,7 @@ def test_any_attack_of_the_catalogue_can_be_used(name, inside, faces, tmp_path):
         ),
         (("--attack", "fim"), "--out: expected a folder for the images of --attack fim, got none"),
         (("--enrol", "3"), "enrol: expected two or more people with more than 3 images, got 0"),
-        (("--neighbours", "0"), "neighbours: expected from 1 to the 10 enrolled images, got 0"),
+        (("--neighbours", "0"), "neighbours: expected 1 to 10, the number of enrolled images, got 0"),
         (("--limit", "0"), "limit: expected at least 1, got 0"),
     ],
 )

@@ -169,17 +169,20 @@ def serving(inside, file, *more):
 
 def test_wrong_options(inside, detector, detector_file, tmp_path):
     code, said = serving(inside, tmp_path / "gone.safetensors")
-    assert (code, "does not exist" in said) == (2, True)
+    assert (code, "gone.safetensors: expected a safetensors file of the kind 'detector', got no such file" in said) == (
+        2,
+        True,
+    )
     code, said = serving(inside, detector_file, "--false-alarm", 0.2)
-    assert (code, "false-alarm rate 0.2: not measurable from 3 natural images; needs at least 5" in said) == (2, True)
+    assert (code, "expected a rate that 3 natural images can measure, got 0.2; needs at least 5" in said) == (2, True)
     code, said = serving(inside, detector_file, "--false-alarm", 0.4)
-    assert (code, "rate is 0.4; calibrated for: 0.5" in said) == (2, True)
+    assert (code, "rate: expected a calibrated one (0.5), got 0.4" in said) == (2, True)
     code, said = serving(inside, detector_file, "--false-alarm", 0.01, "--threshold", 1)
     assert (code, "--threshold: expected it or --false-alarm, got both" in said) == (2, True)
     code, said = serving(inside, detector_file, "--max-batch", 0)
     assert (code, "max_batch: expected an integer >= 1, got 0" in said) == (2, True)
     code, said = serving(inside, detector_file, "--port", 70000)
-    assert (code, "port is 70000; expected 0 to 65535" in said) == (2, True)
+    assert (code, "port: expected 0 to 65535, got 70000" in said) == (2, True)
     code, said = inside("serve", "--model", "synth-mobile", "--detector", detector_file)
     assert (code, "model: expected the detector's, synth-vgg, got synth-mobile" in said) == (2, True)
     other = tmp_path / "other.safetensors"
@@ -230,7 +233,7 @@ def test_the_last_line_counts_what_was_not_answered(inside, detector_file, monke
 def test_a_port_that_is_taken(inside, detector_file):
     with socket.create_server(("127.0.0.1", 0)) as other:
         code, said = serving(inside, detector_file, "--port", other.getsockname()[1])
-    assert (code, "cannot listen on 127.0.0.1 port" in said) == (2, True)
+    assert (code, "host, port: expected an address to listen on, got 127.0.0.1 port" in said) == (2, True)
 
 
 def test_a_package_that_is_missing(inside, detector_file, monkeypatch):

@@ -20,7 +20,7 @@ def arguments(faces, out, *more, model="synth-shuffle"):
         ),
         (("--adversarial", "fim:x"), "expected a whole number of at least 1 for the steps, got 'fim:x'"),
         (("--adversarial", "fim:0"), "expected a whole number of at least 1 for the steps, got 'fim:0'"),
-        (("--adversarial", "ffm:3"), "ffm is a one-step attack and takes no steps, got steps=3"),
+        (("--adversarial", "ffm:3"), "steps: expected none, since ffm makes one step, got 3"),
         (("--adversarial", "fim@x"), "eps: expected a positive number such as 8/255 or 0.03, got 'x'"),
         (("--adversarial", "fim@2"), "eps: expected at most hi - lo = 1, got 2"),
         (
@@ -28,11 +28,14 @@ def arguments(faces, out, *more, model="synth-shuffle"):
             "expected a share of the batch in (0, 1], got 2.0",
         ),
         (("--adversarial-share", "0.5"), "--adversarial-share: expected --adversarial with it, got 0.5 alone"),
-        (("--adversarial", "pgd", "--loss", "triplet"), "the loss 'triplet' has no classes; expected fim or ffm"),
+        (
+            ("--adversarial", "pgd", "--loss", "triplet"),
+            "adversarial: expected fim or ffm with the loss 'triplet', which has no classes",
+        ),
         (("--adversarial", "fim", "--head"), "--adversarial: expected it without --head"),
         (("--fine-tune", "--head"), "--fine-tune: expected it without --head"),
         (("--loss", "keep"), "fine_tune: expected True (--fine-tune) with the loss 'keep'"),
-        (("--fine-tune", "--weights", "none.pt"), "none.pt does not exist"),
+        (("--fine-tune", "--weights", "none.pt"), "none.pt, which does not exist"),
     ],
 )
 def test_errors_of_a_user(more, words, faces, inside, tmp_path):

@@ -64,8 +64,8 @@ def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
     [
         (("--eps", "8/255"), "--attack: expected it with --eps, --steps and other options of an attack, got none"),
         (("--set", "margin=1"), "--attack: expected it with --eps, --steps and other options of an attack, got none"),
-        (("--attack", "fgsm", "--set", "nose=1"), "fgsm has no option 'nose'; it has margin, momentum"),
-        (("--attack", "fgsm", "--steps", "3"), "fgsm is a one-step attack and takes no steps"),
+        (("--attack", "fgsm", "--set", "nose=1"), "set: expected an option of fgsm (margin, momentum"),
+        (("--attack", "fgsm", "--steps", "3"), "steps: expected none, since fgsm makes one step"),
         (("--folds", "0"), "folds: expected numbers from 1 to at most 10000, such as 1-2"),
         (("--folds", "7-8"), "folds: expected pairs with folds of their own"),
         (("--limit", "0"), "limit: expected a whole number of at least 1, got 0"),

@@ -73,7 +73,7 @@ def test_every_float_reads_back(tmp_path: Path, finished: bool) -> None:
 
 
 def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="there is no such manifest"):
+    with pytest.raises(ManifestError, match="expected a manifest, got no such file"):
         read_manifest(tmp_path)
     journal = tmp_path / "manifest.jsonl"
     journal.write_text('{"name": "a"}\n')
@@ -86,7 +86,7 @@ def test_manifests_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_parquet_file_of_something_else(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"name": ["a"]}), tmp_path / "manifest.parquet")
-    with pytest.raises(ManifestError, match="not a manifest of a run: no column 'id'"):
+    with pytest.raises(ManifestError, match="expected the manifest of a run, got one without the column 'id'"):
         read_manifest(tmp_path / "manifest.parquet")
 
 

@@ -126,9 +126,9 @@ def test_images_without_a_line_are_named_before_anything_is_loaded(tmp_path: Pat
     [
         (np.full((5, 2), np.nan), "finite"),
         (np.where(np.arange(10).reshape(5, 2) == 3, np.inf, GOOD), "finite"),
-        (np.full((5, 2), 80.0), "coincide"),
-        (GOOD[:4], r"expected \(5, 2\)"),
-        ("text", r"expected \(5, 2\)"),
+        (np.full((5, 2), 80.0), "expected different places, got points that coincide"),
+        (GOOD[:4], r"expected shape \(5, 2\)"),
+        ("text", r"expected shape \(5, 2\)"),
     ],
 )
 def test_one_face_with_unusable_points_is_named_before_anything_is_loaded(

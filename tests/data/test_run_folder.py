@@ -194,7 +194,9 @@ def test_kill_9_and_go_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        with pytest.raises(RunFolderError, match="another process is writing this run"):
+        with pytest.raises(
+            RunFolderError, match="expected a folder that no other process writes to, got a run that is being written"
+        ):
             RunFolder.open(path, CONFIG)
         child.send_signal(signal.SIGKILL)
     with RunFolder.open(path, CONFIG) as run:
@@ -209,9 +211,11 @@ def test_one_writer_in_one_process_too(tmp_path: Path) -> None:
     late = RunFolder.open(tmp_path / "run", CONFIG)
     write(run, NAMES[:1])
     for _ in range(2):
-        with pytest.raises(RunFolderError, match="another process"):
+        with pytest.raises(RunFolderError, match="expected a folder that no other process writes to"):
             RunFolder.open(tmp_path / "run", CONFIG)
-        with pytest.raises(RunFolderError, match="another process"):  # opened before the first image was written
+        with pytest.raises(
+            RunFolderError, match="expected a folder that no other process writes to"
+        ):  # opened before the first image was written
             write(late, NAMES[:1])
     run.close()
     run.close()

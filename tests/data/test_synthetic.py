@@ -188,7 +188,7 @@ def test_pairs():
         (30, 10, "count: expected a positive multiple of 2 x 10 folds, got 30"),
         (0, 2, "count: expected"),
         (20, 5, "names: expected at least 10 identities for 5 folds, got 4"),
-        (2000, 2, "names: fold 0 has 6 pairs of one person, expected 500"),
+        (2000, 2, "names: expected 500 pairs of one person in fold 0, got 6"),
     ],
 )
 def test_pairs_that_cannot_be_dealt(count, folds, message):
@@ -197,7 +197,7 @@ def test_pairs_that_cannot_be_dealt(count, folds, message):
 
 
 def test_too_few_pairs_of_two_people():
-    with pytest.raises(PairError, match="fold 0 has 1 pairs of two people|fold 0 has 0 pairs of one person"):
+    with pytest.raises(PairError, match="pairs of two people in fold 0, got 1|pairs of one person in fold 0, got 0"):
         SyntheticFaces(identities=2, per_identity=1).pairs(4, folds=1)
 
 

@@ -229,7 +229,7 @@ def test_errors_name_what_is_wrong(pair):
     bare = FaceModel(other, input_size=(16, 16), mean=HALF, std=HALF, name="other").eval()
     with pytest.raises(ValueError, match="layers: expected submodules of the backbone of 'other', got '2'"):
         WatchedModel(bare, detector)
-    with pytest.raises(ValueError, match="the model 'tiny' has no class head"):
+    with pytest.raises(ValueError, match="head: expected a class head for logits, got 'tiny' without one"):
         WatchedModel(make_model(head=False), detector).logits(faces(1))
 
 

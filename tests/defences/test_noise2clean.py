@@ -279,9 +279,7 @@ def test_from_text(file):
     assert list(hashes) == [shipped.label, own.label, chain.label]
     assert hashes[chain.label] == f"{hashes[own.label]},{hashes[shipped.label]}"
     for text in ("noise2clean:", "noise2clean:none.safetensors"):
-        with pytest.raises(
-            CheckpointError, match=r"weights: expected a safetensors file or a torch checkpoint, got \., a directory"
-        ):
+        with pytest.raises(CheckpointError, match="weights: expected a safetensors file or a torch checkpoint, got "):
             parse_defence(text)
 
 

@@ -230,7 +230,7 @@ def test_mistakes(detector):
     ):
         replace(detector, network=network(width=5))
     with pytest.raises(
-        ValueError, match=r"network: expected one in evaluation mode \(network\.eval\(\)\), got one in training mode"
+        ValueError, match=r"network: expected one in evaluation mode, got one in training mode; call \.eval\(\)"
     ):
         replace(detector, network=Network(detector.network.architecture))
 

@@ -364,7 +364,7 @@ def test_checkpoints_that_hold_something_else(tmp_path):
         ):
             fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
     torch.save([1], path)
-    with pytest.raises(DetectionFileError, match="is not a whole checkpoint"):
+    with pytest.raises(DetectionFileError, match="expected a whole checkpoint of a fit, got "):
         fit_network(replace(QUICK, epochs=1), examples(), checkpoint=path)
 
 

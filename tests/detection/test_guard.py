@@ -245,10 +245,10 @@ def test_a_detector_of_another_model(tiny, representatives):
         counts=representatives.counts,
         model="tiny",
     )
-    with pytest.raises(ValueError, match="fitted on 8 channels of layer 'dense'; expected 3"):
+    with pytest.raises(ValueError, match="detector: expected 3 channels of layer 'dense', as the model has, got 8"):
         Guard(model=tiny, detector=detector_of(wide), threshold=0.0)
     missing = detector_of(replace(representatives, layers=("conv", "block", "gone")))
-    with pytest.raises(ValueError, match="layers names 'gone'"):
+    with pytest.raises(ValueError, match="layers: expected submodules of the backbone of 'tiny', got 'gone'"):
         Guard(model=tiny, detector=missing, threshold=0.0)
 
 

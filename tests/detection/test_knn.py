@@ -195,9 +195,7 @@ def test_damaged_files(damaged, tmp_path):
     path = tmp_path / "k.safetensors"
     fit_knn([(X, Y)], k=5, **NAMES).save(path)
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(
-        DetectionFileError, match=r"k\.safetensors: expected a whole safetensors file of the kind 'knn score', got"
-    ):
+    with pytest.raises(DetectionFileError, match=r"k\.safetensors: expected a whole safetensors file.*, got"):
         load_knn(path)
 
 

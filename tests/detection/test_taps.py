@@ -179,7 +179,7 @@ def test_outputs_that_cannot_be_tapped(tiny, faces):
 
     half = (0.5, 0.5, 0.5)
     model = FaceModel(Pair(), input_size=(8, 8), mean=half, std=half, name="pair", layers=("lstm",)).eval()
-    with pytest.raises(TypeError, match="layer 'lstm' gave a tuple; expected a tensor"):
+    with pytest.raises(TypeError, match="layer 'lstm': expected a tensor as its output, got tuple"):
         LayerTap(model=model)(torch.rand(2, 3, 8, 8))
 
 
@@ -214,7 +214,7 @@ def test_training_mode_is_refused(tiny, faces):
     ):
         LayerTap(model=tiny)
     tiny.train()
-    with pytest.raises(ValueError, match="'tiny' is in training mode"):
+    with pytest.raises(ValueError, match="model: expected one in evaluation mode, got 'tiny' in training mode"):
         tap(faces(2))
 
 

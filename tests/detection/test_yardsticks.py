@@ -142,17 +142,19 @@ def test_mistakes_of_mahalanobis(labelled):
     values, labels = labelled(40)
     with pytest.raises(ValueError, match=r"shrinkage: expected a share in \[0, 1\], got 1\.5"):
         Mahalanobis.fit([(values, labels)], shrinkage=1.5, **NAMES)
-    with pytest.raises(ValueError, match="4 of 4 classes had no image"):
+    with pytest.raises(ValueError, match="classes: expected at least one image of each, got none of 4 of 4"):
         Mahalanobis.fit([], **NAMES)
     flat = [v.clone() for v in values]
     flat[1][:, 2] = 1.0
-    with pytest.raises(ValueError, match="layer 'block' has a singular covariance; expected a shrinkage above 0"):
+    with pytest.raises(
+        ValueError, match="shrinkage: expected a larger one, since layer 'block' has a singular covariance, got 0"
+    ):
         Mahalanobis.fit([(flat, labels)], shrinkage=0.0, **NAMES)
     made = Mahalanobis.fit([(flat, labels)], **NAMES)
     assert made.score(values).isfinite().all()
     with pytest.raises(ValueError, match="values: expected a sequence of 3 layers, got 2"):
         made.score(values[:2])
-    with pytest.raises(ValueError, match=r"values\[1\]: expected 40, like values\[0\], got 39 rows"):
+    with pytest.raises(ValueError, match=r"values\[1\]: expected 40 rows, like values\[0\], got 39"):
         made.score([values[0], values[1][1:], values[2]])
     with pytest.raises(ValueError, match=r"values\[0\]: expected shape \(any, 5\), got \(40, 7\)"):
         made.score([values[1], values[1], values[2]])
@@ -175,7 +177,7 @@ def test_mistakes_of_lid():
     ):
         with pytest.raises(error, match=message):
             LocalDimension(reference=reference, k=k)
-    with pytest.raises(ValueError, match="fewer than k=2 references at a distance above 0"):
+    with pytest.raises(ValueError, match="values: expected k=2 references or more at a distance above 0, got fewer"):
         LocalDimension(reference=(x,), k=2).by_layer([x])
 
 

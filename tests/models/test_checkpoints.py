@@ -114,7 +114,7 @@ def test_two_states_that_fit_are_refused_by_name(tmp_path: Path, synth: dict[str
     with pytest.raises(CheckpointError, match=r"got .* with two, 'model' and 'ema\.module\.module'; save one alone"):
         load(SYNTH, path)
     check_loads(saved(tmp_path / "w.pth", {"model": synth, "best": synth}), synth)
-    with pytest.raises(CheckpointError, match=r"holds tensors in 'model' and in 'ema'; expected one"):
+    with pytest.raises(CheckpointError, match=r"expected one dict of tensors, got .* with two, 'model' and 'ema'"):
         read_state_dict(saved(tmp_path / "w.pth", {"model": synth, "ema": other}))
 
 
@@ -132,7 +132,7 @@ def test_two_states_that_fit_are_refused_by_name(tmp_path: Path, synth: dict[str
         ),
         (
             lambda s: {**s, "class_head.weight": torch.zeros(10, 64)},
-            r"weights: expected a class head \(classes, 128\) for the 128 features of .*, got class_head\.weight \(10, 64\)",
+            r"expected a class head \(classes, 128\) for the 128 features .*, got class_head\.weight \(10, 64\)",
         ),
         (
             lambda s: {**s, "class_head.weight": torch.zeros(10, 128), "class_head.bias": torch.zeros(11)},
@@ -215,7 +215,7 @@ def test_half_precision_files_are_widened(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"weights: expected .*, got .*none\.pt, which does not exist"):
         read_state_dict(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match=r"is a directory"):
+    with pytest.raises(CheckpointError, match=r"got .*, a directory"):
         read_state_dict(tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_a_missing_module_explains_itself():
     code = """
 import sys
 sys.modules["fastadv._C"] = None
-from fastadv import _native, backends
+from fastadv import _native, backends, ops
 assert "pip install" in _native.PROBLEM, _native.PROBLEM
 assert _native.cpu_isas() == () and _native.cuda_architectures() == ()
 assert not {row.backend: row.available for row in backends.table()}["cpu"]

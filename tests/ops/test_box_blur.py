@@ -129,7 +129,11 @@ MISTAKES = [
     ),
     ({"x": torch.zeros(3, 4, 4)}, ValueError, r"x: expected a batch \(N, C, H, W\), got shape \(3, 4, 4\)"),
     ({"x": torch.zeros(1, 3, 4, 4), "backend": "gpu"}, ValueError, "backend: expected one of .*, got 'gpu'"),
-    ({"x": torch.zeros(1, 3, 4, 4), "backend": "cuda"}, backends.BackendUnavailable, "box_blur: backend 'cuda'"),
+    (
+        {"x": torch.zeros(1, 3, 4, 4), "backend": "cuda"},
+        backends.BackendUnavailable,
+        "backend: expected one that can run box_blur on cpu, got 'cuda'",
+    ),
 ]
 
 

@@ -58,7 +58,7 @@ FEATURES = [
 CENTROIDS = [
     (torch.ones(4, 3), TypeError, r"centroids: expected a sequence of centroids \(K, C\), got Tensor"),
     ([], ValueError, r"centroids: expected a sequence of one or more centroids \(K, C\), got none"),
-    (rows((4, 3)), ValueError, "centroids: expected 2 layers, like features, got 1"),
+    (rows((4, 3)), ValueError, "centroids: expected 2 layers, like (features|maps), got 1"),
     (
         rows((4, 3), (4, 6), dtype=torch.float64),
         TypeError,
@@ -68,7 +68,11 @@ CENTROIDS = [
     (rows((4, 3), (5, 6)), ValueError, r"centroids\[1\]: expected shape \(4, 6\), got \(5, 6\)"),
     (rows((3,), (4, 6)), ValueError, r"centroids\[0\]: expected shape \(any, 3\), got \(3,\)"),
     (rows((0, 3), (0, 6)), ValueError, r"centroids\[0\]: expected shape \(K, C\) with K >= 1, got \(0, 3\)"),
-    (rows((4, 3), (4, 6), **META), ValueError, r"centroids\[0\]: expected cpu, the device of features, got meta"),
+    (
+        rows((4, 3), (4, 6), **META),
+        ValueError,
+        r"centroids\[0\]: expected cpu, the device of (features|maps), got meta",
+    ),
     (rows((4, 3), (4, 6), requires_grad=True), RuntimeError, r"centroids\[0\] requires grad, and has no derivative"),
 ]
 SHARED = [

@@ -242,7 +242,7 @@ def test_bad_folders_give_one_sentence(tmp_path: Path, run: Path) -> None:
     with pytest.raises(SourceError, match="got no such folder"):
         render(run, data=tmp_path / "no")
     (run / "verification.json").write_text("[" * 100_000)
-    assert "verification.json: cannot be read" in message()
+    assert "verification.json: expected a JSON object, got a file that cannot be read" in message()
     (run / "verification.json").write_text("[]")
     assert "verification.json: expected a JSON object, got list" in message()
     (run / "verification.json").unlink()

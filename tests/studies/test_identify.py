@@ -240,7 +240,9 @@ def test_users_errors(model, roles, tmp_path):
     with pytest.raises(ValueError, match="metric: expected one of cosine, euclidean, got 'l1'"):
         identify(PEOPLE, roles, model, metric="l1")
     for wrong in (0, 99):
-        with pytest.raises(ValueError, match=f"neighbours: expected from 1 to the 10 enrolled images, got {wrong}"):
+        with pytest.raises(
+            ValueError, match=f"neighbours: expected 1 to 10, the number of enrolled images, got {wrong}"
+        ):
             identify(PEOPLE, roles, model, neighbours=wrong)
     with pytest.raises(ValueError, match="attack: expected an aim"):
         identify(PEOPLE, roles, model, attack=moves)
@@ -252,7 +254,9 @@ def test_users_errors(model, roles, tmp_path):
             PEOPLE, roles, model, attack=moves, aim=GoalChoice(goal="evade", threshold=0.3), work=Work(folder=folder)
         )
     (tmp_path / "identification.json").write_text("[1]")
-    with pytest.raises(ValueError, match="identification.json: cannot be read"):
+    with pytest.raises(
+        ValueError, match="identification.json: expected the figures of a study, got a file that cannot be read"
+    ):
         tables(tmp_path)
 
 

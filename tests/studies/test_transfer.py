@@ -309,7 +309,9 @@ def test_an_old_drop_rate_does_not_become_a_radius():
 
 
 def test_thresholds_need_enough_negatives():
-    with pytest.raises(ValueError, match="FAR 0.001: not measurable from 10 negative pairs; needs at least 1,000"):
+    with pytest.raises(
+        ValueError, match="far: expected a rate that 10 negative pairs can measure, got 0.001; needs at least 1,000"
+    ):
         transfer_plan.calibrate(PEOPLE, PEOPLE.pairs(20, seed=1), load("synth-vgg"), far=1e-3, progress=lambda *_: None)
     for far in (0.0, -1.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="far: expected a rate above 0, up to 1, got"):
@@ -323,7 +325,7 @@ def test_wilson_intervals_are_the_roots_of_their_equation():
         share = hits / trials
         for limit in (low, high):
             assert (share - limit) ** 2 == pytest.approx(z2 * limit * (1 - limit) / trials, abs=1e-12)
-    with pytest.raises(ValueError, match="hits: expected 0 to trials >= 1, got 3 of 2"):
+    with pytest.raises(ValueError, match="hits, trials: expected 0 <= hits <= trials and trials >= 1, got 3 of 2"):
         wilson(3, 2)
 
 

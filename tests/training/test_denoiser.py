@@ -196,7 +196,7 @@ def test_rates():
     ("fields", "words"),
     [
         ({"width": 0}, "width: expected an integer in .1, 512., got 0"),
-        ({"layers": 7}, "layers: expected even"),
+        ({"layers": 7}, "layers: expected an even number"),
         ({"stride": 4}, "stride: expected an integer in .1, 2., got 4"),
         ({"sigma_max": 0}, r"sigma_max: expected a number in \(0, 1\], got 0"),
         ({"sigma_max": float("nan")}, "sigma_max"),
@@ -216,7 +216,7 @@ def test_wrong_fields(fields, words):
 
 
 def test_images_that_cannot_be_trained_on(faces, held):
-    with pytest.raises(TrainingError, match="source: patches of 33 need images of one size, that or more, got 32"):
+    with pytest.raises(TrainingError, match="source: expected images of one size, at least 33 as the patches, got 32"):
         train_denoiser(replace(QUICK, patch=33), faces)
     with pytest.raises(TrainingError, match="batch: expected at most the 36 images there are, got 64"):
         train_denoiser(replace(QUICK, batch=64), faces)
@@ -249,10 +249,12 @@ def test_folders_that_cannot_be_used(faces, tmp_path, capsys):
     whole = (tmp_path / "a" / "checkpoint.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"text"):
         (tmp_path / "a" / "checkpoint.pt").write_bytes(damaged)
-        with pytest.raises(TrainingError, match="checkpoint.pt: not a whole checkpoint of a training"):
+        with pytest.raises(TrainingError, match="checkpoint.pt: expected a whole checkpoint of a training, got "):
             train_denoiser(QUICK, faces, out=tmp_path / "a")
     (tmp_path / "a" / "checkpoint.pt").unlink()
-    with pytest.raises(TrainingError, match="holds weights without a checkpoint"):
+    with pytest.raises(
+        TrainingError, match="out: expected a folder with a checkpoint or without weights, got .* with weights alone"
+    ):
         train_denoiser(QUICK, faces, out=tmp_path / "a")
     (tmp_path / "file").write_text("x")
     with pytest.raises(TrainingError, match="file is a file, expected a folder|expected a folder, got the file"):
@@ -260,12 +262,12 @@ def test_folders_that_cannot_be_used(faces, tmp_path, capsys):
     (tmp_path / "b").mkdir()
     lock = FolderLock(tmp_path / "b" / ".lock")
     try:
-        with pytest.raises(TrainingError, match="another training is writing"):
+        with pytest.raises(TrainingError, match="out: expected a folder that no other training writes to, got "):
             train_denoiser(QUICK, faces, out=tmp_path / "b")
     finally:
         lock.release()
     torch.save({"about": Evil()}, tmp_path / "b" / "checkpoint.pt")
-    with pytest.raises(TrainingError, match="not a whole checkpoint"):
+    with pytest.raises(TrainingError, match="expected a whole checkpoint of a training, got "):
         train_denoiser(QUICK, faces, out=tmp_path / "b")
     assert "ran" not in capsys.readouterr().out
 
@@ -275,7 +277,7 @@ def test_a_checkpoint_of_another_network_is_refused(faces, tmp_path):
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     del state["network"]["stride"]
     torch.save(state, tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainingError, match="the checkpoint does not fit this training"):
+    with pytest.raises(TrainingError, match="expected a checkpoint that fits this training, got another"):
         train_denoiser(QUICK, faces, out=tmp_path)
 
 

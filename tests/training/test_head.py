@@ -55,10 +55,12 @@ def test_the_zoo_loads_backbone_and_head(tmp_path):
 
 
 def test_faces_that_cannot_be_used(faces, tiny):
-    with pytest.raises(TrainingError, match="a class head needs at least two identities, got 1"):
+    with pytest.raises(TrainingError, match="source: expected at least two identities for a class head, got 1"):
         train_head(QUICK, tiny().eval(), SyntheticFaces(identities=1, per_identity=9, size=32))
     single = SyntheticFaces(identities=4, per_identity=2, size=32)
-    with pytest.raises(TrainingError, match="more than the 2 held-out images of every identity; 4 of 4 have no more"):
+    with pytest.raises(
+        TrainingError, match="source: expected more than the 2 held-out images of every identity, got too few of 4 of 4"
+    ):
         train_head(QUICK, tiny().eval(), single)
 
 
@@ -66,7 +68,7 @@ def test_a_loss_that_is_not_finite_stops(faces, tiny):
     model = tiny().eval()
     with torch.no_grad():
         model.backbone[8].bias.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"loss: nan in epoch 1; .*lower lr"):
+    with pytest.raises(TrainingError, match=r"loss: expected a finite number, got nan in epoch 1; .*lower lr"):
         train_head(QUICK, model, faces)
     assert model.head is None
 

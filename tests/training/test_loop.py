@@ -158,7 +158,7 @@ def test_a_cache_changes_nothing(faces, tiny, tmp_path):
     with pytest.raises(TrainingError, match="cache: holds other faces; faces.images: expected"):
         CachedFaces(other, tmp_path / "cache")
     (tmp_path / "cache" / "faces.npy").write_bytes(b"no array")
-    with pytest.raises(TrainingError, match=r"faces.npy: the cache is damaged, remove"):
+    with pytest.raises(TrainingError, match=r"faces.npy: expected the pixels of .*, got .*; remove"):
         CachedFaces(faces, tmp_path / "cache")
     with pytest.raises(KeyError, match="nobody/0"):
         cached.load("nobody/0")
@@ -186,25 +186,29 @@ def test_a_loss_that_is_not_finite_stops(faces, tiny, tmp_path):
     model = tiny()
     with torch.no_grad():
         model.backbone[0].weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"loss: nan at step 1 of 12.*try a lower lr \(now 0.05\)"):
+    with pytest.raises(
+        TrainingError, match=r"loss: expected a finite number, got nan at step 1 of 12; .*try a lower lr \(now 0.05\)"
+    ):
         train(QUICK, model, faces, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_faces_that_cannot_be_trained_on(faces, tiny):
     one = SyntheticFaces(identities=1, per_identity=20, size=32)
-    with pytest.raises(TrainingError, match="source: training needs at least two identities, got 1"):
+    with pytest.raises(TrainingError, match="source: expected at least two identities, got 1"):
         train(QUICK, tiny(), one)
     with pytest.raises(TrainingError, match="batch: expected at most the 36 images there are, got 64"):
         train(replace(QUICK, batch=64), tiny(), faces)
     single = SyntheticFaces(identities=12, per_identity=1, size=32)
     with pytest.raises(
-        TrainingError, match="triplet loss needs two images of every identity; 12 of 12 have one, first 's0-000000'"
+        TrainingError, match="source: expected two images of every identity .*, got one of 12 of 12, first 's0-000000'"
     ):
         train(replace(QUICK, loss="triplet"), tiny(), single)
-    with pytest.raises(TrainingError, match="batch: 36 images, 4 of each identity, need 9 identities, got 6"):
+    with pytest.raises(
+        TrainingError, match="batch: expected at most 6 identities with 4 images of each, got 9 in 36 images"
+    ):
         train(replace(QUICK, loss="triplet", batch=36), tiny(), faces)
-    with pytest.raises(TrainingError, match=r"source: 'tiny' takes images of \(32, 32\), got size=112"):
+    with pytest.raises(TrainingError, match=r"source: expected images of \(32, 32\) for 'tiny', got size=112"):
         train(QUICK, tiny(), SyntheticFaces(identities=2, per_identity=8))
 
 
@@ -220,10 +224,12 @@ def test_folders_that_cannot_be_used(faces, tiny, tmp_path):
     whole = (tmp_path / "a" / "checkpoint.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"text"):
         (tmp_path / "a" / "checkpoint.pt").write_bytes(damaged)
-        with pytest.raises(TrainingError, match=r"checkpoint.pt: not a whole checkpoint of a training"):
+        with pytest.raises(TrainingError, match=r"checkpoint.pt: expected a whole checkpoint of a training, got "):
             train(QUICK, tiny(), faces, out=tmp_path / "a")
     (tmp_path / "a" / "checkpoint.pt").unlink()
-    with pytest.raises(TrainingError, match="holds weights without a checkpoint"):
+    with pytest.raises(
+        TrainingError, match="out: expected a folder with a checkpoint or without weights, got .* with weights alone"
+    ):
         train(QUICK, tiny(), faces, out=tmp_path / "a")
     (tmp_path / "file").write_text("x")
     with pytest.raises(TrainingError, match="file is a file, expected a folder|expected a folder, got the file"):
@@ -231,7 +237,7 @@ def test_folders_that_cannot_be_used(faces, tiny, tmp_path):
     (tmp_path / "b").mkdir()
     lock = FolderLock(tmp_path / "b" / ".lock")
     try:
-        with pytest.raises(TrainingError, match="another training is writing"):
+        with pytest.raises(TrainingError, match="out: expected a folder that no other training writes to, got "):
             train(QUICK, tiny(), faces, out=tmp_path / "b")
     finally:
         lock.release()
@@ -259,7 +265,8 @@ def test_a_checkpoint_with_a_part_that_cannot_be(part, there, faces, tiny, tmp_p
         del state[part]
     torch.save(state, tmp_path / "checkpoint.pt")
     with pytest.raises(
-        TrainingError, match="the checkpoint does not fit this training: .*; use --fresh or another --out"
+        TrainingError,
+        match="expected a checkpoint that fits this training, got another: .*; use --fresh or another --out",
     ):
         train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
 
@@ -271,12 +278,17 @@ def test_an_optimizer_of_other_sizes_and_damaged_weights(faces, tiny, tmp_path):
     remembered[0] = {k: torch.zeros(7) for k in remembered[0]}
     whole = (tmp_path / "checkpoint.pt").read_bytes()
     torch.save(state, tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainingError, match=r"does not fit this training: optimizer: \w+: expected .*, got \(7,\)"):
+    with pytest.raises(
+        TrainingError,
+        match=r"expected a checkpoint that fits this training, got another: optimizer: \w+: expected .*, got \(7,\)",
+    ):
         train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(whole)
     best = tmp_path / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-8])
-    with pytest.raises(TrainingError, match=r"best\.safetensors: is not what the training wrote; use --fresh"):
+    with pytest.raises(
+        TrainingError, match=r"best\.safetensors: expected the weights that the training wrote, got others; use --fresh"
+    ):
         train(replace(QUICK, epochs=1), tiny(), faces, out=tmp_path)
 
 
@@ -293,10 +305,10 @@ def test_a_cache_that_is_something_else(faces, tmp_path):
         whole.replace(b"False", b"F(((e"),
     ):
         (tmp_path / "faces.npy").write_bytes(damaged)
-        with pytest.raises(TrainingError, match="the cache is damaged, remove"):
+        with pytest.raises(TrainingError, match="expected the pixels of .*, got .*; remove"):
             CachedFaces(faces, tmp_path)
     (tmp_path / "faces.json").write_text("[" * 100_000)
-    with pytest.raises(TrainingError, match="not the description of a cache, remove"):
+    with pytest.raises(TrainingError, match="expected the description of a cache, got .*; remove"):
         CachedFaces(faces, tmp_path)
 
 
@@ -307,7 +319,7 @@ class Evil:
 
 def test_a_checkpoint_with_code_is_not_run(faces, tiny, tmp_path, capsys):
     torch.save({"about": Evil()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainingError, match="not a whole checkpoint"):
+    with pytest.raises(TrainingError, match="expected a whole checkpoint of a training, got "):
         train(QUICK, tiny(), faces, out=tmp_path)
     assert "ran" not in capsys.readouterr().out
 
@@ -327,10 +339,16 @@ def test_a_finished_training_is_checked_when_it_is_used(faces, tiny, tmp_path, l
     before = (tmp_path / lost).read_bytes()
     (tmp_path / lost).unlink()
     if lost == "best.safetensors":
-        with pytest.raises(TrainingError, match=r"best\.safetensors: cannot be read: .*; use --fresh to train again"):
+        with pytest.raises(
+            TrainingError,
+            match=r"best\.safetensors: expected the best weights, got a file that .*; use --fresh to train again",
+        ):
             train(QUICK, tiny(), faces, out=tmp_path)
         (tmp_path / lost).write_bytes(bytes(len(before)))
-        with pytest.raises(TrainingError, match=r"best\.safetensors: is not what the training wrote; use --fresh"):
+        with pytest.raises(
+            TrainingError,
+            match=r"best\.safetensors: expected the weights that the training wrote, got others; use --fresh",
+        ):
             train(QUICK, tiny(), faces, out=tmp_path)
         return
     train(QUICK, tiny(), faces, out=tmp_path)

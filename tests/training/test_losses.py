@@ -138,7 +138,7 @@ def test_the_rate_rises_and_falls_to_zero():
         ({"seed": -1}, "seed: expected a number in"),
         (
             {"loss": "triplet", "batch": 6},
-            "batch: the triplet loss needs two identities of 4 .* expected 8 or more, got 6",
+            "batch: expected 8 or more with the triplet loss, two identities of 4 images, got 6",
         ),
     ],
 )

@@ -78,11 +78,11 @@ def test_attacks_are_written_as_name_steps_and_budget(tmp_path, plan):
     for text, expected in (
         ("bin", "attack: expected NAME"),
         ("bim:0", "attack: expected a whole number of at least 1 for the steps"),
-        ("fgsm:3", "takes no steps"),
+        ("fgsm:3", "steps: expected none, since fgsm makes one step"),
         ("bim@big", "eps: expected a positive number"),
         ("e-fim", "which works on several"),
         ("bim,eps", "set: expected NAME=VALUE such as confidence=0.1, got 'eps'"),
-        ("bim,candidates=3", "bim has no option 'candidates'; it has .*random_start"),
+        ("bim,candidates=3", "set: expected an option of bim .*random_start.*, got 'candidates'"),
     ):
         with pytest.raises(ValueError, match=expected):
             parse_attack(text)
