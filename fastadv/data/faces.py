@@ -322,10 +322,8 @@ class FaceSource:
             notify(f"landmarks: the points of {naming.several(odd)} fit no face; are they right?", stacklevel=5)
             self._told = True
         if len(names) > 2 and self._corner.issuperset(names):
-            notify(
-                "landmarks: all faces lie in the upper left quarter of their images; is the list for smaller images?",
-                stacklevel=5,
-            )
+            where = "the upper left quarter of their images"
+            notify(f"landmarks: all faces lie in {where}; is the list for smaller images?", stacklevel=5)
             self._told = True
         if self.size is None or self.landmarks is not None or self._aligned:
             return

@@ -104,7 +104,7 @@ def test_errors(model, faces):
         SelectiveDropout(gamma=3).fit(model, x, x)
     with pytest.raises(ValueError, match="attacked: expected the shape of clean"):
         SelectiveDropout(gamma=1).fit(model, x, x[:2])
-    with pytest.raises(ValueError, match="attacked must differ from clean"):
+    with pytest.raises(ValueError, match="attacked: expected images that move a filter away from clean"):
         SelectiveDropout(gamma=1).fit(model, x, x)
     with pytest.raises(ValueError, match="batch: expected an integer"):
         SelectiveDropout(gamma=1).fit(model, x, 1 - x, batch=0)

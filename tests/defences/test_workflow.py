@@ -377,7 +377,7 @@ def test_threats_from_text():
         (lambda: parse_defence("attack(nose)"), "attack: expected NAME"),
         (lambda: read_attack("e-fim"), "single network, got 'e-fim'"),
         (lambda: read_attack("fim:x"), "a whole number of at least 1 for the steps, got 'fim:x'"),
-        (lambda: read_attack("ffm:3"), "one-step attack and takes no steps"),
+        (lambda: read_attack("ffm:3"), "steps: expected none, since ffm makes one step, got 3"),
         (lambda: parse_threat("some"), "threat: expected zero, perfect"),
         (lambda: parse_threat("perfect:x"), "threat: expected zero, perfect"),
         (lambda: parse_threat("adaptive"), "detector: expected a calibrated one for the threat 'adaptive', got none"),
