@@ -108,9 +108,9 @@ def test_errors(model, faces):
         SelectiveDropout(gamma=1).fit(model, x, x)
     with pytest.raises(ValueError, match="batch: expected an integer"):
         SelectiveDropout(gamma=1).fit(model, x, 1 - x, batch=0)
-    with pytest.raises(ValueError, match="no convolution '9' with 1 filters"):
+    with pytest.raises(ValueError, match="expected a convolution '9' with at least 1 filters"):
         DroppedFilters(filters=(("9", (0,)),), gamma=1, kappa=0.1).wrap(model)
-    with pytest.raises(ValueError, match="no convolution '0' with 7 filters"):
+    with pytest.raises(ValueError, match="expected a convolution '0' with at least 7 filters"):
         DroppedFilters(filters=(("0", (6,)),), gamma=1, kappa=0.1).wrap(model)
     with pytest.raises(TypeError, match="expected a FaceModel, got Linear"):
         DroppedFilters(filters=(), gamma=1, kappa=0.1).wrap(nn.Linear(1, 1))
