@@ -1,11 +1,10 @@
 """Faces in, results out: image files, alignment, data sets, and the folder of a run."""
 
-from fastadv.data.alignment import AlignmentError, align
+from fastadv.data.alignment import AlignmentError, align, read_landmarks
 from fastadv.data.dealt_pairs import deal_pairs
 from fastadv.data.faces import Face, FaceSource, SourceError, face_id
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.images import ImageError, encode_png, read_image, to_tensor, to_uint8, write_png
-from fastadv.data.landmarks import read_landmarks
 from fastadv.data.lfw import LFW
 from fastadv.data.manifest import ManifestError, ManifestRow, read_manifest
 from fastadv.data.pair_bin import PairBin

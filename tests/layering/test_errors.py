@@ -80,7 +80,7 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "names of files: what is wrong with them, or which are missing": {
         "data/folder.py": ("{}: {}; rename it",),
-        "data/landmarks.py": ("{}: cannot tell the name, ...",),
+        "data/alignment.py": ("{}: cannot tell the name, ...",),
         "data/lfw.py": ("{}: images are missing below {}: {}", "{}: there is no such list, but pairs.csv; ..."),
         "data/pairs.py": ("{}: {} images of the pairs are missing, first {}{}",),
         "data/run_files.py": ("{}: images are missing or damaged: {}; ...",),
