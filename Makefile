@@ -56,7 +56,7 @@ wheel-test: $(VENV)/.built
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test]"
 	$(VENV)-wheel/bin/pip install --quiet --no-deps $(PEERS)
-	cp -r tests examples pyproject.toml build/elsewhere/
+	cp -r tests examples docs pyproject.toml build/elsewhere/
 	cd build/elsewhere && OMP_NUM_THREADS=1 $(abspath $(VENV)-wheel)/bin/python -m pytest -q -n 2 --ignore=tests/packaging
 
 triton-compile: $(VENV)/.built
