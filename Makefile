@@ -73,7 +73,7 @@ GPU_TESTS ?=
 GPU_BENCH ?= --all
 gpu-check:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps .
-	rm -rf build/gpu && mkdir -p build/gpu && cp -r tests bench pyproject.toml build/gpu/
+	rm -rf build/gpu && mkdir -p build/gpu && cp -r tests bench docs examples pyproject.toml build/gpu/
 	cd build/gpu && $(PYTHON) -m pytest -q -p no:benchmark -m gpu $(GPU_TESTS)
 	$(MAKE) gpu-sanitize
 	cd build/gpu && $(PYTHON) -m bench.run $(GPU_BENCH) --json --device cuda --out $(abspath bench/results) --commit "$$(git rev-parse HEAD 2>/dev/null)"
