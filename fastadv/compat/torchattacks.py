@@ -8,6 +8,7 @@ constant.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -179,8 +180,6 @@ class Attack:
         l2 = float(torch.cat(norms).mean()) if len(torch.cat(norms)) else 0.0
         kept = ("adv_inputs", "labels", *["preds"][:save_predictions], *["clean_inputs"][:save_clean_inputs])
         if save_path is not None:
-            import io
-
             buffer = io.BytesIO()
             torch.save({name: joined[name] for name in kept}, buffer)
             write_atomically(Path(save_path), buffer.getvalue())

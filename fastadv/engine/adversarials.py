@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 RESULTS = "results.csv"
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
+_CHANNELS = (1, 3, 4)  # of grey, RGB and RGBA pictures
 # the fields of a result that become tensors
 _TYPES = {
     **dict.fromkeys(("success", "success_float"), torch.bool),
@@ -154,7 +154,7 @@ class Adversarials:
     def _repr_html_(self) -> str:
         """For notebooks: the line of `repr`, and the first images where they are pictures."""
         line = f"<p>{self!r}</p>"
-        if not len(self) or self.images.shape[1] not in _MODES:
+        if not len(self) or self.images.shape[1] not in _CHANNELS:
             return line
         data = base64.b64encode(_png(self.show())).decode()
         return f'{line}<img alt="the first adversarial images" src="data:image/png;base64,{data}">'
@@ -163,11 +163,10 @@ class Adversarials:
         return {**{name: getattr(self, name).tolist() for name in _COLUMNS}, "flags": [" ".join(f) for f in self.flags]}
 
     def _pictures(self, count: int) -> list[Image.Image]:
-        mode = _MODES.get(self.images.shape[1])
-        if mode is None:
+        if self.images.shape[1] not in _CHANNELS:
             raise ArgumentError(f"images: expected 1, 3 or 4 channels for pictures, got {self.images.shape[1]}")
         levels = (self.images[:count].detach().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return [Image.fromarray(_squeezed(image), mode) for image in levels]
+        return [Image.fromarray(_squeezed(image)) for image in levels]
 
 
 def _squeezed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
