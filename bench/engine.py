@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadv import attacks
-from fastadv.attacks import Goal, Impersonate, Linf, SignGradient
+from fastadv.attacks import Goal, Impersonate, Linf, Recipe, SignGradient
 from fastadv.data import LFW
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.engine.evaluate import outputs_of
@@ -66,10 +66,10 @@ def by_engine(
     model: FaceModel, x: Tensor, targets: Tensor, threshold: float, engine: Engine, *, stop: bool
 ) -> tuple[Tensor, Tensor, float]:
     """The same with the engine: 8-bit images, similarities, and the mean number of evaluations."""
-    attack = SignGradient(budget=Linf(EPS), steps=STEPS, step_size=ALPHA, stop_at_success=stop, margin=0.005 * stop)
+    machine = SignGradient(budget=Linf(EPS), steps=STEPS, step_size=ALPHA, stop_at_success=stop, margin=0.005 * stop)
     goal = Impersonate(targets, threshold=threshold)
     jobs = (Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(len(x)))
-    found = {int(r.name): r for r in stream_jobs(attack, jobs, model, engine=engine)}
+    found = {int(r.name): r for r in stream_jobs(Recipe(machine), jobs, model, engine=engine)}
     done = [found[i] for i in range(len(x))]
     similar = torch.tensor([r.score_after for r in done])
     return torch.stack([r.image for r in done]), similar, statistics.mean(r.ticks for r in done)
@@ -169,7 +169,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
         reference = model(x.flip(0)).detach()
         goal: Goal = Impersonate(reference, threshold=0.99)
         slots = Slots(
-            attacks.fim(steps=10_000), goal, surrogate,
+            attacks.fim(steps=10_000).attack, goal, surrogate,
             count=batch, batch=batch, width=reference.shape[1], like=x, seed=0, capture=device != "cpu", tf32=False,
         )  # fmt: skip
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(batch)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench import minimal_norm_by_hand as by_hand
 from bench.optimisation import lfw_faces
 from bench.peers import adv_lib, foolbox
-from fastadv.attacks import Attack, Misclassify
+from fastadv.attacks import Attack, Misclassify, Recipe
 from fastadv.attacks.budget import Box
 from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.deepfool import DeepFool
@@ -78,7 +78,7 @@ class Case:
 
 
 def _ours(attack: Attack[Any], model: FaceModel, x: Tensor, label: Tensor) -> tuple[Tensor, float]:
-    made = run(_InFloat(attack), Misclassify(label), model, x, engine=Engine(batch=min(BATCH, len(x))))
+    made = run(Recipe(_InFloat(attack)), Misclassify(label), model, x, engine=Engine(batch=min(BATCH, len(x))))
     return made.images, float(made.ticks.double().mean())
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from fastadv.attacks import Attack, ClassifyAs, Goal, Linf, Rows
+from fastadv.attacks import Attack, ClassifyAs, Goal, Linf, Recipe, Rows
 from fastadv.attacks.feature_goals import GalleryClass, MatchFeatures
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.lbfgs_penalty import LBFGS
@@ -195,7 +195,7 @@ def _cases(faces: Faces, quick: bool) -> list[_Case]:
     """SciPy's L-BFGS takes so long that it gets half of the faces."""
     few, half = len(faces.images), max(2, len(faces.images) // 2)
     guides, others = faces.images.roll(1, 0), faces.labels.roll(1)
-    knn, wide = (knn_df(eps=eps, margin=MARGIN) for eps in (EPS, WIDE))
+    knn, wide = (knn_df(eps=eps, margin=MARGIN).attack for eps in (EPS, WIDE))
     theirs, *both = (
         LBFGSB(budget=Linf(EPS), evaluations=most // 3 if quick else most, tolerance=0.0)
         for most in (SCIPY_EVALUATIONS, *OUR_EVALUATIONS.values())
@@ -266,7 +266,7 @@ def _by_scipy(case: _Case, model: FaceModel, images: Tensor) -> _Run:
 
 def _by_engine(case: _Case, attack: Attack[Any], model: FaceModel, images: Tensor, engine: Engine) -> _Run:
     begin, used = time.perf_counter(), time.process_time()
-    made = run(attack, case.goal, model, images, engine=engine)
+    made = run(Recipe(attack), case.goal, model, images, engine=engine)
     seconds, processor = time.perf_counter() - begin, time.process_time() - used
     ticks = float(made.ticks.float().mean())
     return _Run(seconds=seconds, processor=processor, images=made.images.to(images.device), evaluations=ticks)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastadv.attacks import Recipe, as_recipe
 from fastadv.attacks.registry import Entry
+from fastadv.surrogates import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,9 +236,9 @@ def family_key(entry: Entry) -> str:
     if entry.ensemble:
         return "transferable"
     made = entry.make()
-    if isinstance(made, Recipe) and made.surrogate != as_recipe(made.attack).surrogate:
+    if made.surrogate != Surrogate():
         return "transferable"
-    machine = type(as_recipe(made).attack).__name__
+    machine = type(made.attack).__name__
     if machine == "SignGradient":
         return "iterative" if entry.steps else "one_step"
     return _BY_MACHINE[machine]

@@ -33,5 +33,5 @@ class CosineSteps(SlotAttack[SlotState]):
 model = fa.load("synth-mobile")
 faces = fa.data.render_faces([*range(16)] * 2, [0] * 16 + [1] * 16, seed=2).images  # two images of each person
 goal = fa.Evade(references=faces[16:], threshold=0.46)
-for attack in (CosineSteps(budget=fa.Linf(3 / 255)), fa.attacks.pgd(eps=3 / 255, steps=10)):
+for attack in (fa.Recipe(CosineSteps(budget=fa.Linf(3 / 255))), fa.attacks.pgd(eps=3 / 255, steps=10)):
     print(f"{attack.name}: {fa.run(attack, goal, model, faces[:16])}")

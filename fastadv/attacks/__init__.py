@@ -40,7 +40,7 @@ from fastadv.attacks.noise import Noise
 from fastadv.attacks.objective import Objective
 from fastadv.attacks.optimisation_catalog import df, knn_df, lbfgs
 from fastadv.attacks.pair_classifier import PairClassifier, anonymisation, impersonation
-from fastadv.attacks.recipe import Recipe, as_recipe
+from fastadv.attacks.recipe import Recipe, check_recipe
 from fastadv.attacks.sign_catalog import (
     bim,
     ffm,
@@ -108,9 +108,9 @@ __all__ = [
     "apgd",
     "apgd_dlr",
     "apgd_l2",
-    "as_recipe",
     "bim",
     "by_name",
+    "check_recipe",
     "cw_l0",
     "cw_l2",
     "cw_linf",

@@ -41,7 +41,9 @@ S = TypeVar("S", bound=SlotState)
 
 
 class Attack(Protocol[S]):
-    """How to move. A frozen value; everything that changes lives in the state, whose class derives from ``SlotState``.
+    """The state machine of a ``Recipe``: how to move. ``fa.run(Recipe(Mine(...)), ...)`` runs one of your own.
+
+    A frozen value; everything that changes lives in the state, whose class derives from ``SlotState``.
 
     One that looks for the smallest change says so by a class attribute ``smallest = True``: the engine then leaves an
     image alone that has reached its goal, with the margin, before the attack. ``SlotAttack`` and ``SmallestChange``
@@ -86,6 +88,8 @@ class Attack(Protocol[S]):
 
 class SlotAttack(Generic[S]):
     """What attacks share that do not say otherwise: along the gradient of the goal's loss, from the image itself.
+
+    A state machine: ``Recipe(Mine(...))`` is what functions take.
 
     Attributes:
         slots: The class of the state.

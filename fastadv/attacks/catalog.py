@@ -1,4 +1,4 @@
-"""The named attacks of the papers: a state machine with its parameters each, or a recipe on a surrogate."""
+"""The named attacks of the papers: a recipe each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from fastadv.attacks import minimal_catalog, optimisation_catalog, sign_catalog, transferable
-from fastadv.attacks.attack import Attack
 from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.registry import Entry, collect
 from fastadv.core.errors import ArgumentError
@@ -57,7 +56,7 @@ def by_name(
     others: Sequence[FaceModel] = (),
     weights: Sequence[float] | None = None,
     **fields: Any,
-) -> Attack[Any] | Recipe:
+) -> Recipe:
     """The named attack with its paper's parameters, or the given ones.
 
     Args:

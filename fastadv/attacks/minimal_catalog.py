@@ -14,6 +14,7 @@ from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.minimal_eps import MinimalEps
 from fastadv.attacks.minimal_fgsm import MinimalFGSM
 from fastadv.attacks.noise import Noise
+from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.registry import named
 from fastadv.attacks.sign_gradient import SignGradient
 
@@ -70,7 +71,7 @@ def minimal_fgsm() -> MinimalFGSM:
     return MinimalFGSM()
 
 
-def _minimal(make: Callable[..., SignGradient]) -> Callable[..., MinimalEps]:
+def _minimal(make: Callable[..., Recipe]) -> Callable[..., Recipe]:
     """The recipe that looks for the smallest radius at which another one reaches its goal.
 
     The radius is doubled from 0.5/255 (L2: 0.1) until the attack succeeds, at most to 128/255 (51.2), and then found
@@ -78,7 +79,8 @@ def _minimal(make: Callable[..., SignGradient]) -> Callable[..., MinimalEps]:
     """
 
     def recipe(*, steps: int | None = None) -> MinimalEps:
-        attack = make() if steps is None else make(steps=steps)
+        attack = (make() if steps is None else make(steps=steps)).attack
+        assert isinstance(attack, SignGradient)
         first, largest = _RADII[attack.budget.norm]
         return MinimalEps(attack=attack, first=first, largest=largest)
 

@@ -12,6 +12,7 @@ from fastadv.attacks.bracket import SizedState, SmallestSize, most_tries
 from fastadv.attacks.budget import Box
 from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.per_image import as_rows, column, put_where
+from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.sign_gradient import SignGradient, SignGradientState
 from fastadv.attacks.state import integer, row
 from fastadv.core.errors import ArgumentTypeError
@@ -65,8 +66,10 @@ class MinimalEps(SmallestSize[MinimalEpsState]):
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attack, SignGradient):
-            raise ArgumentTypeError(f"attack: expected a SignGradient, got {type(self.attack).__name__}")
+        given: object = self.attack
+        if not isinstance(given, SignGradient):
+            hint = "; use recipe.attack" if isinstance(given, Recipe) else ""
+            raise ArgumentTypeError(f"attack: expected a SignGradient, got {type(given).__name__}{hint}")
         super().__post_init__()
         if not self.name:
             object.__setattr__(self, "name", f"minimal-{self.attack.name}")

@@ -6,13 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any
 
-from fastadv.attacks.attack import Attack
-from fastadv.attacks.recipe import Recipe, as_recipe
+from fastadv.attacks.recipe import Recipe
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-
-Made = TypeVar("Made", bound="Attack[Any] | Recipe")
 
 _READ = ("int", "float", "bool", "str")
 _NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
@@ -20,13 +17,16 @@ _MARGINS = ("margin", "confidence")
 _INNER = "attack"  # the field of an attack that runs another one
 
 
-def options_of(moves: Attack[Any] | Recipe) -> dict[str, str]:
+def options_of(recipe: Recipe) -> dict[str, str]:
     """The names of an attack's plain fields, and what each takes: ``"int"``, ``"float | None"``, ..., by name.
 
     An attack that runs another one has that one's options too.
     """
-    attack: Any = as_recipe(moves).attack
-    inner = options_of(getattr(attack, _INNER)) if hasattr(attack, _INNER) else {}
+    return _options(recipe.attack)
+
+
+def _options(attack: Any) -> dict[str, str]:
+    inner = _options(getattr(attack, _INNER)) if hasattr(attack, _INNER) else {}
     own = {f.name: str(f.type) for f in fields(attack) if f.name not in _NOT_FREE}
     return dict(sorted({**inner, **{n: kind for n, kind in own.items() if _plain(kind)}}.items()))
 
@@ -36,7 +36,7 @@ def _plain(kind: str) -> bool:
 
 
 def with_options(
-    moves: Attack[Any] | Recipe,
+    recipe: Recipe,
     *,
     stop: bool = False,
     margin: float | None = None,
@@ -45,7 +45,7 @@ def with_options(
     """The recipe with other values in the fields of its attack.
 
     Args:
-        moves: An attack, or a recipe with one.
+        recipe: The attack.
         stop: Finish an image at its first success.
         margin: How far beyond the border of the goal a success must be: the margin, or the confidence of C&W.
         settings: Values as text by the names of ``options_of``; "none" where a field takes it, and numbers also as
@@ -54,7 +54,6 @@ def with_options(
     Raises:
         ValueError: The attack has no such field, the text is no value of its type, or the value is out of range.
     """
-    recipe = as_recipe(moves)
     known = options_of(recipe)
     changes: dict[str, Any] = {}
     if stop:
@@ -75,30 +74,26 @@ def with_options(
     return replace(recipe, attack=_replaced(recipe.attack, changes)) if changes else recipe
 
 
-def with_fields(moves: Made, given: Mapping[str, Any]) -> Made:
-    """An attack, or a recipe with one, with other values in the plain fields of its state machine.
+def with_fields(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values in the plain fields of its state machine.
 
     Args:
-        moves: What is changed.
+        recipe: What is changed.
         given: Values by the names of ``options_of``.
 
     Raises:
         ArgumentTypeError: There is no such field.
         ValueError: A value is out of range.
     """
-    known = options_of(moves)
+    known = options_of(recipe)
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ArgumentTypeError(
-                f"{name}: expected an option of {moves.name} ({', '.join(known)}), got another name{hint}"
+                f"{name}: expected an option of {recipe.name} ({', '.join(known)}), got another name{hint}"
             )
-    if not given:
-        return moves
-    if isinstance(moves, Recipe):
-        return replace(moves, attack=_replaced(moves.attack, given))
-    return _replaced(moves, given)
+    return replace(recipe, attack=_replaced(recipe.attack, given)) if given else recipe
 
 
 def _replaced(attack: Any, changes: Mapping[str, Any]) -> Any:

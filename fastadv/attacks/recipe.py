@@ -6,41 +6,88 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastadv.attacks.attack import Attack
+from fastadv.attacks.budget import Budget
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentTypeError
+from fastadv.core.numbers import show_eps
 from fastadv.surrogates import Surrogate
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
-    """An attack on a surrogate of the model. The verdict is always the bare model's.
+    """An attack on a surrogate of the model: what every function that attacks takes. ::
 
-    Where the attack stops at success, it is the surrogate (of an ensemble: the attacked model's own part) that says so.
+        fa.attacks.pgd(eps=8 / 255)                                   # a named one
+        fa.Recipe(Mine(budget=fa.Linf(8 / 255)))                      # one with a state machine of your own
+        dataclasses.replace(fa.attacks.fim(), surrogate=Surrogate())  # a named one on another surrogate
 
-    Attributes:
-        attack: The state machine.
+    The verdict is always the bare model's. Where the attack stops at success, it is the surrogate (of an ensemble: the
+    attacked model's own part) that says so.
+
+    Args:
+        attack: The state machine, which has the other settings: ``recipe.attack.step_size``.
         surrogate: What it moves on; the bare model unless something is given.
+
+    Raises:
+        TypeError: ``attack`` is no state machine, or ``surrogate`` no ``Surrogate``.
     """
 
     attack: Attack[Any]
-    surrogate: Surrogate = field(default_factory=Surrogate)
+    surrogate: Surrogate = field(default_factory=Surrogate, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, type) or not _moves(self.attack):
+            own = isinstance(self.attack, Recipe)
+            shown = repr(self.attack) if own else brief(self.attack)
+            hint = "; use dataclasses.replace(recipe, surrogate=...)" if own else _way_over(self.attack)
+            raise ArgumentTypeError(f"attack: expected a state machine such as SignGradient(...), got {shown}{hint}")
+        if not isinstance(self.surrogate, Surrogate):
+            raise ArgumentTypeError(f"surrogate: expected a Surrogate, got {brief(self.surrogate)}")
+
+    def __repr__(self) -> str:
+        """One line: the name, the budget, the most steps, and the parts of the surrogate."""
+        said = [repr(self.name), self.budget.norm if self.budget.is_ball else "smallest change"]
+        if self.budget.is_ball:
+            said[-1] += f" {show_eps(self.budget.eps)}"
+        said.append(f"{self.steps} step{'' if self.steps == 1 else 's'}")
+        said += [type(part).__name__ for part in vars(self.surrogate).values() if part is not None]
+        return f"Recipe({', '.join(said)})"
 
     @property
     def name(self) -> str:
         """The attack's name."""
         return self.attack.name
 
+    @property
+    def budget(self) -> Budget:
+        """Where the image may go: ``budget.eps`` is the radius of a ball."""
+        return self.attack.budget
 
-def as_recipe(moves: Attack[Any] | Recipe) -> Recipe:
-    """The recipe itself, or an attack on the bare model.
+    @property
+    def steps(self) -> int:
+        """The most steps that an image can take."""
+        return self.attack.steps
+
+
+def check_recipe(attack: object) -> Recipe:
+    """The recipe itself; whatever else is given is told how it becomes one.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: It is none.
     """
-    if not isinstance(moves, Recipe) and (isinstance(moves, type) or not callable(getattr(moves, "tick", None))):
-        if isinstance(moves, str):
-            hint = f"; use attacks.by_name({moves!r})"
-        else:
-            hint = "; call it" if callable(moves) else ""
-        raise ArgumentTypeError(f"attack: expected an attack or a Recipe, got {brief(moves)}{hint}")
-    return moves if isinstance(moves, Recipe) else Recipe(attack=moves)
+    if isinstance(attack, Recipe):
+        return attack
+    kind = attack if isinstance(attack, type) else type(attack)
+    hint = f"; write Recipe({kind.__name__}(...))" if _moves(attack) else _way_over(attack)
+    raise ArgumentTypeError(f"attack: expected a Recipe, got {brief(attack)}{hint}")
+
+
+def _moves(attack: object) -> bool:
+    """Whether it is a state machine, or the class of one."""
+    return callable(getattr(attack, "tick", None))
+
+
+def _way_over(attack: object) -> str:
+    if isinstance(attack, str):
+        return f"; use attacks.by_name({attack!r})"
+    return "; call it" if callable(attack) else ""

@@ -7,13 +7,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.options import with_fields
 from fastadv.attacks.recipe import Recipe
-
-Made = TypeVar("Made", bound="Attack[Any] | Recipe")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -30,7 +28,7 @@ class Entry:
         gradient: Whether it needs a gradient: noise does not.
     """
 
-    make: Callable[..., Attack[Any] | Recipe]
+    make: Callable[..., Recipe]
     what: str
     level: str
     source: str
@@ -79,17 +77,22 @@ class Entry:
 
 def named(
     what: str, *, level: str, source: str, norm: str = "linf", gradient: bool = True
-) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
-    """Give a recipe its entry, its source in the docstring, and the plain fields of its state machine as arguments."""
+) -> Callable[[Callable[..., Attack[Any] | Recipe]], Callable[..., Recipe]]:
+    """Make a function that gives a state machine, or a recipe, one that gives a recipe and has an entry.
 
-    def register(make: Callable[..., Made]) -> Callable[..., Made]:
-        own = inspect.signature(make).parameters
+    It gets its source in the docstring, and takes the plain fields of the state machine as arguments too.
+    """
+
+    def register(make: Callable[..., Attack[Any] | Recipe]) -> Callable[..., Recipe]:
+        signature = inspect.signature(make)
 
         @functools.wraps(make)
-        def recipe(**given: Any) -> Made:
-            made = make(**{name: given.pop(name) for name in own if name in given})
-            return with_fields(made, given)
+        def recipe(**given: Any) -> Recipe:
+            made = make(**{name: given.pop(name) for name in signature.parameters if name in given})
+            return with_fields(made if isinstance(made, Recipe) else Recipe(made), given)
 
+        recipe.__annotations__ = {**make.__annotations__, "return": Recipe}
+        vars(recipe)["__signature__"] = signature.replace(return_annotation=Recipe)  # what `help` and the pages show
         recipe.__doc__ = f"{inspect.cleandoc(make.__doc__ or '')}\n\nSource: {source}.".lstrip()
         entry = Entry(make=recipe, what=what, level=level, source=source, norm=norm, gradient=gradient)
         vars(recipe)["entry"] = entry

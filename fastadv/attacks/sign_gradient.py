@@ -35,6 +35,8 @@ class SignGradient(SlotAttack[SignGradientState]):
     g (eq. 4). With an L2 budget the step is ``x <- project(x + alpha * v / ||v||_2)`` (eq. 5), where no momentum
     means ``mu = 0``. The last iterate is the result, and the engine judges it like every other.
 
+    A state machine: ``Recipe(SignGradient(...))`` is what functions take.
+
     Attributes:
         budget: ``Linf(eps)`` or ``L2(eps)``.
         steps: Number of steps, at least 1.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fastadv.attacks.catalog import CATALOG, by_name
 from fastadv.attacks.options import with_options
-from fastadv.attacks.recipe import Recipe, as_recipe
+from fastadv.attacks.recipe import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_steps, show_eps
 from fastadv.models import FaceModel
@@ -70,7 +70,7 @@ class AttackSpec:
     def family(self) -> str:
         """``"one-step"``, ``"iterative"`` or ``"noise"``."""
         family = CATALOG[self.name].family
-        return ONE_STEP if family == ITERATIVE and self.recipe().attack.steps == 1 else family
+        return ONE_STEP if family == ITERATIVE and self.recipe().steps == 1 else family
 
     @property
     def rate(self) -> float | None:
@@ -84,7 +84,7 @@ class AttackSpec:
     @property
     def radius(self) -> float | None:
         """The radius of its budget, or None where it looks for the smallest perturbation."""
-        budget = self.recipe().attack.budget
+        budget = self.recipe().budget
         return budget.eps if budget.is_ball else None
 
     def without(self, setting: str) -> AttackSpec:
@@ -104,13 +104,11 @@ class AttackSpec:
         """
         if self.name in CATALOG and not CATALOG[self.name].steps:
             steps = None
-        made = as_recipe(
-            by_name(
-                self.name,
-                eps=eps if self.eps is None else self.eps,
-                steps=steps if self.steps is None else self.steps,
-                rate=self.rate,
-            )
+        made = by_name(
+            self.name,
+            eps=eps if self.eps is None else self.eps,
+            steps=steps if self.steps is None else self.steps,
+            rate=self.rate,
         )
         made = with_options(made, settings={name: value for name, value in self.settings if name != _RATE})
         if not others:

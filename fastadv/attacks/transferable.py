@@ -28,7 +28,7 @@ STEPS = 1500
 def _on(name: str, eps: float, steps: int, momentum: float | None = None, **parts: Any) -> Recipe:
     """FIM, or with momentum M-FIM, on a surrogate of these parts."""
     attack = SignGradient(budget=Linf(eps), steps=steps, step_size=_LEVEL, momentum=momentum, name=name)
-    return Recipe(attack=attack, surrogate=Surrogate(**parts))
+    return Recipe(attack, surrogate=Surrogate(**parts))
 
 
 def _ensemble(others: Sequence[FaceModel], weights: Sequence[float] | None) -> Ensemble:

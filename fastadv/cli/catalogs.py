@@ -130,16 +130,17 @@ def _family(entry: Entry) -> str:
 
 
 def _described(entry: Entry) -> Described:
-    from fastadv.attacks import as_recipe
     from fastadv.attacks.options import options_of
 
     parameters = {name: _value(name, value) for name, value in entry.defaults.items() if name != "others"}
-    machine = None if entry.ensemble else as_recipe(entry.make()).attack
+    recipe = None if entry.ensemble else entry.make()
     settings: dict[str, str] = {}
-    if machine is not None:
-        settings = {n: _value(n, getattr(machine, n, None)) or "none" for n in options_of(machine)}
+    formula = ""
+    if recipe is not None:
+        machine = recipe.attack
+        settings = {n: _value(n, getattr(machine, n, None)) or "none" for n in options_of(recipe)}
         parameters = {name: settings.get(name) if value is None else value for name, value in parameters.items()}
-    formula = "" if machine is None else inspect.cleandoc(type(machine).__doc__ or "").split("\n\nAttributes:")[0]
+        formula = inspect.cleandoc(type(machine).__doc__ or "").split("\n\nAttributes:")[0]
     text = inspect.cleandoc(entry.make.__doc__ or "")
     return Described(
         name=entry.name,

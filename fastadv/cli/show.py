@@ -125,7 +125,7 @@ def percent(value: float | None) -> str:
 
 def attack_title(moves: Recipe) -> str:
     """The attack and its budget: ``"fim, linf 8/255"``, or the name alone where there is no ball."""
-    budget = moves.attack.budget
+    budget = moves.budget
     return f"{moves.name}, {budget.norm} {show_eps(budget.eps)}" if budget.is_ball else moves.name
 
 

@@ -26,7 +26,6 @@ from fastadv.attacks import (
     Misclassify,
     Recipe,
     SignGradient,
-    as_recipe,
 )
 from fastadv.attacks import DeepFool as _DeepFool
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -224,7 +223,7 @@ class _Signs(Attack):
     """The sign-gradient family: steps of ``alpha`` within the ball."""
 
     def __init__(self, name: str, model: nn.Module, *, surrogate: Surrogate | None = None, **machine: Any) -> None:
-        recipe = Recipe(attack=SignGradient(name=name.lower(), **machine), surrogate=surrogate or Surrogate())
+        recipe = Recipe(SignGradient(name=name.lower(), **machine), surrogate=surrogate or Surrogate())
         super().__init__(name, model, recipe)
 
 
@@ -346,14 +345,14 @@ class CW(Attack):
         machine = CarliniWagner(
             search_steps=1, inner_steps=steps, learning_rate=lr, initial_constant=float(c), confidence=float(kappa)
         )
-        super().__init__("CW", model, as_recipe(machine))
+        super().__init__("CW", model, Recipe(machine))
 
 
 class DeepFool(Attack):
     """Steps to the nearest linearised border, in L2."""
 
     def __init__(self, model: nn.Module, steps: int = 50, overshoot: float = 0.02) -> None:
-        super().__init__("DeepFool", model, as_recipe(_DeepFool(steps=steps, overshoot=overshoot)), targets=False)
+        super().__init__("DeepFool", model, Recipe(_DeepFool(steps=steps, overshoot=overshoot)), targets=False)
 
 
 class APGD(Attack):
@@ -382,7 +381,7 @@ class APGD(Attack):
             raise ArgumentError(f"eot_iter, rho: expected 1 and 0.75, got {eot_iter} and {rho}")
         budget = Linf(eps) if norm == "Linf" else L2(eps)
         machine = _APGD(budget=budget, steps=steps, restarts=n_restarts, loss=loss)
-        super().__init__("APGD", model, as_recipe(machine), targets=False)
+        super().__init__("APGD", model, Recipe(machine), targets=False)
 
 
 def _resized(rate: float, probability: float) -> InputDiversity:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Attack, Evade, Recipe, as_recipe
+from fastadv.attacks import Evade, Recipe, check_recipe
 from fastadv.core.errors import UnavailableError
 from fastadv.core.fields import check_range
 from fastadv.defences.defended import SameNetwork, Traits
@@ -50,7 +50,7 @@ class AttackAsDefence(Traits):
 
     Raises:
         ValueError: A field is out of range.
-        TypeError: ``attack`` is no attack.
+        TypeError: ``attack`` is no ``Recipe``.
 
     Source:
         "Adversarial attack as a defence", 2021: PGD against PGD, C&W against C&W, FGSM failing.
@@ -58,21 +58,21 @@ class AttackAsDefence(Traits):
 
     random: ClassVar[bool] = True  # in its start
     on_host: ClassVar[bool] = True
-    attack: Attack[Any] | Recipe
+    attack: Recipe
     start: float = 0.0
     threshold: float = -1.0
     known: bool = False
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
-        as_recipe(self.attack)  # refuses what is no attack
+        check_recipe(self.attack)
         check_range("start", self.start, 0.0, 1.0)
         check_range("threshold", self.threshold, -1.0, 1.0)
 
     @property
     def name(self) -> str:
         """``"attack(pgd)"``, or ``"known(pgd)"``."""
-        return f"{'known' if self.known else 'attack'}({as_recipe(self.attack).name})"
+        return f"{'known' if self.known else 'attack'}({self.attack.name})"
 
     @property
     def takes_attacked(self) -> bool:  # type: ignore[override]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.attacks import Goal, Recipe, check_recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_int, check_range
@@ -55,7 +55,7 @@ class ThreatModel(Protocol):
     def threshold(self) -> float:
         """Its logit at and above which an image is flagged."""
 
-    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+    def attacker(self, attack: Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attacker of a model behind a defence."""
 
 
@@ -71,9 +71,9 @@ class ZeroKnowledge:
     detector: ClassVar[None] = None
     threshold: ClassVar[float] = math.inf
 
-    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+    def attacker(self, attack: Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attack on the bare model, whatever the defence; the arguments are those of ``PerfectKnowledge``."""
-        return Attacker(model=model, recipe=as_recipe(attack), goal=_same)
+        return Attacker(model=model, recipe=check_recipe(attack), goal=_same)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class PerfectKnowledge(_Knowing):
     detector: ClassVar[None] = None
     threshold: ClassVar[float] = math.inf
 
-    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+    def attacker(self, attack: Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attack through the defence.
 
         Args:
@@ -145,7 +145,7 @@ class PerfectKnowledge(_Knowing):
         Raises:
             ValueError: The attack is on an ensemble already, and more than one sample is wanted.
         """
-        first, recipe = self._sampled(as_recipe(attack), model, defence)
+        first, recipe = self._sampled(check_recipe(attack), model, defence)
         return Attacker(model=first, recipe=recipe, goal=_same)
 
 
@@ -186,7 +186,7 @@ class Adaptive(_Knowing):
             raise ArgumentError(f"threshold: expected a logit, got {brief(self.threshold)}")
         super().__post_init__()
 
-    def attacker(self, attack: Attack[Any] | Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
+    def attacker(self, attack: Recipe, model: FaceModel, defence: Defence | None) -> Attacker:
         """The attack through the defence, against goal and detector.
 
         Args:
@@ -199,7 +199,7 @@ class Adaptive(_Knowing):
             ValueError: The attack follows no gradient of the goal's loss, or moves on other networks
                 (:func:`fastadv.defences.evade_detector.check_adapts`), or the model lacks a layer of the detector.
         """
-        recipe = as_recipe(attack)
+        recipe = check_recipe(attack)
         check_adapts(recipe)
         watched, recipe = self._sampled(recipe, WatchedModel(model, self.detector), defence)
         return Attacker(model=watched, recipe=recipe, goal=self._goal)

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Attack, ClassifyAs, Goal, Misclassify, Recipe, by_name
+from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe, by_name, check_recipe
 from fastadv.attacks.objective import as_goal
 from fastadv.attacks.options import with_fields
 from fastadv.core.errors import ArgumentError
@@ -17,7 +17,7 @@ from fastadv.engine.run import check_model, collect
 from fastadv.engine.settings import Engine
 from fastadv.models import FaceModel
 
-Moves = str | Attack[Any] | Recipe
+Moves = str | Recipe
 
 
 @overload
@@ -53,7 +53,7 @@ def attack(
         made.images, made.success
 
     Args:
-        moves: A name of ``fa.attacks.list()``, or an attack.
+        moves: A name of ``fa.attacks.list()``, or a recipe.
         model: What is attacked: see ``fa.wrap``.
         images: ``(N, C, H, W)`` float32 in [0, 1].
         labels: ``(N,)`` int64, the images' classes, which are to be left; with ``targeted`` those to be reached. None
@@ -77,9 +77,12 @@ def attack(
     if isinstance(eps, Sequence):
         options |= {"goal": goal, "targeted": targeted, "seed": seed, "engine": engine}
         return [attack(moves, model, images, labels, eps=each, **options) for each in eps]
-    if eps is not None and not isinstance(moves, str):
-        raise ArgumentError(f"eps: expected none beside an attack that has its own budget, got {eps}")
-    made = by_name(moves, eps=eps, **options) if isinstance(moves, str) else with_fields(moves, options)
+    if isinstance(moves, str):
+        made = by_name(moves, eps=eps, **options)
+    else:
+        made = with_fields(check_recipe(moves), options)
+        if eps is not None:
+            raise ArgumentError(f"eps: expected none beside an attack that has its own budget, got {eps}")
     return collect(made, goal_of(model, images, labels, goal, targeted), model, images, seed=seed, engine=engine)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
-from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.attacks import Goal, Recipe, check_recipe
 from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -22,7 +21,7 @@ from fastadv.models import FaceModel
 
 
 def stream_jobs(
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     jobs: Iterable[Job],
     model: FaceModel,
     *,
@@ -49,7 +48,7 @@ def stream_jobs(
     What the caller has switched on around the call (``torch.autocast``, ``no_grad``, inference mode, a default type or
     device) changes no result, and is as it was between two results.
     """
-    recipe = as_recipe(attack)
+    recipe = check_recipe(attack)
     check_seed(seed)
     check_model(model)
     queue = iter(jobs)
@@ -65,7 +64,7 @@ def stream_jobs(
 
 
 def run(
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     goal: Goal | Callable[[Tensor], Tensor],
     model: FaceModel,
     images: Tensor,
@@ -77,7 +76,7 @@ def run(
     """Attack a batch in memory.
 
     Args:
-        attack: How to move, for example ``attacks.fim(eps=8/255)``.
+        attack: How to move, for example ``attacks.fim(eps=8/255)``; ``Recipe(...)`` of a state machine of your own.
         goal: What to reach; its tensors have one row an image. A plain function of the logits is ascended until it is
             above 0: see ``fastadv.Objective``.
         model: The model to attack, in evaluation mode.
@@ -96,7 +95,7 @@ def run(
 
 
 def collect(
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     goal: Goal | Callable[[Tensor], Tensor],
     model: FaceModel,
     images: Tensor,
@@ -119,7 +118,7 @@ def collect(
 
 
 def trace(
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     goal: Goal | Callable[[Tensor], Tensor],
     model: FaceModel,
     images: Tensor,
@@ -151,12 +150,12 @@ def trace(
     Raises:
         ValueError: As ``run``; also when ``at`` holds no number of steps that the attack takes.
     """
-    recipe = as_recipe(attack)
+    recipe = check_recipe(attack)
     check_seed(seed)
     check_model(model)
-    wrong = [k for k in at if not 1 <= k <= recipe.attack.steps]
+    wrong = [k for k in at if not 1 <= k <= recipe.steps]
     if wrong or not at:
-        raise ArgumentError(f"at: expected numbers of steps from 1 to {recipe.attack.steps}, got {brief(list(at))}")
+        raise ArgumentError(f"at: expected numbers of steps from 1 to {recipe.steps}, got {brief(list(at))}")
     goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model)

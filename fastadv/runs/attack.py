@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
+from fastadv.attacks import Evade, Goal, Impersonate, Recipe, check_recipe
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair
@@ -188,7 +187,7 @@ def pair_orders(pairs: Iterable[Pair]) -> list[Order]:
 def attack_pairs(
     pairs: Sequence[Pair],
     source: FaceSource,
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     model: FaceModel,
     work: Work,
     *,
@@ -258,7 +257,7 @@ def check_unique(orders: list[Order]) -> list[Order]:
 def attack_folder(
     source: FaceSource,
     model: FaceModel,
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     aim: GoalChoice,
     work: Work,
     *,
@@ -283,7 +282,7 @@ def attack_folder(
         ValueError: As ``GoalChoice.goals``.
         As ``produce``.
     """
-    goal_of = aim.goals(source, model, enrolled, ensemble=as_recipe(attack).surrogate.ensemble is not None)
+    goal_of = aim.goals(source, model, enrolled, ensemble=check_recipe(attack).surrogate.ensemble is not None)
     rows = produce(orders, goal_of, source, attack, model, work, goal_name=aim.goal)
     work.into.finish([order.name for order in orders])
     return summarise(rows)

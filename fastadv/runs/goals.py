@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fastadv.attacks import (
     CATALOG,
-    Attack,
     ClassifyAs,
     Evade,
     Gallery,
@@ -24,7 +23,7 @@ from fastadv.attacks import (
     MatchFeatures,
     Misclassify,
     Recipe,
-    as_recipe,
+    check_recipe,
 )
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource
@@ -51,33 +50,33 @@ COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The goals that each command gives to attacks: that of the user's choice, or all that it uses."""
 
 
-def goals_of(moves: Attack[Any] | Recipe) -> tuple[str, ...]:
+def goals_of(recipe: Recipe) -> tuple[str, ...]:
     """The goals that an attack can move towards: the one place that says which combinations make sense.
 
     An attack moves along the gradient of whatever loss its goal has, so that most take them all. kNN-guided deep
     features stop by the templates of a gallery; the difference of logits ratio is a ratio of logits.
     """
-    attack = as_recipe(moves).attack
+    attack = check_recipe(recipe).attack
     if getattr(attack, "logits_only", False):
         return CLASSIFIED
     return IDENTIFIED if attack.name in CATALOG and CATALOG[attack.name].level == "gallery" else GOALS
 
 
-def check_goal(moves: Attack[Any] | Recipe, goal: str, argument: str = "attack") -> None:
+def check_goal(recipe: Recipe, goal: str, argument: str = "attack") -> None:
     """Refuse an attack that cannot move towards a goal, before anything is generated.
 
     Args:
-        moves: The attack.
+        recipe: The attack.
         goal: One of ``GOALS``.
         argument: What the message calls the attack.
 
     Raises:
         ValueError: It cannot.
     """
-    possible = goals_of(moves)
+    possible = goals_of(recipe)
     if goal not in possible:
         raise ArgumentError(
-            f"{argument}: expected one that can move towards the goal {goal}, got {as_recipe(moves).name}, whose goal "
+            f"{argument}: expected one that can move towards the goal {goal}, got {recipe.name}, whose goal "
             f"is {' or '.join(possible)}"
         )
 
@@ -197,21 +196,21 @@ class GoalChoice:
         """Whether a certain person is to be reached, rather than anybody else."""
         return self.goal in ("impersonate", "match", "identify-as", "classify-as")
 
-    def check_attack(self, moves: Attack[Any] | Recipe) -> None:
+    def check_attack(self, recipe: Recipe) -> None:
         """Refuse an attack that cannot move towards the goal, before anything is generated.
 
         Raises:
             ValueError: As ``check_goal``.
         """
-        check_goal(moves, self.goal)
+        check_goal(recipe, self.goal)
 
-    def check_guides(self, moves: Attack[Any] | Recipe, orders: Iterable[Order]) -> None:
+    def check_guides(self, recipe: Recipe, orders: Iterable[Order]) -> None:
         """Refuse an ensemble that would have no image to move to, before anything is made.
 
         Raises:
             ArgumentError: The goal is ``misidentify``, the attack moves on several networks, an order has no target.
         """
-        ensemble = as_recipe(moves).surrogate.ensemble is not None
+        ensemble = recipe.surrogate.ensemble is not None
         if self.goal == "misidentify" and ensemble and not all(order.target for order in orders):
             raise ArgumentError(
                 "goal: expected identify-as with an ensemble, whose further networks have no templates to move to, got "

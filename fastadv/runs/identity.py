@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv.attacks import Attack, Goal, Recipe, as_recipe
+from fastadv.attacks import Attack, Goal, Recipe, check_recipe
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, RunFolder
 from fastadv.data.hashes import KEPT, KnownHashes
@@ -71,8 +71,8 @@ class RunIdentity:
         model: FaceModel | None = None,
         weights: Path | None = None,
         models: Mapping[str, FaceModel] | None = None,
-        attack: Attack[Any] | Recipe | None = None,
-        attacks: Mapping[str, Attack[Any] | Recipe] | None = None,
+        attack: Recipe | None = None,
+        attacks: Mapping[str, Recipe] | None = None,
         faces: UsedFaces,
         others: Mapping[str, UsedFaces] | None = None,
         out: str | os.PathLike[str] | None = None,
@@ -115,7 +115,7 @@ class RunIdentity:
             config["networks"] = {name: model_identity(each) for name, each in models.items()}
         if attack is not None:
             config["attack"] = describe(attack)
-            shown["attack"] = as_recipe(attack).name
+            shown["attack"] = attack.name
         if attacks is not None:
             config["attacks"] = {label: describe(each) for label, each in attacks.items()}
         config.update(rules or {})
@@ -210,10 +210,9 @@ def _update(digest: Any, value: object) -> None:
         digest.update(f"{value!r}\n".encode())
 
 
-def describe(moves: Attack[Any] | Recipe) -> dict[str, object]:
+def describe(recipe: Recipe) -> dict[str, object]:
     """A recipe's fields as plain JSON values; the backend is left out, since all give the same bits."""
-    recipe = as_recipe(moves)
-    fields_ = _describe_attack(recipe.attack)
+    fields_ = _describe_attack(check_recipe(recipe).attack)
     surrogate = _describe_surrogate(recipe.surrogate)
     return {**fields_, "surrogate": surrogate} if surrogate else fields_
 

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Attack, GalleryClass, Goal, Recipe, as_recipe
+from fastadv.attacks import GalleryClass, Goal, Recipe, check_recipe
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.core.provenance import software
@@ -59,7 +58,7 @@ def produce(
     orders: Sequence[Order],
     goal_of: GoalOf,
     source: FaceSource,
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     model: FaceModel,
     work: Work,
     *,
@@ -95,7 +94,7 @@ def produce(
 
 
 def stream(
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     goal_for: Callable[[Face], Goal],
     model: FaceModel,
     source: FaceSource,
@@ -127,6 +126,7 @@ def stream(
         ImageError, AlignmentError: A face cannot be read.
         OSError: An image cannot be written.
     """
+    check_recipe(attack)
     if not isinstance(source, FaceSource):
         raise ArgumentTypeError(
             f"source: expected faces such as data.IdentityFolder('faces/'), got {type(source).__name__}"
@@ -193,7 +193,7 @@ def _made(
     orders: Sequence[Order],
     goal_of: GoalOf,
     source: FaceSource,
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     model: FaceModel,
     work: Work,
     *,
@@ -201,7 +201,6 @@ def _made(
 ) -> Iterator[tuple[ManifestRow, Result]]:
     """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
     about: dict[str, tuple[Order, Face, Goal]] = {}
-    moves = as_recipe(attack).attack
     made_with = software(model.device)
     with source.stream([order.source for order in orders]) as faces, _Writers(work.folder) as writers:
 
@@ -219,9 +218,9 @@ def _made(
                 id=result.id,
                 goal=goal_name or type(goal).__name__.lower(),
                 target=order.target,
-                attack=moves.name,
-                eps=moves.budget.eps,
-                steps=moves.steps,
+                attack=attack.name,
+                eps=attack.budget.eps,
+                steps=attack.steps,
                 ticks=result.ticks,
                 success=result.success,
                 success_float=result.success_float,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fastadv.attacks import SignGradient, fgsm, fim, m_fim, pgd
+from fastadv.attacks import Recipe, fgsm, fim, m_fim, pgd
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import remove_temporaries, write_json
@@ -52,7 +52,7 @@ class DemoRun:
 
     label: str
     path: Path
-    attack: SignGradient
+    attack: Recipe
     verification: Verification
     rows: tuple[ManifestRow, ...]
     seconds: float | None
@@ -117,11 +117,11 @@ def demo(
     network = load(MODEL) if model is None else model
     source, chosen = _faces(out, seed=seed, pairs=pairs, size=network.input_size[0], progress=progress)
 
-    def run(label: str, attack: SignGradient, folder: Path) -> DemoRun:
+    def run(label: str, attack: Recipe, folder: Path) -> DemoRun:
         return _run(label, attack, folder, source, chosen, network, seed=seed, progress=progress)
 
     runs = tuple(run(attack.name.upper(), attack, out / attack.name) for attack in (fgsm(), pgd(), fim(), m_fim()))
-    halting = replace(fim(), stop_at_success=True, margin=_MARGIN)
+    halting = fim(stop_at_success=True, margin=_MARGIN)
     stopped = run("FIM, stopping", halting, out / "fim-stop")
     return DemoResult(
         out=out,
@@ -184,7 +184,7 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
 
 def _run(
     label: str,
-    attack: SignGradient,
+    attack: Recipe,
     path: Path,
     source: IdentityFolder,
     pairs: Sequence[Pair],

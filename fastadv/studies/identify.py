@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks import Attack, Gallery, Recipe
+from fastadv.attacks import Gallery, Recipe, check_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
@@ -143,7 +143,7 @@ def identify(
     *,
     metric: str = "cosine",
     neighbours: int = 3,
-    attack: Attack[Any] | Recipe | None = None,
+    attack: Recipe | None = None,
     aim: GoalChoice | None = None,
     work: Work | None = None,
 ) -> Identification:
@@ -174,6 +174,8 @@ def identify(
         raise ArgumentError(
             f"neighbours: expected 1 to {len(roles.enrolled)}, the number of enrolled images, got {neighbours}"
         )
+    if attack is not None:
+        check_recipe(attack)
     if attack is not None and (aim is None or not aim.needs_gallery or work.folder is None):
         raise ArgumentError(
             "attack: expected an aim (identify-as or misidentify) and a folder with it, got an attack alone"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastadv.attacks import Attack, Recipe, as_recipe
+from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
@@ -63,7 +63,7 @@ def verify(
     model: FaceModel,
     *,
     metric: str = "cosine",
-    attack: Attack[Any] | Recipe | None = None,
+    attack: Recipe | None = None,
     work: Work | None = None,
 ) -> Verification:
     """Verify pairs of faces, clean and, with an attack, with the first image of each replaced by an adversarial one.
@@ -99,10 +99,9 @@ def verify(
     found = Verification(clean=clean, threshold=threshold, scores=scores, same=same)
     if attack is None:
         return found
-    moves = as_recipe(attack)
 
     def target(order: Order) -> Tensor:
-        found = source.load(order.target).image if moves.surrogate.needs_images else embeddings[order.target]
+        found = source.load(order.target).image if attack.surrogate.needs_images else embeddings[order.target]
         return found[None]
 
     rows = attack_pairs(
@@ -114,7 +113,7 @@ def verify(
         target=target,
         threshold=threshold,
         metric=metric,
-        stage=moves.name,
+        stage=attack.name,
     )
     after = sign * np.array([row.score_after for row in rows])
     if not np.isfinite(after).all():

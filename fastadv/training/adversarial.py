@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import Goal, Linf, Misclassify, Rows, SignGradient, fim_steps
+from fastadv.attacks import Goal, Linf, Misclassify, Recipe, Rows, SignGradient, fim_steps
 from fastadv.attacks.goal import Compared, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
@@ -94,7 +94,7 @@ class Adversarial:
         return ATTACKS[self.attack]
 
     @property
-    def moves(self) -> SignGradient:
+    def moves(self) -> Recipe:
         """The attack."""
         if self.attack in _ONE_STEP:
             steps, size = 1, 1.25 * self.eps
@@ -105,9 +105,8 @@ class Adversarial:
             steps, size = fim_steps(self.eps), 1 / 255
         else:
             steps, size = self.steps, max(1 / 255, 1.25 * self.eps / self.steps)
-        return SignGradient(
-            budget=Linf(self.eps), steps=steps, step_size=size, random_start=True, name=f"{self.attack}-training"
-        )
+        name = f"{self.attack}-training"
+        return Recipe(SignGradient(budget=Linf(self.eps), steps=steps, step_size=size, random_start=True, name=name))
 
 
 @dataclass(frozen=True, kw_only=True)

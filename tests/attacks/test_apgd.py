@@ -33,7 +33,7 @@ def test_the_optimum_of_a_linear_model(budget):
     label = torch.zeros(4, dtype=torch.int64)
     w = (model.head.weight[1] - model.head.weight[0]).detach().view(1, 3, *SIZE)
     best = x + (EPS * w.sign() if isinstance(budget, Linf) else 0.8 * w / w.norm())
-    made = fa.run(APGD(budget=budget, steps=40), Misclassify(label), model, x, seed=3)
+    made = fa.run(fa.Recipe(APGD(budget=budget, steps=40)), Misclassify(label), model, x, seed=3)
     if isinstance(budget, Linf):
         torch.testing.assert_close(made.images, torch.round(best * 255) / 255, rtol=0, atol=1e-6)
     along = ((made.images - x).flatten(1) @ w.flatten()) / ((best - x).flatten(1) @ w.flatten())
@@ -120,11 +120,11 @@ def test_dlr_says_what_it_cannot_do():
     with pytest.raises(
         ValueError, match="loss: expected a goal on logits of at least 3 classes with 'dlr', got Evade on embeddings"
     ):
-        fa.run(attack, Evade(threshold=0.5), linear_model(), x)
+        fa.run(fa.Recipe(attack), Evade(threshold=0.5), linear_model(), x)
     with pytest.raises(ValueError, match="at least 3 classes with 'dlr', got 2 classes"):
-        fa.run(attack, Misclassify(torch.tensor([0, 0])), linear_model(classes=2), x)
+        fa.run(fa.Recipe(attack), Misclassify(torch.tensor([0, 0])), linear_model(classes=2), x)
     with pytest.raises(ValueError, match="at least 4 classes with 'dlr', got 3 classes"):
-        fa.run(attack, ClassifyAs(torch.tensor([0, 0])), linear_model(classes=3, lead=-50.0), x)
+        fa.run(fa.Recipe(attack), ClassifyAs(torch.tensor([0, 0])), linear_model(classes=3, lead=-50.0), x)
 
 
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
@@ -132,8 +132,8 @@ def test_it_stops_at_the_first_success_and_restarts_only_what_has_none(loss):
     model, x = curved_model(), faces(8)
     goal = Misclassify(predicted(model, x))
     eps = 0.035
-    once = fa.run(APGD(budget=Linf(eps), steps=10, loss=loss), goal, model, x, seed=1)
-    again = fa.run(APGD(budget=Linf(eps), steps=10, restarts=3, loss=loss), goal, model, x, seed=1)
+    once = fa.run(fa.Recipe(APGD(budget=Linf(eps), steps=10, loss=loss)), goal, model, x, seed=1)
+    again = fa.run(fa.Recipe(APGD(budget=Linf(eps), steps=10, restarts=3, loss=loss)), goal, model, x, seed=1)
     assert once.success_float.any()
     assert not once.success_float.all()
     assert bool((again.success_float | ~once.success_float).all())
@@ -147,7 +147,7 @@ def test_it_stops_at_the_first_success_and_restarts_only_what_has_none(loss):
 def test_an_embedding_is_brought_nearer():
     model, x = curved_model(), faces(4)
     goal = Impersonate(faces(8)[4:], threshold=0.9999)
-    made = fa.run(APGD(budget=Linf(EPS), steps=20), goal, model, x)
+    made = fa.run(fa.Recipe(APGD(budget=Linf(EPS), steps=20)), goal, model, x)
     assert bool((made.score_after > made.score_before).all())
 
 
@@ -159,7 +159,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 
         def results(order, engine, attack=attack):
             jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-            return {r.name: r for r in stream_jobs(attack, jobs, model, seed=3, engine=engine)}
+            return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, seed=3, engine=engine)}
 
         reference = results(range(11), Engine(slots=4, batch=4))
         assert len({r.ticks for r in reference.values()}) > 1

@@ -16,7 +16,7 @@ from fastadv.attacks.pair_classifier import anonymisation
 from fastadv.engine import Engine, Job, stream_jobs
 
 LEVEL = 1 / 255
-SHORT = CarliniWagner(search_steps=3, inner_steps=60)
+SHORT = fa.Recipe(CarliniWagner(search_steps=3, inner_steps=60))
 
 
 linear_model = partial(small.linear_model, lead=0.8)
@@ -36,7 +36,7 @@ def nearest(model: fa.FaceModel, x: torch.Tensor, margin: float = 0.0) -> torch.
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_the_smallest_perturbation_of_a_linear_model_at_any_scale_of_the_logits(scale):
     model, x = linear_model(5, scale=scale), faces(6)
-    made = fa.run(CarliniWagner(search_steps=3, inner_steps=100), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(CarliniWagner(search_steps=3, inner_steps=100)), Misclassify(predicted(model, x)), model, x)
     assert made.success.all()
     assert made.success_float.all()
     assert bool((made.l2 <= 1.1 * nearest(model, x)).all())
@@ -46,7 +46,7 @@ def test_the_smallest_perturbation_of_a_linear_model_at_any_scale_of_the_logits(
 def test_the_papers_constant_and_rate_get_there_too():
     model, x = linear_model(5), faces(3)
     attack = CarliniWagner(search_steps=6, inner_steps=150, learning_rate=0.01, initial_constant=0.01)
-    made = fa.run(attack, Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(predicted(model, x)), model, x)
     assert made.success.all()
     assert bool((made.l2 <= 1.1 * nearest(model, x)).all())
 
@@ -54,7 +54,7 @@ def test_the_papers_constant_and_rate_get_there_too():
 def test_a_confidence_is_reached_and_paid_for():
     model, x = linear_model(5), faces(4)
     attack = CarliniWagner(search_steps=3, inner_steps=100, confidence=0.3)
-    made = fa.run(attack, Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(predicted(model, x)), model, x)
     best = nearest(model, x, margin=0.3)
     assert bool((made.score_after <= -0.3).all())
     assert bool((made.l2 <= 1.1 * best).all())
@@ -83,7 +83,7 @@ def test_pixels_at_the_ends_of_the_range_move():
         x.view(-1)[30:] = 0.5
     x = torch.round(x * 255) / 255
     assert predicted(model, x).tolist() == [0]
-    made = fa.run(CarliniWagner(search_steps=3, inner_steps=200), Misclassify(torch.tensor([0])), model, x)
+    made = fa.run(fa.Recipe(CarliniWagner(search_steps=3, inner_steps=200)), Misclassify(torch.tensor([0])), model, x)
     assert made.success.all()
     assert bool((made.l2 <= 1.1 * nearest(model, x)).all())
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_reached_is_reported_as_missed():
     with torch.no_grad():
         model.head.bias[0] += 1000
     x = faces(2)
-    made = fa.run(CarliniWagner(search_steps=2, inner_steps=10), Misclassify(torch.tensor([0, 0])), model, x)
+    made = fa.run(fa.Recipe(CarliniWagner(search_steps=2, inner_steps=10)), Misclassify(torch.tensor([0, 0])), model, x)
     assert not made.success.any()
     assert not made.success_float.any()
 
@@ -140,8 +140,8 @@ def test_what_is_there_already_is_left_alone():
 def test_an_image_stops_when_its_own_loss_does_not_fall():
     model, x = linear_model(5), faces(6)
     goal = Misclassify(predicted(model, x))
-    patient = fa.run(CarliniWagner(search_steps=2, inner_steps=200, abort_early=False), goal, model, x)
-    early = fa.run(CarliniWagner(search_steps=2, inner_steps=200), goal, model, x)
+    patient = fa.run(fa.Recipe(CarliniWagner(search_steps=2, inner_steps=200, abort_early=False)), goal, model, x)
+    early = fa.run(fa.Recipe(CarliniWagner(search_steps=2, inner_steps=200)), goal, model, x)
     assert patient.ticks.tolist() == [400] * 6
     assert int(early.ticks.max()) < 400
     torch.testing.assert_close(early.l2, patient.l2, rtol=0.05, atol=0)
@@ -154,7 +154,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 
     def results(order, engine):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(attack, jobs, model, engine=engine)}
+        return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, engine=engine)}
 
     reference = results(range(11), Engine(slots=4, batch=4))
     assert len({r.ticks for r in reference.values()}) > 1

@@ -12,7 +12,7 @@ from fastadv.attacks import ClassifyAs, Misclassify
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from fastadv.engine import Engine, Job, stream_jobs
 
-SHORT = CarliniWagnerL0(search_steps=3, inner_steps=60, retries=2)
+SHORT = fa.Recipe(CarliniWagnerL0(search_steps=3, inner_steps=60, retries=2))
 
 
 linear_model = partial(small.linear_model, classes=5, lead=0.8)
@@ -69,7 +69,10 @@ def test_a_wanted_class_is_reached_by_few_pixels_and_with_confidence():
     assert torch.equal(predicted(model, made.images), wanted)
     assert int(changed(made.images, x).max()) < 30
     sure = fa.run(
-        CarliniWagnerL0(search_steps=3, inner_steps=60, retries=2, confidence=0.05), ClassifyAs(wanted), model, x
+        fa.Recipe(CarliniWagnerL0(search_steps=3, inner_steps=60, retries=2, confidence=0.05)),
+        ClassifyAs(wanted),
+        model,
+        x,
     )
     assert bool((sure.score_after >= 0.05).all())
     assert bool((changed(sure.images, x) >= changed(made.images, x) - 1).all())
@@ -80,7 +83,7 @@ def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_
     with torch.no_grad():
         model.head.bias[0] += 1000
     attack = CarliniWagnerL0(search_steps=2, inner_steps=10, abort_early=False, initial_constant=1.0)
-    made = fa.run(attack, Misclassify(torch.tensor([0, 0])), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(torch.tensor([0, 0])), model, x)
     assert not made.success.any()
     assert made.ticks.tolist() == [20, 20]
     with pytest.warns(fa.AttackWarning, match="2 images had reached the goal before"):
@@ -96,7 +99,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 
     def results(order, engine):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(attack, jobs, model, engine=engine)}
+        return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, engine=engine)}
 
     reference = results(range(11), Engine(slots=4, batch=4))
     assert len({r.ticks for r in reference.values()}) > 1

@@ -14,7 +14,7 @@ from fastadv.attacks.pair_classifier import anonymisation
 from fastadv.engine import Engine, Job, stream_jobs
 
 LEVEL = 1 / 255
-SHORT = CarliniWagnerLinf(search_steps=2, inner_steps=50)
+SHORT = fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=50))
 
 
 linear_model = partial(small.linear_model, classes=5, lead=0.8)
@@ -34,7 +34,9 @@ def nearest(model: fa.FaceModel, x: torch.Tensor, margin: float = 0.0) -> torch.
 @pytest.mark.parametrize("scale", [0.01, 100.0])
 def test_the_smallest_perturbation_of_a_linear_model_at_any_scale_of_the_logits(scale):
     model, x = linear_model(scale=scale), faces(6)
-    made = fa.run(CarliniWagnerLinf(search_steps=3, inner_steps=100), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(
+        fa.Recipe(CarliniWagnerLinf(search_steps=3, inner_steps=100)), Misclassify(predicted(model, x)), model, x
+    )
     best = nearest(model, x)
     assert made.success.all()
     # 5 % tolerance, 2 % for the 8 bits, and up to one level
@@ -47,7 +49,7 @@ def test_a_constant_a_rate_and_no_early_end_get_there_too():
     attack = CarliniWagnerLinf(
         search_steps=2, inner_steps=100, learning_rate=0.01, initial_constant=10.0, abort_early=False
     )
-    made = fa.run(attack, Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(predicted(model, x)), model, x)
     assert made.success.all()
     assert bool((made.linf <= 1.1 * nearest(model, x) + LEVEL).all())
 
@@ -55,7 +57,7 @@ def test_a_constant_a_rate_and_no_early_end_get_there_too():
 def test_a_confidence_is_reached_and_paid_for():
     model, x = linear_model(), faces(4)
     attack = CarliniWagnerLinf(search_steps=2, inner_steps=100, confidence=0.3)
-    made = fa.run(attack, Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(predicted(model, x)), model, x)
     assert bool((made.score_after <= -0.3).all())
     assert bool((made.linf <= 1.1 * nearest(model, x, margin=0.3) + LEVEL).all())
 
@@ -88,7 +90,9 @@ def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_
     model, x = linear_model(classes=2), faces(2)
     with torch.no_grad():
         model.head.bias[0] += 1000
-    made = fa.run(CarliniWagnerLinf(search_steps=2, inner_steps=10), Misclassify(torch.tensor([0, 0])), model, x)
+    made = fa.run(
+        fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=10)), Misclassify(torch.tensor([0, 0])), model, x
+    )
     assert not made.success.any()
     assert not made.success_float.any()
     assert int(made.ticks.max()) <= 20
@@ -106,7 +110,9 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
         return {
             r.name: r
-            for r in stream_jobs(CarliniWagnerLinf(search_steps=2, inner_steps=30), jobs, model, engine=engine)
+            for r in stream_jobs(
+                fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=30)), jobs, model, engine=engine
+            )
         }
 
     reference = results(range(11), Engine(slots=4, batch=4))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastadv import attacks
-from fastadv.attacks import CATALOG, L2, Linf, Recipe, SignGradient, as_recipe, by_name, fim_steps
+from fastadv.attacks import CATALOG, L2, Linf, Recipe, SignGradient, by_name, fim_steps
 from fastadv.attacks.budget import Box
 from fastadv.attacks.registry import collect, named
 from fastadv.models import load
@@ -28,16 +28,19 @@ def test_the_papers_step_counts():
 
 def test_recipes_have_the_papers_parameters():
     eps = 10 / 255
-    assert attacks.fgsm(eps=eps) == SignGradient(budget=Linf(eps), steps=1, step_size=eps, name="fgsm")
-    assert attacks.itgsm(eps=eps) == SignGradient(budget=Linf(eps), steps=13, step_size=1 / 255, name="itgsm")
-    assert attacks.fim(eps=eps) == SignGradient(budget=Linf(eps), steps=13, step_size=1 / 255, name="fim")
-    assert attacks.m_fim(eps=eps).momentum == 1.0
-    assert attacks.m_fim(eps=eps).norm == "l1"
-    assert attacks.mi_fgsm(eps=eps, steps=5).step_size == pytest.approx(eps / 5)
+    for made, wanted in (
+        (attacks.fgsm(eps=eps), SignGradient(budget=Linf(eps), steps=1, step_size=eps, name="fgsm")),
+        (attacks.itgsm(eps=eps), SignGradient(budget=Linf(eps), steps=13, step_size=1 / 255, name="itgsm")),
+        (attacks.fim(eps=eps), SignGradient(budget=Linf(eps), steps=13, step_size=1 / 255, name="fim")),
+    ):
+        assert made == Recipe(wanted)
+    assert attacks.m_fim(eps=eps).attack.momentum == 1.0
+    assert attacks.m_fim(eps=eps).attack.norm == "l1"
+    assert attacks.mi_fgsm(eps=eps, steps=5).attack.step_size == pytest.approx(eps / 5)
     assert attacks.mi_fgsm_l2(eps=3.0, steps=6).budget == L2(3.0)
-    assert attacks.mi_fgsm_l2(eps=3.0, steps=6).step_size == pytest.approx(0.5)
+    assert attacks.mi_fgsm_l2(eps=3.0, steps=6).attack.step_size == pytest.approx(0.5)
     assert attacks.pgd(eps=eps).steps == 40
-    assert attacks.pgd(eps=eps).random_start
+    assert attacks.pgd(eps=eps).attack.random_start
     assert attacks.bim(eps=eps).steps == 30
 
 
@@ -46,8 +49,12 @@ def test_every_name_builds_itself(name):
     entry = CATALOG[name]
     others = [load("synth-vgg")] if entry.ensemble else []
     given = {"eps": 0.03} if entry.eps else {}
-    recipe = as_recipe(by_name(name, **given, others=others))
+    recipe = by_name(name, **given, others=others)
+    assert isinstance(recipe, Recipe)
     assert recipe.name == recipe.attack.name == name
+    assert (recipe.budget, recipe.steps) == (recipe.attack.budget, recipe.attack.steps)
+    assert repr(recipe).startswith(f"Recipe('{name}', ")
+    assert len(repr(recipe)) <= 120
     if entry.eps:
         assert recipe.attack.budget.eps == 0.03
         assert recipe.attack.budget.norm == entry.norm
@@ -61,9 +68,9 @@ def test_every_name_builds_itself(name):
     assert (recipe.surrogate.ensemble is not None) == entry.ensemble
     if entry.steps:
         # of an attack that runs another one several times, they are the steps of each run
-        assert 7 in vars(moves(as_recipe(by_name(name, **given, steps=7, others=others)))).values()
+        assert 7 in vars(moves(by_name(name, **given, steps=7, others=others))).values()
     if entry.masks:
-        masked = as_recipe(by_name(name, rate=0.2, others=others))
+        masked = by_name(name, rate=0.2, others=others)
         assert masked.surrogate.dropout == FeatureDropout(rate=0.2)
 
 
@@ -75,8 +82,8 @@ def test_an_entry_says_where_its_recipe_is_from_and_what_it_takes(name):
     assert entry.make.__doc__.endswith(f"\n\nSource: {entry.source}.")
     others = {"others": [load("synth-vgg")]} if entry.ensemble else {}
     given = {**entry.defaults, **others}
-    assert as_recipe(entry.make(**given)) == as_recipe(entry.make(**others))
-    assert as_recipe(entry.make(**others)).attack.needs_gradient == entry.gradient
+    assert entry.make(**given) == entry.make(**others)
+    assert entry.make(**others).attack.needs_gradient == entry.gradient
     assert entry.level in ("logits", "embedding", "features", "gallery")
 
 
@@ -103,7 +110,7 @@ def test_the_catalogue_has_the_recipes_of_a_module_in_the_order_of_its_text():
 
 
 def test_recipes_are_made_of_the_parts_that_their_names_say():
-    parts = {name: as_recipe(by_name(name)) for name in CATALOG if not CATALOG[name].ensemble}
+    parts = {name: by_name(name) for name in CATALOG if not CATALOG[name].ensemble}
     for name, recipe in parts.items():
         pieces = name.split("-")
         surrogate = recipe.surrogate

@@ -35,7 +35,7 @@ def borders(model: fa.FaceModel, x: torch.Tensor, order: float) -> torch.Tensor:
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_smallest_perturbation_of_a_linear_model(norm, dual, classes):
     model, x = linear_model(classes), faces(12)
-    made = fa.run(DeepFool(norm=norm), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(DeepFool(norm=norm)), Misclassify(predicted(model, x)), model, x)
     best = borders(model, x, dual).amin(1)
     length = made.l2 if norm == "l2" else made.linf
     assert made.success.all()
@@ -50,12 +50,12 @@ def test_a_targeted_attack_reaches_its_class_and_with_two_classes_its_border():
     model, x = linear_model(2), faces(6)
     assert predicted(model, x).tolist() == [0] * 6
     wanted = 1 - predicted(model, x)
-    made = fa.run(DeepFool(), ClassifyAs(wanted), model, x)
+    made = fa.run(fa.Recipe(DeepFool()), ClassifyAs(wanted), model, x)
     assert made.success.all()
     assert bool((made.l2 <= 1.05 * borders(model, x, 2.0).amin(1)).all())
     many = linear_model(7)
     wanted = (predicted(many, x) + 3) % 7
-    made = fa.run(DeepFool(), ClassifyAs(wanted), many, x)
+    made = fa.run(fa.Recipe(DeepFool()), ClassifyAs(wanted), many, x)
     assert made.success.all()
     assert torch.equal(predicted(many, made.images), wanted)
 
@@ -64,9 +64,9 @@ def test_one_move_does_for_a_linear_model_and_each_costs_the_candidates_that_cou
     """Two evaluations with one candidate; all of them, and the one that sees the success, where none is ruled out."""
     model, x = linear_model(10), faces(5)
     goal = Misclassify(predicted(model, x))
-    alone = fa.run(DeepFool(candidates=1), goal, model, x)
-    everything = fa.run(DeepFool(candidates=9, reach=float("inf")), goal, model, x)
-    few = fa.run(DeepFool(), goal, model, x)
+    alone = fa.run(fa.Recipe(DeepFool(candidates=1)), goal, model, x)
+    everything = fa.run(fa.Recipe(DeepFool(candidates=9, reach=float("inf"))), goal, model, x)
+    few = fa.run(fa.Recipe(DeepFool()), goal, model, x)
     assert alone.ticks.tolist() == [2] * 5
     assert everything.ticks.tolist() == [10] * 5
     assert int(few.ticks.max()) < 10
@@ -85,16 +85,18 @@ def test_a_steep_class_is_nearer_than_the_one_with_the_smallest_gap():
     gaps = torch.tensor([1.0, 2.0])
     slopes = model.head.weight[1:].detach().norm(dim=1)
     assert bool(gaps[0] / slopes[0] > gaps[1] / slopes[1])
-    nearest = fa.run(DeepFool(reach=float("inf")), Misclassify(torch.tensor([0])), model, x)
+    nearest = fa.run(fa.Recipe(DeepFool(reach=float("inf"))), Misclassify(torch.tensor([0])), model, x)
     assert predicted(model, nearest.images).tolist() == [2]
     # the second gap is twice the first: within a reach of 1.2 the steep class is not looked at, nor with one candidate
     for attack in (DeepFool(candidates=1), DeepFool(reach=1.2)):
-        assert predicted(model, fa.run(attack, Misclassify(torch.tensor([0])), model, x).images).tolist() == [1]
+        assert predicted(
+            model, fa.run(fa.Recipe(attack), Misclassify(torch.tensor([0])), model, x).images
+        ).tolist() == [1]
 
 
 def test_ten_thousand_classes_cost_no_more_evaluations():
     model, x = linear_model(10_000, lead=3.0), faces(4)
-    made = fa.run(DeepFool(), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(DeepFool()), Misclassify(predicted(model, x)), model, x)
     assert made.success.all()
     assert int(made.ticks.max()) <= 11
     assert bool((made.l2 <= 1.05 * borders(model, x, 2.0).amin(1)).all())
@@ -103,10 +105,10 @@ def test_ten_thousand_classes_cost_no_more_evaluations():
 def test_an_offset_to_all_logits_changes_nothing():
     model, x = linear_model(10), faces(8)
     label = predicted(model, x)
-    plain = fa.run(DeepFool(), Misclassify(label), model, x)
+    plain = fa.run(fa.Recipe(DeepFool()), Misclassify(label), model, x)
     with torch.no_grad():
         model.head.bias -= 100
-    shifted = fa.run(DeepFool(), Misclassify(label), model, x)
+    shifted = fa.run(fa.Recipe(DeepFool()), Misclassify(label), model, x)
     assert torch.equal(plain.ticks, shifted.ticks)
     # float32 logits near 100 have a spacing of 8e-6
     torch.testing.assert_close(shifted.images, plain.images, rtol=0, atol=LEVEL + 1e-6)
@@ -118,11 +120,13 @@ def test_embeddings_and_pairs_are_taken_over_their_threshold_by_little():
     with torch.no_grad():
         d = (model(x) - model(other)).norm(dim=1)
     for made in (
-        fa.run(DeepFool(), anonymisation(other, threshold=1.3 * float(d.max())), model, x),
-        fa.run(DeepFool(), Evade(references=other, threshold=1.3 * float(d.max()), metric="euclidean"), model, x),
-        fa.run(DeepFool(), impersonation(other, threshold=0.7 * float(d.min())), model, x),
-        fa.run(DeepFool(), Impersonate(other, threshold=0.7 * float(d.min()), metric="euclidean"), model, x),
-        fa.run(DeepFool(), Evade(references=other, threshold=float((1 - d**2 / 2).min()) - 0.02), model, x),
+        fa.run(fa.Recipe(DeepFool()), anonymisation(other, threshold=1.3 * float(d.max())), model, x),
+        fa.run(
+            fa.Recipe(DeepFool()), Evade(references=other, threshold=1.3 * float(d.max()), metric="euclidean"), model, x
+        ),
+        fa.run(fa.Recipe(DeepFool()), impersonation(other, threshold=0.7 * float(d.min())), model, x),
+        fa.run(fa.Recipe(DeepFool()), Impersonate(other, threshold=0.7 * float(d.min()), metric="euclidean"), model, x),
+        fa.run(fa.Recipe(DeepFool()), Evade(references=other, threshold=float((1 - d**2 / 2).min()) - 0.02), model, x),
     ):
         assert made.success.all()
         assert int(made.ticks.max()) <= 12
@@ -133,14 +137,14 @@ def test_embeddings_and_pairs_are_taken_over_their_threshold_by_little():
 def test_the_margin_is_cleared():
     model, x = linear_model(5), faces(6)
     label = predicted(model, x)
-    made = fa.run(DeepFool(margin=0.1), Misclassify(label), model, x)
+    made = fa.run(fa.Recipe(DeepFool(margin=0.1)), Misclassify(label), model, x)
     assert bool((made.score_after < -0.1).all())
 
 
 def test_what_is_there_already_is_left_alone():
     model, x = linear_model(4), faces(3)
     with pytest.warns(fa.AttackWarning, match="3 images had reached the goal before"):
-        made = fa.run(DeepFool(), Misclassify((predicted(model, x) + 1) % 4), model, x)
+        made = fa.run(fa.Recipe(DeepFool()), Misclassify((predicted(model, x) + 1) % 4), model, x)
     assert torch.equal(made.images, x)
     assert made.ticks.tolist() == [1, 1, 1]
 
@@ -151,7 +155,7 @@ def test_without_a_gradient_it_stops_and_says_so():
         model.head.weight[:] = 0
         model.head.bias[:] = torch.tensor([1.0, 0.0, -1.0])
     with pytest.warns(fa.AttackWarning, match="2 images had an all-zero gradient"):
-        made = fa.run(DeepFool(), Misclassify(torch.tensor([0, 0])), model, x)
+        made = fa.run(fa.Recipe(DeepFool()), Misclassify(torch.tensor([0, 0])), model, x)
     assert not made.success.any()
     assert torch.equal(made.images, x)
     assert int(made.ticks.max()) <= 3
@@ -160,7 +164,7 @@ def test_without_a_gradient_it_stops_and_says_so():
 def test_the_steps_bound_the_moves():
     model, x = curved_model(), faces(4)
     label = predicted(model, x)
-    made = fa.run(DeepFool(steps=1, candidates=1, overshoot=0.0), Misclassify(label), model, x)
+    made = fa.run(fa.Recipe(DeepFool(steps=1, candidates=1, overshoot=0.0)), Misclassify(label), model, x)
     assert made.ticks.tolist() == [2] * 4
 
 
@@ -168,7 +172,7 @@ def test_the_steps_bound_the_moves():
 def test_a_return_to_a_straight_border_has_nothing_to_gain(norm):
     model, x = linear_model(5), faces(6)
     goal = Misclassify(predicted(model, x))
-    plain, back = (fa.run(DeepFool(norm=norm, returns=r), goal, model, x) for r in (0, 3))
+    plain, back = (fa.run(fa.Recipe(DeepFool(norm=norm, returns=r)), goal, model, x) for r in (0, 3))
     assert torch.equal(plain.images, back.images)
     assert torch.equal(plain.ticks, back.ticks)
 
@@ -204,7 +208,7 @@ def test_returns_come_nearer_to_a_curved_border():
     assert goal.labels.tolist() == [0] * 8
     ratio = {}
     for returns in (0, 1, 4):
-        made = fa.run(DeepFool(returns=returns), goal, model, x)
+        made = fa.run(fa.Recipe(DeepFool(returns=returns)), goal, model, x)
         assert made.success.all()
         ratio[returns] = made.l2 / border.distance(x)
     assert float(ratio[0].min()) > 1.1
@@ -219,7 +223,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 
     def results(order, engine, attack):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(attack, jobs, model, engine=engine)}
+        return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, engine=engine)}
 
     for attack in (DeepFool(), DeepFool(norm="linf"), DeepFool(returns=2)):
         reference = results(range(13), Engine(slots=4, batch=4), attack)

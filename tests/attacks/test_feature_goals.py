@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastadv as fa
-from fastadv.attacks import Evade, Linf, Recipe, Rows
+from fastadv.attacks import Evade, Linf, Rows
 from fastadv.attacks.feature_goals import GalleryClass, MatchFeatures
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.lbfgsb import LBFGSB
@@ -132,7 +132,7 @@ def test_the_best_match_in_the_box_is_the_guide_cut_with_it():
     net = fa.FaceModel(backbone, input_size=(6, 5), mean=(0,) * 3, std=(1,) * 3, name="scaled").eval()
     x, guides, eps = faces(5, size=(6, 5)), faces(5, seed=2, size=(6, 5)), 20 / 255
     goal = MatchFeatures(guides, layer="0")
-    made = fa.run(LBFGSB(budget=Linf(eps), tolerance=1e-9), goal, net, x)
+    made = fa.run(fa.Recipe(LBFGSB(budget=Linf(eps), tolerance=1e-9)), goal, net, x)
     best = torch.maximum(torch.minimum(guides, x + eps), x - eps)
     assert float((made.images - best).abs().max()) <= 1.01 / 255  # to the grey level
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_a_guide_inside_the_ball_is_matched():
         before = output_of(net, at_layer("body"), x) - output_of(net, at_layer("body"), guides)
     goal = MatchFeatures(guides, layer="body", threshold=float(before.norm(dim=1).min()) / 5)
     attack = LBFGSB(budget=Linf(8 / 255), stop_at_success=True, margin=goal.threshold / 4)
-    made = fa.run(attack, goal, net, x)
+    made = fa.run(fa.Recipe(attack), goal, net, x)
     assert made.success_float.all()
 
 
@@ -282,7 +282,7 @@ def test_an_untargeted_attack_ends_in_a_class_of_its_own_choice():
 def test_an_ensemble_needs_guides_that_its_networks_can_embed():
     net = model()
     x, own, gallery = identities(net)
-    recipe = Recipe(attack=df(eps=0.1, steps=2), surrogate=Surrogate(ensemble=Ensemble(others=(model(1),))))
+    recipe = replace(df(eps=0.1, steps=2), surrogate=Surrogate(ensemble=Ensemble(others=(model(1),))))
     bare = GalleryClass(gallery=gallery, labels=own, any_other=True)
     with pytest.raises(ValueError, match="guides: expected images .* with an ensemble, .* got None"):
         fa.run(recipe, bare, net, x)
@@ -360,8 +360,8 @@ def test_a_stochastic_surrogate_embeds_the_guides_with_its_own_masks():
     net = model()
     x, own, gallery = identities(net)
     # masks differ from one evaluation to the next: the first step must change more than they do
-    attack = replace(df(eps=0.1, steps=3), first_step=0.1)
-    recipe = Recipe(attack=attack, surrogate=Surrogate(dropout=FeatureDropout(rate=0.05)))
+    attack = df(eps=0.1, steps=3, first_step=0.1)
+    recipe = replace(attack, surrogate=Surrogate(dropout=FeatureDropout(rate=0.05)))
     goal = GalleryClass(gallery=gallery, labels=own.roll(1), guides=x.roll(1, 0))
     made = fa.run(recipe, goal, net, x)
     assert bool((made.score_after > made.score_before).all())
@@ -417,7 +417,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         ),
         (
             lambda: fa.run(
-                Recipe(attack=df(), surrogate=Surrogate(ensemble=Ensemble(others=(model(1),)))),
+                replace(df(), surrogate=Surrogate(ensemble=Ensemble(others=(model(1),)))),
                 MatchFeatures(faces(1), layer="body"),
                 model(),
                 faces(1),
@@ -426,7 +426,7 @@ GALLERY = Gallery(templates=TEMPLATES, classes=CLASSES)
         ),
         (
             lambda: fa.run(
-                Recipe(attack=df(), surrogate=Surrogate(dropout=FeatureDropout(rate=0.1))),
+                replace(df(), surrogate=Surrogate(dropout=FeatureDropout(rate=0.1))),
                 MatchFeatures(faces(1), layer="body"),
                 model(),
                 faces(1),

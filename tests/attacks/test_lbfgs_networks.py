@@ -31,7 +31,7 @@ def test_on_a_linear_model_it_reaches_the_corner_of_the_box(targeted):
     sign = torch.where(label == (1 if targeted else 0), 1.0, -1.0).view(-1, 1, 1, 1)
     best = torch.minimum(torch.maximum(x + eps * sign * direction.sign(), x - eps), x + eps).clamp(0, 1)
     goal = (ClassifyAs if targeted else Misclassify)(label)
-    made = fa.run(LBFGSB(budget=Linf(eps)), goal, model, x)
+    made = fa.run(fa.Recipe(LBFGSB(budget=Linf(eps))), goal, model, x)
     torch.testing.assert_close(made.images, torch.round(best * 255) / 255, rtol=0, atol=1e-6)
     assert int(made.ticks.max()) <= 25  # a gradual optimiser does not jump to the corner
 
@@ -88,9 +88,12 @@ def model(**kwargs):
 
 
 ATTACKS = {
-    "df": (LBFGSB(budget=Linf(16 / 255), steps=12), "features"),
-    "until it succeeds": (LBFGSB(budget=Linf(40 / 255), stop_at_success=True, random_start=True), "embedding"),
-    "l-bfgs": (LBFGS(searches=3, steps_each=5), "logits"),
+    "df": (fa.Recipe(LBFGSB(budget=Linf(16 / 255), steps=12)), "features"),
+    "until it succeeds": (
+        fa.Recipe(LBFGSB(budget=Linf(40 / 255), stop_at_success=True, random_start=True)),
+        "embedding",
+    ),
+    "l-bfgs": (fa.Recipe(LBFGS(searches=3, steps_each=5)), "logits"),
 }
 
 
@@ -130,9 +133,9 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
 def test_it_needs_fewer_evaluations_than_signed_steps_for_the_same_success():
     net, x, targets = model(), faces(8, size=(16, 16)), faces(8, size=(16, 16), seed=2)
     goal = Impersonate(targets, threshold=0.9)
-    quasi = fa.run(LBFGSB(budget=Linf(0.3), stop_at_success=True), goal, net, x)
+    quasi = fa.run(fa.Recipe(LBFGSB(budget=Linf(0.3), stop_at_success=True)), goal, net, x)
     signed = fa.attacks.SignGradient(budget=Linf(0.3), steps=300, step_size=1 / 255, stop_at_success=True)
-    steps = fa.run(signed, goal, net, x)
+    steps = fa.run(fa.Recipe(signed), goal, net, x)
     assert quasi.success_float.all()
     assert int(quasi.ticks.sum()) < 0.6 * int(steps.ticks.sum())
 
@@ -143,7 +146,7 @@ def test_on_a_face_network_it_moves_as_gradually_as_scipy():
     people = SyntheticFaces(identities=4, per_identity=1, seed=3)
     x = torch.stack([people.load(name).image for name in people.names])
     guides = x.roll(1, 0)
-    made = fa.run(LBFGSB(budget=Linf(eps), evaluations=8, tolerance=0.0), MatchFeatures(guides), net, x)
+    made = fa.run(fa.Recipe(LBFGSB(budget=Linf(eps), evaluations=8, tolerance=0.0)), MatchFeatures(guides), net, x)
     with torch.no_grad():
         wanted = net(guides)
     ours, theirs = made.l2, []
@@ -167,12 +170,12 @@ def test_on_a_face_network_it_moves_as_gradually_as_scipy():
 
 def test_the_limits_are_kept():
     net, x, targets = model(), faces(3, size=(16, 16)), faces(3, size=(16, 16), seed=2)
-    few = fa.run(LBFGSB(budget=Linf(0.1), evaluations=7), MatchFeatures(targets), net, x)
+    few = fa.run(fa.Recipe(LBFGSB(budget=Linf(0.1), evaluations=7)), MatchFeatures(targets), net, x)
     assert few.ticks.tolist() == [7, 7, 7]
-    none = fa.run(LBFGSB(budget=Linf(0.1), steps=1), MatchFeatures(targets), net, x)
+    none = fa.run(fa.Recipe(LBFGSB(budget=Linf(0.1), steps=1)), MatchFeatures(targets), net, x)
     assert int(none.ticks.max()) <= 13
     assert float(none.linf.min()) > 0
-    szegedy = fa.run(LBFGS(searches=2, steps_each=3), Misclassify(torch.zeros(3, dtype=torch.int64)),
+    szegedy = fa.run(fa.Recipe(LBFGS(searches=2, steps_each=3)), Misclassify(torch.zeros(3, dtype=torch.int64)),
                      model(head=nn.Linear(12, 4)), x)  # fmt: skip
     assert int(szegedy.ticks.max()) <= 2 * (1 + 3 * 12)
 
@@ -180,7 +183,7 @@ def test_the_limits_are_kept():
 def test_a_goal_that_is_out_of_reach_is_no_success_and_stays_in_the_budget():
     net, x = model(head=nn.Linear(12, 4)), faces(3, size=(16, 16))
     attack = LBFGS(searches=2, steps_each=2, budget=Linf(1 / 255))
-    made = fa.run(attack, ClassifyAs(net_far_class(net, x)), net, x)
+    made = fa.run(fa.Recipe(attack), ClassifyAs(net_far_class(net, x)), net, x)
     assert not made.success.any()
     assert bool(Linf(1 / 255).inside(made.images, x).all())
 
@@ -193,7 +196,7 @@ def net_far_class(net, x):
 def test_a_zero_gradient_ends_at_once_and_is_reported():
     net, x = model(), faces(2, size=(16, 16))
     with pytest.warns(fa.AttackWarning, match="2 images had an all-zero gradient at every step"):
-        made = fa.run(LBFGSB(budget=Linf(0.1)), MatchFeatures(x), net, x)
+        made = fa.run(fa.Recipe(LBFGSB(budget=Linf(0.1))), MatchFeatures(x), net, x)
     assert made.ticks.tolist() == [1, 1]
     assert torch.equal(made.images, x)
 
@@ -221,14 +224,16 @@ def test_gradients_that_are_not_finite_are_counted_and_leave_their_pixels():
     net = fa.FaceModel(Poisoned(), input_size=(16, 16), mean=(0,) * 3, std=(1,) * 3, name="poisoned").eval()
     x = faces(2, size=(16, 16))
     with pytest.warns(fa.AttackWarning, match="2 images met gradients that are not finite"):
-        made = fa.run(LBFGSB(budget=Linf(0.1), steps=4), MatchFeatures(faces(2, size=(16, 16), seed=2)), net, x)
+        made = fa.run(
+            fa.Recipe(LBFGSB(budget=Linf(0.1), steps=4)), MatchFeatures(faces(2, size=(16, 16), seed=2)), net, x
+        )
     assert torch.equal(made.images[..., :8], x[..., :8])
     assert not torch.equal(made.images[..., 8:], x[..., 8:])
 
 
 def test_the_named_attacks_are_the_papers():
-    assert (df().steps, df().budget, df().stop_at_success) == (700, Linf(10 / 255), False)
-    assert (knn_df().steps, knn_df().budget, knn_df().stop_at_success) == (700, Linf(5 / 255), True)
+    assert (df().steps, df().budget, df().attack.stop_at_success) == (700, Linf(10 / 255), False)
+    assert (knn_df().steps, knn_df().budget, knn_df().attack.stop_at_success) == (700, Linf(5 / 255), True)
     assert isinstance(lbfgs().budget, Box)
     assert lbfgs(eps=0.1, steps=4).budget == Linf(0.1)
     assert [a().name for a in (df, knn_df, lbfgs)] == ["df", "knn-df", "lbfgs"]

@@ -335,7 +335,7 @@ def test_as_good_as_scipy_on_real_faces():
     x, guides = (torch.stack([lfw.load(n).image for n in names])
                  for names in zip(*((p.first, p.second) for p in pairs), strict=True))  # fmt: skip
     eps, evaluations = 5 / 255, 12
-    made = fa.run(LBFGSB(budget=Linf(eps), evaluations=evaluations), MatchFeatures(guides), net, x)
+    made = fa.run(fa.Recipe(LBFGSB(budget=Linf(eps), evaluations=evaluations)), MatchFeatures(guides), net, x)
     with torch.no_grad():
         wanted = net(guides)
     theirs = []

@@ -52,7 +52,7 @@ def test_an_impersonation_of_a_point_inside_the_ball_arrives_there():
     x = faces(3, low=0.3, high=0.7)
     target = (x + (4 / 255) * torch.where(faces(3) > 0.5, 1.0, -1.0)).clamp(0, 1)
     attack = SignGradient(budget=Linf(8 / 255), steps=40, step_size=1 / 255)
-    made = fa.run(attack, Impersonate(target, threshold=0.99999), model, x)
+    made = fa.run(fa.Recipe(attack), Impersonate(target, threshold=0.99999), model, x)
     before = (model(x) - model(target)).norm(dim=1)
     after = (model(made.images) - model(target)).norm(dim=1)
     assert bool((after < 0.3 * before).all())
@@ -68,7 +68,7 @@ def test_stopping_at_success_takes_the_first_step_that_reaches_the_goal():
         slope = (model.head.weight[1] - model.head.weight[0]).abs().sum()
     needed = torch.floor(gap / (alpha * slope)).long() + 1
     attack = SignGradient(budget=Linf(64 / 255), steps=64, step_size=alpha, stop_at_success=True)
-    made = fa.run(attack, Misclassify(label), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(label), model, x)
     assert made.success.all()
     assert torch.equal(made.ticks, needed + 1)  # one tick more: the evaluation that sees the success
     torch.testing.assert_close(made.linf, needed * alpha, rtol=0, atol=1e-6)
@@ -80,7 +80,7 @@ def test_stopping_at_success_takes_the_first_step_that_reaches_the_goal():
 def test_every_result_is_in_its_ball_and_on_the_grid(budget, random_start, momentum):
     model, x = linear_model(classes=5), faces(9)
     attack = SignGradient(budget=budget, steps=7, step_size=0.02, momentum=momentum, random_start=random_start)
-    made = fa.run(attack, Misclassify(torch.arange(9) % 5), model, x, seed=11)
+    made = fa.run(fa.Recipe(attack), Misclassify(torch.arange(9) % 5), model, x, seed=11)
     assert bool(budget.inside(made.images, x).all())
     assert torch.equal(torch.round(made.images * 255) / 255, made.images)
     delta = (made.images - x).flatten(1)

@@ -20,13 +20,12 @@ from fastadv.attacks import (
     Evaluation,
     Misclassify,
     Rows,
-    as_recipe,
     by_name,
     seeks_smallest,
 )
 from fastadv.engine import Engine, Job, stream_jobs
 
-SINGLE = {n: as_recipe(by_name(n)).attack for n, entry in CATALOG.items() if not entry.ensemble}
+SINGLE = {n: by_name(n).attack for n, entry in CATALOG.items() if not entry.ensemble}
 SMALLEST = [n for n, attack in SINGLE.items() if seeks_smallest(attack) or isinstance(attack, APGD)]
 STEPS = 12
 
@@ -35,16 +34,16 @@ faces = partial(grey_images, low=0.3, high=0.7)
 
 
 def short(name: str) -> Any:
-    return as_recipe(by_name(name, steps=STEPS) if CATALOG[name].steps else by_name(name)).attack
+    return (by_name(name, steps=STEPS) if CATALOG[name].steps else by_name(name)).attack
 
 
 def test_the_names_of_the_papers_are_there():
     papers = {"cw-l2", "cw-linf", "cw-l0", "deepfool", "noise-uniform", "noise-gaussian", "minimal-fgsm", "apgd"}
     assert papers <= set(SMALLEST)
     assert by_name("cw-l2") != by_name("cw-linf")
-    massoli = as_recipe(by_name("cw-l2")).attack
+    massoli = by_name("cw-l2").attack
     assert (massoli.search_steps, massoli.inner_steps) == (5, 1000)
-    moosavi = as_recipe(by_name("deepfool")).attack
+    moosavi = by_name("deepfool").attack
     assert (moosavi.steps, moosavi.overshoot, moosavi.returns) == (50, 0.02, 0)
 
 
@@ -53,7 +52,7 @@ def test_every_result_is_judged_again_on_the_8_bit_image(name):
     model, x = curved_model(), faces(5)
     label = predicted(model, x)
     attack = short(name)
-    made = fa.run(attack, Misclassify(label), model, x, seed=2)
+    made = fa.run(fa.Recipe(attack), Misclassify(label), model, x, seed=2)
     assert torch.equal(torch.round(made.images * 255) / 255, made.images)
     clear = made.score_after.abs() > 1e-5  # at the border itself the engine's own network may see the other side
     assert torch.equal(made.success[clear], (predicted(model, made.images) != label)[clear])
@@ -73,7 +72,9 @@ def test_a_constant_that_is_raised_for_ever_stays_a_number(make):
     model, x = curved_model(), faces(2)
     with torch.no_grad():
         model.head.bias[0] += 1000
-    made = fa.run(make(search_steps=140, inner_steps=2), Misclassify(torch.zeros(2, dtype=torch.int64)), model, x)
+    made = fa.run(
+        fa.Recipe(make(search_steps=140, inner_steps=2)), Misclassify(torch.zeros(2, dtype=torch.int64)), model, x
+    )
     assert not made.success_float.any()
     assert bool(torch.isfinite(made.images).all())
 
@@ -98,7 +99,8 @@ def test_a_slot_keeps_nothing_of_the_image_before_even_where_the_loss_is_no_numb
 
     def last(order):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(short(name), jobs, model, engine=Engine(slots=1, batch=1))}["2"]
+        engine = Engine(slots=1, batch=1)
+        return {r.name: r for r in stream_jobs(fa.Recipe(short(name)), jobs, model, engine=engine)}["2"]
 
     alone, after = last([2]), last([0, 1, 2])
     assert torch.equal(alone.image, after.image)

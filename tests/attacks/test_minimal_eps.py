@@ -30,8 +30,8 @@ def test_the_smallest_linf_radius_of_a_linear_model(attack):
     with torch.no_grad():
         z = model.logits(x)
         best = (z[:, 0] - z[:, 1]) / (model.head.weight[1] - model.head.weight[0]).abs().sum()
-    search = MinimalEps(attack=attack, first=LEVEL, largest=0.5, bisections=7)
-    made = fa.run(search, Misclassify(predicted(model, x)), model, x, seed=4)
+    search = MinimalEps(attack=attack.attack, first=LEVEL, largest=0.5, bisections=7)
+    made = fa.run(fa.Recipe(search), Misclassify(predicted(model, x)), model, x, seed=4)
     assert search.name == f"minimal-{attack.name}"
     assert made.success.all()
     assert bool((made.linf >= best).all())
@@ -44,8 +44,8 @@ def test_the_smallest_l2_radius_of_a_linear_model(attack):
     with torch.no_grad():
         z = model.logits(x)
         best = (z[:, 0] - z[:, 1]) / (model.head.weight[1] - model.head.weight[0]).norm()
-    search = MinimalEps(attack=attack, first=0.1, largest=8.0, bisections=7, name="smallest")
-    made = fa.run(search, Misclassify(predicted(model, x)), model, x, seed=4)
+    search = MinimalEps(attack=attack.attack, first=0.1, largest=8.0, bisections=7, name="smallest")
+    made = fa.run(fa.Recipe(search), Misclassify(predicted(model, x)), model, x, seed=4)
     assert search.name == "smallest"
     assert made.success.all()
     # a random start leaves the attack a few degrees beside the gradient
@@ -55,8 +55,8 @@ def test_the_smallest_l2_radius_of_a_linear_model(attack):
 
 def test_the_largest_radius_is_where_it_ends():
     model, x = linear_model(lead=8.0), faces(2)
-    search = MinimalEps(attack=attacks.fgsm(), first=0.01, largest=0.05)
-    made = fa.run(search, Misclassify(torch.tensor([0, 0])), model, x)
+    search = MinimalEps(attack=attacks.fgsm().attack, first=0.01, largest=0.05)
+    made = fa.run(fa.Recipe(search), Misclassify(torch.tensor([0, 0])), model, x)
     assert not made.success.any()
     assert made.ticks.tolist() == [8, 8]  # two evaluations at each of 0.01, 0.02, 0.04, 0.05
     assert search.steps >= 8
@@ -67,7 +67,10 @@ def test_each_run_ends_at_its_first_success():
     model, x = linear_model(), faces(3)
     slow = SignGradient(budget=Linf(8 / 255), steps=50, step_size=8 / 255)
     made = fa.run(
-        MinimalEps(attack=slow, first=0.4, largest=0.5, bisections=0), Misclassify(predicted(model, x)), model, x
+        fa.Recipe(MinimalEps(attack=slow, first=0.4, largest=0.5, bisections=0)),
+        Misclassify(predicted(model, x)),
+        model,
+        x,
     )
     assert made.ticks.tolist() == [2] * 3
 
@@ -77,11 +80,11 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(attack):
     model, x = linear_model(classes=4), faces(11)
     goal = Misclassify(predicted(model, x))
     first = 0.01 if isinstance(attack.budget, Linf) else 0.2
-    search = MinimalEps(attack=attack, first=first, largest=100 * first, bisections=3)
+    search = MinimalEps(attack=attack.attack, first=first, largest=100 * first, bisections=3)
 
     def results(order, engine):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(search, jobs, model, seed=3, engine=engine)}
+        return {r.name: r for r in stream_jobs(fa.Recipe(search), jobs, model, seed=3, engine=engine)}
 
     reference = results(range(11), Engine(slots=4, batch=4))
     assert len({r.ticks for r in reference.values()}) > 1
@@ -99,6 +102,6 @@ def test_a_wrong_field_is_refused_by_name():
     with pytest.raises(TypeError, match="attack: expected a SignGradient, got APGD"):
         MinimalEps(attack=APGD(budget=L2(1.0)), first=0.1, largest=1.0)
     with pytest.raises(ValueError, match="first: expected at most largest = 0.5, got 1"):
-        MinimalEps(attack=attacks.fgsm(), first=1.0, largest=0.5)
+        MinimalEps(attack=attacks.fgsm().attack, first=1.0, largest=0.5)
     with pytest.raises(ValueError, match="growth: expected a number above 1, got 0.5"):
-        MinimalEps(attack=attacks.fgsm(), first=0.1, largest=0.5, growth=0.5)
+        MinimalEps(attack=attacks.fgsm().attack, first=0.1, largest=0.5, growth=0.5)

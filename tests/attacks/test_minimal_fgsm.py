@@ -22,7 +22,7 @@ def test_the_smallest_step_of_a_linear_model_in_whole_levels():
     with torch.no_grad():
         z = model.logits(x)
         eps = (z[:, 0] - z[:, 1]) / (model.head.weight[1] - model.head.weight[0]).abs().sum()
-    made = fa.run(MinimalFGSM(bisections=12), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(MinimalFGSM(bisections=12)), Misclassify(predicted(model, x)), model, x)
     assert made.success.all()
     assert torch.equal(torch.round(made.linf * 255), torch.ceil(eps * 255))
 
@@ -30,7 +30,7 @@ def test_the_smallest_step_of_a_linear_model_in_whole_levels():
 def test_the_largest_size_is_where_it_ends():
     model, x = linear_model(lead=8.0), faces(2)
     attack = MinimalFGSM(first=0.01, growth=2.0, largest=0.05)
-    made = fa.run(attack, Misclassify(torch.tensor([0, 0])), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(torch.tensor([0, 0])), model, x)
     assert not made.success.any()
     assert made.ticks.tolist() == [5, 5]  # the gradient, then 0.01, 0.02, 0.04, 0.05
     torch.testing.assert_close(made.linf, torch.full((2,), 13 / 255))
@@ -40,13 +40,13 @@ def test_the_largest_size_is_where_it_ends():
 def test_what_is_there_already_is_left_alone_and_what_has_no_gradient_is_named():
     model, x = linear_model(), faces(2)
     with pytest.warns(fa.AttackWarning, match="2 images had reached the goal before"):
-        made = fa.run(MinimalFGSM(), Misclassify(torch.tensor([1, 1])), model, x)
+        made = fa.run(fa.Recipe(MinimalFGSM()), Misclassify(torch.tensor([1, 1])), model, x)
     assert torch.equal(made.images, x)
     assert made.ticks.tolist() == [1, 1]
     with torch.no_grad():
         model.head.weight[:] = 0
     with pytest.warns(fa.AttackWarning, match="2 images had an all-zero gradient"):
-        made = fa.run(MinimalFGSM(), Misclassify(torch.tensor([0, 0])), model, x)
+        made = fa.run(fa.Recipe(MinimalFGSM()), Misclassify(torch.tensor([0, 0])), model, x)
     assert made.ticks.tolist() == [1, 1]
 
 
@@ -56,7 +56,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 
     def results(order, engine):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(MinimalFGSM(), jobs, model, engine=engine)}
+        return {r.name: r for r in stream_jobs(fa.Recipe(MinimalFGSM()), jobs, model, engine=engine)}
 
     reference = results(range(11), Engine(slots=4, batch=4))
     for order, engine in (

@@ -36,7 +36,7 @@ def test_the_size_is_where_the_line_of_the_noise_crosses_the_border(kind):
     reach = 0.45 / z.abs().flatten(1).amax(1)
     known = sigma < reach  # the others leave the range before
     assert int(known.sum()) >= 3
-    made = fa.run(Noise(kind=kind, bisections=14), Misclassify(label), model, x, seed=5)
+    made = fa.run(fa.Recipe(Noise(kind=kind, bisections=14)), Misclassify(label), model, x, seed=5)
     length = sigma * z.flatten(1).norm(dim=1)
     assert made.success[known].all()
     # 2 % for the 8 bits, and a part of a level for small ones
@@ -63,7 +63,7 @@ def test_no_backward_pass_is_made():
     head = linear_model().head
     model = fa.FaceModel(OneWay(), input_size=SIZE, mean=(0,) * 3, std=(1,) * 3, name="one-way", head=head).eval()
     x = faces(3)
-    made = fa.run(Noise(kind="gaussian"), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(fa.Recipe(Noise(kind="gaussian")), Misclassify(predicted(model, x)), model, x)
     assert int(made.ticks.min()) > 1
     assert bool((made.l2 > 0).all())
 
@@ -71,7 +71,7 @@ def test_no_backward_pass_is_made():
 def test_the_largest_size_is_where_it_ends():
     model, x = linear_model(lead=1000.0), faces(2)
     attack = Noise(kind="uniform", first=0.01, growth=2.0, largest=0.05)
-    made = fa.run(attack, Misclassify(torch.tensor([0, 0])), model, x)
+    made = fa.run(fa.Recipe(attack), Misclassify(torch.tensor([0, 0])), model, x)
     assert not made.success.any()
     assert made.ticks.tolist() == [4, 4]  # 0.01, 0.02, 0.04, 0.05
     assert float(made.linf.max()) <= 0.05 * 3**0.5 + 1 / 255
@@ -81,8 +81,8 @@ def test_the_largest_size_is_where_it_ends():
 def test_noise_belongs_to_seed_and_id():
     model, x = linear_model(), faces(1).expand(3, -1, -1, -1)
     goal = Misclassify(predicted(model, x))
-    a = fa.run(Noise(kind="gaussian"), goal, model, x, seed=1, ids=[7, 8, 7])
-    b = fa.run(Noise(kind="gaussian"), goal, model, x, seed=2**64 - 1, ids=[7, 8, 7])
+    a = fa.run(fa.Recipe(Noise(kind="gaussian")), goal, model, x, seed=1, ids=[7, 8, 7])
+    b = fa.run(fa.Recipe(Noise(kind="gaussian")), goal, model, x, seed=2**64 - 1, ids=[7, 8, 7])
     assert torch.equal(a.images[0], a.images[2])
     assert not torch.equal(a.images[0], a.images[1])
     assert not torch.equal(a.images[0], b.images[0])
@@ -94,7 +94,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
 
     def results(order, engine):
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(Noise(kind="uniform"), jobs, model, seed=3, engine=engine)}
+        return {r.name: r for r in stream_jobs(fa.Recipe(Noise(kind="uniform")), jobs, model, seed=3, engine=engine)}
 
     reference = results(range(11), Engine(slots=4, batch=4))
     assert len({r.ticks for r in reference.values()}) > 1

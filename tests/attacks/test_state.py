@@ -8,7 +8,7 @@ from small import grey_images as faces
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import CATALOG, Box, Evaluation, Goal, Misclassify, Rows, SlotState, as_recipe, by_name
+from fastadv.attacks import CATALOG, Box, Evaluation, Goal, Misclassify, Rows, SlotState, by_name
 from fastadv.attacks.bracket import Bracket
 from fastadv.attacks.state import RowState, boolean, image, integer, number, part, row
 from fastadv.engine import Engine
@@ -74,7 +74,7 @@ def test_an_attack_of_declared_fields_runs_in_slots_that_are_used_again():
     x = faces(5)
     with torch.no_grad():
         label = model.logits(x).argmax(1)
-    made = fa.run(Fading(), Misclassify(label), model, x, engine=Engine(slots=2, batch=2))
+    made = fa.run(fa.Recipe(Fading()), Misclassify(label), model, x, engine=Engine(slots=2, batch=2))
     assert made.ticks.tolist() == [3] * 5
     torch.testing.assert_close(made.images, x * 0.75**3, rtol=0, atol=1 / 255)
 
@@ -144,7 +144,7 @@ def tensors(state: object) -> list[Tensor]:
 @pytest.mark.parametrize("name", SINGLE)
 def test_the_tensors_of_every_attack_stay_where_they_are(name):
     """A recorded CUDA graph writes to their addresses."""
-    attack = as_recipe(by_name(name)).attack
+    attack = by_name(name).attack
     x = faces(4)
     state = attack.allocate(x)
     assert isinstance(state, SlotState)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fastadv.attacks import CATALOG, SignGradient, as_recipe, by_name
+from fastadv.attacks import CATALOG, SignGradient, by_name
 from fastadv.attacks.options import options_of, with_options
 from fastadv.data import read_image, read_manifest, to_tensor, to_uint8
 from fastadv.data.synthetic import SyntheticFaces
@@ -21,7 +21,7 @@ QUICK = {"steps": 25, "search_steps": 1, "inner_steps": 15, "searches": 2, "bise
 
 
 def is_new(name):
-    return not CATALOG[name].ensemble and not isinstance(as_recipe(by_name(name)).attack, SignGradient)
+    return not CATALOG[name].ensemble and not isinstance(by_name(name).attack, SignGradient)
 
 
 # the bisections on eps differ in what they run only: one stands for all
@@ -91,7 +91,7 @@ def test_every_attack_writes_the_same_manifest(name, inside, people, tmp_path, c
 
 def config_settings(name):
     """The quick options of an attack that are not its own."""
-    usual = vars(as_recipe(by_name(name)).attack)
+    usual = vars(by_name(name).attack)
     return {k: v for k, v in QUICK.items() if k in usual and usual[k] != v}
 
 
@@ -243,7 +243,7 @@ def test_a_wrong_option_is_one_clear_sentence(name, more, text, inside, people, 
 
 @pytest.mark.parametrize("name", [n for n in CATALOG if not CATALOG[n].ensemble])
 def test_every_attack_takes_its_own_options_and_no_others(name):
-    recipe = as_recipe(by_name(name))
+    recipe = by_name(name)
     known = options_of(recipe)
     assert "name" not in known
     assert "backend" not in known

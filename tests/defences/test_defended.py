@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.attacks import Evade, Impersonate, Recipe
+from fastadv.attacks import Evade, Impersonate
 from fastadv.defences import (
     Adaptive,
     AttackAsDefence,
@@ -171,7 +173,7 @@ def test_surrogates_take_a_defended_model(model, faces):
         diversity=InputDiversity(),
         ensemble=Ensemble(others=(MeanFilter().wrap(model),)),
     )
-    recipe = Recipe(attack=fa.attacks.fim(eps=16 / 255, steps=3), surrogate=surrogate)
+    recipe = replace(fa.attacks.fim(eps=16 / 255, steps=3), surrogate=surrogate)
     first = attack(defended, x, t, recipe=recipe)
     second = attack(defended, x, t, order=[3, 1, 0, 2], recipe=recipe)
     assert all(torch.equal(first[k].image, second[k].image) for k in first)
@@ -181,7 +183,7 @@ def test_zero_knowledge_is_the_bare_model(model):
     moves = fa.attacks.fim()
     found = ZeroKnowledge().attacker(moves, model, MeanFilter())
     assert found.model is model
-    assert found.recipe.attack is moves
+    assert found.recipe is moves
     goal = Evade(threshold=0.5)
     assert found.goal(goal) is goal
     assert not ZeroKnowledge().knows_defence
@@ -344,7 +346,7 @@ def test_the_attacked_model_is_a_face_model(model, faces):
 
 
 def test_errors_of_attack_as_defence(model):
-    with pytest.raises(TypeError, match="attack: expected an attack or a Recipe, got 'pgd'"):
+    with pytest.raises(TypeError, match="attack: expected a Recipe, got 'pgd'; use attacks.by_name"):
         AttackAsDefence(attack="pgd")
     with pytest.raises(ValueError, match="start: expected a number"):
         AttackAsDefence(attack=PGD, start=-0.1)

@@ -7,13 +7,10 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.attacks import ClassifyAs, Evade, Impersonate, Misclassify, Rows, SignGradient, as_recipe, bim, by_name
-from fastadv.attacks.apgd import APGD
+from fastadv.attacks import ClassifyAs, Evade, Impersonate, Misclassify, Rows, SignGradient, bim, by_name
 from fastadv.attacks.budget import Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
-from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.feature_goals import MatchFeatures
-from fastadv.attacks.noise import Noise
 from fastadv.defences.evade_detector import EvadeDetector, WatchedModel, check_adapts
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.models import FaceModel, prepare
@@ -108,7 +105,7 @@ def test_with_weight_the_detector_is_lower(pair):
     means = []
     for weight in (0.0, 5.0):
         goal = EvadeDetector(goal=ClassifyAs(labels), weight=weight)
-        made = fa.run(attack, goal, watched, x, engine=fa.Engine(batch=4))
+        made = fa.run(fa.Recipe(attack), goal, watched, x, engine=fa.Engine(batch=4))
         with torch.no_grad():
             means.append(float(detector.score(LayerTap(model=watched, layers=LAYERS)(made.images).values).mean()))
     assert means[1] < means[0] - 0.05
@@ -140,7 +137,7 @@ def test_the_smallest_perturbation_is_the_smallest_that_is_hidden(pair):
         outputs = watched.logits(x)
     labels = outputs[:, :-1].argmax(1)
     line = float(outputs[:, -1].median())
-    attack = CarliniWagner(search_steps=3, inner_steps=30)
+    attack = fa.Recipe(CarliniWagner(search_steps=3, inner_steps=30))
     bare = fa.run(attack, Misclassify(labels), model, x, engine=fa.Engine(batch=8))
     goal = EvadeDetector(goal=Misclassify(labels), threshold=line)
     made = fa.run(attack, goal, watched, x, engine=fa.Engine(batch=8))
@@ -169,13 +166,13 @@ def test_a_margin_is_one_on_the_weighted_logit_too(pair):
     ("attack", "reason"),
     [
         (bim(), None),
-        (CarliniWagner(), None),
-        (DeepFool(), None),
+        (by_name("cw-l2"), None),
+        (by_name("deepfool"), None),
         (by_name("knn-df"), None),
         (by_name("di-m-fim"), None),
-        (APGD(budget=Linf(0.03)), None),
-        (APGD(budget=Linf(0.03), loss="dlr"), "whose objective is not that of the goal"),
-        (Noise(kind="uniform"), "which follows no gradient"),
+        (by_name("apgd"), None),
+        (by_name("apgd-dlr"), "whose objective is not that of the goal"),
+        (by_name("noise-uniform"), "which follows no gradient"),
         (by_name("dfanet-fim"), "which moves on other networks than the watched one"),
         (by_name("s-fim"), "which moves on other networks than the watched one"),
     ],
@@ -183,12 +180,12 @@ def test_a_margin_is_one_on_the_weighted_logit_too(pair):
 )
 def test_only_attacks_that_see_the_detector_adapt(attack, reason):
     if reason is None:
-        check_adapts(as_recipe(attack))
+        check_adapts(attack)
         return
     with pytest.raises(
-        ValueError, match=f"attack: expected one that can adapt to a detector, got {as_recipe(attack).name}, {reason}"
+        ValueError, match=f"attack: expected one that can adapt to a detector, got {attack.name}, {reason}"
     ):
-        check_adapts(as_recipe(attack))
+        check_adapts(attack)
 
 
 def test_a_result_does_not_depend_on_its_neighbours(pair):

@@ -66,10 +66,10 @@ def test_every_named_attack_is_a_function_that_takes_its_machines_options():
         assert getattr(fa.attacks, name.replace("-", "_")) is entry.make
         assert repr(entry).startswith(f"{name}: ")
         assert "\n" not in repr(entry)
-    assert fa.attacks.pgd(stop_at_success=True, margin=0.5).margin == 0.5
-    assert fa.attacks.deepfool(overshoot=0.1).overshoot == 0.1
+    assert fa.attacks.pgd(stop_at_success=True, margin=0.5).attack.margin == 0.5
+    assert fa.attacks.deepfool(overshoot=0.1).attack.overshoot == 0.1
     assert fa.attacks.di_fim(stop_at_success=True).attack.stop_at_success
-    assert fa.attacks.minimal_pgd(bisections=3, momentum=0.5).attack.momentum == 0.5
+    assert fa.attacks.minimal_pgd(bisections=3, momentum=0.5).attack.attack.momentum == 0.5
 
 
 def test_a_result_in_a_line_a_table_and_a_folder(tmp_path):

@@ -48,7 +48,7 @@ ATTACKS = {
     "pgd": attacks.pgd(eps=16 / 255, steps=6),
     "m-fim": attacks.m_fim(eps=16 / 255, steps=6),
     "pgd-l2": attacks.pgd_l2(eps=1.0, steps=6),
-    "stop": SignGradient(budget=Linf(40 / 255), steps=40, step_size=1 / 255, stop_at_success=True, random_start=True),
+    "stop": attacks.pgd(eps=40 / 255, steps=40, step_size=1 / 255, stop_at_success=True),
 }
 
 
@@ -92,7 +92,7 @@ def test_slots_are_refilled_so_the_cost_is_the_sum_of_the_images_own_ticks():
         similar = (net(x) * net(targets)).sum(1)
     goal = Impersonate(targets, threshold=float(similar.median()) + 0.05)
     attack = SignGradient(budget=Linf(32 / 255), steps=32, step_size=1 / 255, stop_at_success=True)
-    made = fa.run(attack, goal, net, x, engine=Engine(slots=8, batch=8))
+    made = fa.run(fa.Recipe(attack), goal, net, x, engine=Engine(slots=8, batch=8))
     slowest_of_each_batch = int(made.ticks.view(8, 8).amax(1).sum()) * 8
     # the slots can only idle while the last images finish
     assert sum(seen) <= int(made.ticks.sum()) + 8 * int(made.ticks.max())
@@ -325,7 +325,7 @@ def test_the_iterate_after_k_steps_is_the_result_of_k_steps(name):
     found = dict(trace(ATTACKS[name], goal, net, x, at=(5, 1, 3), seed=5, engine=engine))
     assert list(found) == [1, 3, 5]
     for steps, images in found.items():
-        shorter = replace(ATTACKS[name], steps=steps)
+        shorter = replace(ATTACKS[name], attack=replace(ATTACKS[name].attack, steps=steps))
         assert torch.equal(images, fa.run(shorter, goal, net, x, seed=5, engine=engine).images)
 
 

@@ -29,8 +29,8 @@ ATTACKS = {
     "m-fim": attacks.m_fim(eps=8 / 255, steps=6),
     "mi-fgsm-l2": attacks.mi_fgsm_l2(eps=2.0, steps=6),
     "df": attacks.df(eps=8 / 255, steps=8),
-    "lbfgs": attacks.LBFGS(searches=2, steps_each=4),
-    "stop": SignGradient(budget=Linf(8 / 255), steps=20, step_size=1 / 255, stop_at_success=True),
+    "lbfgs": fa.Recipe(attacks.LBFGS(searches=2, steps_each=4)),
+    "stop": fa.Recipe(SignGradient(budget=Linf(8 / 255), steps=20, step_size=1 / 255, stop_at_success=True)),
 }
 
 

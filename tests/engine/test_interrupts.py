@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks import Impersonate, Recipe
+from fastadv.attacks import Impersonate
 from fastadv.attacks.feature_goals import MatchFeatures
 from fastadv.engine import Engine, trace
 from fastadv.surrogates import FeatureDropout, SkipGradient, Surrogate
@@ -68,8 +69,8 @@ CALLS: dict[str, Callable[[], Tensor]] = {
     "run": lambda: fa.run(attacks.pgd(steps=3), GOAL, NET, X, seed=3, engine=ENGINE).images,
     "surrogate": lambda: (
         fa.run(
-            Recipe(
-                attack=attacks.pgd(steps=3),
+            replace(
+                attacks.pgd(steps=3),
                 surrogate=Surrogate(skip=SkipGradient(gamma=0.5), dropout=FeatureDropout(rate=0.1)),
             ),
             *(GOAL, NET, X),

@@ -110,7 +110,7 @@ class Scarce(SignGradient):
 
 
 COUNT = [0]
-FIELDS = {name: getattr(ATTACK, name) for name in ("budget", "steps", "step_size", "random_start")}
+FIELDS = {name: getattr(ATTACK.attack, name) for name in ("budget", "steps", "step_size", "random_start")}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ FIELDS = {name: getattr(ATTACK, name) for name in ("budget", "steps", "step_size
 )
 def test_each_failure_halves_once(when, times):
     COUNT[0] = 0
-    attack = Scarce(**FIELDS, when=when, times=times)
+    attack = fa.Recipe(Scarce(**FIELDS, when=when, times=times))
     with pytest.warns(AttackWarning, match="out of memory") as said:
         made = fa.run(attack, GOAL, model(Limited(64)), X, seed=3, engine=Engine(batch=8))
     assert len([w for w in said if "out of memory" in str(w.message)]) == len(times)
@@ -133,7 +133,7 @@ def test_each_failure_halves_once(when, times):
 
 def test_a_build_that_fails_after_a_tick_that_failed_is_tried_again():
     COUNT[0] = 0
-    attack = Scarce(**FIELDS, when="allocate", times=(2, 3))
+    attack = fa.Recipe(Scarce(**FIELDS, when="allocate", times=(2, 3)))
     with pytest.warns(AttackWarning, match="out of memory"):
         made = fa.run(attack, GOAL, model(Limited(4)), X, seed=3, engine=Engine(batch=8))
     assert torch.equal(made.images, expected(1))
@@ -141,7 +141,7 @@ def test_a_build_that_fails_after_a_tick_that_failed_is_tried_again():
 
 @pytest.mark.parametrize("when", ["allocate", "start", "tick"])
 def test_no_memory_for_one_image_is_an_error_in_a_run_and_in_a_trace(when):
-    attack = Scarce(**FIELDS, when=when, times=tuple(range(1000)))
+    attack = fa.Recipe(Scarce(**FIELDS, when=when, times=tuple(range(1000))))
     for call in (
         lambda: fa.run(attack, GOAL, model(Limited(64)), X, engine=Engine(batch=2)),
         lambda: list(trace(attack, GOAL, model(Limited(64)), X, at=[1], engine=Engine(batch=2))),
@@ -168,7 +168,13 @@ def test_the_old_slots_are_gone_before_the_new_ones_are_built():
     gc.disable()
     try:
         with pytest.warns(AttackWarning, match="out of memory"):
-            fa.run(Watching(**FIELDS, when="tick", times=(1, 3)), GOAL, model(Limited(64)), X, engine=Engine(batch=8))
+            fa.run(
+                fa.Recipe(Watching(**FIELDS, when="tick", times=(1, 3))),
+                GOAL,
+                model(Limited(64)),
+                X,
+                engine=Engine(batch=8),
+            )
     finally:
         gc.enable()
     assert len(alive) == 3

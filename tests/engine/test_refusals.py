@@ -73,7 +73,7 @@ def test_ids_may_be_an_array():
     [
         (lambda: fa.run("pgd", GOAL, NET, X), r"attack: expected .* got 'pgd'; use attacks.by_name\('pgd'\)"),
         (lambda: fa.run(attacks.pgd, GOAL, NET, X), "attack: expected .*function pgd.*; call it"),
-        (lambda: fa.run(attacks.APGD, GOAL, NET, X), "attack: expected .*APGD.*; call it"),
+        (lambda: fa.run(attacks.APGD, GOAL, NET, X), "attack: expected a Recipe, got .*APGD.*; write Recipe"),
         (lambda: fa.run(attacks.pgd(), "evade", NET, X), "goal: expected a goal such as .* got str"),
         (
             lambda: fa.run(attacks.pgd(), GOAL, NET.backbone, X),
@@ -156,7 +156,7 @@ def test_met_images_among_others_and_more_of_them_than_slots():
 
 def test_a_success_that_lacks_the_margin_is_attacked():
     goal = fa.Evade(references=faces(3, seed=2), threshold=0.999)
-    attack = attacks.CarliniWagner(inner_steps=3, search_steps=1, confidence=1.5)
+    attack = fa.Recipe(attacks.CarliniWagner(inner_steps=3, search_steps=1, confidence=1.5))
     with pytest.warns(fa.AttackWarning, match="had reached the goal before"):
         made = fa.run(attack, goal, NET, X)
     assert min(made.ticks.tolist()) > 1
@@ -221,5 +221,5 @@ def test_a_step_size_of_zero_is_not_the_default(make, value):
 def test_every_name_of_the_catalogue_can_be_called(name):
     made = getattr(attacks, name.replace("-", "_"))
     others = {"others": [NET]} if CATALOG[name].ensemble else {}
-    assert attacks.as_recipe(made(**others)).name == name
+    assert made(**others).name == name
     assert name.replace("-", "_") in attacks.__all__

@@ -1,5 +1,6 @@
 """Attacks on surrogates: what is differentiated, and that a result is the pair's and the seed's alone."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -82,7 +83,7 @@ def results(recipe: Recipe, x: Tensor, targets: Tensor, order, engine: Engine, s
 @pytest.mark.parametrize("name", SURROGATES)
 def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
     x, targets = faces(13), faces(13, seed=2)
-    recipe = Recipe(attack=MOMENTUM, surrogate=SURROGATES[name])
+    recipe = replace(MOMENTUM, surrogate=SURROGATES[name])
     reference = results(recipe, x, targets, range(13), Engine(batch=BATCH))
     assert len(reference) == 13
     assert any((r.image - x[i]).abs().max() > 0.01 for i, r in enumerate(reference.values()))
@@ -100,7 +101,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
 @pytest.mark.parametrize("name", ["dropout", "diversity", "all"])
 def test_random_surrogates_depend_on_the_seed(name):
     x, targets = faces(4), faces(4, seed=2)
-    recipe = Recipe(attack=MOMENTUM, surrogate=SURROGATES[name])
+    recipe = replace(MOMENTUM, surrogate=SURROGATES[name])
     one, other = (results(recipe, x, targets, range(4), Engine(batch=BATCH), seed=s) for s in (5, 6))
     assert all(not torch.equal(one[k].image, other[k].image) for k in one)
 
@@ -130,7 +131,7 @@ def by_hand(surrogate: Surrogate, x: Tensor, targets: Tensor, steps: int, eps: f
 @pytest.mark.parametrize("name", SURROGATES)
 def test_fim_on_a_surrogate_is_the_loop_written_by_hand(name):
     x, targets = faces(BATCH), faces(BATCH, seed=2)
-    recipe = Recipe(attack=PLAIN, surrogate=SURROGATES[name])
+    recipe = replace(PLAIN, surrogate=SURROGATES[name])
     engine = Engine(batch=BATCH, channels_last=False)
     made = fa.run(recipe, Impersonate(targets, threshold=0.999), model(), x, seed=5, engine=engine)
     expected = by_hand(SURROGATES[name], x, targets, 5, 16 / 255)
@@ -144,7 +145,7 @@ def test_an_ensemble_weighed_on_its_first_model_alone_is_that_model():
     alone = Surrogate(ensemble=Ensemble(others=(model(3),), weights=(1, 0)))
     goal = Impersonate(targets, threshold=0.999)
     one = fa.run(PLAIN, goal, model(), x)
-    other = fa.run(Recipe(attack=PLAIN, surrogate=alone), goal, model(), x)
+    other = fa.run(replace(PLAIN, surrogate=alone), goal, model(), x)
     assert torch.equal(one.images, other.images)
 
 
@@ -152,14 +153,14 @@ def test_dropout_at_rate_zero_is_the_bare_model():
     x, targets = faces(5), faces(5, seed=2)
     goal = Impersonate(targets, threshold=0.999)
     one = fa.run(PLAIN, goal, model(), x)
-    other = fa.run(Recipe(attack=PLAIN, surrogate=Surrogate(dropout=FeatureDropout(rate=0.0))), goal, model(), x)
+    other = fa.run(replace(PLAIN, surrogate=Surrogate(dropout=FeatureDropout(rate=0.0))), goal, model(), x)
     assert torch.equal(one.images, other.images)
 
 
 @pytest.mark.filterwarnings("ignore:.*had reached the goal:fastadv.AttackWarning")
 def test_the_verdict_is_the_bare_models():
     x, targets = faces(6), faces(6, seed=2)
-    recipe = Recipe(attack=PLAIN, surrogate=SURROGATES["all"])
+    recipe = replace(PLAIN, surrogate=SURROGATES["all"])
     threshold = 0.6
     made = fa.run(recipe, Impersonate(targets, threshold=threshold), model(), x)
     with torch.no_grad():
@@ -170,7 +171,7 @@ def test_the_verdict_is_the_bare_models():
 
 def test_evasion_of_ones_own_embedding_moves_under_dropout():
     x = faces(6)
-    recipe = Recipe(attack=fa.attacks.pgd(eps=16 / 255, steps=5), surrogate=Surrogate(dropout=FeatureDropout(rate=0.1)))
+    recipe = replace(fa.attacks.pgd(eps=16 / 255, steps=5), surrogate=Surrogate(dropout=FeatureDropout(rate=0.1)))
     made = fa.run(recipe, Evade(threshold=0.9), model(), x)
     assert (made.score_after < made.score_before - 0.01).all()
 
@@ -179,7 +180,7 @@ def test_goals_on_logits_take_dropout_too():
     net, x = model(head=True), faces(6)
     with torch.no_grad():
         labels = net.logits(x).argmax(1)
-    recipe = Recipe(attack=PLAIN, surrogate=Surrogate(dropout=FeatureDropout(rate=0.05)))
+    recipe = replace(PLAIN, surrogate=Surrogate(dropout=FeatureDropout(rate=0.05)))
     made = fa.run(recipe, Misclassify(labels), net, x)
     assert (made.score_after < made.score_before).all()
 
@@ -191,7 +192,7 @@ def test_embeddings_do_not_do_where_other_networks_must_embed():
             ValueError,
             match=r"goal: expected images \(N, 3, H, W\) to compare with, since the surrogate embeds them by i",
         ):
-            fa.run(Recipe(attack=PLAIN, surrogate=SURROGATES[name]), goal, model(), x)
+            fa.run(replace(PLAIN, surrogate=SURROGATES[name]), goal, model(), x)
 
 
 def test_wrong_compositions_are_refused():
@@ -207,4 +208,4 @@ def test_wrong_compositions_are_refused():
         ValueError,
         match=r"others: expected models for images \(3, 16, 16\) on cpu like 'small0', got 'small1' for \(3, 24, 24\)",
     ):
-        fa.run(Recipe(attack=PLAIN, surrogate=other), goal, model(), faces(2))
+        fa.run(replace(PLAIN, surrogate=other), goal, model(), faces(2))

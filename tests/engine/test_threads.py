@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import Impersonate, Recipe
+from fastadv.attacks import Impersonate
 from fastadv.detection import Architecture, Detector, Network, Trajectory, centroids
 from fastadv.detection.guard import Guard
 from fastadv.surrogates import FeatureDropout, SkipGradient, Surrogate
@@ -55,8 +56,8 @@ def images(seed: int) -> Tensor:
 PLAIN = fa.attacks.pgd(eps=8 / 255, steps=2)
 RECIPES = {
     "plain": PLAIN,
-    "surrogate": Recipe(
-        attack=fa.attacks.fim(eps=8 / 255, steps=2),
+    "surrogate": replace(
+        fa.attacks.fim(eps=8 / 255, steps=2),
         surrogate=Surrogate(skip=SkipGradient(gamma=0.5), dropout=FeatureDropout(rate=0.1)),
     ),
 }

@@ -3,7 +3,7 @@
 import pytest
 
 from fastadv import load
-from fastadv.attacks import APGD, CATALOG, Linf, by_name
+from fastadv.attacks import APGD, CATALOG, Linf, Recipe, by_name
 from fastadv.data import RunFolder, SyntheticFaces
 from fastadv.runs import Work
 from fastadv.runs.goals import CLASSIFIED, COMMANDS, GOALS, IDENTIFIED, GoalChoice, check_goal, goals_of
@@ -33,7 +33,7 @@ def test_the_table(name):
 
 def test_the_ratio_of_logits_is_known_by_what_it_does():
     with pytest.raises(ValueError, match="the goal evade, got mine, whose goal is classify-as or misclassify"):
-        check_goal(APGD(budget=Linf(0.1), loss="dlr", name="mine"), "evade")
+        check_goal(Recipe(APGD(budget=Linf(0.1), loss="dlr", name="mine")), "evade")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
 def test_what_is_there(made: DemoResult) -> None:
     assert [run.label for run in made.runs] == ["FGSM", "PGD", "FIM", "M-FIM"]
     assert [run.attack for run in made.runs] == [by_name(n) for n in ("fgsm", "pgd", "fim", "m-fim")]
-    assert made.stopped.attack == replace(by_name("fim"), stop_at_success=True, margin=0.02)
+    assert made.stopped.attack == by_name("fim", stop_at_success=True, margin=0.02)
     assert read_pairs_csv(made.out / "pairs.csv") == made.pairs
     assert sum(p.same for p in made.pairs) == 10
     for run in (*made.runs, made.stopped):

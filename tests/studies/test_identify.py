@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fastadv import load
-from fastadv.attacks import Recipe, by_name
+from fastadv.attacks import by_name
 from fastadv.data import RunFolder, read_manifest
 from fastadv.data.synthetic import SyntheticFaces
 from fastadv.engine import Engine
@@ -144,7 +144,7 @@ def test_the_goal_of_misidentify_has_no_guide_but_for_an_ensemble(model, roles):
         goal = aim.goals(PEOPLE, model, enrolled, ensemble=ensemble)(order, face)
         assert goal.any_other
         assert (goal.guides is not None) == ensemble
-    moves = Recipe(attack=by_name("knn-df"), surrogate=Surrogate(ensemble=Ensemble(others=(model,))))
+    moves = replace(by_name("knn-df"), surrogate=Surrogate(ensemble=Ensemble(others=(model,))))
     aim.check_guides(moves, [order])
     aim.check_guides(by_name("knn-df"), [Order(name=name, source=name)])
     with pytest.raises(ValueError, match="goal: expected identify-as with an ensemble, .* got misidentify; give pairs"):

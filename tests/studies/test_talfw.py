@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks import Recipe
 from fastadv.core.notices import Notice
 from fastadv.data import (
     LFW,
@@ -209,7 +209,7 @@ def test_a_packed_set_must_be_unpacked(lfw):
 def test_targets_follow_what_the_attack_can(model):
     plain = attacks.fim()
     other = fa.FaceModel(model.backbone, mean=(0.5,) * 3, std=(0.5,) * 3, name="other").eval()
-    several = Recipe(attack=plain, surrogate=Surrogate(ensemble=Ensemble(others=(other,))))
+    several = replace(plain, surrogate=Surrogate(ensemble=Ensemble(others=(other,))))
     assert choose_targets(None, plain) == "all"
     assert choose_targets("one", plain) == "one"
     assert choose_targets(None, several) == "one"
@@ -397,8 +397,8 @@ def test_grey_pictures_come_back_grey_in_the_mode_of_their_files(greys, model, t
 
 
 def test_a_random_start_and_an_ensemble_stay_grey_too(greys, model, tmp_path):
-    recipe = Recipe(
-        attack=attacks.pgd(eps=EPS, steps=3), surrogate=Surrogate(ensemble=Ensemble(others=(copy.deepcopy(model),)))
+    recipe = replace(
+        attacks.pgd(eps=EPS, steps=3), surrogate=Surrogate(ensemble=Ensemble(others=(copy.deepcopy(model),)))
     )
     make(LFW(greys), PAIRS, model, tmp_path / "out", recipe, targets="one", grey=True)
     changed = pixels(LFW(tmp_path / "out").path(name(0, 1)))
@@ -485,7 +485,7 @@ def test_an_ensemble_goes_for_the_partner_s_image(lfw, model, tmp_path):
     torch.manual_seed(1)
     net = nn.Sequential(nn.AvgPool2d(7), nn.Flatten(), nn.Linear(768, 12, bias=False))
     other = fa.FaceModel(net, mean=(0.5,) * 3, std=(0.5,) * 3, name="other").eval()
-    recipe = Recipe(attack=attacks.fim(eps=EPS, steps=20), surrogate=Surrogate(ensemble=Ensemble(others=(other,))))
+    recipe = replace(attacks.fim(eps=EPS, steps=20), surrogate=Surrogate(ensemble=Ensemble(others=(other,))))
     out = tmp_path / "out"
     make(LFW(lfw), PAIRS, model, out, recipe, targets=choose_targets(None, recipe))
     assert [r.target.count(";") for r in read_manifest(out / "crops")] == [0, 0, 0, 0]

@@ -179,14 +179,14 @@ def test_modes_come_back_after_an_error(tiny):
 
 
 def test_steps_and_sizes():
-    fim, pgd_, ffm, fgsm = (Adversarial(attack=name, eps=EPS).moves for name in ALL)
+    fim, pgd_, ffm, fgsm = (Adversarial(attack=name, eps=EPS).moves.attack for name in ALL)
     assert (fim.steps, fim.step_size) == (10, 1 / 255)
     assert (pgd_.steps, pgd_.step_size) == (10, 2.5 * EPS / 10)
     assert {(m.steps, m.step_size) for m in (ffm, fgsm)} == {(1, 1.25 * EPS)}
     assert all(m.random_start and m.budget.eps == EPS for m in (fim, pgd_, ffm, fgsm))
-    assert Adversarial(eps=EPS, steps=10).moves == fim
-    assert Adversarial(eps=EPS, steps=4).moves.step_size == pytest.approx(2.5 / 255)
-    assert Adversarial(eps=EPS, steps=40).moves.step_size == 1 / 255
+    assert Adversarial(eps=EPS, steps=10).moves.attack == fim
+    assert Adversarial(eps=EPS, steps=4).moves.attack.step_size == pytest.approx(2.5 / 255)
+    assert Adversarial(eps=EPS, steps=40).moves.attack.step_size == 1 / 255
 
 
 def test_both_ways_in_one_goal():

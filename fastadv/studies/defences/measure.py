@@ -95,7 +95,7 @@ def defend(
             earlier = next((other for other, same in told[:k] if same == value and other != label), None)
             if earlier is not None:
                 raise ArgumentError(f"{name}: expected each one once, got {label}, which is {earlier} in other words")
-    for note in dict.fromkeys(level_note(each.recipe().attack.budget) for each in attacks):
+    for note in dict.fromkeys(level_note(each.recipe().budget) for each in attacks):
         if note is not None:
             notify(note)
     study = _DefenceStudy(source, pairs, model, work)

@@ -222,7 +222,7 @@ def made_and_read(
 
 def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
     """A sentence for each radius that no 8-bit image can be changed by."""
-    found = dict.fromkeys(level_note(spec.recipe().attack.budget) for spec in attacks)
+    found = dict.fromkeys(level_note(spec.recipe().budget) for spec in attacks)
     return tuple(note for note in found if note is not None)
 
 

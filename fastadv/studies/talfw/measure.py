@@ -7,14 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
+from fastadv.attacks import Evade, Goal, Impersonate, Recipe, check_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import is_temporary, write_json
 from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
@@ -153,19 +152,19 @@ def _check_landmarks(source: FaceSource, names: Sequence[str]) -> None:
         )
 
 
-def choose_targets(targets: str | None, attack: Attack[Any] | Recipe) -> str:
+def choose_targets(targets: str | None, attack: Recipe) -> str:
     """What ``plan`` and ``build`` are given: as it is, or where it is None, all that the attack can.
 
     Raises:
         ValueError: The targets are not known, or all are wanted of an attack that embeds its reference itself.
     """
-    moves = as_recipe(attack)
+    check_recipe(attack)
     if targets is None:
-        return "one" if moves.surrogate.needs_images else "all"
+        return "one" if attack.surrogate.needs_images else "all"
     if targets not in TARGETS:
         raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
-    if targets == "all" and moves.surrogate.needs_images:
-        raise ArgumentError(f"targets: expected one for {moves.name}, which compares with a single image, got all")
+    if targets == "all" and attack.surrogate.needs_images:
+        raise ArgumentError(f"targets: expected one for {attack.name}, which compares with a single image, got all")
     return targets
 
 
@@ -205,7 +204,7 @@ def build(
     pairs: Sequence[Pair],
     source: FaceSource,
     model: FaceModel,
-    attack: Attack[Any] | Recipe,
+    attack: Recipe,
     work: Work,
     *,
     out: Path,
@@ -257,23 +256,22 @@ def build(
     embeddings = embed(source, everybody, model, progress=progress)
     if threshold is None:
         threshold = _measured_threshold(pairs, embeddings)
-    moves = as_recipe(attack)
     goals = _Goals(
         partners={aim.name: aim.partners for aim in aims},
         source=source,
-        embeddings=None if moves.surrogate.needs_images else embeddings,
+        embeddings=None if attack.surrogate.needs_images else embeddings,
         threshold=threshold,
     )
     greys = {aim.name for aim in aims if is_grey(to_uint8(source.load(aim.name).image))}
-    ways = [("", moves, model, {aim.name for aim in aims} - (greys if grey else set()))]
+    ways = [("", attack, model, {aim.name for aim in aims} - (greys if grey else set()))]
     if grey and greys:
-        ways.append((", grey", in_grey(moves), Grey().wrap(model), greys))
+        ways.append((", grey", in_grey(attack), Grey().wrap(model), greys))
     made: dict[str, AttackSummary | None] = {}
     for kind, goal_of in (("impersonate", goals.impersonate), ("evade", goals.evade)):
         rows: dict[str, ManifestRow] = {}
         for label, way, network, names in ways:
             orders = [_order(aim) for aim in aims if aim.goal == kind and aim.name in names]
-            stage = f"{moves.name}: {kind}{label}"
+            stage = f"{attack.name}: {kind}{label}"
             found = produce(orders, goal_of, source, way, network, work, goal_name=kind, stage=stage)
             rows.update((row.name, row) for row in found)
         made[kind] = summarise([rows[aim.name] for aim in aims if aim.goal == kind]) if rows else None
@@ -294,8 +292,8 @@ def build(
         l2=sum(w.l2 for w in written) / len(written),
         impersonation=made["impersonate"],
         evasion=made["evade"],
-        impersonation_written=_reached("impersonate", aims, read, embeddings, threshold, moves.surrogate.needs_images),
-        evasion_written=_reached("evade", aims, read, embeddings, threshold, moves.surrogate.needs_images),
+        impersonation_written=_reached("impersonate", aims, read, embeddings, threshold, attack.surrogate.needs_images),
+        evasion_written=_reached("evade", aims, read, embeddings, threshold, attack.surrogate.needs_images),
         grey=len(greys),
         stored=stored.name if stored.name == "png" else f"{stored.name}, quality {stored.quality}",
     )

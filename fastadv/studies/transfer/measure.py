@@ -130,7 +130,7 @@ class _TransferStudy:
     def cell(self, surrogate: str, method: AttackSpec) -> TransferCell:
         model, *others = members(surrogate, {name: v.model for name, v in self.verifiers.items()})
         recipe = method.recipe(eps=self.settings.eps, steps=self.settings.steps, others=others)
-        last = recipe.attack.steps
+        last = recipe.steps
         at = tuple(sorted({k for k in self.settings.at if k < last} | {last}))
         way = _Way(surrogate=surrogate, method=method, recipe=recipe, model=model, at=at)
         blocks = [self._block(way, begin) for begin in range(0, len(self.pairs), _BLOCK)]
@@ -205,7 +205,7 @@ class _TransferStudy:
         recipe, pairs = way.recipe, self.pairs[part]
         place, limit = list(self.verifiers).index(way.first), self.verifiers[way.first].threshold
         done = self.work.into.done
-        linf, l2 = norms(final, torch.stack([face.image for face in faces]), recipe.attack.budget)
+        linf, l2 = norms(final, torch.stack([face.image for face in faces]), recipe.budget)
         for k, name in enumerate(names):
             if name in done:
                 continue
@@ -216,8 +216,8 @@ class _TransferStudy:
                 target=pairs[k][1],
                 attack=recipe.name,
                 eps=self.settings.eps,
-                steps=recipe.attack.steps,
-                ticks=recipe.attack.steps,
+                steps=recipe.steps,
+                ticks=recipe.steps,
                 success=bool(similarity[place, k] >= limit),
                 success_float=None,  # the iterate before rounding is not measured
                 linf=linf[k],

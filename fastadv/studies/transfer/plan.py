@@ -120,7 +120,7 @@ def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> N
                     f"method: expected one whose last step is its result, such as fim or pgd, got {method.label}, "
                     "which keeps the best of its trials"
                 )
-            longest = max(longest, made.attack.steps)
+            longest = max(longest, made.steps)
             if CATALOG[method.name].level == "logits" and model.head is None:
                 raise ArgumentError(
                     f"method: expected one on embeddings for {surrogate}, whose weights bring no class head, got "
