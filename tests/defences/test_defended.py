@@ -204,8 +204,7 @@ def test_expectation_is_the_mean_gradient_over_the_samples(model, faces):
     """One step of the L2 attack goes along the mean of the samples' gradients."""
     x, t = faces(4), faces(4, 2)
     defence = RandomResizePad(smallest=0.6)
-    step = fa.attacks.pgd_l2(eps=4.0, steps=1, step_size=0.5)
-    step = type(step)(budget=step.budget, steps=1, step_size=0.5)
+    step = fa.attacks.pgd_l2(eps=4.0, steps=1, step_size=0.5, random_start=False)
     found = PerfectKnowledge(samples=5, seed=40).attacker(step, model, defence)
     x = 0.3 + 0.4 * x  # no pixel meets the range
     (_, made), *_ = fa.engine.trace(found.recipe, Impersonate(t, threshold=0.99), found.model, x, at=[1])

@@ -209,7 +209,7 @@ def test_the_command_makes_the_configuration_again() -> None:
         "fastadv verify --data DATA --model mobilefacenet --weights WEIGHTS --attack m-fim --metric cosine "
         "--eps 8/255 --steps 10 --seed 5 --batch 8 --precision fp32 --out OUT"
     )
-    stopping = describe(replace(by_name("fgsm", eps=0.03), stop_at_success=True, margin=0.02))
+    stopping = describe(by_name("fgsm", eps=0.03, stop_at_success=True, margin=0.02))
     config = {"command": "attack", "attack": stopping, "goal": "evade", "threshold": 0.31, "selection": {"limit": 5}}
     line = parts.command_line(config, data="my faces", weights="")
     assert line == (
