@@ -10,15 +10,7 @@ import typer
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.names import Goal, attack_names, known_attack
-from fastadv.cli.options import (
-    AttackOptions,
-    InputOptions,
-    Metric,
-    MetricOf,
-    OutputOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.options import AttackOptions, InputOptions, Metric, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.runs.goals import GoalChoice
@@ -33,8 +25,7 @@ class GoalOptions:
     panel: ClassVar[str] = "Goal"
 
     threshold: Annotated[
-        float | None,
-        typer.Option(help="Similarity threshold, from 'fastadv verify'; with --layer: a distance."),
+        float | None, typer.Option(help="Similarity threshold, from 'fastadv verify'; with --layer: a distance.")
     ] = None
     goal: Annotated[
         Goal | None,
@@ -44,20 +35,16 @@ class GoalOptions:
         ),
     ] = None
     pairs: Annotated[
-        Path | None,
-        typer.Option(help="Attack the pairs of this CSV file (first,second,same): target second."),
+        Path | None, typer.Option(help="Attack the pairs of this CSV file (first,second,same): target second.")
     ] = None
     layer: Annotated[
-        str | None,
-        typer.Option(help="With --goal match: compare this layer (default: the embedding)."),
+        str | None, typer.Option(help="With --goal match: compare this layer (default: the embedding).")
     ] = None
     gallery: Annotated[
-        Path | None,
-        typer.Option(help="With identify-as, misidentify: enrol these faces (default: --data)."),
+        Path | None, typer.Option(help="With identify-as, misidentify: enrol these faces (default: --data).")
     ] = None
     neighbours: Annotated[
-        int | None,
-        typer.Option(help="With identify-as, misidentify: number of voting templates (default: 1)."),
+        int | None, typer.Option(help="With identify-as, misidentify: number of voting templates (default: 1).")
     ] = None
     metric: MetricOf = Metric.cosine
     limit: Annotated[int | None, typer.Option(help="Process at most N images.")] = None
@@ -92,8 +79,7 @@ def attack(
     moves: Annotated[AttackOptions, Without("attack")],
     run: RunOptions,
     output: Annotated[
-        OutputOptions,
-        Changed("out", "Write images, manifest and run.json to this folder, or continue its run."),
+        OutputOptions, Changed("out", "Write images, manifest and run.json to this folder, or continue its run.")
     ],
     printing: PrintOptions,
 ) -> None:

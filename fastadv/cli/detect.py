@@ -17,14 +17,7 @@ from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
-from fastadv.cli.options import (
-    SYNTHETIC,
-    Device,
-    InputOptions,
-    OutputOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.options import SYNTHETIC, Device, InputOptions, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 

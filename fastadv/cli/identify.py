@@ -8,15 +8,7 @@ import typer
 
 from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.names import IdentifyGoal
-from fastadv.cli.options import (
-    AttackOptions,
-    InputOptions,
-    Metric,
-    MetricOf,
-    OutputOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.options import AttackOptions, InputOptions, Metric, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.studies import identify as identifying

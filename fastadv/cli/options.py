@@ -37,20 +37,15 @@ class Precision(str, Enum):
 
 
 Landmarks = Annotated[
-    Path | None,
-    typer.Option(help="Align by the five points in this file (default: LFW's landmarks.txt)."),
+    Path | None, typer.Option(help="Align by the five points in this file (default: LFW's landmarks.txt).")
 ]
 Weights = Annotated[
-    Path | None,
-    typer.Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...)."),
+    Path | None, typer.Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...).")
 ]
 Model = Annotated[
     str,
     typer.Option(
-        metavar="NAME",
-        help="Network, a name of 'fastadv models'.",
-        callback=known_model,
-        autocompletion=model_names,
+        metavar="NAME", help="Network, a name of 'fastadv models'.", callback=known_model, autocompletion=model_names
     ),
 ]
 MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by cosine or euclidean distance.")]
@@ -69,8 +64,7 @@ class InputOptions:
     panel: ClassVar[str] = "Input"
 
     data: Annotated[
-        Path,
-        typer.Option(help="Read faces from a folder of identities, LFW, a .bin, .tar shards or a run."),
+        Path, typer.Option(help="Read faces from a folder of identities, LFW, a .bin, .tar shards or a run.")
     ]
     model: Model
     weights: Weights = None
@@ -102,15 +96,10 @@ class RunOptions:
 
     seed: Seed = 0
     slots: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images attacked at a time, a multiple of --batch (default: one batch)."),
+        int | None, typer.Option(min=1, help="Images attacked at a time, a multiple of --batch (default: one batch).")
     ] = None
     batch: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).",
-        ),
+        int | None, typer.Option(min=0, help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).")
     ] = None
     precision: Annotated[Precision, typer.Option(help="Precision of gradients: fp32, tf32, bf16 or auto.")] = (
         Precision.fp32
@@ -235,8 +224,7 @@ class AttackOptions:
         ),
     ] = None
     eps: Annotated[
-        str | None,
-        typer.Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's)."),
+        str | None, typer.Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
     ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's).")
@@ -245,8 +233,7 @@ class AttackOptions:
         False
     )
     margin: Annotated[
-        float | None,
-        typer.Option(help="Margin (C&W's confidence) that success needs (default: the attack's)."),
+        float | None, typer.Option(help="Margin (C&W's confidence) that success needs (default: the attack's).")
     ] = None
     settings: Annotated[
         list[str] | None,
@@ -256,8 +243,7 @@ class AttackOptions:
         float | None, typer.Option(help="Dropout rate for dfanet attacks (default: per architecture).")
     ] = None
     ensemble: Annotated[
-        list[str] | None,
-        typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated."),
+        list[str] | None, typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated.")
     ] = None
     ensemble_weights: Annotated[
         str | None,

@@ -27,8 +27,7 @@ def report(
     ] = None,
     examples: Annotated[int, typer.Option(help="Show this many faces.")] = 12,
     beside: Annotated[
-        list[Path] | None,
-        typer.Option(help="Compare with the changes of this other run; may be given several times."),
+        list[Path] | None, typer.Option(help="Compare with the changes of this other run; may be given several times.")
     ] = None,
 ) -> None:
     """Redraw the page of a run from its files: one HTML file with numbers, curves and faces."""

@@ -11,15 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -130,11 +122,7 @@ def attack_title(moves: Recipe) -> str:
 
 
 def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float) -> None:
-    rows = [
-        *attacking.summary_lines(summary, percent),
-        ("time", f"{seconds:.1f} s"),
-        ("written to", str(out)),
-    ]
+    rows = [*attacking.summary_lines(summary, percent), ("time", f"{seconds:.1f} s"), ("written to", str(out))]
     console = Console()
     console.print(table(attack_title(moves), rows, ("", "")))
     console.print(attacking.NORMS_NOTE, highlight=False)

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import (
-    AttackOptions,
-    InputOptions,
-    OutputOptions,
-    PairOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.options import AttackOptions, InputOptions, OutputOptions, PairOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:

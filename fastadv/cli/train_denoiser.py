@@ -20,8 +20,7 @@ def denoiser(
     given: Annotated[
         TrainingOptions,
         Changed(
-            "data",
-            "Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'.",
+            "data", "Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'."
         ),
         Changed("per_identity", default=10),
     ],

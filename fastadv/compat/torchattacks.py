@@ -18,16 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import APGD as _APGD
-from fastadv.attacks import (
-    L2,
-    CarliniWagner,
-    ClassifyAs,
-    Linf,
-    Misclassify,
-    Recipe,
-    SignGradient,
-    as_recipe,
-)
+from fastadv.attacks import L2, CarliniWagner, ClassifyAs, Linf, Misclassify, Recipe, SignGradient, as_recipe
 from fastadv.attacks import DeepFool as _DeepFool
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.files import write_atomically
@@ -35,20 +26,7 @@ from fastadv.engine import run
 from fastadv.models import FaceModel, wrap
 from fastadv.surrogates import InputDiversity, Surrogate, TranslationInvariant
 
-__all__ = [
-    "APGD",
-    "BIM",
-    "CW",
-    "DIFGSM",
-    "FFGSM",
-    "FGSM",
-    "MIFGSM",
-    "PGD",
-    "PGDL2",
-    "TIFGSM",
-    "VANILA",
-    "DeepFool",
-]
+__all__ = ["APGD", "BIM", "CW", "DIFGSM", "FFGSM", "FGSM", "MIFGSM", "PGD", "PGDL2", "TIFGSM", "VANILA", "DeepFool"]
 
 Target = Callable[[Tensor, Tensor], Tensor]
 
@@ -261,12 +239,7 @@ class PGD(_Signs):
     """Iterated signed steps from a random start."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        eps: float = 8 / 255,
-        alpha: float = 2 / 255,
-        steps: int = 10,
-        random_start: bool = True,
+        self, model: nn.Module, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, random_start: bool = True
     ) -> None:
         super().__init__("PGD", model, budget=Linf(eps), steps=steps, step_size=alpha, random_start=random_start)
 

@@ -23,13 +23,7 @@ Matrix = NDArray[np.float64]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
 # Left eye, right eye, nose, left and right mouth corner (the viewer's left first), in 112x112.
-_TEMPLATE_112 = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
+_TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
 
 

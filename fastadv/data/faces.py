@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 from fastadv.core.errors import ArgumentError, Error, UnknownNameError
 from fastadv.core.notices import notify
 from fastadv.data import names as naming
-from fastadv.data.alignment import (
-    AlignmentError,
-    Matrix,
-    align,
-    center_crop,
-    matrix_of,
-    template,
-)
+from fastadv.data.alignment import AlignmentError, Matrix, align, center_crop, matrix_of, template
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
 from fastadv.data.landmarks import Landmarks, of_names, points_hash

@@ -253,11 +253,7 @@ def _json(where: str, text: bytes) -> dict[str, Any]:
 
 
 def write_shards(
-    source: FaceSource,
-    folder: str | os.PathLike[str],
-    *,
-    per_shard: int = 1000,
-    names: Iterable[str] | None = None,
+    source: FaceSource, folder: str | os.PathLike[str], *, per_shard: int = 1000, names: Iterable[str] | None = None
 ) -> tuple[Path, ...]:
     """Writes faces as shards that `Shards` and WebDataset read: the folder is there with all of them, or not at all.
 

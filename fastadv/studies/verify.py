@@ -16,12 +16,7 @@ from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
-from fastadv.recognition import (
-    AttackedReport,
-    VerificationReport,
-    evaluate,
-    under_attack,
-)
+from fastadv.recognition import AttackedReport, VerificationReport, evaluate, under_attack
 from fastadv.runs import Work, list_hash
 from fastadv.runs.attack import AttackSummary, attack_pairs, summarise
 from fastadv.runs.embedding import SCORES, embed, names_of, pair_scores
@@ -106,15 +101,7 @@ def verify(
         return found[None]
 
     rows = attack_pairs(
-        pairs,
-        source,
-        attack,
-        model,
-        work,
-        target=target,
-        threshold=threshold,
-        metric=metric,
-        stage=moves.name,
+        pairs, source, attack, model, work, target=target, threshold=threshold, metric=metric, stage=moves.name
     )
     after = sign * np.array([row.score_after for row in rows])
     if not np.isfinite(after).all():

@@ -106,12 +106,7 @@ def psnr(images: Tensor, clean: Tensor) -> Tensor:
 
 
 def measure(
-    network: REDNet,
-    held: HeldImages,
-    *,
-    sigmas: Sequence[float] = SIGMAS,
-    seed: int = 0,
-    progress: Progress = silent,
+    network: REDNet, held: HeldImages, *, sigmas: Sequence[float] = SIGMAS, seed: int = 0, progress: Progress = silent
 ) -> tuple[Gain, ...]:
     """The gain on held-out images, whole ones, in batches of a fixed shape.
 

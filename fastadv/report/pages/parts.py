@@ -15,17 +15,7 @@ from fastadv.attacks.options import options_of
 from fastadv.core import text
 from fastadv.data import ManifestRow
 from fastadv.recognition import roc
-from fastadv.report import (
-    Card,
-    Curve,
-    Facts,
-    Picture,
-    Plot,
-    Shot,
-    amplified,
-    roc_plot,
-    similarity_plot,
-)
+from fastadv.report import Card, Curve, Facts, Picture, Plot, Shot, amplified, roc_plot, similarity_plot
 from fastadv.report.parts import Tone
 from fastadv.runs import describe
 from fastadv.runs.attack import met_before, source_name

@@ -116,12 +116,7 @@ class DetectionEvaluation:
 
 
 def evaluate_folder(
-    path: Path,
-    source: FaceSource,
-    model: FaceModel,
-    config: EvaluateConfig,
-    *,
-    progress: Progress = silent,
+    path: Path, source: FaceSource, model: FaceModel, config: EvaluateConfig, *, progress: Progress = silent
 ) -> DetectionEvaluation:
     """Measure a study's detectors, and write ``evaluation.json`` into its folder. Killed, it goes on.
 

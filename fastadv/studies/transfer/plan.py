@@ -205,10 +205,7 @@ def draw_images(source: FaceSource, count: int, *, seed: int) -> tuple[list[str]
 
 
 def negative_pairs(
-    sources: Sequence[str],
-    targets: Sequence[str],
-    accepted: NDArray[np.bool_],
-    count: int,
+    sources: Sequence[str], targets: Sequence[str], accepted: NDArray[np.bool_], count: int
 ) -> list[tuple[str, str]]:
     """The first ``count`` pairs that no network accepts, so that images repeat as late as possible.
 
