@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.names import Goal, attack_names, known_attack
+from fastadv.cli.names import ATTACKS, Goal
 from fastadv.cli.options import AttackOptions, InputOptions, Metric, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -65,14 +65,7 @@ class GoalOptions:
 @takes_groups
 def attack(
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            rich_help_panel="Attack",
-            help="Run this attack, a name of 'fastadv attacks'.",
-            callback=known_attack,
-            autocompletion=attack_names,
-        ),
+        str, ATTACKS.argument("Run this attack, a name of 'fastadv attacks'.", metavar="NAME", panel="Attack")
     ],
     given: InputOptions,
     aim: GoalOptions,

@@ -31,7 +31,6 @@ def defend(
     run: RunOptions,
     output: Annotated[
         OutputOptions,
-        PrintOptions,
         Changed("out", "Write images, defences.json and report.html to this folder; continue an unfinished run."),
     ],
     printing: PrintOptions,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from fastadv.cli.names import attack_names, known_attack, known_model, model_names
+from fastadv.cli.fields import Changed, Without
+from fastadv.cli.names import ATTACKS, MODELS
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
 
@@ -42,12 +43,7 @@ Landmarks = Annotated[
 Weights = Annotated[
     Path | None, typer.Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...).")
 ]
-Model = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Network, a name of 'fastadv models'.", callback=known_model, autocompletion=model_names
-    ),
-]
+Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by cosine or euclidean distance.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
@@ -186,6 +182,13 @@ class TrainingOptions:
         return self.data if self.data == SYNTHETIC else Path(self.data)
 
 
+TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision")]
+TrainingOutput = Annotated[
+    OutputOptions,
+    Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
     """Which pairs are used."""
@@ -214,15 +217,7 @@ class AttackOptions:
 
     panel: ClassVar[str] = "Attack"
 
-    attack: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Run this attack, a name of 'fastadv attacks'.",
-            callback=known_attack,
-            autocompletion=attack_names,
-        ),
-    ] = None
+    attack: Annotated[str | None, ATTACKS.option("Run this attack, a name of 'fastadv attacks'.")] = None
     eps: Annotated[
         str | None, typer.Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
     ] = None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.names import LossName
-from fastadv.cli.options import SYNTHETIC, Model, OutputOptions, PrintOptions, RunOptions, TrainingOptions
+from fastadv.cli.options import SYNTHETIC, Model, PrintOptions, TrainingOptions, TrainingOutput, TrainingRun
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ def train(
     ctx: typer.Context,
     given: Annotated[TrainingOptions, Changed("identities", min=2), Changed("per_identity", min=1)],
     model: Model,
-    run: Annotated[RunOptions, Without("slots", "batch", "precision")],
-    output: Annotated[
-        OutputOptions,
-        PrintOptions,
-        Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
-    ],
+    run: TrainingRun,
+    output: TrainingOutput,
     printing: PrintOptions,
     loss: Annotated[
         LossName | None, typer.Option(help="Loss: softmax, cosface, arcface, triplet or keep (default: cosface).")

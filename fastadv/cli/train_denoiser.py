@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import OutputOptions, PrintOptions, RunOptions, TrainingOptions
+from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.options import PrintOptions, TrainingOptions, TrainingOutput, TrainingRun
 
 if TYPE_CHECKING:
     from fastadv.studies.train_denoiser import DenoiserSummary
@@ -24,12 +24,8 @@ def denoiser(
         ),
         Changed("per_identity", default=10),
     ],
-    run: Annotated[RunOptions, Without("slots", "batch", "precision")],
-    output: Annotated[
-        OutputOptions,
-        PrintOptions,
-        Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
-    ],
+    run: TrainingRun,
+    output: TrainingOutput,
     printing: PrintOptions,
     width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = 64,
     layers: Annotated[int, typer.Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")] = 30,

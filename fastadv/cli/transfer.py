@@ -33,7 +33,6 @@ def transfer(
     run: Annotated[RunOptions, Without("slots")],
     output: Annotated[
         OutputOptions,
-        PrintOptions,
         Changed("out", "Write images, transfer.json and report.html to this folder; continue an unfinished run."),
     ],
     printing: PrintOptions,
