@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import is_temporary, write_json
-from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
+from fastadv.data import Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
 from fastadv.data.cover import cover
 from fastadv.data.names import several
 from fastadv.data.stored import ImageFormat, is_grey
@@ -112,7 +112,7 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
     """
     if targets not in TARGETS:
         raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
-    if not isinstance(source, (LFW, IdentityFolder)):
+    if not isinstance(source, IdentityFolder):
         raise ArgumentError(f"data: expected a folder of image files, got {type(source).__name__}; unpack it first")
     if source.size is None:
         raise ArgumentError("data: expected a source of aligned crops, got one of whole files (size=None)")
