@@ -12,20 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks import (
-    CATALOG,
-    Attack,
-    ClassifyAs,
-    Evade,
-    Gallery,
-    GalleryClass,
-    Goal,
-    Impersonate,
-    MatchFeatures,
-    Misclassify,
-    Recipe,
-    as_recipe,
-)
+from fastadv import attacks
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource
 from fastadv.models import FaceModel
@@ -51,19 +38,19 @@ COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The goals that each command gives to attacks: that of the user's choice, or all that it uses."""
 
 
-def goals_of(moves: Attack[Any] | Recipe) -> tuple[str, ...]:
+def goals_of(moves: attacks.Attack[Any] | attacks.Recipe) -> tuple[str, ...]:
     """The goals that an attack can move towards: the one place that says which combinations make sense.
 
     An attack moves along the gradient of whatever loss its goal has, so that most take them all. kNN-guided deep
     features stop by the templates of a gallery; the difference of logits ratio is a ratio of logits.
     """
-    attack = as_recipe(moves).attack
+    attack = attacks.as_recipe(moves).attack
     if getattr(attack, "logits_only", False):
         return CLASSIFIED
-    return IDENTIFIED if attack.name in CATALOG and CATALOG[attack.name].level == "gallery" else GOALS
+    return IDENTIFIED if attack.name in attacks.CATALOG and attacks.CATALOG[attack.name].level == "gallery" else GOALS
 
 
-def check_goal(moves: Attack[Any] | Recipe, goal: str, argument: str = "attack") -> None:
+def check_goal(moves: attacks.Attack[Any] | attacks.Recipe, goal: str, argument: str = "attack") -> None:
     """Refuse an attack that cannot move towards a goal, before anything is generated.
 
     Args:
@@ -76,9 +63,10 @@ def check_goal(moves: Attack[Any] | Recipe, goal: str, argument: str = "attack")
     """
     possible = goals_of(moves)
     if goal not in possible:
+        name = attacks.as_recipe(moves).name
         raise ArgumentError(
-            f"{argument}: expected one that can move towards the goal {goal}, got {as_recipe(moves).name}, whose goal "
-            f"is {' or '.join(possible)}"
+            f"{argument}: expected one that can move towards the goal {goal}, got {name}, whose goal is "
+            f"{' or '.join(possible)}"
         )
 
 
@@ -97,7 +85,7 @@ class Enrolled:
     """
 
     people: tuple[str, ...]
-    gallery: Gallery
+    gallery: attacks.Gallery
 
     @cached_property
     def _classes(self) -> dict[str, int]:
@@ -166,7 +154,7 @@ class GoalChoice:
                 raise ArgumentError(
                     f"threshold: expected none for {self.goal}, decided by the nearest template, got {self.threshold}"
                 )
-            Evade(threshold=0.0, metric=self.metric)  # checks the metric
+            attacks.Evade(threshold=0.0, metric=self.metric)  # checks the metric
             return
         if self.goal in CLASSIFIED:
             if self.threshold is not None:
@@ -178,9 +166,9 @@ class GoalChoice:
             unit = "the largest distance of the layer's features" if self.layer else "the verifier's threshold"
             raise ArgumentError(f"threshold: expected {unit} for {self.goal}, got none")
         if self.layer is None:
-            Evade(threshold=self.threshold, metric=self.metric)  # checks both
+            attacks.Evade(threshold=self.threshold, metric=self.metric)  # checks both
         else:
-            MatchFeatures(torch.zeros(1, 1), layer=self.layer, threshold=self.threshold)
+            attacks.MatchFeatures(torch.zeros(1, 1), layer=self.layer, threshold=self.threshold)
 
     @property
     def needs_gallery(self) -> bool:
@@ -197,7 +185,7 @@ class GoalChoice:
         """Whether a certain person is to be reached, rather than anybody else."""
         return self.goal in ("impersonate", "match", "identify-as", "classify-as")
 
-    def check_attack(self, moves: Attack[Any] | Recipe) -> None:
+    def check_attack(self, moves: attacks.Attack[Any] | attacks.Recipe) -> None:
         """Refuse an attack that cannot move towards the goal, before anything is generated.
 
         Raises:
@@ -205,13 +193,13 @@ class GoalChoice:
         """
         check_goal(moves, self.goal)
 
-    def check_guides(self, moves: Attack[Any] | Recipe, orders: Iterable[Order]) -> None:
+    def check_guides(self, moves: attacks.Attack[Any] | attacks.Recipe, orders: Iterable[Order]) -> None:
         """Refuse an ensemble that would have no image to move to, before anything is made.
 
         Raises:
             ArgumentError: The goal is ``misidentify``, the attack moves on several networks, an order has no target.
         """
-        ensemble = as_recipe(moves).surrogate.ensemble is not None
+        ensemble = attacks.as_recipe(moves).surrogate.ensemble is not None
         if self.goal == "misidentify" and ensemble and not all(order.target for order in orders):
             raise ArgumentError(
                 "goal: expected identify-as with an ensemble, whose further networks have no templates to move to, got "
@@ -276,30 +264,30 @@ class GoalChoice:
         if self.needs_gallery and enrolled is None:
             raise ArgumentError(f"enrolled: expected templates of the people for {self.goal}, got none")
 
-        def goal_of(order: Order, face: Face) -> Goal:
+        def goal_of(order: Order, face: Face) -> attacks.Goal:
             target = source.load(order.target).image[None] if order.target else None
             if target is None and self.needs_target:
                 raise ArgumentError(f"target: expected an image for the goal {self.goal}, got none for {order.name}")
             if self.needs_gallery and enrolled is not None:  # so it is, see above
                 return self._by_gallery(order, target if self.aimed or ensemble else None, enrolled)
             if self.goal == "misclassify":
-                return Misclassify(_said(model, face.image[None]))
+                return attacks.Misclassify(_said(model, face.image[None]))
             if self.goal == "classify-as":
                 assert target is not None
-                return ClassifyAs(_said(model, target))
+                return attacks.ClassifyAs(_said(model, target))
             assert self.threshold is not None
             if self.goal == "evade":
-                return Evade(references=target, threshold=self.threshold, metric=self.metric)
+                return attacks.Evade(references=target, threshold=self.threshold, metric=self.metric)
             assert target is not None
             if self.goal == "impersonate":
-                return Impersonate(target, threshold=self.threshold, metric=self.metric)
-            return MatchFeatures(target, layer=self.layer, threshold=self._distance)
+                return attacks.Impersonate(target, threshold=self.threshold, metric=self.metric)
+            return attacks.MatchFeatures(target, layer=self.layer, threshold=self._distance)
 
         return goal_of
 
-    def _by_gallery(self, order: Order, target: Tensor | None, enrolled: Enrolled) -> GalleryClass:
+    def _by_gallery(self, order: Order, target: Tensor | None, enrolled: Enrolled) -> attacks.GalleryClass:
         other = self.goal == "misidentify"
-        return GalleryClass(
+        return attacks.GalleryClass(
             gallery=enrolled.gallery,
             labels=enrolled.label(order.source if other else order.target),
             any_other=other,

@@ -29,14 +29,7 @@ from fastadv.runs.embedding import embed, names_of, pair_scores
 from fastadv.runs.goals import check_goal
 from fastadv.runs.production import Order, produce
 from fastadv.runs.work import Work
-from fastadv.studies.talfw.files import (
-    intact,
-    open_written,
-    write_checksums,
-    write_images,
-    write_landmarks,
-    write_pairs,
-)
+from fastadv.studies.talfw import files
 
 TARGETS = ("all", "one")
 CROPS = "crops"
@@ -248,7 +241,7 @@ def build(
     check_threshold(threshold, pairs)
     check_goal(attack, "impersonate")
     stored, folder, progress = stored or ImageFormat(), work.into, work.progress
-    if (out / SUMMARY).is_file() and folder.finished and intact(out):
+    if (out / SUMMARY).is_file() and folder.finished and files.intact(out):
         held = _read_summary(out / SUMMARY)
         if held is not None:
             return held
@@ -278,11 +271,11 @@ def build(
             rows.update((row.name, row) for row in found)
         made[kind] = summarise([rows[aim.name] for aim in aims if aim.goal == kind]) if rows else None
     folder.finish([aim.name for aim in aims])
-    written = write_images(everybody, source, folder, out, stored, progress)
-    write_landmarks(everybody, source, out, stored)
-    write_pairs(pairs, source, out)
-    write_checksums(out)
-    read = embed(open_written(source, out), [aim.name for aim in aims], model, progress=progress)
+    written = files.write_images(everybody, source, folder, out, stored, progress)
+    files.write_landmarks(everybody, source, out, stored)
+    files.write_pairs(pairs, source, out)
+    files.write_checksums(out)
+    read = embed(files.open_written(source, out), [aim.name for aim in aims], model, progress=progress)
     summary = TalfwSummary(
         pairs=len(pairs),
         images=len(everybody),
