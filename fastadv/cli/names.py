@@ -42,8 +42,7 @@ class Names:
             ArgumentError: There is none such.
         """
         if name is not None and name not in (known := self.listed()):
-            expected = f"expected one of 'fastadv {self.kind}s'"
-            raise ArgumentError(f"{self.kind}: {expected}, got {name!r}{hint(name, known)}")
+            raise ArgumentError(f"{self.kind}: expected one of 'fastadv {self.kind}s', got {name!r}{hint(name, known)}")
         return name
 
     def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
