@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from fastadv.attacks import APGD as _APGD
 from fastadv.attacks import L2, CarliniWagner, ClassifyAs, Linf, Misclassify, Recipe, SignGradient, as_recipe
 from fastadv.attacks import DeepFool as _DeepFool
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least, check_type
 from fastadv.core.files import write_atomically
 from fastadv.engine import run
 from fastadv.models import FaceModel, wrap
@@ -48,8 +49,7 @@ class Attack:
     """
 
     def __init__(self, name: str, model: nn.Module, recipe: Recipe | None, *, targets: bool = True) -> None:
-        if not isinstance(model, nn.Module):
-            raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        check_type("model", model, nn.Module, "a torch.nn.Module")
         self.attack, self.model, self.model_name = name, model, type(model).__name__
         self.recipe = recipe
         self.supported_mode = ["default", *(["targeted"] if targets else [])]
@@ -79,8 +79,7 @@ class Attack:
 
     def set_mode_targeted_least_likely(self, kth_min: int = 1, quiet: bool = True) -> None:
         """Reach the class with the k-th smallest logit of each image."""
-        if kth_min < 1:
-            raise ArgumentError(f"kth_min: expected 1 or more, got {kth_min}")
+        check_least("kth_min", kth_min, 1)
         self._set_targeted("targeted(least-likely)", lambda images, _: self._logits(images).argsort(1)[:, kth_min - 1])
 
     def set_model_training_mode(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastadv import attacks
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.data import Face, FaceSource
 from fastadv.models import FaceModel
 from fastadv.models.outputs import at_layer, output_of
@@ -138,8 +139,7 @@ class GoalChoice:
     neighbours: int | None = None
 
     def __post_init__(self) -> None:
-        if self.goal not in GOALS:
-            raise ArgumentError(f"goal: expected one of {', '.join(GOALS)}, got {self.goal!r}")
+        check_one_of("goal", self.goal, GOALS)
         if self.layer is not None and self.goal != "match":
             raise ArgumentError(f"layer: expected it with the goal match only, got {self.layer!r} with {self.goal}")
         if self.neighbours is not None and not self.needs_gallery:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair
@@ -78,8 +79,7 @@ def verify(
         ValueError: The metric is not known, a pair occurs twice, or one class of pairs is missing.
         ImageError, AlignmentError: A face cannot be read.
     """
-    if metric not in SCORES:
-        raise ArgumentError(f"metric: expected one of {', '.join(SCORES)}, got {metric!r}")
+    check_one_of("metric", metric, SCORES)
     if attack is not None:
         check_goal(attack, "impersonate")
     work = work or Work()

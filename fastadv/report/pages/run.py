@@ -10,6 +10,7 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
@@ -126,8 +127,7 @@ def render(
         ImportError: jinja2 or matplotlib is not installed.
         OSError: The file cannot be written.
     """
-    if examples < 0:
-        raise ArgumentError(f"examples: expected 0 or more, got {examples}")
+    check_least("examples", examples, 0)
     run = read_run(Path(folder))
     others = [read_run(Path(other)) for other in beside]
     page = run_page(run, data=data, landmarks=landmarks, examples=examples, beside=others)

@@ -13,6 +13,7 @@ import torch
 
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
@@ -130,8 +131,7 @@ def evaluate_folder(
             raise ArgumentError(
                 f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
             )
-        if layer not in setting.layers:
-            raise ArgumentError(f"knn_layer: expected one of {', '.join(setting.layers)}, got {layer!r}")
+        check_one_of("knn_layer", layer, setting.layers)
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:

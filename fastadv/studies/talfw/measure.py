@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Attack, Evade, Goal, Impersonate, Recipe, as_recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import is_temporary, write_json
 from fastadv.data import Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
 from fastadv.data.cover import cover
@@ -103,8 +104,7 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
             image or its landmarks are missing.
         PairError: A pair of an image with itself.
     """
-    if targets not in TARGETS:
-        raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
+    check_one_of("targets", targets, TARGETS)
     if not isinstance(source, IdentityFolder):
         raise ArgumentError(f"data: expected a folder of image files, got {type(source).__name__}; unpack it first")
     if source.size is None:
@@ -155,8 +155,7 @@ def choose_targets(targets: str | None, attack: Attack[Any] | Recipe) -> str:
     moves = as_recipe(attack)
     if targets is None:
         return "one" if moves.surrogate.needs_images else "all"
-    if targets not in TARGETS:
-        raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
+    check_one_of("targets", targets, TARGETS)
     if targets == "all" and moves.surrogate.needs_images:
         raise ArgumentError(f"targets: expected one for {moves.name}, which compares with a single image, got all")
     return targets
