@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.names import ATTACKS, Goal
-from fastadv.cli.options import AttackOptions, InputOptions, Metric, MetricOf, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.names import ATTACKS, Goal, Metric
+from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.runs.goals import GoalChoice

@@ -40,8 +40,7 @@ _SHOWN = 20  # flagged faces of a folder on the screen
 
 
 class SplitBy(str, Enum):
-    images = "images"
-    people = "people"
+    images, people = "images", "people"
 
 
 StudyInput = Annotated[

@@ -22,8 +22,7 @@ Network = Annotated[InputOptions, Without("data", "landmarks")]
 
 
 class GuardPrecision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+    fp32, bf16 = "fp32", "bf16"
 
 
 @dataclass(frozen=True, kw_only=True)

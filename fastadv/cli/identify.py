@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from fastadv.cli.fields import Changed, takes_groups
-from fastadv.cli.names import IdentifyGoal
-from fastadv.cli.options import AttackOptions, InputOptions, Metric, MetricOf, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.names import IdentifyGoal, Metric
+from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.studies import identify as identifying

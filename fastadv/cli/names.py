@@ -22,6 +22,10 @@ _GOALS = ("evade", "impersonate", "match", *_IDENTIFIED, "classify-as", "misclas
 Goal = Enum("Goal", {n: n for n in _GOALS}, type=str)  # type: ignore[misc]
 
 
+class Metric(str, Enum):
+    cosine, euclidean = "cosine", "euclidean"
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """The end of an error about a name: the nearest right one, if there is one."""
     near = get_close_matches(name, known, n=1)

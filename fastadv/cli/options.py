@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from typer import Option
 
 from fastadv.cli.fields import Changed, Without
-from fastadv.cli.names import ATTACKS, MODELS
+from fastadv.cli.names import ATTACKS, MODELS, Metric
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
 
@@ -25,16 +25,8 @@ if TYPE_CHECKING:
 SYNTHETIC = "synthetic"
 
 
-class Metric(str, Enum):
-    cosine = "cosine"
-    euclidean = "euclidean"
-
-
 class Precision(str, Enum):
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-    auto = "auto"
+    fp32, tf32, bf16, auto = "fp32", "tf32", "bf16", "auto"
 
 
 Landmarks = Annotated[Path | None, Option(help="Align by the five points in this file (default: LFW's landmarks.txt).")]

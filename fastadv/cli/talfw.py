@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 
 class StoredAs(str, Enum):
-    png = "png"
-    jpeg = "jpeg"
+    png, jpeg = "png", "jpeg"
 
 
 class Targets(str, Enum):
-    all = "all"
-    one = "one"
+    all, one = "all", "one"
 
 
 _PAPERS = "dfanet-di-m-fim"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.names import Metric
 from fastadv.cli.options import (
     AttackOptions,
     InputOptions,
-    Metric,
     MetricOf,
     OutputOptions,
     PairOptions,

@@ -368,7 +368,7 @@ class FaceSource:
         return Stream(self.load, names, **how)
 
 
-def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -> None:
+def require(source: FaceSource, names: Iterable[str]) -> None:
     """Checks that a source has every one of the names.
 
     Raises:
@@ -377,9 +377,7 @@ def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -
     missing = [name for name in dict.fromkeys(names) if name not in source]
     if missing:
         hint = _hint(source, missing[0])
-        raise UnknownNameError(
-            f"{where}: expected some of the {len(source)} images, got {naming.several(missing)}{hint}"
-        )
+        raise UnknownNameError(f"names: expected some of the {len(source)} images, got {naming.several(missing)}{hint}")
 
 
 def _hint(source: FaceSource, name: str) -> str:
