@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import fastadv as fa
-from fastadv.report import amplified
+from fastadv.report.page import amplified
 from fastadv.report.roc import save_figure
 from fastadv.report.svg import COLOURS, INK, MUTED, drawing, new_figure
 

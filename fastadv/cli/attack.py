@@ -6,19 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.names import Goal, attack_names, known_attack
-from fastadv.cli.options import (
-    AttackOptions,
-    InputOptions,
-    Metric,
-    MetricOf,
-    OutputOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.names import ATTACKS, Goal, Metric
+from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.runs.goals import GoalChoice
@@ -33,34 +25,27 @@ class GoalOptions:
     panel: ClassVar[str] = "Goal"
 
     threshold: Annotated[
-        float | None,
-        typer.Option(help="Similarity threshold, from 'fastadv verify'; with --layer: a distance."),
+        float | None, Option(help="Similarity threshold, from 'fastadv verify'; with --layer: a distance.")
     ] = None
     goal: Annotated[
         Goal | None,
-        typer.Option(
+        Option(
             help="Goal: evade, impersonate, match, identify-as, misidentify, classify-as or misclassify; see 'fastadv "
             "attacks' (default: by the attack)."
         ),
     ] = None
     pairs: Annotated[
-        Path | None,
-        typer.Option(help="Attack the pairs of this CSV file (first,second,same): target second."),
+        Path | None, Option(help="Attack the pairs of this CSV file (first,second,same): target second.")
     ] = None
-    layer: Annotated[
-        str | None,
-        typer.Option(help="With --goal match: compare this layer (default: the embedding)."),
-    ] = None
+    layer: Annotated[str | None, Option(help="With --goal match: compare this layer (default: the embedding).")] = None
     gallery: Annotated[
-        Path | None,
-        typer.Option(help="With identify-as, misidentify: enrol these faces (default: --data)."),
+        Path | None, Option(help="With identify-as, misidentify: enrol these faces (default: --data).")
     ] = None
     neighbours: Annotated[
-        int | None,
-        typer.Option(help="With identify-as, misidentify: number of voting templates (default: 1)."),
+        int | None, Option(help="With identify-as, misidentify: number of voting templates (default: 1).")
     ] = None
     metric: MetricOf = Metric.cosine
-    limit: Annotated[int | None, typer.Option(help="Process at most N images.")] = None
+    limit: Annotated[int | None, Option(help="Process at most N images.")] = None
 
     def choice(self, usual: str) -> GoalChoice:
         """The goal of every face; ``usual`` where none is given."""
@@ -78,22 +63,14 @@ class GoalOptions:
 @takes_groups
 def attack(
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            rich_help_panel="Attack",
-            help="Run this attack, a name of 'fastadv attacks'.",
-            callback=known_attack,
-            autocompletion=attack_names,
-        ),
+        str, ATTACKS.argument("Run this attack, a name of 'fastadv attacks'.", metavar="NAME", panel="Attack")
     ],
     given: InputOptions,
     aim: GoalOptions,
     moves: Annotated[AttackOptions, Without("attack")],
     run: RunOptions,
     output: Annotated[
-        OutputOptions,
-        Changed("out", "Write images, manifest and run.json to this folder, or continue its run."),
+        OutputOptions, Changed("out", "Write images, manifest and run.json to this folder, or continue its run.")
     ],
     printing: PrintOptions,
 ) -> None:

@@ -7,10 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fastadv.cli.fields import takes_groups
-from fastadv.cli.names import attack_names, known_attack, known_model, model_names
+from fastadv.cli.names import ATTACKS, MODELS
 from fastadv.cli.networks import NETWORKS
 from fastadv.cli.options import AsJson
 
@@ -56,13 +54,7 @@ class Described:
 @takes_groups
 def attacks(
     name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[NAME]",
-            help="Show this attack's formula, parameters and defaults (default: list all).",
-            callback=known_attack,
-            autocompletion=attack_names,
-        ),
+        str | None, ATTACKS.argument("Show this attack's formula, parameters and defaults (default: list all).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -91,15 +83,7 @@ def attacks(
 
 @takes_groups
 def models(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[NAME]",
-            help="Show this network (default: list all).",
-            callback=known_model,
-            autocompletion=model_names,
-        ),
-    ] = None,
+    name: Annotated[str | None, MODELS.argument("Show this network (default: list all).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the networks: name, parameters, input and where the weights come from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.options import InputOptions, OutputOptions, PairOptions, PrintOptions, RunOptions
@@ -23,45 +23,42 @@ def defend(
     given: InputOptions,
     defence: Annotated[
         list[str],
-        typer.Option(
-            help=f"Evaluate this defence, such as mean:3 or jpeg:20; may be given several times. Forms: {FORMS}."
-        ),
+        Option(help=f"Evaluate this defence, such as mean:3 or jpeg:20; may be given several times. Forms: {FORMS}."),
     ],
     pairs: PairOptions,
     run: RunOptions,
     output: Annotated[
         OutputOptions,
-        PrintOptions,
         Changed("out", "Write images, defences.json and report.html to this folder; continue an unfinished run."),
     ],
     printing: PrintOptions,
     attack: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Run this attack, NAME[:STEPS][@EPS][,FIELD=VALUE], such as fim:20@8/255; may be given several times."
         ),
     ] = None,
     copy: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             help="Evaluate every defence on this attacked copy of the faces too, such as one of 'fastadv talfw'; "
             "may be given several times."
         ),
     ] = None,
     threat: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Evaluate this attacker: zero (unaware of the defence), perfect[:SAMPLES] (white-box) or "
             "adaptive[:SAMPLES] (white-box, evades --detector too); may be given several times (default: zero and "
             "perfect)."
         ),
     ] = None,
     detector: Annotated[
-        Path | None, typer.Option(help="Detector that the adaptive attacker evades, a file of 'fastadv detect fit'.")
+        Path | None, Option(help="Detector that the adaptive attacker evades, a file of 'fastadv detect fit'.")
     ] = None,
     false_alarm: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Set the detector's threshold at this false-alarm rate (default: 0.01; the equal error rate where "
             "the detector was not calibrated for 0.01)."
         ),
@@ -76,9 +73,7 @@ def defend(
     Example: fastadv defend --data lfw/ --model mobilefacenet --weights FILE --defence mean:3 --defence jpeg:20
     --attack ffm --attack fim:20 --limit 300 --out study/
     """
-    from rich.console import Console
-
-    from fastadv.cli.show import print_next, print_notes, print_notices, print_opened, table, timed
+    from fastadv.cli.show import print_next, print_notes, print_notices, print_opened, print_table, timed
     from fastadv.report.pages import defences as defend_page
     from fastadv.studies.defences import results as defend_results
     from fastadv.studies.defences.folder import DefencePlan, defend_folder
@@ -98,12 +93,11 @@ def defend(
     page = defend_page.render(output.folder)
     if printing.ends({**described, "seconds": round(seconds, 3), "report": str(page)}):
         return
-    console = Console()
     title = f"{given.model}, {described['pairs']} pairs"
-    console.print(table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN))
+    print_table(f"{title}, clean", defend_page.clean_rows(described), defend_page.CLEAN)
     print_notes(defend_page.clean_notes(described))
-    console.print(table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED))
-    console.print(table(f"{title}, by goal", defend_page.within_rows(described), defend_page.WITHIN))
+    print_table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED)
+    print_table(f"{title}, by goal", defend_page.within_rows(described), defend_page.WITHIN)
     print_notes((defend_page.NORMS_NOTE,))
     print_notices(defend_page.flag_lines(described))
     print_opened(page, seconds)

@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
+from typer import Option
 
 from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
-from fastadv.cli.options import (
-    SYNTHETIC,
-    Device,
-    InputOptions,
-    OutputOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.options import SYNTHETIC, Device, InputOptions, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 
@@ -46,8 +40,7 @@ _SHOWN = 20  # flagged faces of a folder on the screen
 
 
 class SplitBy(str, Enum):
-    images = "images"
-    people = "people"
+    images, people = "images", "people"
 
 
 StudyInput = Annotated[
@@ -67,12 +60,11 @@ class FaceOptions:
     panel: ClassVar[str] = "Input"
 
     names: Annotated[
-        Path | None,
-        typer.Option(help="Use only the images named in this text file, identity/file a line (default: all)."),
+        Path | None, Option(help="Use only the images named in this text file, identity/file a line (default: all).")
     ] = None
-    identities: Annotated[int, typer.Option(min=3, help="With --data synthetic: number of people.")] = 100
-    per_identity: Annotated[int, typer.Option(min=1, help="With --data synthetic: images of each person.")] = 24
-    faces_seed: Annotated[int, typer.Option(min=0, help="With --data synthetic: random seed of the people.")] = 3
+    identities: Annotated[int, Option(min=3, help="With --data synthetic: number of people.")] = 100
+    per_identity: Annotated[int, Option(min=1, help="With --data synthetic: images of each person.")] = 24
+    faces_seed: Annotated[int, Option(min=0, help="With --data synthetic: random seed of the people.")] = 3
 
     @property
     def again(self) -> dict[str, object]:
@@ -115,7 +107,7 @@ def fit(
     printing: PrintOptions,
     attack: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Fit on this attack: NAME, NAME:STEPS, NAME@EPS or NAME:STEPS@EPS, such as bim:30@0.03, "
             "with its options after commas, such as cw-l2,search_steps=3; may be given several times. Each is run "
             "targeted and untargeted."
@@ -123,35 +115,32 @@ def fit(
     ] = None,
     run: Annotated[
         list[Path] | None,
-        typer.Option(help="Fit on the images of this folder of 'fastadv attack' too; may be given several times."),
+        Option(help="Fit on the images of this folder of 'fastadv attack' too; may be given several times."),
     ] = None,
-    natural: Annotated[int, typer.Option(help="Keep this many images of each person natural.")] = 10,
-    attacked: Annotated[int, typer.Option(help="Attack this many images of each person.")] = 10,
+    natural: Annotated[int, Option(help="Keep this many images of each person natural.")] = 10,
+    attacked: Annotated[int, Option(help="Attack this many images of each person.")] = 10,
     validate: Annotated[
-        float, typer.Option(help="Validate on this share of the images, which stops the fit and sets the thresholds.")
+        float, Option(help="Validate on this share of the images, which stops the fit and sets the thresholds.")
     ] = 0.15,
-    test: Annotated[float, typer.Option(help="Keep this share of the images for 'detect evaluate'.")] = 0.35,
+    test: Annotated[float, Option(help="Keep this share of the images for 'detect evaluate'.")] = 0.35,
     split_by: Annotated[
         SplitBy,
-        typer.Option(
+        Option(
             help="Divide every person's images between fit, validation and test, or divide the people, so that nobody "
             "is in two of them."
         ),
     ] = SplitBy.images,
     layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Read this layer; may be given several times (default: the network's blocks)."),
+        list[str] | None, Option(help="Read this layer; may be given several times (default: the network's blocks).")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Read the name of each logit of the network's own head from this JSON list.")
+        Path | None, Option(help="Read the name of each logit of the network's own head from this JSON list.")
     ] = None,
-    new_head: Annotated[
-        bool, typer.Option("--new-head", help="Train a class head although the network has one.")
-    ] = False,
-    head_epochs: Annotated[int, typer.Option(min=1, help="Train the class head for this many epochs.")] = 300,
-    head_lr: Annotated[float, typer.Option(help="Initial learning rate of the class head.")] = 0.1,
-    epochs: Annotated[int, typer.Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
-    lr: Annotated[float, typer.Option(help="Initial learning rate of a detector.")] = 1e-3,
+    new_head: Annotated[bool, Option("--new-head", help="Train a class head although the network has one.")] = False,
+    head_epochs: Annotated[int, Option(min=1, help="Train the class head for this many epochs.")] = 300,
+    head_lr: Annotated[float, Option(help="Initial learning rate of the class head.")] = 0.1,
+    epochs: Annotated[int, Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
+    lr: Annotated[float, Option(help="Initial learning rate of a detector.")] = 1e-3,
 ) -> None:
     """Fit detectors, {LSTM, MLP} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
 
@@ -162,11 +151,9 @@ def fit(
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
     --attack mi-fgsm@0.03 --attack cw-l2:30,search_steps=2 --natural 4 --attacked 2 --out study/
     """
-    from rich.console import Console
-
     from fastadv.attacks.spec import parse_attack
     from fastadv.cli.detect_tables import print_cells
-    from fastadv.cli.show import percent, print_line, print_next, print_notices, print_written, table, timed
+    from fastadv.cli.show import percent, print_line, print_next, print_notices, print_table, print_written, timed
     from fastadv.detection import FitConfig
     from fastadv.studies.detection import fit as fitting
     from fastadv.studies.detection import plan as detect_plan
@@ -210,7 +197,7 @@ def fit(
         (found.configuration.label, str(found.best), *(f"{found.aucs[g]:.3f}" for g in groups))
         for found in made.detectors
     ]
-    Console().print(table("AUC on the images that validate", rows, ("detector", "epoch", *groups)))
+    print_table("AUC on the images that validate", rows, ("detector", "epoch", *groups))
     print_cells(described["cells"])
     print_line(f"natural images classified rightly: {percent(made.accuracy)}; {seconds:.0f} s")
     print_line(f"best: {out / 'detectors' / made.best.configuration.label}.safetensors")
@@ -231,40 +218,38 @@ def evaluate(
     printing: PrintOptions,
     unseen: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Evaluate on this attack, which no detector was fitted on, written as for 'fit'; may be given "
             "several times."
         ),
     ] = None,
     unseen_run: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             help="Evaluate on this folder of 'fastadv attack' too, which no detector was fitted on; may be given "
             "several times."
         ),
     ] = None,
     adaptive: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Run this attack, written as for 'fit', white-box against the best detector; may be given "
             "several times."
         ),
     ] = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(
+        Option(
             help="Weight of the detector's logit in the loss of --adaptive; may be given several times "
             "(default: 0.1, 1, 10)."
         ),
     ] = None,
-    knn_layer: Annotated[
-        str | None, typer.Option(help="Compute the kNN score at this layer (default: the last).")
-    ] = None,
+    knn_layer: Annotated[str | None, Option(help="Compute the kNN score at this layer (default: the last).")] = None,
     k: Annotated[
-        int | None, typer.Option(min=1, help="Number of neighbours of the kNN score (default: the images of a person).")
+        int | None, Option(min=1, help="Number of neighbours of the kNN score (default: the images of a person).")
     ] = None,
     dimensions: Annotated[
-        int, typer.Option(min=1, help="Reduce the features of the kNN score to at most this many dimensions, by PCA.")
+        int, Option(min=1, help="Reduce the features of the kNN score to at most this many dimensions, by PCA.")
     ] = 256,
     device: Device = "cpu",
 ) -> None:
@@ -310,8 +295,8 @@ def score(
     given: Annotated[InputOptions, Changed("model", _NETWORK)],
     flags: Annotated[GuardOptions, Without("detector")],
     printing: PrintOptions,
-    rate: Annotated[float | None, typer.Option("--rate", hidden=True)] = None,
-    out: Annotated[Path | None, typer.Option(help="Write this CSV file: name,score,flagged.")] = None,
+    rate: Annotated[float | None, Option("--rate", hidden=True)] = None,
+    out: Annotated[Path | None, Option(help="Write this CSV file: name,score,flagged.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Score every face of a data set with a detector, and list the faces that are flagged as adversarial.
@@ -349,9 +334,7 @@ def _write_scores(found: ScoreSummary, out: Path) -> None:
 
 
 def _print_flagged(found: ScoreSummary, words: str) -> None:
-    from rich.console import Console
-
-    from fastadv.cli.show import print_line, table
+    from fastadv.cli.show import print_line, print_table
 
     flagged = sorted(
         (face for face in found.faces if face.flagged),
@@ -359,7 +342,7 @@ def _print_flagged(found: ScoreSummary, words: str) -> None:
     )
     rows = [(face.name, f"{face.score:.2f}") for face in flagged[:_SHOWN]]
     if rows:
-        Console().print(table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score")))
+        print_table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score"))
     if len(flagged) > _SHOWN:
         print_line(f"and {len(flagged) - _SHOWN} more; --out writes them all")
     print_line(f"{found.flagged} of {len(found.faces)} faces flagged, from score {found.threshold:.4g} on ({words})")

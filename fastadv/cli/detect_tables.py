@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from fastadv.cli.show import percent, print_notices, table
+from fastadv.cli.show import percent, print_notices, print_table
 from fastadv.report.pages import detection as page
 from fastadv.studies.detection.measure import KNN_NAMES
 
@@ -18,7 +15,6 @@ Values = Mapping[str, Any]
 
 def print_evaluation(found: Values) -> None:
     """All of an evaluation, from its file, on standard output."""
-    console = Console()
     whole = [row for row in found["measured"] if not row["variant"]]
     for title, seen in (("AUC, attacks that the detectors were fitted on", True), ("AUC, attacks never seen", False)):
         rows = [row for row in whole if row["seen"] is seen]
@@ -26,26 +22,24 @@ def print_evaluation(found: Values) -> None:
             names = {row["detector"]: row["detector"] for row in rows}
             macro = found["macro"] if seen else ()
             made = page.area_table(names, rows, macro, first="detector", shown=page.area)
-            console.print(table(title, made.rows, made.header))
-    console.print(_best(whole, found))
+            print_table(title, made.rows, made.header)
+    _print_best(whole, found)
     if found["adaptive"]:
-        console.print(_adaptive(found["adaptive"]))
+        _print_adaptive(found["adaptive"])
     if found["knn"]:
-        console.print(_knn(found["knn"]))
+        _print_knn(found["knn"])
     findings = page.findings(found["directions"])
-    console.print(table("the papers' findings", findings.rows, findings.header))
+    print_table("the papers' findings", findings.rows, findings.header)
     print_notices(tuple(found["notices"]))
 
 
 def print_cells(cells: Sequence[Values]) -> None:
     """The attacks with their success."""
     made = page.cells_table(cells)
-    console = Console()
-    console.print(table("the attacks", made.rows, made.header))
-    console.print(made.note, highlight=False)
+    print_table("the attacks", made.rows, made.header, made.note)
 
 
-def _best(rows: Sequence[Values], found: Values) -> Table:
+def _print_best(rows: Sequence[Values], found: Values) -> None:
     made = [
         (
             page.column(row["family"], row["kind"]),
@@ -57,10 +51,10 @@ def _best(rows: Sequence[Values], found: Values) -> Table:
         if row["detector"] == found["best"]
     ]
     title = f"{found['best']}, which validated best, and {found['natural']} natural images that it has not met"
-    return table(title, made, ("attack", "AUC", "95 %", "found at 0.1 %", "at 1 %", "at 5 %"))
+    print_table(title, made, ("attack", "AUC", "95 %", "found at 0.1 %", "at 1 %", "at 5 %"))
 
 
-def _adaptive(rows: Sequence[Values]) -> Table:
+def _print_adaptive(rows: Sequence[Values]) -> None:
     made = [
         (
             page.column(row["attack"], "targeted" if row["targeted"] else "untargeted"),
@@ -73,10 +67,10 @@ def _adaptive(rows: Sequence[Values]) -> Table:
         for row in rows
     ]
     header = ("attack", "weight", "met before", "class reached, of the rest", "AUC", "and hidden at 5 %")
-    return table("by one who knows the detector (weight 0: who does not)", made, header)
+    print_table("by one who knows the detector (weight 0: who does not)", made, header)
 
 
-def _knn(rows: Sequence[Values]) -> Table:
+def _print_knn(rows: Sequence[Values]) -> None:
     columns = page.knn_columns(rows)
     made = [
         (
@@ -86,4 +80,4 @@ def _knn(rows: Sequence[Values]) -> Table:
         for row in rows
     ]
     shown = [name.replace(" untargeted", "-u").replace(" targeted", "") for name in columns]
-    return table("kNN score: accuracy at the equal error rate", made, ("processing, score", *shown))
+    print_table("kNN score: accuracy at the equal error rate", made, ("processing, score", *shown))

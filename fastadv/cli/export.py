@@ -24,9 +24,7 @@ def export(
 
     Example: fastadv detect export --model synth-vgg --detector detector.safetensors --out guard.onnx
     """
-    from rich.console import Console
-
-    from fastadv.cli.show import print_next, table
+    from fastadv.cli.show import print_next, print_table
     from fastadv.detection.export import export_guard
 
     guard, words = detector.open(given)
@@ -43,5 +41,5 @@ def export(
     if made.logits is not None:
         rows.append(("of a logit", f"{made.logits:.1g}"))
     rows.append(("written to", str(made.path)))
-    Console().print(table("fastadv detect export", rows, ("", "")))
+    print_table("fastadv detect export", rows)
     print_next("serve", model=given.model, weights=given.weights, detector=detector.detector)

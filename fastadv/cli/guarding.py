@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import Without
 from fastadv.cli.options import InputOptions
@@ -22,8 +22,7 @@ Network = Annotated[InputOptions, Without("data", "landmarks")]
 
 
 class GuardPrecision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+    fp32, bf16 = "fp32", "bf16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +31,16 @@ class GuardOptions:
 
     panel: ClassVar[str] = "Detector"
 
-    detector: Annotated[Path, typer.Option(help="Detector, a file of 'fastadv detect fit'.")]
-    threshold: Annotated[float | None, typer.Option(help="Flag images from this score on.")] = None
+    detector: Annotated[Path, Option(help="Detector, a file of 'fastadv detect fit'.")]
+    threshold: Annotated[float | None, Option(help="Flag images from this score on.")] = None
     false_alarm: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Flag at the threshold of this false-alarm rate (default: 0.01; the equal error rate where the "
             "detector was not calibrated for 0.01)."
         ),
     ] = None
-    equal_error: Annotated[bool, typer.Option("--eer", help="Flag at the threshold of the equal error rate.")] = False
+    equal_error: Annotated[bool, Option("--eer", help="Flag at the threshold of the equal error rate.")] = False
 
     def choose(self, found: Detector) -> tuple[float, str]:
         """The threshold, and in words where it comes from.

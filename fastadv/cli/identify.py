@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import Changed, takes_groups
-from fastadv.cli.names import IdentifyGoal
-from fastadv.cli.options import (
-    AttackOptions,
-    InputOptions,
-    Metric,
-    MetricOf,
-    OutputOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.names import IdentifyGoal, Metric
+from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.studies import identify as identifying
@@ -37,18 +29,13 @@ def identify(
     ],
     printing: PrintOptions,
     enrol: Annotated[
-        int,
-        typer.Option(help="Form each template from this many images; people without a further image are not enrolled."),
+        int, Option(help="Form each template from this many images; people without a further image are not enrolled.")
     ] = 2,
-    neighbours: Annotated[
-        int, typer.Option(help="Identify a face by a vote of this many nearest enrolled images.")
-    ] = 3,
-    limit: Annotated[
-        int | None, typer.Option(help="Use at most N faces of enrolled people, spread over the list.")
-    ] = None,
+    neighbours: Annotated[int, Option(help="Identify a face by a vote of this many nearest enrolled images.")] = 3,
+    limit: Annotated[int | None, Option(help="Use at most N faces of enrolled people, spread over the list.")] = None,
     goal: Annotated[
         IdentifyGoal | None,
-        typer.Option(
+        Option(
             help="Goal of the attack. identify-as: identified as the next enrolled person. misidentify: as any other "
             "person (default: identify-as)."
         ),
@@ -100,16 +87,14 @@ def identify(
 
 
 def _print(result: identifying.Identification, title: str, metric: str) -> None:
-    from rich.console import Console
-
-    from fastadv.cli.show import percent, print_attacks, print_line, print_notes, table
+    from fastadv.cli.show import percent, print_attacks, print_line, print_notes, print_table
     from fastadv.report.pages.identify import figures
     from fastadv.studies import identify as identifying
 
     header: tuple[str, ...] = ("", "clean", "attacked")
     rows = [(name, percent(before), percent(after)) for name, before, after in figures(identifying.describe(result))]
     shown = [row if result.attacked else row[:2] for row in rows]
-    Console().print(table(title, shown, header if result.attacked else header[:2]))
+    print_table(title, shown, header if result.attacked else header[:2])
     drawn = [rate for rate in result.clean.open_set if rate.threshold is not None]
     if drawn:
         thresholds = ", ".join(f"FPIR {rate.fpir:g} {rate.threshold:.4f}" for rate in drawn)

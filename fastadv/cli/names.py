@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from typing import Any
 
 import typer
 
@@ -20,16 +22,8 @@ _GOALS = ("evade", "impersonate", "match", *_IDENTIFIED, "classify-as", "misclas
 Goal = Enum("Goal", {n: n for n in _GOALS}, type=str)  # type: ignore[misc]
 
 
-def attack_names() -> list[str]:
-    """Every attack."""
-    from fastadv.attacks import CATALOG
-
-    return list(CATALOG)
-
-
-def model_names() -> list[str]:
-    """Every network."""
-    return list(NETWORKS)
+class Metric(str, Enum):
+    cosine, euclidean = "cosine", "euclidean"
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -38,26 +32,46 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def known_attack(name: str | None) -> str | None:
-    """The name of an attack.
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """The names of one kind of things, ``fastadv <kind>s`` lists them, and the parameters that take such a name."""
 
-    Raises:
-        ArgumentError: There is no such attack.
-    """
-    if name is not None and name not in (known := attack_names()):
-        raise ArgumentError(f"attack: expected one of 'fastadv attacks', got {name!r}{hint(name, known)}")
-    return name
+    kind: str
+    listed: Callable[[], list[str]]
+
+    def known(self, name: str | None) -> str | None:
+        """A name of this kind.
+
+        Raises:
+            ArgumentError: There is none such.
+        """
+        if name is not None and name not in (known := self.listed()):
+            raise ArgumentError(f"{self.kind}: expected one of 'fastadv {self.kind}s', got {name!r}{hint(name, known)}")
+        return name
+
+    def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
+        """A positional parameter."""
+        return typer.Argument(
+            metavar=metavar, help=help, rich_help_panel=panel, callback=self.known, autocompletion=self.listed
+        )
+
+    def option(self, help: str) -> Any:
+        """An option."""
+        return typer.Option(metavar="NAME", help=help, callback=self.known, autocompletion=self.listed)
 
 
-def known_model(name: str | None) -> str | None:
-    """The name of a network.
+def _attacks() -> list[str]:
+    from fastadv.attacks import CATALOG
 
-    Raises:
-        ArgumentError: There is no such network.
-    """
-    if name is not None and name not in (known := model_names()):
-        raise ArgumentError(f"model: expected one of 'fastadv models', got {name!r}{hint(name, known)}")
-    return name
+    return list(CATALOG)
+
+
+def _models() -> list[str]:
+    return list(NETWORKS)
+
+
+ATTACKS = Names(kind="attack", listed=_attacks)
+MODELS = Names(kind="model", listed=_models)
 
 
 def refuse_choice(error: typer.BadParameter) -> None:

@@ -8,9 +8,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
+from typer import Option
 
-from fastadv.cli.names import attack_names, known_attack, known_model, model_names
+from fastadv.cli.fields import Changed, Without
+from fastadv.cli.names import ATTACKS, MODELS, Metric
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
 
@@ -24,41 +25,19 @@ if TYPE_CHECKING:
 SYNTHETIC = "synthetic"
 
 
-class Metric(str, Enum):
-    cosine = "cosine"
-    euclidean = "euclidean"
-
-
 class Precision(str, Enum):
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-    auto = "auto"
+    fp32, tf32, bf16, auto = "fp32", "tf32", "bf16", "auto"
 
 
-Landmarks = Annotated[
-    Path | None,
-    typer.Option(help="Align by the five points in this file (default: LFW's landmarks.txt)."),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...)."),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Network, a name of 'fastadv models'.",
-        callback=known_model,
-        autocompletion=model_names,
-    ),
-]
-MetricOf = Annotated[Metric, typer.Option(help="Compare embeddings by cosine or euclidean distance.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed.")]
-Device = Annotated[str, typer.Option(help="Run on this device: cpu, cuda or cuda:N.")]
+Landmarks = Annotated[Path | None, Option(help="Align by the five points in this file (default: LFW's landmarks.txt).")]
+Weights = Annotated[Path | None, Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...).")]
+Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
+MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
+Seed = Annotated[int, Option(min=0, max=2**64 - 1, help="Random seed.")]
+Device = Annotated[str, Option(help="Run on this device: cpu, cuda or cuda:N.")]
 _PRINTED = "Output"  # the part of the help
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object (docs/json.md), no progress.", rich_help_panel=_PRINTED)
+    bool, Option("--json", help="Print one JSON object (docs/json.md), no progress.", rich_help_panel=_PRINTED)
 ]
 
 
@@ -68,10 +47,7 @@ class InputOptions:
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[
-        Path,
-        typer.Option(help="Read faces from a folder of identities, LFW, a .bin, .tar shards or a run."),
-    ]
+    data: Annotated[Path, Option(help="Read faces from a folder of identities, LFW, a .bin, .tar shards or a run.")]
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None
@@ -102,19 +78,12 @@ class RunOptions:
 
     seed: Seed = 0
     slots: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images attacked at a time, a multiple of --batch (default: one batch)."),
+        int | None, Option(min=1, help="Images attacked at a time, a multiple of --batch (default: one batch).")
     ] = None
     batch: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).",
-        ),
+        int | None, Option(min=0, help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).")
     ] = None
-    precision: Annotated[Precision, typer.Option(help="Precision of gradients: fp32, tf32, bf16 or auto.")] = (
-        Precision.fp32
-    )
+    precision: Annotated[Precision, Option(help="Precision of gradients: fp32, tf32, bf16 or auto.")] = Precision.fp32
     device: Device = "cpu"
 
     @property
@@ -147,8 +116,8 @@ class OutputOptions:
 
     panel: ClassVar[str] = _PRINTED
 
-    out: Annotated[Path | None, typer.Option(help="Write to this folder.")]
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run that --out holds and start anew.")] = False
+    out: Annotated[Path | None, Option(help="Write to this folder.")]
+    fresh: Annotated[bool, Option("--fresh", help="Remove the run that --out holds and start anew.")] = False
 
     @property
     def folder(self) -> Path:
@@ -164,8 +133,8 @@ class PrintOptions:
     panel: ClassVar[str] = _PRINTED
 
     as_json: AsJson = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")] = False
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")] = False
+    quiet: Annotated[bool, Option("--quiet", help="Print nothing but errors and warnings.")] = False
+    no_progress: Annotated[bool, Option("--no-progress", help="Show no progress bars.")] = False
 
     @property
     def without_bars(self) -> bool:
@@ -185,16 +154,23 @@ class TrainingOptions:
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[str, typer.Option(help="A folder of identities, or 'synthetic'.")]
-    identities: Annotated[int, typer.Option(help="With --data synthetic: number of people to train on.")] = 1000
-    per_identity: Annotated[int, typer.Option(help="With --data synthetic: images of each person.")] = 16
+    data: Annotated[str, Option(help="A folder of identities, or 'synthetic'.")]
+    identities: Annotated[int, Option(help="With --data synthetic: number of people to train on.")] = 1000
+    per_identity: Annotated[int, Option(help="With --data synthetic: images of each person.")] = 16
     landmarks: Landmarks = None
-    cache: Annotated[Path | None, typer.Option(help="Keep decoded images in this folder, for faster epochs.")] = None
+    cache: Annotated[Path | None, Option(help="Keep decoded images in this folder, for faster epochs.")] = None
 
     @property
     def folder(self) -> Path | str:
         """The folder, or ``"synthetic"``."""
         return self.data if self.data == SYNTHETIC else Path(self.data)
+
+
+TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision")]
+TrainingOutput = Annotated[
+    OutputOptions,
+    Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +181,10 @@ class PairOptions:
 
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
+        Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
     ] = None
-    folds: Annotated[str | None, typer.Option(help="Use only these folds, for example 1-2.")] = None
-    limit: Annotated[
-        int | None, typer.Option(help="Use at most N pairs, half of each class, spread over the list.")
-    ] = None
+    folds: Annotated[str | None, Option(help="Use only these folds, for example 1-2.")] = None
+    limit: Annotated[int | None, Option(help="Use at most N pairs, half of each class, spread over the list.")] = None
 
     def choice(self) -> PairChoice:
         """The pairs of the study."""
@@ -225,43 +199,29 @@ class AttackOptions:
 
     panel: ClassVar[str] = "Attack"
 
-    attack: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Run this attack, a name of 'fastadv attacks'.",
-            callback=known_attack,
-            autocompletion=attack_names,
-        ),
-    ] = None
+    attack: Annotated[str | None, ATTACKS.option("Run this attack, a name of 'fastadv attacks'.")] = None
     eps: Annotated[
-        str | None,
-        typer.Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's)."),
+        str | None, Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
     ] = None
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of steps of an iterative attack (default: the attack's).")
+        int | None, Option(min=1, help="Number of steps of an iterative attack (default: the attack's).")
     ] = None
-    stop: Annotated[bool, typer.Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")] = (
-        False
-    )
+    stop: Annotated[bool, Option("--stop-at-success", help="Finish an image as soon as its goal is reached.")] = False
     margin: Annotated[
-        float | None,
-        typer.Option(help="Margin (C&W's confidence) that success needs (default: the attack's)."),
+        float | None, Option(help="Margin (C&W's confidence) that success needs (default: the attack's).")
     ] = None
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Set another parameter of the attack, NAME=VALUE; may be repeated."),
+        list[str] | None, Option("--set", help="Set another parameter of the attack, NAME=VALUE; may be repeated.")
     ] = None
-    drop_rate: Annotated[
-        float | None, typer.Option(help="Dropout rate for dfanet attacks (default: per architecture).")
-    ] = None
+    drop_rate: Annotated[float | None, Option(help="Dropout rate for dfanet attacks (default: per architecture).")] = (
+        None
+    )
     ensemble: Annotated[
-        list[str] | None,
-        typer.Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated."),
+        list[str] | None, Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated.")
     ] = None
     ensemble_weights: Annotated[
         str | None,
-        typer.Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1,1 (default: equal)."),
+        Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1,1 (default: equal)."),
     ] = None
 
     def build(self, *, device: str) -> Recipe:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from fastadv.cli.fields import takes_groups
 from fastadv.cli.options import Landmarks, PrintOptions
@@ -19,16 +20,15 @@ def report(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Read the original images from here, to show them and the changes (default: show none)."),
+        Option(help="Read the original images from here, to show them and the changes (default: show none)."),
     ] = None,
     landmarks: Landmarks = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the page to this file (default: report.html in the folder).")
+        Path | None, Option(help="Write the page to this file (default: report.html in the folder).")
     ] = None,
-    examples: Annotated[int, typer.Option(help="Show this many faces.")] = 12,
+    examples: Annotated[int, Option(help="Show this many faces.")] = 12,
     beside: Annotated[
-        list[Path] | None,
-        typer.Option(help="Compare with the changes of this other run; may be given several times."),
+        list[Path] | None, Option(help="Compare with the changes of this other run; may be given several times.")
     ] = None,
 ) -> None:
     """Redraw the page of a run from its files: one HTML file with numbers, curves and faces."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import takes_groups
 from fastadv.cli.guarding import GuardOptions, GuardPrecision, Network
@@ -24,34 +24,30 @@ class LimitOptions:
 
     panel: ClassVar[str] = "Limits"
 
-    max_batch: Annotated[int, typer.Option(help="Evaluate at most this many images in one forward pass.")] = 16
-    max_wait_ms: Annotated[float, typer.Option(help="Wait at most this long for further images of a forward pass.")] = (
-        5.0
-    )
+    max_batch: Annotated[int, Option(help="Evaluate at most this many images in one forward pass.")] = 16
+    max_wait_ms: Annotated[float, Option(help="Wait at most this long for further images of a forward pass.")] = 5.0
     max_queue: Annotated[
-        int, typer.Option(help="Refuse requests above this number of waiting images or of open requests.")
+        int, Option(help="Refuse requests above this number of waiting images or of open requests.")
     ] = 256
-    max_images: Annotated[int, typer.Option(help="Accept at most this many images in one request.")] = 32
-    max_mib: Annotated[float, typer.Option(help="Accept at most this many MiB in one request.")] = 8.0
-    max_megapixels: Annotated[float, typer.Option(help="Accept at most this many megapixels in one image.")] = 16.0
+    max_images: Annotated[int, Option(help="Accept at most this many images in one request.")] = 32
+    max_mib: Annotated[float, Option(help="Accept at most this many MiB in one request.")] = 8.0
+    max_megapixels: Annotated[float, Option(help="Accept at most this many megapixels in one image.")] = 16.0
     max_request_megapixels: Annotated[
-        float, typer.Option(help="Accept at most this many megapixels in all images of one request.")
+        float, Option(help="Accept at most this many megapixels in all images of one request.")
     ] = 32.0
     max_connections: Annotated[
         int | None,
-        typer.Option(
-            help="Keep at most this many connections open (default: as many as 'ulimit -n' allows, at most 1000)."
-        ),
+        Option(help="Keep at most this many connections open (default: as many as 'ulimit -n' allows, at most 1000)."),
     ] = None
     head_timeout: Annotated[
-        float, typer.Option(help="Close a connection that sends no whole request head in this many seconds.")
+        float, Option(help="Close a connection that sends no whole request head in this many seconds.")
     ] = 10.0
     timeout: Annotated[
-        float, typer.Option(help="Allow a body this many seconds to arrive, and the answer as many again.")
+        float, Option(help="Allow a body this many seconds to arrive, and the answer as many again.")
     ] = 10.0
-    drain: Annotated[
-        float, typer.Option(help="Allow open requests this many seconds to end when the server is stopped.")
-    ] = 30.0
+    drain: Annotated[float, Option(help="Allow open requests this many seconds to end when the server is stopped.")] = (
+        30.0
+    )
 
     def build(self) -> ServiceConfig:
         """The limits, in the units of the service."""
@@ -83,24 +79,20 @@ def serve(
     given: Network,
     detector: GuardOptions,
     limits: LimitOptions,
-    host: Annotated[
-        str, typer.Option(help="Listen on this address; 0.0.0.0 means all of the machine's.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Listen on this port; 0 means any free one.")] = 8000,
+    host: Annotated[str, Option(help="Listen on this address; 0.0.0.0 means all of the machine's.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Listen on this port; 0 means any free one.")] = 8000,
     classes: Annotated[
         Path | None,
-        typer.Option(help="Read the name of each logit from this JSON list, such as classes.json of 'detect fit'."),
+        Option(help="Read the name of each logit from this JSON list, such as classes.json of 'detect fit'."),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Require 'Authorization: Bearer TOKEN' with the token in this file, except for /healthz and /readyz "
             "(default: the variable FASTADV_TOKEN, or no token)."
         ),
     ] = None,
-    precision: Annotated[
-        GuardPrecision, typer.Option(help="Compute the backbone in this precision.")
-    ] = GuardPrecision.fp32,
+    precision: Annotated[GuardPrecision, Option(help="Compute the backbone in this precision.")] = GuardPrecision.fp32,
     device: Device = "cpu",
 ) -> None:
     """Serve a network and its detector over HTTP: send aligned faces, receive embedding, class and adversarial score.

@@ -11,15 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -91,13 +83,16 @@ def timed(work: Callable[..., Made], *given: object, quiet: bool, **more: object
     return made, time.perf_counter() - begin
 
 
-def table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+def print_table(
+    title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ("", ""), note: str = ""
+) -> None:
+    """A table, and a note below it; a name in brackets is no markup."""
+    made = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
     for k, name in enumerate(header):
-        table.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # a name in brackets is no markup
-    return table
+        made.add_column(name, justify="left" if k == 0 else "right", overflow="fold")
+    _print_rows(made, rows)
+    if note:
+        Console().print(note, highlight=False)
 
 
 def print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
@@ -113,10 +108,14 @@ def print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str
     )
     for k, name in enumerate(header):
         made.add_column(name, no_wrap=k < len(header) - 2, overflow="fold")
+    _print_rows(made, rows)
+    print()
+
+
+def _print_rows(made: Table, rows: Sequence[tuple[str, ...]]) -> None:
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     Console().print(made)
-    print()
 
 
 def percent(value: float | None) -> str:
@@ -130,14 +129,8 @@ def attack_title(moves: Recipe) -> str:
 
 
 def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float) -> None:
-    rows = [
-        *attacking.summary_lines(summary, percent),
-        ("time", f"{seconds:.1f} s"),
-        ("written to", str(out)),
-    ]
-    console = Console()
-    console.print(table(attack_title(moves), rows, ("", "")))
-    console.print(attacking.NORMS_NOTE, highlight=False)
+    rows = [*attacking.summary_lines(summary, percent), ("time", f"{seconds:.1f} s"), ("written to", str(out))]
+    print_table(attack_title(moves), rows, note=attacking.NORMS_NOTE)
     print_notices(summary.notices)
 
 
@@ -146,9 +139,7 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
     made = {name: summary for name, summary in summaries.items() if summary is not None}
     if not made:
         return
-    console = Console()
-    console.print(table(title, attacking.summary_rows(made.values(), percent), ("", *made)))
-    console.print(attacking.NORMS_NOTE, highlight=False)
+    print_table(title, attacking.summary_rows(made.values(), percent), ("", *made), attacking.NORMS_NOTE)
     for summary in made.values():
         print_notices(summary.notices)
 
@@ -200,11 +191,10 @@ def print_verification(result: verifying.Verification, title: str) -> None:
     header: tuple[str, ...] = ("", "clean", "attacked")
     if attacked is None:
         rows, header = [row[:2] for row in rows[:4]], header[:2]
-    console = Console()
-    console.print(table(title, rows, header))
+    print_table(title, rows, header)
     at_eer, at_far = clean.eer_threshold, clean.threshold_at_far_1e3
     thresholds = f"EER {at_eer:.4f}" + ("" if at_far is None else f", FAR 1e-3 {at_far:.4f}")
-    console.print(f"thresholds from clean pairs ({clean.metric}): {thresholds}", highlight=False)
+    Console().print(f"thresholds from clean pairs ({clean.metric}): {thresholds}", highlight=False)
     print_notes(clean.notes)
     print_attacks(
         {"impersonate": result.impersonation, "evade": result.evasion}, "the attacks, at the threshold of the EER"

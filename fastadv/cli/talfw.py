@@ -7,17 +7,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import (
-    AttackOptions,
-    InputOptions,
-    OutputOptions,
-    PairOptions,
-    PrintOptions,
-    RunOptions,
-)
+from fastadv.cli.options import AttackOptions, InputOptions, OutputOptions, PairOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -25,13 +18,11 @@ if TYPE_CHECKING:
 
 
 class StoredAs(str, Enum):
-    png = "png"
-    jpeg = "jpeg"
+    png, jpeg = "png", "jpeg"
 
 
 class Targets(str, Enum):
-    all = "all"
-    one = "one"
+    all, one = "all", "one"
 
 
 _PAPERS = "dfanet-di-m-fim"
@@ -49,24 +40,22 @@ def talfw(
     printing: PrintOptions,
     targets: Annotated[
         Targets | None,
-        typer.Option(
+        Option(
             help="Move an image of several pairs towards all its partners, or towards one "
             "(default: all; one for dfanet and e- attacks)."
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Cosine from which two images count as one person (default: at the EER of the clean pairs)."),
+        Option(help="Cosine from which two images count as one person (default: at the EER of the clean pairs)."),
     ] = None,
     stored: Annotated[
-        StoredAs, typer.Option("--format", help="Write all images, changed or not, in this format.")
+        StoredAs, Option("--format", help="Write all images, changed or not, in this format.")
     ] = StoredAs.png,
-    quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="JPEG quality of --format jpeg (default: 95).")
-    ] = None,
+    quality: Annotated[int | None, Option(min=1, max=100, help="JPEG quality of --format jpeg (default: 95).")] = None,
     grey: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--grey",
             help="Change all channels of a grey image alike, so that writing it as grey loses nothing of the change.",
         ),
@@ -109,9 +98,7 @@ def talfw(
 
 
 def _print_summary(summary: building.TalfwSummary, title: str, out: Path, seconds: float) -> None:
-    from rich.console import Console
-
-    from fastadv.cli.show import percent, print_attacks, table
+    from fastadv.cli.show import percent, print_attacks, print_table
 
     rows = [
         ("pairs", f"{summary.pairs}"),
@@ -132,5 +119,5 @@ def _print_summary(summary: building.TalfwSummary, title: str, out: Path, second
         ("images written as", summary.stored),
         ("written to", str(out)),
     ]
-    Console().print(table(title, rows, ("", "")))
+    print_table(title, rows)
     print_attacks({"towards others": summary.impersonation, "away from their own": summary.evasion}, "the crops")

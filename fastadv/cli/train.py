@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.names import LossName
-from fastadv.cli.options import SYNTHETIC, Model, OutputOptions, PrintOptions, RunOptions, TrainingOptions
+from fastadv.cli.options import SYNTHETIC, Model, PrintOptions, TrainingOptions, TrainingOutput, TrainingRun
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -26,34 +27,29 @@ def train(
     ctx: typer.Context,
     given: Annotated[TrainingOptions, Changed("identities", min=2), Changed("per_identity", min=1)],
     model: Model,
-    run: Annotated[RunOptions, Without("slots", "batch", "precision")],
-    output: Annotated[
-        OutputOptions,
-        PrintOptions,
-        Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
-    ],
+    run: TrainingRun,
+    output: TrainingOutput,
     printing: PrintOptions,
     loss: Annotated[
-        LossName | None, typer.Option(help="Loss: softmax, cosface, arcface, triplet or keep (default: cosface).")
+        LossName | None, Option(help="Loss: softmax, cosface, arcface, triplet or keep (default: cosface).")
     ] = None,
-    head: Annotated[bool, typer.Option("--head", help="Train a class head on the frozen network instead.")] = False,
+    head: Annotated[bool, Option("--head", help="Train a class head on the frozen network instead.")] = False,
     epochs: Annotated[
-        int | None, typer.Option(help="Number of passes over the images (default: 10; 60 with --head).")
+        int | None, Option(help="Number of passes over the images (default: 10; 60 with --head).")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step (default: 128; 256 with --head).")] = None,
+    batch: Annotated[int | None, Option(help="Images per step (default: 128; 256 with --head).")] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate (default: 0.1; 0.01 with --fine-tune; 1e-3 with --head).")
+        float | None, Option(help="Peak learning rate (default: 0.1; 0.01 with --fine-tune; 1e-3 with --head).")
     ] = None,
     clip: Annotated[
-        float | None,
-        typer.Option(help="Clip the gradient's norm to this value (default: no clipping; 1 with --fine-tune)."),
+        float | None, Option(help="Clip the gradient's norm to this value (default: no clipping; 1 with --fine-tune).")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these weights; with --head, the weights of the frozen network.")
+        Path | None, Option(help="Start from these weights; with --head, the weights of the frozen network.")
     ] = None,
     fine_tune: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--fine-tune",
             help="Fine-tune the network of --weights: start each class at its mean embedding, keep batch norm "
             "statistics.",
@@ -61,21 +57,19 @@ def train(
     ] = False,
     adversarial: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Attack a share of every batch by NAME[:STEPS][@EPS], NAME one of fim, pgd, ffm and fgsm "
             "(default: no attack; EPS 8/255)."
         ),
     ] = None,
     adversarial_share: Annotated[
-        float | None, typer.Option(help="Attack this share of a batch, in (0, 1] (default: 0.5).")
+        float | None, Option(help="Attack this share of a batch, in (0, 1] (default: 0.5).")
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(
-            help="Validate on the pairs of this CSV file (default: pairs of people left out of the training)."
-        ),
+        Option(help="Validate on the pairs of this CSV file (default: pairs of people left out of the training)."),
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16 mixed precision.")] = False,
+    bf16: Annotated[bool, Option("--bf16", help="Train in bfloat16 mixed precision.")] = False,
 ) -> None:
     """Train a network, or a class head on a frozen one; 'train denoiser' trains a network that removes noise.
 
@@ -91,9 +85,7 @@ def train(
                 f"fastadv train {ctx.invoked_subcommand} --data ..."
             )
         return
-    from rich.console import Console
-
-    from fastadv.cli.show import print_next, print_written, table, timed
+    from fastadv.cli.show import print_next, print_table, print_written, timed
     from fastadv.studies import train as training
     from fastadv.training import HeadConfig, TrainConfig
 
@@ -137,7 +129,7 @@ def train(
     rows = [(k, str(v)) for k, v in described.items() if k not in ("history", "best")]
     best = described.get("best") or {}
     rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
-    Console().print(table("fastadv train", rows, ("", "")))
+    print_table("fastadv train", rows)
     print_written(output.out)
     data = "FACES" if given.folder == SYNTHETIC else given.data
     if head:

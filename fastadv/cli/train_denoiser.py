@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import OutputOptions, PrintOptions, RunOptions, TrainingOptions
+from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.options import PrintOptions, TrainingOptions, TrainingOutput, TrainingRun
 
 if TYPE_CHECKING:
     from fastadv.studies.train_denoiser import DenoiserSummary
@@ -20,37 +20,29 @@ def denoiser(
     given: Annotated[
         TrainingOptions,
         Changed(
-            "data",
-            "Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'.",
+            "data", "Read images, of faces or not, from the folders of this folder, or generate faces: 'synthetic'."
         ),
         Changed("per_identity", default=10),
     ],
-    run: Annotated[RunOptions, Without("slots", "batch", "precision")],
-    output: Annotated[
-        OutputOptions,
-        PrintOptions,
-        Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),
-    ],
+    run: TrainingRun,
+    output: TrainingOutput,
     printing: PrintOptions,
-    width: Annotated[int, typer.Option(help="Number of feature maps of every inner layer.")] = 64,
-    layers: Annotated[int, typer.Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")] = 30,
+    width: Annotated[int, Option(help="Number of feature maps of every inner layer.")] = 64,
+    layers: Annotated[int, Option(help="Number of convolutions and deconvolutions together; 30 is RED30.")] = 30,
     stride: Annotated[
-        int,
-        typer.Option(
-            help="Stride of the first convolution: 1 (Mao et al. 2016), or 2 for a quarter of the arithmetic."
-        ),
+        int, Option(help="Stride of the first convolution: 1 (Mao et al. 2016), or 2 for a quarter of the arithmetic.")
     ] = 1,
-    sigma_max: Annotated[float, typer.Option(help="Largest standard deviation of the noise, pixels in [0, 1].")] = 0.1,
+    sigma_max: Annotated[float, Option(help="Largest standard deviation of the noise, pixels in [0, 1].")] = 0.1,
     sigma_min: Annotated[
-        float | None, typer.Option(help="Smallest standard deviation of the noise (default: --sigma-max).")
+        float | None, Option(help="Smallest standard deviation of the noise (default: --sigma-max).")
     ] = None,
-    patch: Annotated[int, typer.Option(help="Side of the patches, in pixels.")] = 56,
-    size: Annotated[int, typer.Option(help="Side of the images that the patches are cut from, in pixels.")] = 112,
-    epochs: Annotated[int, typer.Option(help="Number of passes over the images.")] = 20,
-    batch: Annotated[int, typer.Option(help="Images per step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    patch: Annotated[int, Option(help="Side of the patches, in pixels.")] = 56,
+    size: Annotated[int, Option(help="Side of the images that the patches are cut from, in pixels.")] = 112,
+    epochs: Annotated[int, Option(help="Number of passes over the images.")] = 20,
+    batch: Annotated[int, Option(help="Images per step.")] = 32,
+    lr: Annotated[float, Option(help="Peak learning rate.")] = 1e-3,
     checkpoint_steps: Annotated[
-        int | None, typer.Option(help="Save a checkpoint every N steps too, not only after epochs.")
+        int | None, Option(help="Save a checkpoint every N steps too, not only after epochs.")
     ] = None,
 ) -> None:
     """Train a network that removes Gaussian noise, for the defence noise2clean.
@@ -58,9 +50,7 @@ def denoiser(
     Example: fastadv train denoiser --data photos/ --out denoiser/; then fastadv defend --defence
     noise2clean:denoiser/best.safetensors ...
     """
-    from rich.console import Console
-
-    from fastadv.cli.show import print_next, print_written, table, timed
+    from fastadv.cli.show import print_next, print_table, print_written, timed
     from fastadv.studies.train_denoiser import train_noise2clean
     from fastadv.training.denoiser_config import DenoiserConfig
 
@@ -93,10 +83,9 @@ def denoiser(
     )
     if printing.ends(asdict(summary)):
         return
-    console = Console()
-    console.print(table("fastadv train denoiser", _rows(summary), ("", "")))
+    print_table("fastadv train denoiser", _rows(summary))
     held = f"PSNR on {summary.held} held-out images, epoch {summary.best.epoch}"
-    console.print(table(held, [_gain(g) for g in summary.best.gains], ("sigma", "noisy", "denoised", "gain")))
+    print_table(held, [_gain(g) for g in summary.best.gains], ("sigma", "noisy", "denoised", "gain"))
     print_written(output.out)
     defence = f"noise2clean:{output.folder / 'best.safetensors'}"
     print_next("defend", data="FACES", model="NAME", defence=defence, attack="fim", out="study")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import InputOptions, OutputOptions, PrintOptions, RunOptions
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 @takes_groups
 def transfer(
     given: Annotated[InputOptions, Without("model", "weights")],
-    network: Annotated[
-        list[str], typer.Option(help="Add a network to the study, NAME or NAME=WEIGHTS; give at least two.")
-    ],
+    network: Annotated[list[str], Option(help="Add a network to the study, NAME or NAME=WEIGHTS; give at least two.")],
     method: Annotated[
         list[str],
-        typer.Option(
+        Option(
             help="Run this attack, NAME[:STEPS][,FIELD=VALUE], such as fim:13 or dfanet-fim,rate=0.05; may be given "
             "several times."
         ),
@@ -33,39 +31,32 @@ def transfer(
     run: Annotated[RunOptions, Without("slots")],
     output: Annotated[
         OutputOptions,
-        PrintOptions,
         Changed("out", "Write images, transfer.json and report.html to this folder; continue an unfinished run."),
     ],
     printing: PrintOptions,
     surrogate: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Attack this network, or an ensemble A+B; may be given several times (default: each network)."
-        ),
+        Option(help="Attack this network, or an ensemble A+B; may be given several times (default: each network)."),
     ] = None,
     untargeted: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--untargeted", help="Attack half of the images untargeted and compare ROC curves; allows --method gd-uap."
         ),
     ] = False,
-    eps: Annotated[str, typer.Option(help="Largest L-infinity norm of a perturbation, pixels in [0, 1].")] = "10/255",
-    steps: Annotated[
-        int, typer.Option(min=1, help="Number of steps of iterative methods given without :STEPS.")
-    ] = 1500,
-    at: Annotated[str | None, typer.Option(help="Measure after these numbers of steps too, such as 13,50,200.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Attack this many pairs of different people.")] = 10000,
-    images: Annotated[
-        int, typer.Option(min=1, help="Draw the pairs from this many sources and as many targets.")
-    ] = 100,
-    far: Annotated[float, typer.Option(help="Set every network's threshold at this false accept rate.")] = 1e-3,
+    eps: Annotated[str, Option(help="Largest L-infinity norm of a perturbation, pixels in [0, 1].")] = "10/255",
+    steps: Annotated[int, Option(min=1, help="Number of steps of iterative methods given without :STEPS.")] = 1500,
+    at: Annotated[str | None, Option(help="Measure after these numbers of steps too, such as 13,50,200.")] = None,
+    pairs: Annotated[int, Option(min=1, help="Attack this many pairs of different people.")] = 10000,
+    images: Annotated[int, Option(min=1, help="Draw the pairs from this many sources and as many targets.")] = 100,
+    far: Annotated[float, Option(help="Set every network's threshold at this false accept rate.")] = 1e-3,
     verification: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Measure the thresholds on the pairs of this CSV file (first,second,same) instead of LFW's pairs.txt."
         ),
     ] = None,
-    folds: Annotated[str | None, typer.Option(help="Use only these folds for the thresholds, for example 1-5.")] = None,
+    folds: Annotated[str | None, Option(help="Use only these folds for the thresholds, for example 1-5.")] = None,
 ) -> None:
     """Attack pairs on each surrogate network and evaluate the images on all networks: a matrix of hit rates.
 
@@ -108,9 +99,7 @@ def transfer(
 
 
 def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:
-    from rich.console import Console
-
-    from fastadv.cli.show import percent, print_notes, print_notices, table
+    from fastadv.cli.show import percent, print_notes, print_notices, print_table
     from fastadv.studies.transfer import untargeted as comparing
 
     described = comparing.describe(found)
@@ -120,22 +109,19 @@ def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:
     ]
     (surrogate,) = plan.surrogates or ("",)
     title = f"{described['pairs']} pairs, one image of most attacked on {surrogate}, eps {show_eps(plan.eps)}"
-    Console().print(table(title, rows, ("attack", "network", "AUC", "EER", "TAR at FAR 1 %")))
+    print_table(title, rows, ("attack", "network", "AUC", "EER", "TAR at FAR 1 %"))
     print_notes(described["notes"])
     print_notices(tuple(described.get("notices", ())))
 
 
 def _print_targeted(found: results.Transfer, plan: TransferPlan) -> None:
-    from rich.console import Console
-
-    from fastadv.cli.show import percent, print_notes, print_notices, table
+    from fastadv.cli.show import percent, print_notes, print_notices, print_table
     from fastadv.studies.transfer import results
 
     names = list(found.verifiers)
     rows = [(c.surrogate, c.method, *(percent(found.hit_rate(c, name)) for name in names)) for c in found.cells]
     title = f"hit rates, {len(found.pairs)} pairs, eps {show_eps(plan.eps)}"
-    console = Console()
-    console.print(table(title, rows, ("surrogate", "method", *names)))
+    print_table(title, rows, ("surrogate", "method", *names))
     before = {name: int(found.met(name).sum()) for name in names}
     print_notes([f"met before: {', '.join(f'{n} of {len(found.pairs)} ({name})' for name, n in before.items())}"])
     compared = [
@@ -144,5 +130,5 @@ def _print_targeted(found: results.Transfer, plan: TransferPlan) -> None:
     ]
     if compared:
         columns = ("method", "against", "networks", "difference", "p", "verdict")
-        console.print(table("against the method that it adds to, after as many steps", compared, columns))
+        print_table("against the method that it adds to, after as many steps", compared, columns)
     print_notices(tuple(found.notices()))

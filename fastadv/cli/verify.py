@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.names import Metric
 from fastadv.cli.options import (
     AttackOptions,
     InputOptions,
-    Metric,
     MetricOf,
     OutputOptions,
     PairOptions,
@@ -59,9 +59,5 @@ def verify(
         print_next("report", output.out, data=given.data, landmarks=given.landmarks)
     elif moves is None:
         threshold = round(result.clean.eer_threshold, 4)
-        print_next("attack", "fim", **given.again, threshold=threshold, metric=_metric(metric), out="run")
-
-
-def _metric(metric: Metric) -> str | None:
-    """The metric where it is not the usual one."""
-    return None if metric is Metric.cosine else metric.value
+        unusual = None if metric is Metric.cosine else metric.value
+        print_next("attack", "fim", **given.again, threshold=threshold, metric=unusual, out="run")

@@ -18,36 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import APGD as _APGD
-from fastadv.attacks import (
-    L2,
-    CarliniWagner,
-    ClassifyAs,
-    Linf,
-    Misclassify,
-    Recipe,
-    SignGradient,
-)
+from fastadv.attacks import L2, CarliniWagner, ClassifyAs, Linf, Misclassify, Recipe, SignGradient
 from fastadv.attacks import DeepFool as _DeepFool
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least, check_type
 from fastadv.core.files import write_atomically
 from fastadv.engine import run
 from fastadv.models import FaceModel, wrap
 from fastadv.surrogates import InputDiversity, Surrogate, TranslationInvariant
 
-__all__ = [
-    "APGD",
-    "BIM",
-    "CW",
-    "DIFGSM",
-    "FFGSM",
-    "FGSM",
-    "MIFGSM",
-    "PGD",
-    "PGDL2",
-    "TIFGSM",
-    "VANILA",
-    "DeepFool",
-]
+__all__ = ["APGD", "BIM", "CW", "DIFGSM", "FFGSM", "FGSM", "MIFGSM", "PGD", "PGDL2", "TIFGSM", "VANILA", "DeepFool"]
 
 Target = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,8 +49,7 @@ class Attack:
     """
 
     def __init__(self, name: str, model: nn.Module, recipe: Recipe | None, *, targets: bool = True) -> None:
-        if not isinstance(model, nn.Module):
-            raise ArgumentTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        check_type("model", model, nn.Module, "a torch.nn.Module")
         self.attack, self.model, self.model_name = name, model, type(model).__name__
         self.recipe = recipe
         self.supported_mode = ["default", *(["targeted"] if targets else [])]
@@ -100,8 +79,7 @@ class Attack:
 
     def set_mode_targeted_least_likely(self, kth_min: int = 1, quiet: bool = True) -> None:
         """Reach the class with the k-th smallest logit of each image."""
-        if kth_min < 1:
-            raise ArgumentError(f"kth_min: expected 1 or more, got {kth_min}")
+        check_least("kth_min", kth_min, 1)
         self._set_targeted("targeted(least-likely)", lambda images, _: self._logits(images).argsort(1)[:, kth_min - 1])
 
     def set_model_training_mode(
@@ -260,12 +238,7 @@ class PGD(_Signs):
     """Iterated signed steps from a random start."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        eps: float = 8 / 255,
-        alpha: float = 2 / 255,
-        steps: int = 10,
-        random_start: bool = True,
+        self, model: nn.Module, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, random_start: bool = True
     ) -> None:
         super().__init__("PGD", model, budget=Linf(eps), steps=steps, step_size=alpha, random_start=random_start)
 

@@ -73,20 +73,17 @@ def what_is_this(
     return found or Content(kind="unknown", what=f"bytes of no known kind (they begin with {head[:8].hex(' ')})")
 
 
-def refuse_unless_text(
-    path: str | os.PathLike[str], error: Callable[[str], Exception], expected: str, *, kinds: frozenset[str] = _TEXTS
-) -> None:
+def refuse_unless_text(path: str | os.PathLike[str], error: Callable[[str], Exception], expected: str) -> None:
     """Raise where a file that should be a list of lines is something else; a file that is not there passes.
 
     Args:
         path: the file.
         error: makes the exception of the message.
         expected: what was expected, for the message: "a CSV file of pairs".
-        kinds: the kinds that pass.
     """
     if Path(path).is_file():
         found = file_content(path)
-        if found.kind not in kinds | _LEFT:
+        if found.kind not in _TEXTS | _LEFT:
             raise error(f"{path}: expected {expected}, got {found.said()}")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
 
 def is_int(value: object) -> bool:
@@ -16,6 +17,18 @@ def is_int(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Whether a value is a finite int or float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_type(name: str, value: object, kind: type, what: str = "") -> None:
+    """A TypeError unless the value is of a class, which the message calls ``what`` or by its name."""
+    if not isinstance(value, kind):
+        raise ArgumentTypeError(f"{name}: expected {what or f'a {kind.__name__}'}, got {type(value).__name__}")
+
+
+def check_one_of(name: str, value: object, known: Collection[str]) -> None:
+    """A ValueError unless the value is among the known ones."""
+    if value not in known:
+        raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}")
 
 
 def check_seed(seed: int) -> None:

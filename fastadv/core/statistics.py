@@ -255,9 +255,5 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     p = float(binomtest(b, b + c).pvalue) if b + c else 1.0
     verdict = "undecided" if p >= 0.05 else "above" if difference > 0 else "below"
     return PairedDifference(
-        difference=difference,
-        low=max(-1.0, difference - half),
-        high=min(1.0, difference + half),
-        p=p,
-        verdict=verdict,
+        difference=difference, low=max(-1.0, difference - half), high=min(1.0, difference + half), p=p, verdict=verdict
     )

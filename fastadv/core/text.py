@@ -31,6 +31,6 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
 
 
-def count(number: int, one: str, several: str | None = None) -> str:
+def count(number: int, one: str) -> str:
     """ "1 image", "2,000 images"."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{number:,} {one if number == 1 else one + 's'}"

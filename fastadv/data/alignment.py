@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
@@ -23,13 +24,7 @@ Matrix = NDArray[np.float64]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
 # Left eye, right eye, nose, left and right mouth corner (the viewer's left first), in 112x112.
-_TEMPLATE_112 = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
+_TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
 
 
@@ -261,7 +256,7 @@ def _split(line: str, where: str) -> tuple[str, Sequence[str]]:
     if len(by_tabs) in (11, 12):
         return by_tabs[0], by_tabs[1:]
     words = line.split()
-    numbers = _numbers_at_the_end(words)
+    numbers = len(list(takewhile(_is_number, reversed(words[1:]))))
     if numbers >= 10 and len(words) - numbers >= 2:  # a name of several words
         # the rightmost word with an extension that leaves enough numbers ends the name
         ends = [k for k in range(1, len(words) - 9) if names.extension(words[k - 1])]
@@ -279,17 +274,6 @@ def _split(line: str, where: str) -> tuple[str, Sequence[str]]:
 def _words(line: str, count: int) -> str:
     """The first words of a line with the blanks between them."""
     return line.strip().rsplit(maxsplit=len(line.split()) - count)[0]
-
-
-def _numbers_at_the_end(words: Sequence[str]) -> int:
-    count = 0
-    for word in reversed(words[1:]):
-        try:
-            float(word)
-        except ValueError:
-            break
-        count += 1
-    return count
 
 
 def _parse(fields: Sequence[str], where: str) -> Points:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from fastadv.data.pairs import Pair, PairError
 
@@ -48,7 +49,7 @@ def deal_pairs(names: Iterable[str], count: int, *, folds: int = 10, seed: int =
     return tuple(pairs)
 
 
-def _shuffle(items: list[str], chance: random.Random) -> None:
+def _shuffle(items: list[Any], chance: random.Random) -> None:
     for i in range(len(items) - 1, 0, -1):
         j = chance.randrange(i + 1)
         items[i], items[j] = items[j], items[i]
@@ -73,9 +74,7 @@ def _same(mine: Mapping[str, Sequence[str]], each: int, fold: int, chance: rando
 
 def _all_pairs(found: Sequence[str], chance: random.Random) -> list[tuple[str, str]]:
     made = [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
-    for i in range(len(made) - 1, 0, -1):
-        j = chance.randrange(i + 1)
-        made[i], made[j] = made[j], made[i]
+    _shuffle(made, chance)
     return made
 
 

@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 from fastadv.core.errors import ArgumentError, Error, UnknownNameError
 from fastadv.core.notices import notify
 from fastadv.data import names as naming
-from fastadv.data.alignment import (
-    AlignmentError,
-    Matrix,
-    align,
-    center_crop,
-    matrix_of,
-    template,
-)
+from fastadv.data.alignment import AlignmentError, Matrix, align, center_crop, matrix_of, template
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
 from fastadv.data.landmarks import Landmarks, of_names, points_hash
@@ -375,7 +368,7 @@ class FaceSource:
         return Stream(self.load, names, **how)
 
 
-def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -> None:
+def require(source: FaceSource, names: Iterable[str]) -> None:
     """Checks that a source has every one of the names.
 
     Raises:
@@ -384,9 +377,7 @@ def require(source: FaceSource, names: Iterable[str], *, where: str = "names") -
     missing = [name for name in dict.fromkeys(names) if name not in source]
     if missing:
         hint = _hint(source, missing[0])
-        raise UnknownNameError(
-            f"{where}: expected some of the {len(source)} images, got {naming.several(missing)}{hint}"
-        )
+        raise UnknownNameError(f"names: expected some of the {len(source)} images, got {naming.several(missing)}{hint}")
 
 
 def _hint(source: FaceSource, name: str) -> str:

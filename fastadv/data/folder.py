@@ -27,6 +27,9 @@ class IdentityFolder(FaceSource):
     (left alone where it has it).
     """
 
+    #: The landmarks that a data set of this layout brings, a file below its root; none here.
+    _own_landmarks = ""
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -47,7 +50,14 @@ class IdentityFolder(FaceSource):
             AlignmentError: A landmark file that cannot be read, or a list that cannot be right.
         """
         self.root = Path(root)
-        super().__init__(list_images(self.root), size=size, landmarks=open_landmarks(landmarks))
+        own = self.root / self._own_landmarks
+        if landmarks is None and size is not None and own.is_file():
+            landmarks = own
+        super().__init__(list_images(self._people()), size=size, landmarks=open_landmarks(landmarks))
+
+    def _people(self) -> Path:
+        """The folder that holds the identities."""
+        return self.root
 
 
 def list_images(root: Path) -> dict[str, Path]:
@@ -109,7 +119,7 @@ def tell_beside(root: Path, read: str) -> None:
         elif names.extension(entry.name):
             beside.append(entry.name)
     if beside:
-        notify(f"{root}: only {read}/ is read; images left out: {several(beside)}", stacklevel=4)
+        notify(f"{root}: only {read}/ is read; images left out: {several(beside)}", stacklevel=5)
 
 
 def _first_images(folder: Path) -> Iterator[str]:

@@ -21,12 +21,10 @@ from PIL import Image, UnidentifiedImageError
 from fastadv.core.content import what_is_this
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.files import write_atomically
-from fastadv.data import names
 from fastadv.data.bare import PNG_SIGNATURE, TooManyPartsError, bare_image, bare_jpeg, orientation, webp_size
 from fastadv.data.formats import HEAD, readable, sniff
 from fastadv.data.netpbm import NetpbmHead, netpbm_head, netpbm_pixels
 
-EXTENSIONS = names.READ
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 256 * 2**20
 

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.files import write_atomically
 from fastadv.data.alignment import Matrix, warp
-from fastadv.data.faces import FaceSource, SourceError
-from fastadv.data.folder import is_dir, list_images, tell_beside
-from fastadv.data.landmarks import Landmarks, open_landmarks
+from fastadv.data.faces import SourceError
+from fastadv.data.folder import IdentityFolder, is_dir, tell_beside
 from fastadv.data.names import read_lines, several
 from fastadv.data.pairs import Pair, PairError, named_as
 
@@ -25,7 +24,7 @@ _WINDOW_CENTER = (125.6 / 250, 117.1 / 250)
 _WINDOW_SIDE = 131.4 / 250
 
 
-class LFW(FaceSource):
+class LFW(IdentityFolder):
     """LFW (Huang et al. 2007; deep-funneled: Huang et al. 2012) in its own layout.
 
     `root/images/<person>/<person>_NNNN.jpg` or `root/<person>/<person>_NNNN.jpg`, each with the extension of its own
@@ -35,34 +34,14 @@ class LFW(FaceSource):
     """
 
     _middle = "the usual place of a deep-funneled face in each"
+    _own_landmarks = "landmarks.txt"
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        *,
-        size: int | None = 112,
-        landmarks: str | os.PathLike[str] | Landmarks | None = None,
-    ) -> None:
-        """Lists the images; none is read yet.
-
-        Args:
-            root: The folder that holds `images/`, or the people themselves.
-            size: Side of the crops in pixels, or None for whole files.
-            landmarks: Used instead of `root/landmarks.txt`: a file or a mapping.
-
-        Raises:
-            SourceError: A missing or empty folder, or a person without images.
-            AlignmentError: A landmark file that cannot be read, or a list that cannot be right.
-        """
-        self.root = Path(root)
-        own = self.root / "landmarks.txt"
-        if landmarks is None and size is not None and own.is_file():
-            landmarks = own
+    def _people(self) -> Path:
         images = images_folder(self.root)
-        files = list_images(images or self.root)
-        if images is not None:
-            tell_beside(self.root, images.name)
-        super().__init__(files, size=size, landmarks=open_landmarks(landmarks))
+        if images is None:
+            return self.root
+        tell_beside(self.root, images.name)
+        return images
 
     @property
     def crop(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from PIL.ContainerIO import ContainerIO
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least
 from fastadv.data import left_out, names
 from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.folder import refuse_bare
@@ -253,11 +254,7 @@ def _json(where: str, text: bytes) -> dict[str, Any]:
 
 
 def write_shards(
-    source: FaceSource,
-    folder: str | os.PathLike[str],
-    *,
-    per_shard: int = 1000,
-    names: Iterable[str] | None = None,
+    source: FaceSource, folder: str | os.PathLike[str], *, per_shard: int = 1000, names: Iterable[str] | None = None
 ) -> tuple[Path, ...]:
     """Writes faces as shards that `Shards` and WebDataset read: the folder is there with all of them, or not at all.
 
@@ -281,8 +278,7 @@ def write_shards(
     """
     folder = Path(folder)
     chosen = list(source.names if names is None else names)
-    if per_shard < 1:
-        raise ArgumentError(f"per_shard: expected 1 or more, got {per_shard}")
+    check_least("per_shard", per_shard, 1)
     if not chosen:
         raise ArgumentError("names: expected at least one face, got none")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.data.images import encode_grey_png, encode_png
 
 FORMATS = ("png", "jpeg")
@@ -33,8 +34,7 @@ class ImageFormat:
     quality: int = QUALITY
 
     def __post_init__(self) -> None:
-        if self.name not in FORMATS:
-            raise ArgumentError(f"format: expected one of {', '.join(FORMATS)}, got {self.name!r}")
+        check_one_of("format", self.name, FORMATS)
         if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
             raise ArgumentError(f"quality: expected a whole number from 1 to 100, got {self.quality!r}")
 

@@ -11,6 +11,7 @@ from typing import Generic, Literal, TypeVar
 
 from fastadv.core.closing import Closing
 from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.fields import check_least
 
 Result = TypeVar("Result")
 
@@ -61,8 +62,7 @@ class Stream(Generic[Result], Closing):
             ValueError: A number below 1 or an unknown `on_error`.
         """
         for argument, value in (("workers", workers), ("ahead", ahead)):
-            if value < 1:
-                raise ArgumentError(f"{argument}: expected 1 or more, got {value}")
+            check_least(argument, value, 1)
         if on_error not in ("raise", "skip"):
             raise ArgumentError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
         self.skipped: list[Skipped] = []

@@ -21,32 +21,10 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.files import naming, remove_temporaries, write_all, write_atomically
 from fastadv.core.lock import FolderLock
 from fastadv.core.notices import notify
+from fastadv.data import manifest, run_files
 from fastadv.data.images import encode_png
-from fastadv.data.manifest import (
-    JOURNAL,
-    PARQUET,
-    ManifestError,
-    ManifestRow,
-    check_image_name,
-    journal_line,
-    read_journal,
-    read_manifest,
-    to_parquet,
-)
 from fastadv.data.names import several
-from fastadv.data.run_files import (
-    IMAGES,
-    RUN,
-    RunFolderError,
-    check_config,
-    check_free,
-    clear,
-    damaged_images,
-    image_file,
-    locked,
-    plain_json,
-    write_description,
-)
+from fastadv.data.run_files import RunFolderError
 
 _ROWS_PER_SYNC = 64
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -84,7 +62,7 @@ class RunFolder(Closing):
         self._shown, self._beside = dict(shown), dict(beside)
         self._folder_lock = lock
         self._lock = threading.Lock()
-        self._images = path / IMAGES
+        self._images = path / run_files.IMAGES
         self._known_folders: set[Path] = set()
         self._pending: set[str] = set()
         self._journal: int | None = None
@@ -122,17 +100,17 @@ class RunFolder(Closing):
             OSError: The folder cannot be made or written.
         """
         path = Path(path)
-        wanted = plain_json(config)
-        check_free(path)
+        wanted = run_files.plain_json(config)
+        run_files.check_free(path)
         lock = None
-        if (path / RUN).exists():
-            lock = locked(path)
+        if (path / run_files.RUN).exists():
+            lock = run_files.locked(path)
             try:
                 if fresh:  # the folder stays a run's, so that other files in it are no reason to refuse it
-                    clear(path)
-                    write_description(path, wanted, shown or {})
+                    run_files.clear(path)
+                    run_files.write_description(path, wanted, shown or {})
                 else:
-                    check_config(path, wanted, shown or {})
+                    run_files.check_config(path, wanted, shown or {})
             except BaseException:
                 lock.release()
                 raise
@@ -162,14 +140,14 @@ class RunFolder(Closing):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise naming(error, self.path) from error
-        lock = locked(self.path)
+        lock = run_files.locked(self.path)
         try:
-            check_free(self.path)
-            if (self.path / RUN).exists():
-                check_config(self.path, self.config, self._shown)
+            run_files.check_free(self.path)
+            if (self.path / run_files.RUN).exists():
+                run_files.check_config(self.path, self.config, self._shown)
             else:
                 remove_temporaries(self.path)
-                write_description(self.path, self.config, self._shown)
+                run_files.write_description(self.path, self.config, self._shown)
             self._folder_lock = lock
             self._resume()
         except BaseException:
@@ -179,14 +157,16 @@ class RunFolder(Closing):
 
     def _resume(self) -> None:
         """Take up what the folder holds; it is locked and of this configuration."""
-        self.finished = (self.path / PARQUET).exists()
+        self.finished = (self.path / manifest.PARQUET).exists()
         self._done = self._recover()
         for name, data in self._beside.items():
             if not (self.path / name).exists() or (self.path / name).read_bytes() != data:
                 write_atomically(self.path / name, data)
         if not self.finished:
             self._images.mkdir(exist_ok=True)
-            self._journal = os.open(self.path / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._journal = os.open(
+                self.path / manifest.JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+            )
             self._journal_size = os.fstat(self._journal).st_size
 
     @property
@@ -201,10 +181,10 @@ class RunFolder(Closing):
         Raises:
             ValueError: The name would leave the folder, or is no name.
         """
-        check_image_name(name)
-        return image_file(self.path, name)
+        manifest.check_image_name(name)
+        return run_files.image_file(self.path, name)
 
-    def write(self, row: ManifestRow, png: NDArray[np.uint8] | bytes) -> None:
+    def write(self, row: manifest.ManifestRow, png: NDArray[np.uint8] | bytes) -> None:
         """Writes an image, then its row; after that the name is done. May be called from several threads.
 
         Args:
@@ -264,13 +244,15 @@ class RunFolder(Closing):
             if len(listed) != len(names):
                 raise RunFolderError(f"{self.path}: expected each image once in the order, got one twice")
             if self.finished:
-                if [row.name for row in read_manifest(self.path)] != names:
+                if [row.name for row in manifest.read_manifest(self.path)] != names:
                     raise RunFolderError(f"{self.path}: expected the order in which the run was finished, got another")
                 return
-            rows = {row.name: row for row in read_manifest(self.path / JOURNAL)}
-            write_atomically(self.path / PARQUET, to_parquet(rows[name] for name in names), fsync=True)
+            rows = {row.name: row for row in manifest.read_manifest(self.path / manifest.JOURNAL)}
+            write_atomically(
+                self.path / manifest.PARQUET, manifest.to_parquet(rows[name] for name in names), fsync=True
+            )
             self._close_journal()
-            (self.path / JOURNAL).unlink()
+            (self.path / manifest.JOURNAL).unlink()
             self.finished = True
 
     def close(self) -> None:
@@ -289,42 +271,42 @@ class RunFolder(Closing):
 
     def _recover(self) -> set[str]:
         """What is done, after clearing up what a crash left and looking at every image."""
-        journal = self.path / JOURNAL
+        journal = self.path / manifest.JOURNAL
         remove_temporaries(self.path)
         if self.finished:
             journal.unlink(missing_ok=True)  # died between the two steps of `finish`
             try:
-                rows = read_manifest(self.path)
-            except ManifestError as error:
+                rows = manifest.read_manifest(self.path)
+            except manifest.ManifestError as error:
                 notify(f"{error}; all images are generated again")
                 self._reopen([])
                 return set()
-            damaged = damaged_images(self.path, rows)
+            damaged = run_files.damaged_images(self.path, rows)
             if not damaged:
                 return {row.name for row in rows}
             notify(f"{self.path}: images are missing or damaged and are generated again: {several(damaged)}")
             self._reopen([row for row in rows if row.name not in set(damaged)])
         if not journal.exists():
             return set()
-        found = read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
+        found = manifest.read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
         held = {row.name: (row, size) for row, size in found if self._has_image(row.name, size)}
-        for name in damaged_images(self.path, [row for row, _ in held.values()]):
+        for name in run_files.damaged_images(self.path, [row for row, _ in held.values()]):
             del held[name]
-        text = b"".join(journal_line(row, size) for row, size in held.values())
+        text = b"".join(manifest.journal_line(row, size) for row, size in held.values())
         if text != journal.read_bytes():
             write_atomically(journal, text, fsync=True)
         return set(held)
 
-    def _reopen(self, rows: Sequence[ManifestRow]) -> None:
+    def _reopen(self, rows: Sequence[manifest.ManifestRow]) -> None:
         """An unfinished run with these rows in place of the finished one."""
-        lines = (journal_line(row, image_file(self.path, row.name).stat().st_size) for row in rows)
-        write_atomically(self.path / JOURNAL, b"".join(lines), fsync=True)
-        (self.path / PARQUET).unlink()
+        lines = (manifest.journal_line(row, run_files.image_file(self.path, row.name).stat().st_size) for row in rows)
+        write_atomically(self.path / manifest.JOURNAL, b"".join(lines), fsync=True)
+        (self.path / manifest.PARQUET).unlink()
         self.finished = False
 
     def _has_image(self, name: str, size: int) -> bool:
         try:
-            return image_file(self.path, name).stat().st_size == size
+            return run_files.image_file(self.path, name).stat().st_size == size
         except OSError:
             return False
 
@@ -339,8 +321,8 @@ class RunFolder(Closing):
             raise ArgumentError(f"name: expected a folder inside of the run's, got {folder}, a link to outside")
         self._known_folders.add(folder)
 
-    def _append(self, row: ManifestRow, png_bytes: int) -> None:
-        line = journal_line(row, png_bytes)
+    def _append(self, row: manifest.ManifestRow, png_bytes: int) -> None:
+        line = manifest.journal_line(row, png_bytes)
         with self._lock:
             self._require_writable()
             assert self._journal is not None  # writable
@@ -355,7 +337,7 @@ class RunFolder(Closing):
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._journal, self._journal_size)
                 if isinstance(error, OSError):
-                    raise naming(error, self.path / JOURNAL) from error
+                    raise naming(error, self.path / manifest.JOURNAL) from error
                 raise
             self._journal_size += len(line)
             self._done.add(row.name)
@@ -374,6 +356,6 @@ class RunFolder(Closing):
                 os.fsync(descriptor)
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.EROFS):
-                    raise naming(error, self.path / JOURNAL) from error
+                    raise naming(error, self.path / manifest.JOURNAL) from error
             finally:
                 os.close(descriptor)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, MissingPackageError, UnavailableError
-from fastadv.core.fields import check_int
+from fastadv.core.errors import MissingPackageError, UnavailableError
+from fastadv.core.fields import check_int, check_one_of
 from fastadv.defences.compose import Wraps
 from fastadv.defences.straight_through import straight_through
 from fastadv.surrogates.key import StepKey
@@ -55,12 +54,8 @@ class Jpeg(Wraps):
 
     def __post_init__(self) -> None:
         check_int("quality", self.quality, 1, 95)
-        if self.subsampling not in _SUBSAMPLING:
-            raise ArgumentError(
-                f"subsampling: expected one of {', '.join(_SUBSAMPLING)}, got {brief(self.subsampling)}"
-            )
-        if self.gradient not in GRADIENTS:
-            raise ArgumentError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {brief(self.gradient)}")
+        check_one_of("subsampling", self.subsampling, _SUBSAMPLING)
+        check_one_of("gradient", self.gradient, GRADIENTS)
         if self.gradient == "kornia":
             _kornia_codec(torch.full((1, 3, 16, 16), 0.5), self.quality)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_type
 from fastadv.defences.compose import Wraps
 from fastadv.models.red import REDNet, load_denoiser
 from fastadv.surrogates.key import StepKey
@@ -45,8 +46,7 @@ class Noise2Clean(Wraps):
     label: str = "noise2clean"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.network, REDNet):
-            raise ArgumentTypeError(f"network: expected a REDNet, got {type(self.network).__name__}")
+        check_type("network", self.network, REDNet)
         if not isinstance(self.label, str) or not self.label:
             raise ArgumentTypeError(f"label: expected a non-empty str, got {brief(self.label)}")
         # a value: what is trained on afterwards, or moved, is another network

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks.spec import ITERATIVE, NOISE, ONE_STEP
-from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
 from fastadv.recognition import Success, count_success, paired_difference
@@ -59,8 +59,7 @@ class Trial:
     met: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ArgumentError(f"family: expected one of {', '.join(FAMILIES)}, got {brief(self.family)}")
+        check_one_of("family", self.family, FAMILIES)
         if self.hits.ndim != 1 or self.hits.shape != self.l2.shape or not len(self.hits):
             raise ArgumentError(f"hits, l2: expected (N,) with N >= 1, got {self.hits.shape} and {self.l2.shape}")
         if self.met is not None and self.met.shape != self.hits.shape:

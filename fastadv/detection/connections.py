@@ -31,7 +31,6 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _POLL = 0.02  # seconds between two looks at what is still open when the server stops
 _QUIET = 60.0  # seconds after a line on descriptors in which there is no further one
 
-_LATE_HEAD = "the head of the request took too long to arrive"
 _CUT_HEAD = "the head of the request ended before it was whole"
 
 _log = logging.getLogger(__name__)

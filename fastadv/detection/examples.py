@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_type
 from fastadv.detection.representatives import check_names
 from fastadv.ops import checks, philox
 
@@ -41,8 +42,7 @@ class Examples:
             raise ArgumentTypeError(f"embeddings: expected a torch.float32 tensor, got {came}")
         if value.dim() != 3 or 0 in value.shape:
             raise ArgumentError(f"embeddings: expected shape (N, L, K), none of them 0, got {tuple(value.shape)}")
-        if not isinstance(self.groups, Tensor):
-            raise ArgumentTypeError(f"groups: expected a torch.Tensor, got {type(self.groups).__name__}")
+        check_type("groups", self.groups, Tensor, "a torch.Tensor")
         checks.per_image("groups", self.groups, value.new_empty((len(value), 0), device="cpu"), torch.int64)
         check_names("attacks", self.attacks)
         if int(self.groups.min()) < 0 or int(self.groups.max()) > len(self.attacks):

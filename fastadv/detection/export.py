@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error, MissingPackageError
+from fastadv.core.errors import ArgumentError, Error, MissingPackageError
+from fastadv.core.fields import check_type
 from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 from fastadv.detection.detectors import Detector
@@ -87,8 +88,7 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
         ExportError: the graph differs from the guard by more than ``tolerance``.
         OSError: with the file's name.
     """
-    if not isinstance(guard, Guard):
-        raise ArgumentTypeError(f"guard: expected a Guard, got {type(guard).__name__}")
+    check_type("guard", guard, Guard)
     file = Path(path)
     if file.suffix not in FORMATS:
         raise ArgumentError(f"path: expected a name that ends in {' or '.join(FORMATS)}, got {str(file)!r}")

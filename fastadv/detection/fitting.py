@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least, check_one_of, check_positive
 from fastadv.core.restored import records, same_json
 from fastadv.detection.examples import Examples, Sampler, balanced_mean
 from fastadv.detection.networks import KINDS, STANDARDS, Architecture, Network, standards
@@ -70,20 +71,12 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, text, known in (("kind", self.kind, KINDS), ("standard", self.standard, STANDARDS)):
-            if text not in known:
-                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
-        for name, value, low in (
-            ("hidden", self.hidden, 1),
-            ("epochs", self.epochs, 1),
-            ("batch", self.batch, 1),
-            ("plateau", self.plateau, 1),
-            ("patience", self.patience, 0),
-        ):
-            if value < low:
-                raise ArgumentError(f"{name}: expected {low} or more, got {value}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ArgumentError(f"lr: expected a positive number, got {self.lr}")
+        check_one_of("kind", self.kind, KINDS)
+        check_one_of("standard", self.standard, STANDARDS)
+        for name in ("hidden", "epochs", "batch", "plateau"):
+            check_least(name, getattr(self, name), 1)
+        check_least("patience", self.patience, 0)
+        check_positive("lr", self.lr)
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ArgumentError(f"weight_decay: expected a number >= 0, got {self.weight_decay}")
         if not 0 <= self.dropout < 1:
@@ -166,8 +159,7 @@ def fit_network(
     if held is not None and held.embeddings.shape[1:] != examples.embeddings.shape[1:]:
         came, expected = tuple(held.embeddings.shape[1:]), tuple(examples.embeddings.shape[1:])
         raise ArgumentError(f"held: expected embeddings of {expected}, like the examples, got {came}")
-    if checkpoint_epochs < 1:
-        raise ArgumentError(f"checkpoint_epochs: expected 1 or more, got {checkpoint_epochs}")
+    check_least("checkpoint_epochs", checkpoint_epochs, 1)
     task = _Detector(config, examples, held, torch.device(device))
     store = Memory() if checkpoint is None else _File(Path(checkpoint), task, checkpoint_epochs)
     steps = math.ceil(len(examples) / config.batch)

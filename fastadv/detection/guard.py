@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from fastadv import ops
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of, check_type
 from fastadv.detection.detectors import Detector
 from fastadv.detection.taps import LayerTap
 from fastadv.models import FaceModel, prepare
@@ -110,12 +111,9 @@ class Guard:
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(self.model).__name__}")
-        if not isinstance(self.detector, Detector):
-            raise ArgumentTypeError(f"detector: expected a Detector, got {type(self.detector).__name__}")
-        if self.precision not in PRECISIONS:
-            raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
+        check_type("model", self.model, FaceModel)
+        check_type("detector", self.detector, Detector)
+        check_one_of("precision", self.precision, PRECISIONS)
         sizes = self.sizes
         if not sizes or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
             raise ArgumentError(f"sizes: expected ascending batch sizes >= 1, got {brief(sizes)}")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_least, check_one_of
 from fastadv.detection import tensor_file
 from fastadv.detection.detectors import describe, thresholds_of
 from fastadv.detection.measures import Thresholds, calibrate
@@ -254,7 +255,5 @@ def _process(features: Tensor, processing: str, projection: Projection | None) -
 
 def _check_options(processing: str, weighting: str, k: int) -> None:
     for name, value, known in (("processing", processing, PROCESSINGS), ("weighting", weighting, WEIGHTINGS)):
-        if value not in known:
-            raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}")
-    if k < 1:
-        raise ArgumentError(f"k: expected 1 or more, got {k}")
+        check_one_of(name, value, known)
+    check_least("k", k, 1)

@@ -44,12 +44,7 @@ class MicroBatcher(Generic[Item, Answer]):
     """
 
     def __init__(
-        self,
-        run: Callable[[Sequence[Item]], Sequence[Answer]],
-        *,
-        max_batch: int,
-        max_wait: float,
-        max_queue: int,
+        self, run: Callable[[Sequence[Item]], Sequence[Answer]], *, max_batch: int, max_wait: float, max_queue: int
     ) -> None:
         """Prepare; nothing runs before :meth:`start`.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least, check_type
 from fastadv.ops import checks
 
 #: Directions whose variance is below this share of the largest carry rounding, not data.
@@ -31,8 +33,7 @@ class Moments:
 
     def __init__(self, width: int, *, device: torch.device | str = "cpu") -> None:
         """Begin with no rows of ``width`` numbers."""
-        if width < 1:
-            raise ArgumentError(f"width: expected 1 or more, got {width}")
+        check_least("width", width, 1)
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -105,8 +106,7 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
     Raises:
         ValueError: ``dimensions`` is below 1, or the rows do not vary.
     """
-    if dimensions < 1:
-        raise ArgumentError(f"dimensions: expected 1 or more, got {dimensions}")
+    check_least("dimensions", dimensions, 1)
     if moments.count < 2:
         raise ArgumentError(f"rows: expected two or more, to have a variance, got {moments.count}")
     values, vectors = torch.linalg.eigh(moments.scatter / (moments.count - 1))
@@ -119,10 +119,9 @@ def whitening(moments: Moments, dimensions: int) -> Projection:
     return Projection(mean=moments.mean.clone(), matrix=vectors * largest.sign() / values.sqrt())
 
 
-def check_rows(name: str, value: object, width: int | None = None) -> Tensor:
+def check_rows(name: str, value: Any, width: int | None = None) -> Tensor:
     """``value``, or an error unless it is finite float32 ``(N, C)`` with the width, if one is given."""
-    if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    check_type(name, value, Tensor, "a torch.Tensor")
     checks.rows(name, value, torch.float32, (None, width))
     if value.shape[1] == 0:
         raise ArgumentError(f"{name}: expected shape (N, C) with C >= 1, got {tuple(value.shape)}")
@@ -131,10 +130,9 @@ def check_rows(name: str, value: object, width: int | None = None) -> Tensor:
     return value
 
 
-def check_labels(name: str, value: object, rows: Tensor, classes: int) -> Tensor:
+def check_labels(name: str, value: Any, rows: Tensor, classes: int) -> Tensor:
     """``value``, or an error unless it is int64 ``(N,)``, one class in [0, classes) for each of the rows."""
-    if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    check_type(name, value, Tensor, "a torch.Tensor")
     checks.per_image(name, value, rows, torch.int64)
     if len(value) and not 0 <= int(value.min()) <= int(value.max()) < classes:
         raise ArgumentError(f"{name}: expected classes in [0, {classes}), got {int(value.min())} to {int(value.max())}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 
 KINDS = ("linear", "mlp", "lstm")
 STANDARDS = ("entry", "layer", "none")
@@ -45,8 +46,7 @@ class Architecture:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ArgumentError(f"kind: expected one of {', '.join(KINDS)}, got {brief(self.kind)}")
+        check_one_of("kind", self.kind, KINDS)
         for name, value in (("layers", self.layers), ("width", self.width), ("hidden", self.hidden)):
             if type(value) is not int or not 1 <= value <= _LARGEST:
                 raise ArgumentError(f"{name}: expected an integer from 1 to {_LARGEST}, got {brief(value)}")

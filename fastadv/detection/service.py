@@ -207,11 +207,7 @@ class Service:
 
 
 def create_app(
-    guard: Guard,
-    config: ServiceConfig | None = None,
-    *,
-    classes: Sequence[str] | None = None,
-    token: str | None = None,
+    guard: Guard, config: ServiceConfig | None = None, *, classes: Sequence[str] | None = None, token: str | None = None
 ) -> FastAPI:
     """The service as an ASGI application.
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_one_of, check_type
 from fastadv.models import FaceModel
 from fastadv.models.hooks import hooked
 from fastadv.ops import checks
@@ -41,8 +41,7 @@ class Tapped:
         Raises:
             ValueError: there is no such layer.
         """
-        if layer not in self.layers:
-            raise ArgumentError(f"layer: expected one of {', '.join(self.layers)}, got {brief(layer)}")
+        check_one_of("layer", layer, self.layers)
         return self.values[self.layers.index(layer)]
 
 
@@ -80,8 +79,7 @@ class LayerTap:
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, FaceModel):
-            raise ArgumentTypeError(f"model: expected a FaceModel, got {type(self.model).__name__}")
+        check_type("model", self.model, FaceModel)
         if self.layers is None:
             object.__setattr__(self, "layers", self.model.layers)
         if isinstance(self.layers, str):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from fastadv.models.state_fit import FittedState, Rename, fitting_state, listed, only_state, problems
+from fastadv.models.state_fit import FittedState, fitting_state, listed, only_state, problems
 from fastadv.models.tensor_content import CheckpointError, read_content
 
 __all__ = ["CheckpointError", "FittedState", "load_weights", "read_fitting_state", "read_state_dict"]
@@ -32,20 +32,17 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return only_state(read_content(path), source=os.fspath(path))
 
 
-def read_fitting_state(
-    path: str | os.PathLike[str], backbone: nn.Module, *, rename: Rename = lambda state: state
-) -> FittedState:
+def read_fitting_state(path: str | os.PathLike[str], backbone: nn.Module) -> FittedState:
     """Read the tensors that are a network's from a file, from whatever dict and under whatever prefix they are.
 
     Args:
         path: as for `read_state_dict`.
         backbone: the network.
-        rename: from published names to the network's.
 
     Raises:
         CheckpointError: as `read_state_dict`; or two different states in the file fit the network.
     """
-    return fitting_state(read_content(path), backbone.state_dict(), source=os.fspath(path), rename=rename)
+    return fitting_state(read_content(path), backbone.state_dict(), source=os.fspath(path))
 
 
 def load_weights(

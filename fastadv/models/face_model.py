@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
+from fastadv.core.fields import check_type
 from fastadv.models.memory import is_out_of_memory
 
 _CHANNELS = 4
@@ -257,8 +258,7 @@ class FaceModel(nn.Module):
         return f"name={self.name!r}, input_size={self.input_size}, precision={self.precision!r}"
 
     def _check(self, images: Tensor) -> None:
-        if not isinstance(images, Tensor):
-            raise ArgumentTypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
+        check_type("images", images, Tensor, "a torch.Tensor")
         if not images.is_floating_point():
             raise ArgumentTypeError(f"images: expected a floating-point tensor in [0, 1], got {images.dtype}")
         expected = self.image_shape
@@ -285,15 +285,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def check_face_model(model: object, *, evaluating: bool = False) -> None:
+def check_face_model(model: Any, *, evaluating: bool = False) -> None:
     """Refuse what is no model, or one of which a part is in training mode where it must not be.
 
     Raises:
         ArgumentTypeError: it is no ``FaceModel``.
         ArgumentError: it is in training mode.
     """
-    if not isinstance(model, FaceModel):
-        raise ArgumentTypeError(f"model: expected a FaceModel, got {type(model).__name__}")
+    check_type("model", model, FaceModel)
     if evaluating and any(module.training for module in model.modules()):
         raise ArgumentError(
             f"model: expected one in evaluation mode, got {model.name!r} in training mode; call .eval()"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.models import dataflow
 from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, copy_of
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
@@ -50,8 +50,7 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
             an image depends on the other images of the batch or on chance (measured once for each model).
     """
     check_face_model(model)
-    if precision not in PRECISIONS:
-        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(precision)}")
+    check_one_of("precision", precision, PRECISIONS)
     if precision == "tf32" and model.device.type != "cuda":
         raise ArgumentError(
             f"precision: expected a model on a CUDA device with 'tf32', got one on {str(model.device)!r}; "

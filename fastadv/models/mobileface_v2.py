@@ -60,12 +60,7 @@ class MobileFaceV2(nn.Module):
 
 
 _PARTS = ("expand", "depthwise", "project")
-_STATISTICS = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_var": "running_var",
-}
+_STATISTICS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
 
 
 def from_mxnet(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,11 +11,7 @@ _STAGES = (
     ((1024, 2), (1024, 1)),
 )
 
-LAYERS = (
-    *(f"stage1.{i}" for i in range(6)),
-    *(f"stage2.{i}" for i in range(6)),
-    *(f"stage3.{i}" for i in range(2)),
-)
+LAYERS = (*(f"stage1.{i}" for i in range(6)), *(f"stage2.{i}" for i in range(6)), *(f"stage3.{i}" for i in range(2)))
 
 
 def _full(inputs: int, outputs: int) -> nn.Sequential:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_type
 from fastadv.models.face_model import FaceModel
 
 OUTPUTS = ("logits", "embedding")
@@ -50,8 +51,7 @@ def wrap(
         ValueError: A number is out of range, ``mean`` and ``std`` have different numbers of channels, or ``head`` is
             given to a network of logits.
     """
-    if not isinstance(network, nn.Module):
-        raise ArgumentTypeError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
+    check_type("network", network, nn.Module, "a torch.nn.Module")
     if output not in OUTPUTS:
         raise ArgumentError(f"output: expected 'logits' or 'embedding', got {brief(output)}")
     if output == "logits" and head is not None:

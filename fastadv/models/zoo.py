@@ -74,10 +74,7 @@ _ZOO: dict[str, _Entry] = {
         layers=mobilefacenet.LAYERS,
     ),
     "mobileface_v2": _Entry(
-        build=mobileface_v2.MobileFaceV2,
-        std=_BY_128,
-        layers=mobileface_v2.LAYERS,
-        rename=mobileface_v2.from_mxnet,
+        build=mobileface_v2.MobileFaceV2, std=_BY_128, layers=mobileface_v2.LAYERS, rename=mobileface_v2.from_mxnet
     ),
     "edgeface_xs": _Entry(build=edgeface.EdgeFaceXS, layers=edgeface.LAYERS),
     "iresnet18": _iresnet(18),
@@ -102,10 +99,7 @@ _ZOO: dict[str, _Entry] = {
         rename=partial(_head_named, "logits."),
     ),
     "sphereface20": _Entry(
-        build=sphereface.SphereFace20,
-        std=_BY_128,
-        layers=sphereface.LAYERS,
-        rename=sphereface.without_classifier,
+        build=sphereface.SphereFace20, std=_BY_128, layers=sphereface.LAYERS, rename=sphereface.without_classifier
     ),
     "mobilenet_v1": _Entry(build=mobilenet.MobileNetV1, layers=mobilenet.LAYERS, rename=mobilenet.from_arcface),
     "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True, mask_rate=0.025),
@@ -188,12 +182,7 @@ def load(
         own = {k: v for k, v in fitted.state.items() if not k.startswith(HEAD)}
         load_weights(backbone, own, source=source, fitted=fitted)
     model = FaceModel(
-        backbone,
-        input_size=entry.input_size,
-        mean=entry.mean,
-        std=entry.std,
-        name=name,
-        layers=entry.layers,
+        backbone, input_size=entry.input_size, mean=entry.mean, std=entry.std, name=name, layers=entry.layers
     )
     if fitted is not None:
         model.head = class_head(fitted, model, source=source)

@@ -122,11 +122,7 @@ def ranks(scores: ArrayLike, labels: ArrayLike) -> Integers:
 
 
 def evaluate_identification(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    named: ArrayLike | None = None,
-    fpirs: Sequence[float] = FPIRS,
+    scores: ArrayLike, labels: ArrayLike, *, named: ArrayLike | None = None, fpirs: Sequence[float] = FPIRS
 ) -> IdentificationReport:
     """The report of clean probes.
 

@@ -40,17 +40,8 @@ def euclidean_scores(first: ArrayLike, second: ArrayLike) -> Floats:
     """Minus the distance of the L2-normalised rows: `-| a/|a| - b/|b| |`, in [-2, 0].
 
     The sign makes a higher score mean more alike: a threshold t on the distance is -t on the score.
-    With c the cosine, the score is `-sqrt(2 - 2 c)`; the two metrics order pairs alike.
-
-    Args:
-        first: (P, D) embeddings, normalised or not.
-        second: (P, D) embeddings.
-
-    Returns:
-        (P,) float64.
-
-    Raises:
-        ValueError: As for `cosine_scores`.
+    With c the cosine, the score is `-sqrt(2 - 2 c)`; the two metrics order pairs alike. Takes, returns and raises what
+    `cosine_scores` does.
     """
     a, b = _embeddings(first, second)
     return np.asarray(-np.linalg.norm(_unit(a) - _unit(b), axis=1))

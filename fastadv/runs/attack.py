@@ -13,6 +13,7 @@ from fastadv.attacks import Evade, Goal, Impersonate, Recipe, check_recipe
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair
+from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.names import fault as fault_of
 from fastadv.data.names import shown
 from fastadv.data.pairs import read_pairs_of
@@ -129,9 +130,7 @@ def next_identity(names: Sequence[str]) -> list[Order]:
     Raises:
         ValueError: There is one identity only.
     """
-    first: dict[str, str] = {}
-    for name in names:
-        first.setdefault(name.rpartition("/")[0], name)
+    first = {person: found[0] for person, found in by_identity(names).items()}
     identities = list(first)
     if len(identities) < 2:
         raise ArgumentError(

@@ -18,12 +18,7 @@ from fastadv.runs.goals import Enrolled, identity_of
 
 
 def enrol(
-    source: FaceSource,
-    names: Sequence[str],
-    model: FaceModel,
-    *,
-    metric: str = "cosine",
-    progress: Progress = silent,
+    source: FaceSource, names: Sequence[str], model: FaceModel, *, metric: str = "cosine", progress: Progress = silent
 ) -> Enrolled:
     """A template for everybody on the named images: the mean of their unit embeddings, on the model's device.
 

@@ -12,20 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks import (
-    CATALOG,
-    ClassifyAs,
-    Evade,
-    Gallery,
-    GalleryClass,
-    Goal,
-    Impersonate,
-    MatchFeatures,
-    Misclassify,
-    Recipe,
-    check_recipe,
-)
+from fastadv import attacks
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.data import Face, FaceSource
 from fastadv.models import FaceModel
 from fastadv.models.outputs import at_layer, output_of
@@ -50,19 +39,19 @@ COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The goals that each command gives to attacks: that of the user's choice, or all that it uses."""
 
 
-def goals_of(recipe: Recipe) -> tuple[str, ...]:
+def goals_of(recipe: attacks.Recipe) -> tuple[str, ...]:
     """The goals that an attack can move towards: the one place that says which combinations make sense.
 
     An attack moves along the gradient of whatever loss its goal has, so that most take them all. kNN-guided deep
     features stop by the templates of a gallery; the difference of logits ratio is a ratio of logits.
     """
-    attack = check_recipe(recipe).attack
+    attack = attacks.check_recipe(recipe).attack
     if getattr(attack, "logits_only", False):
         return CLASSIFIED
-    return IDENTIFIED if attack.name in CATALOG and CATALOG[attack.name].level == "gallery" else GOALS
+    return IDENTIFIED if attack.name in attacks.CATALOG and attacks.CATALOG[attack.name].level == "gallery" else GOALS
 
 
-def check_goal(recipe: Recipe, goal: str, argument: str = "attack") -> None:
+def check_goal(recipe: attacks.Recipe, goal: str, argument: str = "attack") -> None:
     """Refuse an attack that cannot move towards a goal, before anything is generated.
 
     Args:
@@ -76,8 +65,8 @@ def check_goal(recipe: Recipe, goal: str, argument: str = "attack") -> None:
     possible = goals_of(recipe)
     if goal not in possible:
         raise ArgumentError(
-            f"{argument}: expected one that can move towards the goal {goal}, got {recipe.name}, whose goal "
-            f"is {' or '.join(possible)}"
+            f"{argument}: expected one that can move towards the goal {goal}, got {recipe.name}, whose goal is "
+            f"{' or '.join(possible)}"
         )
 
 
@@ -96,7 +85,7 @@ class Enrolled:
     """
 
     people: tuple[str, ...]
-    gallery: Gallery
+    gallery: attacks.Gallery
 
     @cached_property
     def _classes(self) -> dict[str, int]:
@@ -149,8 +138,7 @@ class GoalChoice:
     neighbours: int | None = None
 
     def __post_init__(self) -> None:
-        if self.goal not in GOALS:
-            raise ArgumentError(f"goal: expected one of {', '.join(GOALS)}, got {self.goal!r}")
+        check_one_of("goal", self.goal, GOALS)
         if self.layer is not None and self.goal != "match":
             raise ArgumentError(f"layer: expected it with the goal match only, got {self.layer!r} with {self.goal}")
         if self.neighbours is not None and not self.needs_gallery:
@@ -165,7 +153,7 @@ class GoalChoice:
                 raise ArgumentError(
                     f"threshold: expected none for {self.goal}, decided by the nearest template, got {self.threshold}"
                 )
-            Evade(threshold=0.0, metric=self.metric)  # checks the metric
+            attacks.Evade(threshold=0.0, metric=self.metric)  # checks the metric
             return
         if self.goal in CLASSIFIED:
             if self.threshold is not None:
@@ -177,9 +165,9 @@ class GoalChoice:
             unit = "the largest distance of the layer's features" if self.layer else "the verifier's threshold"
             raise ArgumentError(f"threshold: expected {unit} for {self.goal}, got none")
         if self.layer is None:
-            Evade(threshold=self.threshold, metric=self.metric)  # checks both
+            attacks.Evade(threshold=self.threshold, metric=self.metric)  # checks both
         else:
-            MatchFeatures(torch.zeros(1, 1), layer=self.layer, threshold=self.threshold)
+            attacks.MatchFeatures(torch.zeros(1, 1), layer=self.layer, threshold=self.threshold)
 
     @property
     def needs_gallery(self) -> bool:
@@ -196,7 +184,7 @@ class GoalChoice:
         """Whether a certain person is to be reached, rather than anybody else."""
         return self.goal in ("impersonate", "match", "identify-as", "classify-as")
 
-    def check_attack(self, recipe: Recipe) -> None:
+    def check_attack(self, recipe: attacks.Recipe) -> None:
         """Refuse an attack that cannot move towards the goal, before anything is generated.
 
         Raises:
@@ -204,7 +192,7 @@ class GoalChoice:
         """
         check_goal(recipe, self.goal)
 
-    def check_guides(self, recipe: Recipe, orders: Iterable[Order]) -> None:
+    def check_guides(self, recipe: attacks.Recipe, orders: Iterable[Order]) -> None:
         """Refuse an ensemble that would have no image to move to, before anything is made.
 
         Raises:
@@ -275,30 +263,30 @@ class GoalChoice:
         if self.needs_gallery and enrolled is None:
             raise ArgumentError(f"enrolled: expected templates of the people for {self.goal}, got none")
 
-        def goal_of(order: Order, face: Face) -> Goal:
+        def goal_of(order: Order, face: Face) -> attacks.Goal:
             target = source.load(order.target).image[None] if order.target else None
             if target is None and self.needs_target:
                 raise ArgumentError(f"target: expected an image for the goal {self.goal}, got none for {order.name}")
             if self.needs_gallery and enrolled is not None:  # so it is, see above
                 return self._by_gallery(order, target if self.aimed or ensemble else None, enrolled)
             if self.goal == "misclassify":
-                return Misclassify(_said(model, face.image[None]))
+                return attacks.Misclassify(_said(model, face.image[None]))
             if self.goal == "classify-as":
                 assert target is not None
-                return ClassifyAs(_said(model, target))
+                return attacks.ClassifyAs(_said(model, target))
             assert self.threshold is not None
             if self.goal == "evade":
-                return Evade(references=target, threshold=self.threshold, metric=self.metric)
+                return attacks.Evade(references=target, threshold=self.threshold, metric=self.metric)
             assert target is not None
             if self.goal == "impersonate":
-                return Impersonate(target, threshold=self.threshold, metric=self.metric)
-            return MatchFeatures(target, layer=self.layer, threshold=self._distance)
+                return attacks.Impersonate(target, threshold=self.threshold, metric=self.metric)
+            return attacks.MatchFeatures(target, layer=self.layer, threshold=self._distance)
 
         return goal_of
 
-    def _by_gallery(self, order: Order, target: Tensor | None, enrolled: Enrolled) -> GalleryClass:
+    def _by_gallery(self, order: Order, target: Tensor | None, enrolled: Enrolled) -> attacks.GalleryClass:
         other = self.goal == "misidentify"
-        return GalleryClass(
+        return attacks.GalleryClass(
             gallery=enrolled.gallery,
             labels=enrolled.label(order.source if other else order.target),
             any_other=other,

@@ -17,16 +17,7 @@ from fastadv.attacks import GalleryClass, Goal, Recipe, check_recipe
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.core.provenance import software
-from fastadv.data import (
-    Face,
-    FaceSource,
-    ManifestRow,
-    RunFolder,
-    RunFolderError,
-    face_id,
-    read_manifest,
-    to_uint8,
-)
+from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, RunFolderError, face_id, read_manifest, to_uint8
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
 from fastadv.models.modes import plain_modes

@@ -89,12 +89,7 @@ class DemoResult:
 
 
 def demo(
-    out: Path,
-    *,
-    seed: int = 0,
-    pairs: int = PAIRS,
-    model: FaceModel | None = None,
-    progress: Progress = silent,
+    out: Path, *, seed: int = 0, pairs: int = PAIRS, model: FaceModel | None = None, progress: Progress = silent
 ) -> DemoResult:
     """Verify pairs of synthetic faces, clean and under four attacks.
 

@@ -287,14 +287,7 @@ def identify_folder(plan: IdentifyPlan, *, progress: Progress = silent) -> Ident
 
     def measured(work: Work) -> Identification:
         return identify(
-            source,
-            roles,
-            model,
-            metric=plan.metric,
-            neighbours=plan.neighbours,
-            attack=moves,
-            aim=plan.aim,
-            work=work,
+            source, roles, model, metric=plan.metric, neighbours=plan.neighbours, attack=moves, aim=plan.aim, work=work
         )
 
     rules = {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadv import training
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import remove_temporaries, write_atomically
@@ -19,19 +20,6 @@ from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.runs.inputs import open_faces, open_pairs
-from fastadv.training import (
-    ATTACKS,
-    Adversarial,
-    CachedFaces,
-    EpochRecord,
-    HeadConfig,
-    Held,
-    TrainConfig,
-    TrainingError,
-    save_weights,
-    train,
-    train_head,
-)
 from fastadv.training.validation import few_negatives
 
 SYNTHETIC = "synthetic"
@@ -69,8 +57,8 @@ class TrainSummary:
     steps: int
     resumed_at: int
     pairs: int
-    history: tuple[EpochRecord, ...]
-    best: EpochRecord
+    history: tuple[training.EpochRecord, ...]
+    best: training.EpochRecord
     weights: str
 
 
@@ -100,7 +88,7 @@ def train_network(
     data: Path | str,
     model: str,
     out: Path,
-    config: TrainConfig,
+    config: training.TrainConfig,
     weights: Path | None = None,
     pairs: Path | None = None,
     identities: int = 1000,
@@ -140,7 +128,7 @@ def train_network(
         OSError: A file cannot be written.
     """
     if config.fine_tune and weights is None and model in names() and model not in shipped_names():
-        raise TrainingError(f"weights: expected a file to fine-tune {model!r} from, got none")
+        raise training.TrainingError(f"weights: expected a file to fine-tune {model!r} from, got none")
     network = _open(model, weights, seed=None if config.fine_tune else config.seed, device=device)
     source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
     held = _held(source, data, pairs, network, seed=config.seed)
@@ -148,10 +136,10 @@ def train_network(
     if note is not None:
         notify(note)
     if cache is not None:
-        source = CachedFaces(source, cache, progress=progress)
-    result = train(config, network, source, held=held, out=out, fresh=fresh, progress=progress)
+        source = training.CachedFaces(source, cache, progress=progress)
+    result = training.train(config, network, source, held=held, out=out, fresh=fresh, progress=progress)
     if half:
-        save_weights(result.model, out / "half.safetensors", half=True)
+        training.save_weights(result.model, out / "half.safetensors", half=True)
     return TrainSummary(
         model=model,
         loss=config.loss,
@@ -171,7 +159,7 @@ def train_class_head(
     data: Path | str,
     model: str,
     out: Path,
-    config: HeadConfig,
+    config: training.HeadConfig,
     weights: Path | None = None,
     identities: int = 500,
     per_identity: int = 20,
@@ -203,11 +191,11 @@ def train_class_head(
     network = _open(model, weights, seed=None, device=device)
     source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
     if out.exists() and not out.is_dir():
-        raise TrainingError(f"out: expected a folder, got the file {out}")
-    result = train_head(config, network, source, progress=progress)
+        raise training.TrainingError(f"out: expected a folder, got the file {out}")
+    result = training.train_head(config, network, source, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
-    save_weights(result.model, out / "head.safetensors", half=half)
+    training.save_weights(result.model, out / "head.safetensors", half=half)
     write_atomically(out / "classes.json", json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
     return HeadSummary(
         model=model,
@@ -219,7 +207,7 @@ def train_class_head(
     )
 
 
-def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
+def parse_adversarial(text: str, *, share: float | None = None) -> training.Adversarial:
     """The attack of an adversarial training from `NAME[:STEPS][@EPS]`, such as `"fim:4@8/255"`.
 
     Args:
@@ -229,13 +217,13 @@ def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
     Raises:
         ValueError: The text is of no such form, or a number is out of range.
     """
-    if re.split("[:@,]", text)[0] not in ATTACKS or "," in text:
+    if re.split("[:@,]", text)[0] not in training.ATTACKS or "," in text:
         raise ArgumentError(
-            f"adversarial: expected NAME[:STEPS][@EPS] with a name of {', '.join(ATTACKS)}, got {text!r}"
+            f"adversarial: expected NAME[:STEPS][@EPS] with a name of {', '.join(training.ATTACKS)}, got {text!r}"
         )
     spec = parse_attack(text, argument="adversarial")
-    usual = Adversarial()
-    return Adversarial(
+    usual = training.Adversarial()
+    return training.Adversarial(
         attack=spec.name,
         eps=usual.eps if spec.eps is None else spec.eps,
         steps=spec.steps,
@@ -243,7 +231,7 @@ def parse_adversarial(text: str, *, share: float | None = None) -> Adversarial:
     )
 
 
-def show_adversarial(config: Adversarial) -> str:
+def show_adversarial(config: training.Adversarial) -> str:
     """The text that `parse_adversarial` reads."""
     steps = "" if config.steps is None else f":{config.steps}"
     return f"{config.attack}{steps}@{show_eps(config.eps)}"
@@ -276,16 +264,18 @@ def seen_people(identities: int, per_identity: int, *, seed: int, size: int) -> 
     return SyntheticFaces(identities=identities, per_identity=per_identity, seed=seed, size=size)
 
 
-def _held(source: FaceSource, data: Path | str, pairs: Path | None, network: FaceModel, *, seed: int) -> Held | None:
+def _held(
+    source: FaceSource, data: Path | str, pairs: Path | None, network: FaceModel, *, seed: int
+) -> training.Held | None:
     if pairs is not None:
-        return Held(source=source, pairs=open_pairs(source, file=pairs))
+        return training.Held(source=source, pairs=open_pairs(source, file=pairs))
     if str(data) == SYNTHETIC:
         unseen = SyntheticFaces(
             identities=_UNSEEN, per_identity=_UNSEEN_IMAGES, seed=seed, size=network.input_size[0], first=UNSEEN_FIRST
         )
-        return Held(source=unseen, pairs=unseen.pairs(_COUNTS[0]))
+        return training.Held(source=unseen, pairs=unseen.pairs(_COUNTS[0]))
     dealt = _deal(source.names, seed=seed)
-    return Held(source=source, pairs=dealt) if dealt else None
+    return training.Held(source=source, pairs=dealt) if dealt else None
 
 
 def _deal(names: Sequence[str], *, seed: int) -> tuple[Pair, ...]:

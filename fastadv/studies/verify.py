@@ -12,16 +12,12 @@ from torch import Tensor
 
 from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
-from fastadv.recognition import (
-    AttackedReport,
-    VerificationReport,
-    evaluate,
-    under_attack,
-)
+from fastadv.recognition import AttackedReport, VerificationReport, evaluate, under_attack
 from fastadv.runs import Work, list_hash
 from fastadv.runs.attack import AttackSummary, attack_pairs, summarise
 from fastadv.runs.embedding import SCORES, embed, names_of, pair_scores
@@ -83,8 +79,7 @@ def verify(
         ValueError: The metric is not known, a pair occurs twice, or one class of pairs is missing.
         ImageError, AlignmentError: A face cannot be read.
     """
-    if metric not in SCORES:
-        raise ArgumentError(f"metric: expected one of {', '.join(SCORES)}, got {metric!r}")
+    check_one_of("metric", metric, SCORES)
     if attack is not None:
         check_goal(attack, "impersonate")
     work = work or Work()
@@ -105,15 +100,7 @@ def verify(
         return found[None]
 
     rows = attack_pairs(
-        pairs,
-        source,
-        attack,
-        model,
-        work,
-        target=target,
-        threshold=threshold,
-        metric=metric,
-        stage=attack.name,
+        pairs, source, attack, model, work, target=target, threshold=threshold, metric=metric, stage=attack.name
     )
     after = sign * np.array([row.score_after for row in rows])
     if not np.isfinite(after).all():

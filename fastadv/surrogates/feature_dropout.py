@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_type
 from fastadv.models import FaceModel, fold_batch_norms, prepare
 from fastadv.models.face_model import check_face_model, copy_of
 from fastadv.models.zoo import mask_rate
@@ -171,8 +172,7 @@ class MaskedModel:
         return self._run(self.model.logits, images, key)
 
     def _run(self, function: Any, images: Tensor, key: StepKey) -> Tensor:
-        if not isinstance(key, StepKey):
-            raise ArgumentTypeError(f"key: expected a StepKey, got {type(key).__name__}")
+        check_type("key", key, StepKey)
         for name, value in (("ids", key.ids), ("ticks", key.ticks)):
             if value.shape != images.shape[:1]:
                 raise ArgumentError(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.core.fields import check_range
+from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_range, check_type
 from fastadv.ops import philox
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.warp import affine_warp
@@ -79,8 +79,7 @@ class InputDiversity:
             TypeError: The images are of another type, or ``key`` is no ``StepKey``.
             ValueError: The images are no batch, or the key not theirs.
         """
-        if not isinstance(key, StepKey):
-            raise ArgumentTypeError(f"key: expected a StepKey, got {type(key).__name__}")
+        check_type("key", key, StepKey)
         if images.dim() != 4:
             raise ArgumentError(f"images: expected shape (N, C, H, W), got {tuple(images.shape)}")
         if key.ids.shape != images.shape[:1]:

@@ -151,8 +151,7 @@ def _fusible(model: FaceModel) -> dict[str, _Follows]:
         fused = [n for n in (norm, activation) if n is not None]
         last = fused[-1] if fused else node
         found[str(node.target)] = _Follows(
-            fused=tuple(str(n.target) for n in fused),
-            convolution_only=reader(last, _CONVOLUTIONS) is not None,
+            fused=tuple(str(n.target) for n in fused), convolution_only=reader(last, _CONVOLUTIONS) is not None
         )
     return found
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.fields import check_one_of
 
 KERNELS = ("gaussian", "linear", "uniform")
 
@@ -45,8 +46,7 @@ class TranslationInvariant:
     def __post_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size >= 1 and self.size % 2 == 1):
             raise ArgumentError(f"size: expected an odd number of pixels, at least 1, got {brief(self.size)}")
-        if self.kernel not in KERNELS:
-            raise ArgumentError(f"kernel: expected one of {', '.join(KERNELS)}, got {brief(self.kernel)}")
+        check_one_of("kernel", self.kernel, KERNELS)
         if self.sigma is not None and self.kernel != "gaussian":
             raise ArgumentError(
                 f"sigma: expected None with kernel={brief(self.kernel)}, since it belongs to the Gaussian "

@@ -6,11 +6,7 @@ import torch
 from torch import Tensor
 
 #: Largest relative difference from a float64 computation, by the type that was computed in.
-RELATIVE: dict[torch.dtype, float] = {
-    torch.float32: 2.0**-22,
-    torch.bfloat16: 2.0**-6,
-    torch.float16: 2.0**-9,
-}
+RELATIVE: dict[torch.dtype, float] = {torch.float32: 2.0**-22, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor, what: str = "result") -> None:

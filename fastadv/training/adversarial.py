@@ -15,6 +15,7 @@ from fastadv.attacks import Goal, Linf, Misclassify, Recipe, Rows, SignGradient,
 from fastadv.attacks.goal import Compared, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel
 from fastadv.models.face_model import evaluating
@@ -75,8 +76,7 @@ class Adversarial:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
-            raise ArgumentError(f"adversarial: expected one of {', '.join(ATTACKS)}, got {brief(self.attack)}")
+        check_one_of("adversarial", self.attack, ATTACKS)
         if not (math.isfinite(self.eps) and 0 < self.eps < 1):
             raise ArgumentError(f"eps: expected a number in (0, 1), such as 8/255, got {self.eps}")
         if not 0 < self.share <= 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, Error
-from fastadv.core.fields import check_least, check_positive
+from fastadv.core.fields import check_least, check_one_of, check_positive
 from fastadv.models.training_loop import annealed
 from fastadv.training.adversarial import LOGITS, Adversarial
 
@@ -74,13 +74,9 @@ class TrainConfig:
     checkpoint_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("loss", self.loss, LOSSES),
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in known:
-                raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}")
+        check_one_of("loss", self.loss, LOSSES)
+        check_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        check_one_of("precision", self.precision, PRECISIONS)
         for name, least in (("epochs", 1), ("batch", 2), ("per_identity", 2), ("shift", 0)):
             check_least(name, getattr(self, name), least)
         check_least("checkpoint_steps", 1 if self.checkpoint_steps is None else self.checkpoint_steps, 1)

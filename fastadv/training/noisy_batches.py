@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,24 +104,16 @@ def psnr(images: Tensor, clean: Tensor) -> Tensor:
     return -10 * (images.double() - clean.double()).square().flatten(1).mean(1).clamp(min=1e-20).log10()
 
 
-def measure(
-    network: REDNet,
-    held: HeldImages,
-    *,
-    sigmas: Sequence[float] = SIGMAS,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> tuple[Gain, ...]:
+def measure(network: REDNet, held: HeldImages, *, seed: int = 0, progress: Progress = silent) -> tuple[Gain, ...]:
     """The gain on held-out images, whole ones, in batches of a fixed shape.
 
     Args:
         network: Anything trained; as it is.
         held: The images.
-        sigmas: Standard deviations of the noise.
         seed: Of the noise.
         progress: Told of the images.
     """
-    totals = {sigma: [0.0, 0.0] for sigma in sigmas}
+    totals = {sigma: [0.0, 0.0] for sigma in SIGMAS}
     for begin in range(0, len(held.names), _BATCH):
         with held.source.stream(held.names[begin : begin + _BATCH]) as faces:
             found = list(faces)

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from fastadv.core import text
-from fastadv.report import distribution_plot, levels_plot
+from fastadv.report.distributions import distribution_plot, levels_plot
 from fastadv.report.svg import colour
 
 

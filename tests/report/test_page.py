@@ -13,9 +13,11 @@ from PIL import Image
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from fastadv import report
 from fastadv.core import text
-from fastadv.report import svg
+from fastadv.report import parts, svg
+from fastadv.report.figures import roc_plot, similarity_plot, ticks_plot
+from fastadv.report.page import amplified, data_uri, render_page
+from fastadv.report.roc import Curve
 
 EVIL = "<script>alert(1)</script>\"'&"
 FACE = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
@@ -55,52 +57,52 @@ class Parsed(HTMLParser):
             self.words.append(data.strip())
 
 
-def plots() -> tuple[report.Plot, ...]:
+def plots() -> tuple[parts.Plot, ...]:
     curves = [
-        report.Curve(label="clean", far=[0, 0, 1], tar=[0, 0.9, 1]),
-        report.Curve(label=EVIL, far=[0, 0.5, 1], tar=[0, 0.1, 1], after=True),
+        Curve(label="clean", far=[0, 0, 1], tar=[0, 0.9, 1]),
+        Curve(label=EVIL, far=[0, 0.5, 1], tar=[0, 0.1, 1], after=True),
     ]
     before, same = np.random.default_rng(1).normal(size=40), np.arange(40) < 20
     return (
-        report.roc_plot(curves, negatives=20),
-        report.roc_plot(curves, negatives=5000),
-        report.similarity_plot(EVIL, before, -before, same, threshold=0.1, span=(-3, 3)),
-        report.similarity_plot("one row", before, None, same, threshold=None, span=(-3, 3)),
-        report.ticks_plot([1, 1, 2, 7], title="ticks"),
+        roc_plot(curves, negatives=20),
+        roc_plot(curves, negatives=5000),
+        similarity_plot(EVIL, before, -before, same, threshold=0.1, span=(-3, 3)),
+        similarity_plot("one row", before, None, same, threshold=None, span=(-3, 3)),
+        ticks_plot([1, 1, 2, 7], title="ticks"),
     )
 
 
-def page() -> report.Page:
-    picture = report.Picture(image=FACE, alt=EVIL)
-    shots = (report.Shot(title=EVIL, pictures=(picture, picture), lines=(EVIL,), verdict=EVIL, tone="bad"),)
-    card = report.Card(title=EVIL, note=EVIL, shots=shots)
-    return report.Page(
+def page() -> parts.Page:
+    picture = parts.Picture(image=FACE, alt=EVIL)
+    shots = (parts.Shot(title=EVIL, pictures=(picture, picture), lines=(EVIL,), verdict=EVIL, tone="bad"),)
+    card = parts.Card(title=EVIL, note=EVIL, shots=shots)
+    return parts.Page(
         title=EVIL,
         lead=EVIL,
         footer=EVIL,
         sections=(
-            report.Section(
+            parts.Section(
                 title=EVIL,
                 lead=EVIL,
                 parts=(
-                    report.Tiles(tiles=(report.Tile(value="98.3 %", label=EVIL, note=EVIL),)),
-                    report.Table(header=("", EVIL), rows=((EVIL, "12.5 %"), ("row", "7")), note=EVIL),
-                    report.Plots(plots=plots()),
-                    report.CardGallery(cards=(card, card), wide=True),
-                    report.CardGallery(cards=(card,)),
-                    report.Notices(lines=(EVIL,)),
-                    report.Commands(commands=((EVIL, "fastadv --x '<y>'"),)),
-                    report.Facts(title=EVIL, facts=((EVIL, EVIL),)),
+                    parts.Tiles(tiles=(parts.Tile(value="98.3 %", label=EVIL, note=EVIL),)),
+                    parts.Table(header=("", EVIL), rows=((EVIL, "12.5 %"), ("row", "7")), note=EVIL),
+                    parts.Plots(plots=plots()),
+                    parts.CardGallery(cards=(card, card), wide=True),
+                    parts.CardGallery(cards=(card,)),
+                    parts.Notices(lines=(EVIL,)),
+                    parts.Commands(commands=((EVIL, "fastadv --x '<y>'"),)),
+                    parts.Facts(title=EVIL, facts=((EVIL, EVIL),)),
                 ),
             ),
-            report.Section(title="left out, for it is empty"),
+            parts.Section(title="left out, for it is empty"),
         ),
     )
 
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return report.render_page(page())
+    return render_page(page())
 
 
 def test_it_is_whole_html(html: str) -> None:
@@ -135,7 +137,7 @@ def test_everything_is_escaped(html: str) -> None:
 
 
 def test_the_same_page_gives_the_same_bytes(html: str) -> None:
-    assert report.render_page(page()) == html
+    assert render_page(page()) == html
     assert re.search(r"20\d\d-\d\d-\d\d", html) is None
 
 
@@ -204,7 +206,7 @@ def test_images_are_inside_without_loss(html: str) -> None:
 
 def test_png_where_there_is_no_webp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastadv.report.page.features.check", lambda _: False)
-    head, _, data = report.data_uri(FACE).partition(",")
+    head, _, data = data_uri(FACE).partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         np.testing.assert_array_equal(np.asarray(image), FACE)
@@ -213,7 +215,7 @@ def test_png_where_there_is_no_webp(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_difference_is_amplified_around_grey() -> None:
     original = np.full((1, 2, 3), 100, np.uint8)
     changed = np.array([[[100, 101, 99], [108, 92, 200]]], np.uint8)
-    assert report.amplified(original, changed, 15).tolist() == [[[128, 143, 113], [248, 8, 255]]]
+    assert amplified(original, changed, 15).tolist() == [[[128, 143, 113], [248, 8, 255]]]
 
 
 def test_numbers_as_text() -> None:
@@ -245,26 +247,26 @@ def test_figures_show_what_they_are_given() -> None:
 
 
 def test_many_kinds_of_ticks_share_bars() -> None:
-    plot = report.ticks_plot(np.arange(1000), title="ticks")
+    plot = ticks_plot(np.arange(1000), title="ticks")
     assert plot.svg.count('id="patch_') < 60
-    assert "model evaluations" in report.ticks_plot([5, 5], title="ticks").svg
+    assert "model evaluations" in ticks_plot([5, 5], title="ticks").svg
 
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match="rows: expected 2 cells, got 3"):
-        report.Table(header=("a", "b"), rows=(("1", "2", "3"),))
+        parts.Table(header=("a", "b"), rows=(("1", "2", "3"),))
     with pytest.raises(ValueError, match="curves: expected at least one"):
-        report.roc_plot([], negatives=3)
+        roc_plot([], negatives=3)
     with pytest.raises(ValueError, match="ticks: expected at least one image"):
-        report.ticks_plot([], title="x")
+        ticks_plot([], title="x")
     with pytest.raises(ValueError, match="expected arrays of one length"):
-        report.similarity_plot("x", [1, 2], [1], [True, False], threshold=0, span=(0, 1))
+        similarity_plot("x", [1, 2], [1], [True, False], threshold=0, span=(0, 1))
     with pytest.raises(ValueError, match="span: expected two growing numbers"):
-        report.similarity_plot("x", [1], None, [True], threshold=0, span=(1, 1))
+        similarity_plot("x", [1], None, [True], threshold=0, span=(1, 1))
     with pytest.raises(ValueError, match=r"image: expected \(H, W, 3\) uint8"):
-        report.data_uri(FACE.astype(np.float32))
+        data_uri(FACE.astype(np.float32))
     with pytest.raises(ValueError, match="original, changed: expected one shape"):
-        report.amplified(FACE, FACE[:3], 1)
+        amplified(FACE, FACE[:3], 1)
 
 
 def test_without_the_extra_the_message_helps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,10 +275,10 @@ def test_without_the_extra_the_message_helps(monkeypatch: pytest.MonkeyPatch) ->
     _environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'fastadv\[report\]'"):
-        report.render_page(page())
+        render_page(page())
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'fastadv\[report\]'"):
-        report.ticks_plot([1], title="x")
+        ticks_plot([1], title="x")
     _environment.cache_clear()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from fastadv.report import Curve, roc_figure, save_figure
+from fastadv.report.roc import Curve, roc_figure, save_figure
 
 CLEAN = Curve(label="clean", far=[0, 0, 0.01, 1], tar=[0, 0.9, 0.97, 1])
 AFTER = Curve(label="attacked", far=[0, 0.3, 1], tar=[0, 0.4, 1], after=True)

@@ -8,7 +8,8 @@ import numpy as np
 
 from fastadv.core import text
 from fastadv.data import ManifestRow
-from fastadv.report import Plot, distribution_plot, levels_plot
+from fastadv.report.distributions import distribution_plot, levels_plot
+from fastadv.report.parts import Plot
 
 _WITHIN = 5  # grey levels, of which the paper gives the share
 

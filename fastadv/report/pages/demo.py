@@ -14,11 +14,13 @@ from fastadv.data import read_image, to_uint8
 from fastadv.data.run_files import IMAGES
 from fastadv.engine import notices
 from fastadv.recognition import VerificationReport
-from fastadv.report import Card, CardGallery, Commands, Page, Plot, Table, Tiles, render_page, ticks_plot
+from fastadv.report.figures import ticks_plot
+from fastadv.report.page import render_page
 from fastadv.report.pages import parts
 from fastadv.report.pages.curves import ROC, draw_verification
 from fastadv.report.pages.frame import PAGE, plots, section, tiles
 from fastadv.report.pages.frame import notices as noted
+from fastadv.report.parts import Card, CardGallery, Commands, Page, Plot, Table, Tiles
 from fastadv.runs import describe
 from fastadv.runs.attack import NORMS_NOTE, source_name
 from fastadv.studies.demo import DemoResult, DemoRun

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
-from fastadv.report import Table
+from fastadv.report.parts import Table
 from fastadv.studies.identify import JSON
 
 Line = tuple[str, float | None, float | None]

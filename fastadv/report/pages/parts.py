@@ -15,18 +15,10 @@ from fastadv.attacks.options import options_of
 from fastadv.core import text
 from fastadv.data import ManifestRow
 from fastadv.recognition import roc
-from fastadv.report import (
-    Card,
-    Curve,
-    Facts,
-    Picture,
-    Plot,
-    Shot,
-    amplified,
-    roc_plot,
-    similarity_plot,
-)
-from fastadv.report.parts import Tone
+from fastadv.report.figures import roc_plot, similarity_plot
+from fastadv.report.page import amplified
+from fastadv.report.parts import Card, Facts, Picture, Plot, Shot, Tone
+from fastadv.report.roc import Curve
 from fastadv.runs import describe
 from fastadv.runs.attack import met_before, source_name
 

@@ -10,17 +10,20 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_least
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.run_files import IMAGES, RUN
 from fastadv.engine import notices
-from fastadv.report import Card, CardGallery, Commands, Page, Part, Plot, Plots, Table, Tiles, render_page, ticks_plot
+from fastadv.report.figures import ticks_plot
+from fastadv.report.page import render_page
 from fastadv.report.pages import identify as identify_page
 from fastadv.report.pages import parts
 from fastadv.report.pages.change import change_figures, series_of
 from fastadv.report.pages.frame import PAGE, page_of, plots, section, tiles
 from fastadv.report.pages.frame import notices as noted
+from fastadv.report.parts import Card, CardGallery, Commands, Page, Part, Plot, Plots, Table, Tiles
 from fastadv.runs.attack import NORMS_NOTE, AttackSummary, source_name, summarise, summary_rows
 from fastadv.runs.inputs import open_faces
 
@@ -124,8 +127,7 @@ def render(
         ImportError: jinja2 or matplotlib is not installed.
         OSError: The file cannot be written.
     """
-    if examples < 0:
-        raise ArgumentError(f"examples: expected 0 or more, got {examples}")
+    check_least("examples", examples, 0)
     run = read_run(Path(folder))
     others = [read_run(Path(other)) for other in beside]
     page = run_page(run, data=data, landmarks=landmarks, examples=examples, beside=others)

@@ -273,10 +273,7 @@ def _cards(folder: Path, source: FaceSource | None) -> tuple[Card, ...]:
         row = lists[0][place]
         name = row.name.split("/", 2)[2].split("__")[0].replace("+", "/")
         original, other = (to_uint8(source.load(n).image) for n in (name, row.target))
-        shots = [
-            parts.shot("original", original, name),
-            parts.shot("target", other, row.target),
-        ]
+        shots = [parts.shot("original", original, name), parts.shot("target", other, row.target)]
         for method, made in by_method.items():
             image = read_image(folder / IMAGES / f"{made[place].name}.png")
             shots.append(parts.attacked_shot(method, made[place], image, original, factor))

@@ -21,15 +21,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.progress import Progress
 from fastadv.data import FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
-from fastadv.defences import (
-    Attacker,
-    Defence,
-    SelectiveDropout,
-    ThreatModel,
-    Trial,
-    gradient_ratio,
-    suspicions,
-)
+from fastadv.defences import Attacker, Defence, SelectiveDropout, ThreatModel, Trial, gradient_ratio, suspicions
 from fastadv.defences.evade_detector import WatchedModel
 from fastadv.engine import run
 from fastadv.models import FaceModel, fixed_batches, prepare

@@ -9,32 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fastadv import defences
 from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import file_hash
 from fastadv.core.numbers import parse_eps
 from fastadv.data import FaceSource
-from fastadv.defences import (
-    Adaptive,
-    AttackAsDefence,
-    BitDepth,
-    Chain,
-    Defence,
-    GaussianBlur,
-    InputDefence,
-    Jpeg,
-    MeanFilter,
-    Median,
-    Noise2Clean,
-    OneOf,
-    PerfectKnowledge,
-    RandomResizePad,
-    Retrained,
-    SelectiveDropout,
-    ThreatModel,
-    ZeroKnowledge,
-    networks_of,
-)
 from fastadv.detection import Detector
 from fastadv.models.identity import state_hash
 from fastadv.runs.goals import check_goal
@@ -47,15 +27,15 @@ FORMS = (
     "attacked"
 )
 
-_FILTERS: Mapping[str, tuple[Callable[..., InputDefence], tuple[tuple[str, Callable[[str], Any]], ...]]] = (
+_FILTERS: Mapping[str, tuple[Callable[..., defences.InputDefence], tuple[tuple[str, Callable[[str], Any]], ...]]] = (
     MappingProxyType(
         {
-            "mean": (MeanFilter, (("size", int),)),
-            "gauss": (GaussianBlur, (("size", int), ("sigma", float))),
-            "median": (Median, (("size", int),)),
-            "bits": (BitDepth, (("bits", int),)),
-            "jpeg": (Jpeg, (("quality", int), ("gradient", str))),
-            "resize-pad": (RandomResizePad, (("smallest", float),)),
+            "mean": (defences.MeanFilter, (("size", int),)),
+            "gauss": (defences.GaussianBlur, (("size", int), ("sigma", float))),
+            "median": (defences.Median, (("size", int),)),
+            "bits": (defences.BitDepth, (("bits", int),)),
+            "jpeg": (defences.Jpeg, (("quality", int), ("gradient", str))),
+            "resize-pad": (defences.RandomResizePad, (("smallest", float),)),
         }
     )
 )
@@ -74,7 +54,7 @@ class Planned:
     """
 
     label: str
-    defence: Defence | SelectiveDropout | None
+    defence: defences.Defence | defences.SelectiveDropout | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,11 +96,11 @@ def parse_defence(text: str) -> Planned:
         file = Path(text.partition(":")[2])
         if not file.is_file():
             raise ArgumentError(f"defence: expected weights:FILE with a file that exists, got {text!r}")
-        made = Retrained(file=file)
+        made = defences.Retrained(file=file)
         return Planned(label=made.name, defence=made)
     if name == "selective":
         fields = _fields(text, numbers, (("gamma", int), ("kappa", float)))
-        return Planned(label=text, defence=SelectiveDropout(**fields))
+        return Planned(label=text, defence=defences.SelectiveDropout(**fields))
     found = _ATTACK.fullmatch(text)
     if found:
         kind, inner, start, threshold = found.groups()
@@ -128,23 +108,24 @@ def parse_defence(text: str) -> Planned:
         if threshold:
             fields.update(_fields(text, [threshold], (("threshold", float),)))
         return Planned(
-            label=text, defence=AttackAsDefence(attack=read_attack(inner).recipe(), known=kind == "known", **fields)
+            label=text,
+            defence=defences.AttackAsDefence(attack=read_attack(inner).recipe(), known=kind == "known", **fields),
         )
     # folder and file tell denoisers apart, and fit into tables and plots
     label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)
     return Planned(label=label, defence=_filter(text))
 
 
-def _filter(text: str) -> InputDefence:
+def _filter(text: str) -> defences.InputDefence:
     parts = _split(text, "+")
     if len(parts) > 1:
-        return Chain(parts=tuple(_filter(part) for part in parts))
+        return defences.Chain(parts=tuple(_filter(part) for part in parts))
     inside = _ONE_OF.fullmatch(text)
     if inside:
-        return OneOf(parts=tuple(_filter(part) for part in _split(inside[1], "|")))
+        return defences.OneOf(parts=tuple(_filter(part) for part in _split(inside[1], "|")))
     name, *numbers = text.split(":")
     if name == "noise2clean":
-        return Noise2Clean.from_file(text.partition(":")[2]) if numbers else Noise2Clean()
+        return defences.Noise2Clean.from_file(text.partition(":")[2]) if numbers else defences.Noise2Clean()
     if name not in _FILTERS:
         raise ArgumentError(f"defence: expected {NONE}, {FORMS}, got {text!r}")
     make, fields = _FILTERS[name]
@@ -175,7 +156,9 @@ def _fields(text: str, given: Sequence[str], fields: Sequence[tuple[str, Callabl
     return found
 
 
-def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: float | None = None) -> ThreatModel:
+def parse_threat(
+    text: str, *, detector: Detector | None = None, false_alarm: float | None = None
+) -> defences.ThreatModel:
     """A threat model from ``"zero"``, ``"perfect[:SAMPLES]"`` or ``"adaptive[:SAMPLES]"``.
 
     Args:
@@ -189,18 +172,18 @@ def parse_threat(text: str, *, detector: Detector | None = None, false_alarm: fl
     name, colon, samples = text.partition(":")
     count = int(samples) if colon and samples.isascii() and samples.isdigit() else 1
     if text == "zero":
-        return ZeroKnowledge()
+        return defences.ZeroKnowledge()
     if name not in ("perfect", "adaptive") or (colon and not samples.isdigit()):
         raise ArgumentError(f"threat: expected zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
     if name == "perfect":
-        return PerfectKnowledge(samples=count)
+        return defences.PerfectKnowledge(samples=count)
     if detector is None or detector.thresholds is None:
         raise ArgumentError(
             "detector: expected a calibrated one for the threat 'adaptive', got "
             + ("none" if detector is None else "one without thresholds")
         )
     rate = detector.thresholds.usual_rate if false_alarm is None else false_alarm
-    return Adaptive(detector=detector, threshold=detector.thresholds.at(rate), samples=count)
+    return defences.Adaptive(detector=detector, threshold=detector.thresholds.at(rate), samples=count)
 
 
 def files_of(planned: Sequence[Planned]) -> dict[str, str]:
@@ -209,9 +192,9 @@ def files_of(planned: Sequence[Planned]) -> dict[str, str]:
     Raises:
         OSError: A file cannot be read.
     """
-    found = {p.label: file_hash(p.defence.file) for p in planned if isinstance(p.defence, Retrained)}
+    found = {p.label: file_hash(p.defence.file) for p in planned if isinstance(p.defence, defences.Retrained)}
     for plan in planned:
-        hashes = [state_hash(network) for network in networks_of(plan.defence)]
+        hashes = [state_hash(network) for network in defences.networks_of(plan.defence)]
         if hashes:
             found[plan.label] = ",".join(hashes)
     return found

@@ -13,6 +13,7 @@ import torch
 
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
@@ -20,30 +21,11 @@ from fastadv.defences.evade_detector import check_adapts
 from fastadv.detection import Detector, Thresholds, load_detector
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
+from fastadv.studies.detection import fit, measure
 from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.features import Features, scores_of
-from fastadv.studies.detection.fit import (
-    EVALUATION,
-    FITTED,
-    Configuration,
-    aside,
-    failures,
-    fitted_cells,
-    level_notes,
-    made_and_read,
-)
-from fastadv.studies.detection.measure import (
-    FALSE_ALARMS,
-    KnnRow,
-    Measured,
-    curve,
-    knn_rows,
-    mean,
-    measure,
-    yardstick_scores,
-)
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
 from fastadv.studies.detection.study import claimed, read_study, reopen
 
@@ -104,10 +86,10 @@ class DetectionEvaluation:
     """
 
     best: str
-    measured: tuple[Measured, ...]
+    measured: tuple[measure.Measured, ...]
     macro: Mapping[tuple[str, str], float]
     curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
-    knn: tuple[KnnRow, ...]
+    knn: tuple[measure.KnnRow, ...]
     adaptive: tuple[AdaptiveRow, ...]
     directions: tuple[Direction, ...]
     cells: tuple[AttackedImages, ...]
@@ -116,12 +98,7 @@ class DetectionEvaluation:
 
 
 def evaluate_folder(
-    path: Path,
-    source: FaceSource,
-    model: FaceModel,
-    config: EvaluateConfig,
-    *,
-    progress: Progress = silent,
+    path: Path, source: FaceSource, model: FaceModel, config: EvaluateConfig, *, progress: Progress = silent
 ) -> DetectionEvaluation:
     """Measure a study's detectors, and write ``evaluation.json`` into its folder. Killed, it goes on.
 
@@ -154,14 +131,13 @@ def evaluate_folder(
             raise ArgumentError(
                 f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
             )
-        if layer not in setting.layers:
-            raise ArgumentError(f"knn_layer: expected one of {', '.join(setting.layers)}, got {layer!r}")
+        check_one_of("knn_layer", layer, setting.layers)
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:
             _check_hidden(thresholds)
         clean = look(setting)
-        seen, notices = fitted_cells(study, setting, clean)
+        seen, notices = fit.fitted_cells(study, setting, clean)
         unseen, more = _unseen(config, setting, clean)
         clashing = sorted(groups & {c.group for c in unseen})
         if clashing:
@@ -171,9 +147,9 @@ def evaluate_folder(
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
         macro = _macro(measured)
-        rows: tuple[KnnRow, ...] = ()
+        rows: tuple[measure.KnnRow, ...] = ()
         if any(cell.made for cell in cells):
-            rows = knn_rows(setting, clean, cells, layer=layer, k=config.k, dimensions=config.dimensions)
+            rows = measure.knn_rows(setting, clean, cells, layer=layer, k=config.k, dimensions=config.dimensions)
         made = DetectionEvaluation(
             best=best,
             measured=measured,
@@ -184,18 +160,18 @@ def evaluate_folder(
             directions=(*trajectory_directions(measured, macro, configurations, best), *knn_directions(rows)),
             cells=cells,
             natural=len(setting.splits.natural["test"]),
-            notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), FALSE_ALARMS)),
+            notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), measure.FALSE_ALARMS)),
         )
-        write_json(path / EVALUATION, describe(made, config))
+        write_json(path / fit.EVALUATION, describe(made, config))
     return made
 
 
-def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str]]:
+def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[str]]:
     """The best detector's label, all detectors, and the groups that they were fitted on."""
     try:
-        found = json.loads((path / FITTED).read_bytes())
+        found = json.loads((path / fit.FITTED).read_bytes())
         configurations = tuple(
-            Configuration(network=d["network"], representatives=d["representatives"], metric=d["metric"])
+            fit.Configuration(network=d["network"], representatives=d["representatives"], metric=d["metric"])
             for d in found["detectors"]
         )
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
@@ -203,11 +179,11 @@ def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
     if best not in {c.label for c in configurations}:
-        raise ArgumentError(f"{path / FITTED}: expected a best detector that it lists, got {best!r}")
+        raise ArgumentError(f"{path / fit.FITTED}: expected a best detector that it lists, got {best!r}")
     return best, configurations, groups
 
 
-def _detector(path: Path, configuration: Configuration, setting: Setting) -> Detector:
+def _detector(path: Path, configuration: fit.Configuration, setting: Setting) -> Detector:
     file = path / "detectors" / f"{configuration.label}.safetensors"
     return load_detector(file, device=setting.model.device)
 
@@ -230,8 +206,8 @@ def _check_hidden(thresholds: Thresholds) -> None:
 def _unseen(
     config: EvaluateConfig, setting: Setting, clean: Clean
 ) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
-    cells, read = made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
-    return cells, (*level_notes((*config.unseen, *config.adaptive)), *failures(cells), *read)
+    cells, read = fit.made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
+    return cells, (*fit.level_notes((*config.unseen, *config.adaptive)), *fit.failures(cells), *read)
 
 
 def _measure(
@@ -242,9 +218,9 @@ def _measure(
     fitted_on: frozenset[str],
     detectors: Mapping[str, Detector],
     best: str,
-) -> tuple[tuple[Measured, ...], dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
+) -> tuple[tuple[measure.Measured, ...], dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
     """Every detector and yardstick on every cell, and on the cells of one group together."""
-    test = aside(setting, "test")
+    test = fit.aside(setting, "test")
     calm = clean.natural.of(setting.splits.natural["test"])
     parts: dict[str, Features] = {"": calm}
     about: dict[str, tuple[AttackedImages, bool]] = {}
@@ -255,15 +231,15 @@ def _measure(
                 name = f"{cell.attack} {kind(cell.targeted)}{'' if known else ' unseen'}"
                 parts[name], about[name] = own, (cell, known)
     scores = {label: {n: scores_of(found, own) for n, own in parts.items()} for label, found in detectors.items()}
-    scores |= yardstick_scores(setting, clean, parts)
-    measured: list[Measured] = []
+    scores |= measure.yardstick_scores(setting, clean, parts)
+    measured: list[measure.Measured] = []
     curves: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
     groups = list(dict.fromkeys((cell.family, cell.targeted, known) for cell, known in about.values()))
     for label, own_scores in scores.items():
         for family, targeted, known in groups:
             names = [n for n, (c, k) in about.items() if (c.family, c.targeted, k) == (family, targeted, known)]
             together = torch.cat([own_scores[n] for n in names])
-            against = partial(measure, label, own_scores[""], family=family, targeted=targeted, seen=known)
+            against = partial(measure.measure, label, own_scores[""], family=family, targeted=targeted, seen=known)
             everybody = [name for n in names for name in parts[n].names]
             measured.append(against(together, names=(calm.names, everybody)))
             if len(names) > 1:
@@ -271,17 +247,17 @@ def _measure(
                     pair = calm.names, parts[n].names
                     measured.append(against(own_scores[n], names=pair, variant=about[n][0].attack))
             if label == best:
-                curves[f"{family} {kind(targeted)}"] = curve(own_scores[""], together)
+                curves[f"{family} {kind(targeted)}"] = measure.curve(own_scores[""], together)
     return tuple(measured), curves
 
 
-def _macro(measured: Sequence[Measured]) -> dict[tuple[str, str], float]:
+def _macro(measured: Sequence[measure.Measured]) -> dict[tuple[str, str], float]:
     """The mean AUC over the families that were fitted on, by detector and kind."""
     made: dict[tuple[str, str], list[float]] = {}
     for row in measured:
         if row.seen and not row.variant:
             made.setdefault((row.detector, kind(row.targeted)), []).append(row.area.value)
-    return {key: mean(values) for key, values in made.items()}
+    return {key: measure.mean(values) for key, values in made.items()}
 
 
 def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any]:
@@ -308,7 +284,7 @@ def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any
     }
 
 
-def _described(row: Measured) -> dict[str, Any]:
+def _described(row: measure.Measured) -> dict[str, Any]:
     return {
         "detector": row.detector,
         "family": row.family,

@@ -315,12 +315,7 @@ def _examples(trajectory: Trajectory, found: Mapping[str, Sequence[Features]], g
 
 
 def _fitted(
-    setting: Setting,
-    chosen: Configuration,
-    trajectory: Trajectory,
-    seen: Examples,
-    held: Examples,
-    fitting: FitConfig,
+    setting: Setting, chosen: Configuration, trajectory: Trajectory, seen: Examples, held: Examples, fitting: FitConfig
 ) -> FittedDetector:
     stage = f"fitting {chosen.label}"
     how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63)

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
-from fastadv.detection import (
-    AreaUnderCurve,
-    DeepKnn,
-    LocalDimension,
-    Mahalanobis,
-    auc_interval,
-    calibrate,
-)
+from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanobis, auc_interval, calibrate
 from fastadv.detection.knn import PROCESSINGS, WEIGHTINGS, KnnScore, fit_knn
 from fastadv.detection.measures import resolved
 from fastadv.recognition import roc

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.faces import require
@@ -169,8 +170,7 @@ def draw_splits(
             raise ArgumentError(f"{argument}: expected at least 1, got {count}")
     if not (0 < validate < 1 and 0 < test < 1 and validate + test < 1):
         raise ArgumentError(f"validate and test: expected shares above 0 with a sum below 1, got {validate} and {test}")
-    if by not in SPLITS:
-        raise ArgumentError(f"split_by: expected one of {', '.join(SPLITS)}, got {by!r}")
+    check_one_of("split_by", by, SPLITS)
     grouped = by_identity(names)
     people = sorted(grouped)
     if len(people) < 3:

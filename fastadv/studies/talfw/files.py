@@ -46,12 +46,7 @@ class Written:
 
 
 def write_images(
-    names: Sequence[str],
-    source: FaceSource,
-    folder: RunFolder,
-    out: Path,
-    stored: ImageFormat,
-    progress: Progress,
+    names: Sequence[str], source: FaceSource, folder: RunFolder, out: Path, stored: ImageFormat, progress: Progress
 ) -> list[Written]:
     """Write every named image, changed where the run has a crop of it; a measurement comes for each of those.
 

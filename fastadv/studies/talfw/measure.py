@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from fastadv.attacks import Evade, Goal, Impersonate, Recipe, check_recipe
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import is_temporary, write_json
-from fastadv.data import LFW, Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
+from fastadv.data import Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
 from fastadv.data.cover import cover
 from fastadv.data.names import several
 from fastadv.data.stored import ImageFormat, is_grey
@@ -28,14 +29,7 @@ from fastadv.runs.embedding import embed, names_of, pair_scores
 from fastadv.runs.goals import check_goal
 from fastadv.runs.production import Order, produce
 from fastadv.runs.work import Work
-from fastadv.studies.talfw.files import (
-    intact,
-    open_written,
-    write_checksums,
-    write_images,
-    write_landmarks,
-    write_pairs,
-)
+from fastadv.studies.talfw import files
 
 TARGETS = ("all", "one")
 CROPS = "crops"
@@ -109,9 +103,8 @@ def plan(source: FaceSource, pairs: Sequence[Pair], *, targets: str = "all") -> 
             image or its landmarks are missing.
         PairError: A pair of an image with itself.
     """
-    if targets not in TARGETS:
-        raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
-    if not isinstance(source, (LFW, IdentityFolder)):
+    check_one_of("targets", targets, TARGETS)
+    if not isinstance(source, IdentityFolder):
         raise ArgumentError(f"data: expected a folder of image files, got {type(source).__name__}; unpack it first")
     if source.size is None:
         raise ArgumentError("data: expected a source of aligned crops, got one of whole files (size=None)")
@@ -161,8 +154,7 @@ def choose_targets(targets: str | None, attack: Recipe) -> str:
     check_recipe(attack)
     if targets is None:
         return "one" if attack.surrogate.needs_images else "all"
-    if targets not in TARGETS:
-        raise ArgumentError(f"targets: expected one of {', '.join(TARGETS)}, got {targets!r}")
+    check_one_of("targets", targets, TARGETS)
     if targets == "all" and attack.surrogate.needs_images:
         raise ArgumentError(f"targets: expected one for {attack.name}, which compares with a single image, got all")
     return targets
@@ -247,7 +239,7 @@ def build(
     check_threshold(threshold, pairs)
     check_goal(attack, "impersonate")
     stored, folder, progress = stored or ImageFormat(), work.into, work.progress
-    if (out / SUMMARY).is_file() and folder.finished and intact(out):
+    if (out / SUMMARY).is_file() and folder.finished and files.intact(out):
         held = _read_summary(out / SUMMARY)
         if held is not None:
             return held
@@ -276,11 +268,11 @@ def build(
             rows.update((row.name, row) for row in found)
         made[kind] = summarise([rows[aim.name] for aim in aims if aim.goal == kind]) if rows else None
     folder.finish([aim.name for aim in aims])
-    written = write_images(everybody, source, folder, out, stored, progress)
-    write_landmarks(everybody, source, out, stored)
-    write_pairs(pairs, source, out)
-    write_checksums(out)
-    read = embed(open_written(source, out), [aim.name for aim in aims], model, progress=progress)
+    written = files.write_images(everybody, source, folder, out, stored, progress)
+    files.write_landmarks(everybody, source, out, stored)
+    files.write_pairs(pairs, source, out)
+    files.write_checksums(out)
+    read = embed(files.open_written(source, out), [aim.name for aim in aims], model, progress=progress)
     summary = TalfwSummary(
         pairs=len(pairs),
         images=len(everybody),

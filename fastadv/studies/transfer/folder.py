@@ -14,17 +14,9 @@ from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.embedding import names_of
 from fastadv.runs.inputs import PairChoice, RunInputs, open_faces, open_named_model
+from fastadv.studies.transfer import plan as planning
 from fastadv.studies.transfer import results, untargeted
 from fastadv.studies.transfer.measure import transfer
-from fastadv.studies.transfer.plan import (
-    UNIVERSAL,
-    TransferSettings,
-    calibrate,
-    check_far,
-    check_plan,
-    draw_images,
-    parse_method,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +98,7 @@ def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> Trans
             untargeted.save(compared, work.into)
             return TransferFound(source=study.source, untargeted=compared)
         verifiers = {
-            name: calibrate(study.source, study.listed, model, far=plan.far, progress=progress)
+            name: planning.calibrate(study.source, study.listed, model, far=plan.far, progress=progress)
             for name, model in study.models.items()
         }
         found = transfer(study.source, verifiers, study.settings, work)
@@ -119,7 +111,9 @@ class _Opened:
 
     def __init__(self, plan: TransferPlan) -> None:
         self.plan = plan
-        self.kinds = [m if plan.untargeted and m == UNIVERSAL else parse_method(m) for m in plan.methods]
+        self.kinds = [
+            m if plan.untargeted and m == planning.UNIVERSAL else planning.parse_method(m) for m in plan.methods
+        ]
         self.specs = [kind for kind in self.kinds if isinstance(kind, AttackSpec)]
         if plan.untargeted and (plan.surrogates is None or len(plan.surrogates) != 1 or plan.at is not None):
             raise ArgumentError(
@@ -132,7 +126,7 @@ class _Opened:
         self.source = open_faces(plan.inputs.data, size=size[0], landmarks=plan.inputs.landmarks)
         self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
         self.used = set(names_of(self.listed))
-        self.settings = TransferSettings(
+        self.settings = planning.TransferSettings(
             surrogates=self.surrogates,
             methods=self.specs,
             eps=plan.eps,
@@ -150,10 +144,10 @@ class _Opened:
                 self.models, surrogate=self.surrogates[0], methods=self.kinds, eps=plan.eps, steps=plan.steps
             )
             return
-        check_plan(self.models, self.settings)
-        for names in draw_images(self.source, plan.images, seed=plan.inputs.seed):
+        planning.check_plan(self.models, self.settings)
+        for names in planning.draw_images(self.source, plan.images, seed=plan.inputs.seed):
             self.used.update(names)
-        check_far(plan.far, self.listed)
+        planning.check_far(plan.far, self.listed)
 
     def identity(self) -> RunIdentity:
         """Everything that an output depends on."""

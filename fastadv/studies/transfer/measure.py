@@ -24,14 +24,7 @@ from fastadv.engine import trace
 from fastadv.models import FaceModel, prepare
 from fastadv.runs.embedding import embed, outputs
 from fastadv.runs.work import Work
-from fastadv.studies.transfer.plan import (
-    TransferSettings,
-    Verifier,
-    check_plan,
-    draw_images,
-    members,
-    negative_pairs,
-)
+from fastadv.studies.transfer.plan import TransferSettings, Verifier, check_plan, draw_images, members, negative_pairs
 from fastadv.studies.transfer.results import Transfer, TransferCell
 
 _BLOCK = 64  # pairs that are attacked side by side, and written together

@@ -15,6 +15,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable, too_rare
 from fastadv.data import FaceSource, Pair
+from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel
 from fastadv.recognition import threshold_at_far
 from fastadv.runs.embedding import embed, names_of, pair_scores
@@ -96,6 +97,17 @@ class TransferSettings:
     images: int
 
 
+def check_once(argument: str, given: Sequence[str]) -> None:
+    """Refuse what is given twice, or not at all.
+
+    Raises:
+        ValueError: It is one.
+    """
+    twice = [name for name in given if given.count(name) > 1]
+    if twice or not given:
+        raise ArgumentError(f"{argument}: expected each one once, got {twice[0] + ' twice' if twice else 'none'}")
+
+
 def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> None:
     """Refuse a study that could not be finished, before anything is embedded.
 
@@ -105,10 +117,8 @@ def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> N
             there are more pairs than the images give.
     """
     surrogates, methods = settings.surrogates, settings.methods
-    for argument, given in (("surrogate", list(surrogates)), ("method", [m.label for m in methods])):
-        twice = [name for name in given if given.count(name) > 1]
-        if twice or not given:
-            raise ArgumentError(f"{argument}: expected each one once, got {twice[0] + ' twice' if twice else 'none'}")
+    check_once("surrogate", surrogates)
+    check_once("method", [m.label for m in methods])
     longest = 0
     for surrogate in surrogates:
         model, *others = members(surrogate, models)
@@ -191,24 +201,19 @@ def draw_images(source: FaceSource, count: int, *, seed: int) -> tuple[list[str]
     Raises:
         ValueError: There are not so many people.
     """
-    first: dict[str, str] = {}
-    for name in source.names:
-        first.setdefault(name.rpartition("/")[0], name)
-    people = sorted(first)
+    grouped = by_identity(source.names)
+    people = sorted(grouped)
     if len(people) < 2 * count:
         raise ArgumentError(
             f"images: expected at most {len(people) // 2}, half of the {len(people)} people of the data, got {count}"
         )
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(people))[: 2 * count]
-    names = [first[people[k]] for k in chosen]
+    names = [grouped[people[k]][0] for k in chosen]
     return names[:count], names[count:]
 
 
 def negative_pairs(
-    sources: Sequence[str],
-    targets: Sequence[str],
-    accepted: NDArray[np.bool_],
-    count: int,
+    sources: Sequence[str], targets: Sequence[str], accepted: NDArray[np.bool_], count: int
 ) -> list[tuple[str, str]]:
     """The first ``count`` pairs that no network accepts, so that images repeat as late as possible.
 

@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from fastadv.core.files import write_json
 from fastadv.data import RunFolder
 from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
-from fastadv.studies.transfer.plan import (
-    BASES,
-    Verifier,
-)
+from fastadv.studies.transfer.plan import BASES, Verifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,6 +15,7 @@ from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe
 from fastadv.attacks.change import level_note, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
+from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.notices import notify
 from fastadv.core.provenance import software
@@ -25,7 +26,7 @@ from fastadv.recognition import auc, eer, tar_at_far
 from fastadv.runs.embedding import embed, names_of, outputs
 from fastadv.runs.production import Order, produce
 from fastadv.runs.work import Work
-from fastadv.studies.transfer.plan import UNIVERSAL
+from fastadv.studies.transfer.plan import UNIVERSAL, check_once
 from fastadv.surrogates.gd_uap import RangePrior, gd_uap
 
 _BATCH = 16
@@ -145,12 +146,8 @@ def check_plan(
         ValueError: The surrogate is not among the networks, a method is given twice, needs labels, has no random
             start, or does not take what is given.
     """
-    if surrogate not in models:
-        raise ArgumentError(f"surrogate: expected one of {', '.join(models)}, got {surrogate!r}")
-    labels = [m if isinstance(m, str) else m.label for m in methods]
-    twice = [label for label in labels if labels.count(label) > 1]
-    if twice or not labels:
-        raise ArgumentError(f"method: expected each one once, got {twice[0] + ' twice' if twice else 'none'}")
+    check_one_of("surrogate", surrogate, models)
+    check_once("method", [m if isinstance(m, str) else m.label for m in methods])
     for method in methods:
         if not isinstance(method, str):
             _away(method, eps=eps, steps=steps)
