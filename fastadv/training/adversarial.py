@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Goal, Linf, Misclassify, Rows, SignGradient, fim_steps
-from fastadv.attacks.goal import Compared, check_references
+from fastadv.attacks.goal import check_references
+from fastadv.attacks.verification_goals import Compared
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.engine import Engine, trace
@@ -127,7 +128,6 @@ class AwayOrTowards(Compared):
     """
 
     accepted: ClassVar[bool] = False
-    held: ClassVar[tuple[str, ...]] = ("references", "towards")
     references: Tensor
     towards: Tensor
     threshold: float = 0.0
@@ -137,7 +137,7 @@ class AwayOrTowards(Compared):
         check_references("references", self.references)
 
     @property
-    def labels(self) -> Tensor:  # type: ignore[override]
+    def labels(self) -> Tensor:
         """The engine carries one whole number an image: here, which way it goes."""
         return self.towards
 
