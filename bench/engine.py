@@ -16,6 +16,7 @@ from fastadv import attacks
 from fastadv.attacks import Goal, Impersonate, Linf, Recipe, SignGradient
 from fastadv.data import LFW
 from fastadv.engine import Engine, Job, stream_jobs
+from fastadv.engine.carried import Carried
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.slots import Slots
@@ -178,10 +179,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
                 InFlight(
                     job=j,
                     image=x[i],
-                    reference=reference[i],
-                    others=(),
-                    target=None,
-                    label=None,
+                    parts=(Carried(reference=reference[i]),),
                     score_before=0.0,
                     met_at_start=False,
                     reached=False,

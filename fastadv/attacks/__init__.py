@@ -8,10 +8,12 @@ from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from fastadv.attacks.catalog import CATALOG, by_name
 from fastadv.attacks.catalog import listed as list
+from fastadv.attacks.classifier_goals import ClassifyAs, Misclassify
+from fastadv.attacks.conjunction import Conjunction
 from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.feature_goals import GalleryClass, MatchFeatures
 from fastadv.attacks.gallery import Gallery
-from fastadv.attacks.goal import ClassifyAs, Evade, Goal, Impersonate, Misclassify, Rows
+from fastadv.attacks.goal import Goal, Rows
 from fastadv.attacks.lbfgs_penalty import LBFGS
 from fastadv.attacks.lbfgsb import LBFGSB
 from fastadv.attacks.minimal_catalog import (
@@ -70,6 +72,7 @@ from fastadv.attacks.transferable import (
     ti_di_m_fim,
     ti_fim,
 )
+from fastadv.attacks.verification_goals import Evade, Impersonate
 
 __all__ = [
     "APGD",
@@ -84,6 +87,7 @@ __all__ = [
     "CarliniWagnerL0",
     "CarliniWagnerLinf",
     "ClassifyAs",
+    "Conjunction",
     "DeepFool",
     "Evade",
     "Evaluation",

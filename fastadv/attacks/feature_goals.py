@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.gallery import Gallery
-from fastadv.attacks.goal import RowGoal, Rows, check_classes, check_references
+from fastadv.attacks.goal import Goal, Rows, check_classes, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_int, is_number
@@ -17,7 +17,7 @@ from fastadv.models.outputs import at_layer
 
 
 @dataclass(frozen=True)
-class MatchFeatures(RowGoal):
+class MatchFeatures(Goal):
     """Have the features of a guide: ``J = -||phi_k(x) - phi_k(guide)||_2^2``, achieved at or below a distance.
 
     Attributes:
@@ -33,8 +33,6 @@ class MatchFeatures(RowGoal):
     """
 
     metric: ClassVar[str] = "feature_distance"
-    labels: ClassVar[None] = None
-    held: ClassVar[tuple[str, ...]] = ("guides",)
     guides: Tensor
     layer: str | None = None
     threshold: float = 0.0
@@ -51,7 +49,7 @@ class MatchFeatures(RowGoal):
             raise ArgumentError(f"threshold: expected a distance of at least 0, got {brief(self.threshold)}")
 
     @property
-    def output(self) -> str:  # type: ignore[override]
+    def output(self) -> str:
         """``"embedding"``, or the layer's."""
         return "embedding" if self.layer is None else at_layer(self.layer)
 
@@ -75,7 +73,7 @@ class MatchFeatures(RowGoal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GalleryClass(RowGoal):
+class GalleryClass(Goal):
     """Be identified as a class, or as any but the own one, by the templates of a gallery.
 
     ``J = -||F(x) - g||_2^2``: the kNN-guided deep-feature attack, whose verdict is the gallery's. With guides, g is
@@ -103,7 +101,6 @@ class GalleryClass(RowGoal):
     """
 
     metric: ClassVar[str] = "template_margin"
-    held: ClassVar[tuple[str, ...]] = ("labels", "guides")
     by_templates: ClassVar[bool] = True
     gallery: Gallery
     labels: Tensor

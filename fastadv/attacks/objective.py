@@ -1,14 +1,13 @@
-"""A goal of your own: any function of the model's output as the loss to ascend."""
+"""A goal of your own without a class: any function of the model's output as the loss to ascend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from fastadv.attacks.goal import Goal, RowGoal, Rows, check_classes
+from fastadv.attacks.goal import Goal, Rows, check_classes, check_each
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 
@@ -16,7 +15,7 @@ _OUTPUTS = ("logits", "embedding")
 
 
 @dataclass(frozen=True)
-class Objective(RowGoal):
+class Objective(Goal):
     r"""Ascend a loss of your own: achieved where it is above ``border``. ::
 
         undecided = fa.Objective(lambda logits: -logits.std(1), border=-0.1)
@@ -37,13 +36,10 @@ class Objective(RowGoal):
         ValueError: ``output`` is another, or labels are no whole numbers.
     """
 
-    metric: ClassVar[str] = "loss"
-    references: ClassVar[None] = None
-    held: ClassVar[tuple[str, ...]] = ("labels",)
     function: Callable[..., Tensor]
     border: float = 0.0
     labels: Tensor | None = None
-    output: str = "logits"  # type: ignore[misc]
+    output: str = "logits"
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -56,22 +52,7 @@ class Objective(RowGoal):
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The function's value, checked to be one number an image."""
         value = self.function(outputs) if rows.label is None else self.function(outputs, rows.label)
-        if not isinstance(value, Tensor) or value.shape != outputs.shape[:1]:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ArgumentError(f"function: expected one number for each of {len(outputs)} images, got {got}")
-        return value
-
-    def score(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """The loss."""
-        return self.loss(outputs, rows)
-
-    def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
-        """Whether the loss is above the border by more than the margin."""
-        return self.loss(outputs, rows) > self.border + margin
-
-    def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """How far the loss is below the border."""
-        return self.border - self.loss(outputs, rows)
+        return check_each("function", value, len(outputs))
 
 
 def as_goal(goal: object) -> Goal:
@@ -80,10 +61,14 @@ def as_goal(goal: object) -> Goal:
     Raises:
         ArgumentTypeError: It is neither.
     """
-    if hasattr(goal, "own_reference"):
-        if isinstance(goal, type):
-            raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {goal.__name__}; call it")
-        return goal  # type: ignore[return-value]
+    if isinstance(goal, Goal):
+        if not hasattr(goal, "__dataclass_fields__"):
+            raise ArgumentTypeError(
+                f"goal: expected a frozen dataclass, got {type(goal).__name__}; write @dataclass(frozen=True) above it"
+            )
+        return goal
+    if isinstance(goal, type) and issubclass(goal, Goal):
+        raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {goal.__name__}; call it")
     if callable(goal):
         return Objective(goal)
     raise ArgumentTypeError(f"goal: expected a goal such as Impersonate(...), got {type(goal).__name__}")

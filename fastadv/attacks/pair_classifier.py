@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.goal import RowGoal, Rows, check_references
+from fastadv.attacks.goal import Goal, Rows, check_references
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_number
@@ -18,7 +18,7 @@ MAX_DISTANCE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairClassifier(RowGoal):
+class PairClassifier(Goal):
     """A pair's probability of being the same person, from its distance d, pushed over one half.
 
     ``P(same) = 1 - 0.5 d / t`` for ``d < t``, else ``0.5 - 0.5 (d - t) / (M - t)``: 1 at distance 0, one half at the
@@ -39,8 +39,6 @@ class PairClassifier(RowGoal):
     """
 
     metric: ClassVar[str] = "probability_same"
-    labels: ClassVar[None] = None
-    held: ClassVar[tuple[str, ...]] = ("references",)
     references: Tensor
     threshold: float
     max_distance: float = MAX_DISTANCE

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks.attack import Attack
-from fastadv.attacks.goal import Goal, Misclassify, RowGoal, Rows
+from fastadv.attacks.classifier_goals import Misclassify
+from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.objective import as_goal
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -70,7 +72,7 @@ class WatchedModel(FaceModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvadeDetector(RowGoal):
+class EvadeDetector(Goal):
     r"""Reach a goal and look natural to a known detector: ``J = J_goal - weight * s``, with its logit s.
 
     To be run on a ``WatchedModel``. Achieved when the goal is achieved and ``s < threshold``. An attack that goes by
@@ -81,10 +83,9 @@ class EvadeDetector(RowGoal):
     not know of the detector.
 
     Attributes:
-        goal: What is wanted besides: a goal on embeddings or logits, for all images; those of one batch share it.
+        goal: What is wanted besides: a goal on embeddings or logits, ``goal_a & goal_b`` too.
         weight: Of the detector's logit, at least 0. A margin on the score is one on the weighted logit too.
         threshold: At and above which an image is flagged; infinite where only the goal decides about success.
-        places: ``(N,)`` int64, which rows of ``goal`` these are; None for all of them in order.
 
     Raises:
         ValueError: A field is out of range, or the goal is on another output.
@@ -96,10 +97,10 @@ class EvadeDetector(RowGoal):
     goal: Goal
     weight: float = 1.0
     threshold: float = math.inf
-    places: Tensor | None = None
     further_columns: ClassVar[int] = 1  # of the outputs that it reads, besides the embedding or the logits
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "goal", as_goal(self.goal))
         if self.goal.output not in _OUTPUTS:
             raise ArgumentError(f"goal: expected one on {' or '.join(_OUTPUTS)}, got one on {brief(self.goal.output)}")
         if not (is_number(self.weight) and self.weight >= 0):
@@ -108,7 +109,7 @@ class EvadeDetector(RowGoal):
             raise ArgumentError(f"threshold: expected a logit, got {brief(self.threshold)}")
 
     @property
-    def output(self) -> str:  # type: ignore[override]
+    def output(self) -> str:
         """The goal's."""
         return self.goal.output
 
@@ -118,24 +119,28 @@ class EvadeDetector(RowGoal):
         return self.goal.metric
 
     @property
-    def own_reference(self) -> bool:  # type: ignore[override]
+    def own_reference(self) -> bool:
         """The goal's."""
         return self.goal.own_reference
 
     @property
     def references(self) -> Tensor | None:
-        """The goal's, of these rows."""
-        return self._of(self.goal.references)
+        """The goal's."""
+        return self.goal.references
 
     @property
     def labels(self) -> Tensor | None:
-        """The goal's, of these rows."""
-        return self._of(self.goal.labels)
+        """The goal's."""
+        return self.goal.labels
+
+    @property
+    def parts(self) -> tuple[Goal, ...]:
+        """The goal's."""
+        return self.goal.parts
 
     def row(self, index: int) -> EvadeDetector:
-        """The goal of one image; what it wants besides is shared."""
-        place = index if self.places is None else int(self.places[index])
-        return replace(self, places=torch.tensor([place]))
+        """The goal of one image."""
+        return replace(self, goal=self.goal.row(index))
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return self.goal.loss(*_bare(outputs, rows)) - self.weight * outputs[:, -1]
@@ -155,9 +160,6 @@ class EvadeDetector(RowGoal):
         if math.isinf(self.threshold) or not self.weight:
             return goal
         return torch.maximum(goal, self.weight * (outputs[:, -1] - self.threshold))
-
-    def _of(self, held: Tensor | None) -> Tensor | None:
-        return held if held is None or self.places is None else held[self.places.to(held.device)]
 
 
 def check_adapts(recipe: Recipe) -> None:
@@ -201,5 +203,9 @@ def _sees_detector(attack: Attack[Any]) -> bool:
 
 def _bare(outputs: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
     """Outputs and rows without the detector's column."""
+    return outputs[:, :-1], _bare_rows(rows)
+
+
+def _bare_rows(rows: Rows) -> Rows:
     reference = None if rows.reference is None else rows.reference[:, :-1]
-    return outputs[:, :-1], replace(rows, reference=reference)
+    return replace(rows, reference=reference, parts=tuple(map(_bare_rows, rows.parts)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Evaluation, Goal, Rows, SlotState
+from fastadv.attacks.goal import check_each
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.rows import SlotRows
 from fastadv.models import FaceModel, fixed_batches
@@ -100,8 +102,9 @@ class Evaluator:
             total: Tensor | None = None
             for k, member in enumerate(self.surrogate.members):
                 outputs = member.outputs(self.goal.output, point, key)
-                own = rows.of(k, part, self._references(member, rows, part, key))
-                loss = self._weighted(k, self.attack.objective(self.goal, outputs, own, query))
+                own = rows.of(k, part, partial(self._embedded, member, key))
+                loss = self.attack.objective(self.goal, outputs, own, query)
+                loss = self._weighted(k, check_each(f"loss of {type(self.goal).__name__}", loss, self.batch))
                 if wanted:
                     gradient = _gradient(loss, point)
                     total = gradient if total is None else total.add_(gradient)
@@ -114,12 +117,10 @@ class Evaluator:
     def _weighted(self, k: int, loss: Tensor) -> Tensor:
         return loss if len(self.surrogate.members) == 1 else loss * self.surrogate.shares[k]
 
-    def _references(self, member: Member, rows: SlotRows, part: slice, key: StepKey) -> Tensor | None:
-        """The embeddings of the images to compare with, by the subnetwork of this evaluation; None if stored."""
-        if rows.targets is None:
-            return None
+    def _embedded(self, member: Member, key: StepKey, images: Tensor) -> Tensor:
+        """Images to compare with, by the subnetwork of this evaluation."""
         with torch.no_grad():
-            return member.outputs(self.goal.output, rows.targets[part], key)
+            return member.outputs(self.goal.output, images, key)
 
     def _note(self, k: int, part: slice, loss: Tensor, outputs: Tensor, own: Rows) -> None:
         into = self.result

@@ -14,7 +14,7 @@ _SUM = 1e-3  # rounding of a sum of probabilities, also in bfloat16's products
 
 def class_count(goal: Goal, logits: Tensor) -> int:
     """How many classes the logits ``(N, K)`` are of; a goal such as ``EvadeDetector`` reads further columns."""
-    return logits.shape[1] - int(getattr(goal, "further_columns", 0))
+    return logits.shape[1] - goal.further_columns
 
 
 def check_head(model: FaceModel, goal: Goal, logits: Tensor) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_int
+from fastadv.engine.carried import Carried
 
 ZERO_GRADIENT = "zero_gradient"
 NONFINITE_GRADIENT = "nonfinite_gradient"
@@ -89,10 +91,7 @@ class InFlight:
     Attributes:
         job: As it came.
         image: The clean image on the device.
-        reference: Unit embedding ``(D,)`` by the attacked model, or None.
-        others: Unit embeddings by the surrogate's further networks, where they are computed once.
-        target: The image that is embedded at every evaluation, or None.
-        label: The class, or None.
+        parts: What each part of the goal compares it with.
         score_before: The goal's score of the clean image.
         met_at_start: Whether the clean image reaches the goal.
         reached: Whether it does so with the attack's margin.
@@ -104,10 +103,7 @@ class InFlight:
 
     job: Job
     image: Tensor
-    reference: Tensor | None
-    others: tuple[Tensor, ...]
-    target: Tensor | None
-    label: int | None
+    parts: tuple[Carried, ...]
     score_before: float
     met_at_start: bool
     reached: bool
@@ -115,14 +111,6 @@ class InFlight:
     ticks: int = 1
     nonfinite: int = 0
     zero: int = 0
-
-
-def row_count(goal: Goal) -> int | None:
-    """For how many images a goal holds references or labels; None where it needs none."""
-    if goal.own_reference:
-        return None
-    held = goal.references if goal.references is not None else goal.labels
-    return None if held is None else len(held)
 
 
 def check_id(name: str, value: int) -> None:
@@ -139,17 +127,24 @@ def same_kind(goal: Goal, other: Goal) -> bool:
     """Whether two goals differ in their rows only, so that one batch can hold both."""
     if type(goal) is not type(other) or goal.own_reference != other.own_reference:
         return False
+    held = goal.held
     names = [f.name for f in fields(goal)]  # type: ignore[arg-type]
-    return all(_alike(getattr(goal, n), getattr(other, n)) for n in names)
+    return all(_alike(getattr(goal, n), getattr(other, n), rows=n in held) for n in names)
 
 
-def _alike(a: object, b: object) -> bool:
-    """Whether two fields are rows both, equal settings, or goals of one kind: a goal may hold another."""
+def _alike(a: object, b: object, *, rows: bool = False) -> bool:
+    """Whether two fields are rows both, equal settings, or goals of one kind: a goal may hold others."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor)
-    if hasattr(a, "own_reference") and hasattr(b, "own_reference"):
-        return same_kind(a, b)  # type: ignore[arg-type]
-    return a is b or a == b
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and (rows or a is b or _equal(a, b))
+    if isinstance(a, Goal) and isinstance(b, Goal):
+        return same_kind(a, b)
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return a is b or bool(a == b)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
 
 
 def notices(results: Iterable[tuple[str, tuple[str, ...]]], *, most: int = 5) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fastadv.attacks import Budget, Goal, Rows
 from fastadv.attacks.change import below_a_level, norms
+from fastadv.attacks.goal import check_each
 from fastadv.core.errors import ArgumentError
+from fastadv.engine.carried import Carried, rows_of, together
 from fastadv.engine.evaluate import fixed_outputs, layout_of
 from fastadv.engine.heads import class_count
 from fastadv.engine.job import (
@@ -58,24 +60,17 @@ class Judge:
     def enter(self, jobs: list[Job], images: Tensor) -> list[InFlight]:
         """Embed references once, measure the clean images, and note the goals that are met already."""
         clean = self.outputs(images)
-        compared = self._compared(jobs, images)
-        reference = self._references(compared, images, clean)
-        label = self._labels(jobs, clean)
-        rows = Rows(reference=reference, label=label)
-        scores = self.goal.score(clean, rows).tolist()
-        met = self.goal.achieved(clean, rows).tolist()
+        parts = [self._carried(k, jobs, images, clean) for k in range(len(self.goal.parts))]
+        rows = together([Rows(reference=part.reference, label=part.label) for part in parts])
+        kind, n = type(self.goal).__name__, len(jobs)
+        scores = check_each(f"score of {kind}", self.goal.score(clean, rows), n).tolist()
+        met = check_each(f"achieved of {kind}", self.goal.achieved(clean, rows), n).tolist()
         reached = self.goal.achieved(clean, rows, self.margin).tolist() if self.margin else met
-        stochastic = self.surrogate.stochastic and compared is not None
-        targets = compared if stochastic else None
-        others = [] if stochastic or compared is None else self._by_others(compared)
         return [
             InFlight(
                 job=job,
                 image=images[i],
-                reference=None if reference is None else reference[i],
-                others=tuple(rows[i] for rows in others),
-                target=None if targets is None else targets[i],
-                label=None if label is None else int(label[i]),
+                parts=tuple(part.row(i) for part in parts),
                 score_before=scores[i],
                 met_at_start=met[i],
                 reached=reached[i],
@@ -84,18 +79,31 @@ class Judge:
             for i, job in enumerate(jobs)
         ]
 
-    def _compared(self, jobs: list[Job], images: Tensor) -> Tensor | None:
+    def _carried(self, k: int, jobs: list[Job], images: Tensor, clean: Tensor) -> Carried:
+        """What the part of number ``k`` has of each image."""
+        compared = self._compared(k, jobs, images)
+        reference = self._references(compared, images, clean)
+        stochastic = self.surrogate.stochastic and compared is not None
+        return Carried(
+            reference=reference,
+            others=() if stochastic or compared is None else self._by_others(compared),
+            target=compared if stochastic else None,
+            label=self._labels(k, jobs, clean),
+        )
+
+    def _compared(self, k: int, jobs: list[Job], images: Tensor) -> Tensor | None:
         """What the goals compare with: images ``(N, 3, H, W)``, features ``(N, D)``, or None."""
-        if self.goal.own_reference:
+        part = self.goal.parts[k]
+        if part.own_reference:
             return images
-        if self.goal.references is None:
-            if self.goal.by_templates and len(self.surrogate.members) > 1:
+        if part.references is None:
+            if part.by_templates and len(self.surrogate.members) > 1:
                 raise ArgumentError(
                     "guides: expected images (N, 3, H, W) with an ensemble, whose further networks have no templates, "
                     "got None"
                 )
             return None
-        given = [job.goal.references for job in jobs]
+        given = [job.goal.parts[k].references for job in jobs]
         stacked = torch.cat([g.detach() for g in given if g is not None]).to(images.device, torch.float32)
         if stacked.dim() == 4:
             if stacked.shape[1:] != images.shape[1:]:
@@ -123,19 +131,20 @@ class Judge:
             )
         return torch.nn.functional.normalize(compared) if self.goal.output == "embedding" else compared
 
-    def _by_others(self, images: Tensor) -> list[Tensor]:
+    def _by_others(self, images: Tensor) -> tuple[Tensor, ...]:
         """Unit embeddings by the ensemble's further networks, a tensor each."""
         layout = layout_of(images)
 
         def embedded(member: Member) -> Tensor:
             return fixed_batches(lambda part: member.model(part.contiguous(memory_format=layout)), images, self.batch)
 
-        return [embedded(member) for member in self.surrogate.members[1:]]
+        return tuple(embedded(member) for member in self.surrogate.members[1:])
 
-    def _labels(self, jobs: list[Job], clean: Tensor) -> Tensor | None:
-        if self.goal.labels is None:
+    def _labels(self, k: int, jobs: list[Job], clean: Tensor) -> Tensor | None:
+        given = [job.goal.parts[k].labels for job in jobs]
+        if self.goal.parts[k].labels is None:
             return None
-        label = torch.cat([job.goal.labels for job in jobs if job.goal.labels is not None])
+        label = torch.cat([each for each in given if each is not None])
         if self.goal.output == "logits" and int(label.max()) >= (classes := class_count(self.goal, clean)):
             raise ArgumentError(f"labels: expected numbers below the model's {classes} classes, got {int(label.max())}")
         return label.to(clean.device, torch.int64)
@@ -146,7 +155,7 @@ class Judge:
             return []
         trial = torch.stack([d.trial for d in done])
         origin = torch.stack([d.image for d in done])
-        rows = self._rows(done, trial.device)
+        rows = together([rows_of(each) for each in zip(*(d.parts for d in done), strict=True)])
         rounded = self.budget.round8(trial, origin)
         outputs = self.outputs(rounded)
         success = self.goal.achieved(outputs, rows)
@@ -183,15 +192,6 @@ class Judge:
             )
             for d, values, within, stuck in zip(done, measured, inside, unchanged, strict=True)
         ]
-
-    @staticmethod
-    def _rows(done: list[InFlight], device: torch.device) -> Rows:
-        references = [d.reference for d in done if d.reference is not None]
-        labels = [d.label for d in done if d.label is not None]
-        return Rows(
-            reference=torch.stack(references) if references else None,
-            label=torch.tensor(labels, dtype=torch.int64, device=device) if labels else None,
-        )
 
 
 def _flags(done: InFlight, inside: bool, stuck: bool) -> tuple[str, ...]:

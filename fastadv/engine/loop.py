@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Recipe, seeks_smallest
+from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.heads import check_head
-from fastadv.engine.job import InFlight, Job, Result, check_id, row_count, same_kind
+from fastadv.engine.job import InFlight, Job, Result, check_id, same_kind
 from fastadv.engine.judge import Judge
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.engine.slots import Slots
@@ -41,7 +42,7 @@ def _check_job(job: Job, goal: Goal, shape: tuple[int, int, int]) -> None:
     check_id(f"id of {job.name!r}", job.id)
     if not same_kind(job.goal, goal):
         raise ArgumentError(f"goal of {job.name!r}: expected one like the first, {brief(goal)}, got {brief(job.goal)}")
-    rows = row_count(job.goal)
+    rows = job.goal.row_count
     if rows not in (None, 1):
         raise ArgumentError(f"goal of {job.name!r}: expected one row, for its image, got {rows}; use goal.row(index)")
 
@@ -79,6 +80,8 @@ class Loop:
     ) -> None:
         assert engine.slots is not None
         assert engine.batch is not None
+        if as_goal(goal) is not goal:
+            raise ArgumentTypeError("goal: expected a goal such as Impersonate(...), got a function; use fa.Objective")
         self._attack, self._goal, self._jobs, self._seed, self._engine = recipe.attack, goal, jobs, seed, engine
         self._judging = prepare(model, precision="fp32", channels_last=engine.channels_last)
         self._surrogate = recipe.surrogate.bind(

@@ -14,7 +14,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_seed
 from fastadv.engine.adversarials import Adversarials
-from fastadv.engine.job import Job, Result, check_id, notices, row_count
+from fastadv.engine.job import Job, Result, check_id, notices
 from fastadv.engine.loop import Loop
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.models import FaceModel
@@ -180,7 +180,7 @@ def _jobs(goal: Goal, images: Tensor, ids: Sequence[int] | None) -> Iterator[Job
     if images.dim() != 4:
         raise ArgumentError(f"images: expected the shape (N, 3, H, W), got {tuple(images.shape)}")
     n = len(images)
-    rows = row_count(goal)
+    rows = goal.row_count
     if rows is not None and rows != n:
         raise ArgumentError(f"goal: expected one row for each of the {n} images, got {rows}")
     if ids is not None and len(ids) != n:

@@ -131,7 +131,7 @@ def stream(
 
     def goal_of(order: Order, face: Face) -> Goal:
         goal = goal_for(face)
-        if not hasattr(goal, "own_reference"):
+        if not isinstance(goal, Goal):
             raise ArgumentTypeError(f"goal_for: expected a goal for {face.name}, got {type(goal).__name__}")
         return goal
 

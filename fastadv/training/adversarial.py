@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Goal, Linf, Misclassify, Recipe, Rows, SignGradient, fim_steps
-from fastadv.attacks.goal import Compared, check_references
+from fastadv.attacks.goal import check_references
+from fastadv.attacks.verification_goals import Compared
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
@@ -126,7 +127,6 @@ class AwayOrTowards(Compared):
     """
 
     accepted: ClassVar[bool] = False
-    held: ClassVar[tuple[str, ...]] = ("references", "towards")
     references: Tensor
     towards: Tensor
     threshold: float = 0.0
@@ -136,7 +136,7 @@ class AwayOrTowards(Compared):
         check_references("references", self.references)
 
     @property
-    def labels(self) -> Tensor:  # type: ignore[override]
+    def labels(self) -> Tensor:
         """The engine carries one whole number an image: here, which way it goes."""
         return self.towards
 

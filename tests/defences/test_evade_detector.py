@@ -211,9 +211,30 @@ def test_goals_on_embeddings_compare_with_images(pair):
     assert own.row(2).references is None
 
 
+def test_several_goals_at_once(pair):
+    _, _, watched = pair
+    x, first, second = faces(3, 8), faces(3, 9), faces(3, 10)
+    both = Impersonate(first, threshold=0.5) & Impersonate(second, threshold=0.5)
+    engine = fa.Engine(batch=2)
+    goal = EvadeDetector(goal=both, weight=1.0, threshold=-0.1)
+    whole = fa.run(bim(steps=2), goal, watched, x, engine=engine)
+    alone = fa.run(bim(steps=2), goal.row(1), watched, x[1:2], ids=[1], engine=engine)
+    assert torch.equal(whole.images[1:2], alone.images)
+    with torch.no_grad():
+        after, logit = watched(whole.images)[:, :-1], watched(whole.images)[:, -1]
+        near = [(after * watched(y)[:, :-1]).sum(1) >= 0.5 for y in (first, second)]
+    assert torch.equal(whole.success, near[0] & near[1] & (logit < -0.1))
+
+
 def test_errors_name_what_is_wrong(pair):
     model, detector, _ = pair
     labels = torch.tensor([1])
+    with pytest.raises(
+        ValueError, match="got EvadeDetector on 'logits' and 1 further column and ClassifyAs on 'logits'"
+    ):
+        EvadeDetector(goal=ClassifyAs(labels)) & ClassifyAs(labels)
+    with pytest.raises(TypeError, match="goal: expected a goal such as .*, got int"):
+        EvadeDetector(goal=3)
     with pytest.raises(ValueError, match="weight: expected a number of at least 0, got -1"):
         EvadeDetector(goal=ClassifyAs(labels), weight=-1)
     with pytest.raises(ValueError, match="threshold: expected a logit, got nan"):

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks import Impersonate, Linf, SignGradient
+from fastadv.attacks import Evade, Impersonate, Linf, SignGradient
 from fastadv.engine import Engine
 from fastadv.models import load
 
@@ -45,6 +45,18 @@ def test_the_captured_tick_gives_the_eager_ones_bits(case, name):
     for other in made[1:]:
         assert torch.equal(other.images, made[0].images)
         assert torch.equal(other.ticks, made[0].ticks)
+
+
+@pytest.mark.parametrize("name", ["fim", "lbfgs", "stop"])
+def test_the_captured_tick_of_several_goals_gives_the_eager_ones_bits(case, name):
+    model, x, targets = case
+    goal = Impersonate(targets, threshold=0.9) & Impersonate(targets.flip(0), threshold=0.9) & Evade(threshold=0.5)
+    made = [
+        fa.run(ATTACKS[name], goal, model, x, seed=3, engine=Engine(slots=8, batch=8, capture=capture))
+        for capture in (False, True)
+    ]
+    assert torch.equal(made[1].images, made[0].images)
+    assert torch.equal(made[1].ticks, made[0].ticks)
 
 
 def test_slots_change_no_bit_at_a_fixed_batch(case):
