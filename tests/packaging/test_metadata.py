@@ -11,15 +11,22 @@ from fastadv.core.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+FOR_DEVELOPERS = {"test", "lint", "docs"}
 
 
 def test_the_extras_are_those_that_doctor_names():
     optional = PROJECT["optional-dependencies"]
-    assert set(EXTRAS) <= set(optional)
+    assert set(optional) == {*EXTRAS, "all", *FOR_DEVELOPERS}
     for extra, packages in EXTRAS.items():
         assert {Requirement(line).name for line in optional[extra]} == {p.distribution for p in packages}
     (everything,) = map(Requirement, optional["all"])
-    assert everything.extras == set(EXTRAS)
+    assert everything.extras == set(EXTRAS) - {"faiss-gpu", "cupy-cuda12", "cupy-cuda13"}
+
+
+def test_the_page_on_installing_has_a_row_for_each_extra():
+    rows = re.findall(r"(?m)^\| `([a-z0-9-]+)` \|", INSTALL.partition("## Optional packages")[2].partition("\n## ")[0])
+    assert sorted(rows) == sorted(PROJECT["optional-dependencies"])
 
 
 def test_the_version_is_one():
