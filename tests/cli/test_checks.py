@@ -1,7 +1,9 @@
 """What every command refuses before it works, and what is said of it."""
 
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import fastadv
 from fastadv.cli import app
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.core.errors import Error, MissingPackageError
-from fastadv.core.extras import EXTRAS
+from fastadv.core.extras import EXTRAS, extras, optional_packages
 from fastadv.models import open_device
 
 MODEL = ("--model", "synth-mobile")
@@ -243,23 +245,26 @@ def test_a_command_has_a_group_of_options_but_for_what_it_changes_or_leaves_out(
 
 
 def test_doctor_says_what_is_missing_and_what_it_would_give(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for module in ("matplotlib", "faiss", "cupy"):
+        monkeypatch.setitem(sys.modules, module, None)
     app(["doctor", "--json"], standalone_mode=False)
     report = json.loads(capsys.readouterr().out)
     packages = {row["name"]: row for row in report["packages"]}
     assert packages["matplotlib"]["version"] is None
     assert packages["matplotlib"]["install"] == "pip install 'fastadv[report]'"
-    assert {"faiss-cpu", "cupy", "triton", "jinja2", "onnx", "fastapi"} <= set(packages)
+    assert {p.distribution for part in EXTRAS.values() for p in part} | {"triton", "kornia"} == set(packages)
     assert all(row["use"] for row in packages.values())
     facts = dict(report["facts"])
     assert {"torch", "native module", "cpu instruction set in use", "threads", "safetensors"} <= set(facts)
-    extras = {extra["name"]: extra for extra in report["extras"]}
-    assert extras["report"]["missing"] == ["matplotlib"]
-    assert {*EXTRAS, "triton", "cupy", "kornia"} == set(extras)
+    found = {extra["name"]: extra for extra in report["extras"]}
+    assert found["report"]["missing"] == ["matplotlib"]
+    assert {*EXTRAS, "triton", "kornia"} == set(found)
     monkeypatch.setenv("COLUMNS", "100")
     app(["doctor"], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "pip install 'fastadv[report]'" in said
+    for extra in ("report", "faiss", "faiss-gpu", "cupy-cuda12", "cupy-cuda13", "all"):
+        assert f"pip install 'fastadv[{extra}]'" in said
+    assert "'.[test,lint,docs]'" in said
     assert len(said.splitlines()) <= 50
     lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
     backends = lines["operation"]
@@ -267,6 +272,30 @@ def test_doctor_says_what_is_missing_and_what_it_would_give(monkeypatch, capsys)
         assert lines[row["op"]][backends.index(row["backend"])] == ("yes" if row["available"] else "-")
     for reason in {row["reason"] for row in report["backends"] if not row["available"]}:
         assert reason in said
+
+
+@pytest.mark.parametrize("module", ["faiss", "cupy"])
+def test_doctor_offers_one_of_two_extras_that_stand_in_place_of_each_other(module, monkeypatch, tmp_path):
+    packages = {name: package for name, (package, *_) in EXTRAS.items() if package.module == module}
+    assert len(packages) == 2
+    monkeypatch.setitem(sys.modules, module, None)  # neither is installed
+    assert {extra.name: extra.install for extra in extras() if extra.name in packages} == {
+        name: f"pip install 'fastadv[{name}]'" for name in packages
+    }
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / f"{module}.py").touch()
+    for name, package in packages.items():
+        record = tmp_path / f"{package.distribution.replace('-', '_')}-1.2.dist-info"
+        record.mkdir()
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.distribution}\nVersion: 1.2\n")
+        importlib.invalidate_caches()
+        assert [(e.name, e.missing) for e in extras() if e.name in packages] == [(name, ())]
+        assert [p.version for p in optional_packages() if p.module == module] == ["1.2"]
+        shutil.rmtree(record)
+    importlib.invalidate_caches()
+    # another distribution brings the module: nothing is to be installed beside it
+    assert [extra.missing for extra in extras() if extra.name in packages] == [()]
 
 
 def test_ctrl_c_is_130_before_any_progress_bar_too(inside, faces, pairs, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fastadv
 from fastadv import _native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +87,14 @@ assert module.cpu_isas()[0] == "baseline"
 """
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path(fastadv.__file__).is_relative_to(ROOT), reason="not an editable install")
+def test_the_check_of_an_installed_package_refuses_the_source_tree():
+    command = [sys.executable, "-I", str(ROOT / ".ci" / "check_install.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("folder of fastadv: expected ")
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")

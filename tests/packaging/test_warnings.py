@@ -52,7 +52,8 @@ def test_make_ci_sets_it_and_make_test_does_not():
     if shutil.which("make") is None or not (ROOT / "Makefile").exists():
         pytest.skip("no make")
     show = "show: ; @echo found=$$FASTADV_WERROR"
-    skipped = [word for name in ("lint", "types", "docs", "test", "test-slow", "wheel-test") for word in ("-o", name)]
+    targets = ("lint", "types", "docs", "test", "test-slow", "wheel-test", "install-test")
+    skipped = [word for name in targets for word in ("-o", name)]
     for target, expected in (("ci", "found=on"), ("test", "found=")):
         words = ["make", "-s", *skipped, f"--eval={target}: show", f"--eval={show}"]
         done = subprocess.run(
