@@ -32,10 +32,11 @@ def _gate(case: Case, given: Mapping[str, Any], names: list[str]) -> None:
     def fresh() -> dict[str, Any]:
         return {k: copy.deepcopy(v) if isinstance(v, (Tensor, list)) else v for k, v in given.items()}
 
-    right = _flat(case.ours(**fresh(), backend="reference") if case.random else case.eager(**fresh()))
+    right = partial(case.ours, backend="reference") if case.random else case.eager
+    expected = _flat(case.ready(right, fresh())())
     for name in names:
-        found = _flat(case.ours(**fresh(), backend=name))
-        error = float((found - right).norm() / right.norm())
+        found = _flat(case.ready(partial(case.ours, backend=name), fresh())())
+        error = float((found - expected).norm() / expected.norm())
         if not error <= case.tolerance:
             raise GateError(f"{case.op} on {name}: relative error {error:.3g}, at most {case.tolerance:g} is allowed")
 
@@ -79,8 +80,9 @@ def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
         shown = [n for n in names if not (on_gpu and n == "reference")]  # which is there to be right
         with torch.no_grad():
             for name, call in _variants(case, shown, compiled=not quick).items():
-                times[name] = timed([partial(call, **g) for g in given], device, seconds=seconds)
-                started[name] = launches(partial(call, **given[0])) if on_gpu else None
+                ready = [case.ready(call, g) for g in given]
+                times[name] = timed(ready, device, seconds=seconds)
+                started[name] = launches(ready[0]) if on_gpu else None
         for name, spent in times.items():
             rate = case.bytes / spent.median
             rows.append(

@@ -6,7 +6,8 @@ Sizes: MobileFaceNet and IR-ResNet-50 at 112x112 (batch 16, on a GPU 128), SE-Re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class Case:
         limit: ``"copy"`` or ``"read"``: which of the machine's bandwidths is the measure.
         random: Whether eager draws its own random numbers, so that only our backends can be compared.
         tolerance: Relative, between our backends and float64 or eager; 0 asks for equal bits.
+        of: The arguments whose derivative is timed, the forward pass apart; none where the operation itself is.
     """
 
     op: str
@@ -49,6 +51,26 @@ class Case:
     limit: str = "copy"
     random: bool = False
     tolerance: float = 0.0
+    of: tuple[str, ...] = ()
+
+    def ready(self, call: Call, given: Mapping[str, Any]) -> Callable[[], Any]:
+        """What is timed: the call, or the derivative of its result, which is made here."""
+        if not self.of:
+            return partial(call, **given)
+        leaves: list[Tensor] = []
+
+        def leaf(value: Tensor) -> Tensor:
+            leaves.append(value.detach().clone().requires_grad_(True))
+            return leaves[-1]
+
+        def leafy(value: Any) -> Any:
+            return [leaf(v) for v in value] if isinstance(value, list) else leaf(value)
+
+        with torch.enable_grad():
+            made = call(**{name: leafy(value) if name in self.of else value for name, value in given.items()})
+        results = [made] if isinstance(made, Tensor) else list(made)
+        upstream = [torch.linspace(-1, 2, r.numel(), device=r.device).view(r.shape).to(r) for r in results]
+        return lambda: torch.autograd.grad(results, leaves, upstream, retain_graph=True)
 
 
 def _rand(*shape: int, device: str, last: bool = True) -> Tensor:
@@ -190,6 +212,27 @@ def _inverse_square(distances: Tensor, labels: Tensor, predicted: Tensor, *, bac
     return ops.knn_score(distances, labels, predicted, weighting="inverse_square", backend=backend)
 
 
+_DERIVATIVES = {
+    **dict.fromkeys(("box_blur", "feature_dropout", "feature_dropout_bn_prelu"), "x"),
+    **dict.fromkeys(("average_pool", "pooled_centroid_distances"), "maps"),
+    "centroid_distances": "features",
+}
+
+
+def _derivative(case: Case) -> Case:
+    # eager's own derivative of a distance has fewer digits than ours
+    return replace(case, op=f"{case.op} (derivative)", of=(_DERIVATIVES[case.op],), tolerance=max(case.tolerance, 1e-4))
+
+
+def _gallery(n: int, k: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        return {
+            name: [F.normalize(torch.randn(m, 128, device=device))] for name, m in (("features", n), ("centroids", k))
+        }
+
+    return make
+
+
 def cases(device: str) -> tuple[Case, ...]:
     """Every case, in the order of the table; on a GPU larger batches, beyond its cache."""
     found: list[Case] = []
@@ -303,6 +346,19 @@ def cases(device: str) -> tuple[Case, ...]:
                 tolerance=1e-4,
             ),
         ]
+    found += [
+        Case(
+            op="centroid_distances",
+            size=f"{k:,} templates of 128 numbers, batch 32",
+            make=_gallery(32, k),
+            ours=ops.centroid_distances,
+            eager=_eager_distances,
+            bytes=4 * 128 * k,
+            limit="read",
+            tolerance=1e-4,
+        )
+        for k in (158, 10_000)
+    ]
     found.append(
         Case(
             op="knn_score",
@@ -315,4 +371,4 @@ def cases(device: str) -> tuple[Case, ...]:
             tolerance=1e-5,
         )
     )
-    return tuple(found)
+    return tuple(found) + tuple(_derivative(case) for case in found if case.op in _DERIVATIVES)

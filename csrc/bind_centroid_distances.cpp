@@ -76,9 +76,15 @@ void cpu_centroid_distances_backward(const Integers& layers, int metric, Address
   for_distances(layers, common, [&](DistanceArgs& args) {
     const int useful = useful_threads(args, threads);
     if (args.metric == kMetricCosine) scale(args, useful, isa);
-    for (int i = 0; i < args.layers; ++i) args.layer[i].tile = 128;
+    // Wide tiles make the weights less often; narrow ones, where there are few, give every thread one.
+    const int64_t blocks = parts(images, cpu::kGradientImages);
+    int64_t tasks = 0;
+    for (int i = 0; i < args.layers; ++i) tasks += blocks * parts(args.layer[i].channels, cpu::kGradientChannels);
+    const int64_t pieces = std::clamp<int64_t>(parts(useful, tasks), 1, cpu::kGradientChannels / 32);
+    const int64_t width = cpu::kGradientChannels / pieces / 32 * 32;
+    for (int i = 0; i < args.layers; ++i) args.layer[i].tile = width;
     run(args, FASTADV_PICK(isa, centroid_gradient_task),
-        [](const DistanceLayer& layer) { return parts(layer.channels, layer.tile); }, useful);
+        [&](const DistanceLayer& layer) { return blocks * parts(layer.channels, layer.tile); }, useful);
   });
 }
 

@@ -1,4 +1,4 @@
-// Compiled once per instruction set, see sign_step.cpp. Distances to centroids and their derivative.
+// Compiled once per instruction set, see sign_step.cpp. Distances to centroids.
 #include "common/centroid_distances.h"
 
 #if defined(__x86_64__)
@@ -15,8 +15,6 @@ namespace {
 
 constexpr int64_t kGroup = 4;    // centroids that a feature block is measured against while both are in the cache
 constexpr int64_t kRows = 32;    // features that stay in the cache while the centroids of a task pass by
-constexpr int64_t kWidth = 128;  // channels of the derivative made at a time
-constexpr int64_t kTerms = 64;   // centroids whose sum stays in float32
 
 // How many features and centroids have their sums in registers at once.
 #if defined(__AVX512F__)
@@ -189,10 +187,6 @@ void measure_group(const DistanceLayer& layer, const float* f_scales, const Grou
   }
 }
 
-double wide_inverse_norm(const float* vector, int64_t channels, float scale) {
-  return scale < 0.0f ? wide_inverse(wide_squares(vector, channels, 0, 1)) : static_cast<double>(scale);
-}
-
 // Where float32 has lost the digits of a norm, or of a squared difference.
 template <bool kCosine>
 inline bool lost(double squares, float f_scale, float c_scale) {
@@ -262,75 +256,6 @@ float squared_norm(const float* __restrict vector, int64_t channels) {
   return static_cast<float>(total);
 }
 
-// gradient_span of one image in double, by the cosine.
-__attribute__((noinline, cold)) void wide_gradient(const DistanceArgs& args, int index, int64_t n, int64_t first, int64_t width) {
-  const DistanceLayer& layer = args.layer[index];
-  const float* feature = layer.features + n * layer.feature_stride;
-  const double f_scale = wide_inverse_norm(feature, layer.channels, feature_scales(args, index)[n]);
-  const float* grad = args.grad + distance_row(args, n, index);
-  const float* distances = args.distances + distance_row(args, n, index);
-  double total[kWidth] = {};
-  double weighted = 0.0;
-  for (int64_t k = 0; k < args.centroids; ++k) {
-    const float* centroid = layer.centroids + k * layer.centroid_stride;
-    const float given = centroid_scales(args, index)[k];
-    const double c_scale = wide_inverse_norm(centroid, layer.channels, given);
-    const double weight = static_cast<double>(weight_cosine(grad[k], given));
-    weighted += weight * static_cast<double>(distances[k]);
-    for (int64_t i = 0; i < width; ++i)
-      total[i] += weight * (static_cast<double>(feature[first + i]) * f_scale -
-                            static_cast<double>(centroid[first + i]) * c_scale);
-  }
-  float* out = args.out + n * args.row + layer.column + first;
-  for (int64_t i = 0; i < width; ++i) {
-    const double unit = static_cast<double>(feature[first + i]) * f_scale;
-    out[i] = static_cast<float>((total[i] - weighted * unit) * f_scale);
-  }
-}
-
-// Channels [first, first + width) of the derivative for every image: sum_k w_k (f - c_k).
-template <bool kCosine>
-void gradient_span(const DistanceArgs& args, int index, int64_t first, int64_t width) {
-  const DistanceLayer& layer = args.layer[index];
-  const float* c_scales = kCosine ? centroid_scales(args, index) : nullptr;
-  bool odd_centroid = false;
-  for (int64_t k = 0; kCosine && k < args.centroids; ++k) odd_centroid |= c_scales[k] < 0.0f;
-  for (int64_t n = 0; n < args.images; ++n) {
-    const float f_scale = kCosine ? feature_scales(args, index)[n] : 1.0f;
-    const float* __restrict grad = args.grad + distance_row(args, n, index);
-    const float* __restrict distances = args.distances + distance_row(args, n, index);
-    if (kCosine && (odd_centroid || f_scale < 0.0f)) {
-      wide_gradient(args, index, n, first, width);
-      continue;
-    }
-    const float* __restrict feature = layer.features + n * layer.feature_stride + first;
-    float unit[kWidth] = {};
-    for (int64_t i = 0; i < width; ++i) unit[i] = kCosine ? feature[i] * f_scale : feature[i];
-    double total[kWidth] = {};
-    double weighted = 0.0;
-    for (int64_t begin = 0; begin < args.centroids; begin += kTerms) {
-      const int64_t end = smaller(args.centroids, begin + kTerms);
-      float sum[kWidth] = {};
-      for (int64_t k = begin; k < end; ++k) {
-        const float c_scale = kCosine ? c_scales[k] : 1.0f;
-        const float weight = kCosine ? weight_cosine(grad[k], c_scale) : weight_l2(grad[k], distances[k]);
-        if (kCosine) weighted += static_cast<double>(weight) * static_cast<double>(distances[k]);
-        const float* __restrict centroid = layer.centroids + k * layer.centroid_stride + first;
-        if (!kCosine && __builtin_expect(extreme(distances[k]), 0)) {
-          for (int64_t i = 0; i < width; ++i) sum[i] += grad[k] * ((unit[i] - centroid[i]) / distances[k]);
-          continue;
-        }
-        for (int64_t i = 0; i < width; ++i)
-          sum[i] += weight * (unit[i] - (kCosine ? centroid[i] * c_scale : centroid[i]));
-      }
-      for (int64_t i = 0; i < width; ++i) total[i] += static_cast<double>(sum[i]);
-    }
-    float* __restrict out = args.out + n * args.row + layer.column + first;
-    for (int64_t i = 0; i < width; ++i)
-      out[i] = kCosine ? finish_gradient_cosine(total[i], weighted, unit[i], f_scale) : static_cast<float>(total[i]);
-  }
-}
-
 }  // namespace
 
 void centroid_scales_task(const DistanceArgs& args, int64_t task) {
@@ -349,18 +274,6 @@ void centroid_scales_task(const DistanceArgs& args, int64_t task) {
 void centroid_distances_task(const DistanceArgs& args, int64_t task) {
   if (args.metric == kMetricCosine) return distances_of<true>(args, task);
   distances_of<false>(args, task);
-}
-
-void centroid_gradient_task(const DistanceArgs& args, int64_t task) {
-  const int index = layer_of(args, task);
-  const DistanceLayer& layer = args.layer[index];
-  const int64_t first = (task - layer.first_task) * layer.tile;
-  const int64_t last = smaller(layer.channels, first + layer.tile);
-  for (int64_t begin = first; begin < last; begin += kWidth) {
-    const int64_t width = smaller(kWidth, last - begin);
-    if (args.metric == kMetricCosine) gradient_span<true>(args, index, begin, width);
-    else gradient_span<false>(args, index, begin, width);
-  }
 }
 
 }  // namespace fastadv::cpu::FASTADV_ISA

@@ -21,6 +21,12 @@
 #define FASTADV_X86 0
 #endif
 
+namespace fastadv::cpu {
+// Of a task of the derivative of distances: its images, and at most so many channels.
+constexpr int64_t kGradientImages = 32;
+constexpr int64_t kGradientChannels = 128;
+}  // namespace fastadv::cpu
+
 #define FASTADV_CPU_KERNELS(isa)                                            \
   namespace fastadv::cpu::isa {                                             \
   void sign_step_task(const SignStepArgs& args, int64_t task);              \

@@ -111,6 +111,11 @@ static FASTADV_HD double wide_difference(const float* f, double f_scale, const f
   return total;
 }
 
+// The same of a vector whose inverse norm in float32 is `scale`, or kMeasureAgain.
+static FASTADV_HD double wide_inverse_norm(const float* vector, int64_t channels, float scale) {
+  return scale < 0.0f ? wide_inverse(wide_squares(vector, channels, 0, 1)) : static_cast<double>(scale);
+}
+
 // L2: the root of the squared difference. Cosine: 1 - cos(f, c) = |f/|f| - c/|c||^2 / 2; 1 where a vector is zero.
 static FASTADV_HD float finish_l2(double squares) { return static_cast<float>(sqrt(squares)); }
 static FASTADV_HD float finish_cosine(double squares, float f_scale, float c_scale) {
