@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Recipe,
         SignGradient,
     )
+    from fastadv.core.allocator import keep_freed_memory
     from fastadv.core.errors import Error
     from fastadv.detection import Guard, load_detector
     from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result
@@ -67,6 +68,7 @@ __all__ = [
     "data",
     "defences",
     "detection",
+    "keep_freed_memory",
     "load",
     "load_detector",
     "models",
@@ -92,6 +94,7 @@ _MODULES = {
     **dict.fromkeys(("FaceModel", "load", "wrap"), "models"),
     **dict.fromkeys(("Guard", "load_detector"), "detection"),
     "Error": "core.errors",
+    "keep_freed_memory": "core.allocator",
     "Surrogate": "surrogates",
     "stream": "runs.production",
 }

@@ -33,6 +33,7 @@ from fastadv.cli.train import train
 from fastadv.cli.train_denoiser import denoiser
 from fastadv.cli.transfer import transfer
 from fastadv.cli.verify import verify
+from fastadv.core.allocator import keep_freed_memory
 from fastadv.core.errors import Error
 from fastadv.core.notices import Notice
 
@@ -83,6 +84,7 @@ def main() -> None:
     Exit codes: 0 success; 2 an error that the user can mend, one sentence on standard error; 70 a fault of fastadv,
     one line that names the file with the traceback; 130 Ctrl-C.
     """
+    keep_freed_memory()
     codecs.register_error("fastadv", _plainer)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
