@@ -1,9 +1,10 @@
-"""What a process frees stays its own: on a CPU, every pass of a network takes the memory that the last one gave back."""
+"""What a process frees stays its own, so that a pass of a network takes the memory that the last one gave back."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 
 # of glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -24,9 +25,7 @@ def keep_freed_memory() -> bool:
     """
     if any(name in os.environ for name in _SAID_ALREADY):
         return False
-    try:
-        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018 - glibc's alone
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
+    if platform.libc_ver()[0] != "glibc":
         return False
+    mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, _LARGEST))
