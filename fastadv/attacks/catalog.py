@@ -11,6 +11,7 @@ from typing import Any
 from fastadv.attacks import minimal_catalog, optimisation_catalog, sign_catalog, transferable
 from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.registry import Entry, collect
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models import FaceModel
 
@@ -75,7 +76,7 @@ def by_name(
     if not isinstance(name, str) or name not in CATALOG:
         near = get_close_matches(str(name), CATALOG, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArgumentError(f"attack: expected one of {', '.join(CATALOG)}, got {name!r}{hint}")
+        raise ArgumentError(f"attack: expected a name in fastadv.attacks.list(), got {brief(name)}{hint}")
     entry = CATALOG[name]
     if eps is not None and not entry.eps:
         raise ArgumentError(f"eps: expected none, since {name} looks for the smallest perturbation, got {eps}")

@@ -14,6 +14,14 @@ from fastadv.core.errors import ArgumentError, ArgumentTypeError
 _READ = ("int", "float", "bool", "str")
 _NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
 _MARGINS = ("margin", "confidence")
+# what other libraries call an option
+_ELSEWHERE = {
+    **dict.fromkeys(("alpha", "eps_step", "abs_stepsize", "lr"), ("step_size", "learning_rate")),
+    **dict.fromkeys(("decay", "mu"), ("momentum",)),
+    **dict.fromkeys(("kappa", "conf"), ("confidence", "margin")),
+    **dict.fromkeys(("max_iter", "n_iter", "nb_iter", "iters", "num_steps"), ("steps", "inner_steps")),
+    **dict.fromkeys(("early_stop", "return_early"), ("stop_at_success", "abort_early")),
+}
 _INNER = "attack"  # the field of an attack that runs another one
 
 
@@ -88,10 +96,10 @@ def with_fields(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     known = options_of(recipe)
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = [n for n in _ELSEWHERE.get(name, ()) if n in known] or get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ArgumentTypeError(
-                f"{name}: expected an option of {recipe.name} ({', '.join(known)}), got another name{hint}"
+                f"{name}: expected an option of {recipe.name} ({', '.join(known)}), got {name!r}{hint}"
             )
     return replace(recipe, attack=_replaced(recipe.attack, given)) if given else recipe
 

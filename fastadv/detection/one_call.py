@@ -55,7 +55,8 @@ def fit(
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type, shape or value; the model names no layers and none are
-            given, or has no class head and no labels are given; there are fewer than four images of a kind.
+            given, or has no class head and no labels are given; there are fewer than four images of a kind, or the
+            adversarial images are the natural ones.
 
     Source:
         Massoli et al. 2021, "Detection of face recognition adversarial attacks", section 4.
@@ -68,6 +69,9 @@ def fit(
         check_images(name, images)
         if len(images) < _LEAST:
             raise ArgumentError(f"{name}: expected at least {_LEAST} images, got {len(images)}")
+    for name, images in named.items():
+        if images.shape == natural.shape and torch.equal(images, natural):
+            raise ArgumentError(f"{name}: expected images that an attack has changed, got the natural ones")
     if not 0 < held < 1:
         raise ArgumentError(f"held: expected a share in (0, 1), got {held}")
     names = tuple(model.layers if layers is None else layers)

@@ -7,7 +7,9 @@ from torch import Tensor
 from fastadv.attacks import Goal
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
+from fastadv.engine.evaluate import outputs_of
 from fastadv.models import FaceModel
+from fastadv.surrogates import BoundSurrogate
 
 _SUM = 1e-3  # rounding of a sum of probabilities, also in bfloat16's products
 
@@ -15,6 +17,27 @@ _SUM = 1e-3  # rounding of a sum of probabilities, also in bfloat16's products
 def class_count(goal: Goal, logits: Tensor) -> int:
     """How many classes the logits ``(N, K)`` are of; a goal such as ``EvadeDetector`` reads further columns."""
     return logits.shape[1] - goal.further_columns
+
+
+def check_further_heads(surrogate: BoundSurrogate, goal: Goal, classes: int, like: Tensor) -> None:
+    """Refuse an ensemble whose further networks tell other numbers of classes apart.
+
+    Args:
+        surrogate: The networks, the attacked model's first.
+        goal: A goal on logits.
+        classes: Of the attacked model's head.
+        like: Any images ``(N, C, H, W)``.
+
+    Raises:
+        ArgumentError: One has another number of classes, or no class head.
+    """
+    for member in surrogate.members[1:]:
+        found = class_count(goal, outputs_of(member.model, goal, like))
+        if found != classes:
+            raise ArgumentError(
+                f"others: expected class heads of {classes} classes like the attacked model's, got {found} from the "
+                f"head of {member.model.name!r}"
+            )
 
 
 def check_head(model: FaceModel, goal: Goal, logits: Tensor) -> None:

@@ -30,6 +30,7 @@ EXPLANATIONS = {
     BELOW_A_LEVEL: "were left as they were: eps is below one grey level (1/255), so they have no other 8-bit version "
     "inside the budget",
 }
+_DOUBT = "; where that is not meant, look at the labels, and at the model's mean and std"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,8 @@ def notices(results: Iterable[tuple[str, tuple[str, ...]]], *, most: int = 5) ->
         most: How many names a sentence lists.
     """
     met: dict[str, list[str]] = {}
-    for name, flags in results:
+    every = list(results)
+    for name, flags in every:
         for flag in flags:
             met.setdefault(flag, []).append(name)
     lines = []
@@ -164,5 +166,6 @@ def notices(results: Iterable[tuple[str, tuple[str, ...]]], *, most: int = 5) ->
         if names:
             more = f" and {len(names) - most} more" if len(names) > most else ""
             count = "1 image" if len(names) == 1 else f"{len(names)} images"
-            lines.append(f"{count} {text}: {', '.join(names[:most])}{more}")
+            doubt = _DOUBT if flag == MET_AT_START and len(names) > 2 and len(every) < 2 * len(names) else ""
+            lines.append(f"{count} {text}: {', '.join(names[:most])}{more}{doubt}")
     return tuple(lines)

@@ -17,7 +17,7 @@ from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.evaluate import outputs_of
-from fastadv.engine.heads import check_head
+from fastadv.engine.heads import check_further_heads, check_head, class_count
 from fastadv.engine.job import InFlight, Job, Result, check_id, same_kind
 from fastadv.engine.judge import Judge
 from fastadv.engine.settings import AttackWarning, Engine
@@ -37,6 +37,7 @@ def _check_job(job: Job, goal: Goal, shape: tuple[int, int, int]) -> None:
     if image.dtype != torch.float32 or tuple(image.shape) != shape:
         raise ArgumentError(
             f"image {job.name!r}: expected float32 of shape {shape}, got {image.dtype} of shape {tuple(image.shape)}"
+            + ("; use images.float() / 255" if image.dtype == torch.uint8 else "")
         )
     check_images(f"image {job.name!r}", image)
     check_id(f"id of {job.name!r}", job.id)
@@ -127,6 +128,8 @@ class Loop:
             outputs = outputs_of(self._judging, self._goal, like[:1])
         if self._goal.output == "logits" and not self._head_checked:
             check_head(self._judging, self._goal, outputs)
+            with torch.no_grad():
+                check_further_heads(self._surrogate, self._goal, class_count(self._goal, outputs), like[:1])
         self._head_checked = True
         self._judge = Judge(
             model=self._judging,

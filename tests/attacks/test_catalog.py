@@ -126,7 +126,7 @@ def test_recipes_are_made_of_the_parts_that_their_names_say():
 
 
 def test_a_wrong_name_or_parameter_is_refused():
-    with pytest.raises(ValueError, match="attack: expected one of fgsm, .* got 'fgms'"):
+    with pytest.raises(ValueError, match="attack: expected a name in .*, got 'fgms'; did you mean 'fgsm'"):
         by_name("fgms")
     with pytest.raises(ValueError, match="steps: expected none, since fgsm makes one step, got 3"):
         by_name("fgsm", steps=3)

@@ -77,6 +77,8 @@ def test_errors(change, error, message, model, natural, attacked):
     arguments = {"model": model, "natural": natural, "adversarial": attacked, "labels": LABELS, "config": CONFIG}
     with pytest.raises(error, match=message):
         fit(**{**arguments, **change})
+    with pytest.raises(ValueError, match="pgd: expected images that an attack has changed, got the natural ones"):
+        fit(model, natural, {"pgd": natural.clone()}, labels=LABELS, config=CONFIG)
     bare = fa.FaceModel(model.backbone, mean=(0,) * 3, std=(1,) * 3, input_size=(16, 16), name="bare", layers=("0",))
     with pytest.raises(ValueError, match="labels: expected the classes of the images, since 'bare' has no class head"):
         fit(bare.eval(), natural, attacked, config=CONFIG)

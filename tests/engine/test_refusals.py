@@ -223,3 +223,34 @@ def test_every_name_of_the_catalogue_can_be_called(name):
     others = {"others": [NET]} if CATALOG[name].ensemble else {}
     assert made(**others).name == name
     assert name.replace("-", "_") in attacks.__all__
+
+
+def test_an_ensemble_of_other_classes_is_refused_by_name():
+    few, many = (
+        fa.wrap(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, k)), input_size=4, name=f"{k} classes")
+        for k in (2, 5)
+    )
+    goal = fa.Misclassify(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="others: expected class heads of 2 classes .*, got 5 from .*'5 classes'"):
+        fa.run(attacks.by_name("e-fim", others=[many]), goal, few, torch.rand(3, 3, 4, 4))
+
+
+def test_images_of_bytes_are_told_how_they_become_pixels():
+    with pytest.raises(ValueError, match=r"got torch\.uint8 .*; use images\.float\(\) / 255"):
+        fa.run(attacks.pgd(), GOAL, NET, (X * 255).to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "ours"),
+    [
+        ("pgd", "alpha", "step_size"),
+        ("cw-l2", "lr", "learning_rate"),
+        ("mi-fgsm", "decay", "momentum"),
+        ("cw-l2", "kappa", "confidence"),
+    ],
+)
+def test_an_option_by_the_name_of_another_library_is_told_ours(name, given, ours):
+    with pytest.raises(
+        TypeError, match=f"{given}: expected an option of {name} .*, got '{given}'; did you mean '{ours}'"
+    ):
+        attacks.by_name(name, **{given: 1})
