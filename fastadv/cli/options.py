@@ -84,6 +84,9 @@ class RunOptions:
         int | None, Option(min=0, help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).")
     ] = None
     precision: Annotated[Precision, Option(help="Precision of gradients: fp32, tf32, bf16 or auto.")] = Precision.fp32
+    success_float: Annotated[
+        bool, Option("--success-float", help="Measure success before rounding to 8 bits too (slower).")
+    ] = False
     device: Device = "cpu"
 
     @property
@@ -91,7 +94,9 @@ class RunOptions:
         """How images are attacked, with open choices."""
         from fastadv.engine import Engine
 
-        return Engine(slots=self.slots, batch=self.batch, precision=self.precision.value)
+        return Engine(
+            slots=self.slots, batch=self.batch, precision=self.precision.value, success_float=self.success_float
+        )
 
     def inputs(self, given: InputOptions, output: OutputOptions) -> RunInputs:
         """What the command's study is given."""
@@ -166,7 +171,7 @@ class TrainingOptions:
         return self.data if self.data == SYNTHETIC else Path(self.data)
 
 
-TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision")]
+TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision", "success_float")]
 TrainingOutput = Annotated[
     OutputOptions,
     Changed("out", "Write weights, training.json and the checkpoint to this folder; continue an unfinished run."),

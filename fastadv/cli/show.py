@@ -7,11 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -54,22 +63,36 @@ class _Rate(ProgressColumn):
         return Text(f"{done / seconds:.1f}{unit}/s" if seconds and done else "")
 
 
+class _Told:
+    """A bar per stage, and what is said of the whole run."""
+
+    def __init__(self) -> None:
+        self.bars = Progress(disable=True)
+        self.stages: dict[str, TaskID] = {}
+        self.lines: list[str] = []
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self.stages:
+            self.stages[stage] = self.bars.add_task(stage, total=total, before=done)
+        self.bars.update(self.stages[stage], completed=done)
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
 @contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[progressing.Progress]:
     """A progress bar per stage on standard error, where that is a terminal; Ctrl-C inside ends with 130."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), *_ETA)
-    stages: dict[str, Any] = {}
+    told = _Told()
     try:
-        with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal) as bars:
-
-            def tell(stage: str, done: int, total: int) -> None:
-                if stage not in stages:
-                    stages[stage] = bars.add_task(stage, total=total, before=done)
-                bars.update(stages[stage], completed=done)
-
-            yield tell
+        with Progress(*columns, console=errors, disable=quiet or not errors.is_terminal) as told.bars:
+            yield told
+        if not quiet:
+            for line in told.lines:
+                errors.print(line, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
-        if not stages:  # nothing was done yet
+        if not told.stages:  # nothing was done yet
             raise
         errors.print("stopped; finished work is on disk, and the same command continues from there", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -29,11 +29,11 @@ RESULTS = "results.csv"
 _CHANNELS = (1, 3, 4)  # of grey, RGB and RGBA pictures
 # the fields of a result that become tensors
 _TYPES = {
-    **dict.fromkeys(("success", "success_float"), torch.bool),
+    "success": torch.bool,
     "ticks": torch.int64,
     **dict.fromkeys(("linf", "l2", "score_before", "score_after"), torch.float32),
 }
-_COLUMNS = (*_TYPES, "met_before")
+_COLUMNS = ("success", "success_float", *(name for name in _TYPES if name != "success"), "met_before")
 _SHOWN = 16
 
 
@@ -46,7 +46,7 @@ class Adversarials:
     Attributes:
         images: ``(N, C, H, W)`` float32 on the 8-bit grid.
         success: ``(N,)`` bool, judged in float32 on the 8-bit image.
-        success_float: ``(N,)`` bool, before rounding.
+        success_float: ``(N,)`` bool, before rounding; None unless the engine is to measure it (``Engine``).
         ticks: ``(N,)`` int64, model evaluations consumed.
         linf: ``(N,)`` float32, largest change of a pixel, in [0, 1].
         l2: ``(N,)`` float32.
@@ -57,7 +57,7 @@ class Adversarials:
 
     images: Tensor
     success: Tensor
-    success_float: Tensor
+    success_float: Tensor | None
     ticks: Tensor
     linf: Tensor
     l2: Tensor
@@ -67,10 +67,12 @@ class Adversarials:
 
     @classmethod
     def of(cls, done: Sequence[Result], images: Tensor) -> Adversarials:
-        """The results of some images, in their order; of none, with the shape of ``images``."""
+        """The results of some images, in their order; their ``images`` are kept as they are."""
+        before = [r.success_float for r in done if r.success_float is not None]
         with plain_modes(images.device):
             return cls(
-                images=torch.stack([r.image for r in done]) if done else images.clone(),
+                images=images,
+                success_float=torch.tensor(before, dtype=torch.bool) if before or not done else None,
                 flags=tuple(r.flags for r in done),
                 **{name: torch.tensor([getattr(r, name) for r in done], dtype=kind) for name, kind in _TYPES.items()},
             )
@@ -160,7 +162,11 @@ class Adversarials:
         return f'{line}<img alt="the first adversarial images" src="data:image/png;base64,{data}">'
 
     def _columns(self) -> dict[str, list[Any]]:
-        return {**{name: getattr(self, name).tolist() for name in _COLUMNS}, "flags": [" ".join(f) for f in self.flags]}
+        found = {name: getattr(self, name) for name in _COLUMNS}
+        return {
+            **{name: v.tolist() for name, v in found.items() if v is not None},
+            "flags": [" ".join(f) for f in self.flags],
+        }
 
     def _pictures(self, count: int) -> list[Image.Image]:
         if self.images.shape[1] not in _CHANNELS:

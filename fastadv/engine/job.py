@@ -42,12 +42,15 @@ class Job:
         id: The number that keys its random draws, 0 <= id < 2**63.
         image: ``(3, H, W)`` float32 RGB in [0, 1].
         goal: A goal of one row.
+        known: What the model says of the clean image in float32 (the goal's output, one row), where the caller has it:
+            it is then not computed again.
     """
 
     name: str
     id: int
     image: Tensor
     goal: Goal
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,8 @@ class Result:
         id: The job's id.
         image: ``(3, H, W)`` float32 on the 8-bit grid, on the CPU.
         success: Whether the rounded image reaches the goal.
-        success_float: Whether the image before rounding does.
+        embedding: Of the rounded image ``(D,)``, on the CPU, with a goal on embeddings; else None.
+        success_float: Whether the image before rounding reaches it; None unless the engine is to measure that.
         ticks: Model evaluations that the attack consumed.
         linf: ``max |x' - x|`` of the rounded image, in [0, 1]; at most eps where the image is inside such a budget.
         l2: ``||x' - x||_2`` of the rounded image.
@@ -74,7 +78,8 @@ class Result:
     id: int
     image: Tensor
     success: bool
-    success_float: bool
+    embedding: Tensor | None
+    success_float: bool | None
     ticks: int
     linf: float
     l2: float

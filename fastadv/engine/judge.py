@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,7 @@ class Judge:
         budget: The attack's budget.
         margin: The attack's: how much better than the threshold a success must be to count for it.
         batch: Images per forward pass.
+        before_rounding: Measure success before rounding too.
     """
 
     model: FaceModel
@@ -51,6 +53,7 @@ class Judge:
     budget: Budget
     margin: float
     batch: int
+    before_rounding: bool
 
     def outputs(self, images: Tensor) -> Tensor:
         """Embeddings or logits of any number of images, with float32 products."""
@@ -59,7 +62,7 @@ class Judge:
 
     def enter(self, jobs: list[Job], images: Tensor) -> list[InFlight]:
         """Embed references once, measure the clean images, and note the goals that are met already."""
-        clean = self.outputs(images)
+        clean = self._clean(jobs, images)
         parts = [self._carried(k, jobs, images, clean) for k in range(len(self.goal.parts))]
         rows = together([Rows(reference=part.reference, label=part.label) for part in parts])
         kind, n = type(self.goal).__name__, len(jobs)
@@ -78,6 +81,13 @@ class Judge:
             )
             for i, job in enumerate(jobs)
         ]
+
+    def _clean(self, jobs: list[Job], images: Tensor) -> Tensor:
+        """What the model says of the clean images: what the caller knows of all of them, or measured."""
+        known = [job.known for job in jobs if job.known is not None]
+        if len(known) < len(jobs):
+            return self.outputs(images)
+        return torch.stack(known).to(images.device, torch.float32)
 
     def _carried(self, k: int, jobs: list[Job], images: Tensor, clean: Tensor) -> Carried:
         """What the part of number ``k`` has of each image."""
@@ -159,10 +169,6 @@ class Judge:
         rounded = self.budget.round8(trial, origin)
         outputs = self.outputs(rounded)
         success = self.goal.achieved(outputs, rows)
-        same = (rounded - trial).abs().flatten(1).amax(1) <= _SAME
-        before_rounding = success
-        if not bool(same.all()):
-            before_rounding = torch.where(same, success, self.goal.achieved(self.outputs(trial), rows))
         unchanged = [False] * len(done)
         if below_a_level(self.budget):
             unchanged = ((rounded * 255).round() == (origin * 255).round()).flatten(1).all(1).tolist()
@@ -170,10 +176,11 @@ class Judge:
         columns = {
             "image": rounded.cpu().contiguous(),
             "success": success.tolist(),
-            "success_float": before_rounding.tolist(),
+            "success_float": self._before_rounding(trial, rounded, success, rows),
             "linf": linf,
             "l2": l2,
             "score_after": self.goal.score(outputs, rows).tolist(),
+            "embedding": outputs.cpu() if self.goal.output == "embedding" else [None] * len(done),
         }
         measured: list[dict[str, Any]] = [
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
@@ -192,6 +199,16 @@ class Judge:
             )
             for d, values, within, stuck in zip(done, measured, inside, unchanged, strict=True)
         ]
+
+    def _before_rounding(self, trial: Tensor, rounded: Tensor, success: Tensor, rows: Rows) -> Sequence[bool | None]:
+        """Success of the images as the attack left them, where it is asked for."""
+        if not self.before_rounding:
+            return [None] * len(trial)
+        same = (rounded - trial).abs().flatten(1).amax(1) <= _SAME
+        if not bool(same.all()):
+            success = torch.where(same, success, self.goal.achieved(self.outputs(trial), rows))
+        found: list[bool | None] = success.tolist()
+        return found
 
 
 def _flags(done: InFlight, inside: bool, stuck: bool) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from fastadv.attacks import Goal, Recipe, seeks_smallest
 from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.spent import Spent
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.heads import check_further_heads, check_head, class_count
 from fastadv.engine.job import InFlight, Job, Result, check_id, same_kind
@@ -64,9 +65,11 @@ class Loop:
         jobs: Iterator[Job],
         seed: int,
         engine: Engine,
+        spent: Spent | None = None,
     ) -> None:
+        self._spent = spent or Spent()
         try:
-            with plain_modes(model.device):
+            with self._spent.on("preparation"), plain_modes(model.device):
                 self._begin(recipe, goal, model, jobs, seed, engine.resolve(model))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -108,7 +111,8 @@ class Loop:
         try:
             with plain_modes(self._judging.device), _current(self._judging.device):
                 if self._slots is None:
-                    self._build()
+                    with self._spent.on("preparation"):
+                        self._build()
                 assert self._slots is not None
                 return work(self._slots, self._judge)
         except (RuntimeError, MemoryError) as error:
@@ -138,6 +142,7 @@ class Loop:
             budget=self._attack.budget,
             margin=self._attack.margin,
             batch=self._batch,
+            before_rounding=self._engine.success_float,
         )
         self._slots = Slots(
             self._attack,
@@ -187,7 +192,8 @@ class Loop:
 
         Not within ``_fitting``: a stream that has raised has ended, and would be taken for a short one.
         """
-        block = list(islice(self._jobs, self._batch))
+        with self._spent.on("images"):
+            block = list(islice(self._jobs, self._batch))
         self._last = len(block) < self._batch
         self._taken.extend(block)
 
@@ -200,8 +206,9 @@ class Loop:
         block = list(islice(self._taken, self._batch))
         for job in block:
             _check_job(job, self._goal, self._judging.image_shape)
-        images = torch.stack([job.image.detach() for job in block]).to(self._judging.device)
-        entered = judge.enter(block, images.contiguous(memory_format=self._layout))
+        with self._spent.on("evaluation"):
+            images = torch.stack([job.image.detach() for job in block]).to(self._judging.device)
+            entered = judge.enter(block, images.contiguous(memory_format=self._layout))
         for each in entered:
             self._taken.popleft()
             done = each.reached and seeks_smallest(self._attack) and not all_wait
@@ -209,13 +216,15 @@ class Loop:
 
     def _advance(self, slots: Slots, judge: Judge) -> tuple[bool, list[Result]]:
         """Fill, tick, collect and judge: whether there is more to do, and the results."""
-        slots.fill(self._waiting)
         going = bool(self._taken) or not self._last
-        if slots.occupied:
-            slots.tick(self._engine.poll or 1)
-            self._done.extend(slots.take_finished())
-            going = True
-        return going, self._judged(judge, everything=not going)
+        with self._spent.on("steps"):
+            slots.fill(self._waiting)
+            if slots.occupied:
+                slots.tick(self._engine.poll or 1)
+                self._done.extend(slots.take_finished())
+                going = True
+        with self._spent.on("evaluation"):
+            return going, self._judged(judge, everything=not going)
 
     def _judged(self, judge: Judge, *, everything: bool) -> list[Result]:
         """Verdicts on full batches of finished images, or on all that are left."""
@@ -241,7 +250,9 @@ class Loop:
             turn = self._fitting(self._advance)
             if turn is not None:
                 going, results = turn
-                yield from results
+                for result in results:
+                    with self._spent.on("results"):
+                        yield result
 
     def iterates(self, at: Collection[int]) -> Iterator[tuple[int, Tensor]]:
         """After each number of steps in ``at``, the iterates ``(N, 3, H, W)`` of all images on the 8-bit grid.

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Goal, Recipe, check_recipe
@@ -13,6 +14,7 @@ from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_seed
+from fastadv.core.spent import Spent
 from fastadv.engine.adversarials import Adversarials
 from fastadv.engine.job import Job, Result, check_id, notices
 from fastadv.engine.loop import Loop
@@ -27,6 +29,7 @@ def stream_jobs(
     *,
     seed: int = 0,
     engine: Engine | None = None,
+    spent: Spent | None = None,
 ) -> Iterator[Result]:
     """Attack a stream of jobs; results come as they are done, in no particular order.
 
@@ -39,6 +42,7 @@ def stream_jobs(
         model: The model to attack, in evaluation mode.
         seed: Of every random number.
         engine: How to run; None takes the defaults.
+        spent: A clock that is told where the time goes, or None.
 
     Raises:
         ValueError: An image is not float32 in [0, 1] of the model's size, goals are of different kinds, the model
@@ -60,7 +64,7 @@ def stream_jobs(
         yield first
         yield from queue
 
-    yield from Loop(recipe, first.goal, model, everything(), seed, engine or Engine()).results()
+    yield from Loop(recipe, first.goal, model, everything(), seed, engine or Engine(), spent).results()
 
 
 def run(
@@ -108,13 +112,17 @@ def collect(
     goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
     n = len(images)
+    # one block, however many results there are
+    made = torch.empty(images.shape, dtype=torch.float32, device="cpu") if n else images.detach().clone()
     found: dict[int, Result] = {}
     for result in stream_jobs(attack, jobs, model, seed=seed, engine=engine):
-        found[int(result.name)] = result
+        place = int(result.name)
+        made[place] = result.image
+        found[place] = replace(result, image=made[place])
     done = [found[i] for i in range(n)]
     for line in notices((r.name, r.flags) for r in done):
         warnings.warn(line, AttackWarning, stacklevel=3)
-    return Adversarials.of(done, images)
+    return Adversarials.of(done, made)
 
 
 def trace(

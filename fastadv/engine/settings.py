@@ -37,6 +37,8 @@ class Engine:
             measured. The verdict is always float32.
         channels_last: Run convolutions in the channels-last layout.
         capture: Record the tick as a CUDA graph; None: on CUDA, yes.
+        success_float: Measure success before rounding to 8 bits too: one more float32 pass over the images that
+            rounding changes.
         poll: Ticks between two looks at the flags; None: 1 on a CPU, 4 on CUDA.
 
     Raises:
@@ -49,6 +51,7 @@ class Engine:
     channels_last: bool = True
     capture: bool | None = None
     poll: int | None = None
+    success_float: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.recognition import count_success, mean_of
 from fastadv.runs.goals import Enrolled, GoalChoice
-from fastadv.runs.production import Order, produce
+from fastadv.runs.production import NONE_KNOWN, Order, produce
 from fastadv.runs.work import Work
 
 
@@ -194,6 +194,7 @@ def attack_pairs(
     threshold: float,
     metric: str = "cosine",
     goal: Callable[[Goal], Goal] = lambda goal: goal,
+    known: Mapping[str, Tensor] = NONE_KNOWN,
     stage: str,
 ) -> list[ManifestRow]:
     """Attack the first image of every pair, and finish the folder: pairs of two people to match, those of one not to.
@@ -207,6 +208,7 @@ def attack_pairs(
         threshold: Of the verifier.
         metric: ``"cosine"`` or ``"euclidean"``.
         goal: What the attacker makes of the goal.
+        known: See ``produce``.
         work: How images are made, and where they go.
         stage: What the progress is called, before the goal.
 
@@ -227,7 +229,9 @@ def attack_pairs(
             return goal(Impersonate(reference, threshold=threshold, metric=metric))
 
         chosen = [o for o, p in zip(orders, pairs, strict=True) if p.same is same]
-        rows = produce(chosen, goal_of, source, attack, model, work, goal_name=name, stage=f"{stage}: {name}")
+        rows = produce(
+            chosen, goal_of, source, attack, model, work, goal_name=name, known=known, stage=f"{stage}: {name}"
+        )
         found.update((row.name, row) for row in rows)
     if work.folder is not None:
         work.folder.finish([o.name for o in orders])

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks import Attack, Goal, Recipe, check_recipe
-from fastadv.core.progress import Progress, silent
+from fastadv.core.progress import Notes, Progress, silent
 from fastadv.data import FaceSource, RunFolder
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.data.run_files import RUN_FOLDER, FolderKind, held
@@ -134,7 +134,10 @@ class RunIdentity:
     def work(self, out: str | os.PathLike[str], *, fresh: bool = False, progress: Progress = silent) -> Iterator[Work]:
         """The run's folder with how its images are made; as `open`."""
         with self.open(out, fresh=fresh) as folder:
-            yield Work(folder=folder, seed=self.config["seed"], engine=self.engine, progress=progress)
+            work = Work(folder=folder, seed=self.config["seed"], engine=self.engine, progress=progress)
+            yield work
+        if work.spent.seconds["steps"] and isinstance(progress, Notes):
+            progress.note(work.spent.line())
 
     def hold(self, out: Path, *, fresh: bool = False) -> AbstractContextManager[None]:
         """The folder of another kind than a run's; as `run_files.held`."""
@@ -147,7 +150,8 @@ class RunIdentity:
 
 def describe_engine(engine: Engine) -> dict[str, object]:
     """What of an engine's settings changes a byte."""
-    return {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last}
+    more = {"success_float": True} if engine.success_float else {}
+    return {"batch": engine.batch, "precision": engine.precision, "channels_last": engine.channels_last, **more}
 
 
 def _settled(engine: Engine, model: FaceModel, description: Path | None) -> Engine:

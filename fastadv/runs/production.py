@@ -5,25 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import GalleryClass, Goal, Recipe, check_recipe
+from fastadv.core.cores import workers
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.core.provenance import software
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, RunFolderError, face_id, read_manifest, to_uint8
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
-from fastadv.models.modes import plain_modes
 from fastadv.runs import RunIdentity, UsedFaces, Work, goal_hash, list_hash
 
-_WRITERS = 2
+NONE_KNOWN: Mapping[str, Tensor] = MappingProxyType({})
 _QUEUED = 64  # images that wait for the disk
 
 
@@ -54,6 +54,7 @@ def produce(
     work: Work,
     *,
     goal_name: str,
+    known: Mapping[str, Tensor] = NONE_KNOWN,
     stage: str = "attacking",
 ) -> list[ManifestRow]:
     """Make what is ordered, and write it where a folder is given.
@@ -69,6 +70,7 @@ def produce(
         model: The model to attack.
         work: How images are made, and where they go.
         goal_name: What the manifest calls the goal.
+        known: The model's float32 embeddings of source faces, by name, of a goal on embeddings: not computed again.
         stage: The name that progress gets.
 
     Raises:
@@ -78,7 +80,7 @@ def produce(
     rows = _finished(work.folder, {order.name for order in orders})
     pending = [order for order in orders if order.name not in rows]
     work.progress(stage, len(rows), len(orders))
-    for row, _ in _made(pending, goal_of, source, attack, model, work, goal_name=goal_name):
+    for row, _ in _made(pending, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
         rows[row.name] = row
         work.progress(stage, len(rows), len(orders))
     return [rows[order.name] for order in orders]
@@ -136,7 +138,7 @@ def stream(
         return goal
 
     def results(pending: Sequence[Order], work: Work) -> Iterator[Result]:
-        for _, result in _made(pending, goal_of, source, attack, model, work, goal_name=None):
+        for _, result in _made(pending, goal_of, source, attack, model, work, goal_name=None, known=NONE_KNOWN):
             yield result
 
     if out is None:
@@ -189,20 +191,25 @@ def _made(
     work: Work,
     *,
     goal_name: str | None,
+    known: Mapping[str, Tensor],
 ) -> Iterator[tuple[ManifestRow, Result]]:
     """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
     about: dict[str, tuple[Order, Face, Goal]] = {}
     made_with = software(model.device)
-    with source.stream([order.source for order in orders]) as faces, _Writers(work.folder) as writers:
+    with (
+        source.stream([order.source for order in orders], workers=workers()) as faces,
+        _Writers(work.folder) as writers,
+    ):
 
         def jobs() -> Iterator[Job]:
             for order, loaded in zip(orders, faces, strict=True):
                 face = source.unchanged(loaded)
                 goal = goal_of(order, face)
                 about[order.name] = (order, face, goal)
-                yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal)
+                clean = known.get(order.source)
+                yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal, known=clean)
 
-        for result in stream_jobs(attack, jobs(), model, seed=work.seed, engine=work.engine):
+        for result in stream_jobs(attack, jobs(), model, seed=work.seed, engine=work.engine, spent=work.spent):
             order, face, goal = about.pop(result.name)
             row = ManifestRow(
                 name=result.name,
@@ -225,7 +232,7 @@ def _made(
                 flags=";".join(result.flags),
                 nonfinite=result.nonfinite,
                 levels=changed_levels(face.image, result.image),
-                template_distance=_template_distance(goal, model, result.image),
+                template_distance=_template_distance(goal, result.embedding),
                 target_hash=_target_hash(source, order.target),
                 goal_hash="" if goal_name else goal_hash(goal),
                 software=made_with,
@@ -255,13 +262,12 @@ def _target_hash(source: FaceSource, target: str) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _template_distance(goal: Goal, model: FaceModel, image: Tensor) -> float | None:
+def _template_distance(goal: Goal, embedding: Tensor | None) -> float | None:
     """From an image's embedding to the nearest template of the class that it is identified as (Massoli et al., 5.3)."""
-    if not isinstance(goal, GalleryClass):
+    if not isinstance(goal, GalleryClass) or embedding is None:
         return None
     gallery = goal.gallery
-    with plain_modes(model.device), torch.no_grad():
-        distances = gallery.distances(model(image[None].to(model.device)))
+    distances = gallery.distances(embedding[None].to(gallery.templates.device))
     said = gallery.vote(distances, goal.k)
     return float(distances[0, gallery.classes == said].min())
 
@@ -271,7 +277,7 @@ class _Writers:
 
     def __init__(self, folder: RunFolder | None) -> None:
         self._folder = folder
-        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="fastadv-write")
+        self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="fastadv-write")
         self._room = threading.Semaphore(_QUEUED)
         self._failed: list[BaseException] = []
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
+from fastadv.core.spent import Spent
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
 
@@ -19,12 +20,14 @@ class Work:
         seed: Of every random number.
         engine: How to run.
         progress: Told of every stage.
+        spent: Where its time goes.
     """
 
     folder: RunFolder | None = None
     seed: int = 0
     engine: Engine = field(default_factory=Engine)
     progress: Progress = silent
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def into(self) -> RunFolder:

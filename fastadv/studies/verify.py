@@ -100,7 +100,16 @@ def verify(
         return found[None]
 
     rows = attack_pairs(
-        pairs, source, attack, model, work, target=target, threshold=threshold, metric=metric, stage=attack.name
+        pairs,
+        source,
+        attack,
+        model,
+        work,
+        target=target,
+        threshold=threshold,
+        metric=metric,
+        known=embeddings,
+        stage=attack.name,
     )
     after = sign * np.array([row.score_after for row in rows])
     if not np.isfinite(after).all():

@@ -132,8 +132,22 @@ def test_it_stops_at_the_first_success_and_restarts_only_what_has_none(loss):
     model, x = curved_model(), faces(8)
     goal = Misclassify(predicted(model, x))
     eps = 0.035
-    once = fa.run(fa.Recipe(APGD(budget=Linf(eps), steps=10, loss=loss)), goal, model, x, seed=1)
-    again = fa.run(fa.Recipe(APGD(budget=Linf(eps), steps=10, restarts=3, loss=loss)), goal, model, x, seed=1)
+    once = fa.run(
+        fa.Recipe(APGD(budget=Linf(eps), steps=10, loss=loss)),
+        goal,
+        model,
+        x,
+        seed=1,
+        engine=fa.Engine(success_float=True),
+    )
+    again = fa.run(
+        fa.Recipe(APGD(budget=Linf(eps), steps=10, restarts=3, loss=loss)),
+        goal,
+        model,
+        x,
+        seed=1,
+        engine=fa.Engine(success_float=True),
+    )
     assert once.success_float.any()
     assert not once.success_float.all()
     assert bool((again.success_float | ~once.success_float).all())

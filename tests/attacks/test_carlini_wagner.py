@@ -36,7 +36,13 @@ def nearest(model: fa.FaceModel, x: torch.Tensor, margin: float = 0.0) -> torch.
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_the_smallest_perturbation_of_a_linear_model_at_any_scale_of_the_logits(scale):
     model, x = linear_model(5, scale=scale), faces(6)
-    made = fa.run(fa.Recipe(CarliniWagner(search_steps=3, inner_steps=100)), Misclassify(predicted(model, x)), model, x)
+    made = fa.run(
+        fa.Recipe(CarliniWagner(search_steps=3, inner_steps=100)),
+        Misclassify(predicted(model, x)),
+        model,
+        x,
+        engine=fa.Engine(success_float=True),
+    )
     assert made.success.all()
     assert made.success_float.all()
     assert bool((made.l2 <= 1.1 * nearest(model, x)).all())
@@ -123,7 +129,13 @@ def test_what_cannot_be_reached_is_reported_as_missed():
     with torch.no_grad():
         model.head.bias[0] += 1000
     x = faces(2)
-    made = fa.run(fa.Recipe(CarliniWagner(search_steps=2, inner_steps=10)), Misclassify(torch.tensor([0, 0])), model, x)
+    made = fa.run(
+        fa.Recipe(CarliniWagner(search_steps=2, inner_steps=10)),
+        Misclassify(torch.tensor([0, 0])),
+        model,
+        x,
+        engine=fa.Engine(success_float=True),
+    )
     assert not made.success.any()
     assert not made.success_float.any()
 

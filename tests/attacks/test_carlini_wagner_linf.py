@@ -91,7 +91,11 @@ def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_
     with torch.no_grad():
         model.head.bias[0] += 1000
     made = fa.run(
-        fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=10)), Misclassify(torch.tensor([0, 0])), model, x
+        fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=10)),
+        Misclassify(torch.tensor([0, 0])),
+        model,
+        x,
+        engine=fa.Engine(success_float=True),
     )
     assert not made.success.any()
     assert not made.success_float.any()

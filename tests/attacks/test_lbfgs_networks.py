@@ -133,7 +133,9 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
 def test_it_needs_fewer_evaluations_than_signed_steps_for_the_same_success():
     net, x, targets = model(), faces(8, size=(16, 16)), faces(8, size=(16, 16), seed=2)
     goal = Impersonate(targets, threshold=0.9)
-    quasi = fa.run(fa.Recipe(LBFGSB(budget=Linf(0.3), stop_at_success=True)), goal, net, x)
+    quasi = fa.run(
+        fa.Recipe(LBFGSB(budget=Linf(0.3), stop_at_success=True)), goal, net, x, engine=fa.Engine(success_float=True)
+    )
     signed = fa.attacks.SignGradient(budget=Linf(0.3), steps=300, step_size=1 / 255, stop_at_success=True)
     steps = fa.run(fa.Recipe(signed), goal, net, x)
     assert quasi.success_float.all()

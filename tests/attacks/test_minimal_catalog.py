@@ -52,7 +52,7 @@ def test_every_result_is_judged_again_on_the_8_bit_image(name):
     model, x = curved_model(), faces(5)
     label = predicted(model, x)
     attack = short(name)
-    made = fa.run(fa.Recipe(attack), Misclassify(label), model, x, seed=2)
+    made = fa.run(fa.Recipe(attack), Misclassify(label), model, x, seed=2, engine=fa.Engine(success_float=True))
     assert torch.equal(torch.round(made.images * 255) / 255, made.images)
     clear = made.score_after.abs() > 1e-5  # at the border itself the engine's own network may see the other side
     assert torch.equal(made.success[clear], (predicted(model, made.images) != label)[clear])
@@ -73,7 +73,11 @@ def test_a_constant_that_is_raised_for_ever_stays_a_number(make):
     with torch.no_grad():
         model.head.bias[0] += 1000
     made = fa.run(
-        fa.Recipe(make(search_steps=140, inner_steps=2)), Misclassify(torch.zeros(2, dtype=torch.int64)), model, x
+        fa.Recipe(make(search_steps=140, inner_steps=2)),
+        Misclassify(torch.zeros(2, dtype=torch.int64)),
+        model,
+        x,
+        engine=fa.Engine(success_float=True),
     )
     assert not made.success_float.any()
     assert bool(torch.isfinite(made.images).all())

@@ -72,7 +72,9 @@ class Bare(fa.Goal):
 def test_a_loss_is_enough(name, options):
     with torch.no_grad():
         border = -log_softmax(MODEL.logits(X), 1).amax(1).amin().item() + 0.1
-    made = fa.attack(name, MODEL, X, goal=LessSure(labels=LABELS, border=border), **options)
+    made = fa.attack(
+        name, MODEL, X, goal=LessSure(labels=LABELS, border=border), engine=fa.Engine(success_float=True), **options
+    )
     with torch.no_grad():
         after = -log_softmax(MODEL.logits(made.images), 1).gather(1, LABELS[:, None])[:, 0]
     assert torch.equal(made.success, after > border)

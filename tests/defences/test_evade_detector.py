@@ -137,10 +137,10 @@ def test_the_smallest_perturbation_is_the_smallest_that_is_hidden(pair):
         outputs = watched.logits(x)
     labels = outputs[:, :-1].argmax(1)
     line = float(outputs[:, -1].median())
-    attack = fa.Recipe(CarliniWagner(search_steps=3, inner_steps=30))
-    bare = fa.run(attack, Misclassify(labels), model, x, engine=fa.Engine(batch=8))
+    attack, engine = fa.Recipe(CarliniWagner(search_steps=3, inner_steps=30)), fa.Engine(batch=8, success_float=True)
+    bare = fa.run(attack, Misclassify(labels), model, x, engine=engine)
     goal = EvadeDetector(goal=Misclassify(labels), threshold=line)
-    made = fa.run(attack, goal, watched, x, engine=fa.Engine(batch=8))
+    made = fa.run(attack, goal, watched, x, engine=engine)
     with torch.no_grad():
         ours, theirs = watched.logits(made.images), watched.logits(bare.images)
     assert made.success.tolist() == ((ours[:, :-1].argmax(1) != labels) & (ours[:, -1] < line)).tolist()

@@ -264,7 +264,8 @@ def build(
         for label, way, network, names in ways:
             orders = [_order(aim) for aim in aims if aim.goal == kind and aim.name in names]
             stage = f"{attack.name}: {kind}{label}"
-            found = produce(orders, goal_of, source, way, network, work, goal_name=kind, stage=stage)
+            known = embeddings if network is model else {}
+            found = produce(orders, goal_of, source, way, network, work, goal_name=kind, known=known, stage=stage)
             rows.update((row.name, row) for row in found)
         made[kind] = summarise([rows[aim.name] for aim in aims if aim.goal == kind]) if rows else None
     folder.finish([aim.name for aim in aims])
