@@ -253,7 +253,7 @@ def _row(one: Run, task: Task, faces: Faces) -> tuple[dict[str, Any], Outcome]:
     made = torch.cat(one.found)
     outward = one.ours and task.minimal
     success, norm = evaluate(task, faces.model, part, rounded(made, part.x, outward=outward))
-    raw = evaluate(task, faces.model, part, made)[0] if task.minimal else success
+    raw = evaluate(task, faces.model, part, made)[0] if task.minimal else None
     rate, low, high = interval([n / s for n, s in zip(one.sizes, one.seconds, strict=True)])
     share = sum(one.sizes) if one.counted is None else 1
     row = {
@@ -273,7 +273,7 @@ def _row(one: Run, task: Task, faces: Faces) -> tuple[dict[str, Any], Outcome]:
         "syncs_per_tick": one.syncs,
         "peak_mib": one.peak,
         "success": float(success.mean()),
-        "success_float": float(raw.mean()),
+        "success_float": None if raw is None else float(raw.mean()),
         "norm": "L2" if task.by_length else "Linf, grey levels",
         "median_norm": float(np.median(norm[success])) if success.any() else None,
     }

@@ -101,10 +101,10 @@ class Outside(TorchDispatchMode):
         self._ticks: list[tuple[int, int]] = []
         counter.on_tick = lambda: self._ticks.append((self.operations, self.syncs))
 
-    def per_tick(self) -> tuple[float, float]:
-        """Operations and reads from the first batch backward to the last, a batch; of a single one, all there were."""
+    def per_tick(self) -> tuple[float | None, float | None]:
+        """Operations and reads from one batch backward to the next; None where there was one batch only."""
         if len(self._ticks) < 2:
-            return self.operations, self.syncs
+            return None, None
         first, last = self._ticks[0], self._ticks[-1]
         return (last[0] - first[0]) / (len(self._ticks) - 1), (last[1] - first[1]) / (len(self._ticks) - 1)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastadv.core.statistics import paired_difference
 
 _LONGER = 1.01  # a larger norm than this times another row's loses
+_MANY = 20  # of fewer images the interval can have no width, where all disagree: the exact test decides as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,10 @@ def lost(outcomes: Sequence[Outcome], *, minimal: bool) -> list[bool]:
 
 def _fewer(one: Outcome, other: Outcome) -> bool:
     n = min(len(one.success), len(other.success))
-    return n > 0 and paired_difference(other.success[:n], one.success[:n]).low > 0
+    if n == 0:
+        return False
+    difference = paired_difference(other.success[:n], one.success[:n])
+    return difference.low > 0 and (n >= _MANY or difference.p < 0.05)
 
 
 def _longer(one: Outcome, other: Outcome) -> bool:

@@ -62,6 +62,11 @@ def test_a_row_loses_by_its_success_beyond_the_paired_interval():
     assert lost([outcome(most), outcome([False, *most[1:]])], minimal=False) == [False, False]
 
 
+def test_two_images_prove_nothing():
+    assert lost([outcome([True] * 256), outcome([False] * 2)], minimal=False) == [False, False]
+    assert lost([outcome([True] * 256), outcome([False] * 6)], minimal=False) == [False, True]
+
+
 def test_rows_are_compared_on_the_images_that_both_had():
     assert lost([outcome([True] * 32 + [False] * 224), outcome([True] * 32)], minimal=False) == [False, False]
     assert lost([outcome([False] * 32 + [True] * 224), outcome([True] * 32)], minimal=False) == [True, False]
