@@ -37,10 +37,19 @@ def header(device: str) -> dict[str, Any]:
     }
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a table with aligned columns."""
-    if not rows:
-        return
+def show(rows: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) -> None:
+    """Print rows as tables with aligned columns: one below each value of the columns ``groups``, or one of all."""
+    tables: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kept = {k: v for k, v in row.items() if k not in groups}
+        tables.setdefault(tuple(str(row[name]) for name in groups), []).append(kept)
+    for heading, table in tables.items():
+        if heading:
+            print("\n" + ", ".join(heading))
+        _show(table)
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(k for row in rows for k in row))
     cells = [names] + [
         [f"{row.get(n, ''):.4g}" if isinstance(row.get(n), float) else str(row.get(n, "")) for n in names]

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import engine, guard, minimal_norm, ops, optimisation, serve_load, surrogates
+from bench import against_peers, engine, guard, ops, optimisation, serve_load, surrogates
 
 Row = Mapping[str, Any]
 
@@ -36,11 +36,13 @@ class Entry:
         what: One line.
         needs_data: Whether it needs real faces and weights.
         run: Measures.
+        groups: Columns whose values head a table of their own.
     """
 
     what: str
     needs_data: bool
     run: Callable[[Options], list[Row]]
+    groups: tuple[str, ...] = ()
 
 
 REGISTRY: Mapping[str, Entry] = MappingProxyType(
@@ -83,10 +85,11 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             needs_data=True,
             run=lambda o: optimisation.lbfgsb(data=o.data, device=o.device, quick=o.quick),
         ),
-        "minimal-norm": Entry(
-            what="C&W-L2 and DeepFool on LFW crops against adv-lib, Foolbox and the published loops by hand",
-            needs_data=True,
-            run=lambda o: minimal_norm.minimal_norm(data=o.data, device=o.device, quick=o.quick),
+        "peers": Entry(
+            what="attacks against torchattacks, Foolbox, ART, adv-lib, rai-toolbox, SciPy and a plain PyTorch loop",
+            needs_data=False,
+            run=lambda o: against_peers.run_all(data=o.data, device=o.device, quick=o.quick),
+            groups=("network", "attack"),
         ),
     }
 )

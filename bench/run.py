@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         print(f"{name}: {entry.what}")
         rows = entry.run(options)
-        show(rows)
+        show(rows, entry.groups)
         if args.json and not args.quick:
             about = header(args.device)
             about["commit"] = args.commit or about["commit"]

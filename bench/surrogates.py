@@ -47,11 +47,16 @@ class _Stored(nn.Module):
 def by_hooks(model: FaceModel, precision: str, rate: float, kind: str) -> FaceModel:
     """The prepared model with unfused masks, batch norms left as they are."""
     ready = prepare(model, precision=precision, fold=False)
-    for name, module in list(ready.backbone.named_modules()):
+    store_masks(ready.backbone, rate, kind)
+    return ready
+
+
+def store_masks(backbone: nn.Module, rate: float, kind: str = "rand") -> None:
+    """Put a mask behind every convolution, in place: one that a pass without gradients draws, and the next one uses."""
+    for name, module in list(backbone.named_modules()):
         if isinstance(module, nn.Conv2d):
             parent, _, child = name.rpartition(".")
-            setattr(ready.backbone.get_submodule(parent), child, _Stored(module, rate, kind).eval())
-    return ready
+            setattr(backbone.get_submodule(parent), child, _Stored(module, rate, kind).eval())
 
 
 def tick(forward: Forward, source: Tensor, target: Tensor, seen: Forward | None = None) -> Tensor:

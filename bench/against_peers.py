@@ -1,0 +1,356 @@
+"""The engine against other libraries: the same network, faces, steps, budget and start for all."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.optimisation import lfw_faces
+from bench.peers import adv_lib, art, compiled, counting, foolbox, plain, rai_toolbox, scipy, torchattacks
+from bench.peers.calls import Call, Given, Network
+from bench.peers.evaluation import evaluate, rounded
+from bench.peers.lost import Outcome, lost
+from bench.peers.tasks import InFloat, Task, best_precisions, few_classes, large_network, tasks
+from fastadv import load
+from fastadv.data import LFW, render_faces
+from fastadv.engine import Engine, run
+from fastadv.models import FaceModel
+
+PEERS: tuple[ModuleType, ...] = (plain, compiled, torchattacks, foolbox, art, adv_lib, rai_toolbox, scipy)
+IDENTITIES, FEW, SYNTHETIC = 158, 10, 16
+BATCHES = {"cpu": (8, 16, 32), "cuda": (64, 128, 256)}
+LATE = 50 * 60.0  # seconds
+WHOLE_ROUNDS = 3  # of runs that stop at success: each takes all faces
+MAXIMUM = 256
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """Faces, and a network that identifies them."""
+
+    name: str
+    model: FaceModel
+    given: Given
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One way to do a task, and what was seen of it.
+
+    Attributes:
+        name: Of the row.
+        version: Of the library.
+        call: Images to images.
+        counted: The same where ``call`` replays a recorded graph, which no counter sees; else None.
+        owner: Whose ``methods`` are counted.
+        ours: Whether it is the engine.
+        whole: Whether a round takes all faces: for runs whose images end one by one.
+        batch: Images of an evaluation, None where the engine chooses.
+    """
+
+    name: str
+    version: str | None
+    call: Callable[[Given], Tensor]
+    counted: Callable[[Given], Tensor] | None = None
+    owner: type = FaceModel
+    methods: tuple[str, ...] = ("features", "forward", "logits")
+    ours: bool = False
+    whole: bool = False
+    batch: int | None = None
+    counter: counting.Counter = field(default_factory=counting.Counter)
+    operations: float | None = None
+    syncs: float | None = None
+    peak: float | None = None
+    size: int = 0
+    seconds: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    found: list[Tensor] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        """Faces that it has been measured on."""
+        return self.sizes[-1] if self.whole else sum(self.sizes)
+
+
+def _given(model: FaceModel, x: Tensor) -> Given:
+    with torch.no_grad():
+        logits = torch.cat([model.logits(part) for part in x.split(16)])
+    label, half = logits.argmax(1), len(x) // 2
+    wanted = label.roll(half)
+    wanted = torch.where(wanted == label, (label + 1) % logits.shape[1], wanted)
+    return Given(x=x, label=label, wanted=wanted, target=x.roll(half, 0))
+
+
+def lfw(data: Path, device: str, identities: int, count: int) -> Faces:
+    """MobileFaceNet with a class for each identity, and faces of theirs that are in no template."""
+    model = lfw_faces(data, device, identities, 1).model
+    source = LFW(data / "lfw")
+    by_name: dict[str, list[str]] = {}
+    for name in source.names:
+        by_name.setdefault(name.rpartition("/")[0], []).append(name)
+    people = [names for names in by_name.values() if len(names) >= 3][:identities]
+    others = [name for names in people for name in (names[0], *names[3:])]  # templates are of the second and third
+    chosen = [others[i * len(others) // count] for i in range(count)]
+    x = torch.stack([source.load(name).image for name in chosen]).to(device)
+    return Faces(name=f"mobilefacenet, {identities} classes", model=model, given=_given(model, x))
+
+
+def synthetic(device: str, count: int) -> Faces:
+    """What ships with the package, where there is no LFW."""
+    model = load("synth-vgg", device=device).eval()
+    assert isinstance(model.head, nn.Linear)
+    head = nn.Linear(model.head.in_features, SYNTHETIC).to(device)
+    head.weight.data, head.bias.data = model.head.weight.data[:SYNTHETIC], model.head.bias.data[:SYNTHETIC]
+    model.head = head.eval()
+    x = render_faces([i % SYNTHETIC for i in range(count)], [i // SYNTHETIC for i in range(count)], seed=3).images.to(
+        device
+    )
+    return Faces(name=f"synth-vgg, {SYNTHETIC} classes, synthetic faces", model=model, given=_given(model, x))
+
+
+def random_weights(device: str, x: Tensor) -> Faces:
+    """IR-ResNet-50, untrained."""
+    model = load("iresnet50", random_weights_seed=0, device=device)
+    torch.manual_seed(0)
+    model.head = nn.Linear(512, IDENTITIES).to(device)
+    return Faces(name="iresnet50, random weights", model=model.eval(), given=_given(model, x))
+
+
+def _by_peer(call: Call, network: Network, task: Task, batch: int, given: Given) -> Tensor:
+    found = []
+    for part in given.split(batch):
+        found.append(call(network, part, task.setting).detach().cpu())
+        network.zero_grad(set_to_none=True)
+    return torch.cat(found)
+
+
+def _by_engine(attack: Any, task: Task, model: FaceModel, engine: Engine, given: Given) -> Tensor:
+    used = InFloat(attack) if task.minimal else attack
+    return run(used, task.goal_for(given), model, given.x, engine=engine).images
+
+
+def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> list[Run]:
+    """The peers that have the attack and can be imported, then the engine's."""
+    trained = copy.deepcopy(faces.model).requires_grad_(True)  # as a library gets it
+    frozen = copy.deepcopy(faces.model).requires_grad_(False)
+    found = []
+    for peer in PEERS:
+        if task.name not in peer.ATTACKS or peer.NAME in task.skip:
+            continue
+        why = "left out of quick runs" if quick and peer is compiled else peer.missing()
+        if why:
+            print(f"{task.name}: without {peer.NAME}: {why}")
+            continue
+        kind = compiled.CompiledNetwork if peer is compiled else Network
+        network = kind(frozen if peer in (plain, compiled) else trained, task.output).eval()
+        call = partial(_by_peer, peer.ATTACKS[task.name], network, task, batch)
+        one = Run(name=peer.NAME, version=peer.version(), call=call, batch=batch)
+        if peer is compiled:
+            one.owner, one.methods = compiled.CompiledNetwork, ("forward",)
+        found.append(one)
+    for label, attack in task.ours.items():
+        for precision in best_precisions(device):
+            if precision and label and not label.startswith("stop"):
+                continue  # of the further forms the default says enough
+            engine = Engine(precision=precision) if precision else Engine()
+            exact = task.precise(attack, precision) if precision else attack
+            one = Run(
+                name=", ".join(part for part in ("fastadv", precision, label) if part),
+                version=None,
+                call=partial(_by_engine, exact, task, faces.model, engine),
+                ours=True,
+                whole=label == "stop at success",
+            )
+            if device.startswith("cuda"):
+                one.counted = partial(
+                    _by_engine, exact, task, faces.model, Engine(precision=engine.precision, capture=False)
+                )
+            found.append(one)
+    return found
+
+
+def _sync(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
+    """Two images: kernels are chosen, operations outside of the network are counted, and a slow run is found out."""
+    first = faces.given[: one.batch if one.owner is not FaceModel else 2]
+    counter = counting.Counter()
+    begin = time.perf_counter()
+    with counter.watching(one.owner, *one.methods):
+        if one.owner is FaceModel:
+            with counting.Outside(counter) as outside, outside.reads:
+                (one.counted or one.call)(first)
+            one.operations, one.syncs = outside.per_tick()
+        else:
+            one.call(first)
+    if one.counted is not None:  # the counts of a chunk stand for all
+        with one.counter.watching(one.owner, *one.methods):
+            one.counted(faces.given[: task.chunk])
+        one.counter.per_image(task.chunk)
+        one.call(first)
+    _sync(device)
+    one.size = task.chunk
+    if one.ours or (time.perf_counter() - begin) / len(first) * task.chunk < task.seconds:
+        return
+    begin = time.perf_counter()
+    one.call(first)
+    _sync(device)
+    fits = int(task.seconds * len(first) / (time.perf_counter() - begin))
+    one.size = min(task.chunk, max(2, fits))
+
+
+def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds: int) -> None:
+    """In turns, so that a drift of the machine meets all alike; each round has other faces."""
+    given = faces.given
+    for k in range(rounds):
+        for one in runs:
+            done = 0 if one.whole else one.images if one.sizes else 0
+            part = given if one.whole else given[done : done + one.size]
+            late = one.seconds and sum(one.seconds) + one.seconds[-1] > task.seconds
+            if not len(part) or late or (one.whole and k >= WHOLE_ROUNDS):
+                continue
+            torch.manual_seed(k)
+            before = counting.reset_peak(device) if k == 0 else None
+            counter = one.counter if one.counted is None else counting.Counter()
+            with counter.watching(one.owner, *one.methods):
+                _sync(device)
+                begin = time.perf_counter()
+                made = one.call(part)
+                _sync(device)
+                spent = time.perf_counter() - begin
+            if k == 0:
+                one.peak = counting.peak(device, before)
+            one.seconds.append(spent)
+            one.sizes.append(len(part))
+            one.found = [made] if one.whole else [*one.found, made]
+
+
+def interval(rates: Sequence[float]) -> tuple[float, float, float]:
+    """The median, and where it lies in 95 of 100 draws of rounds, with replacement."""
+    drawn = np.random.default_rng(0).integers(len(rates), size=(2000, len(rates)))
+    low, high = np.quantile(np.median(np.asarray(rates)[drawn], axis=1), (0.025, 0.975))
+    return float(np.median(rates)), float(low), float(high)
+
+
+def _row(one: Run, task: Task, faces: Faces) -> tuple[dict[str, Any], Outcome]:
+    part = faces.given[: one.images]
+    made = torch.cat(one.found)
+    outward = one.ours and task.minimal
+    success, norm = evaluate(task, faces.model, part, rounded(made, part.x, outward=outward))
+    raw = evaluate(task, faces.model, part, made)[0] if task.minimal else None
+    rate, low, high = interval([n / s for n, s in zip(one.sizes, one.seconds, strict=True)])
+    share = sum(one.sizes) if one.counted is None else 1
+    row = {
+        "network": faces.name,
+        "attack": task.name,
+        "run": one.name,
+        "version": one.version,
+        "images": one.images,
+        "rounds": len(one.sizes),
+        "batch": one.batch,
+        "images_per_s": rate,
+        "low": low,
+        "high": high,
+        "forwards_per_image": one.counter.forwards / share,
+        "backwards_per_image": one.counter.backwards / share,
+        "operations_per_tick": one.operations,
+        "syncs_per_tick": one.syncs,
+        "peak_mib": one.peak,
+        "success": float(success.mean()),
+        "success_float": None if raw is None else float(raw.mean()),
+        "norm": "L2" if task.by_length else "Linf, grey levels",
+        "median_norm": float(np.median(norm[success])) if success.any() else None,
+    }
+    return row, Outcome(success=success, norm=norm)
+
+
+def compare(task: Task, faces: Faces, device: str, *, rounds: int, batch: int, quick: bool, judged: bool) -> list[Row]:
+    """One attack by everyone; without ``judged`` no row can lose."""
+    usable = []
+    runs = runs_of(task, faces, device, batch, quick)
+    begin = time.perf_counter()
+    for one in runs:
+        try:
+            _warm_up(one, task, faces, device)
+            usable.append(one)
+        except Exception as error:  # of a library: the others are compared without it
+            if one.ours:
+                raise
+            print(f"{task.name}: without {one.name}: {type(error).__name__}: {str(error)[:200]}")
+    _measure(usable, task, faces, device, rounds)
+    rows, outcomes = zip(*(_row(one, task, faces) for one in usable), strict=True)
+    verdicts: Sequence[bool | None] = lost(outcomes, minimal=task.minimal) if judged else [None] * len(rows)
+    theirs = [(row, v) for row, v, one in zip(rows, verdicts, usable, strict=True) if not one.ours]
+    # where all peers lost (by rounding, as a rule), the fastest of them
+    rates = [row["images_per_s"] for row, v in theirs if not v] or [row["images_per_s"] for row, _ in theirs]
+    print(f"{task.name} on {faces.name}: {len(rows)} runs in {time.perf_counter() - begin:.0f} s", flush=True)
+    found = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        ratio = row["images_per_s"] / max(rates) if rates else None
+        success = {} if judged else {"success": None, "success_float": None}
+        found.append({**row, **success, "times_fastest_peer": ratio, "lost": verdict})
+    return found
+
+
+def best_batch(faces: Faces, device: str, quick: bool) -> int:
+    """The batch that suits the network as the peers run it: gradients an image in the shortest time."""
+    if quick:
+        return 4
+    network = Network(copy.deepcopy(faces.model).requires_grad_(False)).eval()
+    task = tasks(quick=False)[0]
+    spent: dict[int, float] = {}
+    for _ in range(3):
+        for batch in BATCHES[device.split(":")[0]]:
+            part = faces.given[:batch]
+            _sync(device)
+            begin = time.perf_counter()
+            plain.bim(network, part, task.setting)
+            _sync(device)
+            spent[batch] = min(spent.get(batch, float("inf")), (time.perf_counter() - begin) / len(part))
+    return min(spent, key=spent.__getitem__)
+
+
+def _rounds(quick: bool, late: float) -> int:
+    """One where it is to be quick, or has become late: the whole table is to take an hour at most on two idle cores."""
+    return 1 if quick or time.perf_counter() > late else 8
+
+
+def run_all(*, data: Path | None, device: str, quick: bool) -> list[Row]:
+    """Images a second, passes an image, cost outside of the network, memory, success and norms, a row a run."""
+    late = time.perf_counter() + LATE
+    count = 4 if quick else MAXIMUM
+    found: list[Row] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries, and of the engine on faces that are accepted at the start
+        main = synthetic(device, count) if data is None else lfw(data, device, IDENTITIES, count)
+        if data is None:
+            print("peers: without --data the network is synth-vgg, on synthetic faces")
+        batch = best_batch(main, device, quick)
+        for task in tasks(quick):
+            found += compare(task, main, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=True)
+        if data is not None:
+            few = lfw(data, device, FEW, 4 if quick else 64)
+            for task in few_classes():
+                found += compare(task, few, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=True)
+            large = random_weights(device, main.given.x[:16])
+            for task in large_network(quick):
+                found += compare(
+                    task, large, device, rounds=_rounds(quick, late), batch=min(batch, 8), quick=quick, judged=False
+                )
+    return found
