@@ -6,7 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.optimisation import lfw_faces
-from bench.peers import adv_lib, art, compiled, counting, foolbox, plain, rai_toolbox, scipy, torchattacks
+from bench.peers import adv_lib, art, compat, compiled, counting, foolbox, plain, rai_toolbox, scipy, torchattacks
 from bench.peers.calls import Call, Given, Network
 from bench.peers.evaluation import evaluate, rounded
 from bench.peers.lost import Outcome, lost
 from bench.peers.tasks import InFloat, Task, best_precisions, few_classes, large_network, tasks
-from fastadv import load
+from fastadv import Recipe, load
 from fastadv.data import LFW, render_faces
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel
 
-PEERS: tuple[ModuleType, ...] = (plain, compiled, torchattacks, foolbox, art, adv_lib, rai_toolbox, scipy)
+PEERS: tuple[ModuleType, ...] = (plain, compiled, torchattacks, foolbox, art, adv_lib, rai_toolbox, scipy, compat)
 IDENTITIES, FEW, SYNTHETIC = 158, 10, 16
 BATCHES = {"cpu": (8, 16, 32), "cuda": (64, 128, 256)}
 LATE = 50 * 60.0  # seconds
@@ -137,8 +137,8 @@ def _by_peer(call: Call, network: Network, task: Task, batch: int, given: Given)
     return torch.cat(found)
 
 
-def _by_engine(attack: Any, task: Task, model: FaceModel, engine: Engine, given: Given) -> Tensor:
-    used = InFloat(attack) if task.minimal else attack
+def _by_engine(recipe: Recipe, task: Task, model: FaceModel, engine: Engine, given: Given) -> Tensor:
+    used = replace(recipe, attack=InFloat(recipe.attack)) if task.minimal else recipe
     return run(used, task.goal_for(given), model, given.x, engine=engine).images
 
 
@@ -157,7 +157,7 @@ def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> l
         kind = compiled.CompiledNetwork if peer is compiled else Network
         network = kind(frozen if peer in (plain, compiled) else trained, task.output).eval()
         call = partial(_by_peer, peer.ATTACKS[task.name], network, task, batch)
-        one = Run(name=peer.NAME, version=peer.version(), call=call, batch=batch)
+        one = Run(name=peer.NAME, version=peer.version(), call=call, batch=batch, ours=peer is compat)
         if peer is compiled:
             one.owner, one.methods = compiled.CompiledNetwork, ("forward",)
         found.append(one)

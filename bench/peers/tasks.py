@@ -59,7 +59,7 @@ class Task:
 
     name: str
     setting: Setting
-    ours: Mapping[str, Attack[Any] | Recipe]
+    ours: Mapping[str, Recipe]
     seconds: float
     chunk: int
     goal: str = "misclassify"
@@ -88,27 +88,27 @@ class Task:
             else MatchFeatures(given.target)
         )
 
-    def precise(self, attack: Attack[Any] | Recipe, precision: str) -> Attack[Any] | Recipe:
+    def precise(self, recipe: Recipe, precision: str) -> Recipe:
         """The attack in a precision: with rounded gradients DF takes more evaluations for the same distance."""
+        attack = recipe.attack
         if isinstance(attack, LBFGSB) and attack.evaluations == OUR_EVALUATIONS["fp32"]:
-            return replace(attack, evaluations=OUR_EVALUATIONS[precision])
-        return attack
+            return Recipe(replace(attack, evaluations=OUR_EVALUATIONS[precision]))
+        return recipe
 
 
-def _with_stop(attack: Any) -> dict[str, Any]:
-    if isinstance(attack, Recipe):
-        return {"": attack, "stop at success": replace(attack, attack=replace(attack.attack, stop_at_success=True))}
-    return {"": replace(attack, stop_at_success=False), "stop at success": replace(attack, stop_at_success=True)}
+def _with_stop(recipe: Recipe) -> dict[str, Recipe]:
+    attack: Any = recipe.attack
+    stops = {label: replace(attack, stop_at_success=stop) for label, stop in (("", False), ("stop at success", True))}
+    return {label: replace(recipe, attack=attack) for label, attack in stops.items()}
 
 
 def _ball(attack: Any) -> Setting:
     return Setting(steps=attack.steps, eps=attack.budget.eps, step_size=getattr(attack, "step_size", 0.0))
 
 
-def _in_ball(name: str, attack: Any, seconds: float, goal: str = "misclassify", skip: tuple[str, ...] = ()) -> Task:
-    inner = attack.attack if isinstance(attack, Recipe) else attack
-    ours = _with_stop(attack) if inner.steps > 1 else {"": attack}
-    return Task(name=name, setting=_ball(inner), ours=ours, seconds=seconds, chunk=32, goal=goal, skip=skip)
+def _in_ball(name: str, recipe: Recipe, seconds: float, goal: str = "misclassify", skip: tuple[str, ...] = ()) -> Task:
+    ours = _with_stop(recipe) if recipe.steps > 1 else {"": recipe}
+    return Task(name=name, setting=_ball(recipe.attack), ours=ours, seconds=seconds, chunk=32, goal=goal, skip=skip)
 
 
 def tasks(quick: bool) -> list[Task]:
@@ -119,14 +119,18 @@ def tasks(quick: bool) -> list[Task]:
         _in_ball("fgsm", attacks.fgsm(eps=EPS), 10),
         _in_ball("pgd", attacks.pgd(eps=EPS, steps=forty), 150),
         _in_ball("mi-fgsm", attacks.mi_fgsm(eps=EPS, steps=twenty), 70, skip=("compiled loop",)),
-        _in_ball("apgd", APGD(budget=Linf(EPS), steps=forty), 60),
+        _in_ball("apgd", Recipe(APGD(budget=Linf(EPS), steps=forty)), 60),
         _in_ball("fim", attacks.fim(eps=EPS, steps=twenty), 70, goal="impersonate", skip=("compiled loop",)),
         _in_ball("dfanet-fim", dfanet, 100, goal="impersonate", skip=("compiled loop",)),
         *_minimal(quick),
         Task(
             name="df",
             setting=Setting(steps=SCIPY_EVALUATIONS // 20 if quick else SCIPY_EVALUATIONS, eps=DF_EPS),
-            ours={"": LBFGSB(budget=Linf(DF_EPS), evaluations=3 if quick else OUR_EVALUATIONS["fp32"], tolerance=0.0)},
+            ours={
+                "": Recipe(
+                    LBFGSB(budget=Linf(DF_EPS), evaluations=3 if quick else OUR_EVALUATIONS["fp32"], tolerance=0.0)
+                )
+            },
             seconds=30,
             chunk=16,
             goal="match",
@@ -142,8 +146,8 @@ def _minimal(quick: bool) -> list[Task]:
             name="cw-l2",
             setting=Setting(steps=steps, searches=searches),
             ours={
-                "": CarliniWagner(search_steps=searches, inner_steps=steps),
-                f"1 x {few}": CarliniWagner(search_steps=1, inner_steps=few),
+                "": Recipe(CarliniWagner(search_steps=searches, inner_steps=steps)),
+                f"1 x {few}": Recipe(CarliniWagner(search_steps=1, inner_steps=few)),
             },
             seconds=40,
             chunk=16,
@@ -160,7 +164,7 @@ def _minimal(quick: bool) -> list[Task]:
         Task(
             name="l-bfgs",
             setting=Setting(steps=lbfgs.steps_each, searches=lbfgs.searches),
-            ours={"": lbfgs},
+            ours={"": Recipe(lbfgs)},
             seconds=40,
             chunk=16,
             goal="classify-as",
@@ -169,13 +173,13 @@ def _minimal(quick: bool) -> list[Task]:
     ]
 
 
-def deepfools() -> dict[str, Attack[Any]]:
+def deepfools() -> dict[str, Recipe]:
     """As published, and the forms that are faster at a smaller norm."""
     back = DeepFool(candidates=1, returns=1)
     return {
-        "": DeepFool(),
-        "1 candidate, 1 return": back,
-        "1 candidate, 1 return, overshoot 0.1": replace(back, overshoot=0.1),
+        "": Recipe(DeepFool()),
+        "1 candidate, 1 return": Recipe(back),
+        "1 candidate, 1 return, overshoot 0.1": Recipe(replace(back, overshoot=0.1)),
     }
 
 
@@ -192,13 +196,19 @@ def large_network(quick: bool) -> list[Task]:
     steps = 2 if quick else 10
     chosen = {
         "pgd": (attacks.pgd(eps=EPS, steps=steps), "misclassify"),
-        "fim": (replace(attacks.fim(eps=EPS, steps=steps), step_size=ALPHA), "impersonate"),
+        "fim": (attacks.fim(eps=EPS, steps=steps, step_size=ALPHA), "impersonate"),
     }
     return [
         Task(
-            name=name, setting=_ball(attack), ours={"": attack}, seconds=30, chunk=8, goal=goal, skip=("compiled loop",)
+            name=name,
+            setting=_ball(recipe.attack),
+            ours={"": recipe},
+            seconds=30,
+            chunk=8,
+            goal=goal,
+            skip=("compiled loop",),
         )
-        for name, (attack, goal) in chosen.items()
+        for name, (recipe, goal) in chosen.items()
     ]
 
 

@@ -47,6 +47,7 @@ def test_the_oldest_torch_is_one_and_continuous_integration_has_no_older():
     (least,) = (str(r.specifier) for r in map(Requirement, PROJECT["dependencies"]) if r.name == "torch")
     least = least.removeprefix(">=")
     assert f"PyTorch {least} or newer" in INSTALL
+    assert f"torch ≥ {least}" in (ROOT / "README.md").read_text(encoding="utf-8")
     pinned = re.findall(r"(?m)^torch==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"))
     assert [Version(version) >= Version(least) for version in pinned] == [True]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
