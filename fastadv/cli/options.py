@@ -83,7 +83,9 @@ class RunOptions:
     batch: Annotated[
         int | None, Option(min=0, help="Images per gradient evaluation; 0: measure (default: 16; 64 on CUDA).")
     ] = None
-    precision: Annotated[Precision, Option(help="Precision of gradients: fp32, tf32, bf16 or auto.")] = Precision.fp32
+    precision: Annotated[
+        Precision | None, Option(help="Precision of gradients; auto: measure (default: fp32; bf16 on CUDA).")
+    ] = None
     success_float: Annotated[
         bool, Option("--success-float", help="Measure success before rounding to 8 bits too (slower).")
     ] = False
@@ -95,7 +97,10 @@ class RunOptions:
         from fastadv.engine import Engine
 
         return Engine(
-            slots=self.slots, batch=self.batch, precision=self.precision.value, success_float=self.success_float
+            slots=self.slots,
+            batch=self.batch,
+            precision=None if self.precision is None else self.precision.value,
+            success_float=self.success_float,
         )
 
     def inputs(self, given: InputOptions, output: OutputOptions) -> RunInputs:

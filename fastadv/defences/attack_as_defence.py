@@ -79,7 +79,7 @@ class AttackAsDefence(Traits):
         """Whether it is known of queries that they are attacked."""
         return self.known
 
-    def run_in(self, precision: str) -> AttackAsDefence:
+    def run_in(self, precision: str | None) -> AttackAsDefence:
         """The defence that attacks in a precision."""
         return replace(self, engine=replace(self.engine, precision=precision))
 

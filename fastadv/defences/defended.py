@@ -36,7 +36,7 @@ class Defence(Protocol):
     def takes_attacked(self) -> bool:
         """Whether a query that is known to be attacked is compared as it is (``AttackAsDefence``)."""
 
-    def run_in(self: D, precision: str) -> D:
+    def run_in(self: D, precision: str | None) -> D:
         """The defence as it is in an evaluation of a precision: one that attacks does so in that one."""
 
     def wrap(self, model: FaceModel, *, seed: int = 0) -> FaceModel:
@@ -57,7 +57,7 @@ class Traits:
     on_host: ClassVar[bool] = False
     takes_attacked: ClassVar[bool] = False
 
-    def run_in(self: D, precision: str) -> D:
+    def run_in(self: D, precision: str | None) -> D:
         """The defence as it is in an evaluation of a precision."""
         return self
 

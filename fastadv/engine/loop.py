@@ -84,6 +84,7 @@ class Loop:
     ) -> None:
         assert engine.slots is not None
         assert engine.batch is not None
+        assert engine.precision is not None
         if as_goal(goal) is not goal:
             raise ArgumentTypeError("goal: expected a goal such as Impersonate(...), got a function; use fa.Objective")
         self._attack, self._goal, self._jobs, self._seed, self._engine = recipe.attack, goal, jobs, seed, engine

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_int
@@ -24,6 +26,13 @@ def _check_multiple(slots: int, batch: int) -> None:
         raise ArgumentError(f"slots: expected a multiple of batch = {batch}, got {slots}")
 
 
+def _default_precision(device: torch.device) -> str:
+    """The fastest gradient of the device: the peers' users have TF32 there without asking for it."""
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "tf32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """How an attack is run. What it finds does not depend on slots, order, neighbours or restarts.
@@ -34,7 +43,8 @@ class Engine:
             bit-identical for a fixed batch, whatever the slots. None: 16 on a CPU, the slots (or 64) on CUDA.
             0: measured on the model at hand.
         precision: Of the gradient: ``"fp32"``, ``"tf32"`` (CUDA), ``"bf16"``, or ``"auto"`` for the fastest as
-            measured. The verdict is always float32.
+            measured. None: on CUDA ``"bf16"``, or ``"tf32"`` where the device computes no bf16; on a CPU ``"fp32"``.
+            The verdict is always float32.
         channels_last: Run convolutions in the channels-last layout.
         capture: Record the tick as a CUDA graph; None: on CUDA, yes.
         success_float: Measure success before rounding to 8 bits too: one more float32 pass over the images that
@@ -47,14 +57,14 @@ class Engine:
 
     slots: int | None = None
     batch: int | None = None
-    precision: str = "fp32"
+    precision: str | None = None
     channels_last: bool = True
     capture: bool | None = None
     poll: int | None = None
     success_float: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
+        if self.precision is not None and self.precision not in PRECISIONS:
             raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, got {brief(self.precision)}")
         for name, value, least, expected in (
             ("batch", self.batch, 0, "integer, 0 (measure)"),
@@ -85,7 +95,7 @@ class Engine:
         batch = self.batch
         if batch is None:
             batch = (self.slots or 64) if on_cuda else min(16, self.slots or 16)
-        precision = self.precision
+        precision = self.precision or _default_precision(device)
         if precision == "auto":
             precision = tune.best_precision(model, batch=batch or 16, channels_last=self.channels_last)
         if batch == 0:

@@ -161,7 +161,7 @@ def _settled(engine: Engine, model: FaceModel, description: Path | None) -> Engi
         batch, precision = int(saved["batch"]), str(saved["precision"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return engine.resolve(model)
-    if engine.precision == "auto":
+    if engine.precision in (None, "auto"):
         engine = replace(engine, precision=precision)
     if not engine.batch:
         engine = replace(engine, batch=batch, slots=engine.slots or batch)

@@ -28,7 +28,14 @@ def test_the_captured_tick_gives_the_eager_ones_bits(name):
         attack = by_name(name, steps=6, search_steps=1, retries=0)
     goal = Impersonate(targets, threshold=0.9)
     made = [
-        fa.run(attack, goal, model, x, seed=3, engine=Engine(slots=8, batch=8, capture=capture, poll=poll))
+        fa.run(
+            attack,
+            goal,
+            model,
+            x,
+            seed=3,
+            engine=Engine(precision="fp32", slots=8, batch=8, capture=capture, poll=poll),
+        )
         for capture, poll in ((False, 1), (True, 1), (True, 4))
     ]
     for other in made[1:]:

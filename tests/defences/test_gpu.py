@@ -33,7 +33,10 @@ CAPTURED = (
     Chain(parts=(MeanFilter(), BitDepth())),
     OneOf(parts=(MeanFilter(), GaussianBlur(), RandomResizePad())),
 )
-ON_HOST = (Jpeg(quality=60), AttackAsDefence(attack=attacks.pgd(steps=2), engine=Engine(batch=8, capture=False)))
+ON_HOST = (
+    Jpeg(quality=60),
+    AttackAsDefence(attack=attacks.pgd(steps=2), engine=Engine(precision="fp32", batch=8, capture=False)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,9 @@ def attacked(case, defence, *, capture):
     model, x, targets = case
     attacker = PerfectKnowledge(samples=2).attacker(attacks.mi_fgsm_l2(eps=4.0, steps=6), model, defence)
     goal = attacker.goal(fa.Impersonate(targets, threshold=0.9))
-    return fa.run(attacker.recipe, goal, attacker.model, x, seed=3, engine=Engine(batch=8, capture=capture)).images
+    return fa.run(
+        attacker.recipe, goal, attacker.model, x, seed=3, engine=Engine(precision="fp32", batch=8, capture=capture)
+    ).images
 
 
 @pytest.mark.parametrize("defence", CAPTURED, ids=lambda d: d.name)

@@ -39,7 +39,14 @@ def test_the_captured_tick_gives_the_eager_ones_bits(case, name):
     model, x, targets = case
     goal = Impersonate(targets, threshold=0.9)
     made = [
-        fa.run(ATTACKS[name], goal, model, x, seed=3, engine=Engine(slots=8, batch=8, capture=capture, poll=poll))
+        fa.run(
+            ATTACKS[name],
+            goal,
+            model,
+            x,
+            seed=3,
+            engine=Engine(precision="fp32", slots=8, batch=8, capture=capture, poll=poll),
+        )
         for capture, poll in ((False, 1), (True, 1), (True, 4))
     ]
     for other in made[1:]:
@@ -52,7 +59,9 @@ def test_the_captured_tick_of_several_goals_gives_the_eager_ones_bits(case, name
     model, x, targets = case
     goal = Impersonate(targets, threshold=0.9) & Impersonate(targets.flip(0), threshold=0.9) & Evade(threshold=0.5)
     made = [
-        fa.run(ATTACKS[name], goal, model, x, seed=3, engine=Engine(slots=8, batch=8, capture=capture))
+        fa.run(
+            ATTACKS[name], goal, model, x, seed=3, engine=Engine(precision="fp32", slots=8, batch=8, capture=capture)
+        )
         for capture in (False, True)
     ]
     assert torch.equal(made[1].images, made[0].images)
@@ -62,7 +71,10 @@ def test_the_captured_tick_of_several_goals_gives_the_eager_ones_bits(case, name
 def test_slots_change_no_bit_at_a_fixed_batch(case):
     model, x, targets = case
     goal = Impersonate(targets, threshold=0.9)
-    few, many = (fa.run(ATTACKS["pgd"], goal, model, x, seed=3, engine=Engine(slots=s, batch=8)) for s in (8, 24))
+    few, many = (
+        fa.run(ATTACKS["pgd"], goal, model, x, seed=3, engine=Engine(precision="fp32", slots=s, batch=8))
+        for s in (8, 24)
+    )
     assert torch.equal(few.images, many.images)
 
 
@@ -109,7 +121,7 @@ def test_real_memory_running_out_means_fewer_slots():
             Impersonate(torch.rand(20, 16), threshold=0.999),
             model,
             x,
-            engine=Engine(slots=16, batch=16, capture=False),
+            engine=Engine(precision="fp32", slots=16, batch=16, capture=False),
         )
     torch.cuda.empty_cache()  # or later tests find no memory
 
@@ -118,7 +130,7 @@ def test_two_runs_on_two_streams_at_once_are_those_of_one(case):
     model, x, targets = case
     goal = Impersonate(targets, threshold=0.9)
     names = ("pgd", "m-fim")
-    engine = Engine(slots=8, batch=8)
+    engine = Engine(precision="fp32", slots=8, batch=8)
     expected = [fa.run(ATTACKS[name], goal, model, x, seed=3, engine=engine).images for name in names]
 
     def on_a_stream(name: str) -> torch.Tensor:
@@ -134,7 +146,7 @@ def test_two_generators_in_turn_on_two_streams(case):
     model, x, targets = case
     goal = Impersonate(targets, threshold=0.9)
     jobs = [fa.Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(16)]
-    engine = Engine(slots=8, batch=8)
+    engine = Engine(precision="fp32", slots=8, batch=8)
     expected = {r.name: r.image for r in fa.stream_jobs(ATTACKS["pgd"], jobs, model, seed=3, engine=engine)}
     sides = [
         (torch.cuda.Stream(), fa.stream_jobs(ATTACKS["pgd"], jobs, model, seed=3, engine=engine)) for _ in range(2)
@@ -150,7 +162,7 @@ def test_two_devices_at_once_and_neither_is_the_current_one(case):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     _, x, targets = case
-    goal, engine = Impersonate(targets, threshold=0.9), Engine(slots=8, batch=8)
+    goal, engine = Impersonate(targets, threshold=0.9), Engine(precision="fp32", slots=8, batch=8)
     models = [load("mobileface_v2", random_weights_seed=0, device=f"cuda:{k}").eval() for k in (0, 1)]
     expected = fa.run(ATTACKS["pgd"], goal, models[0], x, seed=3, engine=engine).images
     with ThreadPoolExecutor(2) as pool:
@@ -173,8 +185,8 @@ def test_memory_that_runs_out_while_the_tick_is_recorded():
     x, goal = torch.rand(20, 3, 8, 8), Impersonate(torch.rand(20, 16), threshold=0.999)
     before = torch.cuda.current_stream()
     with pytest.warns(fa.AttackWarning, match="out of memory"):
-        made = fa.run(attacks.fim(steps=2), goal, model, x, engine=Engine(slots=16, batch=16))
+        made = fa.run(attacks.fim(steps=2), goal, model, x, engine=Engine(precision="fp32", slots=16, batch=16))
     assert torch.cuda.current_stream() == before
     limit[0] = 64
-    expected = fa.run(attacks.fim(steps=2), goal, model, x, engine=Engine(slots=4, batch=4))
+    expected = fa.run(attacks.fim(steps=2), goal, model, x, engine=Engine(precision="fp32", slots=4, batch=4))
     assert torch.equal(made.images, expected.images)
