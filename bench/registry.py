@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import against_peers, engine, guard, ops, optimisation, serve_load, surrogates
+from bench import against_peers, engine, growth, guard, ops, optimisation, serve_load, surrogates
 
 Row = Mapping[str, Any]
 
@@ -84,6 +84,12 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="DF, kNN-guided DF and L-BFGS on LFW crops: in slots, against SciPy's L-BFGS-B an image",
             needs_data=True,
             run=lambda o: optimisation.lbfgsb(data=o.data, device=o.device, quick=o.quick),
+        ),
+        "growth": Entry(
+            what="the cost of an image against the number of images, slots, their size, classes and templates",
+            needs_data=False,
+            run=lambda o: growth.growth(device=o.device, quick=o.quick),
+            groups=("axis",),
         ),
         "peers": Entry(
             what="attacks against torchattacks, Foolbox, ART, adv-lib, rai-toolbox, SciPy and a plain PyTorch loop",
