@@ -48,17 +48,17 @@ class Faces:
 
 @dataclass(kw_only=True)
 class Run:
-    """One way to do a task, and what was seen of it.
+    """One implementation of an attack, and its measurements.
 
     Attributes:
         name: Of the row.
-        version: Of the library.
-        call: Images to images.
-        counted: The same where ``call`` replays a recorded graph, which no counter sees; else None.
-        owner: Whose ``methods`` are counted.
-        ours: Whether it is the engine.
-        whole: Whether a round takes all faces: for runs whose images end one by one.
-        batch: Images of an evaluation, None where the engine chooses.
+        version: Of the library; None for fastadv.
+        call: Maps images to adversarial images.
+        counted: The same without a CUDA graph, whose replays no counter notices; None where ``call`` records no graph.
+        owner: The class whose ``methods`` are counted.
+        ours: Whether it is fastadv.
+        whole: Whether every round attacks all faces, as for runs that stop at success.
+        batch: Images per evaluation; None where the engine chooses.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def images(self) -> int:
-        """Faces that it has been measured on."""
+        """The number of faces that the run has been measured on."""
         return self.sizes[-1] if self.whole else sum(self.sizes)
 
 
@@ -95,7 +95,7 @@ def _given(model: FaceModel, x: Tensor) -> Given:
 
 
 def lfw(data: Path, device: str, identities: int, count: int) -> Faces:
-    """MobileFaceNet with a class for each identity, and faces of theirs that are in no template."""
+    """MobileFaceNet with one class per identity, and faces of these people that no template was built from."""
     model = lfw_faces(data, device, identities, 1).model
     source = LFW(data / "lfw")
     by_name: dict[str, list[str]] = {}
@@ -109,7 +109,7 @@ def lfw(data: Path, device: str, identities: int, count: int) -> Faces:
 
 
 def synthetic(device: str, count: int) -> Faces:
-    """What ships with the package, where there is no LFW."""
+    """A network that ships with fastadv, on synthetic faces: for machines without LFW."""
     model = load("synth-vgg", device=device).eval()
     assert isinstance(model.head, nn.Linear)
     head = nn.Linear(model.head.in_features, SYNTHETIC).to(device)
@@ -144,7 +144,7 @@ def _by_engine(recipe: Recipe, task: Task, model: FaceModel, engine: Engine, giv
 
 def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> list[Run]:
     """The peers that have the attack and can be imported, then the engine's."""
-    trained = copy.deepcopy(faces.model).requires_grad_(True)  # as a library gets it
+    trained = copy.deepcopy(faces.model).requires_grad_(True)  # as a user passes it to a library
     frozen = copy.deepcopy(faces.model).requires_grad_(False)
     found = []
     for peer in PEERS:
@@ -164,7 +164,7 @@ def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> l
     for label, attack in task.ours.items():
         for precision in best_precisions(device):
             if precision and label and not label.startswith("stop"):
-                continue  # of the further forms the default says enough
+                continue  # variants are measured in the default precision only
             engine = Engine(precision=precision) if precision else Engine()
             exact = task.precise(attack, precision) if precision else attack
             one = Run(
@@ -188,7 +188,7 @@ def _sync(device: str) -> None:
 
 
 def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
-    """Two images: kernels are chosen, operations outside of the network are counted, and a slow run is found out."""
+    """Attack two images: PyTorch chooses kernels, operations outside of the network are counted, slow runs noted."""
     first = faces.given[: one.batch if one.owner is not FaceModel else 2]
     counter = counting.Counter()
     begin = time.perf_counter()
@@ -199,7 +199,7 @@ def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
             one.operations, one.syncs = outside.per_tick()
         else:
             one.call(first)
-    if one.counted is not None:  # the counts of a chunk stand for all
+    if one.counted is not None:  # the counts per image of one chunk are used for all
         with one.counter.watching(one.owner, *one.methods):
             one.counted(faces.given[: task.chunk])
         one.counter.per_image(task.chunk)
@@ -216,7 +216,7 @@ def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
 
 
 def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds: int) -> None:
-    """In turns, so that a drift of the machine meets all alike; each round has other faces."""
+    """Time the runs in turns, so that a drift of the machine affects all alike; each round has other faces."""
     given = faces.given
     for k in range(rounds):
         for one in runs:
@@ -242,7 +242,7 @@ def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds:
 
 
 def interval(rates: Sequence[float]) -> tuple[float, float, float]:
-    """The median, and where it lies in 95 of 100 draws of rounds, with replacement."""
+    """The median and its 95 % percentile interval from a bootstrap over rounds: (median, low, high)."""
     drawn = np.random.default_rng(0).integers(len(rates), size=(2000, len(rates)))
     low, high = np.quantile(np.median(np.asarray(rates)[drawn], axis=1), (0.025, 0.975))
     return float(np.median(rates)), float(low), float(high)
@@ -281,7 +281,7 @@ def _row(one: Run, task: Task, faces: Faces) -> tuple[dict[str, Any], Outcome]:
 
 
 def compare(task: Task, faces: Faces, device: str, *, rounds: int, batch: int, quick: bool, judged: bool) -> list[Row]:
-    """One attack by everyone; without ``judged`` no row can lose."""
+    """Run one attack in all implementations; without ``judged``, success is not compared and ``lost`` is None."""
     usable = []
     runs = runs_of(task, faces, device, batch, quick)
     begin = time.perf_counter()
@@ -289,7 +289,7 @@ def compare(task: Task, faces: Faces, device: str, *, rounds: int, batch: int, q
         try:
             _warm_up(one, task, faces, device)
             usable.append(one)
-        except Exception as error:  # of a library: the others are compared without it
+        except Exception as error:  # raised by a library: compare the others without it
             if one.ours:
                 raise
             print(f"{task.name}: without {one.name}: {type(error).__name__}: {str(error)[:200]}")
@@ -309,7 +309,7 @@ def compare(task: Task, faces: Faces, device: str, *, rounds: int, batch: int, q
 
 
 def best_batch(faces: Faces, device: str, quick: bool) -> int:
-    """The batch that suits the network as the peers run it: gradients an image in the shortest time."""
+    """The batch size at which BIM in a plain PyTorch loop takes the least time per image; the libraries use it."""
     if quick:
         return 4
     network = Network(copy.deepcopy(faces.model).requires_grad_(False)).eval()
@@ -327,17 +327,17 @@ def best_batch(faces: Faces, device: str, quick: bool) -> int:
 
 
 def _rounds(quick: bool, late: float) -> int:
-    """One where it is to be quick, or has become late: the whole table is to take an hour at most on two idle cores."""
+    """1 if ``quick`` or after the time ``late``, to keep the table to about an hour on two idle cores; else 8."""
     return 1 if quick or time.perf_counter() > late else 8
 
 
 def run_all(*, data: Path | None, device: str, quick: bool) -> list[Row]:
-    """Images a second, passes an image, cost outside of the network, memory, success and norms, a row a run."""
+    """One row per run: images per second, passes per image, cost outside of the network, memory, success, norms."""
     late = time.perf_counter() + LATE
     count = 4 if quick else MAXIMUM
     found: list[Row] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries, and of the engine on faces that are accepted at the start
+        warnings.simplefilter("ignore")  # of libraries, and of the engine on faces already at the goal
         main = synthetic(device, count) if data is None else lfw(data, device, IDENTITIES, count)
         if data is None:
             print("peers: without --data the network is synth-vgg, on synthetic faces")

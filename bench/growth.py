@@ -1,4 +1,4 @@
-"""How the cost of an image grows: with the number of images, slots, their size, the classes and the gallery."""
+"""How the cost per image grows with the number of images, slots, pixels, classes and gallery templates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import FaceModel, load
 
 _BASE = "synth-mobile"
-_DRAWN = 64  # images; a stream repeats them, so that making them costs nothing
+_DRAWN = 64  # distinct images; a stream repeats them, so that generating them costs no time
 _ROUNDS = 3
 
 Work = Callable[[], int]  # how many images were attacked
@@ -63,13 +63,13 @@ def _in_memory(model: FaceModel, goal: Misclassify, images: Tensor, count: int) 
 
 
 def _resident() -> float:
-    """MiB."""
+    """Resident memory of the process, in MiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def _works(device: str, quick: bool) -> Iterator[tuple[str, int, Work]]:
-    """What grows, how far, and the work."""
+    """The quantity that grows, its value, and a function that runs the attack and returns the number of images."""
     images, model = _images(112, device), _classifier(100, 112, device)
     goal = _away(model, images)
     _stream(model, goal, images, _DRAWN, Engine())  # warm
@@ -100,7 +100,7 @@ def _gallery(people: int, width: int, device: str) -> Gallery:
 
 
 def growth(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """Milliseconds an image: the least of some rounds; page faults and resident memory of the last one."""
+    """Milliseconds per image in the fastest round, page faults per image in the last, growth of resident memory."""
     keep_freed_memory()  # as the commands do
     rows: list[Mapping[str, Any]] = []
     for axis, value, work in _works(device, quick):

@@ -23,21 +23,21 @@ class Conjunction(Goal):
 
         both = fa.ClassifyAs(labels) & fa.Objective(lambda logits: -logits.std(1), border=-2.0)
 
-    The loss is the sum of the losses, ``J = J_1 + J_2 + ...``, each with weight 1: a weight is a goal's own matter.
-    Achieved where every goal is achieved, each with the margin. The shortfall is the largest of the shortfalls, and the
-    score, ``"least_margin"``, its negative: above 0 once every goal is beyond its border, each in its own unit.
-    DeepFool sees one way, that of the goal which is farthest off.
+    The loss is the unweighted sum of the losses, ``J = J_1 + J_2 + ...``; a goal is weighted inside its own ``loss``.
+    The conjunction is achieved where every goal is achieved with the margin. Its shortfall is the largest of the goals'
+    shortfalls, each in the unit of its own goal. Its score, ``"least_margin"``, is the negative shortfall: above 0
+    where every goal is beyond its border. DeepFool has one candidate, the goal with the largest shortfall.
 
-    **choice**: a sum for attacks along the gradient of the loss, as of several cross-entropies; the largest shortfall
-    for those that go by how far the goal is (C&W, DeepFool), for which 0 must be the border of all.
+    We chose the sum for attacks that follow the gradient of the loss, and the largest shortfall for those that minimise
+    the shortfall (C&W, DeepFool), which need 0 as the border of the whole.
 
     Attributes:
         goals: Two goals or more, on the same output of the model and for the same images. Each has its own references
             and labels.
 
     Raises:
-        TypeError: One is no goal.
-        ValueError: They read different outputs, or are for different numbers of images.
+        TypeError: An element is not a goal.
+        ValueError: The goals read different outputs, or have different numbers of rows.
     """
 
     metric: ClassVar[str] = "least_margin"
@@ -66,27 +66,27 @@ class Conjunction(Goal):
 
     @property
     def output(self) -> str:
-        """That of every goal."""
+        """The output that every goal reads."""
         return self.goals[0].output
 
     @property
     def further_columns(self) -> int:
-        """Those of every goal."""
+        """The number of further columns, the same for every goal."""
         return self.goals[0].further_columns
 
     @property
     def wants_label(self) -> bool:
-        """Whether one of the goals does."""
+        """Whether one of the goals is targeted at a label."""
         return any(goal.wants_label for goal in self.goals)
 
     @property
     def avoids_label(self) -> bool:
-        """Whether one of the goals does."""
+        """Whether one of the goals is untargeted on labels."""
         return any(goal.avoids_label for goal in self.goals)
 
     @property
     def parts(self) -> tuple[Goal, ...]:
-        """The goals' parts, one after the other."""
+        """The parts of all goals, in order."""
         return tuple(part for goal in self.goals for part in goal.parts)
 
     def row(self, index: int) -> Conjunction:
@@ -121,7 +121,7 @@ class Conjunction(Goal):
 
 
 def both(a: Goal | Callable[[Tensor], Tensor], b: Goal | Callable[[Tensor], Tensor]) -> Conjunction:
-    """``a & b``, whose goals are those of a and of b where these are conjunctions."""
+    """``a & b``; a conjunction among the two contributes its goals, so that conjunctions are never nested."""
     goals = (as_goal(a), as_goal(b))
     return Conjunction(tuple(g for goal in goals for g in (goal.goals if isinstance(goal, Conjunction) else (goal,))))
 

@@ -1,7 +1,7 @@
-"""What an attack wants of the model, as a loss to *ascend* and a test of success, image by image.
+"""The goal of an attack: a loss to maximise and a test of success, for each image.
 
 Every loss is a vector with one entry per image and the engine sums it, so an image's gradient never depends
-on its neighbours. Conventions: F(x) is the L2-normalised embedding, d(a, b) = ||F(a) - F(b)||_2, and the
+on the other images of its batch. Conventions: F(x) is the L2-normalised embedding, d(a, b) = ||F(a) - F(b)||_2, and the
 similarity is the cosine, 1 - d^2 / 2.
 """
 
@@ -29,12 +29,13 @@ G = TypeVar("G", bound="Goal")
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a goal keeps of each image while it is attacked, one row an image.
+    """The references and labels of the images that are evaluated together, one row per image.
 
     Attributes:
         reference: Unit embeddings ``(N, D)`` float32 that the image is compared with, or None.
         label: Class indices ``(N,)`` int64, or None.
-        parts: Of a goal of several parts (``Goal.parts``) the rows of each, and the two above are None; else empty.
+        parts: For a goal of several parts (``Goal.parts``) the rows of each part, and the two above are None; else
+            empty.
     """
 
     reference: Tensor | None = None
@@ -43,13 +44,13 @@ class Rows:
 
     @property
     def compared(self) -> Tensor:
-        """The reference of a goal that has one."""
+        """``reference``, for a goal that has one: never None."""
         assert self.reference is not None
         return self.reference
 
     @property
     def named(self) -> Tensor:
-        """The label of a goal that has one."""
+        """``label``, for a goal that has one: never None."""
         assert self.label is not None
         return self.label
 
@@ -66,7 +67,8 @@ else:
     class preset:  # noqa: N801
         """A property that a field of a dataclass may replace.
 
-        The class itself lacks the name: a field without a default would take what it found there for its default.
+        Reading it from the class raises AttributeError: a dataclass would take what it finds there as the default of a
+        field that has none.
         """
 
         def __init__(self, read: Callable[[Any], Any]) -> None:
@@ -79,7 +81,7 @@ else:
 
 
 class Goal(ABC):
-    """What an attack is to reach: a frozen dataclass that says what to ascend. ::
+    """What counts as success of an attack, and the loss that it maximises: the base class, a frozen dataclass. ::
 
         @dataclass(frozen=True, kw_only=True)
         class Undecided(fa.Goal):
@@ -89,9 +91,9 @@ class Goal(ABC):
             def loss(self, outputs, rows):
                 return -outputs.std(1)
 
-    ``loss`` is all that it must have. A field, a class attribute or a property takes the place of a default below, and
-    a method that of a method. What differs from image to image is in ``references`` and ``labels``, and comes to the
-    methods in ``rows``; every other field is the same for all images of a run.
+    Only ``loss`` is required. A field, a class attribute or a property replaces a property below, and a method replaces
+    a method. ``references`` and ``labels`` have one row per image; methods receive the rows of the images at hand in
+    ``rows``. Every other field is the same for all images of a run.
 
     ``goal_a & goal_b`` is reached where both are (:class:`fastadv.attacks.Conjunction`).
     """
@@ -108,7 +110,7 @@ class Goal(ABC):
 
     @preset
     def border(self) -> float:
-        """The score above which an image has reached the goal."""
+        """The goal is reached where the score is above this number."""
         return 0.0
 
     @preset
@@ -128,45 +130,46 @@ class Goal(ABC):
 
     @preset
     def wants_label(self) -> bool:
-        """Whether the goal is, on logits, to be given the label."""
+        """Whether success means that the label's class has the largest logit (a targeted goal)."""
         return False
 
     @preset
     def avoids_label(self) -> bool:
-        """Whether it is, on logits, to be given any other."""
+        """Whether success means that any other class has the largest logit (an untargeted goal)."""
         return False
 
     @preset
     def by_templates(self) -> bool:
-        """Whether an embedding is compared with templates, which are of the attacked model alone."""
+        """Whether embeddings are compared with templates, which are embeddings of the attacked model only."""
         return False
 
     @preset
     def further_columns(self) -> int:
-        """How many columns of the outputs it reads besides the embedding or the logits."""
+        """How many columns of the outputs the goal reads in addition to the embedding or the logits."""
         return 0
 
     @abstractmethod
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """The loss to ascend, ``(N,)``: row i of row i of the model's outputs ``(N, D)`` alone."""
+        """The loss to maximise, ``(N,)``. Entry i must depend on row i of the model's outputs ``(N, D)`` only."""
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """The number that decides, ``(N,)``: here the loss."""
+        """The number that is compared with the border, ``(N,)``; the loss by default."""
         return check_each(f"loss of {type(self).__name__}", self.loss(outputs, rows), len(outputs))
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
-        """Whether the goal is reached with ``margin`` to spare, ``(N,)`` bool: the score is so far above the border."""
+        """Whether the score exceeds the border by more than ``margin``, ``(N,)`` bool."""
         return self.score(outputs, rows) > self.border + margin
 
     def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """How far the goal is, ``(N,)``, in the unit of the score: 0 at the border, negative beyond it.
+        """``border - score``, ``(N,)``: 0 at the border, negative where the goal is reached.
 
-        It is C&W's f without its floor: with logits ``Z_y - max_{i != y} Z_i`` or its negative.
+        C&W and DeepFool minimise it. For class labels y and logits Z it is ``Z_y - max_{i != y} Z_i`` or its negative:
+        the f of C&W without the maximum with -kappa.
         """
         return self.border - self.score(outputs, rows)
 
     def rivals(self, outputs: Tensor, rows: Rows, count: int) -> Tensor:
-        """The shortfalls of the ``count`` nearest ways to the goal, ``(N, count)``, ascending; inf where there is none.
+        """The shortfalls of DeepFool's ``count`` nearest candidates, ``(N, count)``, ascending; inf where none is left.
 
         The first is ``shortfall``. Only an untargeted goal on logits has more: one for each other class.
         """
@@ -174,21 +177,21 @@ class Goal(ABC):
 
     @property
     def parts(self) -> tuple[Goal, ...]:
-        """The goals whose references and labels the engine keeps for each image: here the goal itself."""
+        """The goals whose references and labels the engine keeps for each image; the goal itself by default."""
         return (self,)
 
     @property
     def held(self) -> tuple[str, ...]:
-        """The names of the fields with one row an image: those that are the references or the labels."""
+        """The names of the fields with one row per image: those that are the references or the labels."""
         names = [f.name for f in fields(self)]  # type: ignore[arg-type]
         return tuple(name for name in names if any(getattr(self, name) is each for each in self._rows()))
 
     @property
     def row_count(self) -> int | None:
-        """For how many images it has rows; None where it needs none.
+        """The number of images that the goal has rows for; None where it has no rows.
 
         Raises:
-            ArgumentError: There are more references than labels, or fewer.
+            ArgumentError: The numbers of references and of labels differ.
         """
         counts = sorted({len(each) for part in self.parts for each in part._rows()})
         if len(counts) > 1:
@@ -198,10 +201,10 @@ class Goal(ABC):
         return counts[0] if counts else None
 
     def row(self: G, index: int) -> G:
-        """The goal of one image, with tensors of one row, which were checked when the goal was built.
+        """The goal of one image, with tensors of one row. They are not checked again.
 
         Raises:
-            ArgumentError: Its references or labels are not a field, but computed anew.
+            ArgumentError: The references or labels are computed, not stored in a field.
         """
         other, held = copy.copy(self), self.held
         for name in held:
@@ -214,28 +217,28 @@ class Goal(ABC):
         return other
 
     def _rows(self) -> list[Tensor]:
-        """What has one row an image."""
+        """The tensors with one row per image."""
         references = None if self.own_reference else self.references
         return [each for each in (references, self.labels) if each is not None]
 
     def __and__(self, other: Goal | Callable[[Tensor], Tensor]) -> Conjunction:
-        """Both at once; a function of the logits is a goal too."""
+        """The conjunction of two goals; ``other`` may be a function of the logits."""
         from fastadv.attacks.conjunction import both  # here: its classes derive from this one
 
         return both(self, other)
 
     def __rand__(self, other: Goal | Callable[[Tensor], Tensor]) -> Conjunction:
-        """Of a function and a goal."""
+        """The conjunction of a function of the logits and a goal."""
         from fastadv.attacks.conjunction import both
 
         return both(other, self)
 
 
 def check_each(name: str, value: Tensor, count: int) -> Tensor:
-    """The value, if it is one number for each of so many images.
+    """Return ``value`` if it has the shape ``(count,)``, one number per image.
 
     Raises:
-        ArgumentError: It is something else; ``name`` is what it is of.
+        ArgumentError: It has not; ``name`` is the argument that the message names.
     """
     if not isinstance(value, Tensor) or value.shape != (count,):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -244,7 +247,7 @@ def check_each(name: str, value: Tensor, count: int) -> Tensor:
 
 
 def check_references(name: str, value: Tensor | None, *, features: bool = False) -> None:
-    """Refuse what is neither images in [0, 1] nor embeddings; ``features`` of a layer may be zero."""
+    """Raise ArgumentError unless None, images in [0, 1] or embeddings are given; with ``features`` rows may be zero."""
     if value is None:
         return
     if not isinstance(value, Tensor) or value.dim() not in (2, 4) or not value.is_floating_point():
@@ -257,7 +260,7 @@ def check_references(name: str, value: Tensor | None, *, features: bool = False)
 
 
 def check_classes(name: str, value: Tensor, *, expected: str = "integers (N,)") -> None:
-    """A ValueError unless the value is a vector of integers of at least 0."""
+    """Raise ArgumentError unless ``value`` is a vector of integers of at least 0."""
     if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype not in _INTEGERS:
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"{name}: expected {expected}, got {got}")

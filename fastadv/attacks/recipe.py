@@ -1,4 +1,4 @@
-"""A recipe: how to move, and what is differentiated on the way."""
+"""A recipe: an update rule for images, and the surrogate on which it takes gradients."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from fastadv.surrogates import Surrogate
 
 @dataclass(frozen=True, repr=False)
 class Recipe:
-    """An attack on a surrogate of the model: what every function that attacks takes. ::
+    """An attack and its surrogate: the argument of every function that attacks. ::
 
         fa.attacks.pgd(eps=8 / 255)                                   # a named one
         fa.Recipe(Mine(budget=fa.Linf(8 / 255)))                      # one with a state machine of your own
         dataclasses.replace(fa.attacks.fim(), surrogate=Surrogate())  # a named one on another surrogate
 
-    The verdict is always the bare model's. Where the attack stops at success, it is the surrogate (of an ensemble: the
-    attacked model's own part) that says so.
+    The reported success is always that of the bare model. An attack that stops at success tests it on the surrogate
+    (on an ensemble: on the attacked model's own outputs).
 
     Args:
-        attack: The state machine, which has the other settings: ``recipe.attack.step_size``.
-        surrogate: What it moves on; the bare model unless something is given.
+        attack: The update rule, a state machine; it has the other settings, such as ``recipe.attack.step_size``.
+        surrogate: What gradients are taken on (default: the bare model).
 
     Raises:
-        TypeError: ``attack`` is no state machine, or ``surrogate`` no ``Surrogate``.
+        TypeError: ``attack`` is not a state machine, or ``surrogate`` is not a ``Surrogate``.
     """
 
     attack: Attack[Any]
@@ -45,7 +45,7 @@ class Recipe:
             raise ArgumentTypeError(f"surrogate: expected a Surrogate, got {brief(self.surrogate)}")
 
     def __repr__(self) -> str:
-        """One line: the name, the budget, the most steps, and the parts of the surrogate."""
+        """One line: the name, the budget, the largest number of steps, and the parts of the surrogate."""
         said = [repr(self.name), self.budget.norm if self.budget.is_ball else "smallest change"]
         if self.budget.is_ball:
             said[-1] += f" {show_eps(self.budget.eps)}"
@@ -60,20 +60,20 @@ class Recipe:
 
     @property
     def budget(self) -> Budget:
-        """Where the image may go: ``budget.eps`` is the radius of a ball."""
+        """The set of allowed images; ``budget.eps`` is the radius where it is a ball."""
         return self.attack.budget
 
     @property
     def steps(self) -> int:
-        """The most steps that an image can take."""
+        """The largest number of steps per image."""
         return self.attack.steps
 
 
 def check_recipe(attack: object) -> Recipe:
-    """The recipe itself; whatever else is given is told how it becomes one.
+    """Return ``attack`` if it is a recipe.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is not; the message says how to make a recipe of it.
     """
     if isinstance(attack, Recipe):
         return attack
@@ -83,7 +83,7 @@ def check_recipe(attack: object) -> Recipe:
 
 
 def _moves(attack: object) -> bool:
-    """Whether it is a state machine, or the class of one."""
+    """Whether ``attack`` is a state machine, or the class of one."""
     return callable(getattr(attack, "tick", None))
 
 

@@ -1,4 +1,4 @@
-"""What a process frees stays its own, so that a pass of a network takes the memory that the last one gave back."""
+"""Keep freed memory in the process, so that the next pass of a network reuses the memory of the last one."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import platform
 
 # of glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**31 - 1  # bytes; of a single block and of what may lie idle
+_LARGEST = 2**31 - 1  # bytes: the largest block taken from the heap, and the free memory kept at its end
 _SAID_ALREADY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for its next pass, rather than give it back to the system.
+    """Let this process keep the memory that it frees, instead of returning it to the system.
 
-    glibc returns every large block when it is freed and takes it again, page by page, for the next one: the activations
-    of a network, some hundred MB at each evaluation. The commands of ``fastadv`` call this. A library does not change
-    its host's allocator unasked, so who uses fastadv from Python decides. The process stays as large as it has been.
+    By default glibc returns a large block to the system when it is freed, and the next block costs page faults again.
+    The activations of a network are such blocks, some hundred MB at each evaluation. The commands of ``fastadv`` call
+    this function; in Python you call it, since ``import fastadv`` does not change the allocator of your process. The
+    process does not shrink afterwards.
 
     Returns:
-        Whether it was done: not where the C library is another than glibc, nor where an environment variable of glibc's
-        (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or ``GLIBC_TUNABLES``) says how the user wants it.
+        Whether the setting was changed. It is not where the C library is not glibc, or where the environment sets
+        ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or ``GLIBC_TUNABLES``.
     """
     if any(name in os.environ for name in _SAID_ALREADY):
         return False

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, in seconds of the host; of work on a GPU, where the host waits for it."""
+"""How long each part of a run takes, in seconds on the host; GPU work counts where the host waits for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WORDS = {
 
 
 class Spent:
-    """A clock of the parts of a run: the attack's steps, the float32 evaluation of clean and of finished images, the
-    preparation of networks, the wait for images, and what is done with results. The rest is what a study does besides.
+    """Measure the time of the parts of a run: the attack's steps, the float32 evaluation of clean and of finished
+    images, the preparation of networks, waiting for images, and writing rows and files. All other time is "the rest".
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Spent:
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
-        """Add what passes meanwhile to a part."""
+        """Add the time inside the ``with`` block to ``part``, a key of ``seconds``."""
         begin = time.perf_counter()
         try:
             yield
@@ -36,7 +36,7 @@ class Spent:
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """Of each part so far."""
+        """Seconds of each part so far."""
         return MappingProxyType(self._seconds)
 
     def line(self) -> str:

@@ -1,4 +1,4 @@
-"""How an attack is run: slots, batch, precision, layout, capture."""
+"""Settings of the engine: slots, batch, precision, memory layout, CUDA graph capture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "auto")
 
 
 class AttackWarning(Notice):
-    """Something about a run that a reader of its numbers must know."""
+    """A property of a run without which its results can be misread."""
 
 
 def _check_multiple(slots: int, batch: int) -> None:
@@ -27,7 +27,7 @@ def _check_multiple(slots: int, batch: int) -> None:
 
 
 def _default_precision(device: torch.device) -> str:
-    """The fastest gradient of the device: the peers' users have TF32 there without asking for it."""
+    """``bf16`` or ``tf32`` on CUDA, where PyTorch itself runs convolutions in TF32 by default; ``fp32`` on a CPU."""
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "tf32"
@@ -35,21 +35,22 @@ def _default_precision(device: torch.device) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """How an attack is run. What it finds does not depend on slots, order, neighbours or restarts.
+    """Settings of the engine. Results do not depend on the slots, the order, the other images or restarts.
 
     Attributes:
-        slots: Images in flight, a multiple of ``batch``; None takes ``batch``.
-        batch: Images per evaluation. Convolutions may round differently in another batch shape, so results are
+        slots: Images that are attacked at the same time, a multiple of ``batch``; None takes ``batch``.
+        batch: Images per gradient evaluation. Convolutions may round differently in another batch shape, so results are
             bit-identical for a fixed batch, whatever the slots. None: 16 on a CPU, the slots (or 64) on CUDA.
-            0: measured on the model at hand.
+            0: the fastest as measured on the model.
         precision: Of the gradient: ``"fp32"``, ``"tf32"`` (CUDA), ``"bf16"``, or ``"auto"`` for the fastest as
             measured. None: on CUDA ``"bf16"``, or ``"tf32"`` where the device computes no bf16; on a CPU ``"fp32"``.
-            The verdict is always float32.
+            Success is always measured in float32.
         channels_last: Run convolutions in the channels-last layout.
-        capture: Record the tick as a CUDA graph; None: on CUDA, yes.
-        success_float: Measure success before rounding to 8 bits too: one more float32 pass over the images that
+        capture: Record a tick (a gradient evaluation of every slot and the attack's update) as a CUDA graph; None: True
+            on CUDA, False on a CPU.
+        success_float: Also measure success before rounding to 8 bits, with one more float32 pass over the images that
             rounding changes.
-        poll: Ticks between two looks at the flags; None: 1 on a CPU, 4 on CUDA.
+        poll: Ticks after which the host reads which slots have finished; None: 1 on a CPU, 4 on CUDA.
 
     Raises:
         ValueError: A field is out of range.
@@ -77,10 +78,10 @@ class Engine:
             _check_multiple(self.slots or self.batch, self.batch)
 
     def resolve(self, model: FaceModel) -> Engine:
-        """The same engine with every open choice made for this model: what a run records and repeats.
+        """The same engine with every None, 0 and ``"auto"`` replaced by its value for this model, as a run records it.
 
         Raises:
-            ValueError: The model is in training mode, or the device cannot do what is asked.
+            ValueError: The model is in training mode, or the device does not support a setting.
         """
         with plain_modes(model.device):
             return self._resolve(model)
