@@ -24,15 +24,19 @@ class Spent:
     def __init__(self) -> None:
         self._begin = time.perf_counter()
         self._seconds = dict.fromkeys(_WORDS, 0.0)
+        self._inside = 0.0  # of the part at hand, what belongs to parts within it
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
-        """Add the time inside the ``with`` block to ``part``, a key of ``seconds``."""
-        begin = time.perf_counter()
+        """Add the time inside the ``with`` block to ``part``, a key of ``seconds``, but that of blocks within it."""
+        begin, outside = time.perf_counter(), self._inside
+        self._inside = 0.0
         try:
             yield
         finally:
-            self._seconds[part] += time.perf_counter() - begin
+            passed = time.perf_counter() - begin
+            self._seconds[part] += passed - self._inside
+            self._inside = outside + passed
 
     @property
     def seconds(self) -> Mapping[str, float]:

@@ -285,7 +285,10 @@ def attack_folder(
         ValueError: As ``GoalChoice.goals``.
         As ``produce``.
     """
-    goal_of = aim.goals(source, model, enrolled, ensemble=check_recipe(attack).surrogate.ensemble is not None)
-    rows = produce(orders, goal_of, source, attack, model, work, goal_name=aim.goal)
+    learned = aim.learns(source, model, check_recipe(attack), orders)
+    ensemble = attack.surrogate.ensemble is not None
+    goal_of = aim.goals(source, model, enrolled, ensemble=ensemble, learned=learned)
+    known = NONE_KNOWN if learned is None else learned
+    rows = produce(orders, goal_of, source, attack, model, work, goal_name=aim.goal, known=known)
     work.into.finish([order.name for order in orders])
     return summarise(rows)

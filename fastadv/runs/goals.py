@@ -18,11 +18,13 @@ from fastadv.core.fields import check_one_of
 from fastadv.data import Face, FaceSource
 from fastadv.models import FaceModel
 from fastadv.models.outputs import at_layer, output_of
+from fastadv.runs.learned import Learned
 from fastadv.runs.production import GoalOf, Order
 
 VERIFIED = ("evade", "impersonate")
 IDENTIFIED = ("identify-as", "misidentify")
 CLASSIFIED = ("classify-as", "misclassify")
+_BY_EMBEDDING = ("evade", "impersonate", "identify-as")  # whose targets may be embeddings
 GOALS = (*VERIFIED, "match", *IDENTIFIED, *CLASSIFIED)
 
 COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -246,8 +248,23 @@ class GoalChoice:
         found = {name: value for name, value in values.items() if value is not None}
         return found if self.layer or self.goal in CLASSIFIED else {**found, "metric": self.metric}
 
+    def learns(
+        self, source: FaceSource, model: FaceModel, recipe: attacks.Recipe, orders: Iterable[Order]
+    ) -> Learned | None:
+        """What the goals take of the network, computed once for each face; None where they take images, or nothing."""
+        if self.goal in CLASSIFIED:
+            return Learned(source, model, "logits")
+        targets = self.goal in _BY_EMBEDDING and any(order.target for order in orders)
+        return Learned(source, model, "embedding") if targets and not recipe.surrogate.needs_images else None
+
     def goals(
-        self, source: FaceSource, model: FaceModel, enrolled: Enrolled | None = None, *, ensemble: bool = False
+        self,
+        source: FaceSource,
+        model: FaceModel,
+        enrolled: Enrolled | None = None,
+        *,
+        ensemble: bool = False,
+        learned: Mapping[str, Tensor] | None = None,
     ) -> GoalOf:
         """The goal of each order, with targets loaded as they are needed.
 
@@ -256,6 +273,7 @@ class GoalChoice:
             model: The network, whose own classes count where it is to classify.
             enrolled: The people, for the goals that need a gallery.
             ensemble: Whether the attack moves on several networks: misidentify is then guided by the target's image.
+            learned: What ``learns`` gave, of the faces and targets that are asked for; None: the targets' images.
 
         Raises:
             ValueError: The goal needs a gallery, and there is none.
@@ -264,16 +282,19 @@ class GoalChoice:
             raise ArgumentError(f"enrolled: expected templates of the people for {self.goal}, got none")
 
         def goal_of(order: Order, face: Face) -> attacks.Goal:
-            target = source.load(order.target).image[None] if order.target else None
+            target = None
+            if order.target:
+                target = (source.load(order.target).image if learned is None else learned[order.target])[None]
             if target is None and self.needs_target:
                 raise ArgumentError(f"target: expected an image for the goal {self.goal}, got none for {order.name}")
             if self.needs_gallery and enrolled is not None:  # so it is, see above
                 return self._by_gallery(order, target if self.aimed or ensemble else None, enrolled)
             if self.goal == "misclassify":
-                return attacks.Misclassify(_said(model, face.image[None]))
+                said = _said(model, face.image[None]) if learned is None else learned[face.name][None]
+                return attacks.Misclassify(said.argmax(1))
             if self.goal == "classify-as":
                 assert target is not None
-                return attacks.ClassifyAs(_said(model, target))
+                return attacks.ClassifyAs((_said(model, target) if learned is None else target).argmax(1))
             assert self.threshold is not None
             if self.goal == "evade":
                 return attacks.Evade(references=target, threshold=self.threshold, metric=self.metric)
@@ -304,6 +325,6 @@ class GoalChoice:
 
 
 def _said(model: FaceModel, image: Tensor) -> Tensor:
-    """The class ``(1,)`` that the network gives to an image ``(1, 3, H, W)``."""
+    """The logits ``(1, K)`` of an image ``(1, 3, H, W)``."""
     with torch.no_grad():
-        return model.logits(image.to(model.device)).argmax(1).cpu()
+        return model.logits(image.to(model.device)).cpu()

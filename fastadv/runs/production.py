@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType, TracebackType
 
 import torch
@@ -22,8 +23,10 @@ from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, RunFolderErro
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, UsedFaces, Work, goal_hash, list_hash
+from fastadv.runs.learned import Learned
 
 NONE_KNOWN: Mapping[str, Tensor] = MappingProxyType({})
+_WINDOW = 32  # faces that are learned of at a time
 _QUEUED = 64  # images that wait for the disk
 
 
@@ -202,12 +205,15 @@ def _made(
     ):
 
         def jobs() -> Iterator[Job]:
-            for order, loaded in zip(orders, faces, strict=True):
-                face = source.unchanged(loaded)
-                goal = goal_of(order, face)
-                about[order.name] = (order, face, goal)
-                clean = known.get(order.source)
-                yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal, known=clean)
+            pairs = zip(orders, map(source.unchanged, faces), strict=True)
+            while window := list(islice(pairs, _WINDOW)):
+                if isinstance(known, Learned):
+                    known.learn([face for _, face in window], (order.target for order, _ in window), work.spent)
+                for order, face in window:
+                    goal = goal_of(order, face)
+                    about[order.name] = (order, face, goal)
+                    clean = known.get(order.source)
+                    yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal, known=clean)
 
         for result in stream_jobs(attack, jobs(), model, seed=work.seed, engine=work.engine, spent=work.spent):
             order, face, goal = about.pop(result.name)
