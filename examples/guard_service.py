@@ -1,4 +1,7 @@
-"""A guard behind HTTP: ``uvicorn examples.guard_service:app`` serves; run as a script, it asks itself twice."""
+"""A guard behind HTTP: ``uvicorn examples.guard_service:app`` serves; run as a script, it asks itself twice.
+
+It needs ``pip install 'fastadv[serve]'``.
+"""
 
 import http.client
 import json

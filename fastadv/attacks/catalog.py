@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +12,7 @@ from fastadv.attacks.recipe import Recipe
 from fastadv.attacks.registry import Entry, collect
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+from fastadv.core.nearest import meant
 from fastadv.models import FaceModel
 
 _TABLES = (sign_catalog, transferable, optimisation_catalog, minimal_catalog)
@@ -74,9 +74,9 @@ def by_name(
         ValueError: The name is not known, or something is given that the attack does not take, or is missing.
     """
     if not isinstance(name, str) or name not in CATALOG:
-        near = get_close_matches(str(name), CATALOG, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArgumentError(f"attack: expected a name in fastadv.attacks.list(), got {brief(name)}{hint}")
+        raise ArgumentError(
+            f"attack: expected a name in fastadv.attacks.list(), got {brief(name)}{meant(name, CATALOG)}"
+        )
     entry = CATALOG[name]
     if eps is not None and not entry.eps:
         raise ArgumentError(f"eps: expected none, since {name} looks for the smallest perturbation, got {eps}")

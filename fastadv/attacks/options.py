@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.core.nearest import meant
 
 _READ = ("int", "float", "bool", "str")
 _NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
@@ -96,10 +96,9 @@ def with_fields(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     known = options_of(recipe)
     for name in given:
         if name not in known:
-            near = [n for n in _ELSEWHERE.get(name, ()) if n in known] or get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            theirs = next((n for n in _ELSEWHERE.get(name, ()) if n in known), name)
             raise ArgumentTypeError(
-                f"{name}: expected an option of {recipe.name} ({', '.join(known)}), got {name!r}{hint}"
+                f"{name}: expected an option of {recipe.name} ({', '.join(known)}), got {name!r}{meant(theirs, known)}"
             )
     return replace(recipe, attack=_replaced(recipe.attack, given)) if given else recipe
 

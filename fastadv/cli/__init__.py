@@ -147,7 +147,7 @@ def _interrupted(left: SystemExit) -> bool:
 def _say(text: str) -> None:
     from rich.text import Text
 
-    from fastadv.cli.show import errors
+    from fastadv.cli.console import errors
 
     errors.print("[red]error:[/red]", Text(" ".join(text.split())), highlight=False, soft_wrap=True)
 

@@ -54,7 +54,7 @@ def doctor(as_json: AsJson = False) -> None:
         )
         for extra in report.extras
     ]
-    print_columns("Optional extras", rows, ("extra", "state", "for", "how to get it"))
+    print_columns("Optional extras", rows, ("extra", "state", "for", "how to get it"), whole=1)
     print_line("every extra that a machine without a GPU can hold: pip install 'fastadv[all]'")
     print_line("to develop, in a source checkout: pip install -e '.[test,lint,docs]'")
     print_next("demo")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
@@ -13,6 +12,7 @@ import typer
 
 from fastadv.cli.networks import NETWORKS
 from fastadv.core.errors import ArgumentError
+from fastadv.core.nearest import meant
 
 # of the library, which a test compares: its own lists are behind PyTorch
 LossName = Enum("LossName", {n: n for n in ("softmax", "cosface", "arcface", "triplet", "keep")}, type=str)  # type: ignore[misc]
@@ -24,12 +24,6 @@ Goal = Enum("Goal", {n: n for n in _GOALS}, type=str)  # type: ignore[misc]
 
 class Metric(str, Enum):
     cosine, euclidean = "cosine", "euclidean"
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """The end of an error about a name: the nearest right one, if there is one."""
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +40,9 @@ class Names:
             ArgumentError: There is none such.
         """
         if name is not None and name not in (known := self.listed()):
-            raise ArgumentError(f"{self.kind}: expected one of 'fastadv {self.kind}s', got {name!r}{hint(name, known)}")
+            raise ArgumentError(
+                f"{self.kind}: expected one of 'fastadv {self.kind}s', got {name!r}{meant(name, known)}"
+            )
         return name
 
     def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
@@ -84,4 +80,6 @@ def refuse_choice(error: typer.BadParameter) -> None:
     if between and error.param is not None:
         name, known = given.partition("'")[2].removesuffix("'"), re.findall(r"'([^']*)'", choices)
         option = error.param.opts[0]
-        raise ArgumentError(f"{option}: expected one of {', '.join(known)}, got {name!r}{hint(name, known)}") from error
+        raise ArgumentError(
+            f"{option}: expected one of {', '.join(known)}, got {name!r}{meant(name, known)}"
+        ) from error

@@ -104,7 +104,7 @@ def serve(
 
     Then: curl --data-binary @face.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/faces
     """
-    from fastadv.cli.show import errors
+    from fastadv.cli.console import errors
     from fastadv.detection.service import serve as answer
     from fastadv.studies.detection.plan import read_classes
 

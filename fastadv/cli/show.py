@@ -25,12 +25,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fastadv.attacks import Recipe
+from fastadv.cli.console import errors
 from fastadv.core import progress as progressing
 from fastadv.core.numbers import show_eps
 from fastadv.runs import attack as attacking
 from fastadv.studies import verify as verifying
 
-errors = Console(stderr=True)
 Made = TypeVar("Made")
 
 
@@ -118,8 +118,11 @@ def print_table(
         Console().print(note, highlight=False)
 
 
-def print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """Columns without a frame; the first is never broken."""
+def print_columns(
+    title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...], *, whole: int | None = None
+) -> None:
+    """Columns without a frame; the first ones are never broken: so many, or all but the last two."""
+    whole = max(1, len(header) - 2) if whole is None else whole
     made = Table(
         show_header=any(header),
         title=title,
@@ -130,7 +133,7 @@ def print_columns(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str
         pad_edge=False,
     )
     for k, name in enumerate(header):
-        made.add_column(name, no_wrap=k < len(header) - 2, overflow="fold")
+        made.add_column(name, no_wrap=k < whole, overflow="fold")
     _print_rows(made, rows)
     print()
 

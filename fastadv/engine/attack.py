@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe, by_name, check_recipe
 from fastadv.attacks.objective import as_goal
 from fastadv.attacks.options import with_fields
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.engine.adversarials import Adversarials
 from fastadv.engine.run import check_model, collect
 from fastadv.engine.settings import Engine
@@ -74,7 +74,7 @@ def attack(
         ValueError: As ``run``; also when ``targeted`` has no labels, or labels come beside a goal.
     """
     check_model(model)
-    if isinstance(eps, Sequence):
+    if isinstance(eps, Sequence) and not isinstance(eps, str):  # type: ignore[unreachable]
         options |= {"goal": goal, "targeted": targeted, "seed": seed, "engine": engine}
         return [attack(moves, model, images, labels, eps=each, **options) for each in eps]
     if isinstance(moves, str):
@@ -98,6 +98,8 @@ def goal_of(
         if labels is not None or targeted:
             raise ArgumentError("goal: expected none beside labels or targeted, got one; give the one or the other")
         return as_goal(goal)
+    if isinstance(labels, Goal):
+        raise ArgumentTypeError(f"labels: expected classes (N,), got {type(labels).__name__}; pass it as goal=")
     if labels is None:
         if targeted:
             raise ArgumentError("labels: expected the classes to reach with targeted=True, got None")

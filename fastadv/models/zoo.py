@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.nearest import meant
 from fastadv.models import (
     edgeface,
     inception_resnet,
@@ -158,9 +158,7 @@ def load(
     """
     entry = _ZOO.get(name)
     if entry is None:
-        close = difflib.get_close_matches(str(name), _ZOO, n=1, cutoff=0.4)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ArgumentError(f"name: expected one of {', '.join(_ZOO)}, got {name!r}{hint}")
+        raise ArgumentError(f"name: expected one of {', '.join(_ZOO)}, got {name!r}{meant(name, _ZOO)}")
     if (weights is None) == (random_weights_seed is None) and not (weights is None and entry.shipped):
         got = "neither" if weights is None else "both"
         raise ArgumentError(

@@ -165,7 +165,8 @@ class GoalChoice:
             return
         if self.threshold is None:
             unit = "the largest distance of the layer's features" if self.layer else "the verifier's threshold"
-            raise ArgumentError(f"threshold: expected {unit} for {self.goal}, got none")
+            hint = "" if self.layer else "; give --threshold (threshold=), which 'fastadv verify' measures"
+            raise ArgumentError(f"threshold: expected {unit} for {self.goal}, got none{hint}")
         if self.layer is None:
             attacks.Evade(threshold=self.threshold, metric=self.metric)  # checks both
         else:

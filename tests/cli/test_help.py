@@ -214,3 +214,21 @@ def test_a_wrong_name_gets_the_nearest_right_one(words, text, monkeypatch, capsy
         main()
     said = capsys.readouterr().err
     assert (left.value.code, text in " ".join(said.split())) == (2, True), said
+
+
+def test_ctrl_c_is_answered_without_pytorch():
+    """It may come while PyTorch is being imported, which cannot be begun again."""
+    code = """
+import sys
+from fastadv import cli
+def stopped(**_):
+    raise KeyboardInterrupt
+cli.app = stopped
+try:
+    cli.main()
+except SystemExit as left:
+    print(left.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["130", "False"]
+    assert "stopped" in done.stderr

@@ -45,6 +45,9 @@ def test_several_radii_give_a_result_each():
     ("call", "error", "message"),
     [
         (lambda: fa.attack("pdg", MODEL, X), ValueError, "got 'pdg'; did you mean 'pgd'"),
+        (lambda: fa.attack("PGD", MODEL, X), ValueError, "got 'PGD'; did you mean 'pgd'"),
+        (lambda: fa.attack("pgd", MODEL, X, eps="8/255"), ValueError, "eps: expected a positive number, got '8/255'"),
+        (lambda: fa.attack("pgd", MODEL, X, fa.Misclassify(LABELS)), TypeError, "labels: .* pass it as goal="),
         (lambda: fa.attack("pgd", MODEL, X, stop_at_sucess=True), TypeError, "did you mean 'stop_at_success'"),
         (lambda: fa.attack("pgd", MODEL.backbone, X), TypeError, "got Sequential; use fastadv.wrap"),
         (lambda: fa.attack("pgd", MODEL, X, targeted=True), ValueError, "labels: expected the classes to reach"),
