@@ -1,7 +1,4 @@
-"""A guard behind HTTP: ``uvicorn examples.guard_service:app`` serves; run as a script, it asks itself twice.
-
-It needs ``pip install 'fastadv[serve]'``.
-"""
+"""A guard behind HTTP, with ``fastadv[serve]``: ``uvicorn examples.guard_service:app``, or run to ask itself twice."""
 
 import http.client
 import json
