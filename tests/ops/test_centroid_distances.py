@@ -255,6 +255,54 @@ def test_derivatives_against_float64(case, metric, target):
         assert bool(((a.cpu().double() - e).abs() <= 1e-5 * e.abs() + 5 * slack).all())
 
 
+def many(seed=5):
+    """More images, channels and centroids than the CPU's kernel takes at a time, and none a multiple of it."""
+    draw = torch.Generator().manual_seed(seed)
+    widths = (131, 19)
+    features, centroids = ([torch.randn(n, c, generator=draw) for c in widths] for n in (34, 70))
+    return features, centroids, torch.randn(34, 2, 70, generator=draw)
+
+
+@pytest.mark.parametrize("kept", [(), (5, 69)])
+def test_derivatives_where_most_weights_are_zero(kept, metric, target):
+    # of an attack on a gallery: zero weights are passed over, for some images of a group or for all
+    features, centroids, weight = many()
+    zero = torch.ones(70, dtype=torch.bool)
+    zero[list(kept)] = False
+    weight[:, :, zero] = 0
+    weight[3, :, 5] = 0
+    moved = [f.to(target.device, copy=True).requires_grad_(True) for f in features]
+    on_device = [c.to(target.device) for c in centroids]
+    actual = gradients(
+        moved, on_device, metric, weight.to(target.device), lambda f, c, m: _with(f, c, m, target.backend)
+    )
+    wide = [f.double().requires_grad_(True) for f in features]
+    for a, e in zip(actual, gradients(wide, centroids, metric, weight, exact), strict=True):
+        torch.testing.assert_close(a.cpu().double(), e, rtol=1e-5, atol=2e-6)
+
+
+def test_the_bits_of_a_derivative_depend_on_neither_threads_nor_neighbours(metric):
+    features, centroids, weight = many()
+    weight[:, :, 20:68] = 0
+
+    def derived(part):
+        leaves = [f[part].clone().requires_grad_(True) for f in features]
+        return gradients(leaves, centroids, metric, weight[part], lambda f, c, m: _with(f, c, m, "cpu"))
+
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            found.append(derived(slice(None)))
+    finally:
+        torch.set_num_threads(before)
+    for layer in range(2):
+        assert_same_bits(found[1][layer], found[0][layer])
+        assert_same_bits(found[2][layer], found[0][layer])
+        for n in (0, 6, 33):
+            assert_same_bits(derived(slice(n, n + 1))[layer], found[0][layer][n : n + 1])
+
+
 def test_derivatives_close_to_a_centroid(metric, backend):
     # As f sum(w) - w C, the difference would drown in rounding.
     c = torch.randn(3, 50) + 20
