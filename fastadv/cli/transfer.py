@@ -28,7 +28,7 @@ def transfer(
             "several times."
         ),
     ],
-    run: Annotated[RunOptions, Without("slots")],
+    run: Annotated[RunOptions, Without("slots", "success_float")],
     output: Annotated[
         OutputOptions,
         Changed("out", "Write images, transfer.json and report.html to this folder; continue an unfinished run."),
