@@ -67,7 +67,7 @@ def _print_adaptive(rows: Sequence[Values]) -> None:
         for row in rows
     ]
     header = ("attack", "weight", "met before", "class reached, of the rest", "AUC", "and hidden at 5 %")
-    print_table("by one who knows the detector (weight 0: who does not)", made, header)
+    print_table("adaptive attacks on the detector (weight 0: unaware of it)", made, header)
 
 
 def _print_knn(rows: Sequence[Values]) -> None:

@@ -64,7 +64,7 @@ class _Rate(ProgressColumn):
 
 
 class _Told:
-    """A bar per stage, and what is said of the whole run."""
+    """A progress bar per stage, and the lines to print after the run."""
 
     def __init__(self) -> None:
         self.bars = Progress(disable=True)

@@ -1,4 +1,4 @@
-"""What a wrong name may have meant."""
+"""The nearest known name to a wrong one."""
 
 from __future__ import annotations
 

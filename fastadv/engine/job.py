@@ -42,8 +42,8 @@ class Job:
         id: The number that keys its random draws, 0 <= id < 2**63.
         image: ``(3, H, W)`` float32 RGB in [0, 1].
         goal: A goal of one row.
-        known: What the model says of the clean image in float32 (the goal's output, one row), where the caller has it:
-            it is then not computed again.
+        known: The model's float32 output for the clean image (what the goal reads, one row), or None. The engine
+            computes it where it is None.
     """
 
     name: str

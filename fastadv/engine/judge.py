@@ -83,7 +83,7 @@ class Judge:
         ]
 
     def _clean(self, jobs: list[Job], images: Tensor) -> Tensor:
-        """What the model says of the clean images: what the caller knows of all of them, or measured."""
+        """The model's outputs for the clean images: the callers' where every job has one, else computed."""
         known = [job.known for job in jobs if job.known is not None]
         if len(known) < len(jobs):
             return self.outputs(images)

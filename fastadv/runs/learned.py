@@ -1,4 +1,4 @@
-"""What a network says of the faces of a run, computed once for each: a source of one image is another one's target."""
+"""The float32 outputs of a network for the faces of a run, computed once each: a source may be another one's target."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Learned(Mapping[str, Tensor]):
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
 
     def learn(self, faces: Sequence[Face], targets: Iterable[str], spent: Spent) -> None:
-        """Compute what is not known of some faces that are loaded, and of targets by their names.
+        """Compute the missing outputs of loaded faces, and of targets by their names.
 
         Raises:
             ArgumentError: An embedding is zero or not finite.

@@ -60,7 +60,7 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
         *("evaluate", out, *MANY, "--unseen", "fgsm@12/255", "--adaptive", "bim:3@12/255", "--weight", "1", "--k", "5")
     )
     for expected in (
-        *("bim-u", "macro-u", "Mahalanobis", "attacks never seen", "fgsm-u", "by one who knows the detector"),
+        *("bim-u", "macro-u", "Mahalanobis", "attacks never seen", "fgsm-u", "adaptive attacks on the detector"),
         *("which validated best", "pca, DW-kNN", "aggregate", "not run", "met before", "success of the rest"),
     ):
         assert expected in shown
