@@ -20,6 +20,7 @@ from fastadv.engine.carried import Carried
 from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.slots import Slots
+from fastadv.engine.transfers import HostCopy
 from fastadv.models import FaceModel, load
 from fastadv.models.capture import Captured
 from fastadv.surrogates import Surrogate
@@ -173,6 +174,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
             attacks.fim(steps=10_000).attack, goal, surrogate,
             count=batch, batch=batch, width=reference.shape[1], like=x, seed=0, capture=device != "cpu", tf32=False,
         )  # fmt: skip
+        start = HostCopy(torch.zeros(batch, 3, dtype=torch.float64))
         jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(batch)]
         slots.fill(
             deque(
@@ -180,9 +182,8 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
                     job=j,
                     image=x[i],
                     parts=(Carried(reference=reference[i]),),
-                    score_before=0.0,
-                    met_at_start=False,
-                    reached=False,
+                    start=start,
+                    place=i,
                     trial=x[i],
                 )
                 for i, j in enumerate(jobs)
@@ -197,7 +198,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
 
         def tick(slots: Slots = slots) -> None:
             slots.tick(1)
-            slots.take_finished()
+            slots.take_finished(late=device.startswith("cuda"))
 
         repeats = 3 if quick else count
         pairs = []

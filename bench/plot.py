@@ -1,4 +1,4 @@
-"""Draw the results of ``ops``: ``python -m bench.plot bench/results/ops-cpu-DATE.json --out FILE.svg``."""
+"""Draw results of ``ops``, ``peers`` or ``growth``: ``python -m bench.plot RESULTS.json --out FILE.svg``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,70 @@ _COLOURS = {
     "cuda": "#3a8f3a",
     "triton": "#8a4fb0",
 }
+
+
+_LABELS = {
+    "images in a stream": "images in a stream",
+    "images in memory": "images in memory",
+    "slots": "slots",
+    "image size": "height and width, pixels",
+    "classes": "classes",
+    "templates": "gallery templates",
+}
+
+
+def draw_growth(results: dict[str, Any]) -> Any:
+    """The time per image along each axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained", facecolor="white")
+    axes = figure.subplots(2, 3)
+    for place, (name, label) in zip(axes.flat, _LABELS.items(), strict=True):
+        own = [r for r in results["rows"] if r["axis"] == name]
+        place.plot([r["value"] for r in own], [r["ms_per_image"] for r in own], "o-", color=_COLOURS["cpu"])
+        if name != "image size":
+            place.set_xscale("log")
+        place.set_ylim(0, 1.15 * max(r["ms_per_image"] for r in own))
+        place.set_xlabel(label, fontsize=8)
+        place.set_ylabel("ms per image", fontsize=8)
+        place.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            place.spines[side].set_visible(False)
+    figure.suptitle(_title(results), fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+def draw_peers(results: dict[str, Any]) -> Any:
+    """For each attack, images per second of those that are not lost, relative to the fastest other implementation."""
+    from matplotlib.figure import Figure
+
+    rows = [r for r in results["rows"] if r["times_fastest_peer"] is not None and not r["lost"]]
+    groups = list(dict.fromkeys((r["attack"], r["network"]) for r in rows))
+    figure = Figure(figsize=(9, 0.9 * len(groups) + 1), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    for place, group in enumerate(groups):
+        own = sorted((r for r in rows if (r["attack"], r["network"]) == group), key=lambda r: -r["times_fastest_peer"])
+        height = 0.86 / len(own)
+        for k, row in enumerate(own):
+            at = place - 0.43 + (k + 0.5) * height
+            colour = _COLOURS["cpu"] if row["run"].startswith("fastadv") else _COLOURS["eager"]
+            axes.barh(at, row["times_fastest_peer"], height * 0.9, color=colour)
+            label = f"{row['times_fastest_peer']:.2g}  {row['run']}"
+            axes.text(row["times_fastest_peer"] * 1.03, at, label, va="center", fontsize=5.5)
+    axes.axvline(1, color="#444444", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(groups)), [f"{attack}\n{network}" for attack, network in groups], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(right=4 * max(r["times_fastest_peer"] for r in rows))
+    axes.set_xlabel("images per second, relative to the fastest other implementation")
+    axes.set_title(_title(results), fontsize=9, loc="left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def _title(results: dict[str, Any]) -> str:
+    return f"{results['device']}, {results['date']}, torch {results['torch']}"
 
 
 def draw(results: dict[str, Any]) -> Any:
@@ -43,7 +107,7 @@ def draw(results: dict[str, Any]) -> Any:
     axes.set_yticks(range(len(groups)), [f"{op}\n{size}" for op, size in groups], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast as eager PyTorch")
-    axes.set_title(f"{results['device']}, {results['date']}, torch {results['torch']}", fontsize=9, loc="left")
+    axes.set_title(_title(results), fontsize=9, loc="left")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -56,7 +120,9 @@ def main() -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("--out", type=Path, required=True, help=".svg or .png")
     args = parser.parse_args()
-    print(save_figure(draw(json.loads(args.results.read_text())), args.out))
+    results = json.loads(args.results.read_text())
+    drawn = {"growth": draw_growth, "peers": draw_peers}.get(results["benchmark"], draw)
+    print(save_figure(drawn(results), args.out))
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import against_peers, engine, growth, guard, ops, optimisation, serve_load, surrogates
+from bench import against_peers, engine, growth, guard, ops, optimisation, serve_load, streaming, surrogates
 
 Row = Mapping[str, Any]
 
@@ -90,6 +90,11 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             needs_data=False,
             run=lambda o: growth.growth(device=o.device, quick=o.quick),
             groups=("axis",),
+        ),
+        "streaming": Entry(
+            what="a run of the command over 100,000 images that stops at success: its memory, and where its time goes",
+            needs_data=False,
+            run=lambda o: streaming.stream(device=o.device, quick=o.quick),
         ),
         "peers": Entry(
             what="attacks against torchattacks, Foolbox, ART, adv-lib, rai-toolbox, SciPy and a plain PyTorch loop",

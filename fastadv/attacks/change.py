@@ -11,8 +11,8 @@ _LEVELS = 255.0
 _SAME = 1e-4  # of a grey level: float32 noise on the difference of two levels
 
 
-def norms(rounded: Tensor, origin: Tensor, budget: Budget | None = None) -> tuple[list[float], list[float]]:
-    """The largest change of a value, and the Euclidean norm of the change, of each image, computed in float64.
+def norms(rounded: Tensor, origin: Tensor, budget: Budget | None = None) -> tuple[Tensor, Tensor]:
+    """The largest change of a value, and the Euclidean norm of the change, of each image: ``(N,)`` float64 each.
 
     The difference of two float32 grey levels is off by some 1e-8. A largest change that is a whole number of grey
     levels up to that noise is given as that number / 255, and a norm that the budget bounds is at most its eps where
@@ -34,7 +34,7 @@ def norms(rounded: Tensor, origin: Tensor, budget: Budget | None = None) -> tupl
             linf = torch.where(inside, linf.clamp(max=budget.eps), linf)
         else:
             l2 = torch.where(inside, l2.clamp(max=budget.eps), l2)
-    return linf.tolist(), l2.tolist()
+    return linf, l2
 
 
 def below_a_level(budget: Budget) -> bool:

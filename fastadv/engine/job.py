@@ -13,6 +13,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_int
 from fastadv.engine.carried import Carried
+from fastadv.engine.transfers import HostCopy
 
 ZERO_GRADIENT = "zero_gradient"
 NONFINITE_GRADIENT = "nonfinite_gradient"
@@ -98,9 +99,9 @@ class InFlight:
         job: As it came.
         image: The clean image on the device.
         parts: What each part of the goal compares it with.
-        score_before: The goal's score of the clean image.
-        met_at_start: Whether the clean image reaches the goal.
-        reached: Whether it does so with the attack's margin.
+        start: ``(N, 3)`` float64 of the clean images of a batch: the goal's score, whether it is reached, and whether
+            with the attack's margin.
+        place: The image's row there.
         trial: What the attack left in its slot; before that the clean image.
         ticks: The evaluations that it consumed; before that one, of the clean image.
         nonfinite: The gradient elements that were not finite.
@@ -110,13 +111,27 @@ class InFlight:
     job: Job
     image: Tensor
     parts: tuple[Carried, ...]
-    score_before: float
-    met_at_start: bool
-    reached: bool
+    start: HostCopy
+    place: int
     trial: Tensor
     ticks: int = 1
     nonfinite: int = 0
     zero: int = 0
+
+    @property
+    def score_before(self) -> float:
+        """The goal's score of the clean image."""
+        return float(self.start.get()[self.place, 0])
+
+    @property
+    def met_at_start(self) -> bool:
+        """Whether the clean image reaches the goal."""
+        return bool(self.start.get()[self.place, 1])
+
+    @property
+    def reached(self) -> bool:
+        """Whether it does so with the attack's margin."""
+        return bool(self.start.get()[self.place, 2])
 
 
 def check_id(name: str, value: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +14,9 @@ from fastadv.core.errors import ArgumentError
 from fastadv.engine.carried import Carried, rows_of, together
 from fastadv.engine.evaluate import fixed_outputs, layout_of
 from fastadv.engine.heads import class_count
-from fastadv.engine.job import (
-    BELOW_A_LEVEL,
-    MET_AT_START,
-    NONFINITE_GRADIENT,
-    OUTSIDE,
-    ZERO_GRADIENT,
-    InFlight,
-    Job,
-    Result,
-)
+from fastadv.engine.job import InFlight, Job
+from fastadv.engine.transfers import HostCopy, stacked, to_device
+from fastadv.engine.verdict import Verdict
 from fastadv.models import FaceModel, fixed_batches
 from fastadv.models.float32_math import float32_math
 from fastadv.surrogates import BoundSurrogate, Member
@@ -66,17 +57,17 @@ class Judge:
         parts = [self._carried(k, jobs, images, clean) for k in range(len(self.goal.parts))]
         rows = together([Rows(reference=part.reference, label=part.label) for part in parts])
         kind, n = type(self.goal).__name__, len(jobs)
-        scores = check_each(f"score of {kind}", self.goal.score(clean, rows), n).tolist()
-        met = check_each(f"achieved of {kind}", self.goal.achieved(clean, rows), n).tolist()
-        reached = self.goal.achieved(clean, rows, self.margin).tolist() if self.margin else met
+        scores = check_each(f"score of {kind}", self.goal.score(clean, rows), n)
+        met = check_each(f"achieved of {kind}", self.goal.achieved(clean, rows), n)
+        reached = self.goal.achieved(clean, rows, self.margin) if self.margin else met
+        start = HostCopy(torch.stack([scores.double(), met.double(), reached.double()], 1))
         return [
             InFlight(
                 job=job,
                 image=images[i],
                 parts=tuple(part.row(i) for part in parts),
-                score_before=scores[i],
-                met_at_start=met[i],
-                reached=reached[i],
+                start=start,
+                place=i,
                 trial=images[i],
             )
             for i, job in enumerate(jobs)
@@ -87,7 +78,7 @@ class Judge:
         known = [job.known for job in jobs if job.known is not None]
         if len(known) < len(jobs):
             return self.outputs(images)
-        return torch.stack(known).to(images.device, torch.float32)
+        return stacked([each.float() for each in known], images.device)
 
     def _carried(self, k: int, jobs: list[Job], images: Tensor, clean: Tensor) -> Carried:
         """What the part of number ``k`` has of each image."""
@@ -114,20 +105,20 @@ class Judge:
                 )
             return None
         given = [job.goal.parts[k].references for job in jobs]
-        stacked = torch.cat([g.detach() for g in given if g is not None]).to(images.device, torch.float32)
-        if stacked.dim() == 4:
-            if stacked.shape[1:] != images.shape[1:]:
+        every = to_device(torch.cat([g.detach() for g in given if g is not None]).float(), images.device)
+        if every.dim() == 4:
+            if every.shape[1:] != images.shape[1:]:
                 raise ArgumentError(
-                    f"goal: expected images {tuple(images.shape[1:])} like the model's, got {tuple(stacked.shape[1:])}"
+                    f"goal: expected images {tuple(images.shape[1:])} like the model's, got {tuple(every.shape[1:])}"
                 )
             layout = layout_of(images)
-            return stacked if layout is torch.contiguous_format else stacked.contiguous(memory_format=layout)
+            return every if layout is torch.contiguous_format else every.contiguous(memory_format=layout)
         if self.surrogate.needs_images:
             raise ArgumentError(
                 "goal: expected images (N, 3, H, W) to compare with, since the surrogate embeds them by its "
-                f"own networks, got embeddings {tuple(stacked.shape)}"
+                f"own networks, got embeddings {tuple(every.shape)}"
             )
-        return stacked
+        return every
 
     def _references(self, compared: Tensor | None, images: Tensor, clean: Tensor) -> Tensor | None:
         """Unit embeddings, or a layer's features, by the attacked model itself."""
@@ -157,67 +148,40 @@ class Judge:
         label = torch.cat([each for each in given if each is not None])
         if self.goal.output == "logits" and int(label.max()) >= (classes := class_count(self.goal, clean)):
             raise ArgumentError(f"labels: expected numbers below the model's {classes} classes, got {int(label.max())}")
-        return label.to(clean.device, torch.int64)
+        return to_device(label.long(), clean.device)
 
-    def verdicts(self, done: list[InFlight]) -> list[Result]:
-        """Round, measure and describe finished images."""
-        if not done:
-            return []
+    def measure(self, done: list[InFlight]) -> Verdict:
+        """Round finished images and measure them; the host does not wait for it."""
         trial = torch.stack([d.trial for d in done])
         origin = torch.stack([d.image for d in done])
         rows = together([rows_of(each) for each in zip(*(d.parts for d in done), strict=True)])
         rounded = self.budget.round8(trial, origin)
         outputs = self.outputs(rounded)
         success = self.goal.achieved(outputs, rows)
-        unchanged = [False] * len(done)
+        stuck = torch.zeros_like(success)
         if below_a_level(self.budget):
-            unchanged = ((rounded * 255).round() == (origin * 255).round()).flatten(1).all(1).tolist()
+            stuck = ((rounded * 255).round() == (origin * 255).round()).flatten(1).all(1)
         linf, l2 = norms(rounded, origin, self.budget)
-        columns = {
-            "image": rounded.cpu().contiguous(),
-            "success": success.tolist(),
-            "success_float": self._before_rounding(trial, rounded, success, rows),
-            "linf": linf,
-            "l2": l2,
-            "score_after": self.goal.score(outputs, rows).tolist(),
-            "embedding": outputs.cpu() if self.goal.output == "embedding" else [None] * len(done),
-        }
-        measured: list[dict[str, Any]] = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-        inside = self.budget.inside(rounded, origin).tolist()
-        return [
-            Result(
-                name=d.job.name,
-                id=d.job.id,
-                ticks=d.ticks,
-                score_before=d.score_before,
-                nonfinite=d.nonfinite,
-                flags=_flags(d, within, stuck),
-                batch=self.batch,
-                **values,
-            )
-            for d, values, within, stuck in zip(done, measured, inside, unchanged, strict=True)
-        ]
+        before = {"success_float": self._before_rounding(trial, rounded, success, rows)} if self.before_rounding else {}
+        return Verdict(
+            done,
+            rounded=rounded,
+            embeddings=outputs if self.goal.output == "embedding" else None,
+            columns={
+                "success": success,
+                **before,
+                "linf": linf,
+                "l2": l2,
+                "score_after": self.goal.score(outputs, rows),
+                "inside": self.budget.inside(rounded, origin),
+                "stuck": stuck,
+            },
+            batch=self.batch,
+        )
 
-    def _before_rounding(self, trial: Tensor, rounded: Tensor, success: Tensor, rows: Rows) -> Sequence[bool | None]:
-        """Success of the images as the attack left them, where it is asked for."""
-        if not self.before_rounding:
-            return [None] * len(trial)
+    def _before_rounding(self, trial: Tensor, rounded: Tensor, success: Tensor, rows: Rows) -> Tensor:
+        """Success of the images as the attack left them."""
         same = (rounded - trial).abs().flatten(1).amax(1) <= _SAME
-        if not bool(same.all()):
-            success = torch.where(same, success, self.goal.achieved(self.outputs(trial), rows))
-        found: list[bool | None] = success.tolist()
-        return found
-
-
-def _flags(done: InFlight, inside: bool, stuck: bool) -> tuple[str, ...]:
-    elements = done.trial.numel()
-    noticed = {
-        ZERO_GRADIENT: done.zero > 0 and done.zero == done.ticks * elements,
-        NONFINITE_GRADIENT: done.nonfinite > 0,
-        MET_AT_START: done.met_at_start,
-        OUTSIDE: not inside,
-        BELOW_A_LEVEL: inside and stuck,
-    }
-    return tuple(name for name, seen in noticed.items() if seen)
+        if bool(same.all()):
+            return success
+        return torch.where(same, success, self.goal.achieved(self.outputs(trial), rows))

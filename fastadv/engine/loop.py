@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -23,6 +24,8 @@ from fastadv.engine.job import InFlight, Job, Result, check_id, same_kind
 from fastadv.engine.judge import Judge
 from fastadv.engine.settings import AttackWarning, Engine
 from fastadv.engine.slots import Slots
+from fastadv.engine.transfers import stacked
+from fastadv.engine.verdict import Verdict
 from fastadv.models import FaceModel, prepare
 from fastadv.models.checks import check_images
 from fastadv.models.memory import OutOfMemoryError, is_out_of_memory
@@ -98,6 +101,7 @@ class Loop:
         self._last = False
         self._waiting: deque[InFlight] = deque()
         self._done: list[InFlight] = []
+        self._measured: deque[Verdict] = deque()  # what memory running out does not touch
         self._slots: Slots | None = None
         self._head_checked = False
 
@@ -186,7 +190,8 @@ class Loop:
     def _hungry(self) -> bool:
         """Whether images are wanted: slots are free, and what is done does not wait for more of it."""
         free = self._count if self._slots is None else self._slots.free
-        return len(self._waiting) < free and len(self._done) < self._count
+        ahead = self._batch if self._engine.overlap else 0  # made ready while the device computes
+        return len(self._waiting) < free + ahead and len(self._done) < self._count
 
     def _take(self) -> None:
         """Take jobs. They are the caller's own code: it runs in the caller's modes, and what it raises is the caller's.
@@ -208,52 +213,66 @@ class Loop:
         for job in block:
             _check_job(job, self._goal, self._judging.image_shape)
         with self._spent.on("evaluation"):
-            images = torch.stack([job.image.detach() for job in block]).to(self._judging.device)
+            images = stacked([job.image.detach() for job in block], self._judging.device)
             entered = judge.enter(block, images.contiguous(memory_format=self._layout))
         for each in entered:
             self._taken.popleft()
-            done = each.reached and seeks_smallest(self._attack) and not all_wait
+            done = seeks_smallest(self._attack) and not all_wait and each.reached
             (self._done if done else self._waiting).append(each)
 
-    def _advance(self, slots: Slots, judge: Judge) -> tuple[bool, list[Result]]:
-        """Fill, tick, collect and judge: whether there is more to do, and the results."""
-        going = bool(self._taken) or not self._last
+    def _step(self, slots: Slots) -> bool:
+        """Fill and tick: whether there is more to do. On CUDA the host does not wait."""
         with self._spent.on("steps"):
             slots.fill(self._waiting)
             if slots.occupied:
                 slots.tick(self._engine.poll or 1)
-                self._done.extend(slots.take_finished())
-                going = True
-        with self._spent.on("evaluation"):
-            return going, self._judged(judge, everything=not going)
+            return slots.occupied or bool(self._taken) or not self._last
 
-    def _judged(self, judge: Judge, *, everything: bool) -> list[Result]:
-        """Verdicts on full batches of finished images, or on all that are left."""
-        ready = len(self._done) if everything else len(self._done) // self._batch * self._batch
-        results = []
-        for begin in range(0, ready, self._batch):
-            results.extend(judge.verdicts(self._done[begin : min(begin + self._batch, ready)]))
-        del self._done[:ready]
-        return results
+    def _collect(self, slots: Slots, judge: Judge, *, everything: bool) -> bool:
+        """Take what is finished, and begin to measure full batches of it, or all that is left."""
+        with self._spent.on("steps"):
+            if slots.occupied:
+                self._done.extend(slots.take_finished(late=bool(self._engine.overlap)))
+        with self._spent.on("evaluation"):
+            while len(self._done) >= (1 if everything else self._batch):
+                part = self._done[: self._batch]
+                self._measured.append(judge.measure(part))
+                del self._done[: len(part)]
+        return True
+
+    def _results(self) -> Iterator[Result]:
+        """The results of what is measured."""
+        while self._measured:
+            with self._spent.on("evaluation"), plain_modes(self._judging.device):
+                results = self._measured.popleft().results()
+            for result in results:
+                with self._spent.on("results"):
+                    yield result
 
     # -- what a run gives --
 
     def results(self) -> Iterator[Result]:
-        """The results as they come, judged in batches."""
-        going = True
-        while going:
+        """The results as they come, judged in batches.
+
+        With ``overlap`` the host works on the results of one turn while the device computes the ticks of the next.
+        """
+        while True:
             if self._hungry():
                 if not self._taken and not self._last:
                     self._take()
                 if self._taken:
                     self._fitting(lambda _, judge: self._enter(judge))
                     continue
-            turn = self._fitting(self._advance)
-            if turn is not None:
-                going, results = turn
-                for result in results:
-                    with self._spent.on("results"):
-                        yield result
+            going = self._fitting(lambda slots, _: self._step(slots))
+            if going is None:
+                continue
+            if self._engine.overlap:
+                yield from self._results()
+            collected = self._fitting(partial(self._collect, everything=not going))
+            if collected and not (going and self._engine.overlap):
+                yield from self._results()
+            if collected and not going:
+                return
 
     def iterates(self, at: Collection[int]) -> Iterator[tuple[int, Tensor]]:
         """After each number of steps in ``at``, the iterates ``(N, 3, H, W)`` of all images on the 8-bit grid.

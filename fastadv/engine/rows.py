@@ -13,6 +13,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.carried import Carried, together
 from fastadv.engine.job import InFlight
+from fastadv.engine.transfers import to_device
 from fastadv.surrogates import BoundSurrogate
 
 
@@ -36,7 +37,9 @@ class SlotRows:
 
     def put(self, slots: Tensor, entered: Sequence[InFlight]) -> None:
         """Write the rows of new images."""
-        self.ids[slots] = torch.tensor([e.job.id for e in entered], dtype=torch.int64, device=self.ids.device)
+        self.ids[slots] = to_device(
+            torch.tensor([e.job.id for e in entered], dtype=torch.int64, device="cpu"), self.ids.device
+        )
         for k, buffers in enumerate(self.parts):
             buffers.put(slots, [e.parts[k] for e in entered])
 

@@ -50,7 +50,9 @@ class Engine:
             on CUDA, False on a CPU.
         success_float: Also measure success before rounding to 8 bits, with one more float32 pass over the images that
             rounding changes.
-        poll: Ticks after which the host reads which slots have finished; None: 1 on a CPU, 4 on CUDA.
+        poll: Ticks after which the host reads which slots have finished; None: 1.
+        overlap: Let the host read images and work on results while the device computes: it reads one turn late which
+            slots have finished. None: True on CUDA, False on a CPU, where both are the same processor.
 
     Raises:
         ValueError: A field is out of range.
@@ -62,6 +64,7 @@ class Engine:
     channels_last: bool = True
     capture: bool | None = None
     poll: int | None = None
+    overlap: bool | None = None
     success_float: bool = False
 
     def __post_init__(self) -> None:
@@ -111,5 +114,6 @@ class Engine:
             batch=batch,
             precision=precision,
             capture=on_cuda if self.capture is None else self.capture,
-            poll=self.poll or (4 if on_cuda else 1),
+            poll=self.poll or 1,
+            overlap=on_cuda if self.overlap is None else self.overlap,
         )

@@ -14,6 +14,7 @@ from fastadv.attacks import Attack, Goal
 from fastadv.engine.evaluate import Evaluator, layout_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.rows import SlotRows
+from fastadv.engine.transfers import HostCopy, to_device
 from fastadv.models.capture import Captured
 from fastadv.models.float32_math import float32_math
 from fastadv.surrogates import BoundSurrogate
@@ -57,6 +58,9 @@ class Slots:
         self._rows = SlotRows.build(goal, surrogate, trial, width)
         self._evaluator = Evaluator.build(attack, goal, surrogate, seed=seed, batch=batch, trial=trial, width=width)
         self._occupant: list[InFlight | None] = [None] * count
+        self._ticked = 0
+        self._since = [0] * count  # what `_ticked` was when the slot was filled
+        self._status: tuple[int, HostCopy] | None = None  # of the last look, and what `_ticked` was then
         # No method of its own is kept: in a cycle the buffers would outlive the slots, which go when memory runs out.
         self._recorded: Captured[None] | None = None
         if capture:
@@ -78,11 +82,12 @@ class Slots:
         empty = [i for i, o in enumerate(self._occupant) if o is None][: len(waiting)]
         if not empty:
             return
-        slots = torch.tensor(empty, device=self.state.trial.device)
+        slots = to_device(torch.tensor(empty, device="cpu"), self.state.trial.device)
         # nothing is allocated in between: an image is in one of the two places if memory runs out
         new = [waiting.popleft() for _ in empty]
         for slot, entered in zip(empty, new, strict=True):
             self._occupant[slot] = entered
+            self._since[slot] = self._ticked
         self._rows.put(slots, new)
         images, ids = torch.stack([e.image for e in new]), self._rows.ids[slots]
         self._attack.start(self.state, slots, images, ids=ids, seed=self._seed)
@@ -102,24 +107,41 @@ class Slots:
         with float32_math(self.state.trial.device, tf32=self._tf32):
             for _ in range(times):
                 self._eager() if self._recorded is None else self._recorded()
+        self._ticked += times
 
-    def take_finished(self) -> list[InFlight]:
-        """Empty the slots whose image is done. This is the only place where the host looks at the device."""
-        active = self.state.active.tolist()
-        done = [i for i, o in enumerate(self._occupant) if o is not None and not active[i]]
+    def take_finished(self, *, late: bool = False) -> list[InFlight]:
+        """Empty the slots whose image is done. This is the only place where the host waits for the ticks.
+
+        Args:
+            late: Go by what was so at the last call, so that the host need not wait for the ticks since then; not where
+                an image has taken as many steps as any can. A slot that is done stays as it is.
+        """
+        seen, self._status = self._status, (self._ticked, self._look())
+        if not late or seen is None or self._may_all_be_done():
+            seen = self._status
+        at, rows = seen[0], seen[1].get().tolist()
+        done = [i for i, o in enumerate(self._occupant) if o is not None and self._since[i] < at and not rows[i][0]]
         if not done:
             return []
-        slots = torch.tensor(done, device=self.state.trial.device)
-        trials = self.state.trial[slots]
-        ticks, stats = self.state.ticks[slots].tolist(), self.state.stats[slots].tolist()
+        trials = self.state.trial[to_device(torch.tensor(done, device="cpu"), self.state.trial.device)]
         finished = []
         for k, slot in enumerate(done):
             entered = self._occupant[slot]
             assert entered is not None
             self._occupant[slot] = None
-            nonfinite, zero = stats[k]
-            finished.append(replace(entered, trial=trials[k], ticks=ticks[k], nonfinite=nonfinite, zero=zero))
+            _, ticks, nonfinite, zero = rows[slot]
+            finished.append(replace(entered, trial=trials[k], ticks=ticks, nonfinite=nonfinite, zero=zero))
         return finished
+
+    def _look(self) -> HostCopy:
+        """Of each slot: whether it is active, its ticks, and its numbers of non-finite and zero gradient elements."""
+        state = self.state
+        return HostCopy(torch.cat([state.active[:, None].long(), state.ticks[:, None], state.stats], 1))
+
+    def _may_all_be_done(self) -> bool:
+        """Whether some image has taken the most steps that one can: then others probably have too."""
+        held = [since for since, o in zip(self._since, self._occupant, strict=True) if o is not None]
+        return bool(held) and self._ticked - min(held) >= self._attack.steps
 
     def evict(self) -> list[InFlight]:
         """Empty every slot and return the images in slot order, to start again elsewhere."""

@@ -72,10 +72,12 @@ def test_every_librarys_word_for_it_is_understood(error):
     assert torch.equal(made.images, expected(4))
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("since", [0, 1, 4, 7])
-def test_at_any_tick_what_was_in_flight_starts_again(since):
+def test_at_any_tick_what_was_in_flight_starts_again(since, overlap):
+    engine = Engine(batch=4, overlap=overlap)
     with pytest.warns(AttackWarning, match="out of memory"):
-        results = list(stream_jobs(ATTACK, jobs(), model(Limited(1, since=since)), seed=3, engine=Engine(batch=4)))
+        results = list(stream_jobs(ATTACK, jobs(), model(Limited(1, since=since)), seed=3, engine=engine))
     assert sorted(int(r.name) for r in results) == list(range(len(X)))
     wanted = {batch: expected(batch) for batch in {r.batch for r in results}}
     for r in results:

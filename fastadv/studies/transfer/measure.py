@@ -198,7 +198,7 @@ class _TransferStudy:
         recipe, pairs = way.recipe, self.pairs[part]
         place, limit = list(self.verifiers).index(way.first), self.verifiers[way.first].threshold
         done = self.work.into.done
-        linf, l2 = norms(final, torch.stack([face.image for face in faces]), recipe.budget)
+        linf, l2 = (each.tolist() for each in norms(final, torch.stack([face.image for face in faces]), recipe.budget))
         for k, name in enumerate(names):
             if name in done:
                 continue

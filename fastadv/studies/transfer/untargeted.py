@@ -198,7 +198,7 @@ def _universal(
         made = budget.round8((images + delta).clamp(0, 1), images)
         clean, attacked = outputs(judge, torch.cat([images, made]), judge, batch=_BATCH).split(len(block))
         before, after = (clean * clean).sum(1).tolist(), (clean * attacked).sum(1).tolist()
-        linf, l2 = norms(made, images, budget)
+        linf, l2 = (each.tolist() for each in norms(made, images, budget))
         for k, (order, face) in enumerate(zip(block, faces, strict=True)):
             row = ManifestRow(
                 name=order.name,

@@ -1,0 +1,169 @@
+"""Tables of the documentation, made from committed results.
+
+``python -m bench.tables`` rewrites them, ``--check`` compares. A page holds ``<!-- table: KIND from FILE -->``, the
+table, and ``<!-- end of table -->``; FILE is relative to the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/performance.md", "docs/peers.md")
+_MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+
+Row = Mapping[str, Any]
+NAMES = MappingProxyType(
+    {
+        "fgsm": "FGSM",
+        "pgd": "PGD",
+        "mi-fgsm": "MI-FGSM",
+        "apgd": "APGD",
+        "fim": "FIM",
+        "dfanet-fim": "DFANet-FIM",
+        "cw-l2": "C&W-L2",
+        "deepfool": "DeepFool",
+        "l-bfgs": "L-BFGS",
+        "df": "DF",
+    }
+)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without an exponent."""
+    if value is None:
+        return ""
+    digits = f"{value:.3g}"
+    return f"{float(digits):,.0f}" if abs(value) >= 999.5 else digits
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is left-aligned, the others right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[c]) for c in columns), []).append(row)
+    return found
+
+
+def _ours(row: Row) -> bool:
+    return str(row["run"]).startswith("fastadv")
+
+
+def _success(row: Row) -> str:
+    """Of the images of 8 bits; with the number that it rests on."""
+    return "" if row["success"] is None else f"{100 * row['success']:.0f} % of {row['images']}"
+
+
+def _cell(row: Row) -> str:
+    return f"{number(row['images_per_s'])} ({number(row['times_fastest_peer'])}×{', lost' if row['lost'] else ''})"
+
+
+def peers_summary(results: Mapping[str, Any]) -> str:
+    """One row an attack: the fastest other implementation that is not lost, and the engine's runs against it."""
+    lines = []
+    for (network, attack), rows in _groups(results["rows"], "network", "attack").items():
+        others = [row for row in rows if not _ours(row)]
+        fastest = max((r for r in others if not r["lost"]), key=lambda r: r["images_per_s"], default=None)
+        fastest = fastest or max(others, key=lambda r: r["images_per_s"])
+        runs = {str(row["run"]): row for row in rows if _ours(row)}
+        cells = [
+            next((_cell(runs[name]) for name in names if name in runs), "")
+            for names in (("fastadv", "fastadv, fp32"), ("fastadv, bf16",), STOPPED)
+        ]
+        lines.append([f"{NAMES[attack]}, {network}", f"{fastest['run']}, {number(fastest['images_per_s'])}", *cells])
+    head = ["attack, network", "fastest other, images/s", "fp32 gradients", "bf16 gradients", "bf16, stop at success"]
+    return table(head, lines)
+
+
+STOPPED = ("fastadv, bf16, stop at success",)
+
+
+def peers(results: Mapping[str, Any]) -> str:
+    """Every row, a table for each attack and network."""
+    parts = []
+    head = [
+        *("implementation", "images/s (95 % interval)", "× fastest peer", "forward", "backward", "operations a tick"),
+        *("syncs a tick", "peak MiB", "success", "median norm", "lost"),
+    ]
+    for (network, attack), rows in _groups(results["rows"], "network", "attack").items():
+        norm = rows[0]["norm"].replace("Linf, grey levels", "L∞ in grey levels")
+        lines = [
+            [
+                f"{row['run']} {row['version']}" if row["version"] else row["run"],
+                f"{number(row['images_per_s'])} ({number(row['low'])} to {number(row['high'])})",
+                number(row["times_fastest_peer"]),
+                *(number(row[c]) for c in ("forwards_per_image", "backwards_per_image", "operations_per_tick")),
+                *(number(row[c]) for c in ("syncs_per_tick", "peak_mib")),
+                _success(row),
+                number(row["median_norm"]),
+                {True: "lost", False: "no", None: ""}[row["lost"]],
+            ]
+            for row in rows
+        ]
+        parts.append(f"### {NAMES[attack]}, {network}\n\nThe norm is {norm}.\n\n{table(head, lines)}")
+    return "\n".join(parts)
+
+
+def growth(results: Mapping[str, Any]) -> str:
+    """The cost of an image along every axis."""
+    lines = [
+        [f"{row['axis']}: {row['value']:,}"]
+        + [number(row[c]) for c in ("ms_per_image", "images_per_s", "page_faults_per_image")]
+        + [f"{row['resident_mib_more']:+.0f}"]
+        for row in results["rows"]
+    ]
+    return table(["what grows", "ms an image", "images/s", "page faults an image", "MiB more"], lines)
+
+
+KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
+    {"peers-summary": peers_summary, "peers": peers, "growth": growth}
+)
+
+
+def rewritten(text: str) -> str:
+    """The text of a page with its marked tables made anew.
+
+    Raises:
+        KeyError: A kind of table that there is not.
+        OSError: A file that there is not.
+    """
+
+    def made(found: re.Match[str]) -> str:
+        begin, kind, file, _, end = found.groups()
+        return f"{begin}\n{KINDS[kind](json.loads((ROOT / file).read_text()))}\n{end}"
+
+    return _MARKED.sub(made, text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Rewrite the pages, or say which are out of date."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a table differs")
+    check = parser.parse_args(arguments).check
+    old = [page for page in PAGES if (ROOT / page).exists() and _outdated(ROOT / page)]
+    for page in old:
+        print(f"{page}: a table differs from its results" if check else f"{page}: rewritten")
+        if not check:
+            (ROOT / page).write_text(rewritten((ROOT / page).read_text()))
+    return 1 if check and old else 0
+
+
+def _outdated(page: Path) -> bool:
+    text = page.read_text()
+    return rewritten(text) != text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The tables of the documentation are those of the committed results, to the letter."""
+
+import json
+
+import pytest
+
+from bench import tables
+
+ROW = {
+    "network": "net",
+    "attack": "pgd",
+    "version": None,
+    "images": 256,
+    "rounds": 3,
+    "batch": 16,
+    "images_per_s": 10.0,
+    "low": 9.0,
+    "high": 11.0,
+    "forwards_per_image": 40.0,
+    "backwards_per_image": 40.0,
+    "operations_per_tick": 12.0,
+    "syncs_per_tick": 0.0,
+    "peak_mib": 100.0,
+    "success": 1.0,
+    "success_float": None,
+    "norm": "Linf, grey levels",
+    "median_norm": 8.0,
+    "times_fastest_peer": 1.0,
+    "lost": False,
+}
+ROWS = [
+    ROW | {"run": "plain loop"},
+    ROW | {"run": "foolbox", "version": "3.3.4", "images_per_s": 12345.0, "lost": True},
+    ROW | {"run": "fastadv, fp32", "images_per_s": 21.34, "times_fastest_peer": 2.134},
+    ROW | {"run": "fastadv, bf16", "images_per_s": 0.0345, "times_fastest_peer": 0.00345},
+]
+
+
+def test_the_pages_have_the_tables_of_their_results():
+    assert tables.main(["--check"]) == 0
+
+
+def test_a_summary_compares_with_the_fastest_that_is_not_lost():
+    text = tables.peers_summary({"rows": ROWS})
+    assert "| PGD, net | plain loop, 10 | 21.3 (2.13×) | 0.0345 (0.00345×) |  |" in text
+
+
+def test_the_whole_table_has_a_row_a_run():
+    text = tables.peers({"rows": ROWS})
+    assert text.startswith("### PGD, net\n\nThe norm is L∞ in grey levels.\n")
+    assert "| foolbox 3.3.4 | 12,300 (9 to 11) |" in text
+    assert "| 100 % of 256 | 8 | lost |" in text
+
+
+def test_a_marked_table_is_made_anew_and_the_rest_stays(tmp_path, monkeypatch):
+    row = {"axis": "slots", "value": 1024, "ms_per_image": 5, "images_per_s": 200.0, "page_faults_per_image": 3.25}
+    (tmp_path / "r.json").write_text(json.dumps({"rows": [row | {"resident_mib_more": -1.5}]}))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = "before\n<!-- table: growth from r.json -->\nold\n<!-- end of table -->\nafter\n"
+    made = tables.rewritten(page)
+    assert "| slots: 1,024 | 5 | 200 | 3.25 | -2 |" in made
+    assert made.startswith("before\n<!-- table: growth from r.json -->\n\n|")
+    assert made.endswith("|\n\n<!-- end of table -->\nafter\n")
+    assert tables.rewritten(made) == made
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, ""),
+        (0.0, "0"),
+        (1.0, "1"),
+        (123.456, "123"),
+        (1234.5, "1,230"),
+        (0.01234, "0.0123"),
+        (99950.0, "100,000"),
+    ],
+)
+def test_numbers_have_three_digits(value, shown):
+    assert tables.number(value) == shown
