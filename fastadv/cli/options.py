@@ -47,7 +47,9 @@ class InputOptions:
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[Path, Option(help="Read faces from a folder of identities, LFW, a .bin, .tar shards or a run.")]
+    data: Annotated[
+        Path, Option(help="Read faces from a folder of identities, LFW, a .bin, .rec, .tar shards, a list or a run.")
+    ]
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None
@@ -191,7 +193,10 @@ class PairOptions:
 
     pairs: Annotated[
         Path | None,
-        Option(help="Use the pairs of this CSV file (first,second,same[,fold]) instead of LFW's pairs.txt."),
+        Option(
+            help="Use the pairs of this list (a CSV first,second,same[,fold], or as CALFW, CPLFW and CFP have them) "
+            "instead of LFW's pairs.txt."
+        ),
     ] = None
     folds: Annotated[str | None, Option(help="Use only these folds, for example 1-2.")] = None
     limit: Annotated[int | None, Option(help="Use at most N pairs, half of each class, spread over the list.")] = None

@@ -217,6 +217,7 @@ def print_verification(result: verifying.Verification, title: str) -> None:
     header: tuple[str, ...] = ("", "clean", "attacked")
     if attacked is None:
         rows, header = [row[:2] for row in rows[:4]], header[:2]
+    rows += [(f"TAR at FAR {far:g}", percent(tar)) for far, tar in result.further if far < 1e-3]
     print_table(title, rows, header)
     at_eer, at_far = clean.eer_threshold, clean.threshold_at_far_1e3
     thresholds = f"EER {at_eer:.4f}" + ("" if at_far is None else f", FAR 1e-3 {at_far:.4f}")

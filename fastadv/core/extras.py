@@ -66,6 +66,7 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
             "prometheus_client=prometheus-client",
         ),
         "train": _of("train", "losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
+        "heic": _of("heic", "HEIC pictures", "pillow_heif"),
         "onnx": _of("onnx", "'detect export' to .onnx", "onnx", "onnxruntime", "onnxscript"),
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
         "faiss-gpu": _of("faiss-gpu", "FAISS built for CUDA 12", "faiss=faiss-gpu-cu12"),

@@ -6,18 +6,13 @@ i + 0.5. Scaling an image scales them without an offset. A pixel-centre library 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError, Error
-from fastadv.data import names
 
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -219,84 +214,3 @@ def center_crop(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8],
     box = (left, top, left + side, top + side)
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.array(resized, dtype=np.uint8), matrix
-
-
-def read_landmarks(path: str | os.PathLike[str]) -> dict[str, Points]:
-    """Reads five points per image: lines of `name x y x y x y x y x y [score]`, by tabs or by blanks.
-
-    The name may have the extension of an image, which is dropped; lines that are empty or start with `#` are skipped. A
-    name with spaces is read where tabs, its extension or ten numbers behind it tell its end.
-
-    Args:
-        path: A text file, UTF-8 or UTF-16 with its byte order mark.
-
-    Returns:
-        Name without extension, in the Unicode form NFC, to (5, 2) float64.
-
-    Raises:
-        AlignmentError: An unreadable file, or a malformed line, with its number.
-    """
-    refuse_unless_text(path, AlignmentError, "a list of landmarks (name and ten coordinates a line)")
-    found: dict[str, Points] = {}
-    for number, line in enumerate(names.read_lines(path, "landmarks", AlignmentError), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        where = f"{os.fspath(path)}:{number}"
-        text, fields = _split(line, where)
-        name = names.stem(names.written(text))
-        if name in found:
-            raise AlignmentError(f"{where}: expected one line for each image, got a second one for {names.shown(name)}")
-        found[name] = _parse(fields, where)
-    return found
-
-
-def _split(line: str, where: str) -> tuple[str, Sequence[str]]:
-    """The name of a line and the fields behind it."""
-    by_tabs = [field.strip() for field in line.strip().split("\t") if field.strip()]
-    if len(by_tabs) in (11, 12):
-        return by_tabs[0], by_tabs[1:]
-    words = line.split()
-    numbers = len(list(takewhile(_is_number, reversed(words[1:]))))
-    if numbers >= 10 and len(words) - numbers >= 2:  # a name of several words
-        # the rightmost word with an extension that leaves enough numbers ends the name
-        ends = [k for k in range(1, len(words) - 9) if names.extension(words[k - 1])]
-        if ends and len(words) - ends[-1] in (10, 11):
-            return _words(line, ends[-1]), words[ends[-1] :]
-        if numbers == 10:
-            return _words(line, len(words) - 10), words[-10:]
-        raise AlignmentError(
-            f"{where}: cannot tell the name, which has a space, from the {numbers} numbers behind it; put tabs between "
-            "the name and the numbers"
-        )
-    return words[0], words[1:]
-
-
-def _words(line: str, count: int) -> str:
-    """The first words of a line with the blanks between them."""
-    return line.strip().rsplit(maxsplit=len(line.split()) - count)[0]
-
-
-def _parse(fields: Sequence[str], where: str) -> Points:
-    if len(fields) not in (10, 11):
-        raise AlignmentError(
-            f"{where}: expected a name, ten coordinates and maybe a score, with blanks or tabs between them, got "
-            f"{len(fields)} numbers"
-        )
-    try:
-        values = np.array([float(field) for field in fields])
-    except ValueError:
-        wrong = next(field for field in fields if not _is_number(field))
-        raise AlignmentError(
-            f"{where}: expected ten numbers with decimal points, got {wrong[:40]!r}; a header line must go"
-        ) from None
-    if not np.isfinite(values).all():
-        raise AlignmentError(f"{where}: expected finite numbers, got NaN or infinity")
-    return values[:10].reshape(5, 2)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -45,6 +45,7 @@ class Bare(NamedTuple):
         parts: Chunks or segments that the file had.
         scans: Passes over the pixels; 0 where a JPEG ends before them.
         size: Width and height as the file declares them, the largest where it does so again; 0 where it does not.
+        deep: Whether it has more than 8 bits a channel, which Pillow would cut without a word.
     """
 
     data: bytes
@@ -52,19 +53,11 @@ class Bare(NamedTuple):
     parts: int
     scans: int
     size: tuple[int, int] = (0, 0)
+    deep: bool = False
 
 
 class TooManyPartsError(ValueError):
     """A file has more chunks, segments or scans than it may have."""
-
-
-def bare_image(data: bytes, format: str | None, most_parts: int) -> Bare:
-    """As `bare_png` or `bare_jpeg`; what is neither stays as it is."""
-    if format == "PNG":
-        return bare_png(data, most_parts)
-    if format == "JPEG":
-        return bare_jpeg(data, most_parts)
-    return Bare(data, 1, 1, 1, bmp_size(data) if format == "BMP" else (0, 0))
 
 
 def bare_png(data: bytes, most_parts: int) -> Bare:
@@ -76,7 +69,7 @@ def bare_png(data: bytes, most_parts: int) -> Bare:
     kept = _Kept(data)
     exif = b""
     texts: dict[bytes, tuple[bytes, int, int]] = {}
-    position, parts, size = 8, 0, (0, 0)
+    position, parts, size, deep = 8, 0, (0, 0), False
     while position + 12 <= len(data):
         kind, length = data[position + 4 : position + 8], int.from_bytes(data[position : position + 4], "big")
         end = position + 12 + length
@@ -87,6 +80,7 @@ def bare_png(data: bytes, most_parts: int) -> Bare:
             raise TooManyPartsError(f"more than {most_parts} chunks")
         if kind == b"IHDR" and length >= 8:
             size = max(size, struct.unpack_from(">II", data, position + 8), key=math.prod)
+            deep = deep or data[position + 16 : position + 17] == b"\x10"
         if kind not in _PNG_PIXELS:
             kept.drop(position, end)
             body = position + 8
@@ -102,7 +96,7 @@ def bare_png(data: bytes, most_parts: int) -> Bare:
             break
     unpacked = {keyword: _text(kind, data[start:end]) for keyword, (kind, start, end) in texts.items()}
     exif = exif or _hexadecimal(unpacked.get(_EXIF_TEXT, b""))
-    return Bare(kept.joined(), orientation(exif, unpacked.get(_XMP_TEXT, b"")), parts, 1, size)
+    return Bare(kept.joined(), orientation(exif, unpacked.get(_XMP_TEXT, b"")), parts, 1, size, deep)
 
 
 def bare_jpeg(data: bytes, most_parts: int) -> Bare:

@@ -19,7 +19,7 @@ from fastadv.data.alignment import AlignmentError, Matrix, align, center_crop, m
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
 from fastadv.data.landmarks import Landmarks, of_names, points_hash
-from fastadv.data.plausible import check_inside, check_list
+from fastadv.data.plausible import check_inside, settle_list
 from fastadv.data.stream import Stream
 
 
@@ -85,7 +85,7 @@ class FaceSource:
             ValueError: A wrong size, or landmarks without a size.
             SourceError: A name that cannot be encoded, or two names with one id.
             AlignmentError: A list of landmarks that cannot be right: none of the images is in it, or most of its faces
-                fit no face (see `plausible.check_list`).
+                fit no face (see `plausible.settle_list`).
         """
         if size is not None:
             template(size)  # checks it
@@ -101,8 +101,11 @@ class FaceSource:
             raise SourceError(f"{error.object!r}: expected a file name in UTF-8, got other bytes") from error
         if distinct != len(self.names):
             raise SourceError("names: expected different 63-bit ids, got one twice; rename one of the files")
-        self.landmarks = None if landmarks is None else of_names(landmarks, self._files)
-        self._odd = frozenset(() if self.landmarks is None else check_list(self.landmarks, self.names))
+        self.landmarks: Landmarks | None = None
+        odd: tuple[str, ...] = ()
+        if landmarks is not None:
+            self.landmarks, odd = settle_list(of_names(landmarks, self._files), self.names)
+        self._odd = frozenset(odd)
         self._checked: dict[str, bool] = {}  # whether a picture that was looked at has the crops' size
         self._corner: set[str] = set()  # names whose points all lie in the upper left quarter
         self._told = False

@@ -21,15 +21,17 @@ from PIL import Image, UnidentifiedImageError
 from fastadv.core.content import what_is_this
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.files import write_atomically
-from fastadv.data.bare import PNG_SIGNATURE, TooManyPartsError, bare_image, bare_jpeg, orientation, webp_size
-from fastadv.data.formats import HEAD, readable, sniff
+from fastadv.data.bare import PNG_SIGNATURE, Bare, TooManyPartsError, bare_jpeg, orientation, webp_size
+from fastadv.data.containers import bare_image
+from fastadv.data.formats import HEAD, READ_FORMATS, advice, readable, sniff
 from fastadv.data.netpbm import NetpbmHead, netpbm_head, netpbm_pixels
 
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 256 * 2**20
 
 # Only plain raster formats: some of Pillow's other readers start external programs.
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "AVIF")
+_TELL_THEIR_TURN = ("WebP", "AVIF", "HEIC")  # in what Pillow finds
 _MODES_8_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _PNG_RGB, _PNG_GREY = 2, 0
 _FILTER_UP = 2
@@ -54,7 +56,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     orientation is applied. Of an animation the first frame is taken.
 
     Args:
-        path: A JPEG, PNG, BMP, WebP or PPM file of 8 bits per channel.
+        path: A JPEG, PNG, BMP, WebP, TIFF or PPM file of 8 bits per channel, an AVIF, or a HEIC where pillow-heif is
+            installed (10 bits of the last two become 8).
 
     Returns:
         (H, W, 3) uint8, RGB, contiguous.
@@ -153,8 +156,10 @@ def read_size(file: IO[bytes], name: str | os.PathLike[str], *, most: int = MAX_
     if not data:
         raise ImageError(f"{os.fspath(name)}: expected an image file, got an empty one")
     format = sniff(data)
-    # a PNG may tell its orientation behind its pixels, and Pillow wants a WebP whole
-    whole = format in ("PNG", "WebP") or (format == "JPEG" and not bare_jpeg(data, len(data)).scans)
+    # a PNG may tell its orientation behind its pixels, a TIFF its size, and Pillow wants the others whole
+    whole = format in ("PNG", "WebP", "TIFF", "AVIF", "HEIC") or (
+        format == "JPEG" and not bare_jpeg(data, len(data)).scans
+    )
     if whole and len(data) == _FIRST:
         data += file.read(MAX_BYTES)
     if format == "PPM":
@@ -207,22 +212,24 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
             budget.take("parts", bare.parts)
         if math.prod(bare.size) > most:  # before Pillow, which would warn of it on standard error
             _refuse_size(*bare.size, name, most)
-        with Image.open(io.BytesIO(bare.data), formats=_FORMATS) as image:
-            _refuse(image, head, name, most)
+        heic = ("HEIF",) if format == "HEIC" and readable(format) else ()
+        with Image.open(io.BytesIO(bare.data), formats=(*_FORMATS, *heic)) as image:
+            _refuse(image, bare, name, most)
             if budget is not None:
                 budget.take("pixels", image.width * image.height)
                 if image.info.get("compression") in _BMP_RUNS:
                     budget.take("parts", max(len(data), image.width * image.height) // 16)
-            webp = image.info if format == "WebP" else {}
-            yield image, orientation(webp.get("exif", b""), webp.get("xmp", b"")) if webp else bare.turn
+            told = image.info if format in _TELL_THEIR_TURN else {}
+            xmp = (told.get("xmp") or b"") if format == "WebP" else b""
+            yield image, orientation(told.get("exif") or b"", xmp) if told else bare.turn
     except ImageError:
         raise
     except TooManyPartsError as error:
         raise ImageError(f"{name}: the {format} image has {error}") from error
     except UnidentifiedImageError as error:
-        what = f"{name}: not a JPEG, PNG, BMP, WebP or PPM image"
+        what = f"{name}: not a {READ_FORMATS} image"
         if format is not None and not readable(format):
-            raise ImageError(f"{what} but {format}; save it as PNG or JPEG") from error
+            raise ImageError(f"{what} but {format}; {advice(format)}") from error
         if format is not None:
             raise ImageError(f"{name}: the {format} image is damaged") from error
         raise ImageError(f"{what}, but {what_is_this(head).said()}") from error
@@ -250,10 +257,9 @@ def _refuse_size(width: int, height: int, name: str, most: int) -> None:
         raise ImageError(f"{name}: expected an image with pixels, got {width}x{height}")
 
 
-def _refuse(image: Image.Image, head: bytes, name: str, most: int) -> None:
+def _refuse(image: Image.Image, bare: Bare, name: str, most: int) -> None:
     _refuse_size(*image.size, name, most)
-    # Pillow cuts 16-bit colour of PNG to 8 bits without a word
-    if image.mode not in _MODES_8_BIT or (head.startswith(PNG_SIGNATURE) and head[24] == 16):
+    if bare.deep or image.mode not in _MODES_8_BIT:
         raise ImageError(f"{name}: expected 8 bits per channel, got more (mode {image.mode}); save it with 8 bits")
 
 

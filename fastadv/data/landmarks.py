@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.data import names
-from fastadv.data.alignment import AlignmentError, Points, read_landmarks
+from fastadv.data.alignment import AlignmentError, Points
+from fastadv.data.landmark_lists import read_landmarks
 
 Landmarks = Mapping[str, Points]
 

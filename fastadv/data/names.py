@@ -17,11 +17,11 @@ from fastadv.core.errors import Error
 #: Extensions of the formats that are read.
 READ = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".avif"}
 )
 #: Extensions of images in other formats: read where the content is of a format that is read, else said to be left out.
 OTHER = frozenset(
-    {".gif", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".ico"}
+    {".gif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".ico"}
     | {".psd", ".tga", ".exr", ".hdr", ".pcx", ".xcf", ".svg", ".pfm", ".sgi", ".ras"}
     | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
 )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import Error
 from fastadv.core.files import write_atomically
-from fastadv.data.names import read_text, shown
+from fastadv.data import names
+from fastadv.data.names import read_text
 
 if TYPE_CHECKING:
     from fastadv.data.faces import FaceSource
@@ -79,31 +80,33 @@ def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def read_pairs_of(source: FaceSource, path: str | os.PathLike[str]) -> tuple[Pair, ...]:
-    """As `read_pairs_csv`, for images of a source, by the source's own names.
-
-    Raises:
-        PairError: As `read_pairs_csv`, or the source lacks images.
-    """
-    pairs, missing = named_as(source, read_pairs_csv(path))
-    if missing:
-        few = ", ".join(shown(name) for name in missing[:5])
-        example = f"; its images are named like {shown(source.names[0])}" if len(source) else ""
-        raise PairError(f"{path}: {len(missing)} images of the pairs are missing, first {few}{example}")
-    return pairs
-
-
 def named_as(source: FaceSource, pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], list[str]]:
     """Pairs with the names that a source has for their images, and the names that it does not have.
 
-    A list may write a name with an extension or in another Unicode form, see `names.find`.
+    A list may write a name with an extension or in another Unicode form, see `names.find`; and with more or fewer
+    folders before it than the source, where one image alone is meant.
     """
-    known = {text: source.find(text) for text in dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second))}
+    texts = dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second))
+    known = {text: source.find(text) for text in texts}
+    if None in known.values():
+        known |= {text: _below(source, text) for text, name in known.items() if name is None}
     missing = [text for text, name in known.items() if name is None]
     named = tuple(
         replace(pair, first=known[pair.first] or pair.first, second=known[pair.second] or pair.second) for pair in pairs
     )
     return named, missing
+
+
+def _below(source: FaceSource, text: str) -> str | None:
+    """The only image of a source whose name ends with, or is the end of, the name of a list."""
+    parts = names.stem(names.written(text).replace("\\", "/")).split("/")
+    for k in range(1, len(parts)):
+        found = source.find("/".join(parts[k:]))
+        if found is not None:
+            return found
+    ending = "/" + "/".join(parts)
+    longer = [name for name in source.names if name.endswith(ending)]
+    return longer[0] if len(longer) == 1 else None
 
 
 def _header(row: list[str], where: str) -> int:

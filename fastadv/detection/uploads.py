@@ -13,14 +13,13 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fastadv.data.formats import HEAD, readable, sniff
+from fastadv.data.formats import HEAD, READ_FORMATS, readable, sniff
 
 CUT_OFF = "the body ended before it was whole"
 
 _FORM = "multipart/form-data"
 _BYTES = "application/octet-stream"
 _TYPES = f"an image type such as image/jpeg, or {_BYTES}"
-_FORMATS = "JPEG, PNG, BMP, WebP or PPM"
 _PART_HEAD = 4096  # bytes of the names and values of a part's headers
 _ENCODED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
@@ -252,4 +251,4 @@ def _check(name: str, data: bytes) -> None:
         raise HTTPException(400, f"{name} is empty; expected an image")
     found = sniff(data[:HEAD])
     if not readable(found):
-        raise HTTPException(415, f"{name} is no {_FORMATS} image" + (f" but {found}" if found else ""))
+        raise HTTPException(415, f"{name} is no {READ_FORMATS} image" + (f" but {found}" if found else ""))

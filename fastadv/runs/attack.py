@@ -16,7 +16,7 @@ from fastadv.data import Face, FaceSource, ManifestRow, Pair
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.names import fault as fault_of
 from fastadv.data.names import shown
-from fastadv.data.pairs import read_pairs_of
+from fastadv.data.pair_lists import read_pairs_of
 from fastadv.engine import notices
 from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel

@@ -12,9 +12,12 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
 from fastadv.core.progress import Progress
-from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
+from fastadv.data import IJB, LFW, FaceSource, IdentityFolder, ImageList, Pair, PairBin, RecordIO, Shards
+from fastadv.data.image_list import SUFFIXES
 from fastadv.data.lfw import images_folder
-from fastadv.data.pairs import check_pairs, read_pairs_of
+from fastadv.data.pair_lists import read_pairs_of
+from fastadv.data.pairs import check_pairs
+from fastadv.data.templates import is_ijb
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.recognition.verification import check_pairs as check_classes
@@ -25,7 +28,8 @@ Measured = TypeVar("Measured")
 
 
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
-    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, or a folder of identities.
+    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, MXNet's `.rec`, a list of images (`.txt`,
+    `.lst`, `.csv`), the folder of IJB-B, IJB-C or LFW, or a folder of identities.
 
     The folder of a run (``run.json`` and ``images/``) is taken as its images.
 
@@ -41,6 +45,12 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
         return PairBin(root, size=size)
     if root.suffix == ".tar":
         return Shards(root, size=size, landmarks=landmarks)
+    if root.suffix in (".rec", ".idx"):
+        return RecordIO(root, size=size, landmarks=landmarks)
+    if root.suffix in SUFFIXES and root.is_file():
+        return ImageList(root, size=size, landmarks=landmarks)
+    if is_ijb(root):
+        return IJB(root, size=size, landmarks=landmarks)
     has_pairs = (root / "pairs.txt").is_file()
     if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
         if landmarks is not None:

@@ -15,9 +15,11 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
+from fastadv.core.resolution import measurable
 from fastadv.data import FaceSource, Pair
+from fastadv.data.templates import TemplatePairs, template_embeddings, template_pairs_of
 from fastadv.models import FaceModel
-from fastadv.recognition import AttackedReport, VerificationReport, evaluate, under_attack
+from fastadv.recognition import AttackedReport, VerificationReport, evaluate, tar_at_far, under_attack
 from fastadv.runs import Work, list_hash
 from fastadv.runs.attack import AttackSummary, attack_pairs, summarise
 from fastadv.runs.embedding import SCORES, embed, names_of, pair_scores
@@ -26,6 +28,8 @@ from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.runs.production import Order
 
 JSON = "verification.json"
+FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of template protocols
+_BLOCK = 1 << 16  # pairs that are scored at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class Verification:
         threshold: The clean threshold that the attack's goals used, in the metric's own unit.
         impersonation: The attacks on negative pairs, or None.
         evasion: The attacks on positive pairs, or None.
+        further: TAR at further FARs, (FAR, TAR), as far as so many pairs can show them: with templates only.
         scores: The clean scores, higher for more alike.
         attacked_scores: The scores under attack, or None.
         same: Whether each pair shows one person.
@@ -48,6 +53,7 @@ class Verification:
     threshold: float
     impersonation: AttackSummary | None = None
     evasion: AttackSummary | None = None
+    further: tuple[tuple[float, float], ...] = ()
     scores: np.ndarray
     attacked_scores: np.ndarray | None = None
     same: np.ndarray
@@ -125,6 +131,42 @@ def verify(
     )
 
 
+def verify_templates(
+    source: FaceSource, protocol: TemplatePairs, model: FaceModel, *, metric: str = "cosine", work: Work | None = None
+) -> Verification:
+    """Verify pairs of templates: each image is embedded once, a template is the mean over its media.
+
+    Args:
+        source: The faces.
+        protocol: Templates and pairs, with folds where there are some.
+        model: The verifier.
+        metric: ``"cosine"`` or ``"euclidean"``.
+        work: Told of the progress.
+
+    Raises:
+        ValueError: The metric is not known, one class of pairs is missing, or embeddings cancel out.
+        ImageError, AlignmentError: A face cannot be read.
+    """
+    check_one_of("metric", metric, SCORES)
+    found = embed(source, list(dict.fromkeys(protocol.images)), model, progress=(work or Work()).progress)
+    rows = template_embeddings(protocol, {name: row.numpy() for name, row in found.items()})
+    places = range(0, len(protocol.same), _BLOCK)
+    parts = [
+        SCORES[metric](rows[protocol.first[k : k + _BLOCK]], rows[protocol.second[k : k + _BLOCK]]) for k in places
+    ]
+    scores = np.concatenate(parts)
+    clean = evaluate(scores, protocol.same, protocol.folds, metric=metric)
+    return Verification(
+        clean=clean,
+        threshold=(1.0 if metric == "cosine" else -1.0) * clean.eer_threshold,
+        further=tuple(
+            (far, tar_at_far(scores, protocol.same, far)) for far in FARS if measurable(far, clean.negatives)
+        ),
+        scores=scores,
+        same=protocol.same,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerifyPlan:
     """A verification as ``fastadv verify`` is asked for it.
@@ -151,6 +193,9 @@ def verify_folder(plan: VerifyPlan, *, progress: Progress = silent) -> Verificat
     given, moves = plan.inputs, plan.attack
     model = given.open_model()
     source = given.open_faces(model)
+    protocol = template_pairs_of(source, plan.pairs.file)
+    if protocol is not None:
+        return _templates(plan, source, protocol, model, progress)
     pairs = plan.pairs.open(source)
 
     def measured(work: Work) -> Verification:
@@ -165,11 +210,35 @@ def verify_folder(plan: VerifyPlan, *, progress: Progress = silent) -> Verificat
     )
 
 
+def _templates(
+    plan: VerifyPlan, source: FaceSource, protocol: TemplatePairs, model: FaceModel, progress: Progress
+) -> Verification:
+    given, attack = plan.inputs, plan.attack
+    if attack is not None:
+        raise ArgumentError(f"attack: expected none with pairs of templates, got {attack.name}; attack pairs of images")
+    if plan.pairs.folds is not None or plan.pairs.limit is not None:
+        raise ArgumentError("folds, limit: expected none with pairs of templates, got one of them")
+    used = sorted(set(protocol.images))
+    source.check(used)
+    listed = [protocol.template, protocol.media, protocol.first, protocol.second, protocol.same]
+    rules = {
+        "metric": plan.metric,
+        "templates": list_hash([*protocol.images, *(part.tobytes().hex() for part in listed)]),
+    }
+    return given.measured(
+        lambda work: verify_templates(source, protocol, model, metric=plan.metric, work=work),
+        lambda: given.identity("verify", model, given.used(source, used), rules=rules),
+        save,
+        progress=progress,
+    )
+
+
 def describe(result: Verification) -> dict[str, Any]:
     """The figures as plain JSON values, without the scores."""
     parts = {name: getattr(result, name) for name in ("clean", "attacked", "impersonation", "evasion")}
     described = {name: None if part is None else asdict(part) for name, part in parts.items()}
-    return {**described, "threshold": result.threshold}
+    tars = {f"{far:g}": tar for far, tar in result.further}
+    return {**described, "threshold": result.threshold, "tar_at_far": tars}
 
 
 def save(result: Verification, folder: Path) -> None:

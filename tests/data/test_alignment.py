@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastadv.core.notices import Notice
 from fastadv.data import AlignmentError, align, read_landmarks
 from fastadv.data.alignment import center_crop, inverse, similarity, template, warp
 
@@ -233,3 +234,54 @@ def test_unreadable_landmarks(tmp_path: Path) -> None:
         AlignmentError, match="the landmarks cannot be read: byte 2 is not UTF-16; save the list as UTF-8"
     ):
         read_landmarks(tmp_path / "binary")
+
+
+FIVE = np.array([[107.6, 108.7], [146.5, 109.2], [127.3, 140.2], [110.6, 156.7], [143.5, 156.9]])
+BOX, SCORE = (95.0, 80.0, 160.0, 175.0), (0.98,)
+PUBLISHED = {
+    "box, points": (*BOX, *FIVE.ravel()),
+    "box, points, score": (*BOX, *FIVE.ravel(), *SCORE),
+    "box, score, points": (*BOX, *SCORE, *FIVE.ravel()),
+    "points, box": (*FIVE.ravel(), *BOX),
+    "box, x1..x5 y1..y5": (*BOX, *FIVE.T.ravel()),
+    "score, points, box": (*SCORE, *FIVE.ravel(), *BOX),
+}
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ", "])
+@pytest.mark.parametrize("what", PUBLISHED)
+def test_lists_with_boxes_and_scores(tmp_path: Path, what: str, separator: str) -> None:
+    draw = np.random.default_rng(0)
+    path, numbers = tmp_path / "l.txt", np.array(PUBLISHED[what])
+    head = separator.join(["file", *(f"column_{k}" for k in range(len(numbers)))])
+    rows = [numbers + draw.normal(0, 1, len(numbers)) * (numbers > 1) for _ in range(9)]
+    lines = [separator.join([f"p/{k}.jpg", *(f"{v:.3f}" for v in row)]) for k, row in enumerate(rows)]
+    path.write_text("\n".join([head, *lines]))
+    begin = next(k for k in range(6) if abs(numbers[k] - FIVE[0, 0]) < 1e-9)
+    with pytest.warns(Notice, match=rf"numbers {begin + 1} to {begin + 10} are read as the coordinates"):
+        found = read_landmarks(path)
+    assert list(found) == [f"p/{k}" for k in range(9)]
+    for k, row in enumerate(rows):
+        np.testing.assert_allclose(found[f"p/{k}"].ravel(), row[begin : begin + 10], atol=1e-3)
+
+
+def test_the_head_of_celeba_and_quoted_names_of_vggface2(tmp_path: Path) -> None:
+    numbers = " ".join(f"{v:.0f}" for v in FIVE.ravel())
+    celeba = tmp_path / "celeba.txt"
+    sides = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    columns = " ".join(f"{name}_{axis}" for name in sides for axis in "xy")
+    celeba.write_text(f"2\n{columns} \n000001.jpg  {numbers}\n000002.jpg  {numbers}\n")
+    assert list(read_landmarks(celeba)) == ["000001", "000002"]
+    vggface2 = tmp_path / "loose_landmark.csv"
+    vggface2.write_text(
+        "NAME_ID," + ",".join(f"P{k}{axis}" for k in range(1, 6) for axis in "XY") + "\n"
+        f'"n000001/0001_01",{numbers.replace(" ", ",")}\n'
+    )
+    np.testing.assert_array_equal(read_landmarks(vggface2)["n000001/0001_01"], np.round(FIVE))
+
+
+def test_a_header_is_in_the_first_lines_only(tmp_path: Path) -> None:
+    numbers = " ".join(map(str, range(10)))
+    (tmp_path / "l.txt").write_text(f"a/1.jpg {numbers}\n{' '.join('abcdefghijk')}\n")
+    with pytest.raises(AlignmentError, match=r"l\.txt:2: expected ten numbers with decimal points, got 'b'"):
+        read_landmarks(tmp_path / "l.txt")

@@ -137,7 +137,7 @@ def test_truncated_png(tmp_path: Path, keep: int) -> None:
 def test_text_named_png(tmp_path: Path) -> None:
     path = tmp_path / "text.png"
     path.write_text("this is no image")
-    with pytest.raises(ImageError, match=r"text\.png: not a JPEG, PNG, BMP, WebP or PPM image"):
+    with pytest.raises(ImageError, match=r"text\.png: not a JPEG, PNG, BMP, WebP, TIFF, AVIF or PPM image"):
         read_image(path)
 
 
@@ -317,6 +317,8 @@ def test_a_ppm_of_fewer_levels_is_read(tmp_path: Path) -> None:
         ("PPM", "PPM"),
         ("GIF", "GIF"),
         ("TIFF", "TIFF"),
+        ("AVIF", "AVIF"),
+        ("JPEG2000", "JPEG 2000"),
     ],
 )
 def test_the_format_is_told_by_content(tmp_path: Path, format: str, found: str) -> None:
@@ -327,7 +329,9 @@ def test_the_format_is_told_by_content(tmp_path: Path, format: str, found: str) 
         assert read_size(io.BytesIO(file.getvalue()), "x") == (7, 5)
         return
     (tmp_path / "a.jpg").write_bytes(file.getvalue())
-    with pytest.raises(ImageError, match=f"a.jpg: not a JPEG, PNG, BMP, WebP or PPM image but {found}; save it as"):
+    with pytest.raises(
+        ImageError, match=f"a.jpg: not a JPEG, PNG, BMP, WebP, TIFF, AVIF or PPM image but {found}; save it as"
+    ):
         read_image(tmp_path / "a.jpg")
 
 

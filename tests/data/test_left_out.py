@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fastadv.core.notices import Notice
-from fastadv.data import LFW, IdentityFolder, Shards, SourceError
+from fastadv.data import LFW, IdentityFolder, Shards, SourceError, formats
 from fastadv.runs.inputs import open_faces
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
@@ -24,7 +24,7 @@ def encoded(format: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-JPEG, PNG, GIF, TIFF, WEBP = (encoded(format) for format in ("JPEG", "PNG", "GIF", "TIFF", "WEBP"))
+JPEG, PNG, GIF, JP2, WEBP = (encoded(format) for format in ("JPEG", "PNG", "GIF", "JPEG2000", "WEBP"))
 MPO = encoded("MPO", save_all=True, append_images=[Image.fromarray(PIXELS).resize((8, 8))])
 FILES = {
     "a/1.jpg": JPEG,
@@ -34,7 +34,7 @@ FILES = {
     "a/5.jpg": WEBP,  # by content, not by extension
     "a/6.heic": JPEG,
     "a/7.gif": GIF,
-    "a/8.tiff": TIFF,
+    "a/8.jp2": JP2,
     "a/9.HEIC": HEIC,
     "a/10": JPEG,
     "a/11.jpg.bak": JPEG,
@@ -49,6 +49,12 @@ FILES = {
     "README.md": b"text",
 }
 TAKEN = ("a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "b/c/1", "x.jpg/1")
+
+
+@pytest.fixture(autouse=True)
+def no_heic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without the extra."""
+    monkeypatch.setattr(formats, "reads_heic", lambda: False)
 
 
 def folder(root: Path, files: dict[str, bytes]) -> Path:
@@ -87,7 +93,7 @@ def test_one_rule_for_folder_and_tar(opened) -> None:
     assert (
         "1 of 8 images lie deeper than <identity>/<image>: each folder is an identity of its own, such as b/c" in nested
     )
-    assert "images left out: 1 .gif, 1 .heic, 1 .tiff (formats that are not read, such as a/" in left
+    assert "images left out: 1 .gif, 1 .heic, 1 .jp2 (formats that are not read, such as a/" in left
     assert "2 without the extension of an image (such as a/10)" in left
     assert "1 without an identity, expected <identity>/<image> (such as stray.png)" in left
     for ignored in ("Thumbs", "notes", "cache", "MACOSX", "README"):

@@ -25,7 +25,7 @@ from fastadv.data import (
 from fastadv.data.alignment import template
 from fastadv.data.images import encode_png
 from fastadv.data.lfw import read_lfw_pairs, write_lfw_pairs
-from fastadv.data.pairs import read_pairs_of
+from fastadv.data.pair_lists import read_pairs_of
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 NUMBERS = [f"{v:.3f}" for v in (template(112) + 5).ravel()]
@@ -199,9 +199,9 @@ def test_two_forms_of_one_name_are_two_images_of_one_name(tmp_path: Path) -> Non
 
 def test_missing_images_are_named_with_what_may_be_meant(tmp_path: Path) -> None:
     source = folder(tmp_path / "f")
-    (tmp_path / "p.csv").write_text("first,second,same\np/a b,data/f/p/j.r_1.png,1\n")
+    (tmp_path / "p.csv").write_text("first,second,same\np/a b,data/f/p/q/none_1.png,1\n")
     with pytest.raises(
-        PairError, match=r"1 images of the pairs are missing, first data/f/p/j\.r_1\.png; its images are"
+        PairError, match=r"1 images of the pairs are missing, first data/f/p/q/none_1\.png; its images are"
     ):
         read_pairs_of(source, tmp_path / "p.csv")
     with pytest.raises(KeyError, match=r"expected some of the 7 images, got data/f/p/j\.r_1\.png; p/j\.r_1 is$"):

@@ -174,7 +174,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 def test_a_bad_image_is_found_when_it_is_loaded(tmp_path: Path) -> None:
     source = PairBin(written(tmp_path / "x.bin", ([b"no image", *IMAGES[1:]], FLAGS)))
-    with pytest.raises(ImageError, match=r"x\.bin/pair/000000_a: not a JPEG, PNG, BMP, WebP or PPM image"):
+    with pytest.raises(ImageError, match=r"x\.bin/pair/000000_a: not a JPEG, PNG, BMP, WebP, TIFF, AVIF or PPM image"):
         source.load("pair/000000_a")
     (tmp_path / "x.bin").write_bytes(b"")
     with pytest.raises(ImageError, match=r"x\.bin/pair/000001_a: cannot be read: .* bytes expected"):

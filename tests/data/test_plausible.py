@@ -14,21 +14,27 @@ from fastadv.core.notices import Notice
 from fastadv.data import LFW, AlignmentError, IdentityFolder, ImageError, Shards, read_landmarks, write_png
 from fastadv.data.alignment import template
 from fastadv.data.images import encode_png
-from fastadv.data.plausible import MAX_FACE, check_inside, check_list, residuals
+from fastadv.data.plausible import MAX_FACE, check_inside, residuals, settle_list
 
 GOOD = np.array([[107.6, 108.7], [146.5, 109.2], [127.3, 140.2], [110.6, 156.7], [143.5, 156.9]])  # in 250x250
 WRONG = {
-    "x1..x5 y1..y5": (GOOD.T.reshape(5, 2), "they would fit as x1..x5 y1..y5"),
     "y1..y5 x1..x5": (GOOD.T[::-1].reshape(5, 2), "they would fit as y1..y5 x1..x5"),
     "mouth corners": (GOOD[[0, 1, 2, 4, 3]], "x y pairs with the mouth corners exchanged"),
     "eyes": (GOOD[[1, 0, 2, 3, 4]], "x y pairs with the eyes exchanged"),
     "the subject's left": (GOOD[[1, 0, 2, 4, 3]], "with left and right exchanged"),
-    "y before x": (GOOD[:, ::-1], "they would fit as y x pairs"),
     "y from below": (GOOD * (1, -1) + (0, 250), "y counted from the bottom"),
     "nose first": (GOOD[[2, 0, 1, 3, 4]], "in the order nose, left eye, right eye"),
     "fractions": (GOOD / 250, "they look like fractions"),
     "a tenth": (GOOD / 10, "faces with 3.9 pixels between the eyes"),
     "no face": (GOOD[[3, 2, 0, 4, 1]] ** 1.3, "landmarks: expected x y in pixels of left eye"),
+}
+
+
+PUBLISHED = {
+    "x1..x5 y1..y5": (GOOD.T.reshape(5, 2), 1),
+    "y x pairs": (GOOD[:, ::-1], 1),
+    "x y pairs with left and right exchanged": (GOOD[[1, 0, 2, 4, 3]], 5),
+    "x1..x5 y1..y5 with left and right exchanged": (GOOD[[1, 0, 2, 4, 3]].T.reshape(5, 2), 5),
 }
 
 
@@ -51,10 +57,25 @@ def test_a_list_that_cannot_be_right_is_refused_when_the_source_is_opened(tmp_pa
         IdentityFolder(faces(tmp_path), landmarks=everybody(points))
 
 
+@pytest.mark.parametrize("what", PUBLISHED)
+def test_an_order_that_people_publish_is_read_with_a_warning(tmp_path: Path, what: str) -> None:
+    points, least = PUBLISHED[what]
+    marks = everybody(points, least) | ({"p0/2": np.full((5, 2), np.nan)} if least > 1 else {})
+    with pytest.warns(
+        Notice, match=rf"landmarks: read as {what}.*, in which they fit faces: .* 2\.\d, \d+\.\d as"
+    ) as said:
+        source = IdentityFolder(faces(tmp_path, least), landmarks=marks)
+    assert len(said) == 1
+    right = IdentityFolder(tmp_path, landmarks=everybody(GOOD, least))
+    for name in source.names:
+        assert np.array_equal(source.load(name).image, right.load(name).image)
+
+
 def test_a_right_list_passes_turned_small_and_large() -> None:
     turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
     for points in (GOOD, GOOD @ turn, -GOOD, GOOD * 40, GOOD * 8.2 / 38.9):
-        assert check_list({"a": points}, ["a"]) == ()
+        marks = {"a": points}
+        assert settle_list(marks, ["a"]) == (marks, ())
 
 
 def test_residual_is_that_of_the_best_similarity() -> None:
@@ -194,10 +215,10 @@ def test_shards_are_checked_too(tmp_path: Path) -> None:
 @pytest.mark.faces
 def test_the_real_landmarks_pass_one_by_one_and_none_of_them_lies_outside(lfw_root: Path) -> None:
     marks = read_landmarks(lfw_root / "landmarks.txt")
-    assert check_list(marks, marks) == ()
+    assert settle_list(marks, marks) == (marks, ())
     distance, _ = residuals(np.stack(list(marks.values())))
     assert 2.5 < np.median(distance) < 3.2
     assert distance.max() < MAX_FACE
     for name, points in list(marks.items())[::10]:
-        assert check_list({name: points}, [name]) == ()
+        assert settle_list({name: points}, [name])[1] == ()
         check_inside(points, 250, 250)

@@ -90,6 +90,7 @@ def seeds():
     kinds += [(rgb.convert("CMYK"), "JPEG", {}), (rgb, "MPO", {"save_all": True, "append_images": [rgb]})]
     kinds += [(rgb, "WEBP", {"exif": exif}), (rgb, "WEBP", {"lossless": True}), (rgb, "GIF", {})]
     kinds += [(rgb, "WEBP", {"save_all": True, "append_images": [rgb.rotate(9)]}), (rgb, "TIFF", {})]
+    kinds += [(rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb.quantize(16), "TIFF", {}), (rgb, "AVIF", {"exif": exif})]
     kinds += [(rgb, "BMP", {}), (rgb.quantize(16), "BMP", {}), (rgb.convert("1"), "BMP", {}), (rgb, "PPM", {})]
     for image, format, options in kinds:
         file = io.BytesIO()

@@ -84,7 +84,7 @@ def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (form(part(b"hello")), 415, "face is no JPEG, PNG, BMP, WebP or PPM image"),
+        (form(part(b"hello")), 415, "face is no JPEG, PNG, BMP, WebP, TIFF, AVIF or PPM image"),
         (form(part(encoded(16), 'Content-Disposition: form-data; name="x"')), 400, "got a field without a filename"),
         (form(part(encoded(16), "X: " + "y" * 5000)), 400, "the form"),
         (
