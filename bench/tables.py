@@ -66,28 +66,38 @@ def _success(row: Row) -> str:
     return "" if row["success"] is None else f"{100 * row['success']:.0f} % of {row['images']}"
 
 
-def _cell(row: Row) -> str:
-    return f"{number(row['images_per_s'])} ({number(row['times_fastest_peer'])}×{', lost' if row['lost'] else ''})"
+def _cell(row: Row | None, fastest: Row) -> str:
+    """Images per second, the ratio to another run, and a mark where the row is lost."""
+    if row is None:
+        return ""
+    ratio = number(row["images_per_s"] / fastest["images_per_s"])
+    return f"{number(row['images_per_s'])} ({ratio}×{', lost' if row['lost'] else ''})"
 
 
 def peers_summary(results: Mapping[str, Any]) -> str:
-    """One row an attack: the fastest other implementation that is not lost, and the engine's runs against it."""
+    """One row an attack: the fastest other implementation, lost or not, and the engine's runs against it."""
     lines = []
     for (network, attack), rows in _groups(results["rows"], "network", "attack").items():
         others = [row for row in rows if not _ours(row)]
-        fastest = max((r for r in others if not r["lost"]), key=lambda r: r["images_per_s"], default=None)
-        fastest = fastest or max(others, key=lambda r: r["images_per_s"])
-        runs = {str(row["run"]): row for row in rows if _ours(row)}
-        cells = [
-            next((_cell(runs[name]) for name in names if name in runs), "")
-            for names in (("fastadv", "fastadv, fp32"), ("fastadv, bf16",), STOPPED)
+        fastest = max(others, key=lambda row: row["images_per_s"])
+        runs = {str(row["run"]).removeprefix("fastadv").removeprefix(", "): row for row in rows if _ours(row)}
+        shown = ("", "bf16", "bf16, stop at success")
+        further = [
+            row for name, row in runs.items() if name not in shown and "stop" not in name and not name.startswith(".")
         ]
-        lines.append([f"{NAMES[attack]}, {network}", f"{fastest['run']}, {number(fastest['images_per_s'])}", *cells])
-    head = ["attack, network", "fastest other, images/s", "fp32 gradients", "bf16 gradients", "bf16, stop at success"]
+        best = max((row for row in further if not row["lost"]), key=lambda row: row["images_per_s"], default=None)
+        named = "" if best is None else f"{str(best['run']).removeprefix('fastadv, ')}: {_cell(best, fastest)}"
+        mark = ", lost" if fastest["lost"] else ""
+        lines.append(
+            [
+                f"{NAMES[attack]}, {network}",
+                f"{fastest['run']}, {number(fastest['images_per_s'])}{mark}",
+                *(_cell(runs.get(name), fastest) for name in shown),
+                named,
+            ]
+        )
+    head = ["attack, network", "fastest other, images/s", "fp32", "bf16", "bf16, stop at success", "other settings"]
     return table(head, lines)
-
-
-STOPPED = ("fastadv, bf16, stop at success",)
 
 
 def peers(results: Mapping[str, Any]) -> str:

@@ -112,10 +112,12 @@ def collect(
     goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
     n = len(images)
+    check_model(model)
+    settled = (engine or Engine()).resolve(model, images=n)
     # one block, however many results there are
     made = torch.empty(images.shape, dtype=torch.float32, device="cpu") if n else images.detach().clone()
     found: dict[int, Result] = {}
-    for result in stream_jobs(attack, jobs, model, seed=seed, engine=engine):
+    for result in stream_jobs(attack, jobs, model, seed=seed, engine=settled):
         place = int(result.name)
         made[place] = result.image
         found[place] = replace(result, image=made[place])
@@ -166,7 +168,7 @@ def trace(
         raise ArgumentError(f"at: expected numbers of steps from 1 to {recipe.steps}, got {brief(list(at))}")
     goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
-    settled = (engine or Engine()).resolve(model)
+    settled = (engine or Engine()).resolve(model, images=len(images))
     batch = settled.batch or 1
     slots = max(1, -(-len(images) // batch)) * batch
     kind = goal.row(0) if len(images) else goal  # like the jobs' goals, which are of one row

@@ -40,8 +40,8 @@ class Engine:
     Attributes:
         slots: Images that are attacked at the same time, a multiple of ``batch``; None takes ``batch``.
         batch: Images per gradient evaluation. Convolutions may round differently in another batch shape, so results are
-            bit-identical for a fixed batch, whatever the slots. None: 16 on a CPU, the slots (or 64) on CUDA.
-            0: the fastest as measured on the model.
+            bit-identical for a fixed batch, whatever the slots. None: 16 on a CPU, the slots (or 64) on CUDA; where
+            images are attacked in memory and are fewer, their number. 0: the fastest as measured on the model.
         precision: Of the gradient: ``"fp32"``, ``"tf32"`` (CUDA), ``"bf16"``, or ``"auto"`` for the fastest as
             measured. None: on CUDA ``"bf16"``, or ``"tf32"`` where the device computes no bf16; on a CPU ``"fp32"``.
             Success is always measured in float32.
@@ -80,16 +80,20 @@ class Engine:
         if self.batch:
             _check_multiple(self.slots or self.batch, self.batch)
 
-    def resolve(self, model: FaceModel) -> Engine:
+    def resolve(self, model: FaceModel, *, images: int | None = None) -> Engine:
         """The same engine with every None, 0 and ``"auto"`` replaced by its value for this model, as a run records it.
+
+        Args:
+            model: What is attacked.
+            images: How many images there are, where that is known: no batch is larger unless it is given.
 
         Raises:
             ValueError: The model is in training mode, or the device does not support a setting.
         """
         with plain_modes(model.device):
-            return self._resolve(model)
+            return self._resolve(model, images)
 
-    def _resolve(self, model: FaceModel) -> Engine:
+    def _resolve(self, model: FaceModel, images: int | None) -> Engine:
         device = model.device
         on_cuda = device.type == "cuda"
         if self.capture and not on_cuda:
@@ -99,6 +103,7 @@ class Engine:
         batch = self.batch
         if batch is None:
             batch = (self.slots or 64) if on_cuda else min(16, self.slots or 16)
+            batch = min(batch, images) if images and self.slots is None else batch
         precision = self.precision or _default_precision(device)
         if precision == "auto":
             precision = tune.best_precision(model, batch=batch or 16, channels_last=self.channels_last)
