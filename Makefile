@@ -87,8 +87,8 @@ ci: export FASTADV_WERROR = on
 ci: lint types docs test test-slow wheel-test install-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
-# beside the source tree, not in it, so that they meet the installed package with its compiled module. In a hurry:
-# FASTADV_CUDA_ARCHITECTURES=90 make gpu-check GPU_TESTS="-n 12" GPU_BENCH="ops engine-fim"
+# beside the source tree, not in it, so that they meet the installed package with its compiled module. --all leaves out
+# the hour of peers. On a machine that is there for minutes: bench/on_gpu.sh
 GPU_TESTS ?=
 GPU_BENCH ?= --all
 gpu-check:

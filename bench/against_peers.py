@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.optimisation import lfw_faces
+from bench.optimisation import lfw_faces, several_images
 from bench.peers import adv_lib, art, compat, compiled, counting, foolbox, plain, rai_toolbox, scipy, torchattacks
 from bench.peers.calls import Call, Given, Network
 from bench.peers.evaluation import evaluate, rounded
@@ -30,8 +30,10 @@ from fastadv.models import FaceModel
 PEERS: tuple[ModuleType, ...] = (plain, compiled, torchattacks, foolbox, art, adv_lib, rai_toolbox, scipy, compat)
 IDENTITIES, FEW, SYNTHETIC = 158, 10, 16
 BATCHES = {"cpu": (8, 16, 32), "cuda": (64, 128, 256)}
+LARGE = {"cpu": 16, "cuda": 256}  # faces of the large network
+LARGE_BATCH = {"cpu": 8, "cuda": 64}  # at most, there
 LATE = 50 * 60.0  # seconds
-WHOLE_ROUNDS = 3  # of runs that stop at success: each takes all faces
+WHOLE_ROUNDS = {"cpu": 3, "cuda": 8}  # of runs that take all faces in each
 MAXIMUM = 256
 
 Row = Mapping[str, Any]
@@ -57,7 +59,8 @@ class Run:
         counted: The same without a CUDA graph, whose replays no counter notices; None where ``call`` records no graph.
         owner: The class whose ``methods`` are counted.
         ours: Whether it is fastadv.
-        whole: Whether every round attacks all faces, as for runs that stop at success.
+        whole: Whether every round attacks all faces, as for runs that stop at success, and for all on a GPU, where a
+            part of them fills no batch.
         batch: Images per evaluation; None where the engine chooses.
     """
 
@@ -98,10 +101,7 @@ def lfw(data: Path, device: str, identities: int, count: int) -> Faces:
     """MobileFaceNet with one class per identity, and faces of these people that no template was built from."""
     model = lfw_faces(data, device, identities, 1).model
     source = LFW(data / "lfw")
-    by_name: dict[str, list[str]] = {}
-    for name in source.names:
-        by_name.setdefault(name.rpartition("/")[0], []).append(name)
-    people = [names for names in by_name.values() if len(names) >= 3][:identities]
+    people = several_images(source)[:identities]
     others = [name for names in people for name in (names[0], *names[3:])]  # templates are of the second and third
     chosen = [others[i * len(others) // count] for i in range(count)]
     x = torch.stack([source.load(name).image for name in chosen]).to(device)
@@ -157,7 +157,9 @@ def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> l
         kind = compiled.CompiledNetwork if peer is compiled else Network
         network = kind(frozen if peer in (plain, compiled) else trained, task.output).eval()
         call = partial(_by_peer, peer.ATTACKS[task.name], network, task, batch)
-        one = Run(name=peer.NAME, version=peer.version(), call=call, batch=batch, ours=peer is compat)
+        one = Run(
+            name=peer.NAME, version=peer.version(), call=call, batch=batch, ours=peer is compat, whole=device != "cpu"
+        )
         if peer is compiled:
             one.owner, one.methods = compiled.CompiledNetwork, ("forward",)
         found.append(one)
@@ -172,7 +174,7 @@ def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> l
                 version=None,
                 call=partial(_by_engine, exact, task, faces.model, engine),
                 ours=True,
-                whole=label == "stop at success",
+                whole=label == "stop at success" or device != "cpu",
             )
             if device.startswith("cuda"):
                 one.counted = partial(
@@ -205,14 +207,14 @@ def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
         one.counter.per_image(task.chunk)
         one.call(first)
     _sync(device)
-    one.size = task.chunk
-    if one.ours or (time.perf_counter() - begin) / len(first) * task.chunk < task.seconds:
+    one.size = len(faces.given.x) if one.whole else task.chunk
+    if one.ours or (time.perf_counter() - begin) / len(first) * one.size < task.seconds:
         return
     begin = time.perf_counter()
     one.call(first)
     _sync(device)
     fits = int(task.seconds * len(first) / (time.perf_counter() - begin))
-    one.size = min(task.chunk, max(2, fits))
+    one.size = min(one.size, max(2, fits))
 
 
 def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds: int) -> None:
@@ -221,9 +223,9 @@ def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds:
     for k in range(rounds):
         for one in runs:
             done = 0 if one.whole else one.images if one.sizes else 0
-            part = given if one.whole else given[done : done + one.size]
+            part = given[done : done + one.size]
             late = one.seconds and sum(one.seconds) + one.seconds[-1] > task.seconds
-            if not len(part) or late or (one.whole and k >= WHOLE_ROUNDS):
+            if not len(part) or late or (one.whole and k >= WHOLE_ROUNDS[device.split(":")[0]]):
                 continue
             torch.manual_seed(k)
             before = counting.reset_peak(device) if k == 0 else None
@@ -326,13 +328,26 @@ def best_batch(faces: Faces, device: str, quick: bool) -> int:
     return min(spent, key=spent.__getitem__)
 
 
+def attacks_compared() -> frozenset[str]:
+    """The attacks that are compared."""
+    return frozenset(task.name for task in (*tasks(quick=True), *few_classes(), *large_network(quick=True)))
+
+
 def _rounds(quick: bool, late: float) -> int:
     """1 if ``quick`` or after the time ``late``, to keep the table to about an hour on two idle cores; else 8."""
     return 1 if quick or time.perf_counter() > late else 8
 
 
-def run_all(*, data: Path | None, device: str, quick: bool) -> list[Row]:
-    """One row per run: images per second, passes per image, cost outside of the network, memory, success, norms."""
+def run_all(*, data: Path | None, device: str, quick: bool, only: Collection[str] = ()) -> list[Row]:
+    """One row per run: images per second, passes per image, cost outside of the network, memory, success, norms.
+
+    With ``only`` of these attacks alone.
+    """
+    kind = device.split(":")[0]
+
+    def chosen(all_tasks: list[Task]) -> list[Task]:
+        return [task for task in all_tasks if not only or task.name in only]
+
     late = time.perf_counter() + LATE
     count = 4 if quick else MAXIMUM
     found: list[Row] = []
@@ -342,15 +357,15 @@ def run_all(*, data: Path | None, device: str, quick: bool) -> list[Row]:
         if data is None:
             print("peers: without --data the network is synth-vgg, on synthetic faces")
         batch = best_batch(main, device, quick)
-        for task in tasks(quick):
+        for task in chosen(tasks(quick)):
             found += compare(task, main, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=True)
         if data is not None:
-            few = lfw(data, device, FEW, 4 if quick else 64)
-            for task in few_classes():
+            for task in chosen(few_classes()):
+                few = lfw(data, device, FEW, 4 if quick else 64)
                 found += compare(task, few, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=True)
-            large = random_weights(device, main.given.x[:16])
-            for task in large_network(quick):
+            large, batch = random_weights(device, main.given.x[: LARGE[kind]]), min(batch, LARGE_BATCH[kind])
+            for task in chosen(large_network(quick)):
                 found += compare(
-                    task, large, device, rounds=_rounds(quick, late), batch=min(batch, 8), quick=quick, judged=False
+                    task, large, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=False
                 )
     return found

@@ -110,9 +110,9 @@ def fim(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, Any
         _, reached = by_hand(model, x[:batch], targets[:batch], batch=batch)  # warm-up too
         limit = float(reached.min()) - 1e-4 if threshold is None else threshold
         variants = {
-            "fp32": (Engine(batch=batch), False),
+            "fp32": (Engine(batch=batch, precision="fp32"), False),
             "bf16": (Engine(batch=batch, precision="bf16"), False),
-            "fp32, stop at success": (Engine(batch=batch), True),
+            "fp32, stop at success": (Engine(batch=batch, precision="fp32"), True),
             "bf16, stop at success": (Engine(batch=batch, precision="bf16"), True),
         }
         times: dict[str, list[float]] = {"hand": []}
@@ -151,11 +151,53 @@ def fim(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, Any
     return rows
 
 
-def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """A tick of full slots against the bare forward and backward pass on the same batch, alternating.
+def tick_and_passes(
+    name: str, precision: str, *, batch: int, device: str
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A tick of full slots, and the bare forward and backward pass of the same network on the same batch.
 
     On a GPU both are recorded, so that neither waits for the host.
     """
+    bare_model = load(name, random_weights_seed=0, device=device).eval()
+    surrogate = Surrogate().bind(bare_model, precision=precision, channels_last=True)
+    model = surrogate.members[0].model
+    x = torch.rand(batch, 3, 112, 112, generator=torch.Generator().manual_seed(0)).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    reference = model(x.flip(0)).detach()
+    goal: Goal = Impersonate(reference, threshold=0.99)
+    slots = Slots(
+        attacks.fim(steps=10_000).attack, goal, surrogate,
+        count=batch, batch=batch, width=reference.shape[1], like=x, seed=0, capture=device != "cpu", tf32=False,
+    )  # fmt: skip
+    start = HostCopy(torch.zeros(batch, 3, dtype=torch.float64))
+    jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(batch)]
+    slots.fill(
+        deque(
+            InFlight(
+                job=j,
+                image=x[i],
+                parts=(Carried(reference=reference[i]),),
+                start=start,
+                place=i,
+                trial=x[i],
+            )
+            for i, j in enumerate(jobs)
+        )
+    )
+
+    def bare() -> None:
+        leaf = x.detach().requires_grad_(True)
+        torch.autograd.grad(outputs_of(model, goal, leaf).sum(), leaf)
+
+    def tick() -> None:
+        slots.tick(1)
+        slots.take_finished(late=device.startswith("cuda"))
+
+    return tick, Captured(bare) if device.startswith("cuda") else bare
+
+
+def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
+    """A tick of full slots against the bare forward and backward pass on the same batch, alternating."""
     rows = []
     batch = BATCH[device.split(":")[0]]
     for name, precision, count in (
@@ -163,43 +205,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
         ("mobilefacenet", "bf16", 60),
         ("iresnet50", "bf16", 20),
     ):
-        bare_model = load(name, random_weights_seed=0, device=device).eval()
-        surrogate = Surrogate().bind(bare_model, precision=precision, channels_last=True)
-        model = surrogate.members[0].model
-        x = torch.rand(batch, 3, 112, 112, generator=torch.Generator().manual_seed(0)).to(device)
-        x = x.contiguous(memory_format=torch.channels_last)
-        reference = model(x.flip(0)).detach()
-        goal: Goal = Impersonate(reference, threshold=0.99)
-        slots = Slots(
-            attacks.fim(steps=10_000).attack, goal, surrogate,
-            count=batch, batch=batch, width=reference.shape[1], like=x, seed=0, capture=device != "cpu", tf32=False,
-        )  # fmt: skip
-        start = HostCopy(torch.zeros(batch, 3, dtype=torch.float64))
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in range(batch)]
-        slots.fill(
-            deque(
-                InFlight(
-                    job=j,
-                    image=x[i],
-                    parts=(Carried(reference=reference[i]),),
-                    start=start,
-                    place=i,
-                    trial=x[i],
-                )
-                for i, j in enumerate(jobs)
-            )
-        )
-
-        def bare(model: FaceModel = model, x: Tensor = x, goal: Goal = goal) -> None:
-            leaf = x.detach().requires_grad_(True)
-            torch.autograd.grad(outputs_of(model, goal, leaf).sum(), leaf)
-
-        passes: Callable[[], None] = Captured(bare) if device.startswith("cuda") else bare
-
-        def tick(slots: Slots = slots) -> None:
-            slots.tick(1)
-            slots.take_finished(late=device.startswith("cuda"))
-
+        tick, passes = tick_and_passes(name, precision, batch=batch, device=device)
         repeats = 3 if quick else count
         pairs = []
         for k in range(repeats + 2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -41,9 +41,12 @@ def _gate(case: Case, given: Mapping[str, Any], names: list[str]) -> None:
             raise GateError(f"{case.op} on {name}: relative error {error:.3g}, at most {case.tolerance:g} is allowed")
 
 
+def _operation(case: Case) -> str:
+    return case.op.partition(" ")[0]
+
+
 def _runnable(case: Case, device: str) -> list[str]:
-    name = case.op.split(" ")[0]
-    found = [b for b in backends.NAMES if not backends.problem(name, b, torch.device(device))]
+    found = [b for b in backends.NAMES if not backends.problem(_operation(case), b, torch.device(device))]
     return [b for b in found if not (b == "triton" and device == "cpu")]  # the interpreter is no backend to time
 
 
@@ -57,8 +60,13 @@ def _variants(case: Case, names: list[str], *, compiled: bool) -> dict[str, Call
     return found
 
 
-def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """Time every case; nothing is timed before every backend's result is right.
+def operations() -> frozenset[str]:
+    """The operations that have cases."""
+    return frozenset(_operation(case) for case in cases("cpu"))
+
+
+def run(*, device: str, quick: bool, only: Collection[str] = (), compiled: bool = True) -> list[Mapping[str, Any]]:
+    """Time every case, or those of the operations ``only``; nothing is timed before every backend's result is right.
 
     Raises:
         GateError: A backend's result is wrong.
@@ -72,6 +80,8 @@ def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
         for kind, value in limits.items()
     ]
     for case in cases(device):
+        if only and _operation(case) not in only:
+            continue
         names = _runnable(case, device)
         sets = 1 if device == "cpu" else max(2, min(64, _COLD_BYTES // case.bytes))
         given = [case.make(device) for _ in range(sets)]
@@ -79,7 +89,7 @@ def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
         times, started = {}, {}
         shown = [n for n in names if not (on_gpu and n == "reference")]  # which is there to be right
         with torch.no_grad():
-            for name, call in _variants(case, shown, compiled=not quick).items():
+            for name, call in _variants(case, shown, compiled=compiled).items():
                 ready = [case.ready(call, g) for g in given]
                 times[name] = timed(ready, device, seconds=seconds)
                 started[name] = launches(ready[0]) if on_gpu else None

@@ -55,13 +55,18 @@ class Faces:
     labels: Tensor
 
 
+def several_images(source: LFW) -> list[list[str]]:
+    """The names of the images of each person with three or more."""
+    by_name: dict[str, list[str]] = {}
+    for name in source.names:
+        by_name.setdefault(name.rpartition("/")[0], []).append(name)
+    return [names for names in by_name.values() if len(names) >= 3]
+
+
 def lfw_faces(data: Path, device: str, identities: int, attacked: int) -> Faces:
     """The first identities of LFW with three images: two make the template, one is attacked."""
     lfw = LFW(data / "lfw")
-    by_name: dict[str, list[str]] = {}
-    for name in lfw.names:
-        by_name.setdefault(name.rpartition("/")[0], []).append(name)
-    people = [names[:3] for names in by_name.values() if len(names) >= 3][:identities]
+    people = [names[:3] for names in several_images(lfw)[:identities]]
     model = load("mobilefacenet", weights=data / "weights" / WEIGHTS, device=device).eval()
     known = torch.stack([lfw.load(n).image for names in people for n in names[1:]]).to(device)
     with torch.no_grad():

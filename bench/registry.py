@@ -21,11 +21,15 @@ class Options:
         data: The folder with ``lfw/`` and ``weights/``, or None.
         device: ``"cpu"`` or ``"cuda"``.
         quick: Few repeats and few images: to see that it runs, not to quote.
+        only: The operations of ``ops`` and the attacks of ``peers`` that are measured; empty for all.
+        compiled: Whether ``ops`` compares with ``torch.compile``, which takes most of its time on a GPU.
     """
 
     data: Path | None
     device: str
     quick: bool
+    only: frozenset[str] = frozenset()
+    compiled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +41,16 @@ class Entry:
         needs_data: Whether it needs real faces and weights.
         run: Measures.
         groups: Columns whose values head a table of their own.
+        parts: What ``--only`` can name.
+        by_name: Whether it runs only where it is named: ``--all`` leaves it out.
     """
 
     what: str
     needs_data: bool
     run: Callable[[Options], list[Row]]
     groups: tuple[str, ...] = ()
+    parts: frozenset[str] = frozenset()
+    by_name: bool = False
 
 
 REGISTRY: Mapping[str, Entry] = MappingProxyType(
@@ -50,7 +58,8 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
         "ops": Entry(
             what="every fused operation against plain PyTorch, torch.compile and the memory's bandwidth",
             needs_data=False,
-            run=lambda o: ops.run(device=o.device, quick=o.quick),
+            run=lambda o: ops.run(device=o.device, quick=o.quick, only=o.only, compiled=o.compiled),
+            parts=ops.operations(),
         ),
         "engine-fim": Entry(
             what="FIM-20 on LFW crops: the engine against a hand-written float32 PyTorch loop",
@@ -99,8 +108,10 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
         "peers": Entry(
             what="attacks against torchattacks, Foolbox, ART, adv-lib, rai-toolbox, SciPy and a plain PyTorch loop",
             needs_data=False,
-            run=lambda o: against_peers.run_all(data=o.data, device=o.device, quick=o.quick),
+            run=lambda o: against_peers.run_all(data=o.data, device=o.device, quick=o.quick, only=o.only),
             groups=("network", "attack"),
+            parts=against_peers.attacks_compared(),
+            by_name=True,  # an hour
         ),
     }
 )

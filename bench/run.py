@@ -21,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(f"{k}: {e.what}" for k, e in REGISTRY.items()))
-    parser.add_argument("--all", action="store_true", help="every benchmark that can run here")
+    by_name = ", ".join(k for k, e in REGISTRY.items() if e.by_name)
+    parser.add_argument("--all", action="store_true", help=f"every benchmark that can run here but {by_name}")
+    parser.add_argument("--only", default="", help="of ops these operations, of peers these attacks: 'pgd,fim'")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out of ops")
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("FASTADV_DATA"), help="folder with lfw/ and weights/"
     )
@@ -34,8 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [n for n in args.names if n not in REGISTRY]
     if unknown or not (args.names or args.all):
         parser.error(f"name one of {', '.join(REGISTRY)}" + (f", got {unknown[0]!r}" if unknown else ""))
-    options = Options(data=args.data, device=args.device, quick=args.quick)
-    for name in args.names or REGISTRY:
+    names = args.names or [name for name, entry in REGISTRY.items() if not entry.by_name]
+    only = frozenset(filter(None, args.only.split(",")))
+    for name in names if only else ():
+        if not only & REGISTRY[name].parts:
+            parser.error(
+                f"--only: expected of {name} {', '.join(sorted(REGISTRY[name].parts)) or 'nothing'}, got {args.only!r}"
+            )
+    for part in only - frozenset().union(*(REGISTRY[name].parts for name in names)):
+        parser.error(f"--only: expected parts of {', '.join(names)}, got {part!r}")
+    options = Options(
+        data=args.data, device=args.device, quick=args.quick, only=only, compiled=not (args.quick or args.no_compile)
+    )
+    for name in names:
         entry = REGISTRY[name]
         if entry.needs_data and args.data is None:
             print(f"{name}: skipped, it needs --data or FASTADV_DATA")

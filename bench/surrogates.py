@@ -23,6 +23,7 @@ from fastadv.models import FaceModel, load, prepare
 from fastadv.surrogates import FeatureDropout, InputDiversity, StepKey
 
 BATCH = 16
+_SECONDS = {"cpu": 40, "cuda": 5}  # of a network and precision: the differences are small, and a CPU's times scatter
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -161,8 +162,8 @@ def masks(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, A
             }
             if quick:
                 calls.pop("rand masks, stored")
-            # the differences are small on the small networks, and those have time for many rounds
-            spent = _interleaved(calls, device, rounds=2 if quick else 5, seconds=0 if quick else 40)
+            wanted = 0 if quick else _SECONDS[device.split(":")[0]]
+            spent = _interleaved(calls, device, rounds=2 if quick else 5, seconds=wanted)
             base = statistics.median(spent["no masks"])
             memory = {label: _peak(call, device) for label, call in calls.items()}
             for label, seconds in spent.items():
@@ -199,10 +200,10 @@ def ensemble(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str
     goal, steps = Impersonate(targets, threshold=0.999), 2 if quick else 10
     single, together = fim(eps=8 / 255, steps=steps), e_fim(others=models[1:], eps=8 / 255, steps=steps)
     calls = {
-        name: partial(run, single, goal, model, x, engine=Engine(batch=BATCH))
+        name: partial(run, single, goal, model, x, engine=Engine(batch=BATCH, precision="fp32"))
         for name, model in zip(names, models, strict=True)
     }
-    calls["ensemble of them"] = partial(run, together, goal, models[0], x, engine=Engine(batch=BATCH))
+    calls["ensemble of them"] = partial(run, together, goal, models[0], x, engine=Engine(batch=BATCH, precision="fp32"))
     spent = {k: statistics.median(v) for k, v in _interleaved(calls, device, rounds=1 if quick else 5).items()}
     alone = sum(seconds for name, seconds in spent.items() if name != "ensemble of them")
     return [

@@ -69,7 +69,7 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "heic": _of("heic", "HEIC pictures", "pillow_heif"),
         "onnx": _of("onnx", "'detect export' to .onnx", "onnx", "onnxruntime", "onnxscript"),
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
-        "faiss-gpu": _of("faiss-gpu", "FAISS built for CUDA 12", "faiss=faiss-gpu-cu12"),
+        "faiss-gpu": _of("faiss-gpu", "faster kNN scores on a GPU", "faiss=faiss-gpu"),
         "pandas": _of("pandas", "results as a table", "pandas"),
         "cupy-cuda12": _of("cupy-cuda12", "CuPy arrays, CUDA 12", "cupy=cupy-cuda12x"),
         "cupy-cuda13": _of("cupy-cuda13", "CuPy arrays, CUDA 13", "cupy=cupy-cuda13x"),

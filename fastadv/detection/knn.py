@@ -155,7 +155,7 @@ def fit_knn(
     Raises:
         TypeError, ValueError: an argument or a batch is of the wrong type or value, or the second pass differs from
             the first.
-        ImportError: FAISS is asked for and not installed.
+        ImportError: FAISS is asked for and not installed, or cannot use the CUDA device.
     """
     _check_options(processing, weighting, k)
     if isinstance(batches, Iterator):
@@ -214,7 +214,7 @@ def load_knn(
 
     Raises:
         DetectionFileError: the file is missing, damaged, of another kind, or holds what cannot be.
-        ImportError: FAISS is asked for and not installed.
+        ImportError: FAISS is asked for and not installed, or cannot use the CUDA device.
     """
     file = tensor_file.read(path, kind=_FILE)
     features = file.tensor("features", (None, None))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +23,7 @@ from fastadv.models.modes import plain_modes
 _QUERIES = 256  # of one matrix product
 _ROWS = 8192  # of the index in one matrix product
 _GATHERED = 1 << 24  # numbers that are gathered at a time to measure candidates
+_SELECTED = 2048  # rows that FAISS finds for a query on a GPU, at most
 
 BACKENDS = ("brute", "faiss")
 
@@ -67,24 +72,94 @@ class _MatrixProduct:
 
 
 class _Faiss:
-    """FAISS's flat index, on the CPU."""
+    """FAISS's flat index, on the CPU. It gets the addresses of tensors, as an index on a GPU does."""
+
+    _extra = "faiss"
 
     def __init__(self, features: Tensor) -> None:
         if importlib.util.find_spec("faiss") is None:
             raise MissingPackageError(
-                "backend: expected the package faiss for 'faiss', got no such package; pip install 'fastadv[faiss]'"
+                "backend: expected the package faiss for 'faiss', got no such package; "
+                f"pip install 'fastadv[{self._extra}]'"
             )
-        if features.device.type != "cpu":
-            raise ArgumentError(
-                f"features: expected a tensor on the CPU for the backend 'faiss', got one on {features.device}"
-            )
-        faiss: Any = importlib.import_module("faiss")
-        self.index = faiss.IndexFlatL2(features.shape[1])
-        self.index.add(features.numpy())
+        self._features = features
+        self._index = self._empty(features)
+        with self._in_order():
+            self._index.add_c(len(features), _floats(features))
 
     def propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        squares, rows = self.index.search(queries.contiguous().numpy(), count)
-        return torch.from_numpy(squares), torch.from_numpy(rows)
+        queries = queries.contiguous()
+        squares = queries.new_empty((len(queries), count))
+        rows = torch.empty(squares.shape, dtype=torch.int64, device=queries.device)
+        places = _faiss().cast_integer_to_idx_t_ptr(rows.data_ptr())
+        with self._in_order():
+            self._index.search_c(len(queries), _floats(queries), count, _floats(squares), places)
+        return squares.masked_fill_(rows < 0, torch.nan), rows  # -1: there is no row, since the squares overflowed
+
+    def _empty(self, features: Tensor) -> Any:
+        return _faiss().IndexFlatL2(features.shape[1])
+
+    @contextmanager
+    def _in_order(self) -> Iterator[None]:
+        """Within, FAISS works in the order of PyTorch's current stream."""
+        yield
+
+
+class _FaissOnCuda(_Faiss):
+    """FAISS's flat index on the CUDA device of the features."""
+
+    _extra = "faiss-gpu"
+
+    def propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        if count > _SELECTED:
+            return _MatrixProduct(self._features).propose(queries, count)
+        return super().propose(queries, count)
+
+    def _empty(self, features: Tensor) -> Any:
+        faiss, self._number = _faiss(), features.device.index or 0
+        if self._number >= faiss.get_num_gpus():
+            raise MissingPackageError(
+                f"backend: expected a FAISS that uses {features.device}, got one that sees {faiss.get_num_gpus()} CUDA "
+                f"devices; pip install 'fastadv[{self._extra}]' in place of faiss-cpu, or choose 'brute'"
+            )
+        self._resources, self._lock = _shared(self._number)
+        config = faiss.GpuIndexFlatConfig()
+        config.device = self._number
+        config.use_cuvs = False  # the bound on the rounding is that of cuBLAS's float32 products
+        return faiss.GpuIndexFlatL2(self._resources, features.shape[1], config)
+
+    @contextmanager
+    def _in_order(self) -> Iterator[None]:
+        stream = torch.cuda.current_stream(self._features.device).cuda_stream
+        with self._lock:
+            self._resources.setDefaultStream(self._number, _faiss().cast_integer_to_cudastream_t(stream))
+            yield
+
+
+@functools.cache
+def _shared(number: int) -> tuple[Any, threading.Lock]:
+    """What all indices on a device share: memory to work in (1.5 GiB), and a lock, since threads must not share it."""
+    resources = _faiss().StandardGpuResources()
+    resources.setPinnedMemory(0)  # nothing is copied from the host
+    return resources, threading.Lock()
+
+
+def _faiss() -> Any:
+    return importlib.import_module("faiss")
+
+
+def _floats(values: Tensor) -> Any:
+    return _faiss().cast_integer_to_float_ptr(values.data_ptr())
+
+
+def _proposer(features: Tensor, backend: str) -> _Candidates:
+    if backend == "brute":
+        return _MatrixProduct(features)
+    if features.device.type not in ("cpu", "cuda"):
+        raise ArgumentError(
+            f"features: expected a tensor on a CPU or CUDA for the backend 'faiss', got one on {features.device}"
+        )
+    return (_Faiss if features.device.type == "cpu" else _FaissOnCuda)(features)
 
 
 class Neighbours:
@@ -95,7 +170,8 @@ class Neighbours:
     proposed could belong to the nearest. Where it could, the whole index is measured. So the result is that of
     measuring everything, whatever the backend, and whatever precision of float32 products PyTorch is set to.
 
-    Memory beyond the features: blocks of 8,192 rows by 256 queries, and 64 MiB of gathered candidates.
+    Memory beyond the features: blocks of 8,192 rows by 256 queries, and 64 MiB of gathered candidates; with FAISS a
+    copy of the features, and on a GPU 1.5 GiB that all indices of a device share.
 
     Source:
         Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 3.
@@ -107,12 +183,12 @@ class Neighbours:
         Args:
             features: ``(M, D)`` float32, finite, M >= 1; not copied where it is contiguous.
             labels: ``(M,)`` int64, on the same device.
-            backend: ``"brute"`` (matrix product and top-k, any device) or ``"faiss"`` (a flat index, CPU; the extra
-                ``fastadv[faiss]``).
+            backend: ``"brute"`` (matrix product and top-k, any device) or ``"faiss"`` (a flat index on the device of
+                the features: on a CPU with the extra ``fastadv[faiss]``, on CUDA with ``fastadv[faiss-gpu]``).
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
-            ImportError: FAISS is asked for and not installed.
+            ImportError: FAISS is asked for and not installed, or cannot use the CUDA device of the features.
         """
         _check("features", features, None)
         if features.shape[0] == 0:
@@ -130,7 +206,7 @@ class Neighbours:
         self.backend = backend
         self._features = features.detach().contiguous()
         self._labels = labels
-        self._candidates: _Candidates = (_MatrixProduct if backend == "brute" else _Faiss)(self._features)
+        self._candidates = _proposer(self._features, backend)
         self._reach = float(self._features.norm(dim=1).max())
 
     def __len__(self) -> int:
@@ -171,20 +247,26 @@ class Neighbours:
         if not len(queries):
             return queries.new_empty((0, k)), torch.empty((0, k), dtype=torch.int64, device=queries.device)
         count = min(len(self), k + max(16, k // 8))
+        if count == len(self):
+            return self._nearest(queries, torch.arange(count, device=queries.device).expand(len(queries), count), k)
         squares, rows = self._candidates.propose(queries, count)
-        rows = rows.sort(dim=1).values  # then a stable sort by distance leaves ties in the order of the rows
-        distances, order = self._measure(queries, rows).sort(dim=1, stable=True)
-        distances, rows = distances[:, :k].contiguous(), rows.gather(1, order)[:, :k].contiguous()
-        if count < len(self):
-            for i in self._unsure(queries, squares[:, -1], distances[:, -1]):
-                distances[i], rows[i] = self._scan(queries[i], k)
+        distances, rows = self._nearest(queries, rows.sort(dim=1).values, k)
+        for i in self._unsure(queries, squares[:, -1], distances[:, -1]):
+            distances[i], rows[i] = self._scan(queries[i], k)
         return distances, rows
+
+    def _nearest(self, queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Of rows ``(N, count)`` in ascending order: a stable sort by distance leaves ties in that order."""
+        distances, order = self._measure(queries, rows).sort(dim=1, stable=True)
+        return distances[:, :k].contiguous(), rows.gather(1, order)[:, :k].contiguous()
 
     def _unsure(self, queries: Tensor, worst: Tensor, last: Tensor) -> list[int]:
         # |q|^2 + |x|^2 - 2 q x in float32 is off by at most (D + 3) 2^-24 (|q| + |x|)^2; a measured distance by 1e-5 of
         # itself. What was not proposed is no nearer than the worst that was, less that.
         depth = (queries.shape[1] + 3) * 2.0**-23 * (queries.double().norm(dim=1) + self._reach).square()
-        return (last.double().square() * (1 + 1e-4) >= worst.double() - depth).nonzero()[:, 0].tolist()
+        # The squares of large features overflow: a comparison with NaN is false, and the query is unsure.
+        sure = last.double().square() * (1 + 1e-4) < worst.double() - depth
+        return (~sure).nonzero()[:, 0].tolist()
 
     def _measure(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Distances ``(N, count)`` from differences. Each query is a layer with its own centroids, in one call."""

@@ -218,7 +218,7 @@ class DeepKnn:
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
-            ImportError: FAISS is asked for and not installed.
+            ImportError: FAISS is asked for and not installed, or cannot use the CUDA device.
         """
         found = check_batch(values, labels, len(values), 1 << 62)
         held = check_batch(held_values, held_labels, len(found), 1 << 62)

@@ -1,6 +1,10 @@
 """The index of neighbours: exact, the same with every backend, ties by index, errors."""
 
+import contextlib
 import importlib.util
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +16,64 @@ from fastadv.detection import Neighbours, neighbours
 from fastadv.testing.tolerances import assert_same_bits
 
 NO_FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
-BACKENDS = ["brute", pytest.param("faiss", marks=NO_FAISS)]
+BACKENDS = ["brute", pytest.param("faiss", marks=NO_FAISS), pytest.param("faiss on CUDA", marks=NO_FAISS)]
+STREAM = 77
+
+
+class WithCuda:
+    """FAISS as a build for CUDA has it, as far as it is used: an index of the CPU is under the name of one on a GPU."""
+
+    def __init__(self, faiss, devices):
+        calls = self.calls = []  # what is asked of FAISS, in order
+
+        class GpuIndexFlatL2(faiss.IndexFlatL2):
+            def __init__(self, resources, width, config):
+                super().__init__(width)
+                calls.append(("index", resources, width, config.device, config.use_cuvs))
+
+            def add_c(self, *arguments):
+                calls.append(("add", arguments[0]))
+                super().add_c(*arguments)
+
+            def search_c(self, count, queries, k, *found):
+                assert k <= 2048  # as in faiss/gpu/impl/IndexUtils.cu
+                calls.append(("search", count, k))
+                super().search_c(count, queries, k, *found)
+
+        class StandardGpuResources:
+            def setPinnedMemory(self, size):  # noqa: N802
+                calls.append(("pinned memory", size))
+
+            def setDefaultStream(self, device, stream):  # noqa: N802
+                calls.append(("stream", device, stream))
+
+        self.GpuIndexFlatL2, self.StandardGpuResources = GpuIndexFlatL2, StandardGpuResources
+        self.GpuIndexFlatConfig = lambda: SimpleNamespace(device=0, use_cuvs=True)
+        self.cast_integer_to_cudastream_t = lambda address: ("stream", address)
+        self.get_num_gpus = lambda: devices
+        self.faiss = faiss
+
+    def __getattr__(self, name):
+        return getattr(self.faiss, name)
+
+
+@contextlib.contextmanager
+def faiss_on_cuda(devices=1):
+    """Tensors of the CPU count as those of a CUDA device; yields what stands for FAISS."""
+    stand_in = WithCuda(pytest.importorskip("faiss"), devices)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "faiss", stand_in)
+        patch.setattr(neighbours, "_Faiss", neighbours._FaissOnCuda)
+        patch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
+        neighbours._shared.cache_clear()
+        yield stand_in
+    neighbours._shared.cache_clear()
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    return request.param
+    with faiss_on_cuda() if request.param == "faiss on CUDA" else contextlib.nullcontext():
+        yield request.param.split()[0]
 
 
 def features(count, width, seed=0):
@@ -73,6 +129,14 @@ def test_distances_that_a_matrix_product_cannot_tell_apart(backend):
     # |x|^2 is 10^8 times the squared distances, so the candidates are noise; only the bound finds that out.
     x = features(2000, 8) * 1e-3 + 30.0
     q = features(6, 8, seed=1) * 1e-3 + 30.0
+    assert_exact(index(x, backend).search(q, 5), x, q, 5)
+
+
+@pytest.mark.parametrize("scale", [1e19, 3e19])
+def test_squares_that_overflow(backend, scale):
+    # what a backend proposes then is of no use, and FAISS names no row at all for some places
+    x = torch.cat([features(60, 8) * scale, features(1, 8)])
+    q = torch.cat([features(2, 8, seed=1) * scale, x[-1:] + 1, x[3:4]])
     assert_exact(index(x, backend).search(q, 5), x, q, 5)
 
 
@@ -143,6 +207,8 @@ def test_the_backends_agree(count, width, digits, data):
     q = (features(4, width, seed=7) * 10**digits).round() / 10**digits
     k = data.draw(st.integers(1, count))
     found = [index(x, backend).search(q, k) for backend in ("brute", "faiss")]
+    with faiss_on_cuda():
+        found.append(index(x, "faiss").search(q, k))
     for one in found:
         assert_exact(one, x, q, k)
 
@@ -223,6 +289,61 @@ def test_faiss_that_is_not_installed(monkeypatch):
         Neighbours(**GOOD, backend="faiss")
 
 
+def test_faiss_for_cuda_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(neighbours, "_Faiss", neighbours._FaissOnCuda)
+    with pytest.raises(ImportError, match=r"backend: expected .*, got no such package; .*'fastadv\[faiss-gpu\]'"):
+        Neighbours(**GOOD, backend="faiss")
+
+
+@NO_FAISS
+def test_faiss_without_cuda_for_features_on_a_device():
+    message = (
+        r"backend: expected a FAISS that uses cpu, got one that sees 0 CUDA devices; "
+        r"pip install 'fastadv\[faiss-gpu\]' in place of faiss-cpu, or choose 'brute'"
+    )
+    with faiss_on_cuda(devices=0), pytest.raises(ImportError, match=message):
+        Neighbours(**GOOD, backend="faiss")
+
+
+def test_faiss_takes_features_on_a_cpu_or_cuda(monkeypatch):
+    monkeypatch.setattr(neighbours, "_check", lambda *arguments: None)  # a tensor without memory has no finite values
+    with pytest.raises(ValueError, match="features: expected a tensor on a CPU or CUDA .*, got one on meta"):
+        Neighbours(torch.ones(4, 3, **META), torch.ones(4, dtype=torch.int64, **META), backend="faiss")
+
+
+@NO_FAISS
+def test_faiss_on_cuda_works_in_the_stream_of_pytorch_with_memory_that_indices_share():
+    with faiss_on_cuda() as faiss:
+        first, second = (index(features(count, 6), "faiss") for count in (90, 80))
+        for held in (first, second):
+            held.search(features(3, 6), 5)
+    (_, resources, *_), stream = faiss.calls[1], ("stream", 0, ("stream", STREAM))
+    assert faiss.calls == [
+        ("pinned memory", 0),
+        ("index", resources, 6, 0, False),
+        stream,
+        ("add", 90),
+        ("index", resources, 6, 0, False),
+        stream,
+        ("add", 80),
+        stream,
+        ("search", 3, 21),
+        stream,
+        ("search", 3, 21),
+    ]
+
+
+@NO_FAISS
+def test_more_neighbours_than_faiss_finds_on_a_gpu():
+    x, q = features(2600, 6), features(3, 6, seed=1)
+    with faiss_on_cuda() as faiss:
+        held = index(x, "faiss")
+        for k in (1821, 1822, 2500):
+            assert_exact(held.search(q, k), x, q, k)
+    assert [call for call in faiss.calls if call[0] == "search"] == [("search", 3, 2048)]
+
+
 @pytest.mark.gpu
 def test_on_a_device():
     x, q = features(3000, 33), features(20, 33, seed=1)
@@ -232,12 +353,42 @@ def test_on_a_device():
     torch.testing.assert_close(found.distances.cpu(), expected.distances)
 
 
+def needs_faiss_on_a_gpu():
+    faiss = pytest.importorskip("faiss")
+    if not faiss.get_num_gpus():
+        pytest.skip("this faiss uses no GPU")
+
+
 @pytest.mark.gpu
-@NO_FAISS
-def test_faiss_takes_cpu_tensors():
-    with pytest.raises(ValueError, match="features is on cuda:0; expected cpu for backend 'faiss'"):
-        Neighbours(features(4, 3).cuda(), torch.arange(4).cuda(), backend="faiss")
+@pytest.mark.parametrize("k", [1, 12, 2500])
+def test_faiss_on_a_device(k):
+    needs_faiss_on_a_gpu()
+    x, q = features(3000, 33), features(300, 33, seed=1)
+    expected = index_on_device(x).search(q.cuda(), k)
+    assert_same(index_on_device(x, "faiss").search(q.cuda(), k), expected)
+    held, stream = index_on_device(x, "faiss"), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # the queries are made there, just before
+        found = held.search(q.cuda(non_blocking=True) * 2 / 2, k)
+    stream.synchronize()
+    assert_same(found, expected)
 
 
-def index_on_device(x):
-    return Neighbours(x.cuda(), (torch.arange(len(x)) % 7).cuda())
+@pytest.mark.gpu
+def test_faiss_in_threads_on_a_device():
+    needs_faiss_on_a_gpu()
+    x, q = features(3000, 33), features(300, 33, seed=1)
+    held = [index_on_device(x, "faiss"), index_on_device(x, "faiss")]
+    expected = index_on_device(x).search(q.cuda(), 12)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda i: held[i % 2].search(q.cuda(), 12), range(16)):
+            assert_same(found, expected)
+
+
+def assert_same(found, expected):
+    assert_same_bits(found.distances, expected.distances, "distances")
+    assert torch.equal(found.indices, expected.indices)
+
+
+def index_on_device(x, backend="brute"):
+    return Neighbours(x.cuda(), (torch.arange(len(x)) % 7).cuda(), backend=backend)
