@@ -27,7 +27,8 @@ from fastadv.core.provenance import versions
 from fastadv.detection.detectors import Detector
 from fastadv.detection.guard import Guard, OnePass, only_of_finite, pooled
 from fastadv.models.face_model import copy_of
-from fastadv.models.layers import fold_batch_norms, freeze
+from fastadv.models.folding import fold_batch_norms
+from fastadv.models.layers import freeze
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch.export"}
 METADATA = "fastadv"

@@ -56,8 +56,9 @@ class LayerTap:
     :func:`fastadv.ops.pooled_centroid_distances`: at batch 1 that saves the cost of L - 1 calls.
 
     The hooks exist during a call only, whatever it raises, and see only the calls of their own thread. Differentiable,
-    and capturable in a CUDA graph. Works on prepared models too; a layer that is not in ``model.layers`` may have been
-    folded with the batch norm after it by :func:`fastadv.models.prepare`, and then gives that one's output.
+    and capturable in a CUDA graph. Works on prepared models too; a layer that is neither in ``model.layers`` nor in
+    ``keep`` of :func:`fastadv.models.prepare` may have been folded with a neighbour: then a convolution gives the
+    output of the batch norm after it, and a batch norm before a convolution gives its own input.
 
     Attributes:
         model: in evaluation mode.

@@ -30,6 +30,7 @@ from fastadv.models import FaceModel, prepare
 from fastadv.models.checks import check_images
 from fastadv.models.memory import OutOfMemoryError, is_out_of_memory
 from fastadv.models.modes import plain_modes
+from fastadv.models.outputs import layers_of
 
 Made = TypeVar("Made")
 
@@ -91,9 +92,10 @@ class Loop:
         if as_goal(goal) is not goal:
             raise ArgumentTypeError("goal: expected a goal such as Impersonate(...), got a function; use fa.Objective")
         self._attack, self._goal, self._jobs, self._seed, self._engine = recipe.attack, goal, jobs, seed, engine
-        self._judging = prepare(model, precision="fp32", channels_last=engine.channels_last)
+        keep = layers_of(goal.output)
+        self._judging = prepare(model, precision="fp32", channels_last=engine.channels_last, keep=keep)
         self._surrogate = recipe.surrogate.bind(
-            model, precision=engine.precision, channels_last=engine.channels_last, prepared=self._judging
+            model, precision=engine.precision, channels_last=engine.channels_last, prepared=self._judging, keep=keep
         )
         self._layout = torch.channels_last if engine.channels_last else torch.contiguous_format
         self._count, self._batch = engine.slots, engine.batch

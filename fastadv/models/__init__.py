@@ -4,7 +4,8 @@ from fastadv.models.batching import fixed_batches
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
-from fastadv.models.layers import fold_batch_norms, freeze, prepare
+from fastadv.models.folding import fold_batch_norms
+from fastadv.models.layers import freeze, prepare
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
 

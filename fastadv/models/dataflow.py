@@ -32,7 +32,7 @@ _METADATA = _LENGTHS | {
     *("storage_offset", "type"),
 }
 # Functions that a reader of the graph may look for, as they are; fx can write them into the code of a graph.
-_KNOWN = frozenset({torch.add, torch.conv2d, F.linear, torch._C._set_grad_enabled})
+_KNOWN = frozenset({torch.add, torch.conv2d, torch.flatten, F.linear, torch._C._set_grad_enabled})
 _PLAIN = (bool, int, float, complex, str, type(None), type(Ellipsis), torch.memory_format, torch.layout)
 
 
@@ -128,8 +128,8 @@ def exact(device: torch.device) -> Iterator[None]:
 
 def agree(expected: Any, got: Any) -> bool:
     """Whether the tensors in two results are the same but for rounding."""
-    pairs = list(zip(_tensors(expected), _tensors(got), strict=False))
-    if len(pairs) != len(list(_tensors(expected))) or len(pairs) != len(list(_tensors(got))):
+    pairs = list(zip(tensors(expected), tensors(got), strict=False))
+    if len(pairs) != len(list(tensors(expected))) or len(pairs) != len(list(tensors(got))):
         return False
     for one, other in pairs:
         if one.shape != other.shape:
@@ -187,7 +187,7 @@ class _Recorder(TorchFunctionMode):
                 self._calls.append(None)
                 return
             self._calls.append((self._argument(args), self._argument(kwargs)))
-            inputs = (id(value) for value in _tensors((args, kwargs)))
+            inputs = (id(value) for value in tensors((args, kwargs)))
             self._own = {*inputs, *map(id, module.parameters()), *map(id, module.buffers())}
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -235,7 +235,7 @@ class _Recorder(TorchFunctionMode):
 
     def _read_inside(self, args: Any, kwargs: Any) -> None:
         """What a layer reads besides its arguments and its own weights has one more reader."""
-        for value in _tensors((args, kwargs)):
+        for value in tensors((args, kwargs)):
             if id(value) not in self._own and (id(value) in self._nodes or id(value) in self._names):
                 self._graph.call_function(_read, (self._node_of(value),))
 
@@ -360,12 +360,13 @@ def _is_value(result: Any) -> bool:
     return result is not None and not isinstance(result, Tensor | torch.Size | torch.dtype | torch.device)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Those in a value, or in the lists, tuples and dicts that it is made of."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors(part)
     elif isinstance(value, dict):
         for part in value.values():
-            yield from _tensors(part)
+            yield from tensors(part)

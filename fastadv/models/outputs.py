@@ -26,6 +26,11 @@ def at_layer(name: str) -> str:
     return _LAYER + name
 
 
+def layers_of(kind: str) -> tuple[str, ...]:
+    """The names of the submodules that a kind of output is read from: one or none."""
+    return (kind.removeprefix(_LAYER),) if kind.startswith(_LAYER) else ()
+
+
 def output_of(model: FaceModel, kind: str, images: Tensor) -> Tensor:
     """One row of numbers an image.
 

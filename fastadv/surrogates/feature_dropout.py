@@ -128,7 +128,7 @@ class FeatureDropout:
         if rate == 0:
             prepared = prepare(model, precision=precision, channels_last=channels_last)
         else:
-            folded = _with_linear_layers_folded(model, names)
+            folded = _folded(model, names)
             prepared = prepare(folded, precision=precision, channels_last=channels_last, fold=False)
             install(prepared, draw, rate=rate, rescale=self.rescale, first_layer=first_layer)
         return MaskedModel(model=prepared, rate=rate, layers_used=len(names), draw=draw)
@@ -185,8 +185,8 @@ class MaskedModel:
             self.draw.end()
 
 
-def _with_linear_layers_folded(model: FaceModel, convolutions: Collection[str]) -> FaceModel:
-    """A copy in which batch norms are merged into linear layers, but not into the convolutions."""
+def _folded(model: FaceModel, convolutions: Collection[str]) -> FaceModel:
+    """A copy in which batch norms are merged into other layers, but for those right behind the convolutions."""
     made = copy_of(model)
     made.backbone = fold_batch_norms(made.backbone, keep={*convolutions, *model.layers}, image_shape=model.image_shape)
     return made

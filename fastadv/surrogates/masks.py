@@ -12,16 +12,17 @@ from torch import Tensor, fx, nn
 
 from fastadv import ops
 from fastadv.models import FaceModel
+from fastadv.models.folding import norm_affine
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
 from fastadv.models.frozen_prelu import FrozenPReLU
-from fastadv.models.layers import norm_affine
+from fastadv.models.untied_bias import UntiedBiasConv2d
 from fastadv.ops.random_key import BatchKey
 from fastadv.surrogates import flow
 from fastadv.surrogates.key import StepKey
 
 # Exact types only: a subclass may compute something else.
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.PReLU, FrozenPReLU)
-_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, FrozenDepthwiseConv2d)
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, FrozenDepthwiseConv2d, UntiedBiasConv2d)
 
 
 class Draw:

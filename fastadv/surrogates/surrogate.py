@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -85,7 +86,13 @@ class Surrogate:
         return self.dropout is not None or self.ensemble is not None
 
     def bind(
-        self, model: FaceModel, *, precision: str, channels_last: bool, prepared: FaceModel | None = None
+        self,
+        model: FaceModel,
+        *,
+        precision: str,
+        channels_last: bool,
+        prepared: FaceModel | None = None,
+        keep: Collection[str] = (),
     ) -> BoundSurrogate:
         """The surrogate on a model, prepared to be differentiated.
 
@@ -94,6 +101,7 @@ class Surrogate:
             precision: Of the gradients.
             channels_last: Run convolutions in the channels-last layout.
             prepared: The same model, prepared in float32 already: taken where nothing else is asked for.
+            keep: Names of submodules whose outputs are asked for; see :func:`fastadv.models.prepare`.
 
         Raises:
             ValueError: A model of the ensemble differs in input size or device, or a part does not fit a model.
@@ -110,7 +118,7 @@ class Surrogate:
             edited = each if self.skip is None else self.skip.bind(each)
             if self.dropout is None:
                 shared = prepared if edited is model and precision == "fp32" else None
-                ready = shared or prepare(edited, precision=precision, channels_last=channels_last)
+                ready = shared or prepare(edited, precision=precision, channels_last=channels_last, keep=keep)
                 members.append(Member(model=ready, masked=None))
                 continue
             masked = self.dropout.bind(edited, precision=precision, channels_last=channels_last, first_layer=layer)

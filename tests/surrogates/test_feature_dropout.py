@@ -57,7 +57,7 @@ class Net(nn.Module):
         self.project = nn.Conv2d(8, 12, 1)
         self.bn2 = nn.BatchNorm2d(12)
         self.shortcut = nn.Sequential(nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12))
-        self.bare, self.prelu = nn.Conv2d(12, 12, 3, padding=1), nn.PReLU()
+        self.before, self.bare, self.prelu = nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, padding=1), nn.PReLU()
         self.rectified = nn.Sequential(nn.Conv2d(12, 12, 3), nn.BatchNorm2d(12, affine=False), nn.ReLU(inplace=True))
         self.swish = nn.Sequential(nn.Conv2d(12, 12, 1), nn.BatchNorm2d(12), nn.Hardswish())
         self.read_twice, self.bn3 = nn.Conv2d(12, 12, 1), nn.BatchNorm2d(12)
@@ -70,7 +70,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(self.enter(x))
         x = self.bn2(self.project(self.relu6(self.bn1(self.depthwise(x))))) + self.shortcut(x)
-        x = self.prelu(self.bare(x))
+        x = self.prelu(self.bare(self.before(x)))
         x = self.swish(self.rectified(x)) + self.positions(self.table)
         y = self.read_twice(x)
         x = F.relu(self.bn3(y)) + torch.tanh(y)

@@ -81,11 +81,12 @@ def test_architectures_keep_their_bits(name):
         assert torch.equal(made(x), model(x))
 
 
-def test_composes_with_prepare():
-    model = load("synth-mobile")
+@pytest.mark.parametrize("name", ["synth-mobile", "iresnet18"])
+def test_composes_with_prepare(name):
+    model = load(name, random_weights_seed=None if name.startswith("synth") else 0)
     made = prepare(SkipGradient().bind(model))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in made.modules())
-    x, g = torch.rand(2, 3, 112, 112), torch.rand(2, 128)
+    x, g = torch.rand(2, 3, 112, 112), torch.rand(2, model.embedding_size)
     expected = gradient(SkipGradient().bind(model), x, g)
     assert (gradient(made, x, g) - expected).norm() <= 1e-4 * expected.norm()
     # and the other way round

@@ -93,7 +93,7 @@ def extract(
     """
     if not names:
         raise ArgumentError(f"{stage}: expected at least one image, got none")
-    tap = LayerTap(model=prepare(model, precision="fp32"), layers=tuple(layers))
+    tap = LayerTap(model=prepare(model, precision="fp32", keep=layers), layers=tuple(layers))
     widths: list[int] = []
 
     def seen(batch: Tensor) -> Tensor:
