@@ -52,28 +52,36 @@ def draw_growth(results: dict[str, Any]) -> Any:
 
 
 def draw_peers(results: dict[str, Any]) -> Any:
-    """For each attack, images per second of those that are not lost, relative to the fastest other implementation."""
+    """For each attack the runs of fastadv, in images per second relative to the fastest other implementation."""
     from matplotlib.figure import Figure
 
-    rows = [r for r in results["rows"] if r["times_fastest_peer"] is not None and not r["lost"]]
-    groups = list(dict.fromkeys((r["attack"], r["network"]) for r in rows))
-    figure = Figure(figsize=(9, 0.9 * len(groups) + 1), layout="constrained", facecolor="white")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in results["rows"]:
+        groups.setdefault((row["attack"], row["network"]), []).append(row)
+    bars: list[tuple[str, float, str, bool]] = []
+    ticks, labels = [], []
+    for (attack, network), rows in groups.items():
+        fastest = max((r for r in rows if not r["run"].startswith("fastadv")), key=lambda r: r["images_per_s"])
+        own = [r for r in rows if r["run"].startswith("fastadv") and "compat" not in r["run"]]
+        first = len(bars)
+        for row in (fastest, *sorted(own, key=lambda r: r["images_per_s"])):
+            colour = _COLOURS["eager" if row is fastest else "cpu"]
+            bars.append((row["run"], row["images_per_s"] / fastest["images_per_s"], colour, bool(row["lost"])))
+        ticks.append((first + len(bars) - 1) / 2)
+        labels.append(f"{attack}\n{network}")
+        bars.append(("", 0, "none", False))  # a gap
+    figure = Figure(figsize=(9, 0.19 * len(bars) + 1), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    for place, group in enumerate(groups):
-        own = sorted((r for r in rows if (r["attack"], r["network"]) == group), key=lambda r: -r["times_fastest_peer"])
-        height = 0.86 / len(own)
-        for k, row in enumerate(own):
-            at = place - 0.43 + (k + 0.5) * height
-            colour = _COLOURS["cpu"] if row["run"].startswith("fastadv") else _COLOURS["eager"]
-            axes.barh(at, row["times_fastest_peer"], height * 0.9, color=colour)
-            label = f"{row['times_fastest_peer']:.2g}  {row['run']}"
-            axes.text(row["times_fastest_peer"] * 1.03, at, label, va="center", fontsize=5.5)
+    for at, (name, ratio, colour, lost) in enumerate(bars):
+        if name:
+            axes.barh(at, ratio, 0.8, color=colour, alpha=0.45 if lost else 1)
+            axes.text(ratio * 1.03, at, f"{ratio:.2g}  {name}{', lost' if lost else ''}", va="center", fontsize=6.5)
     axes.axvline(1, color="#444444", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_yticks(range(len(groups)), [f"{attack}\n{network}" for attack, network in groups], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlim(right=4 * max(r["times_fastest_peer"] for r in rows))
-    axes.set_xlabel("images per second, relative to the fastest other implementation")
+    axes.set_yticks(ticks, labels, fontsize=7)
+    axes.set_ylim(len(bars) - 1, -1)
+    axes.set_xlim(left=0.3, right=4 * max(bar[1] for bar in bars))
+    axes.set_xlabel("images per second, relative to the fastest other implementation", fontsize=8)
     axes.set_title(_title(results), fontsize=9, loc="left")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -100,6 +100,16 @@ def peers_summary(results: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
+def peers_readme(results: Mapping[str, Any]) -> str:
+    """The first columns of the summary, of the network that most attacks were run on."""
+    lines = peers_summary(results).splitlines()
+    first = results["rows"][0]["network"]
+    kept = [line for k, line in enumerate(lines) if k < 2 or f", {first} |" in line]
+    return "".join("|".join(line.split("|")[:6]).replace(f", {first}", "") + "|\n" for line in kept).replace(
+        "attack, network", "attack"
+    )
+
+
 def peers(results: Mapping[str, Any]) -> str:
     """Every row, a table for each attack and network."""
     parts = []
@@ -138,7 +148,7 @@ def growth(results: Mapping[str, Any]) -> str:
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
-    {"peers-summary": peers_summary, "peers": peers, "growth": growth}
+    {"peers-summary": peers_summary, "peers-readme": peers_readme, "peers": peers, "growth": growth}
 )
 
 
