@@ -1,0 +1,31 @@
+// The launchers of kernels whose threads work together, for ctypes.
+#include <cuda_runtime.h>
+
+#include "cuda/average_pool.cu"
+#include "layers.h"
+
+using namespace fastadv;
+
+extern "C" {
+
+void set_version(int ptx_version) { on_host::ptx_version = ptx_version; }
+void set_order(int backwards) { on_host::backwards = backwards != 0; }
+
+// warps: of a block, 8 or 32; 0: as the launcher chooses
+int average_pool(const int64_t* maps, int64_t count, int type, float* out, int64_t images, int64_t row, int warps) {
+  int status = 0;
+  for_maps(Integers(maps, maps + count), type, out, images, row, [&](PoolArgs& args) {
+    if (warps == 8) {
+      cuda::number<8>(args);
+      cuda::launch<8>(args, nullptr);
+    } else if (warps == 32) {
+      cuda::number<32>(args);
+      cuda::launch<32>(args, nullptr);
+    } else {
+      status |= cuda::average_pool(args, nullptr);
+    }
+  });
+  return status;
+}
+
+}  // extern "C"

@@ -1,0 +1,90 @@
+"""CUDA kernels whose threads work together, compiled for the CPU with threads that take turns: what they compute."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv.ops import layers
+from fastadv.testing.layer_cases import LayerCase
+from fastadv.testing.tolerances import assert_same_bits
+
+ROOT = Path(__file__).parents[2]
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+LAUNCH = re.compile(r"(\w+(?:<[^<>;]*>)?)<<<(.*?)>>>\((.*?)\);", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The library of the compiled source."""
+    compiler = shutil.which("c++")
+    if compiler is None or not (ROOT / "kernels").is_dir():
+        pytest.skip("needs a C++ compiler and the kernels' source")
+    folder = tmp_path_factory.mktemp("cuda")
+    for part in (ROOT / "kernels", ROOT / "csrc", Path(__file__).parent / "on_host"):
+        shutil.copytree(part, folder, dirs_exist_ok=True)
+    for name in ("cuda_pipeline.h", "cooperative_groups.h"):
+        (folder / name).write_text('#include "cuda_runtime.h"\n')
+    for source in (folder / "cuda").glob("*.cu*"):
+        text = re.sub("#pragma unroll.*", "", source.read_text())
+        text = text.replace("most = 1 << 20", "most = 3")  # so that a block has several tasks
+        text = text.replace(
+            "extern __shared__ float4 memory[]", "auto* memory = reinterpret_cast<float4*>(on_host::dynamic_shared)"
+        )
+        source.write_text(LAUNCH.sub(r"on_host::launch(\2, [&] { \1(\3); });", text))
+    options = ["-O1", "-std=c++17", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-w", f"-I{folder}"]
+    subprocess.run([compiler, *options, folder / "entry.cpp", "-o", folder / "entry.so"], check=True)
+    return ctypes.CDLL(str(folder / "entry.so"))
+
+
+@pytest.fixture(params=["the first thread begins", "the last thread begins"])
+def run(request, compiled):
+    """Calls a function with tensors and numbers; a missing barrier gives other numbers in one of the orders."""
+    compiled.set_order(int(request.param == "the last thread begins"))
+    compiled.set_version(90)
+
+    def call(name, *values):
+        lowered = [
+            ctypes.c_void_p(v.data_ptr())
+            if isinstance(v, torch.Tensor)
+            else ctypes.c_float(v)
+            if isinstance(v, float)
+            else None
+            if v is None
+            else ctypes.c_int64(v)
+            for v in values
+        ]
+        assert getattr(compiled, name)(*lowered) == 0
+
+    return call
+
+
+def listed(numbers):
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def pool(run, maps, warps=0):
+    images, row = len(maps[0]), sum(value.shape[1] for value in maps)
+    described = [layers.described(value) for value in maps]
+    numbers, out = listed(layers.native_maps(described)), torch.full((images, row), float("nan"))
+    run("average_pool", numbers, len(numbers), TYPES[maps[0].dtype], out, images, row, warps)
+    return out
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_means_of_maps(layout, dtype, run):
+    # 8, 16 and 32 shares of a map, with channels that fill teams of warps, and that do not
+    shapes = ((64, 7, 7), (40, 24, 23), (33, 33, 34), (256, 1, 1), (32, 33, 33))
+    case = LayerCase(images=2, layers=shapes, layout=layout, dtype=dtype)
+    maps = case.maps()
+    made = pool(run, maps)
+    wide = torch.cat([value.double().mean((2, 3)) for value in maps], dim=1)
+    size = torch.cat([value.double().abs().mean((2, 3)) for value in maps], dim=1)
+    assert bool(((made.double() - wide).abs() <= 4e-6 * size).all())
+    for warps in (8, 32):  # many images, and few
+        assert_same_bits(pool(run, maps, warps), made)
