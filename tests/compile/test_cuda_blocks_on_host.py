@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastadv import ops
 from fastadv.ops import layers
 from fastadv.testing.layer_cases import LayerCase
 from fastadv.testing.tolerances import assert_same_bits
 
 ROOT = Path(__file__).parents[2]
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+METRICS = {"l2": 0, "cosine": 1}
 LAUNCH = re.compile(r"(\w+(?:<[^<>;]*>)?)<<<(.*?)>>>\((.*?)\);", re.DOTALL)
 
 
@@ -88,3 +90,93 @@ def test_means_of_maps(layout, dtype, run):
     assert bool(((made.double() - wide).abs() <= 4e-6 * size).all())
     for warps in (8, 32):  # many images, and few
         assert_same_bits(pool(run, maps, warps), made)
+
+
+def distances(run, features, centroids, metric):
+    images, count = len(features[0]), len(centroids[0])
+    numbers = listed(layers.native_layers(features, centroids))
+    scales = torch.full((len(features), count + images), float("nan"))
+    out = torch.full((images, len(features), count), float("nan"))
+    run("distances", numbers, len(numbers), METRICS[metric], scales, out, images, count)
+    return out
+
+
+def gradient(run, grad, found, features, centroids, metric):
+    images, count = len(features[0]), len(centroids[0])
+    numbers = listed(layers.native_layers(features, centroids))
+    scales = torch.full((len(features), count + images), float("nan"))
+    out = torch.full((images, sum(f.shape[1] for f in features)), float("nan"))
+    sizes = (images, count, out.shape[1])
+    run("gradient", numbers, len(numbers), METRICS[metric], scales, grad, found, out, *sizes)
+    return out
+
+
+def vectors(counts, widths, scale=1.0):
+    draw = torch.Generator().manual_seed(sum(counts))
+    return [[torch.randn(n, c, generator=draw) * scale for c in widths] for n in counts]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("widths", [(4, 132, 260), (5, 131)], ids=["whole packs", "odd"])
+@pytest.mark.parametrize("images", [1, 35])
+def test_distances(images, widths, metric, run):
+    features, centroids = vectors((images, 37), widths)
+    made = distances(run, features, centroids, metric)
+    torch.testing.assert_close(
+        made, ops.centroid_distances(features, centroids, metric=metric, backend="reference"), rtol=1e-5, atol=0
+    )
+    few = slice(images - 1, images)  # by the kernel for few images: the same bits
+    assert_same_bits(distances(run, [f[few].clone() for f in features], centroids, metric), made[few])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_of_extremes(metric, run):
+    features, centroids = vectors((12, 20), (132,))
+    plain = distances(run, features, centroids, metric)
+    features[0][3] *= 1e30
+    features[0][4] = 0
+    centroids[0][7] *= 1e-30
+    centroids[0][8, 5] = float("nan")
+    made = distances(run, features, centroids, metric)
+    expected = ops.centroid_distances(features, centroids, metric=metric, backend="reference")
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-14, equal_nan=True)
+    kept = torch.ones_like(made, dtype=torch.bool)
+    kept[3:5], kept[:, :, 7:9] = False, False
+    assert_same_bits(made[kept], plain[kept])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kept", [None, (5, 290)], ids=["dense", "two weights"])
+def test_derivatives(kept, metric, run):
+    features, centroids = vectors((11, 300), (131, 64))
+    found = ops.centroid_distances(features, centroids, metric=metric, backend="reference")
+    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    if kept is not None:
+        zero = torch.ones(300, dtype=torch.bool)
+        zero[list(kept)] = False
+        grad[:, :, zero] = 0
+    made = gradient(run, grad, found, features, centroids, metric)
+    backward = torch.ops.fastadv.centroid_distances_backward
+    expected = backward(grad, found, features, centroids, metric, "reference")
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=2e-6)
+    for n in (0, 10):  # whatever its neighbours
+        own = [f[n : n + 1].clone() for f in features]
+        alone = gradient(run, grad[n : n + 1].clone(), found[n : n + 1].clone(), own, centroids, metric)
+        assert_same_bits(alone, made[n : n + 1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_derivatives_of_extremes(metric, run):
+    features, centroids = vectors((9, 40), (70,))
+    features[0][2] *= 1e25
+    features[0][3] = centroids[0][4]
+    centroids[0][6] *= 1e-30
+    features[0][5] = centroids[0][6] * 2
+    found = ops.centroid_distances(features, centroids, metric=metric, backend="reference")
+    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    made = gradient(run, grad, found, features, centroids, metric)
+    backward = torch.ops.fastadv.centroid_distances_backward
+    expected = backward(grad, found, features, centroids, metric, "reference")
+    size = features[0].double().norm(dim=1, keepdim=True) if metric == "cosine" else torch.ones(9, 1)
+    error, expected = (made.double() - expected.double()).abs() * size, expected.double().abs() * size
+    assert bool((error <= 1e-5 * (1 + expected)).all())

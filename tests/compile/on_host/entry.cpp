@@ -2,6 +2,8 @@
 #include <cuda_runtime.h>
 
 #include "cuda/average_pool.cu"
+#include "cuda/centroid_distances.cu"
+#include "cuda/centroid_gradient.cu"
 #include "layers.h"
 
 using namespace fastadv;
@@ -25,6 +27,31 @@ int average_pool(const int64_t* maps, int64_t count, int type, float* out, int64
       status |= cuda::average_pool(args, nullptr);
     }
   });
+  return status;
+}
+
+int distances(const int64_t* layers, int64_t count, int metric, float* scales, float* out, int64_t images,
+              int64_t centroids) {
+  int status = 0;
+  DistanceArgs common = distance_args(metric, 0, 0, images, centroids);
+  common.scales = scales;
+  common.out = out;
+  for_distances(Integers(layers, layers + count), common,
+                [&](const DistanceArgs& args) { status |= cuda::centroid_distances(args, nullptr); });
+  return status;
+}
+
+int gradient(const int64_t* layers, int64_t count, int metric, float* scales, const float* grad,
+             const float* distances, float* out, int64_t images, int64_t centroids, int64_t row) {
+  int status = 0;
+  DistanceArgs common = distance_args(metric, 0, 0, images, centroids);
+  common.scales = scales;
+  common.out = out;
+  common.grad = grad;
+  common.distances = distances;
+  common.row = row;
+  for_distances(Integers(layers, layers + count), common,
+                [&](const DistanceArgs& args) { status |= cuda::centroid_gradient(args, nullptr); });
   return status;
 }
 
