@@ -11,6 +11,7 @@ import torch
 
 from fastadv import ops
 from fastadv.ops import layers
+from fastadv.testing.cases import StepCase
 from fastadv.testing.layer_cases import LayerCase
 from fastadv.testing.tolerances import assert_same_bits
 
@@ -180,3 +181,27 @@ def test_derivatives_of_extremes(metric, run):
     size = features[0].double().norm(dim=1, keepdim=True) if metric == "cosine" else torch.ones(9, 1)
     error, expected = (made.double() - expected.double()).abs() * size, expected.double().abs() * size
     assert bool((error <= 1e-5 * (1 + expected)).all())
+
+
+@pytest.mark.parametrize("version", [90, 80], ids=["a cluster an image", "two passes"])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(3, 3, 96, 96), (2, 1, 8, 16)], ids=lambda shape: "x".join(map(str, shape)))
+def test_the_momentum_step_has_the_bits_of_the_reference(shape, dtype, norm, version, run, compiled):
+    case = StepCase(shape=shape, special=True, each=True, active="some", grad_dtype=dtype)
+    expected, i = case.make(), case.make()
+    options = {"mu": 0.9, "eps": 0.1, "norm": norm}
+    ops.momentum_step_(
+        *(expected.x, expected.grad, expected.origin, expected.velocity),
+        **{"alpha": expected.alpha, "active": expected.active, "stats": expected.stats, "backend": "reference"},
+        **options,
+    )
+    compiled.set_version(version)
+    active, alpha = i.active.to(torch.uint8), i.alpha
+    size, partials = i.x[0].numel(), ops.momentum_workspace(i.x)
+    run(
+        *("momentum_step", i.x, i.grad, i.origin, i.velocity, alpha, 0.1, active, i.stats, partials),
+        *(TYPES[dtype], {"l1": 0, "l2": 1}[norm], len(i.x), size),
+    )
+    for name in ("x", "velocity", "stats"):
+        assert_same_bits(getattr(i, name), getattr(expected, name), name)

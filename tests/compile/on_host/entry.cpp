@@ -4,6 +4,7 @@
 #include "cuda/average_pool.cu"
 #include "cuda/centroid_distances.cu"
 #include "cuda/centroid_gradient.cu"
+#include "cuda/momentum_step.cu"
 #include "layers.h"
 
 using namespace fastadv;
@@ -53,6 +54,14 @@ int gradient(const int64_t* layers, int64_t count, int metric, float* scales, co
   for_distances(Integers(layers, layers + count), common,
                 [&](const DistanceArgs& args) { status |= cuda::centroid_gradient(args, nullptr); });
   return status;
+}
+
+int momentum_step(float* x, const void* grad, const float* origin, float* velocity, const float* alpha, float eps,
+                  const uint8_t* active, int64_t* stats, double* partials, int type, int norm, int64_t images,
+                  int64_t size) {
+  return cuda::momentum_step({x, grad, origin, velocity, alpha, nullptr, active, stats, partials, 0.0f, eps, 0.9f, 0.0f,
+                              1.0f, type, norm, kStepSign, images, size, partition(size, cuda::kChunk)},
+                             nullptr);
 }
 
 }  // extern "C"
