@@ -12,7 +12,10 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -30,6 +33,8 @@ _FAMILIES = {(10, 0): ((10, 3),), (10, 1): ((11, 0),), (12, 0): ((12, 1),)}
 _EMBEDDED = ((5, 3), (6, 2), (7, 2), (8, 7), (10, 1), (11, 0))
 
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+#: What is faster as measured on an H200 (509 µs, CUDA 549): the CUDA form there is another one since, not yet measured.
+_PREFERENCE_OF = {("momentum_step_", "cuda"): ("triton", "cuda", "reference")}
 _log = logging.getLogger("fastadv")
 
 
@@ -69,7 +74,7 @@ def resolve(op: str, device: torch.device, requested: str | None = None) -> str:
                 f"backend: expected one that can run {op} on {device}, got {requested!r}: {reason}"
             )
         return requested
-    wanted, *_ = names = _PREFERENCE.get(device.type, ("reference",))
+    wanted, *_ = names = _PREFERENCE_OF.get((op, device.type), _PREFERENCE.get(device.type, ("reference",)))
     chosen = next(name for name in names if not problem(op, name, device))
     if chosen != wanted:
         # Once per operation and device: resolve() remembers its answers.
@@ -216,11 +221,20 @@ def _triton_problem(stem: str, device: torch.device) -> str:
         return f"it takes CUDA tensors (on CPU tensors only under TRITON_INTERPRET=1), got {device}"
     if device.type == "cuda" and not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
+    if device.type == "cuda" and not _triton_can_build():
+        return "on a GPU it needs a C compiler (gcc, clang or the one that CC names) and Python's headers (python3-dev)"
     try:
         importlib.import_module(f"fastadv.kernels.triton.{stem}")
     except ImportError as error:
         return f"its kernels cannot be imported: {error}"
     return ""
+
+
+def _triton_can_build() -> bool:
+    """Whether Triton could build its own module, which it does when the first kernel is compiled."""
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    headers = Path(str(sysconfig.get_config_var("INCLUDEPY")), "Python.h")
+    return any(map(shutil.which, compilers)) and headers.exists()
 
 
 @functools.cache

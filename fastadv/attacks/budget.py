@@ -18,7 +18,7 @@ from torch import Tensor
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_number
-from fastadv.ops import philox
+from fastadv.ops import add_noise_, philox
 
 START_LAYER = 0
 """The Philox layer of a random start; the layers of a network's own masks come after it."""
@@ -107,13 +107,23 @@ class Linf(_WithinRadius):
         """A point drawn uniformly from the box around each image, then cut with the pixel range.
 
         Args:
-            origin: Images ``(N, C, H, W)``.
+            origin: Images ``(N, C, H, W)``, float32.
             seed: The run's seed.
             ids: The images' ids ``(N,)`` int64; an image's point depends on its own id, the seed and the draw only.
             draw: Which of an image's points, from 0.
         """
-        u = philox.uniform(seed, ids, draw, START_LAYER, tuple(origin.shape[1:]))
-        return self.clip(origin + (2 * u - 1) * self.eps, origin)
+        # in the box without a cut: origin + eps z rounds to no more than origin + eps does
+        return add_noise_(
+            torch.empty_like(origin),
+            origin=origin.detach(),
+            scale=self.eps,
+            seed=seed,
+            ids=ids,
+            tick=draw,
+            layer=START_LAYER,
+            lo=self.lo,
+            hi=self.hi,
+        )
 
     def round8(self, x: Tensor, origin: Tensor) -> Tensor:
         """The nearest image with 8 bits per channel that is still in the budget.

@@ -20,7 +20,7 @@ def average_pool(maps: Sequence[Array], *, backend: str | None = None) -> tuple[
     .. math:: y_{l,n,c} = \frac{1}{H_l W_l} \sum_{h,w} x_{l,n,c,h,w}
 
     Sums are made in float32 over at most 512 elements at a time, and those are added in float64, so that a mean is
-    within 4e-6 of the mean magnitude of its channel (triton: H W / 32 additions in float32, within 1e-5 up to
+    within 4e-6 of the mean magnitude of its channel (triton: H W / 128 additions in float32, within 1e-5 up to
     256 x 256). The order of the sums depends on shape and strides only: runs repeat their bits. Differentiable in
     every map: the gradient is spread evenly, in the type and the memory order of the map.
 

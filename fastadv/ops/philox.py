@@ -19,6 +19,7 @@ from fastadv import _native, backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.ops import checks, random_key
+from fastadv.ops.add_noise import add_noise_
 from fastadv.ops.random_key import LAYERS, TICKS
 from fastadv.ops.reference import philox as reference
 from fastadv.ops.reference.philox import MASK_ROUNDS, NUMBER_ROUNDS, block
@@ -66,7 +67,8 @@ def uniform(
     Args:
         seed: see :func:`words`; likewise ``ids``, ``tick`` and ``layer``.
         shape: of one image; elements are numbered in logical (C, H, W) order, whatever the memory order.
-        backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run. Both give the same bits.
+        backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run: on a GPU that is ``add_noise_``. All
+            give the same bits.
 
     Returns:
         ``(N, *shape)`` float32, contiguous, on the device of ``ids``.
@@ -81,6 +83,10 @@ def uniform(
     if size == 0:
         return _empty(ids, shape)
     if not native:
+        if ids.is_cuda and backend != "reference" and not torch.compiler.is_compiling() and size < 1 << 32:
+            # 1/2 + (2u - 1) / 2 is u without rounding: one kernel, where the tensor form starts about 150
+            half = _empty(ids, (size,)).fill_(0.5)
+            return add_noise_(half, scale=0.5, seed=seed, ids=ids, tick=tick, layer=layer).view(-1, *shape)
         return reference.uniform(reference.words(seed, ids, tick, layer, size)).view(-1, *shape)
     out = _empty(ids, shape)
     if out.numel():

@@ -1,16 +1,10 @@
-#include "common/centroid_distances.h"
+#include <cuda_pipeline.h>
 
+#include "cuda/distances.cuh"
 #include "cuda/launch.h"
-#include "cuda/vector.cuh"
 
 namespace fastadv::cuda {
 namespace {
-
-constexpr int kWarps = kThreads / 32;
-constexpr int kRows = 4;                      // features of a task
-constexpr int kColumns = 2;                   // centroids of a warp
-constexpr int kCentroids = kColumns * kWarps;  // of a task
-constexpr int kChannels = 32;                 // of a task of the derivative
 
 // One warp for one vector: 1 / norm.
 __global__ void __launch_bounds__(kThreads) scales_kernel(const __grid_constant__ DistanceArgs args) {
@@ -31,13 +25,28 @@ __global__ void __launch_bounds__(kThreads) scales_kernel(const __grid_constant_
   }
 }
 
-// What follows is for vectors whose squares float32 cannot add up: a warp makes them again in double.
-__device__ __forceinline__ double wide_inverse_norm(const float* vector, int64_t channels, float scale, int lane) {
-  return scale < 0.0f ? wide_inverse(warp_sum(wide_squares(vector, channels, lane, 32))) : static_cast<double>(scale);
+// The warp's sums of kHeld numbers of each lane, with the bits of warp_sum and fewer shuffles: at every step a lane
+// keeps half of its numbers and hands over the others. Lane l ends with the sums of the numbers from l * kHeld / 32 on.
+template <int kStep, int kHeld, int kCount>
+__device__ __forceinline__ void fold_lanes(float (&value)[kCount], int lane) {
+  if constexpr (kStep > 0) {
+    if constexpr (kHeld > 1) {
+      const bool upper = (lane & kStep) != 0;
+#pragma unroll
+      for (int j = 0; j < kHeld / 2; ++j) {
+        const float given = upper ? value[j] : value[j + kHeld / 2];
+        const float kept = upper ? value[j + kHeld / 2] : value[j];
+        value[j] = kept + __shfl_xor_sync(kAll, given, kStep);
+      }
+    } else {
+      value[0] += __shfl_xor_sync(kAll, value[0], kStep);
+    }
+    fold_lanes<kStep / 2, (kHeld + 1) / 2>(value, lane);
+  }
 }
 
 // Of the distances of a warp those that are marked. Behind the loops of the kernel, whose registers it may have.
-template <bool kCosine>
+template <bool kCosine, int kRows, int kColumns>
 __device__ __forceinline__ void measure_again(const DistanceArgs& args, int index, int64_t n0, int64_t k0, int lane) {
   const DistanceLayer& layer = args.layer[index];
 #pragma unroll 1
@@ -65,30 +74,43 @@ __device__ __forceinline__ void measure_again(const DistanceArgs& args, int inde
   }
 }
 
-// The derivative of one channel of a lane, by the cosine.
-__device__ __forceinline__ float wide_gradient(const DistanceArgs& args, int index, int64_t n, int64_t channel, int lane) {
-  const DistanceLayer& layer = args.layer[index];
-  const float* feature = layer.features + n * layer.feature_stride;
-  const float* grad = args.grad + distance_row(args, n, index);
-  const float* distances = args.distances + distance_row(args, n, index);
-  const double f_scale = wide_inverse_norm(feature, layer.channels, feature_scales(args, index)[n], lane);
-  const double unit = static_cast<double>(feature[channel]) * f_scale;
-  double total = 0.0;
-  double weighted = 0.0;
-#pragma unroll 1
-  for (int64_t k = 0; k < args.centroids; ++k) {
-    const float* centroid = layer.centroids + k * layer.centroid_stride;
-    const float given = centroid_scales(args, index)[k];
-    const double weight = static_cast<double>(weight_cosine(grad[k], given));
-    const double c_scale = wide_inverse_norm(centroid, layer.channels, given, lane);
-    weighted += weight * static_cast<double>(distances[k]);
-    total += weight * (unit - static_cast<double>(centroid[channel]) * c_scale);
+// From squares to distances, those of a warp: kRows features from n0 on, kColumns centroids from k0 on, `squares` as
+// fold_lanes leaves them. Past the end nothing is written.
+template <bool kCosine, int kRows, int kColumns>
+__device__ __forceinline__ void finish(const DistanceArgs& args, int index, int64_t n0, int64_t k0, int lane,
+                                       const float* squares) {
+  constexpr int kEach = kRows * kColumns < 32 ? 1 : kRows * kColumns / 32;  // sums of a lane
+  constexpr int kSame = 32 * kEach / (kRows * kColumns);                    // lanes that hold the same
+  bool lost = false;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const int pair = lane / kSame * kEach + j;
+    const int64_t n = n0 + pair / kColumns;
+    const int64_t k = k0 + pair % kColumns;
+    if (lane % kSame != 0 || n >= args.images || k >= args.centroids) continue;
+    float distance = kMeasureAgain;
+    if constexpr (kCosine) {
+      const float f_scale = feature_scales(args, index)[n];
+      const float c_scale = centroid_scales(args, index)[k];
+      if (!(f_scale < 0.0f || c_scale < 0.0f))
+        distance = finish_cosine(static_cast<double>(squares[j]), f_scale, c_scale);
+    } else if (!lost_digits(static_cast<double>(squares[j]))) {
+      distance = sqrtf(squares[j]);
+    }
+    lost |= distance == kMeasureAgain;
+    args.out[distance_row(args, n, index) + k] = distance;
   }
-  return static_cast<float>((total - weighted * unit) * f_scale);
+  if (!__any_sync(kAll, lost)) return;
+  __syncwarp();  // the marks are written
+  measure_again<kCosine, kRows, kColumns>(args, index, n0, k0, lane);
 }
 
-// A task is kRows features by kCentroids centroids of one layer; a warp has kColumns of the centroids. Rows and
+// For few images: a task is kRows features by kCentroids centroids of one layer, of which a warp has kColumns. Rows and
 // centroids past the end repeat the last one and are not written.
+constexpr int kRows = 4;
+constexpr int kColumns = 2;
+constexpr int kCentroids = kColumns * kWarps;
+
 template <bool kCosine, int kWidth>
 __global__ void __launch_bounds__(kThreads, 3) distances_kernel(const __grid_constant__ DistanceArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -106,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 3) distances_kernel(const __grid_con
     const float* centroid[kColumns];
     [[maybe_unused]] float f_scale[kRows];
     [[maybe_unused]] float c_scale[kColumns];
-    float sum[kRows][kColumns] = {};
+    float sum[kRows * kColumns] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t n = n0 + r < args.images ? n0 + r : args.images - 1;
@@ -135,97 +157,116 @@ __global__ void __launch_bounds__(kThreads, 3) distances_kernel(const __grid_con
         for (int j = 0; j < kWidth; ++j) {
           if constexpr (kCosine) f.item[j] *= f_scale[r];
 #pragma unroll
-          for (int k = 0; k < kColumns; ++k) sum[r][k] = add_square(sum[r][k], f.item[j] - c[k].item[j]);
+          for (int k = 0; k < kColumns; ++k) {
+            float& into = sum[r * kColumns + k];
+            into = add_square(into, f.item[j] - c[k].item[j]);
+          }
         }
       }
     }
-    bool odd = false;  // the same for all of the warp
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const float squares = warp_sum(sum[r][c]);
-        if (n0 + r >= args.images || k0 + c >= args.centroids) continue;
-        bool lost;
-        if constexpr (kCosine) lost = f_scale[r] < 0.0f || c_scale[c] < 0.0f;
-        else lost = lost_digits(static_cast<double>(squares));
-        odd |= lost;
-        if (lane != 0) continue;
-        float* out = args.out + distance_row(args, n0 + r, index) + k0 + c;
-        if (lost) *out = kMeasureAgain;
-        else if constexpr (kCosine) *out = finish_cosine(static_cast<double>(squares), f_scale[r], c_scale[c]);
-        else *out = sqrtf(squares);
-      }
-    }
-    if (odd) {
-      __syncwarp();  // the marks are written
-      measure_again<kCosine>(args, index, n0, k0, lane);
-    }
+    fold_lanes<16, kRows * kColumns>(sum, lane);
+    finish<kCosine, kRows, kColumns>(args, index, n0, k0, lane, sum);
   }
 }
 
-// A task is kChannels channels of one feature; every warp takes each eighth centroid.
+// For many images: a task is kTile features by kTile centroids; kSlab of their channels at a time come into shared
+// memory, the next ones while each warp works on its kPatch by kPatch. A lane adds up the same channels as above: the
+// same bits.
+constexpr int kTile = 32;
+constexpr int kPatch = 8;
+constexpr int kPatches = kTile / kPatch;
+constexpr int kTileThreads = 32 * kPatches * kPatches;
+constexpr int kSlab = 128;
+constexpr int kVectors = 2 * kTile;                       // of a stage: features, then centroids
+constexpr int kFetched = kVectors / (kTileThreads / 32);  // of a warp
+constexpr int kTileMemory = 2 * kVectors * kSlab * static_cast<int>(sizeof(float));  // two stages
+constexpr int64_t kFew = 8;
+
 template <bool kCosine>
-__global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constant__ DistanceArgs args) {
-  __shared__ float sums[kWarps][32];
-  __shared__ float weights[kWarps];
+__global__ void __launch_bounds__(kTileThreads, 1) tile_kernel(const __grid_constant__ DistanceArgs args) {
+  extern __shared__ float4 memory[];
+  // The four channels of lane l as two pairs, in [0][l] and [1][l]: half the registers, and no bank is asked twice.
+  using Pair = Pack<float, 2>;
+  auto* stages = reinterpret_cast<Pair(*)[kVectors][2][32]>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  for (int64_t task = blockIdx.x; task < args.tasks; task += gridDim.x) {
-    const int index = layer_of(args, task);
-    const DistanceLayer& layer = args.layer[index];
-    const int64_t local = task - layer.first_task;
-    const int64_t tile = local / args.images;
-    const int64_t n = local - tile * args.images;
-    const int64_t channel = tile * layer.tile + lane;
-    const bool inside = channel < layer.channels;
-    const float* grad = args.grad + distance_row(args, n, index);
-    const float* distances = args.distances + distance_row(args, n, index);
-    const float f_scale = kCosine ? feature_scales(args, index)[n] : 1.0f;
-    const float* c_scales = kCosine ? centroid_scales(args, index) : nullptr;
-    const float* centroid = layer.centroids + (inside ? channel : 0);
-    const float feature = inside ? layer.features[n * layer.feature_stride + channel] : 0.0f;
-    const float unit = kCosine ? feature * f_scale : feature;
-    float sum = 0.0f;
-    float weighted = 0.0f;
-    [[maybe_unused]] bool odd = kCosine && f_scale < 0.0f;
-    for (int64_t k = warp; k < args.centroids; k += kWarps) {
-      const float value = centroid[k * layer.centroid_stride];
-      if constexpr (kCosine) {
-        odd |= c_scales[k] < 0.0f;
-        const float weight = weight_cosine(grad[k], c_scales[k]);
-        sum += weight * (unit - value * c_scales[k]);
-        weighted += weight * distances[k];
-      } else {
-        const float apart = unit - value;
-        const bool far = extreme(distances[k]);
-        sum += weight_l2(far ? apart : grad[k], distances[k]) * (far ? grad[k] : apart);
+  const int row = warp / kPatches * kPatch;
+  const int column = warp % kPatches * kPatch;
+  const int64_t row_tiles = parts(args.images, kTile);
+  const int64_t task = args.tasks - 1 - blockIdx.x;  // the last layers, mostly those with the most channels, begin
+  const int index = layer_of(args, task);
+  const DistanceLayer& layer = args.layer[index];
+  const int64_t local = task - layer.first_task;
+  const int64_t tile = local / row_tiles;
+  const int64_t n0 = (local - tile * row_tiles) * kTile;
+  const int64_t k0 = tile * kTile;
+  // The vectors that this warp fetches: features, or centroids; past the end the last one.
+  const bool features = warp * kFetched < kTile;
+  const int64_t stride = features ? layer.feature_stride : layer.centroid_stride;
+  const int64_t last = (features ? args.images : args.centroids) - 1;
+  const int64_t wanted = features ? n0 + warp * kFetched : k0 + warp * kFetched - kTile;
+  const int64_t begin = wanted < last ? wanted : last;
+  const float* base = (features ? layer.features : layer.centroids) + begin * stride;
+  const int end = static_cast<int>(last - begin < kFetched ? last - begin : kFetched);
+  const auto place = [&](int j) { return j < end ? j : end; };
+  const auto fetched = [&](int stage, int j, int half) -> Pair& {  // by this lane: its neighbours fetch the next ones
+    return stages[stage][warp * kFetched + j][lane % 2][lane / 2 + 16 * half];
+  };
+  const int channels = static_cast<int>(layer.channels);  // no vector is longer
+  const auto fetch = [&](int stage, int first) {
+#pragma unroll 1
+    for (int j = 0; j < kFetched; ++j) {  // rolled, since the sums need the registers
+      const float* vector = base + place(j) * stride;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int i = first + 64 * half + 2 * lane;
+        const size_t missing = i < channels ? 0 : sizeof(Pair);  // zeros, which add nothing
+        __pipeline_memcpy_async(&fetched(stage, j, half), vector + (missing ? 0 : i), sizeof(Pair), missing);
       }
     }
-    // The sums of the task before have been read.
-    if constexpr (kCosine) odd = __syncthreads_or(odd);
-    else __syncthreads();
-    sums[warp][lane] = sum;
-    if (lane == 0) weights[warp] = weighted;
-    __syncthreads();
-    if (warp != 0) continue;
+    __pipeline_commit();
+  };
+  float sum[kPatch * kPatch] = {};
+  int stage = 0;
+  fetch(stage, 0);
+  for (int i = 0; i < channels; i += kSlab, stage = 1 - stage) {
+    if (i + kSlab < channels) {
+      fetch(1 - stage, i + kSlab);
+      __pipeline_wait_prior(1);
+    } else {
+      __pipeline_wait_prior(0);
+    }
     if constexpr (kCosine) {
-      if (odd) {
-        const float made = wide_gradient(args, index, n, inside ? channel : 0, lane);
-        if (inside) args.out[n * args.row + layer.column + channel] = made;
-        continue;
+      const float* scales = (features ? feature_scales(args, index) : centroid_scales(args, index)) + begin;
+#pragma unroll 1
+      for (int j = 0; j < kFetched; ++j) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) fetched(stage, j, k / 2).item[k % 2] *= scales[place(j)];
       }
     }
-    if (!inside) continue;
-    double total = 0.0;
-    double share = 0.0;
-    for (int i = 0; i < kWarps; ++i) {
-      total += static_cast<double>(sums[i][lane]);
-      share += static_cast<double>(weights[i]);
+    __syncthreads();  // the stage is complete
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      Pair c[kPatch];
+#pragma unroll
+      for (int k = 0; k < kPatch; ++k) c[k] = stages[stage][kTile + column + k][half][lane];
+#pragma unroll
+      for (int r = 0; r < kPatch; ++r) {
+        const Pair f = stages[stage][row + r][half][lane];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+#pragma unroll
+          for (int k = 0; k < kPatch; ++k) {
+            float& into = sum[r * kPatch + k];
+            into = add_square(into, f.item[j] - c[k].item[j]);
+          }
+        }
+      }
     }
-    args.out[n * args.row + layer.column + channel] =
-        kCosine ? finish_gradient_cosine(total, share, unit, f_scale) : static_cast<float>(total);
+    __syncthreads();  // the stage has been read
   }
+  fold_lanes<16, kPatch * kPatch>(sum, lane);
+  finish<kCosine, kPatch, kPatch>(args, index, n0 + row, k0 + column, lane, sum);
 }
 
 bool wide_rows(const DistanceArgs& args) {
@@ -237,51 +278,40 @@ bool wide_rows(const DistanceArgs& args) {
   return true;
 }
 
-template <class TasksOf>
-unsigned plan(DistanceArgs& args, int64_t tile, TasksOf tasks_of) {
-  for (int i = 0; i < args.layers; ++i) args.layer[i].tile = tile;
-  number_tasks(args, tasks_of);
-  return grid_for(args.tasks);
+template <bool kCosine>
+int measure(DistanceArgs args, cudaStream_t queue) {
+  const bool wide = wide_rows(args);
+  const bool tiled = wide && args.images > kFew && args.centroids > kFew;
+  const auto grid = plan(args, tiled ? kTile : kCentroids, [&](const DistanceLayer& layer) {
+    return parts(args.centroids, layer.tile) * parts(args.images, tiled ? kTile : kRows);
+  });
+  if (tiled) {
+    const auto kernel = tile_kernel<kCosine>;
+    const cudaError_t room = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kTileMemory);
+    if (room != cudaSuccess) return room;
+    kernel<<<static_cast<unsigned>(args.tasks), kTileThreads, kTileMemory, queue>>>(args);  // no more than 2^31 fit
+  } else if (wide) {
+    distances_kernel<kCosine, 4><<<grid, kThreads, 0, queue>>>(args);
+  } else {
+    distances_kernel<kCosine, 1><<<grid, kThreads, 0, queue>>>(args);
+  }
+  return cudaGetLastError();
 }
 
-void scale(DistanceArgs args, cudaStream_t queue) {
+}  // namespace
+
+void scale_vectors(DistanceArgs args, cudaStream_t queue) {
   const auto grid = plan(args, kWarps, [&](const DistanceLayer& layer) {
     return parts(args.centroids + args.images, layer.tile);
   });
   scales_kernel<<<grid, kThreads, 0, queue>>>(args);
 }
 
-template <bool kCosine>
-void measure(DistanceArgs args, cudaStream_t queue) {
-  const auto grid = plan(args, kCentroids, [&](const DistanceLayer& layer) {
-    return parts(args.centroids, layer.tile) * parts(args.images, kRows);
-  });
-  if (wide_rows(args)) distances_kernel<kCosine, 4><<<grid, kThreads, 0, queue>>>(args);
-  else distances_kernel<kCosine, 1><<<grid, kThreads, 0, queue>>>(args);
-}
-
-}  // namespace
-
 int centroid_distances(const DistanceArgs& args, void* stream) {
   const auto queue = static_cast<cudaStream_t>(stream);
-  if (args.metric == kMetricCosine) {
-    scale(args, queue);
-    measure<true>(args, queue);
-  } else {
-    measure<false>(args, queue);
-  }
-  return cudaGetLastError();
-}
-
-int centroid_gradient(const DistanceArgs& args, void* stream) {
-  const auto queue = static_cast<cudaStream_t>(stream);
-  if (args.metric == kMetricCosine) scale(args, queue);
-  DistanceArgs own = args;
-  const auto grid =
-      plan(own, kChannels, [&](const DistanceLayer& layer) { return own.images * parts(layer.channels, layer.tile); });
-  if (args.metric == kMetricCosine) gradient_kernel<true><<<grid, kThreads, 0, queue>>>(own);
-  else gradient_kernel<false><<<grid, kThreads, 0, queue>>>(own);
-  return cudaGetLastError();
+  if (args.metric != kMetricCosine) return measure<false>(args, queue);
+  scale_vectors(args, queue);
+  return measure<true>(args, queue);
 }
 
 }  // namespace fastadv::cuda

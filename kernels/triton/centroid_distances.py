@@ -1,4 +1,4 @@
-"""Distances to centroids and their derivative in Triton: the kernels and their launchers, one launch for each layer.
+"""Distances to centroids and their derivative in Triton: the kernels and their launchers, one launch for all layers.
 
 Differences first, as everywhere: d(x, x) = 0.
 """
@@ -6,14 +6,20 @@ Differences first, as everywhere: d(x, x) = 0.
 # ruff: noqa: SIM102  (Triton compiles the branches as they are written)
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import on_device
+from .common import MOST_LAYERS, of_layer, on_device
 
 BLOCK_K = 16
 BLOCK_C = 128
+#: Arguments that change from call to call: a kernel is compiled once for all their values.
+VARYING = ("columns", "centroids", "vectors", "tiles")
 # Beyond these, sums of float32 squares have lost digits, and are made again in float64: kernels/common has the reasons.
 LEAST_SQUARES = tl.constexpr(1e-28)
 MOST_SQUARES = tl.constexpr(3.40282347e38)
@@ -56,37 +62,61 @@ def extreme(distance):
     return ((distance > 0.0) & (distance < 1e-14)) | (distance > 1e14)
 
 
-@triton.jit
-def scales_kernel(p_vectors, p_scales, channels, stride, BLOCK_C: tl.constexpr):
+@triton.jit(do_not_specialize=VARYING)
+def scales_kernel(
+    features,  # of every layer (images, channels) float32
+    centroids_of,  # of every layer (centroids, channels) float32
+    layer_channels,
+    feature_strides,
+    centroid_strides,
+    p_scales,  # (layers, centroids + images) float32
+    centroids,
+    BLOCK_C: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
+    layer = tl.program_id(1)
+    channels = of_layer(layer_channels, layer)
+    p_feature = of_layer(features, layer) + (row - centroids) * of_layer(feature_strides, layer)
+    p_centroid = of_layer(centroids_of, layer) + row * of_layer(centroid_strides, layer)
+    p_vector = tl.where(row < centroids, p_centroid, p_feature)
     c = tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_C,), tl.float32)
     for start in range(0, channels, BLOCK_C):
-        value = tl.load(p_vectors + row * stride + start + c, mask=start + c < channels, other=0.0)
+        value = tl.load(p_vector + start + c, mask=start + c < channels, other=0.0)
         total += value * value
     squares = tl.sum(total, axis=0)
     again = lost_digits(squares)
     scale = tl.where(again, MEASURE_AGAIN, tl.div_rn(1.0, tl.sqrt_rn(tl.where(again, 1.0, squares))))
     if again:
-        if wide_squares(p_vectors + row * stride, channels, BLOCK_C) == 0.0:
+        if wide_squares(p_vector, channels, BLOCK_C) == 0.0:
             scale = 0.0
-    tl.store(p_scales + row, scale)
+    tl.store(p_scales + layer.to(tl.int64) * tl.num_programs(0) + row, scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def distances_kernel(
-    p_features,  # (images, channels) float32
-    p_centroids,  # (centroids, channels) float32
-    p_scales,  # (centroids + images,) float32, 1 / norm; None for L2
-    p_out,  # (images, out_stride) float32
-    channels,
+    features,  # of every layer (images, channels) float32
+    centroids_of,  # of every layer (centroids, channels) float32
+    layer_channels,
+    feature_strides,
+    centroid_strides,
+    p_scales,  # (layers, vectors) float32, 1 / norm; None for L2
+    p_out,  # (images, out_stride) float32; an image's layers, `centroids` apart
     centroids,
-    feature_stride,
-    centroid_stride,
+    vectors,  # centroids + images
     out_stride,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    layer = tl.program_id(1)
+    channels = of_layer(layer_channels, layer)
+    p_features = of_layer(features, layer)
+    p_centroids = of_layer(centroids_of, layer)
+    feature_stride = of_layer(feature_strides, layer)
+    centroid_stride = of_layer(centroid_strides, layer)
+    if p_scales is not None:
+        p_scales += layer.to(tl.int64) * vectors
+    p_out += layer.to(tl.int64) * centroids
     task = tl.program_id(0)
     tiles = tl.cdiv(centroids, BLOCK_K)
     image = (task // tiles).to(tl.int64)
@@ -141,25 +171,40 @@ def distances_kernel(
     tl.store(p_out + image * out_stride + k, distance, mask=k < centroids)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def gradient_kernel(
-    p_features,
-    p_centroids,
+    features,
+    centroids_of,
+    layer_channels,
+    feature_strides,
+    centroid_strides,
+    columns,
     p_scales,
-    p_grad,  # (images, grad_stride) float32
+    p_grad,  # (images, grad_stride) float32; an image's layers, `centroids` apart
     p_distances,  # likewise
     p_out,  # (images, out_stride) float32
-    channels,
     centroids,
-    feature_stride,
-    centroid_stride,
+    vectors,
+    tiles,  # of the layer with the most channels
     grad_stride,
     out_stride,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    layer = tl.program_id(1)
+    channels = of_layer(layer_channels, layer)
     task = tl.program_id(0)
-    tiles = tl.cdiv(channels, BLOCK_C)
+    if task % tiles * BLOCK_C >= channels:
+        return
+    p_features = of_layer(features, layer)
+    p_centroids = of_layer(centroids_of, layer)
+    feature_stride = of_layer(feature_strides, layer)
+    centroid_stride = of_layer(centroid_strides, layer)
+    if p_scales is not None:
+        p_scales += layer.to(tl.int64) * vectors
+    p_grad += layer.to(tl.int64) * centroids
+    p_distances += layer.to(tl.int64) * centroids
+    p_out += of_layer(columns, layer)
     image = (task // tiles).to(tl.int64)
     c = (task % tiles).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)  # [BLOCK_C]
     k = tl.arange(0, BLOCK_K).to(tl.int64)  # [BLOCK_K]
@@ -223,14 +268,22 @@ def gradient_kernel(
     tl.store(p_out + image * out_stride + c, made, mask=c < channels)
 
 
-def _scale(features: Tensor, centroids: Tensor, scales: Tensor | None) -> None:
-    if scales is None:
-        return
-    count, channels = centroids.shape
-    for vectors, into in ((centroids, scales), (features, scales[count:])):
-        scales_kernel[(vectors.shape[0],)](
-            *(vectors, into, channels, vectors.stride(0)), BLOCK_C=BLOCK_C, enable_fp_fusion=False
-        )
+Layers = tuple[tuple[Any, ...], ...]
+
+
+def _launches(features: list[Tensor], centroids: list[Tensor], scales: Tensor | None) -> Iterator[tuple[int, Layers]]:
+    """The first layer of every launch, and of its layers what the kernels take; their norms are made before."""
+    for first in range(0, len(features), MOST_LAYERS):
+        part = slice(first, first + MOST_LAYERS)
+        pairs = [
+            (f, c, f.shape[1], f.stride(0), c.stride(0)) for f, c in zip(features[part], centroids[part], strict=True)
+        ]
+        layers = tuple(zip(*pairs, strict=True))
+        if scales is not None:
+            scales_kernel[(scales.shape[1], len(pairs))](
+                *(*layers, scales[part], centroids[0].shape[0]), BLOCK_C=BLOCK_C, enable_fp_fusion=False
+            )
+        yield first, layers
 
 
 def launch(
@@ -238,11 +291,10 @@ def launch(
 ) -> None:
     """Run on the current stream. ``out``: ``(N, L, K)``; ``scales``: ``(L, K + N)`` for the cosine distance."""
     with on_device(out):
-        for layer, (f, c) in enumerate(zip(features, centroids, strict=True)):
-            own = None if scales is None else scales[layer]
-            _scale(f, c, own)
-            distances_kernel[(images * triton.cdiv(count, BLOCK_K),)](
-                *(f, c, own, out[:, layer], f.shape[1], count, f.stride(0), c.stride(0), out.stride(0)),
+        for first, layers in _launches(features, centroids, scales):
+            own = None if scales is None else scales[first:]
+            distances_kernel[(images * triton.cdiv(count, BLOCK_K), len(layers[0]))](
+                *(*layers, own, out[:, first:], count, count + images, out.stride(0)),
                 BLOCK_K=BLOCK_K,
                 BLOCK_C=BLOCK_C,
                 enable_fp_fusion=False,
@@ -261,17 +313,16 @@ def launch_backward(
     row: int,
 ) -> None:
     """Run on the current stream. ``out``: ``(N, row)``, the layers' channels one after the other."""
-    column = 0
+    columns = [0, *accumulate(f.shape[1] for f in features)]
     with on_device(out):
-        for layer, (f, c) in enumerate(zip(features, centroids, strict=True)):
-            own = None if scales is None else scales[layer]
-            _scale(f, c, own)
-            channels = f.shape[1]
-            gradient_kernel[(images * triton.cdiv(channels, BLOCK_C),)](
-                *(f, c, own, grad[:, layer], distances[:, layer], out[:, column:], channels, count),
-                *(f.stride(0), c.stride(0), grad.stride(0), row),
+        for first, layers in _launches(features, centroids, scales):
+            own = None if scales is None else scales[first:]
+            each = tuple(columns[first : first + len(layers[0])])
+            tiles = triton.cdiv(max(layers[2]), BLOCK_C)
+            gradient_kernel[(images * tiles, len(each))](
+                *(*layers, each, own, grad[:, first:], distances[:, first:], out),
+                *(count, count + images, tiles, grad.stride(0), row),
                 BLOCK_K=BLOCK_K,
                 BLOCK_C=BLOCK_C,
                 enable_fp_fusion=False,
             )
-            column += channels

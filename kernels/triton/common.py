@@ -13,6 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+#: Layers of one launch: the parameters of a kernel are limited to 4 KB.
+MOST_LAYERS = 48
+
+
+@triton.jit
+def of_layer(values, layer):
+    # The element of a tuple that belongs to a layer.
+    found = values[0]
+    for i in tl.static_range(1, len(values)):
+        found = tl.where(layer == i, values[i], found)
+    return found
+
 
 @triton.jit
 def is_finite(value):

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadv.attacks import L2, Linf
-from fastadv.attacks.budget import Box
+from fastadv.attacks.budget import START_LAYER, Box
+from fastadv.ops import philox
+from fastadv.testing.tolerances import assert_same_bits
 
 IDS = torch.tensor([3, 9, 2**40])
 
@@ -120,6 +122,27 @@ def test_linf_random_start_is_uniform_in_the_box():
     # mean 0 and variance 1/3 of a uniform variable on [-1, 1], within 5 standard errors of 12,288 draws
     assert abs(float(u.mean())) < 5 * (1 / 3) ** 0.5 / 12288**0.5
     assert abs(float(u.var()) - 1 / 3) < 5 * (4 / 45) ** 0.5 / 12288**0.5
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("eps", [1e-9, 0.1 / 255, 8 / 255, 0.3, 1.0])
+def test_linf_random_start_has_the_bits_of_its_formula(eps, device):
+    origin = images(2, grid=True)
+    origin[0, 0] = torch.tensor([0.0, 1.0, 1 / 255, 254 / 255])
+    origin[1, 1, 2, 2] = float("nan")
+    for order in (torch.contiguous_format, torch.channels_last):
+        x = origin.contiguous(memory_format=order)
+        u = philox.uniform(5, IDS, 3, START_LAYER, tuple(x.shape[1:]), backend="reference")
+        made = Linf(eps).random_start(x.to(device), seed=5, ids=IDS.to(device), draw=3)
+        assert made.stride() == x.stride()
+        assert_same_bits(made, Linf(eps).clip(x + (2 * u - 1) * eps, x))
+
+
+def test_a_random_start_carries_no_gradient():
+    origin = images(3, grid=True)
+    start = Linf(0.1).random_start(origin.clone().requires_grad_(True), seed=5, ids=IDS)
+    assert not start.requires_grad
+    assert_same_bits(start, Linf(0.1).random_start(origin, seed=5, ids=IDS))
 
 
 def test_l2_random_start_fills_the_ball():

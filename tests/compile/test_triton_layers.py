@@ -11,26 +11,26 @@ SCRIPT = """
 from fastadv.kernels.triton import average_pool, centroid_distances, knn_score
 
 F, N, S = "*fp32", "i64", "i32"
-vectors = {"p_features": F, "p_centroids": F, "channels": S, "centroids": S, "feature_stride": N, "centroid_stride": N}
+# of two layers, the second of which may be larger than 32 bits count
+layers = {"features": (F, F), "centroids_of": (F, F), "layer_channels": (S, S), "feature_strides": (S, N),
+          "centroid_strides": (S, N)}
 tiles = {"BLOCK_K": centroid_distances.BLOCK_K, "BLOCK_C": centroid_distances.BLOCK_C}
 for cc in (80, 90):
     target = GPUTarget("cuda", cc, 32)
     for kind in ("fp32", "bf16", "fp16"):
-        strides = {"stride_n": N, "stride_c": N, "stride_p": N}
-        for fixed, blocks in (("stride_p", average_pool.APART), ("stride_c", average_pool.TOGETHER)):
-            own = {k: v for k, v in strides.items() if k != fixed}
-            sizes = {"channels": S, "positions": S, **own, "row": S, "column": S}
-            build(f"pool {fixed} {kind} sm_{cc}", average_pool.average_pool_kernel,
-                  {"p_map": f"*{kind}", "p_out": F, **sizes},
-                  {fixed: 1, "BLOCK_C": blocks[0], "BLOCK_P": blocks[1]}, target)
-    build(f"scales sm_{cc}", centroid_distances.scales_kernel,
-          {"p_vectors": F, "p_scales": F, "channels": S, "stride": N}, {"BLOCK_C": tiles["BLOCK_C"]}, target)
+        maps = {"maps": (f"*{kind}",) * 2, "channels": (S, S), "positions": (S, S), "image_strides": (S, N),
+                "strides": (S, N), "columns": (S, S), "p_out": F, "tiles": S, "row": S}
+        for together, blocks in ((False, average_pool.APART), (True, average_pool.TOGETHER)):
+            build(f"pool {together} {kind} sm_{cc}", average_pool.average_pool_kernel, maps,
+                  {"TOGETHER": together, "BLOCK_C": blocks[0], "BLOCK_P": blocks[1]}, target)
+    build(f"scales sm_{cc}", centroid_distances.scales_kernel, {**layers, "p_scales": F, "centroids": S},
+          {"BLOCK_C": tiles["BLOCK_C"]}, target)
     for metric, scales in (("l2", {}), ("cosine", {"p_scales": F})):
         build(f"distances {metric} sm_{cc}", centroid_distances.distances_kernel,
-              {**vectors, **scales, "p_out": F, "out_stride": N}, tiles, target)
+              {**layers, **scales, "p_out": F, "centroids": S, "vectors": S, "out_stride": N}, tiles, target)
         build(f"gradient {metric} sm_{cc}", centroid_distances.gradient_kernel,
-              {**vectors, **scales, "p_grad": F, "p_distances": F, "p_out": F, "grad_stride": N, "out_stride": N},
-              tiles, target)
+              {**layers, **scales, "columns": (S, S), "p_grad": F, "p_distances": F, "p_out": F, "centroids": S,
+               "vectors": S, "tiles": S, "grad_stride": N, "out_stride": N}, tiles, target)
     for weighting in range(3):
         build(f"score {weighting} sm_{cc}", knn_score.knn_score_kernel,
               {"p_distances": F, "p_labels": "*i64", "p_predicted": "*i64", "p_out": F, "neighbours": S,
@@ -57,7 +57,7 @@ def test_nothing_is_fused_or_approximate(ptx):
 
 
 def test_divisions_and_roots_round_to_nearest(ptx):
-    assert "div.rn.f32" in ptx["pool stride_p fp32 sm_80"]
+    assert "div.rn.f32" in ptx["pool False fp32 sm_80"]
     assert "sqrt.rn.f32" in ptx["distances l2 sm_80"]
     assert "div.rn.f32" in ptx["gradient l2 sm_80"]
     assert "div.rn.f64" in ptx["score 2 sm_80"]

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 from fastadv.models.float32_math import float32_math
@@ -13,12 +14,13 @@ from fastadv.models.float32_math import float32_math
 CUDA = torch.device("cuda")
 
 
-def setting() -> tuple[str, str, bool]:
+def setting() -> tuple[str, str, bool, bool]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    return matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic  # type: ignore[attr-defined]
+    precisions = matmul.fp32_precision, cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return *precisions, cudnn.deterministic, cudnn.benchmark
 
 
-EXACT, FAST = ("ieee", "ieee", True), ("tf32", "tf32", True)
+EXACT, FAST = ("ieee", "ieee", True, False), ("tf32", "tf32", True, False)
 
 
 def test_it_is_set_nested_and_restored() -> None:
@@ -33,6 +35,13 @@ def test_it_is_set_nested_and_restored() -> None:
     assert setting() == before
     with float32_math(torch.device("cpu"), tf32=True):
         assert setting() == before
+
+
+def test_the_users_benchmark_of_cudnn_is_off_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with float32_math(CUDA, tf32=True):
+        assert setting() == FAST
+    assert torch.backends.cudnn.benchmark
 
 
 def test_every_thread_has_what_it_wants_and_the_last_restores() -> None:

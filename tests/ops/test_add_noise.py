@@ -57,6 +57,13 @@ def test_the_numbers_belong_to_the_logical_element(layout, kind, backend):
     assert x.stride() == arrange(x, layout).stride()
 
 
+def test_half_and_half_of_the_noise_is_the_uniform_number_itself(backend):
+    # philox.uniform on a GPU is this
+    x = torch.full((3, 7_001), 0.5)
+    ops.add_noise_(x, scale=0.5, backend=backend, **KEY)
+    assert_same_bits(x, philox.uniform(KEY["seed"], KEY["ids"], KEY["tick"], KEY["layer"], (7_001,)))
+
+
 def test_images_with_one_id_get_the_same_noise(backend):
     x = torch.zeros(3, 3, 4, 4)
     ops.add_noise_(x, scale=1.0, kind="gaussian", backend=backend, **WIDE, **KEY)

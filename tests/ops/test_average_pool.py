@@ -74,6 +74,18 @@ def test_a_nan_stays_in_its_channel(backend):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_mean_has_the_same_bits_in_any_batch(layout, target):
+    # of 300 images each map is read by fewer warps on a GPU than of one
+    shapes = ((33, 24, 23), (64, 34, 33), (40, 7, 7))
+    images = 300 if target.device == "cuda" else 3
+    maps = LayerCase(images=images, layers=shapes, layout=layout).maps(target.device)
+    together = torch.cat(ops.average_pool(maps, backend=target.backend), 1)
+    for n in (0, images - 1):
+        alone = ops.average_pool([value[n : n + 1] for value in maps], backend=target.backend)
+        assert_same_bits(torch.cat(alone, 1), together[n : n + 1])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_long_sums_keep_their_digits(layout):
     # Added up one after the other in float32, a million ones and a half would lose theirs.
     value = arrange(torch.full((1, 2, 1100, 1000), 1.5) + torch.rand(1, 2, 1100, 1000) * 1e-3, layout)

@@ -1,5 +1,6 @@
 """The choice of a backend, and what doctor is told."""
 
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -82,6 +83,37 @@ def test_an_instruction_set_that_does_not_run(fresh):
     ):
         ops.sign_step_(i.x, i.grad, i.origin, alpha=0.1, eps=0.1, backend="cpu")
     assert "sse9" in backends.features()["cpu instruction set in use"]
+
+
+@pytest.fixture
+def gpu(fresh):
+    """A device of compute capability 9.0, as far as the choice of a backend looks."""
+    fresh.setattr(_native, "PROBLEM", "")
+    fresh.setattr(_native, "has", lambda name: True)
+    fresh.setattr(_native, "cuda_problem", lambda: "")
+    fresh.setattr(_native, "cuda_architectures", lambda: ("80", "90"))
+    fresh.setattr(torch.cuda, "is_available", lambda: True)
+    fresh.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return fresh
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_on_a_gpu_each_operation_takes_the_form_that_was_measured_to_be_fastest(gpu):
+    gpu.setattr(backends, "_triton_can_build", lambda: True)
+    chosen = {op: backends.resolve(op, torch.device("cuda", 0)) for op in backends.STEMS}
+    assert chosen.pop("momentum_step_") == "triton"
+    assert set(chosen.values()) == {"cuda"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_without_a_compiler(gpu, caplog):
+    gpu.setenv("CC", "no-such-compiler")
+    device = torch.device("cuda", 0)
+    with caplog.at_level(logging.WARNING, "fastadv"):
+        assert backends.resolve("momentum_step_", device) == "cuda"
+    assert "using 'cuda', since 'triton' cannot: on a GPU it needs a C compiler" in caplog.text
+    with pytest.raises(backends.BackendUnavailable, match="got 'triton': on a GPU it needs a C compiler"):
+        backends.resolve("box_blur", device, "triton")
 
 
 def test_a_missing_module_explains_itself():

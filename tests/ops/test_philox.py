@@ -144,3 +144,18 @@ def test_the_gpu_draws_the_same():
         assert torch.equal(there.cpu(), here)
         z = philox.normal(77, IDS.cuda(), 3, 2, shape).cpu()
         assert torch.allclose(z, philox.normal(77, IDS, 3, 2, shape), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.gpu
+def test_uniform_numbers_of_a_gpu_are_two_launches():
+    ids, ticks, seed = IDS.cuda(), torch.tensor([0, 7, 7, 2**20 - 1]).cuda(), torch.tensor(3).cuda()
+
+    def draw():
+        return philox.uniform(seed, ids, ticks, 2, (3, 5, 7))
+
+    assert torch.equal(draw().cpu(), philox.uniform(3, IDS, ticks.cpu(), 2, (3, 5, 7)))
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:
+        draw()
+        torch.cuda.synchronize()
+    assert sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events()) == 2
