@@ -42,7 +42,7 @@ class Entry:
         run: Measures.
         groups: Columns whose values head a table of their own.
         parts: What ``--only`` can name.
-        by_name: Whether it runs only where it is named: ``--all`` leaves it out.
+        by_name: Whether it takes so long that it runs only where it is named: ``--all`` leaves it out.
     """
 
     what: str
@@ -104,6 +104,7 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="a run of the command over 100,000 images that stops at success: its memory, and where its time goes",
             needs_data=False,
             run=lambda o: streaming.stream(device=o.device, quick=o.quick),
+            by_name=True,
         ),
         "peers": Entry(
             what="attacks against torchattacks, Foolbox, ART, adv-lib, rai-toolbox, SciPy and a plain PyTorch loop",
@@ -111,7 +112,7 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             run=lambda o: against_peers.run_all(data=o.data, device=o.device, quick=o.quick, only=o.only),
             groups=("network", "attack"),
             parts=against_peers.attacks_compared(),
-            by_name=True,  # an hour
+            by_name=True,
         ),
     }
 )
