@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastadv.core.content import file_content
+from fastadv.core.pickle_values import Array, PickleRefusedError, Span
+from fastadv.core.symbolic_pickle import read_symbolically
 from fastadv.data.faces import SourceError
 from fastadv.data.images import ImageError
 from fastadv.data.packed import PackedFaces
 from fastadv.data.pairs import Pair
-from fastadv.data.pickle_values import Array, PickleRefusedError, Span
-from fastadv.data.symbolic_pickle import read_symbolically
 
 FOLDS = 10
 _EXPECTED = "an InsightFace .bin of pairs (a pickle of images and flags)"
