@@ -4,6 +4,7 @@ from fastadv.models.batching import fixed_batches
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
+from fastadv.models.inspection import Inspected, inspect_file
 from fastadv.models.layers import fold_batch_norms, freeze, prepare
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
@@ -12,9 +13,11 @@ __all__ = [
     "PRECISIONS",
     "CheckpointError",
     "FaceModel",
+    "Inspected",
     "fixed_batches",
     "fold_batch_norms",
     "freeze",
+    "inspect_file",
     "load",
     "names",
     "open_device",

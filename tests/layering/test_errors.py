@@ -30,6 +30,7 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "data/stream.py": ("{}: {}: {}",),
         "detection/detectors.py": ("{}: {}",),
         "detection/representatives.py": ("{}: {}",),
+        "models/description.py": ("{}: {}",),
     },
     "the text of another error with its place": {
         "detection/fitting.py": ("best: {}",),
