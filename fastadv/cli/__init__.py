@@ -16,16 +16,19 @@ import typer
 from fastadv._version import __version__
 from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
-from fastadv.cli.catalogs import attacks, models
+from fastadv.cli.catalogs import attacks
+from fastadv.cli.check_model import check
 from fastadv.cli.checks import Checked
 from fastadv.cli.defend import defend
 from fastadv.cli.demo import demo
 from fastadv.cli.detect import detect
 from fastadv.cli.doctor import doctor
 from fastadv.cli.export import export
-from fastadv.cli.groups import OwnOptions
+from fastadv.cli.groups import Listing, OwnOptions
 from fastadv.cli.help_page import WIDTH, Group
 from fastadv.cli.identify import identify
+from fastadv.cli.inspect_weights import inspect
+from fastadv.cli.models import models, show
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
 from fastadv.cli.talfw import talfw
@@ -60,10 +63,15 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (demo, attacks, attack, verify, identify, transfer, talfw, defend, models, report, serve, doctor):
+for command in (demo, attacks, attack, verify, identify, transfer, talfw, defend, report, serve, doctor):
     app.command(cls=Checked)(command)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
+networks = typer.Typer(cls=Listing, pretty_exceptions_enable=False, rich_markup_mode=None)
+networks.callback(invoke_without_command=True)(models)
+for command in (show, inspect, check):
+    networks.command(cls=Checked)(command)
+app.add_typer(networks, name="models")
 training = typer.Typer(cls=OwnOptions, pretty_exceptions_enable=False, rich_markup_mode=None)
 training.callback(invoke_without_command=True)(train)
 training.command(cls=Checked)(denoiser)

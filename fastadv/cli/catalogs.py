@@ -1,4 +1,4 @@
-"""``fastadv attacks`` and ``fastadv models``: what the names on the command line stand for."""
+"""``fastadv attacks``: what the names of attacks stand for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastadv.cli.fields import takes_groups
-from fastadv.cli.names import ATTACKS, MODELS
-from fastadv.cli.networks import NETWORKS
+from fastadv.cli.names import ATTACKS
 from fastadv.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -81,25 +80,6 @@ def attacks(
     print_next("attacks", "fim")
 
 
-@takes_groups
-def models(
-    name: Annotated[str | None, MODELS.argument("Show this network (default: list all).")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the networks: name, parameters, input and where the weights come from."""
-    from fastadv.cli.show import print_columns, print_next
-
-    chosen = {known: network for known, network in NETWORKS.items() if name in (None, known)}
-    if as_json:
-        print(json.dumps([{"name": known, **asdict(network)} for known, network in chosen.items()]))
-        return
-    rows = [(known, _count(n.parameters), f"{n.input} x {n.input}", n.weights) for known, n in chosen.items()]
-    print_columns("Networks (--model)", rows, ("name", "parameters", "input", "weights"))
-    model = name or "synth-vgg"
-    weights = {} if NETWORKS[model].shipped else {"weights": "FILE"}
-    print_next("verify", data="FACES", model=model, **weights)
-
-
 def _family(entry: Entry) -> str:
     """The heading that an attack stands under."""
     if entry.family == "noise":
@@ -159,7 +139,3 @@ def _print_attack(described: Described) -> None:
         for name, value in (*described.parameters.items(), *described.settings.items())
     ]
     print_columns("Parameters", rows, ("option", "default"))
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e6:.2f} M"

@@ -84,7 +84,7 @@ class FaceOptions:
                 identities=self.identities,
                 per_identity=self.per_identity,
                 seed=self.faces_seed,
-                size=model.input_size[0],
+                size=model.input_size,
             )
         else:
             source = given.open_faces(model)

@@ -11,6 +11,25 @@ from fastadv.cli.help_page import Group, usage
 from fastadv.cli.names import refuse_choice
 
 
+class Listing(Group):
+    """A group whose callback lists things, with a sub-command ``show``, which a name of a thing calls too.
+
+    ``fastadv models iresnet50`` is ``fastadv models show iresnet50``. The callback returns at once where a sub-command
+    is invoked.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """The arguments, none of them empty."""
+        check_texts(args)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """The sub-command; ``show`` where the first word is none of them."""
+        if args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return "show", self.commands["show"], [*args, *(["--json"] if ctx.params.get("as_json") else [])]
+
+
 class OwnOptions(Group):
     """A group whose callback is a command of its own, with required options.
 

@@ -28,10 +28,17 @@ class Metric(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """The names of one kind of things, ``fastadv <kind>s`` lists them, and the parameters that take such a name."""
+    """The names of one kind of things, ``fastadv <kind>s`` lists them, and the parameters that take such a name.
+
+    Attributes:
+        kind: Of the things.
+        listed: Their names.
+        files: The suffixes of files that an option takes in place of a name.
+    """
 
     kind: str
     listed: Callable[[], list[str]]
+    files: tuple[str, ...] = ()
 
     def known(self, name: str | None) -> str | None:
         """A name of this kind.
@@ -45,6 +52,14 @@ class Names:
             )
         return name
 
+    def known_or_file(self, name: str | None) -> str | None:
+        """A name of this kind, or a file.
+
+        Raises:
+            ArgumentError: It is neither.
+        """
+        return name if name is not None and name.endswith(self.files) else self.known(name)
+
     def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
         """A positional parameter."""
         return typer.Argument(
@@ -53,7 +68,7 @@ class Names:
 
     def option(self, help: str) -> Any:
         """An option."""
-        return typer.Option(metavar="NAME", help=help, callback=self.known, autocompletion=self.listed)
+        return typer.Option(metavar="NAME", help=help, callback=self.known_or_file, autocompletion=self.listed)
 
 
 def _attacks() -> list[str]:
@@ -67,7 +82,7 @@ def _models() -> list[str]:
 
 
 ATTACKS = Names(kind="attack", listed=_attacks)
-MODELS = Names(kind="model", listed=_models)
+MODELS = Names(kind="model", listed=_models, files=(".toml",))
 
 
 def refuse_choice(error: typer.BadParameter) -> None:

@@ -30,8 +30,10 @@ class Precision(str, Enum):
 
 
 Landmarks = Annotated[Path | None, Option(help="Align by the five points in this file (default: LFW's landmarks.txt).")]
-Weights = Annotated[Path | None, Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...).")]
-Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
+Weights = Annotated[
+    Path | None, Option(help="Weights, a safetensors, torch or pickle file (default: shipped, for synth-...).")
+]
+Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models', or a TOML file that describes one.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
 Seed = Annotated[int, Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, Option(help="Run on this device: cpu, cuda or cuda:N.")]
@@ -69,7 +71,7 @@ class InputOptions:
         """The faces, at the network's size."""
         from fastadv.runs import inputs
 
-        return inputs.open_faces(self.data, size=model.input_size[0], landmarks=self.landmarks)
+        return inputs.open_faces_of(model, self.data, landmarks=self.landmarks)
 
 
 @dataclass(frozen=True, kw_only=True)

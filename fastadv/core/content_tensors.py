@@ -55,7 +55,7 @@ def _safetensors(header: bytes, length: int, size: int) -> Content:
 
 
 _PICKLES = re.compile(rb"\x80[\x00-\x05]|\(?(?:\(?[ld]p\d+\n|c[\w.]+\n[\w.]+\n|[\]}][qr])")
-_LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # what a pickle may name without holding code: tensors, plain values, and the options and numbers of a training
 _PLAIN = re.compile(
     r"collections\.(?:OrderedDict|Counter)|_codecs\.encode|(?:__builtin__|builtins)\.(?:bytes|bytearray|set|complex)"
@@ -72,7 +72,7 @@ def is_pickle(head: bytes) -> bool:
 def pickled(head: bytes, size: int) -> Content | None:
     if not is_pickle(head):
         return None
-    if _LEGACY_TORCH in head[:16]:
+    if LEGACY_TORCH in head[:16]:
         # its magic number, its version and what wrote it are pickles of their own, before the content
         return _checkpoint(
             pickles_names(head[15:], 3), "legacy torch", "a torch checkpoint of the form before torch 1.6"

@@ -17,6 +17,8 @@ from fastadv.core.errors import ArgumentError, Error
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
+#: Of a crop: its side, or its height and width, in pixels.
+Size = int | tuple[int, int]
 
 # Left eye, right eye, nose, left and right mouth corner (the viewer's left first), in 112x112.
 _TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
@@ -27,18 +29,32 @@ class AlignmentError(Error, ValueError):
     """Landmarks that cannot be read or that do not determine an alignment."""
 
 
-def template(size: int = 112) -> Points:
-    """The five points of an aligned face in a `size` x `size` crop, (5, 2) as (x, y), in pixels.
-
-    The points of Deng et al. 2019 (ArcFace) for 112x112. For another size, 160 for example, they are
-    multiplied by size / 112: the crop shows the same part of the face at another resolution.
+def shape_of(size: Size) -> tuple[int, int]:
+    """Height and width of a crop.
 
     Raises:
-        ValueError: `size` is not a positive integer.
+        ValueError: `size` is neither a positive integer nor two.
     """
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
-        raise ArgumentError(f"size: expected a positive number of pixels, got {size!r}")
-    return np.array(_TEMPLATE_112, dtype=np.float64) * (size / 112)
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or any(not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1 for n in sides):
+        raise ArgumentError(f"size: expected a positive number of pixels, or a height and a width, got {size!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def template(size: Size = 112) -> Points:
+    """The five points of an aligned face in a crop, (5, 2) as (x, y), in pixels.
+
+    The points of Deng et al. 2019 (ArcFace) for 112x112. For another side, 160 for example, they are
+    multiplied by side / 112: the crop shows the same part of the face at another resolution. A crop that is not square
+    is the middle of the square of its longer side: 112 high and 96 wide, as SphereFace and CosFace take them, it has
+    the points less 8 pixels in x.
+
+    Raises:
+        ValueError: `size` is neither a positive integer nor two.
+    """
+    height, width = shape_of(size)
+    side = max(height, width)
+    return np.array(_TEMPLATE_112, dtype=np.float64) * (side / 112) - ((side - width) / 2, (side - height) / 2)
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
@@ -157,8 +173,8 @@ def _mix(low: NDArray, high: NDArray, weight: NDArray[np.float32]) -> NDArray[np
     return mixed
 
 
-def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
-    """The (2, 3) matrix by which `align` cuts a face out: `similarity` onto `template(size)`.
+def matrix_of(landmarks: ArrayLike, size: Size = 112, *, onto: ArrayLike | None = None) -> Matrix:
+    """The (2, 3) matrix by which `align` cuts a face out: `similarity` onto `template(size)`, or other five points.
 
     Raises:
         AlignmentError: As for `align`.
@@ -169,7 +185,7 @@ def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
         points = np.empty(0)
     if points.shape != (5, 2):
         raise AlignmentError(f"landmarks: expected shape (5, 2), {NAMES}, got {points.shape}")
-    matrix = similarity(points, template(size))
+    matrix = similarity(points, template(size) if onto is None else onto)
     eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
     # Only mirrored points turn the other way; a rotated face does not.
     if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
@@ -177,40 +193,46 @@ def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
     return matrix
 
 
-def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: int = 112) -> tuple[NDArray[np.uint8], Matrix]:
+def align(
+    image: NDArray[np.uint8], landmarks: ArrayLike, size: Size = 112, *, onto: ArrayLike | None = None
+) -> tuple[NDArray[np.uint8], Matrix]:
     """Cuts the aligned face out of an image: `similarity` onto `template(size)`, then `warp`.
 
     Args:
         image: (H, W, 3) uint8.
         landmarks: (5, 2) as (x, y) in pixel-edge coordinates: left eye, right eye, nose, left and right
             mouth corner, the viewer's left first.
-        size: Side of the crop in pixels.
+        size: Side of the crop in pixels, or its height and width.
+        onto: Where the landmarks go, (5, 2) in pixels of the crop; None for `template(size)`.
 
     Returns:
-        The crop, (size, size, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
+        The crop, (height, width, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
 
     Raises:
         AlignmentError: Landmarks that are mirrored, degenerate, not finite, or of another shape.
     """
-    matrix = matrix_of(landmarks, size)
-    return warp(image, matrix, (size, size)), matrix
+    matrix = matrix_of(landmarks, size, onto=onto)
+    return warp(image, matrix, shape_of(size)), matrix
 
 
-def center_crop(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Matrix]:
-    """The central square of an image at `size` x `size`, for faces that are aligned already.
+def center_crop(image: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8], Matrix]:
+    """The middle of an image at a crop's size, for faces that are aligned already.
 
-    An image of that size comes back as it is; another is resampled (bilinear with a low-pass filter).
+    An image of that size comes back as it is. Of another one the central square, resampled (bilinear with a low-pass
+    filter) to the longer side of the crop, is cut to the crop: the same part of the face as `template` says.
 
     Returns:
-        The crop, (size, size, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
+        The crop, (height, width, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
     """
+    rows, columns = shape_of(size)
     height, width = image.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    scale = template(size)[0, 0] / template(side)[0, 0]
+    if (height, width) == (rows, columns):
+        return image, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    longer, side = max(rows, columns), min(height, width)
+    across, down = side * (columns / longer), side * (rows / longer)  # of the image
+    left, top = (width - across) / 2, (height - down) / 2
+    scale = template(longer)[0, 0] / template(side)[0, 0]
     matrix = np.array([[scale, 0.0, -scale * left], [0.0, scale, -scale * top]])
-    if height == width == size:
-        return image, matrix
-    box = (left, top, left + side, top + side)
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    box = (left, top, left + across, top + down)
+    resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
     return np.array(resized, dtype=np.uint8), matrix

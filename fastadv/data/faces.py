@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError, Error, UnknownNameError
 from fastadv.core.notices import notify
 from fastadv.data import names as naming
-from fastadv.data.alignment import AlignmentError, Matrix, align, center_crop, matrix_of, template
+from fastadv.data.alignment import AlignmentError, Matrix, Points, Size, align, center_crop, matrix_of, shape_of
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
 from fastadv.data.landmarks import Landmarks, of_names, points_hash
@@ -63,8 +63,9 @@ class FaceSource:
 
     Attributes:
         names: The names, sorted; in the Unicode form NFC.
-        size: Side of the crops in pixels; None for whole files.
+        size: Side of the crops in pixels, or their height and width where these differ; None for whole files.
         landmarks: Five points per name; None when the files are taken as they are.
+        template: Where the landmarks go, (5, 2) in pixels of a crop; None for `template(size)`.
     """
 
     #: Whether the images are aligned crops by definition, whatever their size.
@@ -72,14 +73,22 @@ class FaceSource:
     #: What becomes of a picture without landmarks, for a notice.
     _middle = "the central square of each"
 
-    def __init__(self, files: Mapping[str, Path], *, size: int | None, landmarks: Landmarks | None) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        *,
+        size: Size | None,
+        landmarks: Landmarks | None,
+        template: ArrayLike | None = None,
+    ) -> None:
         """Takes the files of a source; nothing is read yet.
 
         Args:
             files: `identity/file` names to paths.
-            size: Side of the crops in pixels, or None.
+            size: Side of the crops in pixels, or their height and width, or None.
             landmarks: Five points per name for `align`, or None for `center_crop`. The names may be written as
                 `find` takes them.
+            template: Where the landmarks go, (5, 2) in pixels of a crop; None for `template(size)`.
 
         Raises:
             ValueError: A wrong size, or landmarks without a size.
@@ -88,13 +97,15 @@ class FaceSource:
                 fit no face (see `plausible.settle_list`).
         """
         if size is not None:
-            template(size)  # checks it
+            height, width = shape_of(size)
+            size = height if height == width else (height, width)
         elif landmarks is not None:
             raise ArgumentError("size: expected a number of pixels with landmarks, got None")
         self._files = dict(files)
         self._hashes: dict[str, tuple[Stamp | None, str]] = {}
         self.names: tuple[str, ...] = tuple(sorted(self._files))
-        self.size = size
+        self.size: Size | None = size
+        self.template: Points | None = None if template is None else np.asarray(template, np.float64)
         try:
             distinct = len({face_id(name) for name in self.names})
         except UnicodeEncodeError as error:
@@ -159,7 +170,8 @@ class FaceSource:
 
         Returns:
             "images": SHA-256 over names and contents; "count"; "landmarks": SHA-256 over the points of these images, or
-            None; "size" of the crops; "crop": how they are cut without landmarks, else None.
+            None; "size" of the crops; "crop": how they are cut without landmarks, else None; "template", where it is
+            another than ArcFace's.
 
         Raises:
             KeyError: There is no such name.
@@ -169,13 +181,20 @@ class FaceSource:
         digest = hashlib.sha256()
         for name in chosen:
             digest.update(f"{name}\0{self._signature(name, known)}\n".encode())
+        aligned = self.landmarks is not None
         return {
             "images": digest.hexdigest(),
             "count": len(chosen),
             "landmarks": None if self.landmarks is None else points_hash(self.landmarks, chosen),
-            "size": self.size,
-            "crop": None if self.landmarks is not None else self.crop,
+            "size": list(self.size) if isinstance(self.size, tuple) else self.size,
+            "crop": None if aligned else self.crop,
+            **({"template": self.template.tolist()} if aligned and self.template is not None else {}),
         }
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Height and width of the crops; None for whole files."""
+        return None if self.size is None else shape_of(self.size)
 
     @property
     def crop(self) -> str:
@@ -235,18 +254,18 @@ class FaceSource:
             return image, None
         height, width = image.shape[:2]
         if self.landmarks is None:
-            if height == width == self.size:  # a crop already
+            if (height, width) == self.shape:  # a crop already
                 return center_crop(image, self.size)
             return self._without_landmarks(image, self.size)
         if name not in self.landmarks:
             raise AlignmentError(f"{self._files[name]}: expected landmarks of {name}, got none")
         try:
             check_inside(self.landmarks[name], width, height)
-            return align(image, self.landmarks[name], self.size)
+            return align(image, self.landmarks[name], self.size, onto=self.template)
         except AlignmentError as error:
             raise AlignmentError(f"{self._files[name]}: {error}") from error
 
-    def _without_landmarks(self, image: NDArray, size: int) -> tuple[NDArray, Matrix]:
+    def _without_landmarks(self, image: NDArray, size: Size) -> tuple[NDArray, Matrix]:
         return center_crop(image, size)
 
     def check(self, names: Iterable[str]) -> None:
@@ -292,7 +311,7 @@ class FaceSource:
         points = None if self.landmarks is None else self.landmarks[name]
         try:
             if points is not None:
-                matrix_of(points)
+                matrix_of(points, onto=self.template)
             size = self._size_of(name)
             if size is None:
                 return True
@@ -302,7 +321,7 @@ class FaceSource:
                     self._corner.add(name)
         except AlignmentError as error:
             raise AlignmentError(f"{self._files[name]}: {error}") from error
-        return size == (self.size, self.size)
+        return size[::-1] == self.shape
 
     def _size_of(self, name: str) -> tuple[int, int] | None:
         """Width and height of the picture, from the head of its file; None where there is no file to look into."""

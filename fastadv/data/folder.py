@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from numpy.typing import ArrayLike
+
 from fastadv.core.notices import notify
 from fastadv.data import left_out, names
+from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.images import read_head
 from fastadv.data.landmarks import Landmarks, open_landmarks
@@ -34,15 +37,17 @@ class IdentityFolder(FaceSource):
         self,
         root: str | os.PathLike[str],
         *,
-        size: int | None = 112,
+        size: Size | None = 112,
         landmarks: str | os.PathLike[str] | Landmarks | None = None,
+        template: ArrayLike | None = None,
     ) -> None:
         """Lists the folder; no image is read yet.
 
         Args:
             root: The folder.
-            size: Side of the crops in pixels, or None for whole files.
+            size: Side of the crops in pixels, or their height and width, or None for whole files.
             landmarks: Five points per image: a file for `read_landmarks`, or a mapping.
+            template: Where they go, as of `FaceSource`.
 
         Raises:
             SourceError: The folder is missing or empty, an identity has no images, or two files of an
@@ -53,7 +58,8 @@ class IdentityFolder(FaceSource):
         own = self.root / self._own_landmarks
         if landmarks is None and size is not None and own.is_file():
             landmarks = own
-        super().__init__(list_images(self._people()), size=size, landmarks=open_landmarks(landmarks))
+        files = list_images(self._people())
+        super().__init__(files, size=size, landmarks=open_landmarks(landmarks), template=template)
 
     def _people(self) -> Path:
         """The folder that holds the identities."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from numpy.typing import ArrayLike
+
 from fastadv.core.content import refuse_unless_text
 from fastadv.data import names
+from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.landmarks import Landmarks, open_landmarks
 
@@ -30,15 +33,17 @@ class ImageList(FaceSource):
         self,
         file: str | os.PathLike[str],
         *,
-        size: int | None = 112,
+        size: Size | None = 112,
         landmarks: str | os.PathLike[str] | Landmarks | None = None,
+        template: ArrayLike | None = None,
     ) -> None:
         """Reads the list; no image is read yet.
 
         Args:
             file: The list.
-            size: Side of the crops in pixels, or None for whole files.
+            size: Side of the crops in pixels, or their height and width, or None for whole files.
             landmarks: Five points per image: a file or a mapping; None for the central square.
+            template: Where they go, as of `FaceSource`.
 
         Raises:
             SourceError: The list cannot be read, has a line without an image, lists an image twice, or lists images
@@ -72,7 +77,7 @@ class ImageList(FaceSource):
             raise SourceError(f"{self.file}: images are missing: {names.several(missing)}")
         if not files:
             raise SourceError(f"{self.file}: expected lines with the path of an image, got none")
-        super().__init__(files, size=size, landmarks=open_landmarks(landmarks))
+        super().__init__(files, size=size, landmarks=open_landmarks(landmarks), template=template)
 
 
 def _read(line: str) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.files import write_atomically
-from fastadv.data.alignment import Matrix, warp
+from fastadv.data.alignment import Matrix, Size, shape_of, warp
 from fastadv.data.faces import SourceError
 from fastadv.data.folder import IdentityFolder, is_dir, tell_beside
 from fastadv.data.names import read_lines, several
@@ -48,13 +48,14 @@ class LFW(IdentityFolder):
         """As of any source; without landmarks, the window where the faces of the deep-funneled images lie."""
         return "window" if super().crop == "square" else super().crop
 
-    def _without_landmarks(self, image: NDArray, size: int) -> tuple[NDArray, Matrix]:
-        height, width = image.shape[:2]
-        side = _WINDOW_SIDE * min(height, width)
-        scale = size / side
-        left, top = _WINDOW_CENTER[0] * width - side / 2, _WINDOW_CENTER[1] * height - side / 2
+    def _without_landmarks(self, image: NDArray, size: Size) -> tuple[NDArray, Matrix]:
+        (rows, columns), (height, width) = shape_of(size), image.shape[:2]
+        longer, side = max(rows, columns), _WINDOW_SIDE * min(height, width)
+        scale = longer / side
+        left = _WINDOW_CENTER[0] * width - side * (columns / longer) / 2
+        top = _WINDOW_CENTER[1] * height - side * (rows / longer) / 2
         matrix = np.array([[scale, 0.0, -scale * left], [0.0, scale, -scale * top]])
-        return warp(image, matrix, (size, size)), matrix
+        return warp(image, matrix, (rows, columns)), matrix
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:

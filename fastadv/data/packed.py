@@ -6,6 +6,9 @@ import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from numpy.typing import ArrayLike
+
+from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource
 from fastadv.data.hashes import Stamp, stamp_of
 from fastadv.data.images import read_size
@@ -23,21 +26,29 @@ class PackedFaces(FaceSource):
     _aligned = True
 
     def __init__(
-        self, places: Iterable[tuple[str, Path]], fetch: Fetch, *, size: int | None, landmarks: Landmarks | None
+        self,
+        places: Iterable[tuple[str, Path]],
+        fetch: Fetch,
+        *,
+        size: Size | None,
+        landmarks: Landmarks | None,
+        template: ArrayLike | None = None,
     ) -> None:
         """Takes the names and how their bytes are fetched; nothing is read yet.
 
         Args:
             places: Every name with the file that it lies in.
             fetch: The encoded image of a name; called from several threads.
-            size: Side of the crops in pixels, or None for whole images.
+            size: Side of the crops in pixels, or their height and width, or None for whole images.
             landmarks: Five points per name, or None.
+            template: Where they go, as of `FaceSource`.
 
         Raises:
             ValueError, SourceError: As for `FaceSource`.
         """
         self._packs = dict(places)
-        super().__init__({name: path / name for name, path in self._packs.items()}, size=size, landmarks=landmarks)
+        files = {name: path / name for name, path in self._packs.items()}
+        super().__init__(files, size=size, landmarks=landmarks, template=template)
         self._fetch = fetch
 
     def _size_of(self, name: str) -> tuple[int, int] | None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastadv.core.content import file_content
+from fastadv.core.pickle_values import Array, PickleRefusedError, Span
+from fastadv.core.symbolic_pickle import read_symbolically
+from fastadv.data.alignment import Size
 from fastadv.data.faces import SourceError
 from fastadv.data.images import ImageError
 from fastadv.data.packed import PackedFaces
 from fastadv.data.pairs import Pair
-from fastadv.data.pickle_values import Array, PickleRefusedError, Span
-from fastadv.data.symbolic_pickle import read_symbolically
 
 FOLDS = 10
 _EXPECTED = "an InsightFace .bin of pairs (a pickle of images and flags)"
@@ -36,12 +37,13 @@ class PairBin(PackedFaces):
             number does not divide (the folds of InsightFace's evaluation: an unshuffled ten-fold split).
     """
 
-    def __init__(self, file: str | os.PathLike[str], *, size: int | None = 112) -> None:
+    def __init__(self, file: str | os.PathLike[str], *, size: Size | None = 112) -> None:
         """Reads the places of the images and the flags; no image is decoded yet.
 
         Args:
             file: The `.bin` file.
-            size: Side of the images that are given, in pixels; None for what is in the file.
+            size: Side of the images that are given, or their height and width, in pixels; None for what is in the
+                file.
 
         Raises:
             SourceError: The file is missing, cut short, no such pickle, or a pickle that wants to run code, which is

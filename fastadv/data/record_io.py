@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from fastadv.data.alignment import Size
 from fastadv.data.faces import SourceError
 from fastadv.data.images import ImageError
 from fastadv.data.landmarks import Landmarks, open_landmarks
@@ -46,15 +48,17 @@ class RecordIO(PackedFaces):
         self,
         file: str | os.PathLike[str],
         *,
-        size: int | None = 112,
+        size: Size | None = 112,
         landmarks: str | os.PathLike[str] | Landmarks | None = None,
+        template: ArrayLike | None = None,
     ) -> None:
         """Reads the heads of all records; no image is decoded yet.
 
         Args:
             file: The `.rec` file, or the `.idx` file beside it.
-            size: Side of the images that are given, in pixels; None for what is in the file.
+            size: Side of the images that are given, in pixels, or their height and width; None for what is in the file.
             landmarks: Five points per name: a file or a mapping; None for images that are aligned.
+            template: Where they go, as of `FaceSource`.
 
         Raises:
             SourceError: A file is missing, no RecordIO, damaged or cut short, or holds no images.
@@ -69,7 +73,11 @@ class RecordIO(PackedFaces):
         if not self._places:
             raise SourceError(f"{self.file}: expected records with an image, got none")
         super().__init__(
-            ((name, self.file) for name in self._places), self._bytes, size=size, landmarks=open_landmarks(landmarks)
+            ((name, self.file) for name in self._places),
+            self._bytes,
+            size=size,
+            landmarks=open_landmarks(landmarks),
+            template=template,
         )
 
     def _bytes(self, name: str) -> bytes:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from numpy.typing import ArrayLike
 from PIL.ContainerIO import ContainerIO
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_least
 from fastadv.data import left_out, names
+from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.folder import refuse_bare
 from fastadv.data.formats import HEAD
@@ -60,15 +62,17 @@ class Shards(PackedFaces):
         self,
         shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        size: int | None = 112,
+        size: Size | None = 112,
         landmarks: str | os.PathLike[str] | Landmarks | None = None,
+        template: ArrayLike | None = None,
     ) -> None:
         """Reads the headers of all shards and the labels; no image is decoded yet.
 
         Args:
             shards: One tar file, several, or a pattern such as "faces-{000000..000009}.tar".
-            size: Side of the crops in pixels, or None for whole images.
+            size: Side of the crops in pixels, or their height and width, or None for whole images.
             landmarks: Five points per name: a file or a mapping; None for images that are aligned.
+            template: Where they go, as of `FaceSource`.
 
         Raises:
             SourceError: A shard is missing, damaged or hostile (see `tar_members`), a sample has no identity or two
@@ -96,7 +100,7 @@ class Shards(PackedFaces):
         left_out.tell_nested(root, unlabelled)
         left.tell(root)
         named = ((name, place.shard) for name, place in self._places.items())
-        super().__init__(named, self._bytes, size=size, landmarks=open_landmarks(landmarks))
+        super().__init__(named, self._bytes, size=size, landmarks=open_landmarks(landmarks), template=template)
 
     def _size_of(self, name: str) -> tuple[int, int] | None:
         place = self._places[name]

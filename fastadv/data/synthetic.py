@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError, UnknownNameError
-from fastadv.data.alignment import Points
+from fastadv.data.alignment import Points, Size, shape_of
 from fastadv.data.dealt_pairs import deal_pairs
 from fastadv.data.faces import Face, FaceSource, face_id
 from fastadv.data.hashes import KnownHashes
@@ -32,7 +32,7 @@ class SyntheticBatch:
     """Rendered faces.
 
     Attributes:
-        images: (N, 3, S, S) float32 RGB in [0, 1], on the 8-bit grid.
+        images: (N, 3, H, W) float32 RGB in [0, 1], on the 8-bit grid.
         landmarks: (N, 5, 2) float32, as (x, y) in pixel-edge coordinates of the image: left eye, right eye, nose,
             left and right mouth corner; the viewer's left first.
         identities: (N,) int64.
@@ -44,7 +44,7 @@ class SyntheticBatch:
 
 
 def render_faces(
-    identities: Sequence[int], indices: Sequence[int], *, seed: int = 0, size: int = 112
+    identities: Sequence[int], indices: Sequence[int], *, seed: int = 0, size: Size = 112
 ) -> SyntheticBatch:
     """Draws image `indices[i]` of person `identities[i]`.
 
@@ -56,7 +56,7 @@ def render_faces(
         identities: From 0 to 999,999.
         indices: From 0 to 9,999; as many.
         seed: In [0, 2^64): another seed, other people.
-        size: Side in pixels; faces are aligned to `template(size)`.
+        size: Side in pixels, or height and width; faces are aligned to `template(size)`.
 
     Raises:
         ValueError: A number out of its range, or different lengths.
@@ -71,7 +71,7 @@ def render_faces(
             raise ArgumentError(f"{argument}: expected numbers from 0 to {limit - 1}, got {wrong[0]}")
     people = torch.tensor([int(value) for value in identities], dtype=torch.int64)
     images = torch.tensor([int(value) for value in indices], dtype=torch.int64)
-    pictures, points = render(seed, people, images, size)
+    pictures, points = _drawn(seed, people, images, size)
     return SyntheticBatch(images=pictures.to(torch.float32).div_(255), landmarks=points, identities=people)
 
 
@@ -89,7 +89,7 @@ class SyntheticFaces(FaceSource):
     """
 
     def __init__(
-        self, *, identities: int = 100, per_identity: int = 10, seed: int = 0, size: int = 112, first: int = 0
+        self, *, identities: int = 100, per_identity: int = 10, seed: int = 0, size: Size = 112, first: int = 0
     ) -> None:
         """Names the images; none is drawn yet.
 
@@ -166,7 +166,7 @@ class SyntheticFaces(FaceSource):
         keys = [self._key(name) for name in names]
         assert self.size is not None
         people, images = (torch.tensor(part, dtype=torch.int64) for part in zip(*keys, strict=True))
-        pictures = render(self.seed, people, images, self.size)[0]
+        pictures = _drawn(self.seed, people, images, self.size)[0]
         return [
             Face(
                 name=name,
@@ -223,6 +223,18 @@ def _check_seed(seed: int) -> None:
         raise ArgumentError(f"seed: expected a number in [0, 2^64), got {seed}")
 
 
-def _check_size(size: int) -> None:
-    if not _SIZES[0] <= size <= _SIZES[1]:
+def _check_size(size: Size) -> None:
+    if not all(_SIZES[0] <= side <= _SIZES[1] for side in shape_of(size)):
         raise ArgumentError(f"size: expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}")
+
+
+def _drawn(seed: int, people: Tensor, images: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """As `render`; pictures that are not square are the middle of those of the longer side."""
+    height, width = shape_of(size)
+    side = max(height, width)
+    pictures, points = render(seed, people, images, side)
+    top, left = (side - height) // 2, (side - width) // 2
+    if height == width:
+        return pictures, points
+    cut = pictures[:, :, top : top + height, left : left + width].contiguous()
+    return cut, points - torch.tensor((float(left), float(top)))

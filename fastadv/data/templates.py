@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError
 from fastadv.data import names
+from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.landmark_lists import read_landmarks
 from fastadv.data.landmarks import Landmarks, open_landmarks
@@ -63,15 +64,17 @@ class IJB(FaceSource):
         self,
         root: str | os.PathLike[str],
         *,
-        size: int | None = 112,
+        size: Size | None = 112,
         landmarks: str | os.PathLike[str] | Landmarks | None = None,
+        template: ArrayLike | None = None,
     ) -> None:
         """Reads the lists of images and landmarks.
 
         Args:
             root: The folder.
-            size: Side of the crops in pixels, or None for whole files.
+            size: Side of the crops in pixels, or their height and width, or None for whole files.
             landmarks: Five points per image; None: those of the data set.
+            template: Where they go, as of `FaceSource`.
 
         Raises:
             SourceError: A list is missing or malformed, or images are not there.
@@ -86,7 +89,7 @@ class IJB(FaceSource):
         points = open_landmarks(landmarks)
         if points is None and size is not None:
             points = {f"{_IMAGES}/{name}": value for name, value in read_landmarks(_file(self.root, _POINTS)).items()}
-        super().__init__(files, size=size, landmarks=points)
+        super().__init__(files, size=size, landmarks=points, template=template)
 
     def template_pairs(self) -> TemplatePairs:
         """The 1:1 protocol.

@@ -119,18 +119,14 @@ class Service:
         """Prepare; nothing runs before :meth:`start`.
 
         Raises:
-            ValueError: the model's images are not square: there is no way to crop to them; or there are classes, but
-                not one for each logit.
+            ValueError: there are classes, but not one for each logit.
         """
-        height, width = guard.model.input_size
-        if height != width:
-            raise ArgumentError(f"guard: expected a model for square images, got one for {height}x{width}")
         logits = getattr(guard.model.head, "out_features", 0)
         if classes is not None and len(classes) != logits:
             raise ArgumentError(
                 f"classes: expected {logits} names, one for each logit of the model, got {len(classes)}"
             )
-        self.guard, self.config, self.size = guard, config, height
+        self.guard, self.config, self.size = guard, config, guard.model.input_size
         self.ready = False
         self.open = 0
         self.problem: BaseException | None = None
@@ -211,9 +207,9 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application.
 
-    ``POST /v1/faces`` takes one aligned face as the body, or several as parts of a form; larger images are cropped to
-    their central square and resampled. ``GET /healthz`` says whether the process works, ``GET /readyz`` whether it is
-    warm, ``GET /metrics`` is for Prometheus, ``GET /docs`` describes all this. No image is stored or logged.
+    ``POST /v1/faces`` takes one aligned face as the body, or several as parts of a form; of larger images the middle
+    is resampled. ``GET /healthz`` says whether the process works, ``GET /readyz`` whether it is warm, ``GET /metrics``
+    is for Prometheus, ``GET /docs`` describes all this. No image is stored or logged.
 
     Args:
         guard: judges.
@@ -223,8 +219,7 @@ def create_app(
             to answer everybody.
 
     Raises:
-        ValueError: the model takes images that are not square, there is not one class for each logit, or the token is
-            too short.
+        ValueError: there is not one class for each logit, or the token is too short.
     """
     service = Service(guard, config or ServiceConfig(), classes)
     limits = service.config

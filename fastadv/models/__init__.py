@@ -5,6 +5,7 @@ from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.folding import fold_batch_norms
+from fastadv.models.inspection import Inspected, inspect_file
 from fastadv.models.layers import freeze, prepare
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
@@ -13,9 +14,11 @@ __all__ = [
     "PRECISIONS",
     "CheckpointError",
     "FaceModel",
+    "Inspected",
     "fixed_batches",
     "fold_batch_norms",
     "freeze",
+    "inspect_file",
     "load",
     "names",
     "open_device",

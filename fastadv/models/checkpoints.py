@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from fastadv.models.state_fit import FittedState, fitting_state, listed, only_state, problems
+from fastadv.core.notices import notify
+from fastadv.models.state_fit import FittedState, fitting_state, listed, only_state, problems, sized
 from fastadv.models.tensor_content import CheckpointError, read_content
 
 __all__ = ["CheckpointError", "FittedState", "load_weights", "read_fitting_state", "read_state_dict"]
@@ -17,17 +18,18 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read named tensors from a file, without executing anything in it.
 
     The dict of tensors may lie in other dicts, as trainings save it; prefixes of torch's own wrappers (`module.`,
-    `_orig_mod.`) on every key are removed.
+    `_orig_mod.`) on every key are removed. A pickled network is read as its state, a pickled dict of NumPy arrays as
+    tensors.
 
     Args:
-        path: a safetensors file or a torch checkpoint, whatever its suffix.
+        path: a safetensors file, a torch checkpoint or a pickle, whatever its suffix.
 
     Returns:
         The tensors by name, on the CPU.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, of another kind, holds code, or holds no
-            tensors.
+        CheckpointError: if the file is missing, truncated, of another kind, would call what could run code, or holds
+            no tensors.
     """
     return only_state(read_content(path), source=os.fspath(path))
 
@@ -59,6 +61,8 @@ def load_weights(
         source: where they come from, for the error.
         fitted: how they were found, for the file's own names and what else is there.
 
+    A classifier that was left out (`FittedState.heads`) is said in a notice.
+
     Raises:
         CheckpointError: with the number and the first of the missing, unexpected, misshapen and non-finite
             names.
@@ -75,6 +79,8 @@ def load_weights(
         raise CheckpointError(
             f"weights: expected finite numbers, got NaN or infinity in {source}: {listed('non-finite', broken)}"
         )
+    if fitted and fitted.heads:
+        notify(f"weights: {listed('left out', sized(fitted.heads))} in {source}: a classifier of the training")
     model.load_state_dict(dict(state), strict=False)
 
 

@@ -1,21 +1,64 @@
-"""EdgeFace XS (George et al. 2024): EdgeNeXt stages, a linear embedding; the published names."""
+"""EdgeFace (George et al. 2024): EdgeNeXt stages, a linear embedding; the published names."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_DIMS = (32, 64, 100, 192)
-_DEPTHS = (3, 3, 9, 3)
 _KERNELS = (3, 5, 7, 9)
 _SPLITS = (0, 2, 3, 4)  # 0: the stage has no attention block
-_HEADS = 4
 _EPS = 1e-6
 
-LAYERS = tuple(f"model.stages.{i}.blocks.{j}" for i, n in enumerate(_DEPTHS) for j in range(n))
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One of the published networks.
+
+    Attributes:
+        dims: channels of the four stages.
+        depths: their blocks.
+        heads: of the attention.
+        rank: gamma, the rank of each linear layer as a share of its smaller side; None for whole ones.
+    """
+
+    dims: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int] = (3, 3, 9, 3)
+    heads: int = 8
+    rank: float | None = None
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """A linear layer, of low rank where the network's are."""
+        if self.rank is None:
+            return nn.Linear(inputs, outputs)
+        return _LowRank(inputs, outputs, max(2, int(min(inputs, outputs) * self.rank)))
+
+
+BASE = Variant(dims=(80, 160, 288, 584))
+S_GAMMA_05 = Variant(dims=(48, 96, 160, 304), rank=0.5)
+XS = Variant(dims=(32, 64, 100, 192), heads=4)
+XS_GAMMA_06 = Variant(dims=(32, 64, 100, 192), heads=4, rank=0.6)
+XXS = Variant(dims=(24, 48, 88, 168), depths=(2, 2, 6, 2), heads=4)
+
+
+def layers(variant: Variant) -> tuple[str, ...]:
+    """The names of the blocks, shallow to deep."""
+    return tuple(f"model.stages.{i}.blocks.{j}" for i, n in enumerate(variant.depths) for j in range(n))
+
+
+class _LowRank(nn.Module):
+    """`W₂ W₁ x + b` with W₁ of `rank` rows: the LoRaLin of George et al. 2024, section III-B."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(inputs, rank, bias=False)
+        self.linear2 = nn.Linear(rank, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.linear1(x))
 
 
 class _LayerNorm2d(nn.LayerNorm):
@@ -32,11 +75,11 @@ class _LayerNorm2d(nn.LayerNorm):
 class _MLP(nn.Module):
     """Channels × 4, GELU, and back; on the last axis."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, variant: Variant) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc1 = variant.linear(channels, 4 * channels)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc2 = variant.linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -45,11 +88,11 @@ class _MLP(nn.Module):
 class _ConvBlock(nn.Module):
     """Depthwise convolution, layer norm, MLP, layer scale, residual (Maaz et al. 2022, figure 2)."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, channels: int, kernel: int, variant: Variant) -> None:
         super().__init__()
         self.conv_dw = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=_EPS)
-        self.mlp = _MLP(channels)
+        self.mlp = _MLP(channels, variant)
         self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,15 +104,16 @@ class _ConvBlock(nn.Module):
 class _CrossCovarianceAttention(nn.Module):
     """Attention between channels: softmax(q̂ k̂ᵀ · temperature) v, with q̂, k̂ of norm 1 over the positions."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, variant: Variant) -> None:
         super().__init__()
-        self.temperature = nn.Parameter(torch.ones(_HEADS, 1, 1))
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.heads = variant.heads
+        self.temperature = nn.Parameter(torch.ones(variant.heads, 1, 1))
+        self.qkv = variant.linear(channels, 3 * channels)
+        self.proj = variant.linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, positions, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, positions, 3, _HEADS, channels // _HEADS)
+        qkv = self.qkv(x).reshape(batch, positions, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 4, 1).unbind(0)  # each (N, heads, C / heads, positions)
         scores = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
         mixed = (scores * self.temperature).softmax(dim=-1) @ value
@@ -107,7 +151,7 @@ class _SplitAttentionBlock(nn.Module):
     Source: Maaz et al. 2022, "EdgeNeXt", figure 2 and equation 2.
     """
 
-    def __init__(self, channels: int, splits: int, grid: int | None) -> None:
+    def __init__(self, channels: int, splits: int, grid: int | None, variant: Variant) -> None:
         super().__init__()
         width = math.ceil(channels / splits)
         self.splits = splits
@@ -115,9 +159,9 @@ class _SplitAttentionBlock(nn.Module):
         self.pos_embd = None if grid is None else _FourierPositions(channels, grid)
         self.norm_xca = nn.LayerNorm(channels, eps=_EPS)
         self.gamma_xca = nn.Parameter(torch.full((channels,), 1e-6))
-        self.xca = _CrossCovarianceAttention(channels)
+        self.xca = _CrossCovarianceAttention(channels, variant)
         self.norm = nn.LayerNorm(channels, eps=_EPS)
-        self.mlp = _MLP(channels)
+        self.mlp = _MLP(channels, variant)
         self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,16 +180,16 @@ class _SplitAttentionBlock(nn.Module):
 
 
 class _Stage(nn.Module):
-    def __init__(self, index: int, grid: int) -> None:
+    def __init__(self, index: int, grid: int, variant: Variant) -> None:
         super().__init__()
-        channels = _DIMS[index]
+        channels = variant.dims[index]
         self.downsample: nn.Module = nn.Identity()
         if index > 0:
-            before = _DIMS[index - 1]
+            before = variant.dims[index - 1]
             self.downsample = nn.Sequential(_LayerNorm2d(before), nn.Conv2d(before, channels, 2, 2))
-        blocks: list[nn.Module] = [_ConvBlock(channels, _KERNELS[index]) for _ in range(_DEPTHS[index])]
+        blocks: list[nn.Module] = [_ConvBlock(channels, _KERNELS[index], variant) for _ in range(variant.depths[index])]
         if _SPLITS[index]:
-            blocks[-1] = _SplitAttentionBlock(channels, _SPLITS[index], grid if index == 1 else None)
+            blocks[-1] = _SplitAttentionBlock(channels, _SPLITS[index], grid if index == 1 else None, variant)
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,36 +199,49 @@ class _Stage(nn.Module):
 class _Head(nn.Module):
     """Mean over the positions, layer norm, linear."""
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, variant: Variant) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=_EPS)
-        self.fc = nn.Linear(channels, size)
+        self.fc = variant.linear(channels, size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.norm(x.mean((2, 3))))
 
 
 class _EdgeNeXt(nn.Module):
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, variant: Variant) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, _DIMS[0], 4, 4), _LayerNorm2d(_DIMS[0]))
-        self.stages = nn.Sequential(*(_Stage(i, 28 >> i) for i in range(4)))
-        self.head = _Head(_DIMS[-1], size)
+        self.stem = nn.Sequential(nn.Conv2d(3, variant.dims[0], 4, 4), _LayerNorm2d(variant.dims[0]))
+        self.stages = nn.Sequential(*(_Stage(i, 28 >> i, variant) for i in range(4)))
+        self.head = _Head(variant.dims[-1], size, variant)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(x)))
 
 
-class EdgeFaceXS(nn.Module):
-    """EdgeFace XS: `(N, 3, 112, 112)` normalised images to `(N, 512)` features; 2.24 M parameters.
+class EdgeFace(nn.Module):
+    """EdgeFace: `(N, 3, 112, 112)` normalised images to `(N, 512)` features.
+
+    Parameters: 18.23 M (base), 3.65 M (S, gamma 0.5), 2.24 M (XS), 1.77 M (XS, gamma 0.6), 1.24 M (XXS). Parameter
+    names of the checkpoints of otroshi/edgeface; those whose names end in `_q` are quantised and are not read.
 
     Sources: George et al. 2024, "EdgeFace" (the network and its training); Maaz et al. 2022, "EdgeNeXt" (the
         blocks).
+
+    Args:
+        variant: which of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant) -> None:
         super().__init__()
-        self.model = _EdgeNeXt(512)
+        self.model = _EdgeNeXt(512, variant)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+
+class EdgeFaceXS(EdgeFace):
+    """EdgeFace XS with whole linear layers; the name is a part of a saved network's identity."""
+
+    def __init__(self) -> None:
+        super().__init__(XS)

@@ -14,19 +14,22 @@ from torch.nn import functional as F
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
-from fastadv.core.fields import check_type
+from fastadv.core.fields import check_one_of, check_type
 from fastadv.models.memory import is_out_of_memory
 
 _CHANNELS = 4
 PRECISIONS = ("fp32", "tf32", "bf16")
+ORDERS = ("rgb", "bgr")
+Template = tuple[tuple[float, float], ...]
 _SAME: Any = object()
 
 
 class FaceModel(nn.Module):
     """Images in [0, 1] to L2-normalised embeddings.
 
-    With `f` the backbone, `F(x) = f(x̂) / ||f(x̂)||₂` where `x̂ = (x - mean) / std` per colour channel. The
-    normalisation is part of the model, so that an attack sees pixels only, and a budget has the pixels' unit.
+    With `f` the backbone, `F(x) = f(x̂) / ||f(x̂)||₂` where `x̂ = (x - mean) / std` per colour channel, in the order of
+    the colours that the backbone was trained on. The normalisation is part of the model, so that an attack sees pixels
+    only, and a budget has the pixels' unit.
 
     Any module that maps `(N, C, H, W)` to `(N, D)` can be wrapped (see `wrap`, which also makes classifiers)::
 
@@ -38,11 +41,15 @@ class FaceModel(nn.Module):
     Args:
         backbone: module from `(N, C, H, W)` to `(N, D)`.
         input_size: height and width in pixels.
-        mean: one number a channel (one to four), subtracted; unit: the pixel range [0, 1]. RGB where there are three.
-        std: as many positive numbers, the divisors; same unit.
+        mean: one number a channel (one to four), subtracted; unit: the pixel range [0, 1]. Of three, the first is
+            red's, whatever the order of the colours.
+        std: as many positive numbers, the divisors; same unit and order.
         name: what reports call the model.
         layers: names of submodules of `backbone` that are offered as taps (feature layers), shallow to deep.
         head: optional module from `(N, D)` features to `(N, K)` logits.
+        channels: the order of the colours that the backbone takes: "rgb", or "bgr" of three channels. Images are RGB.
+        template: where the five landmarks of an aligned face lie in its images, five (x, y) in pixels: left eye, right
+            eye, nose, left and right mouth corner, the viewer's left first; None for ArcFace's (Deng et al. 2019).
 
     Raises:
         TypeError: if `backbone` or `head` is no module, or `name` no text.
@@ -62,6 +69,8 @@ class FaceModel(nn.Module):
         name: str,
         layers: Sequence[str] = (),
         head: nn.Module | None = None,
+        channels: str = "rgb",
+        template: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
@@ -83,10 +92,15 @@ class FaceModel(nn.Module):
         self._embedding_size: int | None = None
         #: Whether `prepare` has seen that an image's output depends on that image alone.
         self._independent = False
+        self.template = None if template is None else _checked_template(template)
         mean_values, std_values = _per_channel("mean", mean), _per_channel("std", std)
-        channels = len(mean_values)
-        if len(std_values) != channels:
-            raise ArgumentError(f"std: expected {channels} numbers, as many as mean has, got {len(std_values)}")
+        count = len(mean_values)
+        if len(std_values) != count:
+            raise ArgumentError(f"std: expected {count} numbers, as many as mean has, got {len(std_values)}")
+        check_one_of("channels", channels, ORDERS)
+        if channels != "rgb" and count != 3:
+            raise ArgumentError(f"channels: expected 'rgb' for images of {count} channels, got {channels!r}")
+        self.channels = channels
         for argument, largest, most in (("mean", max(map(abs, mean_values)), 2), ("std", max(std_values), 16)):
             if largest > most:  # 127.5 and 128 are habits of networks that take pixels from 0 to 255
                 raise ArgumentError(
@@ -96,23 +110,32 @@ class FaceModel(nn.Module):
             raise ArgumentError(f"std: expected numbers > 0, got {std_values}")
         # Not persistent: constants of the model, no part of a checkpoint.
         for argument, values in (("mean", mean_values), ("std", std_values)):
-            buffer = torch.tensor(values, dtype=torch.float32).view(1, channels, 1, 1)
+            buffer = torch.tensor(values, dtype=torch.float32).view(1, count, 1, 1)
             self.register_buffer(argument, buffer, persistent=False)
 
     def replace(
-        self, *, name: str | None = None, layers: Sequence[str] | None = None, head: nn.Module | None = _SAME
+        self,
+        *,
+        name: str | None = None,
+        layers: Sequence[str] | None = None,
+        head: nn.Module | None = _SAME,
+        **other: Any,
     ) -> FaceModel:
         """A plain model of the same parts, which are shared, but for those that are given.
 
-        The normalisation is to the bit this model's, and so are its device, mode and precision.
+        What is not given is to the bit this model's, and so are its device, mode and precision.
 
         Args:
             name: what reports call it; None as this one.
             layers: its taps; None those of this one.
             head: its class head, or None for none; this one's where nothing is given.
+            other: ``input_size``, ``mean``, ``std``, ``channels`` and ``template``, as of the class.
+
+        Raises:
+            ValueError: as the class.
         """
         made = FaceModel.__new__(FaceModel)
-        made._share(self, name=name, layers=layers, head=head)
+        made._share(self, name=name, layers=layers, head=head, **other)
         return made
 
     def _share(
@@ -122,20 +145,20 @@ class FaceModel(nn.Module):
         name: str | None = None,
         layers: Sequence[str] | None = None,
         head: nn.Module | None = _SAME,
+        **other: Any,
     ) -> None:
         """Begin as a model with another one's parts; in place of ``__init__``."""
+        parts = {part: getattr(model, part) for part in ("input_size", "mean", "std", "channels", "template")}
         FaceModel.__init__(
             self,
             model.backbone,
-            input_size=model.input_size,
-            mean=model.mean,
-            std=model.std,
             name=name or model.name,
             layers=model.layers if layers is None else layers,
             head=model.head if head is _SAME else head,
+            **{**parts, **other},
         )
-        # exactly those of the model, on its device
-        self.mean, self.std = model.mean, model.std
+        for part in ("mean", "std"):  # exactly those of the model, on its device
+            setattr(self, part, getattr(self, part).to(model.device) if part in other else getattr(model, part))
         self.precision, self.training = model.precision, model.training
 
     @property
@@ -201,13 +224,17 @@ class FaceModel(nn.Module):
             ValueError: if its shape does not fit, or the backbone's output is not `(N, D)`.
         """
         self._check(images)
-        # Two operations, one rounding each: the same bits whatever vector width handles an element.
-        normalised = (images - self.mean).div_(self.std)
-        output = self.backbone(normalised.to(self.dtype))
+        output = self.backbone(self.normalised(images))
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != images.shape[0]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ArgumentError(f"backbone: expected an output of shape (N, D) with N={images.shape[0]}, got {got}")
         return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the backbone reads of images: less the mean, over the standard deviation, in its order and type."""
+        # Two operations, one rounding each: the same bits whatever vector width handles an element.
+        values = (images - self.mean).div_(self.std).to(self.dtype)
+        return values if self.channels == "rgb" else values.flip(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding `F(x) = features / ||features||₂`.
@@ -323,6 +350,16 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     if len(values) != 2 or not all(isinstance(v, int) and v > 0 for v in values):
         raise ArgumentError(f"input_size: expected two positive ints (height, width), got {brief(size)}")
     return (values[0], values[1])
+
+
+def _checked_template(points: Sequence[Sequence[float]]) -> Template:
+    try:
+        pairs = tuple((float(x), float(y)) for x, y in points)
+    except (TypeError, ValueError):
+        pairs = ()
+    if len(pairs) != 5 or not all(math.isfinite(value) for pair in pairs for value in pair):
+        raise ArgumentError(f"template: expected five points (x, y) in pixels of the input, got {brief(points)}")
+    return pairs
 
 
 def _per_channel(argument: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ def model_identity(model: FaceModel) -> dict[str, Any]:
 
     Returns:
         "model": its name; "weights", "head": hashes, "head" None without one; "structure": hash of the modules as
-        they print; "mean", "std", "input_size".
+        they print; "mean", "std", "input_size"; "channels" where the network does not take RGB.
     """
     return {
         "model": model.name,
@@ -50,6 +50,7 @@ def model_identity(model: FaceModel) -> dict[str, Any]:
         "mean": [float(value) for value in model.mean.flatten()],
         "std": [float(value) for value in model.std.flatten()],
         "input_size": list(model.input_size),
+        **({} if model.channels == "rgb" else {"channels": model.channels}),
     }
 
 

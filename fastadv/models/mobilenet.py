@@ -35,7 +35,7 @@ class MobileNetV1(nn.Module):
 
     The first convolution has stride 1, for small images; the last maps are narrowed to 512 channels and connected
     fully. Parameter names of `arcface_mobilenet_v1.pth` of bubbliiiing/arcface-pytorch (ArcFace, CASIA-WebFace,
-    LFW 99.11%).
+    LFW 99.11%), less their prefix `arcface.`.
 
     Source: Howard et al. 2017, "MobileNets", table 1.
     """
@@ -62,17 +62,3 @@ class MobileNetV1(nn.Module):
         x = self.stage3(self.stage2(self.stage1(x)))
         x = self.bn2(self.prelu(self.sep_bn(self.sep(x))))
         return self.features(self.linear(x.flatten(1)))
-
-
-def from_arcface(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone of a published file, which names it `arcface.*` beside the training identities in `head.weight`.
-
-    Those are directions, which ArcFace compares by angle: no linear class head on the features.
-
-    Args:
-        state: tensors by published name, or already by the names of `MobileNetV1`, which are kept.
-
-    Returns:
-        Tensors by the names of `MobileNetV1`; a name that is neither is kept, for the strict loading to report.
-    """
-    return {key.removeprefix("arcface."): value for key, value in state.items() if key != "head.weight"}

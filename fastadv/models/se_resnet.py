@@ -48,13 +48,12 @@ class _Bottleneck(nn.Module):
 
 
 class SEResNet50(nn.Module):
-    """SE-ResNet-50: `(N, 3, 224, 224)` RGB images less `MEAN`, divided by `STD`, to `(N, 2048)` features.
+    """SE-ResNet-50: `(N, 3, 224, 224)` BGR images less `MEAN`, divided by `STD`, to `(N, 2048)` features.
 
     The features are the pooled activations before the classifier; 26.04 M parameters. Parameter names of the published
     `senet50_ft` and `senet50_scratch` (cydonia999/VGGFace2-pytorch, converted from Caffe), whose `fc` of 8,631
-    identities becomes the class head. Those files are pickles of NumPy arrays: save the dict once as tensors, best as
-    .safetensors. They were trained on BGR images: the channels are swapped here. Their faces are loose crops (the
-    face box extended by 0.3, its shorter side resized to 256, the central 224×224).
+    identities becomes the class head. They were trained on BGR images. Their faces are loose crops (the face box
+    extended by 0.3, its shorter side resized to 256, the central 224×224).
 
     Sources: Cao et al. 2018, "VGGFace2", section V; Hu et al. 2018, "Squeeze-and-excitation networks", table 1.
     """
@@ -76,6 +75,6 @@ class SEResNet50(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x.flip(1)))))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3))

@@ -26,12 +26,12 @@ class _Sum(nn.Module):
 
 
 class SphereFace20(nn.Module):
-    """SphereFace-20: `(N, 3, 112, 112)` normalised RGB images to `(N, 512)` features; 22.67 M parameters.
+    """SphereFace-20: `(N, 3, 112, 112)` normalised BGR images to `(N, 512)` features; 22.67 M parameters.
 
     Parameter names of the published `sphere20a_20171020.pth` (clcarwin/sphereface_pytorch, LFW 99.22%); its angular
-    classifier `fc6` is no part of the features and is left out. It was trained on BGR images of
-    112×96: the channels are swapped here. Its faces are aligned to the five points of ArcFace less 8 pixels in x: its
-    image is columns 8 to 103 of an aligned 112×112 face, and it takes such a face, as the other networks do.
+    classifier `fc6` is no part of the features. It was trained on BGR images of 112×96, whose faces are aligned to the
+    five points of ArcFace less 8 pixels in x: its image is columns 8 to 103 of an aligned 112×112 face, and it takes
+    such a face, as the other networks do.
 
     Source: Liu et al. 2017, "SphereFace: deep hypersphere embedding for face recognition", table 2 (20 layers).
     """
@@ -54,19 +54,10 @@ class SphereFace20(nn.Module):
         return getattr(self, f"relu{number}")(getattr(self, f"conv{number}")(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x.flip(1), (-8, -8))  # a slice would give the gradient back in another memory layout
+        x = F.pad(x, (-8, -8))  # a slice would give the gradient back in another memory layout
         for i, units in enumerate(_UNITS, start=1):
             x = self._convolved(f"{i}_1", x)
             for j in range(2, 2 * units + 2, 2):
                 branch = self._convolved(f"{i}_{j + 1}", self._convolved(f"{i}_{j}", x))
                 x = getattr(self, f"sum{i}_{j + 1}")(x, branch)
         return self.fc5(x.flatten(1))
-
-
-def without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published tensors without `fc6.weight`, the directions of the training identities.
-
-    Args:
-        state: tensors by published name.
-    """
-    return {key: value for key, value in state.items() if key != "fc6.weight"}

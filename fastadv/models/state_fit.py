@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from fastadv.models.tensor_content import CheckpointError
 HEAD = "class_head."
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 _DEPTH = 6  # of dicts in dicts
+_HOLDERS = (Mapping, list, tuple)
 _PREFIXES = 3  # tried of each dict: those under which most names fit
 _SHOWN = 3
 _LONGEST = 160
@@ -40,9 +41,10 @@ class FittedState:
     Attributes:
         state: the tensors; those of a class head under ``class_head.``.
         names: the network's name of each -> the file's.
-        outside: tensors of the same dict that lie outside of the prefix, by the file's names.
+        outside: tensors of the same dict that are not the network's, by the file's names.
         prefix: what precedes the network's names in the file; "" if nothing does.
         path: the keys that lead to the dict in the file.
+        heads: tensors of the same dict that look like a classifier of the training, by the file's names; left out.
     """
 
     state: dict[str, Tensor]
@@ -50,22 +52,33 @@ class FittedState:
     outside: dict[str, Tensor]
     prefix: str
     path: tuple[str, ...]
+    heads: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where the tensors are, for a message."""
+        path = ".".join((*self.path, self.prefix.rstrip("."))).strip(".")
+        return repr(path) if path else "the file itself"
 
 
 def groups(content: Any) -> list[Group]:
-    """The dicts of tensors in a checkpoint, also those in other dicts; values that are no tensors are left out."""
+    """The dicts of tensors in a checkpoint, also those in other dicts and lists; other values are left out."""
     found: list[Group] = []
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    seen: set[int] = set()
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
     while waiting:
-        path, value = waiting.pop(0)
-        if not isinstance(value, Mapping):
+        path, value = waiting.popleft()
+        if id(value) in seen or not isinstance(value, _HOLDERS):
             continue
-        texts = {key: item for key, item in value.items() if isinstance(key, str)}
+        seen.add(id(value))
+        listed = isinstance(value, (list, tuple))
+        parts = {str(k): item for k, item in enumerate(value)} if listed else value
+        texts = {key: item for key, item in parts.items() if isinstance(key, str)}
         state = {key: item for key, item in texts.items() if isinstance(item, Tensor)}
-        if state:
+        if state and not listed:
             found.append(Group(path=path, state=state))
         if len(path) < _DEPTH:
-            waiting.extend(((*path, key), item) for key, item in texts.items() if isinstance(item, Mapping))
+            waiting.extend(((*path, key), item) for key, item in texts.items() if isinstance(item, _HOLDERS))
     return found
 
 
@@ -88,8 +101,9 @@ def fitting_state(
     """The tensors of a checkpoint that are a network's.
 
     Dicts may lie in dicts, and names may have prefixes (``module.``, ``backbone.``, ``_orig_mod.``, several): the dict
-    and the prefix under which names and sizes fit are taken. Where none fits, the best is given, for ``load_weights``
-    to name what is wrong.
+    and the prefix under which names and sizes fit are taken. Beside all of the network's tensors the dict may hold the
+    classifier of the training (:func:`_is_head`), which is left out. Where none fits, the best is given, for
+    ``load_weights`` to name what is wrong.
 
     Args:
         content: of :func:`fastadv.models.tensor_content.read_content`.
@@ -105,15 +119,15 @@ def fitting_state(
         raise CheckpointError(
             f"weights: expected a dict of tensors by name, got {source}, which holds {what_it_holds(content)}"
         )
-    fits = [fit for group in found for fit in _fits(group, wanted, rename)]
-    exact = [fit for fit in fits if _is_exact(fit, wanted)]
+    fits = [_without_head(fit, wanted) for group in found for fit in _fits(group, wanted, rename)]
+    exact = [fit for fit in fits if is_exact(fit, wanted)]
     for other in exact[1:]:
         if not _same(exact[0].state, other.state):
             raise CheckpointError(
-                f"weights: expected one state that fits the model, got {source} with two, {_place(exact[0])} "
-                f"and {_place(other)}; save one alone"
+                f"weights: expected one state that fits the model, got {source} with two, {exact[0].place} "
+                f"and {other.place}; save one alone"
             )
-    return exact[0] if exact else max(fits, key=lambda fit: (_matching(fit, wanted), -len(fit.outside)))
+    return exact[0] if exact else max(fits, key=lambda fit: (matching(fit, wanted), -len(fit.outside)))
 
 
 def only_state(content: Any, *, source: str) -> dict[str, Tensor]:
@@ -159,8 +173,7 @@ def problems(
     """
     called = names or {}
     shared = [k for k in wanted if k in state]
-    unexpected = [f"{called.get(k, k)} {_size(v)}" for k, v in state.items() if k not in wanted]
-    unexpected += [f"{k} {_size(v)}" for k, v in (outside or {}).items()]
+    unexpected = sized({called.get(k, k): v for k, v in state.items() if k not in wanted} | dict(outside or {}))
     lists = {
         "missing": [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
         "unexpected": unexpected,
@@ -261,12 +274,46 @@ def _prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
     return [prefix for prefix, _ in counts.most_common(_PREFIXES)] or [""]
 
 
-def _is_exact(fit: FittedState, wanted: Mapping[str, Tensor]) -> bool:
+def is_exact(fit: FittedState, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether a state is a network's, whole and with nothing else."""
     own = {k: v for k, v in fit.state.items() if not k.startswith(HEAD)}
     return not problems(wanted, own, outside=fit.outside)
 
 
-def _matching(fit: FittedState, wanted: Mapping[str, Tensor]) -> int:
+def _without_head(fit: FittedState, wanted: Mapping[str, Tensor]) -> FittedState:
+    """The fit without a classifier that lies beside all of the network's tensors."""
+    others = [key for key in fit.state if key not in wanted and not key.startswith(HEAD)]
+    extra = {fit.names[key]: fit.state[key] for key in others} | fit.outside
+    kept = {key: value for key, value in fit.state.items() if key not in others}
+    own = {key: value for key, value in kept.items() if key in wanted}
+    if not extra or problems(wanted, own) or not _is_head(extra, _features(wanted)):
+        return fit
+    return replace(fit, state=kept, outside={}, heads=extra)
+
+
+def _features(wanted: Mapping[str, Tensor]) -> int:
+    """How many features a network gives: as many as its last layer has outputs."""
+    return next((value.shape[0] for value in reversed([*wanted.values()]) if value.dim()), 0)
+
+
+def _is_head(extra: Mapping[str, Tensor], features: int) -> bool:
+    """Whether tensors may be a classifier of the training on the features, whatever its name and kind.
+
+    Its weights are matrices of (classes, features) or the transpose; beside them there are single numbers (a scale, a
+    margin, running means) and one number a class. Further layers, which would change the features, are none of these.
+    """
+    matrices = [tuple(value.shape) for value in extra.values() if value.dim() == 2 and features in value.shape]
+    classes = {rows if columns == features else columns for rows, columns in matrices}
+    return all(
+        (value.dim() == 2 and features in value.shape)
+        or value.numel() == 1
+        or (value.dim() == 1 and value.shape[0] in classes)
+        for value in extra.values()
+    )
+
+
+def matching(fit: FittedState, wanted: Mapping[str, Tensor]) -> int:
+    """How well a state fits: a point for each of the network's names, and one for its size."""
     return sum(1 + (fit.state[k].shape == v.shape) for k, v in wanted.items() if k in fit.state)
 
 
@@ -277,10 +324,9 @@ def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _place(fit: FittedState) -> str:
-    return (
-        repr(".".join((*fit.path, fit.prefix.rstrip("."))).strip(".")) if fit.path or fit.prefix else "the file itself"
-    )
+def sized(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors, each with its size."""
+    return [f"{name} {_size(value)}" for name, value in tensors.items()]
 
 
 def _size(tensor: Tensor) -> str:

@@ -14,11 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from fastadv.core.content import file_content
-from fastadv.core.content_kind import Content
+from fastadv.core.content_kind import AGAIN, Content
 from fastadv.core.errors import Error
+from fastadv.core.pickle_values import PickleRefusedError
+from fastadv.models.pickled import read_objects
 
 _EXPECTED = "a safetensors file or a torch checkpoint"
 _TORCH = ("torch", "legacy torch")
+_OBJECTS = ("module", "pickle", "pickle with code")
 # plain values that trainings keep beside the weights: placeholders stand for them, what they name is not imported
 _BESIDE = re.compile(
     r"numpy\.(?:_?core\.(?:multiarray|numeric)\.\w+|dtype|ndarray|dtypes\.\w+|\w*int\d*|\w*float\d*|bool_?)"
@@ -55,6 +58,8 @@ class _Beside:
 def read_content(path: str | os.PathLike[str]) -> Any:
     """The content of a weights file: tensors by name, or dicts around them as trainings save them.
 
+    Pickled networks and pickled arrays are read too, without running them (`fastadv.models.pickled`).
+
     Args:
         path: a file of any suffix; what it is, its bytes tell.
 
@@ -74,7 +79,20 @@ def read_content(path: str | os.PathLike[str]) -> Any:
             raise _damaged(file, found, str(error)) from None
     if found.kind in _TORCH:
         return load_torch(file, found)
+    if found.kind in _OBJECTS:
+        return _objects(file, found)
     raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
+
+
+def _objects(file: Path, found: Content) -> Any:
+    try:
+        return read_objects(file)
+    except PickleRefusedError as error:
+        again = f"; {AGAIN}" if str(error).startswith("cut short") else ""
+        what = f"{found.what}; {error}{again}"
+        raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}", what=what) from None
+    except Exception as error:  # a damaged archive or pickle raises anything from BadZipFile to struct.error
+        raise _damaged(file, found, str(error)) from None
 
 
 def load_torch(file: Path, found: Content | None = None) -> Any:

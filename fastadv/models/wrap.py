@@ -20,11 +20,12 @@ def wrap(
     input_size: int | tuple[int, int],
     mean: float | Sequence[float] | Tensor = 0.0,
     std: float | Sequence[float] | Tensor = 1.0,
-    channels: int = 3,
+    channels: int | str = 3,
     output: str = "logits",
     head: nn.Module | None = None,
     layers: Sequence[str] = (),
     name: str | None = None,
+    template: Sequence[Sequence[float]] | None = None,
 ) -> FaceModel:
     r"""Make a classifier, an embedding network, or both, of any network.
 
@@ -40,11 +41,13 @@ def wrap(
         mean: mu, in the unit of pixels in [0, 1]: a number for each channel, or one for all. 0 for a network that
             normalises its input itself.
         std: sigma, likewise. 1 for a network that normalises its input itself.
-        channels: C, 1 to 4, where neither ``mean`` nor ``std`` says so.
+        channels: C, 1 to 4, where neither ``mean`` nor ``std`` says so; or the order of three colours that the network
+            takes, ``"rgb"`` or ``"bgr"``. ``mean`` and ``std`` begin with red in either case.
         output: What the network gives: ``"logits"`` or ``"embedding"``.
         head: Of an embedding network: from embeddings to logits, where it has classes too.
         layers: Names of submodules that detectors and feature goals may read, shallow to deep.
         name: What reports call it; the class of the network where None.
+        template: Where the five landmarks of an aligned face lie, (x, y) in pixels of the input; None for ArcFace's.
 
     Raises:
         TypeError: ``network`` or ``head`` is no module.
@@ -59,7 +62,8 @@ def wrap(
             f"head: expected none with output='logits', which the network gives itself, got {type(head).__name__}"
         )
     counts = {_channels(value) for value in (mean, std)} - {None}
-    count = next(iter(counts), channels) or channels
+    order, given = (channels, 3) if isinstance(channels, str) else ("rgb", channels)
+    count = next(iter(counts), given) or given
     model = FaceModel(
         network,
         input_size=(input_size, input_size) if isinstance(input_size, int) else input_size,
@@ -68,6 +72,8 @@ def wrap(
         name=name or type(network).__name__,
         layers=layers,
         head=nn.Identity() if output == "logits" else head,
+        channels=order,
+        template=template,
     )
     return model.eval()
 

@@ -28,21 +28,33 @@ def embed(
         ValueError: An embedding is zero or not finite.
         ImageError, AlignmentError: A face cannot be read.
     """
-    ready = prepare(model, precision="fp32", channels_last=True)
-    found: dict[str, Tensor] = {}
+    return embed_each(source, names, [prepare(model, precision="fp32", channels_last=True)], progress=progress)[0]
+
+
+def embed_each(
+    source: FaceSource, names: Sequence[str], models: Sequence[FaceModel], *, progress: Progress = silent
+) -> list[Mapping[str, Tensor]]:
+    """As `embed`, by several networks that are prepared in float32; each face is read once.
+
+    Raises:
+        ValueError, ImageError, AlignmentError: As `embed`.
+    """
+    found: list[dict[str, Tensor]] = [{} for _ in models]
     waiting: list[Face] = []
 
     def flush() -> None:
-        images = torch.stack([f.image for f in waiting]).to(model.device).contiguous(memory_format=torch.channels_last)
-        for face, row in zip(waiting, fixed_batches(ready, images, _BATCH).cpu(), strict=True):
-            if not (bool(row.isfinite().all()) and bool(row.any())):
-                raise ArgumentError(
-                    f"{face.name}: expected a finite embedding that is not zero, got another from "
-                    f"{model.name}; check the weights"
-                )
-            found[face.name] = row
+        faces = torch.stack([f.image for f in waiting])
+        for model, rows in zip(models, found, strict=True):
+            images = faces.to(model.device).contiguous(memory_format=torch.channels_last)
+            for face, row in zip(waiting, fixed_batches(model, images, _BATCH).cpu(), strict=True):
+                if not (bool(row.isfinite().all()) and bool(row.any())):
+                    raise ArgumentError(
+                        f"{face.name}: expected a finite embedding that is not zero, got another from "
+                        f"{model.name}; check the weights"
+                    )
+                rows[face.name] = row
         waiting.clear()
-        progress("embedding", len(found), len(names))
+        progress("embedding", len(found[0]), len(names))
 
     with source.stream(names) as faces:
         for face in faces:
@@ -51,7 +63,7 @@ def embed(
                 flush()
     if waiting:
         flush()
-    return found
+    return [*found]
 
 
 def outputs(work: Callable[[Tensor], Tensor], images: Tensor, judge: FaceModel, *, batch: int) -> Tensor:

@@ -13,6 +13,7 @@ from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
 from fastadv.core.progress import Progress
 from fastadv.data import IJB, LFW, FaceSource, IdentityFolder, ImageList, Pair, PairBin, RecordIO, Shards
+from fastadv.data.alignment import Size
 from fastadv.data.image_list import SUFFIXES
 from fastadv.data.lfw import images_folder
 from fastadv.data.pair_lists import read_pairs_of
@@ -20,6 +21,7 @@ from fastadv.data.pairs import check_pairs
 from fastadv.data.templates import is_ijb
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, names, shipped_names
+from fastadv.models.description import is_description
 from fastadv.recognition.verification import check_pairs as check_classes
 from fastadv.runs.identity import RunIdentity, UsedFaces
 from fastadv.runs.work import Work
@@ -27,11 +29,19 @@ from fastadv.runs.work import Work
 Measured = TypeVar("Measured")
 
 
-def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
+def open_faces(
+    root: Path, *, size: Size, landmarks: Path | None = None, template: Sequence[Sequence[float]] | None = None
+) -> FaceSource:
     """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, MXNet's `.rec`, a list of images (`.txt`,
     `.lst`, `.csv`), the folder of IJB-B, IJB-C or LFW, or a folder of identities.
 
     The folder of a run (``run.json`` and ``images/``) is taken as its images.
+
+    Args:
+        root: The path.
+        size: Side of the faces in pixels, or height and width.
+        landmarks: A file of five points an image.
+        template: Where the points go in a face; None for ArcFace's places.
 
     Raises:
         SourceError, AlignmentError: As the classes.
@@ -44,13 +54,13 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
             )
         return PairBin(root, size=size)
     if root.suffix == ".tar":
-        return Shards(root, size=size, landmarks=landmarks)
+        return Shards(root, size=size, landmarks=landmarks, template=template)
     if root.suffix in (".rec", ".idx"):
-        return RecordIO(root, size=size, landmarks=landmarks)
+        return RecordIO(root, size=size, landmarks=landmarks, template=template)
     if root.suffix in SUFFIXES and root.is_file():
-        return ImageList(root, size=size, landmarks=landmarks)
+        return ImageList(root, size=size, landmarks=landmarks, template=template)
     if is_ijb(root):
-        return IJB(root, size=size, landmarks=landmarks)
+        return IJB(root, size=size, landmarks=landmarks, template=template)
     has_pairs = (root / "pairs.txt").is_file()
     if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
         if landmarks is not None:
@@ -59,12 +69,19 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
             )
         return IdentityFolder(root / "images", size=size)
     if has_pairs or images_folder(root) is not None:
-        return LFW(root, size=size, landmarks=landmarks)
-    return IdentityFolder(root, size=size, landmarks=landmarks)
+        return LFW(root, size=size, landmarks=landmarks, template=template)
+    return IdentityFolder(root, size=size, landmarks=landmarks, template=template)
+
+
+def open_faces_of(model: FaceModel, root: Path, *, landmarks: Path | None = None) -> FaceSource:
+    """Faces of the size, and at the place, that a network takes; as ``open_faces``."""
+    return open_faces(root, size=model.input_size, landmarks=landmarks, template=model.template)
 
 
 def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceModel:
-    """A published architecture with its weights, or a shipped network with its own, in evaluation mode.
+    """A published architecture with its weights, a shipped network with its own, or what a TOML file describes.
+
+    It is in evaluation mode.
 
     Raises:
         CheckpointError: The file does not fit.
@@ -79,7 +96,7 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
 
 
 def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
-    """A model from ``"NAME"`` or ``"NAME=WEIGHTS"``.
+    """A model from ``"NAME"`` or ``"NAME=WEIGHTS"``; the name may be a TOML file.
 
     Raises:
         CheckpointError, ValueError: As ``open_model``; an empty name of a file.
@@ -88,6 +105,12 @@ def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
     if equals and not file:
         raise ArgumentError(f"network: expected NAME or NAME=WEIGHTS, got {text!r} without a file")
     return open_model(name, Path(file) if equals else None, device=device)
+
+
+def network_name(text: str) -> str:
+    """What a study calls the network of ``"NAME"`` or ``"NAME=WEIGHTS"``; of a TOML file, its name without the rest."""
+    name = text.partition("=")[0]
+    return Path(name).stem if is_description(name) else name
 
 
 def open_pairs(
@@ -294,7 +317,7 @@ class RunInputs:
         Raises:
             SourceError, AlignmentError, ValueError: As ``open_faces``.
         """
-        return open_faces(self.data if data is None else data, size=model.input_size[0], landmarks=self.landmarks)
+        return open_faces_of(model, self.data if data is None else data, landmarks=self.landmarks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.files import remove_temporaries, write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, read_manifest, write_pairs_csv
+from fastadv.data.alignment import Size
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.images import to_uint8, write_png
 from fastadv.data.pairs import Pair
@@ -110,7 +111,7 @@ def demo(
     begin = time.perf_counter()
     out = Path(out)
     network = load(MODEL) if model is None else model
-    source, chosen = _faces(out, seed=seed, pairs=pairs, size=network.input_size[0], progress=progress)
+    source, chosen = _faces(out, seed=seed, pairs=pairs, size=network.input_size, progress=progress)
 
     def run(label: str, attack: Recipe, folder: Path) -> DemoRun:
         return _run(label, attack, folder, source, chosen, network, seed=seed, progress=progress)
@@ -131,7 +132,7 @@ def demo(
 
 
 def _faces(
-    out: Path, *, seed: int, pairs: int, size: int, progress: Progress
+    out: Path, *, seed: int, pairs: int, size: Size, progress: Progress
 ) -> tuple[IdentityFolder, tuple[Pair, ...]]:
     """The faces and pairs of a demo as files, as anybody's own would be."""
     people = SyntheticFaces(

@@ -195,7 +195,7 @@ def identify(
     orders = _orders(roles, known, scores[:mated], aim)
     ready = replace(work, engine=work.engine.resolve(model))
     summary = attack_folder(source, model, attack, aim, ready, enrolled=known.enrolled, orders=orders)
-    made = IdentityFolder(work.folder.path / IMAGES, size=model.input_size[0])
+    made = IdentityFolder(work.folder.path / IMAGES, size=model.input_size)
     changed = embed(made, [order.name for order in orders], model, progress=_renamed(work.progress))
     after = _rows(changed, [order.name for order in orders], model)
     scores_after = known.scores(after)

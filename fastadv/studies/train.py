@@ -17,9 +17,10 @@ from fastadv.core.notices import notify
 from fastadv.core.numbers import show_eps
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
+from fastadv.data.alignment import Size
 from fastadv.data.dealt_pairs import by_identity
 from fastadv.models import FaceModel, load, names, shipped_names
-from fastadv.runs.inputs import open_faces, open_pairs
+from fastadv.runs.inputs import open_faces_of, open_pairs
 from fastadv.training.validation import few_negatives
 
 SYNTHETIC = "synthetic"
@@ -245,15 +246,14 @@ def _open(model: str, weights: Path | None, *, seed: int | None, device: str) ->
 def _faces(
     data: Path | str, network: FaceModel, landmarks: Path | None, *, identities: int, per_identity: int, seed: int
 ) -> FaceSource:
-    size = network.input_size[0]
     if str(data) != SYNTHETIC:
-        source = open_faces(Path(data), size=size, landmarks=landmarks)
+        source = open_faces_of(network, Path(data), landmarks=landmarks)
         source.check(source.names)
         return source
-    return seen_people(identities, per_identity, seed=seed, size=size)
+    return seen_people(identities, per_identity, seed=seed, size=network.input_size)
 
 
-def seen_people(identities: int, per_identity: int, *, seed: int, size: int) -> SyntheticFaces:
+def seen_people(identities: int, per_identity: int, *, seed: int, size: Size) -> SyntheticFaces:
     """Synthetic people to train on.
 
     Raises:
@@ -271,7 +271,7 @@ def _held(
         return training.Held(source=source, pairs=open_pairs(source, file=pairs))
     if str(data) == SYNTHETIC:
         unseen = SyntheticFaces(
-            identities=_UNSEEN, per_identity=_UNSEEN_IMAGES, seed=seed, size=network.input_size[0], first=UNSEEN_FIRST
+            identities=_UNSEEN, per_identity=_UNSEEN_IMAGES, seed=seed, size=network.input_size, first=UNSEEN_FIRST
         )
         return training.Held(source=unseen, pairs=unseen.pairs(_COUNTS[0]))
     dealt = _deal(source.names, seed=seed)

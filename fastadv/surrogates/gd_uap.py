@@ -220,4 +220,4 @@ def _normalised(model: FaceModel, delta: Tensor, prior: RangePrior | None, seed:
         mean, std = (torch.tensor(v, device=delta.device).view(1, -1, 1, 1) for v in (prior.mean, prior.std))
         base = (mean + std * philox.normal(seed, ids, step, _PRIOR_LAYER, tuple(delta.shape[1:]))).clamp_(0, 1)
     images = (base + delta).to(memory_format=torch.channels_last)
-    return ((images - model.mean) / model.std).to(model.dtype)
+    return model.normalised(images)

@@ -65,7 +65,7 @@ class CachedFaces(FaceSource):
             ) from error
         if (
             not isinstance(self._pixels, np.ndarray)
-            or self._pixels.shape != (len(self), source.size, source.size, 3)
+            or self._pixels.shape != (len(self), *(source.shape or ()), 3)
             or self._pixels.dtype != np.uint8
         ):
             raise TrainingError(f"{data}: expected the pixels of the faces, got others; remove {folder}")
@@ -113,9 +113,9 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _fill(source: FaceSource, path: Path, progress: Progress) -> None:
-    assert source.size is not None
+    assert source.shape is not None
     temporary = path.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-    shape = (len(source), source.size, source.size, 3)
+    shape = (len(source), *source.shape, 3)
     try:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         with source.stream() as faces:

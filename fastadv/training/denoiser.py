@@ -96,7 +96,7 @@ def train_denoiser(
         ImageError, AlignmentError: An image cannot be used.
         OSError: A file cannot be written.
     """
-    if source.size is None or source.size < config.patch:
+    if source.shape is None or min(source.shape) < config.patch:
         raise TrainingError(
             f"source: expected images of one size, at least {config.patch} as the patches, got {source.size}"
         )

@@ -106,7 +106,7 @@ def train(
         ImageError, AlignmentError: An image cannot be used.
         OSError: A file cannot be written.
     """
-    if source.size is None or (source.size, source.size) != model.input_size:
+    if source.shape != model.input_size:
         raise TrainingError(f"source: expected images of {model.input_size} for {model.name!r}, got size={source.size}")
     classes = classes_of(hold_out(source.names, held), config=config)
     task = _Network(config, model, source, classes, held, progress)

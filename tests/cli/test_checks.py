@@ -88,7 +88,7 @@ def test_a_device_that_is_not_there_is_one_sentence(path, device, inside, faces,
         words = ("serve", *MODEL, "--detector", "nowhere")
     elif path == ("detect", "evaluate"):
         words = (*path, tmp_path, "--data", faces, *MODEL)
-    elif path == ("identify",):
+    elif path in (("identify",), ("models", "check")):
         words = (*path, "--data", faces, *MODEL)
     else:
         words = needed(path, faces, pairs, tmp_path / ("s.csv" if path[-1] == "score" else "out"))

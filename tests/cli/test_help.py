@@ -80,7 +80,8 @@ def test_attacks_lists_every_attack_and_every_goal(capsys, monkeypatch):
         ("fastadv dem", "demo"),
         ("fastadv attack dfanet-e", "dfanet-e-di-m-fim"),
         ("fastadv verify --attack knn", "knn-df"),
-        ("fastadv verify --model edge", "edgeface_xs"),
+        ("fastadv verify --model edgeface_b", "edgeface_base"),
+        ("fastadv models insp", "inspect"),
         ("fastadv attack fim --ensemble-", "--ensemble-weights"),
     ],
 )
@@ -110,14 +111,17 @@ def test_models_lists_every_network(capsys):
     spec = importlib.util.spec_from_file_location("zoo", Path(__file__).parents[1] / "models" / "test_zoo.py")
     zoo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(zoo)  # its facts, which it compares with the networks themselves
-    facts = {name: (parameters, zoo.SIZES.get(name, (112, 112))[0]) for name, (parameters, *_) in zoo.FACTS.items()}
-    assert {name: (n.parameters, n.input) for name, n in NETWORKS.items()} == facts
+    facts = {name: (parameters, *zoo.SIZES.get(name, (112, 112))) for name, (parameters, *_) in zoo.FACTS.items()}
+    assert {name: (n.parameters, n.input, n.width) for name, n in NETWORKS.items()} == facts
+    assert list(NETWORKS) == list(facts)
     assert tuple(name for name, network in NETWORKS.items() if network.shipped) == shipped_names()
     said = inside(["models"], capsys)
     assert all(name in said for name in NETWORKS)
     assert "43.80 M" in inside(["models", "ir_se50"], capsys)
-    (found,) = json.loads(inside(["models", "synth-vgg", "--json"], capsys))
-    assert (found["name"], found["parameters"], found["shipped"]) == ("synth-vgg", 193136, True)
+    assert inside(["models", "show", "ir_se50"], capsys) == inside(["models", "ir_se50"], capsys)
+    for words in (["synth-vgg", "--json"], ["--json", "synth-vgg"], ["show", "synth-vgg", "--json"]):
+        (found,) = json.loads(inside(["models", *words], capsys))
+        assert (found["name"], found["parameters"], found["shipped"]) == ("synth-vgg", 193136, True)
 
 
 def test_no_help_waits_for_pytorch():

@@ -91,7 +91,7 @@ def printed(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
-def test_what_commands_print_is_documented(faces, pairs, tmp_path, capsys):
+def test_what_commands_print_is_documented(faces, pairs, weights, tmp_path, capsys):
     model = ("--data", faces, "--model", "synth-mobile")
     attack = ("--steps", "1", "--limit", "2", "--json")
     run = tmp_path / "run"
@@ -101,6 +101,8 @@ def test_what_commands_print_is_documented(faces, pairs, tmp_path, capsys):
         "fastadv identify": ("identify", *model, "--attack", "fim", "--out", tmp_path / "i", *attack),
         "fastadv report": ("report", run, "--json"),
         "fastadv doctor": ("doctor", "--json"),
+        "fastadv models inspect": ("models", "inspect", weights, "--json"),
+        "fastadv models check": ("models", "check", *model, "--pairs", pairs, "--json"),
     }
     for section, words in calls.items():
         assert problems(section, printed(capsys, *words)) == []
@@ -129,7 +131,7 @@ def test_every_call_has_a_section():
 
 
 def test_the_check_finds_what_is_missing_and_what_is_undocumented():
-    (model,) = ({"name": "a", "parameters": 1, "input": 112, "weights": "b", "shipped": True},)
+    (model,) = ({"name": "a", "parameters": 1, "input": 112, "width": 112, "weights": "b", "shipped": True},)
     assert problems("fastadv models", model) == []
     assert problems("fastadv models", {**model, "new": 1}) == ["fastadv models: new is not documented"]
     assert problems("fastadv models", {**model, "input": "112"}) == ["fastadv models: input is no integer: '112'"]

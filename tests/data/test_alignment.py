@@ -30,8 +30,38 @@ def test_template_is_the_published_one() -> None:
     ]
     np.testing.assert_array_equal(template(112), expected)
     np.testing.assert_allclose(template(160), np.array(expected) * 160 / 112, rtol=1e-15)
-    with pytest.raises(ValueError, match="size: expected a positive number of pixels, got 0"):
+    with pytest.raises(ValueError, match="size: expected a positive number of pixels, .*got 0"):
         template(0)
+
+
+def test_a_crop_that_is_not_square_is_the_middle_of_the_square_of_its_longer_side() -> None:
+    np.testing.assert_allclose(template((112, 96)), template(112) - (8, 0))
+    np.testing.assert_allclose(template((96, 112)), template(112) - (0, 8))
+    np.testing.assert_array_equal(template((160, 160)), template(160))
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (250, 250, 3), dtype=np.uint8)
+    square, matrix = align(image, FACE, 112)
+    for size, rows, columns in (((112, 96), slice(None), slice(8, 104)), ((96, 112), slice(8, 104), slice(None))):
+        crop, moved = align(image, FACE, size)
+        assert crop.shape == (*size, 3)
+        np.testing.assert_array_equal(crop, square[rows, columns])
+        shift = (columns.start or 0, rows.start or 0)
+        np.testing.assert_allclose(moved[:, 2], matrix[:, 2] - shift, atol=1e-9)
+        cut, _ = center_crop(square, size)
+        np.testing.assert_array_equal(cut, crop)
+        same, identity = center_crop(crop, size)
+        np.testing.assert_array_equal(same, crop)
+        np.testing.assert_array_equal(identity, np.eye(2, 3))
+    for wrong in ((112,), (112, 0), (112, 96.0), (1, 2, 3)):
+        with pytest.raises(ValueError, match="size: expected a positive number of pixels, or a height and a width"):
+            template(wrong)
+
+
+def test_landmarks_may_go_to_other_points() -> None:
+    own = template(112) * 0.7 + (16, 20)
+    crop, matrix = align(np.zeros((250, 250, 3), np.uint8), FACE, (120, 110), onto=own)
+    assert crop.shape == (120, 110, 3)
+    np.testing.assert_allclose(apply(matrix, FACE), own, atol=1e-9)
 
 
 @given(angle=st.floats(-3.1, 3.1), scale=st.floats(0.05, 20), x=floats, y=floats)

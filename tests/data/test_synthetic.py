@@ -62,6 +62,17 @@ def test_the_two_sizes_show_the_same_picture():
     assert (blurred[0] - blurred[1]).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize(("size", "cut"), [((112, 96), (0, 8)), ((96, 112), (8, 0))])
+def test_pictures_that_are_not_square_are_the_middle_of_square_ones(size, cut):
+    square, drawn = (render_faces([1, 2], [0, 1], seed=2, size=each) for each in (112, size))
+    top, left = cut
+    assert torch.equal(drawn.images, square.images[:, :, top : top + size[0], left : left + size[1]])
+    assert torch.equal(drawn.landmarks, square.landmarks - torch.tensor([left, top]))
+    source = SyntheticFaces(identities=2, per_identity=1, seed=2, size=size)
+    assert source.load(source.names[1]).image.shape == (3, *size)
+    assert (source.size, source.shape) == (size, size)
+
+
 def test_faces_are_aligned_to_the_template(many):
     """The best similarity onto the template is near the identity, and off by no more than a detector is."""
     for points in many.landmarks[:40].double().numpy():

@@ -26,6 +26,8 @@ from fastadv.detection import service
 from fastadv.detection.guard import Guard
 from fastadv.detection.service import ServiceConfig, create_app
 
+PNG = "image/png"
+
 
 def pixels(seed, size=(16, 16)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -65,6 +67,16 @@ def test_one_image_as_the_body(asgi, guard, kind):
     assert status == 200
     assert (said["model"], said["threshold"], len(said["faces"])) == ("tiny", 0.0, 1)
     check(said["faces"][0], guard, pixels(1), embedding=True)
+
+
+def test_a_network_whose_images_are_not_square(asgi, guard):
+    model = guard.model.replace(input_size=(16, 12))
+    narrow = Guard(model=model, detector=guard.detector, threshold=guard.threshold)
+    for sent in (pixels(1), pixels(1)[:, 2:14]):  # a square is cut, a crop is taken as it is
+        data = encoded(sent)
+        status, said = asgi.during(narrow, lambda app, data=data: asgi.ask(app, "POST", "/v1/faces", data, PNG))
+        assert status == 200
+        check(said["faces"][0], narrow, pixels(1)[:, 2:14])
 
 
 def test_the_content_decides_and_not_the_declared_type(asgi, guard):

@@ -16,17 +16,32 @@ PUBLISHED = ("mobilefacenet", "mobileface_v2", "edgeface_xs")
 # name: parameters, embedding size, number of default layers
 FACTS = {
     "mobilefacenet": (999_936, 128, 15),
+    "mobilefacenet_linear": (1_200_512, 512, 15),
     "mobileface_v2": (882_208, 256, 12),
+    "edgeface_base": (18_225_812, 512, 18),
+    "edgeface_s_gamma_05": (3_652_520, 512, 18),
     "edgeface_xs": (2_242_620, 512, 18),
+    "edgeface_xs_gamma_06": (1_770_492, 512, 18),
+    "edgeface_xxs": (1_244_744, 512, 12),
     "iresnet18": (24_025_600, 512, 8),
     "iresnet34": (34_139_328, 512, 16),
     "iresnet50": (43_590_848, 512, 24),
     "iresnet100": (65_156_160, 512, 49),
-    "se_iresnet50": (43_808_320, 512, 24),  # test_architectures.py says where these numbers come from
+    "ir50": (43_574_976, 512, 24),  # test_published_names.py and test_architectures.py say where these come from
+    "ir100": (65_129_792, 512, 49),
+    "adaface_ir18": (24_020_352, 512, 8),
+    "adaface_ir50": (43_585_600, 512, 24),
+    "adaface_ir101": (65_150_912, 512, 49),
+    "magface_iresnet18": (24_025_600, 512, 8),
+    "magface_iresnet50": (43_590_848, 512, 24),
+    "magface_iresnet100": (65_156_160, 512, 49),
+    "se_iresnet50": (43_808_320, 512, 24),
     "ir_se50": (43_797_696, 512, 24),
     "se_resnet50": (26_039_024, 2048, 16),
     "inception_resnet_v1": (23_482_624, 512, 23),
     "sphereface20": (22_670_656, 512, 12),
+    "cosface_sphere20": (22_666_944, 512, 12),
+    "cosface_sphere64": (47_891_648, 512, 33),
     "mobilenet_v1": (16_580_416, 512, 14),
     "synth-mobile": (135_680, 128, 6),
     "synth-resnet": (576_992, 128, 6),
@@ -34,7 +49,12 @@ FACTS = {
     "synth-shuffle": (123_968, 128, 7),
 }
 
-SIZES = {"se_resnet50": (224, 224), "inception_resnet_v1": (160, 160)}
+SIZES = {
+    "se_resnet50": (224, 224),
+    "inception_resnet_v1": (160, 160),
+    "cosface_sphere20": (112, 96),
+    "cosface_sphere64": (112, 96),
+}
 
 
 def test_names() -> None:
@@ -57,7 +77,10 @@ def test_sizes(name: str) -> None:
     assert model.embedding_size == embedding
 
 
-@pytest.mark.parametrize("name", ["mobilefacenet", "edgeface_xs", "mobileface_v2", "iresnet18", *shipped_names()])
+SMALL = ("mobilefacenet", "edgeface_xs", "edgeface_xs_gamma_06", "edgeface_xxs", "mobileface_v2", "iresnet18")
+
+
+@pytest.mark.parametrize("name", [*SMALL, *shipped_names()])
 def test_default_layers_run_in_order_and_once(name: str) -> None:
     model = load(name, random_weights_seed=0)
     seen: list[str] = []

@@ -346,7 +346,7 @@ def test_paired_differences_are_mcnemars():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--network", "synth-vgg"], "network: expected two or more of one input size, got synth-vgg"),
+        (["--network", "synth-vgg"], "network: expected two or more of one input size and template, got synth-vgg"),
         (
             ["--network", "synth-vgg", "--network", "synth-vgg"],
             "network: expected each one once, got 'synth-vgg' twice",

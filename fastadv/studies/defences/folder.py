@@ -11,7 +11,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.detection import load_detector
 from fastadv.runs import UsedFaces, list_hash
 from fastadv.runs.embedding import names_of
-from fastadv.runs.inputs import PairChoice, RunInputs, open_faces
+from fastadv.runs.inputs import PairChoice, RunInputs, open_faces_of
 from fastadv.studies.defences.measure import calibrated_on, defend
 from fastadv.studies.defences.plan import Copy, files_of, parse_defence, parse_threat, read_attack
 from fastadv.studies.defences.results import Defences, save
@@ -62,7 +62,7 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
     source = given.open_faces(model)
     pairs = plan.pairs.open(source)
     names = names_of(pairs)
-    copies = [Copy(label=path.name, source=open_faces(path, size=model.input_size[0])) for path in plan.copies]
+    copies = [Copy(label=path.name, source=open_faces_of(model, path)) for path in plan.copies]
     for each in copies:
         each.source.check(names)
     identity = given.identity(

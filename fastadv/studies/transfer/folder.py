@@ -13,7 +13,7 @@ from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.embedding import names_of
-from fastadv.runs.inputs import PairChoice, RunInputs, open_faces, open_named_model
+from fastadv.runs.inputs import PairChoice, RunInputs, network_name, open_named_model
 from fastadv.studies.transfer import plan as planning
 from fastadv.studies.transfer import results, untargeted
 from fastadv.studies.transfer.measure import transfer
@@ -25,7 +25,7 @@ class TransferPlan:
 
     Attributes:
         inputs: Faces and folder, without a network.
-        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``; at least two of one input size.
+        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``; at least two of one input size and template.
         methods: Texts (``parse_method``).
         surrogates: Names of networks, ensembles with "+"; None for each network.
         untargeted: Whether half of the images are attacked untargeted and ROC curves compared.
@@ -122,8 +122,7 @@ class _Opened:
             )
         self.models = _open_networks(plan.networks, plan.inputs.device)
         self.surrogates = list(plan.surrogates or self.models)
-        (size,) = {model.input_size for model in self.models.values()}
-        self.source = open_faces(plan.inputs.data, size=size[0], landmarks=plan.inputs.landmarks)
+        self.source = plan.inputs.open_faces(next(iter(self.models.values())))
         self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
         self.used = set(names_of(self.listed))
         self.settings = planning.TransferSettings(
@@ -176,11 +175,11 @@ class _Opened:
 def _open_networks(texts: Sequence[str], device: str) -> Mapping[str, FaceModel]:
     models: dict[str, FaceModel] = {}
     for text in texts:
-        name = text.partition("=")[0]
+        name = network_name(text)
         if name in models:
             raise ArgumentError(f"network: expected each one once, got {name!r} twice")
         models[name] = open_named_model(text, device=device)
-    if len(models) < 2 or len({m.input_size for m in models.values()}) > 1:
+    if len(models) < 2 or len({(m.input_size, m.template) for m in models.values()}) > 1:
         got = ", ".join(f"{n} {m.input_size}" for n, m in models.items())
-        raise ArgumentError(f"network: expected two or more of one input size, got {got}")
+        raise ArgumentError(f"network: expected two or more of one input size and template, got {got}")
     return models

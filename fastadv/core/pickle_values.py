@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastadv.core.errors import Error
 
 MAX_STRING = 64 * 2**20
-_SHORT = 64  # longer strings stay in the file
+SHORT = 512  # longer strings stay in the file
 
 Form = Literal["raw", "utf-8", "escaped text", "escaped bytes"]
 
@@ -33,7 +33,7 @@ class Span:
         form: How the file holds it: as it is; as the UTF-8 of text (whose characters are the bytes, where text was
             turned to bytes); or as an escaped line of protocol 0.
         text: Whether it is text, not bytes.
-        short: The content (text as UTF-8), where it is at most 64 bytes of the file.
+        short: The content (text as UTF-8), where it is at most `SHORT` bytes of the file.
         expected: How many bytes the content must have, where something in the file says so.
     """
 
@@ -90,7 +90,7 @@ def decoded(data: bytes, form: Form) -> bytes | str:
 def span(offset: int, length: int, form: Form, data: bytes | None, *, text: bool) -> Span:
     """A string of the file; its bytes, where they were read, are kept if they are few."""
     short = None
-    if data is not None and length <= _SHORT:
+    if data is not None and length <= SHORT:
         content = decoded(data, form)
         short = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     return Span(offset=offset, length=length, form=form, text=text, short=short)
@@ -165,8 +165,9 @@ class Array:
         self.shape: tuple[int, ...] = (0,)
         self.dtype: Dtype | None = None
         self.data: Span | list[Any] = EMPTY
+        self.columns_first = False
 
-    def build(self, shape: Any, dtype: Any, data: Any) -> None:
+    def build(self, shape: Any, dtype: Any, data: Any, *, columns_first: bool = False) -> None:
         """Take a pickled state.
 
         Raises:
@@ -192,7 +193,18 @@ class Array:
                 short=data.short,
                 expected=count * dtype.size,
             )
-        self.shape, self.dtype, self.data = shape, dtype, data
+        self.shape, self.dtype, self.data, self.columns_first = shape, dtype, data, columns_first
+
+    def numbers(self, file: BinaryIO) -> NDArray[Any] | None:
+        """The array itself, read from the file; None where it is not of numbers.
+
+        Raises:
+            PickleRefusedError: The file has changed.
+        """
+        if self.dtype is None or not isinstance(self.data, Span) or self.dtype.code[0] not in "biuf":
+            return None
+        values = self.dtype.values(self.data.read(file))
+        return values.reshape(self.shape, order="F" if self.columns_first else "C")
 
     @property
     def flat(self) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import pickletools
 import re
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, ClassVar
 
-from fastadv.data.pickle_values import (
+from fastadv.core.pickle_bytes import Reader
+from fastadv.core.pickle_values import (
     EMPTY,
     MAX_STRING,
     Array,
@@ -30,27 +30,24 @@ from fastadv.data.pickle_values import (
 )
 
 MAX_OPCODES = 5_000_000
-_MAX_LINE = 4096
 _MAX_INTEGER = 64  # bytes
-_BLOCK = 1 << 18
-_KEPT = 64  # longer strings are passed over
 
 
 @dataclass(frozen=True)
-class _Name:
-    """A global that is allowed to be mentioned."""
+class Name:
+    """A global that a pickle mentions; nothing is imported."""
 
     text: str
 
 
-_ENCODE = _Name("_codecs.encode")
-_BYTES = _Name("bytes")
-_BYTEARRAY = _Name("bytearray")
-_DTYPE = _Name("numpy.dtype")
-_NDARRAY = _Name("numpy.ndarray")
-_SCALAR = _Name("numpy.core.multiarray.scalar")
-_RECONSTRUCT = _Name("numpy.core.multiarray._reconstruct")
-_FROM_BUFFER = _Name("numpy.core.numeric._frombuffer")
+_ENCODE = Name("_codecs.encode")
+_BYTES = Name("bytes")
+_BYTEARRAY = Name("bytearray")
+_DTYPE = Name("numpy.dtype")
+_NDARRAY = Name("numpy.ndarray")
+_SCALAR = Name("numpy.core.multiarray.scalar")
+_RECONSTRUCT = Name("numpy.core.multiarray._reconstruct")
+_FROM_BUFFER = Name("numpy.core.numeric._frombuffer")
 _NAMES = {
     "_codecs encode": _ENCODE,
     "builtins bytes": _BYTES,
@@ -68,86 +65,43 @@ _OTHER_MODULES = {  # of Python 2 and of NumPy 2
 }
 
 
-class _Reader:
-    """The bytes of a file from front to back, in blocks; long strings are passed over."""
+class Machine:
+    """The stack, the marks and the memo.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
-        self._block, self._begin, self._at = b"", 0, 0
+    Attributes:
+        steps: what each opcode does, by its number; None: it is refused.
+        purpose: what is read, for messages.
+    """
 
-    def tell(self) -> int:
-        return self._begin + self._at
+    steps: ClassVar[Sequence[Step | None]]
+    purpose: ClassVar[str] = "lists of images and flags"
 
-    def byte(self) -> int:
-        if self._at == len(self._block):
-            self._fill(1)
-        value = self._block[self._at]
-        self._at += 1
-        return value
-
-    def take(self, count: int) -> bytes:
-        if self._at + count > len(self._block):
-            self._fill(count)
-        data = self._block[self._at : self._at + count]
-        self._at += count
-        return data
-
-    def number(self, form: str, count: int) -> int:
-        return int(struct.unpack(form, self.take(count))[0])
-
-    def string(self, count: int) -> bytes | None:
-        """The next bytes, or None where they are many and were passed over."""
-        if count > MAX_STRING or count < 0:
-            raise PickleRefusedError(f"a string of {count} bytes at {self.tell()}; at most {MAX_STRING} are read")
-        self._check(count)
-        if count <= _KEPT:
-            return self.take(count)
-        self._at += count
-        if self._at > len(self._block):
-            self._begin, self._at, self._block = self.tell(), 0, b""
-            self._file.seek(self._begin)
-        return None
-
-    def line(self, limit: int = _MAX_LINE) -> bytes:
-        """Up to the next line feed, which is passed."""
-        begin, searched = self.tell(), self._at
-        while (end := self._block.find(b"\n", searched)) < 0:
-            have = len(self._block) - self._at
-            if have >= limit:
-                break
-            if begin + have >= self._size:
-                raise PickleRefusedError(f"cut short: a line without an end at {begin}, the file has {self._size}")
-            more = self._file.read(max(_BLOCK, have))  # doubling: a long line costs no more than its length
-            if not more:
-                raise PickleRefusedError(f"cut short: a line without an end at {begin}")
-            self._block, self._begin, self._at = self._block[self._at :] + more, begin, 0
-            searched = have
-        if end < 0 or end - self._at >= limit:
-            raise PickleRefusedError(f"a line of {limit} bytes or more at {begin}")
-        data = self._block[self._at : end]
-        self._at = end + 1
-        return data
-
-    def _check(self, count: int) -> None:
-        if count > self._size - self.tell():
-            raise PickleRefusedError(f"cut short: {count} bytes expected at {self.tell()}, the file has {self._size}")
-
-    def _fill(self, count: int) -> None:
-        self._check(count)
-        self._block, self._begin, self._at = self._block[self._at :], self.tell(), 0
-        self._block += self._file.read(max(_BLOCK, count - len(self._block)))
-        if len(self._block) < count:
-            raise PickleRefusedError(f"cut short: {count} bytes expected at {self.tell()}")
-
-
-class _Machine:
-    """The stack, the marks and the memo."""
-
-    def __init__(self, reader: _Reader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """The value of the pickle that begins here; the reader is behind it then.
+
+        Raises:
+            PickleRefusedError: it is damaged, or asks for more than is done.
+        """
+        for _ in range(MAX_OPCODES):
+            code = self.reader.byte()
+            step = self.steps[code]
+            if step is not None:
+                step(self)
+            elif code == _STOP:
+                break
+            else:
+                raise self._unknown(code)
+        else:
+            raise PickleRefusedError(f"more than {MAX_OPCODES} opcodes")
+        if len(self.stack) != 1:
+            raise PickleRefusedError(f"it ends with {len(self.stack)} values, expected one")
+        return self.stack[0]
 
     def string(self, count: int, form: Form, *, text: bool = False) -> None:
         offset = self.reader.tell()
@@ -155,7 +109,7 @@ class _Machine:
 
     def string_line(self, form: Form, *, text: bool) -> None:
         offset = self.reader.tell()
-        data = self.reader.line(MAX_STRING)
+        data = self.reader.line(self.reader.longest)
         self.stack.append(span(offset, len(data), form, data, text=text))
 
     def integer_line(self) -> None:
@@ -211,25 +165,68 @@ class _Machine:
 
     def named(self) -> None:
         module, what = self.reader.line(), self.reader.line()
-        self.stack.append(_allowed(module.decode("utf-8", "replace"), what.decode("utf-8", "replace")))
+        self.stack.append(self.name(module.decode("utf-8", "replace"), what.decode("utf-8", "replace")))
 
     def stack_named(self) -> None:
         module, what = self._pop(2)
-        self.stack.append(_allowed(_text(module), _text(what)))
+        self.stack.append(self.name(text_of(module), text_of(what)))
 
     def reduce(self) -> None:
         function, arguments = self._pop(2)
-        self.stack.append(_reduced(function, arguments))
+        self.stack.append(self.call(function, arguments))
 
     def build(self) -> None:
         (state,) = self._pop(1)
-        top = self._top()
+        self.set_state(self._top(), state)
+
+    def name(self, module: str, what: str) -> Any:
+        """What stands for a global."""
+        found = known_name(module, what)
+        if found is None:
+            raise PickleRefusedError(f"it asks for {module[:60]}.{what[:60]}, which could run code; nothing was run")
+        return found
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        """What a call that is known would give."""
+        given = arguments if isinstance(arguments, tuple) else ("",) * 9
+        if function in (_ENCODE, _BYTEARRAY) and len(given) == 2:
+            text, encoding = given
+            if isinstance(text, Span) and text.text and text_of(encoding) in ("latin1", "latin-1"):
+                return as_bytes(text)
+        elif function in (_BYTES, _BYTEARRAY) and len(given) <= 1:
+            if not given:
+                return EMPTY
+            if function is _BYTEARRAY and isinstance(given[0], Span) and not given[0].text:
+                return given[0]
+        elif function is _DTYPE and 1 <= len(given) <= 3:
+            return Dtype(text_of(given[0]))
+        elif function is _SCALAR and len(given) == 2:
+            if isinstance(given[0], Dtype) and isinstance(given[1], Span):
+                return scalar(*given)
+        elif function is _RECONSTRUCT and len(given) == 3:
+            if given[0] is _NDARRAY:
+                return Array()
+        elif function is _FROM_BUFFER and 4 <= len(given) <= 5:
+            made = Array()
+            made.build(given[2], given[1], given[0], columns_first=text_of(given[3]) == "F")
+            return made
+        name = function.text if isinstance(function, Name) else "something that is no function"
+        raise PickleRefusedError(f"it calls {name} in a way that {self.purpose} do not need")
+
+    def set_state(self, top: Any, state: Any) -> None:
+        """Give an object its state."""
         if isinstance(top, Dtype):
             top.build(state)
         elif isinstance(top, Array) and isinstance(state, tuple) and len(state) == 5:
-            top.build(state[1], state[2], state[4])
+            top.build(state[1], state[2], state[4], columns_first=bool(state[3]))
         else:
             raise PickleRefusedError("it sets the state of an object")
+
+    def _unknown(self, code: int) -> PickleRefusedError:
+        name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)), None)
+        if name is None:
+            return PickleRefusedError(f"not a readable pickle: the byte {code:#04x} is no opcode")
+        return PickleRefusedError(f"it uses the opcode {name}, which {self.purpose} do not need")
 
     def _floor(self) -> int:
         return self._marks[-1] if self._marks else 0
@@ -261,17 +258,17 @@ class _Machine:
         return top
 
 
-_Step = Callable[[_Machine], object]
+Step = Callable[[Machine], object]
 _STOP = ord(".")
 # what the opcodes do; all others are refused by name
-_STEPS: dict[bytes, _Step] = {
+STEPS: dict[bytes, Step] = {
     b"\x80": lambda m: m.reader.take(1),
     b"\x95": lambda m: m.reader.take(8),
     b"N": lambda m: m.stack.append(None),
     b"\x88": lambda m: m.stack.append(True),
     b"\x89": lambda m: m.stack.append(False),
-    b"I": _Machine.integer_line,
-    b"L": _Machine.integer_line,
+    b"I": Machine.integer_line,
+    b"L": Machine.integer_line,
     b"J": lambda m: m.stack.append(m.reader.number("<i", 4)),
     b"K": lambda m: m.stack.append(m.reader.byte()),
     b"M": lambda m: m.stack.append(m.reader.number("<H", 2)),
@@ -289,31 +286,38 @@ _STEPS: dict[bytes, _Step] = {
     b"X": lambda m: m.string(m.reader.number("<I", 4), "utf-8", text=True),
     b"\x8c": lambda m: m.string(m.reader.byte(), "utf-8", text=True),
     b"\x8d": lambda m: m.string(m.reader.number("<Q", 8), "utf-8", text=True),
-    b"(": _Machine.mark,
-    b"0": _Machine.pop,
-    b"1": _Machine.pop_mark,
+    b"(": Machine.mark,
+    b"0": Machine.pop,
+    b"1": Machine.pop_mark,
     b"]": lambda m: m.stack.append([]),
-    b"l": _Machine.list_above,
-    b"a": _Machine.append,
-    b"e": _Machine.appends,
+    b"l": Machine.list_above,
+    b"a": Machine.append,
+    b"e": Machine.appends,
     b")": lambda m: m.stack.append(()),
-    b"t": _Machine.tuple_above,
+    b"t": Machine.tuple_above,
     b"\x85": lambda m: m.tuple_of(1),
     b"\x86": lambda m: m.tuple_of(2),
     b"\x87": lambda m: m.tuple_of(3),
-    b"\x94": _Machine.memoize,
+    b"\x94": Machine.memoize,
     b"p": lambda m: m.put(_decimal(m.reader.line())),
     b"q": lambda m: m.put(m.reader.byte()),
     b"r": lambda m: m.put(m.reader.number("<I", 4)),
     b"g": lambda m: m.get(_decimal(m.reader.line())),
     b"h": lambda m: m.get(m.reader.byte()),
     b"j": lambda m: m.get(m.reader.number("<I", 4)),
-    b"c": _Machine.named,
-    b"\x93": _Machine.stack_named,
-    b"R": _Machine.reduce,
-    b"b": _Machine.build,
+    b"c": Machine.named,
+    b"\x93": Machine.stack_named,
+    b"R": Machine.reduce,
+    b"b": Machine.build,
 }
-_TABLE: list[_Step | None] = [_STEPS.get(bytes([code])) for code in range(256)]
+
+
+def table(steps: Mapping[bytes, Step]) -> tuple[Step | None, ...]:
+    """Steps by the number of their opcode."""
+    return tuple(steps.get(bytes([code])) for code in range(256))
+
+
+Machine.steps = table(STEPS)
 
 
 def _decimal(digits: bytes) -> int:
@@ -322,45 +326,20 @@ def _decimal(digits: bytes) -> int:
     return int(digits)
 
 
-def _allowed(module: str, what: str) -> _Name:
-    found = _NAMES.get(f"{_OTHER_MODULES.get(module, module)} {what}")
-    if found is None:
-        raise PickleRefusedError(f"it asks for {module[:60]}.{what[:60]}, which could run code; nothing was run")
-    return found
+def known_name(module: str, what: str) -> Name | None:
+    """A global that the values of pickles are made with; None for all others."""
+    return _NAMES.get(f"{_OTHER_MODULES.get(module, module)} {what}")
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A short text, or short bytes, as Python 2 wrote its texts.
+
+    Raises:
+        PickleRefusedError: It is none.
+    """
     if not (isinstance(value, Span) and value.short is not None):
         raise PickleRefusedError("it names a global by something that is no short text")
     return value.short.decode("utf-8", "replace")
-
-
-def _reduced(function: Any, arguments: Any) -> Any:
-    """What the calls that are known would give."""
-    given = arguments if isinstance(arguments, tuple) else ("",) * 9
-    if function in (_ENCODE, _BYTEARRAY) and len(given) == 2:
-        text, encoding = given
-        if isinstance(text, Span) and text.text and _text(encoding) in ("latin1", "latin-1"):
-            return as_bytes(text)
-    elif function in (_BYTES, _BYTEARRAY) and len(given) <= 1:
-        if not given:
-            return EMPTY
-        if function is _BYTEARRAY and isinstance(given[0], Span) and not given[0].text:
-            return given[0]
-    elif function is _DTYPE and 1 <= len(given) <= 3:
-        return Dtype(_text(given[0]))
-    elif function is _SCALAR and len(given) == 2:
-        if isinstance(given[0], Dtype) and isinstance(given[1], Span):
-            return scalar(*given)
-    elif function is _RECONSTRUCT and len(given) == 3:
-        if given[0] is _NDARRAY:
-            return Array()
-    elif function is _FROM_BUFFER and 4 <= len(given) <= 5:
-        made = Array()
-        made.build(given[2], given[1], given[0])
-        return made
-    name = function.text if isinstance(function, _Name) else "something that is no function"
-    raise PickleRefusedError(f"it calls {name} in a way that lists of images and flags do not need")
 
 
 def read_symbolically(path: Path) -> Any:
@@ -374,26 +353,4 @@ def read_symbolically(path: Path) -> Any:
         OSError: The file cannot be read.
     """
     with open(path, "rb") as file:
-        reader = _Reader(file, path.stat().st_size)
-        machine = _Machine(reader)
-        for _ in range(MAX_OPCODES):
-            code = reader.byte()
-            step = _TABLE[code]
-            if step is not None:
-                step(machine)
-            elif code == _STOP:
-                break
-            else:
-                raise _unknown(code)
-        else:
-            raise PickleRefusedError(f"more than {MAX_OPCODES} opcodes")
-    if len(machine.stack) != 1:
-        raise PickleRefusedError(f"it ends with {len(machine.stack)} values, expected one")
-    return machine.stack[0]
-
-
-def _unknown(code: int) -> PickleRefusedError:
-    name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)), None)
-    if name is None:
-        return PickleRefusedError(f"not a readable pickle: the byte {code:#04x} is no opcode")
-    return PickleRefusedError(f"it uses the opcode {name}, which lists of images and flags do not need")
+        return Machine(Reader(file, path.stat().st_size, longest=MAX_STRING)).run()

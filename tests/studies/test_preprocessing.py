@@ -1,0 +1,118 @@
+"""Which preprocessing fits a network: on networks that depend on one, and on published ones with real faces."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv.cli import app
+from fastadv.core.errors import Error
+from fastadv.data import LFW, SyntheticFaces
+from fastadv.models import FaceModel, load
+from fastadv.runs.inputs import PairChoice
+from fastadv.studies.preprocessing import USUAL, check, separation
+
+DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
+FILES = {
+    "mobilefacenet": "mobilefacenet_relu6_ms1m_arcface.safetensors",
+    "mobileface_v2": "mobileface_v2.safetensors",
+    "edgeface_xs": "edgeface_xs_cosface.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def people() -> SyntheticFaces:
+    return SyntheticFaces(identities=40, per_identity=4, seed=3)
+
+
+def test_separation_is_d_prime() -> None:
+    positive, negative = np.array([1.0, 3.0]), np.array([-1.0, 0.0, 1.0])
+    assert separation(positive, negative) == pytest.approx(2 / np.sqrt((1 + 2 / 3) / 2))
+    assert separation(np.ones(3), np.zeros(3)) == 0
+
+
+def test_the_described_preprocessing_of_a_shipped_network_fits(people: SyntheticFaces) -> None:
+    found = check(people, people.pairs(100, seed=1), load("synth-vgg"))
+    assert found.fits
+    assert (found.model, found.pairs, len(found.tried)) == ("synth-vgg", 100, 2 * len(USUAL))
+    described, *others = found.tried
+    assert (described.channels, described.mean, described.std) == ("rgb", (0.5,) * 3, (0.5,) * 3)
+    seen = [(each.channels, each.mean, each.std) for each in found.tried]
+    assert len(set(seen)) == len(seen)
+    assert {each.channels for each in others} == {"rgb", "bgr"}
+
+
+@pytest.mark.parametrize("wrong", [{"channels": "bgr"}, {"mean": (0.0,) * 3, "std": (1.0,) * 3}, {"mean": (0.9,) * 3}])
+def test_a_wrong_description_is_found(people: SyntheticFaces, wrong: dict) -> None:
+    described = load("synth-vgg").replace(**wrong)
+    found = check(people, people.pairs(100, seed=1), described)
+    assert not found.fits
+    best = found.tried[found.best]
+    assert best.channels == "rgb"
+    assert best.mean == (0.5,) * 3
+    assert best.separation > 1.02 * found.tried[0].separation
+    assert len(found.tried) == 2 * len(USUAL) + (0 if described.mean.flatten()[0] != 0.9 else 2)
+
+
+def test_an_unusual_description_is_tried_in_both_orders(people: SyntheticFaces) -> None:
+    model = load("synth-mobile").replace(mean=(0.4, 0.5, 0.6), std=(0.3, 0.4, 0.5))
+    tried = check(people, people.pairs(40, folds=2, seed=1), model).tried
+    own = [each.channels for each in tried if each.mean == pytest.approx((0.4, 0.5, 0.6))]
+    assert own == ["rgb", "bgr"]
+
+
+def test_grey_networks_are_refused(people: SyntheticFaces) -> None:
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    model = FaceModel(network, mean=(0.5,), std=(0.5,), name="grey").eval()
+    with pytest.raises(Error, match="model: expected one for three colours, got 1 channels"):
+        check(people, people.pairs(40, folds=2), model)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], people: SyntheticFaces) -> None:
+    from fastadv.data import write_pairs_csv
+    from fastadv.data.images import to_uint8, write_png
+
+    pairs = people.pairs(100, seed=1)
+    write_pairs_csv(tmp_path / "pairs.csv", pairs)
+    for face in people.stream({name for pair in pairs for name in (pair.first, pair.second)}):
+        path = tmp_path / "faces" / f"{face.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, to_uint8(face.image))
+    (tmp_path / "m.toml").write_text('architecture = "synth-vgg"\nchannels = "bgr"\n')
+    words = ["models", "check", "--model", f"{tmp_path}/m.toml", "--data", f"{tmp_path}/faces"]
+    words += ["--pairs", f"{tmp_path}/pairs.csv"]
+    app(words, standalone_mode=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "bgr (x - 127.5) / 127.5 (described)" in said
+    assert "another preprocessing fits better" in said
+    assert 'channels = "rgb", mean = [127.5, 127.5, 127.5], std = [127.5, 127.5, 127.5], range = 255' in said
+    (tmp_path / "m.toml").write_text('architecture = "synth-vgg"\n')
+    app(words, standalone_mode=False)
+    assert "the described preprocessing fits" in " ".join(capsys.readouterr().out.split())
+    app([*words, "--limit", "40", "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pairs"], found["fits"], found["best"]) == (40, found["fits"], found["best"])
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mobilefacenet", "edgeface_xs")]
+
+
+@pytest.mark.faces
+@pytest.mark.parametrize("name", ["mobileface_v2", *SLOW])
+def test_published_networks_fit_as_they_are_described_and_not_otherwise(name: str) -> None:
+    if not (DATA / "weights").is_dir():
+        pytest.skip(f"no weights in {DATA} (set FASTADV_DATA)")
+    model = load(name, DATA / "weights" / FILES[name])
+    source = LFW(DATA / "lfw")
+    pairs = PairChoice(limit=100).open(source)
+    assert check(source, pairs, model).fits
+    found = check(source, pairs, model.replace(channels="bgr"))
+    assert not found.fits
+    best = found.tried[found.best]
+    assert best.channels == "rgb"
+    assert best.mean == pytest.approx(tuple(model.mean.flatten().tolist()), abs=1e-6)
