@@ -119,6 +119,7 @@ class Evaluator:
 
     def _embedded(self, member: Member, key: StepKey, images: Tensor) -> Tensor:
         """Images to compare with, by the subnetwork of this evaluation."""
+        # a pass of their own: in one with the attacked images, the backward pass would go over both
         with torch.no_grad():
             return member.outputs(self.goal.output, images, key)
 
