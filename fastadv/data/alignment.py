@@ -18,13 +18,12 @@ from PIL import Image
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.data import names
+from fastadv.data.templates import TEMPLATES, Template
 
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
-# Left eye, right eye, nose, left and right mouth corner (the viewer's left first), in 112x112.
-_TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
 
 
@@ -43,7 +42,7 @@ def template(size: int = 112) -> Points:
     """
     if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
         raise ArgumentError(f"size: expected a positive number of pixels, got {size!r}")
-    return np.array(_TEMPLATE_112, dtype=np.float64) * (size / 112)
+    return TEMPLATES["arcface"].array * (size / 112)
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
@@ -134,7 +133,9 @@ def warp(image: Pixels, matrix: ArrayLike, size: tuple[int, int]) -> Pixels:
     inside = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
     left, right, along = _neighbours(u, columns)
     top, bottom, down = _neighbours(v, rows)
-    top, bottom = top * columns, bottom * columns
+    image = image[top.min() : bottom.max() + 1, left.min() : right.max() + 1]  # of a large picture, what is read
+    columns, left, right = image.shape[1], left - left.min(), right - left.min()
+    top, bottom = (top - top.min()) * columns, (bottom - top.min()) * columns
 
     # Channels first: long inner loops, several times faster than three values at a time.
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(channels, -1)
@@ -162,8 +163,8 @@ def _mix(low: NDArray, high: NDArray, weight: NDArray[np.float32]) -> NDArray[np
     return mixed
 
 
-def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
-    """The (2, 3) matrix by which `align` cuts a face out: `similarity` onto `template(size)`.
+def matrix_of(landmarks: ArrayLike, size: int | Template = 112) -> Matrix:
+    """The (2, 3) matrix by which `align` cuts a face out: `similarity` onto `template(size)`, or onto another template.
 
     Raises:
         AlignmentError: As for `align`.
@@ -174,7 +175,7 @@ def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
         points = np.empty(0)
     if points.shape != (5, 2):
         raise AlignmentError(f"landmarks: expected shape (5, 2), {NAMES}, got {points.shape}")
-    matrix = similarity(points, template(size))
+    matrix = similarity(points, size.array if isinstance(size, Template) else template(size))
     eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
     # Only mirrored points turn the other way; a rotated face does not.
     if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
@@ -182,14 +183,19 @@ def matrix_of(landmarks: ArrayLike, size: int = 112) -> Matrix:
     return matrix
 
 
-def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: int = 112) -> tuple[NDArray[np.uint8], Matrix]:
+def align(
+    image: NDArray[np.uint8], landmarks: ArrayLike, size: int | Template = 112
+) -> tuple[NDArray[np.uint8], Matrix]:
     """Cuts the aligned face out of an image: `similarity` onto `template(size)`, then `warp`.
+
+    An image that becomes two times smaller or more is first reduced by a whole factor, each pixel the mean of a block,
+    so that nothing aliases.
 
     Args:
         image: (H, W, 3) uint8.
         landmarks: (5, 2) as (x, y) in pixel-edge coordinates: left eye, right eye, nose, left and right
             mouth corner, the viewer's left first.
-        size: Side of the crop in pixels.
+        size: Side of the crop in pixels, or another template with its own size.
 
     Returns:
         The crop, (size, size, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
@@ -198,7 +204,12 @@ def align(image: NDArray[np.uint8], landmarks: ArrayLike, size: int = 112) -> tu
         AlignmentError: Landmarks that are mirrored, degenerate, not finite, or of another shape.
     """
     matrix = matrix_of(landmarks, size)
-    return warp(image, matrix, (size, size)), matrix
+    shape = size.size if isinstance(size, Template) else (size, size)
+    factor = int(1 / np.hypot(*matrix[:, 0]))
+    if factor < 2:
+        return warp(image, matrix, shape), matrix
+    reduced = np.array(Image.fromarray(image).reduce(factor))
+    return warp(reduced, matrix * (factor, factor, 1), shape), matrix
 
 
 def center_crop(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Matrix]:
