@@ -5,10 +5,12 @@ from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.layers import fold_batch_norms, freeze, prepare
+from fastadv.models.mtcnn import MTCNN
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
 
 __all__ = [
+    "MTCNN",
     "PRECISIONS",
     "CheckpointError",
     "FaceModel",

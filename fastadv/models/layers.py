@@ -83,7 +83,7 @@ def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bo
     if model.device.type == "cpu":
         _install_fast_backward(prepared.backbone, depthwise=precision == "bf16")
     if channels_last:
-        _to_channels_last(prepared.backbone)
+        to_channels_last(prepared.backbone)
     prepared.precision = precision
     return prepared
 
@@ -259,7 +259,8 @@ def _computes(backbone: nn.Module, probe: Tensor, expected: object) -> bool:
         return dataflow.agree(expected, backbone(probe))
 
 
-def _to_channels_last(backbone: nn.Module) -> None:
+def to_channels_last(backbone: nn.Module) -> None:
+    """Store the weights of convolutions, and thereby compute, in channels-last layout, in place."""
     for parameter in backbone.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
