@@ -15,6 +15,7 @@ from fastadv.core.progress import Progress
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import check_pairs, read_pairs_of
+from fastadv.data.run_files import ALIGNED, IMAGES, RUN
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.recognition.verification import check_pairs as check_classes
@@ -27,7 +28,8 @@ Measured = TypeVar("Measured")
 def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceSource:
     """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, LFW's folder, or a folder of identities.
 
-    The folder of a run (``run.json`` and ``images/``) is taken as its images.
+    The folder of a run or of ``fastadv align`` (``run.json`` or ``align.json``, with ``images/``) is taken as its
+    images.
 
     Raises:
         SourceError, AlignmentError: As the classes.
@@ -42,12 +44,13 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
     if root.suffix == ".tar":
         return Shards(root, size=size, landmarks=landmarks)
     has_pairs = (root / "pairs.txt").is_file()
-    if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
+    made = (root / RUN).is_file() or (root / ALIGNED).is_file()
+    if made and (root / IMAGES).is_dir() and not has_pairs:
         if landmarks is not None:
             raise ArgumentError(
                 f"landmarks: expected none for {root}, a run, whose images are aligned already, got {landmarks}"
             )
-        return IdentityFolder(root / "images", size=size)
+        return IdentityFolder(root / IMAGES, size=size)
     if has_pairs or images_folder(root) is not None:
         return LFW(root, size=size, landmarks=landmarks)
     return IdentityFolder(root, size=size, landmarks=landmarks)
