@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import against_peers, engine, growth, guard, ops, optimisation, serve_load, streaming, surrogates
+from bench import against_peers, align, engine, growth, guard, ops, optimisation, serve_load, streaming, surrogates
 
 Row = Mapping[str, Any]
 
@@ -60,6 +60,11 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             needs_data=False,
             run=lambda o: ops.run(device=o.device, quick=o.quick, only=o.only, compiled=o.compiled),
             parts=ops.operations(),
+        ),
+        "align": Entry(
+            what="face detection on LFW and photographs: speed, and agreement with facenet-pytorch's MTCNN",
+            needs_data=True,
+            run=lambda o: align.run(data=o.data, device=o.device, quick=o.quick),
         ),
         "engine-fim": Entry(
             what="FIM-20 on LFW crops: the engine against a hand-written float32 PyTorch loop",

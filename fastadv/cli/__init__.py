@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from fastadv._version import __version__
+from fastadv.cli.align import align
 from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
 from fastadv.cli.catalogs import attacks
@@ -63,7 +64,7 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (demo, attacks, attack, verify, identify, transfer, talfw, defend, report, serve, doctor):
+for command in (demo, align, attacks, attack, verify, identify, transfer, talfw, defend, report, serve, doctor):
     app.command(cls=Checked)(command)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")

@@ -123,7 +123,8 @@ def check(command: str, values: Mapping[str, Any]) -> None:
         if values.get(name) is not None:
             _check_place(f"--{name}", Path(values[name]), file=name == "out" and command in _FILES)
             if command != "report":
-                _check_apart(f"--{name}", Path(values[name]), values.get("data"))
+                _check_apart(f"--{name}", Path(values[name]), "--data", values.get("data"))
+                _check_apart(f"--{name}", Path(values[name]), "PHOTOS", values.get("photos"))
     needed = _NEEDS.get(command, lambda values: None)(values)
     if needed is not None:
         require_extra(*needed)
@@ -163,12 +164,12 @@ def _check_place(option: str, path: Path, *, file: bool) -> None:
         raise ArgumentError(f"{option}: expected a path, got {str(path)!r}: {error}") from error
 
 
-def _check_apart(option: str, path: Path, data: Any) -> None:
+def _check_apart(option: str, path: Path, name: str, data: Any) -> None:
     """Refuse a place inside the data, whose images would be read as data by the next call, and the reverse."""
     if data is None or not Path(data).exists():
         return
     there, source = path.resolve(), Path(data).resolve()
     if there == source or source in there.parents:
-        raise ArgumentError(f"{option}: expected a folder outside of --data {data}, got {path}")
+        raise ArgumentError(f"{option}: expected a folder outside of {name} {data}, got {path}")
     if there in source.parents:
-        raise ArgumentError(f"{option}: expected a folder that does not hold --data {data}, got {path}")
+        raise ArgumentError(f"{option}: expected a folder that does not hold {name} {data}, got {path}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastadv.attacks import Recipe
     from fastadv.data import FaceSource
     from fastadv.engine import Engine
-    from fastadv.models import FaceModel
+    from fastadv.models import MTCNN, FaceModel
     from fastadv.runs.inputs import PairChoice, RunInputs
 
 SYNTHETIC = "synthetic"
@@ -72,6 +72,24 @@ class InputOptions:
         from fastadv.runs import inputs
 
         return inputs.open_faces_of(model, self.data, landmarks=self.landmarks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions:
+    """The face detector, MTCNN."""
+
+    panel: ClassVar[str] = "Face detector (MTCNN)"
+
+    detector_weights: Annotated[
+        Path | None, Option(help="Weights, a safetensors or torch file (default: an installed facenet-pytorch's).")
+    ] = None
+    least_face: Annotated[int, Option(min=12, help="Look for faces of at least N pixels.")] = 20
+
+    def open(self, device: str) -> MTCNN:
+        """The detector."""
+        from fastadv.models import MTCNN
+
+        return MTCNN(self.detector_weights, device=device, least_face=self.least_face)
 
 
 @dataclass(frozen=True, kw_only=True)

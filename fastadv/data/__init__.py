@@ -1,7 +1,9 @@
 """Faces in, results out: image files, alignment, data sets, and the folder of a run."""
 
+from fastadv.core.detections import Detections
 from fastadv.data.alignment import AlignmentError, align
 from fastadv.data.dealt_pairs import deal_pairs
+from fastadv.data.face_detector import FaceDetector
 from fastadv.data.faces import Face, FaceSource, SourceError, face_id
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.image_list import ImageList
@@ -17,14 +19,18 @@ from fastadv.data.run_files import RunFolderError
 from fastadv.data.shards import Shards, write_shards
 from fastadv.data.stream import Skipped, Stream, StreamError
 from fastadv.data.synthetic import SyntheticBatch, SyntheticFaces, render_faces
-from fastadv.data.templates import IJB, TemplatePairs, read_ytf
+from fastadv.data.template_pairs import IJB, TemplatePairs, read_ytf
+from fastadv.data.templates import TEMPLATES, Template
 from fastadv.data.writer import RunFolder
 
 __all__ = [
     "IJB",
     "LFW",
+    "TEMPLATES",
     "AlignmentError",
+    "Detections",
     "Face",
+    "FaceDetector",
     "FaceSource",
     "IdentityFolder",
     "ImageError",
@@ -44,6 +50,7 @@ __all__ = [
     "StreamError",
     "SyntheticBatch",
     "SyntheticFaces",
+    "Template",
     "TemplatePairs",
     "align",
     "deal_pairs",

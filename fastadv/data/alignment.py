@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from fastadv.core.errors import ArgumentError, Error
+from fastadv.data.templates import TEMPLATES, Template
 
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -20,8 +21,6 @@ Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 #: Of a crop: its side, or its height and width, in pixels.
 Size = int | tuple[int, int]
 
-# Left eye, right eye, nose, left and right mouth corner (the viewer's left first), in 112x112.
-_TEMPLATE_112 = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 NAMES = "left eye, right eye, nose, left and right mouth corner; the viewer's left first"
 
 
@@ -54,7 +53,7 @@ def template(size: Size = 112) -> Points:
     """
     height, width = shape_of(size)
     side = max(height, width)
-    return np.array(_TEMPLATE_112, dtype=np.float64) * (side / 112) - ((side - width) / 2, (side - height) / 2)
+    return TEMPLATES["arcface"].array * (side / 112) - ((side - width) / 2, (side - height) / 2)
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> Matrix:
@@ -145,7 +144,9 @@ def warp(image: Pixels, matrix: ArrayLike, size: tuple[int, int]) -> Pixels:
     inside = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
     left, right, along = _neighbours(u, columns)
     top, bottom, down = _neighbours(v, rows)
-    top, bottom = top * columns, bottom * columns
+    image = image[top.min() : bottom.max() + 1, left.min() : right.max() + 1]  # of a large picture, what is read
+    columns, left, right = image.shape[1], left - left.min(), right - left.min()
+    top, bottom = (top - top.min()) * columns, (bottom - top.min()) * columns
 
     # Channels first: long inner loops, several times faster than three values at a time.
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0)).reshape(channels, -1)
@@ -173,7 +174,13 @@ def _mix(low: NDArray, high: NDArray, weight: NDArray[np.float32]) -> NDArray[np
     return mixed
 
 
-def matrix_of(landmarks: ArrayLike, size: Size = 112, *, onto: ArrayLike | None = None) -> Matrix:
+def _target(size: Size | Template, onto: ArrayLike | None) -> ArrayLike:
+    if onto is not None:
+        return onto
+    return size.array if isinstance(size, Template) else template(size)
+
+
+def matrix_of(landmarks: ArrayLike, size: Size | Template = 112, *, onto: ArrayLike | None = None) -> Matrix:
     """The (2, 3) matrix by which `align` cuts a face out: `similarity` onto `template(size)`, or other five points.
 
     Raises:
@@ -185,7 +192,7 @@ def matrix_of(landmarks: ArrayLike, size: Size = 112, *, onto: ArrayLike | None 
         points = np.empty(0)
     if points.shape != (5, 2):
         raise AlignmentError(f"landmarks: expected shape (5, 2), {NAMES}, got {points.shape}")
-    matrix = similarity(points, template(size) if onto is None else onto)
+    matrix = similarity(points, _target(size, onto))
     eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
     # Only mirrored points turn the other way; a rotated face does not.
     if eyes[0] * down[1] - eyes[1] * down[0] <= 0:
@@ -194,16 +201,19 @@ def matrix_of(landmarks: ArrayLike, size: Size = 112, *, onto: ArrayLike | None 
 
 
 def align(
-    image: NDArray[np.uint8], landmarks: ArrayLike, size: Size = 112, *, onto: ArrayLike | None = None
+    image: NDArray[np.uint8], landmarks: ArrayLike, size: Size | Template = 112, *, onto: ArrayLike | None = None
 ) -> tuple[NDArray[np.uint8], Matrix]:
     """Cuts the aligned face out of an image: `similarity` onto `template(size)`, then `warp`.
+
+    An image that becomes two times smaller or more is first reduced by a whole factor, each pixel the mean of a block,
+    so that nothing aliases.
 
     Args:
         image: (H, W, 3) uint8.
         landmarks: (5, 2) as (x, y) in pixel-edge coordinates: left eye, right eye, nose, left and right
             mouth corner, the viewer's left first.
-        size: Side of the crop in pixels, or its height and width.
-        onto: Where the landmarks go, (5, 2) in pixels of the crop; None for `template(size)`.
+        size: Side of the crop in pixels, or its height and width, or another template with its own size.
+        onto: Where the landmarks go, (5, 2) in pixels of the crop; None for the template.
 
     Returns:
         The crop, (height, width, 3) uint8, and the (2, 3) matrix from image to crop coordinates.
@@ -212,7 +222,12 @@ def align(
         AlignmentError: Landmarks that are mirrored, degenerate, not finite, or of another shape.
     """
     matrix = matrix_of(landmarks, size, onto=onto)
-    return warp(image, matrix, shape_of(size)), matrix
+    shape = size.size if isinstance(size, Template) else shape_of(size)
+    factor = int(1 / np.hypot(*matrix[:, 0]))
+    if factor < 2:
+        return warp(image, matrix, shape), matrix
+    reduced = np.array(Image.fromarray(image).reduce(factor))
+    return warp(reduced, matrix * (factor, factor, 1), shape), matrix
 
 
 def center_crop(image: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8], Matrix]:

@@ -72,13 +72,13 @@ def list_images(root: Path) -> dict[str, Path]:
     Raises:
         SourceError: As for `IdentityFolder`.
     """
-    if not root.exists():
-        raise SourceError(f"{root}: expected a folder, got no such folder")
-    if not root.is_dir():
-        raise SourceError(f"{root}: expected a folder of identities, got a file")
+    _check_folder(root, "identities")
     files: dict[str, Path] = {}
     left = LeftOut()
     for place, image in _images(root, "", left, ()):
+        if "/" not in place:
+            left.add(left_out.NO_FOLDER, place)
+            continue
         name = names.canonical(names.stem(place))
         fault = names.fault(name)
         if fault is not None:
@@ -97,6 +97,45 @@ def list_images(root: Path) -> dict[str, Path]:
     left_out.tell_nested(root, list(files))
     left.tell(root)
     return files
+
+
+def list_photographs(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The pictures at any depth below a folder, each with the name that its face gets.
+
+    The name is the path without the image extension; a picture that lies in the folder itself, `a.jpg`, is an identity
+    of its own, `a/a`.
+
+    Returns:
+        The pictures by name, and what is left out: its path in the folder, and why.
+
+    Raises:
+        SourceError: The folder is missing, cannot be listed, or has no picture.
+    """
+    _check_folder(root, "photographs")
+    left = LeftOut()
+    files: dict[str, Path] = {}
+    others: dict[str, str] = {}
+    for place, image in _images(root, "", left, ()):
+        name = names.canonical(names.stem(place))
+        name = name if "/" in name else f"{name}/{name}"
+        fault = names.fault(name)
+        if fault is None and name in files:
+            fault = f"its face would have the name of that of {files[name].relative_to(root)}"
+        if fault is None:
+            files[name] = image
+        else:
+            others[place] = fault
+    if not files:
+        hint = f"; left out: {left}" if str(left) else ""
+        raise SourceError(f"{root}: expected photographs, got none{hint}")
+    return files, {**left.places(), **others}
+
+
+def _check_folder(root: Path, of: str) -> None:
+    if not root.exists():
+        raise SourceError(f"{root}: expected a folder, got no such folder")
+    if not root.is_dir():
+        raise SourceError(f"{root}: expected a folder of {of}, got a file")
 
 
 def refuse_bare(root: object, bare: list[str], left: LeftOut) -> None:
@@ -159,12 +198,8 @@ def _images(folder: Path, inner: str, left: LeftOut, above: tuple[tuple[int, int
         if is_dir(entry):
             yield from _images(Path(entry.path), place, left, here)
         elif _is_file(entry):
-            if not left.takes(place, partial(read_head, entry.path)):
-                continue
-            if inner:
+            if left.takes(place, partial(read_head, entry.path)):
                 yield place, Path(entry.path)
-            else:
-                left.add(left_out.NO_FOLDER, place)
         elif names.extension(entry.name):
             left.add(left_out.NO_FILE, place)
 

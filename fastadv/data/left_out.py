@@ -60,6 +60,11 @@ class LeftOut:
                     counts[kind] = counts.get(kind, 0) + 1
         return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
+    def places(self) -> dict[str, str]:
+        """What is left out, and why."""
+        formats = {place: f"the format {e} is not read" for e, places in self._formats.items() for place in places}
+        return {**formats, **{place: reason for reason, places in self._others.items() for place in places}}
+
     def folders(self) -> set[str]:
         """The first folders of what is left out."""
         every = (place for places in (*self._formats.values(), *self._others.values()) for place in places)

@@ -63,6 +63,7 @@ _WRITTEN = (
     "report.html",
 )
 RUN_FOLDER = FolderKind(mark=RUN, what="run", written=_WRITTEN)
+ALIGNED = "align.json"  # describes a folder of aligned faces
 _log = logging.getLogger("fastadv")
 
 

@@ -7,10 +7,12 @@ from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.folding import fold_batch_norms
 from fastadv.models.inspection import Inspected, inspect_file
 from fastadv.models.layers import freeze, prepare
+from fastadv.models.mtcnn import MTCNN
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
 
 __all__ = [
+    "MTCNN",
     "PRECISIONS",
     "CheckpointError",
     "FaceModel",

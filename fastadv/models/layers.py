@@ -84,7 +84,7 @@ def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bo
     if model.device.type == "cpu":
         _install_fast_backward(prepared.backbone, depthwise=precision == "bf16")
     if channels_last:
-        _to_channels_last(prepared.backbone)
+        to_channels_last(prepared.backbone)
     prepared.precision = precision
     return prepared
 
@@ -114,7 +114,7 @@ def _check_evaluating(model: FaceModel) -> None:
             )
 
 
-def _to_channels_last(backbone: nn.Module) -> None:
+def to_channels_last(backbone: nn.Module) -> None:
     for parameter in backbone.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,8 @@ from fastadv.data.image_list import SUFFIXES
 from fastadv.data.lfw import images_folder
 from fastadv.data.pair_lists import read_pairs_of
 from fastadv.data.pairs import check_pairs
-from fastadv.data.templates import is_ijb
+from fastadv.data.run_files import ALIGNED, IMAGES, RUN
+from fastadv.data.template_pairs import is_ijb
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.models.description import is_description
@@ -35,7 +36,8 @@ def open_faces(
     """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, MXNet's `.rec`, a list of images (`.txt`,
     `.lst`, `.csv`), the folder of IJB-B, IJB-C or LFW, or a folder of identities.
 
-    The folder of a run (``run.json`` and ``images/``) is taken as its images.
+    The folder of a run or of ``fastadv align`` (``run.json`` or ``align.json``, with ``images/``) is taken as its
+    images.
 
     Args:
         root: The path.
@@ -62,12 +64,13 @@ def open_faces(
     if is_ijb(root):
         return IJB(root, size=size, landmarks=landmarks, template=template)
     has_pairs = (root / "pairs.txt").is_file()
-    if (root / "run.json").is_file() and (root / "images").is_dir() and not has_pairs:
+    made = (root / RUN).is_file() or (root / ALIGNED).is_file()
+    if made and (root / IMAGES).is_dir() and not has_pairs:
         if landmarks is not None:
             raise ArgumentError(
                 f"landmarks: expected none for {root}, a run, whose images are aligned already, got {landmarks}"
             )
-        return IdentityFolder(root / "images", size=size)
+        return IdentityFolder(root / IMAGES, size=size)
     if has_pairs or images_folder(root) is not None:
         return LFW(root, size=size, landmarks=landmarks, template=template)
     return IdentityFolder(root, size=size, landmarks=landmarks, template=template)

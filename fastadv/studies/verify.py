@@ -17,7 +17,7 @@ from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.core.resolution import measurable
 from fastadv.data import FaceSource, Pair
-from fastadv.data.templates import TemplatePairs, template_embeddings, template_pairs_of
+from fastadv.data.template_pairs import TemplatePairs, template_embeddings, template_pairs_of
 from fastadv.models import FaceModel
 from fastadv.recognition import AttackedReport, VerificationReport, evaluate, tar_at_far, under_attack
 from fastadv.runs import Work, list_hash

@@ -90,6 +90,8 @@ def test_a_device_that_is_not_there_is_one_sentence(path, device, inside, faces,
         words = (*path, tmp_path, "--data", faces, *MODEL)
     elif path in (("identify",), ("models", "check")):
         words = (*path, "--data", faces, *MODEL)
+    elif path == ("align",):
+        words = (*path, faces, "--out", tmp_path / "out")
     else:
         words = needed(path, faces, pairs, tmp_path / ("s.csv" if path[-1] == "score" else "out"))
     code, said = inside(*words, "--device", device)

@@ -1,176 +1,153 @@
-"""Templates of several images: IJB-B and IJB-C, YouTube Faces, and their verification."""
-
-from __future__ import annotations
-
-import json
-from pathlib import Path
+"""Templates by name and from files, and alignment onto them."""
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from fastadv import load
-from fastadv.core.errors import Error
-from fastadv.data import (
-    IJB,
-    IdentityFolder,
-    PairError,
-    SourceError,
-    TemplatePairs,
-    read_ytf,
-    render_faces,
-    to_uint8,
-    write_png,
-)
-from fastadv.data.templates import template_embeddings
-from fastadv.runs.inputs import PairChoice, RunInputs, open_faces
-from fastadv.studies.verify import VerifyPlan, describe, verify_folder, verify_templates
+from fastadv.data import TEMPLATES, Template, align
+from fastadv.data.alignment import matrix_of, template, warp
+from fastadv.data.templates import open_template
 
-PEOPLE = 6
-FACES = render_faces([k // 4 for k in range(4 * PEOPLE)], [k % 4 for k in range(4 * PEOPLE)], seed=7).images
-# images 0 and 1 of a person are two frames of one video; 2 is a photograph: one template; 3 is another template
-POINTS = "38.3 51.7 73.5 51.5 56.0 71.7 41.5 92.4 70.7 92.2"
+ARCFACE = TEMPLATES["arcface"]
 
 
-@pytest.fixture(scope="module")
-def ijb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("IJBX")
-    (root / "loose_crop").mkdir()
-    (root / "meta").mkdir()
-    lists: dict[str, list[str]] = {"face_tid_mid": [], "name_5pts_score": [], "template_pair_label": []}
-    for k, face in enumerate(FACES):
-        write_png(root / "loose_crop" / f"{k + 1}.jpg", to_uint8(face))
-        person, own = divmod(k, 4)
-        template, medium = (
-            (10 * person + 1, (100 * person + (own == 2))) if own < 3 else (10 * person + 5, 100 * person + 9)
-        )
-        lists["face_tid_mid"].append(f"{k + 1}.jpg {template} {medium}")
-        lists["name_5pts_score"].append(f"{k + 1}.jpg {POINTS} 0.99")
-    for a in range(PEOPLE):
-        for b in range(PEOPLE):
-            lists["template_pair_label"].append(f"{10 * a + 1} {10 * b + 5} {int(a == b)}")
-    for name, lines in lists.items():
-        (root / "meta" / f"ijbx_{name}.txt").write_text("\n".join(lines) + "\n")
-    return root
+def test_the_named_ones():
+    assert {name: made.size for name, made in TEMPLATES.items()} == {
+        "arcface": (112, 112),
+        "sphereface": (112, 96),
+        "facenet": (160, 160),
+        "dlib": (150, 150),
+    }
+    np.testing.assert_array_equal(ARCFACE.array, template(112))
+    np.testing.assert_array_equal(TEMPLATES["facenet"].array, template(160))
+    # of the matcher of SphereFace's authors
+    sphereface = [(30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041)]
+    np.testing.assert_allclose(TEMPLATES["sphereface"].array, sphereface, atol=1e-9)
 
 
-def test_the_lists_of_ijb(ijb: Path) -> None:
-    source = open_faces(ijb, size=112)
-    assert isinstance(source, IJB)
-    assert len(source) == len(FACES)
-    assert set(source.landmarks or ()) == set(source.names)
-    found = source.template_pairs()
-    assert found.templates == 2 * PEOPLE
-    assert found.images[:4] == ("loose_crop/1", "loose_crop/2", "loose_crop/3", "loose_crop/4")
-    assert found.template[:4].tolist() == [0, 0, 0, 1]
-    assert found.media[:4].tolist() == [0, 0, 1, 9]
-    assert found.first[:2].tolist() == [0, 0]
-    assert found.second[:2].tolist() == [1, 3]
-    assert found.same.sum() == PEOPLE
+def test_dlib_s_is_the_mean_face_of_its_68_points():
+    """Points 36 to 41 and 42 to 47 (the eyes), 30, 48 and 54 of mean_face_shape, (x + 0.25) / 1.5 of the side."""
+    left = [(0.121737, 0.216423), (0.187122, 0.178758), (0.265825, 0.179852)]
+    left += [(0.334606, 0.231733), (0.260918, 0.245099), (0.182743, 0.244077)]
+    right = [(0.645647, 0.231733), (0.714428, 0.179852), (0.793132, 0.178758)]
+    right += [(0.858516, 0.216423), (0.79751, 0.244077), (0.719335, 0.245099)]
+    others = [(0.490127, 0.515625), (0.254149, 0.780233), (0.726104, 0.780233)]
+    points = np.array([np.mean(left, 0), np.mean(right, 0), *others])
+    np.testing.assert_allclose(TEMPLATES["dlib"].array, (points + 0.25) / 1.5 * 150, atol=1e-3)
 
 
-def test_a_template_is_the_sum_of_the_means_of_its_media() -> None:
-    rows = np.random.default_rng(0).normal(size=(4, 8))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    protocol = TemplatePairs(
-        images=("a", "b", "c", "d", "a"),
-        template=np.array([0, 0, 0, 1, 1]),
-        media=np.array([3, 3, 4, 3, 5]),
-        first=np.array([0]),
-        second=np.array([1]),
-        same=np.array([True]),
-    )
-    found = template_embeddings(protocol, dict(zip("abcd", rows, strict=True)))
-    for got, sums in zip(found, ((rows[0] + rows[1]) / 2 + rows[2], rows[3] + rows[0]), strict=True):
-        np.testing.assert_allclose(got, sums / np.linalg.norm(sums), atol=1e-6)
-    with pytest.raises(Error, match="expected embeddings with a mean, got some of template 1 that cancel out"):
-        template_embeddings(protocol, dict(zip("abcd", (rows[0], rows[1], rows[2], -rows[0]), strict=True)))
+def test_a_margin_shows_more_at_the_same_size():
+    wide = ARCFACE.widened(0.5)
+    assert wide.size == ARCFACE.size
+    np.testing.assert_allclose(wide.array, (ARCFACE.array - 56) / 2 + 56)  # about the centre
+    assert ARCFACE.widened(0) == ARCFACE
+    with pytest.raises(ValueError, match=r"margin: expected a number in \[0, 2\], got -0.1"):
+        ARCFACE.widened(-0.1)
 
 
-def test_verification_of_templates_equals_its_formula(ijb: Path, tmp_path: Path) -> None:
-    plan = VerifyPlan(inputs=RunInputs(data=ijb, model="synth-mobile", out=tmp_path / "run"))
-    found = verify_folder(plan)
-    model = load("synth-mobile")
-    source = IJB(ijb)
-    with torch.no_grad():
-        e = model(torch.stack([source.load(f"loose_crop/{k + 1}").image for k in range(len(FACES))])).double()
-    sums = (e[0::4] + e[1::4]) / 2 + e[2::4]
-    expected = (sums / sums.norm(dim=1, keepdim=True)) @ e[3::4].T
-    np.testing.assert_allclose(found.scores, expected.ravel().numpy(), atol=1e-5)
-    assert [far for far, _ in found.further] == [1e-1]  # of 30 negative pairs
-    saved = json.loads((tmp_path / "run" / "verification.json").read_text())
-    assert saved == json.loads(json.dumps(describe(found)))
-    assert saved["tar_at_far"] == {"0.1": found.further[0][1]}
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_face_that_lies_as_the_template_is_cut_out_as_it_is(name):
+    made = TEMPLATES[name]
+    image = np.random.default_rng(0).integers(0, 256, (*made.size, 3), dtype=np.uint8)
+    crop, matrix = align(image, made.array, made)
+    np.testing.assert_array_equal(crop, image)
+    np.testing.assert_allclose(matrix, np.eye(2, 3), atol=1e-12)
 
 
-def ytf(root: Path) -> Path:
-    for person in range(PEOPLE):
-        for video in range(2):
-            for frame in range(2):
-                path = root / f"P{person}" / str(video) / f"{video}.{frame}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_png(path, to_uint8(FACES[4 * person + 2 * video + frame]))
-    lines = ["split number, first name, second name, is same"]
-    for a in range(PEOPLE):
-        lines += [f"{a % 2 + 1}, P{a}/0, P{a}/1, 1", f"{a % 2 + 1}, P{a}/0, P{(a + 1) % PEOPLE}/1, 0"]
-    (root.parent / "splits.txt").write_text("\n".join(lines))
-    return root.parent / "splits.txt"
+def test_a_size_is_the_template_of_that_size():
+    image = np.random.default_rng(0).integers(0, 256, (200, 210, 3), dtype=np.uint8)
+    points = ARCFACE.array * 1.3 + (20, 11)
+    np.testing.assert_array_equal(align(image, points, 112)[0], align(image, points, ARCFACE)[0])
+    np.testing.assert_array_equal(align(image, points, 160)[0], align(image, points, TEMPLATES["facenet"])[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*lie deeper:fastadv.core.notices.Notice")
-def test_videos_of_youtube_faces(tmp_path: Path) -> None:
-    splits = ytf(tmp_path / "frames")
-    source = IdentityFolder(tmp_path / "frames")
-    protocol = read_ytf(source, splits)
-    assert protocol.templates == 2 * PEOPLE
-    assert set((protocol.folds if protocol.folds is not None else np.array([])).tolist()) == {0, 1}
-    plan = VerifyPlan(inputs=RunInputs(data=tmp_path / "frames", model="synth-mobile"), pairs=PairChoice(file=splits))
-    found = verify_folder(plan)
-    again = verify_templates(source, protocol, load("synth-mobile"))
-    assert np.array_equal(found.scores, again.scores)
-    assert found.clean.accuracy is not None
+def test_a_large_face_is_averaged_not_sampled():
+    """Columns that alternate between black and white become grey; a face four times as large is a mean of 4x4."""
+    stripes = np.zeros((600, 600, 3), np.uint8)
+    stripes[:, ::2] = 255
+    crop, matrix = align(stripes, ARCFACE.array * 4 + 1)
+    assert (np.abs(crop.astype(int) - 127) <= 1).all()
+    np.testing.assert_allclose(matrix, matrix_of(ARCFACE.array * 4 + 1))
+    image = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
+    crop, _ = align(image, ARCFACE.array * 4)
+    expected = image.reshape(112, 4, 112, 4, 3).mean((1, 3))
+    assert np.abs(crop - expected).max() <= 0.5 + 1e-6
+
+
+def test_a_face_that_shrinks_by_less_than_two_is_sampled_as_ever():
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    crop, matrix = align(image, ARCFACE.array * 1.9)
+    np.testing.assert_array_equal(crop, warp(image, matrix, (112, 112)))
+
+
+def test_a_face_at_the_border_of_a_large_picture_is_black_beyond():
+    image = np.full((1500, 1400, 3), 200, np.uint8)
+    crop, _ = align(image, ARCFACE.array * 5 - (280, 0))
+    assert not crop[:, :55].any()
+    assert (crop[:, 57:] == 200).all()
+
+
+# from a file
+
+
+def written(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_file_has_size_and_five_points(tmp_path):
+    lines = "\n".join(f"{x} {y}" for x, y in TEMPLATES["sphereface"].points)
+    path = written(tmp_path / "own", f"# mine\n96 112  # width and height\n{lines}\n")
+    assert open_template(path) == TEMPLATES["sphereface"]
+    assert open_template("dlib") is TEMPLATES["dlib"]
+
+
+POINTS = "38 51 73 51 56 71 41 92 70 92"
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("text", "said"),
     [
-        ("1, P0/0, P9/1, 1", ":2: expected videos among the images, got P9/1, which has none"),
-        ("1, P0/0, P1/1, 2", ":2: expected a split, two videos and 1 or 0"),
-        ("", "expected a line per pair of videos, got none"),
+        ("112 112 1 2 3", "expected width and height of the crop, then five points x y, 12 numbers, got '112 112 1 2"),
+        ("", "12 numbers, got ''"),
+        (f"112 112 {POINTS} 1", "12 numbers, got"),
+        (f"a b {POINTS}", "12 numbers, got 'a b"),
+        (f"8 112 {POINTS}", r"template width: expected an integer in \[16, 4096\], got 8"),
+        ("112 112 73 51 38 51 56 71 70 92 41 92", "template: expected left eye, right eye, nose, .* got"),
+        ("112 112 38 51 38 51 56 71 38 51 38 51", "template: expected left eye, right eye, nose, .* got"),
+        (f"112 112 {POINTS.replace('56', 'nan')}", r"template: expected five points \(x, y\), got"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*lie deeper:fastadv.core.notices.Notice")
-def test_lists_of_videos_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> None:
-    splits = ytf(tmp_path / "frames")
-    splits.write_text(f"split number, first name, second name, is same\n{line}\n")
-    with pytest.raises(PairError, match=message):
-        read_ytf(IdentityFolder(tmp_path / "frames"), splits)
+def test_a_file_that_is_no_template_is_refused(text, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        open_template(written(tmp_path / "own", text))
 
 
-def test_what_templates_do_not_take(ijb: Path) -> None:
-    from fastadv import attacks
-
-    given = RunInputs(data=ijb, model="synth-mobile")
-    with pytest.raises(Error, match="attack: expected none with pairs of templates, got fim"):
-        verify_folder(VerifyPlan(inputs=given, attack=attacks.fim()))
-    with pytest.raises(Error, match="folds, limit: expected none with pairs of templates"):
-        verify_folder(VerifyPlan(inputs=given, pairs=PairChoice(limit=4)))
+def test_a_wrong_name_gets_the_nearest():
+    with pytest.raises(
+        ValueError, match="template: expected one of arcface, .* a file, got 'arcfce'; did you mean 'arc"
+    ):
+        open_template("arcfce")
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "message"),
+    ("settings", "text"),
     [
-        ("template_pair_label", "1 77 0\n", "expected templates with images, got 77"),
-        ("template_pair_label", "1 5\n", "expected two templates and 1 or 0 a line, got 2 numbers"),
-        ("template_pair_label", "1 5 x\n", "expected two templates and 1 or 0 a line, got others"),
-        ("face_tid_mid", "1.jpg 1\n", ":1: expected an image, a template and a medium, got '1.jpg 1'"),
-        ("face_tid_mid", "77.jpg 1 1\n", "images are missing: .*77.jpg"),
+        ({"points": ((1, 2),)}, "template: expected five points"),
+        ({"points": "abc"}, "template: expected five points"),
+        ({"size": (112,)}, "template: expected a height and a width, got"),
+        ({"size": (112.0, 112)}, "template height: expected an integer"),
     ],
 )
-def test_lists_of_templates_that_cannot_be_used(ijb: Path, tmp_path: Path, file: str, text: str, message: str) -> None:
-    (tmp_path / "meta").mkdir()
-    for path in (ijb / "meta").iterdir():
-        (tmp_path / "meta" / path.name).write_text(text if file in path.name else path.read_text())
-    (tmp_path / "loose_crop").symlink_to(ijb / "loose_crop")
-    with pytest.raises(SourceError, match=message):
-        IJB(tmp_path).template_pairs()
+def test_a_template_of_wrong_parts_is_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        Template(**{"points": ARCFACE.points, "size": ARCFACE.size, **settings})
+
+
+def test_pillow_reduces_as_described():
+    """What `align` relies on: the mean of whole blocks, and of what there is at the right and lower border."""
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    got = np.asarray(Image.fromarray(image).reduce(4))
+    assert got.shape == (3, 2, 3)
+    assert np.abs(got[0, 0] - image[:4, :4].mean((0, 1))).max() < 1
+    assert np.abs(got[2, 1] - image[8:, 4:].mean((0, 1))).max() < 1

@@ -1,0 +1,139 @@
+"""P-, R- and O-Net of MTCNN, under the parameter names of facenet-pytorch's weights.
+
+Each returns the probability of a face, then four offsets of the box, in one tensor. Inputs are ``(x - 127.5) / 128``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PNet(nn.Module):
+    """Scores every 12×12 window at a stride of 2: `(N, 3, H, W)` to `(N, 5, pnet_cells(H), pnet_cells(W))`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 10, 3)
+        self.prelu1 = nn.PReLU(10)
+        self.conv2 = nn.Conv2d(10, 16, 3)
+        self.prelu2 = nn.PReLU(16)
+        self.conv3 = nn.Conv2d(16, 32, 3)
+        self.prelu3 = nn.PReLU(32)
+        self.conv4_1 = nn.Conv2d(32, 2, 1)
+        self.conv4_2 = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pool(_prelu(self.conv1(x), self.prelu1.weight), 2)
+        x = self.prelu3(self.conv3(self.prelu2(self.conv2(x))))
+        score, move = self.conv4_1, self.conv4_2
+        x = F.conv2d(x, torch.cat((score.weight, move.weight)), torch.cat((_bias(score), _bias(move))))
+        return torch.cat((_face(x[:, :2]), x[:, 2:]), 1)
+
+
+def pnet_cells(size: int) -> int:
+    """How many windows P-Net scores along a side of `size` pixels."""
+    return (size - 1) // 2 - 4
+
+
+class RNet(nn.Module):
+    """Scores windows of 24×24: `(N, 3, 24, 24)` to `(N, 5)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 28, 3)
+        self.prelu1 = nn.PReLU(28)
+        self.conv2 = nn.Conv2d(28, 48, 3)
+        self.prelu2 = nn.PReLU(48)
+        self.conv3 = nn.Conv2d(48, 64, 2)
+        self.prelu3 = nn.PReLU(64)
+        self.dense4 = nn.Linear(576, 128)
+        self.prelu4 = nn.PReLU(128)
+        self.dense5_1 = nn.Linear(128, 2)
+        self.dense5_2 = nn.Linear(128, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pool(self.prelu1(self.conv1(x)), 3)
+        x = pool(self.prelu2(self.conv2(x)), 3)
+        x = self.prelu4(self.dense4(_by_columns(self.prelu3(self.conv3(x)))))
+        return torch.cat((_face(self.dense5_1(x)), self.dense5_2(x)), 1)
+
+
+class ONet(nn.Module):
+    """Scores windows of 48×48: `(N, 3, 48, 48)` to `(N, 15)`, the last ten x1 to x5, y1 to y5 of the landmarks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3)
+        self.prelu1 = nn.PReLU(32)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.prelu2 = nn.PReLU(64)
+        self.conv3 = nn.Conv2d(64, 64, 3)
+        self.prelu3 = nn.PReLU(64)
+        self.conv4 = nn.Conv2d(64, 128, 2)
+        self.prelu4 = nn.PReLU(128)
+        self.dense5 = nn.Linear(1152, 256)
+        self.prelu5 = nn.PReLU(256)
+        self.dense6_1 = nn.Linear(256, 2)
+        self.dense6_2 = nn.Linear(256, 4)
+        self.dense6_3 = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pool(self.prelu1(self.conv1(x)), 3)
+        x = pool(self.prelu2(self.conv2(x)), 3)
+        x = pool(self.prelu3(self.conv3(x)), 2)
+        x = self.prelu5(self.dense5(_by_columns(self.prelu4(self.conv4(x)))))
+        return torch.cat((_face(self.dense6_1(x)), self.dense6_2(x), self.dense6_3(x)), 1)
+
+
+class Cascade(nn.Module):
+    """The three networks, under the prefixes of the published weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
+
+
+def pool(x: Tensor, size: int) -> Tensor:
+    """`max_pool2d(x, size, 2, ceil_mode=True)` for 2 and 3, in a third of the time on a CPU, which keeps no indices.
+
+    The maximum of each pair, and for 3 of the value behind it, along one dimension and then along the other.
+    """
+    for dim in (2, 3):
+        count = x.shape[dim]
+        pairs = torch.maximum(_every_other(x, dim, 0, count // 2), _every_other(x, dim, 1, count // 2))
+        if size == 3:
+            behind = (count - 1) // 2
+            part = pairs.narrow(dim, 0, behind)
+            torch.maximum(part, _every_other(x, dim, 2, behind), out=part)
+        elif count % 2:
+            pairs = torch.cat((pairs, x.narrow(dim, count - 1, 1)), dim)
+        x = pairs
+    return x
+
+
+def _every_other(x: Tensor, dim: int, first: int, count: int) -> Tensor:
+    chosen = slice(first, first + 2 * count - 1, 2)
+    return x[:, :, chosen] if dim == 2 else x[..., chosen]
+
+
+def _prelu(x: Tensor, slopes: Tensor) -> Tensor:
+    """`prelu`, which is slow with few channels in channels-last layout: here a row of pixels has one slope a value."""
+    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[3] * x.shape[1])
+    return F.prelu(rows, slopes.repeat(x.shape[3])).view(len(x), *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None  # as it was built
+    return layer.bias
+
+
+def _face(logits: Tensor) -> Tensor:
+    """The probability of the second of two classes, dimension 1 kept."""
+    return logits.softmax(1)[:, 1:]
+
+
+def _by_columns(x: Tensor) -> Tensor:
+    """Flattened as the published weights want it: `(N, C, H, W)` in the order width, height, channel."""
+    return x.permute(0, 3, 2, 1).reshape(len(x), -1)

@@ -1,0 +1,1 @@
+"""``fastadv align``: aligned faces from a folder of photographs."""
