@@ -5,6 +5,7 @@ from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.layers import fold_batch_norms, freeze, prepare
+from fastadv.models.onnx_model import load_onnx
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
 
@@ -16,6 +17,7 @@ __all__ = [
     "fold_batch_norms",
     "freeze",
     "load",
+    "load_onnx",
     "names",
     "open_device",
     "prepare",
