@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from fastadv.cli.networks import NETWORKS
+from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError
 from fastadv.core.nearest import meant
 
@@ -45,15 +46,24 @@ class Names:
             )
         return name
 
+    def known_or_file(self, name: str | None) -> str | None:
+        """A name of this kind, or of an ONNX file.
+
+        Raises:
+            ArgumentError: It is neither.
+        """
+        return name if name is not None and name not in self.listed() and is_onnx(name) else self.known(name)
+
     def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
         """A positional parameter."""
         return typer.Argument(
             metavar=metavar, help=help, rich_help_panel=panel, callback=self.known, autocompletion=self.listed
         )
 
-    def option(self, help: str) -> Any:
-        """An option."""
-        return typer.Option(metavar="NAME", help=help, callback=self.known, autocompletion=self.listed)
+    def option(self, help: str, *, files: bool = False) -> Any:
+        """An option; with ``files`` an ONNX file may be given too."""
+        callback = self.known_or_file if files else self.known
+        return typer.Option(metavar="NAME", help=help, callback=callback, autocompletion=self.listed)
 
 
 def _attacks() -> list[str]:

@@ -31,7 +31,8 @@ class Precision(str, Enum):
 
 Landmarks = Annotated[Path | None, Option(help="Align by the five points in this file (default: LFW's landmarks.txt).")]
 Weights = Annotated[Path | None, Option(help="Weights, a safetensors or torch file (default: shipped, for synth-...).")]
-Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
+Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models' or an .onnx file.", files=True)]
+TrainedModel = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
 Seed = Annotated[int, Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, Option(help="Run on this device: cpu, cuda or cuda:N.")]
@@ -227,7 +228,8 @@ class AttackOptions:
         None
     )
     ensemble: Annotated[
-        list[str] | None, Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated.")
+        list[str] | None,
+        Option(help="Add a network to an e- attack, NAME, NAME=WEIGHTS or FILE.onnx; may be repeated."),
     ] = None
     ensemble_weights: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastadv.attacks import Recipe
+from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
@@ -16,7 +17,7 @@ from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, PairBin, Shards
 from fastadv.data.lfw import images_folder
 from fastadv.data.pairs import check_pairs, read_pairs_of
 from fastadv.engine import Engine
-from fastadv.models import FaceModel, load, names, shipped_names
+from fastadv.models import FaceModel, load, load_onnx, names, shipped_names
 from fastadv.recognition.verification import check_pairs as check_classes
 from fastadv.runs.identity import RunIdentity, UsedFaces
 from fastadv.runs.work import Work
@@ -54,12 +55,17 @@ def open_faces(root: Path, *, size: int, landmarks: Path | None = None) -> FaceS
 
 
 def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceModel:
-    """A published architecture with its weights, or a shipped network with its own, in evaluation mode.
+    """A published architecture with its weights, a shipped network with its own, or an ONNX file, in evaluation mode.
 
     Raises:
-        CheckpointError: The file does not fit.
+        CheckpointError: The file does not fit, or is an ONNX file that is not converted.
+        ImportError: A package that reads ONNX files is missing.
         ValueError: The name is not known, the network's weights are not given, or the device is not there.
     """
+    if name not in names() and is_onnx(name):
+        if weights is not None:
+            raise ArgumentError(f"weights: expected none with {name}, which holds its own, got {weights}")
+        return load_onnx(name, device=device)
     if weights is None and name in names() and name not in shipped_names():
         raise ArgumentError(
             f"weights: expected a file with the weights of {name} (--weights FILE, or {name}=FILE), got none; "
@@ -69,7 +75,7 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
 
 
 def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
-    """A model from ``"NAME"`` or ``"NAME=WEIGHTS"``.
+    """A model from ``"NAME"``, ``"NAME=WEIGHTS"`` or ``"FILE.onnx"``.
 
     Raises:
         CheckpointError, ValueError: As ``open_model``; an empty name of a file.
@@ -78,6 +84,12 @@ def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
     if equals and not file:
         raise ArgumentError(f"network: expected NAME or NAME=WEIGHTS, got {text!r} without a file")
     return open_model(name, Path(file) if equals else None, device=device)
+
+
+def network_name(text: str) -> str:
+    """What a study calls the network of a text as ``open_named_model`` takes it: a file by its name without suffix."""
+    name = text.partition("=")[0]
+    return Path(name).stem if name not in names() and is_onnx(name) else name
 
 
 def open_pairs(

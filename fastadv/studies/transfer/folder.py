@@ -13,7 +13,7 @@ from fastadv.data import FaceSource, Pair
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.embedding import names_of
-from fastadv.runs.inputs import PairChoice, RunInputs, open_faces, open_named_model
+from fastadv.runs.inputs import PairChoice, RunInputs, network_name, open_faces, open_named_model
 from fastadv.studies.transfer import plan as planning
 from fastadv.studies.transfer import results, untargeted
 from fastadv.studies.transfer.measure import transfer
@@ -176,7 +176,7 @@ class _Opened:
 def _open_networks(texts: Sequence[str], device: str) -> Mapping[str, FaceModel]:
     models: dict[str, FaceModel] = {}
     for text in texts:
-        name = text.partition("=")[0]
+        name = network_name(text)
         if name in models:
             raise ArgumentError(f"network: expected each one once, got {name!r} twice")
         models[name] = open_named_model(text, device=device)
