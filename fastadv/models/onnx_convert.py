@@ -19,8 +19,8 @@ OPERATORS = {**LAYERS, **TENSORS}
 def convert(graph: OnnxGraph) -> tuple[OnnxNetwork, tuple[str, ...]]:
     """The network of a graph, for any number of images, and the names of its layers that make good taps.
 
-    What depends on constants alone is computed now; shapes are those of one image, and a reshaped value keeps the
-    images on its first axis. The taps are the sums at the ends of residual blocks, or the activations of a network
+    What depends on constants alone is computed now, the shapes of one image among it; a reshaped value keeps the axis
+    of the images open. The taps are the sums at the ends of residual blocks, or the activations of a network
     without them.
 
     Args:
@@ -48,10 +48,10 @@ def convert(graph: OnnxGraph) -> tuple[OnnxNetwork, tuple[str, ...]]:
     output = building.values[graph.output]
     if not isinstance(output, Ref):
         raise refused(graph.file, "an output that depends on the images", f"{graph.output!r}, which does not")
-    shape = tuple(building.traced[output.name].shape)
+    shape = tuple(building.traced[output.name][0].shape)
     if len(shape) > 2 and shape[2:] == (1,) * len(shape[2:]):  # (N, D, 1, 1)
         output = building.step("output", torch.flatten, (output, 1))
-    elif len(shape) != 2:
+    elif len(shape) != 2 or shape[0] != (graph.batch or 1) or building.image_axis(output.name) != 0:
         raise refused(graph.file, f"an output {graph.output!r} of shape (N, D)", shape)
     network = OnnxNetwork(building.layers, building.constants, building.steps, output.name)
     sums = [name for name in building.taps if isinstance(building.layers[name], Sum)]

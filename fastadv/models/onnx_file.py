@@ -116,7 +116,9 @@ def read_onnx(
     try:
         model = onnx.load_model_from_string(data)
     except Exception:  # of protobuf, whose classes are of its version
-        raise refused(file, "an ONNX graph", "one that is cut short or damaged; download it again") from None
+        model = None
+    if model is None or not all(isinstance(text, str) and text.isprintable() for text in _texts(model.graph)):
+        raise refused(file, "an ONNX graph", "one that is cut short or damaged; download it again")
     graph = model.graph
     if not 0 < len(graph.node) <= _MOST_OPERATORS:
         raise refused(file, f"an ONNX graph of 1 to {_MOST_OPERATORS:,} operators", f"one of {len(graph.node):,}")
@@ -172,6 +174,13 @@ def _read_bytes(file: Path) -> bytes:
     if size > MOST_BYTES:
         raise refused(file, f"an ONNX file of at most {MOST_BYTES:,} bytes", f"one of {size:,}")
     return file.read_bytes()
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Every name in a graph; one that is no UTF-8 comes as bytes."""
+    for node in graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
 
 
 def _chosen_output(file: Path, names: list[str], wanted: str | None) -> str:

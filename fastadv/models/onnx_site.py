@@ -21,14 +21,15 @@ _MOST_ELEMENTS = 2**28  # of one value, for one image
 class Building:
     """The parts of a network so far.
 
-    Every step is run on tensors without content (the device "meta"), so that the shapes of all values are known.
+    Every step is run on tensors without content (the device "meta"), for one number of images and for twice as many:
+    the shapes of all values are known, and which axis is that of the images.
 
     Attributes:
         graph: what is converted.
         values: by the graph's names.
         layers, constants, steps: of the network.
         taps: names of layers with outputs (N, C, H, W) that may be offered as taps.
-        traced: what the steps give for ``graph.batch or 1`` images, on "meta".
+        traced: what the steps give on "meta", for ``graph.batch or 1`` images and for twice as many.
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
@@ -40,8 +41,9 @@ class Building:
         self.taps: list[str] = []
         self._names = {INPUT}
         self._most = _MOST_ELEMENTS * (graph.batch or 1)
-        shape = (graph.batch or 1, graph.channels, *graph.size)
-        self.traced: dict[str, Any] = {INPUT: torch.empty(shape, device="meta")}
+        counts = (graph.batch or 1, 2 * (graph.batch or 1))
+        inputs = tuple(torch.empty((count, graph.channels, *graph.size), device="meta") for count in counts)
+        self.traced: dict[str, tuple[Any, ...]] = {INPUT: inputs}
 
     def step(self, stem: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Ref:
         """Write a call down; a constant among its arguments becomes a buffer, a module a layer.
@@ -51,20 +53,29 @@ class Building:
         """
         name = self._free(stem)
         noted = replaced(args, lambda value: self._constant(f"{name}_constant", value), Tensor)
-        empty = replaced(noted, lambda r: self.constants[r.name].to("meta") if r.constant else self.traced[r.name])
+        self.traced[name] = tuple(self._trace(target, noted, kwargs or {}, k) for k in (0, 1))
+        if isinstance(target, nn.Module):
+            self.layers[name] = target
+            target = name
+        self.steps.append(Step(name=name, target=target, args=noted, kwargs=kwargs or {}))
+        return Ref(name)
+
+    def image_axis(self, name: str) -> int | None:
+        """The axis of a value that is as long as there are images, or a multiple of it."""
+        one, two = (value.shape for value in self.traced[name])
+        return next((axis for axis, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
+
+    def _trace(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], k: int) -> Any:
+        empty = replaced(args, lambda r: self.constants[r.name].to("meta") if r.constant else self.traced[r.name][k])
         if isinstance(target, nn.Module):
             weights = {key: value.to("meta") for key, value in target.state_dict().items()}
             result = torch.func.functional_call(target, weights, empty)
-            self.layers[name] = target
-            target = name
         else:
-            result = target(*empty, **(kwargs or {}))
+            result = target(*empty, **kwargs)
         for part in result if isinstance(result, tuple) else (result,):
-            if part.numel() > self._most:
-                raise ValueError(f"a value of {tuple(part.shape)}, more than {self._most:,} numbers")
-        self.traced[name] = result
-        self.steps.append(Step(name=name, target=target, args=noted, kwargs=kwargs or {}))
-        return Ref(name)
+            if part.numel() > 2 * self._most:
+                raise ValueError(f"a value of {tuple(part.shape)}, more than {self._most:,} numbers for an image")
+        return result
 
     def _constant(self, stem: str, value: Tensor) -> Ref:
         name = self._free(stem)
@@ -141,8 +152,13 @@ class Site:
     def empty(self, i: int = 0) -> Tensor:
         """An input without its content, for one image."""
         value = self.value(i)
-        made: Tensor = value if isinstance(value, Tensor) else self._building.traced[value.name]
+        made: Tensor = value if isinstance(value, Tensor) else self._building.traced[value.name][0]
         return made
+
+    def image_axis(self, i: int = 0) -> int | None:
+        """The axis of an input along which the images lie; None for one that does not depend on their number."""
+        value = self.value(i)
+        return self._building.image_axis(value.name) if isinstance(value, Ref) else None
 
     def shape(self, i: int = 0) -> tuple[int, ...]:
         """The shape of an input, for one image."""
@@ -177,6 +193,6 @@ class Site:
         if not any(refs(args)):
             return self.call(module.eval(), *args)
         made = self._building.step(self._operator.name, module.eval(), args)
-        if tap and self._building.traced[made.name].dim() == 4:
+        if tap and self._building.traced[made.name][0].dim() == 4 and self._building.image_axis(made.name) == 0:
             self._building.taps.append(made.name)
         return made

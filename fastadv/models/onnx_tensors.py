@@ -111,9 +111,9 @@ def expand(x: Tensor, sizes: Sequence[int]) -> Tensor:
     return x.expand(*sizes)
 
 
-def for_each_image(constant: Tensor, images: Tensor) -> Tensor:
-    """A constant ``(1, ...)``, once for each image."""
-    return constant.expand(images.shape[0], *constant.shape[1:])
+def for_each_image(constant: Tensor, images: Tensor, axis: int) -> Tensor:
+    """A constant of length 1 along an axis, once for each image of another value."""
+    return constant.expand(*constant.shape[:axis], images.shape[axis], *constant.shape[axis + 1 :])
 
 
 def _limited(site: Site, count: int) -> None:
@@ -139,27 +139,34 @@ def _reshape(site: Site) -> Value:
     target = site.integers("shape", 1) or []
     if not site.attribute("allowzero", 0):
         target = [site.shape()[i] if n == 0 else n for i, n in enumerate(target)]
-    value = site.value()
-    if isinstance(value, Ref):  # -1 for the images, whose number the file may fix
-        target = [-1, *site.empty().reshape(target).shape[1:]]
-    made: Value = site.call(torch.reshape, value, tuple(target))
-    return made
+    return _to_shape(site, target)
 
 
 def _flatten(site: Site) -> Value:
-    if int(site.attribute("axis", 1)) % site.rank() != 1:
-        raise site.refuse("axis=1, which keeps the images apart", f"axis={site.attribute('axis')}")
-    made: Value = site.call(torch.flatten, site.value(), 1)
+    shape, axis = site.shape(), int(site.attribute("axis", 1))
+    axis = axis + len(shape) if axis < 0 else axis
+    return _to_shape(site, [math.prod(shape[:axis]), math.prod(shape[axis:])])
+
+
+def _to_shape(site: Site, target: Sequence[int]) -> Value:
+    """A value in another shape for one image; the axis with the images is left open, since the file may fix it."""
+    sizes, axis = list(site.empty().reshape(tuple(target)).shape), site.image_axis()
+    if axis is not None:
+        before = math.prod(site.shape()[:axis])
+        products = [math.prod(sizes[:k]) for k in range(len(sizes))]
+        place = products.index(before) if before in products else sum(n < before for n in products) - 1
+        sizes[place] = -1
+    made: Value = site.call(torch.reshape, site.value(), tuple(sizes))
     return made
 
 
 def _squeeze(site: Site) -> Value:
     axes = site.integers("axes", 1)
     if axes is None:
-        first = 0 if isinstance(site.value(), Tensor) else 1  # one image stands for any number of them
-        axes = [i for i, n in enumerate(site.shape()) if n == 1 and i >= first]
+        # one image stands for any number of them
+        axes = [i for i, n in enumerate(site.shape()) if n == 1 and i != site.image_axis()]
     axes = [axis % site.rank() for axis in axes]
-    if 0 in axes and isinstance(site.value(), Ref):
+    if site.image_axis() in axes:
         raise site.refuse("axes that keep the images apart", axes)
     made: Value = site.call(torch.squeeze, site.value(), tuple(axes))
     return made
@@ -204,11 +211,12 @@ def _tile(site: Site) -> Value:
 
 def _concat(site: Site) -> Value:
     values, axis = site.all_values(), int(site.attribute("axis", 0))
-    images = next((value for value in values if isinstance(value, Ref)), None)
-    if images is not None:
+    first = next((i for i in range(len(values)) if site.image_axis(i) is not None), None)
+    if first is not None:
+        along = site.image_axis(first)
         values = [
-            site.call(for_each_image, v, images) if isinstance(v, Tensor) and v.dim() and v.shape[0] == 1 else v
-            for v in values
+            site.call(for_each_image, value, values[first], along) if site.image_axis(i) is None else value
+            for i, value in enumerate(values)
         ]
     made: Value = site.call(torch.cat, values, axis)
     return made
@@ -271,8 +279,9 @@ def _pad(site: Site) -> Value:
         raise site.refuse(f"{2 * len(axes)} pads", pads)
     both = {axis: (pads[k], pads[k + len(axes)]) for k, axis in enumerate(axes)}
     first = min((axis for axis in both if both[axis] != (0, 0)), default=rank)
-    if first == 0 and isinstance(site.value(), Ref):
-        raise site.refuse("the images as they are", f"pads of their axis {both[0]}")
+    axis = site.image_axis()
+    if axis is not None and both.get(axis, (0, 0)) != (0, 0):
+        raise site.refuse("the images as they are", f"pads of their axis, {pads}")
     flat = tuple(n for axis in reversed(range(first, rank)) for n in both.get(axis, (0, 0)))
     mode = {"edge": "replicate"}.get(site.attribute("mode", "constant"), site.attribute("mode", "constant"))
     value = (site.number("value", 2) or 0.0) if mode == "constant" else None

@@ -87,7 +87,9 @@ def test_exported_networks_have_the_embeddings_and_gradients_of_the_original(nam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "dynamo"), [("iresnet50", True), ("iresnet50", False), ("edgeface_xs", True)])
+@pytest.mark.parametrize(
+    ("name", "dynamo"), [("iresnet50", True), ("iresnet50", False), ("edgeface_xs", True), ("edgeface_xs", False)]
+)
 def test_large_networks(name, dynamo, tmp_path):
     pytest.importorskip("onnxscript")
     original = load(name, random_weights_seed=0)

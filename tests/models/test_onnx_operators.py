@@ -153,6 +153,27 @@ CASES: dict[str, tuple] = {
         {"zero": ints(0)[0], "axis": ints(0), "rest": ints(-1)},
     ),
     "flatten_from_the_end": ([("Flatten", "x", "y", {"axis": -3})], {}),
+    "flatten_rows": ([("Flatten", "x", "f", {"axis": 2}), ("Reshape", "f t", "y")], {"t": ints(1, C, H * W)}),
+    "parts_before_images": (
+        [
+            ("Transpose", "x", "t", {"perm": [1, 0, 2, 3]}),
+            ("Split", "t", "a b c", {"axis": 0}),
+            ("Squeeze", "a first", "d"),
+            ("Squeeze", "c first", "e"),
+            ("Sub", "d e", "y"),
+        ],
+        {"first": ints(0)},
+    ),
+    "reshape_behind": (
+        [
+            ("Transpose", "x", "t", {"perm": [1, 0, 2, 3]}),
+            ("Reshape", "t l", "r"),
+            ("Relu", "r", "s"),
+            ("Reshape", "s m", "u"),
+            ("Transpose", "u", "y", {"perm": [1, 0, 3, 2]}),
+        ],
+        {"l": ints(C, H * W), "m": ints(C, 1, H, W)},
+    ),
     "squeeze": ([("GlobalAveragePool", "x", "p"), ("Squeeze", "p", "q"), ("Relu", "q", "y")], {}),
     "squeeze_axes": ([("GlobalAveragePool", "x", "p"), ("Squeeze", "p a", "y")], {"a": ints(2, -1)}),
     "squeeze_11": ([("GlobalAveragePool", "x", "p"), ("Squeeze", "p", "y", {"axes": [3]})], {}, 11),
@@ -236,7 +257,15 @@ CASES: dict[str, tuple] = {
     ),
 }
 # lengths that hold the number of images
-FOR_ONE_IMAGE = ("resize", "resize_corners", "resize_floor", "reshape_of_one", "reshape_of_one_in_parts")
+FOR_ONE_IMAGE = (
+    "resize",
+    "resize_corners",
+    "resize_floor",
+    "reshape_of_one",
+    "reshape_of_one_in_parts",
+    "reshape_behind",
+    "flatten_rows",
+)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +332,6 @@ REFUSED: dict[str, tuple] = {
         graph([("Cast", "x", "i", {"to": 7}), ("Cast", "i", "y", {"to": 1})]),
         "a cast to a floating-point type",
     ),
-    "flattened images": (graph([("Flatten", "x", "f", {"axis": 0}), ("Relu", "f", "y")]), "axis=1, which keeps"),
     "a squeezed batch": (
         graph([("GlobalAveragePool", "x", "p"), ("Squeeze", "p a", "y")], {"a": ints(0, 3)}, batch=1),
         "axes that keep the images apart",
@@ -353,13 +381,17 @@ REFUSED: dict[str, tuple] = {
     ),
     "a great border": (
         graph([("Conv", "x w", "y", {"pads": [2**20] * 4})], {"w": R(4, C, 3, 3)}),
-        "more than 268,435,456 numbers",
+        "more than 268,435,456 numbers for an image",
     ),
     "an output of constants": (
         graph(
             [("Add", "c c", "s"), ("Mul", "x s", "y"), ("Flatten", "s", "const")], {"c": R(2, 2)}, outputs=("const",)
         ),
         "an output that depends on the images",
+    ),
+    "rows of an image": (
+        graph([("Flatten", "x", "out", {"axis": 2})], flatten=False),
+        r"an output 'out' of shape \(N, D\), got \(3, 48\)",
     ),
     "mixed images": (
         graph([("ReduceMean", "x", "m", {"axes": [0]}), ("Sub", "x m", "y")]),
