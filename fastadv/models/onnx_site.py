@@ -73,7 +73,7 @@ class Building:
         else:
             result = target(*empty, **kwargs)
         for part in result if isinstance(result, tuple) else (result,):
-            if part.numel() > 2 * self._most:
+            if part.numel() > (k + 1) * self._most:
                 raise ValueError(f"a value of {tuple(part.shape)}, more than {self._most:,} numbers for an image")
         return result
 
