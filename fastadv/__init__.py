@@ -1,8 +1,8 @@
 """Adversarial attacks on face recognition, and their detection, at the full speed of the hardware.
 
-``dir(fastadv)`` is the table of contents: what is attacked (`wrap`, `load`, `FaceModel`), attacks (`attack`, `run`,
-`attacks`, `Recipe`, `surrogates`), goals and budgets, whole data sets (`stream`, `data`), detection (`detection`,
-`Guard`, `load_detector`), `defences`, and how it is measured (`recognition`).
+``dir(fastadv)`` is the table of contents: what is attacked (`wrap`, `load`, `load_onnx`, `FaceModel`), attacks
+(`attack`, `run`, `attacks`, `Recipe`, `surrogates`), goals and budgets, whole data sets (`stream`, `data`), detection
+(`detection`, `Guard`, `load_detector`), `defences`, and how it is measured (`recognition`).
 
 A name is imported when it is first used, so that ``import fastadv`` and ``fastadv --help`` do not wait for PyTorch.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result
     from fastadv.engine.attack import attack
     from fastadv.engine.run import run, stream_jobs, trace
-    from fastadv.models import FaceModel, load, wrap
+    from fastadv.models import FaceModel, load, load_onnx, wrap
     from fastadv.runs.production import stream
     from fastadv.surrogates import Surrogate
 
@@ -71,6 +71,7 @@ __all__ = [
     "keep_freed_memory",
     "load",
     "load_detector",
+    "load_onnx",
     "models",
     "recognition",
     "run",
@@ -91,7 +92,7 @@ _MODULES = {
     **dict.fromkeys(("MatchFeatures", "Misclassify", "Objective", "Recipe", "SignGradient"), "attacks"),
     **dict.fromkeys(("Adversarials", "AttackWarning", "Engine", "Job", "Result", "attack", "run"), "engine"),
     **dict.fromkeys(("stream_jobs", "trace"), "engine"),
-    **dict.fromkeys(("FaceModel", "load", "wrap"), "models"),
+    **dict.fromkeys(("FaceModel", "load", "load_onnx", "wrap"), "models"),
     **dict.fromkeys(("Guard", "load_detector"), "detection"),
     "Error": "core.errors",
     "keep_freed_memory": "core.allocator",

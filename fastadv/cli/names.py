@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from fastadv.cli.networks import NETWORKS
+from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError
 from fastadv.core.nearest import meant
 
@@ -53,12 +54,14 @@ class Names:
         return name
 
     def known_or_file(self, name: str | None) -> str | None:
-        """A name of this kind, or a file.
+        """A name of this kind, or a file: of one of ``files``, or an ONNX file.
 
         Raises:
             ArgumentError: It is neither.
         """
-        return name if name is not None and name.endswith(self.files) else self.known(name)
+        if name is None or name in self.listed():
+            return name
+        return name if name.endswith(self.files) or is_onnx(name) else self.known(name)
 
     def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
         """A positional parameter."""
@@ -66,9 +69,10 @@ class Names:
             metavar=metavar, help=help, rich_help_panel=panel, callback=self.known, autocompletion=self.listed
         )
 
-    def option(self, help: str) -> Any:
-        """An option."""
-        return typer.Option(metavar="NAME", help=help, callback=self.known_or_file, autocompletion=self.listed)
+    def option(self, help: str, *, files: bool = False) -> Any:
+        """An option; with ``files`` a file may be given too."""
+        callback = self.known_or_file if files else self.known
+        return typer.Option(metavar="NAME", help=help, callback=callback, autocompletion=self.listed)
 
 
 def _attacks() -> list[str]:

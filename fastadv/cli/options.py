@@ -33,7 +33,11 @@ Landmarks = Annotated[Path | None, Option(help="Align by the five points in this
 Weights = Annotated[
     Path | None, Option(help="Weights, a safetensors, torch or pickle file (default: shipped, for synth-...).")
 ]
-Model = Annotated[str, MODELS.option("Network, a name of 'fastadv models', or a TOML file that describes one.")]
+Model = Annotated[
+    str,
+    MODELS.option("Network, a name of 'fastadv models', an .onnx file, or a TOML file that describes one.", files=True),
+]
+TrainedModel = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
 Seed = Annotated[int, Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, Option(help="Run on this device: cpu, cuda or cuda:N.")]
@@ -252,7 +256,8 @@ class AttackOptions:
         None
     )
     ensemble: Annotated[
-        list[str] | None, Option(help="Add a network to an e- attack, NAME or NAME=WEIGHTS; may be repeated.")
+        list[str] | None,
+        Option(help="Add a network to an e- attack, NAME, NAME=WEIGHTS or FILE.onnx; may be repeated."),
     ] = None
     ensemble_weights: Annotated[
         str | None,

@@ -13,7 +13,7 @@ from typer import Option
 
 from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.names import LossName
-from fastadv.cli.options import SYNTHETIC, Model, PrintOptions, TrainingOptions, TrainingOutput, TrainingRun
+from fastadv.cli.options import SYNTHETIC, PrintOptions, TrainedModel, TrainingOptions, TrainingOutput, TrainingRun
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _FINE_LR, _FINE_CLIP = 0.01, 1.0
 def train(
     ctx: typer.Context,
     given: Annotated[TrainingOptions, Changed("identities", min=2), Changed("per_identity", min=1)],
-    model: Model,
+    model: TrainedModel,
     run: TrainingRun,
     output: TrainingOutput,
     printing: PrintOptions,

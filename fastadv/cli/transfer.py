@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @takes_groups
 def transfer(
     given: Annotated[InputOptions, Without("model", "weights")],
-    network: Annotated[list[str], Option(help="Add a network to the study, NAME or NAME=WEIGHTS; give at least two.")],
+    network: Annotated[list[str], Option(help="Add a network, NAME, NAME=WEIGHTS or FILE.onnx; give at least two.")],
     method: Annotated[
         list[str],
         Option(

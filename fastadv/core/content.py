@@ -16,6 +16,7 @@ from fastadv.core.content_tensors import MOST_PICKLE, is_pickle, pickled, tensor
 
 HEAD = 256 * 1024
 _ITSELF = "download the file itself"
+_WHOLE = "it is a whole network: give it as --model FILE.onnx, or to fastadv.load_onnx"
 _CONVERT = "save it as PNG or JPEG"
 _LEAST = 16  # bytes of a file that can be of any use
 
@@ -47,6 +48,11 @@ def file_content(path: str | os.PathLike[str]) -> Content:
         return Content(kind="unreadable", what=f"a file that cannot be read ({getattr(error, 'strerror', error)})")
     members, pickle = zip_parts(file)
     return what_is_this(head, size=size, members=members, pickle=pickle)
+
+
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is one of an ONNX file, by its suffix, or else by what the file begins with."""
+    return Path(path).suffix.lower() == ".onnx" or (Path(path).is_file() and file_content(path).kind == "onnx")
 
 
 def what_is_this(
@@ -174,7 +180,7 @@ def _tar_sum(header: bytes) -> bool:
 
 
 def _other_framework(head: bytes, size: int) -> Content | None:
-    onnx = Content(kind="onnx", what="an ONNX graph", weights=f"ONNX is not read yet; {AS_STATE}")
+    onnx = Content(kind="onnx", what="an ONNX graph", weights=_WHOLE)
     tensorflow = Content(kind="tensorflow", what="a TensorFlow graph", weights=f"TensorFlow is not read; {AS_STATE}")
     if _text(head) is not None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -67,7 +67,7 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         ),
         "train": _of("train", "losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
         "heic": _of("heic", "HEIC pictures", "pillow_heif"),
-        "onnx": _of("onnx", "'detect export' to .onnx", "onnx", "onnxruntime", "onnxscript"),
+        "onnx": _of("onnx", ".onnx files in and out", "onnx", "onnxruntime", "onnxscript"),
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
         "faiss-gpu": _of("faiss-gpu", "faster kNN scores on a GPU", "faiss=faiss-gpu"),
         "pandas": _of("pandas", "results as a table", "pandas"),
@@ -135,17 +135,19 @@ def _offered(packages: list[Package]) -> list[Package]:
     return [package for package in packages if package.version is not None][:1] or packages[:1]
 
 
-def require_extra(extra: str, argument: str) -> None:
+def require_extra(extra: str, argument: str, *, only: Collection[str] = ()) -> None:
     """Refuse a call that needs packages that are not installed, before it does any work.
 
     Args:
         extra: A key of ``EXTRAS``.
         argument: What needs them, for the message: an option or a command.
+        only: The modules of it that are needed; all where none is named.
 
     Raises:
         MissingPackageError: One is missing; the message names all of them and the command that installs them.
     """
-    missing = [package for package in EXTRAS[extra] if not package.present]
+    needed = [package for package in EXTRAS[extra] if not only or package.module in only]
+    missing = [package for package in needed if not package.present]
     if missing:
         names = ", ".join(package.distribution for package in missing)
         raise MissingPackageError(

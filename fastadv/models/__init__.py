@@ -8,6 +8,7 @@ from fastadv.models.folding import fold_batch_norms
 from fastadv.models.inspection import Inspected, inspect_file
 from fastadv.models.layers import freeze, prepare
 from fastadv.models.mtcnn import MTCNN
+from fastadv.models.onnx_model import load_onnx
 from fastadv.models.wrap import wrap
 from fastadv.models.zoo import load, names, shipped_names
 
@@ -22,6 +23,7 @@ __all__ = [
     "freeze",
     "inspect_file",
     "load",
+    "load_onnx",
     "names",
     "open_device",
     "prepare",

@@ -115,6 +115,7 @@ def _check_evaluating(model: FaceModel) -> None:
 
 
 def to_channels_last(backbone: nn.Module) -> None:
+    """Store the weights of convolutions, and thereby compute, in channels-last layout, in place."""
     for parameter in backbone.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastadv.attacks import Recipe
+from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
@@ -21,7 +22,7 @@ from fastadv.data.pairs import check_pairs
 from fastadv.data.run_files import ALIGNED, IMAGES, RUN
 from fastadv.data.template_pairs import is_ijb
 from fastadv.engine import Engine
-from fastadv.models import FaceModel, load, names, shipped_names
+from fastadv.models import FaceModel, load, load_onnx, names, shipped_names
 from fastadv.models.description import is_description
 from fastadv.recognition.verification import check_pairs as check_classes
 from fastadv.runs.identity import RunIdentity, UsedFaces
@@ -82,14 +83,19 @@ def open_faces_of(model: FaceModel, root: Path, *, landmarks: Path | None = None
 
 
 def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceModel:
-    """A published architecture with its weights, a shipped network with its own, or what a TOML file describes.
+    """A published architecture with its weights, a shipped network with its own, an ONNX file, or what TOML describes.
 
     It is in evaluation mode.
 
     Raises:
-        CheckpointError: The file does not fit.
+        CheckpointError: The file does not fit, or is an ONNX file that is not converted.
+        ImportError: A package that reads ONNX files is missing.
         ValueError: The name is not known, the network's weights are not given, or the device is not there.
     """
+    if name not in names() and is_onnx(name):
+        if weights is not None:
+            raise ArgumentError(f"weights: expected none with {name}, which holds its own, got {weights}")
+        return load_onnx(name, device=device)
     if weights is None and name in names() and name not in shipped_names():
         raise ArgumentError(
             f"weights: expected a file with the weights of {name} (--weights FILE, or {name}=FILE), got none; "
@@ -99,7 +105,7 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
 
 
 def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
-    """A model from ``"NAME"`` or ``"NAME=WEIGHTS"``; the name may be a TOML file.
+    """A model from ``"NAME"``, ``"NAME=WEIGHTS"`` or ``"FILE.onnx"``; the name may be a TOML file.
 
     Raises:
         CheckpointError, ValueError: As ``open_model``; an empty name of a file.
@@ -111,9 +117,9 @@ def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
 
 
 def network_name(text: str) -> str:
-    """What a study calls the network of ``"NAME"`` or ``"NAME=WEIGHTS"``; of a TOML file, its name without the rest."""
+    """What a study calls the network of a text as ``open_named_model`` takes it: a file by its name without suffix."""
     name = text.partition("=")[0]
-    return Path(name).stem if is_description(name) else name
+    return Path(name).stem if is_description(name) or (name not in names() and is_onnx(name)) else name
 
 
 def open_pairs(
