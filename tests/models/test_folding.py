@@ -357,6 +357,35 @@ def test_the_error_of_a_prepared_network_is_that_of_float32(name: str) -> None:
         assert error(prepared, exact) <= max(1e-6, 3 * error(single, exact))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bits_do_not_depend_on_the_slot(precision: str) -> None:
+    ready = prepare(load("synth-resnet"), precision=precision)
+    assert sum(isinstance(module, UntiedBiasConv2d) for module in ready.modules()) == len(ready.layers)
+    x = torch.rand(5, 3, 112, 112, generator=torch.Generator().manual_seed(3)).to(memory_format=torch.channels_last)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    weights = torch.rand(1, 128, generator=torch.Generator().manual_seed(4))
+
+    def evaluated(batch: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = batch.clone().requires_grad_()
+        y = ready(leaf)
+        return y.detach(), torch.autograd.grad((y * weights).sum(), leaf)[0]
+
+    for one, other in zip(evaluated(x), evaluated(x[order]), strict=True):
+        assert torch.equal(one[order], other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu(precision: str) -> None:
+    net = load("synth-resnet", device="cuda")
+    ready = prepare(net, precision=precision)
+    assert not batch_norms(ready)
+    x = torch.rand(4, 3, 112, 112, generator=torch.Generator().manual_seed(3)).cuda()
+    with torch.no_grad():
+        assert error(ready(x), net.double()(x.double())) < 2e-2
+
+
 class Before(nn.Module):
     """A batch norm that nothing can be folded into but the convolution behind it."""
 
