@@ -258,7 +258,7 @@ class Machine:
         return top
 
 
-Step = Callable[[Machine], object]
+Step = Callable[[Any], object]
 _STOP = ord(".")
 # what the opcodes do; all others are refused by name
 STEPS: dict[bytes, Step] = {

@@ -71,8 +71,8 @@ def groups(content: Any) -> list[Group]:
         if id(value) in seen or not isinstance(value, _HOLDERS):
             continue
         seen.add(id(value))
-        listed = isinstance(value, (list, tuple))
-        parts = {str(k): item for k, item in enumerate(value)} if listed else value
+        listed = not isinstance(value, Mapping)
+        parts = value if isinstance(value, Mapping) else {str(k): item for k, item in enumerate(value)}
         texts = {key: item for key, item in parts.items() if isinstance(key, str)}
         state = {key: item for key, item in texts.items() if isinstance(item, Tensor)}
         if state and not listed:

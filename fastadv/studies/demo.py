@@ -151,7 +151,7 @@ def _faces(
     return IdentityFolder(out / FACES, size=size), chosen
 
 
-def _claim(out: Path, arguments: dict[str, int]) -> None:
+def _claim(out: Path, arguments: dict[str, int | tuple[int, int]]) -> None:
     """Makes the folder a demo's, or finds that it is one's with the same arguments, before anything is written."""
     mark = out / _MARK
     if out.exists() and not out.is_dir():
