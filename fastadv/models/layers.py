@@ -16,6 +16,7 @@ from fastadv.models import dataflow
 from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, copy_of
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.models.independence import check_independent
 from fastadv.models.memory import is_out_of_memory
 from fastadv.models.modes import plain_modes
@@ -25,7 +26,14 @@ _FOLDS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: nn.BatchNorm2d, nn.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = True, fold: bool = True) -> FaceModel:
+def prepare(
+    model: FaceModel,
+    *,
+    precision: str = "fp32",
+    channels_last: bool = True,
+    fold: bool = True,
+    fuse: bool = True,
+) -> FaceModel:
     """A copy of the model that is ready to be attacked: frozen, folded, in the fastest layout and precision.
 
     The original is left as it is. The copy's parameters need no gradient, so a backward pass computes the
@@ -39,6 +47,8 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
         channels_last: store the weights, and thereby compute, in channels-last layout.
         fold: merge each batch norm into the convolution or linear layer before it. Turn it off for a
             surrogate that changes the output of a convolution *before* its batch norm (DFANet).
+        fuse: on CUDA, and with `fold`, compute an activation in the kernel of the depthwise convolution before it,
+            whose output is then the activated one. Turn it off for what reads the outputs of convolutions.
 
     Returns:
         The prepared copy.
@@ -63,14 +73,14 @@ def prepare(model: FaceModel, *, precision: str = "fp32", channels_last: bool = 
         )
     _check_evaluating(model)
     with plain_modes(model.device):
-        prepared = _prepared(model, precision=precision, channels_last=channels_last, fold=fold)
+        prepared = _prepared(model, precision=precision, channels_last=channels_last, fold=fold, fuse=fuse)
         if not model._independent:
             check_independent(prepared)
             model._independent = prepared._independent = True
     return prepared
 
 
-def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bool) -> FaceModel:
+def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bool, fuse: bool) -> FaceModel:
     prepared = freeze(copy_of(model))
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
@@ -78,6 +88,8 @@ def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bo
         prepared.head.to(torch.float32)
     if fold:
         prepared.backbone = fold_batch_norms(prepared.backbone, keep=prepared.layers, image_shape=model.image_shape)
+    if channels_last and model.device.type == "cuda":
+        fuse_depthwise(prepared.backbone, model.image_shape, keep=prepared.layers, activations=fold and fuse)
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
     if model.device.type == "cpu":
@@ -263,6 +275,9 @@ def _to_channels_last(backbone: nn.Module) -> None:
     for parameter in backbone.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    for module in backbone.modules():
+        if isinstance(module, FusedDepthwiseConv2d):
+            module.arrange()
 
 
 def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:
