@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import against_peers, engine, growth, guard, ops, optimisation, serve_load, surrogates
+from bench import against_peers, depthwise, engine, growth, guard, ops, optimisation, serve_load, surrogates
 
 Row = Mapping[str, Any]
 
@@ -36,12 +36,14 @@ class Entry:
         what: One line.
         needs_data: Whether it needs real faces and weights.
         run: Measures.
+        needs_gpu: Whether it measures what is on a GPU only.
         groups: Columns whose values head a table of their own.
     """
 
     what: str
     needs_data: bool
     run: Callable[[Options], list[Row]]
+    needs_gpu: bool = False
     groups: tuple[str, ...] = ()
 
 
@@ -51,6 +53,12 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="every fused operation against plain PyTorch, torch.compile and the memory's bandwidth",
             needs_data=False,
             run=lambda o: ops.run(device=o.device, quick=o.quick),
+        ),
+        "depthwise": Entry(
+            what="depthwise convolutions and MobileFaceNet's tick: the Triton kernel against cuDNN and the bandwidth",
+            needs_data=False,
+            needs_gpu=True,
+            run=lambda o: depthwise.run(device=o.device, quick=o.quick),
         ),
         "engine-fim": Entry(
             what="FIM-20 on LFW crops: the engine against a hand-written float32 PyTorch loop",
