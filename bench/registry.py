@@ -8,7 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import against_peers, align, engine, growth, guard, ops, optimisation, serve_load, streaming, surrogates
+from bench import (
+    against_peers,
+    align,
+    depthwise,
+    engine,
+    growth,
+    guard,
+    ops,
+    optimisation,
+    serve_load,
+    streaming,
+    surrogates,
+)
 
 Row = Mapping[str, Any]
 
@@ -40,6 +52,7 @@ class Entry:
         what: One line.
         needs_data: Whether it needs real faces and weights.
         run: Measures.
+        needs_gpu: Whether it measures what is on a GPU only.
         groups: Columns whose values head a table of their own.
         parts: What ``--only`` can name.
         by_name: Whether it takes so long that it runs only where it is named: ``--all`` leaves it out.
@@ -48,6 +61,7 @@ class Entry:
     what: str
     needs_data: bool
     run: Callable[[Options], list[Row]]
+    needs_gpu: bool = False
     groups: tuple[str, ...] = ()
     parts: frozenset[str] = frozenset()
     by_name: bool = False
@@ -65,6 +79,12 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="face detection on LFW and photographs: speed, and agreement with facenet-pytorch's MTCNN",
             needs_data=True,
             run=lambda o: align.run(data=o.data, device=o.device, quick=o.quick),
+        ),
+        "depthwise": Entry(
+            what="depthwise convolutions and MobileFaceNet's tick: the Triton kernel against cuDNN and the bandwidth",
+            needs_data=False,
+            needs_gpu=True,
+            run=lambda o: depthwise.run(device=o.device, quick=o.quick),
         ),
         "engine-fim": Entry(
             what="FIM-20 on LFW crops: the engine against a hand-written float32 PyTorch loop",

@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         if entry.needs_data and args.data is None:
             print(f"{name}: skipped, it needs --data or FASTADV_DATA")
             continue
+        if entry.needs_gpu and not args.device.startswith("cuda"):
+            print(f"{name}: skipped, it needs --device cuda")
+            continue
         print(f"{name}: {entry.what}")
         rows = entry.run(options)
         show(rows, entry.groups)

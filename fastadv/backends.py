@@ -97,7 +97,7 @@ def problem(op: str, backend: str, device: torch.device) -> str:
         if device.type != "cuda":
             return "it takes CUDA tensors"
         return _missing_symbol(f"cuda_{stem}") or _cuda_problem(device)
-    return _triton_problem(stem, device)
+    return triton_problem(stem, device)
 
 
 def table() -> tuple[Row, ...]:
@@ -214,7 +214,8 @@ def _runs(architecture: str, capability: tuple[int, int]) -> bool:
     return (form != "-real" and capability >= own) or (form != "-virtual" and same and (not alone or capability == own))
 
 
-def _triton_problem(stem: str, device: torch.device) -> str:
+def triton_problem(stem: str, device: torch.device) -> str:
+    """Why the Triton kernels of a stem cannot run on ``device``, or an empty string."""
     if not _triton_version():
         return "triton is not installed"
     if device.type != "cuda" and not (device.type == "cpu" and interpreted()):

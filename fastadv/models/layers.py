@@ -13,6 +13,7 @@ from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, c
 from fastadv.models.folding import BATCH_NORMS, fold_batch_norms
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
 from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.models.independence import check_independent
 from fastadv.models.modes import plain_modes
 
@@ -24,6 +25,7 @@ def prepare(
     channels_last: bool = True,
     fold: bool = True,
     keep: Collection[str] = (),
+    fuse: bool = True,
 ) -> FaceModel:
     """A copy of the model that is ready to be attacked: frozen, folded, in the fastest layout and precision.
 
@@ -39,6 +41,8 @@ def prepare(
         fold: merge each batch norm into the convolution or linear layer before or behind it. Turn it off for a
             surrogate that changes the output of a convolution *before* its batch norm (DFANet).
         keep: names of further submodules of the backbone whose outputs must stay what they are.
+        fuse: on CUDA, and with `fold`, compute an activation in the kernel of the depthwise convolution before it,
+            whose output is then the activated one. Turn it off for what reads the outputs of convolutions.
 
     Returns:
         The prepared copy.
@@ -63,22 +67,27 @@ def prepare(
         )
     _check_evaluating(model)
     with plain_modes(model.device):
-        prepared = _prepared(model, precision=precision, channels_last=channels_last, fold=fold, keep=keep)
+        prepared = _prepared(
+            model, precision=precision, channels_last=channels_last, fold=fold, keep={*model.layers, *keep}, fuse=fuse
+        )
         if not model._independent:
             check_independent(prepared)
             model._independent = prepared._independent = True
     return prepared
 
 
-def _prepared(model: FaceModel, *, precision: str, channels_last: bool, fold: bool, keep: Collection[str]) -> FaceModel:
+def _prepared(
+    model: FaceModel, *, precision: str, channels_last: bool, fold: bool, keep: Collection[str], fuse: bool
+) -> FaceModel:
     prepared = freeze(copy_of(model))
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
     if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):
         prepared.head.to(torch.float32)
     if fold:
-        kept = {*prepared.layers, *keep}
-        prepared.backbone = fold_batch_norms(prepared.backbone, keep=kept, image_shape=model.image_shape)
+        prepared.backbone = fold_batch_norms(prepared.backbone, keep=keep, image_shape=model.image_shape)
+    if channels_last and model.device.type == "cuda":
+        fuse_depthwise(prepared.backbone, model.image_shape, keep=keep, activations=fold and fuse)
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
     if model.device.type == "cpu":
@@ -119,6 +128,9 @@ def to_channels_last(backbone: nn.Module) -> None:
     for parameter in backbone.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    for module in backbone.modules():
+        if isinstance(module, FusedDepthwiseConv2d):
+            module.arrange()
 
 
 def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:

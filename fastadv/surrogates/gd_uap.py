@@ -139,7 +139,7 @@ def gd_uap(
         recognition", section IV-F.
     """
     _check(eps=eps, seed=seed, steps=steps, step_size=step_size, patience=patience)
-    prepared = prepare(model, precision=precision)
+    prepared = prepare(model, precision=precision, fuse=False)  # outputs of convolutions are what is to fire
     layers = _layers(prepared)
     ids = torch.zeros(1, dtype=torch.int64, device=prepared.device)
     start = philox.uniform(seed, ids, 0, _START_LAYER, prepared.image_shape)

@@ -15,6 +15,7 @@ from fastadv.models import FaceModel
 from fastadv.models.folding import norm_affine
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
 from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.fused_depthwise import FusedDepthwiseConv2d
 from fastadv.models.untied_bias import UntiedBiasConv2d
 from fastadv.ops.random_key import BatchKey
 from fastadv.surrogates import flow
@@ -22,7 +23,10 @@ from fastadv.surrogates.key import StepKey
 
 # Exact types only: a subclass may compute something else.
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.PReLU, FrozenPReLU)
-_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, FrozenDepthwiseConv2d, UntiedBiasConv2d)
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (
+    *(nn.Conv2d, UntiedBiasConv2d),
+    *(FrozenDepthwiseConv2d, FusedDepthwiseConv2d),
+)
 
 
 class Draw:
@@ -93,8 +97,9 @@ def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_l
             rate=rate,
             rescale=rescale,
             layer=first_layer + i,
-            # a convolution keeps nothing of its output, and makes the gradient of its input for one reader
-            overwrite_map=type(convolution) in _CONVOLUTIONS,
+            # a convolution keeps nothing of its output, unless an activation is fused with it, and makes the gradient
+            # of its input for one reader
+            overwrite_map=type(convolution) in _CONVOLUTIONS and getattr(convolution, "activation", None) is None,
             overwrite_gradient=follows.convolution_only,
             **(_parameters(convolution, tail) if tail else {}),
         )
