@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from fastadv.engine import Adversarials, AttackWarning, Engine, Job, Result
     from fastadv.engine.attack import attack
     from fastadv.engine.run import run, stream_jobs, trace
-    from fastadv.models import FaceModel, load, load_onnx, wrap
+    from fastadv.models import FaceModel, load, load_onnx
+    from fastadv.models.wrap import wrap
     from fastadv.runs.production import stream
     from fastadv.surrogates import Surrogate
 
