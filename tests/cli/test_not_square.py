@@ -24,13 +24,13 @@ CALLED = tuple(call for call in CALLS if call.name != "denoiser")  # it has no n
 
 
 class Narrow(nn.Module):
-    """`(N, 3, 40, 32)` to `(N, 8)`."""
+    """`(N, 3, 40, 32)` to `(N, 64)`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, padding=1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
         self.second = nn.Sequential(nn.Conv2d(8, 8, 3, 2, padding=1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
-        self.fc = nn.Linear(8 * 10 * 8, 8)
+        self.fc = nn.Linear(8 * 10 * 8, 64)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.second(self.first(x)).flatten(1))
@@ -61,6 +61,7 @@ def test_every_command_takes_images_that_are_not_square(inputs: Path, capsys: py
         words = words.replace("--network synth-vgg", f"--network {inputs}/other.toml")
         words = words.replace("--surrogate synth-mobile", "--surrogate mine")
         words = words.replace("--model synth-mobile", f"--model {inputs}/mine.toml")
+        words = words.replace("--head-epochs 4", "--head-epochs 100")  # the network is not trained
         app(words.split(), standalone_mode=False)
         assert json.loads(capsys.readouterr().out), call.name
     with RunFolder(runs / "impersonate") as made:
