@@ -255,7 +255,7 @@ class AttackOptions:
     )
     ensemble: Annotated[
         list[str] | None,
-        Option(help="Add a network to an e- attack, NAME, NAME=WEIGHTS or FILE.onnx; may be repeated."),
+        Option(help="Add NAME, NAME=WEIGHTS or FILE.onnx to an e- attack; may be repeated."),
     ] = None
     ensemble_weights: Annotated[
         str | None,
