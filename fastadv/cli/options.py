@@ -35,7 +35,7 @@ Weights = Annotated[
 ]
 Model = Annotated[
     str,
-    MODELS.option("Network of 'fastadv models', an .onnx file, or a .toml that describes one.", files=True),
+    MODELS.option("Network of 'fastadv models', an .onnx file, or a .toml that describes one.", onnx=True),
 ]
 TrainedModel = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastadv.cli import app
 from fastadv.core.errors import Error
-from fastadv.data import IdentityFolder, RunFolder, read_manifest
+from fastadv.data import IdentityFolder
 from fastadv.data.alignment import template
 from fastadv.models import load, zoo
 from fastadv.runs.inputs import network_name, open_faces_of, open_model
@@ -64,8 +64,8 @@ def test_every_command_takes_images_that_are_not_square(inputs: Path, capsys: py
         words = words.replace("--head-epochs 4", "--head-epochs 100")  # the network is not trained
         app(words.split(), standalone_mode=False)
         assert json.loads(capsys.readouterr().out), call.name
-    with RunFolder(runs / "impersonate") as made:
-        assert made.load(read_manifest(runs / "impersonate")[0].name).image.shape == (3, *SIZE)
+    made = IdentityFolder(runs / "impersonate" / "images", size=None)
+    assert made.load(made.names[0]).image.shape == (3, *SIZE)
     guard = ("--model", f"{inputs}/mine.toml", "--detector", f"{runs}/detect/detectors/mlp-medoid-l2.safetensors")
     app(["detect", "export", *guard, "--out", str(inputs / "guard.pt2"), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["format"]
