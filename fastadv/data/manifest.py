@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ JOURNAL = "manifest.jsonl"
 PARQUET = "manifest.parquet"
 # The size of the image file, kept in the journal only: a shorter file on the disk was not written to its end.
 PNG_BYTES = "png_bytes"
+_AT_A_TIME = 4096  # rows of a Parquet file that are in memory, and that form a row group
 
 
 class ManifestError(Error, ValueError):
@@ -147,6 +149,11 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
         ManifestError: There is neither, it is damaged, or a name would leave the run's folder. A last line cut short
             by a crash is left out.
     """
+    return list(iterate_manifest(path))
+
+
+def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRow]:
+    """As `read_manifest`, some rows at a time."""
     path = Path(path)
     if path.is_dir():
         finished = path / PARQUET
@@ -154,41 +161,67 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
     if not path.is_file():
         raise ManifestError(f"{path}: expected a manifest, got no such file")
     if path.suffix == ".jsonl":
-        return [row for row, _ in read_journal(path, damaged=_refuse)]
+        yield from (row for row, _, _ in read_journal(path, damaged=_refuse))
+        return
     try:
-        table = pyarrow.parquet.read_table(path, memory_map=False)
+        with pyarrow.parquet.ParquetFile(path, memory_map=False) as file:
+            columns = file.schema_arrow.names
+            present = [name for name in SCHEMA.names if name in columns]
+            missing = [name for name in SCHEMA.names if name not in present and name not in _LATER]
+            if missing:
+                raise ManifestError(
+                    f"{path}: expected the manifest of a run, got one without the column {missing[0]!r}"
+                )
+            for batch in file.iter_batches(_AT_A_TIME, columns=present):
+                yield from (row_from_json(row, str(path)) for row in batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from error
-    present = [name for name in SCHEMA.names if name in table.column_names]
-    missing = [name for name in SCHEMA.names if name not in present and name not in _LATER]
-    if missing:
-        raise ManifestError(f"{path}: expected the manifest of a run, got one without the column {missing[0]!r}")
-    rows = table.select(present).to_pylist()
-    return [row_from_json(row, str(path)) for row in rows]
 
 
 def _refuse(where: str, reason: str) -> None:
     raise ManifestError(f"{where}: {reason}")
 
 
-def read_journal(path: Path, *, damaged: Any) -> list[tuple[ManifestRow, int]]:
-    """The rows of a journal, each with the size of its image file; what follows the last newline is dropped.
+def read_journal(path: Path, *, damaged: Any) -> Iterator[tuple[ManifestRow, int, int]]:
+    """The rows of a journal, each with the size of its image file and the place of its line in the journal.
+
+    What follows the last newline is dropped.
 
     Args:
         path: The journal.
         damaged: Called with the place and the reason for every line that is no row.
     """
-    lines = path.read_bytes().split(b"\n")[:-1]
-    rows = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        try:
-            values = json.loads(line)
-            size = int(values.pop(PNG_BYTES))
-            rows.append((row_from_json(values, where), size))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            damaged(where, f"not a row of a manifest: {error}")
-    return rows
+    at = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            where = f"{path}:{number}"
+            try:
+                values = json.loads(line)
+                size = int(values.pop(PNG_BYTES))
+                row = row_from_json(values, where)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                damaged(where, f"not a row of a manifest: {error}")
+            else:
+                yield row, size, at
+            at += len(line)
+
+
+def in_order(journal: Path, names: Iterable[str]) -> Iterator[ManifestRow]:
+    """The rows of a journal in the order of names; in memory are their places only.
+
+    Raises:
+        ManifestError: As `read_manifest`.
+        KeyError: A name without a row.
+    """
+    places = {row.name: at for row, _, at in read_journal(journal, damaged=_refuse)}
+    with journal.open("rb") as file:
+        for name in names:
+            file.seek(places[name])
+            values = json.loads(file.readline())
+            del values[PNG_BYTES]
+            yield row_from_json(values, str(journal))
 
 
 def row_from_json(values: Mapping[str, Any], where: str) -> ManifestRow:
@@ -222,7 +255,8 @@ def journal_line(row: ManifestRow, png_bytes: int) -> bytes:
 
 def to_parquet(rows: Iterable[ManifestRow]) -> bytes:
     """The Parquet file of the rows; the same rows always give the same bytes."""
-    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    sink, remaining = io.BytesIO(), map(asdict, rows)
+    with pyarrow.parquet.ParquetWriter(sink, SCHEMA, compression="zstd") as file:
+        while some := list(islice(remaining, _AT_A_TIME)):
+            file.write_table(pyarrow.Table.from_pylist(some, schema=SCHEMA))
     return sink.getvalue()

@@ -244,13 +244,11 @@ class RunFolder(Closing):
             if len(listed) != len(names):
                 raise RunFolderError(f"{self.path}: expected each image once in the order, got one twice")
             if self.finished:
-                if [row.name for row in manifest.read_manifest(self.path)] != names:
+                if [row.name for row in manifest.iterate_manifest(self.path)] != names:
                     raise RunFolderError(f"{self.path}: expected the order in which the run was finished, got another")
                 return
-            rows = {row.name: row for row in manifest.read_manifest(self.path / manifest.JOURNAL)}
-            write_atomically(
-                self.path / manifest.PARQUET, manifest.to_parquet(rows[name] for name in names), fsync=True
-            )
+            rows = manifest.in_order(self.path / manifest.JOURNAL, names)
+            write_atomically(self.path / manifest.PARQUET, manifest.to_parquet(rows), fsync=True)
             self._close_journal()
             (self.path / manifest.JOURNAL).unlink()
             self.finished = True
@@ -289,7 +287,7 @@ class RunFolder(Closing):
         if not journal.exists():
             return set()
         found = manifest.read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
-        held = {row.name: (row, size) for row, size in found if self._has_image(row.name, size)}
+        held = {row.name: (row, size) for row, size, _ in found if self._has_image(row.name, size)}
         for name in run_files.damaged_images(self.path, [row for row, _ in held.values()]):
             del held[name]
         text = b"".join(manifest.journal_line(row, size) for row, size in held.values())

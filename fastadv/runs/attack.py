@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Face, FaceSource, ManifestRow, Pair
 from fastadv.data.dealt_pairs import by_identity
+from fastadv.data.manifest import iterate_manifest
 from fastadv.data.names import fault as fault_of
 from fastadv.data.names import shown
 from fastadv.data.pair_lists import read_pairs_of
@@ -22,7 +25,7 @@ from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.recognition import count_success, mean_of
 from fastadv.runs.goals import Enrolled, GoalChoice
-from fastadv.runs.production import NONE_KNOWN, Order, produce
+from fastadv.runs.production import NONE_KNOWN, Order, produce, produced
 from fastadv.runs.work import Work
 
 
@@ -57,18 +60,28 @@ class AttackSummary:
     notices: tuple[str, ...]
 
 
-def summarise(rows: Sequence[ManifestRow]) -> AttackSummary:
-    """Shares and means of a manifest's rows.
+_NO_FLAGS = ("", ())  # of most images: they share one
+
+
+def summarise(rows: Iterable[ManifestRow]) -> AttackSummary:
+    """Shares and means of a manifest's rows, of which nothing else is kept.
 
     Raises:
         ValueError: There are no rows.
     """
-    n = len(rows)
+    figures = array("d")
+    flags: list[tuple[str, tuple[str, ...]]] = []
+    for row in rows:
+        unknown = row.success_float is None
+        figures.extend((row.success, met_before(row), math.nan if unknown else row.success_float or 0.0))
+        figures.extend((row.ticks, row.l2, row.linf))
+        flags.append((row.name, tuple(filter(None, row.flags.split(";")))) if row.flags else _NO_FLAGS)
+    success, met, before_rounding, ticks, l2, linf = np.array(figures).reshape(-1, 6).T
+    n = len(success)
     if not n:
         raise ArgumentError("rows: expected at least one image, got none")
-    hits, met = np.array([r.success for r in rows]), np.array([met_before(r) for r in rows])
-    found, counted = count_success(hits, met), hits & ~met
-    before_rounding = [r.success_float for r in rows if r.success_float is not None]
+    hits, was_met = success > 0, met > 0
+    found, counted = count_success(hits, was_met), hits & ~was_met
     return AttackSummary(
         images=n,
         success=found.successes / n,
@@ -76,11 +89,11 @@ def summarise(rows: Sequence[ManifestRow]) -> AttackSummary:
         met_before_images=found.met_before_images,
         success_of_rest=found.success_of_rest,
         rest_successes=found.rest_successes,
-        success_float=sum(before_rounding) / n if len(before_rounding) == n else None,
-        mean_ticks=sum(r.ticks for r in rows) / n,
-        mean_l2=mean_of([r.l2 for r in rows], counted),
-        mean_linf=mean_of([r.linf for r in rows], counted),
-        notices=notices((r.name, tuple(filter(None, r.flags.split(";")))) for r in rows),
+        success_float=None if np.isnan(before_rounding).any() else float(before_rounding.sum()) / n,
+        mean_ticks=float(ticks.sum()) / n,
+        mean_l2=mean_of(l2, counted),
+        mean_linf=mean_of(linf, counted),
+        notices=notices(flags),
     )
 
 
@@ -289,6 +302,7 @@ def attack_folder(
     ensemble = attack.surrogate.ensemble is not None
     goal_of = aim.goals(source, model, enrolled, ensemble=ensemble, learned=learned)
     known = NONE_KNOWN if learned is None else learned
-    rows = produce(orders, goal_of, source, attack, model, work, goal_name=aim.goal, known=known)
+    for _ in produced(orders, goal_of, source, attack, model, work, goal_name=aim.goal, known=known):
+        pass  # it is in the folder
     work.into.finish([order.name for order in orders])
-    return summarise(rows)
+    return summarise(iterate_manifest(work.into.path))

@@ -81,12 +81,32 @@ def produce(
         OSError: An image cannot be written.
     """
     rows = _finished(work.folder, {order.name for order in orders})
-    pending = [order for order in orders if order.name not in rows]
-    work.progress(stage, len(rows), len(orders))
-    for row, _ in _made(pending, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
+    for row in produced(orders, goal_of, source, attack, model, work, goal_name=goal_name, known=known, stage=stage):
         rows[row.name] = row
-        work.progress(stage, len(rows), len(orders))
     return [rows[order.name] for order in orders]
+
+
+def produced(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: Recipe,
+    model: FaceModel,
+    work: Work,
+    *,
+    goal_name: str,
+    known: Mapping[str, Tensor] = NONE_KNOWN,
+    stage: str = "attacking",
+) -> Iterator[ManifestRow]:
+    """As ``produce``, but only the rows of what is made now, one after the other: memory does not grow with them."""
+    done = frozenset() if work.folder is None else work.folder.done
+    pending = [order for order in orders if order.name not in done]
+    count = len(orders) - len(pending)
+    work.progress(stage, count, len(orders))
+    for row, _ in _made(pending, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
+        count += 1
+        work.progress(stage, count, len(orders))
+        yield row
 
 
 def stream(

@@ -1,6 +1,7 @@
 """Rows and the two forms of a manifest."""
 
 import hashlib
+import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import torch
 from rows import row
 
 from fastadv.core.provenance import commit
-from fastadv.data import ManifestError, RunFolder, encode_png, read_manifest
-from fastadv.data.manifest import journal_line, to_parquet
+from fastadv.data import ManifestError, RunFolder, encode_png, manifest, read_manifest
+from fastadv.data.manifest import in_order, iterate_manifest, journal_line, to_parquet
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -123,3 +124,27 @@ def test_a_manifest_of_an_earlier_version_lacks_the_later_columns(tmp_path: Path
     pyarrow.parquet.write_table(table, tmp_path / "manifest.parquet")
     (read,) = read_manifest(tmp_path)
     assert (read.image_hash, read.target_hash, read.software) == ("", "", "")
+
+
+def test_a_long_journal_becomes_a_file_in_another_order_without_its_rows_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read and written a block of rows at a time; a row alone takes more than 1,000 bytes."""
+    count = 1_000
+    monkeypatch.setattr(manifest, "_AT_A_TIME", 16)
+    journal, finished = tmp_path / "manifest.jsonl", tmp_path / "manifest.parquet"
+    example = row("name", levels=tuple(range(1000, 1020)), source_hash="ab" * 32, software="x" * 100)
+    with journal.open("wb") as file:
+        for k in range(count):
+            line = journal_line(example, 7).replace(b'"name": "name"', b'"name": "p/%d"' % k)
+            file.write(line.replace(b"1019", b"%d" % k))
+    names = [f"p/{k}" for k in reversed(range(count))]
+    tracemalloc.start()
+    try:
+        finished.write_bytes(to_parquet(in_order(journal, names)))
+        assert [each.name for each in iterate_manifest(finished)] == names
+        assert tracemalloc.get_traced_memory()[1] < 800 * count
+    finally:
+        tracemalloc.stop()
+    assert [each.levels[-1] for each in iterate_manifest(finished)] == list(reversed(range(count)))
+    assert read_manifest(journal)[17] == replace(example, name="p/17", levels=(*range(1000, 1019), 17))
