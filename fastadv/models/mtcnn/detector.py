@@ -21,7 +21,7 @@ from fastadv.models.devices import open_device
 from fastadv.models.identity import state_hash
 from fastadv.models.modes import plain_modes
 from fastadv.models.mtcnn.areas import SummedAreas
-from fastadv.models.mtcnn.pyramid import WINDOW, Level, levels_of, may_overlap
+from fastadv.models.mtcnn.pyramid import WINDOW, Level, Sheet, levels_of, may_overlap, sheets_of
 from fastadv.models.mtcnn.suppression import nms, nms_on_grid
 from fastadv.models.mtcnn.weights import load_cascade
 from fastadv.models.one_threaded import OneThreaded
@@ -30,6 +30,7 @@ _AT_SCALE, _AT_SCALES, _REFINED, _FINISHED = 0.5, 0.7, 0.7, 0.7  # overlaps that
 _TOGETHER = 2**23  # pixels of the pictures in one call of the cascade; a larger picture is alone
 _WORTHWHILE = {"cpu": 2**14, "cuda": 2**20}  # pixels from which a call of P-Net is worth its overhead
 _AT_ONCE = 16  # pictures in a call at most: a smaller number is filled up
+_SHEETS = 8  # pictures whose small levels are resampled together
 _CHUNKS = {24: 64, 48: 16}  # windows that R- and O-Net see at a time
 
 
@@ -87,6 +88,7 @@ class MTCNN:
             "thresholds": list(thresholds),
         }
         self._threads = OneThreaded(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self._worthwhile = _WORTHWHILE[self.device.type]
         self._scale, self._factor, self._thresholds = WINDOW / least_face, factor, thresholds
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], /) -> list[Detections]:
@@ -132,10 +134,10 @@ class MTCNN:
             pictures = torch.tensor([place for place, _ in alike], device=self.device)
             levels = levels_of(height, width, scale=self._scale, factor=self._factor)
             overlapping |= may_overlap(levels, _AT_SCALES)
-            for level, cells, scores, features in self._scored(areas, pictures, levels):
-                boxes = level.boxes(cells[:, 1:])
+            for sheet, (cells, level, scores, features) in self._scored(areas, pictures, levels):
+                boxes = sheet.boxes(cells[:, 1:], level)
                 grid = cells - torch.stack((pictures[0], *pictures.new_zeros(2)))
-                stays = nms_on_grid(grid, boxes, scores, (len(pictures), *level.cells), _AT_SCALE)
+                stays = nms_on_grid(grid, boxes, scores, (len(pictures), *sheet.cells), _AT_SCALE)
                 kept.append((cells[stays, 0], boxes[stays], scores[stays], features[stays]))
         owner, boxes, scores, features = map(torch.cat, zip(*kept, strict=True))
         # windows of a picture behind each other, where they are near in memory
@@ -147,38 +149,56 @@ class MTCNN:
 
     def _scored(
         self, areas: SummedAreas, pictures: Tensor, levels: Sequence[Level]
-    ) -> Iterator[tuple[Level, Tensor, Tensor, Tensor]]:
-        """What P-Net keeps of each level: picture, row and column of windows, (N, 3), their scores, their features."""
+    ) -> Iterator[tuple[Sheet, Iterator[Tensor]]]:
+        """What P-Net keeps of each sheet of the pictures.
+
+        Picture, row and column of windows, (N, 3), the levels that they are of, their scores, their features.
+        """
         tasks = [
-            (level, strip, some)
-            for level in levels
-            for strip in level.strips
-            for some in pictures.split(self._at_once(level))
+            (sheet, strip, some)
+            for sheet in sheets_of(levels, self._worthwhile)
+            for strip in sheet.strips
+            for some in pictures.split(max(self._at_once(sheet), _SHEETS if len(sheet.levels) > 1 else 1))
         ]
         parts = zip(tasks, self._threads.map(partial(self._kept, areas), tasks), strict=True)
-        for level, found in groupby(parts, key=lambda part: part[0][0]):
-            cells, scores, features = map(torch.cat, zip(*(kept for _, kept in found), strict=True))
-            yield level, cells, scores, features
+        for sheet, found in groupby(parts, key=lambda part: part[0][0]):
+            yield sheet, map(torch.cat, zip(*(kept for _, kept in found), strict=True))
 
-    def _at_once(self, level: Level) -> int:
-        """How many pictures of a level P-Net sees at a time: by their size alone, not by how many there are."""
-        height, width = level.size
-        return min(-(-_WORTHWHILE[self.device.type] // (height * width)), _AT_ONCE)
+    def _at_once(self, sheet: Sheet) -> int:
+        """How many pictures' sheets P-Net sees at a time: by their size alone, not by how many there are."""
+        height, width = sheet.size
+        return min(-(-self._worthwhile // (height * width)), _AT_ONCE)
 
-    def _kept(self, areas: SummedAreas, task: tuple[Level, range, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What `_scored` gives, for a strip of a level of some pictures."""
-        level, strip, pictures = task
-        whole, seen = pictures.new_tensor([[0, 0, level.width, level.height]]), level.seen(strip)
-        pnet, features = self._cascade.pnet, []
+    def _kept(self, areas: SummedAreas, task: tuple[Sheet, range, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `_scored` gives, for a strip of a sheet of some pictures."""
+        sheet, strip, pictures = task
+        pnet, fences, features = self._cascade.pnet, sheet.fences, []
 
         def evidence(some: Tensor) -> Tensor:
-            features.append(pnet(areas.resampled(some, whole.expand(len(some), 4), level.size, seen)))
-            return pnet.evidence(features[0])
+            features.append(pnet(some, fences))
+            return pnet.evidence(features[-1])
 
-        scores = fixed_batches(evidence, pictures, self._at_once(level)).sigmoid()
-        picture, row, column = (scores >= self._thresholds[0]).nonzero().T
+        seen = self._seen(areas, sheet, strip, pictures)
+        scores = fixed_batches(evidence, seen, self._at_once(sheet)).sigmoid()
+        level = sheet.level_at(strip).to(self.device)
+        picture, row, column = ((scores >= self._thresholds[0]) & (level >= 0)).nonzero().T
         cells = torch.stack((pictures[picture], row + strip.start, column), 1)
-        return cells, scores[picture, row, column], features[0][picture, :, row, column]
+        found = features[0] if len(features) == 1 else torch.cat(features)
+        return cells, level[row, column], scores[picture, row, column], found[picture, :, row, column]
+
+    def _seen(self, areas: SummedAreas, sheet: Sheet, strip: range, pictures: Tensor) -> Tensor:
+        """A strip of a sheet of some pictures, (N, 3, rows, columns), channels last."""
+        parts = []
+        for level in sheet.levels:
+            whole = pictures.new_tensor([[0, 0, level.width, level.height]]).expand(len(pictures), 4)
+            rows = sheet.seen(strip) if len(sheet.levels) == 1 else None
+            parts.append(areas.resampled(pictures, whole, level.size, rows))
+        if len(parts) == 1:
+            return parts[0]
+        made = parts[0].new_zeros((len(pictures), 3, *sheet.size)).contiguous(memory_format=torch.channels_last)
+        for part, (row, column) in zip(parts, sheet.corners, strict=True):
+            made[:, :, row : row + part.shape[2], column : column + part.shape[3]] = part
+        return made
 
     def _of_rows(self, function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
         """A function of many rows, in batches of one size, side by side."""

@@ -6,6 +6,8 @@ are no faces, the features that both are made of. Inputs are ``(x - 127.5) / 128
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,8 +27,12 @@ class PNet(nn.Module):
         self.conv4_1 = nn.Conv2d(32, 2, 1)
         self.conv4_2 = nn.Conv2d(32, 4, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = pool(_prelu(self.conv1(x), self.prelu1.weight), 2)
+    def forward(self, x: Tensor, fences: Iterable[tuple[slice, slice]] = ()) -> Tensor:
+        """The features; `fences` are rows and columns of the first convolution's result that no maximum counts."""
+        x = _prelu(self.conv1(x), self.prelu1.weight)
+        for rows, columns in fences:
+            x[:, :, rows, columns] = -torch.inf
+        x = pool(x, 2)
         return self.prelu3(self.conv3(self.prelu2(self.conv2(x))))
 
     def evidence(self, features: Tensor) -> Tensor:
