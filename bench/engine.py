@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import attacks
 from fastadv.attacks import Goal, Impersonate, Linf, Recipe, SignGradient
@@ -21,8 +21,9 @@ from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.slots import Slots
 from fastadv.engine.transfers import HostCopy
-from fastadv.models import FaceModel, load
+from fastadv.models import FaceModel, load, prepare
 from fastadv.models.capture import Captured
+from fastadv.models.frozen_activation import FrozenPReLU
 from fastadv.surrogates import Surrogate
 
 EPS, STEPS, ALPHA, THRESHOLD = 8 / 255, 20, 1 / 255, 0.31
@@ -196,8 +197,33 @@ def tick_and_passes(
     return tick, Captured(bare) if device.startswith("cuda") else bare
 
 
+def compiled_passes(name: str, precision: str, *, batch: int, device: str) -> Callable[[], None]:
+    """The yardstick of what is fused by hand: both passes of the network as ``torch.compile`` fuses it, recorded."""
+    model = prepare(
+        load(name, random_weights_seed=0, device=device).eval(), precision=precision, channels_last=False, fuse=False
+    )
+    for place, layer in list(model.backbone.named_modules()):
+        if isinstance(layer, FrozenPReLU):
+            plain = nn.PReLU(layer.num_parameters, device=device)
+            plain.weight = layer.weight
+            model.backbone.set_submodule(place, plain)
+    model.to(memory_format=torch.channels_last)
+    model.backbone.compile(dynamic=False)
+    x = torch.rand(batch, 3, 112, 112, generator=torch.Generator().manual_seed(0)).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def passes() -> None:
+        leaf = x.detach().requires_grad_(True)
+        torch.autograd.grad(model(leaf).sum(), leaf)
+
+    return Captured(passes)
+
+
 def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """A tick of full slots against the bare forward and backward pass on the same batch, alternating."""
+    """A tick of full slots against the bare forward and backward pass on the same batch, alternating.
+
+    On a GPU, ``compiled_ms`` is what the two passes take as ``torch.compile`` fuses them.
+    """
     rows = []
     batch = BATCH[device.split(":")[0]]
     for name, precision, count in (
@@ -207,14 +233,16 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
     ):
         tick, passes = tick_and_passes(name, precision, batch=batch, device=device)
         repeats = 3 if quick else count
+        calls = [passes, tick]
+        if device.startswith("cuda"):
+            calls.append(compiled_passes(name, precision, batch=batch, device=device))
         pairs = []
         for k in range(repeats + 2):
-            order = (passes, tick) if k % 2 else (tick, passes)
-            spent = {f: _timed(device, f)[0] for f in order}
+            spent = {f: _timed(device, f)[0] for f in (calls if k % 2 else calls[::-1])}
             if k >= 2:
-                pairs.append((spent[passes], spent[tick]))
-        plain, full = (statistics.median(column) for column in zip(*pairs, strict=True))
-        low, difference, high = statistics.quantiles((b - a for a, b in pairs), n=4)
+                pairs.append([spent[f] for f in calls])
+        plain, full, *yardstick = (statistics.median(column) for column in zip(*pairs, strict=True))
+        low, difference, high = statistics.quantiles((b - a for a, b, *_ in pairs), n=4)
         rows.append(
             {
                 "model": name,
@@ -226,6 +254,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
                 "own_ms_q25": 1e3 * low,
                 "own_ms_q75": 1e3 * high,
                 "own_share": difference / plain,
+                **({"compiled_ms": 1e3 * yardstick[0]} if yardstick else {}),
             }
         )
     return rows

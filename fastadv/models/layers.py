@@ -11,8 +11,9 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, copy_of
 from fastadv.models.folding import BATCH_NORMS, fold_batch_norms
+from fastadv.models.frozen_activation import FrozenPReLU
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
-from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.fused_activation import fuse_activations, fusible_activations
 from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.models.independence import check_independent
 from fastadv.models.modes import plain_modes
@@ -41,8 +42,8 @@ def prepare(
         fold: merge each batch norm into the convolution or linear layer before or behind it. Turn it off for a
             surrogate that changes the output of a convolution *before* its batch norm (DFANet).
         keep: names of further submodules of the backbone whose outputs must stay what they are.
-        fuse: on CUDA, and with `fold`, compute an activation in the kernel of the depthwise convolution before it,
-            whose output is then the activated one. Turn it off for what reads the outputs of convolutions.
+        fuse: with `fold`, make an activation part of the convolution before it, whose output is then the activated
+            one. Turn it off for what reads the outputs of convolutions.
 
     Returns:
         The prepared copy.
@@ -88,12 +89,14 @@ def _prepared(
         prepared.backbone = fold_batch_norms(prepared.backbone, keep=keep, image_shape=model.image_shape)
     if channels_last and model.device.type == "cuda":
         fuse_depthwise(prepared.backbone, model.image_shape, keep=keep, activations=fold and fuse)
+    # looked for in float32, before there are twins
+    fused = fusible_activations(prepared.backbone, keep=keep, image_shape=model.image_shape) if fold and fuse else []
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
-    if model.device.type == "cpu":
-        _install_fast_backward(prepared.backbone, depthwise=precision == "bf16")
+    _install_fast_backward(prepared.backbone, depthwise=precision == "bf16" and model.device.type == "cpu")
     if channels_last:
         to_channels_last(prepared.backbone)
+    fuse_activations(prepared.backbone, fused)
     prepared.precision = precision
     return prepared
 
@@ -137,7 +140,7 @@ def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:
     """Replace layers by frozen twins with the same forward bits; hooked ones are left alone."""
     for name, module in list(backbone.named_modules(remove_duplicate=False)):
         twin: nn.Module
-        if not name or module._forward_hooks or module._forward_pre_hooks:
+        if not name or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             continue
         if type(module) is nn.PReLU:
             twin = FrozenPReLU(module)

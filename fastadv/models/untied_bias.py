@@ -34,7 +34,7 @@ class UntiedBiasConv2d(nn.Conv2d):
             device="meta",
         )
         self.weight = convolution.weight
-        self.untied_bias = bias
+        self.untied_bias: nn.Parameter | None = bias
         self.input_size = input_size
         self.train(convolution.training)
 
@@ -49,8 +49,9 @@ class UntiedBiasConv2d(nn.Conv2d):
                 f"input: expected shape (N, {self.in_channels}, {str(self.input_size)[1:]}, the size for which a batch "
                 f"norm was folded into this convolution, got {tuple(input.shape)}; fold for that image_shape"
             )
+        made = super().forward(input)
         # in place: the backward pass of a convolution needs no output
-        return super().forward(input).add_(self.untied_bias)
+        return made if self.untied_bias is None else made.add_(self.untied_bias)
 
 
 def pads_with_zeros(convolution: nn.Conv2d) -> bool:

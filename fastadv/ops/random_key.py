@@ -108,7 +108,7 @@ class BatchKey:
 
     Attributes:
         seed: see :func:`check`; likewise ``ids`` and ``tick``. Without ``ids`` nothing can be drawn.
-        count: How many images; None without ``ids``.
+        count: How many images; 0 without ``ids``.
         in_memory: Whether a compiled function can read its tensors where they lie.
 
     Raises:
@@ -117,7 +117,7 @@ class BatchKey:
 
     def __init__(self, seed: int | Tensor = 0, ids: Tensor | None = None, tick: int | Tensor = 0) -> None:
         self._split = NO_KEY if ids is None else split(seed, ids, tick, 0, 0)
-        self.seed, self.ids, self.tick, self.count = seed, ids, tick, None if ids is None else ids.shape[0]
+        self.seed, self.ids, self.tick, self.count = seed, ids, tick, 0 if ids is None else ids.shape[0]
         self._tensors = [part for part in (seed, ids, tick) if isinstance(part, Tensor)]
         self.in_memory = torch.compiler.is_compiling() or all(checks.has_memory(part) for part in self._tensors)
 

@@ -1,0 +1,96 @@
+"""Activations of a frozen network in one operation with the bias of the convolution before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.models import dataflow
+from fastadv.models.activation_pairs import Pair, activation_pairs
+from fastadv.models.folding import computes, probe_of
+from fastadv.models.frozen_activation import FrozenActivation
+from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
+from fastadv.models.memory import is_out_of_memory
+from fastadv.models.untied_bias import UntiedBiasConv2d
+
+# Those that keep nothing of their output. Exact types only: a subclass may compute something else.
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, FrozenDepthwiseConv2d, UntiedBiasConv2d)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ActivatedForward:
+    """The ``forward`` of a convolution with the activation behind it."""
+
+    forward: Callable[[Tensor], Tensor]
+    activation: FrozenActivation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The activated output ``(N, C, H, W)``."""
+        return self.activation(self.forward(x))
+
+
+def fusible_activations(
+    backbone: nn.Module, *, keep: Collection[str] = (), image_shape: tuple[int, int, int] = (3, 112, 112)
+) -> list[Pair]:
+    """What :func:`fuse_activations` may fuse: pairs that leave the output for one image what it is.
+
+    Args:
+        backbone: frozen and in evaluation mode; not changed.
+        keep: names of submodules whose outputs must stay what they are.
+        image_shape: channels, height and width of the image.
+
+    Returns:
+        See :class:`fastadv.models.activation_pairs.Pair`; none where a copy with them computes something else, or
+        shares modules with the backbone.
+    """
+    if not any(type(module) in _CONVOLUTIONS for module in backbone.modules()):
+        return []
+    trial, probe = dataflow.copy_of(backbone), probe_of(backbone, image_shape)
+    if not set(trial.modules()).isdisjoint(backbone.modules()):
+        return []
+    with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []):
+        try:
+            found, expected = activation_pairs(trial, probe, keep=keep)
+            pairs = [pair for pair in found if type(trial.get_submodule(pair.convolution)) in _CONVOLUTIONS]
+            fuse_activations(trial, pairs)
+            return pairs if not pairs or computes(trial, probe, expected) else []
+        except Exception as error:  # any code may run in there; who uses the backbone will see what it raises
+            if is_out_of_memory(error):
+                raise
+            return []
+
+
+def fuse_activations(backbone: nn.Module, pairs: Sequence[Pair]) -> None:
+    """Let convolutions give the output of the activations behind them, which become identities, in place.
+
+    A bias for each position, and on CUDA every bias, is added by the activation, since the convolution would take
+    another pass for it. On a CPU the activation takes the place of the convolution's output: no new memory is touched.
+    """
+    for pair in pairs:
+        convolution = backbone.get_submodule(pair.convolution)
+        activation = backbone.get_submodule(pair.activation)
+        assert isinstance(convolution, nn.Conv2d)
+        fused = FrozenActivation(
+            activation,
+            _taken_bias(convolution),
+            overwrite=(True, pair.for_convolution),
+            keep_result=pair.unchanged,
+        )
+        convolution.forward = ActivatedForward(forward=convolution.forward, activation=fused)  # type: ignore[assignment, method-assign]
+        backbone.set_submodule(pair.activation, nn.Identity().train(activation.training))
+
+
+def _taken_bias(convolution: nn.Conv2d) -> Tensor:
+    """The bias that the convolution no longer adds; -0 where it goes on adding its own, or has none."""
+    bias = None
+    if isinstance(convolution, UntiedBiasConv2d):
+        assert convolution.untied_bias is not None
+        bias, convolution.untied_bias = convolution.untied_bias[0], None
+    elif convolution.weight.is_cuda:
+        bias, convolution.bias = convolution.bias, None
+    if bias is None:
+        bias = convolution.weight.new_full((convolution.out_channels,), -0.0)
+    return bias
