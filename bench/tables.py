@@ -132,7 +132,7 @@ def peers(results: Mapping[str, Any]) -> str:
             ]
             for row in rows
         ]
-        parts.append(f"### {NAMES[attack]}, {network}\n\nThe norm is {norm}.\n\n{table(head, lines)}")
+        parts.append(f"## {NAMES[attack]}, {network}\n\nThe norm is {norm}.\n\n{table(head, lines)}")
     return "\n".join(parts)
 
 

@@ -29,7 +29,7 @@ from fastadv.cli.groups import Listing, OwnOptions
 from fastadv.cli.help_page import WIDTH, Group
 from fastadv.cli.identify import identify
 from fastadv.cli.inspect_weights import inspect
-from fastadv.cli.models import models, show
+from fastadv.cli.models import models, show_model
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
 from fastadv.cli.talfw import talfw
@@ -70,7 +70,7 @@ detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
 networks = typer.Typer(cls=Listing, pretty_exceptions_enable=False, rich_markup_mode=None)
 networks.callback(invoke_without_command=True)(models)
-networks.command(cls=Checked)(show)
+networks.command("show", cls=Checked)(show_model)
 networks.command(cls=Checked)(inspect)
 networks.command(cls=Checked)(check)
 app.add_typer(networks, name="models")

@@ -30,12 +30,11 @@ class GoalOptions:
     goal: Annotated[
         Goal | None,
         Option(
-            help="Goal: evade, impersonate, match, identify-as, misidentify, classify-as or misclassify; see 'fastadv "
-            "attacks' (default: by the attack)."
+            help="evade, impersonate, match, identify-as, misidentify, classify-as, misclassify (default: by attack)."
         ),
     ] = None
     pairs: Annotated[
-        Path | None, Option(help="Attack the pairs of this CSV file (first,second,same): target second.")
+        Path | None, Option(help="Attack the pairs of this list, as 'verify' takes it: target second.")
     ] = None
     layer: Annotated[str | None, Option(help="With --goal match: compare this layer (default: the embedding).")] = None
     gallery: Annotated[

@@ -23,7 +23,7 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @takes_groups
-def show(
+def show_model(
     name: Annotated[str, MODELS.argument("Show this network.", metavar="NAME")],
     as_json: AsJson = False,
 ) -> None:

@@ -54,14 +54,21 @@ class Names:
         return name
 
     def known_or_file(self, name: str | None) -> str | None:
-        """A name of this kind, or a file: of one of ``files``, or an ONNX file.
+        """A name of this kind, or a file of one of ``files``.
 
         Raises:
             ArgumentError: It is neither.
         """
-        if name is None or name in self.listed():
-            return name
-        return name if name.endswith(self.files) or is_onnx(name) else self.known(name)
+        return name if name is not None and name.endswith(self.files) else self.known(name)
+
+    def known_or_onnx(self, name: str | None) -> str | None:
+        """A name of this kind, or any file: of one of ``files``, or an ONNX file.
+
+        Raises:
+            ArgumentError: It is neither.
+        """
+        onnx = name is not None and name not in self.listed() and is_onnx(name)
+        return name if onnx else self.known_or_file(name)
 
     def argument(self, help: str, metavar: str = "[NAME]", panel: str | None = None) -> Any:
         """A positional parameter."""
@@ -69,9 +76,9 @@ class Names:
             metavar=metavar, help=help, rich_help_panel=panel, callback=self.known, autocompletion=self.listed
         )
 
-    def option(self, help: str, *, files: bool = False) -> Any:
-        """An option; with ``files`` a file may be given too."""
-        callback = self.known_or_file if files else self.known
+    def option(self, help: str, *, onnx: bool = False) -> Any:
+        """An option; with ``onnx`` an ONNX file may be given too."""
+        callback = self.known_or_onnx if onnx else self.known_or_file
         return typer.Option(metavar="NAME", help=help, callback=callback, autocompletion=self.listed)
 
 

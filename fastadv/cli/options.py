@@ -35,7 +35,7 @@ Weights = Annotated[
 ]
 Model = Annotated[
     str,
-    MODELS.option("Network, a name of 'fastadv models', an .onnx file, or a TOML file that describes one.", files=True),
+    MODELS.option("Network of 'fastadv models', an .onnx file, or a .toml that describes one.", onnx=True),
 ]
 TrainedModel = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
@@ -53,9 +53,7 @@ class InputOptions:
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[
-        Path, Option(help="Read faces from a folder of identities, LFW, a .bin, .rec, .tar shards, a list or a run.")
-    ]
+    data: Annotated[Path, Option(help="Read faces: a folder of identities, LFW, a .bin, .rec, .tar, list or run.")]
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None
@@ -257,7 +255,7 @@ class AttackOptions:
     )
     ensemble: Annotated[
         list[str] | None,
-        Option(help="Add a network to an e- attack, NAME, NAME=WEIGHTS or FILE.onnx; may be repeated."),
+        Option(help="Add NAME, NAME=WEIGHTS or FILE.onnx to an e- attack; may be repeated."),
     ] = None
     ensemble_weights: Annotated[
         str | None,

@@ -66,7 +66,7 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
             "prometheus_client=prometheus-client",
         ),
         "train": _of("train", "losses of 'fastadv train'", "pytorch_metric_learning=pytorch-metric-learning"),
-        "heic": _of("heic", "HEIC pictures", "pillow_heif"),
+        "heic": _of("heic", "HEIC pictures", "pillow_heif=pillow-heif"),
         "onnx": _of("onnx", ".onnx files in and out", "onnx", "onnxruntime", "onnxscript"),
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
         "faiss-gpu": _of("faiss-gpu", "faster kNN scores on a GPU", "faiss=faiss-gpu"),

@@ -251,3 +251,12 @@ def center_crop(image: NDArray[np.uint8], size: Size) -> tuple[NDArray[np.uint8]
     box = (left, top, left + across, top + down)
     resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
     return np.array(resized, dtype=np.uint8), matrix
+
+
+def __getattr__(name: str) -> object:
+    """`read_landmarks`, which is in a module of its own that imports this one."""
+    if name == "read_landmarks":
+        from fastadv.data.landmark_lists import read_landmarks
+
+        return read_landmarks
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

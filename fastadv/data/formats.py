@@ -44,7 +44,7 @@ def sniff(head: bytes) -> str | None:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
-    if head[4:8] == b"ftyp":
+    if head[4:8] == b"ftyp" and len(head) >= min(_box(head), HEAD):  # one that is cut here holds no picture
         brands = {head[8:12]} | {head[k : k + 4] for k in range(16, min(_box(head), 4 * _MOST_BRANDS), 4)}
         return next((name for brand, name in _BRANDS.items() if brand in brands), None)
     if head[:2] == b"BM" and len(head) >= 18 and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fastadv.attacks import Recipe, fgsm, fim, m_fim, pgd
 from fastadv.core.differences import difference
@@ -139,7 +140,7 @@ def _faces(
         identities=max(2 * _FOLDS, pairs // 2), per_identity=_PER_IDENTITY, seed=seed, size=size, first=_FIRST_PERSON
     )
     chosen = people.pairs(pairs, folds=_FOLDS, seed=seed)
-    _claim(out, {"seed": seed, "pairs": pairs, "size": size})
+    _claim(out, {"seed": seed, "pairs": pairs, "size": people.size})
     names = sorted(names_of(chosen))
     with people.stream(names) as faces:
         for number, face in enumerate(faces, 1):
@@ -151,7 +152,7 @@ def _faces(
     return IdentityFolder(out / FACES, size=size), chosen
 
 
-def _claim(out: Path, arguments: dict[str, int | tuple[int, int]]) -> None:
+def _claim(out: Path, arguments: dict[str, Any]) -> None:
     """Makes the folder a demo's, or finds that it is one's with the same arguments, before anything is written."""
     mark = out / _MARK
     if out.exists() and not out.is_dir():

@@ -48,7 +48,7 @@ def test_a_summary_compares_with_the_fastest_other_whether_it_is_lost_or_not():
 
 def test_the_whole_table_has_a_row_a_run():
     text = tables.peers({"rows": ROWS})
-    assert text.startswith("### PGD, net\n\nThe norm is L∞ in grey levels.\n")
+    assert text.startswith("## PGD, net\n\nThe norm is L∞ in grey levels.\n")
     assert "| foolbox 3.3.4 | 20 (9 to 11) |" in text
     assert "| 100 % of 256 | 8 | lost |" in text
 

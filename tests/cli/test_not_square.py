@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastadv.cli import app
 from fastadv.core.errors import Error
-from fastadv.data import IdentityFolder, RunFolder, read_manifest
+from fastadv.data import IdentityFolder
 from fastadv.data.alignment import template
 from fastadv.models import load, zoo
 from fastadv.runs.inputs import network_name, open_faces_of, open_model
@@ -24,13 +24,13 @@ CALLED = tuple(call for call in CALLS if call.name != "denoiser")  # it has no n
 
 
 class Narrow(nn.Module):
-    """`(N, 3, 40, 32)` to `(N, 8)`."""
+    """`(N, 3, 40, 32)` to `(N, 64)`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, padding=1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
         self.second = nn.Sequential(nn.Conv2d(8, 8, 3, 2, padding=1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
-        self.fc = nn.Linear(8 * 10 * 8, 8)
+        self.fc = nn.Linear(8 * 10 * 8, 64)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.second(self.first(x)).flatten(1))
@@ -61,10 +61,11 @@ def test_every_command_takes_images_that_are_not_square(inputs: Path, capsys: py
         words = words.replace("--network synth-vgg", f"--network {inputs}/other.toml")
         words = words.replace("--surrogate synth-mobile", "--surrogate mine")
         words = words.replace("--model synth-mobile", f"--model {inputs}/mine.toml")
+        words = words.replace("--head-epochs 4", "--head-epochs 100")  # the network is not trained
         app(words.split(), standalone_mode=False)
         assert json.loads(capsys.readouterr().out), call.name
-    with RunFolder(runs / "impersonate") as made:
-        assert made.load(read_manifest(runs / "impersonate")[0].name).image.shape == (3, *SIZE)
+    made = IdentityFolder(runs / "impersonate" / "images", size=None)
+    assert made.load(made.names[0]).image.shape == (3, *SIZE)
     guard = ("--model", f"{inputs}/mine.toml", "--detector", f"{runs}/detect/detectors/mlp-medoid-l2.safetensors")
     app(["detect", "export", *guard, "--out", str(inputs / "guard.pt2"), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["format"]

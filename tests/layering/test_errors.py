@@ -96,7 +96,7 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "data/lfw.py": ("{}: images are missing below {}: {}", "{}: there is no such list, but pairs.csv; ..."),
         "data/pair_lists.py": ("{}: {} images of the pairs are missing, first {}{}",),
         "data/run_files.py": ("{}: images are missing or damaged: {}; ...",),
-        "data/templates.py": ("{}: images are missing: {}",),
+        "data/template_pairs.py": ("{}: images are missing: {}",),
         "data/writer.py": ("{}: {}: {}",),
     },
     "no argument is wrong: too little memory, a busy server, a missing checkout": {

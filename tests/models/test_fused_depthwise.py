@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import backends
-from fastadv.models import FaceModel, fold_batch_norms, freeze, load, prepare
-from fastadv.models.capture import Captured
+from fastadv.models import fold_batch_norms, freeze, load, prepare
 from fastadv.models.frozen_activation import FrozenPReLU
 from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.testing.tolerances import assert_same_bits
@@ -360,63 +359,3 @@ def test_a_network_of_the_zoo() -> None:
 def test_prepare_on_a_cpu_leaves_them_alone() -> None:
     prepared = prepare(load("synth-mobile", random_weights_seed=1))
     assert not any(isinstance(m, FusedDepthwiseConv2d) for m in prepared.modules())
-
-
-# -- what only a GPU can show --
-
-
-def on_gpu(name: str = "mobilefacenet") -> FaceModel:
-    return load(name, random_weights_seed=1, device="cuda")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("name", "layers", "fused"), [("mobilefacenet", 17, 16), ("mobileface_v2", 12, 12)])
-def test_installed_by_prepare(name: str, layers: int, fused: int) -> None:
-    model = on_gpu(name)
-    images = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(4))
-    for precision in ("fp32", "bf16"):
-        prepared = prepare(model, precision=precision)
-        found = [m for m in prepared.modules() if isinstance(m, FusedDepthwiseConv2d)]
-        assert (len(found), sum(m.activation is not None for m in found)) == (layers, fused)
-        with torch.no_grad():
-            expected = load(name, random_weights_seed=1)(images)
-            assert (
-                (prepared(images.cuda()).cpu() * expected).sum(1) > (0.99999 if precision == "fp32" else 0.99)
-            ).all()
-            again = prepare(prepared, precision=precision)
-            assert torch.equal(again(images.cuda()), prepared(images.cuda()))
-    assert not any(getattr(m, "activation", None) for m in prepare(model, fold=False).modules())
-    assert not any(getattr(m, "activation", None) for m in prepare(model, fuse=False).modules())
-    assert not any(isinstance(m, FusedDepthwiseConv2d) for m in prepare(model, channels_last=False).modules())
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_captured_pass_gives_the_bits_of_the_eager_one(precision: str) -> None:
-    model = prepare(on_gpu(), precision=precision)
-    images = last(torch.rand(8, 3, 112, 112, device="cuda")).requires_grad_()
-
-    def gradient() -> Tensor:
-        return torch.autograd.grad(model(images)[:, 0].sum(), images)[0]
-
-    captured = Captured(gradient)
-    for _ in range(2):
-        with torch.no_grad():
-            images.copy_(torch.rand_like(images))
-        assert_same_bits(captured(), gradient())
-
-
-@pytest.mark.gpu
-def test_a_side_stream_orders_the_work() -> None:
-    layer, x, direction = example("3x3 on an odd map", "relu6", "cuda")
-    expected = both(layer, x, direction)
-    late = torch.zeros_like(x)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # a launch on another stream would see the zeros
-        late.copy_(x)
-        got = both(layer, late, direction)
-    stream.synchronize()
-    for a, b in zip(got, expected, strict=True):
-        assert_same_bits(a, b)

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fastadv.core.errors import Error
 from fastadv.data import FaceDetector, read_image, read_landmarks
 from fastadv.models import MTCNN, CheckpointError
 from fastadv.models.mtcnn import detector as cascade_module
+from fastadv.models.mtcnn import pyramid
 from fastadv.models.mtcnn.areas import SummedAreas
 from fastadv.models.mtcnn.weights import load_cascade
 
@@ -80,7 +82,9 @@ def plainly(networks, image, least_face, factor, thresholds):
     scale, found = 12 / least_face, []
     while min(height, width) * scale >= 12 - 1e-9:
         level = F.interpolate(pixels, (int(height * scale + 1), int(width * scale + 1)), mode="area")
-        maps = networks.pnet((level - 127.5) / 128)[0].numpy()
+        features = networks.pnet((level - 127.5) / 128)
+        scores = networks.pnet.conv4_1(features).softmax(1)[:, 1:]
+        maps = torch.cat((scores, networks.pnet.conv4_2(features)), 1)[0].numpy()
         y, x = np.nonzero(maps[0] >= thresholds[0])
         corners = np.stack([x, y, x, y], 1) * 2 + np.array([1, 1, 12, 12])
         boxes = np.floor(corners.astype(np.float32) / np.float32(scale))
@@ -142,11 +146,25 @@ def test_nor_on_how_many_go_through_together(monkeypatch):
     assert all(map(same, whole, detector()(PICTURES)))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_nor_on_the_number_of_threads_which_stays_what_it_was(threads):
+    usual, before = detector()(PICTURES), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        other = detector()
+        assert all(map(same, usual, other(PICTURES)))
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:  # a new thread has the process's number
+            assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_strips_of_a_large_picture_are_the_picture(monkeypatch):
     """Rounding may differ between shapes of a convolution, so the numbers are compared, not the bits."""
     image = picture(150, 120)
     (whole,) = detector()([image])
-    monkeypatch.setattr(cascade_module, "_STRIP", 12 * 75)
+    monkeypatch.setattr(pyramid, "_STRIP", 12 * 75)
     (strips,) = detector()([image])
     assert len(whole) == len(strips) > 0
     np.testing.assert_allclose(strips.boxes, whole.boxes, atol=1e-3)

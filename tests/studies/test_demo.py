@@ -1,5 +1,6 @@
 """The demo: what it shows is what it found, twice the same, and every folder of it is an ordinary one."""
 
+import json
 import re
 import shutil
 from html import unescape
@@ -46,6 +47,8 @@ def test_what_is_there(made: DemoResult) -> None:
     assert made.stopped.attack == by_name("fim", stop_at_success=True, margin=0.02)
     assert read_pairs_csv(made.out / "pairs.csv") == made.pairs
     assert sum(p.same for p in made.pairs) == 10
+    # as earlier versions wrote it: their folders go on
+    assert json.loads((made.out / "demo.json").read_bytes()) == {"seed": 0, "pairs": 20, "size": SIZE}
     for run in (*made.runs, made.stopped):
         assert tuple(read_manifest(run.path)) == run.rows
         assert len(run.rows) == 20

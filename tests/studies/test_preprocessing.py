@@ -109,7 +109,7 @@ def test_published_networks_fit_as_they_are_described_and_not_otherwise(name: st
         pytest.skip(f"no weights in {DATA} (set FASTADV_DATA)")
     model = load(name, DATA / "weights" / FILES[name])
     source = LFW(DATA / "lfw")
-    pairs = PairChoice(limit=100).open(source)
+    pairs = PairChoice(limit=100 if name == "mobileface_v2" else 300).open(source)  # good networks need more
     assert check(source, pairs, model).fits
     found = check(source, pairs, model.replace(channels="bgr"))
     assert not found.fits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ class SummedAreas:
     kept modulo 2^32, which leaves the difference right for rectangles of up to 8.4 million pixels.
     """
 
-    def __init__(self, pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> None:
+    def __init__(
+        self, pictures: Sequence[NDArray[np.uint8]], device: torch.device, *, each: Callable[..., Iterable[None]] = map
+    ) -> None:
         """Sums up the pictures.
 
         Args:
             pictures: (H, W, 3) uint8 each.
             device: Where the tables are.
+            each: Calls a function for each picture, as `map` does.
         """
         height, width = torch.tensor([picture.shape[:2] for picture in pictures]).unbind(1)
         counts = (height + 1) * (width + 1)
@@ -32,10 +35,8 @@ class SummedAreas:
         self._first, self._stride = (ends - counts).to(device), (width + 1).to(device)
         # a pixel is four numbers, so that it is read as one of 16 bytes
         self._table = torch.zeros((int(ends[-1]), 4), dtype=torch.int32, device=device)
-        for picture, end, count in zip(pictures, ends.tolist(), counts.tolist(), strict=True):
-            table = self._table[end - count : end].view(picture.shape[0] + 1, picture.shape[1] + 1, 4)[..., :3]
-            table[1:, 1:] = torch.from_numpy(np.require(picture, np.uint8, ("C", "W"))).to(device)
-            table.cumsum_(0).cumsum_(1)
+        places = zip(pictures, self._table.split(counts.tolist()), strict=True)
+        list(each(lambda place: _sum_up(*place), places))
 
     def resampled(self, picture: Tensor, boxes: Tensor, size: tuple[int, int], rows: range | None = None) -> Tensor:
         """Rectangles of pictures at one size, each pixel the mean of the source pixels that it touches.
@@ -73,6 +74,13 @@ class SummedAreas:
         index = (rows[:, :, None] + columns[:, None]).flatten()
         pixels = self._table.view(torch.complex128)[:, 0].index_select(0, index)
         return torch.view_as_real(pixels).view(torch.int32).view(*rows.shape, -1)
+
+
+def _sum_up(picture: NDArray[np.uint8], table: Tensor) -> None:
+    """Fill a table of zeros."""
+    sums = table.view(picture.shape[0] + 1, picture.shape[1] + 1, 4)[..., :3]
+    sums[1:, 1:] = torch.from_numpy(np.require(picture, np.uint8, ("C", "W"))).to(table.device)
+    sums.cumsum_(0).cumsum_(1)
 
 
 def _edges(begin: Tensor, end: Tensor, count: int, chosen: range) -> tuple[Tensor, Tensor]:

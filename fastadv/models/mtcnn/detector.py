@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise, starmap
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -20,15 +21,14 @@ from fastadv.models.devices import open_device
 from fastadv.models.identity import state_hash
 from fastadv.models.modes import plain_modes
 from fastadv.models.mtcnn.areas import SummedAreas
-from fastadv.models.mtcnn.networks import pnet_cells
+from fastadv.models.mtcnn.pyramid import WINDOW, Level, levels_of, may_overlap
 from fastadv.models.mtcnn.suppression import nms, nms_on_grid
 from fastadv.models.mtcnn.weights import load_cascade
+from fastadv.models.one_threaded import OneThreaded
 
-_WINDOW, _STRIDE = 12, 2  # of P-Net
 _AT_SCALE, _AT_SCALES, _REFINED, _FINISHED = 0.5, 0.7, 0.7, 0.7  # overlaps that are too much, after each step
 _TOGETHER = 2**23  # pixels of the pictures in one call of the cascade; a larger picture is alone
-_STRIP = 2**18  # pixels of a level that P-Net sees at a time
-_WORTHWHILE = {"cpu": 2**13, "cuda": 2**20}  # pixels from which a call of P-Net is worth its overhead
+_WORTHWHILE = {"cpu": 2**14, "cuda": 2**20}  # pixels from which a call of P-Net is worth its overhead
 _AT_ONCE = 16  # pictures in a call at most: a smaller number is filled up
 _CHUNKS = {24: 64, 48: 16}  # windows that R- and O-Net see at a time
 
@@ -38,8 +38,8 @@ class MTCNN:
 
     Pictures of any sizes go through the cascade together: P-Net scores each level of the pyramid, and R- and O-Net see
     the windows of all pictures in one pass. What is found in a picture does not depend on the others, to the last bit
-    on a CPU: the networks are given batches of one fixed size. Memory is bounded by the largest picture (about 15 bytes
-    a pixel), not by their number.
+    on a CPU: the networks are given batches of one fixed size, and there, side by side, one thread each. Memory is
+    bounded by the largest picture (about 20 bytes a pixel), not by their number.
 
     Attributes:
         device: Where it computes.
@@ -71,7 +71,7 @@ class MTCNN:
             ValueError: A setting is out of range, there are no weights, or the device is not there.
             CheckpointError: The weights are missing, damaged, or not of MTCNN.
         """
-        check_int("least_face", least_face, _WINDOW, 2**16)
+        check_int("least_face", least_face, WINDOW, 2**16)
         check_range("factor", factor, 0.1, 0.95)
         if not isinstance(thresholds, Sequence) or len(thresholds) != 3:
             raise ArgumentError(f"thresholds: expected one for each of the 3 networks, got {brief(thresholds)}")
@@ -86,7 +86,8 @@ class MTCNN:
             "factor": factor,
             "thresholds": list(thresholds),
         }
-        self._scale, self._factor, self._thresholds = _WINDOW / least_face, factor, thresholds
+        self._threads = OneThreaded(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self._scale, self._factor, self._thresholds = WINDOW / least_face, factor, thresholds
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], /) -> list[Detections]:
         """The faces of each picture, the best score first.
@@ -113,7 +114,7 @@ class MTCNN:
 
     def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """The faces of pictures that fit into the memory together; those of one shape follow each other."""
-        areas = SummedAreas(images, self.device)
+        areas = SummedAreas(images, self.device, each=self._threads.map)
         boxes, owner = self._refined(areas, *self._proposed(areas))
         boxes, owner, points, scores = self._finished(areas, boxes, owner)
         boxes = boxes - boxes.new_tensor([1, 1, 0, 0])  # the cascade counts pixels from 1, the last one included
@@ -123,60 +124,65 @@ class MTCNN:
 
     def _proposed(self, areas: SummedAreas) -> tuple[Tensor, Tensor]:
         """Squares that P-Net takes for faces, (N, 4), and which picture each is of."""
-        rows, owners = [areas.sizes.new_zeros((0, 9)).float()], [areas.sizes.new_zeros(0)]
+        none = areas.sizes.new_zeros(0)
+        kept = [(none, none.new_zeros((0, 4)).float(), none.float(), none.new_zeros((0, 32)).float())]
         overlapping = False
         shapes = list(enumerate(map(tuple, areas.sizes.tolist())))
         for (width, height), alike in groupby(shapes, key=lambda item: item[1]):
             pictures = torch.tensor([place for place, _ in alike], device=self.device)
-            scales = self._scales(height, width)
-            overlapping |= any(starmap(_may_overlap, pairwise(scales)))
-            for scale in scales:
-                found, owner = self._at_scale(areas, pictures, height, width, scale)
-                rows.append(found)
-                owners.append(owner)
-        found, owner = torch.cat(rows), torch.cat(owners)
-        if overlapping:
-            stays = nms(found[:, :4], found[:, 4], owner, _AT_SCALES)
-            found, owner = found[stays], owner[stays]
-        found, owner = found[owner.argsort(stable=True)], owner.sort().values  # windows near each other in memory
-        return _squares(_moved(found[:, :4], found[:, 5:], 0)), owner
+            levels = levels_of(height, width, scale=self._scale, factor=self._factor)
+            overlapping |= may_overlap(levels, _AT_SCALES)
+            for level, cells, scores, features in self._scored(areas, pictures, levels):
+                boxes = level.boxes(cells[:, 1:])
+                grid = cells - torch.stack((pictures[0], *pictures.new_zeros(2)))
+                stays = nms_on_grid(grid, boxes, scores, (len(pictures), *level.cells), _AT_SCALE)
+                kept.append((cells[stays, 0], boxes[stays], scores[stays], features[stays]))
+        owner, boxes, scores, features = map(torch.cat, zip(*kept, strict=True))
+        # windows of a picture behind each other, where they are near in memory
+        order = nms(boxes, scores, owner, _AT_SCALES) if overlapping else owner.argsort(stable=True)
+        owner, boxes = owner[order], boxes[order]
+        if len(owner):
+            boxes = _squares(_moved(boxes, self._of_rows(self._cascade.pnet.offsets, features[order], 64), 0))
+        return boxes, owner
 
-    def _scales(self, height: int, width: int) -> list[float]:
-        """From the picture to each level whose smaller side is no smaller than P-Net's window."""
-        scales, scale = [], self._scale
-        least = min(height, width) * scale
-        while least >= _WINDOW:
-            scales.append(scale)
-            scale, least = scale * self._factor, least * self._factor
-        return scales
+    def _scored(
+        self, areas: SummedAreas, pictures: Tensor, levels: Sequence[Level]
+    ) -> Iterator[tuple[Level, Tensor, Tensor, Tensor]]:
+        """What P-Net keeps of each level: picture, row and column of windows, (N, 3), their scores, their features."""
+        tasks = [
+            (level, strip, some)
+            for level in levels
+            for strip in level.strips
+            for some in pictures.split(self._at_once(level))
+        ]
+        parts = zip(tasks, self._threads.map(partial(self._kept, areas), tasks), strict=True)
+        for level, found in groupby(parts, key=lambda part: part[0][0]):
+            cells, scores, features = map(torch.cat, zip(*(kept for _, kept in found), strict=True))
+            yield level, cells, scores, features
 
-    def _at_scale(
-        self, areas: SummedAreas, pictures: Tensor, height: int, width: int, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Box, score and offsets of the windows that P-Net keeps at one scale, (N, 9), and the picture of each."""
-        size = int(height * scale + 1), int(width * scale + 1)
-        rows, columns = map(pnet_cells, size)
-        whole = torch.tensor([[0, 0, width, height]], device=self.device)
-        at_once = min(-(-_WORTHWHILE[self.device.type] // (size[0] * size[1])), _AT_ONCE)
-        step = max(1, _STRIP // (_STRIDE * size[1]))
-        cells, values = [], []
-        for begin in range(0, rows, step):
-            end = min(begin + step, rows)
-            # of the rows that these cells see, where the last cells may lack one
-            strip = range(_STRIDE * begin, min(_STRIDE * end + _WINDOW - _STRIDE, size[0]))
+    def _at_once(self, level: Level) -> int:
+        """How many pictures of a level P-Net sees at a time: by their size alone, not by how many there are."""
+        height, width = level.size
+        return min(-(-_WORTHWHILE[self.device.type] // (height * width)), _AT_ONCE)
 
-            def scored(chosen: Tensor, strip: range = strip) -> Tensor:
-                return self._cascade.pnet(areas.resampled(chosen, whole.expand(len(chosen), 4), size, strip))
+    def _kept(self, areas: SummedAreas, task: tuple[Level, range, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_scored` gives, for a strip of a level of some pictures."""
+        level, strip, pictures = task
+        whole, seen = pictures.new_tensor([[0, 0, level.width, level.height]]), level.seen(strip)
+        pnet, features = self._cascade.pnet, []
 
-            maps = fixed_batches(scored, pictures, at_once)
-            kept = (maps[:, 0] >= self._thresholds[0]).nonzero()
-            values.append(maps[kept[:, 0], :, kept[:, 1], kept[:, 2]])
-            cells.append(kept + kept.new_tensor([0, begin, 0]))
-        cell, value = torch.cat(cells), torch.cat(values)
-        corner = _STRIDE * cell[:, [2, 1]].float()
-        boxes = torch.cat((((corner + 1) / scale).floor(), ((corner + _WINDOW) / scale).floor()), 1)
-        stays = nms_on_grid(cell, boxes, value[:, 0], (len(pictures), rows, columns), _AT_SCALE)
-        return torch.cat((boxes, value), 1)[stays], pictures[cell[stays, 0]]
+        def evidence(some: Tensor) -> Tensor:
+            features.append(pnet(areas.resampled(some, whole.expand(len(some), 4), level.size, seen)))
+            return pnet.evidence(features[0])
+
+        scores = fixed_batches(evidence, pictures, self._at_once(level)).sigmoid()
+        picture, row, column = (scores >= self._thresholds[0]).nonzero().T
+        cells = torch.stack((pictures[picture], row + strip.start, column), 1)
+        return cells, scores[picture, row, column], features[0][picture, :, row, column]
+
+    def _of_rows(self, function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+        """A function of many rows, in batches of one size, side by side."""
+        return torch.cat(self._threads.map(lambda some: fixed_batches(function, some, size), rows.split(size)))
 
     def _refined(self, areas: SummedAreas, boxes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         """Squares that R-Net takes for faces, moved by its offsets."""
@@ -205,7 +211,7 @@ class MTCNN:
             return boxes, owner, boxes.new_zeros((0, 15))
         windows = torch.cat((owner[:, None], low[inside], high[inside]), 1)
         size = (side, side)
-        found = fixed_batches(lambda w: network(areas.resampled(w[:, 0], w[:, 1:], size)), windows, _CHUNKS[side])
+        found = self._of_rows(lambda w: network(areas.resampled(w[:, 0], w[:, 1:], size)), windows, _CHUNKS[side])
         passed = found[:, 0] > threshold
         return boxes[passed], owner[passed], found[passed]
 
@@ -223,15 +229,6 @@ def _together(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
         pixels += more
     if chosen:
         yield chosen
-
-
-def _may_overlap(scale: float, next_scale: float) -> bool:
-    """Whether boxes of two levels may overlap by more than is allowed between levels.
-
-    A box is 11 / scale wide but for 1, so that their IoU is at most the square of the ratio; within a level it is 0.5.
-    """
-    side = _WINDOW - 1
-    return ((side / scale + 1) / (side / next_scale - 1)) ** 2 > _AT_SCALES
 
 
 def _moved(boxes: Tensor, offsets: Tensor, more: int) -> Tensor:

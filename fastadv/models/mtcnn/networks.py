@@ -1,6 +1,7 @@
 """P-, R- and O-Net of MTCNN, under the parameter names of facenet-pytorch's weights.
 
-Each returns the probability of a face, then four offsets of the box, in one tensor. Inputs are ``(x - 127.5) / 128``.
+R- and O-Net return the probability of a face, then four offsets of the box, in one tensor; P-Net, most of whose windows
+are no faces, the features that both are made of. Inputs are ``(x - 127.5) / 128``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 
 class PNet(nn.Module):
-    """Scores every 12×12 window at a stride of 2: `(N, 3, H, W)` to `(N, 5, pnet_cells(H), pnet_cells(W))`."""
+    """Sees every 12×12 window at a stride of 2: `(N, 3, H, W)` to `(N, 32, pnet_cells(H), pnet_cells(W))` features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,10 +27,16 @@ class PNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pool(_prelu(self.conv1(x), self.prelu1.weight), 2)
-        x = self.prelu3(self.conv3(self.prelu2(self.conv2(x))))
-        score, move = self.conv4_1, self.conv4_2
-        x = F.conv2d(x, torch.cat((score.weight, move.weight)), torch.cat((_bias(score), _bias(move))))
-        return torch.cat((_face(x[:, :2]), x[:, 2:]), 1)
+        return self.prelu3(self.conv3(self.prelu2(self.conv2(x))))
+
+    def evidence(self, features: Tensor) -> Tensor:
+        """The logarithm of the odds that windows are faces, (N, h, w)."""
+        weight, bias = self.conv4_1.weight.flatten(1), _bias(self.conv4_1)
+        return features.permute(0, 2, 3, 1) @ (weight[1] - weight[0]) + (bias[1] - bias[0])
+
+    def offsets(self, features: Tensor) -> Tensor:
+        """How far the boxes of windows move, (n, 4), by their features, (n, 32)."""
+        return F.linear(features, self.conv4_2.weight.flatten(1), self.conv4_2.bias)
 
 
 def pnet_cells(size: int) -> int:
