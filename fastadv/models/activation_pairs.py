@@ -14,7 +14,10 @@ from fastadv.models.frozen_activation import FrozenPReLU
 # Exact types only: a subclass may compute something else.
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, FrozenPReLU)
 # What may give the memory that it reads.
-_ALIASES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Unflatten)
+_ALIASES = (
+    *(nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
+    nn.modules.dropout._DropoutNd,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,8 @@ class Pair:
     Attributes:
         convolution: called once.
         activation: called once; it alone reads the convolution's output, directly or through identities.
-        unchanged: whether layers alone read the result, none of which changes it in place.
-        for_convolution: whether one convolution alone reads it, and nothing asks for it.
+        unchanged: whether known layers alone read the result, none of which changes it in place.
+        for_convolution: whether one known convolution alone reads it, and nothing asks for it.
     """
 
     convolution: str
@@ -72,26 +75,32 @@ def activation_pairs(backbone: nn.Module, probe: Tensor, *, keep: Collection[str
         activation = reader(node)
         if activation is None or kind(activation) not in _ACTIVATIONS:
             continue
+        behind = kind(reader(activation))
         pairs.append(
             Pair(
                 convolution=str(node.target),
                 activation=str(activation.target),
                 unchanged=is_unchanged(activation, modules),
-                for_convolution=issubclass(kind(reader(activation)), nn.Conv2d),
+                for_convolution=issubclass(behind, nn.Conv2d) and is_known(behind),
             )
         )
     return pairs, recording.output
 
 
 def is_unchanged(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether layers alone read what a node makes, and none of them changes it in place."""
+    """Whether known layers alone read what a node makes, and none of them changes it in place."""
     for user in node.users:
         layer = modules.get(str(user.target)) if user.op == "call_module" else None
-        if layer is None or getattr(layer, "inplace", False):
+        if layer is None or not is_known(type(layer)) or getattr(layer, "inplace", False):
             return False
         if isinstance(layer, _ALIASES) and not is_unchanged(user, modules):
             return False
     return True
+
+
+def is_known(kind: type[nn.Module]) -> bool:
+    """Whether a layer is torch's or ours: others may change what they read, or hand on a gradient as it is."""
+    return kind.__module__.startswith(("torch.nn.modules.", "fastadv.models."))
 
 
 def _is_layer(module: nn.Module) -> bool:

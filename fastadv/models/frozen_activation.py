@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv import backends
 from fastadv.ops import PreparedDropout
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether a device has a kernel for a :class:`FrozenActivation`; PyTorch's layers are faster than the reference."""
+    return backends.resolve("feature_dropout_bn_prelu", device) != "reference"
 
 
 class FrozenActivation:
@@ -19,8 +25,9 @@ class FrozenActivation:
     input besides the result, which the next layer keeps.
 
     Args:
-        activation: an ``nn.ReLU``, ``nn.ReLU6``, ``nn.LeakyReLU`` or ``nn.PReLU``; its slopes are copied.
-        shift: ``(C,)``, or of the shape of one image ``(C, H, W)``; copied. None: none, for ``C`` slopes of a PReLU.
+        activation: an ``nn.ReLU``, ``nn.ReLU6``, ``nn.LeakyReLU`` or ``nn.PReLU``; its slopes must not change.
+        shift: ``(C,)``, or of the shape of one image ``(C, H, W)``; must not change. None: none, for ``C`` slopes of a
+            PReLU.
         overwrite: of ``(map, gradient)``, whether nobody else reads ``x``, and the gradient of the result: on a CPU
             results then take their places.
         keep_result: make the derivative from the result, which must then not be changed in place. It is made from ``x``

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv.models import dataflow
 from fastadv.models.activation_pairs import Pair, activation_pairs
 from fastadv.models.folding import computes, probe_of
-from fastadv.models.frozen_activation import FrozenActivation
+from fastadv.models.frozen_activation import FrozenActivation, has_kernel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
 from fastadv.models.memory import is_out_of_memory
 from fastadv.models.untied_bias import UntiedBiasConv2d
@@ -22,14 +22,33 @@ _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv2d, FrozenDepthwiseConv2d, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActivatedForward:
-    """The ``forward`` of a convolution with the activation behind it."""
+    """The ``forward`` of a convolution with the activation behind it.
 
-    forward: Callable[[Tensor], Tensor]
+    Attributes:
+        convolution: of ``_CONVOLUTIONS``.
+        activation: of its output.
+        adds_bias: whether the activation adds the convolution's bias.
+    """
+
+    convolution: nn.Conv2d
     activation: FrozenActivation
+    adds_bias: bool
 
     def __call__(self, x: Tensor) -> Tensor:
         """The activated output ``(N, C, H, W)``."""
-        return self.activation(self.forward(x))
+        layer = self.convolution
+        if not self.adds_bias:
+            made = type(layer).forward(layer, x)
+        elif isinstance(layer, UntiedBiasConv2d):
+            made = layer.without_bias(x)
+        else:
+            made = layer._conv_forward(x, layer.weight, None)
+        return self.activation(made)
+
+
+def activated_already(x: Tensor) -> Tensor:
+    """The ``forward`` of an activation that is part of a convolution: ``x`` itself."""
+    return x
 
 
 def fusible_activations(
@@ -43,13 +62,13 @@ def fusible_activations(
         image_shape: channels, height and width of the image.
 
     Returns:
-        See :class:`fastadv.models.activation_pairs.Pair`; none where a copy with them computes something else, or
-        shares modules with the backbone.
+        See :class:`fastadv.models.activation_pairs.Pair`; none where the device has no kernel for it, or where a copy
+        with them computes something else, or shares modules with the backbone.
     """
     if not any(type(module) in _CONVOLUTIONS for module in backbone.modules()):
         return []
     trial, probe = dataflow.copy_of(backbone), probe_of(backbone, image_shape)
-    if not set(trial.modules()).isdisjoint(backbone.modules()):
+    if not has_kernel(probe.device) or not set(trial.modules()).isdisjoint(backbone.modules()):
         return []
     with torch.random.fork_rng(devices=[probe.device] if probe.is_cuda else []):
         try:
@@ -64,33 +83,35 @@ def fusible_activations(
 
 
 def fuse_activations(backbone: nn.Module, pairs: Sequence[Pair]) -> None:
-    """Let convolutions give the output of the activations behind them, which become identities, in place.
+    """Let convolutions give the output of the activations behind them, which then change nothing, in place.
 
-    A bias for each position, and on CUDA every bias, is added by the activation, since the convolution would take
-    another pass for it. On a CPU the activation takes the place of the convolution's output: no new memory is touched.
+    Modules, parameters and their names stay what they are: :func:`split_activations` is the way back. A bias for each
+    position, and on CUDA every bias, is added by the activation, since the convolution would take another pass for it.
+    On a CPU the activation takes the place of the convolution's output: no new memory is touched.
     """
     for pair in pairs:
         convolution = backbone.get_submodule(pair.convolution)
         activation = backbone.get_submodule(pair.activation)
         assert isinstance(convolution, nn.Conv2d)
-        fused = FrozenActivation(
-            activation,
-            _taken_bias(convolution),
-            overwrite=(True, pair.for_convolution),
-            keep_result=pair.unchanged,
+        bias = _added_bias(convolution)
+        shift = convolution.weight.new_full((convolution.out_channels,), -0.0) if bias is None else bias
+        fused = FrozenActivation(activation, shift, overwrite=(True, pair.for_convolution), keep_result=pair.unchanged)
+        convolution.forward = ActivatedForward(  # type: ignore[assignment, method-assign]
+            convolution=convolution, activation=fused, adds_bias=bias is not None
         )
-        convolution.forward = ActivatedForward(forward=convolution.forward, activation=fused)  # type: ignore[assignment, method-assign]
-        backbone.set_submodule(pair.activation, nn.Identity().train(activation.training))
+        activation.forward = activated_already  # type: ignore[assignment, method-assign]
 
 
-def _taken_bias(convolution: nn.Conv2d) -> Tensor:
-    """The bias that the convolution no longer adds; -0 where it goes on adding its own, or has none."""
-    bias = None
+def split_activations(backbone: nn.Module) -> None:
+    """Undo :func:`fuse_activations`, in place."""
+    for module in backbone.modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, ActivatedForward) or forward is activated_already:
+            del module.forward
+
+
+def _added_bias(convolution: nn.Conv2d) -> Tensor | None:
+    """The bias that the activation adds; None where the convolution adds its own, or has none."""
     if isinstance(convolution, UntiedBiasConv2d):
-        assert convolution.untied_bias is not None
-        bias, convolution.untied_bias = convolution.untied_bias[0], None
-    elif convolution.weight.is_cuda:
-        bias, convolution.bias = convolution.bias, None
-    if bias is None:
-        bias = convolution.weight.new_full((convolution.out_channels,), -0.0)
-    return bias
+        return convolution.untied_bias[0]
+    return convolution.bias if convolution.weight.is_cuda else None

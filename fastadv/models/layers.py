@@ -11,9 +11,9 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, copy_of
 from fastadv.models.folding import BATCH_NORMS, fold_batch_norms
-from fastadv.models.frozen_activation import FrozenPReLU
+from fastadv.models.frozen_activation import FrozenPReLU, has_kernel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
-from fastadv.models.fused_activation import fuse_activations, fusible_activations
+from fastadv.models.fused_activation import fuse_activations, fusible_activations, split_activations
 from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.models.independence import check_independent
 from fastadv.models.modes import plain_modes
@@ -43,7 +43,8 @@ def prepare(
             surrogate that changes the output of a convolution *before* its batch norm (DFANet).
         keep: names of further submodules of the backbone whose outputs must stay what they are.
         fuse: with `fold`, make an activation part of the convolution before it, whose output is then the activated
-            one. Turn it off for what reads the outputs of convolutions.
+            one. On a CPU its gradient may be overwritten in the backward pass. Turn it off for what reads outputs of
+            convolutions, or their gradients, that are not in `layers` or `keep`.
 
     Returns:
         The prepared copy.
@@ -81,6 +82,7 @@ def _prepared(
     model: FaceModel, *, precision: str, channels_last: bool, fold: bool, keep: Collection[str], fuse: bool
 ) -> FaceModel:
     prepared = freeze(copy_of(model))
+    split_activations(prepared.backbone)  # of a model that was prepared before: `keep` may name others now
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
     if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):
@@ -93,7 +95,11 @@ def _prepared(
     fused = fusible_activations(prepared.backbone, keep=keep, image_shape=model.image_shape) if fold and fuse else []
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
-    _install_fast_backward(prepared.backbone, depthwise=precision == "bf16" and model.device.type == "cpu")
+    _install_fast_backward(
+        prepared.backbone,
+        depthwise=precision == "bf16" and model.device.type == "cpu",
+        prelu=has_kernel(model.device),
+    )
     if channels_last:
         to_channels_last(prepared.backbone)
     fuse_activations(prepared.backbone, fused)
@@ -136,13 +142,13 @@ def to_channels_last(backbone: nn.Module) -> None:
             module.arrange()
 
 
-def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:
+def _install_fast_backward(backbone: nn.Module, *, depthwise: bool, prelu: bool) -> None:
     """Replace layers by frozen twins with the same forward bits; hooked ones are left alone."""
     for name, module in list(backbone.named_modules(remove_duplicate=False)):
         twin: nn.Module
         if not name or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             continue
-        if type(module) is nn.PReLU:
+        if prelu and type(module) is nn.PReLU:
             twin = FrozenPReLU(module)
         elif depthwise and type(module) is nn.Conv2d and max(module.stride) > 1 and is_depthwise(module):
             twin = FrozenDepthwiseConv2d(module)

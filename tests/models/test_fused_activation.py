@@ -12,16 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv import backends
 from fastadv.models import FaceModel, fold_batch_norms, freeze, load, prepare, shipped_names
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
 from fastadv.models.fused_activation import ActivatedForward, fuse_activations, fusible_activations
 from fastadv.models.untied_bias import UntiedBiasConv2d
-from fastadv.surrogates import FeatureDropout
+from fastadv.surrogates import FeatureDropout, StepKey
 
 
 def fused_in(network: nn.Module) -> set[str]:
     """The convolutions that give the output of an activation."""
-    return {name for name, module in network.named_modules() if "forward" in vars(module)}
+    return {
+        name for name, module in network.named_modules() if isinstance(vars(module).get("forward"), ActivatedForward)
+    }
 
 
 def evaluated(network: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
@@ -44,6 +47,20 @@ def fused_names(network: nn.Module, keep: tuple[str, ...] = (), shape: Any = (3,
     return fused_in(made)
 
 
+class Handing(nn.Conv2d):
+    """Hands on what it reads, and thereby the gradient that it gets."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+class Changing(nn.Conv2d):
+    """Changes what it reads."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.mul_(2))
+
+
 class Net(nn.Module):
     """Two convolutions, their activations, and a forward pass given by the test."""
 
@@ -53,6 +70,7 @@ class Net(nn.Module):
         self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
         self.one, self.other, self.identity = nn.PReLU(3), nn.ReLU(inplace=True), nn.Identity()
         self.block, self.idle = nn.Sequential(nn.Conv2d(3, 3, 1)), nn.Sequential(nn.Dropout(), nn.Flatten())
+        self.handing, self.changing = Handing(3, 3, 1), Changing(3, 3, 1)
         self.run = run
         self.eval()
 
@@ -83,6 +101,8 @@ RUNS: dict[str, tuple[Callable[[Any, Tensor], Tensor], set[str]]] = {
     "result_changed_in_place_by_a_layer": (lambda m, x: m.other(m.one(m.a(x))), {"a"}),
     "result_changed_in_place_behind_a_view": (lambda m, x: m.one(m.a(x)).flatten(1).mul_(2), {"a"}),
     "result_changed_in_place_behind_layers": (lambda m, x: m.idle(m.one(m.a(x))).mul_(2), {"a"}),
+    "result_changed_in_place_by_a_convolution": (lambda m, x: m.changing(m.one(m.a(x))), {"a"}),
+    "gradient_handed_on": (lambda m, x: m.other(m.b(x)) + m.handing(m.one(m.a(x))), {"a", "b"}),
     "gradient_shared_with_a_shortcut": (lambda m, x: m.b(y := m.one(m.a(x))) + y, {"a"}),
 }
 
@@ -137,7 +157,7 @@ def test_a_bias_for_each_position_is_added_by_the_activation() -> None:
     assert isinstance(folded[1], UntiedBiasConv2d)
     assert fused_names(folded) == {"1"}
     fuse_activations(folded, fusible_activations(folded, image_shape=(3, 8, 8)))
-    assert folded[1].untied_bias is None
+    assert vars(folded[1])["forward"].adds_bias
     x = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(folded(x), network(x))
     with pytest.raises(ValueError, match="input: expected shape"):
@@ -192,17 +212,77 @@ def test_a_prepared_network_may_be_prepared_again_and_copied() -> None:
     for again in (prepare(prepared), copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
         assert fused_in(again.backbone) == {"0", "2"}
         assert all(map(torch.equal, evaluated(again, x), evaluated(prepared, x)))
-        assert again.backbone[0].forward.forward.__self__ is again.backbone[0]
+        assert again.backbone[0].forward.convolution is again.backbone[0]
     half = prepare(prepared, precision="bf16")
-    for a, b in zip(evaluated(half, x), evaluated(prepare(model, precision="bf16"), x), strict=True):
-        torch.testing.assert_close(a, b, rtol=0.05, atol=0.01)
+    assert isinstance(half.backbone[0], FrozenDepthwiseConv2d)
+    assert all(map(torch.equal, evaluated(half, x), evaluated(prepare(model, precision="bf16"), x)))
+    assert fused_in(prepare(prepared, keep=("0",)).backbone) == {"2"}
+    assert fused_in(prepare(prepared, fuse=False).backbone) == set()
+
+
+def test_the_state_is_that_of_the_network_that_is_not_fused() -> None:
+    model = load("iresnet18", random_weights_seed=1).eval()
+    states = [prepare(model, fuse=fuse).state_dict() for fuse in (True, False)]
+    assert list(states[0]) == list(states[1])
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
+
+
+def test_without_a_kernel_the_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small(nn.Conv2d(3, 3, 3), nn.PReLU(3)), torch.rand(2, 3, 8, 8)
+    expected = evaluated(prepare(model), x)
+    monkeypatch.setattr(backends, "resolve", lambda *_: "reference")
+    plain = prepare(model)
+    assert fused_in(plain) == set()
+    assert type(plain.backbone[1]) is nn.PReLU
+    assert all(map(torch.equal, evaluated(plain, x), expected))
+
+
+def test_images_of_any_memory_order() -> None:
+    model = prepare(small(nn.Conv2d(3, 4, 3, padding=1), nn.PReLU(4), nn.Conv2d(4, 4, 3), nn.ReLU6()))
+    x = torch.rand(2, 3, 16, 16)[..., ::2, ::2]
+    expected = evaluated(model, x.contiguous())
+    for arranged in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().mT):
+        for a, b in zip(evaluated(model, arranged), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_against_float64() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.PReLU(4)),
+        *(nn.Conv2d(4, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3, groups=4), nn.LeakyReLU(0.3)),
+    )
+    for norm in (network[0], network[2]):
+        norm.running_mean.normal_()
+    network[3].weight.data.copy_(torch.tensor([-0.5, 0.0, 0.25, 1.5]))
+    model, x = small(*network), torch.rand(2, 3, 8, 8)
+    prepared = prepare(model)
+    assert fused_in(prepared.backbone) == {"1", "4", "6"}
+    for a, b in zip(evaluated(prepared, x), evaluated(copy.deepcopy(model).double(), x.double()), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+def test_it_compiles_for_any_number_of_images() -> None:
+    layers = (nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.PReLU(4), nn.Conv2d(4, 4, 3), nn.ReLU())
+    model, x = prepare(small(*layers)), torch.rand(2, 3, 8, 8)
+    assert len(fused_in(model)) == 2
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for batch in (x, torch.cat([x, x])):
+        for a, b in zip(evaluated(compiled, batch), evaluated(model, batch), strict=True):
+            torch.testing.assert_close(a, b)
 
 
 def test_masks_and_readers_of_convolutions_get_them_bare() -> None:
     model = load("sphereface20", random_weights_seed=1).eval()
     assert not fused_in(prepare(model, fuse=False))
-    masked = FeatureDropout(rate=0.1).bind(model).model
-    assert not any(isinstance(vars(m).get("forward"), ActivatedForward) for m in masked.modules())
+    x, key = torch.rand(2, *model.image_shape), StepKey(seed=5, ids=torch.arange(2), ticks=torch.zeros(2).long())
+    results = []
+    for each in (model, prepare(model)):
+        masked = FeatureDropout(rate=0.1).bind(each)
+        assert not fused_in(masked.model)
+        results.append(evaluated(lambda t, masked=masked: masked(t, key), x))
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.gpu
@@ -213,9 +293,9 @@ def test_on_cuda_a_prepared_network_computes_what_the_cpu_does(name: str, precis
     x = torch.rand(2, *model.image_shape, generator=torch.Generator().manual_seed(0))
     expected = evaluated(prepare(model, precision=precision), x)
     ready = prepare(copy.deepcopy(model).to("cuda"), precision=precision)
-    fused = [module for module in ready.modules() if "forward" in vars(module)]
+    fused = [vars(ready.get_submodule(name))["forward"] for name in fused_in(ready)]
     assert fused
-    assert all(module.bias is None for module in fused)
+    assert all(each.adds_bias or each.convolution.bias is None for each in fused)
     made = evaluated(ready, x.cuda())
     tolerance = {"fp32": 1e-3, "bf16": 0.1}[precision]
     for a, b in zip(made, expected, strict=True):
