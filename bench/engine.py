@@ -228,7 +228,7 @@ def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
     ``apart_``: with activations that are no part of convolutions. On a GPU, ``compiled_ms`` is what the two passes take
     as ``torch.compile`` fuses them.
     """
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     batch = BATCH[device.split(":")[0]]
     for name, precision, count in (
         ("mobilefacenet", "fp32", 60),

@@ -99,7 +99,7 @@ def fuse_activations(backbone: nn.Module, pairs: Sequence[Pair]) -> None:
         convolution.forward = ActivatedForward(  # type: ignore[assignment, method-assign]
             convolution=convolution, activation=fused, adds_bias=bias is not None
         )
-        activation.forward = activated_already  # type: ignore[assignment, method-assign]
+        activation.forward = activated_already
 
 
 def split_activations(backbone: nn.Module) -> None:
