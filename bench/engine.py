@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import attacks
 from fastadv.attacks import Goal, Impersonate, Linf, Recipe, SignGradient
@@ -21,9 +21,10 @@ from fastadv.engine.evaluate import outputs_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.slots import Slots
 from fastadv.engine.transfers import HostCopy
-from fastadv.models import FaceModel, load
+from fastadv.models import FaceModel, load, prepare
 from fastadv.models.capture import Captured
-from fastadv.surrogates import Surrogate
+from fastadv.models.frozen_activation import FrozenPReLU
+from fastadv.surrogates import BoundSurrogate, Member
 
 EPS, STEPS, ALPHA, THRESHOLD = 8 / 255, 20, 1 / 255, 0.31
 WEIGHTS = "mobilefacenet_relu6_ms1m_arcface.safetensors"
@@ -152,21 +153,20 @@ def fim(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, Any
 
 
 def tick_and_passes(
-    name: str, precision: str, *, batch: int, device: str
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A tick of full slots, and the bare forward and backward pass of the same network on the same batch.
+    name: str, precision: str, *, batch: int, device: str, fuse: bool = True
+) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+    """A tick of full slots; and of the same network, on the same batch, both passes, and the forward pass alone.
 
-    On a GPU both are recorded, so that neither waits for the host.
+    On a GPU all are recorded, so that none waits for the host. ``fuse``: see :func:`fastadv.models.prepare`.
     """
-    bare_model = load(name, random_weights_seed=0, device=device).eval()
-    surrogate = Surrogate().bind(bare_model, precision=precision, channels_last=True)
-    model = surrogate.members[0].model
+    model = prepare(load(name, random_weights_seed=0, device=device).eval(), precision=precision, fuse=fuse)
+    bound = BoundSurrogate(members=(Member(model=model, masked=None),), shares=(1.0,), diversity=None, smoothing=None)
     x = torch.rand(batch, 3, 112, 112, generator=torch.Generator().manual_seed(0)).to(device)
     x = x.contiguous(memory_format=torch.channels_last)
     reference = model(x.flip(0)).detach()
     goal: Goal = Impersonate(reference, threshold=0.99)
     slots = Slots(
-        attacks.fim(steps=10_000).attack, goal, surrogate,
+        attacks.fim(steps=10_000).attack, goal, bound,
         count=batch, batch=batch, width=reference.shape[1], like=x, seed=0, capture=device != "cpu", tf32=False,
     )  # fmt: skip
     start = HostCopy(torch.zeros(batch, 3, dtype=torch.float64))
@@ -189,43 +189,75 @@ def tick_and_passes(
         leaf = x.detach().requires_grad_(True)
         torch.autograd.grad(outputs_of(model, goal, leaf).sum(), leaf)
 
+    def forward() -> None:
+        with torch.no_grad():
+            outputs_of(model, goal, x)
+
     def tick() -> None:
         slots.tick(1)
         slots.take_finished(late=device.startswith("cuda"))
 
-    return tick, Captured(bare) if device.startswith("cuda") else bare
+    return (tick, Captured(bare), Captured(forward)) if device.startswith("cuda") else (tick, bare, forward)
+
+
+def compiled_passes(name: str, precision: str, *, batch: int, device: str) -> Callable[[], None]:
+    """The yardstick of what is fused by hand: both passes of the network as ``torch.compile`` fuses it, recorded."""
+    model = prepare(
+        load(name, random_weights_seed=0, device=device).eval(), precision=precision, channels_last=False, fuse=False
+    )
+    for place, layer in list(model.backbone.named_modules()):
+        if isinstance(layer, FrozenPReLU):
+            plain = nn.PReLU(layer.num_parameters, device=device)
+            plain.weight = layer.weight
+            model.backbone.set_submodule(place, plain)
+    model.to(memory_format=torch.channels_last)
+    model.backbone.compile(dynamic=False)
+    x = torch.rand(batch, 3, 112, 112, generator=torch.Generator().manual_seed(0)).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def passes() -> None:
+        leaf = x.detach().requires_grad_(True)
+        torch.autograd.grad(model(leaf).sum(), leaf)
+
+    return Captured(passes)
 
 
 def overhead(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """A tick of full slots against the bare forward and backward pass on the same batch, alternating."""
-    rows = []
+    """A tick of full slots against the bare forward and backward pass on the same batch, alternating.
+
+    ``apart_``: with activations that are no part of convolutions. On a GPU, ``compiled_ms`` is what the two passes take
+    as ``torch.compile`` fuses them.
+    """
+    rows: list[Mapping[str, Any]] = []
     batch = BATCH[device.split(":")[0]]
     for name, precision, count in (
         ("mobilefacenet", "fp32", 60),
         ("mobilefacenet", "bf16", 60),
         ("iresnet50", "bf16", 20),
     ):
-        tick, passes = tick_and_passes(name, precision, batch=batch, device=device)
-        repeats = 3 if quick else count
-        pairs = []
-        for k in range(repeats + 2):
-            order = (passes, tick) if k % 2 else (tick, passes)
-            spent = {f: _timed(device, f)[0] for f in order}
-            if k >= 2:
-                pairs.append((spent[passes], spent[tick]))
-        plain, full = (statistics.median(column) for column in zip(*pairs, strict=True))
-        low, difference, high = statistics.quantiles((b - a for a, b in pairs), n=4)
+        calls: dict[str, Callable[[], None]] = {}
+        for kind, fuse in (("", True), ("apart_", False)):
+            made = tick_and_passes(name, precision, batch=batch, device=device, fuse=fuse)
+            calls |= zip((f"{kind}tick_ms", f"{kind}bare_ms", f"{kind}forward_ms"), made, strict=True)
+        if device.startswith("cuda"):
+            calls["compiled_ms"] = compiled_passes(name, precision, batch=batch, device=device)
+        spent: list[dict[str, float]] = []
+        for k in range((3 if quick else count) + 2):
+            order = list(calls) if k % 2 else list(calls)[::-1]
+            spent.append({what: 1e3 * _timed(device, calls[what])[0] for what in order})
+        del spent[:2]
+        low, difference, high = statistics.quantiles((each["tick_ms"] - each["bare_ms"] for each in spent), n=4)
+        medians = {what: statistics.median(each[what] for each in spent) for what in calls}
         rows.append(
             {
                 "model": name,
                 "precision": precision,
                 "batch": batch,
-                "bare_ms": 1e3 * plain,
-                "tick_ms": 1e3 * full,
-                "own_ms": 1e3 * difference,
-                "own_ms_q25": 1e3 * low,
-                "own_ms_q75": 1e3 * high,
-                "own_share": difference / plain,
+                **medians,
+                "own_ms": difference,
+                "own_ms_q25": low,
+                "own_ms_q75": high,
+                "own_share": difference / medians["bare_ms"],
             }
         )
     return rows

@@ -150,6 +150,19 @@ def _eager_dropped_activated(x: Tensor, ids: Tensor, scale: Tensor, shift: Tenso
     return F.prelu(F.dropout(x, 0.1) * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1), slope)
 
 
+def _activation_arguments(n: int, c: int, s: int) -> Callable[[str], Mapping[str, Any]]:
+    def make(device: str) -> Mapping[str, Any]:
+        x = (_rand(n, c, s, s, device=device) - 0.7).bfloat16()
+        more = {name: torch.rand(c, device=device) for name in ("shift", "slope")}
+        return {"x": x, "scale": torch.ones(c, device=device), **more}
+
+    return make
+
+
+def _eager_activated(x: Tensor, scale: Tensor, shift: Tensor, slope: Tensor) -> Tensor:
+    return F.prelu(x + shift.to(x).view(1, -1, 1, 1), slope.to(x))
+
+
 def _noised(kind: str) -> Call:
     def call(x: Tensor, ids: Tensor, *, backend: str | None = None) -> Tensor:
         return ops.add_noise_(x, scale=0.1, seed=7, ids=ids, kind=kind, backend=backend)
@@ -216,8 +229,9 @@ def _inverse_square(distances: Tensor, labels: Tensor, predicted: Tensor, *, bac
     return ops.knn_score(distances, labels, predicted, weighting="inverse_square", backend=backend)
 
 
+_UNMASKED = "feature_dropout_bn_prelu (no mask, bfloat16)"
 _DERIVATIVES = {
-    **dict.fromkeys(("box_blur", "feature_dropout", "feature_dropout_bn_prelu"), "x"),
+    **dict.fromkeys(("box_blur", "feature_dropout", "feature_dropout_bn_prelu", _UNMASKED), "x"),
     **dict.fromkeys(("average_pool", "pooled_centroid_distances"), "maps"),
     "centroid_distances": "features",
 }
@@ -314,6 +328,15 @@ def cases(device: str) -> tuple[Case, ...]:
                 bytes=moved,
                 random=True,
                 tolerance=1e-5,
+            ),
+            Case(
+                op=_UNMASKED,
+                size=size,
+                make=_activation_arguments(n, c, s),
+                ours=ops.feature_dropout_bn_prelu,
+                eager=_eager_activated,
+                bytes=moved // 2,
+                tolerance=3e-2,  # eager rounds the sum with the shift, and so the sign of some
             ),
         ]
     activations = sum(c * s * s for c, s in SE_RESNET_50)

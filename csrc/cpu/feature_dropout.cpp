@@ -16,9 +16,8 @@ void drop(const FeatureDropoutArgs& args, int64_t task, Make make) {
   const auto row = [=](auto kept, const Run& run) {
     const T* from = x + run.offset;
     T* to = out + run.offset;
-    const auto* __restrict each = kept.each;
     FASTADV_INDEPENDENT
-    for (int64_t i = 0; i < run.count; ++i) make(kept(each[i]), from[i], to[i]);
+    for (int64_t i = 0; i < run.count; ++i) make(kept[i], from[i], to[i]);
   };
   mask_walk<Bits>(args, task, row, row);
 }

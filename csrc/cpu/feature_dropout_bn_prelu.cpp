@@ -42,49 +42,76 @@ inline V made_of(V x, V given, Channel<V> of, bool relu, V ceiling) {
   }
 }
 
-// Channels [first, first + count): each parameter on its own, and sorted by parity where two elements are one word.
+// The shifts of the elements from `offset` on, or of the channels from `channel` on.
+inline const float* shift_of(const FeatureDropoutBnPreluArgs& args, int64_t offset, int64_t channel) {
+  const BatchLayout& layout = args.dropout.layout;
+  return args.shift + (args.untied ? offset % (layout.channels * layout.plane) : channel);
+}
+
+// The parameters of the elements of a run, in their order, or kSorted by parity where two elements are one word.
+template <bool kSorted>
 struct Parameters {
   alignas(kVectorBytes) float scale[kTileChannels];
   alignas(kVectorBytes) float shift[kTileChannels];
   alignas(kVectorBytes) float slope[kTileChannels];
-  int64_t first = -1;
+  int64_t first = -1;  // channel
+  int64_t many = 0;
 
-  void read(const FeatureDropoutBnPreluArgs& args, int64_t channel, int64_t count) {
-    if (channel == first) return;
-    first = channel;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t to = i % 2 * kOdd + i / 2;
-      scale[to] = args.scale[channel + i];
-      shift[to] = args.shift[channel + i];
-      slope[to] = args.slope_each == nullptr ? args.slope : args.slope_each[args.slope_step * (channel + i)];
+  void read(const FeatureDropoutBnPreluArgs& args, const Run& run) {
+    if (args.untied) put(shift_of(args, run.offset, run.place), run.count, 0, shift);
+    if (run.place == first && run.count <= many) return;
+    first = run.place;
+    many = run.count;
+    const int64_t channels = args.dropout.layout.channels;
+    const bool each_slope = args.slope_each != nullptr && args.slope_step != 0;
+    if (!each_slope)
+      for (float& one : slope) one = args.slope_each == nullptr ? args.slope : args.slope_each[0];
+    for (int64_t at = 0; at < many; at += channels) {  // a pixel
+      const int64_t count = many - at < channels ? many - at : channels;
+      put(args.scale + first, count, at, scale);
+      if (!args.untied) put(args.shift + first, count, at, shift);
+      if (each_slope) put(args.slope_each + first, count, at, slope);
     }
+  }
+
+  // The numbers of `count` elements from element `at` of the run on.
+  static void put(const float* __restrict from, int64_t count, int64_t at, float* __restrict to) {
+    if (!kSorted) {
+      for (int64_t i = 0; i < count; ++i) to[at + i] = from[i];
+      return;
+    }
+    const int64_t even = at % 2, odd = 1 - even;  // the first of each
+    for (int64_t k = 0; 2 * k < count - even; ++k) to[(at + even) / 2 + k] = from[even + 2 * k];
+    for (int64_t k = 0; 2 * k < count - odd; ++k) to[kOdd + (at + odd) / 2 + k] = from[odd + 2 * k];
   }
 };
 
-// The parameters of the channel of element i of a run: run.channel, or run.channel + i where `each`.
+// `of` points to the parameters of the first element: kEach, the others' follow; else they are all alike, but for an
+// untied shift.
 template <class T, Pass kPass, bool kEach, class Kept>
-inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t offset, int64_t count, int64_t channel) {
+inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t offset, int64_t count,
+                   Channel<const float*> of) {
   const FeatureDropoutArgs& dropout = args.dropout;
   // out may be x or grad itself: each element is read before it is written, and none after.
   const T* x = static_cast<const T*>(dropout.x) + offset;
   const T* grad = static_cast<const T*>(is_backward(kPass) ? args.grad : dropout.x) + offset;
   T* out = static_cast<T*>(dropout.out) + offset;
-  const auto* __restrict each = kept.each;
-  const float* __restrict scales = args.scale + channel;
-  const float* __restrict shifts = args.shift + channel;
-  const float* __restrict slopes = args.slope_each && args.slope_step ? args.slope_each + channel : nullptr;
-  const Channel<float> one = {scales[0], shifts[0],
-                              slopes ? slopes[0] : args.slope_each ? args.slope_each[0] : args.slope};
+  const float* __restrict scales = of.scale;
+  const float* __restrict shifts = of.shift;
+  const float* __restrict slopes = of.slope;
+  const Channel<float> one = {scales[0], shifts[0], slopes[0]};
   const float ceiling = args.ceiling;
   const float factor = dropout.factor;
+  const bool each_shift = kEach || args.untied;
   // A loop for each: with the question inside, it would not be vectorised.
   const auto walk = [&](auto relu) {
     FASTADV_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
-      const Channel<float> of = kEach ? Channel<float>{scales[i], shifts[i], slopes ? slopes[i] : one.slope} : one;
-      const bool stays = kept(each[i]);
+      const Channel<float> own = {kEach ? scales[i] : one.scale, each_shift ? shifts[i] : one.shift,
+                                  kEach ? slopes[i] : one.slope};
+      const bool stays = kept[i];
       const float value = masks_x(kPass) ? keep(stays, to_float(x[i]), factor) : to_float(x[i]);
-      const float made = made_of<kPass>(value, to_float(grad[i]), of, relu, ceiling);
+      const float made = made_of<kPass>(value, to_float(grad[i]), own, relu, ceiling);
       from_float(is_backward(kPass) ? keep(stays, made, factor) : made, out[i]);
     }
   };
@@ -96,25 +123,27 @@ inline void run_of(const FeatureDropoutBnPreluArgs& args, Kept kept, int64_t off
 template <class T, Pass kPass, bool kRescaled>
 void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
   const int64_t plane = args.dropout.layout.plane;
-  const auto contiguous = [&](ByDraw kept, const Run& run) {
+  const auto contiguous = [&](auto kept, const Run& run) {
     int64_t channel = run.place / plane;
     for (int64_t i = 0; i < run.count; ++channel) {
       const int64_t end = (channel + 1) * plane - run.place;
       const int64_t stop = end < run.count ? end : run.count;
-      run_of<T, kPass, false>(args, ByDraw{kept.each + i, kept.threshold}, run.offset + i, stop - i, channel);
+      const float* slope = args.slope_each == nullptr ? &args.slope : args.slope_each + args.slope_step * channel;
+      run_of<T, kPass, false>(args, kept.from(i), run.offset + i, stop - i,
+                              {args.scale + channel, shift_of(args, run.offset + i, channel), slope});
       i = stop;
     }
   };
+  Parameters<kInPairs<T>> parameters;
   if constexpr (kInPairs<T>) {
-    Parameters parameters;
     const T* x = static_cast<const T*>(args.dropout.x);
     const T* grad = static_cast<const T*>(is_backward(kPass) ? args.grad : args.dropout.x);
     T* out = static_cast<T*>(args.dropout.out);
     const bool relu = is_relu(args);
     const float ceiling = args.ceiling;
     const float factor = args.dropout.factor;
-    mask_walk<uint16_t>(args.dropout, task, contiguous, [&](Halved kept, const Run& run) {
-      parameters.read(args, run.place, run.count);
+    mask_walk<uint16_t>(args.dropout, task, contiguous, [&](auto kept, const Run& run) {
+      parameters.read(args, run);
       const float* __restrict scale = parameters.scale;
       const float* __restrict shift = parameters.shift;
       const float* __restrict slope = parameters.slope;
@@ -129,8 +158,10 @@ void fused(const FeatureDropoutBnPreluArgs& args, int64_t task) {
     });
   } else {
     using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
-    mask_walk<Bits>(args.dropout, task, contiguous, [&](ByBit<Bits> kept, const Run& run) {
-      run_of<T, kPass, true>(args, kept, run.offset, run.count, run.place);
+    mask_walk<Bits>(args.dropout, task, contiguous, [&](auto kept, const Run& run) {
+      parameters.read(args, run);
+      run_of<T, kPass, true>(args, kept, run.offset, run.count,
+                             {parameters.scale, parameters.shift, parameters.slope});
     });
   }
 }

@@ -83,13 +83,17 @@ inline Words rounded(Part low, Part high) {
 }
 #endif
 
+inline All kept_halves(All kept, int64_t) { return kept; }
+
+inline Words masked(All, Words words) { return words; }
+
 // out = make(place, x, grad) for the channels of a pixel, a register or one channel at a time, with what is dropped set
 // to 0 in x (kBefore) and in what is made (kAfter). `place` is where the parameters of the channels are.
-template <bool kBefore, bool kAfter, class Make>
-inline void walk_pairs(int64_t count, Halved kept, const BFloat16* x, const BFloat16* grad, BFloat16* out, Make make) {
+template <bool kBefore, bool kAfter, class Kept, class Make>
+inline void walk_pairs(int64_t count, Kept kept, const BFloat16* x, const BFloat16* grad, BFloat16* out, Make make) {
   int64_t i = 0;
   for (; 2 * (i + kPart) <= count; i += kPart) {
-    const KeptHalves stays = kept_halves(kept, 2 * i);
+    const auto stays = kept_halves(kept, 2 * i);
     Words value = *reinterpret_cast<const LooseWords*>(x + 2 * i);
     const Words given = *reinterpret_cast<const LooseWords*>(grad + 2 * i);
     if constexpr (kBefore) value = masked(stays, value);
@@ -100,7 +104,7 @@ inline void walk_pairs(int64_t count, Halved kept, const BFloat16* x, const BFlo
     *reinterpret_cast<LooseWords*>(out + 2 * i) = made;
   }
   for (int64_t channel = 2 * i; channel < count; ++channel) {
-    const bool stays = kept(kept.each[channel]);
+    const bool stays = kept[channel];
     const float value = kBefore && !stays ? 0.0f : to_float(x[channel]);
     const float made = make(channel % 2 * kOdd + channel / 2, value, to_float(grad[channel]));
     from_float(kAfter && !stays ? 0.0f : made, out[channel]);

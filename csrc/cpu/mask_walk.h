@@ -10,20 +10,26 @@ namespace {
 using MaskStream = WideStream<kMaskRounds>;
 typedef uint16_t Halves __attribute__((vector_size(kVectorBytes), may_alias));
 
-// Whether element i of a run is kept: kept(kept.each[i]). By its draw, or by a bit of its channel's.
+// Whether element i of a run is kept: kept[i]. By its draw, by a bit of its channel's, or in any case.
 struct ByDraw {
-  const uint16_t* each;
+  const uint16_t* __restrict each;
   uint32_t threshold;
 
-  bool operator()(uint16_t draw) const { return draw >= threshold; }
+  bool operator[](int64_t i) const { return each[i] >= threshold; }
+  ByDraw from(int64_t i) const { return {each + i, threshold}; }
 };
 
 template <class Bits>
 struct ByBit {
-  const Bits* each;
+  const Bits* __restrict each;
   Bits bit;
 
-  bool operator()(Bits bits) const { return (bits & bit) != 0; }
+  bool operator[](int64_t i) const { return (each[i] & bit) != 0; }
+};
+
+struct All {
+  bool operator[](int64_t) const { return true; }
+  All from(int64_t) const { return {}; }
 };
 
 // swapped: one instruction where there is one for it. next_words: the one after each word in its block of four.
@@ -172,7 +178,25 @@ inline void mask_channels_last(const MaskStream& stream, uint32_t threshold, con
   }
 }
 
-// Task `task` of images * cut.chunks: contiguous(kept, run) or channels_last(kept, run) for every run of it.
+// Every element is kept, and nothing is drawn. A run then spans pixels of few channels, if possible whole registers.
+template <class ChannelsLast>
+inline void unmasked_channels_last(const BatchLayout& layout, const Span& span, ChannelsLast channels_last) {
+  int64_t together = 1;
+  while (together * layout.channels % (2 * kVectorBytes / 4) != 0) together *= 2;
+  const int64_t most = kTileChannels / layout.channels;
+  const int64_t pixels = most > together ? most / together * together : most > 1 ? most : 1;
+  for (int64_t channel = 0; channel < layout.channels; channel += kTileChannels) {
+    const int64_t left = layout.channels - channel;
+    const int64_t count = left < kTileChannels ? left : kTileChannels;
+    for (int64_t pixel = 0; pixel < span.length; pixel += pixels) {
+      const int64_t rest = span.length - pixel < pixels ? span.length - pixel : pixels;
+      channels_last(All{}, Run{span.image, (span.offset + pixel) * layout.channels + channel, rest * count, channel});
+    }
+  }
+}
+
+// Task `task` of images * cut.chunks: contiguous(kept, run) or channels_last(kept, run) for every run of it. A run of
+// neighbouring channels may go on with the first channel of the next pixel.
 template <class Bits, class Contiguous, class ChannelsLast>
 inline void mask_walk(const FeatureDropoutArgs& args, int64_t task, Contiguous contiguous,
                       ChannelsLast channels_last) {
@@ -180,8 +204,10 @@ inline void mask_walk(const FeatureDropoutArgs& args, int64_t task, Contiguous c
   const BatchLayout& layout = args.layout;
   const int64_t size = layout.channels_last ? layout.plane : layout.channels * layout.plane;
   const Span span = span_of(task, size, layout.cut);
-  const MaskStream stream = widened<kMaskRounds>(stream_of(args.key, span.image));
   const int64_t first = span.chunk * layout.cut.chunk;
+  if (args.threshold == 0 && layout.channels_last) return unmasked_channels_last(layout, span, channels_last);
+  if (args.threshold == 0) return contiguous(All{}, Run{span.image, span.offset, span.length, first});
+  const MaskStream stream = widened<kMaskRounds>(stream_of(args.key, span.image));
   if (layout.channels_last) return mask_channels_last<Bits>(stream, args.threshold, layout, span, first, channels_last);
   mask_contiguous(stream, args.threshold, span, first, contiguous);
 }

@@ -58,7 +58,7 @@ class LayerTap:
     The hooks exist during a call only, whatever it raises, and see only the calls of their own thread. Differentiable,
     and capturable in a CUDA graph. Works on prepared models too; a layer that is neither in ``model.layers`` nor in
     ``keep`` of :func:`fastadv.models.prepare` may have been folded with a neighbour: then a convolution gives the
-    output of the batch norm after it, and a batch norm before a convolution gives its own input.
+    output of the batch norm after it, or of the activation, and a batch norm before a convolution gives its own input.
 
     Attributes:
         model: in evaluation mode.

@@ -53,14 +53,14 @@ def fold_batch_norms(
     types = {type(module) for module in backbone.modules()}
     if types.isdisjoint(BATCH_NORMS) or types.isdisjoint(_NORM_BEHIND):
         return backbone
-    trial, probe = dataflow.copy_of(backbone), _probe(backbone, image_shape)
+    trial, probe = dataflow.copy_of(backbone), probe_of(backbone, image_shape)
     try:
-        recording, shapes = _recorded(trial, probe, keep)
+        recording, shapes = recorded(trial, probe, keep)
         folds = []
         for fold in _folds(trial, recording, shapes, set(keep)):
             fold.apply(trial)
             folds.append(fold)
-        right = not folds or _computes(trial, probe, recording.output)
+        right = not folds or computes(trial, probe, recording.output)
     except Exception as error:  # any code may run in there; who uses the backbone will see what it raises
         if is_out_of_memory(error):
             raise
@@ -85,13 +85,15 @@ def norm_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, bias: Tensor | None = Non
     return scale, shift
 
 
-def _probe(backbone: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
+def probe_of(backbone: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
+    """An image of noise ``(1, C, H, W)`` of the type and on the device of the parameters."""
     parameter = next(backbone.parameters())
     generator = torch.Generator().manual_seed(0)
     return torch.randn((1, *image_shape), generator=generator, device="cpu").to(parameter.device, parameter.dtype)
 
 
-def _computes(backbone: nn.Module, probe: Tensor, expected: object) -> bool:
+def computes(backbone: nn.Module, probe: Tensor, expected: object) -> bool:
+    """Whether it gives what is expected for an image, but for rounding."""
     with torch.no_grad(), dataflow.exact(probe.device):
         return dataflow.agree(expected, backbone(probe))
 
@@ -99,27 +101,28 @@ def _computes(backbone: nn.Module, probe: Tensor, expected: object) -> bool:
 # -- the data flow --
 
 
-def _recorded(
-    trial: nn.Module, probe: Tensor, keep: Collection[str]
+def recorded(
+    trial: nn.Module, probe: Tensor, keep: Collection[str], *, is_layer: dataflow.IsLayer | None = None
 ) -> tuple[dataflow.Recording, dict[str, torch.Size]]:
-    """What one forward pass does, and the shapes of what batch norms read, by name.
+    """What one forward pass does, and the shapes of what batch norms read, by name; the layers are torch's own.
 
     What a module reads or gives that is made of others counts as read once more if it has hooks or is in `keep`.
     """
+    is_layer = is_layer or is_torch_layer
     shapes: dict[str, torch.Size] = {}
     before: list[tuple[nn.Module, Hook]] = []
     after: list[tuple[nn.Module, Hook]] = []
     for name, module in trial.named_modules():
         if isinstance(module, BATCH_NORMS):
             before.append((module, _noting(shapes, name)))
-        if _is_torch_layer(module):
+        if is_layer(module):
             continue
         if module._forward_pre_hooks:
             before.append((module, _reading))
         if module._forward_hooks or name in keep:
             after.append((module, _reading))
     with hooked(after, before):
-        return dataflow.record(trial, probe, is_layer=_is_torch_layer), shapes
+        return dataflow.record(trial, probe, is_layer=is_layer), shapes
 
 
 def _noting(shapes: dict[str, torch.Size], name: str) -> Hook:
@@ -135,7 +138,7 @@ def _reading(module: nn.Module, *values: Any) -> None:
         _ = tensor.shape  # noted as a reader
 
 
-def _is_torch_layer(module: nn.Module) -> bool:
+def is_torch_layer(module: nn.Module) -> bool:
     """Whether the module is torch's own: a subclass defined elsewhere may read what its kind does not."""
     return type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, nn.Sequential)
 
@@ -161,14 +164,14 @@ def _are_plain(network: nn.Module, norm: str, *others: str) -> bool:
     return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def _called_once(graph: fx.Graph) -> set[str]:
+def called_once(graph: fx.Graph) -> set[str]:
     """The layers that are called once, and whose weights nothing else reads."""
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     return {name for name, count in calls.items() if count == 1} - read
 
 
-def _only_reader(node: fx.Node) -> fx.Node | None:
+def only_reader(node: fx.Node) -> fx.Node | None:
     """The layer, or the flattening, that alone reads a value, and reads nothing else."""
     if len(node.users) != 1:
         return None
@@ -186,9 +189,9 @@ def _is_flatten(node: fx.Node) -> bool:
 
 def _recorded_pairs(backbone: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
     """Layers whose only reader is a batch norm, both called once, in the order of the calls."""
-    modules, once = dict(backbone.named_modules()), _called_once(graph)
+    modules, once = dict(backbone.named_modules()), called_once(graph)
     for node in graph.nodes:
-        reader = _only_reader(node)
+        reader = only_reader(node)
         if node.op != "call_module" or reader is None or reader.op != "call_module":
             continue
         layer, norm = str(node.target), str(reader.target)
@@ -211,7 +214,7 @@ def _sequential_pairs(backbone: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _paths(backbone: nn.Module, graph: fx.Graph, shapes: dict[str, torch.Size]) -> Iterator[list[str]]:
     """The modules from each batch norm that is not right behind a layer to the layer that alone reads its values."""
-    modules, once = dict(backbone.named_modules()), _called_once(graph)
+    modules, once = dict(backbone.named_modules()), called_once(graph)
 
     def kind(node: fx.Node) -> type[nn.Module] | None:
         return type(modules[str(node.target)]) if node.op == "call_module" else None
@@ -220,7 +223,7 @@ def _paths(backbone: nn.Module, graph: fx.Graph, shapes: dict[str, torch.Size]) 
         if kind(start) not in BATCH_NORMS or any(kind(source) in _NORM_BEHIND for source in start.all_input_nodes):
             continue
         path, flat = [start], False
-        while (reader := _only_reader(path[-1])) is not None:
+        while (reader := only_reader(path[-1])) is not None:
             path.append(reader)
             module = modules.get(str(reader.target))
             flattens = _is_flatten(reader) or _flattens(module)
@@ -305,8 +308,8 @@ class _Fold:
             layer.bias = self.bias
         else:
             assert isinstance(layer, nn.Conv2d)
-            _replace(network, layer, UntiedBiasConv2d(layer, self.bias, input_size=self.input_size))
-        _replace(network, norm, nn.Identity().train(norm.training))
+            replace_module(network, layer, UntiedBiasConv2d(layer, self.bias, input_size=self.input_size))
+        replace_module(network, norm, nn.Identity().train(norm.training))
 
 
 def _per_filter(values: Tensor, layer: nn.Conv2d) -> Tensor:
@@ -315,7 +318,8 @@ def _per_filter(values: Tensor, layer: nn.Conv2d) -> Tensor:
     return grouped.expand(-1, layer.out_channels // layer.groups, -1, -1, -1).flatten(0, 1)
 
 
-def _replace(network: nn.Module, module: nn.Module, other: nn.Module) -> None:
+def replace_module(network: nn.Module, module: nn.Module, other: nn.Module) -> None:
+    """Put another module in the place of one, under all of its names."""
     for name, found in list(network.named_modules(remove_duplicate=False)):
         if found is module:
             network.set_submodule(name, other)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastadv import backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.models import dataflow
+from fastadv.models.activation_pairs import activation_pairs
+from fastadv.models.frozen_activation import FrozenPReLU
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
-from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.models.memory import is_out_of_memory
 
 _STEM = "depthwise_conv"  # of the kernel's file
@@ -150,30 +150,15 @@ def _hooked(module: nn.Module) -> bool:
 
 def _behind(backbone: nn.Module, probe: Tensor, keep: Collection[str]) -> dict[str, str]:
     """The activation that alone reads a convolution, by the convolution's name."""
-    kinds = (nn.Conv2d, nn.Identity, *_ACTIVATIONS)
-    recording = dataflow.record(backbone, probe, is_layer=lambda module: type(module) in kinds)
-    if recording.reads_values:
-        return {}
-    modules = dict(backbone.named_modules(remove_duplicate=False))
-    places = Counter(map(id, modules.values()))
-    calls = Counter(str(node.target) for node in recording.graph.nodes if node.op == "call_module")
-
-    def single(node: fx.Node) -> bool:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        return module is not None and calls[str(node.target)] == places[id(module)] == 1 and not _hooked(module)
-
     found = {}
-    for start in recording.graph.nodes:
-        node, convolution = start, modules.get(str(start.target))
-        while type(convolution) is nn.Conv2d and single(node) and str(node.target) not in keep and len(node.users) == 1:
-            (user,) = node.users
-            if not single(user) or user.args != (node,) or user.kwargs:
-                break
-            node = user
-            if _has_mask(modules[str(node.target)], convolution.out_channels):
-                found[str(start.target)] = str(node.target)
-            if type(modules[str(node.target)]) is not nn.Identity:
-                break
+    for pair in activation_pairs(backbone, probe, keep=keep)[0]:
+        convolution, activation = (backbone.get_submodule(name) for name in (pair.convolution, pair.activation))
+        if (
+            isinstance(convolution, nn.Conv2d)
+            and _fits(convolution)
+            and _has_mask(activation, convolution.out_channels)
+        ):
+            found[pair.convolution] = pair.activation
     return found
 
 

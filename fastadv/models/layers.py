@@ -11,8 +11,9 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.models.face_model import PRECISIONS, FaceModel, check_face_model, copy_of
 from fastadv.models.folding import BATCH_NORMS, fold_batch_norms
+from fastadv.models.frozen_activation import FrozenPReLU, has_kernel
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d, is_depthwise
-from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.fused_activation import fuse_activations, fusible_activations, split_activations
 from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.models.independence import check_independent
 from fastadv.models.modes import plain_modes
@@ -41,8 +42,9 @@ def prepare(
         fold: merge each batch norm into the convolution or linear layer before or behind it. Turn it off for a
             surrogate that changes the output of a convolution *before* its batch norm (DFANet).
         keep: names of further submodules of the backbone whose outputs must stay what they are.
-        fuse: on CUDA, and with `fold`, compute an activation in the kernel of the depthwise convolution before it,
-            whose output is then the activated one. Turn it off for what reads the outputs of convolutions.
+        fuse: with `fold`, make an activation part of the convolution before it, whose output is then the activated
+            one. On a CPU its gradient may be overwritten in the backward pass. Turn it off for what reads outputs of
+            convolutions, or their gradients, that are not in `layers` or `keep`.
 
     Returns:
         The prepared copy.
@@ -80,6 +82,7 @@ def _prepared(
     model: FaceModel, *, precision: str, channels_last: bool, fold: bool, keep: Collection[str], fuse: bool
 ) -> FaceModel:
     prepared = freeze(copy_of(model))
+    split_activations(prepared.backbone)  # of a model that was prepared before: `keep` may name others now
     if model.precision != "bf16":
         prepared.backbone.to(torch.float32)
     if prepared.head is not None and any(p.dtype == torch.float64 for p in prepared.head.parameters()):
@@ -88,12 +91,18 @@ def _prepared(
         prepared.backbone = fold_batch_norms(prepared.backbone, keep=keep, image_shape=model.image_shape)
     if channels_last and model.device.type == "cuda":
         fuse_depthwise(prepared.backbone, model.image_shape, keep=keep, activations=fold and fuse)
+    # looked for in float32, before there are twins
+    fused = fusible_activations(prepared.backbone, keep=keep, image_shape=model.image_shape) if fold and fuse else []
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
-    if model.device.type == "cpu":
-        _install_fast_backward(prepared.backbone, depthwise=precision == "bf16")
+    _install_fast_backward(
+        prepared.backbone,
+        depthwise=precision == "bf16" and model.device.type == "cpu",
+        prelu=has_kernel(model.device),
+    )
     if channels_last:
         to_channels_last(prepared.backbone)
+    fuse_activations(prepared.backbone, fused)
     prepared.precision = precision
     return prepared
 
@@ -133,13 +142,13 @@ def to_channels_last(backbone: nn.Module) -> None:
             module.arrange()
 
 
-def _install_fast_backward(backbone: nn.Module, *, depthwise: bool) -> None:
+def _install_fast_backward(backbone: nn.Module, *, depthwise: bool, prelu: bool) -> None:
     """Replace layers by frozen twins with the same forward bits; hooked ones are left alone."""
     for name, module in list(backbone.named_modules(remove_duplicate=False)):
         twin: nn.Module
-        if not name or module._forward_hooks or module._forward_pre_hooks:
+        if not name or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             continue
-        if type(module) is nn.PReLU:
+        if prelu and type(module) is nn.PReLU:
             twin = FrozenPReLU(module)
         elif depthwise and type(module) is nn.Conv2d and max(module.stride) > 1 and is_depthwise(module):
             twin = FrozenDepthwiseConv2d(module)

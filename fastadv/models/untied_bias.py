@@ -44,13 +44,17 @@ class UntiedBiasConv2d(nn.Conv2d):
         Raises:
             ValueError: the input has another size, for which the biases are others.
         """
+        # in place: the backward pass of a convolution needs no output
+        return self.without_bias(input).add_(self.untied_bias)
+
+    def without_bias(self, input: Tensor) -> Tensor:
+        """The output but for the bias, which is left to the caller; raises as `forward`."""
         if input.shape[2:] != self.input_size:
             raise ArgumentError(
                 f"input: expected shape (N, {self.in_channels}, {str(self.input_size)[1:]}, the size for which a batch "
                 f"norm was folded into this convolution, got {tuple(input.shape)}; fold for that image_shape"
             )
-        # in place: the backward pass of a convolution needs no output
-        return super().forward(input).add_(self.untied_bias)
+        return super().forward(input)
 
 
 def pads_with_zeros(convolution: nn.Conv2d) -> bool:

@@ -153,16 +153,23 @@ def choice(name: str, codes: Mapping[str, int]) -> Argument:
     )
 
 
-def key(*, like: str = "x", lent: bool = False) -> Argument:
-    """What random numbers are drawn from: ``seed``, ``ids``, ``tick`` and ``layer``."""
+def key(*, like: str = "x", lent: bool = False, optional: bool = False) -> Argument:
+    """What random numbers are drawn from: ``seed``, ``ids``, ``tick`` and ``layer``.
+
+    ``optional``: none are drawn where ``ids`` is None.
+    """
     parts = ("seed", "ids", "tick") if lent else ()
     own = "ids, seed_at, seed, tick_each, tick, layer"
+    checked, schema = f"random_key.for_batch({like}, seed, ids, tick, layer)", random_key.SCHEMA
+    if optional:
+        checked = f"random_key.NO_KEY if ids is None else {checked}"
+        schema = schema.replace("Tensor ids", "Tensor? ids")
     return Argument(
         kind="key",
         public=("seed", "ids", "tick", "layer"),
-        schema=random_key.SCHEMA,
-        check=(*map(lend, parts), f"{own} = random_key.for_batch({like}, seed, ids, tick, layer)"),
-        ready=("ids, tick_each = ids.contiguous(), checks.contiguous(tick_each)",),
+        schema=schema,
+        check=(*map(lend, parts), f"{own} = {checked}"),
+        ready=("ids, tick_each = checks.contiguous(ids), checks.contiguous(tick_each)",),
         whole=(f"*random_key.whole({own})",),
         native=(f"*random_key.numbers({own})",),
         launch=("ids", "seed_at", "tick_each", "seed", "tick", "random_key.tick_step(tick_each)", "layer"),

@@ -20,25 +20,26 @@ Array = TypeVar("Array")
 def feature_dropout_bn_prelu(
     x: Array,
     *,
-    rate: float,
-    seed: Any,
-    ids: Any,
-    tick: Any,
-    layer: int,
     scale: Any,
     shift: Any,
+    rate: float = 0.0,
+    seed: Any = 0,
+    ids: Any = None,
+    tick: Any = 0,
+    layer: int = 0,
     slope: float | Any | None = None,
     ceiling: float | None = None,
     rescale: bool = False,
     keep: Literal["input", "result"] = "input",
     backend: str | None = None,
 ) -> Array:
-    r"""What follows a convolution of a frozen network under DFANet, in one read and one write.
+    r"""What follows a convolution of a frozen network, under DFANet or without its mask, in one read and one write.
 
     .. math:: y = \min(\mathrm{prelu}(\mathrm{scale}_c\,m\,x + \mathrm{shift}_c), \mathrm{ceiling}), \qquad
               \mathrm{prelu}(t) = t \text{ where } t > 0, \text{ else } \mathrm{slope}_c\,t
 
-    with the mask :math:`m` of :func:`feature_dropout`. What is dropped is 0 before the affine map, whatever it was. As
+    with the mask :math:`m` of :func:`feature_dropout`, which is 1 where the rate is 0: then nothing is drawn, and no
+    key is needed. What is dropped is 0 before the affine map, whatever it was. As
     in PyTorch, a NaN stays one and minus infinity becomes slope times itself: 0 where the slope is the number 0, ReLU;
     NaN where it is a tensor that holds 0, PReLU. Float32 arithmetic, rounded once to the type of ``x``; no fused
     multiply-add: every backend gives the same bits. The derivative is with respect to ``x`` only, and once; it is 0
@@ -51,11 +52,11 @@ def feature_dropout_bn_prelu(
             memory order is copied. A tensor, or a NumPy or CuPy array.
         rate: see :func:`feature_dropout`; likewise ``seed``, ``ids``, ``tick``, ``layer`` and ``rescale``.
         seed: a number or an int64 tensor of one element.
-        ids: ``(N,)`` int64.
+        ids: ``(N,)`` int64; None with a rate of 0.
         tick: a number, or an int64 tensor of one element or ``(N,)``.
         layer: in ``[0, 2**12)``.
         scale: ``(C,)`` float32, ``weight / sqrt(var + eps)`` of the batch normalisation.
-        shift: ``(C,)`` float32, ``bias - mean * scale``.
+        shift: ``(C,)`` float32, ``bias - mean * scale``; or of the shape of one image, a shift for each position.
         slope: of the negative side: a number, or float32 of one element or ``(C,)``. 0 is ReLU; None: no activation.
         ceiling: the largest result, a finite number; None: no limit. 6 after a slope of 0 is ReLU6.
         rescale: multiply what is kept by ``1 / (1 - rate)``.
@@ -84,14 +85,14 @@ Parameters = tuple[Tensor, Tensor, Tensor | None, float, float | None, bool]
 
 
 def checked_parameters(
-    channels: int, device: torch.device, scale: Any, shift: Any, slope: Any, ceiling: float | None, keep: str
+    image: tuple[int, ...], device: torch.device, scale: Any, shift: Any, slope: Any, ceiling: float | None, keep: str
 ) -> Parameters:
-    """``(scale, shift, slope_each, slope, ceiling, from_result)``, as the schema takes them."""
-    _parameter("scale", scale, channels, device, single=False)
-    _parameter("shift", shift, channels, device, single=False)
+    """``(scale, shift, slope_each, slope, ceiling, from_result)``, as the schema takes them for images of a shape."""
+    _parameter("scale", scale, device, image[:1])
+    _parameter("shift", shift, device, image[:1], image)
     slope_each, slope = (slope, 0.0) if isinstance(slope, Tensor) else (None, 1.0 if slope is None else float(slope))
     if slope_each is not None:
-        _parameter("slope", slope_each, channels, device, single=True)
+        _parameter("slope", slope_each, device, image[:1], (), (1,))
     elif not -float("inf") < slope < float("inf"):
         raise ArgumentError(f"slope: expected a finite number, a float32 tensor or None, got {brief(slope)}")
     if ceiling is not None and not -float("inf") < ceiling < float("inf"):
@@ -105,13 +106,13 @@ def checked_parameters(
     return scale, shift, slope_each, slope, None if ceiling is None else float(ceiling), keep == "result"
 
 
-def _parameter(name: str, value: Any, channels: int, device: torch.device, *, single: bool) -> None:
+def _parameter(name: str, value: Any, device: torch.device, each: tuple[int, ...], *others: tuple[int, ...]) -> None:
+    """Raise unless it is of the shape with one for each channel, or of another one."""
     checks.tensor(name, value)
     checks.of_type(name, value, checks.FLOAT)
-    expected = (channels,)
-    if value.shape != expected and not (single and tuple(value.shape) in ((), (1,))):
-        words = f"{expected}{' or one element' if single else ''}"
-        raise ArgumentError(f"{name}: expected shape {words}, as x has {channels} channels, got {tuple(value.shape)}")
+    if tuple(value.shape) not in (each, *others):
+        words = checks.in_words([each, *(shape or "one element" for shape in others if shape not in (each, (1,)))])
+        raise ArgumentError(f"{name}: expected shape {words}, as x has {each[0]} channels, got {tuple(value.shape)}")
     if value.device != device:
         raise ArgumentError(f"{name}: expected {device}, the device of x, got {value.device}")
     if value.requires_grad and torch.is_grad_enabled():
@@ -153,19 +154,22 @@ def _reached(ceiling: float | None, from_result: bool, x: Tensor) -> float | Non
     return float(torch.tensor(ceiling, dtype=x.dtype))
 
 
-def contiguous(parameters: Any) -> Parameters:
-    """The parameters as rows in memory."""
-    scale, shift, slope_each, *rest = parameters
-    return (*map(checks.contiguous, (scale, shift, slope_each)), *rest)
+def readable(x: Tensor, scale: Tensor, shift: Tensor, slope_each: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+    """The parameters as rows in memory; a shift for each position as an image of ``x``, whose order kernels know."""
+    if shift.dim() == 1:
+        shift = shift.contiguous()
+    elif shift.stride() != x.stride()[1:]:
+        shift = shift.new_empty_strided(shift.shape, x.stride()[1:]).copy_(shift)
+    return scale.contiguous(), shift, checks.contiguous(slope_each)
 
 
 def native_parameters(x: Tensor, parameters: Parameters) -> tuple[Any, ...]:
-    """Contiguous parameters as the compiled kernels take them for maps of the type of ``x``."""
+    """Readable parameters as the compiled kernels take them for maps of the type of ``x``."""
     scale, shift, slope_each, slope, ceiling, from_result = parameters
     ceiling = _reached(ceiling, from_result, x)
     return (
         *(scale.data_ptr(), shift.data_ptr(), checks.address(slope_each), slope, _slope_step(slope_each)),
-        *(float("nan") if ceiling is None else ceiling, int(from_result)),
+        *(float("nan") if ceiling is None else ceiling, int(from_result), int(shift.dim() > 1)),
     )
 
 
@@ -187,7 +191,7 @@ _op = Op(
         launch=("grad",),
     ),
     result(code_of="x"),
-    key(lent=True),
+    key(lent=True, optional=True),
     mask_rate(),
     Argument(
         kind="parameters",
@@ -195,9 +199,9 @@ _op = Op(
         schema="Tensor scale, Tensor shift, Tensor? slope_each, float slope, float? ceiling, bool from_result",
         check=(
             *map(lend, ("scale", "shift", "slope")),
-            f"{', '.join(_PARAMETERS)} = parameters(x.shape[1], x.device, scale, shift, slope, ceiling, keep)",
+            f"{', '.join(_PARAMETERS)} = parameters(tuple(x.shape[1:]), x.device, scale, shift, slope, ceiling, keep)",
         ),
-        ready=("scale, shift, slope_each = map(checks.contiguous, (scale, shift, slope_each))",),
+        ready=("scale, shift, slope_each = readable(x, scale, shift, slope_each)",),
         whole=("scale", "shift", "slope_each", "slope", "reached(ceiling, from_result, x)", "from_result"),
         native=(f"*native_parameters(x, ({', '.join(_PARAMETERS)}))",),
         launch=(
@@ -205,7 +209,7 @@ _op = Op(
             "from_result and grad is not None",
         ),
         uses={
-            **{"parameters": checked_parameters, "reached": _reached},
+            **{"parameters": checked_parameters, "readable": readable, "reached": _reached},
             **{"native_parameters": native_parameters, "slope_step": _slope_step},
         },
     ),

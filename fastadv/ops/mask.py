@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops.arguments import Argument
 
 
@@ -16,8 +16,8 @@ def mask_rate() -> Argument:
         kind="mask_rate",
         public=("rate", "rescale"),
         schema="int threshold, float factor",
-        check=("threshold, factor = threshold_and_factor(rate, rescale)",),
-        uses={"threshold_and_factor": threshold_and_factor},
+        check=("threshold, factor = threshold_and_factor(rate, rescale)", "check_key(ids, threshold)"),
+        uses={"threshold_and_factor": threshold_and_factor, "check_key": check_key},
     )
 
 
@@ -27,3 +27,9 @@ def threshold_and_factor(rate: float, rescale: bool) -> tuple[int, float]:
         raise ArgumentError(f"rate: expected a number in [0, 1), got {brief(rate)}")
     threshold = min(round(rate * 2**16), 2**16 - 1)
     return threshold, float(np.float32(1 / (1 - rate))) if rescale else 1.0
+
+
+def check_key(ids: object, threshold: int) -> None:
+    """Raise TypeError where something may be dropped, and there is no key to draw from."""
+    if threshold and ids is None:
+        raise ArgumentTypeError("ids: expected an int64 tensor (N,) beside a rate above 0, got None")

@@ -18,14 +18,15 @@ from fastadv.ops.feature_dropout import feature_dropout
 from fastadv.ops.feature_dropout_bn_prelu import (
     Parameters,
     checked_parameters,
-    contiguous,
     feature_dropout_bn_prelu,
     is_linear,
     native_parameters,
+    readable,
 )
-from fastadv.ops.mask import threshold_and_factor
+from fastadv.ops.mask import check_key, threshold_and_factor
 
 _MOST_KNOWN = 64  # maps whose description is remembered
+_NO_KEY = random_key.BatchKey()
 
 
 class PreparedDropout:
@@ -40,10 +41,10 @@ class PreparedDropout:
     page is touched.
 
     Args:
-        rate: see :func:`fastadv.ops.feature_dropout_bn_prelu`; likewise the others.
+        rate: see :func:`fastadv.ops.feature_dropout_bn_prelu`; likewise the others. With 0, the calls need no key.
         layer: in ``[0, 2**12)``.
         scale: ``(C,)`` float32; None, as ``shift`` then is: nothing but the mask.
-        shift: ``(C,)`` float32.
+        shift: ``(C,)`` float32; or of the shape of one image, then the only one that is taken.
         slope: a number, float32 of one element or ``(C,)``, or None.
         ceiling: a finite number or None.
         rescale: multiply what is kept by ``1 / (1 - rate)``.
@@ -60,8 +61,8 @@ class PreparedDropout:
     def __init__(
         self,
         *,
-        rate: float,
-        layer: int,
+        rate: float = 0.0,
+        layer: int = 0,
         scale: Tensor | None = None,
         shift: Tensor | None = None,
         slope: float | Tensor | None = None,
@@ -86,7 +87,8 @@ class PreparedDropout:
                 raise ArgumentError("scale: expected a tensor beside shift, slope or ceiling, got None")
             return
         checks.tensor("scale", scale)
-        parameters = contiguous(checked_parameters(scale.numel(), scale.device, scale, shift, slope, ceiling, keep))
+        image = (scale.numel(), *(shift.shape[1:] if isinstance(shift, Tensor) else ()))
+        parameters = checked_parameters(image, scale.device, scale, shift, slope, ceiling, keep)
         given = zip(("scale", "shift", "slope"), parameters[:3], strict=True)
         in_memory = [None if part is None else checks.in_memory(name, part) for name, part in given]
         parameters = (*in_memory, *parameters[3:])  # type: ignore[assignment]
@@ -100,9 +102,11 @@ class PreparedDropout:
         parameters = None if self._parameters is None else _own(self._parameters)
         return {**vars(self), "_known": {}, "_parameters": parameters}
 
-    def __call__(self, x: Tensor, *, seed: int | Tensor, ids: Tensor, tick: int | Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, *, seed: int | Tensor = 0, ids: Tensor | None = None, tick: int | Tensor = 0
+    ) -> Tensor:
         """The masked, normalised and activated map, like ``x`` ``(N, C, ...)``; see the operation."""
-        return self.keyed(x, random_key.BatchKey(seed, ids, tick))
+        return self.keyed(x, _NO_KEY if ids is None else random_key.BatchKey(seed, ids, tick))
 
     def keyed(self, x: Tensor, key: random_key.BatchKey) -> Tensor:
         """The same with a key that was checked before, for all layers of a network."""
@@ -113,7 +117,9 @@ class PreparedDropout:
         if not (key.in_memory and checks.has_memory(x)):
             return self._dispatched(x, key)
         known = self._layout(x)
-        if x.shape[0] != key.count or x.device != key.ids.device:
+        if key.ids is None:
+            check_key(None, self._numbers[0])
+        elif x.shape[0] != key.count or x.device != key.ids.device:
             raise ArgumentError(
                 f"ids: expected shape {tuple(x.shape[:1])} on {x.device}, got {tuple(key.ids.shape)} on "
                 f"{key.ids.device}"
@@ -140,28 +146,31 @@ class PreparedDropout:
 
     def _described(self, x: Tensor) -> _Layout:
         checks.tensor_of("x", x, checks.GRAD_TYPES)
+        empty = layout.empty(x)
+        parameters: Parameters | None = None
         if self._parameters is None:
-            operation, rest = "feature_dropout", ()
+            operation = "feature_dropout"
             if x.dim() < 1:
                 raise ArgumentError("x: expected a batch (N, ...), got shape ()")
         else:
-            operation, rest = "feature_dropout_bn_prelu", native_parameters(x, self._parameters)
-            channels, device = len(self._parameters[0]), self._parameters[0].device
-            if x.dim() < 2 or x.shape[1] != channels or x.device != device:
-                raise ArgumentError(
-                    f"x: expected shape (N, {channels}, ...) on {device}, got {tuple(x.shape)} on {x.device}"
-                )
+            operation, shift = "feature_dropout_bn_prelu", self._parameters[1]
+            shape, more = (x.shape[1:2], ", ...") if shift.dim() == 1 else (x.shape[1:], "")
+            if shape != shift.shape or x.device != shift.device:
+                wanted = f"(N, {str(tuple(shift.shape)).strip('(,)')}{more})"
+                raise ArgumentError(f"x: expected shape {wanted} on {shift.device}, got {tuple(x.shape)} on {x.device}")
+            parameters = (*readable(empty, *self._parameters[:3]), *self._parameters[3:])
         sizes = layout.sizes(x)
         random_key.check_count(sizes[1] * sizes[2])
         backend, declared = backends.resolve(operation, x.device, self._backend), OPERATIONS[operation]
-        native = backend == "cpu" and x.stride() == layout.empty(x).stride() and x.numel() > 0
+        native = backend == "cpu" and x.stride() == empty.stride() and x.numel() > 0
         return _Layout(
             operation=declared,
             backend=backend,
             native=declared.compiled("cpu") if native else None,
             strides=x.stride(),
+            parameters=parameters or (),
             before=checks.GRAD_TYPES[x.dtype],
-            after=(self._layer, *self._numbers, *rest, *sizes),
+            after=(self._layer, *self._numbers, *(native_parameters(x, parameters) if parameters else ()), *sizes),
         )
 
     def _run(
@@ -173,7 +182,7 @@ class PreparedDropout:
             x, grad = into, None if grad is None else into
         if known.native is None or (grad is not None and grad.stride() != x.stride()):
             maps: tuple[Any, ...] = (x if grad is None else grad,) if self._parameters is None else (x, grad)
-            numbers = (*key.of_layer(self._layer), *self._numbers, *(self._parameters or ()))
+            numbers = (*key.of_layer(self._layer), *self._numbers, *known.parameters)
             made: Tensor = known.operation.implementations[known.backend](*maps, *numbers)
             return made
         out = torch.empty_like(x) if into is None else into
@@ -208,6 +217,7 @@ class _Layout:
         native: the C++ function, where it takes the map as it is, and the operation's result lies in memory as the map
             does: to the strides of one pixel, by which the next convolution chooses its kernel.
         strides: the map's.
+        parameters: as the kernels read them beside such a map; none of a mask alone.
         before: the C++ kernel's argument before the key.
         after: those after it.
     """
@@ -216,6 +226,7 @@ class _Layout:
     backend: str
     native: Callable[..., None] | None
     strides: tuple[int, ...]
+    parameters: tuple[Any, ...]
     before: int
     after: tuple[Any, ...]
 

@@ -21,7 +21,10 @@ MOST = 1 << 34  #: numbers per image, four for each value of a 32-bit counter
 #: The arguments of a schema that :func:`split` fills.
 SCHEMA = "Tensor ids, Tensor? seed_at, SymInt seed, Tensor? tick_each, SymInt tick, int layer"
 
-Split = tuple[Tensor, Tensor | None, int, Tensor | None, int, int]
+Split = tuple[Tensor | None, Tensor | None, int, Tensor | None, int, int]
+
+#: The key of what draws nothing, taken apart.
+NO_KEY: Split = (None, None, 0, None, 0, 0)
 
 
 def check(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count: int) -> None:
@@ -85,34 +88,36 @@ def split(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, count
     return ids, seed_at, seed - (1 << 64) if seed >= 1 << 63 else seed, tick_each, tick, layer
 
 
-def whole(ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int) -> Any:
+def whole(
+    ids: Tensor | None, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
+) -> Any:
     """Put together again: ``(ids, seed, tick, layer)``, the arguments of the reference."""
     return ids, seed if seed_at is None else seed_at, tick if tick_each is None else tick_each, layer
 
 
 def numbers(
-    ids: Tensor, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
+    ids: Tensor | None, seed_at: Tensor | None, seed: int, tick_each: Tensor | None, tick: int, layer: int
 ) -> tuple[int, ...]:
     """The seven arguments of a compiled function; the tensors are contiguous, and must outlive the call."""
     seeds, ticks = checks.address(seed_at), checks.address(tick_each)
-    return ids.data_ptr(), seeds, seed, ticks, tick, tick_step(tick_each), layer
+    return checks.address(ids), seeds, seed, ticks, tick, tick_step(tick_each), layer
 
 
 class BatchKey:
     """The key of a batch, checked once for every layer that draws from it.
 
     Attributes:
-        seed: see :func:`check`; likewise ``ids`` and ``tick``.
-        count: How many images.
+        seed: see :func:`check`; likewise ``ids`` and ``tick``. Without ``ids`` nothing can be drawn.
+        count: How many images; 0 without ``ids``.
         in_memory: Whether a compiled function can read its tensors where they lie.
 
     Raises:
         TypeError, ValueError: as :func:`check`.
     """
 
-    def __init__(self, seed: int | Tensor, ids: Tensor, tick: int | Tensor) -> None:
-        self._split = split(seed, ids, tick, 0, 0)
-        self.seed, self.ids, self.tick, self.count = seed, ids, tick, ids.shape[0]
+    def __init__(self, seed: int | Tensor = 0, ids: Tensor | None = None, tick: int | Tensor = 0) -> None:
+        self._split = NO_KEY if ids is None else split(seed, ids, tick, 0, 0)
+        self.seed, self.ids, self.tick, self.count = seed, ids, tick, 0 if ids is None else ids.shape[0]
         self._tensors = [part for part in (seed, ids, tick) if isinstance(part, Tensor)]
         self.in_memory = torch.compiler.is_compiling() or all(checks.has_memory(part) for part in self._tensors)
 
@@ -128,7 +133,7 @@ class BatchKey:
     def numbers(self) -> tuple[int, ...]:
         """What a compiled function takes of it, all but the layer."""
         ids, seed_at, seed, tick_each, tick, layer = self._split
-        self._kept = (ids.contiguous(), seed_at, seed, checks.contiguous(tick_each), tick, layer)
+        self._kept = (checks.contiguous(ids), seed_at, seed, checks.contiguous(tick_each), tick, layer)
         return numbers(*self._kept)[:-1]
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from fastadv import ops
 from fastadv.models import FaceModel
+from fastadv.models.activation_pairs import is_unchanged
 from fastadv.models.folding import norm_affine
+from fastadv.models.frozen_activation import FrozenPReLU
 from fastadv.models.frozen_conv import FrozenDepthwiseConv2d
-from fastadv.models.frozen_prelu import FrozenPReLU
 from fastadv.models.fused_depthwise import FusedDepthwiseConv2d
 from fastadv.models.untied_bias import UntiedBiasConv2d
 from fastadv.ops.random_key import BatchKey
@@ -101,7 +102,7 @@ def install(model: FaceModel, draw: Draw, *, rate: float, rescale: bool, first_l
             # of its input for one reader
             overwrite_map=type(convolution) in _CONVOLUTIONS and getattr(convolution, "activation", None) is None,
             overwrite_gradient=follows.convolution_only,
-            **(_parameters(convolution, tail) if tail else {}),
+            **(_parameters(convolution, tail, unchanged=follows.unchanged) if tail else {}),
         )
         for other in follows.fused:
             backbone.set_submodule(other, nn.Identity().eval())
@@ -117,10 +118,12 @@ class _Follows:
     Attributes:
         fused: the names of the batch norm, the activation, or both, that can be fused with it.
         convolution_only: whether the result of these is read by one convolution and by nothing else.
+        unchanged: whether layers alone read it, none of which changes it in place.
     """
 
     fused: tuple[str, ...] = ()
     convolution_only: bool = False
+    unchanged: bool = False
 
 
 def _fusible(model: FaceModel) -> dict[str, _Follows]:
@@ -157,16 +160,18 @@ def _fusible(model: FaceModel) -> dict[str, _Follows]:
         fused = [n for n in (norm, activation) if n is not None]
         last = fused[-1] if fused else node
         found[str(node.target)] = _Follows(
-            fused=tuple(str(n.target) for n in fused), convolution_only=reader(last, _CONVOLUTIONS) is not None
+            fused=tuple(str(n.target) for n in fused),
+            convolution_only=reader(last, _CONVOLUTIONS) is not None,
+            unchanged=is_unchanged(last, modules),
         )
     return found
 
 
-def _parameters(convolution: nn.Conv2d, layers: list[nn.Module]) -> dict[str, Any]:
+def _parameters(convolution: nn.Conv2d, layers: list[nn.Module], *, unchanged: bool) -> dict[str, Any]:
     """What follows a mask: ``min(prelu(scale * o + shift), ceiling)`` per channel.
 
-    The derivative is made from what the plain network keeps. That is the result of a ReLU, which the next layer keeps
-    anyway, and the input of a PReLU, whose result the network may change in place.
+    The derivative is made from the result, which the next layer mostly keeps anyway; of a PReLU only where the network
+    leaves its result `unchanged` and no slope is negative, else from the input.
     """
     channels = convolution.out_channels
     scale = torch.ones(channels, dtype=torch.float64, device=convolution.weight.device)
@@ -179,6 +184,7 @@ def _parameters(convolution: nn.Conv2d, layers: list[nn.Module]) -> dict[str, An
             scale, shift = norm_affine(layer)
         elif isinstance(layer, nn.PReLU):
             slope = layer.weight.detach().float()
+            keep = "result" if unchanged and not bool((slope < 0).any()) else "input"
         else:
             slope, ceiling, keep = 0.0, 6.0 if isinstance(layer, nn.ReLU6) else None, "result"
     return {"scale": scale.float(), "shift": shift.float(), "slope": slope, "ceiling": ceiling, "keep": keep}

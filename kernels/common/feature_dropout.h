@@ -9,7 +9,7 @@ struct FeatureDropoutArgs {
   const void* x;
   void* out;  // laid out like x
   PhiloxKey key;
-  uint32_t threshold;  // a draw below it drops its element; below 2^16
+  uint32_t threshold;  // a draw below it drops its element; below 2^16. 0: nothing is dropped, and the key not read
   float factor;        // of what is kept
   int type;            // of the elements of x and out
   BatchLayout layout;

@@ -10,12 +10,13 @@ struct FeatureDropoutBnPreluArgs {
   FeatureDropoutArgs dropout;  // x: of a derivative `from_result`, what the forward pass made
   const void* grad;   // of the type and layout of x; null: forward
   const float* scale;  // (channels,)
-  const float* shift;  // (channels,)
+  const float* shift;  // (channels,), or `untied` an image laid out like those of x
   const float* slope_each;  // (channels,) or (1,); null: `slope`
   float slope;
   int64_t slope_step;  // 1: a slope for each channel; 0: one for all
   float ceiling;       // NaN: none, since nothing is greater
   int from_result;
+  int untied;
 };
 
 // One slope of 0 for all: a select as torch's ReLU, which makes 0 of what is not above it, of minus infinity too. PReLU

@@ -15,7 +15,7 @@ struct DropoutRow {
   struct Nothing {};
 
   template <int kWidth, bool kVector>
-  __device__ __forceinline__ Pack<T, kWidth> read(int64_t offset, int count) const {
+  __device__ __forceinline__ Pack<T, kWidth> read(int64_t offset, int64_t, int count) const {
     return load_run<T, kWidth, kVector>(x + offset, count);
   }
 

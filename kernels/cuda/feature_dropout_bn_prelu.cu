@@ -8,7 +8,8 @@ namespace {
 
 enum Pass { kForward, kFromInput, kFromResult };
 
-template <class T, Pass kPass>
+// kUntied: a shift for each element of an image.
+template <class T, Pass kPass, bool kUntied>
 struct FusedRow {
   const T* x;
   const T* grad;
@@ -27,6 +28,7 @@ struct FusedRow {
   struct Packs {
     Pack<T, kWidth> x;
     Pack<T, kPass == kForward ? 1 : kWidth> grad;
+    Pack<float, kUntied ? kWidth : 1> shift;
   };
 
   struct Channel {
@@ -41,14 +43,15 @@ struct FusedRow {
   };
 
   __device__ __forceinline__ Channel of(int64_t channel) const {
-    return {scale[channel], shift[channel], slope_each ? slope_each[channel * slope_step] : slope};
+    return {scale[channel], kUntied ? 0.0f : shift[channel], slope_each ? slope_each[channel * slope_step] : slope};
   }
 
   template <int kWidth, bool kVector>
-  __device__ __forceinline__ Packs<kWidth> read(int64_t offset, int count) const {
+  __device__ __forceinline__ Packs<kWidth> read(int64_t offset, int64_t inside, int count) const {
     Packs<kWidth> packs;
     packs.x = load_run<T, kWidth, kVector>(x + offset, count);
     if constexpr (kPass != kForward) packs.grad = load_run<T, kWidth, kVector>(grad + offset, count);
+    if constexpr (kUntied) packs.shift = load_run<float, kWidth, kVector>(shift + inside, count);
     return packs;
   }
 
@@ -61,8 +64,9 @@ struct FusedRow {
   }
 
   template <int kWidth>
-  __device__ __forceinline__ void work(Packs<kWidth>& packs, int k, bool stays, const Channel& c) const {
+  __device__ __forceinline__ void work(Packs<kWidth>& packs, int k, bool stays, Channel c) const {
     const float value = to_float(packs.x.item[k]);
+    if constexpr (kUntied) c.shift = packs.shift.item[k];
     if constexpr (kPass == kForward) {
       from_float(affine_prelu(keep(stays, value, factor), c.scale, c.shift, c.slope, relu, ceiling), packs.x.item[k]);
     } else {
@@ -105,10 +109,10 @@ struct FusedRow {
   }
 };
 
-template <class T, int kPack, Pass kPass>
+template <class T, int kPack, Pass kPass, bool kUntied = false>
 int fused(const FeatureDropoutBnPreluArgs& args, cudaStream_t stream) {
   const FeatureDropoutArgs& dropout = args.dropout;
-  FusedRow<T, kPass> row;
+  FusedRow<T, kPass, kUntied> row;
   row.x = static_cast<const T*>(dropout.x);
   row.grad = static_cast<const T*>(args.grad);
   row.out = static_cast<T*>(dropout.out);
@@ -121,15 +125,17 @@ int fused(const FeatureDropoutBnPreluArgs& args, cudaStream_t stream) {
   row.ceiling = args.ceiling;
   row.factor = dropout.factor;
   row.plane = dropout.layout.plane;
-  const bool wide = aligned(dropout.x) && aligned(dropout.out) && aligned(args.grad);
+  const bool wide =
+      aligned(dropout.x) && aligned(dropout.out) && aligned(args.grad) && (!kUntied || aligned(args.shift));
   return walk_masked<kPack>(row, dropout, wide, stream);
 }
 
 template <class T, int kPack>
 int typed(const FeatureDropoutBnPreluArgs& args, cudaStream_t stream) {
-  if (!args.grad) return fused<T, kPack, kForward>(args, stream);
-  if (args.from_result) return fused<T, kPack, kFromResult>(args, stream);
-  return fused<T, kPack, kFromInput>(args, stream);
+  if (args.grad && args.from_result) return fused<T, kPack, kFromResult>(args, stream);
+  if (args.untied)
+    return args.grad ? fused<T, kPack, kFromInput, true>(args, stream) : fused<T, kPack, kForward, true>(args, stream);
+  return args.grad ? fused<T, kPack, kFromInput>(args, stream) : fused<T, kPack, kForward>(args, stream);
 }
 
 }  // namespace

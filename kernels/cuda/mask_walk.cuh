@@ -1,9 +1,10 @@
 // Kernels that walk over images in memory order and know which elements a feature dropout keeps. A Row says what is
 // done with the elements of one thread, kWidth of which are neighbours in memory:
-//   row.read<kWidth, kVector>(offset, count)      what is read of them
-//   row.channels<kWidth>(channel)                 what kWidth channels that are neighbours need
-//   row.along<kWidth, kVector>(run, read)         the elements follow each other in (C, H, W) order
-//   row.across<kWidth>(run, read, channels)       they are of neighbouring channels
+//   row.read<kWidth, kVector>(offset, inside, count)  what is read of them
+//   row.channels<kWidth>(channel)                     what kWidth channels that are neighbours need
+//   row.along<kWidth, kVector>(run, read)             the elements follow each other in (C, H, W) order
+//   row.across<kWidth>(run, read, channels)           they are of neighbouring channels
+// `inside` is the first one's offset from the start of its image.
 #pragma once
 
 #include "common/feature_dropout.h"
@@ -29,17 +30,21 @@ __global__ void __launch_bounds__(kThreads, 3) contiguous_mask_kernel(const Row 
   const BatchLayout& layout = args.layout;
   const int64_t size = layout.channels * layout.plane;
   const int64_t tasks = layout.images * layout.cut.chunks;
+  const bool drops = args.threshold != 0;
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
     const BlockSpan span = block_span(task, size, layout.cut);
-    const PhiloxStream stream = stream_of(args.key, span.image);
+    const PhiloxStream stream = drops ? stream_of(args.key, span.image) : PhiloxStream{};
     const int64_t begin = span.offset - span.image * size;
     for (int64_t i = int64_t{threadIdx.x} * kTaken; i < span.length; i += int64_t{kThreads} * kTaken) {
       const int64_t left = span.length - i;
       const uint32_t place = static_cast<uint32_t>(begin + i);
-      const PhiloxBlock block = philox<kMaskRounds>(stream, place / kDraws);
-      const MaskRun run = {span.offset + i, begin + i, left < kTaken ? static_cast<int>(left) : kTaken,
-                           kept_of_half(block, place % kDraws != 0, args.threshold)};
-      row.template along<kTaken, kVector>(run, row.template read<kTaken, kVector>(run.offset, run.count));
+      uint32_t kept = ~0u;
+      if (drops) {
+        const PhiloxBlock block = philox<kMaskRounds>(stream, place / kDraws);
+        kept = kept_of_half(block, place % kDraws != 0, args.threshold);
+      }
+      const MaskRun run = {span.offset + i, begin + i, left < kTaken ? static_cast<int>(left) : kTaken, kept};
+      row.template along<kTaken, kVector>(run, row.template read<kTaken, kVector>(run.offset, run.place, run.count));
     }
   }
 }
@@ -52,9 +57,10 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
   const int64_t packs = layout.channels / kWidth;
   const int64_t items = (layout.plane + kTaken - 1) / kTaken * packs;
   const int64_t tasks = layout.images * layout.cut.chunks;
+  const bool drops = args.threshold != 0;
   for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
     const BlockSpan span = block_span(task, items, layout.cut);
-    const PhiloxStream stream = stream_of(args.key, span.image);
+    const PhiloxStream stream = drops ? stream_of(args.key, span.image) : PhiloxStream{};
     const int64_t begin = span.offset - span.image * items;
     for (int64_t i = threadIdx.x; i < span.length; i += kThreads) {
       // 32 bits, which walk_masked() has made sure of: a 64-bit division is a function call, around which registers
@@ -65,6 +71,8 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
       uint32_t pixels[kWidth];  // bit p: whether pixel p of the group is kept
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
+        pixels[k] = ~0u;
+        if (!drops) continue;
         const uint32_t place = static_cast<uint32_t>((channel + k) * layout.plane + first);
         const uint32_t shift = place % kDraws;
         const PhiloxBlock block = philox<kMaskRounds>(stream, place / kDraws);
@@ -79,7 +87,8 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
         }
       }
       const int many = layout.plane - first < kTaken ? static_cast<int>(layout.plane - first) : kTaken;
-      const int64_t start = (span.image * layout.plane + first) * layout.channels + channel;
+      const int64_t inside = first * layout.channels + channel;
+      const int64_t start = span.image * layout.plane * layout.channels + inside;
       const auto held = row.template channels<kWidth>(channel);
       const auto kept = [&](int p) {
         uint32_t bits = 0;
@@ -87,13 +96,15 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
         for (int k = 0; k < kWidth; ++k) bits |= (pixels[k] >> p & 1u) << k;
         return bits;
       };
-      using Read = decltype(row.template read<kWidth, true>(start, kWidth));
+      const auto read = [&](int p) {
+        const int64_t moved = p * layout.channels;
+        return row.template read<kWidth, true>(start + moved, inside + moved, kWidth);
+      };
       int p = 0;
       for (; p + kAhead <= many; p += kAhead) {
-        Read ahead[kAhead];
+        decltype(read(0)) ahead[kAhead];
 #pragma unroll
-        for (int j = 0; j < kAhead; ++j)
-          ahead[j] = row.template read<kWidth, true>(start + (p + j) * layout.channels, kWidth);
+        for (int j = 0; j < kAhead; ++j) ahead[j] = read(p + j);
 #pragma unroll
         for (int j = 0; j < kAhead; ++j) {
           const MaskRun run = {start + (p + j) * layout.channels, first + p + j, kWidth, kept(p + j)};
@@ -102,7 +113,7 @@ __global__ void __launch_bounds__(kThreads) channels_last_mask_kernel(const Row 
       }
       for (; p < many; ++p) {
         const MaskRun run = {start + p * layout.channels, first + p, kWidth, kept(p)};
-        row.template across<kWidth>(run, row.template read<kWidth, true>(run.offset, kWidth), held);
+        row.template across<kWidth>(run, read(p), held);
       }
     }
   }

@@ -18,7 +18,8 @@ def fused(
     p_x,
     p_grad,
     p_out,
-    at,
+    start,
+    place,
     mask,
     channel,
     inside,
@@ -32,7 +33,9 @@ def fused(
     ceiling,
     FROM_RESULT: tl.constexpr,
     RELU: tl.constexpr,
+    UNTIED: tl.constexpr,
 ):
+    at = start + place
     scale = tl.load(p_scale + channel, mask=inside, other=0.0)
     if p_slope is not None:
         negative = tl.load(p_slope + channel * slope_step, mask=inside, other=0.0)
@@ -43,7 +46,11 @@ def fused(
         inner = value
         made = value
     else:
-        inner = scale * keep(kept, value, factor) + tl.load(p_shift + channel, mask=inside, other=0.0)
+        if UNTIED:
+            shift = tl.load(p_shift + place, mask=mask, other=0.0)
+        else:
+            shift = tl.load(p_shift + channel, mask=inside, other=0.0)
+        inner = scale * keep(kept, value, factor) + shift
         if RELU:
             made = tl.where(inner <= 0, 0.0, inner)  # a NaN stays one
         else:
@@ -67,7 +74,7 @@ def feature_dropout_bn_prelu_kernel(
     p_x,
     p_grad,  # like x: backward; None: forward
     p_out,  # laid out like x
-    p_ids,  # (images,) int64
+    p_ids,  # (images,) int64, or None: nothing is dropped
     p_seed,  # one int64, or None
     p_tick,  # (images,) or one int64, or None
     seed,
@@ -77,13 +84,14 @@ def feature_dropout_bn_prelu_kernel(
     threshold,
     factor,
     p_scale,  # (channels,) float32
-    p_shift,  # (channels,) float32
+    p_shift,  # (channels,) float32, or UNTIED an image laid out like those of x
     p_slope,  # (channels,) or one float32, or None
     slope,
     slope_step,
     ceiling,  # a number, or None
     FROM_RESULT: tl.constexpr,  # p_x is what the forward pass made
     RELU: tl.constexpr,  # a select, where the slope is a number and 0
+    UNTIED: tl.constexpr,
     size,
     channels,
     plane,
@@ -99,33 +107,43 @@ def feature_dropout_bn_prelu_kernel(
         image, first, channel, blocks, shift = pixel_tile(
             channels, plane, chunks, channel_chunks, GROUPS, CHANNELS, DRAWS
         )
-        key, second, id_lo, id_hi = stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image)
-        kept = kept_pixels(blocks, shift, key, second, id_lo, id_hi, threshold, WHOLE)
+        if p_ids is not None:
+            key, second, id_lo, id_hi = stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image)
+            kept = kept_pixels(blocks, shift, key, second, id_lo, id_hi, threshold, WHOLE)
+        else:
+            kept = blocks * 0 - 1
         for K in tl.static_range(DRAWS):
             mask = (first + K < plane) & (channel < channels)
-            at = (image * plane + first + K) * channels + channel
+            place = (first + K) * channels + channel
             fused(
-                *(p_x, p_grad, p_out, at, mask, channel, channel < channels, ((kept >> K) & 1) != 0, factor),
-                *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT, RELU),
+                *(p_x, p_grad, p_out, image * size, place, mask, channel, channel < channels),
+                *(((kept >> K) & 1) != 0, factor),
+                *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT, RELU, UNTIED),
             )
     else:
         image, place, blocks = contiguous_tile(size, chunks, BLOCK, DRAWS)
-        key, second, id_lo, id_hi = stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image)
-        kept = kept_in_order(blocks, key, second, id_lo, id_hi, threshold)
+        if p_ids is not None:
+            key, second, id_lo, id_hi = stream(p_ids, p_seed, p_tick, seed, tick, tick_step, layer, image)
+            kept = kept_in_order(blocks, key, second, id_lo, id_hi, threshold)
+        else:
+            kept = place >= 0
         inside = place < size
         fused(
-            *(p_x, p_grad, p_out, image * size + place, inside, place // plane, inside, kept, factor),
-            *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT, RELU),
+            *(p_x, p_grad, p_out, image * size, place, inside, place // plane, inside, kept, factor),
+            *(p_scale, p_shift, p_slope, slope, slope_step, ceiling, FROM_RESULT, RELU, UNTIED),
         )
 
 
 def launch(x: Tensor, grad: Tensor | None, out: Tensor, *others_and_sizes: Any) -> None:
     """Run on the current stream. The maps lie in memory alike; see ``fastadv.ops.feature_dropout_bn_prelu``."""
     *others, from_result, images, channels, plane, channels_last = others_and_sizes
-    slope_each, slope, _, _ = others[-4:]
+    shift, slope_each, slope, _, _ = others[-5:]
     grid, shape = walk((images, channels, plane, channels_last), x, each=DRAWS.value)
     relu = slope_each is None and slope == 0
     with on_device(x):
         feature_dropout_bn_prelu_kernel[grid](
-            *(x, grad, out, *others), FROM_RESULT=from_result, RELU=relu, **shape, enable_fp_fusion=False
+            *(x, grad, out, *others),
+            **{"FROM_RESULT": from_result, "RELU": relu, "UNTIED": shift.dim() > 1},
+            **shape,
+            enable_fp_fusion=False,
         )

@@ -4,6 +4,7 @@ The kernels share nothing between threads, so that one thread after the other gi
 """
 
 import ctypes
+import itertools
 import re
 import shutil
 import subprocess
@@ -50,13 +51,14 @@ ENTRY = """
 #include "cuda/feature_dropout_bn_prelu.cu"
 extern "C" int run(const void* x, const void* grad, void* out, const int64_t* ids, uint32_t threshold, float factor,
                    int type, const int64_t* sizes, const float* scale, const float* shift, const float* slope,
-                   float ceiling, int from_result) {
+                   float ceiling, int from_result, int untied) {
   using namespace fastadv;
   const PhiloxKey key = {ids, nullptr, nullptr, SEED, TICK, 0, LAYER};
   const BatchLayout layout = {sizes[0], sizes[1], sizes[2], static_cast<int>(sizes[3]), {0, 0}};
   const FeatureDropoutArgs dropout = {x, out, key, threshold, factor, type, layout};
   if (scale == nullptr) return cuda::feature_dropout(dropout, nullptr);
-  return cuda::feature_dropout_bn_prelu({dropout, grad, scale, shift, slope, 0.0f, 1, ceiling, from_result}, nullptr);
+  return cuda::feature_dropout_bn_prelu({dropout, grad, scale, shift, slope, 0.0f, 1, ceiling, from_result, untied},
+                                        nullptr);
 }
 """
 
@@ -93,23 +95,31 @@ def test_the_source_gives_the_bits_of_the_reference(shape, dtype, layout, run):
     channels_last = not x.is_contiguous()
     ids = torch.arange(shape[0]) * 2**33 + 5
     parameters = {name: torch.randn(shape[1]) for name in ("scale", "shift", "slope")}
+    each_position = torch.empty_strided(shape[1:], x.stride()[1:]).normal_()
     sizes = torch.tensor([shape[0], shape[1], shape[2] * shape[3], int(channels_last)])
 
-    def made(seen, grad=None, fused=None, ceiling=None, from_result=False):
-        arrays = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (seen, grad, out, ids)]
-        numbers = [ctypes.c_uint32(round(RATE * 2**16)), ctypes.c_float(1 / (1 - RATE)), TYPES[dtype]]
+    def made(seen, grad=None, fused=None, ceiling=None, from_result=False, masked=True):
+        arrays = [
+            None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (seen, grad, out, ids if masked else None)
+        ]
+        rate = RATE if masked else 0
+        numbers = [ctypes.c_uint32(round(rate * 2**16)), ctypes.c_float(1 / (1 - rate)), TYPES[dtype]]
         rest = [ctypes.c_void_p(t.data_ptr()) for t in (fused or {}).values()] or [None] * 3
         limit = ctypes.c_float(float("nan") if ceiling is None else ceiling)
-        assert run(*arrays, *numbers, ctypes.c_void_p(sizes.data_ptr()), *rest, limit, int(from_result)) == 0
+        flags = (int(from_result), int(fused is not None and fused["shift"].dim() > 1))
+        assert run(*arrays, *numbers, ctypes.c_void_p(sizes.data_ptr()), *rest, limit, *flags) == 0
         return out.clone()
 
     key = {"seed": SEED, "ids": ids, "tick": TICK, "layer": LAYER, "rate": RATE, "rescale": True}
     assert_same_bits(made(x), ops.feature_dropout(x, backend="reference", **key))
     leaf = x.detach().requires_grad_(True)
-    for ceiling, keep in ((None, "input"), (0.6, "input"), (0.6, "result")):
-        fused = {**parameters, "slope": parameters["slope"].abs()} if keep == "result" else parameters
-        y = ops.feature_dropout_bn_prelu(leaf, ceiling=ceiling, keep=keep, backend="reference", **fused, **key)
-        assert_same_bits(made(x, fused=fused, ceiling=ceiling), y.detach())
+    forms = [(None, "input"), (0.6, "input"), (0.6, "result")]
+    for (ceiling, keep), masked, tied in itertools.product(forms, (True, False), (True, False)):
+        fused = {**parameters, "slope": parameters["slope"].abs()} if keep == "result" else dict(parameters)
+        fused |= {} if tied else {"shift": each_position}
+        options = {"ceiling": ceiling, "keep": keep, "backend": "reference", **(key if masked else {})}
+        y = ops.feature_dropout_bn_prelu(leaf, **fused, **options)
+        assert_same_bits(made(x, None, fused, ceiling, masked=masked), y.detach())
         (expected,) = torch.autograd.grad(y, leaf, grad)
         seen = y.detach() if keep == "result" else x
-        assert_same_bits(made(seen, grad, fused, ceiling, keep == "result"), expected)
+        assert_same_bits(made(seen, grad, fused, ceiling, keep == "result", masked), expected)

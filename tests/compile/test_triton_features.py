@@ -32,12 +32,15 @@ for cc in (80, 90):
             fused = feature_dropout_bn_prelu.feature_dropout_bn_prelu_kernel
             both_ways = {**maps, "p_grad": f"*{kind}", **key, **held, **drop, **affine}
             build(f"backward {name} {kind} sm_{cc}", fused, {**both_ways, "p_slope": "*fp32", **sizes},
-                  {**shape, "FROM_RESULT": False}, target)
+                  {**shape, "FROM_RESULT": False, "UNTIED": False}, target)
             if kind == "fp32":
                 build(f"forward {name} sm_{cc}", fused, {**maps, **key, **drop, **affine, **sizes},
-                      {**shape, "FROM_RESULT": False}, target)
+                      {**shape, "FROM_RESULT": False, "UNTIED": False}, target)
                 build(f"result {name} sm_{cc}", fused, {**both_ways, "ceiling": "fp32", **sizes},
-                      {**shape, "FROM_RESULT": True}, target)
+                      {**shape, "FROM_RESULT": True, "UNTIED": False}, target)
+                unmasked = {n: t for n, t in both_ways.items() if n not in ("p_ids", *held)}
+                build(f"unmasked {name} sm_{cc}", fused, {**unmasked, "p_slope": "*fp32", **sizes},
+                      {**shape, "FROM_RESULT": False, "UNTIED": True}, target)
                 for gaussian in (False, True):
                     build(f"noise {gaussian} {name} sm_{cc}", add_noise.add_noise_kernel,
                           {**noise, **key, **held, "p_scale": "*fp32", **sizes}, {**shape, "GAUSSIAN": gaussian},
@@ -51,7 +54,7 @@ def made():
 
 
 def test_every_kernel_compiles_for_every_target(made):
-    for target, count in (("sm_80", 3 + 6 * 3 + 2 * 2), ("sm_90", 1 + 6)):
+    for target, count in (("sm_80", 3 + 7 * 3 + 2 * 2), ("sm_90", 1 + 7)):
         texts = [text for name, text in made.items() if name.endswith(target)]
         assert len(texts) == count
         assert all(f".target {target}" in text for text in texts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastadv import backends
 from fastadv.models import fold_batch_norms, freeze, load, prepare
-from fastadv.models.frozen_prelu import FrozenPReLU
+from fastadv.models.frozen_activation import FrozenPReLU
 from fastadv.models.fused_depthwise import FusedDepthwiseConv2d, fuse_depthwise
 from fastadv.testing.tolerances import assert_same_bits
 

@@ -18,10 +18,11 @@ def backend(request):
 
 
 def everything(x, image, key, parameters, backend):
-    """All four operations, forward and backward; the results in order."""
+    """All four operations, with a mask and without, forward and backward; the results in order."""
     x = x.detach().requires_grad_(True)
     y = ops.feature_dropout(x, rate=0.3, rescale=True, backend=backend, **key)
     z = ops.feature_dropout_bn_prelu(y, rate=0.3, backend=backend, **key, **parameters)
+    z = ops.feature_dropout_bn_prelu(z, backend=backend, **{**parameters, "shift": z.detach()[0]})
     blurred = ops.box_blur(z, backend=backend)
     (grad,) = torch.autograd.grad((blurred * blurred.detach()).sum(), x)
     ops.add_noise_(image, scale=0.1, backend=backend, **key)

@@ -11,7 +11,7 @@ from fastadv.ops.reference.mask import keep_mask, masked
 def feature_dropout_bn_prelu(
     x: Tensor,
     grad: Tensor | None,
-    ids: Tensor,
+    ids: Tensor | None,
     seed: int | Tensor,
     tick: int | Tensor,
     layer: int,
@@ -30,7 +30,7 @@ def feature_dropout_bn_prelu(
     """
     mask = keep_mask(x, ids, seed, tick, layer, threshold)
     along_channels = (1, -1, *(1,) * (x.dim() - 2))
-    scale, shift = scale.view(along_channels), shift.view(along_channels)
+    scale, shift = scale.view(along_channels), shift.view(along_channels) if shift.dim() == 1 else shift
     relu = slope_each is None and slope == 0  # as torch's, a select: 0 of minus infinity too, and a NaN stays one
     each = torch.full((1,), slope, dtype=scale.dtype, device=x.device) if slope_each is None else slope_each
     each = each.view(along_channels)

@@ -10,9 +10,11 @@ from fastadv.ops.reference import philox
 DRAWS = 16  # of a Philox block
 
 
-def keep_mask(x: Tensor, ids: Tensor, seed: int | Tensor, tick: int | Tensor, layer: int, threshold: int) -> Tensor:
+def keep_mask(
+    x: Tensor, ids: Tensor | None, seed: int | Tensor, tick: int | Tensor, layer: int, threshold: int
+) -> Tensor:
     """Which elements of the batch ``x`` are kept: those whose 16-bit draw is not below ``threshold``."""
-    if not x.numel():
+    if ids is None or not x.numel():
         return torch.ones_like(x, dtype=torch.bool)
     size = x[0].numel()
     words = philox.words(seed, ids, tick, layer, 4 * -(-size // DRAWS), philox.MASK_ROUNDS)
