@@ -43,11 +43,17 @@ class Call:
     def arguments(self, inputs: Path, runs: Path) -> list[str]:
         """The words with all places filled in."""
         places = {name: str(inputs / file) for name, file in _FILES.items()}
-        places |= {call.name: str(runs / call.name) for call in CALLS}
+        places |= {call.name: str(runs / call.name) for call in (*CALLS, *ON_PHOTOGRAPHS)}
         return self.words.format_map({**places, "out": str(runs / self.name)}).split()
 
 
-_FILES = {"faces": "faces", "pairs": "pairs.csv", "held": "held.csv", "two": "two.safetensors"}
+_FILES = {
+    "faces": "faces",
+    "pairs": "pairs.csv",
+    "held": "held.csv",
+    "two": "two.safetensors",
+    "detector": "mtcnn.safetensors",
+}
 _FACES = "--data {faces} --seed 3"
 _NETWORK = f"{_FACES} --model synth-mobile"
 _RUN = f"{_NETWORK} --batch 4 --precision fp32 --out {{out}} --json"
@@ -121,6 +127,13 @@ CALLS = (
         words=f"train denoiser {_FACES} --width 8 --layers 4 --epochs 2 --batch 8 --out {{out}} --json",
     ),
 )
+
+_DETECTOR = "--detector-weights {detector} --least-face 60"
+ON_PHOTOGRAPHS = (
+    Call(name="align", words=f"align {{faces}} {_DETECTOR} --out {{out}} --json"),
+    Call(name="aligned", words=f"verify --align {_DETECTOR} --attack fim --eps 0.03 --pairs {{pairs}} {_RUN}"),
+)
+"""Calls with a face detector, whose weights are those of `photographs.write_detector`."""
 
 
 def write_inputs(root: Path) -> None:

@@ -30,12 +30,11 @@ class GoalOptions:
     goal: Annotated[
         Goal | None,
         Option(
-            help="evade, impersonate, match, identify-as, misidentify, classify-as, misclassify (default: by attack)."
+            help="evade (with a random start, such as pgd's), impersonate, match, identify-as, misidentify, "
+            "classify-as, misclassify (default: by attack)."
         ),
     ] = None
-    pairs: Annotated[
-        Path | None, Option(help="Attack the pairs of this list, as 'verify' takes it: target second.")
-    ] = None
+    pairs: Annotated[Path | None, Option(help="Attack these pairs, target second (default: the next identity).")] = None
     layer: Annotated[str | None, Option(help="With --goal match: compare this layer (default: the embedding).")] = None
     gallery: Annotated[
         Path | None, Option(help="With identify-as, misidentify: enrol these faces (default: --data).")
@@ -74,9 +73,6 @@ def attack(
     printing: PrintOptions,
 ) -> None:
     """Generate adversarial faces from a data set.
-
-    Without --pairs, the target of an image is the first image of the next identity. --goal evade needs an attack with
-    a random start, such as pgd. The same command continues an interrupted run.
 
     Example: fastadv attack fim --data faces/ --model synth-vgg --threshold 0.3 --out run/
     """

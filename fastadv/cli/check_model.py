@@ -32,7 +32,12 @@ def check(
     from fastadv.studies.preprocessing import check_folder
 
     inputs = RunInputs(
-        data=given.data, model=given.model, weights=given.weights, landmarks=given.landmarks, device=device
+        data=given.data,
+        model=given.model,
+        weights=given.weights,
+        landmarks=given.landmarks,
+        search=given.search(given.data, device),
+        device=device,
     )
     found, _ = timed(check_folder, inputs, pairs.choice(), quiet=printing.without_bars)
     if printing.ends(asdict(found)):

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from typer import Option
@@ -72,14 +72,16 @@ class FaceOptions:
         usual = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in vars(self).items() if value != usual[name]}
 
-    def open(self, given: InputOptions, device: str) -> tuple[FaceSource, FaceModel]:
-        """The faces, every one of them checked, and the network."""
+    def open(self, given: InputOptions, device: str, out: Path, **kept: Any) -> tuple[FaceSource, FaceModel]:
+        """The faces, every one of them checked, and the network; what is found in photographs is kept in ``out``."""
         from fastadv.data import SyntheticFaces
+        from fastadv.data.run_files import FOUND
         from fastadv.studies.detection import plan as detect_plan
 
         model = given.open_model(device)
         source: FaceSource
         if str(given.data) == SYNTHETIC:
+            given.search(given.data, device)  # refuses --align
             source = SyntheticFaces(
                 identities=self.identities,
                 per_identity=self.per_identity,
@@ -87,7 +89,7 @@ class FaceOptions:
                 size=model.input_size,
             )
         else:
-            source = given.open_faces(model)
+            source = given.open_faces(model, device, kept=out / FOUND[0], **kept)
         if self.names is not None:
             source = detect_plan.Selection(source, detect_plan.read_names(self.names))
         source.check(source.names)
@@ -153,14 +155,24 @@ def fit(
     """
     from fastadv.attacks.spec import parse_attack
     from fastadv.cli.detect_tables import print_cells
-    from fastadv.cli.show import percent, print_line, print_next, print_notices, print_table, print_written, timed
+    from fastadv.cli.show import (
+        percent,
+        print_line,
+        print_next,
+        print_notices,
+        print_table,
+        print_written,
+        progress_bars,
+        timed,
+    )
     from fastadv.detection import FitConfig
     from fastadv.studies.detection import fit as fitting
     from fastadv.studies.detection import plan as detect_plan
     from fastadv.studies.detection.study import HEAD, StudyConfig
     from fastadv.training import HeadConfig
 
-    source, face_model = faces.open(given, how.device)
+    with progress_bars(quiet=printing.without_bars) as progress:
+        source, face_model = faces.open(given, how.device, output.folder, fresh=output.fresh, progress=progress)
     config = StudyConfig(
         attacks=tuple(parse_attack(text) for text in attack or ()),
         runs=tuple(str(folder) for folder in run or ()),
@@ -263,7 +275,7 @@ def evaluate(
     """
     from fastadv.attacks.spec import parse_attack
     from fastadv.cli.detect_tables import print_cells, print_evaluation
-    from fastadv.cli.show import print_next, print_opened, timed
+    from fastadv.cli.show import print_next, print_opened, progress_bars, timed
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
 
@@ -276,7 +288,8 @@ def evaluate(
         k=k,
         dimensions=dimensions,
     )
-    source, face_model = faces.open(given, device)
+    with progress_bars(quiet=printing.without_bars) as progress:
+        source, face_model = faces.open(given, device, study, progress=progress)
     made, seconds = timed(evaluating.evaluate_folder, study, source, face_model, config, quiet=printing.without_bars)
     found, page = evaluating.describe(made, config), detect_page.render(study)
     if printing.ends({**found, "seconds": round(seconds, 3), "report": str(page)}):
@@ -306,13 +319,14 @@ def score(
     """
     if rate is not None:
         raise ArgumentError(f"--rate: expected --false-alarm {rate:g}, got the former name --rate")
-    from fastadv.cli.show import print_next, print_written, timed
+    from fastadv.cli.show import print_next, print_written, progress_bars, timed
     from fastadv.detection import load_detector
     from fastadv.studies.detection.score import score_folder
 
     fitted = load_detector(detector, device=device)
     face_model = given.open_model(device)
-    source = given.open_faces(face_model)
+    with progress_bars(quiet=printing.without_bars) as progress:
+        source = given.open_faces(face_model, device, progress=progress)
     threshold, words = flags.choose(fitted)
     found, _ = timed(score_folder, source, face_model, fitted, quiet=printing.without_bars, threshold=threshold)
     if out is not None:

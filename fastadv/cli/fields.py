@@ -97,7 +97,8 @@ def _expanded(group: type, marks: list[Any]) -> Iterator[inspect.Parameter]:
     left_out = {field for mark in marks if isinstance(mark, Without) for field in mark.fields}
     changed = {mark.field: mark for mark in marks if isinstance(mark, Changed)}
     hints = get_type_hints(group, include_extras=True)
-    for field in fields(group):
+    own = inspect.get_annotations(group)
+    for field in sorted(fields(group), key=lambda field: field.name not in own):  # a base's options come last
         if field.name in left_out:
             continue
         mark = changed.get(field.name, Changed(field.name))

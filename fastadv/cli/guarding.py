@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from typer import Option
 
 from fastadv.cli.fields import Without
-from fastadv.cli.options import InputOptions
+from fastadv.cli.options import ALIGNING, InputOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _EQUAL = "equal error rate"
 
-Network = Annotated[InputOptions, Without("data", "landmarks")]
+Network = Annotated[InputOptions, Without("data", "landmarks", *ALIGNING)]
 
 
 class GuardPrecision(str, Enum):

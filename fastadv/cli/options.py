@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from typer import Option
 
@@ -18,6 +18,7 @@ from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
 if TYPE_CHECKING:
     from fastadv.attacks import Recipe
     from fastadv.data import FaceSource
+    from fastadv.data.face_search import FaceSearch
     from fastadv.engine import Engine
     from fastadv.models import MTCNN, FaceModel
     from fastadv.runs.inputs import PairChoice, RunInputs
@@ -25,17 +26,19 @@ if TYPE_CHECKING:
 SYNTHETIC = "synthetic"
 
 
+class OneFace(str, Enum):
+    largest, central = "largest", "central"
+
+
 class Precision(str, Enum):
     fp32, tf32, bf16, auto = "fp32", "tf32", "bf16", "auto"
 
 
 Landmarks = Annotated[Path | None, Option(help="Align by the five points in this file (default: LFW's landmarks.txt).")]
-Weights = Annotated[
-    Path | None, Option(help="Weights, a safetensors, torch or pickle file (default: shipped, for synth-...).")
-]
+Weights = Annotated[Path | None, Option(help="Weights: safetensors, torch or pickle (default: shipped, of synth-...).")]
 Model = Annotated[
     str,
-    MODELS.option("Network of 'fastadv models', an .onnx file, or a .toml that describes one.", onnx=True),
+    MODELS.option("Network: a name of 'fastadv models', an .onnx, or a .toml about one.", onnx=True),
 ]
 TrainedModel = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
@@ -45,35 +48,6 @@ _PRINTED = "Output"  # the part of the help
 AsJson = Annotated[
     bool, Option("--json", help="Print one JSON object (docs/json.md), no progress.", rich_help_panel=_PRINTED)
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputOptions:
-    """The faces and the network."""
-
-    panel: ClassVar[str] = "Input"
-
-    data: Annotated[Path, Option(help="Read faces: a folder of identities, LFW, a .bin, .rec, .tar, list or run.")]
-    model: Model
-    weights: Weights = None
-    landmarks: Landmarks = None
-
-    @property
-    def again(self) -> dict[str, object]:
-        """The same faces and network, for the next command."""
-        return {"data": self.data, "model": self.model, "weights": self.weights, "landmarks": self.landmarks}
-
-    def open_model(self, device: str) -> FaceModel:
-        """The network."""
-        from fastadv.runs import inputs
-
-        return inputs.open_model(self.model, self.weights, device=device)
-
-    def open_faces(self, model: FaceModel) -> FaceSource:
-        """The faces, at the network's size."""
-        from fastadv.runs import inputs
-
-        return inputs.open_faces_of(model, self.data, landmarks=self.landmarks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +66,74 @@ class DetectorOptions:
         from fastadv.models import MTCNN
 
         return MTCNN(self.detector_weights, device=device, least_face=self.least_face)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """Whether the faces of photographs are detected and aligned, in place of landmarks; a base of groups with data."""
+
+    align: Annotated[
+        bool, Option("--align", help="Detect and align the face of each photograph, in place of --landmarks.")
+    ] = False
+    faces: Annotated[OneFace, Option(help="With --align: take the largest face, or the central.")] = OneFace.largest
+    least_face: Annotated[int, Option(min=12, help="With --align: look for faces of at least N pixels.")] = 20
+    detector_weights: Annotated[
+        Path | None, Option(help="With --align: MTCNN's weights (default: of installed facenet-pytorch).")
+    ] = None
+
+    def search(self, data: Path | str, device: str) -> FaceSearch | None:
+        """How faces are found; None where they are not.
+
+        Raises:
+            ArgumentError: A setting without --align, or --align for synthetic faces.
+            CheckpointError: As the detector.
+        """
+        usual = AlignOptions(align=self.align)
+        if not self.align:
+            for name in ("faces", "least_face", "detector_weights"):
+                if getattr(self, name) != getattr(usual, name):
+                    raise ArgumentError(f"--{name.replace('_', '-')}: expected --align with it, got none")
+            return None
+        if str(data) == SYNTHETIC:
+            raise ArgumentError("--align: expected photographs, got synthetic faces")
+        from fastadv.data.face_search import FaceSearch
+
+        detector = DetectorOptions(detector_weights=self.detector_weights, least_face=self.least_face)
+        return FaceSearch(detector=detector.open(device), choice=self.faces.value)
+
+
+ALIGNING = tuple(field.name for field in fields(AlignOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(AlignOptions):
+    """The faces and the network."""
+
+    panel: ClassVar[str] = "Input"
+
+    data: Annotated[Path, Option(help="Read faces: a folder, LFW, a .bin, .rec, .tar, a list of images, a run.")]
+    model: Model
+    weights: Weights = None
+    landmarks: Landmarks = None
+
+    @property
+    def again(self) -> dict[str, object]:
+        """The same faces and network, for the next command."""
+        named = ("data", "model", "weights", "landmarks", "align", "detector_weights")
+        return {name: getattr(self, name) for name in named}
+
+    def open_model(self, device: str) -> FaceModel:
+        """The network."""
+        from fastadv.runs import inputs
+
+        return inputs.open_model(self.model, self.weights, device=device)
+
+    def open_faces(self, model: FaceModel, device: str, **kept: Any) -> FaceSource:
+        """The faces, at the network's size; ``kept`` as ``open_faces`` takes it."""
+        from fastadv.runs import inputs
+
+        search = self.search(self.data, device)
+        return inputs.open_faces_of(model, self.data, landmarks=self.landmarks, search=search, **kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +178,7 @@ class RunOptions:
             model=given.model or None,
             weights=given.weights,
             landmarks=given.landmarks,
+            search=given.search(given.data, self.device),
             seed=self.seed,
             engine=self.engine,
             device=self.device,
@@ -183,7 +226,7 @@ class PrintOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+class TrainingOptions(AlignOptions):
     """What is trained on: a folder, or synthetic images."""
 
     panel: ClassVar[str] = "Input"

@@ -31,8 +31,13 @@ def report(
         list[Path] | None, Option(help="Compare with the changes of this other run; may be given several times.")
     ] = None,
 ) -> None:
-    """Redraw the page of a run from its files: one HTML file with numbers, curves and faces."""
+    """Redraw the page of a run from its files: one HTML file with numbers, curves and faces.
+
+    Of a run with --align, faces are aligned again by the landmarks that it has kept.
+    """
     from fastadv.cli.show import print_line, print_next
+    from fastadv.data.kept_landmarks import is_found_list
+    from fastadv.data.run_files import FOUND
     from fastadv.report.pages import defences as defend_page
     from fastadv.report.pages import detection as detect_page
     from fastadv.report.pages import run as reporting
@@ -40,6 +45,8 @@ def report(
     from fastadv.runs import inputs
     from fastadv.studies.detection import study as detect_study
 
+    if landmarks is None and is_found_list(folder / FOUND[0]):
+        landmarks = folder / FOUND[0]
     if any((folder / name).is_file() for name in (transfer_page.TARGETED, transfer_page.UNTARGETED)):
         source = None if data is None else inputs.open_faces(data, size=112, landmarks=landmarks)
         page = transfer_page.render(folder, source=source, out=out)

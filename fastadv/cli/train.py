@@ -105,6 +105,7 @@ def train(
         identities=given.identities,
         per_identity=given.per_identity,
         landmarks=given.landmarks,
+        search=given.search(given.folder, run.device),
         device=run.device,
     )
     if head:

@@ -77,6 +77,7 @@ def denoiser(
         identities=given.identities,
         per_identity=given.per_identity,
         landmarks=given.landmarks,
+        search=given.search(given.folder, run.device),
         cache=given.cache,
         device=run.device,
         fresh=output.fresh,

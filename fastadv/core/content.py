@@ -18,6 +18,11 @@ HEAD = 256 * 1024
 _ITSELF = "download the file itself"
 _WHOLE = "it is a whole network: give it as --model FILE.onnx, or to fastadv.load_onnx"
 _CONVERT = "save it as PNG or JPEG"
+_TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # members of one, the first of which begins the file
+_SAVE_AGAIN = (
+    "it holds code, which is never run; if you trust it, load it with torch.load(file, weights_only=False) and save "
+    "its state_dict(), best as .safetensors"
+)
 _LEAST = 16  # bytes of a file that can be of any use
 
 _TEXTS = frozenset({"text", "utf-16", "csv", "landmarks", "pairs"})
@@ -169,6 +174,9 @@ def _packed(head: bytes, size: int) -> Content | None:
         if head.startswith(magic):
             return Content(kind=kind, what=f"a file compressed with {kind}", mend=UNPACK)
     if len(head) >= 512 and (head[257:262] == b"ustar" or _tar_sum(head[:512])):
+        if head[:100].rstrip(b"\0") in _TORCH_TAR:
+            what = "a torch checkpoint of the tar form before torch 0.1.10"
+            return Content(kind="torch tar", what=what, weights=_SAVE_AGAIN)
         return Content(kind="tar", what="a tar archive", weights=UNPACK)
     return None
 

@@ -1,6 +1,7 @@
 """Faces in, results out: image files, alignment, data sets, and the folder of a run."""
 
 from fastadv.core.detections import Detections
+from fastadv.core.templates import TEMPLATES, Template
 from fastadv.data.alignment import AlignmentError, align
 from fastadv.data.dealt_pairs import deal_pairs
 from fastadv.data.face_detector import FaceDetector
@@ -20,7 +21,6 @@ from fastadv.data.shards import Shards, write_shards
 from fastadv.data.stream import Skipped, Stream, StreamError
 from fastadv.data.synthetic import SyntheticBatch, SyntheticFaces, render_faces
 from fastadv.data.template_pairs import IJB, TemplatePairs, read_ytf
-from fastadv.data.templates import TEMPLATES, Template
 from fastadv.data.writer import RunFolder
 
 __all__ = [

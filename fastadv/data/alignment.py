@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from fastadv.core.errors import ArgumentError, Error
-from fastadv.data.templates import TEMPLATES, Template
+from fastadv.core.templates import TEMPLATES, Template
 
 Points = NDArray[np.float64]
 Matrix = NDArray[np.float64]

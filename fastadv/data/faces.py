@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +71,10 @@ class FaceSource:
 
     #: Whether the images are aligned crops by definition, whatever their size.
     _aligned = False
+    #: Pictures that are left out since no face was found in them, with the reasons.
+    without_face: Mapping[str, str] = MappingProxyType({})
+    #: How the landmarks were looked for, as plain values; None where they were given.
+    searched: Mapping[str, object] | None = None
     #: What becomes of a picture without landmarks, for a notice.
     _middle = "the central square of each"
 
@@ -149,7 +154,7 @@ class FaceSource:
             ImageError: The file is no usable image.
             AlignmentError: The image has no landmarks, or degenerate ones, or ones outside of it.
         """
-        data = self._read(name)
+        data = self.read(name)
         crop, matrix = self._crop(name, decode_image(data, self._files[name]))
         return Face(
             name=name,
@@ -171,7 +176,7 @@ class FaceSource:
         Returns:
             "images": SHA-256 over names and contents; "count"; "landmarks": SHA-256 over the points of these images, or
             None; "size" of the crops; "crop": how they are cut without landmarks, else None; "template", where it is
-            another than ArcFace's.
+            another than ArcFace's; "detector", where one found the landmarks.
 
         Raises:
             KeyError: There is no such name.
@@ -189,6 +194,7 @@ class FaceSource:
             "size": list(self.size) if isinstance(self.size, tuple) else self.size,
             "crop": None if aligned else self.crop,
             **({"template": self.template.tolist()} if aligned and self.template is not None else {}),
+            **({} if self.searched is None else {"detector": dict(self.searched)}),
         }
 
     @property
@@ -239,12 +245,17 @@ class FaceSource:
     def _signature(self, name: str, known: KnownHashes | None) -> str:
         return self.content_hash(name, known=known)
 
-    def _read(self, name: str) -> bytes:
-        """The image file of a name; an unknown one is refused."""
+    def read(self, name: str) -> bytes:
+        """The image file of a name.
+
+        Raises:
+            KeyError: There is no such name.
+            ImageError: The file cannot be read.
+        """
         return read_bytes(self.path(name))
 
     def _content_hash(self, name: str) -> str:
-        return hashlib.sha256(self._read(name)).hexdigest()
+        return hashlib.sha256(self.read(name)).hexdigest()
 
     def _stamp(self, name: str) -> Stamp | None:
         return stamp_of(self._files[name])

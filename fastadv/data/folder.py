@@ -131,6 +131,24 @@ def list_photographs(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
     return files, {**left.places(), **others}
 
 
+class Photographs(IdentityFolder):
+    """The pictures at any depth below a folder, whole, as `list_photographs` names them."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Lists the folder; no picture is read yet, and what is left out is said.
+
+        Raises:
+            SourceError: As `list_photographs`.
+        """
+        self.root = Path(root)
+        files, others = list_photographs(self.root)
+        left_out.tell_nested(root, list(files))
+        if others:
+            said = several([f"{place} ({reason})" for place, reason in others.items()])
+            notify(f"{root}: images left out: {said}", stacklevel=4)
+        FaceSource.__init__(self, files, size=None, landmarks=None)
+
+
 def _check_folder(root: Path, of: str) -> None:
     if not root.exists():
         raise SourceError(f"{root}: expected a folder, got no such folder")

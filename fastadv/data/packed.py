@@ -54,7 +54,8 @@ class PackedFaces(FaceSource):
     def _size_of(self, name: str) -> tuple[int, int] | None:
         return read_size(io.BytesIO(self._fetch(name)), self.path(name))
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """The image file of a name; raises as of `FaceSource`."""
         self.path(name)  # refuses unknown names
         return self._fetch(name)
 

@@ -15,7 +15,10 @@ from fastadv.data.pairs import Pair, PairError, named_as, read_pairs_csv
 if TYPE_CHECKING:
     from fastadv.data.faces import FaceSource
 
-_SAME = {"1": True, "true": True, "same": True, "0": False, "-1": False, "false": False, "different": False}
+_SAME = {
+    **dict.fromkeys(("1", "true", "same", "yes"), True),
+    **dict.fromkeys(("0", "-1", "false", "different", "no"), False),
+}
 
 
 def read_pair_list(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
@@ -25,7 +28,7 @@ def read_pair_list(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     a header `first,second,same[,fold]`           :func:`fastadv.data.read_pairs_csv`
     a first line of one or two numbers            LFW's `pairs.txt`: folds and pairs
     two lines a pair, `image label` in each       CALFW, CPLFW: 0 for different people, else the same person
-    `image image label` in a line                 between blanks, tabs or commas: 1, true, same; 0, -1, false, different
+    `image image label` in a line                 1, true, same, yes; 0, -1, false, different, no; a header is skipped
     a folder `Protocol/Split/FP` (or `FF`)        CFP: `01/same.txt` ... of the images of `Pair_list_F.txt`, `_P.txt`
     ============================================  =====================================================================
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import Error
 from fastadv.core.files import write_atomically
+from fastadv.core.notices import notify
 from fastadv.data import names
 from fastadv.data.names import read_text
 
@@ -84,28 +85,34 @@ def named_as(source: FaceSource, pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...
     """Pairs with the names that a source has for their images, and the names that it does not have.
 
     A list may write a name with an extension or in another Unicode form, see `names.find`; and with more or fewer
-    folders before it than the source, where one image alone is meant.
+    folders before it than the source, where one image alone is meant. Pairs of a photograph in which the source has
+    found no face are left out, which a notice says.
     """
     texts = dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second))
     known = {text: source.find(text) for text in texts}
     if None in known.values():
-        known |= {text: _below(source, text) for text, name in known.items() if name is None}
+        known |= {text: _below(source, source.names, text) for text, name in known.items() if name is None}
     missing = [text for text, name in known.items() if name is None]
+    lost = {text for text in missing if _below(source.without_face, source.without_face, text) is not None}
+    if lost:
+        left = tuple(pair for pair in pairs if not lost & {pair.first, pair.second})
+        notify(f"pairs: {len(pairs) - len(left)} of {len(pairs)} left out: no face in {names.several(sorted(lost))}")
+        pairs, missing = left, [text for text in missing if text not in lost]
     named = tuple(
         replace(pair, first=known[pair.first] or pair.first, second=known[pair.second] or pair.second) for pair in pairs
     )
     return named, missing
 
 
-def _below(source: FaceSource, text: str) -> str | None:
-    """The only image of a source whose name ends with, or is the end of, the name of a list."""
+def _below(known: Container[str], listed: Iterable[str], text: str) -> str | None:
+    """The only one of some names that is, ends with, or is the end of, the name of a list."""
     parts = names.stem(names.written(text).replace("\\", "/")).split("/")
-    for k in range(1, len(parts)):
-        found = source.find("/".join(parts[k:]))
+    for k in range(len(parts)):
+        found = names.find("/".join(parts[k:]), known)
         if found is not None:
             return found
     ending = "/" + "/".join(parts)
-    longer = [name for name in source.names if name.endswith(ending)]
+    longer = [name for name in listed if name.endswith(ending)]
     return longer[0] if len(longer) == 1 else None
 
 

@@ -26,6 +26,8 @@ from fastadv.data.names import several
 RUN = "run.json"
 LOCK = ".lock"
 IMAGES = "images"
+FOUND = ("landmarks.txt", "gallery-landmarks.txt")
+"""Landmarks that were found in the photographs of a run, and of its gallery: kept before the run itself begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ def check_free(path: Path, kind: FolderKind = RUN_FOLDER) -> None:
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"out: expected a folder for the {kind.what}, got the file {path}")
     if path.is_dir() and not (path / kind.mark).exists():
-        others = sorted(n for n in os.listdir(path) if n not in (LOCK, KEPT) and not is_temporary(n))
+        others = sorted(n for n in os.listdir(path) if n not in (LOCK, KEPT, *FOUND) and not is_temporary(n))
         if others:
             raise RunFolderError(
                 f"out: expected a new or empty folder, or that of a {kind.what}, got {path}, which has no {kind.mark} "
@@ -242,7 +244,7 @@ def held(
         try:
             yield
         except BaseException:
-            if begun and {entry.name for entry in path.iterdir()} <= {kind.mark, KEPT, LOCK}:
+            if begun and {entry.name for entry in path.iterdir()} <= {kind.mark, KEPT, LOCK, *FOUND}:
                 for name in (KEPT, kind.mark):
                     (path / name).unlink(missing_ok=True)
             raise

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError
+from fastadv.core.notices import notify
 from fastadv.data import names
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
@@ -132,7 +133,8 @@ def is_ytf(path: Path) -> bool:
 def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
     """The pairs of YouTube Faces (Wolf et al. 2011), `splits.txt`: `split, first video, second video, ..., 1 or 0`.
 
-    A video is a folder of the source, `person/number`, and a template of one medium.
+    A video is a folder of the source, `person/number`, and a template of one medium. Pairs of a video in which the
+    source has found no face are left out, which a notice says.
 
     Args:
         source: The frames, `person/number/frame`.
@@ -145,7 +147,8 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
     frames: dict[str, list[str]] = {}
     for name in source.names:
         frames.setdefault(name.rpartition("/")[0], []).append(name)
-    rows = []
+    lost = {name.rpartition("/")[0] for name in source.without_face} - set(frames)
+    rows, left = [], list[str]()
     for number, line in enumerate(names.read_lines(path, "pairs", PairError), 1):
         fields = [field.strip() for field in line.split(",")]
         if number == 1 or not line.strip():
@@ -154,11 +157,16 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
         if len(fields) < 4 or not fields[0].isdecimal() or fields[-1] not in ("0", "1"):
             raise PairError(f"{where}: expected a split, two videos and 1 or 0, got {line.strip()[:60]!r}")
         absent = [video for video in fields[1:3] if video not in frames]
+        if absent and lost.issuperset(absent):
+            left.append(absent[0])
+            continue
         if absent:
             raise PairError(f"{where}: expected videos among the images, got {absent[0]}, which has none")
         rows.append((int(fields[0]) - 1, fields[1], fields[2], fields[-1] == "1"))
     if not rows:
         raise PairError(f"{os.fspath(path)}: expected a line per pair of videos, got none")
+    if left:
+        notify(f"pairs: {len(left)} left out: no face in {names.several(sorted(set(left)))}")
     videos = {video: k for k, video in enumerate(dict.fromkeys(v for _, a, b, _ in rows for v in (a, b)))}
     places = [(frame, k) for video, k in videos.items() for frame in frames[video]]
     template = np.array([k for _, k in places], dtype=np.int64)

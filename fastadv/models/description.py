@@ -10,9 +10,11 @@ from typing import Any
 import tomllib
 
 from fastadv.core.brief import brief
+from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.fields import is_int, is_number
 from fastadv.core.nearest import meant
+from fastadv.core.templates import TEMPLATES, Five
 from fastadv.models.face_model import ORDERS, FaceModel
 
 SUFFIX = ".toml"
@@ -37,24 +39,25 @@ class Description:
         range = 255
 
     Attributes:
-        architecture: one of `fastadv.models.names()`.
-        weights: the file of its weights; a relative path begins at the description.
+        architecture: one of `fastadv.models.names()`; None for an ONNX file, which is a whole network.
+        weights: the file of its weights, or the ONNX file; a relative path begins at the description.
         channels: the order of the colours that the network takes: "rgb" or "bgr".
         mean: subtracted from the pixels: one number, or one each for red, green and blue, whatever `channels` is.
         std: the divisors, likewise.
         range: the largest pixel in whose unit `mean` and `std` are: 1 or 255.
         input_size: side of the images in pixels, or height and width.
-        template: where the five landmarks of an aligned face lie, as of `FaceModel`; None for ArcFace's.
+        template: where the five landmarks of an aligned face lie, as of `FaceModel`, or a name of
+            `fastadv.data.TEMPLATES`, which is brought to the images' size; None for ArcFace's.
     """
 
-    architecture: str
+    architecture: str | None = None
     weights: Path | None = None
     channels: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     range: int = 1
     input_size: tuple[int, int] | None = None
-    template: tuple[tuple[float, float], ...] | None = None
+    template: Five | str | None = None
 
     def applied(self, model: FaceModel) -> FaceModel:
         """The model with what is described.
@@ -62,13 +65,35 @@ class Description:
         Raises:
             ValueError: the network does not take it.
         """
-        given = {name: getattr(self, name) for name in ("channels", "input_size", "template")}
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            given[name] = None if values is None else [value / self.range for value in values]
+        template = self.points(self.input_size or model.input_size)
+        given = {"channels": self.channels, "input_size": self.input_size, "template": template, **self.normalisation}
         made = model.replace(**{name: value for name, value in given.items() if value is not None}).eval()
         if self.input_size is not None:
             assert made.embedding_size  # runs the network once, which refuses a size that it does not take
         return made
+
+    @property
+    def normalisation(self) -> dict[str, list[float] | None]:
+        """``mean`` and ``std`` in the unit of pixels in [0, 1]."""
+        both = {"mean": self.mean, "std": self.std}
+        return {name: None if v is None else [value / self.range for value in v] for name, v in both.items()}
+
+    def points(self, size: tuple[int, int]) -> Five | None:
+        """The template in images of a height and width.
+
+        Raises:
+            ValueError: a named one is of another shape.
+        """
+        if not isinstance(self.template, str):
+            return self.template
+        named = TEMPLATES[self.template]
+        (height, width), scale = named.size, size[0] / named.size[0]
+        if height * size[1] != width * size[0]:
+            raise ArgumentError(
+                f"template: expected one of the shape of the input, {size[0]} x {size[1]}, got {self.template}, "
+                f"{height} x {width}"
+            )
+        return tuple((x * scale, y * scale) for x, y in named.points)
 
 
 def is_description(name: object) -> bool:
@@ -83,7 +108,8 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         path: a TOML file in UTF-8.
 
     Raises:
-        DescriptionError: it is missing or no TOML, lacks the architecture, or has an unknown key or a wrong value.
+        DescriptionError: it is missing or no TOML, lacks the architecture, has one with an ONNX file, or has an unknown
+            key or a wrong value.
     """
     file = Path(path)
     try:
@@ -98,12 +124,21 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     for key in found:
         if key not in known:
             raise DescriptionError(f"{file}: expected some of {', '.join(known)}, got {key[:40]!r}{meant(key, known)}")
-    if "architecture" not in found:
-        raise DescriptionError(f"{file}: expected architecture, a name of 'fastadv models', got none")
     try:
-        return Description(**{key: _READ[key](key, value, file) for key, value in found.items()})
+        made = Description(**{key: _READ[key](key, value, file) for key, value in found.items()})
     except ArgumentError as error:
         raise DescriptionError(f"{file}: {error}") from None
+    whole = made.weights is not None and is_onnx(made.weights)
+    if made.architecture is None and not whole:
+        raise DescriptionError(
+            f"{file}: expected architecture, a name of 'fastadv models', or weights, an ONNX file, got neither"
+        )
+    if made.architecture is not None and whole:
+        raise DescriptionError(
+            f"{file}: expected no architecture with the ONNX file {made.weights}, a whole network, got "
+            f"{made.architecture}"
+        )
+    return made
 
 
 def _text(key: str, value: Any, file: Path) -> str:
@@ -137,7 +172,13 @@ def _size(key: str, value: Any, file: Path) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _points(key: str, value: Any, file: Path) -> tuple[Any, ...]:
+def _points(key: str, value: Any, file: Path) -> tuple[Any, ...] | str:
+    if isinstance(value, str):
+        if value not in TEMPLATES:
+            raise ArgumentError(
+                f"{key}: expected one of {', '.join(TEMPLATES)}, or five points, got {value!r}{meant(value, TEMPLATES)}"
+            )
+        return value
     pairs = value if isinstance(value, list) else []
     if len(pairs) != 5 or not all(isinstance(p, list) and len(p) == 2 and all(map(is_number, p)) for p in pairs):
         raise ArgumentError(f"{key}: expected five points [x, y] in pixels of the input, got {brief(value)}")

@@ -10,8 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from fastadv.core.content import file_content
 from fastadv.core.content_kind import AGAIN, Content
@@ -58,7 +60,8 @@ class _Beside:
 def read_content(path: str | os.PathLike[str]) -> Any:
     """The content of a weights file: tensors by name, or dicts around them as trainings save them.
 
-    Pickled networks and pickled arrays are read too, without running them (`fastadv.models.pickled`).
+    Pickled networks and pickled arrays are read too, without running them (`fastadv.models.pickled`), and the arrays of
+    an `.npz`.
 
     Args:
         path: a file of any suffix; what it is, its bytes tell.
@@ -81,6 +84,8 @@ def read_content(path: str | os.PathLike[str]) -> Any:
         return load_torch(file, found)
     if found.kind in _OBJECTS:
         return _objects(file, found)
+    if found.kind == "npz":
+        return _arrays(file, found)
     raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
 
 
@@ -92,6 +97,17 @@ def _objects(file: Path, found: Content) -> Any:
         what = f"{found.what}; {error}{again}"
         raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}", what=what) from None
     except Exception as error:  # a damaged archive or pickle raises anything from BadZipFile to struct.error
+        raise _damaged(file, found, str(error)) from None
+
+
+def _arrays(file: Path, found: Content) -> dict[str, Tensor]:
+    """The arrays of NumPy's archive as tensors; arrays of objects would be pickles, and are refused."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        native = {name: array.astype(array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in native.items() if array.dtype.kind in "fiub"}
+    except Exception as error:  # a damaged archive raises anything from BadZipFile to struct.error
         raise _damaged(file, found, str(error)) from None
 
 

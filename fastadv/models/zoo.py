@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,10 +32,11 @@ from fastadv.models import (
     sphereface,
 )
 from fastadv.models.checkpoints import CheckpointError, FittedState, load_weights
-from fastadv.models.description import is_description, read_description
+from fastadv.models.description import Description, is_description, read_description
 from fastadv.models.devices import open_device
 from fastadv.models.face_model import FaceModel
 from fastadv.models.modes import plain_modes
+from fastadv.models.onnx_model import load_onnx
 from fastadv.models.seeded import Seeded
 from fastadv.models.shipped import shipped_state
 from fastadv.models.state_fit import HEAD, fitting_state, printed
@@ -207,6 +209,8 @@ def load(
         about = read_description(name)
         if weights is None and random_weights_seed is None:
             weights = about.weights
+        if about.architecture is None:
+            return _of_onnx(about, weights, name=Path(name).stem, device=device)
         model = load(about.architecture, weights, device=device, random_weights_seed=random_weights_seed)
         return about.applied(model)
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
@@ -227,6 +231,16 @@ def load(
         content = shipped_state(name)
     source = str(weights or f"the shipped {name}")
     return with_content(name, content, source=source, seed=random_weights_seed or 0).to(where)
+
+
+def _of_onnx(
+    about: Description, weights: str | os.PathLike[str] | None, *, name: str, device: torch.device | str
+) -> FaceModel:
+    """The network of an ONNX file, with what its description says of it."""
+    if weights is None:
+        raise ArgumentError("random_weights_seed: expected none for a description of an ONNX file, got one")
+    model = load_onnx(weights, **about.normalisation, input_size=about.input_size, name=name, device=device)
+    return replace(about, mean=None, std=None, input_size=None).applied(model)
 
 
 @plain_modes(torch.device("cpu"))  # weights are float32, whatever the caller's default type

@@ -174,10 +174,13 @@ def _add_faces(config: dict[str, Any], shown: dict[str, str], role: str, used: U
     config[role] = found["images"]
     config[points] = found["landmarks"]
     config[f"{role} cut"] = {"size": found["size"], "how": found["crop"]}
+    if "detector" in found:
+        config["detector" if role == "faces" else f"{role} detector"] = found["detector"]
     count = found["count"]
     shown[role] = f"{count} {'image' if count == 1 else 'images'} (sha256 {found['images'][:8]})"
     if found["landmarks"] is not None:
-        file = "the data's own" if used.landmarks is None else used.landmarks.name
+        file = "found in the photographs" if "detector" in found else "the data's own"
+        file = file if used.landmarks is None else used.landmarks.name
         shown[points] = f"{file} (sha256 {found['landmarks'][:8]})"
 
 

@@ -12,74 +12,23 @@ from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
-from fastadv.core.progress import Progress
-from fastadv.data import IJB, LFW, FaceSource, IdentityFolder, ImageList, Pair, PairBin, RecordIO, Shards
-from fastadv.data.alignment import Size
-from fastadv.data.image_list import SUFFIXES
-from fastadv.data.lfw import images_folder
+from fastadv.core.progress import Progress, silent
+from fastadv.data import LFW, FaceSource, Pair, PairBin
+from fastadv.data.face_search import FaceSearch
 from fastadv.data.pair_lists import read_pairs_of
 from fastadv.data.pairs import check_pairs
-from fastadv.data.run_files import ALIGNED, IMAGES, RUN
-from fastadv.data.template_pairs import is_ijb
+from fastadv.data.run_files import FOUND
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load, load_onnx, names, shipped_names
 from fastadv.models.description import is_description
 from fastadv.recognition.verification import check_pairs as check_classes
+from fastadv.runs.faces import is_aligned
+from fastadv.runs.faces import open_faces as open_faces
+from fastadv.runs.faces import open_faces_of as open_faces_of
 from fastadv.runs.identity import RunIdentity, UsedFaces
 from fastadv.runs.work import Work
 
 Measured = TypeVar("Measured")
-
-
-def open_faces(
-    root: Path, *, size: Size, landmarks: Path | None = None, template: Sequence[Sequence[float]] | None = None
-) -> FaceSource:
-    """Faces from what the path is: an InsightFace `.bin`, `.tar` shards, MXNet's `.rec`, a list of images (`.txt`,
-    `.lst`, `.csv`), the folder of IJB-B, IJB-C or LFW, or a folder of identities.
-
-    The folder of a run or of ``fastadv align`` (``run.json`` or ``align.json``, with ``images/``) is taken as its
-    images.
-
-    Args:
-        root: The path.
-        size: Side of the faces in pixels, or height and width.
-        landmarks: A file of five points an image.
-        template: Where the points go in a face; None for ArcFace's places.
-
-    Raises:
-        SourceError, AlignmentError: As the classes.
-        ValueError: Landmarks for a `.bin` or a run, whose images are aligned already.
-    """
-    if root.suffix == ".bin":
-        if landmarks is not None:
-            raise ArgumentError(
-                f"landmarks: expected none for {root}, whose images are aligned already, got {landmarks}"
-            )
-        return PairBin(root, size=size)
-    if root.suffix == ".tar":
-        return Shards(root, size=size, landmarks=landmarks, template=template)
-    if root.suffix in (".rec", ".idx"):
-        return RecordIO(root, size=size, landmarks=landmarks, template=template)
-    if root.suffix in SUFFIXES and root.is_file():
-        return ImageList(root, size=size, landmarks=landmarks, template=template)
-    if is_ijb(root):
-        return IJB(root, size=size, landmarks=landmarks, template=template)
-    has_pairs = (root / "pairs.txt").is_file()
-    made = (root / RUN).is_file() or (root / ALIGNED).is_file()
-    if made and (root / IMAGES).is_dir() and not has_pairs:
-        if landmarks is not None:
-            raise ArgumentError(
-                f"landmarks: expected none for {root}, a run, whose images are aligned already, got {landmarks}"
-            )
-        return IdentityFolder(root / IMAGES, size=size)
-    if has_pairs or images_folder(root) is not None:
-        return LFW(root, size=size, landmarks=landmarks, template=template)
-    return IdentityFolder(root, size=size, landmarks=landmarks, template=template)
-
-
-def open_faces_of(model: FaceModel, root: Path, *, landmarks: Path | None = None) -> FaceSource:
-    """Faces of the size, and at the place, that a network takes; as ``open_faces``."""
-    return open_faces(root, size=model.input_size, landmarks=landmarks, template=model.template)
 
 
 def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceModel:
@@ -221,6 +170,7 @@ class RunInputs:
         model: The architecture; None for a study of several, which it names itself.
         weights: Its weights; None takes those that come with a shipped network.
         landmarks: Five points an image, or None.
+        search: How faces are found in photographs, in place of landmarks; None: they are not.
         seed: Of every random number.
         engine: How to run, with open choices.
         device: Where to compute.
@@ -232,6 +182,7 @@ class RunInputs:
     model: str | None = None
     weights: Path | None = None
     landmarks: Path | None = None
+    search: FaceSearch | None = None
     seed: int = 0
     engine: Engine = field(default_factory=Engine)
     device: str = "cpu"
@@ -320,13 +271,30 @@ class RunInputs:
             save(result, self.out)
         return result
 
-    def open_faces(self, model: FaceModel, data: Path | None = None) -> FaceSource:
-        """The faces, or others of the same landmarks, at the network's size.
+    def open_faces(
+        self, model: FaceModel, gallery: Path | None = None, *, out: Path | None = None, progress: Progress = silent
+    ) -> FaceSource:
+        """The faces, or those of a gallery, with the same landmarks or search, at the network's size.
+
+        Args:
+            model: The network.
+            gallery: Other faces, which may be aligned already.
+            out: The folder that keeps landmarks; None: the run's.
+            progress: Told of every photograph that is searched.
 
         Raises:
             SourceError, AlignmentError, ValueError: As ``open_faces``.
         """
-        return open_faces_of(model, self.data if data is None else data, landmarks=self.landmarks)
+        out = out or self.out
+        return open_faces_of(
+            model,
+            self.data if gallery is None else gallery,
+            landmarks=self.landmarks,
+            search=None if gallery is not None and is_aligned(gallery) else self.search,
+            kept=None if out is None else out / FOUND[gallery is not None],
+            fresh=self.fresh,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

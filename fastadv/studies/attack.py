@@ -56,8 +56,8 @@ def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> Att
     given, aim, out = wanted.inputs, wanted.aim, wanted.inputs.folder
     model = given.open_model()
     aim.check_model(model)
-    source = given.open_faces(model)
-    known = source if wanted.gallery is None else given.open_faces(model, wanted.gallery)
+    source = given.open_faces(model, progress=progress)
+    known = source if wanted.gallery is None else given.open_faces(model, wanted.gallery, progress=progress)
     orders = plan(source, aim, pairs=wanted.pairs, limit=wanted.limit)
     aim.check_people(orders, known.names)
     aim.check_guides(wanted.attack, orders)

@@ -280,7 +280,7 @@ def identify_folder(plan: IdentifyPlan, *, progress: Progress = silent) -> Ident
     if moves is not None and given.out is None:
         raise ArgumentError(f"--out: expected a folder for the images of --attack {moves.name}, got none")
     model = given.open_model()
-    source = given.open_faces(model)
+    source = given.open_faces(model, progress=progress)
     roles = assign(source.names, enrol=plan.enrol, limit=plan.limit)
     names = [*roles.enrolled, *roles.mated, *roles.unmated]
     source.check(names)

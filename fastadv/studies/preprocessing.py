@@ -114,7 +114,7 @@ def check_folder(inputs: RunInputs, pairs: PairChoice, *, progress: Progress = s
         ValueError, OSError: As opening the network, the faces and the pairs; else as ``check``.
     """
     model = inputs.open_model()
-    source = inputs.open_faces(model)
+    source = inputs.open_faces(model, progress=progress)
     return check(source, pairs.open(source), model, progress=progress)
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastadv import training
 from fastadv.attacks.spec import parse_attack
@@ -19,6 +20,8 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair, PairError, SyntheticFaces, deal_pairs
 from fastadv.data.alignment import Size
 from fastadv.data.dealt_pairs import by_identity
+from fastadv.data.face_search import FaceSearch
+from fastadv.data.run_files import FOUND
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.runs.inputs import open_faces_of, open_pairs
 from fastadv.training.validation import few_negatives
@@ -95,6 +98,7 @@ def train_network(
     identities: int = 1000,
     per_identity: int = 16,
     landmarks: Path | None = None,
+    search: FaceSearch | None = None,
     cache: Path | None = None,
     half: bool = False,
     device: str = "cpu",
@@ -116,6 +120,7 @@ def train_network(
         identities: Synthetic people to train on.
         per_identity: Images of each of them.
         landmarks: Five points per image.
+        search: How faces are found in photographs, in place of landmarks.
         cache: A folder for the decoded images: faster epochs.
         half: Write ``half.safetensors`` too, the best weights with matrices in float16.
         device: Where to train.
@@ -131,7 +136,18 @@ def train_network(
     if config.fine_tune and weights is None and model in names() and model not in shipped_names():
         raise training.TrainingError(f"weights: expected a file to fine-tune {model!r} from, got none")
     network = _open(model, weights, seed=None if config.fine_tune else config.seed, device=device)
-    source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
+    source = _faces(
+        data,
+        network,
+        identities=identities,
+        per_identity=per_identity,
+        seed=config.seed,
+        landmarks=landmarks,
+        search=search,
+        kept=out / FOUND[0],
+        fresh=fresh,
+        progress=progress,
+    )
     held = _held(source, data, pairs, network, seed=config.seed)
     note = None if held is None else few_negatives(held.pairs)
     if note is not None:
@@ -165,6 +181,7 @@ def train_class_head(
     identities: int = 500,
     per_identity: int = 20,
     landmarks: Path | None = None,
+    search: FaceSearch | None = None,
     half: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
@@ -180,6 +197,7 @@ def train_class_head(
         identities: Synthetic people, one class each.
         per_identity: Images of each of them.
         landmarks: Five points per image.
+        search: How faces are found in photographs, in place of landmarks.
         half: Store matrices in float16.
         device: Where to embed.
         progress: Told of every stage.
@@ -190,7 +208,17 @@ def train_class_head(
         OSError: A file cannot be written.
     """
     network = _open(model, weights, seed=None, device=device)
-    source = _faces(data, network, landmarks, identities=identities, per_identity=per_identity, seed=config.seed)
+    source = _faces(
+        data,
+        network,
+        identities=identities,
+        per_identity=per_identity,
+        seed=config.seed,
+        landmarks=landmarks,
+        search=search,
+        kept=out / FOUND[0],
+        progress=progress,
+    )
     if out.exists() and not out.is_dir():
         raise training.TrainingError(f"out: expected a folder, got the file {out}")
     result = training.train_head(config, network, source, progress=progress)
@@ -244,10 +272,11 @@ def _open(model: str, weights: Path | None, *, seed: int | None, device: str) ->
 
 
 def _faces(
-    data: Path | str, network: FaceModel, landmarks: Path | None, *, identities: int, per_identity: int, seed: int
+    data: Path | str, network: FaceModel, *, identities: int, per_identity: int, seed: int, **given: Any
 ) -> FaceSource:
+    """The faces to train on; ``given`` as ``open_faces`` takes it."""
     if str(data) != SYNTHETIC:
-        source = open_faces_of(network, Path(data), landmarks=landmarks)
+        source = open_faces_of(network, Path(data), **given)
         source.check(source.names)
         return source
     return seen_people(identities, per_identity, seed=seed, size=network.input_size)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, SyntheticFaces
 from fastadv.data.dealt_pairs import by_identity
+from fastadv.data.face_search import FaceSearch
+from fastadv.data.run_files import FOUND
 from fastadv.models import open_device
 from fastadv.runs.inputs import open_faces
 from fastadv.studies.train import SYNTHETIC, UNSEEN_FIRST, seen_people
@@ -59,6 +62,7 @@ def train_noise2clean(
     identities: int = 1000,
     per_identity: int = 10,
     landmarks: Path | None = None,
+    search: FaceSearch | None = None,
     cache: Path | None = None,
     half: bool = False,
     device: str = "cpu",
@@ -78,6 +82,7 @@ def train_noise2clean(
         identities: Synthetic people to train on.
         per_identity: Images of each of them.
         landmarks: Five points per image; without them the middle of the image is taken.
+        search: How faces are found in photographs, in place of landmarks.
         cache: A folder for the decoded images: faster epochs.
         half: Write ``half.safetensors`` too, the best weights in float16.
         device: Where to train.
@@ -91,7 +96,16 @@ def train_noise2clean(
     """
     where = open_device(device)
     source, held = _images(
-        data, landmarks, size=size, identities=identities, per_identity=per_identity, seed=config.seed
+        data,
+        size=size,
+        identities=identities,
+        per_identity=per_identity,
+        seed=config.seed,
+        landmarks=landmarks,
+        search=search,
+        kept=out / FOUND[0],
+        fresh=fresh,
+        progress=progress,
     )
     if cache is not None:
         source = CachedFaces(source, cache, progress=progress)
@@ -113,14 +127,14 @@ def train_noise2clean(
 
 
 def _images(
-    data: Path | str, landmarks: Path | None, *, size: int, identities: int, per_identity: int, seed: int
+    data: Path | str, *, size: int, identities: int, per_identity: int, seed: int, **given: Any
 ) -> tuple[FaceSource, HeldImages]:
-    """The images to train on, and those to measure on."""
+    """The images to train on, and those to measure on; ``given`` as ``open_faces`` takes it."""
     if str(data) == SYNTHETIC:
         source = seen_people(identities, per_identity, seed=seed, size=size)
         unseen = SyntheticFaces(identities=_HELD, per_identity=1, seed=seed, size=size, first=UNSEEN_FIRST)
         return source, HeldImages(source=unseen, names=unseen.names)
-    found = open_faces(Path(data), size=size, landmarks=landmarks)
+    found = open_faces(Path(data), size=size, **given)
     return found, HeldImages(source=found, names=_hold_out(found, seed=seed))
 
 

@@ -192,7 +192,7 @@ def verify_folder(plan: VerifyPlan, *, progress: Progress = silent) -> Verificat
     """
     given, moves = plan.inputs, plan.attack
     model = given.open_model()
-    source = given.open_faces(model)
+    source = given.open_faces(model, progress=progress)
     protocol = template_pairs_of(source, plan.pairs.file)
     if protocol is not None:
         return _templates(plan, source, protocol, model, progress)

@@ -43,10 +43,10 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def tarred() -> bytes:
+def tarred(member: str = "a.txt") -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("a.txt"))
+        archive.addfile(tarfile.TarInfo(member))
     return stream.getvalue()
 
 
@@ -65,6 +65,7 @@ KINDS = {
     "lfs pointer": (LFS, "a Git LFS pointer, .*; run `git lfs pull`"),
     "gzip": (gzip.compress(b"x"), "compressed with gzip; unpack it first"),
     "tar": (tarred(), "a tar archive"),
+    "torch tar": (tarred("sys_info"), r"a torch checkpoint of the tar form before torch 0\.1\.10"),
     "zip": (zipped({"w/model.pt": b"x"}), r"a zip archive of 1 file \(first 'w/model.pt'\); unpack it first"),
     "half zip": (torch_bytes(TENSORS)[:-30], "cut short or damaged; download it again"),
     "torch": (torch_bytes(TENSORS), "a torch checkpoint"),

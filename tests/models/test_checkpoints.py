@@ -291,6 +291,29 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_the_arrays_of_an_npz_are_tensors(save: Any, tmp_path: Path) -> None:
+    state = load("mobileface_v2", random_weights_seed=1).backbone.state_dict()
+    arrays = {name: value.numpy() for name, value in state.items()}
+    arrays["note"] = np.array("of a training")
+    name = next(name for name, value in arrays.items() if value.ndim == 4)
+    arrays[name] = arrays[name].astype(">f4")
+    save(tmp_path / "w.npz", **arrays)
+    found = read_state_dict(tmp_path / "w.npz")
+    assert set(found) == set(state)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    x = torch.rand((1, 3, 112, 112), generator=torch.Generator().manual_seed(0))
+    same = load("mobileface_v2", random_weights_seed=1)
+    assert torch.equal(load("mobileface_v2", tmp_path / "w.npz")(x), same(x))
+
+
+def test_an_npz_of_objects_is_not_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", a=np.array([Trap(tmp_path / "ran")], dtype=object))
+    with pytest.raises(CheckpointError, match=r"NumPy arrays \(\.npz\) that is cut short or damaged \(Object arrays"):
+        read_state_dict(tmp_path / "w.npz")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"

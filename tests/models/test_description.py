@@ -11,6 +11,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.core.errors import Error
+from fastadv.core.templates import TEMPLATES
 from fastadv.data.alignment import template
 from fastadv.models import FaceModel, load, prepare
 from fastadv.models.description import DescriptionError, read_description
@@ -93,10 +94,22 @@ def test_size_and_template(tmp_path: Path) -> None:
         load(written(tmp_path / "n.toml", f'architecture = "{NAME}"', "input_size = 64"))
 
 
+def test_a_template_by_name_is_brought_to_the_size_of_the_images(tmp_path: Path) -> None:
+    lines = ('architecture = "se_resnet50"', "input_size = [224, 192]", 'template = "sphereface"')
+    model = load(written(tmp_path / "m.toml", *lines), random_weights_seed=0)
+    assert model.template == tuple((2 * x, 2 * y) for x, y in TEMPLATES["sphereface"].points)
+    usual = load(written(tmp_path / "n.toml", f'architecture = "{NAME}"', 'template = "arcface"'))
+    assert usual.template == TEMPLATES["arcface"].points
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (("mean = 0.5",), "m.toml: expected architecture, a name of 'fastadv models', got none"),
+        (("mean = 0.5",), "m.toml: expected architecture, .* or weights, an ONNX file, got neither"),
+        (('architecture = "synth-mobile"', 'template = "facent"'), "template: expected one of .* mean 'facenet'"),
+        (('architecture = "synth-mobile"', 'template = "sphereface"'), "the shape of the input, 112 x 112, got sphere"),
+        (('architecture = "synth-mobile"', 'weights = "x.onnx"'), "no architecture with the ONNX file .*x.onnx"),
+        (('weights = "x.onnx"', "mean = 0.5"), "mean, std: expected both or none|x.onnx"),
         (('architecture = "iresnet5O"', 'weights = "w"'), "name: expected one of .*; did you mean 'iresnet50'"),
         (("architecture = 3",), "m.toml: architecture: expected a text, got 3"),
         (('architecture = "synth-mobile"', "meen = 0.5"), "got 'meen'; did you mean 'mean'"),

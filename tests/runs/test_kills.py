@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import CALLS, Call, write_inputs
+from commands import CALLS, ON_PHOTOGRAPHS, Call, write_inputs
+from photographs import write_detector
 
 pytestmark = pytest.mark.slow
 
-NAMED = {call.name: call for call in CALLS}
+NAMED = {call.name: call for call in (*CALLS, *ON_PHOTOGRAPHS)}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -21,6 +22,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def inputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("inputs")
     write_inputs(root)
+    write_detector(root / "mtcnn.safetensors")
     return root
 
 
@@ -55,7 +57,7 @@ def appeared(running: subprocess.Popen[bytes], out: Path) -> float:
     return time.monotonic()
 
 
-@pytest.mark.parametrize("name", [call.name for call in CALLS if call.resumes])
+@pytest.mark.parametrize("name", [name for name, call in NAMED.items() if call.resumes])
 def test_killed_again_and_again_it_ends_with_the_same_bytes(name, inputs, finished, rounds, tmp_path):
     whole, seconds = finished(name)
     if "{detect}" in NAMED[name].words:

@@ -13,13 +13,13 @@ from fastadv.data import (
     IdentityFolder,
     RunFolderError,
     SourceError,
+    face_search,
     read_image,
     read_landmarks,
     to_uint8,
     write_png,
 )
 from fastadv.runs.inputs import open_faces
-from fastadv.studies.align import folder as aligning
 from fastadv.studies.align.folder import AlignPlan, align_folder
 
 FACE = TEMPLATES["arcface"].array - 56
@@ -168,7 +168,7 @@ def test_template_and_margin(photos, tmp_path):
 
 @pytest.fixture
 def two_at_a_time(monkeypatch):
-    monkeypatch.setattr(aligning, "_MOST", 2)
+    monkeypatch.setattr(face_search, "_MOST", 2)
 
 
 def test_resumed_it_ends_as_without_interruption(photos, tmp_path, two_at_a_time):
@@ -363,7 +363,7 @@ def test_a_wrong_value_is_refused(settings, text, photos, tmp_path):
 
 
 def test_large_photographs_go_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(aligning, "_TOGETHER", 130 * 400)
+    monkeypatch.setattr(face_search, "_TOGETHER", 130 * 400)
     root = tmp_path / "photos"
     for k in range(4):
         photograph(root / "p" / f"{k}.png", 1, size=(130, 400) if k % 2 else (130, 100))

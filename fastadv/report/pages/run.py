@@ -303,7 +303,8 @@ def _gallery(
             continue
         image = read_image(file)
         if source is None and data is not None:
-            source = data if isinstance(data, FaceSource) else open_faces(data, size=len(image), landmarks=landmarks)
+            size = (image.shape[0], image.shape[1])
+            source = data if isinstance(data, FaceSource) else open_faces(data, size=size, landmarks=landmarks)
         original = None
         if source is not None:
             name = source_name(row)

@@ -9,19 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastadv.core import cores
 from fastadv.core.fields import check_count, check_one_of, check_range
 from fastadv.core.files import file_hash, naming, write_all, write_atomically
 from fastadv.core.progress import Progress, silent
+from fastadv.core.templates import Template
 from fastadv.data import AlignmentError, Detections, FaceDetector, ImageError, Stream, align, encode_png
+from fastadv.data.face_search import CHOICES as ONE_FACE
+from fastadv.data.face_search import Image, chosen_faces, detect_together, face_points, why_none
 from fastadv.data.folder import list_photographs
 from fastadv.data.images import decode_image, read_bytes
-from fastadv.data.plausible import check_inside
 from fastadv.data.run_files import ALIGNED, IMAGES, FolderKind, held, image_file
-from fastadv.data.templates import Template, open_template
+from fastadv.data.templates import open_template
 from fastadv.studies.align.report import (
     LANDMARKS,
     REPORT,
@@ -34,10 +33,9 @@ from fastadv.studies.align.report import (
     write_report,
 )
 
-CHOICES = ("largest", "central", "all")
+CHOICES = (*ONE_FACE, "all")
 FOLDER = FolderKind(mark=ALIGNED, what="set of aligned faces", written=(IMAGES, REPORT, LANDMARKS, ALIGNED))
 _FURTHER = "__"  # between the name of a picture and the number of a face that is not its first
-_TOGETHER, _MOST = 2**21, 64  # pixels from which photographs are detected together, and how many of them at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +75,10 @@ class AlignPlan:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Photograph:
-    """A photograph that was read; without an image, the row says why."""
+    """A photograph, and what the report says of it."""
 
     name: str
     row: AlignedPicture
-    image: NDArray[np.uint8] | None = None
 
 
 def align_folder(plan: AlignPlan, detector: FaceDetector, *, progress: Progress = silent) -> AlignSummary:
@@ -177,7 +174,7 @@ def _made(
     pending = [name for name, path in photographs.items() if _place(plan, path) not in done]
     workers = cores.workers() if plan.workers is None else plan.workers
 
-    def read(name: str) -> _Photograph:
+    def read(name: str) -> tuple[_Photograph, Image | None]:
         path, digest = photographs[name], ""
         try:
             data = read_bytes(path)
@@ -186,34 +183,20 @@ def _made(
         except ImageError as error:
             reason = str(error).removeprefix(f"{path}: ")
             row = AlignedPicture(picture=_place(plan, path), source_hash=digest, skipped=reason)
-            return _Photograph(name=name, row=row)
+            return _Photograph(name=name, row=row), None
         height, width = image.shape[:2]
         row = AlignedPicture(picture=_place(plan, path), source_hash=digest, width=width, height=height)
-        return _Photograph(name=name, row=row, image=image)
+        return _Photograph(name=name, row=row), image
 
-    def write(photograph: _Photograph, found: Detections | None) -> AlignedPicture:
-        return photograph.row if found is None else _written(plan, template, photograph, found)
+    def write(found: tuple[_Photograph, Image | None, Detections | None]) -> AlignedPicture:
+        photograph, image, faces = found
+        return photograph.row if image is None or faces is None else _written(plan, template, photograph, image, faces)
 
     with Stream(read, pending, workers=workers, ahead=workers + 2) as read_ahead, ThreadPoolExecutor(workers) as pool:
-        for batch in _batches(read_ahead):
-            images = [each.image for each in batch if each.image is not None]
-            found = iter(detector(images) if images else ())
-            faces = [None if each.image is None else next(found) for each in batch]
-            for row in pool.map(write, batch, faces):
+        for batch in detect_together(read_ahead, detector):
+            for row in pool.map(write, batch):
                 _append(plan.out / REPORT, row.to_json())
                 yield row
-
-
-def _batches(photographs: Iterable[_Photograph]) -> Iterator[list[_Photograph]]:
-    """Photographs that are detected together."""
-    batch: list[_Photograph] = []
-    for each in photographs:
-        batch.append(each)
-        if len(batch) == _MOST or sum(p.row.width * p.row.height for p in batch) >= _TOGETHER:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -224,18 +207,17 @@ def _append(path: Path, line: bytes) -> None:
         raise naming(error, path) from error
 
 
-def _written(plan: AlignPlan, template: Template, photograph: _Photograph, found: Detections) -> AlignedPicture:
+def _written(
+    plan: AlignPlan, template: Template, photograph: _Photograph, image: Image, found: Detections
+) -> AlignedPicture:
     """Writes the faces of a photograph that are wanted."""
-    assert photograph.image is not None  # something was found in it
-    row, reason = photograph.row, "no face was found"
+    row, reason = photograph.row, why_none(found, plan.least_score)
     faces: list[AlignedFace] = []
-    if len(found):
-        reason = f"no face has a score of at least {plan.least_score:g}; the best has {found.scores.max():.3f}"
-    for k in _chosen(found, plan, row.width, row.height):
-        points = found.landmarks[k].round(3)
+    order = chosen_faces(found, plan.choice, plan.least_score, width=row.width, height=row.height)
+    for k in order if plan.choice == "all" else order[:1]:
         try:
-            check_inside(points, row.width, row.height)
-            crop, _ = align(photograph.image, points, template)
+            points = face_points(found.landmarks[k], width=row.width, height=row.height)
+            crop, _ = align(image, points, template)
         except AlignmentError as error:
             reason = str(error)
             continue
@@ -252,13 +234,3 @@ def _written(plan: AlignPlan, template: Template, photograph: _Photograph, found
         )
         faces.append(face)
     return replace(row, found=len(found), faces=tuple(faces), skipped="" if faces else reason)
-
-
-def _chosen(found: Detections, plan: AlignPlan, width: int, height: int) -> list[int]:
-    """Which of the faces of a picture are written, in order."""
-    size = found.boxes[:, 2:] - found.boxes[:, :2]
-    rank = -size.prod(axis=1)
-    if plan.choice == "central":
-        rank = np.hypot(*(found.boxes[:, :2] + size / 2 - (width / 2, height / 2)).T)
-    order = [k for k in np.argsort(rank, kind="stable").tolist() if found.scores[k] >= plan.least_score]
-    return order if plan.choice == "all" else order[:1]

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastadv.core.files import write_atomically
+from fastadv.data.kept_landmarks import ABOUT, landmark_line
 from fastadv.data.manifest import check_image_name
 from fastadv.data.names import several
 
 REPORT = "report.jsonl"
 LANDMARKS = "landmarks.txt"
-_ABOUT = "# name, x y of left eye, right eye, nose, left and right mouth corner (the viewer's left first), score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +118,7 @@ def write_report(out: Path, rows: Iterable[AlignedPicture]) -> None:
 def list_of_landmarks(rows: Iterable[AlignedPicture]) -> bytes:
     """The points of all faces in the form that `data.read_landmarks` reads, by name."""
     faces = sorted((face for row in rows for face in row.faces), key=lambda face: face.name)
-    lines = ["\t".join((f.name, *(f"{value:.3f}" for value in f.landmarks), f"{f.score:.6f}")) for f in faces]
-    return "".join(f"{line}\n" for line in (_ABOUT, *lines)).encode()
+    return "".join((f"{ABOUT}\n", *(landmark_line(f.name, f.landmarks, f.score) for f in faces))).encode()
 
 
 def summarise(rows: Sequence[AlignedPicture], left_out: Sequence[AlignedPicture]) -> AlignSummary:

@@ -59,7 +59,7 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
         rate = known.thresholds.usual_rate
     threats = [parse_threat(text, detector=known, false_alarm=rate) for text in plan.threats]
     model = given.open_model()
-    source = given.open_faces(model)
+    source = given.open_faces(model, progress=progress)
     pairs = plan.pairs.open(source)
     names = names_of(pairs)
     copies = [Copy(label=path.name, source=open_faces_of(model, path)) for path in plan.copies]

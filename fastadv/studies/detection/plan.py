@@ -44,7 +44,7 @@ class Selection(FaceSource):
         Raises:
             KeyError: The source lacks one.
         """
-        wanted = {source.find(name) or name for name in names}
+        wanted = {source.find(name) or name for name in names}.difference(source.without_face)
         require(source, sorted(wanted))
         super().__init__({n: Path(n) for n in source.names if n in wanted}, size=source.size, landmarks=None)
         self._source = source

@@ -160,7 +160,7 @@ def open_written(source: FaceSource, out: Path) -> FaceSource:
     """The faces that were written, as ``fastadv verify`` reads them."""
     if not _aligned_as_lfw(source):
         return IdentityFolder(out / IMAGES, size=source.size)
-    return LFW(out, size=source.size)
+    return LFW(out, size=source.size, template=source.template)
 
 
 def _aligned_as_lfw(source: FaceSource) -> bool:

@@ -46,11 +46,11 @@ def build_folder(wanted: TalfwPlan, *, progress: Progress = silent) -> tuple[Tal
     given, out = wanted.inputs, wanted.inputs.folder
     aimed_at = choose_targets(wanted.targets, wanted.attack)
     model = given.open_model()
-    source = given.open_faces(model)
+    crops = claim(out)
+    source = given.open_faces(model, out=crops, progress=progress)
     pairs = wanted.pairs.open(source, verified=False)
     check_threshold(wanted.threshold, pairs)
     aims = plan(source, pairs, targets=aimed_at)
-    crops = claim(out)
     identity = given.identity(
         "talfw",
         model,

@@ -81,7 +81,7 @@ def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> Trans
         ValueError, OSError: As reading the texts and opening the networks, the faces, the pairs and the folder; else as
             ``transfer`` and ``untargeted.untargeted``.
     """
-    study, given = _Opened(plan), plan.inputs
+    study, given = _Opened(plan, progress), plan.inputs
     identity = study.identity()
     with identity.work(given.folder, fresh=given.fresh, progress=progress) as work:
         if plan.untargeted:
@@ -109,7 +109,7 @@ def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> Trans
 class _Opened:
     """A plan with its networks, faces and pairs; refused where it could not be finished."""
 
-    def __init__(self, plan: TransferPlan) -> None:
+    def __init__(self, plan: TransferPlan, progress: Progress) -> None:
         self.plan = plan
         self.kinds = [
             m if plan.untargeted and m == planning.UNIVERSAL else planning.parse_method(m) for m in plan.methods
@@ -122,7 +122,7 @@ class _Opened:
             )
         self.models = _open_networks(plan.networks, plan.inputs.device)
         self.surrogates = list(plan.surrogates or self.models)
-        self.source = plan.inputs.open_faces(next(iter(self.models.values())))
+        self.source = plan.inputs.open_faces(next(iter(self.models.values())), progress=progress)
         self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
         self.used = set(names_of(self.listed))
         self.settings = planning.TransferSettings(
