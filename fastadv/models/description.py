@@ -66,19 +66,15 @@ class Description:
             ValueError: the network does not take it.
         """
         template = self.points(self.input_size or model.input_size)
-        given: dict[str, Any] = {
-            "channels": self.channels,
-            "input_size": self.input_size,
-            "template": template,
-            **self.normalisation,
-        }
+        given: dict[str, Any] = {"channels": self.channels, "input_size": self.input_size, "template": template}
+        given |= self.normalisation
         made = model.replace(**{name: value for name, value in given.items() if value is not None}).eval()
         if self.input_size is not None:
             assert made.embedding_size  # runs the network once, which refuses a size that it does not take
         return made
 
     @property
-    def normalisation(self) -> dict[str, Any]:
+    def normalisation(self) -> dict[str, list[float] | None]:
         """``mean`` and ``std`` in the unit of pixels in [0, 1]."""
         both = {"mean": self.mean, "std": self.std}
         return {name: None if v is None else [value / self.range for value in v] for name, v in both.items()}

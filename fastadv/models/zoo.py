@@ -239,7 +239,8 @@ def _of_onnx(
     """The network of an ONNX file, with what its description says of it."""
     if weights is None:
         raise ArgumentError("random_weights_seed: expected none for a description of an ONNX file, got one")
-    model = load_onnx(weights, **about.normalisation, input_size=about.input_size, name=name, device=device)
+    mean, std = (about.normalisation[each] for each in ("mean", "std"))
+    model = load_onnx(weights, mean=mean, std=std, input_size=about.input_size, name=name, device=device)
     return replace(about, mean=None, std=None, input_size=None).applied(model)
 
 
