@@ -29,6 +29,7 @@ def fit(
     labels: Tensor | None = None,
     layers: Sequence[str] | None = None,
     metric: str = "l2",
+    reading: str = "relative",
     config: FitConfig | None = None,
     held: float = 0.25,
 ) -> Detector:
@@ -50,6 +51,8 @@ def fit(
         labels: ``(N,)`` int64, the classes of the natural images; None takes those that the model's class head says.
         layers: Names of submodules, shallow to deep; None for ``model.layers``.
         metric: ``"l2"`` or ``"cosine"``.
+        reading: ``"relative"`` or ``"raw"`` (the paper's), see :class:`fastadv.detection.Trajectory`; ``"relative"``
+            takes images of two classes or more.
         config: How the network is fitted.
         held: In (0, 1).
 
@@ -77,7 +80,7 @@ def fit(
     names = tuple(model.layers if layers is None else layers)
     if not names:
         raise ArgumentError(f"layers: expected names of submodules, got none, and {model.name!r} names none itself")
-    config = config or FitConfig()
+    config = (config or FitConfig()).for_reading(reading)
     tap = LayerTap(model=model, layers=names)
     values = {name: _values(tap, images) for name, images in kinds.items()}
     known = _classes(model, natural, labels)
@@ -92,6 +95,7 @@ def fit(
             model=model.name,
         ),
         metric=metric,
+        reading=reading,
     )
     ways = {name: trajectory(each) for name, each in values.items()}
     parts = [_examples(ways, {name: rows == wanted for name, rows in apart.items()}) for wanted in (False, True)]
