@@ -282,6 +282,7 @@ def evaluate(
     from fastadv.cli.show import print_next, print_opened, timed
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
+    from fastadv.studies.detection.study import HEAD
 
     config = evaluating.EvaluateConfig(
         unseen=tuple(parse_attack(text) for text in unseen or ()),
@@ -301,7 +302,9 @@ def evaluate(
     print_cells(found["cells"])
     print_opened(page, seconds)
     best = study / "detectors" / f"{found['best']}.safetensors"
-    print_next("detect", "score", best, data="FACES", model=given.model, weights=given.weights)
+    head = study / HEAD  # a relative detector reads the choices of the class head
+    weights = head if head.is_file() else given.weights
+    print_next("detect", "score", best, data="FACES", model=given.model, weights=weights)
 
 
 @detect.command(cls=Checked)

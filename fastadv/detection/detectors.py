@@ -74,8 +74,8 @@ class Detector:
 
         Args:
             values: of :attr:`layers`, as :class:`fastadv.detection.LayerTap` gives them: pooled, or maps.
-            own: ``(N,)`` int64, the class that each image claims to show, only with the reading ``relative``; None for
-                the nearest in the last layer.
+            own: as :class:`fastadv.detection.Trajectory` takes it: the classes that the images claim to show, or those
+                that the model's head chooses, ``detector.trajectory.own_of(model.head(tapped.features).argmax(1))``.
 
         Returns:
             ``(N,)`` float32, logits: higher for what looks adversarial.
@@ -142,6 +142,7 @@ class Detector:
             **self.trajectory.representatives.about(),
             "metric": self.trajectory.metric,
             "reading": self.trajectory.reading,
+            **({} if self.trajectory.head is None else {"head": list(self.trajectory.head)}),
             "architecture": self.network.architecture.kind,
             "hidden": self.network.architecture.hidden,
             "dropout": self.network.architecture.dropout,
@@ -169,7 +170,8 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
     reading = file.text("reading", known=READINGS) if "reading" in file.about else "raw"
     metric = file.text("metric", known=tuple(METRICS))
     try:
-        trajectory = Trajectory(representatives=representatives, metric=metric, reading=reading)
+        head = file.texts("head") if "head" in file.about else None
+        trajectory = Trajectory(representatives=representatives, metric=metric, reading=reading, head=head)
         architecture = Architecture(
             kind=file.text("architecture", known=KINDS),
             layers=trajectory.shape[0],

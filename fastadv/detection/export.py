@@ -75,8 +75,8 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
     threshold, the preprocessing, layers, versions) is a JSON text under the name ``fastadv``: in the metadata of the
     ONNX model, or an extra file of the ``torch.export`` archive.
 
-    A detector of the reading ``relative`` takes the class nearest in the last layer for the own one; the classes are
-    those that the guard's detector has, and no claim can be made.
+    The own class of a detector of the reading ``relative`` is the one that the class head chooses, where the detector
+    knows the head, or else the one nearest in the last layer; no claim can be made.
 
     The file is executed (by onnxruntime, or PyTorch) on batches of one and of three images and has to agree with the
     guard before it is written, whole or not at all.
@@ -163,7 +163,7 @@ class _PlainScore(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> Tensor:
         layers = [self._distances(value.mean((2, 3)), getattr(self, f"vectors_{i}")) for i, value in enumerate(maps)]
-        read = _relative(layers) if self.relative else torch.stack(layers, dim=1)
+        read = _relative(layers, own) if self.relative else torch.stack(layers, dim=1)
         return only_of_finite(self.network(read), images)
 
     def _distances(self, features: Tensor, vectors: Tensor) -> Tensor:
@@ -192,20 +192,21 @@ class _Named(nn.Module):
         return (embeddings, scores, flagged) if logits is None else (embeddings, scores, flagged, logits)
 
 
-def _relative(layers: Sequence[Tensor]) -> Tensor:
-    """The reading ``relative`` ``(N, L, 5)`` of distances ``(N, K)``, with the class nearest in the last layer."""
+def _relative(layers: Sequence[Tensor], own: Tensor | None) -> Tensor:
+    """The reading ``relative`` ``(N, L, 5)`` of distances ``(N, K)``, as :class:`fastadv.detection.Trajectory` says."""
     others = layers[-1].shape[1] - 1
-    own = layers[-1].argmin(1, keepdim=True)
+    nearest = layers[-1].argmin(1, keepdim=True)
+    own = nearest if own is None else torch.where(own[:, None] < 0, nearest, own[:, None])
     is_own = torch.arange(others + 1) == own
     columns = []
     for distances in layers:
         mine = distances.gather(1, own)[:, 0]
-        nearest = torch.where(is_own, torch.inf, distances).amin(1)
-        both = mine + nearest
+        other = torch.where(is_own, torch.inf, distances).amin(1)
+        both = mine + other
         ratio = torch.where(both == 0, 0.5, mine / torch.where(both == 0, 1.0, both))
         rank = (distances < mine[:, None]).sum(1).float() / others
         mean = torch.where(is_own, 0.0, distances).sum(1) / others
-        columns.append(torch.stack([mine, nearest, ratio, rank, mine - mean], dim=1))
+        columns.append(torch.stack([mine, other, ratio, rank, mine - mean], dim=1))
     return torch.stack(columns, dim=1)
 
 
@@ -218,12 +219,13 @@ def _unit(rows: Tensor) -> Tensor:
 
 def _plain(guard: Guard) -> _Named:
     model = freeze(copy_of(guard.model))
-    layers = guard.detector.layers
-    keep = {*model.layers, *layers}
+    keep = {*model.layers, *guard.detector.layers}
     model.backbone = fold_batch_norms(model.backbone, keep=keep, image_shape=model.image_shape)
     assert guard.threshold is not None
     score = _PlainScore(guard.detector)
-    return _Named(OnePass(model, layers, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
+    return (
+        _Named(OnePass(model, guard.detector, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
+    )
 
 
 def _program(module: _Named, guard: Guard) -> torch.export.ExportedProgram:

@@ -18,8 +18,8 @@ from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_one_of, check_type
+from fastadv.detection.check_model import check_fits
 from fastadv.detection.detectors import Detector
-from fastadv.detection.taps import LayerTap
 from fastadv.models import FaceModel, prepare
 from fastadv.models.capture import Captured
 from fastadv.models.checks import check_images
@@ -140,8 +140,8 @@ class Guard:
                 and memory layout. With N = 1 and with other N, the last bits of a result may differ; an image's
                 neighbours change nothing.
             claimed: the name of a class of the detector for each image, or None where it claims none; only with a
-                detector of the reading ``relative``. Without a claim the class nearest in the last layer takes its
-                place.
+                detector of the reading ``relative``. Without a claim the class that the model's head chooses takes its
+                place, where the detector knows the head, or else the class nearest in the last layer.
 
         Returns:
             The verdicts, on the model's device.
@@ -198,8 +198,7 @@ class Guard:
 
         compiled = detector.prepared()
         pool, score = (pooled, plain) if compiled is None else (compiled.pool, lambda v, i, own: compiled(v, i))
-        score = partial(_claimed, score) if detector.trajectory.relative else score
-        return OnePass(prepared, detector.layers, score, threshold=self.threshold, pool=pool, early=_EARLY)
+        return OnePass(prepared, detector, score, threshold=self.threshold, pool=pool, early=_EARLY)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
@@ -243,7 +242,7 @@ class OnePass(nn.Module):
 
     Args:
         model: hooks are put on its layers: a copy of its own.
-        layers: names of submodules of the backbone.
+        detector: names the layers, and the classes of the model's head.
         score: makes ``(N,)`` scores of the layers' maps, of the images and of the classes that they claim to show, NaN
             for an image with a number that is not finite.
         threshold: of the verdict.
@@ -254,7 +253,7 @@ class OnePass(nn.Module):
     def __init__(
         self,
         model: FaceModel,
-        layers: Sequence[str],
+        detector: Detector,
         score: Score,
         *,
         threshold: float,
@@ -267,9 +266,10 @@ class OnePass(nn.Module):
         self.threshold = threshold
         self.pool = pool
         self.early = early
-        self._count = len(layers)
+        self._own_of = detector.trajectory.own_of
+        self._count = len(detector.layers)
         self._caught = threading.local()
-        for i, name in enumerate(layers):
+        for i, name in enumerate(detector.layers):
             model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, i))
 
     def forward(self, images: Tensor, own: Tensor | None = None) -> Outputs:
@@ -280,8 +280,11 @@ class OnePass(nn.Module):
             features = self.model.features(images)
         finally:
             self._caught.values = []
-        scores = self.score(values, images, own)
         logits = None if self.model.head is None else self.model.head(features)
+        chosen = None if logits is None else self._own_of(logits.argmax(1))
+        if own is not None and chosen is not None:
+            chosen = torch.where(own < 0, chosen, own)
+        scores = self.score(values, images, own if chosen is None else chosen)
         # written so that a score that is no number is flagged
         return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold)
 
@@ -327,24 +330,6 @@ class _Recorded:
         return embeddings, logits, scores, flagged
 
 
-def check_fits(model: FaceModel, detector: Detector) -> None:
-    """Raise ValueError unless the detector was fitted on this model's layers, as far as names and widths can tell."""
-    representatives = detector.trajectory.representatives
-    if representatives.model != model.name:
-        raise ArgumentError(
-            f"detector: expected one that was fitted on the model {model.name!r}, got one of {representatives.model!r}"
-        )
-    with torch.no_grad():
-        grey = torch.full((1, *model.image_shape), 0.5, device=model.device)
-        values = LayerTap(model=model, layers=detector.layers)(grey).values
-    for layer, value, vectors in zip(detector.layers, values, representatives.vectors, strict=True):
-        if value.shape[1] != vectors.shape[1]:
-            raise ArgumentError(
-                f"detector: expected {value.shape[1]} channels of layer {layer!r}, as the model has, got "
-                f"{vectors.shape[1]}"
-            )
-
-
 def _threshold(given: float | None, detector: Detector) -> float:
     if given is None:
         if detector.thresholds is None:
@@ -353,13 +338,6 @@ def _threshold(given: float | None, detector: Detector) -> float:
     if not math.isfinite(given):
         raise ArgumentError(f"threshold: expected a finite number, got {given}")
     return float(given)
-
-
-def _claimed(score: Score, values: list[Tensor], images: Tensor, own: Tensor | None) -> Tensor:
-    """The scores, of an image without a claim by its nearest class. A recorded pass makes both for every image."""
-    if own is None or (own.is_cpu and bool((own >= 0).all())):
-        return score(values, images, own)
-    return torch.where(own < 0, score(values, images, None), score(values, images, own.clamp(min=0)))
 
 
 def only_of_finite(scores: Tensor, images: Tensor) -> Tensor:

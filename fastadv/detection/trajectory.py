@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_one_of
-from fastadv.detection.representatives import Representatives
+from fastadv.detection.representatives import Representatives, check_names
+from fastadv.ops import checks
 from fastadv.ops.layers import READING, check_metric
 
 READINGS = ("raw", "relative")
@@ -32,8 +33,10 @@ class Trajectory:
         \frac{|\{k \ne o: d_k < d_o\}|}{K - 1}, \quad d_o - \frac{1}{K - 1} \sum_{k \ne o} d_k
 
     in every layer (the ratio is 1/2 where d_o and m are both 0). It does not depend on the order of the classes, and
-    its width not on their number: a network that reads it works with other people's representatives. The own class is
-    the claimed one, or without a claim the class nearest in the last layer, the first of equally near ones.
+    its width not on their number: a network that reads it works with other people's representatives. The own class
+    should be what the recogniser decides or is asked to confirm: the class that its head chooses (:meth:`own_of`) or
+    the claimed identity. An attack that crosses the head's border leaves the image nearer to its former class, which
+    the class nearest in the last layer, taken where there is neither, does not show.
 
     Differentiable in the values (the rank has the derivative 0), and with :class:`fastadv.detection.LayerTap` in the
     image: an attack can see through it. Capturable in a CUDA graph.
@@ -42,6 +45,7 @@ class Trajectory:
         representatives: centroids or medoids; of two classes or more for ``relative``.
         metric: ``"l2"`` or ``"cosine"`` (1 - cos).
         reading: ``"raw"`` or ``"relative"``.
+        head: who each logit of the model's class head is, or None; only with ``relative``.
         backend: of the operation.
 
     Raises:
@@ -54,7 +58,9 @@ class Trajectory:
     representatives: Representatives
     metric: str = "l2"
     reading: str = "raw"
+    head: tuple[str, ...] | None = None
     backend: str | None = None
+    _places: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.representatives, Representatives):
@@ -65,6 +71,9 @@ class Trajectory:
         check_one_of("reading", self.reading, READINGS)
         if self.relative and len(self.representatives.classes) < 2:
             raise ArgumentError("representatives: expected two classes or more with the reading 'relative', got one")
+        if self.head is not None and not self.relative:
+            raise ArgumentError(f"head: expected None with the reading 'raw', got {len(self.head)} names")
+        object.__setattr__(self, "_places", None if self.head is None else self._placed(check_names("head", self.head)))
 
     @property
     def relative(self) -> bool:
@@ -83,7 +92,8 @@ class Trajectory:
         Args:
             values: one for each layer of the representatives, in their order: pooled ``(N, C_l)`` float32, or maps
                 ``(N, C_l, H_l, W_l)``, which are pooled here, in the same launch.
-            own: ``(N,)`` int64, the class that each image claims to show, only with ``relative``; None for the nearest.
+            own: ``(N,)`` int64, the class of each image, only with ``relative``. In place of -1, and of None: the class
+                nearest in the last layer, the first of equally near ones.
 
         Returns:
             ``(N, L, K)`` or ``(N, L, 5)`` float32.
@@ -94,12 +104,36 @@ class Trajectory:
         maps = bool(values) and isinstance(values[0], Tensor) and values[0].dim() == 4
         vectors = self.representatives.vectors
         if self.relative:
+            own = None if own is None else self.filled(values, own)
             read = ops.pooled_relative_distances if maps else ops.relative_distances
             return read(values, vectors, own, metric=self.metric, backend=self.backend)
         if own is not None:
             raise ArgumentError("own: expected None with the reading 'raw', which knows no own class, got classes")
         measure = ops.pooled_centroid_distances if maps else ops.centroid_distances
         return measure(values, vectors, metric=self.metric, backend=self.backend)
+
+    def own_of(self, predicted: Tensor) -> Tensor | None:
+        """The classes ``(N,)`` int64 of images whose largest logits are these, ``(N,)`` int64; None without a ``head``.
+
+        -1 for somebody who is none of the classes.
+        """
+        return None if self._places is None else self._places[predicted]
+
+    @torch.no_grad()
+    def filled(self, values: Sequence[Tensor], own: Tensor) -> Tensor:
+        """``own`` with the class nearest in the last layer in place of -1."""
+        checks.per_image("own", own, values[0], torch.int64)
+        if own.is_cpu and bool((own >= 0).all()):  # on a GPU looking would wait for it
+            return own
+        measure = ops.pooled_centroid_distances if values[-1].dim() == 4 else ops.centroid_distances
+        vectors = self.representatives.vectors[-1:]
+        distances = measure(values[-1:], vectors, metric=self.metric, backend=self.backend)
+        return torch.where(own < 0, distances[:, 0].argmin(1), own)
+
+    def _placed(self, head: Sequence[str]) -> Tensor:
+        place = {name: k for k, name in enumerate(self.representatives.classes)}
+        device = self.representatives.vectors[0].device
+        return torch.tensor([place.get(name, -1) for name in head], device=device)
 
     def to(self, device: torch.device | str) -> Trajectory:
         """The same on another device."""

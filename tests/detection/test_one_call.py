@@ -61,6 +61,9 @@ def test_without_labels_the_head_says_the_classes(model, natural, attacked):
     first = fit(model, natural, attacked, config=CONFIG)
     second = fit(model, natural, attacked, labels=said, config=CONFIG)
     assert first.trajectory.representatives.classes == second.trajectory.representatives.classes
+    assert first.trajectory.head == second.trajectory.head == tuple("01234")
+    other = fit(model, natural, attacked, labels=(said + 1) % 5, config=CONFIG)  # the head speaks of other classes
+    assert other.trajectory.head is None
     assert first.thresholds == second.thresholds
 
 

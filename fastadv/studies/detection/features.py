@@ -176,6 +176,13 @@ def embed(trajectory: Trajectory, features: Features) -> Tensor:
     return _by_blocks(trajectory, trajectory, features, trajectory.shape)
 
 
+def _chosen(trajectory: Trajectory, features: Features) -> Tensor | None:
+    """The classes that the network's head chose, where the trajectory reads them."""
+    if trajectory.head is None or bool((features.predicted < 0).any()):
+        return None
+    return trajectory.to("cpu").own_of(features.predicted)
+
+
 def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
     """Values and labels in blocks, as representatives are made of them."""
     for part in _blocks(features):
@@ -183,7 +190,7 @@ def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
 
 
 def scores_of(detector: Detector, features: Features, own: Tensor | None = None) -> Tensor:
-    """A detector's scores ``(N,)``, a block of images at a time; ``own`` as :meth:`Detector.score` takes it."""
+    """A detector's scores ``(N,)``, a block of images at a time; ``own``: claimed classes, or None."""
     return _by_blocks(detector.score, detector.trajectory, features, (), own)
 
 
@@ -200,6 +207,7 @@ def _by_blocks(
     own: Tensor | None = None,
 ) -> Tensor:
     """``(N, *shape)``, made of the values on the device of the trajectory's representatives."""
+    own = _chosen(trajectory, features) if own is None else own
     device = trajectory.representatives.vectors[0].device
     made = torch.empty((len(features), *shape))
     for part in _blocks(features):

@@ -278,7 +278,8 @@ def fit_detectors(
     represented = {name: represent(setting, clean.rest, name) for name in dict.fromkeys(name for name, *_ in chosen)}
     by_label: dict[str, FittedDetector] = {}
     for name, metric, reading in chosen:
-        trajectory = Trajectory(representatives=represented[name], metric=metric, reading=reading)
+        head = setting.classes if reading == "relative" else None
+        trajectory = Trajectory(representatives=represented[name], metric=metric, reading=reading, head=head)
         trajectory = trajectory.to(setting.model.device)
         seen, held = (_examples(trajectory, parts[part], usable) for part in ("fit", "validate"))
         for one in configurations:

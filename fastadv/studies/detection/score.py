@@ -15,6 +15,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.names import several
 from fastadv.detection import Detector
+from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.models.identity import tensors_hash
 from fastadv.studies.detection.features import extract, scores_of
@@ -95,6 +96,7 @@ def score_folder(
         ImageError, AlignmentError: A face cannot be read.
     """
     check_network(detector, model)
+    check_head(model, detector)
     if threshold is None:
         if detector.thresholds is None:
             raise ArgumentError("detector: expected a calibrated one, got one without thresholds; give a threshold")
