@@ -43,6 +43,10 @@ class SplitBy(str, Enum):
     images, people = "images", "people"
 
 
+class Reading(str, Enum):
+    raw, relative, both = "raw", "relative", "both"
+
+
 StudyInput = Annotated[
     InputOptions,
     Changed(
@@ -143,8 +147,17 @@ def fit(
     head_lr: Annotated[float, Option(help="Initial learning rate of the class head.")] = 0.1,
     epochs: Annotated[int, Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
     lr: Annotated[float, Option(help="Initial learning rate of a detector.")] = 1e-3,
+    reading: Annotated[
+        Reading,
+        Option(
+            help="Read the distances to the classes as they are (raw, the paper's), relative to the nearest or claimed "
+            "class, or both."
+        ),
+    ] = Reading.relative,
 ) -> None:
     """Fit detectors, {LSTM, MLP} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
+
+    With the reading 'relative' a logistic regression is fitted too.
 
     Of every person some images stay natural and some are attacked; the rest represents the person and trains a class
     head where the network has none. Attacks are run once: the same command continues an interrupted study, and with
@@ -195,6 +208,9 @@ def fit(
         quiet=printing.without_bars,
         path=out,
         engine=how.engine,
+        configurations=tuple(
+            c for name, own in fitting.CONFIGURATIONS.items() if reading.value in (name, "both") for c in own
+        ),
         fitting=FitConfig(epochs=epochs, lr=lr),
         head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=how.seed % 2**63),
         weights=given.weights,
@@ -278,6 +294,7 @@ def evaluate(
     from fastadv.cli.show import print_next, print_opened, progress_bars, timed
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
+    from fastadv.studies.detection.study import HEAD
 
     config = evaluating.EvaluateConfig(
         unseen=tuple(parse_attack(text) for text in unseen or ()),
@@ -298,7 +315,9 @@ def evaluate(
     print_cells(found["cells"])
     print_opened(page, seconds)
     best = study / "detectors" / f"{found['best']}.safetensors"
-    print_next("detect", "score", best, data="FACES", model=given.model, weights=given.weights)
+    head = study / HEAD  # a relative detector reads the choices of the class head
+    weights = head if head.is_file() else given.weights
+    print_next("detect", "score", best, data="FACES", model=given.model, weights=weights)
 
 
 @detect.command(cls=Checked)
@@ -310,12 +329,19 @@ def score(
     printing: PrintOptions,
     rate: Annotated[float | None, Option("--rate", hidden=True)] = None,
     out: Annotated[Path | None, Option(help="Write this CSV file: name,score,flagged.")] = None,
+    claimed: Annotated[
+        bool,
+        Option(
+            "--claimed",
+            help="Take the identity of each face's folder for the one that it claims to show; see --gallery.",
+        ),
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Score every face of a data set with a detector, and list the faces that are flagged as adversarial.
 
-    Example: fastadv detect score study/detectors/lstm-medoid-cosine.safetensors --data faces/ --model mobilefacenet
-    --weights FILE
+    Example: fastadv detect score study/detectors/mlp-centroid-l2-relative.safetensors --data faces/
+    --model mobilefacenet --weights FILE
     """
     if rate is not None:
         raise ArgumentError(f"--rate: expected --false-alarm {rate:g}, got the former name --rate")
@@ -328,7 +354,16 @@ def score(
     with progress_bars(quiet=printing.without_bars) as progress:
         source = given.open_faces(face_model, device, progress=progress)
     threshold, words = flags.choose(fitted)
-    found, _ = timed(score_folder, source, face_model, fitted, quiet=printing.without_bars, threshold=threshold)
+    fitted = flags.enrolled(fitted, face_model)
+    found, _ = timed(
+        score_folder,
+        source,
+        face_model,
+        fitted,
+        quiet=printing.without_bars,
+        threshold=threshold,
+        claimed=claimed,
+    )
     if out is not None:
         _write_scores(found, out)
     faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]

@@ -3,6 +3,7 @@
 from fastadv.detection.detectors import Detector, load_detector
 from fastadv.detection.examples import Examples
 from fastadv.detection.fitting import FitConfig, FitRecord, Fitted, fit_network
+from fastadv.detection.gallery import enrol
 from fastadv.detection.guard import Guard, Verdicts
 from fastadv.detection.knn import KnnScore, fit_knn, load_knn
 from fastadv.detection.measures import AreaUnderCurve, Thresholds, auc, auc_interval, calibrate
@@ -47,6 +48,7 @@ __all__ = [
     "auc_interval",
     "calibrate",
     "centroids",
+    "enrol",
     "fit",
     "fit_knn",
     "fit_network",
