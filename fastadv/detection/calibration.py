@@ -205,8 +205,8 @@ def calibrate(
 def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     """As :meth:`Thresholds.p_values`, of the ascending scores ``(n,)`` of natural images."""
     values, known = scores.detach().contiguous(), calibration.to(scores.device)
-    at_least = len(known) - torch.searchsorted(known, values)
-    return torch.where(values.isnan(), torch.nan, (1 + at_least).double() / (len(known) + 1))
+    places = len(known) + 1 - torch.searchsorted(known, values)
+    return (places.double() / (len(known) + 1)).masked_fill_(values.isnan(), torch.nan)
 
 
 def images_needed(rate: float) -> int:

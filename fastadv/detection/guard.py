@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class Verdicts:
         """How many images."""
         return len(self.scores)
 
-    @property
+    @cached_property
     def p_values(self) -> Tensor | None:
         """``(N,)`` float64, the share of natural images that look at least as adversarial
         (:meth:`fastadv.detection.Thresholds.p_values`); None for a detector without a calibration set.
