@@ -98,7 +98,7 @@ CALLS = (
     ),
     Call(
         name="score",
-        words=f"detect score {{detect}}/detectors/mlp-medoid-l2.safetensors --eer --out {{out}}.csv {_SEEN}",
+        words=f"detect score {{detect}}/detectors/mlp-medoid-l2-relative.safetensors --eer --out {{out}}.csv {_SEEN}",
         resumes=False,
     ),
     Call(
@@ -110,7 +110,7 @@ CALLS = (
     Call(
         name="defend",
         words="defend --defence mean:3 --defence jpeg:75 --attack fim:3@0.03 --threat zero --threat perfect --threat"
-        " adaptive --detector {detect}/detectors/mlp-medoid-l2.safetensors"
+        " adaptive --detector {detect}/detectors/mlp-medoid-l2-relative.safetensors"
         f" --pairs {{pairs}} {_RUN}",
         timed=("clean/*.npz", "defences.json", "report.html"),
     ),

@@ -44,7 +44,11 @@ def record(root: Path) -> int:
     calls |= {f"report-{name}": ["report", str(runs / name)] for name in ("impersonate", "verify", "identify")}
     calls |= {"demo": ["demo", "--pairs", "40", "--out", str(runs / "demo"), "--json"]}
     calls |= {"export": ["detect", "export", "--model", "synth-mobile", "--detector"]}
-    calls["export"] += [str(runs / "detect/detectors/mlp-medoid-l2.safetensors"), "--out", str(root / "guard.pt2")]
+    calls["export"] += [
+        str(runs / "detect/detectors/mlp-medoid-l2-relative.safetensors"),
+        "--out",
+        str(root / "guard.pt2"),
+    ]
     failed = 0
     for name, words in calls.items():
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}

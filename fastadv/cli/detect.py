@@ -43,6 +43,10 @@ class SplitBy(str, Enum):
     images, people = "images", "people"
 
 
+class Reading(str, Enum):
+    raw, relative, both = "raw", "relative", "both"
+
+
 StudyInput = Annotated[
     InputOptions,
     Changed(
@@ -141,8 +145,17 @@ def fit(
     head_lr: Annotated[float, Option(help="Initial learning rate of the class head.")] = 0.1,
     epochs: Annotated[int, Option(min=1, help="Fit each detector for at most this many epochs.")] = 150,
     lr: Annotated[float, Option(help="Initial learning rate of a detector.")] = 1e-3,
+    reading: Annotated[
+        Reading,
+        Option(
+            help="Read the distances to the classes as they are (raw, the paper's), relative to the nearest or claimed "
+            "class, or both."
+        ),
+    ] = Reading.relative,
 ) -> None:
     """Fit detectors, {LSTM, MLP} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
+
+    With the reading 'relative' a logistic regression is fitted too.
 
     Of every person some images stay natural and some are attacked; the rest represents the person and trains a class
     head where the network has none. Attacks are run once: the same command continues an interrupted study, and with
@@ -183,6 +196,9 @@ def fit(
         quiet=printing.without_bars,
         path=out,
         engine=how.engine,
+        configurations=tuple(
+            c for name, own in fitting.CONFIGURATIONS.items() if reading.value in (name, "both") for c in own
+        ),
         fitting=FitConfig(epochs=epochs, lr=lr),
         head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=how.seed % 2**63),
         weights=given.weights,
@@ -266,6 +282,7 @@ def evaluate(
     from fastadv.cli.show import print_next, print_opened, timed
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
+    from fastadv.studies.detection.study import HEAD
 
     config = evaluating.EvaluateConfig(
         unseen=tuple(parse_attack(text) for text in unseen or ()),
@@ -285,7 +302,9 @@ def evaluate(
     print_cells(found["cells"])
     print_opened(page, seconds)
     best = study / "detectors" / f"{found['best']}.safetensors"
-    print_next("detect", "score", best, data="FACES", model=given.model, weights=given.weights)
+    head = study / HEAD  # a relative detector reads the choices of the class head
+    weights = head if head.is_file() else given.weights
+    print_next("detect", "score", best, data="FACES", model=given.model, weights=weights)
 
 
 @detect.command(cls=Checked)
@@ -297,12 +316,19 @@ def score(
     printing: PrintOptions,
     rate: Annotated[float | None, Option("--rate", hidden=True)] = None,
     out: Annotated[Path | None, Option(help="Write this CSV file: name,score,p_value,flagged.")] = None,
+    claimed: Annotated[
+        bool,
+        Option(
+            "--claimed",
+            help="Take the identity of each face's folder for the one that it claims to show; see --gallery.",
+        ),
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Score every face of a data set with a detector, and list the faces that are flagged as adversarial.
 
-    Example: fastadv detect score study/detectors/lstm-medoid-cosine.safetensors --data faces/ --model mobilefacenet
-    --weights FILE
+    Example: fastadv detect score study/detectors/mlp-centroid-l2-relative.safetensors --data faces/
+    --model mobilefacenet --weights FILE
     """
     if rate is not None:
         raise ArgumentError(f"--rate: expected --false-alarm {rate:g}, got the former name --rate")
@@ -314,7 +340,16 @@ def score(
     face_model = given.open_model(device)
     source = given.open_faces(face_model)
     threshold, words = flags.choose(fitted)
-    found, _ = timed(score_folder, source, face_model, fitted, quiet=printing.without_bars, threshold=threshold)
+    fitted = flags.enrolled(fitted, face_model)
+    found, _ = timed(
+        score_folder,
+        source,
+        face_model,
+        fitted,
+        quiet=printing.without_bars,
+        threshold=threshold,
+        claimed=claimed,
+    )
     if out is not None:
         _write_scores(found, out)
     faces = [{**asdict(f), "score": _finite(f.score), "p_value": _finite(f.p_value)} for f in found.faces]

@@ -15,6 +15,7 @@ from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fastadv.detection import Detector, Guard, Thresholds
+    from fastadv.models import FaceModel
 
 _EQUAL, _RATE = "equal error rate", "false-alarm rate"
 
@@ -41,6 +42,13 @@ class GuardOptions:
         ),
     ] = None
     equal_error: Annotated[bool, Option("--eer", help="Flag at the threshold of the equal error rate.")] = False
+    gallery: Annotated[
+        Path | None,
+        Option(
+            help="Add the people of this folder of identities to the detector's classes; for a detector of the reading "
+            "'relative'."
+        ),
+    ] = None
 
     def choose(self, found: Detector) -> tuple[float, str]:
         """The threshold, and in words where it comes from.
@@ -73,6 +81,26 @@ class GuardOptions:
         words = _rate(rate, known) if rate is not None else f"{_EQUAL}: the detector is not calibrated for {_RATE} 0.01"
         return known.at(rate), words
 
+    def enrolled(self, found: Detector, model: FaceModel) -> Detector:
+        """The detector with the people of the gallery, where there is one.
+
+        Raises:
+            ValueError: The reading is 'raw', or the gallery has no faces.
+            ImageError, AlignmentError: A face cannot be read.
+        """
+        if self.gallery is None:
+            return found
+        import torch
+
+        from fastadv.data.dealt_pairs import by_identity
+        from fastadv.detection import enrol
+        from fastadv.runs.inputs import open_faces_of
+
+        faces = open_faces_of(model, self.gallery)
+        people = by_identity(faces.names)
+        pairs = ((name, torch.stack([faces.load(face).image for face in own])) for name, own in people.items())
+        return enrol(found, model, pairs)
+
     def open(self, given: InputOptions, *, precision: str = "fp32", device: str = "cpu") -> tuple[Guard, str]:
         """A guard of a network, and in words where its threshold comes from.
 
@@ -86,6 +114,7 @@ class GuardOptions:
         threshold, words = self.choose(found)
         opened = given.open_model(device)
         check_network(found, opened)
+        found = self.enrolled(found, opened)
         return Guard(model=opened, detector=found, threshold=threshold, precision=precision), words
 
 

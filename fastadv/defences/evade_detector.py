@@ -19,6 +19,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import is_number
 from fastadv.detection import Detector, LayerTap
+from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 
 _OUTPUTS = ("embedding", "logits")
@@ -44,6 +45,7 @@ class WatchedModel(FaceModel):
         if not isinstance(detector, Detector):
             raise ArgumentTypeError(f"detector: expected a Detector, got {type(detector).__name__}")
         LayerTap(model=model, layers=detector.layers)  # checks the model
+        check_head(model, detector)
         # none of the detector's layers is folded away
         self._share(model, layers=tuple(dict.fromkeys((*model.layers, *detector.layers))))
         self.eval()
@@ -68,7 +70,8 @@ class WatchedModel(FaceModel):
 
     def _tapped(self, images: Tensor) -> tuple[Tensor, Tensor]:
         tapped = LayerTap(model=self, layers=self.detector.layers)(images)
-        return tapped.features, self.detector.score(tapped.values)[:, None]
+        own = None if self.head is None else self.detector.trajectory.own_of(self.head(tapped.features).argmax(1))
+        return tapped.features, self.detector.score(tapped.values, own)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from fastadv.detection.drift import Drift, DriftWindow
 from fastadv.detection.examples import Examples
 from fastadv.detection.explain import Explanation, explain
 from fastadv.detection.fitting import FitConfig, FitRecord, Fitted, fit_network
+from fastadv.detection.gallery import enrol
 from fastadv.detection.guard import Guard, Verdicts
 from fastadv.detection.knn import KnnScore, fit_knn, load_knn
 from fastadv.detection.measures import AreaUnderCurve, auc, auc_interval
@@ -54,6 +55,7 @@ __all__ = [
     "auc_interval",
     "calibrate",
     "centroids",
+    "enrol",
     "expected_rate",
     "explain",
     "fit",

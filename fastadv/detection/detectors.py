@@ -14,9 +14,9 @@ from fastadv.core.errors import ArgumentError
 from fastadv.detection import tensor_file
 from fastadv.detection.calibration import Thresholds, calibrate
 from fastadv.detection.networks import KINDS, Architecture, Network
-from fastadv.detection.representatives import from_file
+from fastadv.detection.representatives import Representatives, check_alike, from_file
 from fastadv.detection.tensor_file import DetectionFileError, TensorFile
-from fastadv.detection.trajectory import Trajectory
+from fastadv.detection.trajectory import READINGS, Trajectory
 from fastadv.models import open_device
 from fastadv.ops.layers import METRICS
 
@@ -33,6 +33,9 @@ class Detector:
         tap = LayerTap(model=model, layers=detector.layers)
         tapped = tap(images)
         flagged = detector.score(tapped.values) >= detector.thresholds.at_false_alarm(0.01)
+
+    A detector with the reading ``relative`` works on other classes than those it was fitted on, however many
+    (:meth:`with_representatives`, :func:`fastadv.detection.enrol`), and takes the class that an image claims to show.
 
     Attributes:
         trajectory: embeds an image.
@@ -67,19 +70,21 @@ class Detector:
         """The layers to tap, in order."""
         return self.trajectory.representatives.layers
 
-    def score(self, values: Sequence[Tensor]) -> Tensor:
+    def score(self, values: Sequence[Tensor], own: Tensor | None = None) -> Tensor:
         """How adversarial images look. Differentiable in the values.
 
         Args:
             values: of :attr:`layers`, as :class:`fastadv.detection.LayerTap` gives them: pooled, or maps.
+            own: as :class:`fastadv.detection.Trajectory` takes it: the classes that the images claim to show, or those
+                that the model's head chooses, ``detector.trajectory.own_of(model.head(tapped.features).argmax(1))``.
 
         Returns:
             ``(N,)`` float32, logits: higher for what looks adversarial.
 
         Raises:
-            TypeError, ValueError: the values do not fit.
+            TypeError, ValueError: the values or the classes do not fit.
         """
-        scores: Tensor = self.network(self.trajectory(values))
+        scores: Tensor = self.network(self.trajectory(values, own))
         return scores
 
     def prepared(self) -> ops.PreparedScore | None:
@@ -89,7 +94,11 @@ class Detector:
         """
         representatives, backend = self.trajectory.representatives, self.trajectory.backend
         device = representatives.vectors[0].device
-        if device.type != "cpu" or backends.resolve("pooled_centroid_distances", device, backend) != "cpu":
+        if (
+            self.trajectory.relative
+            or device.type != "cpu"
+            or backends.resolve("pooled_centroid_distances", device, backend) != "cpu"
+        ):
             return None
         network = self.network
         hidden, last = network.parts()
@@ -101,6 +110,20 @@ class Detector:
             hidden=hidden,
             last=last,
         )
+
+    def with_representatives(self, representatives: Representatives) -> Detector:
+        """The same on other classes, of any number: other people's, or :meth:`Representatives.joined` ones.
+
+        The thresholds are kept. They were measured with the former classes: calibrate on images of the new ones.
+
+        Raises:
+            ValueError: the reading is ``raw``, whose network knows its classes by their places, or the representatives
+                are of another kind, model, layers or widths.
+        """
+        if not self.trajectory.relative:
+            raise ArgumentError("reading: expected 'relative' for other classes, got 'raw'; fit a relative detector")
+        check_alike("representatives", representatives, self.trajectory.representatives)
+        return replace(self, trajectory=replace(self.trajectory, representatives=representatives))
 
     def calibrated(
         self,
@@ -129,6 +152,8 @@ class Detector:
         about = {
             **self.trajectory.representatives.about(),
             "metric": self.trajectory.metric,
+            "reading": self.trajectory.reading,
+            **({} if self.trajectory.head is None else {"head": list(self.trajectory.head)}),
             "architecture": self.network.architecture.kind,
             "hidden": self.network.architecture.hidden,
             "dropout": self.network.architecture.dropout,
@@ -144,7 +169,7 @@ class Detector:
 
 
 def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Detector:
-    """Read what :meth:`Detector.save` wrote.
+    """Read what :meth:`Detector.save` wrote. A file of an earlier version, without a reading, is ``raw``.
 
     Args:
         path: the file.
@@ -157,12 +182,15 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
     where = open_device(device)
     file = tensor_file.read(path, kind=_FILE)
     representatives = from_file(file)
-    trajectory = Trajectory(representatives=representatives, metric=file.text("metric", known=tuple(METRICS)))
+    reading = file.text("reading", known=READINGS) if "reading" in file.about else "raw"
+    metric = file.text("metric", known=tuple(METRICS))
     try:
+        head = file.texts("head") if "head" in file.about else None
+        trajectory = Trajectory(representatives=representatives, metric=metric, reading=reading, head=head)
         architecture = Architecture(
             kind=file.text("architecture", known=KINDS),
-            layers=len(representatives.layers),
-            width=len(representatives.classes),
+            layers=trajectory.shape[0],
+            width=trajectory.shape[1],
             hidden=file.integer("hidden"),
             dropout=file.number("dropout"),
         )

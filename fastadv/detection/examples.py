@@ -23,7 +23,8 @@ class Examples:
     """Embeddings of images, and what was done to each.
 
     Attributes:
-        embeddings: ``(N, L, K)`` float32, finite. They may lie in a memory-mapped file: they are read in parts.
+        embeddings: ``(N, L, K)`` or, with the reading ``relative``, ``(N, L, 5)`` float32, finite. They may lie in a
+            memory-mapped file: they are read in parts.
         groups: ``(N,)`` int64, on the CPU: 0 for a natural image, g for one made by ``attacks[g - 1]``.
         attacks: the names of the attacks.
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,9 @@ class FitConfig:
         hidden: units of the MLP or the LSTM.
         dropout: of the MLP.
         standard: how the embedding is standardised: ``"entry"``, ``"layer"`` or ``"none"``, on the natural examples
-            (:func:`fastadv.detection.networks.standards`). **Choice**: the paper does not mention it; distances of
-            different layers differ by orders of magnitude, and without it an MLP on L2 distances hardly learns.
+            (:func:`fastadv.detection.networks.standards`); None for ``"layer"``, or ``"entry"`` with the reading
+            ``relative`` (:meth:`for_reading`). **Choice**: the paper does not mention it; distances of different layers
+            differ by orders of magnitude, and without it an MLP on L2 distances hardly learns.
         epochs: at most; an epoch draws as many examples as there are.
         batch: examples of a step.
         lr: first learning rate of Adam; 1e-4 to 1e-3 in the paper.
@@ -61,7 +62,7 @@ class FitConfig:
     kind: str = "lstm"
     hidden: int = 100
     dropout: float = 0.5
-    standard: str = "layer"
+    standard: str | None = None
     epochs: int = 150
     batch: int = 256
     lr: float = 1e-3
@@ -72,7 +73,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_one_of("kind", self.kind, KINDS)
-        check_one_of("standard", self.standard, STANDARDS)
+        if self.standard is not None:
+            check_one_of("standard", self.standard, STANDARDS)
         for name in ("hidden", "epochs", "batch", "plateau"):
             check_least(name, getattr(self, name), 1)
         check_least("patience", self.patience, 0)
@@ -83,6 +85,10 @@ class FitConfig:
             raise ArgumentError(f"dropout: expected a share in [0, 1), got {self.dropout}")
         if not 0 <= self.seed < 1 << 63:
             raise ArgumentError(f"seed: expected a number in [0, 2**63), got {self.seed}")
+
+    def for_reading(self, reading: str) -> FitConfig:
+        """The same with a standardisation that fits the trajectory's reading, where none was chosen."""
+        return replace(self, standard=self.standard or ("entry" if reading == "relative" else "layer"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +166,7 @@ def fit_network(
         came, expected = tuple(held.embeddings.shape[1:]), tuple(examples.embeddings.shape[1:])
         raise ArgumentError(f"held: expected embeddings of {expected}, like the examples, got {came}")
     check_least("checkpoint_epochs", checkpoint_epochs, 1)
+    config = config.for_reading("raw")  # an embedding alone does not tell
     task = _Detector(config, examples, held, torch.device(device))
     store = Memory() if checkpoint is None else _File(Path(checkpoint), task, checkpoint_epochs)
     steps = math.ceil(len(examples) / config.batch)
@@ -182,6 +189,7 @@ class _Detector:
         with _seeded(config.seed, 0, device):
             network = Network(architecture)
         natural = (examples.groups == 0).nonzero()[:, 0]
+        assert config.standard is not None
         mean, scale = standards(examples.embeddings, natural, config.standard)
         network.mean.copy_(mean)
         network.scale.copy_(scale)

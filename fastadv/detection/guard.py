@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from fastadv import ops
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_one_of, check_type
 from fastadv.detection.calibration import Thresholds
+from fastadv.detection.check_model import check_fits
 from fastadv.detection.detectors import Detector
-from fastadv.detection.taps import LayerTap
 from fastadv.models import FaceModel, prepare
 from fastadv.models.capture import Captured
 from fastadv.models.checks import check_images
@@ -36,8 +36,8 @@ _EARLY = 1 << 19
 #: Unit embeddings, logits if the model has a head, scores, which images are flagged, and the features' norms.
 Outputs = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
 
-#: Scores ``(N,)`` of the tapped layers' maps and of the images.
-Score = Callable[[list[Tensor], Tensor], Tensor]
+#: Scores ``(N,)`` of the tapped layers' maps, of the images and of the classes that they claim to show, -1 for none.
+Score = Callable[[list[Tensor], Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,6 +82,9 @@ class Guard:
         verdicts = guard(images)
         trusted = verdicts.embeddings[~verdicts.flagged]
 
+    For verification, with a detector of the reading ``relative``, give the class that each image claims to show
+    (``claimed``); :func:`fastadv.detection.enrol` adds the people of a gallery to the detector's classes.
+
     The model is copied and prepared (:func:`fastadv.models.prepare`); model and detector stay as they were. On a CUDA
     device the pass is recorded once for every size of ``sizes`` as a CUDA graph, a batch is filled up to the next size,
     and a larger one is cut. May be called from several threads, copied, and pickled for another process. Not
@@ -114,7 +117,8 @@ class Guard:
     capture: bool | None = None
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     _pass: OnePass = field(init=False, repr=False)
-    _recorded: dict[int, _Recorded] = field(init=False, repr=False, default_factory=dict)
+    _places: dict[str, int] = field(init=False, repr=False)
+    _recorded: dict[tuple[int, bool], _Recorded] = field(init=False, repr=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -129,23 +133,28 @@ class Guard:
             raise ArgumentError(f"capture: expected a model on a CUDA device with True, got one on {self.model.device}")
         object.__setattr__(self, "capture", cuda if self.capture is None else self.capture)
         object.__setattr__(self, "threshold", _threshold(self.threshold, self.detector))
+        classes = self.detector.trajectory.representatives.classes
+        object.__setattr__(self, "_places", {name: k for k, name in enumerate(classes)})
         with plain_modes(self.model.device):
             check_fits(self.model, self.detector)
             object.__setattr__(self, "_pass", self._build())
 
-    def __call__(self, images: Tensor) -> Verdicts:
+    def __call__(self, images: Tensor, claimed: Sequence[str | None] | None = None) -> Verdicts:
         """Judge images.
 
         Args:
             images: ``(N, 3, H, W)``, N >= 1, floating point, RGB in [0, 1], aligned as the model takes them; any device
                 and memory layout. With N = 1 and with other N, the last bits of a result may differ; an image's
                 neighbours change nothing.
+            claimed: the name of a class of the detector for each image, or None where it claims none; only with a
+                detector of the reading ``relative``. Without a claim the class that the model's head chooses takes its
+                place, where the detector knows the head, or else the class nearest in the last layer.
 
         Returns:
             The verdicts, on the model's device.
 
         Raises:
-            TypeError, ValueError: another type or shape, or a value that is not in [0, 1].
+            TypeError, ValueError: another type or shape, a value that is not in [0, 1], or as :meth:`place`.
         """
         check_images("images", images)
         expected = self.model.image_shape
@@ -153,8 +162,25 @@ class Guard:
             raise ArgumentError(
                 f"images: expected shape (N, {str(expected)[1:]} with N >= 1, got {tuple(images.shape)}"
             )
+        own = None if claimed is None else self._own(claimed, len(images))
         with plain_modes(self.model.device), torch.inference_mode():
-            return self._captured(images) if self.capture else self._eager(images)
+            return self._captured(images, own) if self.capture else self._eager(images, own)
+
+    def place(self, claimed: str | None) -> int:
+        """The place of a class among the detector's, from 0; -1 for None.
+
+        Raises:
+            ValueError: there is no such class, or the detector's reading is ``raw``.
+        """
+        if claimed is None:
+            return -1
+        if not self.detector.trajectory.relative:
+            raise ArgumentError(f"claimed: expected none for a detector of the reading 'raw', got {brief(claimed)}")
+        if not isinstance(claimed, str) or claimed not in self._places:
+            raise ArgumentError(
+                f"claimed: expected one of the {len(self._places)} classes of the detector, got {brief(claimed)}"
+            )
+        return self._places[claimed]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied, and sent to another process, as its fields, and built anew there: locks and graphs stay here."""
@@ -174,32 +200,43 @@ class Guard:
         detector = replace(self.detector, network=copy.deepcopy(self.detector.network)).to(prepared.device)
         assert self.threshold is not None
 
-        def score(values: list[Tensor], images: Tensor) -> Tensor:
-            return only_of_finite(detector.score(_of_one_type(values)), images)
+        def plain(values: list[Tensor], images: Tensor, own: Tensor | None) -> Tensor:
+            return only_of_finite(detector.score(_of_one_type(values), own), images)
 
         compiled = detector.prepared()
-        pool = pooled if compiled is None else compiled.pool
-        return OnePass(prepared, detector.layers, compiled or score, threshold=self.threshold, pool=pool, early=_EARLY)
+        pool, score = (pooled, plain) if compiled is None else (compiled.pool, lambda v, i, own: compiled(v, i))
+        return OnePass(prepared, detector, score, threshold=self.threshold, pool=pool, early=_EARLY)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
 
-    def _eager(self, images: Tensor) -> Verdicts:
-        if self.model.device.type != "cuda":
-            return self._verdicts(self._pass(self._laid_out(images)))
-        with self._lock, float32_math(self.model.device, tf32=False):  # what it sets is the whole process's
-            return self._verdicts(self._pass(self._laid_out(images)))
+    def _own(self, claimed: Sequence[str | None], count: int) -> Tensor | None:
+        """The places ``(N,)`` int64 of the claimed classes; None where no image claims one."""
+        if isinstance(claimed, str) or not isinstance(claimed, (list, tuple)):
+            raise ArgumentTypeError(f"claimed: expected a sequence of names or None, got {brief(claimed)}")
+        if len(claimed) != count:
+            raise ArgumentError(f"claimed: expected {count} names, one for each image, got {len(claimed)}")
+        places = [self.place(name) for name in claimed]
+        return torch.tensor(places) if max(places) >= 0 else None
 
-    def _captured(self, images: Tensor) -> Verdicts:
+    def _eager(self, images: Tensor, own: Tensor | None) -> Verdicts:
+        own = None if own is None else own.to(self.model.device)
+        if self.model.device.type != "cuda":
+            return self._verdicts(self._pass(self._laid_out(images), own))
+        with self._lock, float32_math(self.model.device, tf32=False):  # what it sets is the whole process's
+            return self._verdicts(self._pass(self._laid_out(images), own))
+
+    def _captured(self, images: Tensor, own: Tensor | None) -> Verdicts:
         made = []
+        most, claims = self.sizes[-1], own is not None
         with self._lock, torch.cuda.device(self.model.device), float32_math(self.model.device, tf32=False):
-            for part in images.split(self.sizes[-1]):
+            for i, part in enumerate(images.split(most)):
                 size = next(n for n in self.sizes if n >= len(part))
-                if size not in self._recorded:
+                if (size, claims) not in self._recorded:
                     shape = (size, *self.model.image_shape)
                     pool = next(iter(self._recorded.values())).pool if self._recorded else None
-                    self._recorded[size] = _Recorded(self._pass, shape, self.model.device, pool)
-                made.append(self._recorded[size](part))
+                    self._recorded[size, claims] = _Recorded(self._pass, shape, self.model.device, pool, claims=claims)
+                made.append(self._recorded[size, claims](part, None if own is None else own[i * most :][: len(part)]))
         return self._verdicts(made[0] if len(made) == 1 else _joined(made))
 
     def _verdicts(self, outputs: Outputs) -> Verdicts:
@@ -223,9 +260,9 @@ class OnePass(nn.Module):
 
     Args:
         model: hooks are put on its layers: a copy of its own.
-        layers: names of submodules of the backbone.
-        score: makes ``(N,)`` scores of the layers' maps and of the images, NaN for an image with a number that is not
-            finite.
+        detector: names the layers, and the classes of the model's head.
+        score: makes ``(N,)`` scores of the layers' maps, of the images and of the classes that they claim to show, NaN
+            for an image with a number that is not finite.
         threshold: of the verdict.
         pool: makes ``(N, C, 1, 1)`` means of a map ``(N, C, H, W)``.
         early: the size from which on a layer's output is pooled at once; None for never.
@@ -234,7 +271,7 @@ class OnePass(nn.Module):
     def __init__(
         self,
         model: FaceModel,
-        layers: Sequence[str],
+        detector: Detector,
         score: Score,
         *,
         threshold: float,
@@ -247,21 +284,25 @@ class OnePass(nn.Module):
         self.threshold = threshold
         self.pool = pool
         self.early = early
-        self._count = len(layers)
+        self._own_of = detector.trajectory.own_of
+        self._count = len(detector.layers)
         self._caught = threading.local()
-        for i, name in enumerate(layers):
+        for i, name in enumerate(detector.layers):
             model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, i))
 
-    def forward(self, images: Tensor) -> Outputs:
-        """Embeddings, logits, scores, flags, norms of ``(N, 3, H, W)`` images in [0, 1]."""
+    def forward(self, images: Tensor, own: Tensor | None = None) -> Outputs:
+        """Embeddings, logits, scores, flags, norms of ``(N, 3, H, W)`` images in [0, 1] with ``(N,)`` claims."""
         values: list[Tensor] = [images] * self._count
         self._caught.values = values
         try:
             features = self.model.features(images)
         finally:
             self._caught.values = []
-        scores = self.score(values, images)
         logits = None if self.model.head is None else self.model.head(features)
+        chosen = None if logits is None else self._own_of(logits.argmax(1))
+        if own is not None and chosen is not None:
+            chosen = torch.where(own < 0, chosen, own)
+        scores = self.score(values, images, own if chosen is None else chosen)
         # written so that a score that is no number is flagged
         return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold), features.norm(dim=1)
 
@@ -276,17 +317,22 @@ class _Recorded:
     The graphs of a guard share memory, and one stream keeps them apart whichever streams the callers use.
     """
 
-    def __init__(self, run: OnePass, shape: tuple[int, ...], device: torch.device, pool: Any | None) -> None:
+    def __init__(
+        self, run: OnePass, shape: tuple[int, ...], device: torch.device, pool: Any | None, *, claims: bool
+    ) -> None:
         self.pool: tuple[Any, torch.cuda.Stream] = pool or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
         handle, stream = self.pool
         self._images = torch.full(shape, 0.5, device=device).contiguous(memory_format=torch.channels_last)
-        self._replay = Captured(lambda: run(self._images), pool=handle, stream=stream)
+        self._own = torch.full(shape[:1], -1, device=device) if claims else None
+        self._replay = Captured(lambda: run(self._images, self._own), pool=handle, stream=stream)
 
-    def __call__(self, images: Tensor) -> Outputs:
+    def __call__(self, images: Tensor, own: Tensor | None) -> Outputs:
         current, (_, stream) = torch.cuda.current_stream(), self.pool
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             self._images[: len(images)].copy_(images)
+            if self._own is not None and own is not None:
+                self._own[: len(images)].copy_(own)
             embeddings, logits, scores, flagged, norms = (
                 None if value is None else value[: len(images)].clone() for value in self._replay()
             )
@@ -301,24 +347,6 @@ class _Recorded:
         assert flagged is not None
         assert norms is not None
         return embeddings, logits, scores, flagged, norms
-
-
-def check_fits(model: FaceModel, detector: Detector) -> None:
-    """Raise ValueError unless the detector was fitted on this model's layers, as far as names and widths can tell."""
-    representatives = detector.trajectory.representatives
-    if representatives.model != model.name:
-        raise ArgumentError(
-            f"detector: expected one that was fitted on the model {model.name!r}, got one of {representatives.model!r}"
-        )
-    with torch.no_grad():
-        grey = torch.full((1, *model.image_shape), 0.5, device=model.device)
-        values = LayerTap(model=model, layers=detector.layers)(grey).values
-    for layer, value, vectors in zip(detector.layers, values, representatives.vectors, strict=True):
-        if value.shape[1] != vectors.shape[1]:
-            raise ArgumentError(
-                f"detector: expected {value.shape[1]} channels of layer {layer!r}, as the model has, got "
-                f"{vectors.shape[1]}"
-            )
 
 
 def _threshold(given: float | None, detector: Detector) -> float:

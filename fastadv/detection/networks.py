@@ -26,9 +26,9 @@ class Architecture:
     Attributes:
         kind: ``"mlp"``: one hidden layer over the flat embedding, ReLU, dropout, one logit. ``"lstm"``: an LSTM over
             the L layers, one logit from its last state. ``"linear"``: one logit, a logistic regression (how Mahalanobis
-            and LID scores of several layers are joined).
+            and LID scores of several layers are joined; not in the paper).
         layers: L.
-        width: K, the numbers of a layer.
+        width: the numbers of a layer: K, or 5 with the reading ``relative``.
         hidden: units of the MLP or the LSTM; 100 in the paper.
         dropout: of the MLP, in [0, 1). **Choice**: the paper gives no rate.
 
@@ -132,7 +132,8 @@ def standards(embeddings: Tensor, rows: Tensor, how: str) -> tuple[Tensor, Tenso
         embeddings: ``(N, L, K)`` float32.
         rows: ``(M,)`` int64, which of them to measure.
         how: ``"entry"``, every one of the L K numbers by itself; ``"layer"``, one mean and deviation for a layer's K
-            numbers, which keeps how the classes differ; ``"none"``, 0 and 1.
+            numbers, which keeps how the classes differ (of the reading ``raw``: the columns of ``relative`` have
+            different units); ``"none"``, 0 and 1.
 
     Returns:
         Two ``(L, K)`` float32. A deviation of 0 is replaced by 1.

@@ -29,6 +29,7 @@ def fit(
     labels: Tensor | None = None,
     layers: Sequence[str] | None = None,
     metric: str = "l2",
+    reading: str = "relative",
     config: FitConfig | None = None,
     held: float = 0.25,
 ) -> Detector:
@@ -48,8 +49,11 @@ def fit(
         natural: ``(N, C, H, W)`` float in [0, 1].
         adversarial: Images like these, or such images by the names of their attacks.
         labels: ``(N,)`` int64, the classes of the natural images; None takes those that the model's class head says.
+            Where the head agrees with most of them, its choice is the own class of the reading ``relative``.
         layers: Names of submodules, shallow to deep; None for ``model.layers``.
         metric: ``"l2"`` or ``"cosine"``.
+        reading: ``"relative"`` or ``"raw"`` (the paper's), see :class:`fastadv.detection.Trajectory`; ``"relative"``
+            takes images of two classes or more.
         config: How the network is fitted.
         held: In (0, 1).
 
@@ -77,10 +81,13 @@ def fit(
     names = tuple(model.layers if layers is None else layers)
     if not names:
         raise ArgumentError(f"layers: expected names of submodules, got none, and {model.name!r} names none itself")
-    config = config or FitConfig()
+    config = (config or FitConfig()).for_reading(reading)
     tap = LayerTap(model=model, layers=names)
-    values = {name: _values(tap, images) for name, images in kinds.items()}
-    known = _classes(model, natural, labels)
+    tapped = {name: _values(tap, images) for name, images in kinds.items()}
+    values = {name: each for name, (each, _) in tapped.items()}
+    logits = {name: each for name, (_, each) in tapped.items()}
+    known = _classes(model, natural, labels, logits["natural"])
+    head = _head(known, logits["natural"]) if reading == "relative" else None
     apart = {name: _apart(len(images), held, config.seed) for name, images in kinds.items()}
     kept = ~apart["natural"]
     classes, places = known[kept].unique(return_inverse=True)
@@ -92,8 +99,11 @@ def fit(
             model=model.name,
         ),
         metric=metric,
+        reading=reading,
+        head=head,
     )
-    ways = {name: trajectory(each) for name, each in values.items()}
+    own = {name: None if each is None else trajectory.own_of(each.argmax(1)) for name, each in logits.items()}
+    ways = {name: trajectory(each, own[name]) for name, each in values.items()}
     parts = [_examples(ways, {name: rows == wanted for name, rows in apart.items()}) for wanted in (False, True)]
     fitted = fit_network(config, parts[0], held=parts[1])
     facts = {"attacks": ", ".join(named)}
@@ -103,24 +113,35 @@ def fit(
     return detector.calibrated(scores[parts[1].groups == 0], scores[parts[1].groups > 0])
 
 
-def _values(tap: LayerTap, images: Tensor) -> list[Tensor]:
+def _values(tap: LayerTap, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """The layers' values, and the logits where the model has a head."""
+    parts: list[list[Tensor]] = []
+    head = tap.model.head
     with torch.no_grad():
-        parts = [tap(part.to(tap.model.device, torch.float32)).values for part in images.split(_BATCH)]
-    return [torch.cat([part[i] for part in parts]).cpu() for i in range(len(parts[0]))]
+        for part in images.split(_BATCH):
+            tapped = tap(part.to(tap.model.device, torch.float32))
+            parts.append([*tapped.values, *([] if head is None else [head(tapped.features)])])
+    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+    return columns[: len(tap.names)], None if head is None else columns[-1]
 
 
-def _classes(model: FaceModel, natural: Tensor, labels: Tensor | None) -> Tensor:
+def _classes(model: FaceModel, natural: Tensor, labels: Tensor | None, logits: Tensor | None) -> Tensor:
     if labels is None:
-        if model.head is None:
+        if logits is None:
             raise ArgumentError(
                 f"labels: expected the classes of the images, since {model.name!r} has no class head, got None"
             )
-        with torch.no_grad():
-            parts = [model.logits(part.to(model.device, torch.float32)).argmax(1) for part in natural.split(_BATCH)]
-        return torch.cat(parts).cpu()
+        return logits.argmax(1)
     if labels.shape != (len(natural),) or labels.is_floating_point():
         raise ArgumentError(f"labels: expected ({len(natural)},) integers, got {tuple(labels.shape)} {labels.dtype}")
     return labels.cpu().long()
+
+
+def _head(known: Tensor, logits: Tensor | None) -> tuple[str, ...] | None:
+    """Who each logit is, where the head speaks of these classes: it agrees with most labels."""
+    if logits is None or float((logits.argmax(1) == known).double().mean()) <= 0.5:
+        return None
+    return tuple(str(k) for k in range(logits.shape[1]))
 
 
 def _apart(count: int, share: float, seed: int) -> Tensor:

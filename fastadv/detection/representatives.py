@@ -83,6 +83,35 @@ class Representatives:
         """The same, with the vectors on another device."""
         return replace(self, vectors=tuple(value.to(device) for value in self.vectors))
 
+    def joined(self, *others: Representatives) -> Representatives:
+        """Its classes and those of others, on its device. Of several classes with one name the last one counts.
+
+        Members are counted as if the streams had come one after the other.
+
+        Raises:
+            ValueError: another one is of another kind, model, layers or widths.
+        """
+        parts = (self, *others)
+        rows: dict[str, int] = {}
+        members: list[Tensor] = []
+        classes = images = 0
+        for part in parts:
+            check_alike("others", part, self)
+            rows |= {name: classes + k for k, name in enumerate(part.classes)}
+            if part.members is not None:
+                members.append(part.members + images)
+            classes += len(part.classes)
+            images += int(part.counts.sum())
+        chosen = torch.tensor(list(rows.values()))
+        columns = zip(*(part.to(self.vectors[0].device).vectors for part in parts), strict=True)
+        return replace(
+            self,
+            classes=tuple(rows),
+            vectors=tuple(torch.cat(column)[chosen.to(column[0].device)] for column in columns),
+            counts=torch.cat([part.counts for part in parts])[chosen],
+            members=torch.cat(members, dim=1)[:, chosen] if members else None,
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all.
 
@@ -258,6 +287,17 @@ def centroids(
     for values, labels in batches:
         sums.add(values, labels)
     return sums.finish(model=model, provenance=provenance)
+
+
+def check_alike(name: str, other: Representatives, own: Representatives) -> None:
+    """Raise ValueError unless ``other`` has the kind, the model, the layers and the widths of ``own``."""
+    for what in ("kind", "model", "layers"):
+        came, expected = getattr(other, what), getattr(own, what)
+        if came != expected:
+            raise ArgumentError(f"{name}: expected the {what} {brief(expected)}, got {brief(came)}")
+    for layer, mine, value in zip(own.layers, own.vectors, other.vectors, strict=True):
+        if value.shape[1] != mine.shape[1]:
+            raise ArgumentError(f"{name}: expected {mine.shape[1]} channels of layer {layer!r}, got {value.shape[1]}")
 
 
 def check_batch(values: Sequence[Tensor], labels: Tensor, layers: int, classes: int) -> list[Tensor]:

@@ -114,7 +114,7 @@ class Service:
         self.ready = False
         self.open = 0
         self.problem: BaseException | None = None
-        self._batcher: MicroBatcher[NDArray, _Row] = MicroBatcher(
+        self._batcher: MicroBatcher[tuple[NDArray, str | None], _Row] = MicroBatcher(
             self._judge, max_batch=config.max_batch, max_wait=config.max_wait, max_queue=config.max_queue
         )
         self.metrics = Metrics(lambda: self._batcher.waiting, guard.detector.thresholds, config.drift_window)
@@ -139,8 +139,8 @@ class Service:
         await self._batcher.close()
         self._decoders.shutdown()
 
-    async def judge(self, body: Body) -> list[tuple[str | None, _Row]]:
-        """The name of each image of a body, and the verdict on it.
+    async def judge(self, body: Body, claimed: str | None = None) -> list[tuple[str | None, _Row]]:
+        """The name of each image of a body, and the verdict on it; all of them claim to show one class, or none.
 
         Raises:
             ImageError: one of them is no image that is taken, or they take more together than they may.
@@ -158,7 +158,7 @@ class Service:
         finally:
             while jobs:  # where one image is refused, nobody waits for the others
                 jobs.pop().cancel()
-        return list(zip(names, await self._batcher.submit(crops), strict=True))
+        return list(zip(names, await self._batcher.submit([(crop, claimed) for crop in crops]), strict=True))
 
     async def _warm_up(self) -> None:
         try:
@@ -172,9 +172,10 @@ class Service:
         image = decode_image(data, name or "the body", most=self.config.max_pixels, budget=budget)
         return center_crop(image, self.size)[0]
 
-    def _judge(self, crops: Sequence[NDArray]) -> list[_Row]:
+    def _judge(self, faces: Sequence[tuple[NDArray, str | None]]) -> list[_Row]:
         begin = time.perf_counter()
-        verdicts = self.guard(torch.stack([to_tensor(crop) for crop in crops]))
+        crops, claimed = zip(*faces, strict=True)
+        verdicts = self.guard(torch.stack([to_tensor(crop) for crop in crops]), claimed)
         flagged, scores = verdicts.flagged.tolist(), verdicts.scores.tolist()
         embeddings, found = verdicts.embeddings.cpu(), verdicts.p_values
         p_values: list[float | None] = [None] * len(crops) if found is None else found.tolist()
@@ -231,8 +232,11 @@ def create_app(
     about = {"requestBody": described(limits.max_images)}
 
     @app.post("/v1/faces", openapi_extra=about, responses={422: {"model": Failure}})
-    async def faces(request: Request, embedding: bool = False) -> Answer:
-        """Say of each face whether it looks adversarial, who it is, and what its embedding is."""
+    async def faces(request: Request, embedding: bool = False, claimed: str | None = None) -> Answer:
+        """Say of each face whether it looks adversarial, who it is, and what its embedding is.
+
+        With ?claimed=NAME the faces claim to show this class of the detector, such as a person of the gallery.
+        """
         begin = time.perf_counter()
         status = 500
         service.open += 1
@@ -241,8 +245,12 @@ def create_app(
                 raise busy("warming up, or stopping")
             if service.open > limits.max_queue:
                 raise busy(f"{limits.max_queue} requests are open already")
+            try:
+                guard.place(claimed)
+            except ArgumentError as error:
+                raise HTTPException(422, str(error)) from None
             body = await read_body(request, most_bytes=limits.max_bytes, seconds=limits.timeout)
-            judged = await in_time(service.judge(body), limits.timeout, 503, "the answer took too long")
+            judged = await in_time(service.judge(body, claimed), limits.timeout, 503, "the answer took too long")
             status = 200
         except (Overloaded, Closed) as error:
             status = 503

@@ -10,8 +10,10 @@ from fastadv.ops.feature_dropout_bn_prelu import feature_dropout_bn_prelu
 from fastadv.ops.knn_score import knn_score
 from fastadv.ops.momentum_step import momentum_step_, momentum_workspace
 from fastadv.ops.pooled_centroid_distances import pooled_centroid_distances
+from fastadv.ops.pooled_relative_distances import pooled_relative_distances
 from fastadv.ops.prepared_dropout import PreparedDropout
 from fastadv.ops.prepared_score import PreparedScore
+from fastadv.ops.relative_distances import relative_distances
 from fastadv.ops.sign_step import sign_step_
 
 __all__ = [
@@ -28,5 +30,7 @@ __all__ = [
     "momentum_workspace",
     "philox",
     "pooled_centroid_distances",
+    "pooled_relative_distances",
+    "relative_distances",
     "sign_step_",
 ]

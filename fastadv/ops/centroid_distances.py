@@ -50,6 +50,12 @@ def centroid_distances(
     return foreign.give_back(_op.call(features, centroids, metric, backend), features[0])
 
 
+def distances(features: list[Tensor], centroids: list[Tensor], metric: str, backend: str) -> Tensor:
+    """The operation behind its checks."""
+    made: Tensor = _op.dispatch(features, centroids, metric, backend)
+    return made
+
+
 def gradient(
     grad: Tensor, distances: Tensor, features: list[Tensor], centroids: list[Tensor], metric: str, backend: str
 ) -> Tensor:

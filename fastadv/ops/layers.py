@@ -13,6 +13,12 @@ from fastadv.ops.arguments import Argument, choice
 
 METRICS = {"l2": 0, "cosine": 1}
 
+#: What an image has of a layer in the reading relative to a class.
+READING = ("own", "nearest other", "ratio", "rank", "own minus mean")
+# The classes are walked in parts of a multiple of so many, and in at most so many: how sums are cut depends on the
+# number of classes alone. kernels/common/relative_distances.h has the same numbers.
+_PART, _MOST_PARTS, _SEEN = 64, 256, 4
+
 #: Channels, positions, and strides of image, channel and position.
 Described = tuple[Tensor, tuple[int, ...]]
 
@@ -70,6 +76,38 @@ def centroids(*, of: str) -> Argument:
     )
 
 
+def pooled() -> Argument:
+    """The means ``pooled`` of ``maps``, a result of the operation, and its columns as ``features``."""
+    return Argument(
+        kind="pooled",
+        ready=("features = columns_of(pooled, maps)",),
+        native=("pooled.data_ptr()", "pooled.shape[1]"),
+        launch=("pooled",),
+        uses={"columns_of": _columns},
+    )
+
+
+def own_class(*, of: str) -> Argument:
+    """``own``, the class of each image or None, and the result ``chosen``, which holds it; behind ``centroids``."""
+    return Argument(
+        kind="own",
+        dtype=torch.int64,
+        public=("own",),
+        schema="Tensor? own",
+        check=(f"own = check_own(foreign.borrow('own', own, written=False), centroids, {of}, '{of}')",),
+        layout=("check_classes(own, centroids)",),
+        ready=(
+            "choose, seen = own is None, empty_seen(features, centroids)",
+            "if not choose:",
+            "    chosen.copy_(own)",
+        ),
+        whole=("own",),
+        native=("chosen.data_ptr()", "choose", "seen.data_ptr()"),
+        launch=("chosen", "choose", "seen"),
+        uses={"check_own": check_own, "check_classes": check_classes, "empty_seen": empty_seen},
+    )
+
+
 def check_maps(maps: Any) -> list[Tensor]:
     """``maps`` as a list of tensors, or an error."""
     found = checks.tensors("maps", maps, "feature maps (N, C, H, W)")
@@ -108,6 +146,31 @@ def check_centroids(centroids: Any, layers: list[Tensor], name: str) -> list[Ten
         if value.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"centroids[{i}] requires grad, and has no derivative; pass a detached tensor")
     return found
+
+
+def check_own(own: Any, centroids: list[Tensor], layers: list[Tensor], name: str) -> Tensor | None:
+    """``own``, or an error unless it is None or has a class for each image; also where there is no other class."""
+    if centroids[0].shape[0] < 2:
+        raise ArgumentError(f"centroids[0]: expected shape (K, C) with K >= 2, got {tuple(centroids[0].shape)}")
+    if own is None:
+        return None
+    checks.an_array("own", own)
+    checks.of_type("own", own, (torch.int64,))
+    if own.shape != layers[0].shape[:1]:
+        raise ArgumentError(f"own: expected shape ({layers[0].shape[0]},), got {tuple(own.shape)}")
+    checks.on_device("own", own, layers[0], name)
+    checked: Tensor = own
+    return checked
+
+
+def check_classes(own: Tensor | None, centroids: list[Tensor]) -> None:
+    """Raise ValueError for a class that there is not; on a GPU the values are not looked at."""
+    if own is None or not own.is_cpu or not own.numel():
+        return
+    count = centroids[0].shape[0]
+    wrong = own[(own < 0) | (own >= count)]
+    if len(wrong):
+        raise ArgumentError(f"own: expected classes in [0, {count}), got {int(wrong[0])}")
 
 
 def described(value: Tensor) -> Described:
@@ -162,6 +225,27 @@ def empty_scales(features: list[Tensor], centroids: list[Tensor], metric: str) -
 def empty_distances(features: list[Tensor], centroids: list[Tensor], metric: str = "l2") -> Tensor:
     """A tensor for the distances ``(N, L, K)``."""
     return features[0].new_empty((features[0].shape[0], len(features), centroids[0].shape[0]), dtype=torch.float32)
+
+
+def empty_reading(
+    features: list[Tensor], centroids: list[Tensor], metric: str, own: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Tensors for the reading relative to a class ``(N, L, 5)`` and the classes ``(N,)``."""
+    first, count = features[0], features[0].shape[0]
+    made = first.new_empty((count, len(features), len(READING)), dtype=torch.float32)
+    return made, first.new_empty((count,), dtype=torch.int64)
+
+
+def empty_seen(features: list[Tensor], centroids: list[Tensor]) -> Tensor:
+    """Scratch ``(L, parts of the classes, N, 4)``: what was seen of each part."""
+    count = centroids[0].shape[0]
+    part = -(-count // (_PART * _MOST_PARTS)) * _PART
+    shape = (len(features), -(-count // part), features[0].shape[0], _SEEN)
+    return features[0].new_empty(shape, dtype=torch.float64)
+
+
+def _columns(pooled: Tensor, maps: list[Described]) -> list[Tensor]:
+    return list(pooled.split([sizes[0] for _, sizes in maps], dim=1))
 
 
 def remember_maps(ctx: Any, maps: list[Tensor]) -> None:

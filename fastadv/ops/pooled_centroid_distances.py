@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fastadv.ops import foreign, layers
-from fastadv.ops.arguments import Argument, result
+from fastadv.ops.arguments import result
 from fastadv.ops.centroid_distances import gradient
 from fastadv.ops.declaration import Op
 
@@ -44,10 +44,6 @@ def pooled_centroid_distances(
     return foreign.give_back(distances, maps[0])
 
 
-def _features(pooled: Tensor, maps: list[layers.Described]) -> list[Tensor]:
-    return list(pooled.split([sizes[0] for _, sizes in maps], dim=1))
-
-
 def _empty(maps: list[Tensor], centroids: list[Tensor], metric: str) -> tuple[Tensor, Tensor]:
     pooled = layers.empty_rows(maps)
     return pooled.new_empty((pooled.shape[0], len(maps), centroids[0].shape[0])), pooled
@@ -69,13 +65,7 @@ def _backward(ctx: Any, grad: Tensor, grad_pooled: Tensor) -> tuple[Any, ...]:
 _op = Op(
     "pooled_centroid_distances",
     layers.feature_maps(),
-    Argument(
-        kind="pooled",
-        ready=("features = features_of(pooled, maps)",),
-        native=("pooled.data_ptr()", "pooled.shape[1]"),
-        launch=("pooled",),
-        uses={"features_of": _features},
-    ),
+    layers.pooled(),
     layers.centroids(of="maps"),
     result(),
     make=_empty,

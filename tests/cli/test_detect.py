@@ -27,7 +27,7 @@ def fit(out, *more):
     return call(
         *("fit", *MANY, "--new-head", "--head-epochs", "30", "--head-lr", "0.1", "--attack", "bim:3@12/255"),
         *("--natural", "20", "--attacked", "2", "--validate", "0.25", "--test", "0.25", "--epochs", "2"),
-        *("--batch", "8", "--out", out, *more),
+        *("--batch", "8", "--reading", "both", "--out", out, *more),
     )
 
 
@@ -40,8 +40,14 @@ def study(tmp_path_factory):
 def test_a_fit_leaves_a_detector_for_every_configuration(study):
     out, said = study
     labels = {f"{n}-{r}-{m}" for n in ("lstm", "mlp") for r in ("medoid", "centroid") for m in ("l2", "cosine")}
+    labels |= {
+        f"{label}-relative" for label in labels | {f"linear{x.removeprefix('mlp')}" for x in labels if "mlp" in x}
+    }
     assert {d["label"] for d in said["detectors"]} == labels
     assert {p.stem for p in (out / "detectors").iterdir()} == labels
+    assert {d["label"]: d["reading"] for d in said["detectors"]} == {
+        label: "relative" if label.endswith("-relative") else "raw" for label in labels
+    }
     assert said["people"] == 4
     assert json.loads((out / "classes.json").read_text()) == [f"s3-{k:06d}" for k in range(4)]
     assert {c["kind"] for c in said["cells"]} == {"targeted", "untargeted"}
@@ -82,12 +88,12 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
 
 
 def test_a_folder_is_scored_into_a_table(study, tmp_path):
-    out, said = study
+    out, _ = study
     people = SyntheticFaces(identities=2, per_identity=2, seed=3)
     for name in people.names:
         (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
         write_png(tmp_path / "faces" / f"{name}.png", to_uint8(people.load(name).image))
-    detector = out / "detectors" / f"{said['best']}.safetensors"
+    detector = out / "detectors" / "mlp-centroid-l2.safetensors"
     words = ("score", detector, "--data", tmp_path / "faces", "--model", "synth-vgg", "--out", tmp_path / "s.csv")
     found = json.loads(call(*words, "--eer", "--json"))
     with open(tmp_path / "s.csv", newline="") as file:
@@ -170,6 +176,27 @@ def test_what_made_a_score(study, tmp_path):
         call(*words, "--out", tmp_path / "why.png")
     with pytest.raises(ValueError, match="gone"):
         call("explain", tmp_path / "gone.png", *words[2:])
+
+
+def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
+    out, _ = study
+    people = SyntheticFaces(identities=7, per_identity=2, seed=3)  # three of them are no classes of the detector
+    for k, name in enumerate(people.names):
+        for folder in ("gallery", "faces")[k % 2 :]:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_png(tmp_path / folder / f"{name}.png", to_uint8(people.load(name).image))
+    detectors = out / "detectors"
+    words = ("score", detectors / "linear-centroid-l2-relative.safetensors", "--eer", "--model", "synth-vgg", "--json")
+    faces = ("--data", tmp_path / "faces")
+    scores = {
+        more: [face["score"] for face in json.loads(call(*words, *faces, *more))["faces"]]
+        for more in ((), ("--gallery", tmp_path / "gallery"), ("--gallery", tmp_path / "gallery", "--claimed"))
+    }
+    assert len({tuple(found) for found in scores.values()}) == 3
+    with pytest.raises(ValueError, match="claimed: expected identities among the 4 classes of the detector, got .*;"):
+        call(*words, *faces, "--claimed")
+    with pytest.raises(ValueError, match="reading: expected 'relative' for other classes, got 'raw'"):
+        call("score", detectors / "mlp-centroid-l2.safetensors", *words[2:], *faces, "--gallery", tmp_path / "gallery")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,12 @@ def test_what_every_command_prints_is_documented(tmp_path, capsys):
     write_inputs(tmp_path)
     for call in CALLS:
         assert problems(SECTIONS[call.name], printed(capsys, *call.arguments(tmp_path, runs))) == [], call.name
-    network = ("--model", "synth-mobile", "--detector", runs / "detect" / "detectors" / "mlp-medoid-l2.safetensors")
+    network = (
+        "--model",
+        "synth-mobile",
+        "--detector",
+        runs / "detect" / "detectors" / "mlp-medoid-l2-relative.safetensors",
+    )
     guard = printed(capsys, "detect", "export", *network, "--out", runs / "guard.pt2", "--json")
     assert problems("fastadv detect export", guard) == []
     image = next((tmp_path / "faces").rglob("*.png"))

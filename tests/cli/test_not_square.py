@@ -66,7 +66,12 @@ def test_every_command_takes_images_that_are_not_square(inputs: Path, capsys: py
         assert json.loads(capsys.readouterr().out), call.name
     made = IdentityFolder(runs / "impersonate" / "images", size=None)
     assert made.load(made.names[0]).image.shape == (3, *SIZE)
-    guard = ("--model", f"{inputs}/mine.toml", "--detector", f"{runs}/detect/detectors/mlp-medoid-l2.safetensors")
+    guard = (
+        "--model",
+        f"{inputs}/mine.toml",
+        "--detector",
+        f"{runs}/detect/detectors/mlp-medoid-l2-relative.safetensors",
+    )
     app(["detect", "export", *guard, "--out", str(inputs / "guard.pt2"), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["format"]
     app(["report", str(runs / "impersonate"), "--data", str(inputs / "faces"), "--json"], standalone_mode=False)

@@ -23,14 +23,17 @@ def needs(suffix):
 
 @pytest.fixture
 def guard_of(tiny, representatives):
-    def make(kind="mlp", metric="l2", *, head=False, **fields):
+    def make(kind="mlp", metric="l2", *, head=False, reading="raw", **fields):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
-            network = Network(Architecture(kind=kind, layers=3, width=4, hidden=6))
+            width = 5 if reading == "relative" else 4
+            network = Network(Architecture(kind=kind, layers=3, width=width, hidden=6))
             tiny.head = nn.Linear(3, 9).eval() if head else None
         network.mean.fill_(0.3)
         network.scale.fill_(0.7)
-        trajectory = Trajectory(representatives=representatives, metric=metric)
+        # with a head the graph reads its choice; seven of its nine people are no classes of the detector
+        named = (*representatives.classes[:2], *"qrstuvw") if head and reading == "relative" else None
+        trajectory = Trajectory(representatives=representatives, metric=metric, reading=reading, head=named)
         detector = Detector(trajectory=trajectory, network=network.eval().requires_grad_(False))
         return Guard(**{"model": tiny, "detector": detector, "threshold": 0.1, **fields})
 
@@ -82,12 +85,19 @@ def check_batch(path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "kind", "metric", "head"),
-    [("pt2", "lstm", "cosine", True), ("onnx", "mlp", "l2", True), ("onnx", "lstm", "cosine", False)],
+    ("suffix", "kind", "metric", "head", "reading"),
+    [
+        ("pt2", "lstm", "cosine", True, "raw"),
+        ("onnx", "mlp", "l2", True, "raw"),
+        ("onnx", "lstm", "cosine", False, "raw"),
+        ("pt2", "mlp", "cosine", True, "relative"),
+        ("onnx", "linear", "l2", True, "relative"),
+        ("onnx", "lstm", "cosine", False, "relative"),
+    ],
 )
-def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind, metric, head):
+def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind, metric, head, reading):
     needs(suffix)
-    guard = guard_of(kind, metric, head=head)
+    guard = guard_of(kind, metric, head=head, reading=reading)
     path = tmp_path / f"guard.{suffix}"
     before = guard(faces(3)).scores
     made = export_guard(guard, path)
@@ -104,7 +114,8 @@ def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind,
         found = run(path, x)
         tapped = LayerTap(model=guard.model)
         with torch.no_grad():
-            scores = guard.detector.score(tapped(x).values)
+            own = guard.detector.trajectory.own_of(guard.model.logits(x).argmax(1)) if head else None
+            scores = guard.detector.score(tapped(x).values, own)
             torch.testing.assert_close(found["embeddings"], guard.model(x), rtol=1e-4, atol=1e-4)
             if head:
                 torch.testing.assert_close(found["logits"], guard.model.logits(x), rtol=1e-4, atol=1e-4)
@@ -124,6 +135,7 @@ def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind,
             export._archive_runner(path.read_bytes(), ("embeddings", "scores", "flagged", "logits"))(faces(0))
     assert about["detector"]["layers"] == ["conv", "block", "dense"]
     assert (about["detector"]["metric"], about["detector"]["architecture"]) == (metric, kind)
+    assert about["detector"]["reading"] == reading
 
 
 @pytest.mark.parametrize(("suffix", "head"), [("pt2", False), ("onnx", True)])
@@ -153,11 +165,12 @@ def test_p_values_and_where_they_come_from(tmp_path, guard_of, faces, suffix, he
     assert about["p_value"] == "(1 + number of calibration scores >= score) / (calibration.images + 1)"
 
 
+@pytest.mark.parametrize("reading", ["raw", "relative"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_plain_distances_are_the_fused_ones(guard_of, metric, monkeypatch):
+def test_plain_distances_are_the_fused_ones(guard_of, metric, reading, monkeypatch):
     """Also where the classes are cut into parts, at distance 0, and for vectors without a direction."""
     monkeypatch.setattr(export, "_ELEMENTS", 8)
-    detector = guard_of("linear", metric).detector
+    detector = guard_of("linear", metric, reading=reading).detector
     first = [v.clone() for v in detector.trajectory.representatives.vectors]
     first[1][2] = 0
     first[2][0] = first[2][1]

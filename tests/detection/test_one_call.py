@@ -29,8 +29,10 @@ def attacked(natural) -> torch.Tensor:
     return (1 - natural) * 0.5  # far from natural in every layer
 
 
-def test_it_tells_the_images_apart(model, natural, attacked, tmp_path):
-    detector = fit(model, natural, attacked, labels=LABELS, config=CONFIG)
+@pytest.mark.parametrize("reading", ["raw", "relative"])
+def test_it_tells_the_images_apart(model, natural, attacked, tmp_path, reading):
+    detector = fit(model, natural, attacked, labels=LABELS, config=CONFIG, reading=reading)
+    assert detector.trajectory.reading == reading
     tap = LayerTap(model=model, layers=detector.layers)
     calm, seen = (detector.score(tap(images).values) for images in (natural, attacked))
     assert float((seen[:, None] > calm[None]).float().mean()) > 0.95
@@ -59,6 +61,9 @@ def test_without_labels_the_head_says_the_classes(model, natural, attacked):
     first = fit(model, natural, attacked, config=CONFIG)
     second = fit(model, natural, attacked, labels=said, config=CONFIG)
     assert first.trajectory.representatives.classes == second.trajectory.representatives.classes
+    assert first.trajectory.head == second.trajectory.head == tuple("01234")
+    other = fit(model, natural, attacked, labels=(said + 1) % 5, config=CONFIG)  # the head speaks of other classes
+    assert other.trajectory.head is None
     assert first.thresholds == second.thresholds
 
 
@@ -71,6 +76,8 @@ def test_without_labels_the_head_says_the_classes(model, natural, attacked):
         ({"labels": torch.arange(3)}, ValueError, r"labels: expected \(40,\) integers, got \(3,\)"),
         ({"layers": ()}, ValueError, "layers: expected names of submodules, got none"),
         ({"held": 1.0}, ValueError, "held: expected a share"),
+        ({"reading": "x"}, ValueError, "reading: expected one of raw, relative, got 'x'"),
+        ({"labels": 0 * LABELS}, ValueError, "representatives: expected two classes or more with the reading"),
     ],
 )
 def test_errors(change, error, message, model, natural, attacked):

@@ -22,7 +22,7 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 pytest.importorskip("python_multipart", reason="python-multipart is not installed: the extra `serve`")
 
 from fastadv.data.images import to_tensor
-from fastadv.detection import service
+from fastadv.detection import Architecture, Detector, Network, Trajectory, service
 from fastadv.detection.guard import Guard
 from fastadv.detection.service import ServiceConfig, create_app
 
@@ -101,6 +101,29 @@ def test_several_images_as_a_form(asgi, guard):
     assert status == 200
     for i, face in enumerate(said["faces"]):
         check(face, guard, pixels(i), name=f"{i}.bmp")
+
+
+def test_a_claimed_identity(asgi, guard, representatives):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = Network(Architecture(kind="mlp", layers=3, width=5, hidden=6)).eval().requires_grad_(False)
+    trajectory = Trajectory(representatives=representatives, reading="relative")
+    relative = Guard(model=guard.model, detector=Detector(trajectory=trajectory, network=network), threshold=0.0)
+    sent = encoded(pixels(1))
+
+    async def work(app):
+        asked = ("", "?claimed=cyd", "?claimed=ada&embedding=true", "?claimed=zoe")
+        return await asyncio.gather(*(asgi.ask(app, "POST", f"/v1/faces{query}", sent, PNG) for query in asked))
+
+    *answers, refused = asgi.during(relative, work)
+    for (status, said), claimed in zip(answers, (None, "cyd", "ada"), strict=True):
+        assert status == 200
+        right = float(relative(to_tensor(pixels(1))[None], [claimed]).scores)
+        assert said["faces"][0]["score"] == pytest.approx(right, abs=1e-5)
+    assert len({said["faces"][0]["score"] for _, said in answers}) > 1
+    assert refused == (422, {"detail": "claimed: expected one of the 4 classes of the detector, got 'zoe'"})
+    status, said = asgi.during(guard, lambda app: asgi.ask(app, "POST", "/v1/faces?claimed=ada", sent, PNG))
+    assert (status, said["detail"]) == (422, "claimed: expected none for a detector of the reading 'raw', got 'ada'")
 
 
 def test_classes_have_names_where_they_are_told(asgi, guard):
@@ -240,11 +263,11 @@ class Slow:
         self.go, self.fails = threading.Event(), False
         original = Guard.__call__
 
-        def call(own, images):
+        def call(own, images, claimed=None):
             self.go.wait(30)
             if self.fails:
                 raise RuntimeError("out of memory")
-            return original(own, images)
+            return original(own, images, claimed)
 
         monkeypatch.setattr(Guard, "__call__", call)
 

@@ -5,6 +5,8 @@ In float64 and rounded once: the value that the others approach.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,27 @@ _ELEMENTS = 1 << 22  # of a temporary
 
 
 def inverse_norm(vectors: Tensor) -> Tensor:
-    """1 / norm of every row of float64 ``(M, 1)``; 0 of a row of zeros, NaN of one that is not finite."""
-    squares = vectors.square().sum(1, keepdim=True)
+    """1 / norm of every row of float64 ``(..., 1)``; 0 of a row of zeros, NaN of one that is not finite."""
+    squares = vectors.square().sum(-1, keepdim=True)
     scale = torch.where(squares.isinf(), torch.full_like(squares, float("nan")), squares.rsqrt())
     return torch.where(squares == 0, torch.zeros_like(squares), scale)
+
+
+def measured(f: Tensor, c: Tensor, metric: str) -> Tensor:
+    """The distances between the rows of two float64 tensors that broadcast."""
+    if metric == "l2":
+        return (f - c).square().sum(-1).sqrt()
+    f_scale, c_scale = inverse_norm(f), inverse_norm(c)
+    halved = 0.5 * (f * f_scale - c * c_scale).square().sum(-1)
+    none = ((f_scale == 0) | (c_scale == 0))[..., 0]
+    return torch.where(none, torch.ones_like(halved), halved)
+
+
+def blocks(features: Tensor, centroids: Tensor, metric: str) -> Iterator[tuple[int, Tensor]]:
+    """The float32 distances of one layer to some centroids after the others, and the index of the first of them."""
+    f = features.double()[:, None]
+    for part in _parts(features, centroids):
+        yield part.start, measured(f, centroids[part].double(), metric).float()
 
 
 def _parts(features: Tensor, centroids: Tensor) -> list[slice]:
@@ -24,19 +43,7 @@ def _parts(features: Tensor, centroids: Tensor) -> list[slice]:
 
 
 def _one_layer(features: Tensor, centroids: Tensor, metric: str) -> Tensor:
-    f = features.double()
-    f_scale = inverse_norm(f)
-    found = []
-    for part in _parts(features, centroids):
-        c = centroids[part].double()
-        if metric == "l2":
-            found.append((f[:, None] - c[None]).square().sum(-1).sqrt())
-            continue
-        c_scale = inverse_norm(c)
-        halved = 0.5 * ((f * f_scale)[:, None] - (c * c_scale)[None]).square().sum(-1)
-        none = (f_scale == 0) | (c_scale == 0).T
-        found.append(torch.where(none, torch.ones_like(halved), halved))
-    return torch.cat(found, dim=1).float()
+    return torch.cat([made for _, made in blocks(features, centroids, metric)], dim=1)
 
 
 def centroid_distances(features: list[Tensor], centroids: list[Tensor], metric: str) -> Tensor:

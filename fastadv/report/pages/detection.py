@@ -139,7 +139,9 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
 
 def _name(detector: Mapping[str, Any]) -> str:
     """As in the paper's tables: "LSTM M L2"."""
-    return f"{detector['network'].upper()} {detector['representatives'][0].upper()} {_METRICS[detector['metric']]}"
+    network = "logistic regression" if detector["network"] == "linear" else detector["network"].upper()
+    name = f"{network} {detector['representatives'][0].upper()} {_METRICS[detector['metric']]}"
+    return f"{name} relative" if detector.get("reading") == "relative" else name
 
 
 def _area(value: float) -> str:

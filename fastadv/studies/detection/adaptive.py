@@ -154,7 +154,7 @@ def make_adaptive(
         names=tuple(names),
         goal_of=lambda order, face: everything.row(place[order.source]),
         model=WatchedModel(setting.model, detector),
-        key=f"{detector.trajectory.metric} {line!r} {key}",
+        key=f"{detector.trajectory.metric} {line!r} {key}" + (" relative" if detector.trajectory.relative else ""),
         reaches=lambda features: _reaches(setting, clean, features, on_logits=spec.on_logits, targeted=targeted),
     )
     return carry_out(setting, task)

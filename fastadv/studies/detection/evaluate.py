@@ -171,7 +171,12 @@ def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[s
     try:
         found = json.loads((path / fit.FITTED).read_bytes())
         configurations = tuple(
-            fit.Configuration(network=d["network"], representatives=d["representatives"], metric=d["metric"])
+            fit.Configuration(
+                network=d["network"],
+                representatives=d["representatives"],
+                metric=d["metric"],
+                reading=d.get("reading", "raw"),  # an earlier version has none
+            )
             for d in found["detectors"]
         )
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])

@@ -172,8 +172,15 @@ def _batched(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def embed(trajectory: Trajectory, features: Features) -> Tensor:
-    """Trajectories ``(N, L, K)``, a block of images at a time."""
+    """Trajectories ``(N, L, K)`` or ``(N, L, 5)``, a block of images at a time."""
     return _by_blocks(trajectory, trajectory, features, trajectory.shape)
+
+
+def _chosen(trajectory: Trajectory, features: Features) -> Tensor | None:
+    """The classes that the network's head chose, where the trajectory reads them."""
+    if trajectory.head is None or bool((features.predicted < 0).any()):
+        return None
+    return trajectory.to("cpu").own_of(features.predicted)
 
 
 def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
@@ -182,9 +189,9 @@ def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
         yield [value[part] for value in features.values], labels[part]
 
 
-def scores_of(detector: Detector, features: Features) -> Tensor:
-    """A detector's scores ``(N,)``, a block of images at a time."""
-    return _by_blocks(detector.score, detector.trajectory, features, ())
+def scores_of(detector: Detector, features: Features, own: Tensor | None = None) -> Tensor:
+    """A detector's scores ``(N,)``, a block of images at a time; ``own``: claimed classes, or None."""
+    return _by_blocks(detector.score, detector.trajectory, features, (), own)
 
 
 def _blocks(features: Features) -> list[slice]:
@@ -193,11 +200,17 @@ def _blocks(features: Features) -> list[slice]:
 
 @torch.no_grad()
 def _by_blocks(
-    work: Callable[[list[Tensor]], Tensor], trajectory: Trajectory, features: Features, shape: tuple[int, ...]
+    work: Callable[[list[Tensor], Tensor | None], Tensor],
+    trajectory: Trajectory,
+    features: Features,
+    shape: tuple[int, ...],
+    own: Tensor | None = None,
 ) -> Tensor:
     """``(N, *shape)``, made of the values on the device of the trajectory's representatives."""
+    own = _chosen(trajectory, features) if own is None else own
     device = trajectory.representatives.vectors[0].device
     made = torch.empty((len(features), *shape))
     for part in _blocks(features):
-        made[part] = work([value[part].to(device) for value in features.values]).cpu()
+        claimed = None if own is None else own[part].to(device)
+        made[part] = work([value[part].to(device) for value in features.values], claimed).cpu()
     return made

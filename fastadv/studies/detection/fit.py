@@ -51,29 +51,36 @@ _HEAD_ADVICE = "only those are attacked; train its class head longer, or with mo
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """One of the detectors that the paper compares.
+    """One of the detectors that are compared.
 
     Attributes:
-        network: ``"lstm"`` or ``"mlp"``.
+        network: ``"lstm"``, ``"mlp"`` or ``"linear"``, a logistic regression.
         representatives: ``"medoid"`` or ``"centroid"``.
         metric: ``"l2"`` or ``"cosine"``.
+        reading: ``"raw"``, the paper's, or ``"relative"``.
     """
 
     network: str
     representatives: str
     metric: str
+    reading: str = "raw"
 
     @property
     def label(self) -> str:
-        """``"lstm-medoid-cosine"``: also the name of its file."""
-        return f"{self.network}-{self.representatives}-{self.metric}"
+        """``"lstm-medoid-cosine"``, ``"lstm-medoid-cosine-relative"``: also the name of its file."""
+        suffix = "" if self.reading == "raw" else f"-{self.reading}"
+        return f"{self.network}-{self.representatives}-{self.metric}{suffix}"
 
 
-CONFIGURATIONS = tuple(
-    Configuration(network=network, representatives=representatives, metric=metric)
-    for network, metric, representatives in itertools.product(("lstm", "mlp"), ("l2", "cosine"), ("medoid", "centroid"))
-)
-"""In the order of the paper's tables."""
+_NETWORKS = {"raw": ("lstm", "mlp"), "relative": ("lstm", "mlp", "linear")}
+CONFIGURATIONS = {
+    reading: tuple(
+        Configuration(network=network, representatives=representatives, metric=metric, reading=reading)
+        for network, metric, representatives in itertools.product(networks, ("l2", "cosine"), ("medoid", "centroid"))
+    )
+    for reading, networks in _NETWORKS.items()
+}
+"""By reading; those of ``raw`` in the order of the paper's tables."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,7 +138,7 @@ def fit_folder(
     *,
     path: Path,
     engine: Engine,
-    configurations: Sequence[Configuration] = CONFIGURATIONS,
+    configurations: Sequence[Configuration] = CONFIGURATIONS["relative"],
     fitting: FitConfig | None = None,
     head: HeadConfig | None = None,
     weights: Path | None = None,
@@ -267,14 +274,16 @@ def fit_detectors(
         f"{group} has too few images; the detectors were fitted without it" for group in groups if group not in usable
     )
     notices += rate_notes(sum(len(part) for part in parts["validate"][""]), _RATES)
-    chosen = list(dict.fromkeys((c.representatives, c.metric) for c in configurations))
+    chosen = list(dict.fromkeys((c.representatives, c.metric, c.reading) for c in configurations))
+    represented = {name: represent(setting, clean.rest, name) for name in dict.fromkeys(name for name, *_ in chosen)}
     by_label: dict[str, FittedDetector] = {}
-    for name, metric in chosen:
-        representatives = represent(setting, clean.rest, name)
-        trajectory = Trajectory(representatives=representatives, metric=metric).to(setting.model.device)
+    for name, metric, reading in chosen:
+        head = setting.classes if reading == "relative" else None
+        trajectory = Trajectory(representatives=represented[name], metric=metric, reading=reading, head=head)
+        trajectory = trajectory.to(setting.model.device)
         seen, held = (_examples(trajectory, parts[part], usable) for part in ("fit", "validate"))
         for one in configurations:
-            if (one.representatives, one.metric) == (name, metric):
+            if (one.representatives, one.metric, one.reading) == (name, metric, reading):
                 by_label[one.label] = _fitted(setting, one, trajectory, seen, held, fitting)
     return tuple(by_label[c.label] for c in configurations), notices
 
@@ -318,7 +327,7 @@ def _fitted(
     setting: Setting, chosen: Configuration, trajectory: Trajectory, seen: Examples, held: Examples, fitting: FitConfig
 ) -> FittedDetector:
     stage = f"fitting {chosen.label}"
-    how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63)
+    how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63).for_reading(chosen.reading)
     checkpoint = setting.path / "fits" / f"{chosen.label}-{list_hash([how])[:8]}.pt"
     checkpoint.parent.mkdir(exist_ok=True)
     found = fit_network(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
@@ -14,6 +15,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.names import several
 from fastadv.detection import Detector
+from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.models.identity import tensors_hash
 from fastadv.studies.detection.features import extract, scores_of
@@ -77,6 +79,7 @@ def score_folder(
     detector: Detector,
     *,
     threshold: float | None = None,
+    claimed: bool = False,
     progress: Progress = silent,
 ) -> ScoreSummary:
     """Score every face, in batches of one fixed shape.
@@ -87,17 +90,22 @@ def score_folder(
         detector: Calibrated.
         threshold: Flag images from this score on; None: as ``Guard`` does, at the false-alarm rate of 1 % or, where
             the detector was not calibrated for that, at its ``Thresholds.usual_rate``.
+        claimed: Every face claims to show the identity of its folder, which must be a class of the detector.
         progress: Told of the faces.
 
     Raises:
-        ValueError: The detector was fitted on another network, or is not calibrated and there is no threshold.
+        ValueError: The detector was fitted on another network, is not calibrated and there is no threshold, or lacks a
+            class that is claimed.
         ImageError, AlignmentError: A face cannot be read.
     """
     check_network(detector, model)
+    check_head(model, detector)
     if threshold is None:
         if detector.thresholds is None:
             raise ArgumentError("detector: expected a calibrated one, got one without thresholds; give a threshold")
         threshold = detector.thresholds.at(detector.thresholds.usual_rate)
+
+    own = _places(source, detector) if claimed else None
 
     def images() -> Iterator[Tensor]:
         with source.stream() as faces:
@@ -105,7 +113,7 @@ def score_folder(
                 yield face.image
 
     features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
-    scores = scores_of(detector, features)
+    scores = scores_of(detector, features, own)
     p_values = None if detector.thresholds is None else detector.thresholds.p_values(scores)
     rows = zip(
         source.names, scores.tolist(), [None] * len(scores) if p_values is None else p_values.tolist(), strict=True
@@ -116,3 +124,16 @@ def score_folder(
     if broken:
         notify(f"score: expected finite numbers, got none for {several(broken)}; these images are flagged")
     return ScoreSummary(faces=faces, threshold=threshold)
+
+
+def _places(source: FaceSource, detector: Detector) -> Tensor:
+    """The detector's class ``(N,)`` of each face's identity."""
+    place = {name: k for k, name in enumerate(detector.trajectory.representatives.classes)}
+    people = [name.rpartition("/")[0] for name in source.names]
+    unknown = sorted({person for person in people if person not in place})
+    if unknown:
+        raise ArgumentError(
+            f"claimed: expected identities among the {len(place)} classes of the detector, got {several(unknown)}; "
+            "add them with a gallery"
+        )
+    return torch.tensor([place[person] for person in people])

@@ -23,7 +23,7 @@ from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import plan as detect_plan
 from fastadv.studies.detection import score as detect_score
 from fastadv.studies.detection.features import extract, kept
-from fastadv.studies.detection.fit import EVALUATION
+from fastadv.studies.detection.fit import CONFIGURATIONS, EVALUATION, FITTED
 from fastadv.studies.detection.plan import Selection
 from fastadv.studies.detection.score import score_folder
 from fastadv.studies.detection.study import claimed
@@ -246,3 +246,29 @@ def test_a_score_that_is_no_number_is_flagged_and_named(study, model, plan, monk
         found = score_folder(chosen, model, detector)
     assert [face.flagged for face in found.faces[1:3]] == [True, True]
     assert [found.faces[k].flagged for k in (0, 3)] == [usual.faces[k].flagged for k in (0, 3)]
+
+
+def test_both_readings_on_the_same_images(study, model, tmp_path, plan):
+    """The raw detectors are those of a study without the others; the relative ones read five numbers of a layer."""
+    path = tmp_path / "run"
+    shutil.copytree(study[0], path)
+    assert [len(own) for own in CONFIGURATIONS.values()] == [8, 12]
+    labels = [c.label for own in CONFIGURATIONS.values() for c in own]
+    assert len(set(labels)) == 20
+    assert labels[:2] == ["lstm-medoid-l2", "lstm-centroid-l2"]
+    assert labels[-1] == "linear-centroid-cosine-relative"
+    more = tuple(c for c in CONFIGURATIONS["relative"] if (c.representatives, c.metric) == ("medoid", "cosine"))
+    made = plan.fit(path, model, configurations=(*plan.configurations, *more))
+    for file in (study[0] / "detectors").iterdir():
+        assert (path / "detectors" / file.name).read_bytes() == file.read_bytes()
+    for found in made.detectors[2:]:
+        saved = load_detector(path / "detectors" / f"{found.configuration.label}.safetensors")
+        assert saved.trajectory.reading == found.configuration.reading == "relative"
+        assert saved.network.mean.shape == (len(saved.layers), 5)
+    told = json.loads((path / FITTED).read_text())["detectors"]
+    assert [d["reading"] for d in told] == ["raw", "raw", *["relative"] * 3]
+    assert [c.reading for c in detect_evaluate._fitted(path)[1]] == [d["reading"] for d in told]
+    for each in told:  # as an earlier version wrote them
+        del each["reading"]
+    (path / FITTED).write_text(json.dumps({"detectors": told[:2], "best": told[0]["label"]}))
+    assert detect_evaluate._fitted(path)[1] == plan.configurations
