@@ -108,6 +108,12 @@ CALLS = (
         resumes=False,
     ),
     Call(
+        name="calibrate",
+        words="detect calibrate {detect}/detectors/mlp-medoid-l2.safetensors --false-alarm 0.1 --out {out}.safetensors"
+        f" {_SEEN}",
+        resumes=False,
+    ),
+    Call(
         name="defend",
         words="defend --defence mean:3 --defence jpeg:75 --attack fim:3@0.03 --threat zero --threat perfect --threat"
         " adaptive --detector {detect}/detectors/mlp-medoid-l2-relative.safetensors"

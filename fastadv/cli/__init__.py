@@ -17,6 +17,7 @@ from fastadv._version import __version__
 from fastadv.cli.align import align
 from fastadv.cli.attack import attack
 from fastadv.cli.bench import bench
+from fastadv.cli.calibrate import calibrate
 from fastadv.cli.catalogs import attacks
 from fastadv.cli.check_model import check
 from fastadv.cli.checks import Checked
@@ -24,6 +25,7 @@ from fastadv.cli.defend import defend
 from fastadv.cli.demo import demo
 from fastadv.cli.detect import detect
 from fastadv.cli.doctor import doctor
+from fastadv.cli.explain import explain
 from fastadv.cli.export import export
 from fastadv.cli.groups import Listing, OwnOptions
 from fastadv.cli.help_page import WIDTH, Group
@@ -66,6 +68,8 @@ app = typer.Typer(
 )
 for command in (demo, align, attacks, attack, verify, identify, transfer, talfw, defend, report, serve, doctor):
     app.command(cls=Checked)(command)
+detect.command(cls=Checked)(calibrate)
+detect.command(cls=Checked)(explain)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
 networks = typer.Typer(cls=Listing, pretty_exceptions_enable=False, rich_markup_mode=None)

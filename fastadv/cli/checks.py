@@ -20,8 +20,8 @@ from fastadv.core.extras import require_extra
 _MOST = 2**31 - 1  # of a count: what no array, fold or step number can pass
 _SEEDS = ("seed", "faces_seed")
 _RATES = ("far", "false_alarm", "rate")
-_FILES = ("score", "report", "export")  # commands whose --out is a file
-_WITH_FIGURES = ("verify", "identify")
+_FILES = ("score", "report", "export", "calibrate", "explain")  # commands whose --out is a file
+_WITH_FIGURES = ("verify", "identify", "explain")
 _WITH_PAGES = ("transfer", "defend", "evaluate", "demo")
 
 

@@ -32,7 +32,7 @@ detect = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Detect adversarial faces: fit detectors on attacks, evaluate them, score a folder, export one.",
+    help="Detect adversarial faces: fit detectors on attacks, evaluate, calibrate, explain and export them.",
 )
 
 _NETWORK = "Architecture of the network that is attacked and whose layers the detectors read."
@@ -328,7 +328,7 @@ def score(
     flags: Annotated[GuardOptions, Without("detector")],
     printing: PrintOptions,
     rate: Annotated[float | None, Option("--rate", hidden=True)] = None,
-    out: Annotated[Path | None, Option(help="Write this CSV file: name,score,flagged.")] = None,
+    out: Annotated[Path | None, Option(help="Write this CSV file: name,score,p_value,flagged.")] = None,
     claimed: Annotated[
         bool,
         Option(
@@ -366,7 +366,7 @@ def score(
     )
     if out is not None:
         _write_scores(found, out)
-    faces = [{**asdict(face), "score": face.score if math.isfinite(face.score) else None} for face in found.faces]
+    faces = [{**asdict(f), "score": _finite(f.score), "p_value": _finite(f.p_value)} for f in found.faces]
     if printing.ends({"threshold": found.threshold, "threshold_from": words, "flagged": found.flagged, "faces": faces}):
         return
     _print_flagged(found, words)
@@ -377,9 +377,16 @@ def score(
 def _write_scores(found: ScoreSummary, out: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("name", "score", "flagged"))
-    writer.writerows((face.name, f"{face.score:.6g}", int(face.flagged)) for face in found.faces)
+    writer.writerow(("name", "score", "p_value", "flagged"))
+    writer.writerows(
+        (face.name, f"{face.score:.6g}", "" if face.p_value is None else f"{face.p_value:.6g}", int(face.flagged))
+        for face in found.faces
+    )
     write_atomically(out, text.getvalue().encode())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _print_flagged(found: ScoreSummary, words: str) -> None:
@@ -389,9 +396,9 @@ def _print_flagged(found: ScoreSummary, words: str) -> None:
         (face for face in found.faces if face.flagged),
         key=lambda face: -face.score if math.isfinite(face.score) else -math.inf,
     )
-    rows = [(face.name, f"{face.score:.2f}") for face in flagged[:_SHOWN]]
+    rows = [(f.name, f"{f.score:.2f}", "–" if f.p_value is None else f"{f.p_value:.2g}") for f in flagged[:_SHOWN]]
     if rows:
-        print_table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score"))
+        print_table(f"flagged, at {found.threshold:.2f} and above", rows, ("face", "score", "p-value"))
     if len(flagged) > _SHOWN:
         print_line(f"and {len(flagged) - _SHOWN} more; --out writes them all")
     print_line(f"{found.flagged} of {len(found.faces)} faces flagged, from score {found.threshold:.4g} on ({words})")

@@ -14,10 +14,10 @@ from fastadv.cli.options import ALIGNING, InputOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from fastadv.detection import Detector, Guard
+    from fastadv.detection import Detector, Guard, Thresholds
     from fastadv.models import FaceModel
 
-_EQUAL = "equal error rate"
+_EQUAL, _RATE = "equal error rate", "false-alarm rate"
 
 Network = Annotated[InputOptions, Without("data", "landmarks", *ALIGNING)]
 
@@ -37,8 +37,8 @@ class GuardOptions:
     false_alarm: Annotated[
         float | None,
         Option(
-            help="Flag at the threshold of this false-alarm rate (default: 0.01; the equal error rate where the "
-            "detector was not calibrated for 0.01)."
+            help="Flag at the threshold of this false-alarm rate (default: 0.01; where the detector was not calibrated "
+            "for 0.01, its equal error rate, or the first rate of 'detect calibrate')."
         ),
     ] = None
     equal_error: Annotated[bool, Option("--eer", help="Flag at the threshold of the equal error rate.")] = False
@@ -67,13 +67,19 @@ class GuardOptions:
                 f"{(names or ['--threshold'])[0]}: expected a calibrated detector, got one without thresholds; "
                 "give --threshold"
             )
+        known = found.thresholds
         if self.false_alarm is not None:
-            return found.thresholds.at_false_alarm(self.false_alarm), _rate(self.false_alarm)
+            return known.at_false_alarm(self.false_alarm), _rate(self.false_alarm, known)
         if self.equal_error:
-            return found.thresholds.equal_error, _EQUAL
-        rate = found.thresholds.usual_rate
-        words = _rate(rate) if rate is not None else f"{_EQUAL}: the detector is not calibrated for {_rate(0.01)}"
-        return found.thresholds.at(rate), words
+            if known.equal_error is None:
+                raise ArgumentError(
+                    "--eer: expected a detector that was calibrated on adversarial images too, got one calibrated on "
+                    "natural images; give --false-alarm"
+                )
+            return known.equal_error, _EQUAL
+        rate = known.usual_rate
+        words = _rate(rate, known) if rate is not None else f"{_EQUAL}: the detector is not calibrated for {_RATE} 0.01"
+        return known.at(rate), words
 
     def enrolled(self, found: Detector, model: FaceModel) -> Detector:
         """The detector with the people of the gallery, where there is one.
@@ -112,5 +118,6 @@ class GuardOptions:
         return Guard(model=opened, detector=found, threshold=threshold, precision=precision), words
 
 
-def _rate(rate: float) -> str:
-    return f"false-alarm rate {rate:g}"
+def _rate(rate: float, known: Thresholds) -> str:
+    source = known.calibrated_on.get("data")
+    return f"{_RATE} {rate:g}" + ("" if source is None else f" on {known.natural} images of {source}")

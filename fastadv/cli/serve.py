@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitOptions:
-    """What the service accepts."""
+    """What the service accepts and keeps."""
 
     panel: ClassVar[str] = "Limits"
 
@@ -49,6 +49,10 @@ class LimitOptions:
         30.0
     )
 
+    drift_window: Annotated[
+        int, Option(help="Compare the last N scores with the detector's calibration set (/metrics).")
+    ] = 1000
+
     def build(self) -> ServiceConfig:
         """The limits, in the units of the service."""
         from fastadv.data.images import MAX_PIXELS
@@ -71,6 +75,7 @@ class LimitOptions:
             head_timeout=self.head_timeout,
             timeout=self.timeout,
             drain=self.drain,
+            drift_window=self.drift_window,
         )
 
 
@@ -118,6 +123,9 @@ def serve(
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
         errors.print(f"flags scores from {guard.threshold:.4g} on ({words})", highlight=False, soft_wrap=True)
+        if guard.detector.thresholds is None or guard.detector.thresholds.scores is None:
+            told = "no calibration set: no p-values and no drift; see 'fastadv detect calibrate'"
+            errors.print(told, highlight=False, soft_wrap=True)
         errors.print(f"next: curl {address}/healthz", highlight=False, soft_wrap=True)
 
     left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)

@@ -1,12 +1,15 @@
 """Detection of adversarial examples from what a network computes on the way to its answer."""
 
+from fastadv.detection.calibration import ExpectedRate, Thresholds, calibrate, expected_rate, images_for
 from fastadv.detection.detectors import Detector, load_detector
+from fastadv.detection.drift import Drift, DriftWindow
 from fastadv.detection.examples import Examples
+from fastadv.detection.explain import Explanation, explain
 from fastadv.detection.fitting import FitConfig, FitRecord, Fitted, fit_network
 from fastadv.detection.gallery import enrol
 from fastadv.detection.guard import Guard, Verdicts
 from fastadv.detection.knn import KnnScore, fit_knn, load_knn
-from fastadv.detection.measures import AreaUnderCurve, Thresholds, auc, auc_interval, calibrate
+from fastadv.detection.measures import AreaUnderCurve, auc, auc_interval
 from fastadv.detection.medoids import medoids
 from fastadv.detection.moments import Moments, Projection, whitening
 from fastadv.detection.neighbours import Found, Neighbours
@@ -25,7 +28,11 @@ __all__ = [
     "DeepKnn",
     "DetectionFileError",
     "Detector",
+    "Drift",
+    "DriftWindow",
     "Examples",
+    "ExpectedRate",
+    "Explanation",
     "FitConfig",
     "FitRecord",
     "Fitted",
@@ -49,9 +56,12 @@ __all__ = [
     "calibrate",
     "centroids",
     "enrol",
+    "expected_rate",
+    "explain",
     "fit",
     "fit_knn",
     "fit_network",
+    "images_for",
     "load_detector",
     "load_knn",
     "load_representatives",

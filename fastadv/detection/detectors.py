@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from fastadv import backends, ops
 from fastadv.core.errors import ArgumentError
 from fastadv.detection import tensor_file
-from fastadv.detection.measures import Thresholds, calibrate
+from fastadv.detection.calibration import Thresholds, calibrate
 from fastadv.detection.networks import KINDS, Architecture, Network
 from fastadv.detection.representatives import Representatives, check_alike, from_file
 from fastadv.detection.tensor_file import DetectionFileError, TensorFile
@@ -21,6 +21,7 @@ from fastadv.models import open_device
 from fastadv.ops.layers import METRICS
 
 _FILE = "detector"
+_SCORES = "calibration_scores"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +40,7 @@ class Detector:
     Attributes:
         trajectory: embeds an image.
         network: reads the embedding.
-        thresholds: where to draw the line, or None before :meth:`calibrated`.
+        thresholds: where to draw the line and what a score means, or None before :meth:`calibrated`.
         provenance: further facts, such as the attacks it was fitted on.
 
     Raises:
@@ -124,9 +125,19 @@ class Detector:
         check_alike("representatives", representatives, self.trajectory.representatives)
         return replace(self, trajectory=replace(self.trajectory, representatives=representatives))
 
-    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] | None = None) -> Detector:
-        """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of images it was not fitted on."""
-        return replace(self, thresholds=calibrate(natural, adversarial, rates=rates))
+    def calibrated(
+        self,
+        natural: Tensor,
+        adversarial: Tensor | None = None,
+        *,
+        rates: tuple[float, ...] | None = None,
+        calibrated_on: Mapping[str, str] | None = None,
+    ) -> Detector:
+        """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of images it was not fitted on.
+
+        Natural ones are enough: scores of one's own faces set the false-alarm rate on such faces.
+        """
+        return replace(self, thresholds=calibrate(natural, adversarial, rates=rates, calibrated_on=calibrated_on))
 
     def to(self, device: torch.device | str) -> Detector:
         """The same on another device; the network is moved, not copied."""
@@ -149,7 +160,11 @@ class Detector:
             "detector_provenance": dict(self.provenance),
             **describe(self.thresholds),
         }
-        tensors = {**self.trajectory.representatives.tensors(), **_weights(self.network)}
+        tensors = {
+            **self.trajectory.representatives.tensors(),
+            **_weights(self.network),
+            **calibration_tensors(self.thresholds),
+        }
         tensor_file.write(path, kind=_FILE, tensors=tensors, about=about)
 
 
@@ -191,13 +206,14 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
     }
     if not bool((state["scale"] > 0).all()):
         raise file.wrong("network.scale", float(state["scale"].min()), "positive numbers")
-    file.only({*representatives.tensors(), *wanted})
+    thresholds = thresholds_of(file)
+    file.only({*representatives.tensors(), *wanted, *calibration_tensors(thresholds)})
     network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
     made = Detector(
         trajectory=trajectory,
         network=network,
-        thresholds=thresholds_of(file),
+        thresholds=thresholds,
         provenance=file.pairs("detector_provenance"),
     )
     return made.to(where)
@@ -205,7 +221,12 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
 
 def describe(thresholds: Thresholds | None) -> dict[str, object]:
     """What a file says of thresholds."""
-    return {} if thresholds is None else {"calibrated": True, **asdict(thresholds)}
+    return {} if thresholds is None else {"calibrated": True, **thresholds.described()}
+
+
+def calibration_tensors(thresholds: Thresholds | None) -> dict[str, Tensor]:
+    """What a file holds of thresholds: the calibration set, by name."""
+    return {} if thresholds is None or thresholds.scores is None else {_SCORES: thresholds.scores}
 
 
 def thresholds_of(file: TensorFile) -> Thresholds | None:
@@ -219,13 +240,22 @@ def thresholds_of(file: TensorFile) -> Thresholds | None:
     rates, lines = file.numbers("false_alarm_rates"), file.numbers("false_alarm")
     if len(rates) != len(lines) or not all(0 <= rate <= 1 for rate in rates):
         raise file.wrong("false_alarm_rates", list(rates), f"{len(lines)} rates in [0, 1], as many as false_alarm has")
+    natural = file.integer("natural")
+    alone = file.about.get("adversarial") == 0
+    if alone and not rates:
+        raise file.wrong("false_alarm_rates", [], "one or more where there are no adversarial images")
+    scores = file.tensor(_SCORES, (natural,)) if _SCORES in file.tensors else None
+    if scores is not None and not bool((scores[1:] >= scores[:-1]).all()):
+        raise file.wrong(_SCORES, "others", "scores in ascending order")
     return Thresholds(
-        equal_error=file.number("equal_error"),
-        equal_error_rate=file.number("equal_error_rate"),
+        equal_error=None if alone else file.number("equal_error"),
+        equal_error_rate=None if alone else file.number("equal_error_rate"),
         false_alarm_rates=rates,
         false_alarm=lines,
-        natural=file.integer("natural"),
-        adversarial=file.integer("adversarial"),
+        natural=natural,
+        adversarial=0 if alone else file.integer("adversarial"),
+        scores=scores,
+        calibrated_on=file.pairs("calibrated_on") if "calibrated_on" in file.about else {},
     )
 
 

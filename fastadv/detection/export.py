@@ -24,6 +24,7 @@ from fastadv.core.errors import ArgumentError, Error, MissingPackageError
 from fastadv.core.fields import check_type
 from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
+from fastadv.detection.calibration import Thresholds
 from fastadv.detection.detectors import Detector
 from fastadv.detection.guard import Guard, OnePass, only_of_finite, pooled
 from fastadv.models.face_model import copy_of
@@ -73,7 +74,8 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
     ``scores`` ``(N,)``, ``flagged`` ``(N,)`` bool, and ``logits`` ``(N, K)`` if the model has a head. It holds plain
     operations only, all in float32: no part of this package is needed to run it. What a reader has to know (the
     threshold, the preprocessing, layers, versions) is a JSON text under the name ``fastadv``: in the metadata of the
-    ONNX model, or an extra file of the ``torch.export`` archive.
+    ONNX model, or an extra file of the ``torch.export`` archive. Where the detector has a calibration set, ``p_values``
+    ``(N,)`` float64 come last (:meth:`fastadv.detection.Thresholds.p_values`).
 
     The own class of a detector of the reading ``relative`` is the one that the class head chooses, where the detector
     knows the head, or else the one nearest in the last layer; no claim can be made.
@@ -117,7 +119,7 @@ def export_guard(guard: Guard, path: str | os.PathLike[str], *, tolerance: float
 
 def describe(guard: Guard) -> dict[str, Any]:
     """What an exported file says of itself."""
-    trajectory = guard.detector.trajectory
+    trajectory, thresholds = guard.detector.trajectory, guard.detector.thresholds
     height, width = guard.model.input_size
     return {
         "format": "fastadv.guard",
@@ -134,6 +136,7 @@ def describe(guard: Guard) -> dict[str, Any]:
         },
         "threshold": guard.threshold,
         "flagged": "score >= threshold, or no number",
+        **({} if thresholds is None else _calibration(thresholds)),
         "detector": {
             "architecture": guard.detector.network.architecture.kind,
             "representatives": trajectory.representatives.kind,
@@ -145,6 +148,18 @@ def describe(guard: Guard) -> dict[str, Any]:
         },
         "made_with": versions(),
     }
+
+
+def _calibration(thresholds: Thresholds) -> dict[str, Any]:
+    """Where the threshold and the p-values come from."""
+    about = {"calibration": {"images": thresholds.natural, "calibrated_on": dict(thresholds.calibrated_on)}}
+    formula = "(1 + number of calibration scores >= score) / (calibration.images + 1)"
+    return about if thresholds.scores is None else {**about, "p_value": formula}
+
+
+def _known(guard: Guard) -> Tensor | None:
+    """The scores of the calibration set."""
+    return None if guard.detector.thresholds is None else guard.detector.thresholds.scores
 
 
 class _PlainScore(nn.Module):
@@ -179,17 +194,26 @@ class _PlainScore(nn.Module):
 
 
 class _Named(nn.Module):
-    """The pass with outputs in a fixed order, without the logits where there are none."""
+    """The pass with outputs in a fixed order, without the logits and the p-values where there are none."""
 
-    def __init__(self, run: OnePass) -> None:
+    calibration: Tensor | None
+
+    def __init__(self, run: OnePass, calibration: Tensor | None) -> None:
         super().__init__()
         self.run = run
-        head = run.model.head is not None
-        self.names = ("embeddings", "scores", "flagged", *(("logits",) if head else ()))
+        self.register_buffer("calibration", calibration)
+        there = {"logits": run.model.head is not None, "p_values": calibration is not None}
+        self.names = ("embeddings", "scores", "flagged", *(name for name, given in there.items() if given))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        embeddings, logits, scores, flagged = self.run(images)
-        return (embeddings, scores, flagged) if logits is None else (embeddings, scores, flagged, logits)
+        embeddings, logits, scores, flagged, _ = self.run(images)
+        made = (embeddings, scores, flagged) if logits is None else (embeddings, scores, flagged, logits)
+        if self.calibration is None:
+            return made
+        # an ONNX runtime has no search in a sorted list
+        at_least = (self.calibration >= scores[:, None]).sum(1)
+        p_values = (1 + at_least).double() / (len(self.calibration) + 1)
+        return (*made, torch.where(scores.isnan(), torch.nan, p_values))
 
 
 def _relative(layers: Sequence[Tensor], own: Tensor | None) -> Tensor:
@@ -223,9 +247,8 @@ def _plain(guard: Guard) -> _Named:
     model.backbone = fold_batch_norms(model.backbone, keep=keep, image_shape=model.image_shape)
     assert guard.threshold is not None
     score = _PlainScore(guard.detector)
-    return (
-        _Named(OnePass(model, guard.detector, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
-    )
+    run = OnePass(model, guard.detector, score, threshold=guard.threshold, pool=pooled, early=None)
+    return _Named(run, _known(guard)).cpu().eval()
 
 
 def _program(module: _Named, guard: Guard) -> torch.export.ExportedProgram:

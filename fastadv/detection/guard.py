@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_one_of, check_type
+from fastadv.detection.calibration import Thresholds
 from fastadv.detection.check_model import check_fits
 from fastadv.detection.detectors import Detector
 from fastadv.models import FaceModel, prepare
@@ -32,8 +33,8 @@ PRECISIONS = ("fp32", "bf16")
 # stays that of the bare model. Smaller ones wait for the one call for all layers, which is cheaper.
 _EARLY = 1 << 19
 
-#: Unit embeddings, logits if the model has a head, scores, and which images are flagged.
-Outputs = tuple[Tensor, Tensor | None, Tensor, Tensor]
+#: Unit embeddings, logits if the model has a head, scores, which images are flagged, and the features' norms.
+Outputs = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
 
 #: Scores ``(N,)`` of the tapped layers' maps, of the images and of the classes that they claim to show, -1 for none.
 Score = Callable[[list[Tensor], Tensor, Tensor | None], Tensor]
@@ -48,21 +49,27 @@ class Verdicts:
         logits: ``(N, K)`` float32 of the model's class head, or None without one.
         scores: ``(N,)`` float32, the detector's logit: higher for what looks adversarial.
         flagged: ``(N,)`` bool: the score is at or above the threshold, or no number at all.
+        norms: ``(N,)`` float32, of the backbone's features, before they were divided by it to be embeddings.
+        thresholds: the detector's, which know what a score means; None where it is not calibrated.
     """
 
     embeddings: Tensor
     logits: Tensor | None
     scores: Tensor
     flagged: Tensor
+    norms: Tensor
+    thresholds: Thresholds | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """How many images."""
         return len(self.scores)
 
-    @property
-    def authenticity(self) -> Tensor:
-        """``sigmoid(-score)``, ``(N,)`` in [0, 1]: the score turned round for people to read; no calibrated chance."""
-        return torch.sigmoid(-self.scores)
+    @cached_property
+    def p_values(self) -> Tensor | None:
+        """``(N,)`` float64, the share of natural images that look at least as adversarial
+        (:meth:`fastadv.detection.Thresholds.p_values`); None for a detector without a calibration set.
+        """
+        return None if self.thresholds is None else self.thresholds.p_values(self.scores)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,8 +94,8 @@ class Guard:
     Attributes:
         model: in evaluation mode; the guard works on its device.
         detector: fitted on the layers of that model.
-        threshold: images with this score or a higher one are flagged. None for the detector's at a
-            false-alarm rate of 1 %, or, where it was not calibrated for that, at the equal error rate.
+        threshold: images with this score or a higher one are flagged. None for the detector's at a false-alarm rate of
+            1 %, or, where it was not calibrated for that, at its :attr:`fastadv.detection.Thresholds.usual_rate`.
         precision: ``"fp32"`` or ``"bf16"``; the distances are float32 in both. A threshold that was calibrated on
             float32 scores is only near to the right one in bf16.
         capture: whether to record CUDA graphs; None for where there is a CUDA device.
@@ -215,9 +222,9 @@ class Guard:
     def _eager(self, images: Tensor, own: Tensor | None) -> Verdicts:
         own = None if own is None else own.to(self.model.device)
         if self.model.device.type != "cuda":
-            return _verdicts(self._pass(self._laid_out(images), own))
+            return self._verdicts(self._pass(self._laid_out(images), own))
         with self._lock, float32_math(self.model.device, tf32=False):  # what it sets is the whole process's
-            return _verdicts(self._pass(self._laid_out(images), own))
+            return self._verdicts(self._pass(self._laid_out(images), own))
 
     def _captured(self, images: Tensor, own: Tensor | None) -> Verdicts:
         made = []
@@ -230,7 +237,18 @@ class Guard:
                     pool = next(iter(self._recorded.values())).pool if self._recorded else None
                     self._recorded[size, claims] = _Recorded(self._pass, shape, self.model.device, pool, claims=claims)
                 made.append(self._recorded[size, claims](part, None if own is None else own[i * most :][: len(part)]))
-        return _verdicts(made[0] if len(made) == 1 else _joined(made))
+        return self._verdicts(made[0] if len(made) == 1 else _joined(made))
+
+    def _verdicts(self, outputs: Outputs) -> Verdicts:
+        embeddings, logits, scores, flagged, norms = outputs
+        return Verdicts(
+            embeddings=embeddings,
+            logits=logits,
+            scores=scores,
+            flagged=flagged,
+            norms=norms,
+            thresholds=self.detector.thresholds,
+        )
 
 
 def _rebuilt(given: dict[str, Any]) -> Guard:
@@ -273,7 +291,7 @@ class OnePass(nn.Module):
             model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, i))
 
     def forward(self, images: Tensor, own: Tensor | None = None) -> Outputs:
-        """Embeddings, logits, scores, flags of ``(N, 3, H, W)`` images in [0, 1], and the ``(N,)`` claimed classes."""
+        """Embeddings, logits, scores, flags, norms of ``(N, 3, H, W)`` images in [0, 1] with ``(N,)`` claims."""
         values: list[Tensor] = [images] * self._count
         self._caught.values = values
         try:
@@ -286,7 +304,7 @@ class OnePass(nn.Module):
             chosen = torch.where(own < 0, chosen, own)
         scores = self.score(values, images, own if chosen is None else chosen)
         # written so that a score that is no number is flagged
-        return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold)
+        return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold), features.norm(dim=1)
 
     def _catch(self, place: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         value = output if output.dim() == 4 else output[:, :, None, None]
@@ -315,19 +333,20 @@ class _Recorded:
             self._images[: len(images)].copy_(images)
             if self._own is not None and own is not None:
                 self._own[: len(images)].copy_(own)
-            embeddings, logits, scores, flagged = (
+            embeddings, logits, scores, flagged, norms = (
                 None if value is None else value[: len(images)].clone() for value in self._replay()
             )
         current.wait_stream(stream)
         if images.is_cuda:
             images.record_stream(stream)
-        for value in (embeddings, logits, scores, flagged):
+        for value in (embeddings, logits, scores, flagged, norms):
             if value is not None:
                 value.record_stream(current)
         assert embeddings is not None
         assert scores is not None
         assert flagged is not None
-        return embeddings, logits, scores, flagged
+        assert norms is not None
+        return embeddings, logits, scores, flagged, norms
 
 
 def _threshold(given: float | None, detector: Detector) -> float:
@@ -356,15 +375,11 @@ def pooled(value: Tensor) -> Tensor:
 
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:
-    embeddings, logits, scores, flagged = zip(*parts, strict=True)
+    embeddings, logits, scores, flagged, norms = zip(*parts, strict=True)
     return (
         torch.cat(embeddings),
         None if logits[0] is None else torch.cat(logits),
         torch.cat(scores),
         torch.cat(flagged),
+        torch.cat(norms),
     )
-
-
-def _verdicts(outputs: Outputs) -> Verdicts:
-    embeddings, logits, scores, flagged = outputs
-    return Verdicts(embeddings=embeddings, logits=logits, scores=scores, flagged=flagged)

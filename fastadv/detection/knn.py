@@ -15,8 +15,8 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_least, check_one_of
 from fastadv.detection import tensor_file
-from fastadv.detection.detectors import describe, thresholds_of
-from fastadv.detection.measures import Thresholds, calibrate
+from fastadv.detection.calibration import Thresholds, calibrate
+from fastadv.detection.detectors import calibration_tensors, describe, thresholds_of
 from fastadv.detection.moments import Moments, Projection, check_labels, check_rows, whitening
 from fastadv.detection.neighbours import BACKENDS, Neighbours
 
@@ -97,7 +97,9 @@ class KnnScore:
         """``1 - support``: higher for what looks adversarial, like every detector's score here."""
         return 1 - self.support(features, predicted)
 
-    def calibrated(self, natural: Tensor, adversarial: Tensor, *, rates: tuple[float, ...] | None = None) -> KnnScore:
+    def calibrated(
+        self, natural: Tensor, adversarial: Tensor | None = None, *, rates: tuple[float, ...] | None = None
+    ) -> KnnScore:
         """The same with thresholds (:func:`fastadv.detection.calibrate`) from scores of other images."""
         return replace(self, thresholds=calibrate(natural, adversarial, rates=rates))
 
@@ -108,6 +110,7 @@ class KnnScore:
             OSError: with the file's name.
         """
         tensors = {"features": self.neighbours.features, "labels": self.neighbours.labels}
+        tensors |= calibration_tensors(self.thresholds)
         if self.projection is not None:
             tensors |= {"mean": self.projection.mean, "matrix": self.projection.matrix}
         about = {
@@ -225,7 +228,9 @@ def load_knn(
         mean = file.tensor("mean", (None,), torch.float64)
         matrix = file.tensor("matrix", (len(mean), features.shape[1]), torch.float64)
         projection = Projection(mean=mean, matrix=matrix).to(device)
-    file.only({"features", "labels", "mean", "matrix"} if projection else {"features", "labels"})
+    thresholds = thresholds_of(file)
+    held = {"features", "labels", *calibration_tensors(thresholds)}
+    file.only(held | {"mean", "matrix"} if projection else held)
     k = file.integer("k")
     if k > len(features):
         raise file.wrong("k", k, f"at most {len(features)}, the size of the index")
@@ -237,7 +242,7 @@ def load_knn(
         weighting=file.text("weighting", known=WEIGHTINGS),
         processing=processing,
         projection=projection,
-        thresholds=thresholds_of(file),
+        thresholds=thresholds,
         model=file.text("model"),
         provenance=file.pairs("provenance"),
     )

@@ -1,4 +1,4 @@
-"""How well a score tells adversarial images from natural ones, and where to draw the line.
+"""How well a score tells adversarial images from natural ones.
 
 A score is higher for an image that looks adversarial; an image is *flagged* at threshold t when ``score >= t``. The
 false-alarm rate is the share of the natural images that are flagged, the miss rate that of the adversarial ones that
@@ -15,79 +15,11 @@ from torch import Tensor
 
 from fastadv.core import statistics
 from fastadv.core.errors import ArgumentError
-from fastadv.core.resolution import measurable, notes_of, too_rare
-from fastadv.core.statistics import Floats, eer, threshold_at_far
+from fastadv.core.resolution import measurable, notes_of
+from fastadv.core.statistics import Floats
 
 _NATURAL = "natural images"
-_USUAL = (0.01, 0.05)
-DEFAULT_RATE = 0.01
 _CELLS = 1 << 22  # of a temporary of the bootstrap
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """Where a detector draws the line.
-
-    Attributes:
-        equal_error: the threshold at which the false-alarm and the miss rate are equal.
-        equal_error_rate: that rate, where the ROC, its points joined by straight lines, has it; the accuracy there is
-            1 minus it.
-        false_alarm_rates: the rates that were chosen.
-        false_alarm: for each, a threshold whose false-alarm rate on the natural images is the greatest that is not
-            above it.
-        natural: how many natural images this comes from.
-        adversarial: how many adversarial ones.
-
-    Raises:
-        ValueError: as many thresholds as rates are expected.
-    """
-
-    equal_error: float
-    equal_error_rate: float
-    false_alarm_rates: tuple[float, ...]
-    false_alarm: tuple[float, ...]
-    natural: int
-    adversarial: int
-
-    def __post_init__(self) -> None:
-        if len(self.false_alarm) != len(self.false_alarm_rates):
-            raise ArgumentError(
-                f"false_alarm: expected {len(self.false_alarm_rates)} thresholds, one for each rate, got "
-                f"{len(self.false_alarm)}"
-            )
-
-    @property
-    def usual_rate(self) -> float | None:
-        """The false-alarm rate of the threshold that is taken where none is chosen: 1 %; None, the equal error rate,
-        where it was not calibrated for 1 %, for which it needs 100 natural images.
-        """
-        return DEFAULT_RATE if DEFAULT_RATE in self._known() else None
-
-    def at(self, rate: float | None) -> float:
-        """The threshold at one of the false-alarm rates that were chosen; None: at the equal error rate.
-
-        Raises:
-            ValueError: As ``at_false_alarm``.
-        """
-        return self.equal_error if rate is None else self.at_false_alarm(rate)
-
-    def _known(self) -> list[float]:
-        """The rates that the natural images are enough for."""
-        return [known for known in self.false_alarm_rates if measurable(known, self.natural)]
-
-    def at_false_alarm(self, rate: float) -> float:
-        """The threshold for one of the rates that were chosen.
-
-        Raises:
-            ValueError: another rate, or one that the natural images are too few for.
-        """
-        known = self._known()
-        if rate not in known:
-            listed = ", ".join(f"{each:g}" for each in known) or "the equal error rate only"
-            if 0 <= rate <= 1 and not measurable(rate, self.natural):
-                raise too_rare("rate", rate, self.natural, _NATURAL, hint=f"; calibrated for {listed}")
-            raise ArgumentError(f"rate: expected a calibrated one ({listed}), got {rate}")
-        return self.false_alarm[self.false_alarm_rates.index(rate)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,41 +39,6 @@ class AreaUnderCurve:
     level: float
 
 
-def calibrate(
-    natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike, *, rates: tuple[float, ...] | None = None
-) -> Thresholds:
-    """Thresholds from the scores of images that the detector was not trained on.
-
-    Thresholds lie in the middle of a gap between scores, where there is one, so that they survive rounding.
-
-    Args:
-        natural: ``(N,)`` finite scores.
-        adversarial: ``(M,)`` finite scores.
-        rates: false-alarm rates in [0, 1] to draw thresholds for, each at least ``1 / N``: a lower one cannot be
-            measured. None for those of 0.01 and 0.05 that N natural images can show.
-
-    Raises:
-        ValueError: no scores, scores that are not finite or of another shape, or a rate outside [0, 1] or too low.
-    """
-    calm, attacked = _checked("natural", natural), _checked("adversarial", adversarial)
-    chosen = resolved(_USUAL, len(calm)) if rates is None else rates
-    for rate in chosen:
-        if not 0 <= rate <= 1:
-            raise ArgumentError(f"rates: expected false-alarm rates in [0, 1], got {rate}")
-        if not measurable(rate, len(calm)):
-            raise too_rare("rates", rate, len(calm), _NATURAL)
-    scores, positive = np.concatenate([calm, attacked]), np.arange(len(calm) + len(attacked)) >= len(calm)
-    equal, line = eer(scores, positive, single=True)
-    return Thresholds(
-        equal_error=line,
-        equal_error_rate=equal,
-        false_alarm_rates=chosen,
-        false_alarm=tuple(threshold_at_far(scores, positive, rate, single=True) for rate in chosen),
-        natural=len(calm),
-        adversarial=len(attacked),
-    )
-
-
 def resolved(rates: tuple[float, ...], natural: int) -> tuple[float, ...]:
     """Those of the rates that so many natural images can show."""
     return tuple(rate for rate in rates if measurable(rate, natural))
@@ -156,9 +53,9 @@ def auc(natural: Tensor | ArrayLike, adversarial: Tensor | ArrayLike) -> float:
     """The chance that an adversarial image scores above a natural one, ties counted half.
 
     Raises:
-        ValueError: as for :func:`calibrate`.
+        ValueError: no scores, or scores that are not finite or of another shape.
     """
-    calm, attacked = _checked("natural", natural), _checked("adversarial", adversarial)
+    calm, attacked = checked("natural", natural), checked("adversarial", adversarial)
     return statistics.auc(np.concatenate([calm, attacked]), np.arange(len(calm) + len(attacked)) >= len(calm))
 
 
@@ -187,7 +84,7 @@ def auc_interval(
         seed: of the draws, >= 0.
 
     Raises:
-        ValueError: as for :func:`calibrate`, ``people`` that do not fit the scores, or ``draws``, ``level`` or ``seed``
+        ValueError: as for :func:`auc`, ``people`` that do not fit the scores, or ``draws``, ``level`` or ``seed``
             out of range.
 
     Source:
@@ -197,7 +94,7 @@ def auc_interval(
         raise ArgumentError(
             f"draws, level, seed: expected at least 1, a share in (0, 1) and at least 0, got {draws}, {level}, {seed}"
         )
-    scores = _checked("natural", natural), _checked("adversarial", adversarial)
+    scores = checked("natural", natural), checked("adversarial", adversarial)
     calm, attacked = _counts(*scores)
     shares = None if people is None else _by_person(*scores, people)
     random = np.random.Generator(np.random.Philox(key=seed))
@@ -222,7 +119,8 @@ def auc_interval(
     return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)
 
 
-def _checked(name: str, scores: Tensor | ArrayLike) -> Floats:
+def checked(name: str, scores: Tensor | ArrayLike) -> Floats:
+    """``scores`` as ``(N,)`` float64, or an error unless they are finite, and one at least."""
     array = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
     values = np.asarray(array, dtype=np.float64)
     if values.ndim != 1 or not len(values):

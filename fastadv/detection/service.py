@@ -34,12 +34,13 @@ try:
     from fastapi import FastAPI, HTTPException, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from pydantic import BaseModel, Field
     from starlette.exceptions import HTTPException as Refusal
 
     from fastadv.detection.access import TokenCheck, check_token
     from fastadv.detection.connections import http_server
+    from fastadv.detection.service_metrics import Metrics
     from fastadv.detection.uploads import Body, BodyLimit, Upload, busy, described, images_of, in_time, read_body
 except ImportError as error:
     raise MissingPackageError(
@@ -48,7 +49,6 @@ except ImportError as error:
     ) from error
 
 _DECODERS = 2
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Prediction(BaseModel):
@@ -63,9 +63,11 @@ class JudgedFace(BaseModel):
     """What is said of one image."""
 
     name: str | None = Field(description="The file name that came with it.")
-    adversarial: bool = Field(description="The score is at or above the threshold, or no number.")
     score: float | None = Field(description="The detector's logit: higher for what looks adversarial.")
-    authenticity: float | None = Field(description="sigmoid(-score), in [0, 1]; no calibrated chance.")
+    p_value: float | None = Field(
+        description="Share of natural images that look at least as adversarial; null without a calibration set."
+    )
+    flagged: bool = Field(description="The score is at or above the threshold, or no number.")
     prediction: Prediction | None = Field(description="Null without a class head.")
     embedding: list[float] | None = Field(description="Of norm 1; only with ?embedding=true.")
 
@@ -89,27 +91,9 @@ class _Row(NamedTuple):
 
     flagged: bool
     score: float
-    authenticity: float
+    p_value: float | None
     prediction: tuple[int, float] | None
     embedding: Tensor
-
-
-class _Metrics:
-    """What Prometheus reads; a registry of its own, so that two services in one process do not meet."""
-
-    def __init__(self, waiting: Callable[[], int]) -> None:
-        self.registry = kept = CollectorRegistry()
-        self.requests = Counter("fastadv_requests", "Requests for verdicts.", ["status"], registry=kept)
-        self.images = Counter("fastadv_images", "Images that were judged.", ["verdict"], registry=kept)
-        self.seconds = Histogram(
-            "fastadv_request_seconds", "From the head of a request to its answer.", buckets=_SECONDS, registry=kept
-        )
-        self.model = Histogram("fastadv_model_seconds", "Of one forward pass.", buckets=_SECONDS, registry=kept)
-        self.batch = Histogram(
-            "fastadv_batch_images", "Images in one forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=kept
-        )
-        queue = Gauge("fastadv_queue_images", "Images that wait for a forward pass.", registry=kept)
-        queue.set_function(waiting)
 
 
 class Service:
@@ -133,7 +117,7 @@ class Service:
         self._batcher: MicroBatcher[tuple[NDArray, str | None], _Row] = MicroBatcher(
             self._judge, max_batch=config.max_batch, max_wait=config.max_wait, max_queue=config.max_queue
         )
-        self.metrics = _Metrics(lambda: self._batcher.waiting)
+        self.metrics = Metrics(lambda: self._batcher.waiting, guard.detector.thresholds, config.drift_window)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="fastadv-decode")
         self._warming: asyncio.Task[None] | None = None
 
@@ -193,14 +177,14 @@ class Service:
         crops, claimed = zip(*faces, strict=True)
         verdicts = self.guard(torch.stack([to_tensor(crop) for crop in crops]), claimed)
         flagged, scores = verdicts.flagged.tolist(), verdicts.scores.tolist()
-        authenticity, embeddings = verdicts.authenticity.tolist(), verdicts.embeddings.cpu()
+        embeddings, found = verdicts.embeddings.cpu(), verdicts.p_values
+        p_values: list[float | None] = [None] * len(crops) if found is None else found.tolist()
         predicted: list[tuple[int, float] | None] = [None] * len(crops)
         if verdicts.logits is not None:
             chance, index = verdicts.logits.softmax(1).max(1)
             predicted = list(zip(index.tolist(), chance.tolist(), strict=True))
-        self.metrics.model.observe(time.perf_counter() - begin)
-        self.metrics.batch.observe(len(crops))
-        return [_Row(*row) for row in zip(flagged, scores, authenticity, predicted, embeddings, strict=True)]
+        self.metrics.judged(verdicts, time.perf_counter() - begin)
+        return [_Row(*row) for row in zip(flagged, scores, p_values, predicted, embeddings, strict=True)]
 
 
 def create_app(
@@ -282,7 +266,7 @@ def create_app(
             service.metrics.requests.labels(str(status)).inc()
             service.metrics.seconds.observe(time.perf_counter() - begin)
         for _, row in judged:
-            service.metrics.images.labels("adversarial" if row.flagged else "natural").inc()
+            service.metrics.images.labels(str(row.flagged).lower()).inc()
         assert guard.threshold is not None
         told = [_told(name, row, embedding, classes) for name, row in judged]
         return Answer(model=guard.model.name, threshold=guard.threshold, faces=told)
@@ -375,9 +359,9 @@ def _told(name: str | None, row: _Row, embedding: bool, classes: Sequence[str] |
     vector = row.embedding.tolist() if embedding and bool(row.embedding.isfinite().all()) else None
     return JudgedFace(
         name=name,
-        adversarial=row.flagged,
         score=number(row.score),
-        authenticity=number(row.authenticity),
+        p_value=None if row.p_value is None else number(row.p_value),
+        flagged=row.flagged,
         prediction=None if row.prediction is None else _predicted(*row.prediction, number, classes),
         embedding=vector,
     )

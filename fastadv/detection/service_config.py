@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.data.images import MAX_PIXELS
+from fastadv.detection.drift import check_size
 
 _DESCRIPTORS = 128  # that are kept for the process itself and for clients that are refused
 _CONNECTIONS = 1000
@@ -32,6 +33,7 @@ class ServiceConfig:
         head_timeout: seconds from a connection's opening, or the last answer on it, to the end of a request's head.
         timeout: seconds that a request's body may take to arrive, and then the answer.
         drain: seconds that open requests have to end when the service is stopped.
+        drift_window: how many of the last scores are compared with the detector's calibration set.
 
     Raises:
         ValueError: a field is out of its range.
@@ -50,6 +52,7 @@ class ServiceConfig:
     head_timeout: float = 10.0
     timeout: float = 10.0
     drain: float = 30.0
+    drift_window: int = 1000
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -69,6 +72,7 @@ class ServiceConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ArgumentError(f"{name}: expected an integer >= 1, got {value!r}")
+        check_size("drift_window", self.drift_window)
         for name, least in (("max_request_pixels", "max_pixels"), ("max_buffered", "max_bytes")):
             if getattr(self, name) < getattr(self, least):
                 raise ArgumentError(

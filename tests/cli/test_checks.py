@@ -38,6 +38,9 @@ ALL = dict(commands())
 DATA = [path for path, c in ALL.items() if {"data", "out"} <= {p.name for p in c.params} and path != ("report",)]
 
 
+FILES = ("score", "calibrate")  # commands whose --out is a file
+
+
 def needed(path, faces, pairs, out):
     """Options with which a command would run."""
     words = {
@@ -47,7 +50,7 @@ def needed(path, faces, pairs, out):
         ("transfer",): ("--network", "synth-mobile", "--network", "synth-vgg", "--method", "fim:1"),
         ("defend",): ("--pairs", pairs, "--defence", "mean:3", "--attack", "ffm"),
         ("detect", "fit"): ("--attack", "bim:1"),
-        ("detect", "score"): ("nowhere.safetensors",),
+        **dict.fromkeys((("detect", "score"), ("detect", "calibrate")), ("nowhere.safetensors",)),
     }.get(path, ())
     model = () if path in (("transfer",), ("train", "denoiser")) else MODEL
     return (*path, *words, "--data", faces, *model, "--out", out)
@@ -56,10 +59,10 @@ def needed(path, faces, pairs, out):
 @pytest.mark.parametrize("path", DATA)
 def test_a_run_inside_its_data_is_refused_and_so_is_the_reverse(path, inside, faces, pairs):
     before = sorted(faces.rglob("*"))
-    out = faces / ("out.csv" if path[-1] == "score" else "out")
+    out = faces / ("out.csv" if path[-1] in FILES else "out")
     code, said = inside(*needed(path, faces, pairs, out))
     assert (code, "--out: expected a folder outside of --data" in said) == (2, True), said
-    if path[-1] != "score":
+    if path[-1] not in FILES:
         code, said = inside(*needed(path, faces, pairs, faces.parent))
         assert (code, "--out: expected a folder that does not hold --data" in said) == (2, True), said
     assert sorted(faces.rglob("*")) == before
@@ -68,7 +71,7 @@ def test_a_run_inside_its_data_is_refused_and_so_is_the_reverse(path, inside, fa
 @pytest.mark.parametrize("path", DATA)
 def test_a_place_that_cannot_be_written_is_refused(path, inside, faces, pairs, tmp_path):
     (tmp_path / "file").write_text("mine")
-    if path[-1] == "score":
+    if path[-1] in FILES:
         for out, text in ((tmp_path, "expected a file to write"), (tmp_path / "no" / "s.csv", "a folder that exists")):
             code, said = inside(*needed(path, faces, pairs, out))
             assert (code, text in said) == (2, True), said
@@ -93,7 +96,7 @@ def test_a_device_that_is_not_there_is_one_sentence(path, device, inside, faces,
     elif path == ("align",):
         words = (*path, faces, "--out", tmp_path / "out")
     else:
-        words = needed(path, faces, pairs, tmp_path / ("s.csv" if path[-1] == "score" else "out"))
+        words = needed(path, faces, pairs, tmp_path / ("s.csv" if path[-1] in FILES else "out"))
     code, said = inside(*words, "--device", device)
     assert (code, "error: --device: expected cpu" in said) == (2, True), said
     assert not (tmp_path / "out").exists()

@@ -5,10 +5,12 @@ import itertools
 import json
 
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from fastadv.cli import app
 from fastadv.data import SyntheticFaces, read_manifest, to_uint8, write_png
+from fastadv.detection import load_detector
 
 FACES = ("--data", "synthetic", "--identities", "4", "--per-identity", "8", "--model", "synth-vgg")
 # twenty natural images that validate: a threshold at 5 % false alarms needs them
@@ -98,6 +100,7 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [face["name"] for face in found["faces"]] == list(people.names)
     assert [row["flagged"] == "1" for row in rows] == [face["flagged"] for face in found["faces"]]
+    assert [float(row["p_value"]) for row in rows] == pytest.approx([face["p_value"] for face in found["faces"]])
     assert sum(row["flagged"] == "1" for row in rows) == found["flagged"]
     assert f"{found['flagged']} of 4 faces flagged" in call(*words, "--eer")
     with pytest.raises(ValueError, match="--false-alarm: expected it or --eer, got both"):
@@ -108,6 +111,71 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
     usual = call(*words)
     assert "(equal error rate: the detector is not calibrated for false-alarm rate 0.01)" in usual
     assert json.loads(call(*words, "--json"))["threshold"] == found["threshold"]
+    # calibrated on natural faces alone, the threshold is that of their first rate
+    mine = tmp_path / "mine.safetensors"
+    call("calibrate", detector, *CALM, "--out", mine, "--false-alarm", "0.1")
+    words = ("score", mine, *words[2:])
+    assert "(false-alarm rate 0.1 on 60 images of synthetic)" in call(*words)
+    assert json.loads(call(*words, "--json"))["threshold"] == load_detector(mine).thresholds.at_false_alarm(0.1)
+    with pytest.raises(ValueError, match="--eer: expected a detector that was calibrated on adversarial images too"):
+        call(*words, "--eer")
+
+
+CALM = ("--data", "synthetic", "--identities", "30", "--per-identity", "2", "--faces-seed", "8", "--model", "synth-vgg")
+
+
+def test_a_detector_is_calibrated_on_natural_faces_and_says_so(study, tmp_path):
+    out, said = study
+    before, after = out / "detectors" / f"{said['best']}.safetensors", tmp_path / "mine.safetensors"
+    words = ("calibrate", before, *CALM, "--out", after)
+    found = json.loads(call(*words, "--false-alarm", "0.05", "--false-alarm", "0.2", "--json"))
+    thresholds = load_detector(after).thresholds
+    assert (found["images"], found["people"], thresholds.natural) == (60, 30, 60)
+    assert thresholds.calibrated_on == found["calibrated_on"]
+    assert (found["calibrated_on"]["data"], found["calibrated_on"]["people"]) == ("synthetic", "30")
+    assert [row["threshold"] for row in found["rates"]] == [thresholds.at_false_alarm(r) for r in (0.05, 0.2)]
+    for row, rank in zip(found["rates"], (3, 12), strict=True):
+        assert (row["low"], row["high"]) == pytest.approx(stats.beta(rank, 61 - rank).ppf((0.025, 0.975)))
+        assert row["people"][0] <= row["rate"] <= row["people"][1]
+    first = after.read_bytes()
+    shown = call(*words, "--false-alarm", "0.05", "--false-alarm", "0.2")
+    assert after.read_bytes() == first
+    for expected in ("60 faces of 30 people", "on new faces, 95 %", "if people are alike", "next: fastadv serve"):
+        assert expected in shown
+    with pytest.raises(
+        ValueError, match="false_alarm: expected a rate that 60 natural images can measure, 1/61 or more"
+    ):
+        call(*words, "--false-alarm", "0.01")
+    with pytest.raises(ValueError, match="needs at least 99"):
+        call(*words)
+    with pytest.raises(ValueError, match="model: expected the detector's, synth-vgg, got synth-mobile"):
+        call("calibrate", before, *CALM[:-1], "synth-mobile", "--out", after, "--false-alarm", "0.1")
+
+
+def test_what_made_a_score(study, tmp_path):
+    out, said = study
+    image, drawn = tmp_path / "face.png", tmp_path / "why.svg"
+    write_png(image, to_uint8(SyntheticFaces(identities=1, per_identity=1, seed=9).load("s9-000000/0000").image))
+    detector = out / "detectors" / f"{said['best']}.safetensors"
+    words = ("explain", image, "--model", "synth-vgg", "--detector", detector, "--eer")
+    found = json.loads(call(*words, "--out", drawn, "--json"))
+    assert [layer["layer"] for layer in found["layers"]] == said["layers"]
+    total = sum(layer["contribution"] for layer in found["layers"])
+    assert total + found["remainder"] == pytest.approx(found["score"] - found["baseline"])
+    assert abs(found["remainder"]) < 0.01 * max(1, abs(found["score"] - found["baseline"]))
+    assert len(found["leading"]) == 2
+    assert found["flagged"] == (found["score"] >= found["threshold"])
+    assert 0 < found["p_value"] <= 1
+    picture = drawn.read_text()
+    assert picture.lstrip().startswith("<?xml")
+    assert all(layer["layer"] in picture for layer in found["layers"])
+    shown = call(*words)
+    assert "contributions to the score" in shown
+    assert found["leading"][0]["name"] in shown
+    with pytest.raises(ValueError, match=r"--out: expected a name that ends in \.svg, got .*why\.png"):
+        call(*words, "--out", tmp_path / "why.png")
+    with pytest.raises(ValueError, match="gone"):
+        call("explain", tmp_path / "gone.png", *words[2:])
 
 
 def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):

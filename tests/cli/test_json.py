@@ -21,6 +21,7 @@ SECTIONS = {
     "detect": "fastadv detect fit",
     "evaluate": "fastadv detect evaluate",
     "score": "fastadv detect score",
+    "calibrate": "fastadv detect calibrate",
     "head": "fastadv train --head",
     "denoiser": "fastadv train denoiser",
 }
@@ -127,6 +128,9 @@ def test_what_every_command_prints_is_documented(tmp_path, capsys):
     )
     guard = printed(capsys, "detect", "export", *network, "--out", runs / "guard.pt2", "--json")
     assert problems("fastadv detect export", guard) == []
+    image = next((tmp_path / "faces").rglob("*.png"))
+    why = printed(capsys, "detect", "explain", image, *network, "--eer", "--json")
+    assert problems("fastadv detect explain", why) == []
     assert problems("fastadv demo", printed(capsys, "demo", "--pairs", "20", "--out", runs / "demo", "--json")) == []
 
 

@@ -120,12 +120,14 @@ def test_answers_under_load_and_a_clean_stop(server, detector):
         assert status == 200
         (face,) = said["faces"]
         assert face["score"] == pytest.approx(float(right.scores[i % 10]), abs=1e-4)
+        assert face["p_value"] in (0.25, 0.5, 0.75, 1.0)
         assert face["prediction"]["index"] == int(right.logits[i % 10].argmax())
         assert face["prediction"]["name"] == f"person {face['prediction']['index']}"
         assert said["threshold"] == detector.thresholds.equal_error
     status, metrics = server.ask("GET", "/metrics")
     assert status == 200
     assert b'fastadv_requests_total{status="200"} 40.0' in metrics
+    assert b"fastadv_drift_images 40.0" in metrics
     assert server.ask("GET", "/healthz") == (200, b'{"status":"ok"}')
     assert server.ask("POST", "/v1/faces", b"no image", "image/png")[0] == 415
     # told to stop while requests wait for others to share a pass: they are answered, and the process ends well
@@ -174,11 +176,18 @@ def test_wrong_options(inside, detector, detector_file, tmp_path):
         True,
     )
     code, said = serving(inside, detector_file, "--false-alarm", 0.2)
-    assert (code, "expected a rate that 3 natural images can measure, got 0.2; needs at least 5" in said) == (2, True)
-    code, said = serving(inside, detector_file, "--false-alarm", 0.4)
-    assert (code, "rate: expected a calibrated one (0.5), got 0.4" in said) == (2, True)
+    assert (
+        code,
+        "expected a rate that 3 natural images can measure, 1/4 or more, got 0.2; needs at least 4" in said,
+    ) == (2, True)
     code, said = serving(inside, detector_file, "--false-alarm", 0.01, "--threshold", 1)
     assert (code, "--threshold: expected it or --false-alarm, got both" in said) == (2, True)
+    alone = tmp_path / "alone.safetensors"
+    detector.calibrated(detector.thresholds.scores, rates=(0.5,)).save(alone)
+    code, said = serving(inside, alone, "--eer")
+    assert (code, "--eer: expected a detector that was calibrated on adversarial images too" in said) == (2, True)
+    code, said = serving(inside, detector_file, "--drift-window", 5)
+    assert (code, "drift_window: expected an integer from 20 to 1048576, got 5" in said) == (2, True)
     code, said = serving(inside, detector_file, "--max-batch", 0)
     assert (code, "max_batch: expected an integer >= 1, got 0" in said) == (2, True)
     code, said = serving(inside, detector_file, "--port", 70000)

@@ -26,7 +26,7 @@ from fastadv.detection import (
     load_detector,
     medoids,
 )
-from fastadv.detection.detectors import describe
+from fastadv.detection.detectors import calibration_tensors, describe
 from fastadv.testing.tolerances import assert_same_bits
 
 
@@ -116,9 +116,38 @@ def test_thresholds_and_provenance_are_kept(detector, tmp_path):
     detector.save(tmp_path / "d.safetensors")
     read = load_detector(tmp_path / "d.safetensors")
     assert read.thresholds == detector.thresholds
+    assert_same_bits(read.thresholds.scores, detector.thresholds.scores)
     assert read.provenance == {"attacks": "bim, cw"}
     assert read.trajectory.metric == "cosine"
     assert read.trajectory.representatives.provenance == {"data": "made up"}
+
+
+def test_natural_images_alone_and_where_they_come_from(detector, tmp_path):
+    about = {"data": "mine", "people": "3", "sha256": "0" * 64}
+    natural = torch.randn(130, generator=torch.Generator().manual_seed(1))
+    made = replace(detector, thresholds=None).calibrated(natural, rates=(0.01, 0.1), calibrated_on=about)
+    made.save(tmp_path / "d.safetensors")
+    read = load_detector(tmp_path / "d.safetensors").thresholds
+    assert read == made.thresholds
+    assert (read.equal_error, read.adversarial, read.calibrated_on) == (None, 0, about)
+    assert_same_bits(read.scores, natural.sort().values)
+    assert_same_bits(read.p_values(natural), made.thresholds.p_values(natural))
+
+
+def test_a_file_of_an_earlier_version_has_its_thresholds_and_no_calibration_set(detector, tmp_path):
+    old = replace(detector.thresholds, scores=None)
+    path = rewritten(replace(detector, thresholds=old), tmp_path / "d.safetensors", without=("calibrated_on",))
+    read = load_detector(path)
+    assert read.thresholds == old
+    assert read.thresholds.scores is None
+    assert read.thresholds.p_values(torch.zeros(2)) is None
+    assert read.thresholds.at_false_alarm(0.5) == old.false_alarm[0]
+    with pytest.raises(ValueError, match=r"rate: expected a calibrated one .0\.5, 1., got 0\.7"):
+        read.thresholds.at_false_alarm(0.7)
+    with pytest.raises(ValueError, match="rate: expected a rate that 2 natural images can measure, got 0.1; needs"):
+        read.thresholds.at_false_alarm(0.1)
+    read.save(tmp_path / "again.safetensors")
+    assert load_detector(tmp_path / "again.safetensors").thresholds == old
 
 
 def test_other_descriptions_and_bytes_give_one_sentence(detector, tmp_path):
@@ -155,7 +184,7 @@ def test_damaged_files(detector, damaged, tmp_path):
         load_detector(path)
 
 
-def rewritten(detector, path, *, about=None, tensors=None):
+def rewritten(detector, path, *, about=None, tensors=None, without=()):
     said = {
         **detector.trajectory.representatives.about(),
         **{"metric": "cosine", "architecture": "mlp", "hidden": 6, "dropout": 0.5, "detector_provenance": {}},
@@ -165,8 +194,10 @@ def rewritten(detector, path, *, about=None, tensors=None):
     held = {
         **detector.trajectory.representatives.tensors(),
         **{f"network.{k}": v for k, v in detector.network.state_dict().items()},
+        **calibration_tensors(detector.thresholds),
         **(tensors or {}),
     }
+    said = {name: value for name, value in said.items() if name not in without}
     header = {"format": "fastadv.detection", "version": "1", "kind": "detector", "about": json.dumps(said)}
     save_file({k: v for k, v in held.items() if v is not None}, path, header)
     return path
@@ -208,6 +239,23 @@ FILE_MISTAKES = [
     ),
     ({"tensors": {"spare": torch.zeros(1)}}, "expected no further tensors, got 1 that do not belong, first 'spare'"),
     ({"about": {"kind": "medoid"}}, "expected the tensor 'members', got a file without it"),
+    (
+        {"about": {"adversarial": 0, "false_alarm": [], "false_alarm_rates": []}},
+        r"false_alarm_rates: expected one or more where there are no adversarial images, got \[\]",
+    ),
+    ({"about": {"calibrated_on": [1]}}, r"calibrated_on: expected texts by name, got \[1\]"),
+    (
+        {"tensors": {"calibration_scores": torch.zeros(3)}},
+        r"'calibration_scores': expected torch.float32 \(2\), got .*",
+    ),
+    (
+        {"tensors": {"calibration_scores": torch.tensor([2.0, 1.0])}},
+        "calibration_scores: expected scores in ascending order, got 'others'",
+    ),
+    (
+        {"tensors": {"calibration_scores": torch.tensor([2.0, torch.nan])}},
+        "'calibration_scores': expected finite values, got NaN or infinity",
+    ),
 ]
 
 
@@ -237,7 +285,8 @@ def test_mistakes(detector):
 
 def test_what_is_said_of_thresholds(detector):
     assert describe(None) == {}
-    assert describe(detector.thresholds) == {"calibrated": True, **asdict(detector.thresholds)}
+    told = {name: value for name, value in asdict(detector.thresholds).items() if name != "scores"}
+    assert describe(detector.thresholds) == {"calibrated": True, **told}
 
 
 @pytest.mark.gpu

@@ -138,6 +138,33 @@ def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind,
     assert about["detector"]["reading"] == reading
 
 
+@pytest.mark.parametrize(("suffix", "head"), [("pt2", False), ("onnx", True)])
+def test_p_values_and_where_they_come_from(tmp_path, guard_of, faces, suffix, head):
+    needs(suffix)
+    guard = guard_of("mlp", head=head)
+    detector = guard.detector.calibrated(guard(faces(40, 3)).scores, rates=(0.1,), calibrated_on={"data": "mine"})
+    guard = Guard(model=guard.model, detector=detector)
+    path = tmp_path / f"guard.{suffix}"
+    export_guard(guard, path)
+    x = faces(12, 7)
+    x[2, 0, 3, 3] = torch.nan
+    if suffix == "onnx":
+        found = run(path, x)
+    else:
+        with torch.no_grad():
+            names = ("embeddings", "scores", "flagged", *(("logits",) if head else ()), "p_values")
+            found = dict(zip(names, torch.export.load(path).module()(x), strict=True))
+    p_values = found["p_values"]
+    assert p_values.dtype == torch.float64
+    assert p_values.isnan().tolist() == [k == 2 for k in range(12)]
+    rest = torch.arange(12) != 2
+    assert torch.equal(p_values[rest], detector.thresholds.p_values(found["scores"][rest]))
+    assert found["flagged"][rest].tolist() == (p_values[rest] <= 0.1).tolist()
+    about = told(path)
+    assert about["calibration"] == {"images": 40, "calibrated_on": {"data": "mine"}}
+    assert about["p_value"] == "(1 + number of calibration scores >= score) / (calibration.images + 1)"
+
+
 @pytest.mark.parametrize("reading", ["raw", "relative"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_plain_distances_are_the_fused_ones(guard_of, metric, reading, monkeypatch):

@@ -55,7 +55,8 @@ def test_the_same_as_model_and_detector_apart(tiny, faces, representatives, kind
     torch.testing.assert_close(found.scores, scores, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.embeddings, embeddings, rtol=1e-5, atol=1e-6)
     assert found.flagged.tolist() == (found.scores >= guard.threshold).tolist()
-    torch.testing.assert_close(found.authenticity, 1 / (1 + found.scores.exp()))
+    torch.testing.assert_close(found.norms, tiny.features(x).norm(dim=1), rtol=1e-5, atol=1e-6)
+    assert found.p_values is None
     if count == 19:
         assert 0 < int(found.flagged.sum()) < 19
 
@@ -218,17 +219,33 @@ def test_the_threshold(tiny, faces, representatives):
         Guard(model=tiny, detector=bare)
     calibrated = bare.calibrated(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 2.0]))
     assert Guard(model=tiny, detector=calibrated).threshold == calibrated.thresholds.equal_error == 0.5
-    natural = torch.linspace(-1.0, 0.0, 100)  # as many as a rate of 1 % needs
+    natural = torch.linspace(-1.0, 0.0, 99)  # as many as a rate of 1 % needs
     enough = bare.calibrated(natural, torch.tensor([-0.5, 2.0]))
     assert enough.thresholds.usual_rate == 0.01
     assert Guard(model=tiny, detector=enough).threshold == enough.thresholds.at_false_alarm(0.01)
     assert enough.thresholds.at_false_alarm(0.01) != enough.thresholds.equal_error
     assert calibrated.thresholds.usual_rate is None
+    alone = bare.calibrated(natural, rates=(0.1, 0.05))
+    assert Guard(model=tiny, detector=alone).threshold == alone.thresholds.at_false_alarm(0.1)
     assert Guard(model=tiny, detector=calibrated, threshold=2).threshold == 2.0
     score = float(Guard(model=tiny, detector=bare, threshold=0.0)(faces(1)).scores)
     assert bool(Guard(model=tiny, detector=bare, threshold=score)(faces(1)).flagged)
     with pytest.raises(ValueError, match="threshold: expected a finite number, got nan"):
         Guard(model=tiny, detector=bare, threshold=math.nan)
+
+
+def test_p_values_say_what_the_flags_say(tiny, faces, representatives):
+    """Of the images themselves, and of their neighbours in float32."""
+    bare = detector_of(representatives)
+    x = faces(60)
+    scores = Guard(model=tiny, detector=bare, threshold=0.0)(x).scores
+    detector = bare.calibrated(scores[:39])
+    found = Guard(model=tiny, detector=detector)(x)
+    assert found.p_values.dtype == torch.float64
+    assert found.flagged.tolist() == (found.p_values <= 0.05).tolist()
+    assert found.p_values.tolist() == [(1 + int((scores[:39] >= s).sum())) / 40 for s in found.scores]
+    broken = replace(found, scores=torch.tensor([math.nan, 1e9, -1e9]))
+    assert [str(p) for p in broken.p_values.tolist()] == ["nan", "0.025", "1.0"]
 
 
 def test_a_detector_of_another_model(tiny, representatives):

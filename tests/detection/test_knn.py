@@ -106,6 +106,7 @@ def test_round_trip(processing, tmp_path):
     assert_same_bits(read.score(q, p), made.score(q, p))
     for name in ("layer", "k", "weighting", "processing", "model", "provenance", "thresholds"):
         assert getattr(read, name) == getattr(made, name), name
+    assert_same_bits(read.thresholds.scores, made.thresholds.scores)
     assert read.neighbours.backend == "brute"
 
 

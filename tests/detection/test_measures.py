@@ -1,23 +1,17 @@
-"""Thresholds and areas against their definitions, and against the measures of verification."""
+"""Areas against their definition."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from fastadv.core import statistics
-from fastadv.detection import Thresholds, auc, auc_interval, calibrate, measures
+from fastadv.detection import auc, auc_interval, measures
 
 SCORES = st.lists(st.integers(-6, 6).map(lambda n: n / 4), min_size=1, max_size=30)
 ALSO = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30)
-
-
-def rates(natural, adversarial, threshold):
-    return float((np.asarray(natural) >= threshold).mean()), float((np.asarray(adversarial) < threshold).mean())
 
 
 @given(SCORES | ALSO, SCORES | ALSO)
@@ -26,73 +20,9 @@ def test_the_area_is_a_chance(natural, adversarial):
     assert auc(natural, adversarial) == pytest.approx(((n < a) + 0.5 * (n == a)).mean(), abs=1e-12)
 
 
-@given(SCORES | ALSO, SCORES | ALSO)
-def test_the_equal_error_rate_is_that_of_verification(natural, adversarial):
-    scores, flags = [*natural, *adversarial], [False] * len(natural) + [True] * len(adversarial)
-    made = calibrate(natural, adversarial, rates=())
-    assert made.equal_error_rate == pytest.approx(statistics.eer(scores, flags)[0], abs=1e-12)
-    alarms, misses = rates(natural, adversarial, made.equal_error)
-    # The two curves cross at the threshold: just above it nothing more is flagged than the rate allows.
-    above, _ = rates(natural, adversarial, np.nextafter(np.float32(made.equal_error), np.float32(np.inf)))
-    assert above <= made.equal_error_rate + 1e-9
-    assert alarms >= made.equal_error_rate - 1e-9 or misses == pytest.approx(made.equal_error_rate)
-
-
-@given(SCORES | ALSO, SCORES | ALSO, st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.5, 1.0]))
-def test_the_greatest_false_alarm_rate_allowed(natural, adversarial, rate):
-    if rate * len(natural) < 1 - 1e-9:
-        with pytest.raises(
-            ValueError, match=f"rates: expected a rate that {len(natural)} natural images can measure, got {rate:g}"
-        ):
-            calibrate(natural, adversarial, rates=(rate,))
-        return
-    line = calibrate(natural, adversarial, rates=(rate,)).at_false_alarm(rate)
-    reached = rates(natural, adversarial, line)[0]
-    assert reached <= rate + 1e-9
-    possible = [rates(natural, adversarial, t)[0] for t in [*natural, np.inf]]
-    assert reached == pytest.approx(max(r for r in possible if r <= rate + 1e-9))
-    # In float32, in which detectors score, the decisions are the same.
-    kept = np.array(natural, dtype=np.float32) >= np.float32(line)
-    assert float(kept.mean()) == reached
-
-
-def test_scores_that_are_apart():
-    made = calibrate([0.0, 1.0, 2.0], [3.0, 4.0], rates=(0.5,))
-    assert (made.equal_error, made.equal_error_rate) == (2.5, 0.0)
-    assert made.false_alarm == (1.5,)
-    assert (made.natural, made.adversarial) == (3, 2)
-    assert auc([0.0, 1.0, 2.0], [3.0, 4.0]) == 1.0
-
-
-def test_half_of_each_is_wrong():
-    made = calibrate([0.0, 3.0], [1.0, 4.0])
-    assert made.equal_error_rate == 0.5
-    assert rates([0.0, 3.0], [1.0, 4.0], made.equal_error) == (0.5, 0.5)
-
-
-def test_a_rate_needs_as_many_natural_images_as_one_false_alarm_takes():
-    few = calibrate(np.arange(42.0), [50.0])
-    assert few.false_alarm_rates == (0.05,)
-    assert calibrate(np.arange(19.0), [50.0]).false_alarm_rates == ()
-    assert calibrate(np.arange(100.0), [200.0]).false_alarm_rates == (0.01, 0.05)
+def test_a_sentence_for_each_rate_that_cannot_be_measured():
     sentence = "false-alarm rate 0.001: not measurable from 42 natural images; needs at least 1,000"
     assert measures.rate_notes(42, (0.001, 0.05)) == (sentence,)
-    wrong = "expected a rate that 42 natural images can measure, got 0.001; needs at least 1,000"
-    with pytest.raises(ValueError, match=f"^rate: {wrong}; calibrated for 0.05$"):
-        few.at_false_alarm(0.001)
-    with pytest.raises(ValueError, match=f"^rates: {wrong}$"):
-        calibrate(np.arange(42.0), [50.0], rates=(0.05, 0.001))
-    # a file of an older version may hold such a threshold: it is not used either
-    old = Thresholds(
-        equal_error=0, equal_error_rate=0, false_alarm_rates=(0.001,), false_alarm=(1.0,), natural=42, adversarial=1
-    )
-    with pytest.raises(ValueError, match=f"{wrong}; calibrated for the equal error rate only"):
-        old.at_false_alarm(0.001)
-
-
-def test_tensors_are_taken():
-    natural, adversarial = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0], requires_grad=True)
-    assert calibrate(natural, adversarial).equal_error == 1.5
 
 
 def test_the_bootstrap_covers_and_is_as_wide_as_theory_says(monkeypatch):
@@ -153,14 +83,12 @@ def test_an_interval_of_scores_that_are_apart():
     ],
 )
 def test_mistakes(arguments, message):
-    for function in (calibrate, auc, auc_interval):
+    for function in (auc, auc_interval):
         with pytest.raises(ValueError, match=message):
             function(*arguments)
 
 
 def test_mistakes_of_options():
-    with pytest.raises(ValueError, match="rates: expected .*, got 1.5"):
-        calibrate([1.0], [2.0], rates=(1.5,))
     for options in ({"draws": 0}, {"level": 1.0}, {"seed": -1}):
         with pytest.raises(
             ValueError, match=r"draws, level, seed: expected at least 1, a share in \(0, 1\) and at least 0, got .*"
@@ -172,11 +100,3 @@ def test_mistakes_of_options():
         auc_interval([1.0], [2.0, 3.0], people=([1], [1]))
     with pytest.raises(ValueError, match="people: expected more people with images of both kinds"):
         auc_interval([1.0], [2.0], people=([1], [2]), draws=1, seed=0)
-    with pytest.raises(ValueError, match=r"rate: expected a calibrated one .0.01, 0.05., got 0.2"):
-        calibrate(np.arange(100.0), [2.0]).at_false_alarm(0.2)
-    with pytest.raises(ValueError, match=r"rate: expected a calibrated one .0.01, 0.05., got 1.2"):
-        calibrate(np.arange(100.0), [2.0]).at_false_alarm(1.2)
-    with pytest.raises(ValueError, match="false_alarm: expected 0 thresholds, one for each rate, got 1"):
-        Thresholds(
-            equal_error=0, equal_error_rate=0, false_alarm_rates=(), false_alarm=(1.0,), natural=1, adversarial=1
-        )

@@ -52,8 +52,8 @@ def check(face, guard, array, *, name=None, embedding=False):
     right = guard(to_tensor(array)[None])
     assert face["name"] == name
     assert face["score"] == pytest.approx(float(right.scores), abs=1e-5)
-    assert face["adversarial"] == bool(right.flagged)
-    assert face["authenticity"] == pytest.approx(1 / (1 + math.exp(face["score"])), abs=1e-6)
+    assert face["flagged"] == bool(right.flagged)
+    assert face["p_value"] is None
     assert face["prediction"]["index"] == int(right.logits.argmax())
     assert face["prediction"]["confidence"] == pytest.approx(float(right.logits.softmax(1).max()), abs=1e-5)
     assert face["embedding"] == (pytest.approx(right.embeddings[0].tolist(), abs=1e-5) if embedding else None)
@@ -172,7 +172,7 @@ def test_many_clients_share_passes_and_get_their_own_answers(asgi, guard):
     assert float(told['fastadv_requests_total{status="200"}']) == 24
     assert float(told["fastadv_batch_images_sum"]) == 24
     assert float(told["fastadv_batch_images_count"]) <= 8
-    judged = [told.get(f'fastadv_images_total{{verdict="{v}"}}', "0") for v in ("natural", "adversarial")]
+    judged = [told.get(f'fastadv_images_total{{flagged="{v}"}}', "0") for v in ("true", "false")]
     assert sum(map(float, judged)) == 24
     assert float(told["fastadv_queue_images"]) == 0
     assert float(told["fastadv_request_seconds_count"]) == 24
@@ -380,8 +380,8 @@ def test_a_score_that_is_no_number(asgi, guard):
     )
     assert status == 200
     (face,) = said["faces"]
-    assert face["adversarial"] is True
-    assert (face["score"], face["authenticity"], face["embedding"]) == (None, None, None)
+    assert face["flagged"] is True
+    assert (face["score"], face["p_value"], face["embedding"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_the_documentation_loads_nothing(asgi, guard):
     assert (status, other) == (200, 404)
     for loaded in ("<script", "http:", "https:", "//", "src=", "<link", "@import", "url("):
         assert loaded not in text
-    for told in ("POST /v1/faces", "GET /healthz", "multipart/form-data", "authenticity", "max_bytes", "12345"):
+    for told in ("POST /v1/faces", "GET /healthz", "multipart/form-data", "p_value", "max_bytes", "12345"):
         assert told in text
 
 
@@ -291,6 +291,8 @@ def test_the_documentation_loads_nothing(asgi, guard):
         ({"head_timeout": 0}, r"head_timeout: expected seconds in \[0.001, 3600\], got 0"),
         ({"timeout": 1e-300}, r"timeout: expected seconds in \[0.001, 3600\], got 1e-300"),
         ({"drain": float("nan")}, r"drain: expected seconds in \[0.001, 3600\], got nan"),
+        ({"drift_window": 19}, "drift_window: expected an integer from 20 to 1048576, got 19"),
+        ({"drift_window": 2**21}, "drift_window: expected an integer from 20 to 1048576, got 2097152"),
     ],
 )
 def test_limits_that_are_wrong(wrong, message):

@@ -2,7 +2,11 @@
 
 import importlib
 import importlib.util
+import os
 import re
+import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +41,35 @@ SNIPPETS = {
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(SNIPPETS[page], page, "exec"), {"__name__": "snippet"})
+
+
+SHELL = re.compile(r"(?ms)^```sh run\n(.*?)^```$")
+
+
+@pytest.mark.slow
+def test_the_deployment_runs_as_it_stands(tmp_path):
+    if shutil.which("bash") is None or shutil.which("curl") is None:
+        pytest.skip("bash or curl is missing")
+    pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    blocks = SHELL.findall((DOCS / "deployment.md").read_text(encoding="utf-8"))
+    assert len(blocks) == 5
+    text = "\n".join(blocks).replace("8000", port)
+    script = f"set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{text}"
+    for name, words in (("python", ""), ("fastadv", "-m fastadv")):
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/sh\nexec '{sys.executable}' {words} \"$@\"\n")
+        file.chmod(0o755)
+    own = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "COLUMNS": "200"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=own, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "250 faces of 250 people" in done.stdout
+    assert '"flagged":' in done.stdout
+    assert "fastadv_drift_images 26.0" in done.stdout
+    assert "on 250 images of synthetic" in (tmp_path / "serve.log").read_text()
+    assert (tmp_path / "why.svg").stat().st_size > 1000
 
 
 def test_every_attack_has_a_page_and_every_page_an_attack():

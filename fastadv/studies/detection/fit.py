@@ -370,7 +370,7 @@ def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:
                 "best_epoch": found.best,
                 "validation_auc": dict(found.aucs),
                 "validation_macro": found.macro,
-                "thresholds": None if found.detector.thresholds is None else asdict(found.detector.thresholds),
+                "thresholds": None if found.detector.thresholds is None else found.detector.thresholds.described(),
             }
             for found in made.detectors
         ],

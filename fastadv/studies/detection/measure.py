@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
-from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanobis, auc_interval, calibrate
+from fastadv.core.statistics import eer, tar_at_far
+from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanobis, auc_interval
 from fastadv.detection.knn import PROCESSINGS, WEIGHTINGS, KnnScore, fit_knn
 from fastadv.detection.measures import resolved
 from fastadv.recognition import roc
@@ -77,8 +78,7 @@ def measure(
         ValueError: No scores, or scores that are not finite.
     """
     rates = resolved(FALSE_ALARMS, len(calm))
-    lines = dict(zip(rates, calibrate(calm, attacked, rates=rates).false_alarm, strict=True))
-    values = attacked.double()
+    both = _both(calm, attacked)
     return Measured(
         detector=detector,
         family=family,
@@ -86,9 +86,15 @@ def measure(
         seen=seen,
         variant=variant,
         area=auc_interval(calm, attacked, people=(_people(names[0]), _people(names[1]))),
-        found=tuple(float((values >= lines[r]).double().mean()) if r in lines else None for r in FALSE_ALARMS),
+        found=tuple(tar_at_far(*both, rate) if rate in rates else None for rate in FALSE_ALARMS),
         images=len(attacked),
     )
+
+
+def _both(calm: Tensor, attacked: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The scores of both, and which of them are adversarial images'."""
+    scores = torch.cat([calm, attacked]).double().numpy()
+    return scores, np.arange(len(scores)) >= len(calm)
 
 
 def _people(names: Sequence[str]) -> list[str]:
@@ -97,8 +103,7 @@ def _people(names: Sequence[str]) -> list[str]:
 
 def curve(calm: Tensor, attacked: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """False-alarm rates, and the shares of adversarial images found; thinned where there are many points."""
-    scores = torch.cat([calm, attacked]).double().numpy()
-    found = roc(scores, np.arange(len(scores)) >= len(calm))
+    found = roc(*_both(calm, attacked))
     places = np.unique(np.linspace(0, len(found.far) - 1, _POINTS).astype(int))
     # the low rates are what a reader looks for: all of their points stay
     places = np.union1d(places, np.nonzero(found.far <= 0.02)[0])
@@ -190,15 +195,12 @@ def _knn_row(score: KnnScore, natural: Features, right: Tensor, columns: Mapping
     if not bool(right.all()):
         scores[ERRORS] = everything[~right]
     rates = resolved((1 - _KEPT,), len(calm))
-    lines = {name: calibrate(calm, found, rates=rates) for name, found in scores.items()}
+    pairs = {name: _both(calm, found) for name, found in scores.items()}
     return KnnRow(
         processing=score.processing,
         weighting=score.weighting,
-        accuracy={name: 1 - line.equal_error_rate for name, line in lines.items()},
-        refused={
-            name: float((scores[name] >= line.false_alarm[0]).float().mean()) if rates else None
-            for name, line in lines.items()
-        },
+        accuracy={name: 1 - eer(*pair)[0] for name, pair in pairs.items()},
+        refused={name: tar_at_far(*pair, rates[0]) if rates else None for name, pair in pairs.items()},
         k=score.k,
     )
 

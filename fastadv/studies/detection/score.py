@@ -31,11 +31,14 @@ class ScoredFace:
     Attributes:
         name: ``identity/file``.
         score: The detector's logit: the higher, the more adversarial it looks; NaN where it is no number.
+        p_value: Share of the natural images of the calibration set that look at least as adversarial; NaN where the
+            score is no number, None without a calibration set.
         flagged: Whether it is at or above the threshold, or no number.
     """
 
     name: str
     score: float
+    p_value: float | None
     flagged: bool
 
 
@@ -86,7 +89,7 @@ def score_folder(
         model: The network that the detector was fitted on.
         detector: Calibrated.
         threshold: Flag images from this score on; None: as ``Guard`` does, at the false-alarm rate of 1 % or, where
-            the detector was not calibrated for that, at the equal error rate.
+            the detector was not calibrated for that, at its ``Thresholds.usual_rate``.
         claimed: Every face claims to show the identity of its folder, which must be a class of the detector.
         progress: Told of the faces.
 
@@ -110,9 +113,13 @@ def score_folder(
                 yield face.image
 
     features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
-    scored = zip(source.names, scores_of(detector, features, own).tolist(), strict=True)
+    scores = scores_of(detector, features, own)
+    p_values = None if detector.thresholds is None else detector.thresholds.p_values(scores)
+    rows = zip(
+        source.names, scores.tolist(), [None] * len(scores) if p_values is None else p_values.tolist(), strict=True
+    )
     # written so that a score that is no number is flagged
-    faces = tuple(ScoredFace(name=name, score=score, flagged=not score < threshold) for name, score in scored)
+    faces = tuple(ScoredFace(name=name, score=s, p_value=p, flagged=not s < threshold) for name, s, p in rows)
     broken = [face.name for face in faces if not math.isfinite(face.score)]
     if broken:
         notify(f"score: expected finite numbers, got none for {several(broken)}; these images are flagged")

@@ -218,12 +218,12 @@ def test_a_folder_is_scored_by_the_detectors_own_network(study, model, plan):
     # calibrated on 20 natural images, and so not for 1 %
     assert detector.thresholds.usual_rate is None
     assert score_folder(chosen, model, detector).threshold == at(None) == detector.thresholds.equal_error
-    with pytest.raises(ValueError, match="rate: expected a calibrated one .0.05., got 0.2"):
-        at(0.2)
+    assert at(0.2) < at(0.05)  # any rate that they can measure
     with pytest.raises(
-        ValueError, match="rate: expected a rate that 20 natural images can measure, got 0.001; needs at least 1,000"
+        ValueError, match="rate: expected a rate that 20 .* 1/21 or more, got 0.001; needs at least 999"
     ):
         at(0.001)
+    assert [face.p_value <= 0.05 for face in found.faces] == [face.flagged for face in found.faces]
     assert "false-alarm rate 0.001: not measurable from 20 natural images; needs at least 1,000" in study[1].notices
     with pytest.raises(ValueError, match="model: expected the detector's, synth-vgg, got synth-mobile"):
         score_folder(chosen, load("synth-mobile"), detector)
