@@ -25,7 +25,9 @@ _TOLERANCE = 1e-3
 Call = Callable[[Tensor], Any]
 
 
-def made_up_detector(model: FaceModel, *, kind: str, metric: str = "l2", classes: int = CLASSES) -> Detector:
+def made_up_detector(
+    model: FaceModel, *, kind: str, metric: str = "l2", reading: str = "raw", classes: int = CLASSES
+) -> Detector:
     """A detector of the usual size with random weights: its time is that of a fitted one."""
     tap = LayerTap(model=model)
     generator = torch.Generator().manual_seed(0)
@@ -39,11 +41,11 @@ def made_up_detector(model: FaceModel, *, kind: str, metric: str = "l2", classes
         batch = (values, labels)
         names = tuple(f"person {i}" for i in range(classes))
         made = centroids([batch], layers=tap.names, classes=names, model=model.name)
-        trajectory = Trajectory(representatives=made, metric=metric)
+        trajectory = Trajectory(representatives=made, metric=metric, reading=reading)
         embedded = trajectory(few)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = Network(Architecture(kind=kind, layers=len(tap.names), width=classes)).to(model.device)
+        network = Network(Architecture(kind=kind, layers=len(tap.names), width=trajectory.shape[1])).to(model.device)
     network.mean.copy_(embedded.mean(0))
     network.scale.copy_(embedded.std(0).clamp(min=1e-3))
     network.eval().requires_grad_(False)
@@ -67,21 +69,37 @@ def by_hand(model: FaceModel, detector: Detector) -> Call:
             path = [torch.cdist(p, c) for p, c in zip(pooled, vectors, strict=True)]
         else:
             path = [1 - F.normalize(p) @ F.normalize(c).T for p, c in zip(pooled, vectors, strict=True)]
+        if detector.trajectory.relative:
+            path = _relative(path)
         scores = detector.network(torch.stack(path, dim=1))
         return embeddings, scores
 
     return call
 
 
+def _relative(path: list[Tensor]) -> list[Tensor]:
+    """Five columns of each layer's distances, relative to the class nearest in the last layer."""
+    own = path[-1].argmin(1, keepdim=True)
+    found = []
+    for distances in path:
+        mine, others = distances.gather(1, own), distances.scatter(1, own, torch.inf)
+        nearest, count = others.amin(1, keepdim=True), distances.shape[1] - 1
+        rank = (others < mine).sum(1, keepdim=True) / count
+        mean = (distances.sum(1, keepdim=True) - mine) / count
+        found.append(torch.cat([mine, nearest, mine / (mine + nearest), rank, mine - mean], 1))
+    return found
+
+
 def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
     """Bare, guarded and by hand, in turn on the same images, so that a drift of the machine meets all alike."""
     rows: list[Mapping[str, Any]] = []
-    networks = (("mobilefacenet", ("mlp", "lstm")), ("iresnet50", ("mlp",)))
+    both = (("mlp", "raw"), ("mlp", "relative"), ("lstm", "raw"), ("lstm", "relative"))
+    networks = (("mobilefacenet", both), ("iresnet50", both[1:2]))
     limit = _SECONDS[device.split(":")[0]]
     for name, kinds in networks[:1] if quick else networks:
         model = load(name, random_weights_seed=0, device=device)
-        for kind in kinds:
-            detector = made_up_detector(model, kind=kind)
+        for kind, reading in kinds:
+            detector = made_up_detector(model, kind=kind, reading=reading)
             for batch in BATCHES:
                 rows += _case(model, detector, batch, device=device, seconds=2.0 if quick else limit)
     return rows
@@ -110,6 +128,7 @@ def _case(model: FaceModel, detector: Detector, batch: int, *, device: str, seco
             {
                 "model": model.name,
                 "detector": detector.network.architecture.kind,
+                "reading": detector.trajectory.reading,
                 "batch": batch,
                 "run": label,
                 "ms_p50": 1e3 * _quantile(spent, 0.5),

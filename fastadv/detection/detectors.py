@@ -16,9 +16,10 @@ from fastadv.detection.calibration import Thresholds, calibrate
 from fastadv.detection.networks import KINDS, Architecture, Network
 from fastadv.detection.representatives import Representatives, check_alike, from_file
 from fastadv.detection.tensor_file import DetectionFileError, TensorFile
-from fastadv.detection.trajectory import READINGS, Trajectory
+from fastadv.detection.trajectory import Trajectory
 from fastadv.models import open_device
 from fastadv.ops.layers import METRICS
+from fastadv.ops.prepared_score import READINGS
 
 _FILE = "detector"
 _SCORES = "calibration_scores"
@@ -94,17 +95,15 @@ class Detector:
         """
         representatives, backend = self.trajectory.representatives, self.trajectory.backend
         device = representatives.vectors[0].device
-        if (
-            self.trajectory.relative
-            or device.type != "cpu"
-            or backends.resolve("pooled_centroid_distances", device, backend) != "cpu"
-        ):
+        operation = "pooled_relative_distances" if self.trajectory.relative else "pooled_centroid_distances"
+        if device.type != "cpu" or backends.resolve(operation, device, backend) != "cpu":
             return None
         network = self.network
         hidden, last = network.parts()
         return ops.PreparedScore(
             centroids=representatives.vectors,
             metric=self.trajectory.metric,
+            reading=self.trajectory.reading,
             mean=network.mean,
             scale=network.scale,
             hidden=hidden,

@@ -204,7 +204,12 @@ class Guard:
             return only_of_finite(detector.score(_of_one_type(values), own), images)
 
         compiled = detector.prepared()
-        pool, score = (pooled, plain) if compiled is None else (compiled.pool, lambda v, i, own: compiled(v, i))
+
+        def fast(values: list[Tensor], images: Tensor, own: Tensor | None) -> Tensor:
+            assert compiled is not None
+            return compiled(values, images, None if own is None else detector.trajectory.filled(values, own))
+
+        pool, score = (pooled, plain) if compiled is None else (compiled.pool, fast)
         return OnePass(prepared, detector, score, threshold=self.threshold, pool=pool, early=_EARLY)
 
     def _laid_out(self, images: Tensor) -> Tensor:

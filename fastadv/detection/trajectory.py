@@ -14,8 +14,7 @@ from fastadv.core.fields import check_one_of
 from fastadv.detection.representatives import Representatives, check_names
 from fastadv.ops import checks
 from fastadv.ops.layers import READING, check_metric
-
-READINGS = ("raw", "relative")
+from fastadv.ops.prepared_score import READINGS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
