@@ -196,6 +196,18 @@ def _eager_pooled_distances(maps: list[Tensor], centroids: list[Tensor]) -> Tens
     return _eager_distances(_eager_pool(maps), centroids)
 
 
+def _eager_relative(features: list[Tensor], centroids: list[Tensor]) -> Tensor:
+    distances = _eager_distances(features, centroids)
+    own = distances[:, -1].argmin(1)[:, None, None].expand(-1, distances.shape[1], 1)
+    mine, other, others = distances.gather(2, own), distances.scatter(2, own, float("inf")), distances.shape[2] - 1
+    a, least, total = mine[..., 0], other.amin(2), distances.scatter(2, own, 0.0).sum(2)
+    return torch.stack([a, least, a / (a + least), (other < mine).sum(2) / others, a - total / others], 2)
+
+
+def _eager_pooled_relative(maps: list[Tensor], centroids: list[Tensor]) -> Tensor:
+    return _eager_relative(_eager_pool(maps), centroids)
+
+
 def _neighbours(n: int, k: int) -> Callable[[str], Mapping[str, Any]]:
     def make(device: str) -> Mapping[str, Any]:
         return {
@@ -218,8 +230,8 @@ def _inverse_square(distances: Tensor, labels: Tensor, predicted: Tensor, *, bac
 
 _DERIVATIVES = {
     **dict.fromkeys(("box_blur", "feature_dropout", "feature_dropout_bn_prelu"), "x"),
-    **dict.fromkeys(("average_pool", "pooled_centroid_distances"), "maps"),
-    "centroid_distances": "features",
+    **dict.fromkeys(("average_pool", "pooled_centroid_distances", "pooled_relative_distances"), "maps"),
+    **dict.fromkeys(("centroid_distances", "relative_distances"), "features"),
 }
 
 
@@ -351,18 +363,39 @@ def cases(device: str) -> tuple[Case, ...]:
                 limit="read",
                 tolerance=1e-4,
             ),
+            Case(
+                op="relative_distances",
+                size=size,
+                make=_features_and_centroids(n, 500),
+                ours=ops.relative_distances,
+                eager=_eager_relative,
+                bytes=4 * templates,
+                limit="read",
+                tolerance=1e-4,
+            ),
+            Case(
+                op="pooled_relative_distances",
+                size=size,
+                make=_maps_and_centroids(n, 500),
+                ours=ops.pooled_relative_distances,
+                eager=_eager_pooled_relative,
+                bytes=4 * (n * activations + templates),
+                limit="read",
+                tolerance=1e-4,
+            ),
         ]
     found += [
         Case(
-            op="centroid_distances",
+            op=op,
             size=f"{k:,} templates of 128 numbers, batch 32",
             make=_gallery(32, k),
-            ours=ops.centroid_distances,
-            eager=_eager_distances,
+            ours=getattr(ops, op),
+            eager=eager,
             bytes=4 * 128 * k,
             limit="read",
             tolerance=1e-4,
         )
+        for op, eager in (("centroid_distances", _eager_distances), ("relative_distances", _eager_relative))
         for k in (158, 10_000)
     ]
     found.append(

@@ -25,19 +25,6 @@ void set_tiles(DistanceArgs& args, int64_t elements) {
     args.layer[i].tile = std::max<int64_t>(4, elements / args.layer[i].channels / 4 * 4);
 }
 
-int useful_threads(const DistanceArgs& args, int threads) {
-  int64_t products = 0;
-  for (int i = 0; i < args.layers; ++i) products += args.images * args.centroids * args.layer[i].channels;
-  return products < cpu::kSerialElements ? 1 : threads;
-}
-
-void scale(DistanceArgs& args, int threads, int isa) {
-  set_tiles(args, 1 << 15);
-  const int64_t vectors = args.centroids + args.images;
-  run(args, FASTADV_PICK(isa, centroid_scales_task),
-      [&](const DistanceLayer& layer) { return parts(vectors, layer.tile); }, threads);
-}
-
 DistanceArgs gradient_args(int metric, Address scales, Address grad, Address distances, Address out, int64_t images,
                            int64_t centroids, int64_t row) {
   DistanceArgs args = distance_args(metric, scales, out, images, centroids);
@@ -49,9 +36,22 @@ DistanceArgs gradient_args(int metric, Address scales, Address grad, Address dis
 
 }  // namespace
 
+int cpu::useful_threads(const DistanceArgs& args, int threads) {
+  int64_t products = 0;
+  for (int i = 0; i < args.layers; ++i) products += args.images * args.centroids * args.layer[i].channels;
+  return products < kSerialElements ? 1 : threads;
+}
+
+void cpu::scale_vectors(DistanceArgs& args, int threads, int isa) {
+  set_tiles(args, 1 << 15);
+  const int64_t vectors = args.centroids + args.images;
+  run(args, FASTADV_PICK(isa, centroid_scales_task),
+      [&](const DistanceLayer& layer) { return parts(vectors, layer.tile); }, threads);
+}
+
 void cpu::centroid_distances(DistanceArgs& args, int threads, int isa) {
   threads = useful_threads(args, threads);
-  if (args.metric == kMetricCosine) scale(args, threads, isa);
+  if (args.metric == kMetricCosine) scale_vectors(args, threads, isa);
   set_tiles(args, 1 << 15);
   run(args, FASTADV_PICK(isa, centroid_distances_task),
       [&](const DistanceLayer& layer) { return parts(args.centroids, layer.tile); }, threads);
@@ -74,8 +74,8 @@ void cpu_centroid_distances_backward(const Integers& layers, int metric, Address
   pybind11::gil_scoped_release release;
   const DistanceArgs common = gradient_args(metric, scales, grad, distances, out, images, centroids, row);
   for_distances(layers, common, [&](DistanceArgs& args) {
-    const int useful = useful_threads(args, threads);
-    if (args.metric == kMetricCosine) scale(args, useful, isa);
+    const int useful = cpu::useful_threads(args, threads);
+    if (args.metric == kMetricCosine) cpu::scale_vectors(args, useful, isa);
     // Wide tiles make the weights less often; narrow ones, where there are few, give every thread one.
     const int64_t blocks = parts(images, cpu::kGradientImages);
     int64_t tasks = 0;

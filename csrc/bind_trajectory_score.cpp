@@ -12,7 +12,7 @@
 #include "pointers.h"
 #include "registration.h"
 
-// pooled_centroid_distances and a detector's network in one call, for the latency of a guard on a CPU.
+// pooled_centroid_distances or pooled_relative_distances and a detector's network in one call, for the latency of a guard on a CPU.
 namespace fastadv {
 namespace {
 
@@ -20,13 +20,15 @@ namespace {
 struct PreparedScore {
   Integers centroids;  // centroids, channels, stride of a centroid, for every layer
   int metric;
+  int64_t templates;     // centroids of a layer
+  bool relative;         // the network reads the distances relative to a class
   int64_t channels = 0;  // of all layers
   TrajectoryScoreArgs network = {};
 
   // `parameters`: addresses of mean, scale, first, bias, recurrent, last.
-  PreparedScore(Integers layers, int measure, int64_t classes, int kind, int64_t hidden,
+  PreparedScore(Integers layers, int measure, int64_t classes, bool relative_reading, int kind, int64_t hidden,
                 const std::array<Address, 6>& parameters, float last_bias)
-      : centroids(std::move(layers)), metric(measure) {
+      : centroids(std::move(layers)), metric(measure), templates(classes), relative(relative_reading) {
     if (centroids.empty() || centroids.size() % 3 != 0) throw std::invalid_argument("layers are not described");
     for (size_t i = 0; i < centroids.size(); i += 3) channels += centroids[i + 1];
     network.mean = pointer<const float>(parameters[0]);
@@ -37,7 +39,7 @@ struct PreparedScore {
     network.last = pointer<const float>(parameters[5]);
     network.last_bias = last_bias;
     network.layers = static_cast<int64_t>(centroids.size() / 3);
-    network.classes = classes;
+    network.classes = relative ? kReading : classes;
     network.hidden = hidden;
     network.lanes = parts(hidden, 16) * 16;
     network.width = kind == kRecurrent ? 4 * network.lanes : network.lanes;
@@ -47,13 +49,15 @@ struct PreparedScore {
 
   // float32 numbers that a call needs beside its result
   int64_t scratch(int64_t images) const {
-    const int64_t scales = metric == kMetricCosine ? network.layers * (network.classes + images) : 0;
-    return scales + images * (network.row + network.layers * (network.classes + network.width) + 6 * network.lanes);
+    const int64_t scales = metric == kMetricCosine ? network.layers * (templates + images) : 0;
+    const int64_t seen = relative ? images * (2 + 8 * network.layers * reading_parts(templates).parts) + 1 : 0;
+    return scales + seen +
+           images * (network.row + network.layers * (network.classes + network.width) + 6 * network.lanes);
   }
 
   // `maps`: type, map, channels, positions, strides of image, channel and position, for every layer, then the images.
-  // `made`: the scores, then scratch.
-  void run(const Integers& maps, Address made, int64_t images, int threads, int isa) const {
+  // `made`: the scores, then scratch. `own`: of each image, or 0 for the nearest class of the last layer.
+  void run(const Integers& maps, Address made, Address own, int64_t images, int threads, int isa) const {
     cpu::check_isa(isa);
     if (maps.size() != 7 * static_cast<size_t>(network.layers + 1)) throw std::invalid_argument("maps are too few");
     pybind11::gil_scoped_release release;
@@ -67,7 +71,7 @@ struct PreparedScore {
     args.state = args.projected + images * args.layers * args.width;
     float* scales = args.state + images * 6 * args.lanes;
     args.out = pointer<float>(made);
-    measure(pooled, scales, args.values, images, threads, isa);
+    measure(pooled, scales, args.values, own, images, threads, isa);
     score(args, threads, isa);
   }
 
@@ -89,7 +93,8 @@ struct PreparedScore {
     }
   }
 
-  void measure(const float* pooled, float* scales, float* out, int64_t images, int threads, int isa) const {
+  void measure(const float* pooled, float* scales, float* out, Address own, int64_t images, int threads,
+               int isa) const {
     Integers layers;
     for (size_t i = 0; i < centroids.size(); i += 3) {
       layers.insert(layers.end(), {static_cast<int64_t>(reinterpret_cast<Address>(pooled)), centroids[i],
@@ -97,8 +102,14 @@ struct PreparedScore {
       pooled += centroids[i + 1];
     }
     const DistanceArgs common = distance_args(metric, reinterpret_cast<Address>(scales), reinterpret_cast<Address>(out),
-                                              images, network.classes);
-    for_distances(layers, common, [&](DistanceArgs& args) { cpu::centroid_distances(args, threads, isa); });
+                                              images, templates);
+    if (!relative)
+      return for_distances(layers, common, [&](DistanceArgs& args) { cpu::centroid_distances(args, threads, isa); });
+    float* after = scales + (metric == kMetricCosine ? network.layers * (templates + images) : 0);
+    const Address chosen = (reinterpret_cast<Address>(after) + 7) / 8 * 8;
+    const Address seen = chosen + 8 * static_cast<Address>(images);
+    for_readings(layers, common, own == 0 ? chosen : own, own == 0, seen,
+                 [&](RelativeArgs& args) { cpu::relative_distances(args, threads, isa); });
   }
 
   static void score(const TrajectoryScoreArgs& args, int threads, int isa) {
@@ -120,7 +131,7 @@ struct PreparedScore {
 
 FASTADV_REGISTER(m) {
   pybind11::class_<PreparedScore>(m, "PreparedScore")
-      .def(pybind11::init<Integers, int, int64_t, int, int64_t, const std::array<Address, 6>&, float>())
+      .def(pybind11::init<Integers, int, int64_t, bool, int, int64_t, const std::array<Address, 6>&, float>())
       .def("scratch", &PreparedScore::scratch)
       .def("run", &PreparedScore::run);
 }

@@ -8,6 +8,7 @@
 
 #include "common/average_pool.h"
 #include "common/centroid_distances.h"
+#include "common/relative_distances.h"
 #include "pointers.h"
 
 namespace fastadv {
@@ -56,24 +57,55 @@ inline DistanceArgs distance_args(int metric, Address scales, Address out, int64
   return args;
 }
 
-// features, centroids, channels, stride of a feature, stride of a centroid
+// features, centroids, channels, stride of a feature, stride of a centroid; `layers` begin with number `first` of `all`
 template <class Launch>
-void for_distances(const Integers& layers, const DistanceArgs& common, Launch launch) {
+void for_distances(const Integers& layers, const DistanceArgs& common, int64_t first, int64_t all, Launch launch) {
   const auto read = [](const int64_t* v, int64_t column) {
     const auto features = pointer<const float>(static_cast<Address>(v[0]));
     const auto centroids = pointer<const float>(static_cast<Address>(v[1]));
     return DistanceLayer{features, centroids, v[2], v[3], v[4], column, 1, 0};
   };
-  for_layers(layers, 5, common, read, [&](DistanceArgs& args, int64_t first) {
-    args.first_layer = first;
-    args.all_layers = static_cast<int64_t>(layers.size() / 5);
+  for_layers(layers, 5, common, read, [&](DistanceArgs& args, int64_t before) {
+    args.first_layer = first + before;
+    args.all_layers = all;
     launch(args);
   });
 }
 
+template <class Launch>
+void for_distances(const Integers& layers, const DistanceArgs& common, Launch launch) {
+  for_distances(layers, common, 0, static_cast<int64_t>(layers.size() / 5), launch);
+}
+
+// The same for distances relative to a class: where it is to be chosen, the last layer goes first.
+template <class Launch>
+void for_readings(const Integers& layers, const DistanceArgs& common, Address own, bool choose, Address seen,
+                  Launch launch) {
+  RelativeArgs args = {};
+  args.seen = pointer<Seen>(seen);
+  args.own = pointer<int64_t>(own);
+  args.part = reading_parts(common.centroids).part;
+  args.parts = reading_parts(common.centroids).parts;
+  const auto one = [&](const DistanceArgs& distances) {
+    args.distances = distances;
+    launch(args);
+  };
+  const auto all = static_cast<int64_t>(layers.size() / 5);
+  const auto last = layers.end() - std::min<std::ptrdiff_t>(layers.end() - layers.begin(), choose ? 5 : 0);
+  if (choose) {
+    args.choose = true;
+    for_distances(Integers(last, layers.end()), common, all - 1, all, one);
+    args.choose = false;
+  }
+  if (last != layers.begin()) for_distances(Integers(layers.begin(), last), common, 0, all, one);
+}
+
 namespace cpu {
 void average_pool(PoolArgs& args, int threads, int isa);
+int useful_threads(const DistanceArgs& args, int threads);
+void scale_vectors(DistanceArgs& args, int threads, int isa);
 void centroid_distances(DistanceArgs& args, int threads, int isa);
+void relative_distances(RelativeArgs& args, int threads, int isa);
 }  // namespace cpu
 
 }  // namespace fastadv

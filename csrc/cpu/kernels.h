@@ -12,6 +12,7 @@
 #include "common/knn_score.h"
 #include "common/momentum_step.h"
 #include "common/philox.h"
+#include "common/relative_distances.h"
 #include "common/sign_step.h"
 #include "cpu/trajectory_score.h"
 
@@ -44,6 +45,9 @@ constexpr int64_t kGradientChannels = 128;
   void centroid_scales_task(const DistanceArgs& args, int64_t task);        \
   void centroid_distances_task(const DistanceArgs& args, int64_t task);     \
   void centroid_gradient_task(const DistanceArgs& args, int64_t task);      \
+  void relative_own_task(const RelativeArgs& args, int64_t image);          \
+  void relative_distances_task(const RelativeArgs& args, int64_t task);     \
+  void relative_finish_task(const RelativeArgs& args, int64_t image);       \
   void knn_score_task(const KnnScoreArgs& args, int64_t row);               \
   void standardise_task(const TrajectoryScoreArgs& args, int64_t row);      \
   void project_task(const TrajectoryScoreArgs& args, int64_t task);         \

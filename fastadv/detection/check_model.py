@@ -44,5 +44,6 @@ def check_head(model: FaceModel, detector: Detector) -> None:
         notify(_HEADLESS)
     elif (logits := getattr(model.head, "out_features", len(names))) != len(names):
         raise ArgumentError(
-            f"detector: expected one fitted with the model's {logits} logits, got one with {len(names)}"
+            f"detector: expected one fitted with the model's {logits} logits, got one with {len(names)}; "
+            "load the weights with the class head that it was fitted with"
         )

@@ -14,7 +14,10 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
 from fastadv.ops.declaration import OPERATIONS
-from fastadv.ops.layers import METRICS, check_metric, described
+from fastadv.ops.layers import METRICS, READING, check_classes, check_metric, check_own, described
+
+#: What of the distances a detector's network reads.
+READINGS = ("raw", "relative")
 
 _LINEAR, _PERCEPTRON, _RECURRENT = range(3)
 _LANES = 16  # units are filled up with zeros to a multiple of so many
@@ -22,26 +25,29 @@ _MOST_KNOWN = 64  # shapes of batches that need no more checks
 
 
 class PreparedScore:
-    r"""Scores of trajectories: :func:`fastadv.ops.pooled_centroid_distances`, then a small network, all fixed but maps.
+    r"""Scores of trajectories: the distances of maps, then a small network, all fixed but maps.
 
     .. math:: s_n = w^\top h\left(\frac{d_{n} - \mu}{\sigma}\right) + b
 
-    with distances d ``(N, L, K)`` and h one of: the L K numbers themselves; a linear map of them and ReLU; the last
-    output of an LSTM that reads the L layers one after the other. A guard needs the score of one face at a time, and
-    then each of the many small operations that this replaces takes longer to call than to compute.
+    with d ``(N, L, R)`` of :func:`fastadv.ops.pooled_centroid_distances` (``"raw"``, R = K) or of
+    :func:`fastadv.ops.pooled_relative_distances` (``"relative"``, R = 5), and h one of: the L R numbers themselves; a
+    linear map of them and ReLU; the last output of an LSTM that reads the L layers one after the other. A guard needs
+    the score of one face at a time, and then each of the many small operations that this replaces takes longer to call
+    than to compute.
 
     Sums of the network are float32 over at most 256 products, and those are added in float64; the exponential function
     is within 2e-7 of the true one. Beyond the distances, a score is the same bits on every instruction set, with every
     number of threads and in every batch. Not differentiable. May be called from several threads.
 
     Args:
-        centroids: one ``(K, C_l)`` float32 for each of L layers.
+        centroids: one ``(K, C_l)`` float32 for each of L layers; K >= 2 to read them ``"relative"``.
         metric: ``"l2"`` or ``"cosine"``.
-        mean: mu, ``(L, K)`` float32.
-        scale: sigma, ``(L, K)`` float32.
-        hidden: a linear map of L K numbers, an LSTM of K numbers (one layer and direction, batch first, with biases),
+        mean: mu, ``(L, R)`` float32.
+        scale: sigma, ``(L, R)`` float32.
+        hidden: a linear map of L R numbers, an LSTM of R numbers (one layer and direction, batch first, with biases),
             or None.
         last: the linear map w, b, with one output.
+        reading: ``"raw"`` or ``"relative"``.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype or device.
@@ -60,6 +66,7 @@ class PreparedScore:
         scale: Tensor,
         hidden: nn.Linear | nn.LSTM | None,
         last: nn.Linear,
+        reading: str = "raw",
     ) -> None:
         vectors = checks.tensors("centroids", centroids, "centroids (K, C)")
         for i, value in enumerate(vectors):
@@ -67,7 +74,11 @@ class PreparedScore:
             if not value.numel():
                 raise ArgumentError(f"centroids[{i}]: expected shape (K, C) with K, C >= 1, got {tuple(value.shape)}")
         check_metric(metric)
-        shape = (len(vectors), len(vectors[0]))
+        checks.one_of("reading", reading, READINGS)
+        self._relative = reading == "relative"
+        if self._relative:
+            check_own(None, vectors, vectors, "centroids")
+        shape = (len(vectors), len(READING) if self._relative else len(vectors[0]))
         for name, value in (("mean", mean), ("scale", scale)):
             checks.rows(name, value, torch.float32, shape)
         kind, units, weights = _network(hidden, last, *shape)
@@ -89,9 +100,10 @@ class PreparedScore:
         layers = [number for v in vectors for number in (v.data_ptr(), v.shape[1], v.stride(0))]
         addresses = [value.data_ptr() for value in kept[len(vectors) :]]
         bias = 0.0 if last.bias is None else float(last.bias.detach())
-        self._native = _native.module().PreparedScore(layers, METRICS[metric], shape[1], kind, units, addresses, bias)
+        sizes = (METRICS[metric], len(vectors[0]), self._relative, kind, units)
+        self._native = _native.module().PreparedScore(layers, *sizes, addresses, bias)
 
-    def __call__(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
+    def __call__(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> Tensor:
         """Scores.
 
         Args:
@@ -99,6 +111,8 @@ class PreparedScore:
                 channels-last, as they are; other memory orders are copied.
             images: what they were made of, ``(N, 3, H, W)``. Where one holds a number that is not finite, its score is
                 NaN, whatever the maps hold.
+            own: ``(N,)`` int64 in [0, K), the class that each image is read relative to; None for the nearest one at
+                the last layer.
 
         Returns:
             ``(N,)`` float32.
@@ -123,12 +137,14 @@ class PreparedScore:
                 self._known[key] = layouts
             values = [value for value, _ in pairs]
         count = len(images)
+        if own is not None:
+            own = self._checked_own(own, images)
         made = torch.empty(count + self._native.scratch(count))
         if count:
             native_maps: list[int] = []
             for value, (dtype, *numbers) in zip(values, layouts, strict=True):
                 native_maps += (dtype, value.data_ptr(), *numbers)
-            self._native.run(native_maps, made.data_ptr(), count, *backends.on_cpu())
+            self._native.run(native_maps, made.data_ptr(), checks.address(own), count, *backends.on_cpu())
         return made[:count]
 
     @staticmethod
@@ -143,6 +159,15 @@ class PreparedScore:
         _check_map("value", value, None)
         made: Tensor = OPERATIONS["average_pool"].implementations["cpu"]([checks.in_memory("value", value)])
         return made[:, :, None, None]
+
+    def _checked_own(self, own: Tensor, images: Tensor) -> Tensor:
+        if not self._relative:
+            raise ArgumentError("own: expected None, since the distances are read 'raw', got a class for each image")
+        checked = check_own(own, self._kept, [images], "images")
+        assert checked is not None
+        checked = checks.in_memory("own", checked).contiguous()
+        check_classes(checked, self._kept)
+        return checked
 
     def _checked(self, values: list[Any]) -> list[Tensor]:
         *maps, images = values

@@ -14,6 +14,7 @@ struct AddNoiseArgs;
 struct BoxBlurArgs;
 struct PoolArgs;
 struct DistanceArgs;
+struct RelativeArgs;
 struct KnnScoreArgs;
 
 namespace cuda {
@@ -33,6 +34,7 @@ int box_blur(const BoxBlurArgs& args, void* stream);
 int average_pool(PoolArgs args, void* stream);
 int centroid_distances(const DistanceArgs& args, void* stream);
 int centroid_gradient(const DistanceArgs& args, void* stream);
+int relative_distances(const RelativeArgs& args, void* stream);
 int knn_score(const KnnScoreArgs& args, void* stream);
 
 }  // namespace cuda

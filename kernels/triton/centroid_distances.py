@@ -93,38 +93,25 @@ def scales_kernel(
     tl.store(p_scales + layer.to(tl.int64) * tl.num_programs(0) + row, scale)
 
 
-@triton.jit(do_not_specialize=VARYING)
-def distances_kernel(
-    features,  # of every layer (images, channels) float32
-    centroids_of,  # of every layer (centroids, channels) float32
-    layer_channels,
-    feature_strides,
-    centroid_strides,
-    p_scales,  # (layers, vectors) float32, 1 / norm; None for L2
-    p_out,  # (images, out_stride) float32; an image's layers, `centroids` apart
+@triton.jit
+def distances_to(
+    p_features,
+    p_centroids,
+    p_scales,  # of the layer; None for L2
+    image,
+    k,  # [BLOCK_K]
     centroids,
-    vectors,  # centroids + images
-    out_stride,
+    channels,
+    feature_stride,
+    centroid_stride,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    layer = tl.program_id(1)
-    channels = of_layer(layer_channels, layer)
-    p_features = of_layer(features, layer)
-    p_centroids = of_layer(centroids_of, layer)
-    feature_stride = of_layer(feature_strides, layer)
-    centroid_stride = of_layer(centroid_strides, layer)
-    if p_scales is not None:
-        p_scales += layer.to(tl.int64) * vectors
-    p_out += layer.to(tl.int64) * centroids
-    task = tl.program_id(0)
-    tiles = tl.cdiv(centroids, BLOCK_K)
-    image = (task // tiles).to(tl.int64)
-    k = (task % tiles).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)  # [BLOCK_K]
-    c = tl.arange(0, BLOCK_C)  # [BLOCK_C]
+    # Of an image of a layer to some centroids.
     if p_scales is not None:
         f_scale = tl.load(p_scales + centroids + image)
         c_scale = tl.load(p_scales + k, mask=k < centroids, other=0.0)
+    c = tl.arange(0, BLOCK_C)  # [BLOCK_C]
     total = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     for start in range(0, channels, BLOCK_C):
         inside = start + c < channels
@@ -168,6 +155,50 @@ def distances_kernel(
         else:
             made = tl.where(c_scale == 0.0, 1.0, tl.where(f_scale == 0.0, 1.0, 0.5 * made))
         distance = tl.where(again, made.to(tl.float32), distance)
+    return distance
+
+
+@triton.jit(do_not_specialize=VARYING)
+def distances_kernel(
+    features,  # of every layer (images, channels) float32
+    centroids_of,  # of every layer (centroids, channels) float32
+    layer_channels,
+    feature_strides,
+    centroid_strides,
+    p_scales,  # (layers, vectors) float32, 1 / norm; None for L2
+    p_out,  # (images, out_stride) float32; an image's layers, `centroids` apart
+    centroids,
+    vectors,  # centroids + images
+    out_stride,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    layer = tl.program_id(1)
+    channels = of_layer(layer_channels, layer)
+    p_features = of_layer(features, layer)
+    p_centroids = of_layer(centroids_of, layer)
+    feature_stride = of_layer(feature_strides, layer)
+    centroid_stride = of_layer(centroid_strides, layer)
+    if p_scales is not None:
+        p_scales += layer.to(tl.int64) * vectors
+    p_out += layer.to(tl.int64) * centroids
+    task = tl.program_id(0)
+    tiles = tl.cdiv(centroids, BLOCK_K)
+    image = (task // tiles).to(tl.int64)
+    k = (task % tiles).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)  # [BLOCK_K]
+    distance = distances_to(
+        p_features,
+        p_centroids,
+        p_scales,
+        image,
+        k,
+        centroids,
+        channels,
+        feature_stride,
+        centroid_stride,
+        BLOCK_K,
+        BLOCK_C,
+    )
     tl.store(p_out + image * out_stride + k, distance, mask=k < centroids)
 
 
@@ -271,7 +302,7 @@ def gradient_kernel(
 Layers = tuple[tuple[Any, ...], ...]
 
 
-def _launches(features: list[Tensor], centroids: list[Tensor], scales: Tensor | None) -> Iterator[tuple[int, Layers]]:
+def launches(features: list[Tensor], centroids: list[Tensor], scales: Tensor | None) -> Iterator[tuple[int, Layers]]:
     """The first layer of every launch, and of its layers what the kernels take; their norms are made before."""
     for first in range(0, len(features), MOST_LAYERS):
         part = slice(first, first + MOST_LAYERS)
@@ -291,7 +322,7 @@ def launch(
 ) -> None:
     """Run on the current stream. ``out``: ``(N, L, K)``; ``scales``: ``(L, K + N)`` for the cosine distance."""
     with on_device(out):
-        for first, layers in _launches(features, centroids, scales):
+        for first, layers in launches(features, centroids, scales):
             own = None if scales is None else scales[first:]
             distances_kernel[(images * triton.cdiv(count, BLOCK_K), len(layers[0]))](
                 *(*layers, own, out[:, first:], count, count + images, out.stride(0)),
@@ -315,7 +346,7 @@ def launch_backward(
     """Run on the current stream. ``out``: ``(N, row)``, the layers' channels one after the other."""
     columns = [0, *accumulate(f.shape[1] for f in features)]
     with on_device(out):
-        for first, layers in _launches(features, centroids, scales):
+        for first, layers in launches(features, centroids, scales):
             own = None if scales is None else scales[first:]
             each = tuple(columns[first : first + len(layers[0])])
             tiles = triton.cdiv(max(layers[2]), BLOCK_C)

@@ -203,6 +203,9 @@ def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
             write_png(tmp_path / folder / f"{name}.png", to_uint8(people.load(name).image))
     detectors = out / "detectors"
     words = ("score", detectors / "linear-centroid-l2-relative.safetensors", "--eer", "--model", "synth-vgg", "--json")
+    with pytest.raises(ValueError, match="detector: expected one fitted with the model's 500 logits, got one with 4;"):
+        call(*words, "--data", tmp_path / "faces")
+    words += ("--weights", out / "head.safetensors")
     faces = ("--data", tmp_path / "faces")
     scores = {
         more: [face["score"] for face in json.loads(call(*words, *faces, *more))["faces"]]

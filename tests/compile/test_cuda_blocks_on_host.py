@@ -102,6 +102,18 @@ def distances(run, features, centroids, metric):
     return out
 
 
+def relative(run, features, centroids, own, metric):
+    images, count = len(features[0]), len(centroids[0])
+    numbers = listed(layers.native_layers(features, centroids))
+    scales = torch.full((len(features), count + images), float("nan"))
+    chosen = torch.full((images,), -7) if own is None else own.clone()
+    seen = layers.empty_seen(features, centroids).fill_(float("nan"))
+    out = torch.full((images, len(features), 5), float("nan"))
+    sizes = (images, count)
+    run("relative", numbers, len(numbers), METRICS[metric], scales, chosen, int(own is None), seen, out, *sizes)
+    return out, chosen
+
+
 def gradient(run, grad, found, features, centroids, metric):
     images, count = len(features[0]), len(centroids[0])
     numbers = listed(layers.native_layers(features, centroids))
@@ -128,6 +140,39 @@ def test_distances(images, widths, metric, run):
     )
     few = slice(images - 1, images)  # by the kernel for few images: the same bits
     assert_same_bits(distances(run, [f[few].clone() for f in features], centroids, metric), made[few])
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["given", "nearest"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("widths", [(4, 132), (5, 131)], ids=["whole packs", "odd"])
+@pytest.mark.parametrize("images", [3, 35])
+def test_relative_distances(images, widths, metric, own, run):
+    features, centroids = vectors((images, 150), widths)
+    centroids[1][5] *= 1e-30
+    features[0][0] = centroids[0][3]
+    mine = torch.arange(images) * 3 % 150 if own else None
+    made, chosen = relative(run, features, centroids, mine, metric)
+    found = distances(run, features, centroids, metric)
+    expected = found[:, -1].argmin(1) if mine is None else mine
+    assert torch.equal(chosen, expected)
+    at = expected[:, None, None].expand(-1, 2, 1)
+    other, d = found.scatter(2, at, float("inf")), found.gather(2, at)[..., 0].double()
+    least = other.amin(2).double()
+    rank = (other < d[..., None].float()).sum(2) / 149
+    ratio = torch.where(d == least, 0.5, d / (d + least))
+    assert_same_bits(made[..., :4], torch.stack([d, least, ratio, rank.double()], 2).float())
+    mean = found.double().scatter(2, at, 0.0).sum(2) / 149
+    torch.testing.assert_close(made[..., 4].double(), d - mean, rtol=1e-7, atol=1e-14)
+    some = slice(images - 2, images)  # by the kernel for few images: the same bits
+    few = relative(run, [f[some].clone() for f in features], centroids, None if mine is None else mine[some], metric)
+    assert_same_bits(few[0], made[some])
+
+
+def test_a_class_that_there_is_not(run):
+    features, centroids = vectors((2, 70), (4,))
+    made, _ = relative(run, features, centroids, torch.tensor([70, 0]), "l2")
+    assert made[0, 0].isnan().tolist() == [True, False, True, True, True]
+    assert not made[1].isnan().any()
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -8,7 +8,7 @@ from ptx import compiled, inexact
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 SCRIPT = """
-from fastadv.kernels.triton import average_pool, centroid_distances, knn_score
+from fastadv.kernels.triton import average_pool, centroid_distances, knn_score, relative_distances
 
 F, N, S = "*fp32", "i64", "i32"
 # of two layers, the second of which may be larger than 32 bits count
@@ -31,6 +31,14 @@ for cc in (80, 90):
         build(f"gradient {metric} sm_{cc}", centroid_distances.gradient_kernel,
               {**layers, **scales, "columns": (S, S), "p_grad": F, "p_distances": F, "p_out": F, "centroids": S,
                "vectors": S, "tiles": S, "grad_stride": N, "out_stride": N}, tiles, target)
+        for choose in (False, True):
+            build(f"relative {metric} {choose} sm_{cc}", relative_distances.relative_kernel,
+                  {**layers, **scales, "p_own": "*i64", "p_seen": "*fp64", "p_out": F, "centroids": S, "vectors": S,
+                   "part": S, "parts": S, "out_stride": N}, {**tiles, "CHOOSE": choose}, target)
+    for choose in (False, True):
+        build(f"reading {choose} sm_{cc}", relative_distances.finish_kernel,
+              {"p_own": "*i64", "p_seen": "*fp64", "p_out": F, "centroids": S, "parts": S, "out_stride": N},
+              {"CHOOSE": choose, "BLOCK": relative_distances.MOST_PARTS}, target)
     for weighting in range(3):
         build(f"score {weighting} sm_{cc}", knn_score.knn_score_kernel,
               {"p_distances": F, "p_labels": "*i64", "p_predicted": "*i64", "p_out": F, "neighbours": S,
@@ -46,7 +54,7 @@ def ptx():
 
 def test_every_kernel_compiles_for_every_target(ptx):
     for target in ("sm_80", "sm_90"):
-        assert sum(name.endswith(target) for name in ptx) == 2 * 3 + 1 + 2 * 2 + 3
+        assert sum(name.endswith(target) for name in ptx) == 2 * 3 + 1 + 2 * 2 + 2 * 2 + 2 + 3
     for name, text in ptx.items():
         assert f".target {name.split()[-1]}" in text
 
@@ -61,3 +69,4 @@ def test_divisions_and_roots_round_to_nearest(ptx):
     assert "sqrt.rn.f32" in ptx["distances l2 sm_80"]
     assert "div.rn.f32" in ptx["gradient l2 sm_80"]
     assert "div.rn.f64" in ptx["score 2 sm_80"]
+    assert "div.rn.f64" in ptx["reading True sm_80"]

@@ -18,6 +18,7 @@ LAYOUTS = ["contiguous", "channels_last", "columns"]
 ROUNDED = {
     **{"average_pool": 4e-6, "centroid_distances": 1e-5, "centroid_distances_backward": 1e-5},
     **{"pooled_centroid_distances": 2e-5, "knn_score": 2e-7},
+    **{"relative_distances": 2e-5, "pooled_relative_distances": 4e-5},
 }
 
 MAY_BE_A_NUMBER = ("alpha", "eps", "scale", "slope", "seed", "tick")
@@ -61,6 +62,7 @@ def example(argument, draw, layout):
         "feature_maps": lambda: {name: [arrange(each((images, *s), draw), layout) for s in layers]},
         "features": lambda: {name: [each((images, c), draw) for c, _, _ in layers]},
         "centroids": lambda: {name: [each((4, c), draw) for c, _, _ in layers], "metric": "cosine"},
+        "own": lambda: {name: torch.arange(images).remainder(2)},
         "distances": lambda: {part: each((images, len(layers), 4), draw, 0.1) for part in argument.public},
     }
     return special[argument.kind]()

@@ -201,6 +201,7 @@ GIVEN = {
     "maps": [
         lambda v: ops.average_pool([v]),
         lambda v: ops.pooled_centroid_distances([v], [batch(shape=(4, 3))]),
+        lambda v: ops.pooled_relative_distances([v], [batch(shape=(4, 3))]),
         score,
     ],
     "images": [lambda v: score(batch(), v)],
@@ -226,6 +227,7 @@ def test_other_forms_of_rows_and_keys(form):
     calls = [
         lambda: distances(features=rows),
         lambda: distances(centroids=rows),
+        lambda: ops.relative_distances([batch(0.5, (2, 3))], [batch(0.25, (4, 3))], ids),
         lambda: ops.knn_score(rows, LABELS, LABELS[:, 0]),
         lambda: ops.knn_score(batch(shape=(2, 3)), form(LABELS), LABELS[:, 0]),
         lambda: sign(alpha=rows),
@@ -322,6 +324,7 @@ READ = {
     "fused": lambda v, b: fused(v, backend=b),
     "prepared": lambda v, b: ops.PreparedDropout(rate=0.3, layer=0, backend=b)(v, **KEY),
     "prepared fused": lambda v, b: fixed(backend=b)(v, **KEY),
+    "relative": lambda v, b: ops.relative_distances([v.flatten(1)], [batch(0.25, (4, 60))], backend=b),
     "features": lambda v, b: ops.centroid_distances([v.flatten(1)], [batch(0.25, (4, 60))], backend=b),
     "scale": lambda v, b: fixed(scale=v[0, :, 0, 0], backend=b)(batch(), **KEY),
     "slope": lambda v, b: fused(slope=v[0, :, 0, 0], backend=b),

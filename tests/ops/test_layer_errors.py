@@ -86,6 +86,25 @@ SHARED = [
 ]
 
 
+I64 = torch.int64
+OWN = [
+    ([0, 1], TypeError, "own: expected a torch.Tensor or a NumPy or CuPy array, got list"),
+    (1, TypeError, "own: expected a torch.Tensor or a NumPy or CuPy array, got int"),
+    (torch.zeros(2), TypeError, "own: expected dtype torch.int64, got torch.float32"),
+    (torch.zeros(2, dtype=torch.int32), TypeError, "own: expected dtype torch.int64, got torch.int32"),
+    (torch.zeros(3, dtype=I64), ValueError, r"own: expected shape \(2,\), got \(3,\)"),
+    (torch.zeros(2, 1, dtype=I64), ValueError, r"own: expected shape \(2,\), got \(2, 1\)"),
+    (
+        torch.zeros(2, dtype=I64, **META),
+        ValueError,
+        "own: expected cpu, the device of (features|maps), got meta",
+    ),
+    (torch.tensor([0, 4]), ValueError, r"own: expected classes in \[0, 4\), got 4"),
+    (torch.tensor([-1, 0]), ValueError, r"own: expected classes in \[0, 4\), got -1"),
+    (np.array([0, 9]), ValueError, r"own: expected classes in \[0, 4\), got 9"),
+]
+
+
 def number(value) -> str:
     return "" if not isinstance(value, str) else value[:30]
 
@@ -94,30 +113,53 @@ def number(value) -> str:
 def test_maps(value, error, message):
     with pytest.raises(error, match=message):
         ops.average_pool(value)
-    with pytest.raises(error, match=message):
-        ops.pooled_centroid_distances(value, GOOD_CENTROIDS)
+    for call in (ops.pooled_centroid_distances, ops.pooled_relative_distances):
+        with pytest.raises(error, match=message):
+            call(value, GOOD_CENTROIDS)
 
 
 @pytest.mark.parametrize(("value", "error", "message"), FEATURES, ids=number)
 def test_features(value, error, message):
-    with pytest.raises(error, match=message):
-        ops.centroid_distances(value, GOOD_CENTROIDS)
+    for call in (ops.centroid_distances, ops.relative_distances):
+        with pytest.raises(error, match=message):
+            call(value, GOOD_CENTROIDS)
 
 
 @pytest.mark.parametrize(("value", "error", "message"), CENTROIDS, ids=number)
 def test_centroids(value, error, message):
+    for call in (ops.centroid_distances, ops.relative_distances):
+        with pytest.raises(error, match=message):
+            call(GOOD_FEATURES, value)
+    for call in (ops.pooled_centroid_distances, ops.pooled_relative_distances):
+        with pytest.raises(error, match=message):
+            call(maps(), value)
+
+
+@pytest.mark.parametrize(("value", "error", "message"), OWN, ids=number)
+def test_own_classes(value, error, message, backend):
     with pytest.raises(error, match=message):
-        ops.centroid_distances(GOOD_FEATURES, value)
+        ops.relative_distances(GOOD_FEATURES, GOOD_CENTROIDS, value, backend=backend)
     with pytest.raises(error, match=message):
-        ops.pooled_centroid_distances(maps(), value)
+        ops.pooled_relative_distances(maps(), GOOD_CENTROIDS, value, backend=backend)
+
+
+@pytest.mark.parametrize("own", [None, torch.zeros(2, dtype=I64)])
+def test_one_class_has_no_other(own):
+    message = r"centroids\[0\]: expected shape \(K, C\) with K >= 2, got \(1, 3\)"
+    with pytest.raises(ValueError, match=message):
+        ops.relative_distances(GOOD_FEATURES, rows((1, 3), (1, 6)), own)
+    with pytest.raises(ValueError, match=message):
+        ops.pooled_relative_distances(maps(), rows((1, 3), (1, 6)), own)
 
 
 @pytest.mark.parametrize(("options", "error", "message"), SHARED, ids=number)
 def test_options(options, error, message):
-    with pytest.raises(error, match=message):
-        ops.centroid_distances(GOOD_FEATURES, GOOD_CENTROIDS, **options)
-    with pytest.raises(error, match=message):
-        ops.pooled_centroid_distances(maps(), GOOD_CENTROIDS, **options)
+    for call in (ops.centroid_distances, ops.relative_distances):
+        with pytest.raises(error, match=message):
+            call(GOOD_FEATURES, GOOD_CENTROIDS, **options)
+    for call in (ops.pooled_centroid_distances, ops.pooled_relative_distances):
+        with pytest.raises(error, match=message):
+            call(maps(), GOOD_CENTROIDS, **options)
 
 
 def test_options_of_the_pooling():

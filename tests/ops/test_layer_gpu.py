@@ -25,7 +25,14 @@ def metric(request):
 def everything(maps, centroids, metric, backend):
     distances = ops.pooled_centroid_distances(maps, centroids, metric=metric, backend=backend)
     nearest, order = distances[:, 0].sort(dim=1)
-    return distances, ops.knn_score(nearest, order, order[:, 3], weighting="inverse_square", backend=backend)
+    claimed = ops.pooled_relative_distances(maps, centroids, order[:, 5], metric=metric, backend=backend)
+    found = ops.pooled_relative_distances(maps, centroids, metric=metric, backend=backend)
+    return (
+        distances,
+        claimed,
+        found,
+        ops.knn_score(nearest, order, order[:, 3], weighting="inverse_square", backend=backend),
+    )
 
 
 def test_a_side_stream_orders_the_work(metric, backend):
@@ -80,6 +87,7 @@ def test_one_launch_for_all_layers(backend):
         lambda: ops.average_pool(maps, backend=backend): 1,
         lambda: ops.centroid_distances(features, centroids, backend=backend): 1,
         lambda: ops.pooled_centroid_distances(maps, centroids, backend=backend): 2,
+        lambda: ops.relative_distances(features, centroids, backend=backend): 4,  # the last layer, then the others
     }
     for call, launches in wanted.items():
         call()
@@ -114,3 +122,9 @@ def test_many_centroids_and_images(metric, backend):
     expected = (wide[0] - wide[1]).square().sum(-1)
     expected = expected.sqrt() if metric == "l2" else expected / 2
     torch.testing.assert_close(made[:, 0, -40:].double(), expected, rtol=1e-5, atol=1e-7)
+    read = ops.relative_distances(features, centroids, metric=metric, backend=backend)[:, 0].double()
+    d = made[:, 0].double()
+    least = d.topk(2, dim=1, largest=False).values
+    mean = (d.sum(1) - least[:, 0]) / (d.shape[1] - 1)
+    torch.testing.assert_close(read[:, :2], least, rtol=0, atol=0)
+    torch.testing.assert_close(read[:, 4], least[:, 0] - mean, rtol=1e-6, atol=0)

@@ -41,6 +41,16 @@ def test_opcheck_of_the_distances(metric, grad, backend):
     torch.library.opcheck(torch.ops.fastadv.centroid_distances_backward.default, arguments)
 
 
+@pytest.mark.parametrize("own", [None, torch.tensor([3, 0])])
+@pytest.mark.parametrize(("metric", "grad"), [("l2", False), ("l2", True), ("cosine", True)])
+def test_opcheck_of_the_relative_distances(metric, grad, own, backend):
+    features, maps, centroids = CASE.features(), CASE.maps(), CASE.against()
+    for value in (*features, *maps):
+        value.requires_grad_(grad)
+    torch.library.opcheck(torch.ops.fastadv.relative_distances.default, (features, centroids, metric, own, backend))
+    torch.library.opcheck(torch.ops.fastadv.pooled_relative_distances.default, (maps, centroids, metric, own, backend))
+
+
 @pytest.mark.parametrize("weighting", ["uniform", "rank", "inverse_square"])
 def test_opcheck_of_the_score(weighting, backend):
     torch.library.opcheck(torch.ops.fastadv.knn_score.default, (*neighbours(), weighting, backend))
@@ -56,7 +66,9 @@ def test_compiled_without_a_graph_break(metric, backend):
         one = ops.centroid_distances(pooled, centroids, metric=metric, backend=backend)
         other = ops.pooled_centroid_distances(maps, centroids, metric=metric, backend=backend)
         score = ops.knn_score(near, labels, predicted, weighting="rank", backend=backend)
-        return one.sum() + (other * 3).sum() + score.sum()
+        relative = ops.relative_distances(pooled, centroids, metric=metric, backend=backend)
+        claimed = ops.pooled_relative_distances(maps, centroids, predicted[:2], metric=metric, backend=backend)
+        return one.sum() + (other * 3).sum() + score.sum() + relative.sum() + claimed.square().sum()
 
     torch.compiler.reset()
     compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
@@ -73,6 +85,7 @@ def test_inference_tensors(backend):
     with torch.inference_mode():
         maps, centroids = CASE.maps(), CASE.against()
         ops.pooled_centroid_distances(maps, centroids, backend=backend)
+        ops.pooled_relative_distances(maps, centroids, torch.tensor([0, 3]), backend=backend)
         ops.knn_score(*neighbours(), backend=backend)
 
 
@@ -102,6 +115,14 @@ def test_numpy_arrays_come_back_as_arrays(backend):
             ops.pooled_centroid_distances(arrays[0], arrays[2], backend=backend),
             ops.pooled_centroid_distances(maps, centroids, backend=backend),
         ),
+        (
+            ops.relative_distances(*arrays[1:], np.array([2, 0]), backend=backend),
+            ops.relative_distances(features, centroids, torch.tensor([2, 0]), backend=backend),
+        ),
+        (
+            ops.pooled_relative_distances(arrays[0], arrays[2], backend=backend),
+            ops.pooled_relative_distances(maps, centroids, backend=backend),
+        ),
         (ops.knn_score(*(value.numpy() for value in near), backend=backend), ops.knn_score(*near, backend=backend)),
     ]
     for array, expected in found:
@@ -120,3 +141,8 @@ def test_cupy_arrays_come_back_as_arrays():
         assert isinstance(made, cupy.ndarray)
         expected = ops.pooled_centroid_distances(maps, centroids)
         torch.testing.assert_close(torch.from_numpy(made.get()), expected)
+        arrays = [[cupy.asarray(value.numpy()) for value in values] for values in (CASE.features(), centroids)]
+        relative = ops.relative_distances(*arrays, cupy.asarray([1, 0]))
+        assert isinstance(relative, cupy.ndarray)
+        expected = ops.relative_distances(CASE.features(), centroids, torch.tensor([1, 0]))
+        torch.testing.assert_close(torch.from_numpy(relative.get()), expected, rtol=1e-5, atol=1e-6)

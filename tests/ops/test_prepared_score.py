@@ -14,6 +14,7 @@ from fastadv.testing.cases import arrange
 from fastadv.testing.tolerances import assert_same_bits
 
 KINDS = ("linear", "mlp", "lstm")
+READINGS = ("raw", "relative")
 SHAPES = ((5, 4, 7), (19, 3, 3), (130, 1, 1))  # channels, height and width of the layers
 
 
@@ -21,23 +22,24 @@ def numbers(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def parameters(kind, *, classes=11, hidden=20, metric="l2", biases=True):
-    layers = len(SHAPES)
+def parameters(kind, *, classes=11, hidden=20, metric="l2", biases=True, reading="raw"):
+    layers, width = len(SHAPES), 5 if reading == "relative" else classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         first = {
             "linear": lambda: None,
-            "mlp": lambda: nn.Linear(layers * classes, hidden, bias=biases),
-            "lstm": lambda: nn.LSTM(classes, hidden, batch_first=True),
+            "mlp": lambda: nn.Linear(layers * width, hidden, bias=biases),
+            "lstm": lambda: nn.LSTM(width, hidden, batch_first=True),
         }[kind]()
-        last = nn.Linear(layers * classes if kind == "linear" else hidden, 1, bias=biases)
+        last = nn.Linear(layers * width if kind == "linear" else hidden, 1, bias=biases)
     return {
         "centroids": [numbers(classes, shape[0], seed=i) for i, shape in enumerate(SHAPES)],
         "metric": metric,
-        "mean": numbers(layers, classes, seed=5),
-        "scale": numbers(layers, classes, seed=6).abs() + 0.5,
+        "mean": numbers(layers, width, seed=5),
+        "scale": numbers(layers, width, seed=6).abs() + 0.5,
         "hidden": first,
         "last": last,
+        "reading": reading,
     }
 
 
@@ -46,7 +48,7 @@ def batch(count, dtype=torch.float32, layout="contiguous"):
     return maps, arrange(numbers(count, 3, 6, 6, seed=9).sigmoid(), layout)
 
 
-def expected(maps, *, centroids, metric, mean, scale, hidden, last):
+def expected(maps, *, centroids, metric, mean, scale, hidden, last, reading, own=None):
     """The definition in float64, gate by gate."""
     maps, centroids = [v.double().mean((2, 3)) for v in maps], [c.double() for c in centroids]
     if metric == "cosine":
@@ -57,7 +59,10 @@ def expected(maps, *, centroids, metric, mean, scale, hidden, last):
         distances = [1 - v @ c.T for v, c in unit]
     else:
         distances = [(v[:, None] - c).norm(dim=2) for v, c in zip(maps, centroids, strict=True)]
-    x = (torch.stack(distances, 1) - mean.double()) / scale.double()
+    x = torch.stack(distances, 1)
+    if reading == "relative":
+        x = relative(x, x[:, -1].argmin(1) if own is None else own)
+    x = (x - mean.double()) / scale.double()
     if isinstance(hidden, nn.LSTM):
         w = {name: value.detach().double() for name, value in hidden.named_parameters()}
         h = c = torch.zeros(len(x), hidden.hidden_size, dtype=torch.float64)
@@ -74,16 +79,25 @@ def expected(maps, *, centroids, metric, mean, scale, hidden, last):
     return linear(last, x)[:, 0]
 
 
+def relative(distances, own):
+    at = own[:, None, None].expand(-1, distances.shape[1], 1)
+    mine, other = distances.gather(2, at), distances.scatter(2, at, math.inf)
+    least, others, a = other.amin(2), distances.shape[2] - 1, mine[..., 0]
+    rank = (other < mine).sum(2) / others
+    return torch.stack([a, least, a / (a + least), rank, a - distances.scatter(2, at, 0).sum(2) / others], 2)
+
+
 def linear(layer, x):
     made = x @ layer.weight.detach().double().T
     return made if layer.bias is None else made + layer.bias.detach().double()
 
 
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 9])
-def test_the_definition_in_float64(kind, metric, count):
-    given = parameters(kind, metric=metric)
+def test_the_definition_in_float64(kind, metric, count, reading):
+    given = parameters(kind, metric=metric, reading=reading)
     maps, images = batch(count)
     found = ops.PreparedScore(**given)(maps, images)
     assert (found.dtype, found.shape) == (torch.float32, (count,))
@@ -91,13 +105,51 @@ def test_the_definition_in_float64(kind, metric, count):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("classes", "hidden"), [(1, 1), (600, 16), (33, 100)])
-def test_sizes(kind, classes, hidden):
-    """Sums longer than a block of float32, and units that fill registers or do not."""
-    given = parameters(kind, classes=classes, hidden=hidden, biases=kind == "lstm")
+@pytest.mark.parametrize(
+    ("classes", "hidden", "reading"),
+    [(1, 1, "raw"), (600, 16, "raw"), (33, 100, "raw"), (2, 1, "relative"), (20_001, 100, "relative")],
+)
+def test_sizes(kind, classes, hidden, reading):
+    """Sums longer than a block of float32, units that fill registers or do not, parts of more than 64 classes."""
+    given = parameters(kind, classes=classes, hidden=hidden, biases=kind == "lstm", reading=reading)
     maps, images = batch(6)
     found = ops.PreparedScore(**given)(maps, images)
     torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_relative_to_a_given_class(kind, metric):
+    given = parameters(kind, metric=metric, reading="relative", classes=150)
+    score = ops.PreparedScore(**given)
+    for count in (1, 5):  # an odd number: what lies behind the scores is not aligned by itself
+        maps, images = batch(count)
+        own = torch.arange(count) * 31
+        found = score(maps, images, own)
+        torch.testing.assert_close(found.double(), expected(maps, **given, own=own), rtol=1e-5, atol=1e-5)
+        assert_same_bits(score(maps, images, torch.stack([own, own], 1)[:, 1]), found)
+        nearest = ops.pooled_centroid_distances(maps, given["centroids"], metric=metric)[:, -1].argmin(1)
+        assert_same_bits(score(maps, images), score(maps, images, nearest))
+
+
+def test_wrong_own_classes():
+    maps, images = batch(2)
+    score = ops.PreparedScore(**parameters("mlp", reading="relative"))
+    for own, error, message in (
+        ([0, 1], TypeError, "own: expected a torch.Tensor or a NumPy or CuPy array, got list"),
+        (torch.zeros(2), TypeError, r"own: expected dtype torch\.int64, got torch\.float32"),
+        (torch.zeros(3, dtype=torch.int64), ValueError, r"own: expected shape \(2,\), got \(3,\)"),
+        (torch.tensor([0, 11]), ValueError, r"own: expected classes in \[0, 11\), got 11"),
+        (torch.zeros(2, dtype=torch.int64, device="meta"), ValueError, "own: expected cpu, the device of images, got"),
+    ):
+        with pytest.raises(error, match=message):
+            score(maps, images, own)
+    with pytest.raises(ValueError, match="own: expected None, since the distances are read 'raw', got a class"):
+        ops.PreparedScore(**parameters("mlp"))(maps, images, torch.tensor([0, 1]))
+    given = parameters("mlp", reading="relative")
+    given["centroids"] = [c[:1] for c in given["centroids"]]
+    with pytest.raises(ValueError, match=r"centroids\[0\]: expected shape \(K, C\) with K >= 2, got \(1, 5\)"):
+        ops.PreparedScore(**given)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
@@ -127,10 +179,11 @@ def test_numbers_far_out():
     torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_does_not_depend_on_the_batch_the_threads_or_the_instruction_set(kind, monkeypatch):
+def test_a_score_does_not_depend_on_the_batch_the_threads_or_the_instruction_set(kind, reading, monkeypatch):
     """With distances that are exact on all of them: one channel, so no sum."""
-    given = parameters(kind, classes=150, hidden=100)
+    given = parameters(kind, classes=150, hidden=100, reading=reading)
     given["centroids"] = [c[:, :1].contiguous() for c in given["centroids"]]
     maps, images = batch(70)
     maps = [v[:, :1, :1, :1].contiguous() for v in maps]
@@ -165,12 +218,14 @@ def test_an_image_that_is_not_finite_has_no_score(kind, bad):
     assert_same_bits(found[rest], calm[rest])
 
 
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_map_that_is_not_a_number_gives_no_number(kind):
-    score = ops.PreparedScore(**parameters(kind))
-    maps, images = batch(5)
-    maps[0][1, 0, 0, 0] = math.nan
-    assert score(maps, images).isnan().tolist() == [False, True, False, False, False]
+def test_a_map_that_is_not_a_number_gives_no_number(kind, reading):
+    score = ops.PreparedScore(**parameters(kind, reading=reading))
+    for layer in (0, -1):
+        maps, images = batch(5)
+        maps[layer][1, 0, 0, 0] = math.nan
+        assert score(maps, images).isnan().tolist() == [False, True, False, False, False]
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
@@ -191,7 +246,7 @@ def test_no_images():
 
 
 def test_threads_do_not_meet():
-    score = ops.PreparedScore(**parameters("lstm"))
+    score = ops.PreparedScore(**parameters("lstm", reading="relative"))
     batches = [batch(1 + i % 7) for i in range(24)]
     alone = [score(*each) for each in batches]
     with ThreadPoolExecutor(4) as pool:
@@ -221,6 +276,8 @@ def test_shapes_without_end_are_not_remembered():
         ({"centroids": [torch.zeros(11, 0)]}, ValueError, r"centroids\[0\]: expected .*, got \(11, 0\)"),
         ({"centroids": [torch.zeros(11, 5).half()]}, TypeError, r"centroids\[0\]: expected .*, got torch.float16"),
         ({"metric": "l1"}, ValueError, "metric: expected 'l2' or 'cosine', got 'l1'"),
+        ({"reading": "own"}, ValueError, "reading: expected 'raw' or 'relative', got 'own'"),
+        ({"reading": "relative"}, ValueError, r"mean: expected shape \(3, 5\), got \(3, 11\)"),
         ({"mean": torch.zeros(3, 4)}, ValueError, r"mean: expected shape \(3, 11\), got \(3, 4\)"),
         ({"scale": torch.zeros(3, 11).double()}, TypeError, "scale: expected .*, got torch.float64"),
         ({"hidden": nn.ReLU()}, TypeError, "hidden: expected a Linear, an LSTM or None, got ReLU"),

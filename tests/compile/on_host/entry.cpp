@@ -5,6 +5,7 @@
 #include "cuda/centroid_distances.cu"
 #include "cuda/centroid_gradient.cu"
 #include "cuda/momentum_step.cu"
+#include "cuda/relative_distances.cu"
 #include "layers.h"
 
 using namespace fastadv;
@@ -39,6 +40,18 @@ int distances(const int64_t* layers, int64_t count, int metric, float* scales, f
   common.out = out;
   for_distances(Integers(layers, layers + count), common,
                 [&](const DistanceArgs& args) { status |= cuda::centroid_distances(args, nullptr); });
+  return status;
+}
+
+int relative(const int64_t* layers, int64_t count, int metric, float* scales, int64_t* own, int64_t choose, double* seen,
+             float* out, int64_t images, int64_t centroids) {
+  int status = 0;
+  DistanceArgs common = distance_args(metric, 0, 0, images, centroids);
+  common.scales = scales;
+  common.out = out;
+  for_readings(Integers(layers, layers + count), common, reinterpret_cast<Address>(own), choose != 0,
+               reinterpret_cast<Address>(seen),
+               [&](const RelativeArgs& args) { status |= cuda::relative_distances(args, nullptr); });
   return status;
 }
 
