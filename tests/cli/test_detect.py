@@ -216,7 +216,19 @@ def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
         call(*words, *faces, "--claimed")
     # calibrated with the gallery and the claims that it will be used with
     mine, relative = tmp_path / "mine.safetensors", ("--gallery", tmp_path / "gallery", "--claimed")
-    few = ("calibrate", words[1], *faces, *words[3:5], *relative, "--false-alarm", "0.5", "--out", mine, "--json")
+    few = (
+        "calibrate",
+        words[1],
+        *faces,
+        *words[3:5],
+        *words[6:],
+        *relative,
+        "--false-alarm",
+        "0.5",
+        "--out",
+        mine,
+        "--json",
+    )
     found = json.loads(call(*few))
     assert found["calibrated_on"]["claimed"] == "the identity of each face"
     read = load_detector(mine)
