@@ -109,8 +109,8 @@ CALLS = (
     ),
     Call(
         name="calibrate",
-        words="detect calibrate {detect}/detectors/mlp-medoid-l2.safetensors --false-alarm 0.1 --out {out}.safetensors"
-        f" {_SEEN}",
+        words="detect calibrate {detect}/detectors/mlp-medoid-l2-relative.safetensors --false-alarm 0.1"
+        f" --out {{out}}.safetensors {_SEEN}",
         resumes=False,
     ),
     Call(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fastadv.cli.detect import FaceOptions, StudyInput
-from fastadv.cli.fields import Changed, takes_groups
+from fastadv.cli.fields import Changed, Without, takes_groups
+from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.options import Device, PrintOptions
 
 
@@ -18,19 +19,24 @@ def calibrate(
     detector: Annotated[Path, typer.Argument(help="Detector, a file of 'fastadv detect fit'.")],
     given: Annotated[StudyInput, Changed("model", "Architecture of the network whose layers the detector reads.")],
     faces: FaceOptions,
+    enrolled: Annotated[GuardOptions, Without("detector", "threshold", "false_alarm", "equal_error")],
     printing: PrintOptions,
     out: Annotated[Path, typer.Option(help="Write the calibrated detector to this file.")],
     false_alarm: Annotated[
         list[float] | None,
         typer.Option(help="Set the threshold of this false-alarm rate; may be given several times (default: 0.01)."),
     ] = None,
+    claimed: Annotated[
+        bool,
+        typer.Option("--claimed", help="Take the identity of each face's folder for the one that it claims to show."),
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Set a detector's threshold on your own natural faces, and print what its false-alarm rate will be on new ones.
 
     Give faces as the detector will meet them (camera, light, alignment), best one of each person, and none that it was
     fitted on. No adversarial images are needed. 'serve', 'detect score' and 'detect export' read the threshold and the
-    p-values from the file.
+    p-values from the file. Where they are given --gallery, or claims, give the same here.
 
     Example: fastadv detect calibrate study/detectors/mlp-centroid-l2.safetensors --data mine/ --model mobilefacenet
     --weights FILE --false-alarm 0.01 --out detector.safetensors
@@ -45,14 +51,15 @@ def calibrate(
         calibrate_folder,
         source,
         face_model,
-        fitted,
+        enrolled.enrolled(fitted, face_model),
         quiet=printing.without_bars,
         rates=tuple(false_alarm or (0.01,)),
         name=given.data.resolve().name,
+        claimed=claimed,
     )
-    made.detector.to("cpu").save(out)
     thresholds = made.detector.thresholds
     assert thresholds is not None
+    replace(fitted, thresholds=thresholds).to("cpu").save(out)
     rows = [
         {"threshold": line, "images_for_twice": images_for(rate.rate), **asdict(rate)}
         for line, rate in zip(thresholds.false_alarm, made.expected, strict=True)

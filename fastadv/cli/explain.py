@@ -22,12 +22,16 @@ def explain(
     given: Network,
     detector: GuardOptions,
     printing: PrintOptions,
+    claimed: Annotated[
+        str | None, typer.Option(help="The identity that the image claims to show; see --gallery.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Draw the contributions into this SVG file.")] = None,
 ) -> None:
     """Print which layers, and which two columns of what the detector reads, made the score of an image.
 
     The contributions are integrated gradients from the mean of natural images to this one (Sundararajan et al. 2017):
-    they add up to the difference of the two scores. The columns are the distances to the classes.
+    they add up to the difference of the two scores. The columns are the distances to the classes, or the five numbers
+    of a detector of the reading 'relative'.
 
     Example: fastadv detect explain face.png --model synth-vgg --detector detector.safetensors --out why.svg
     """
@@ -38,7 +42,7 @@ def explain(
     if out is not None and out.suffix != ".svg":
         raise ArgumentError(f"--out: expected a name that ends in .svg, got {out}")
     guard, words = detector.open(given)
-    made = explain_image(image, guard)
+    made = explain_image(image, guard, claimed=claimed)
     why, leading = made.explanation, made.leading
     if out is not None:
         title = f"{image.name}: score {why.score:.3g}, of the natural mean {why.baseline:.3g}"
@@ -51,17 +55,17 @@ def explain(
             why.layers[k],
             f"{why.by_layer[k]:+.3g}",
             *(f"{values[k]:+.3g}" for _, values in leading),
-            *why.nearest[k],
+            why.others[k],
         )
         for k in sorted(order)
     ]
     print_table(
         "contributions to the score",
         rows,
-        ("layer", "all", *(name for name, _ in leading), "nearest", "second nearest"),
+        ("layer", "all", *(name for name, _ in leading), "nearest other class"),
     )
     p_value = "" if made.p_value is None else f", p-value {made.p_value:.3g}"
     verdict = "flagged" if made.flagged else "not flagged"
     print_line(f"score {why.score:.4g}{p_value}: {verdict}, from score {guard.threshold:.4g} on ({words})")
-    print_line(f"score of the natural mean {why.baseline:.4g}; not shared out {why.remainder:.1g}")
+    print_line(f"own class {why.own}; score of the natural mean {why.baseline:.4g}; not shared out {why.remainder:.1g}")
     print_written(out)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.core.errors import ArgumentError
 from fastadv.detection.detectors import Detector
+from fastadv.ops.layers import READING
 
 _STEPS = 512
 _NUMBERS = 1 << 24  # of the points of the path
@@ -25,9 +26,11 @@ class Explanation:
         score: The detector's logit.
         baseline: Its logit of the natural mean, where every number is the mean that the network standardises by.
         layers: Names, L.
-        columns: What the network reads of each layer, W: its distance to every class.
+        columns: What the network reads of each layer, W: the distances to the classes, by their names, or the five
+            numbers of the reading ``relative``.
         contributions: ``(L, W)`` float64; together they are ``score - baseline``, but for ``remainder``.
-        nearest: For each layer, the two classes whose representatives are nearest, the nearest first.
+        own: The own class: the one that was given, or the nearest in the last layer.
+        others: For each layer, the nearest other class.
     """
 
     score: float
@@ -35,7 +38,8 @@ class Explanation:
     layers: tuple[str, ...]
     columns: tuple[str, ...]
     contributions: Tensor
-    nearest: tuple[tuple[str, str], ...]
+    own: str
+    others: tuple[str, ...]
 
     @property
     def by_layer(self) -> tuple[float, ...]:
@@ -53,7 +57,7 @@ class Explanation:
         return tuple(total.sort(descending=True, stable=True).indices[:count].tolist())
 
 
-def explain(detector: Detector, values: Sequence[Tensor]) -> Explanation:
+def explain(detector: Detector, values: Sequence[Tensor], own: Tensor | None = None) -> Explanation:
     r"""Integrated gradients of the score, from the natural mean to the image.
 
     .. math:: a_{l,k} = (t_{l,k} - \mu_{l,k}) \int_0^1
@@ -68,6 +72,7 @@ def explain(detector: Detector, values: Sequence[Tensor]) -> Explanation:
     Args:
         detector: Where its network does not standardise (``FitConfig.standard`` is ``"none"``), the mean is 0.
         values: Of its layers, as :class:`fastadv.detection.LayerTap` gives them: pooled, of one image.
+        own: ``(1,)`` int64, its own class, as :meth:`Detector.score` takes it.
 
     Raises:
         TypeError, ValueError: The values do not fit, or are of several images.
@@ -77,7 +82,7 @@ def explain(detector: Detector, values: Sequence[Tensor]) -> Explanation:
     """
     trajectory, representatives = detector.trajectory, detector.trajectory.representatives
     with torch.no_grad():
-        read = trajectory(values).cpu().double()
+        read = trajectory(values, own).cpu().double()
         distances = ops.centroid_distances(values, representatives.vectors, metric=trajectory.metric).cpu()
     if len(read) != 1:
         raise ArgumentError(f"values: expected those of one image, got {len(read)}")
@@ -90,12 +95,15 @@ def explain(detector: Detector, values: Sequence[Tensor]) -> Explanation:
     with torch.no_grad():
         score, baseline = network(torch.stack([read[0], network.mean])).tolist()
     names = representatives.classes
-    closest = distances[0].sort(dim=1, stable=True).indices[:, :2].tolist()
+    chosen = -1 if own is None else int(own)
+    chosen = int(distances[0, -1].argmin()) if chosen < 0 else chosen
+    distances[:, :, chosen] = torch.inf
     return Explanation(
         score=score,
         baseline=baseline,
         layers=representatives.layers,
-        columns=names,
+        columns=READING if trajectory.relative else names,
         contributions=change * slopes.mean(0),
-        nearest=tuple((names[row[0]], names[row[-1]]) for row in closest),
+        own=names[chosen],
+        others=tuple(names[k] for k in distances[0].argmin(1).tolist()),
     )

@@ -124,10 +124,11 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
 CALM = ("--data", "synthetic", "--identities", "30", "--per-identity", "2", "--faces-seed", "8", "--model", "synth-vgg")
 
 
-def test_a_detector_is_calibrated_on_natural_faces_and_says_so(study, tmp_path):
-    out, said = study
-    before, after = out / "detectors" / f"{said['best']}.safetensors", tmp_path / "mine.safetensors"
-    words = ("calibrate", before, *CALM, "--out", after)
+@pytest.mark.parametrize("label", ["mlp-centroid-l2", "linear-centroid-l2-relative"])
+def test_a_detector_is_calibrated_on_natural_faces_and_says_so(study, tmp_path, label):
+    out, _ = study
+    before, after = out / "detectors" / f"{label}.safetensors", tmp_path / "mine.safetensors"
+    words = ("calibrate", before, *CALM, "--weights", out / "head.safetensors", "--out", after)
     found = json.loads(call(*words, "--false-alarm", "0.05", "--false-alarm", "0.2", "--json"))
     thresholds = load_detector(after).thresholds
     assert (found["images"], found["people"], thresholds.natural) == (60, 30, 60)
@@ -152,18 +153,25 @@ def test_a_detector_is_calibrated_on_natural_faces_and_says_so(study, tmp_path):
         call("calibrate", before, *CALM[:-1], "synth-mobile", "--out", after, "--false-alarm", "0.1")
 
 
-def test_what_made_a_score(study, tmp_path):
+@pytest.mark.parametrize("label", ["mlp-centroid-l2", "linear-centroid-l2-relative"])
+def test_what_made_a_score(study, tmp_path, label):
     out, said = study
     image, drawn = tmp_path / "face.png", tmp_path / "why.svg"
     write_png(image, to_uint8(SyntheticFaces(identities=1, per_identity=1, seed=9).load("s9-000000/0000").image))
-    detector = out / "detectors" / f"{said['best']}.safetensors"
-    words = ("explain", image, "--model", "synth-vgg", "--detector", detector, "--eer")
+    detector = out / "detectors" / f"{label}.safetensors"
+    network = ("--model", "synth-vgg", "--weights", out / "head.safetensors")
+    words = ("explain", image, *network, "--detector", detector, "--eer")
     found = json.loads(call(*words, "--out", drawn, "--json"))
     assert [layer["layer"] for layer in found["layers"]] == said["layers"]
     total = sum(layer["contribution"] for layer in found["layers"])
     assert total + found["remainder"] == pytest.approx(found["score"] - found["baseline"])
     assert abs(found["remainder"]) < 0.01 * max(1, abs(found["score"] - found["baseline"]))
     assert len(found["leading"]) == 2
+    people = [f"s3-{k:06d}" for k in range(4)]
+    names = ("own", "nearest other", "ratio", "rank", "own minus mean") if "relative" in label else people
+    assert {column["name"] for column in found["leading"]} <= set(names)
+    assert found["own"] in people
+    assert all(layer["nearest_other"] in set(people) - {found["own"]} for layer in found["layers"])
     assert found["flagged"] == (found["score"] >= found["threshold"])
     assert 0 < found["p_value"] <= 1
     picture = drawn.read_text()
@@ -176,6 +184,14 @@ def test_what_made_a_score(study, tmp_path):
         call(*words, "--out", tmp_path / "why.png")
     with pytest.raises(ValueError, match="gone"):
         call("explain", tmp_path / "gone.png", *words[2:])
+    if "relative" in label:
+        found = json.loads(call(*words, "--claimed", people[1], "--json"))
+        assert found["own"] == people[1]
+        with pytest.raises(ValueError, match="claimed: expected one of the 4 classes of the detector, got 'eve'"):
+            call(*words, "--claimed", "eve")
+    else:
+        with pytest.raises(ValueError, match="claimed: expected none for a detector of the reading 'raw'"):
+            call(*words, "--claimed", people[1])
 
 
 def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
@@ -198,6 +214,26 @@ def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
     assert len({tuple(found) for found in scores.values()}) == 3
     with pytest.raises(ValueError, match="claimed: expected identities among the 4 classes of the detector, got .*;"):
         call(*words, *faces, "--claimed")
+    # calibrated with the gallery and the claims that it will be used with
+    mine, relative = tmp_path / "mine.safetensors", ("--gallery", tmp_path / "gallery", "--claimed")
+    few = (
+        "calibrate",
+        words[1],
+        *faces,
+        *words[3:5],
+        *words[6:],
+        *relative,
+        "--false-alarm",
+        "0.5",
+        "--out",
+        mine,
+        "--json",
+    )
+    found = json.loads(call(*few))
+    assert found["calibrated_on"]["claimed"] == "the identity of each face"
+    read = load_detector(mine)
+    assert read.trajectory.representatives.classes == load_detector(words[1]).trajectory.representatives.classes
+    assert read.thresholds.scores.tolist() == pytest.approx(sorted(scores[relative]), abs=1e-5)
     with pytest.raises(ValueError, match="reading: expected 'relative' for other classes, got 'raw'"):
         call("score", detectors / "mlp-centroid-l2.safetensors", *words[2:], *faces, "--gallery", tmp_path / "gallery")
 

@@ -11,28 +11,33 @@ from fastadv.testing.tolerances import assert_same_bits
 KINDS = ("linear", "mlp", "lstm")
 
 
-def detector_of(representatives, kind, metric="l2"):
+def detector_of(representatives, kind, metric="l2", reading="raw"):
+    trajectory = Trajectory(representatives=representatives, metric=metric, reading=reading)
+    layers, width = trajectory.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        network = Network(Architecture(kind=kind, layers=3, width=4, hidden=20))
-    network.mean.copy_(torch.linspace(1, 4, 12).reshape(3, 4))
-    network.scale.copy_(torch.linspace(0.5, 2, 12).reshape(3, 4))
-    trajectory = Trajectory(representatives=representatives, metric=metric)
+        network = Network(Architecture(kind=kind, layers=layers, width=width, hidden=20))
+    network.mean.copy_(torch.linspace(1, 4, layers * width).reshape(layers, width))
+    network.scale.copy_(torch.linspace(0.5, 2, layers * width).reshape(layers, width))
     return Detector(trajectory=trajectory, network=network.eval().requires_grad_(False))
 
 
+@pytest.mark.parametrize("reading", ["raw", "relative", "claimed"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_contributions_add_up_to_the_score(representatives, labelled, kind, metric):
-    detector = detector_of(representatives, kind, metric)
+def test_contributions_add_up_to_the_score(representatives, labelled, kind, metric, reading):
+    detector = detector_of(representatives, kind, metric, "raw" if reading == "raw" else "relative")
     values, _ = labelled(8, seed=3)
-    scores = detector.score(values)
+    own = torch.arange(8) % 4 if reading == "claimed" else None
+    scores = detector.score(values, own)
     baseline = float(detector.network(detector.network.mean[None]))
     for k in range(8):
-        found = explain(detector, [value[k : k + 1] for value in values])
+        found = explain(detector, [value[k : k + 1] for value in values], None if own is None else own[k : k + 1])
         assert found.score == pytest.approx(float(scores[k]), abs=1e-5)
         assert found.baseline == pytest.approx(baseline, abs=1e-6)
-        assert found.contributions.shape == (3, 4)
+        assert found.contributions.shape == (3, 4 if reading == "raw" else 5)
+        assert len(found.columns) == found.contributions.shape[1]
+        assert own is None or found.own == representatives.classes[k % 4]
         assert sum(found.by_layer) + found.remainder == pytest.approx(found.score - found.baseline)
         tolerance = {"linear": 1e-9, "mlp": 2e-3, "lstm": 1e-5}[kind]
         assert abs(found.remainder) <= tolerance * max(1.0, abs(found.score - found.baseline))
@@ -71,8 +76,10 @@ def test_the_nearest_classes_and_nothing_changed(representatives, labelled):
     for k in range(8):
         found = explain(detector, [value[k : k + 1] for value in values])
         distances = detector.trajectory([value[k : k + 1] for value in values])[0]
-        for near, row in zip(found.nearest, distances, strict=True):
-            assert near == tuple(representatives.classes[i] for i in row.sort(stable=True).indices[:2])
+        names = representatives.classes
+        assert found.own == names[int(distances[-1].argmin())]
+        for near, row in zip(found.others, distances, strict=True):
+            assert near == next(names[i] for i in row.sort(stable=True).indices.tolist() if names[i] != found.own)
     for name, value in detector.network.state_dict().items():
         assert_same_bits(value, before[name])
         assert value.dtype == torch.float32

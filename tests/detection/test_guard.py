@@ -339,10 +339,17 @@ class TestOnTheDevice:
         padded = torch.cat([x, x])[: {1: 1, 3: 4, 8: 8, 32: 32, 40: 40}[count]]
         one, other = eager(padded), captured(x[:count])
         assert len(other) == count
-        for name in ("embeddings", "logits", "scores"):
+        for name in ("embeddings", "logits", "scores", "norms"):
             expected = getattr(one, name)[:count]
             torch.testing.assert_close(getattr(other, name), expected, rtol=1e-4, atol=1e-5)
         assert_same_bits(other.flagged, other.scores >= 0)
+
+    def test_p_values_are_those_of_the_cpu(self, on_the_device):
+        model, detector, x = on_the_device
+        scores = Guard(model=model, detector=detector, threshold=0.0)(x).scores.cpu()
+        found = Guard(model=model, detector=detector.calibrated(scores, rates=(0.5,)))(x[:5])
+        assert found.p_values.is_cuda
+        assert torch.equal(found.p_values.cpu(), found.thresholds.p_values(found.scores.cpu()))
 
     def test_results_stay_when_the_graph_runs_again(self, on_the_device):
         model, detector, x = on_the_device

@@ -13,9 +13,10 @@ from fastadv.data import FaceSource
 from fastadv.data.names import several
 from fastadv.detection import Detector, ExpectedRate, expected_rate
 from fastadv.detection.calibration import rank_of
+from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.studies.detection.features import extract, scores_of
-from fastadv.studies.detection.score import check_network
+from fastadv.studies.detection.score import check_network, claimed_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ def calibrate_folder(
     *,
     rates: tuple[float, ...],
     name: str,
+    claimed: bool = False,
     progress: Progress = silent,
 ) -> Calibrated:
     """Score natural faces and set the thresholds of false-alarm rates on them.
@@ -50,6 +52,7 @@ def calibrate_folder(
         detector: Its thresholds are replaced.
         rates: False-alarm rates, each at least one by the number of faces plus one.
         name: What the detector's file calls the faces.
+        claimed: Every face claims to show the identity of its folder, which must be a class of the detector.
         progress: Told of the faces.
 
     Raises:
@@ -58,6 +61,8 @@ def calibrate_folder(
         ImageError, AlignmentError: A face cannot be read.
     """
     check_network(detector, model)
+    check_head(model, detector)
+    own = claimed_classes(source, detector) if claimed else None
     chosen = tuple(dict.fromkeys(rates))
     for rate in chosen:
         rank_of(rate, len(source), "false_alarm")
@@ -68,7 +73,7 @@ def calibrate_folder(
                 yield face.image
 
     features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
-    scores = scores_of(detector, features)
+    scores = scores_of(detector, features, own)
     broken = [face for face, finite in zip(source.names, scores.isfinite().tolist(), strict=True) if not finite]
     if broken:
         raise ArgumentError(f"score: expected finite numbers, got none for {several(broken)}; leave these images out")
@@ -76,6 +81,8 @@ def calibrate_folder(
     people = len(set(whose))
     faces = source.identity()
     about = {"data": name, "people": str(people), "sha256": faces["images"]}
+    if claimed:
+        about["claimed"] = "the identity of each face"
     if faces["landmarks"] is not None:
         about["landmarks"] = faces["landmarks"]
     return Calibrated(

@@ -40,7 +40,7 @@ class ExplainedImage:
     def described(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
         why = self.explanation
-        layers = zip(why.layers, why.by_layer, why.nearest, strict=True)
+        layers = zip(why.layers, why.by_layer, why.others, strict=True)
         return {
             "name": self.name,
             "score": why.score,
@@ -48,32 +48,38 @@ class ExplainedImage:
             "flagged": self.flagged,
             "baseline": why.baseline,
             "remainder": why.remainder,
-            "layers": [{"layer": n, "contribution": c, "nearest": list(near)} for n, c, near in layers],
+            "own": why.own,
+            "layers": [{"layer": n, "contribution": c, "nearest_other": near} for n, c, near in layers],
             "leading": [{"name": n, "contribution": sum(by), "by_layer": list(by)} for n, by in self.leading],
         }
 
 
-def explain_image(path: Path, guard: Guard) -> ExplainedImage:
+def explain_image(path: Path, guard: Guard, *, claimed: str | None = None) -> ExplainedImage:
     """Judge an aligned face, and share its score out among layers and columns.
 
     Args:
         path: The file; of an image of another size the middle is taken, as the service does.
         guard: Its network and its detector.
+        claimed: The class that it claims to show, as the guard takes it.
 
     Raises:
-        ValueError: The score is no finite number.
+        ValueError: The score is no finite number, or as the guard.
         ImageError: The file is no usable image.
     """
     face = to_tensor(center_crop(read_image(path), guard.model.input_size)[0])[None]
-    verdict = guard(face)
+    verdict = guard(face, [claimed])
     if not math.isfinite(float(verdict.scores)):
         raise ArgumentError(f"image: expected one with a finite score, got {float(verdict.scores)} for {path}")
+    own = torch.tensor([guard.place(claimed)])
+    if claimed is None:
+        chosen = None if verdict.logits is None else guard.detector.trajectory.own_of(verdict.logits.argmax(1))
+        own = own if chosen is None else chosen
     with torch.no_grad():
         values = LayerTap(model=guard.model, layers=guard.detector.layers)(face.to(guard.model.device)).values
     p_values = verdict.p_values
     return ExplainedImage(
         name=path.name,
-        explanation=explain(guard.detector, values),
+        explanation=explain(guard.detector, values, own if guard.detector.trajectory.relative else None),
         p_value=None if p_values is None else float(p_values),
         flagged=bool(verdict.flagged),
     )

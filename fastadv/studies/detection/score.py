@@ -105,7 +105,7 @@ def score_folder(
             raise ArgumentError("detector: expected a calibrated one, got one without thresholds; give a threshold")
         threshold = detector.thresholds.at(detector.thresholds.usual_rate)
 
-    own = _places(source, detector) if claimed else None
+    own = claimed_classes(source, detector) if claimed else None
 
     def images() -> Iterator[Tensor]:
         with source.stream() as faces:
@@ -126,8 +126,12 @@ def score_folder(
     return ScoreSummary(faces=faces, threshold=threshold)
 
 
-def _places(source: FaceSource, detector: Detector) -> Tensor:
-    """The detector's class ``(N,)`` of each face's identity."""
+def claimed_classes(source: FaceSource, detector: Detector) -> Tensor:
+    """The detector's class ``(N,)`` of each face's identity.
+
+    Raises:
+        ValueError: It has none for one of them.
+    """
     place = {name: k for k, name in enumerate(detector.trajectory.representatives.classes)}
     people = [name.rpartition("/")[0] for name in source.names]
     unknown = sorted({person for person in people if person not in place})
