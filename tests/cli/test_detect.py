@@ -69,7 +69,7 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
     found = json.loads((out / "evaluation.json").read_text())
     assert {row["weight"] for row in found["adaptive"]} == {0, 1}
     assert {row["family"] for row in found["measured"]} == {"bim", "fgsm"}
-    assert len(found["knn"]) == 9
+    assert len(found["knn"]) == 9 * len({row["layer"] for row in found["knn"]})
     page = (out / "report.html").read_text()
     assert "Telling adversarial faces" in page
     drawn = CliRunner().invoke(
@@ -102,6 +102,21 @@ def test_a_folder_is_scored_into_a_table(study, tmp_path):
     usual = call(*words)
     assert "(equal error rate: the detector is not calibrated for false-alarm rate 0.01)" in usual
     assert json.loads(call(*words, "--json"))["threshold"] == found["threshold"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--dimensions", "many"), "dimensions: expected a whole number, or a share such as 0.25, got 'many'"),
+        (("--dimensions", "1.5"), "dimensions: expected a whole number of at least 1, or a share .*, got 1.5"),
+        (("--dimensions", "0"), "dimensions: expected a whole number of at least 1, or a share .*, got 0"),
+        (("--knn-layer", "a", "--knn-layer", "a"), "knn_layers: expected different layers, got a, a"),
+        (("--knn-layer", "nowhere"), "knn_layers: expected one of .*, got 'nowhere'"),
+    ],
+)
+def test_a_wrong_evaluation_says_what_is_wrong(words, expected, study):
+    with pytest.raises(ValueError, match=expected):
+        call("evaluate", study[0], *MANY, *words)
 
 
 @pytest.mark.parametrize(

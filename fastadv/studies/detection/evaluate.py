@@ -19,6 +19,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.defences.evade_detector import check_adapts
 from fastadv.detection import Detector, Thresholds, load_detector
+from fastadv.detection.knn import COMPONENTS, check_components
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
 from fastadv.studies.detection import fit, measure
@@ -26,6 +27,7 @@ from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptiv
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.features import Features, scores_of
+from fastadv.studies.detection.knn import KnnRow, knn_rows
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
 from fastadv.studies.detection.study import claimed, read_study, reopen
 
@@ -39,10 +41,10 @@ class EvaluateConfig:
         unseen_runs: Folders of ``fastadv attack`` with more of them.
         adaptive: Attacks that one who knows the best detector runs; each with every weight.
         weights: Of the detector's logit in such an attacker's loss, besides 0, which is always run to compare with.
-        knn_layer: Of the kNN score; None: the last layer.
+        knn_layers: Of the kNN score; none: all that the detectors read.
         k: Neighbours that vote; None: as many as a person has images in the index, in the mean. **choice**: the paper's
             1000 are about as many as its classes have, and a smaller index has less of each.
-        dimensions: Of the PCA.
+        dimensions: Of the PCA, as ``fit_knn`` takes them.
 
     Raises:
         ValueError: A number out of range, an attack twice, or an adaptive one that cannot adapt to a detector.
@@ -52,9 +54,9 @@ class EvaluateConfig:
     unseen_runs: tuple[str, ...] = ()
     adaptive: tuple[AttackSpec, ...] = ()
     weights: tuple[float, ...] = (0.1, 1.0, 10.0)
-    knn_layer: str | None = None
+    knn_layers: tuple[str, ...] = ()
     k: int | None = None
-    dimensions: int = 256
+    dimensions: int | float = COMPONENTS
 
     def __post_init__(self) -> None:
         check_attacks(self.unseen)
@@ -63,9 +65,11 @@ class EvaluateConfig:
             check_adapts(spec.recipe())
         if not all(weight > 0 for weight in self.weights) or len(set(self.weights)) != len(self.weights):
             raise ArgumentError(f"weights: expected different positive numbers, got {self.weights}")
-        for name, value in (("k", self.k), ("dimensions", self.dimensions)):
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name}: expected at least 1, got {value}")
+        check_components(self.dimensions)
+        if self.k is not None and self.k < 1:
+            raise ArgumentError(f"k: expected at least 1, got {self.k}")
+        if len(set(self.knn_layers)) != len(self.knn_layers):
+            raise ArgumentError(f"knn_layers: expected different layers, got {', '.join(self.knn_layers)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +93,7 @@ class DetectionEvaluation:
     measured: tuple[measure.Measured, ...]
     macro: Mapping[tuple[str, str], float]
     curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
-    knn: tuple[measure.KnnRow, ...]
+    knn: tuple[KnnRow, ...]
     adaptive: tuple[AdaptiveRow, ...]
     directions: tuple[Direction, ...]
     cells: tuple[AttackedImages, ...]
@@ -125,13 +129,13 @@ def evaluate_folder(
         for spec in config.unseen:
             if spec.label in fitted_on:
                 raise ArgumentError(f"unseen: expected attacks that the study was not fitted on, got {spec.label}")
-        layer = config.knn_layer or setting.layers[-1]
         index = len(setting.splits.rest)
         if config.k is not None and config.k > index:
             raise ArgumentError(
                 f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
             )
-        check_one_of("knn_layer", layer, setting.layers)
+        for layer in config.knn_layers:
+            check_one_of("knn_layers", layer, setting.layers)
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:
@@ -147,9 +151,10 @@ def evaluate_folder(
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
         macro = _macro(measured)
-        rows: tuple[measure.KnnRow, ...] = ()
+        rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):
-            rows = measure.knn_rows(setting, clean, cells, layer=layer, k=config.k, dimensions=config.dimensions)
+            layers = config.knn_layers or setting.layers
+            rows = knn_rows(setting, clean, cells, layers=layers, k=config.k, dimensions=config.dimensions)
         made = DetectionEvaluation(
             best=best,
             measured=measured,
