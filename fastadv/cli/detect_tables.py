@@ -8,6 +8,7 @@ from typing import Any
 from fastadv.cli.show import percent, print_notices, print_table
 from fastadv.report.pages import detection as page
 from fastadv.report.pages import detection_knn as knn_page
+from fastadv.report.pages.detection_adaptive import points_table
 from fastadv.studies.detection.knn import AGGREGATE, KNN_NAMES
 
 _NONE = "–"
@@ -27,6 +28,9 @@ def print_evaluation(found: Values) -> None:
     _print_best(whole, found)
     if found["adaptive"]:
         _print_adaptive(found["adaptive"])
+    if found["adaptive_points"]:
+        made = points_table(found["adaptive_points"])
+        print_table("adaptive attacks against steps and radius, 95 % intervals", made.rows, made.header)
     if found["knn"]:
         _print_knn(found["knn"])
     findings = page.findings(found["directions"])

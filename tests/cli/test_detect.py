@@ -68,6 +68,10 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
         assert shown.count(f"{network}-{kept}-{metric} ") >= 2  # seen attacks, and the others
     found = json.loads((out / "evaluation.json").read_text())
     assert {row["weight"] for row in found["adaptive"]} == {0, 1}
+    varied = {"steps", "eps", "ten times the steps", "transfer"}
+    assert {row["varied"] for row in found["adaptive_points"]} == varied
+    assert "adaptive attacks against steps and radius" in shown
+    assert "transfer from" in shown
     assert {row["family"] for row in found["measured"]} == {"bim", "fgsm"}
     assert len(found["knn"]) == 9 * len({row["layer"] for row in found["knn"]})
     page = (out / "report.html").read_text()

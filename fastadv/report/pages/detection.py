@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.core import text
-from fastadv.report.pages import detection_knn, parts
+from fastadv.report.pages import detection_adaptive, detection_knn, parts
 from fastadv.report.pages.frame import notices, page_of, plots, read_json, section, tiles, write_page
 from fastadv.report.parts import Page, Part, Plot, Section, Table, Tiles
 from fastadv.report.study_figures import Line, heat_plot, line_plot
@@ -121,6 +121,7 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
             "reaches the class goal and is not flagged at the threshold of 5 % false alarms, a second goal of "
             "the attacks that look for the smallest change or stop at success.",
         ),
+        detection_adaptive.adaptive_section(found["adaptive_points"]),
         section(
             "Yardsticks on the same layers",
             area_table(others, yardsticks, first="detector", shown=area, note="") if yardsticks else None,

@@ -24,6 +24,7 @@ from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
 from fastadv.studies.detection import fit, measure
 from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
+from fastadv.studies.detection.adaptive_curves import AdaptivePoint, adaptive_points, masking_notes
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.features import Features, scores_of
@@ -83,6 +84,7 @@ class DetectionEvaluation:
         curves: For the best detector: a group's name to false-alarm rates and shares found.
         knn: The kNN scores.
         adaptive: The attackers who know.
+        adaptive_points: What they reach with how many steps and which radius.
         directions: What the papers found, checked.
         cells: The adversarial images.
         natural: How many natural images of the test.
@@ -95,6 +97,7 @@ class DetectionEvaluation:
     curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
     knn: tuple[KnnRow, ...]
     adaptive: tuple[AdaptiveRow, ...]
+    adaptive_points: tuple[AdaptivePoint, ...]
     directions: tuple[Direction, ...]
     cells: tuple[AttackedImages, ...]
     natural: int
@@ -150,6 +153,8 @@ def evaluate_folder(
         cells = (*seen, *unseen)
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
+        other = _other(configurations, best)
+        points = adaptive_points(setting, clean, detectors, best, other, config.adaptive, config.weights)
         macro = _macro(measured)
         rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):
@@ -162,10 +167,16 @@ def evaluate_folder(
             curves=curves,
             knn=rows,
             adaptive=adaptive,
+            adaptive_points=points,
             directions=(*trajectory_directions(measured, macro, configurations, best), *knn_directions(rows)),
             cells=cells,
             natural=len(setting.splits.natural["test"]),
-            notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), measure.FALSE_ALARMS)),
+            notices=(
+                *notices,
+                *more,
+                *masking_notes(points),
+                *rate_notes(len(setting.splits.natural["test"]), measure.FALSE_ALARMS),
+            ),
         )
         write_json(path / fit.EVALUATION, describe(made, config))
     return made
@@ -191,6 +202,14 @@ def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[s
 def _detector(path: Path, configuration: fit.Configuration, setting: Setting) -> Detector:
     file = path / "detectors" / f"{configuration.label}.safetensors"
     return load_detector(file, device=setting.model.device)
+
+
+def _other(configurations: Sequence[fit.Configuration], best: str) -> str | None:
+    """A detector besides the best, of another network where there is one: its adaptive images are tried on the best."""
+    network = next(c.network for c in configurations if c.label == best)
+    others = [c for c in configurations if c.label != best]
+    others.sort(key=lambda c: c.network == network)
+    return others[0].label if others else None
 
 
 def _check_hidden(thresholds: Thresholds) -> None:
@@ -278,6 +297,7 @@ def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any
             {**asdict(row), "measured": None if row.measured is None else _described(row.measured)}
             for row in made.adaptive
         ],
+        "adaptive_points": [point.described() for point in made.adaptive_points],
         "directions": [asdict(row) for row in made.directions],
         "cells": [cell.described() for cell in made.cells],
         "config": {
