@@ -32,6 +32,7 @@ def points_table(rows: Rows) -> Table:
     """Every point with its counts."""
     made = tuple(
         (
+            row["detector"],
             f"{row['attack']}, {'targeted' if row['targeted'] else 'untargeted'}",
             _varied(row),
             str(row["steps"]),
@@ -41,13 +42,21 @@ def points_table(rows: Rows) -> Table:
         )
         for row in rows
     )
-    header = ("attack", "varied", "steps", "eps", "evades both", "flagged, of those that reach the class goal")
+    header = (
+        "detector",
+        "attack",
+        "varied",
+        "steps",
+        "eps",
+        "evades both",
+        "flagged, of those that reach the class goal",
+    )
     return Table(header=header, rows=made)
 
 
 def _varied(row: Mapping[str, Any]) -> str:
     known = {STEPS: "steps", EPS: "eps", MORE: "ten times the steps"}
-    return known.get(row["varied"], f"transfer from {row['detector']}")
+    return known.get(row["varied"], f"transfer from {row['made_for']}")
 
 
 def _share(hits: int, trials: int, share: float | None, interval: Sequence[float] | None) -> str:
@@ -61,11 +70,12 @@ def _plots(rows: Rows) -> list[Plot]:
     made = []
     for varied, name in ((STEPS, "steps"), (EPS, "eps")):
         lines: list[Line] = []
-        for attack, targeted in dict.fromkeys((row["attack"], row["targeted"]) for row in rows):
-            own = [r for r in rows if (r["attack"], r["targeted"]) == (attack, targeted)]
+        several = len({row["detector"] for row in rows}) > 1
+        for key in dict.fromkeys((row["attack"], row["targeted"], row["detector"]) for row in rows):
+            own = [r for r in rows if (r["attack"], r["targeted"], r["detector"]) == key]
             # ten times the steps are the last point of their curve
             own = [r for r in own if r["varied"] == varied or (varied == STEPS and r["varied"] == MORE)]
-            title = f"{attack}{'' if targeted else '-u'}"
+            title = f"{key[0]}{'' if key[1] else '-u'}{f', {key[2]}' if several else ''}"
             for field, what, dashed in (("success", "evades both", False), ("flagged", "flagged", True)):
                 shown = [(float(r[name]), r[field]) for r in own if r[field] is not None]
                 if shown:

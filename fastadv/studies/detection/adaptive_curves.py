@@ -7,6 +7,7 @@ Source:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -38,7 +39,8 @@ class AdaptivePoint:
         targeted: Whether it goes for a class.
         varied: ``"steps"`` and ``"eps"``, the two curves; ``"ten times the steps"``, of the attack as it is given; or
             ``"transfer"``, images that were made to evade another detector.
-        detector: The one that the images were made to evade.
+        detector: The one to evade.
+        made_for: The one that the images were made to evade: another one with ``"transfer"``.
         steps: The most that its runs took.
         eps: The largest radius of its runs.
         images: Attacked images that did not meet the goal before.
@@ -50,6 +52,7 @@ class AdaptivePoint:
     targeted: bool
     varied: str
     detector: str
+    made_for: str
     steps: int
     eps: float
     images: int
@@ -72,8 +75,7 @@ def adaptive_points(
     setting: Setting,
     clean: Clean,
     detectors: Mapping[str, Detector],
-    best: str,
-    other: str | None,
+    pairs: Sequence[tuple[str, str | None]],
     attacks: Sequence[AttackSpec],
     weights: Sequence[float],
 ) -> tuple[AdaptivePoint, ...]:
@@ -86,8 +88,7 @@ def adaptive_points(
         setting: The study.
         clean: Its unchanged images.
         detectors: By name; calibrated.
-        best: The one to evade.
-        other: The one whose images are tried on ``best``; None: there is none.
+        pairs: Those to evade, each with one whose images are tried on it too; None: there is none.
         attacks: Those that can adapt (``check_adapts``).
         weights: Of the detector's logit in the attacker's loss.
 
@@ -95,22 +96,24 @@ def adaptive_points(
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
     points: list[AdaptivePoint] = []
-    for spec in attacks:
+    names = tuple(sources(setting, clean, ("test",)))
+    for (name, other), spec, targeted in itertools.product(pairs, attacks, (True, False)):
         if spec.radius is None or not CATALOG[spec.name].steps:
             continue
-        for targeted in (True, False):
-            about = _Attack(
-                setting=setting,
-                clean=clean,
-                label=spec.label,
-                spec=_stopping(spec),
-                names=tuple(sources(setting, clean, ("test",))),
-                weights=tuple(weights),
-                targeted=targeted,
-            )
-            points += about.curves(best, detectors[best])
-            if other is not None:
-                points.append(about.transfer(other, detectors[other], detectors[best]))
+        about = _Attack(
+            setting=setting,
+            clean=clean,
+            detectors=detectors,
+            name=name,
+            label=spec.label,
+            spec=_stopping(spec),
+            names=names,
+            weights=tuple(weights),
+            targeted=targeted,
+        )
+        points += about.curves()
+        if other is not None:
+            points.append(about.transfer(other))
     return tuple(points)
 
 
@@ -145,51 +148,44 @@ class _Attack:
 
     setting: Setting
     clean: Clean
+    detectors: Mapping[str, Detector]
+    name: str
     label: str
     spec: AttackSpec
     names: tuple[str, ...]
     weights: tuple[float, ...]
     targeted: bool
 
-    def curves(self, name: str, detector: Detector) -> Iterator[AdaptivePoint]:
+    def curves(self) -> Iterator[AdaptivePoint]:
         steps, eps = self._usual()
         reached = _Reached()
         for count in sorted({1, max(1, round(steps / 10)), max(1, round(steps / 3)), steps}):
-            self._attack(reached, name, detector, count, eps)
-            yield self._point(reached, STEPS, name, count, eps)
+            self._attack(reached, self.name, count, eps)
+            yield self._point(reached, STEPS, self.name, count, eps)
         usual = reached.copy()
-        self._attack(reached, name, detector, _MORE * steps, eps)
-        yield self._point(reached, MORE, name, _MORE * steps, eps)
+        self._attack(reached, self.name, _MORE * steps, eps)
+        yield self._point(reached, MORE, self.name, _MORE * steps, eps)
         reached = _Reached()
         for radius in sorted({min(1.0, factor * eps) for factor in _FACTORS}):
             if radius >= eps:
                 reached.add(usual)
-            self._attack(reached, name, detector, steps, radius)
-            yield self._point(reached, EPS, name, steps, radius)
+            self._attack(reached, self.name, steps, radius)
+            yield self._point(reached, EPS, self.name, steps, radius)
 
-    def transfer(self, name: str, maker: Detector, asked: Detector) -> AdaptivePoint:
-        """What is made to evade ``maker``, as ``asked`` sees it."""
+    def transfer(self, other: str) -> AdaptivePoint:
+        """What is made to evade another detector, as this one sees it."""
         steps, eps = self._usual()
         reached = _Reached()
-        self._attack(reached, name, maker, steps, eps, asked=asked)
-        return self._point(reached, TRANSFER, name, steps, eps)
+        self._attack(reached, other, steps, eps)
+        return self._point(reached, TRANSFER, other, steps, eps)
 
     def _usual(self) -> tuple[int, float]:
         assert self.spec.radius is not None
         return self.spec.steps or self.spec.recipe().steps, self.spec.radius
 
-    def _attack(
-        self,
-        reached: _Reached,
-        name: str,
-        detector: Detector,
-        steps: int,
-        eps: float,
-        *,
-        asked: Detector | None = None,
-    ) -> None:
+    def _attack(self, reached: _Reached, made_for: str, steps: int, eps: float) -> None:
         """Attack what has not succeeded yet, with one loss after the other."""
-        judge = asked or detector
+        judge = self.detectors[self.name]
         line = threshold_of(judge)
         spec = replace(self.spec, steps=steps, eps=eps)
         for weight, by_shortfall in ((1.0, True), *((weight, False) for weight in self.weights)):
@@ -200,8 +196,8 @@ class _Attack:
                 self.setting,
                 self.clean,
                 spec,
-                detector,
-                name,
+                self.detectors[made_for],
+                made_for,
                 weight=weight,
                 targeted=self.targeted,
                 by_shortfall=by_shortfall,
@@ -213,12 +209,13 @@ class _Attack:
                 reached.fooled.update(cell.features.names)
                 reached.hidden.update(n for n, good in zip(cell.features.names, below, strict=True) if good)
 
-    def _point(self, reached: _Reached, varied: str, name: str, steps: int, eps: float) -> AdaptivePoint:
+    def _point(self, reached: _Reached, varied: str, made_for: str, steps: int, eps: float) -> AdaptivePoint:
         return AdaptivePoint(
             attack=self.label,
             targeted=self.targeted,
             varied=varied,
-            detector=name,
+            detector=self.name,
+            made_for=made_for,
             steps=steps,
             eps=eps,
             images=len(self.names) - len(reached.met),
@@ -230,12 +227,12 @@ class _Attack:
 def masking_notes(points: Sequence[AdaptivePoint]) -> tuple[str, ...]:
     """A sentence for each sign that an attack is weaker than it could be, so that its figures flatter the detector."""
     notes = []
-    for attack, targeted in dict.fromkeys((p.attack, p.targeted) for p in points):
-        own = [p for p in points if (p.attack, p.targeted) == (attack, targeted) and p.images]
+    for key in dict.fromkeys((p.attack, p.targeted, p.detector) for p in points):
+        own = [p for p in points if (p.attack, p.targeted, p.detector) == key and p.images]
         by_kind = {varied: [p for p in own if p.varied == varied] for varied in (STEPS, EPS, MORE, TRANSFER)}
         if not by_kind[STEPS]:
             continue
-        usual, title = by_kind[STEPS][-1], f"{attack} {kind(targeted)}"
+        usual, title = by_kind[STEPS][-1], f"{key[0]} {kind(key[1])} on {key[2]}"
         for more in by_kind[MORE]:
             if more.hidden - usual.hidden > _RISES * usual.images:
                 notes.append(
@@ -252,6 +249,6 @@ def masking_notes(points: Sequence[AdaptivePoint]) -> tuple[str, ...]:
             if lent.hidden > usual.hidden:
                 notes.append(
                     f"{title}: sign of gradient masking: {lent.hidden} of {lent.images} images made to evade "
-                    f"{lent.detector} evade the detector, {usual.hidden} of those made to evade it"
+                    f"{lent.made_for} evade the detector, {usual.hidden} of those made to evade it"
                 )
     return tuple(notes)

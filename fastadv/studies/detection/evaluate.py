@@ -153,8 +153,8 @@ def evaluate_folder(
         cells = (*seen, *unseen)
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
-        other = _other(configurations, best)
-        points = adaptive_points(setting, clean, detectors, best, other, config.adaptive, config.weights)
+        pairs = ((best, _other(configurations, best)),)
+        points = adaptive_points(setting, clean, detectors, pairs, config.adaptive, config.weights)
         macro = _macro(measured)
         rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):

@@ -31,7 +31,7 @@ def detectors(study):
 
 
 def points_of(setting, detectors, best, other=None, text=TEXT, weights=(5.0,)):
-    return curves.adaptive_points(setting, look(setting), detectors, best, other, [parse_attack(text)], weights)
+    return curves.adaptive_points(setting, look(setting), detectors, [(best, other)], [parse_attack(text)], weights)
 
 
 def test_both_curves_and_both_checks_are_there(evaluated):
@@ -43,8 +43,9 @@ def test_both_curves_and_both_checks_are_there(evaluated):
         assert [p.steps for p in by_kind["ten times the steps"]] == [40]
         assert [p.eps for p in by_kind["eps"]] == pytest.approx([2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255])
         (lent,) = by_kind["transfer"]
-        assert lent.detector != evaluated.best
-        assert {p.detector for p in own} == {lent.detector, evaluated.best}
+        assert lent.made_for != evaluated.best
+        assert {p.detector for p in own} == {evaluated.best}
+        assert {p.made_for for p in own} == {lent.made_for, evaluated.best}
         for point in own:
             assert 0 <= point.hidden <= point.fooled <= point.images
         steps = [*by_kind["steps"], *by_kind["ten times the steps"]]
@@ -105,12 +106,13 @@ def test_an_attack_that_says_how_it_stops_is_left_as_it_is():
     assert dict(curves._stopping(parse_attack(TEXT)).settings)["stop_at_success"] == "true"
 
 
-def point(varied, steps=10, eps=0.03, *, hidden, fooled=20, images=20, detector="mlp"):
+def point(varied, steps=10, eps=0.03, *, hidden, fooled=20, images=20, made_for="mlp"):
     return curves.AdaptivePoint(
         attack="pgd:10@0.03",
         targeted=True,
         varied=varied,
-        detector=detector,
+        detector="mlp",
+        made_for=made_for,
         steps=steps,
         eps=eps,
         images=images,
@@ -122,7 +124,7 @@ def point(varied, steps=10, eps=0.03, *, hidden, fooled=20, images=20, detector=
 STRONG = (
     *(point("steps", 1, hidden=4), point("steps", 10, hidden=18), point("ten times the steps", 100, hidden=19)),
     *(point("eps", eps=0.03, hidden=18), point("eps", eps=0.12, hidden=20)),
-    point("transfer", hidden=5, detector="lstm"),
+    point("transfer", hidden=5, made_for="lstm"),
 )
 
 
@@ -140,7 +142,7 @@ def test_an_attack_that_is_too_weak_is_told(place, hidden, expected):
     notes = curves.masking_notes(points)
     assert len(notes) == (expected is not None)
     if expected is not None:
-        assert notes[0].startswith("pgd:10@0.03 targeted: ")
+        assert notes[0].startswith("pgd:10@0.03 targeted on mlp: ")
         assert expected in notes[0]
     assert curves.masking_notes([]) == ()
 
@@ -152,10 +154,10 @@ def test_shares_have_intervals_and_nothing_has_none():
     assert found["flagged_interval"] == wilson(3, 8)
     nobody = point("steps", hidden=0, fooled=0, images=0).described()
     assert {nobody[name] for name in ("success", "success_interval", "flagged", "flagged_interval")} == {None}
-    shown = points_table([found, nobody, point("transfer", hidden=1, detector="lstm").described()]).rows
+    shown = points_table([found, nobody, point("transfer", hidden=1, made_for="lstm").described()]).rows
     assert shown[0][-2:] == ("5 of 20, 25\u00a0% [11\u00a0%, 47\u00a0%]", "3 of 8, 38\u00a0% [14\u00a0%, 69\u00a0%]")
     assert shown[1][-2:] == ("–", "–")
-    assert shown[2][1] == "transfer from lstm"
+    assert shown[2][2] == "transfer from lstm"
 
 
 def test_the_page_shows_the_curves(study, evaluated, tmp_path):
