@@ -81,8 +81,9 @@ def adaptive_points(
 ) -> tuple[AdaptivePoint, ...]:
     """Curves of every attack that has steps and a radius, targeted and not, and two checks.
 
-    An image is attacked with the margin loss and then with every weight, until one run succeeds, and each run stops at
-    success: the best result of an image counts. What fewer steps or a smaller radius has reached counts for more, too.
+    An image is attacked with the margin loss and then with every weight, until one run succeeds, and each run but those
+    for a transfer stops at success: the best result of an image counts. What fewer steps or a smaller radius has
+    reached counts for more, too.
 
     Args:
         setting: The study.
@@ -105,8 +106,7 @@ def adaptive_points(
             clean=clean,
             detectors=detectors,
             name=name,
-            label=spec.label,
-            spec=_stopping(spec),
+            given=spec,
             names=names,
             weights=tuple(weights),
             targeted=targeted,
@@ -150,8 +150,7 @@ class _Attack:
     clean: Clean
     detectors: Mapping[str, Detector]
     name: str
-    label: str
-    spec: AttackSpec
+    given: AttackSpec
     names: tuple[str, ...]
     weights: tuple[float, ...]
     targeted: bool
@@ -173,21 +172,23 @@ class _Attack:
             yield self._point(reached, EPS, self.name, steps, radius)
 
     def transfer(self, other: str) -> AdaptivePoint:
-        """What is made to evade another detector, as this one sees it."""
+        """What is made to evade another detector, as this one sees it; the runs do not end where that one is evaded."""
         steps, eps = self._usual()
         reached = _Reached()
-        self._attack(reached, other, steps, eps)
+        self._attack(reached, other, steps, eps, spec=self.given)
         return self._point(reached, TRANSFER, other, steps, eps)
 
     def _usual(self) -> tuple[int, float]:
-        assert self.spec.radius is not None
-        return self.spec.steps or self.spec.recipe().steps, self.spec.radius
+        assert self.given.radius is not None
+        return self.given.steps or self.given.recipe().steps, self.given.radius
 
-    def _attack(self, reached: _Reached, made_for: str, steps: int, eps: float) -> None:
+    def _attack(
+        self, reached: _Reached, made_for: str, steps: int, eps: float, *, spec: AttackSpec | None = None
+    ) -> None:
         """Attack what has not succeeded yet, with one loss after the other."""
         judge = self.detectors[self.name]
         line = threshold_of(judge)
-        spec = replace(self.spec, steps=steps, eps=eps)
+        spec = replace(spec or _stopping(self.given), steps=steps, eps=eps)
         for weight, by_shortfall in ((1.0, True), *((weight, False) for weight in self.weights)):
             left = [n for n in self.names if n not in reached.hidden and n not in reached.met]
             if not left:
@@ -211,7 +212,7 @@ class _Attack:
 
     def _point(self, reached: _Reached, varied: str, made_for: str, steps: int, eps: float) -> AdaptivePoint:
         return AdaptivePoint(
-            attack=self.label,
+            attack=self.given.label,
             targeted=self.targeted,
             varied=varied,
             detector=self.name,

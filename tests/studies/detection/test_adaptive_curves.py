@@ -7,6 +7,7 @@ import pytest
 
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.statistics import wilson
+from fastadv.data import read_manifest
 from fastadv.detection import load_detector
 from fastadv.report.pages import detection as detect_page
 from fastadv.report.pages.detection_adaptive import points_table
@@ -93,6 +94,15 @@ def test_what_is_there_is_read_and_what_is_gone_is_made_again(setting, detectors
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     shutil.rmtree(folders[0])
     assert points_of(setting, detectors, NAMES[1]) == before
+
+
+def test_images_for_a_transfer_do_not_stop_where_the_other_detector_is_evaded(evaluated, study):
+    (other,) = {p.made_for for p in evaluated.adaptive_points if p.varied == "transfer"}
+    folders = [p for p in (study[0] / "attacks").iterdir() if f"-{other}-margin-1-" in p.name]
+    made = [p for p in folders if p.name.startswith("bim:4@8-255-")]
+    assert len(made) == 2  # targeted and untargeted
+    for folder in made:
+        assert {row.ticks for row in read_manifest(folder)} == {4}
 
 
 @pytest.mark.parametrize("text", ["cw-l2:3,search_steps=1", "deepfool"])
