@@ -272,13 +272,22 @@ def evaluate(
             "(default: 0.1, 1, 10)."
         ),
     ] = None,
-    knn_layer: Annotated[str | None, Option(help="Compute the kNN score at this layer (default: the last).")] = None,
+    knn_layer: Annotated[
+        list[str] | None,
+        Option(
+            help="Compute the kNN score at this layer; may be given several times (default: the detectors' layers)."
+        ),
+    ] = None,
     k: Annotated[
         int | None, Option(min=1, help="Number of neighbours of the kNN score (default: the images of a person).")
     ] = None,
     dimensions: Annotated[
-        int, Option(min=1, help="Reduce the features of the kNN score to at most this many dimensions, by PCA.")
-    ] = 256,
+        str,
+        Option(
+            help="Reduce the features of the kNN score by PCA to this many components, or to this share of the layer's "
+            "channels, but a tenth of the indexed images at most."
+        ),
+    ] = "0.25",
     device: Device = "cpu",
 ) -> None:
     """Evaluate a study's detectors on images that they were not fitted on: tables, ROC curves and a page.
@@ -292,6 +301,7 @@ def evaluate(
     from fastadv.attacks.spec import parse_attack
     from fastadv.cli.detect_tables import print_cells, print_evaluation
     from fastadv.cli.show import print_next, print_opened, progress_bars, timed
+    from fastadv.core.numbers import parse_number
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
     from fastadv.studies.detection.study import HEAD
@@ -301,9 +311,9 @@ def evaluate(
         unseen_runs=tuple(str(folder) for folder in unseen_run or ()),
         adaptive=tuple(parse_attack(text) for text in adaptive or ()),
         weights=tuple(weight) if weight else (0.1, 1.0, 10.0),
-        knn_layer=knn_layer,
+        knn_layers=tuple(knn_layer or ()),
         k=k,
-        dimensions=dimensions,
+        dimensions=parse_number("dimensions", dimensions),
     )
     with progress_bars(quiet=printing.without_bars) as progress:
         source, face_model = faces.open(given, device, study, progress=progress)

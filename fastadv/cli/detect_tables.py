@@ -7,7 +7,9 @@ from typing import Any
 
 from fastadv.cli.show import percent, print_notices, print_table
 from fastadv.report.pages import detection as page
-from fastadv.studies.detection.measure import KNN_NAMES
+from fastadv.report.pages import detection_knn as knn_page
+from fastadv.report.pages.detection_adaptive import points_table
+from fastadv.studies.detection.knn import AGGREGATE, KNN_NAMES
 
 _NONE = "–"
 Values = Mapping[str, Any]
@@ -26,6 +28,9 @@ def print_evaluation(found: Values) -> None:
     _print_best(whole, found)
     if found["adaptive"]:
         _print_adaptive(found["adaptive"])
+    if found["adaptive_points"]:
+        made = points_table(found["adaptive_points"])
+        print_table("adaptive attacks against steps and radius, 95 % intervals", made.rows, made.header)
     if found["knn"]:
         _print_knn(found["knn"])
     findings = page.findings(found["directions"])
@@ -71,13 +76,18 @@ def _print_adaptive(rows: Sequence[Values]) -> None:
 
 
 def _print_knn(rows: Sequence[Values]) -> None:
-    columns = page.knn_columns(rows)
+    layers = knn_page.knn_layers(rows)
+    print_table("kNN score: accuracy at the equal error rate, by layer", layers.rows, layers.header, layers.note)
+    columns = knn_page.knn_columns(rows)
+    best = max(rows, key=lambda row: row["accuracy"][AGGREGATE])["layer"]
     made = [
         (
             f"{row['processing']}, {KNN_NAMES[row['weighting']]}",
             *(f"{100 * row['accuracy'][name]:.1f} %" for name in columns),
         )
         for row in rows
+        if row["layer"] == best
     ]
     shown = [name.replace(" untargeted", "-u").replace(" targeted", "") for name in columns]
-    print_table("kNN score: accuracy at the equal error rate", made, ("processing, score", *shown))
+    title = f"kNN score at {best}, the layer with the highest accuracy here"
+    print_table(title, made, ("processing, score", *shown))

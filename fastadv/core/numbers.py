@@ -27,6 +27,22 @@ def parse_eps(text: str) -> float:
     return value
 
 
+def parse_number(argument: str, text: str) -> int | float:
+    """A number of things, a whole number, or a share of them, a number with a decimal point.
+
+    Raises:
+        ValueError: The text is no number; the message names the argument.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(f"{argument}: expected a whole number, or a share such as 0.25, got {text!r}") from None
+
+
 def show_eps(eps: float) -> str:
     """A radius as people write it: ``8/255`` where it is a whole number of grey levels, else a decimal."""
     levels = round(eps * 255)

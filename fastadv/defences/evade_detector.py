@@ -82,24 +82,32 @@ class EvadeDetector(Goal):
     the shortfall (C&W, DeepFool) or stops at success sees the detector by its threshold alone: give one.
     ``check_adapts`` says which attacks see it at all.
 
-    **choice**: one fixed weight for all images and steps, as the plainest form. A weight of 0 is the attack that does
-    not know of the detector.
+    One fixed weight for all images and steps is the plainest form; a weight of 0 is the attack that does not know of
+    the detector. With ``by_shortfall`` J is a margin loss instead,
+
+    .. math:: J = -\max(f, weight\,(s - threshold))
+
+    with the goal's shortfall f (of class labels C&W's f). Each image follows what it lacks most, and J is positive
+    where both are reached, whatever the weight: it need not balance two losses of different scales.
 
     Attributes:
         goal: What is wanted besides: a goal on embeddings or logits, ``goal_a & goal_b`` too.
         weight: Of the detector's logit, at least 0. A margin on the score is one on the weighted logit too.
         threshold: At and above which an image is flagged; infinite where only the goal decides about success.
+        by_shortfall: Take the margin loss, which needs a weight and a finite threshold.
 
     Raises:
         ValueError: A field is out of range, or the goal is on another output.
 
     Source: Carlini and Wagner 2017, "Adversarial examples are not easily detected", section 2.3 (the perfect-knowledge
-        adversary).
+        adversary); the margin loss: Tramèr et al. 2020, "On adaptive attacks to adversarial example defenses", section
+        4 (one loss whose optimum is an attack, instead of a sum to be balanced).
     """
 
     goal: Goal
     weight: float = 1.0
     threshold: float = math.inf
+    by_shortfall: bool = False
     further_columns: ClassVar[int] = 1  # of the outputs that it reads, besides the embedding or the logits
 
     def __post_init__(self) -> None:
@@ -110,6 +118,11 @@ class EvadeDetector(Goal):
             raise ArgumentError(f"weight: expected a number of at least 0, got {brief(self.weight)}")
         if not isinstance(self.threshold, (int, float)) or math.isnan(self.threshold):
             raise ArgumentError(f"threshold: expected a logit, got {brief(self.threshold)}")
+        if self.by_shortfall and not (self.weight and math.isfinite(self.threshold)):
+            raise ArgumentError(
+                "by_shortfall: expected a positive weight and a finite threshold, got "
+                f"weight {self.weight:g} and threshold {self.threshold:g}"
+            )
 
     @property
     def output(self) -> str:
@@ -146,6 +159,8 @@ class EvadeDetector(Goal):
         return replace(self, goal=self.goal.row(index))
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        if self.by_shortfall:
+            return -self.shortfall(outputs, rows)
         return self.goal.loss(*_bare(outputs, rows)) - self.weight * outputs[:, -1]
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:

@@ -13,16 +13,21 @@ from torch.nn import functional as F
 from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.core.fields import check_least, check_one_of
+from fastadv.core.fields import check_least, check_one_of, is_int, is_number
 from fastadv.detection import tensor_file
 from fastadv.detection.calibration import Thresholds, calibrate
 from fastadv.detection.detectors import calibration_tensors, describe, thresholds_of
 from fastadv.detection.moments import Moments, Projection, check_labels, check_rows, whitening
-from fastadv.detection.neighbours import BACKENDS, Neighbours
+from fastadv.detection.neighbours import BACKENDS, Found, Neighbours
 
 PROCESSINGS = ("none", "l2", "pca")
 WEIGHTINGS = ("uniform", "rank", "inverse_square")
 
+COMPONENTS = 0.25
+"""The share of the channels that PCA keeps. Carrara et al. keep 256 of 1,024."""
+
+# features of the index for each axis: with fewer, the last axes are noise, which whitening makes as large as the first
+_ROWS_PER_COMPONENT = 10
 _FILE = "knn score"
 
 
@@ -76,6 +81,19 @@ class KnnScore:
             raise ArgumentError(f"projection: expected {expected} numbers like the index, got {came}")
 
     @torch.no_grad()
+    def nearest(self, features: Tensor) -> Found:
+        """The k nearest training features, which scores of every weighting are made of.
+
+        Args:
+            features: ``(N, C)`` float32, pooled outputs of :attr:`layer`, finite.
+
+        Raises:
+            TypeError, ValueError: they have the wrong type, shape, device or value.
+        """
+        width = None if self.projection is None else self.projection.matrix.shape[0]
+        return self.neighbours.search(_processed(check_rows("features", features, width), self), self.k)
+
+    @torch.no_grad()
     def support(self, features: Tensor, predicted: Tensor) -> Tensor:
         """The published score: the weighted share of the neighbours with the predicted label.
 
@@ -89,8 +107,7 @@ class KnnScore:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, device or value.
         """
-        width = None if self.projection is None else self.projection.matrix.shape[0]
-        found = self.neighbours.search(_processed(check_rows("features", features, width), self), self.k)
+        found = self.nearest(features)
         return ops.knn_score(found.distances, found.labels, predicted, weighting=self.weighting)
 
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
@@ -132,7 +149,7 @@ def fit_knn(
     layer: str,
     model: str,
     processing: str = "pca",
-    dimensions: int = 256,
+    dimensions: int | float = COMPONENTS,
     k: int = 1000,
     weighting: str = "inverse_square",
     backend: str = "brute",
@@ -149,7 +166,7 @@ def fit_knn(
         layer: what the features are the pooled output of.
         model: the name of the network.
         processing: ``"none"``, ``"l2"`` or ``"pca"``.
-        dimensions: of the PCA, at most; axes without variance are left out.
+        dimensions: of the PCA, at most: a number, or a share (:func:`components`); axes without variance are left out.
         k: neighbours that vote, at most the number of features.
         weighting: ``"uniform"``, ``"rank"`` or ``"inverse_square"``.
         backend: of the index: ``"brute"`` or ``"faiss"``.
@@ -161,6 +178,7 @@ def fit_knn(
         ImportError: FAISS is asked for and not installed, or cannot use the CUDA device.
     """
     _check_options(processing, weighting, k)
+    check_components(dimensions)
     if isinstance(batches, Iterator):
         raise ArgumentTypeError(
             f"batches: expected batches to iterate twice, got {type(batches).__name__}, which can be read once"
@@ -178,7 +196,7 @@ def fit_knn(
         raise ArgumentError("batches: expected one or more features, got none")
     if k > count:
         raise ArgumentError(f"k: expected at most {count}, the number of features, got {k}")
-    projection = None if moments is None else whitening(moments, dimensions)
+    projection = None if moments is None else whitening(moments, components(dimensions, width, count))
     size = width if projection is None else projection.matrix.shape[1]
     rows = torch.empty((count, size), dtype=torch.float32, device=device)
     labels = torch.empty(count, dtype=torch.int64, device=device)
@@ -203,6 +221,38 @@ def fit_knn(
         model=model,
         provenance=dict(provenance or {}),
     )
+
+
+def components(dimensions: int | float, width: int, count: int) -> int:
+    r"""How many axes PCA keeps of C channels: a number as it is given, and of a share s
+
+    .. math:: \max(1, \min(\mathrm{round}(s\,C), \lfloor M / 10 \rfloor))
+
+    Args:
+        dimensions: a whole number of at least 1, or a share s between 0 and 1.
+        width: C.
+        count: M, the features that the axes are estimated from.
+
+    Raises:
+        ValueError: ``dimensions`` is neither.
+    """
+    check_components(dimensions)
+    if is_int(dimensions):
+        return int(dimensions)
+    return max(1, min(round(dimensions * width), count // _ROWS_PER_COMPONENT))
+
+
+def check_components(dimensions: int | float) -> None:
+    """Refuse what is neither a whole number of at least 1 nor a share between 0 and 1.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not (is_number(dimensions) and (dimensions >= 1 if is_int(dimensions) else 0 < dimensions < 1)):
+        raise ArgumentError(
+            "dimensions: expected a whole number of at least 1, or a share of the channels above 0 and below 1, got "
+            f"{brief(dimensions)}"
+        )
 
 
 def load_knn(

@@ -76,8 +76,12 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
         assert shown.count(f"{network}-{kept}-{metric} ") >= 2  # seen attacks, and the others
     found = json.loads((out / "evaluation.json").read_text())
     assert {row["weight"] for row in found["adaptive"]} == {0, 1}
+    varied = {"steps", "eps", "ten times the steps", "transfer"}
+    assert {row["varied"] for row in found["adaptive_points"]} == varied
+    assert "adaptive attacks against steps and radius" in shown
+    assert "transfer from" in shown
     assert {row["family"] for row in found["measured"]} == {"bim", "fgsm"}
-    assert len(found["knn"]) == 9
+    assert len(found["knn"]) == 9 * len({row["layer"] for row in found["knn"]})
     page = (out / "report.html").read_text()
     assert "Telling adversarial faces" in page
     drawn = CliRunner().invoke(
@@ -236,6 +240,21 @@ def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
     assert read.thresholds.scores.tolist() == pytest.approx(sorted(scores[relative]), abs=1e-5)
     with pytest.raises(ValueError, match="reading: expected 'relative' for other classes, got 'raw'"):
         call("score", detectors / "mlp-centroid-l2.safetensors", *words[2:], *faces, "--gallery", tmp_path / "gallery")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--dimensions", "many"), "dimensions: expected a whole number, or a share such as 0.25, got 'many'"),
+        (("--dimensions", "1.5"), "dimensions: expected a whole number of at least 1, or a share .*, got 1.5"),
+        (("--dimensions", "0"), "dimensions: expected a whole number of at least 1, or a share .*, got 0"),
+        (("--knn-layer", "a", "--knn-layer", "a"), "knn_layers: expected different layers, got a, a"),
+        (("--knn-layer", "nowhere"), "knn_layers: expected one of .*, got 'nowhere'"),
+    ],
+)
+def test_a_wrong_evaluation_says_what_is_wrong(words, expected, study):
+    with pytest.raises(ValueError, match=expected):
+        call("evaluate", study[0], *MANY, *words)
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,109 @@ def test_several_goals_at_once(pair):
     assert torch.equal(whole.success, near[0] & near[1] & (logit < -0.1))
 
 
+def test_the_margin_loss_is_the_larger_shortfall(pair):
+    _, _, watched = pair
+    labels = torch.tensor([0, 1, 2, 3])
+    goal = EvadeDetector(goal=ClassifyAs(labels), weight=0.7, threshold=-0.1, by_shortfall=True)
+    rows = Rows(label=labels)
+    with torch.no_grad():
+        outputs = watched.logits(faces(4, 12))
+    logits, logit = outputs[:, :-1], outputs[:, -1]
+    best_other = torch.where(torch.eye(4, dtype=torch.bool), -torch.inf, logits).amax(1)
+    lacking = torch.maximum(best_other - logits.diagonal(), 0.7 * (logit + 0.1))
+    torch.testing.assert_close(goal.loss(outputs, rows), -lacking)
+    assert ((goal.loss(outputs, rows) > 0) == goal.achieved(outputs, rows)).all()
+
+
+RADIUS, BORDER = 0.33, 0.3  # of the detector and of the class, below
+
+
+def linear_pair() -> tuple[FaceModel, WatchedModel]:
+    """Class 1 wins where the mean red p_r is above .3; flagged is what is .33 or farther from grey in mean colour.
+
+    Colours p are in [-1, 1] with grey at 0.
+    """
+    identity = nn.Conv2d(3, 3, 1, bias=False)
+    identity.weight.data = torch.eye(3)[:, :, None, None]
+    head = nn.Linear(3, 2)
+    head.weight.data, head.bias.data = torch.tensor([[0.0, 0, 0], [1, 0, 0]]), torch.tensor([0.0, -BORDER])
+    net = nn.Sequential(identity, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = FaceModel(net, input_size=(16, 16), mean=HALF, std=HALF, name="tiny", layers=("0",), head=head).eval()
+    known = ([torch.tensor([[0.0, 0, 0], [1, 1, 1]])], torch.tensor([0, 1]))
+    representatives = centroids([known], layers=("0",), classes=("grey", "white"), model="tiny")
+    network = Network(Architecture(kind="linear", layers=1, width=2))
+    network.logit.weight.data, network.logit.bias.data = torch.tensor([[1.0, 0]]), torch.tensor([-RADIUS])
+    detector = Detector(
+        trajectory=Trajectory(representatives=representatives), network=network.eval().requires_grad_(False)
+    )
+    return model, WatchedModel(model, detector)
+
+
+def colours(*green: float) -> torch.Tensor:
+    """Images of one colour each: no red and no blue, and so much green."""
+    p = torch.tensor([[0.0, g, 0.0] for g in green])
+    return (0.5 + p / 2)[:, :, None, None].expand(-1, -1, 16, 16).contiguous()
+
+
+def approach(eps: float) -> fa.Recipe:
+    return fa.Recipe(
+        SignGradient(budget=Linf(eps), steps=150, step_size=0.004, stop_at_success=True, margin=0.002, name="approach")
+    )
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0, 3.0])
+def test_it_succeeds_exactly_where_an_image_exists_that_evades_both(weight):
+    """Within 2 eps of p the smallest colour with red .3 has the length sqrt(.3^2 + max(0, green - 2 eps)^2)."""
+    model, watched = linear_pair()
+    green = (0.2, 0.3, 0.4, 0.7)
+    x, labels = colours(*green), torch.ones(4, dtype=torch.int64)
+    goal = EvadeDetector(goal=ClassifyAs(labels), weight=weight, threshold=0.0, by_shortfall=True)
+    for eps in (0.12, 0.16, 0.24):
+        made = fa.run(approach(eps), goal, watched, x, engine=fa.Engine(batch=4))
+        lengths = [math.hypot(BORDER, max(0.0, g - 2 * eps)) for g in green]
+        assert made.success.tolist() == [2 * eps > BORDER and length < RADIUS for length in lengths]
+        with torch.no_grad():
+            outputs = watched.logits(made.images)
+        assert made.success.tolist() == ((outputs[:, 1] > outputs[:, 0]) & (outputs[:, 2] < 0)).tolist()
+    # who does not know the detector goes on to the border of the ball in red alone, and is flagged
+    blind = fa.run(bim(eps=0.16, steps=20), ClassifyAs(labels), model, x, engine=fa.Engine(batch=4))
+    assert blind.success.all()
+    with torch.no_grad():
+        assert (watched.logits(blind.images)[:, 2] >= 0).all()
+
+
+def test_the_margin_loss_gives_the_same_image_in_any_order_and_alone():
+    _, watched = linear_pair()
+    x = colours(0.2, 0.3, 0.4, 0.7, 0.25)
+    labels, engine = torch.ones(5, dtype=torch.int64), fa.Engine(batch=2)
+    goal = EvadeDetector(goal=ClassifyAs(labels), threshold=0.0, by_shortfall=True)
+    whole = fa.run(approach(0.16), goal, watched, x, engine=engine)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    mixed = fa.run(approach(0.16), goal, watched, x[order], ids=order.tolist(), engine=engine)
+    assert torch.equal(mixed.images, whole.images[order])
+    assert torch.equal(mixed.ticks, whole.ticks[order])
+    alone = fa.run(approach(0.16), goal.row(2), watched, x[2:3], ids=[2], engine=engine)
+    assert torch.equal(alone.images, whole.images[2:3])
+
+
+def test_a_verifier_and_a_detector_are_evaded_at_once(pair):
+    _, _, watched = pair
+    x, targets = faces(8, 13), faces(8, 14)
+    with torch.no_grad():
+        line = float(watched(x)[:, -1].quantile(0.75))
+        near = float((watched(x)[:, :-1] * watched(targets)[:, :-1]).sum(1).quantile(0.75))
+    goal = EvadeDetector(goal=Impersonate(targets, threshold=min(1.0, near)), threshold=line, by_shortfall=True)
+    attack = fa.Recipe(
+        SignGradient(budget=Linf(0.2), steps=60, step_size=0.01, stop_at_success=True, margin=0.002, name="bim")
+    )
+    made = fa.run(attack, goal, watched, x, engine=fa.Engine(batch=4))
+    with torch.no_grad():
+        after, wanted = watched(made.images), watched(targets)[:, :-1]
+    both = ((after[:, :-1] * wanted).sum(1) >= near) & (after[:, -1] < line)
+    assert torch.equal(made.success, both)
+    assert int(both.sum()) >= 6
+
+
 def test_errors_name_what_is_wrong(pair):
     model, detector, _ = pair
     labels = torch.tensor([1])
@@ -239,6 +342,9 @@ def test_errors_name_what_is_wrong(pair):
         EvadeDetector(goal=ClassifyAs(labels), weight=-1)
     with pytest.raises(ValueError, match="threshold: expected a logit, got nan"):
         EvadeDetector(goal=ClassifyAs(labels), threshold=math.nan)
+    for more in ({"weight": 0.0, "threshold": 1.0}, {"weight": 1.0}):
+        with pytest.raises(ValueError, match="by_shortfall: expected a positive weight and a finite threshold, got"):
+            EvadeDetector(goal=ClassifyAs(labels), by_shortfall=True, **more)
     with pytest.raises(ValueError, match="goal: expected one on embedding or logits, got one on 'layer:0'"):
         EvadeDetector(goal=MatchFeatures(faces(1), layer="0"))
     with pytest.raises(TypeError, match="detector: expected a Detector, got NoneType"):

@@ -95,6 +95,29 @@ def test_the_index_is_whitened():
     np.testing.assert_allclose(np.cov(made.neighbours.features.double().numpy(), rowvar=False), np.eye(6), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dimensions", "count", "kept"),
+    [(0.25, 400, 6), (0.25, 50, 5), (0.25, 9, 1), (0.5, 400, 12), (0.01, 400, 1), (7, 50, 7), (99, 400, 24)],
+)
+def test_a_share_of_the_channels_is_at_most_a_tenth_of_the_images(dimensions, count, kept):
+    x = torch.randn(count, 24, generator=torch.Generator().manual_seed(2))
+    made = fit_knn([(x, torch.zeros(count, dtype=torch.int64))], dimensions=dimensions, k=5, **NAMES)
+    assert made.neighbours.features.shape == (count, kept)
+    whole = fit_knn([(x, torch.zeros(count, dtype=torch.int64))], dimensions=kept, k=5, **NAMES)
+    assert_same_bits(made.neighbours.features, whole.neighbours.features)
+
+
+def test_a_quarter_of_the_channels_is_the_default():
+    x = torch.randn(400, 24, generator=torch.Generator().manual_seed(2))
+    assert fit_knn([(x, torch.zeros(400, dtype=torch.int64))], k=5, **NAMES).neighbours.features.shape == (400, 6)
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 1.0, 1.5, 0.0, -0.25, float("nan"), True, "8"])
+def test_dimensions_are_a_number_or_a_share(dimensions):
+    with pytest.raises(ValueError, match="dimensions: expected a whole number of at least 1, or a share .*, got "):
+        fit_knn([(X, Y)], dimensions=dimensions, k=5, **NAMES)
+
+
 @pytest.mark.parametrize("processing", ["none", "l2", "pca"])
 def test_round_trip(processing, tmp_path):
     x, y = clusters()

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.core import text
-from fastadv.report.pages import parts
+from fastadv.report.pages import detection_adaptive, detection_knn, parts
 from fastadv.report.pages.frame import notices, page_of, plots, read_json, section, tiles, write_page
 from fastadv.report.parts import Page, Part, Plot, Section, Table, Tiles
 from fastadv.report.study_figures import Line, heat_plot, line_plot
 from fastadv.runs.attack import NORMS_NOTE
 from fastadv.studies.detection.fit import EVALUATION, FITTED
-from fastadv.studies.detection.measure import AGGREGATE, ERRORS, FALSE_ALARMS, KNN_NAMES
+from fastadv.studies.detection.measure import FALSE_ALARMS
 from fastadv.studies.detection.study import read_study
 
-_PROCESSINGS = {"none": "none", "l2": "L2", "pca": "PCA + whitening"}
 _METRICS = {"l2": "L2", "cosine": "cos"}
 _KINDS = ("targeted", "untargeted")
 _CURVES = 6
@@ -122,17 +121,13 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
             "reaches the class goal and is not flagged at the threshold of 5 % false alarms, a second goal of "
             "the attacks that look for the smallest change or stop at success.",
         ),
+        detection_adaptive.adaptive_section(found["adaptive_points"]),
         section(
             "Yardsticks on the same layers",
             area_table(others, yardsticks, first="detector", shown=area, note="") if yardsticks else None,
             lead="They are not fitted to attacks. AUC.",
         ),
-        section(
-            "kNN score",
-            _knn(found["knn"]) if found["knn"] else None,
-            lead="Accuracy at the equal error rate of natural images that are classified rightly against each column. "
-            "In brackets the share that is refused where 98 % of the former are kept; a dash: they are too few.",
-        ),
+        detection_knn.knn_section(found["knn"]),
         section("The papers' findings, one by one", findings(found["directions"])),
     ]
 
@@ -274,28 +269,14 @@ def _adaptive(rows: Rows) -> Table:
     return Table(header=header, rows=made)
 
 
-def knn_columns(rows: Rows) -> list[str]:
-    """The attacks, then all together, then the natural images that are classified wrongly."""
-    names, last = list(rows[0]["accuracy"]), (AGGREGATE, ERRORS)
-    return [*(name for name in names if name not in last), *(name for name in last if name in names)]
-
-
-def _knn(rows: Rows) -> Table:
-    columns = knn_columns(rows)
-    made = tuple(
-        (
-            f"{_PROCESSINGS[row['processing']]}, {KNN_NAMES[row['weighting']]}",
-            *(f"{text.percent(row['accuracy'][c])} ({text.percent(row['refused'][c], 0)})" for c in columns),
-        )
-        for row in rows
-    )
-    return Table(header=("processing, score", *columns), rows=made)
-
-
 def findings(rows: Rows) -> Table:
     """The papers' findings, from the ``directions`` of an evaluation."""
     verdicts = {True: "yes", False: "no", None: "not run"}
-    made = tuple((row["claim"], verdicts[row["holds"]], row["numbers"]) for row in rows)
+
+    def verdict(row: Mapping[str, Any]) -> str:
+        return "undecided" if row["holds"] is None and row.get("interval") else verdicts[row["holds"]]
+
+    made = tuple((row["claim"], verdict(row), row["numbers"]) for row in rows)
     return Table(header=("finding", "so here", "measured"), rows=made)
 
 

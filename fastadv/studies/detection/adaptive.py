@@ -15,6 +15,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.defences.evade_detector import EvadeDetector, WatchedModel
 from fastadv.detection import Detector
 from fastadv.models.identity import tensors_hash
+from fastadv.runs import list_hash
 from fastadv.studies.detection.attacks import (
     AttackedImages,
     Task,
@@ -83,7 +84,7 @@ def adaptive_rows(
     """
     if not attacks:
         return ()
-    line = _line(detector)
+    line = threshold_of(detector)
     natural = clean.natural.of(setting.splits.natural["test"])
     calm = scores_of(detector, natural)
     names = set(sources(setting, clean, ("test",)))
@@ -121,7 +122,16 @@ def adaptive_rows(
 
 
 def make_adaptive(
-    setting: Setting, clean: Clean, spec: AttackSpec, detector: Detector, name: str, *, weight: float, targeted: bool
+    setting: Setting,
+    clean: Clean,
+    spec: AttackSpec,
+    detector: Detector,
+    name: str,
+    *,
+    weight: float,
+    targeted: bool,
+    by_shortfall: bool = False,
+    images: Sequence[str] | None = None,
 ) -> AttackedImages:
     """Attack the test's images by one who knows the detector: an image counts when it reaches the class goal.
 
@@ -137,18 +147,22 @@ def make_adaptive(
         name: The detector's.
         weight: Of its logit.
         targeted: Whether it goes for a class.
+        by_shortfall: As in ``EvadeDetector``.
+        images: Those of the test to attack; None: all.
 
     Raises:
         ImageError, AlignmentError, OSError: As ``make``.
     """
-    line = _line(detector)
-    names = sources(setting, clean, ("test",))
+    line = threshold_of(detector)
+    names = sources(setting, clean, ("test",)) if images is None else images
     bare = class_goal(setting, names, targeted) if spec.on_logits else _gallery_goal(setting, clean, names, targeted)
-    everything = EvadeDetector(goal=bare, weight=weight, threshold=line)
+    everything = EvadeDetector(goal=bare, weight=weight, threshold=line, by_shortfall=by_shortfall)
     place = {source: k for k, source in enumerate(names)}
     key = tensors_hash(_tensors(detector))
+    loss = f"{'margin-' if by_shortfall else ''}{weight:g}"
+    some = "" if images is None else f"-{list_hash(names)[:8]}"
     task = Task(
-        label=f"{spec.label}-{kind(targeted)}-{name}-{weight:g}-{key[:8]}",  # another fit is another detector
+        label=f"{spec.label}-{kind(targeted)}-{name}-{loss}-{key[:8]}{some}",  # another fit is another detector
         spec=spec,
         targeted=targeted,
         names=tuple(names),
@@ -160,7 +174,7 @@ def make_adaptive(
     return carry_out(setting, task)
 
 
-def _line(detector: Detector) -> float:
+def threshold_of(detector: Detector) -> float:
     """The threshold at ``FALSE_ALARM``.
 
     Raises:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastadv.attacks import CATALOG
+from fastadv.core.statistics import wilson
 from fastadv.studies.detection.fit import Configuration
-from fastadv.studies.detection.measure import AGGREGATE, ERRORS, KnnRow, Measured, mean
+from fastadv.studies.detection.knn import AGGREGATE, ERRORS, KnnRow
+from fastadv.studies.detection.measure import Measured, mean
 
 _AIM_TARGETED, _AIM_UNSEEN = 0.95, 0.9
 
@@ -18,13 +21,60 @@ class Direction:
 
     Attributes:
         claim: What a paper says.
-        holds: Whether it came out so; None where what it needs was not run.
+        holds: Whether it came out so; None where what it needs was not run, or where the interval leaves it open.
         numbers: What was measured.
+        interval: Of what must not be negative for the claim to hold; None where it was not run. Made of the ends of
+            95 % intervals, so it is wider than one of differences on the same images.
     """
 
     claim: str
     holds: bool | None
     numbers: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Number:
+    """A measured number and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}"
+
+    def __sub__(self, other: _Number) -> _Number:
+        return _Number(value=self.value - other.value, low=self.low - other.high, high=self.high - other.low)
+
+    @staticmethod
+    def mean(found: Sequence[_Number]) -> _Number:
+        """As wide as if all erred together."""
+        return _Number(
+            value=mean([n.value for n in found]), low=mean([n.low for n in found]), high=mean([n.high for n in found])
+        )
+
+    @staticmethod
+    def least(found: Sequence[_Number]) -> _Number:
+        return _Number(
+            value=min(n.value for n in found), low=min(n.low for n in found), high=min(n.high for n in found)
+        )
+
+
+def _decided(claim: str, number: _Number | None, numbers: str) -> Direction:
+    """Whether a number is 0 or more; None: it was not measured."""
+    if number is None:
+        return Direction(claim=claim, holds=None, numbers="")
+    holds = True if number.low >= 0 else False if number.high < 0 else None
+    return Direction(claim=claim, holds=holds, numbers=numbers, interval=(number.low, number.high))
+
+
+def _area(row: Measured) -> _Number:
+    return _Number(value=row.area.value, low=row.area.low, high=row.area.high)
+
+
+def _exactly(value: float) -> _Number:
+    return _Number(value=value, low=value, high=value)
 
 
 def trajectory_directions(
@@ -44,16 +94,16 @@ def trajectory_directions(
     labels = {c.label for c in configurations}
     whole = [row for row in measured if not row.variant and row.detector in labels]
     seen = [row for row in whole if row.seen]
-    own = macro.get((best, "targeted"))
+    own = [_area(row) for row in seen if row.detector == best and row.targeted]
     highest = max((macro[key] for key in macro if key[1] == "targeted" and key[0] in labels), default=0.0)
     return (
         _targeted_are_easier(seen),
         *(_cw_is_hardest(seen, targeted) for targeted in (True, False)),
-        _lstm_on_untargeted(macro, configurations),
-        Direction(
-            claim=f"aim: a targeted macro AUC of at least {_AIM_TARGETED} by the detector that validated best",
-            holds=None if own is None else own >= _AIM_TARGETED,
-            numbers="" if own is None else f"{own:.3f}; the highest of all detectors {highest:.3f}",
+        _lstm_on_untargeted(seen, configurations),
+        _decided(
+            f"aim: a targeted macro AUC of at least {_AIM_TARGETED} by the detector that validated best",
+            _Number.mean(own) - _exactly(_AIM_TARGETED) if own else None,
+            f"{_Number.mean(own)}; the highest of all detectors {highest:.3f}",
         ),
         _finds_unseen([row for row in whole if not row.seen and row.targeted and row.detector == best]),
     )
@@ -62,75 +112,81 @@ def trajectory_directions(
 def _targeted_are_easier(seen: Sequence[Measured]) -> Direction:
     both = {row.family for row in seen if row.targeted} & {row.family for row in seen if not row.targeted}
     areas = {
-        targeted: mean([row.area.value for row in seen if row.family in both and row.targeted is targeted])
+        targeted: _Number.mean([_area(row) for row in seen if row.family in both and row.targeted is targeted])
         for targeted in (True, False)
     }
-    return Direction(
-        claim="targeted attacks are easier to detect than untargeted ones",
-        holds=areas[True] > areas[False] if both else None,
-        numbers=f"mean AUC {areas[True]:.3f} against {areas[False]:.3f}" if both else "",
+    return _decided(
+        "targeted attacks are easier to detect than untargeted ones",
+        areas[True] - areas[False] if both else None,
+        f"mean AUC {areas[True]} against {areas[False]}",
     )
 
 
 def _cw_is_hardest(seen: Sequence[Measured], targeted: bool) -> Direction:
     rows = [row for row in seen if row.targeted is targeted]
     families = list(dict.fromkeys(row.family for row in rows))
-    means = {name: mean([row.area.value for row in rows if row.family == name]) for name in families}
+    means = {name: _Number.mean([_area(row) for row in rows if row.family == name]) for name in families}
     cw = [value for name, value in means.items() if name.startswith("cw")]
     others = [value for name, value in means.items() if not name.startswith("cw")]
-    known = bool(cw and others)
-    return Direction(
-        claim=f"C&W is the hardest to detect, {'targeted' if targeted else 'untargeted'}",
-        holds=max(cw) < min(others) if known else None,
-        numbers=", ".join(f"{name} {value:.3f}" for name, value in means.items()) if known else "",
+    return _decided(
+        f"C&W is the hardest to detect, {'targeted' if targeted else 'untargeted'}",
+        _Number.least([other - each for other in others for each in cw]) if cw and others else None,
+        ", ".join(f"{name} {value}" for name, value in means.items()),
     )
 
 
-def _lstm_on_untargeted(macro: Mapping[tuple[str, str], float], configurations: Sequence[Configuration]) -> Direction:
-    def of(network: str) -> list[float]:
+def _lstm_on_untargeted(seen: Sequence[Measured], configurations: Sequence[Configuration]) -> Direction:
+    def of(network: str) -> list[_Number]:
         labels = [c.label for c in configurations if c.network == network]
-        return [macro[label, "untargeted"] for label in labels if (label, "untargeted") in macro]
+        return [_area(row) for row in seen if not row.targeted and row.detector in labels]
 
     lstm, mlp = of("lstm"), of("mlp")
-    known = bool(lstm and mlp)
-    return Direction(
-        claim="the LSTM is at least as good as the MLP on untargeted attacks",
-        holds=mean(lstm) >= mean(mlp) if known else None,
-        numbers=f"mean macro AUC {mean(lstm):.3f} against {mean(mlp):.3f}" if known else "",
+    return _decided(
+        "the LSTM is at least as good as the MLP on untargeted attacks",
+        _Number.mean(lstm) - _Number.mean(mlp) if lstm and mlp else None,
+        f"mean macro AUC {_Number.mean(lstm)} against {_Number.mean(mlp)}",
     )
 
 
 def _finds_unseen(unseen: Sequence[Measured]) -> Direction:
     rows = [row for row in unseen if row.family not in CATALOG or CATALOG[row.family].level != "logits"]
-    return Direction(
-        claim="fitted on classifier attacks, the best detector finds targeted deep-feature attacks "
+    return _decided(
+        "fitted on classifier attacks, the best detector finds targeted deep-feature attacks "
         f"(aim: AUC at least {_AIM_UNSEEN})",
-        holds=all(row.area.value >= _AIM_UNSEEN for row in rows) if rows else None,
-        numbers=", ".join(f"{row.family} {row.area.value:.3f}" for row in rows),
+        _Number.least([_area(row) for row in rows]) - _exactly(_AIM_UNSEEN) if rows else None,
+        ", ".join(f"{row.family} {row.area.value:.3f}" for row in rows),
     )
 
 
 def knn_directions(rows: Sequence[KnnRow]) -> tuple[Direction, ...]:
-    """Those of Carrara et al. on the kNN score."""
+    """Those of Carrara et al. on the kNN score, at the layer with the highest accuracy on the aggregate.
 
-    def average(processing: str, column: str) -> float:
-        return mean([row.accuracy[column] for row in rows if row.processing == processing and column in row.accuracy])
+    The interval of an accuracy at the equal error rate is Wilson's for as many images as the smaller of both sides has.
+    """
+    best = max(rows, key=lambda row: row.accuracy[AGGREGATE]).layer if rows else ""
+    own = [row for row in rows if row.layer == best]
+
+    def average(column: str, *processings: str) -> _Number:
+        chosen = [row for row in own if not processings or row.processing in processings]
+        value, trials = mean([row.accuracy[column] for row in chosen]), min(own[0].images[column], own[0].natural)
+        low, high = wilson(round(value * trials), trials)
+        return _Number(value=value, low=min(low, value), high=max(high, value))
 
     order = ("pca", "l2", "none")
-    means = [average(processing, AGGREGATE) for processing in order] if rows else []
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in zip(order, means, strict=False))
-    with_errors = [row for row in rows if ERRORS in row.accuracy]
-    attacked = mean([row.accuracy[AGGREGATE] for row in with_errors])
-    wrong = mean([row.accuracy[ERRORS] for row in with_errors])
+    means = [average(AGGREGATE, processing) for processing in order] if own else []
+    shown = ", ".join(f"{name} {value}" for name, value in zip(order, means, strict=False))
+    steps = [better - worse for better, worse in itertools.pairwise(means)]
+    wrong = own[0].images.get(ERRORS, 0) if own else 0
+    pair = (average(AGGREGATE), average(ERRORS)) if wrong else None
     return (
-        Direction(
-            claim="kNN score: PCA and whitening are better than L2, and L2 than none",
-            holds=means[0] > means[1] > means[2] if means else None,
-            numbers=f"mean accuracy at the EER: {shown}" if means else "",
+        _decided(
+            "kNN score: PCA and whitening are better than L2, and L2 than none",
+            _Number.least(steps) if steps else None,
+            f"mean accuracy at the EER, {best}: {shown}",
         ),
-        Direction(
-            claim="kNN score: adversarial images are easier to refuse than natural errors",
-            holds=attacked > wrong if with_errors else None,
-            numbers=f"mean accuracy at the EER {attacked:.3f} against {wrong:.3f}" if with_errors else "",
+        _decided(
+            "kNN score: adversarial images are easier to refuse than natural errors",
+            pair[0] - pair[1] if pair else None,
+            f"mean accuracy at the EER, {best}: {pair[0]} against {pair[1]} on {wrong} errors" if pair else "",
         ),
     )

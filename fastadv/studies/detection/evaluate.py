@@ -19,13 +19,16 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.defences.evade_detector import check_adapts
 from fastadv.detection import Detector, Thresholds, load_detector
+from fastadv.detection.knn import COMPONENTS, check_components
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
 from fastadv.studies.detection import fit, measure
 from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
+from fastadv.studies.detection.adaptive_curves import AdaptivePoint, adaptive_points, masking_notes
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.features import Features, scores_of
+from fastadv.studies.detection.knn import KnnRow, knn_rows
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
 from fastadv.studies.detection.study import claimed, read_study, reopen
 
@@ -39,10 +42,10 @@ class EvaluateConfig:
         unseen_runs: Folders of ``fastadv attack`` with more of them.
         adaptive: Attacks that one who knows the best detector runs; each with every weight.
         weights: Of the detector's logit in such an attacker's loss, besides 0, which is always run to compare with.
-        knn_layer: Of the kNN score; None: the last layer.
+        knn_layers: Of the kNN score; none: all that the detectors read.
         k: Neighbours that vote; None: as many as a person has images in the index, in the mean. **choice**: the paper's
             1000 are about as many as its classes have, and a smaller index has less of each.
-        dimensions: Of the PCA.
+        dimensions: Of the PCA, as ``fit_knn`` takes them.
 
     Raises:
         ValueError: A number out of range, an attack twice, or an adaptive one that cannot adapt to a detector.
@@ -52,9 +55,9 @@ class EvaluateConfig:
     unseen_runs: tuple[str, ...] = ()
     adaptive: tuple[AttackSpec, ...] = ()
     weights: tuple[float, ...] = (0.1, 1.0, 10.0)
-    knn_layer: str | None = None
+    knn_layers: tuple[str, ...] = ()
     k: int | None = None
-    dimensions: int = 256
+    dimensions: int | float = COMPONENTS
 
     def __post_init__(self) -> None:
         check_attacks(self.unseen)
@@ -63,9 +66,11 @@ class EvaluateConfig:
             check_adapts(spec.recipe())
         if not all(weight > 0 for weight in self.weights) or len(set(self.weights)) != len(self.weights):
             raise ArgumentError(f"weights: expected different positive numbers, got {self.weights}")
-        for name, value in (("k", self.k), ("dimensions", self.dimensions)):
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name}: expected at least 1, got {value}")
+        check_components(self.dimensions)
+        if self.k is not None and self.k < 1:
+            raise ArgumentError(f"k: expected at least 1, got {self.k}")
+        if len(set(self.knn_layers)) != len(self.knn_layers):
+            raise ArgumentError(f"knn_layers: expected different layers, got {', '.join(self.knn_layers)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +84,7 @@ class DetectionEvaluation:
         curves: For the best detector: a group's name to false-alarm rates and shares found.
         knn: The kNN scores.
         adaptive: The attackers who know.
+        adaptive_points: What they reach with how many steps and which radius.
         directions: What the papers found, checked.
         cells: The adversarial images.
         natural: How many natural images of the test.
@@ -89,8 +95,9 @@ class DetectionEvaluation:
     measured: tuple[measure.Measured, ...]
     macro: Mapping[tuple[str, str], float]
     curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
-    knn: tuple[measure.KnnRow, ...]
+    knn: tuple[KnnRow, ...]
     adaptive: tuple[AdaptiveRow, ...]
+    adaptive_points: tuple[AdaptivePoint, ...]
     directions: tuple[Direction, ...]
     cells: tuple[AttackedImages, ...]
     natural: int
@@ -119,19 +126,19 @@ def evaluate_folder(
     """
     read_study(path)  # refuses a folder without one
     with claimed(path):
-        best, configurations, groups = _fitted(path)
+        best, configurations, groups, leaders = _fitted(path)
         study, setting = reopen(path, source, model, progress=progress)
         fitted_on = {spec.label for spec in study.attacks}
         for spec in config.unseen:
             if spec.label in fitted_on:
                 raise ArgumentError(f"unseen: expected attacks that the study was not fitted on, got {spec.label}")
-        layer = config.knn_layer or setting.layers[-1]
         index = len(setting.splits.rest)
         if config.k is not None and config.k > index:
             raise ArgumentError(
                 f"k: expected at most {index}, the images in the index of the kNN score, got {config.k}"
             )
-        check_one_of("knn_layer", layer, setting.layers)
+        for layer in config.knn_layers:
+            check_one_of("knn_layers", layer, setting.layers)
         detectors = {c.label: _detector(path, c, setting) for c in configurations}
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:
@@ -146,10 +153,13 @@ def evaluate_folder(
         cells = (*seen, *unseen)
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
+        pairs = tuple((leader, _other(configurations, leader)) for leader in leaders)
+        points = adaptive_points(setting, clean, detectors, pairs, config.adaptive, config.weights)
         macro = _macro(measured)
-        rows: tuple[measure.KnnRow, ...] = ()
+        rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):
-            rows = measure.knn_rows(setting, clean, cells, layer=layer, k=config.k, dimensions=config.dimensions)
+            layers = config.knn_layers or setting.layers
+            rows = knn_rows(setting, clean, cells, layers=layers, k=config.k, dimensions=config.dimensions)
         made = DetectionEvaluation(
             best=best,
             measured=measured,
@@ -157,17 +167,23 @@ def evaluate_folder(
             curves=curves,
             knn=rows,
             adaptive=adaptive,
+            adaptive_points=points,
             directions=(*trajectory_directions(measured, macro, configurations, best), *knn_directions(rows)),
             cells=cells,
             natural=len(setting.splits.natural["test"]),
-            notices=(*notices, *more, *rate_notes(len(setting.splits.natural["test"]), measure.FALSE_ALARMS)),
+            notices=(
+                *notices,
+                *more,
+                *masking_notes(points),
+                *rate_notes(len(setting.splits.natural["test"]), measure.FALSE_ALARMS),
+            ),
         )
         write_json(path / fit.EVALUATION, describe(made, config))
     return made
 
 
-def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[str]]:
-    """The best detector's label, all detectors, and the groups that they were fitted on."""
+def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[str], tuple[str, ...]]:
+    """The best detector's label, all detectors, the groups that they were fitted on, and the best of each reading."""
     try:
         found = json.loads((path / fit.FITTED).read_bytes())
         configurations = tuple(
@@ -181,16 +197,27 @@ def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[s
         )
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
         best = str(found["best"])
+        ranked = sorted(zip(configurations, found["detectors"], strict=True), key=lambda c: -c[1]["validation_macro"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
     if best not in {c.label for c in configurations}:
         raise ArgumentError(f"{path / fit.FITTED}: expected a best detector that it lists, got {best!r}")
-    return best, configurations, groups
+    leaders = {c.reading: c.label for c, _ in reversed(ranked)}
+    own = next(c.reading for c in configurations if c.label == best)
+    return best, configurations, groups, (best, *(label for reading, label in leaders.items() if reading != own))
 
 
 def _detector(path: Path, configuration: fit.Configuration, setting: Setting) -> Detector:
     file = path / "detectors" / f"{configuration.label}.safetensors"
     return load_detector(file, device=setting.model.device)
+
+
+def _other(configurations: Sequence[fit.Configuration], best: str) -> str | None:
+    """A detector besides the best, of another network where there is one: its adaptive images are tried on the best."""
+    own = next(c for c in configurations if c.label == best)
+    others = [c for c in configurations if c.label != best and c.reading == own.reading]
+    others.sort(key=lambda c: c.network == own.network)
+    return others[0].label if others else None
 
 
 def _check_hidden(thresholds: Thresholds) -> None:
@@ -278,6 +305,7 @@ def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any
             {**asdict(row), "measured": None if row.measured is None else _described(row.measured)}
             for row in made.adaptive
         ],
+        "adaptive_points": [point.described() for point in made.adaptive_points],
         "directions": [asdict(row) for row in made.directions],
         "cells": [cell.described() for cell in made.cells],
         "config": {

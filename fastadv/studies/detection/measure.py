@@ -1,4 +1,4 @@
-"""How well scores tell adversarial images from natural ones: areas, rates and the kNN score's table."""
+"""How well scores tell adversarial images from natural ones: areas and rates."""
 
 from __future__ import annotations
 
@@ -11,23 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.core.errors import ArgumentError
-from fastadv.core.statistics import eer, tar_at_far
+from fastadv.core.statistics import tar_at_far
 from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanobis, auc_interval
-from fastadv.detection.knn import PROCESSINGS, WEIGHTINGS, KnnScore, fit_knn
 from fastadv.detection.measures import resolved
 from fastadv.recognition import roc
-from fastadv.studies.detection.attacks import AttackedImages
-from fastadv.studies.detection.features import Features, batches, joined
+from fastadv.studies.detection.features import Features, batches
 from fastadv.studies.detection.setting import Clean, Setting
 
 FALSE_ALARMS = (0.001, 0.01, 0.05)
 """False-alarm rates at which the share of found adversarial images is told."""
 
-KNN_NAMES = {"uniform": "kNN", "rank": "W-kNN", "inverse_square": "DW-kNN"}
-AGGREGATE, ERRORS = "aggregate", "natural errors"
 _POINTS = 400  # of a curve that is kept for the page
-_KEPT = 0.98  # of the rightly classified images at the very low threshold of Carrara et al.
 _LID_IMAGES, _LID_K = 100, 20
 _DEEP_K = 75
 _SHRINKAGE = 0.01
@@ -78,7 +72,7 @@ def measure(
         ValueError: No scores, or scores that are not finite.
     """
     rates = resolved(FALSE_ALARMS, len(calm))
-    both = _both(calm, attacked)
+    both = labelled(calm, attacked)
     return Measured(
         detector=detector,
         family=family,
@@ -91,7 +85,7 @@ def measure(
     )
 
 
-def _both(calm: Tensor, attacked: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def labelled(calm: Tensor, attacked: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The scores of both, and which of them are adversarial images'."""
     scores = torch.cat([calm, attacked]).double().numpy()
     return scores, np.arange(len(scores)) >= len(calm)
@@ -103,106 +97,11 @@ def _people(names: Sequence[str]) -> list[str]:
 
 def curve(calm: Tensor, attacked: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """False-alarm rates, and the shares of adversarial images found; thinned where there are many points."""
-    found = roc(*_both(calm, attacked))
+    found = roc(*labelled(calm, attacked))
     places = np.unique(np.linspace(0, len(found.far) - 1, _POINTS).astype(int))
     # the low rates are what a reader looks for: all of their points stay
     places = np.union1d(places, np.nonzero(found.far <= 0.02)[0])
     return tuple(found.far[places].tolist()), tuple(found.tar[places].tolist())
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnRow:
-    """One kind of kNN score: a row of Carrara et al.'s table 2.
-
-    Attributes:
-        processing: ``"none"``, ``"l2"`` or ``"pca"``.
-        weighting: ``"uniform"``, ``"rank"`` or ``"inverse_square"``.
-        accuracy: At the equal error rate, by column: each attack with its kind, in all its settings, ``"aggregate"``
-            (all attacks) and ``"natural errors"`` (misclassified natural images; absent where there are none).
-        refused: Share of the images of each column that a threshold refuses which keeps 98 % of the rightly
-            classified natural images; None where these are fewer than 50.
-        k: Neighbours that voted.
-    """
-
-    processing: str
-    weighting: str
-    accuracy: Mapping[str, float]
-    refused: Mapping[str, float | None]
-    k: int
-
-
-def knn_rows(
-    setting: Setting, clean: Clean, cells: Sequence[AttackedImages], *, layer: str, k: int | None, dimensions: int
-) -> tuple[KnnRow, ...]:
-    """All processings and weightings on one layer.
-
-    Nothing is fitted to attacks, so every person's images count; the natural ones are all that are set aside, those to
-    attack too.
-
-    Args:
-        setting: The study.
-        clean: Its unchanged images; those that are not set aside are the index.
-        cells: What attacks made.
-        layer: Whose pooled output is the feature.
-        k: Neighbours, at most as many as there are images in the index; None: as many as a person has there, in the
-            mean.
-        dimensions: Of the PCA, at most.
-
-    Raises:
-        ValueError: No adversarial image, or none that is classified rightly; ``k`` is beyond the index.
-
-    Source:
-        Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 5.
-    """
-    place = setting.layers.index(layer)
-    index = [(values[place], labels) for values, labels in batches(clean.rest, setting.labels(clean.rest.names))]
-    natural = joined((clean.natural, clean.sources))
-    right = setting.right(natural)
-    count = min(len(clean.rest), max(1, round(len(clean.rest) / len(setting.splits.people)))) if k is None else k
-    made: dict[str, list[Features]] = {}
-    for cell in cells:
-        if cell.features is not None:
-            made.setdefault(cell.group, []).append(cell.features)
-    columns = {group: joined(parts) for group, parts in made.items()}
-    if not columns or not bool(right.any()):
-        raise ArgumentError(
-            "images: expected adversarial and rightly classified natural ones for the kNN score, got none of one kind"
-        )
-    rows = []
-    for processing in PROCESSINGS:
-        for weighting in WEIGHTINGS:
-            score = fit_knn(
-                index,
-                layer=layer,
-                model=setting.model.name,
-                processing=processing,
-                dimensions=dimensions,
-                k=count,
-                weighting=weighting,
-            )
-            rows.append(_knn_row(score, natural, right, columns, place))
-    return tuple(rows)
-
-
-def _knn_row(score: KnnScore, natural: Features, right: Tensor, columns: Mapping[str, Features], place: int) -> KnnRow:
-    def of(features: Features) -> Tensor:
-        return score.score(features.values[place], features.predicted)
-
-    everything = of(natural)
-    calm = everything[right]
-    scores = {name: of(features) for name, features in columns.items()}
-    scores[AGGREGATE] = torch.cat(list(scores.values()))
-    if not bool(right.all()):
-        scores[ERRORS] = everything[~right]
-    rates = resolved((1 - _KEPT,), len(calm))
-    pairs = {name: _both(calm, found) for name, found in scores.items()}
-    return KnnRow(
-        processing=score.processing,
-        weighting=score.weighting,
-        accuracy={name: 1 - eer(*pair)[0] for name, pair in pairs.items()},
-        refused={name: tar_at_far(*pair, rates[0]) if rates else None for name, pair in pairs.items()},
-        k=score.k,
-    )
 
 
 def yardstick_scores(setting: Setting, clean: Clean, groups: Mapping[str, Features]) -> dict[str, dict[str, Tensor]]:

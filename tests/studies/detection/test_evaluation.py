@@ -19,6 +19,7 @@ from fastadv.studies.detection.adaptive import adaptive_rows
 from fastadv.studies.detection.evaluate import EvaluateConfig
 from fastadv.studies.detection.features import extract
 from fastadv.studies.detection.fit import EVALUATION
+from fastadv.studies.detection.knn import knn_rows
 from fastadv.studies.detection.setting import look
 
 
@@ -103,7 +104,9 @@ def test_who_knows_the_detector_lowers_its_scores(evaluated, plan):
 
 def test_who_does_not_know_it_is_not_run_again(study, evaluated):
     made = {p.name for p in (study[0] / "attacks").iterdir()}
-    assert sum(name.startswith("bim:4@8-255-targeted") for name in made) == 2  # of the fit, and with the weight
+    own = [name for name in made if name.startswith(f"bim:4@8-255-targeted-{evaluated.best}")]
+    assert len(own) == 1  # with the weight
+    assert "bim:4@8-255-targeted" in made  # of the fit
     (blind,) = [a for a in evaluated.adaptive if a.targeted and not a.weight]
     (cell,) = [c for c in evaluated.cells if c.targeted and c.attack == "bim:4@8/255"]
     assert blind.reached * blind.tried == pytest.approx(blind.measured.images)
@@ -162,12 +165,41 @@ def test_an_attack_that_stops_at_success_goes_on_until_it_is_hidden(study, model
     assert row.hidden <= row.reached
 
 
-def test_the_knn_table_has_every_kind_and_its_aggregate(evaluated):
-    kinds = itertools.product(("none", "l2", "pca"), ("uniform", "rank", "inverse_square"))
-    assert [(r.processing, r.weighting) for r in evaluated.knn] == list(kinds)
+def test_the_knn_table_has_every_layer_and_kind_and_its_aggregate(study, evaluated, model, plan):
+    _, setting = detect_study.reopen(study[0], plan.people, model)
+    kinds = itertools.product(setting.layers, ("none", "l2", "pca"), ("uniform", "rank", "inverse_square"))
+    assert [(r.layer, r.processing, r.weighting) for r in evaluated.knn] == list(kinds)
+    images = len(plan.splits().rest)
+    widths = dict(zip(setting.layers, (value.shape[1] for value in look(setting).rest.values), strict=True))
     for row in evaluated.knn:
         assert {"bim targeted", "fgsm untargeted", "aggregate"} <= set(row.accuracy)
+        assert set(row.accuracy) == set(row.refused) == set(row.images)
         assert all(0 <= value <= 1 for value in (*row.accuracy.values(), *row.refused.values()))
+        assert set(row.aggregate) == set(row.accuracy) - {"aggregate", "natural errors"}  # no L-BFGS: all attacks
+        assert row.images["aggregate"] == sum(row.images[name] for name in row.aggregate)
+        assert row.components == (min(round(widths[row.layer] / 4), images // 10) if row.processing == "pca" else None)
+
+
+def test_the_aggregate_is_targeted_lbfgs_and_fgsm_where_both_are_there(study, model, plan):
+    _, setting = detect_study.reopen(study[0], plan.people, model)
+    clean = look(setting)
+    specs = [parse_attack(text) for text in ("fgsm@12/255", "lbfgs:4", "bim:3@8/255")]
+    cells = [
+        detect_attacks.make(setting, clean, spec, targeted=targeted, parts=("test",))
+        for spec in specs
+        for targeted in (True, False)
+    ]
+    layer = setting.layers[-1]
+    known = [cell for cell in cells if cell.made]
+    whole = knn_rows(setting, clean, known, layers=[layer], k=5, dimensions=3)
+    papers = [cell for cell in known if cell.group in ("lbfgs targeted", "fgsm targeted")]
+    assert len(papers) == 2, "the attacks failed"
+    alone = knn_rows(setting, clean, papers, layers=[layer], k=5, dimensions=3)
+    for row, only in zip(whole, alone, strict=True):
+        assert row.aggregate == only.aggregate == ("lbfgs targeted", "fgsm targeted")
+        assert row.accuracy["aggregate"] == only.accuracy["aggregate"]
+        assert row.images["aggregate"] == sum(cell.made for cell in papers)
+        assert row.components == (3 if row.processing == "pca" else None)
 
 
 def test_the_page_is_drawn_from_the_folder_alone(study, evaluated, tmp_path):
@@ -194,6 +226,9 @@ def test_the_page_is_drawn_from_the_folder_alone(study, evaluated, tmp_path):
         ({"weights": (0.0,)}, "weights: expected different positive numbers"),
         ({"weights": (1.0, 1.0)}, "weights: expected different positive numbers"),
         ({"k": 0}, "k: expected at least 1, got 0"),
+        ({"dimensions": 0}, "dimensions: expected a whole number of at least 1, or a share .*, got 0"),
+        ({"dimensions": 1.5}, "dimensions: expected .* above 0 and below 1, got 1.5"),
+        ({"knn_layers": ("a", "a")}, "knn_layers: expected different layers, got a, a"),
         (
             {"adaptive": (parse_attack("dfanet-fim"),)},
             "attack: expected one that can adapt to a detector, got dfanet-fim, which moves on other",

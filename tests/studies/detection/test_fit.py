@@ -147,8 +147,8 @@ def test_a_folder_takes_one_study(study, model, tmp_path, plan, evaluate):
         ValueError, match="model: expected .*; give the study's own|weights: expected .*; give the study's own"
     ):
         detect_evaluate.evaluate_folder(path, plan.people, load("synth-mobile"), evaluate)
-    with pytest.raises(ValueError, match="knn_layer: expected one of"):
-        detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, knn_layer="nowhere"))
+    with pytest.raises(ValueError, match="knn_layers: expected one of"):
+        detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, knn_layers=("nowhere",)))
     with pytest.raises(ValueError, match="unseen: expected attacks that the study was not fitted on, got bim:4@8/255"):
         detect_evaluate.evaluate_folder(path, plan.people, model, replace(evaluate, unseen=evaluate.adaptive))
     with pytest.raises(ValueError, match="got a folder without study.json"):

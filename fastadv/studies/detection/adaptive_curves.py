@@ -1,0 +1,255 @@
+"""Success of adaptive attacks against steps and radius, and whether the attack is as strong as it seems.
+
+Source:
+    Tramèr et al. 2020, "On adaptive attacks to adversarial example defenses"; Carlini et al. 2019, "On evaluating
+    adversarial robustness", section 4.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from fastadv.attacks import CATALOG
+from fastadv.attacks.options import options_of
+from fastadv.attacks.spec import AttackSpec
+from fastadv.core.statistics import wilson
+from fastadv.detection import Detector
+from fastadv.studies.detection.adaptive import make_adaptive, threshold_of
+from fastadv.studies.detection.attacks import sources
+from fastadv.studies.detection.features import scores_of
+from fastadv.studies.detection.setting import Clean, Setting, kind
+
+STEPS, EPS, MORE, TRANSFER = "steps", "eps", "ten times the steps", "transfer"
+
+_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the radius
+_MORE = 10
+_MARGIN = "0.02"  # beyond both borders, for the rounding to 8 bits
+_RISES, _SUFFICES = 0.05, 0.95  # of a share, in ``masking_notes``
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePoint:
+    """What attackers who know a detector reach within so many steps and such a radius.
+
+    Attributes:
+        attack: Its label as it was given.
+        targeted: Whether it goes for a class.
+        varied: ``"steps"`` and ``"eps"``, the two curves; ``"ten times the steps"``, of the attack as it is given; or
+            ``"transfer"``, images that were made to evade another detector.
+        detector: The one to evade.
+        made_for: The one that the images were made to evade: another one with ``"transfer"``.
+        steps: The most that its runs took.
+        eps: The largest radius of its runs.
+        images: Attacked images that did not meet the goal before.
+        fooled: How many of them reach the class goal.
+        hidden: How many reach it and are not flagged at a false-alarm rate of 5 %: the attack's successes.
+    """
+
+    attack: str
+    targeted: bool
+    varied: str
+    detector: str
+    made_for: str
+    steps: int
+    eps: float
+    images: int
+    fooled: int
+    hidden: int
+
+    def described(self) -> dict[str, Any]:
+        """The counts with their shares: of successes, and of flagged images among those that reach the class goal."""
+        flagged = self.fooled - self.hidden
+        return {
+            **asdict(self),
+            "success": self.hidden / self.images if self.images else None,
+            "success_interval": wilson(self.hidden, self.images) if self.images else None,
+            "flagged": flagged / self.fooled if self.fooled else None,
+            "flagged_interval": wilson(flagged, self.fooled) if self.fooled else None,
+        }
+
+
+def adaptive_points(
+    setting: Setting,
+    clean: Clean,
+    detectors: Mapping[str, Detector],
+    pairs: Sequence[tuple[str, str | None]],
+    attacks: Sequence[AttackSpec],
+    weights: Sequence[float],
+) -> tuple[AdaptivePoint, ...]:
+    """Curves of every attack that has steps and a radius, targeted and not, and two checks.
+
+    An image is attacked with the margin loss and then with every weight, until one run succeeds, and each run but those
+    for a transfer stops at success: the best result of an image counts. What fewer steps or a smaller radius has
+    reached counts for more, too.
+
+    Args:
+        setting: The study.
+        clean: Its unchanged images.
+        detectors: By name; calibrated.
+        pairs: Those to evade, each with one whose images are tried on it too; None: there is none.
+        attacks: Those that can adapt (``check_adapts``).
+        weights: Of the detector's logit in the attacker's loss.
+
+    Raises:
+        ImageError, AlignmentError, OSError: A file cannot be read or written.
+    """
+    points: list[AdaptivePoint] = []
+    names = tuple(sources(setting, clean, ("test",)))
+    for (name, other), spec, targeted in itertools.product(pairs, attacks, (True, False)):
+        if spec.radius is None or not CATALOG[spec.name].steps:
+            continue
+        about = _Attack(
+            setting=setting,
+            clean=clean,
+            detectors=detectors,
+            name=name,
+            given=spec,
+            names=names,
+            weights=tuple(weights),
+            targeted=targeted,
+        )
+        points += about.curves()
+        if other is not None:
+            points.append(about.transfer(other))
+    return tuple(points)
+
+
+def _stopping(spec: AttackSpec) -> AttackSpec:
+    """The attack with an end at success, where it has one and nothing is said of it."""
+    known, given = options_of(spec.recipe()), {name for name, _ in spec.settings}
+    more = {"stop_at_success": "true", "margin": _MARGIN}
+    if given & set(more) or not set(more) <= set(known):
+        return spec
+    return replace(spec, settings=(*spec.settings, *more.items()))
+
+
+@dataclass
+class _Reached:
+    """What has been reached so far, by the names of images."""
+
+    fooled: set[str] = field(default_factory=set)
+    hidden: set[str] = field(default_factory=set)
+    met: set[str] = field(default_factory=set)
+
+    def copy(self) -> _Reached:
+        return _Reached(fooled=set(self.fooled), hidden=set(self.hidden), met=set(self.met))
+
+    def add(self, other: _Reached) -> None:
+        for own, more in ((self.fooled, other.fooled), (self.hidden, other.hidden), (self.met, other.met)):
+            own |= more
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Attack:
+    """One attack with one kind of goal."""
+
+    setting: Setting
+    clean: Clean
+    detectors: Mapping[str, Detector]
+    name: str
+    given: AttackSpec
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    targeted: bool
+
+    def curves(self) -> Iterator[AdaptivePoint]:
+        steps, eps = self._usual()
+        reached = _Reached()
+        for count in sorted({1, max(1, round(steps / 10)), max(1, round(steps / 3)), steps}):
+            self._attack(reached, self.name, count, eps)
+            yield self._point(reached, STEPS, self.name, count, eps)
+        usual = reached.copy()
+        self._attack(reached, self.name, _MORE * steps, eps)
+        yield self._point(reached, MORE, self.name, _MORE * steps, eps)
+        reached = _Reached()
+        for radius in sorted({min(1.0, factor * eps) for factor in _FACTORS}):
+            if radius >= eps:
+                reached.add(usual)
+            self._attack(reached, self.name, steps, radius)
+            yield self._point(reached, EPS, self.name, steps, radius)
+
+    def transfer(self, other: str) -> AdaptivePoint:
+        """What is made to evade another detector, as this one sees it; the runs do not end where that one is evaded."""
+        steps, eps = self._usual()
+        reached = _Reached()
+        self._attack(reached, other, steps, eps, spec=self.given)
+        return self._point(reached, TRANSFER, other, steps, eps)
+
+    def _usual(self) -> tuple[int, float]:
+        assert self.given.radius is not None
+        return self.given.steps or self.given.recipe().steps, self.given.radius
+
+    def _attack(
+        self, reached: _Reached, made_for: str, steps: int, eps: float, *, spec: AttackSpec | None = None
+    ) -> None:
+        """Attack what has not succeeded yet, with one loss after the other."""
+        judge = self.detectors[self.name]
+        line = threshold_of(judge)
+        spec = replace(spec or _stopping(self.given), steps=steps, eps=eps)
+        for weight, by_shortfall in ((1.0, True), *((weight, False) for weight in self.weights)):
+            left = [n for n in self.names if n not in reached.hidden and n not in reached.met]
+            if not left:
+                return
+            cell = make_adaptive(
+                self.setting,
+                self.clean,
+                spec,
+                self.detectors[made_for],
+                made_for,
+                weight=weight,
+                targeted=self.targeted,
+                by_shortfall=by_shortfall,
+                images=left,
+            )
+            reached.met |= cell.met
+            if cell.features is not None:
+                below = (scores_of(judge, cell.features) < line).tolist()
+                reached.fooled.update(cell.features.names)
+                reached.hidden.update(n for n, good in zip(cell.features.names, below, strict=True) if good)
+
+    def _point(self, reached: _Reached, varied: str, made_for: str, steps: int, eps: float) -> AdaptivePoint:
+        return AdaptivePoint(
+            attack=self.given.label,
+            targeted=self.targeted,
+            varied=varied,
+            detector=self.name,
+            made_for=made_for,
+            steps=steps,
+            eps=eps,
+            images=len(self.names) - len(reached.met),
+            fooled=len(reached.fooled),
+            hidden=len(reached.hidden),
+        )
+
+
+def masking_notes(points: Sequence[AdaptivePoint]) -> tuple[str, ...]:
+    """A sentence for each sign that an attack is weaker than it could be, so that its figures flatter the detector."""
+    notes = []
+    for key in dict.fromkeys((p.attack, p.targeted, p.detector) for p in points):
+        own = [p for p in points if (p.attack, p.targeted, p.detector) == key and p.images]
+        by_kind = {varied: [p for p in own if p.varied == varied] for varied in (STEPS, EPS, MORE, TRANSFER)}
+        if not by_kind[STEPS]:
+            continue
+        usual, title = by_kind[STEPS][-1], f"{key[0]} {kind(key[1])} on {key[2]}"
+        for more in by_kind[MORE]:
+            if more.hidden - usual.hidden > _RISES * usual.images:
+                notes.append(
+                    f"{title}: not converged: {usual.hidden} of {usual.images} images evade the detector within "
+                    f"{usual.steps} steps, {more.hidden} within {more.steps}"
+                )
+        for far in by_kind[EPS][-1:]:
+            if far.hidden < _SUFFICES * far.images:
+                notes.append(
+                    f"{title}: {far.hidden} of {far.images} images evade the detector at the largest radius, "
+                    f"{far.eps:.3g}, where nearly all should; the attack may be too weak"
+                )
+        for lent in by_kind[TRANSFER]:
+            if lent.hidden > usual.hidden:
+                notes.append(
+                    f"{title}: sign of gradient masking: {lent.hidden} of {lent.images} images made to evade "
+                    f"{lent.made_for} evade the detector, {usual.hidden} of those made to evade it"
+                )
+    return tuple(notes)

@@ -1,0 +1,176 @@
+"""Adaptive attacks against steps and radius: counts, what is carried on, checks of the attack, and the page."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from fastadv.attacks.spec import parse_attack
+from fastadv.core.statistics import wilson
+from fastadv.data import read_manifest
+from fastadv.detection import load_detector
+from fastadv.report.pages import detection as detect_page
+from fastadv.report.pages.detection_adaptive import points_table
+from fastadv.studies.detection import adaptive_curves as curves
+from fastadv.studies.detection import study as detect_study
+from fastadv.studies.detection.adaptive import make_adaptive, threshold_of
+from fastadv.studies.detection.features import scores_of
+from fastadv.studies.detection.setting import look
+
+TEXT = "bim:4@8/255"
+NAMES = ("lstm-medoid-cosine", "mlp-medoid-cosine")
+
+
+@pytest.fixture(scope="module")
+def setting(study, model, plan):
+    return detect_study.reopen(study[0], plan.people, model)[1]
+
+
+@pytest.fixture(scope="module")
+def detectors(study):
+    return {name: load_detector(study[0] / "detectors" / f"{name}.safetensors") for name in NAMES}
+
+
+def points_of(setting, detectors, best, other=None, text=TEXT, weights=(5.0,)):
+    return curves.adaptive_points(setting, look(setting), detectors, [(best, other)], [parse_attack(text)], weights)
+
+
+def test_both_curves_and_both_checks_are_there(evaluated):
+    for targeted in (True, False):
+        own = [p for p in evaluated.adaptive_points if p.targeted is targeted]
+        by_kind = {varied: [p for p in own if p.varied == varied] for varied in dict.fromkeys(p.varied for p in own)}
+        assert list(by_kind) == ["steps", "ten times the steps", "eps", "transfer"]
+        assert [p.steps for p in by_kind["steps"]] == [1, 4]
+        assert [p.steps for p in by_kind["ten times the steps"]] == [40]
+        assert [p.eps for p in by_kind["eps"]] == pytest.approx([2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255])
+        (lent,) = by_kind["transfer"]
+        assert lent.made_for != evaluated.best
+        assert {p.detector for p in own} == {evaluated.best}
+        assert {p.made_for for p in own} == {lent.made_for, evaluated.best}
+        for point in own:
+            assert 0 <= point.hidden <= point.fooled <= point.images
+        steps = [*by_kind["steps"], *by_kind["ten times the steps"]]
+        for path in (steps, by_kind["eps"]):
+            assert [p.hidden for p in path] == sorted(p.hidden for p in path)
+            assert [p.fooled for p in path] == sorted(p.fooled for p in path)
+        # the attack as it is given stands in both curves, and the larger one has all of the smaller one's runs
+        assert by_kind["eps"][2].hidden >= by_kind["steps"][-1].hidden
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_the_best_run_of_each_image_counts(targeted, setting, detectors):
+    """One radius and one step: the union of the successes of the margin loss and of the weight, each run in full."""
+    detector, clean = detectors[NAMES[1]], look(setting)
+    spec = curves._stopping(parse_attack("bim:1@8/255"))
+    hidden, fooled = set(), set()
+    for weight, by_shortfall in ((1.0, True), (5.0, False)):
+        cell = make_adaptive(
+            setting,
+            clean,
+            spec,
+            detector,
+            "whole",
+            weight=weight,
+            targeted=targeted,
+            by_shortfall=by_shortfall,
+        )
+        if cell.features is not None:
+            below = scores_of(detector, cell.features) < threshold_of(detector)
+            fooled |= set(cell.features.names)
+            hidden |= {name for name, good in zip(cell.features.names, below.tolist(), strict=True) if good}
+    found = [p for p in points_of(setting, detectors, NAMES[1], text="bim:1@8/255") if p.targeted is targeted]
+    (first,) = [p for p in found if p.varied == "steps"]
+    assert first.hidden == len(hidden)
+    assert first.fooled <= len(fooled)  # what evades both at first is not attacked again
+    assert first.fooled >= first.hidden
+
+
+def test_what_is_there_is_read_and_what_is_gone_is_made_again(setting, detectors, study):
+    before = points_of(setting, detectors, NAMES[1])
+    folders = sorted(p for p in (study[0] / "attacks").iterdir() if f"{NAMES[1]}-margin-1" in p.name)
+    stamps = {p: p.stat().st_mtime_ns for folder in folders for p in folder.glob("**/*.png")}
+    assert stamps
+    assert points_of(setting, detectors, NAMES[1]) == before
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    shutil.rmtree(folders[0])
+    assert points_of(setting, detectors, NAMES[1]) == before
+
+
+def test_images_for_a_transfer_do_not_stop_where_the_other_detector_is_evaded(evaluated, study):
+    (other,) = {p.made_for for p in evaluated.adaptive_points if p.varied == "transfer"}
+    folders = [p for p in (study[0] / "attacks").iterdir() if f"-{other}-margin-1-" in p.name]
+    made = [p for p in folders if p.name.startswith("bim:4@8-255-")]
+    assert len(made) == 2  # targeted and untargeted
+    for folder in made:
+        assert {row.ticks for row in read_manifest(folder)} == {4}
+
+
+@pytest.mark.parametrize("text", ["cw-l2:3,search_steps=1", "deepfool"])
+def test_attacks_without_steps_and_radius_have_no_curves(text, setting, detectors):
+    assert points_of(setting, detectors, NAMES[1], text=text) == ()
+
+
+def test_an_attack_that_says_how_it_stops_is_left_as_it_is():
+    told = parse_attack(f"{TEXT},stop_at_success=false")
+    assert curves._stopping(told) == told
+    assert dict(curves._stopping(parse_attack(TEXT)).settings)["stop_at_success"] == "true"
+
+
+def point(varied, steps=10, eps=0.03, *, hidden, fooled=20, images=20, made_for="mlp"):
+    return curves.AdaptivePoint(
+        attack="pgd:10@0.03",
+        targeted=True,
+        varied=varied,
+        detector="mlp",
+        made_for=made_for,
+        steps=steps,
+        eps=eps,
+        images=images,
+        fooled=fooled,
+        hidden=hidden,
+    )
+
+
+STRONG = (
+    *(point("steps", 1, hidden=4), point("steps", 10, hidden=18), point("ten times the steps", 100, hidden=19)),
+    *(point("eps", eps=0.03, hidden=18), point("eps", eps=0.12, hidden=20)),
+    point("transfer", hidden=5, made_for="lstm"),
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "hidden", "expected"),
+    [
+        (None, None, None),
+        (2, 20, "not converged: 18 of 20 images evade the detector within 10 steps, 20 within 100"),
+        (4, 18, "18 of 20 images evade the detector at the largest radius, 0.12, where nearly all should"),
+        (5, 19, "sign of gradient masking: 19 of 20 images made to evade lstm evade the detector, 18 of those"),
+    ],
+)
+def test_an_attack_that_is_too_weak_is_told(place, hidden, expected):
+    points = [replace(p, hidden=hidden) if k == place else p for k, p in enumerate(STRONG)]
+    notes = curves.masking_notes(points)
+    assert len(notes) == (expected is not None)
+    if expected is not None:
+        assert notes[0].startswith("pgd:10@0.03 targeted on mlp: ")
+        assert expected in notes[0]
+    assert curves.masking_notes([]) == ()
+
+
+def test_shares_have_intervals_and_nothing_has_none():
+    found = point("steps", hidden=5, fooled=8).described()
+    assert (found["success"], found["flagged"]) == (5 / 20, 3 / 8)
+    assert found["success_interval"] == wilson(5, 20)
+    assert found["flagged_interval"] == wilson(3, 8)
+    nobody = point("steps", hidden=0, fooled=0, images=0).described()
+    assert {nobody[name] for name in ("success", "success_interval", "flagged", "flagged_interval")} == {None}
+    shown = points_table([found, nobody, point("transfer", hidden=1, made_for="lstm").described()]).rows
+    assert shown[0][-2:] == ("5 of 20, 25\u00a0% [11\u00a0%, 47\u00a0%]", "3 of 8, 38\u00a0% [14\u00a0%, 69\u00a0%]")
+    assert shown[1][-2:] == ("–", "–")
+    assert shown[2][2] == "transfer from lstm"
+
+
+def test_the_page_shows_the_curves(study, evaluated, tmp_path):
+    text = detect_page.render(study[0], out=tmp_path / "page.html").read_text()
+    for expected in ("Adaptive attacks against steps and radius", "against the radius", "ten times the steps"):
+        assert expected in text
