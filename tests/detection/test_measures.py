@@ -180,3 +180,39 @@ def test_mistakes_of_options():
         Thresholds(
             equal_error=0, equal_error_rate=0, false_alarm_rates=(), false_alarm=(1.0,), natural=1, adversarial=1
         )
+
+
+def test_intervals_of_shares_found_hold_the_share():
+    random = np.random.default_rng(0)
+    natural, adversarial = random.normal(0, 1, 400), random.normal(2, 1, 300)
+    people = np.arange(400) // 4, np.arange(300) // 3
+    rates = (0.01, 0.05, 1.0)
+    made = measures.found_intervals(natural, adversarial, rates=rates, people=people)
+    lines = calibrate(natural, adversarial, rates=rates).false_alarm
+    shares = [float((adversarial >= line).mean()) for line in lines]
+    for (low, high), share in zip(made, shares, strict=True):
+        exact = statistics.wilson(round(share * 300), 300)
+        assert 0 <= low <= exact[0] <= share <= exact[1] <= high <= 1
+    # the threshold at 1 % hangs on four images, that at 5 % on twenty
+    assert made[0][1] - made[0][0] > made[1][1] - made[1][0]
+    assert made == measures.found_intervals(natural, adversarial, rates=rates, people=people)
+    assert measures.found_intervals(natural, adversarial, rates=(), people=people) == ()
+
+
+def test_an_interval_of_all_found_is_not_empty():
+    (made,) = measures.found_intervals([0.0] * 20, [1.0] * 10, rates=(0.05,), people=(range(20), range(10)))
+    assert made == statistics.wilson(10, 10)
+    with pytest.raises(ValueError, match="rates: expected a rate that 20 natural images can measure, got 0.01"):
+        measures.found_intervals([0.0] * 20, [1.0], rates=(0.01,), people=(range(20), range(1)))
+
+
+def test_people_widen_the_interval_of_a_share():
+    """Ten people, of whom five are found in all of their images: that is ten trials, not a thousand."""
+    natural = [0.0] * 100
+    adversarial = [1.0] * 500 + [-1.0] * 500
+    owner = np.arange(1000) // 100
+    (wide,) = measures.found_intervals(natural, adversarial, rates=(0.01,), people=(np.arange(100) % 10, owner))
+    (narrow,) = measures.found_intervals(
+        natural, adversarial, rates=(0.01,), people=(100 + np.arange(100), np.arange(1000))
+    )
+    assert wide[1] - wide[0] > 4 * (narrow[1] - narrow[0])
