@@ -25,6 +25,8 @@ def row(detector: str, family: str, targeted: bool, value: float, seen: bool = T
         area=area(value),
         found=(None, None, None),
         images=9,
+        intervals=(None, None, None),
+        natural=9,
     )
 
 
