@@ -30,10 +30,11 @@ def rate(value: float | None) -> str:
 
 
 def spanned(value: float | None, span: Sequence[float] | None) -> str:
-    """A share with its interval: "97.2 % [91, 99]"."""
+    """A share with its interval: "97.2 % [91.0, 99.1]"."""
     if value is None or span is None:
         return text.NONE
-    return f"{rate(value)} [{100 * span[0]:.3g}, {100 * span[1]:.3g}]"
+    digits = 2 if value < 0.01 else 1
+    return f"{rate(value)} [{100 * span[0]:.{digits}f}, {100 * span[1]:.{digits}f}]"
 
 
 def interval(row: Mapping[str, Any] | None) -> str:
@@ -87,7 +88,7 @@ def operating(rows: Rows) -> str:
     """The threshold that rows of ``false_alarms`` or the like are of."""
     first = rows[0]
     words = "equal error rate" if first["rate"] is None else f"false-alarm rate {rate(first['rate'])} on validation"
-    return f"threshold {first['threshold']:.3g} ({words})"
+    return f"threshold {text.score(first['threshold'])} ({words})"
 
 
 def _of(row: Mapping[str, Any]) -> str:
@@ -157,8 +158,9 @@ def histograms(found: Mapping[str, Any], threshold: float) -> list[Plot]:
     chosen["other people and sources"] = [g for g in groups if g["sort"] in ("outside", "other")]
     made = []
     for title, own in chosen.items():
-        for begin in range(0, len(own), _LINES - 1):
-            series = [natural, *own[begin : begin + _LINES - 1]]
+        figures = -(-len(own) // (_LINES - 1))  # as many groups in each
+        for place in range(figures):
+            series = [natural, *own[place::figures]]
             made.append(
                 histogram_plot(
                     title,
