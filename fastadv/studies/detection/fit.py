@@ -238,8 +238,7 @@ def fit_detectors(
     notices = tuple(
         f"{group} has too few images; the detectors were fitted without it" for group in groups if group not in usable
     )
-    calm = len(parts["validate"][""][0])
-    notices += rate_notes(calm, _RATES)
+    notices += rate_notes(len(setting.splits.natural["validate"]), _RATES)
     chosen = list(dict.fromkeys((c.representatives, c.metric) for c in configurations))
     by_label: dict[str, FittedDetector] = {}
     for name, metric in chosen:
@@ -248,7 +247,7 @@ def fit_detectors(
         seen, held = (_examples(trajectory, parts[part], usable) for part in ("fit", "validate"))
         for one in configurations:
             if (one.representatives, one.metric) == (name, metric):
-                by_label[one.label] = _fitted(setting, one, trajectory, seen, held, fitting, calm)
+                by_label[one.label] = _fitted(setting, one, trajectory, seen, held, fitting)
     return tuple(by_label[c.label] for c in configurations), notices
 
 
@@ -288,15 +287,8 @@ def _examples(trajectory: Trajectory, found: Mapping[str, Sequence[Features]], g
 
 
 def _fitted(
-    setting: Setting,
-    chosen: Configuration,
-    trajectory: Trajectory,
-    seen: Examples,
-    held: Examples,
-    fitting: FitConfig,
-    count: int,
+    setting: Setting, chosen: Configuration, trajectory: Trajectory, seen: Examples, held: Examples, fitting: FitConfig
 ) -> FittedDetector:
-    """Fitted, and with thresholds from the first ``count`` natural examples that validate: the images as they are."""
     stage = f"fitting {chosen.label}"
     how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63)
     checkpoint = setting.path / "fits" / f"{chosen.label}-{list_hash([how])[:8]}.pt"
@@ -315,6 +307,7 @@ def _fitted(
     calm, attacked = scores[held.groups == 0], scores[held.groups > 0]
     facts = {"attacks": ", ".join(seen.attacks), BACKBONE: tensors_hash(setting.model.backbone.state_dict())}
     detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
+    count = len(setting.splits.natural["validate"])  # those as they are come first
     detector = detector.calibrated(calm[:count], attacked, rates=resolved(_RATES, count))
     folder = setting.path / "detectors"
     folder.mkdir(exist_ok=True)
