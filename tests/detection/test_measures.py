@@ -188,8 +188,8 @@ def test_intervals_of_shares_found_hold_the_share():
     people = np.arange(400) // 4, np.arange(300) // 3
     rates = (0.01, 0.05, 1.0)
     made = measures.found_intervals(natural, adversarial, rates=rates, people=people)
-    lines = calibrate(natural, adversarial, rates=rates).false_alarm
-    shares = [float((adversarial >= line).mean()) for line in lines]
+    scores, flags = [*natural, *adversarial], [False] * 400 + [True] * 300
+    shares = [statistics.tar_at_far(scores, flags, rate) for rate in rates]
     for (low, high), share in zip(made, shares, strict=True):
         exact = statistics.wilson(round(share * 300), 300)
         assert 0 <= low <= exact[0] <= share <= exact[1] <= high <= 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.statistics import tar_at_far
 from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanobis, auc_interval, calibrate
 from fastadv.detection.knn import PROCESSINGS, WEIGHTINGS, KnnScore, fit_knn
 from fastadv.detection.measures import found_intervals, resolved
@@ -81,8 +82,8 @@ def measure(
         ValueError: No scores, or scores that are not finite.
     """
     rates = resolved(FALSE_ALARMS, len(calm))
-    lines = dict(zip(rates, calibrate(calm, attacked, rates=rates).false_alarm, strict=True))
-    values, people = attacked.double(), (people_of(names[0]), people_of(names[1]))
+    both = _both(calm, attacked)
+    people = people_of(names[0]), people_of(names[1])
     spans = dict(zip(rates, found_intervals(calm, attacked, rates=rates, people=people), strict=True))
     return Measured(
         detector=detector,
@@ -91,11 +92,17 @@ def measure(
         seen=seen,
         variant=variant,
         area=auc_interval(calm, attacked, people=people),
-        found=tuple(float((values >= lines[r]).double().mean()) if r in lines else None for r in FALSE_ALARMS),
+        found=tuple(tar_at_far(*both, rate) if rate in rates else None for rate in FALSE_ALARMS),
         images=len(attacked),
         intervals=tuple(spans.get(rate) for rate in FALSE_ALARMS),
         natural=len(calm),
     )
+
+
+def _both(calm: Tensor, attacked: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The scores of both, and which of them are adversarial images'."""
+    scores = torch.cat([calm, attacked]).double().numpy()
+    return scores, np.arange(len(scores)) >= len(calm)
 
 
 def people_of(names: Sequence[str]) -> list[str]:
@@ -105,8 +112,7 @@ def people_of(names: Sequence[str]) -> list[str]:
 
 def curve(calm: Tensor, attacked: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """False-alarm rates, and the shares of adversarial images found; thinned where there are many points."""
-    scores = torch.cat([calm, attacked]).double().numpy()
-    found = roc(scores, np.arange(len(scores)) >= len(calm))
+    found = roc(*_both(calm, attacked))
     places = np.unique(np.linspace(0, len(found.far) - 1, _POINTS).astype(int))
     # the low rates are what a reader looks for: all of their points stay
     places = np.union1d(places, np.nonzero(found.far <= 0.02)[0])
