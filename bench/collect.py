@@ -49,7 +49,8 @@ def study(folder: Path) -> dict[str, Any]:
 def detection(folder: Path) -> dict[str, Any]:
     """A study of detectors without the points of its curves."""
     found = json.loads((folder / "evaluation.json").read_text())
-    del found["curves"]
+    for points in ("curves", "noise_curves"):
+        found.pop(points, None)
     return {"study": json.loads((folder / "study.json").read_text()), **found}
 
 

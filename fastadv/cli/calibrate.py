@@ -41,12 +41,13 @@ def calibrate(
     Example: fastadv detect calibrate study/detectors/mlp-centroid-l2.safetensors --data mine/ --model mobilefacenet
     --weights FILE --false-alarm 0.01 --out detector.safetensors
     """
-    from fastadv.cli.show import percent, print_line, print_next, print_table, print_written, timed
+    from fastadv.cli.show import percent, print_line, print_next, print_table, print_written, progress_bars, timed
     from fastadv.detection import images_for, load_detector
     from fastadv.studies.detection.calibrate import calibrate_folder
 
     fitted = load_detector(detector, device=device)
-    source, face_model = faces.open(given, device)
+    with progress_bars(quiet=printing.without_bars) as progress:
+        source, face_model = faces.open(given, device, None, progress=progress)
     made, _ = timed(
         calibrate_folder,
         source,

@@ -15,6 +15,7 @@ import typer
 from typer import Option
 
 from fastadv.cli.checks import Checked
+from fastadv.cli.detect_options import NaturalOptions
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
@@ -40,7 +41,7 @@ _SHOWN = 20  # flagged faces of a folder on the screen
 
 
 class SplitBy(str, Enum):
-    images, people = "images", "people"
+    people, images = "people", "images"
 
 
 class Reading(str, Enum):
@@ -76,7 +77,7 @@ class FaceOptions:
         usual = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in vars(self).items() if value != usual[name]}
 
-    def open(self, given: InputOptions, device: str, out: Path, **kept: Any) -> tuple[FaceSource, FaceModel]:
+    def open(self, given: InputOptions, device: str, out: Path | None, **kept: Any) -> tuple[FaceSource, FaceModel]:
         """The faces, every one of them checked, and the network; what is found in photographs is kept in ``out``."""
         from fastadv.data import SyntheticFaces
         from fastadv.data.run_files import FOUND
@@ -93,7 +94,7 @@ class FaceOptions:
                 size=model.input_size,
             )
         else:
-            source = given.open_faces(model, device, kept=out / FOUND[0], **kept)
+            source = given.open_faces(model, device, kept=None if out is None else out / FOUND[0], **kept)
         if self.names is not None:
             source = detect_plan.Selection(source, detect_plan.read_names(self.names))
         source.check(source.names)
@@ -111,6 +112,7 @@ def fit(
         Changed("out", "Write the study to this folder: attacks, detectors, figures; continue an unfinished one."),
     ],
     printing: PrintOptions,
+    naturals: NaturalOptions,
     attack: Annotated[
         list[str] | None,
         Option(
@@ -132,10 +134,10 @@ def fit(
     split_by: Annotated[
         SplitBy,
         Option(
-            help="Divide every person's images between fit, validation and test, or divide the people, so that nobody "
-            "is in two of them."
+            help="Divide the people between fit, validation and test, so that nobody is in two of them, or divide "
+            "every person's images."
         ),
-    ] = SplitBy.images,
+    ] = SplitBy.people,
     layer: Annotated[
         list[str] | None, Option(help="Read this layer; may be given several times (default: the network's blocks).")
     ] = None,
@@ -160,8 +162,9 @@ def fit(
     With the reading 'relative' a logistic regression is fitted too.
 
     Of every person some images stay natural and some are attacked; the rest represents the person and trains a class
-    head where the network has none. Attacks are run once: the same command continues an interrupted study, and with
-    another --epochs or --lr it fits the detectors anew on the same images.
+    head where the network has none. Harmless changes, noise of the attacks' size and people outside the classes are
+    natural examples too. Attacks are run once: the same command continues an interrupted study, and with another
+    --epochs or --lr it fits the detectors anew on the same images.
 
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
     --attack mi-fgsm@0.03 --attack cw-l2:30,search_steps=2 --natural 4 --attacked 2 --out study/
@@ -194,6 +197,9 @@ def fit(
         validate=validate,
         test=test,
         split_by=split_by.value,
+        controls=naturals.controls(),
+        also_natural=naturals.folders,
+        outside=naturals.outside,
         layers=tuple(layer) if layer else None,
         new_head=new_head,
         classes=None if classes is None else detect_plan.read_classes(classes),
@@ -244,6 +250,16 @@ def evaluate(
     given: StudyInput,
     faces: FaceOptions,
     printing: PrintOptions,
+    naturals: Annotated[
+        NaturalOptions,
+        Without("outside"),
+        Changed(
+            "control",
+            "Count false alarms on natural images with this harmless change, written as for 'fit'; may be given "
+            "several times, or none (default: eight that 'fit' does not take by default).",
+        ),
+        Changed("also_natural", "Count false alarms on the faces of this folder; may be given several times."),
+    ],
     unseen: Annotated[
         list[str] | None,
         Option(
@@ -292,8 +308,10 @@ def evaluate(
 ) -> None:
     """Evaluate a study's detectors on images that they were not fitted on: tables, ROC curves and a page.
 
-    Reported are the AUC with bootstrap intervals for each attack, targeted and untargeted; unseen attacks; adaptive
-    attackers; the kNN score; Mahalanobis, LID and deep kNN for comparison; and which findings of the papers hold.
+    Reported are the AUC and detection rates with intervals for each attack, targeted and untargeted, against natural
+    images and against noise of the same size; unseen attacks; false alarms on harmless changes, people outside the
+    classes and other sources; attacked images that are blurred or compressed; adaptive attackers; the kNN score;
+    Mahalanobis, LID and deep kNN for comparison; and which findings of the papers hold.
 
     Example: fastadv detect evaluate study/ --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE
     --unseen knn-df:60@5/255 --adaptive pgd:10@0.03
@@ -304,6 +322,7 @@ def evaluate(
     from fastadv.core.numbers import parse_number
     from fastadv.report.pages import detection as detect_page
     from fastadv.studies.detection import evaluate as evaluating
+    from fastadv.studies.detection.controls import UNSEEN
     from fastadv.studies.detection.study import HEAD
 
     config = evaluating.EvaluateConfig(
@@ -314,6 +333,8 @@ def evaluate(
         knn_layers=tuple(knn_layer or ()),
         k=k,
         dimensions=parse_number("dimensions", dimensions),
+        controls=UNSEEN if (chosen := naturals.controls()) is None else chosen,
+        also_natural=naturals.folders,
     )
     with progress_bars(quiet=printing.without_bars) as progress:
         source, face_model = faces.open(given, device, study, progress=progress)

@@ -7,8 +7,10 @@ from typing import Any
 
 from fastadv.cli.show import percent, print_notices, print_table
 from fastadv.report.pages import detection as page
+from fastadv.report.pages import detection_groups as groups
 from fastadv.report.pages import detection_knn as knn_page
 from fastadv.report.pages.detection_adaptive import points_table
+from fastadv.report.parts import Table
 from fastadv.studies.detection.knn import AGGREGATE, KNN_NAMES
 
 _NONE = "–"
@@ -26,6 +28,7 @@ def print_evaluation(found: Values) -> None:
             made = page.area_table(names, rows, macro, first="detector", shown=page.area)
             print_table(title, made.rows, made.header)
     _print_best(whole, found)
+    _print_groups(found)
     if found["adaptive"]:
         _print_adaptive(found["adaptive"])
     if found["adaptive_points"]:
@@ -40,29 +43,31 @@ def print_evaluation(found: Values) -> None:
 
 def print_cells(cells: Sequence[Values]) -> None:
     """The attacks with their success."""
-    made = page.cells_table(cells)
-    print_table("the attacks", made.rows, made.header, made.note)
+    _print("the attacks", page.cells_table(cells))
 
 
 def _print_best(rows: Sequence[Values], found: Values) -> None:
-    made = [
-        (
-            page.column(row["family"], row["kind"]),
-            page.area(row),
-            f"{row['low']:.3f} … {row['high']:.3f}",
-            *(percent(share) for share in row["found"]),
-        )
-        for row in rows
-        if row["detector"] == found["best"]
-    ]
     title = f"{found['best']}, which validated best, and {found['natural']} natural images that it has not met"
-    print_table(title, made, ("attack", "AUC", "95 %", "found at 0.1 %", "at 1 %", "at 5 %"))
+    _print(title, groups.attacks_table(found["best"], rows))
+
+
+def _print_groups(found: Values) -> None:
+    best = found["best"]
+    _print("false alarms on natural images of each kind", groups.alarms_table(best, found["false_alarms"]))
+    if found["noise"]:
+        _print("attacks against noise of the same L2 norm", groups.attacks_table(best, found["noise"], against="noisy"))
+    if found["changed"]:
+        _print("attacked, then blurred or compressed", groups.changed_table(best, found["changed"]))
+
+
+def _print(title: str, made: Table) -> None:
+    print_table(title, made.rows, made.header, made.note)
 
 
 def _print_adaptive(rows: Sequence[Values]) -> None:
     made = [
         (
-            page.column(row["attack"], "targeted" if row["targeted"] else "untargeted"),
+            groups.column(row["attack"], "targeted" if row["targeted"] else "untargeted"),
             f"{row['weight']:g}",
             f"{row['met_before_images']} of {row['tried']}",
             percent(row["reached"]),

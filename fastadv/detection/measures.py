@@ -7,6 +7,7 @@ are not. All in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fastadv.core import statistics
 from fastadv.core.errors import ArgumentError
-from fastadv.core.resolution import measurable, notes_of
+from fastadv.core.resolution import measurable, notes_of, too_rare
 from fastadv.core.statistics import Floats
 
 _NATURAL = "natural images"
@@ -95,28 +96,77 @@ def auc_interval(
             f"draws, level, seed: expected at least 1, a share in (0, 1) and at least 0, got {draws}, {level}, {seed}"
         )
     scores = checked("natural", natural), checked("adversarial", adversarial)
+    found = np.concatenate([_areas(*drawn) for drawn in _resampled(*scores, people, draws, seed)])
+    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     calm, attacked = _counts(*scores)
-    shares = None if people is None else _by_person(*scores, people)
+    value = float(_areas(calm[None], attacked[None])[0])
+    return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)
+
+
+def found_intervals(
+    natural: Tensor | ArrayLike,
+    adversarial: Tensor | ArrayLike,
+    *,
+    rates: tuple[float, ...],
+    people: tuple[ArrayLike, ArrayLike],
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[tuple[float, float], ...]:
+    """The 95 % intervals of the shares of adversarial images that are flagged at false-alarm rates.
+
+    The threshold is drawn anew with the images, as in :func:`auc_interval`: the bootstrap over people. **Choice**: the
+    ends are no narrower than Wilson's interval of the share at the threshold of all images, since a bootstrap of
+    all or none has no width.
+
+    Args:
+        natural: ``(N,)`` finite scores.
+        adversarial: ``(M,)`` finite scores.
+        rates: of false alarms, each at least ``1 / N``.
+        people: ``(N,)`` and ``(M,)``, whose images they are.
+        draws: how many samples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as for :func:`calibrate` and :func:`auc_interval`.
+    """
+    scores = checked("natural", natural), checked("adversarial", adversarial)
+    for rate in rates:
+        if not measurable(rate, len(scores[0])):
+            raise too_rare("rates", rate, len(scores[0]), _NATURAL)
+    size, whole = len(scores[1]), [counts[None] for counts in _counts(*scores)]
+    drawn = [[_found(*one, rate) for rate in rates] for one in _resampled(*scores, people, draws, seed)]
+    made = []
+    for rate, found in zip(rates, zip(*drawn, strict=True), strict=True):
+        low, high = np.quantile(np.concatenate(found), (0.025, 0.975))
+        exact = statistics.wilson(round(float(_found(whole[0], whole[1], rate)[0]) * size), size)
+        made.append((min(float(low), exact[0]), max(float(high), exact[1])))
+    return tuple(made)
+
+
+def _resampled(
+    natural: Floats, adversarial: Floats, people: tuple[ArrayLike, ArrayLike] | None, draws: int, seed: int
+) -> Iterator[tuple[Floats, Floats]]:
+    """Counts ``(some draws, scores)`` of the natural and the adversarial images, of images or of people drawn anew."""
+    calm, attacked = _counts(natural, adversarial)
+    shares = None if people is None else _by_person(natural, adversarial, people)
     random = np.random.Generator(np.random.Philox(key=seed))
-    made: list[Floats] = []
+    usable = False
     step = max(1, _CELLS // len(calm))
     for begin in range(0, draws, step):
         size = min(step, draws - begin)
         if shares is None:
-            made.append(_areas(_drawn(random, calm, size), _drawn(random, attacked, size)))
+            usable = True
+            yield _drawn(random, calm, size), _drawn(random, attacked, size)
             continue
         times = _drawn(random, np.ones(len(shares[0])), size)
         drawn = times @ shares[0], times @ shares[1]
         both = (drawn[0].sum(1) > 0) & (drawn[1].sum(1) > 0)
-        made.append(_areas(drawn[0][both], drawn[1][both]))
-    found = np.concatenate(made)
-    if not len(found):
+        usable |= bool(both.any())
+        yield drawn[0][both], drawn[1][both]
+    if not usable:
         raise ArgumentError(
             "people: expected more people with images of both kinds, got too few for any draw to have both"
         )
-    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
-    value = float(_areas(calm[None], attacked[None])[0])
-    return AreaUnderCurve(value=value, low=float(low), high=float(high), level=level)
 
 
 def checked(name: str, scores: Tensor | ArrayLike) -> Floats:
@@ -163,3 +213,11 @@ def _areas(calm: Floats, attacked: Floats) -> Floats:
     """AUCs from counts ``(draws, scores)``."""
     below = np.cumsum(calm, axis=1) - calm / 2
     return (below * attacked).sum(1) / (calm.sum(1) * attacked.sum(1))
+
+
+def _found(calm: Floats, attacked: Floats, rate: float) -> Floats:
+    """Shares of the adversarial images above the lowest threshold with a false-alarm rate of at most ``rate``."""
+    # ascending scores: how many images a threshold at each flags
+    far, tar = (counts[:, ::-1].cumsum(1)[:, ::-1] for counts in (calm, attacked))
+    allowed = far <= np.floor(rate * calm.sum(1, keepdims=True) + 1e-9)
+    return np.where(allowed, tar, 0).max(1) / attacked.sum(1)

@@ -11,7 +11,7 @@ from fastadv.core import text
 from fastadv.core.errors import ArgumentError
 from fastadv.report.figures import DASHES
 from fastadv.report.parts import LegendEntry, Plot
-from fastadv.report.svg import colour, drawing, new_figure, svg_of
+from fastadv.report.svg import INK, colour, drawing, new_figure, svg_of
 
 _BINS = (6, 40)  # fewest and most
 _FILL = 0.25  # opacity below a line
@@ -37,6 +37,39 @@ def distribution_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, ax
     shares = [np.histogram(v, edges)[0] / len(v) for v in values]
     svg = _lines([(edges, share) for share in shares], axis=axis, of="share of the images")
     return Plot(svg=svg, title=title, legend=_legend(series), note=note)
+
+
+def histogram_plot(
+    title: str,
+    series: Sequence[tuple[str, ArrayLike]],
+    *,
+    edges: ArrayLike,
+    axis: str,
+    level: tuple[str, float] | None = None,
+    note: str = "",
+) -> Plot:
+    """The distribution of one number of each image, from counts in bins that all series share.
+
+    Args:
+        title: Above the figure.
+        series: A label and ``(B,)`` counts each.
+        edges: ``(B + 1,)``, ascending.
+        axis: What the numbers are.
+        level: A name and a number, drawn upright.
+        note: Below the figure.
+
+    Raises:
+        ValueError: No series, counts of another length, or none but zeros.
+        ImportError: matplotlib is not installed.
+    """
+    ends, counts = np.asarray(edges, np.float64), _checked(series)
+    for (label, _), each in zip(series, counts, strict=True):
+        if len(each) + 1 != len(ends) or (each < 0).any() or not each.sum() > 0:
+            raise ArgumentError(f"series {label!r}: expected counts in {len(ends) - 1} bins, got {each.tolist()[:5]}")
+    mark = None if level is None else level[1]
+    svg = _lines([(ends, each / each.sum()) for each in counts], axis=axis, of="share of the images", mark=mark)
+    legend = _legend(series) + (() if level is None else (LegendEntry(label=level[0], series=None, dashed=True),))
+    return Plot(svg=svg, title=title, legend=legend, note=note)
 
 
 def levels_plot(title: str, series: Sequence[tuple[str, ArrayLike]], *, within: int) -> Plot:
@@ -84,12 +117,16 @@ def _legend(series: Sequence[tuple[str, ArrayLike]]) -> tuple[LegendEntry, ...]:
     return tuple(LegendEntry(label=label, series=k, dashed=k > 0) for k, (label, _) in enumerate(series))
 
 
-def _lines(drawn: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], *, axis: str, of: str) -> str:
+def _lines(
+    drawn: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], *, axis: str, of: str, mark: float | None = None
+) -> str:
     with drawing():
         figure, axes = new_figure(4.6, 2.6)
         for k, (edges, share) in enumerate(drawn):
             axes.stairs(share, edges, fill=True, color=colour(k), alpha=_FILL / len(drawn))
             axes.stairs(share, edges, color=colour(k), linewidth=1.5, linestyle=DASHES[k % len(DASHES)])
+        if mark is not None:
+            axes.axvline(mark, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
         axes.set_xlim(drawn[0][0][0], drawn[0][0][-1])
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")

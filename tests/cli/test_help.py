@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from fastadv.attacks import CATALOG
-from fastadv.cli import app, main
+from fastadv.cli import app, detect_options, main
 from fastadv.cli.defend import FORMS
 from fastadv.cli.names import Goal, IdentifyGoal, LossName
 from fastadv.cli.networks import NETWORKS
@@ -21,7 +21,8 @@ from fastadv.models import shipped_names
 from fastadv.runs.goals import GOALS, IDENTIFIED
 from fastadv.studies import demo, train
 from fastadv.studies.defences import plan
-from fastadv.studies.detection.study import HEAD_EPOCHS, HEAD_LR
+from fastadv.studies.detection import controls
+from fastadv.studies.detection.study import HEAD_EPOCHS, HEAD_LR, StudyConfig
 from fastadv.training import LOSSES
 from fastadv.training.denoiser_config import DenoiserConfig
 
@@ -185,6 +186,13 @@ def test_the_names_and_defaults_are_those_of_the_library():
     assert [each.value for each in IdentifyGoal] == list(IDENTIFIED)
     assert [each.value for each in LossName] == list(LOSSES)
     assert plan.FORMS == FORMS
+    assert controls.FORMS == detect_options.CONTROLS
+    (told,) = (p.help for p in ALL[("detect", "fit")].params if p.name == "control")
+    usual = controls.fitted_controls(())
+    assert ", ".join(map(str, usual)) in told
+    assert default("detect", "fit", "outside") == StudyConfig.outside
+    assert default("detect", "fit", "split_by").value == StudyConfig.split_by
+    assert len(controls.UNSEEN) == 8
     assert train.SYNTHETIC == SYNTHETIC
     assert default("demo", "pairs") == demo.PAIRS
     assert (default("detect", "fit", "head_epochs"), default("detect", "fit", "head_lr")) == (HEAD_EPOCHS, HEAD_LR)

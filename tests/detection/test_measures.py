@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
+from fastadv.core import statistics
 from fastadv.detection import auc, auc_interval, measures
 
 SCORES = st.lists(st.integers(-6, 6).map(lambda n: n / 4), min_size=1, max_size=30)
@@ -100,3 +101,39 @@ def test_mistakes_of_options():
         auc_interval([1.0], [2.0, 3.0], people=([1], [1]))
     with pytest.raises(ValueError, match="people: expected more people with images of both kinds"):
         auc_interval([1.0], [2.0], people=([1], [2]), draws=1, seed=0)
+
+
+def test_intervals_of_shares_found_hold_the_share():
+    random = np.random.default_rng(0)
+    natural, adversarial = random.normal(0, 1, 400), random.normal(2, 1, 300)
+    people = np.arange(400) // 4, np.arange(300) // 3
+    rates = (0.01, 0.05, 1.0)
+    made = measures.found_intervals(natural, adversarial, rates=rates, people=people)
+    scores, flags = [*natural, *adversarial], [False] * 400 + [True] * 300
+    shares = [statistics.tar_at_far(scores, flags, rate) for rate in rates]
+    for (low, high), share in zip(made, shares, strict=True):
+        exact = statistics.wilson(round(share * 300), 300)
+        assert 0 <= low <= exact[0] <= share <= exact[1] <= high <= 1
+    # the threshold at 1 % hangs on four images, that at 5 % on twenty
+    assert made[0][1] - made[0][0] > made[1][1] - made[1][0]
+    assert made == measures.found_intervals(natural, adversarial, rates=rates, people=people)
+    assert measures.found_intervals(natural, adversarial, rates=(), people=people) == ()
+
+
+def test_an_interval_of_all_found_is_not_empty():
+    (made,) = measures.found_intervals([0.0] * 20, [1.0] * 10, rates=(0.05,), people=(range(20), range(10)))
+    assert made == statistics.wilson(10, 10)
+    with pytest.raises(ValueError, match="rates: expected a rate that 20 natural images can measure, got 0.01"):
+        measures.found_intervals([0.0] * 20, [1.0], rates=(0.01,), people=(range(20), range(1)))
+
+
+def test_people_widen_the_interval_of_a_share():
+    """Ten people, of whom five are found in all of their images: that is ten trials, not a thousand."""
+    natural = [0.0] * 100
+    adversarial = [1.0] * 500 + [-1.0] * 500
+    owner = np.arange(1000) // 100
+    (wide,) = measures.found_intervals(natural, adversarial, rates=(0.01,), people=(np.arange(100) % 10, owner))
+    (narrow,) = measures.found_intervals(
+        natural, adversarial, rates=(0.01,), people=(100 + np.arange(100), np.arange(1000))
+    )
+    assert wide[1] - wide[0] > 4 * (narrow[1] - narrow[0])

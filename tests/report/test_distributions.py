@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from fastadv.core import text
-from fastadv.report.distributions import distribution_plot, levels_plot
+from fastadv.report.distributions import distribution_plot, histogram_plot, levels_plot
 from fastadv.report.svg import colour
 
 
@@ -57,3 +57,16 @@ def test_series_that_cannot_be_drawn(series, words):
 def test_counts_that_are_none(counts):
     with pytest.raises(ValueError, match="series 'a': expected counts of pixels"):
         levels_plot("t", [("a", counts)], within=5)
+
+
+def test_counts_are_drawn_as_they_are():
+    plot = histogram_plot("t", [("a", [1, 3]), ("b", [0, 2])], edges=[0, 1, 2], axis="x", level=("line", 0.5), note="n")
+    assert [(entry.label, entry.series) for entry in plot.legend] == [("a", 0), ("b", 1), ("line", None)]
+    assert (plot.title, plot.note) == ("t", "n")
+    values = distribution_plot("t", [("a", [0.2, 0.9])], axis="x")
+    edges = np.linspace(0.2, 0.9, 7)
+    counts = np.histogram([0.2, 0.9], edges)[0]
+    assert histogram_plot("t", [("a", counts)], edges=edges, axis="x").svg == values.svg
+    for wrong in ([1, 2, 3], [0, 0], [-1, 2]):
+        with pytest.raises(ValueError, match="series 'a': expected counts in 2 bins, got"):
+            histogram_plot("t", [("a", wrong)], edges=[0, 1, 2], axis="x")

@@ -95,7 +95,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, object]]] = {
         {
             **COMMON, **NETWORK, "--attack": "fgsm@0.02", "--batch": 4, "--precision": "fp32", "--natural": 1,
             "--attacked": 1, "--validate": 0.25, "--test": 0.25, "--epochs": 1, "--lr": 0.01, "--head-epochs": 1,
-            "--split-by": "people",
+            "--split-by": "people", "--control": "blur:1", "--outside": 0.0,
         },
     ),
     "train": (
@@ -128,6 +128,8 @@ CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "far": ({"--far": 0.6}, "far"),
     "epochs": ({"--epochs": 2}, "epochs"),
     "lr": ({"--lr": 0.02}, "lr"),
+    "control": ({"--control": "blur:2"}, "controls"),
+    "outside": ({"--outside": 0.1}, "outside"),
 }
 TABLE = [
     (command, change)

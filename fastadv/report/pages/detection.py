@@ -9,18 +9,15 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.report.pages import detection_adaptive, detection_knn, parts
+from fastadv.report.pages.detection_groups import KINDS, attacks_table, column, curves, interval, rate, sections
 from fastadv.report.pages.frame import notices, page_of, plots, read_json, section, tiles, write_page
-from fastadv.report.parts import Page, Part, Plot, Section, Table, Tiles
-from fastadv.report.study_figures import Line, heat_plot, line_plot
+from fastadv.report.parts import Page, Part, Section, Table, Tiles
+from fastadv.report.study_figures import heat_plot
 from fastadv.runs.attack import NORMS_NOTE
 from fastadv.studies.detection.fit import EVALUATION, FITTED
-from fastadv.studies.detection.measure import FALSE_ALARMS
 from fastadv.studies.detection.study import read_study
 
 _METRICS = {"l2": "L2", "cosine": "cos"}
-_KINDS = ("targeted", "untargeted")
-_CURVES = 6
-_RATES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 1.0)  # marked below a ROC
 _APART = {
     "images": "Each person's images are shared out between fit and test.",
     "people": "Nobody in the test was in the fit.",
@@ -69,7 +66,9 @@ def study_page(
         section(
             "The fit",
             _fits(fitted["detectors"]),
-            lead="AUC on the images that validate, which stop the fit and set the thresholds: not for reporting.",
+            _naturals(fitted["natural_kinds"]),
+            lead="AUC on the images that validate, which stop the fit and set the thresholds: not for reporting. Below "
+            "it, the natural images of each kind.",
         ),
         config={k: v for k, v in config.items() if k != "classes"},
         versions=versions,
@@ -83,7 +82,7 @@ def _tiles(fitted: Mapping[str, Any], found: Mapping[str, Any] | None) -> Tiles:
     ]
     if found is not None:
         areas = {(m["detector"], m["kind"]): m["auc"] for m in reversed(found["macro"])}
-        values = {kind: areas.get((found["best"], kind)) for kind in _KINDS}
+        values = {kind: areas.get((found["best"], kind)) for kind in KINDS}
         made += [
             (_area(value), f"AUC, {kind} attacks", found["best"]) for kind, value in values.items() if value is not None
         ]
@@ -109,11 +108,12 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
         section("Attacks that the detectors have never seen", area_table(names, unseen) if unseen else None),
         section(
             "ROC of the best detector",
-            plots(_curves(found["curves"], found["natural"])),
-            lead=f"{found['best']}, {found['natural']} natural images: rates below {_share(1 / found['natural'])} "
+            attacks_table(found["best"], measured),
+            plots(curves(found["curves"], found["natural"])),
+            lead=f"{found['best']}, {found['natural']} natural images: rates below {rate(1 / found['natural'])} "
             "cannot be measured.",
         ),
-        section("At a low false-alarm rate", _low(found["best"], measured)),
+        *sections(found),
         section(
             "An attacker who knows the detector",
             _adaptive(found["adaptive"]) if found["adaptive"] else None,
@@ -148,22 +148,9 @@ def area(row: Mapping[str, Any]) -> str:
     return _area(row["auc"])
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    return f"{_area(row['auc'])} [{_area(row['low'])}, {_area(row['high'])}]"
-
-
-def _share(value: float | None) -> str:
-    return text.percent(value, 2 if value is not None and value < 0.01 else 1)
-
-
 def _columns(rows: Rows) -> list[tuple[str, str]]:
     """Families, targeted first."""
-    return list(dict.fromkeys((row["family"], kind) for kind in _KINDS for row in rows if row["kind"] == kind))
-
-
-def column(family: str, kind: str) -> str:
-    """The name of an attack, such as bim, or bim-u where it is untargeted."""
-    return family if kind == "targeted" else f"{family}-u"
+    return list(dict.fromkeys((row["family"], kind) for kind in KINDS for row in rows if row["kind"] == kind))
 
 
 def area_table(
@@ -172,7 +159,7 @@ def area_table(
     macro: Rows = (),
     *,
     first: str = "configuration",
-    shown: Callable[[Mapping[str, Any]], str] = _interval,
+    shown: Callable[[Mapping[str, Any]], str] = interval,
     note: str = "M medoids, C centroids.",
 ) -> Table:
     """AUC of each detector for each attack, targeted ones first.
@@ -188,7 +175,7 @@ def area_table(
     areas = {(r["detector"], r["family"], r["kind"]): shown(r) for r in rows}
     areas |= {(m["detector"], "macro", m["kind"]): _area(m["auc"]) for m in macro}
     columns = []
-    for kind in _KINDS:
+    for kind in KINDS:
         columns += [each for each in _columns(rows) if each[1] == kind]
         columns += [("macro", kind)] if any(m["kind"] == kind for m in macro) else []
     made = tuple(
@@ -213,46 +200,6 @@ def _heat(detectors: Rows, rows: Rows) -> Part | None:
     return plots((plot,))
 
 
-def _curves(curves: Mapping[str, Any], natural: int) -> list[Plot]:
-    made: list[Plot] = []
-    lowest = 1 / natural
-    for kind in _KINDS:
-        chosen = {name: c for name, c in curves.items() if name.endswith(f" {kind}")}
-        lines = []
-        for name, found in list(chosen.items())[:_CURVES]:
-            far = [max(lowest, value) for value in found["false_alarm"]]
-            label = name.removesuffix(f" {kind}")
-            lines.append(Line(label=label, x=tuple(far), y=tuple(found["found"])))
-        if lines:
-            made.append(
-                line_plot(
-                    lines,
-                    title=kind,
-                    x_name="false-alarm rate",
-                    y_name="share found",
-                    log_x=True,
-                    x_ticks=[rate for rate in _RATES if rate >= lowest],
-                    y_span=(-0.02, 1.02),
-                )
-            )
-    return made
-
-
-def _low(best: str, rows: Rows) -> Table:
-    made = tuple(
-        (
-            column(row["family"], row["kind"]),
-            "yes" if row["seen"] else "no",
-            str(row["images"]),
-            *(_share(value) for value in row["found"]),
-        )
-        for row in rows
-        if row["detector"] == best
-    )
-    header = ("attack", "fitted on", "images", *(f"found at {_share(rate)}" for rate in FALSE_ALARMS))
-    return Table(header=header, rows=made, note=f"{best}. A dash: too few natural images for the rate.")
-
-
 def _adaptive(rows: Rows) -> Table:
     made = tuple(
         (
@@ -260,7 +207,7 @@ def _adaptive(rows: Rows) -> Table:
             f"{row['weight']:g}",
             f"{row['met_before_images']} of {row['tried']}",
             text.percent(row["reached"]),
-            text.NONE if row["measured"] is None else _interval(row["measured"]),
+            interval(row["measured"]),
             text.percent(row["hidden"]),
         )
         for row in rows
@@ -298,6 +245,12 @@ def cells_table(rows: Rows) -> Table:
         *("L2, mean *", "largest change, mean *"),
     )
     return Table(header=header, rows=made, note=NORMS_NOTE)
+
+
+def _naturals(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    kinds = dict.fromkeys(kind for own in counts.values() for kind in own)
+    made = tuple((kind, *(str(own.get(kind, 0)) for own in counts.values())) for kind in kinds)
+    return Table(header=("natural images", *counts), rows=made)
 
 
 def _fits(rows: Rows) -> Table:

@@ -169,7 +169,7 @@ def make_adaptive(
         goal_of=lambda order, face: everything.row(place[order.source]),
         model=WatchedModel(setting.model, detector),
         key=f"{detector.trajectory.metric} {line!r} {key}" + (" relative" if detector.trajectory.relative else ""),
-        reaches=lambda features: _reaches(setting, clean, features, on_logits=spec.on_logits, targeted=targeted),
+        reaches=lambda features: reaches(setting, clean, features, on_logits=spec.on_logits, targeted=targeted),
     )
     return carry_out(setting, task)
 
@@ -194,7 +194,7 @@ def _gallery_goal(setting: Setting, clean: Clean, names: Sequence[str], targeted
     return GalleryClass(gallery=gallery, labels=labels, guides=torch.stack(guides))
 
 
-def _reaches(setting: Setting, clean: Clean, features: Features, *, on_logits: bool, targeted: bool) -> Tensor:
+def reaches(setting: Setting, clean: Clean, features: Features, *, on_logits: bool, targeted: bool) -> Tensor:
     """Which images are taken for the wanted class, or for another than their own, ``(N,)`` bool."""
     labels = wanted(setting, features.names, targeted)
     said = features.predicted

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe
+from fastadv.attacks.change import level_note
 from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.spec import AttackSpec
@@ -43,6 +44,10 @@ class AttackedImages:
         met: The images that met the goal before the attack.
         l2: Mean L2 norm of the change, of those that succeed and did not meet the goal before; None of none.
         linf: Mean of the largest change of a pixel; likewise.
+        rows: What the manifest says of the images of ``features``, in their order.
+        folder: Where the images are.
+        on_logits: Whether the verdict is that of the class head, else of the nearest class mean; None of images that
+            were read, whose goal is not the study's.
     """
 
     attack: str
@@ -54,6 +59,9 @@ class AttackedImages:
     met: frozenset[str]
     l2: float | None
     linf: float | None
+    rows: tuple[ManifestRow, ...]
+    folder: Path
+    on_logits: bool | None = None
 
     @property
     def group(self) -> str:
@@ -82,6 +90,11 @@ class AttackedImages:
         """Those made from the named images; None where there are none."""
         found = None if self.features is None else self.features.of(names)
         return None if found is None or not len(found) else found
+
+    def made_from(self, names: Sequence[str]) -> tuple[ManifestRow, ...]:
+        """The rows of the images made from the named ones, in the order of ``part``."""
+        chosen = set(names)
+        return tuple(row for row in self.rows if source_name(row) in chosen)
 
 
 def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, parts: Sequence[str]) -> AttackedImages:
@@ -141,6 +154,37 @@ def read_cells(setting: Setting, folder: Path) -> tuple[tuple[AttackedImages, ..
         label = f"{attack} of {folder}"
         cells.append(_cell(setting, label, attack, targeted, list(first.values()), folder, list(tried.values())))
     return tuple(cells), len(rows) - len(usable)
+
+
+def made_and_read(
+    setting: Setting, clean: Clean, attacks: Sequence[AttackSpec], runs: Sequence[str], *, parts: Sequence[str]
+) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
+    """The images of attacks, targeted and untargeted, and of runs; and a sentence for each run with others.
+
+    Raises:
+        ValueError: As ``read_cells``.
+        ImageError, AlignmentError, OSError: A file cannot be read or written.
+    """
+    cells = [make(setting, clean, spec, targeted=aimed, parts=parts) for spec in attacks for aimed in (True, False)]
+    notices: list[str] = []
+    for run in runs:
+        read, left_out = read_cells(setting, Path(run))
+        cells += read
+        if left_out:
+            notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
+    return tuple(cells), tuple(notices)
+
+
+def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
+    """A sentence for each radius that no 8-bit image can be changed by."""
+    found = dict.fromkeys(level_note(spec.recipe().budget) for spec in attacks)
+    return tuple(note for note in found if note is not None)
+
+
+def failures(cells: Sequence[AttackedImages]) -> list[str]:
+    """A sentence for each attack that never succeeded."""
+    barren = [cell for cell in cells if not cell.made]
+    return [f"{c.attack} {kind(c.targeted)} succeeded on none of {c.tried} images" for c in barren]
 
 
 def _count_aside(setting: Setting) -> int:
@@ -265,6 +309,7 @@ def carry_out(setting: Setting, task: Task) -> AttackedImages:
         rows,
         stage=task.label,
         reaches=task.reaches,
+        on_logits=task.spec.on_logits,
     )
 
 
@@ -279,6 +324,7 @@ def _cell(
     *,
     stage: str = "",
     reaches: Callable[[Features], Tensor] | None = None,
+    on_logits: bool | None = None,
 ) -> AttackedImages:
     features = None
     if rows:
@@ -303,4 +349,7 @@ def _cell(
         met=frozenset(source_name(row) for row in tried if met_before(row)),
         l2=mean_of([row.l2 for row in rows], everything),
         linf=mean_of([row.linf for row in rows], everything),
+        rows=tuple(rows),
+        folder=folder,
+        on_logits=on_logits,
     )

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import ArgumentError
@@ -18,18 +15,20 @@ from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.defences.evade_detector import check_adapts
-from fastadv.detection import Detector, Thresholds, load_detector
+from fastadv.detection import AreaUnderCurve, Detector, Thresholds, load_detector
 from fastadv.detection.knn import COMPONENTS, check_components
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
 from fastadv.studies.detection import fit, measure
 from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
 from fastadv.studies.detection.adaptive_curves import AdaptivePoint, adaptive_points, masking_notes
-from fastadv.studies.detection.attacks import AttackedImages
+from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
+from fastadv.studies.detection.compare import Comparison, Curve, compare
+from fastadv.studies.detection.controls import AFTER, UNSEEN, Control, check_controls
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
-from fastadv.studies.detection.features import Features, scores_of
 from fastadv.studies.detection.knn import KnnRow, knn_rows
-from fastadv.studies.detection.setting import Clean, Setting, kind, look
+from fastadv.studies.detection.natural import kinds
+from fastadv.studies.detection.setting import Clean, Setting, kind, look, open_other
 from fastadv.studies.detection.study import claimed, read_study, reopen
 
 
@@ -46,9 +45,13 @@ class EvaluateConfig:
         k: Neighbours that vote; None: as many as a person has images in the index, in the mean. **choice**: the paper's
             1000 are about as many as its classes have, and a smaller index has less of each.
         dimensions: Of the PCA, as ``fit_knn`` takes them.
+        controls: Harmless changes of natural images whose false alarms are counted, besides the study's.
+        after: Harmless changes that adversarial images are put under, to detect those that still reach their goal.
+        also_natural: Folders of another source's faces whose false alarms are counted, besides the study's.
 
     Raises:
-        ValueError: A number out of range, an attack twice, or an adaptive one that cannot adapt to a detector.
+        ValueError: A number out of range, an attack, control or folder twice, or an adaptive attack that cannot adapt
+            to a detector.
     """
 
     unseen: tuple[AttackSpec, ...] = ()
@@ -58,8 +61,15 @@ class EvaluateConfig:
     knn_layers: tuple[str, ...] = ()
     k: int | None = None
     dimensions: int | float = COMPONENTS
+    controls: tuple[Control, ...] = UNSEEN
+    after: tuple[Control, ...] = AFTER
+    also_natural: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_controls(self.controls)
+        check_controls(self.after)
+        if len(set(self.also_natural)) != len(self.also_natural):
+            raise ArgumentError(f"also_natural: expected different folders, got {', '.join(self.also_natural)}")
         check_attacks(self.unseen)
         check_attacks(self.adaptive)
         for spec in self.adaptive:
@@ -79,9 +89,8 @@ class DetectionEvaluation:
 
     Attributes:
         best: Label of the detector that did best on the images that validate.
-        measured: Detectors and yardsticks, by group and, where an attack came in several settings, by setting.
+        compared: All detectors on all groups of images.
         macro: ``(detector, kind)`` to the mean AUC over the families that it was fitted on.
-        curves: For the best detector: a group's name to false-alarm rates and shares found.
         knn: The kNN scores.
         adaptive: The attackers who know.
         adaptive_points: What they reach with how many steps and which radius.
@@ -92,9 +101,8 @@ class DetectionEvaluation:
     """
 
     best: str
-    measured: tuple[measure.Measured, ...]
+    compared: Comparison
     macro: Mapping[tuple[str, str], float]
-    curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
     knn: tuple[KnnRow, ...]
     adaptive: tuple[AdaptiveRow, ...]
     adaptive_points: tuple[AdaptivePoint, ...]
@@ -149,32 +157,47 @@ def evaluate_folder(
         clashing = sorted(groups & {c.group for c in unseen})
         if clashing:
             notices = (*notices, f"{', '.join(clashing)}: the detectors were fitted on other settings of the attack")
-        measured, curves = _measure(setting, clean, seen, unseen, groups, detectors, best)
+        known_others = {other.label for other in setting.others}
+        others = [
+            open_other(folder, model, setting.splits, shares=None, seed=setting.seed)
+            for folder in config.also_natural
+            if folder not in known_others
+        ]
+        compared = compare(
+            setting,
+            clean,
+            (seen, unseen),
+            fitted_on=groups,
+            detectors=detectors,
+            best=best,
+            naturals=kinds(setting, clean, seen, "test", controls=config.controls, others=others, unseen=unseen),
+            after=config.after,
+        )
         cells = (*seen, *unseen)
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
         pairs = tuple((leader, _other(configurations, leader)) for leader in leaders)
         points = adaptive_points(setting, clean, detectors, pairs, config.adaptive, config.weights)
-        macro = _macro(measured)
+        macro = _macro(compared.measured)
         rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):
             layers = config.knn_layers or setting.layers
             rows = knn_rows(setting, clean, cells, layers=layers, k=config.k, dimensions=config.dimensions)
         made = DetectionEvaluation(
             best=best,
-            measured=measured,
+            compared=compared,
             macro=macro,
-            curves=curves,
             knn=rows,
             adaptive=adaptive,
             adaptive_points=points,
-            directions=(*trajectory_directions(measured, macro, configurations, best), *knn_directions(rows)),
+            directions=(*trajectory_directions(compared.measured, macro, configurations, best), *knn_directions(rows)),
             cells=cells,
             natural=len(setting.splits.natural["test"]),
             notices=(
                 *notices,
                 *more,
                 *masking_notes(points),
+                *_unchanged(cells, config),
                 *rate_notes(len(setting.splits.natural["test"]), measure.FALSE_ALARMS),
             ),
         )
@@ -238,49 +261,18 @@ def _check_hidden(thresholds: Thresholds) -> None:
 def _unseen(
     config: EvaluateConfig, setting: Setting, clean: Clean
 ) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
-    cells, read = fit.made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
-    return cells, (*fit.level_notes((*config.unseen, *config.adaptive)), *fit.failures(cells), *read)
+    cells, read = made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
+    return cells, (*level_notes((*config.unseen, *config.adaptive)), *failures(cells), *read)
 
 
-def _measure(
-    setting: Setting,
-    clean: Clean,
-    seen: Sequence[AttackedImages],
-    unseen: Sequence[AttackedImages],
-    fitted_on: frozenset[str],
-    detectors: Mapping[str, Detector],
-    best: str,
-) -> tuple[tuple[measure.Measured, ...], dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
-    """Every detector and yardstick on every cell, and on the cells of one group together."""
-    test = fit.aside(setting, "test")
-    calm = clean.natural.of(setting.splits.natural["test"])
-    parts: dict[str, Features] = {"": calm}
-    about: dict[str, tuple[AttackedImages, bool]] = {}
-    for old, cells in ((True, seen), (False, unseen)):
-        for cell in cells:
-            own, known = cell.part(test), old and cell.group in fitted_on
-            if own is not None:
-                name = f"{cell.attack} {kind(cell.targeted)}{'' if known else ' unseen'}"
-                parts[name], about[name] = own, (cell, known)
-    scores = {label: {n: scores_of(found, own) for n, own in parts.items()} for label, found in detectors.items()}
-    scores |= measure.yardstick_scores(setting, clean, parts)
-    measured: list[measure.Measured] = []
-    curves: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
-    groups = list(dict.fromkeys((cell.family, cell.targeted, known) for cell, known in about.values()))
-    for label, own_scores in scores.items():
-        for family, targeted, known in groups:
-            names = [n for n, (c, k) in about.items() if (c.family, c.targeted, k) == (family, targeted, known)]
-            together = torch.cat([own_scores[n] for n in names])
-            against = partial(measure.measure, label, own_scores[""], family=family, targeted=targeted, seen=known)
-            everybody = [name for n in names for name in parts[n].names]
-            measured.append(against(together, names=(calm.names, everybody)))
-            if len(names) > 1:
-                for n in names:
-                    pair = calm.names, parts[n].names
-                    measured.append(against(own_scores[n], names=pair, variant=about[n][0].attack))
-            if label == best:
-                curves[f"{family} {kind(targeted)}"] = measure.curve(own_scores[""], together)
-    return tuple(measured), curves
+def _unchanged(cells: Sequence[AttackedImages], config: EvaluateConfig) -> tuple[str, ...]:
+    """A sentence where attacked images cannot be changed afterwards: their goal is that of another run."""
+    read = sorted({cell.attack for cell in cells if cell.on_logits is None and cell.made}) if config.after else []
+    return (f"{', '.join(read)}: read from a run, and not measured after {_listed(config.after)}",) if read else ()
+
+
+def _listed(controls: Sequence[Control]) -> str:
+    return " or ".join(control.label for control in controls)
 
 
 def _macro(measured: Sequence[measure.Measured]) -> dict[tuple[str, str], float]:
@@ -294,12 +286,18 @@ def _macro(measured: Sequence[measure.Measured]) -> dict[tuple[str, str], float]
 
 def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any]:
     """The findings as plain JSON values."""
+    compared = made.compared
     return {
         "best": made.best,
         "natural": made.natural,
-        "measured": [_described(row) for row in made.measured],
+        "measured": [_described(row) for row in compared.measured],
+        "noise": [_described(row) for row in compared.noise],
+        "false_alarms": [asdict(row) for row in compared.false_alarms],
+        "changed": [{**asdict(row), "area": None if row.area is None else _area(row.area)} for row in compared.changed],
+        "histograms": {"edges": list(compared.edges), "groups": [asdict(row) for row in compared.histograms]},
         "macro": [{"detector": d, "kind": k, "auc": value} for (d, k), value in made.macro.items()],
-        "curves": {name: {"false_alarm": far, "found": tar} for name, (far, tar) in made.curves.items()},
+        "curves": _curves(compared.curves),
+        "noise_curves": _curves(compared.noise_curves),
         "knn": [asdict(row) for row in made.knn],
         "adaptive": [
             {**asdict(row), "measured": None if row.measured is None else _described(row.measured)}
@@ -312,9 +310,19 @@ def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any
             **asdict(config),
             "unseen": [spec.label for spec in config.unseen],
             "adaptive": [spec.label for spec in config.adaptive],
+            "controls": [control.label for control in config.controls],
+            "after": [control.label for control in config.after],
         },
         "notices": list(made.notices),
     }
+
+
+def _curves(curves: Mapping[str, Curve]) -> dict[str, Any]:
+    return {name: {"false_alarm": list(far), "found": list(tar)} for name, (far, tar) in curves.items()}
+
+
+def _area(area: AreaUnderCurve) -> dict[str, float]:
+    return {"auc": area.value, "low": area.low, "high": area.high}
 
 
 def _described(row: measure.Measured) -> dict[str, Any]:
@@ -324,9 +332,9 @@ def _described(row: measure.Measured) -> dict[str, Any]:
         "kind": kind(row.targeted),
         "seen": row.seen,
         "variant": row.variant,
-        "auc": row.area.value,
-        "low": row.area.low,
-        "high": row.area.high,
+        **_area(row.area),
         "found": list(row.found),
+        "intervals": [None if span is None else list(span) for span in row.intervals],
         "images": row.images,
+        "natural": row.natural,
     }

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.change import level_note
-from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
@@ -34,11 +32,13 @@ from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import tensors_hash
 from fastadv.runs import list_hash
-from fastadv.studies.detection.attacks import AttackedImages, make, read_cells
+from fastadv.studies.detection import natural
+from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
 from fastadv.studies.detection.features import Features, batches, embed
+from fastadv.studies.detection.natural import aside
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
-from fastadv.studies.detection.setting import TARGETED, Clean, Setting, kind, look
+from fastadv.studies.detection.setting import TARGETED, Clean, Setting, look
 from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned
 from fastadv.training import HeadConfig
 
@@ -92,7 +92,7 @@ class FittedDetector:
         detector: Calibrated on the images that validate.
         epochs: That were run.
         best: The epoch that was kept.
-        aucs: On the images that validate, by group ("bim targeted").
+        aucs: Against all natural examples that validate, by group ("bim targeted").
     """
 
     configuration: Configuration
@@ -116,13 +116,15 @@ class DetectFit:
     Attributes:
         detectors: One for each configuration.
         cells: The adversarial images.
-        accuracy: Share of the natural examples, never trained on, that the network classifies rightly.
+        accuracy: Share of the natural images, never trained on, that the network classifies rightly.
+        naturals: How many natural examples of each kind there are, by part.
         notices: What a reader must know.
     """
 
     detectors: tuple[FittedDetector, ...]
     cells: tuple[AttackedImages, ...]
     accuracy: float
+    naturals: Mapping[str, Mapping[str, int]]
     notices: tuple[str, ...]
 
     @property
@@ -187,7 +189,13 @@ def fit_folder(
         accuracy = float(setting.right(clean.natural).float().mean())
         if accuracy < _ACCURATE:
             more = (f"the network classifies only {accuracy:.1%} of the natural images rightly: {_HEAD_ADVICE}", *more)
-        made = DetectFit(detectors=found, cells=cells, accuracy=accuracy, notices=(*notices, *more))
+        made = DetectFit(
+            detectors=found,
+            cells=cells,
+            accuracy=accuracy,
+            naturals=natural.counts(setting, clean, cells),
+            notices=(*notices, *natural.notes(setting, config.outside), *more),
+        )
         text = json.dumps(describe(made, setting), indent=1, sort_keys=True).encode() + b"\n"
         if not (path / FITTED).is_file() or (path / FITTED).read_bytes() != text:
             (path / EVALUATION).unlink(missing_ok=True)
@@ -206,42 +214,6 @@ def fitted_cells(
     """
     cells, notices = made_and_read(setting, clean, config.attacks, config.runs, parts=PARTS)
     return cells, (*level_notes(config.attacks), *notices, *failures(cells))
-
-
-def made_and_read(
-    setting: Setting, clean: Clean, attacks: Sequence[AttackSpec], runs: Sequence[str], *, parts: Sequence[str]
-) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
-    """The images of attacks, targeted and untargeted, and of runs; and a sentence for each run with others.
-
-    Raises:
-        ValueError: As ``read_cells``.
-        ImageError, AlignmentError, OSError: A file cannot be read or written.
-    """
-    cells = [make(setting, clean, spec, targeted=aimed, parts=parts) for spec in attacks for aimed in (True, False)]
-    notices: list[str] = []
-    for run in runs:
-        read, left_out = read_cells(setting, Path(run))
-        cells += read
-        if left_out:
-            notices.append(f"{run}: {left_out} images were made from images that are not set aside, and left out")
-    return tuple(cells), tuple(notices)
-
-
-def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
-    """A sentence for each radius that no 8-bit image can be changed by."""
-    found = dict.fromkeys(level_note(spec.recipe().budget) for spec in attacks)
-    return tuple(note for note in found if note is not None)
-
-
-def failures(cells: Sequence[AttackedImages]) -> list[str]:
-    """A sentence for each attack that never succeeded."""
-    barren = [cell for cell in cells if not cell.made]
-    return [f"{c.attack} {kind(c.targeted)} succeeded on none of {c.tried} images" for c in barren]
-
-
-def aside(setting: Setting, part: str) -> tuple[str, ...]:
-    """The images of a part that are set aside, natural ones and those to attack."""
-    return (*setting.splits.natural[part], *setting.splits.attacked[part])
 
 
 def fit_detectors(
@@ -273,7 +245,7 @@ def fit_detectors(
     notices = tuple(
         f"{group} has too few images; the detectors were fitted without it" for group in groups if group not in usable
     )
-    notices += rate_notes(sum(len(part) for part in parts["validate"][""]), _RATES)
+    notices += rate_notes(len(setting.splits.natural["validate"]), _RATES)
     chosen = list(dict.fromkeys((c.representatives, c.metric, c.reading) for c in configurations))
     represented = {name: represent(setting, clean.rest, name) for name in dict.fromkeys(name for name, *_ in chosen)}
     by_label: dict[str, FittedDetector] = {}
@@ -304,8 +276,8 @@ def represent(setting: Setting, rest: Features, name: str) -> Representatives:
 
 
 def _parts(setting: Setting, clean: Clean, cells: Sequence[AttackedImages], part: str) -> dict[str, list[Features]]:
-    """The natural images of a part, under ``""``, and the adversarial ones by group."""
-    found = {"": [clean.natural.of(setting.splits.natural[part])]}
+    """The natural examples of a part, under ``""``, first the images as they are, and the adversarial ones by group."""
+    found = {"": [kind.make() for kind in natural.kinds(setting, clean, cells, part)]}
     for cell in cells:
         own = cell.part(aside(setting, part))
         if own is not None:
@@ -344,7 +316,8 @@ def _fitted(
     calm, attacked = scores[held.groups == 0], scores[held.groups > 0]
     facts = {"attacks": ", ".join(seen.attacks), BACKBONE: tensors_hash(setting.model.backbone.state_dict())}
     detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
-    detector = detector.calibrated(calm, attacked, rates=resolved(_RATES, len(calm)))
+    count = len(setting.splits.natural["validate"])  # those as they are come first
+    detector = detector.calibrated(calm[:count], attacked, rates=resolved(_RATES, count))
     folder = setting.path / "detectors"
     folder.mkdir(exist_ok=True)
     detector.save(folder / f"{chosen.label}.safetensors")
@@ -379,6 +352,7 @@ def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:
         "layers": list(setting.layers),
         "rest": len(splits.rest),
         "natural": {part: len(names) for part, names in splits.natural.items()},
+        "natural_kinds": {part: dict(found) for part, found in made.naturals.items()},
         "attacked": {part: len(names) for part, names in splits.attacked.items()},
         "accuracy": made.accuracy,
         "notices": list(made.notices),

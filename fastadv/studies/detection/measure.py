@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastadv.core.statistics import tar_at_far
 from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanobis, auc_interval
-from fastadv.detection.measures import resolved
+from fastadv.detection.measures import found_intervals, resolved
 from fastadv.recognition import roc
 from fastadv.studies.detection.features import Features, batches
 from fastadv.studies.detection.setting import Clean, Setting
@@ -41,6 +41,8 @@ class Measured:
         found: Share of the adversarial images above the natural ones' threshold, for each of ``FALSE_ALARMS``; None
             where there are too few natural images for the rate.
         images: How many adversarial ones.
+        intervals: Of each ``found``: at 95 %, over people; None where there is no share.
+        natural: How many natural images, or images with noise, they are compared with.
     """
 
     detector: str
@@ -51,6 +53,8 @@ class Measured:
     area: AreaUnderCurve
     found: tuple[float | None, ...]
     images: int
+    intervals: tuple[tuple[float, float] | None, ...]
+    natural: int
 
 
 def measure(
@@ -73,15 +77,19 @@ def measure(
     """
     rates = resolved(FALSE_ALARMS, len(calm))
     both = labelled(calm, attacked)
+    people = people_of(names[0]), people_of(names[1])
+    spans = dict(zip(rates, found_intervals(calm, attacked, rates=rates, people=people), strict=True))
     return Measured(
         detector=detector,
         family=family,
         targeted=targeted,
         seen=seen,
         variant=variant,
-        area=auc_interval(calm, attacked, people=(_people(names[0]), _people(names[1]))),
+        area=auc_interval(calm, attacked, people=people),
         found=tuple(tar_at_far(*both, rate) if rate in rates else None for rate in FALSE_ALARMS),
         images=len(attacked),
+        intervals=tuple(spans.get(rate) for rate in FALSE_ALARMS),
+        natural=len(calm),
     )
 
 
@@ -91,7 +99,8 @@ def labelled(calm: Tensor, attacked: Tensor) -> tuple[NDArray[np.float64], NDArr
     return scores, np.arange(len(scores)) >= len(calm)
 
 
-def _people(names: Sequence[str]) -> list[str]:
+def people_of(names: Sequence[str]) -> list[str]:
+    """The people of images, by the images' names."""
     return [name.rpartition("/")[0] for name in names]
 
 

@@ -24,7 +24,7 @@ from fastadv.data.names import read_lines, stem, written
 PARTS = ("fit", "validate", "test")
 """What a person's images are for: to fit the detectors, to stop the fit and draw the thresholds, to measure."""
 
-SPLITS = ("images", "people")
+SPLITS = ("people", "images")
 """What is shared out between the parts."""
 
 LEAST_REST = 3
@@ -109,6 +109,7 @@ class Splits:
         natural: Names of natural examples, by part.
         attacked: Names of images to attack, by part.
         targets: For each of those, the person that a targeted attack goes for.
+        outside: Names of the images of people who are no class, by part: natural examples.
     """
 
     people: tuple[str, ...]
@@ -116,6 +117,7 @@ class Splits:
     natural: Mapping[str, tuple[str, ...]]
     attacked: Mapping[str, tuple[str, ...]]
     targets: Mapping[str, str]
+    outside: Mapping[str, tuple[str, ...]]
 
     def part_of(self, name: str) -> str | None:
         """The part of an image that is set aside, or None."""
@@ -141,15 +143,16 @@ def draw_splits(
     attacked: int = 10,
     validate: float = 0.15,
     test: float = 0.35,
-    by: str = "images",
+    by: str = "people",
+    outside: float = 0.0,
     seed: int = 0,
 ) -> Splits:
     """Set ``natural`` and ``attacked`` images of every person aside, and share them out among the parts.
 
     What is set aside of a person does not depend on the others. **choice**: the paper does not say how the images that
-    it sets aside are shared out between training and test of the detectors. By images, a detector meets other images of
-    the people whom it will be asked about: those whom the network was trained to tell apart. By people, nobody of the
-    test is in the fit, which asks more. A target is drawn evenly among all others, the same for every attack.
+    it sets aside are shared out between training and test of the detectors. By people, nobody of the test is in the
+    fit: the error on people whom a detector has not met, as in use. By images, it has met others of the same people,
+    and the error comes out too low. A target is drawn evenly among all others, the same for every attack.
 
     Args:
         names: ``identity/file``.
@@ -157,7 +160,9 @@ def draw_splits(
         attacked: Images of each person to attack.
         validate: Share that stops the fit and draws the thresholds.
         test: Share that measures.
-        by: What is shared out: ``"images"``, natural ones and those to attack each by themselves, or ``"people"``.
+        by: What is shared out: ``"people"``, or ``"images"``, natural ones and those to attack each by themselves.
+        outside: Share of the people who are held out of the classes; all of their images are natural examples. They are
+            shared out by people, and fewer than three are none.
         seed: Of the draw.
 
     Raises:
@@ -171,6 +176,8 @@ def draw_splits(
     if not (0 < validate < 1 and 0 < test < 1 and validate + test < 1):
         raise ArgumentError(f"validate and test: expected shares above 0 with a sum below 1, got {validate} and {test}")
     check_one_of("split_by", by, SPLITS)
+    if not 0 <= outside < 1:
+        raise ArgumentError(f"outside: expected a share in [0, 1), got {outside}")
     grouped = by_identity(names)
     people = sorted(grouped)
     if len(people) < 3:
@@ -183,6 +190,10 @@ def draw_splits(
             f"every person, got fewer for {len(few)} of {len(people)} people, first {few[0]!r} with "
             f"{len(grouped[few[0]])}"
         )
+    strangers = _outside(people, outside, validate, test, seed)
+    people = [person for person in people if person not in strangers]
+    if len(people) < 3:
+        raise ArgumentError(f"outside: expected a share that leaves at least 3 people as classes, got {outside}")
     rest: list[str] = []
     calm: list[str] = []
     moved: list[str] = []
@@ -198,24 +209,35 @@ def draw_splits(
             others = [other for other in people if other != person]
             targets[name] = others[int(_draw(seed, name).integers(len(others)))]
     if by == "people":
-        part_of = _share_out(people, validate, test, seed)
+        part_of = share_out(people, validate, test, seed)
         parts = {name: part_of[name.rpartition("/")[0]] for name in (*calm, *moved)}
     else:
-        parts = {**_share_out(calm, validate, test, seed), **_share_out(moved, validate, test, seed)}
+        parts = {**share_out(calm, validate, test, seed), **share_out(moved, validate, test, seed)}
     return Splits(
         people=tuple(people),
         rest=tuple(rest),
         natural={part: tuple(name for name in calm if parts[name] == part) for part in PARTS},
         attacked={part: tuple(name for name in moved if parts[name] == part) for part in PARTS},
         targets=targets,
+        outside={part: tuple(n for p, own in strangers.items() if own == part for n in grouped[p]) for part in PARTS},
     )
+
+
+def _outside(people: Sequence[str], share: float, validate: float, test: float, seed: int) -> dict[str, str]:
+    """The part of each person who is no class."""
+    count = round(share * len(people))
+    if count < len(PARTS):
+        return {}
+    order = np.random.Generator(np.random.PCG64([seed, 1])).permutation(len(people))
+    return share_out(sorted(people[k] for k in order[:count]), validate, test, seed)
 
 
 def _draw(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, face_id(name)]))
 
 
-def _share_out(names: Sequence[str], validate: float, test: float, seed: int) -> dict[str, str]:
+def share_out(names: Sequence[str], validate: float, test: float, seed: int) -> dict[str, str]:
+    """The part of each of three names or more, by shares, and at least one of each part."""
     count = len(names)
     tests = max(1, round(test * count))
     validates = max(1, round(validate * count))

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
-from fastadv.data import FaceSource, read_image, to_tensor
+from fastadv.data import Face, FaceSource, read_image, to_tensor
+from fastadv.data.dealt_pairs import by_identity
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
+from fastadv.runs.inputs import open_faces_of
+from fastadv.studies.detection.controls import Control
 from fastadv.studies.detection.features import Features, extract, kept
-from fastadv.studies.detection.plan import Splits
+from fastadv.studies.detection.plan import PARTS, Splits, share_out
 
 TARGETED, UNTARGETED = "targeted", "untargeted"
 
@@ -24,6 +29,54 @@ TARGETED, UNTARGETED = "targeted", "untargeted"
 def kind(targeted: bool) -> str:
     """``"targeted"`` or ``"untargeted"``."""
     return TARGETED if targeted else UNTARGETED
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OtherFaces:
+    """Natural faces of another source than the study's: another camera, another crop.
+
+    Attributes:
+        label: The folder as it was given.
+        source: The faces.
+        parts: Their names by part, of each at most as many as the study has natural images there.
+        content: Digest of all images of the source.
+    """
+
+    label: str
+    source: FaceSource
+    parts: Mapping[str, tuple[str, ...]]
+    content: str
+
+
+def open_other(
+    folder: str, model: FaceModel, splits: Splits, *, shares: tuple[float, float] | None, seed: int
+) -> OtherFaces:
+    """Open a further source, and share its people out; its images where they are of fewer than three people.
+
+    Args:
+        folder: As ``open_faces`` takes it.
+        model: Whose size the faces have.
+        splits: How many images there are of each part.
+        shares: That validate, and that test; None: all of them test.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Fewer than three images, or an image that cannot be used.
+        SourceError, AlignmentError: The folder cannot be read.
+    """
+    source = open_faces_of(model, Path(folder))
+    if len(source.names) < len(PARTS):
+        raise ArgumentError(f"also_natural: expected at least {len(PARTS)} images in {folder}, got {len(source.names)}")
+    source.check(source.names)
+    grouped = by_identity(source.names)
+    units = grouped if len(grouped) >= len(PARTS) else {name: [name] for name in source.names}
+    part_of = dict.fromkeys(units, "test") if shares is None else share_out(list(units), *shares, seed)
+    parts = {}
+    for part in PARTS:
+        own = [name for unit, names in units.items() if part_of[unit] == part for name in names]
+        order = np.random.Generator(np.random.PCG64([seed, 2])).permutation(len(own))
+        parts[part] = tuple(sorted(own[k] for k in order[: len(splits.natural[part])]))
+    return OtherFaces(label=folder, source=source, parts=parts, content=source.identity()["images"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +91,8 @@ class Setting:
         layers: To tap.
         path: The study's folder.
         engine: How attacks are run, with every choice made.
+        controls: Harmless changes that are natural examples of the fit; with any, noise of an attack's L2 norm is too.
+        others: Further sources whose faces are natural examples of the fit.
         seed: Of every random number.
         progress: Told of every stage.
     """
@@ -49,6 +104,8 @@ class Setting:
     layers: tuple[str, ...]
     path: Path
     engine: Engine
+    controls: tuple[Control, ...] = ()
+    others: tuple[OtherFaces, ...] = ()
     seed: int = 0
     progress: Progress = silent
 
@@ -73,25 +130,33 @@ class Setting:
     def clean(self, stage: str, names: Sequence[str]) -> Features:
         """The network's view of images as they are."""
 
-        def images() -> Iterator[Tensor]:
-            with self.source.stream(names) as faces:
-                for face in faces:
-                    yield face.image
-
-        return self._kept(stage, self.weights, names, images())
+        return self.tapped(stage, "", names, (face.image for face in self.faces(names)))
 
     def changed(self, stage: str, key: str, names: Sequence[str], files: Sequence[Path]) -> Features:
         """The network's view of written images."""
-        return self._kept(stage, f"{self.weights} {key}", names, (to_tensor(read_image(file)) for file in files))
+        return self.tapped(stage, f" {key}", names, (to_tensor(read_image(file)) for file in files))
 
-    def _kept(self, stage: str, key: str, names: Sequence[str], images: Iterator[Tensor]) -> Features:
+    def faces(self, names: Sequence[str]) -> Iterator[Face]:
+        """The named faces of the study's source, read ahead."""
+        with self.source.stream(names) as faces:
+            yield from faces
+
+    def tapped(self, stage: str, key: str, names: Sequence[str], images: Iterator[Tensor]) -> Features:
+        """The network's view of images, or what an earlier call has kept of it.
+
+        Args:
+            stage: Of the progress, and of the file.
+            key: What the images depend on besides their names; those of another key are tapped anew.
+            names: Of the images.
+            images: Each ``(3, H, W)``; read only where nothing is kept.
+        """
         file = self.path / "features" / f"{stage.replace('/', '-')}.safetensors"
         title = f"tapping {stage}"
 
         def make() -> Features:
             return extract(self.model, self.layers, names, images, stage=title, progress=self.progress)
 
-        made = kept(file, key, self.layers, names, make)
+        made = kept(file, f"{self.weights}{key}", self.layers, names, make)
         self.progress(title, len(names), len(names))
         return made
 

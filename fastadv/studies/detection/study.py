@@ -18,6 +18,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, read_manifest
+from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.hashes import KEPT
 from fastadv.data.run_files import FolderKind, check_images, held
 from fastadv.detection import LayerTap
@@ -25,8 +26,10 @@ from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
+from fastadv.runs.inputs import open_faces_of
+from fastadv.studies.detection.controls import Control, check_controls, fitted_controls
 from fastadv.studies.detection.plan import Selection, Splits, draw_splits, fit_classes
-from fastadv.studies.detection.setting import Setting
+from fastadv.studies.detection.setting import OtherFaces, Setting, open_other
 from fastadv.training import HeadConfig, save_weights, train_head
 
 STUDY = "study.json"
@@ -69,14 +72,18 @@ class StudyConfig:
         attacked: Images of each person to attack.
         validate: Share that stops the fit and draws the thresholds.
         test: Share that measures.
-        split_by: What is shared out: ``"images"`` or ``"people"``.
+        split_by: What is shared out: ``"people"`` or ``"images"``.
+        controls: Harmless changes of the natural images that are natural examples too, besides noise of the L2 norm of
+            each adversarial image; None: ``fitted_controls``; (): neither, as in the paper.
+        also_natural: Folders of faces of another source, as ``open_faces`` takes them, that are natural examples too.
+        outside: Share of the people who are no class, and natural examples too.
         layers: To tap; None: the network's own.
         new_head: Train a class head although the network has one.
         classes: Who each logit of the network's own head is, or None.
         seed: Of every random number.
 
     Raises:
-        ValueError: No attack and no run, or an attack twice.
+        ValueError: No attack and no run, or an attack, a control or a folder twice.
     """
 
     attacks: tuple[AttackSpec, ...]
@@ -85,7 +92,10 @@ class StudyConfig:
     attacked: int = 10
     validate: float = 0.15
     test: float = 0.35
-    split_by: str = "images"
+    split_by: str = "people"
+    controls: tuple[Control, ...] | None = None
+    also_natural: tuple[str, ...] = ()
+    outside: float = 0.15
     layers: tuple[str, ...] | None = None
     new_head: bool = False
     classes: tuple[str, ...] | None = None
@@ -95,8 +105,12 @@ class StudyConfig:
         check_attacks(self.attacks)
         if not self.attacks and not self.runs:
             raise ArgumentError("attack: expected at least one, or a run of one, got none")
-        if len(set(self.runs)) != len(self.runs):
-            raise ArgumentError(f"runs: expected different folders, got {', '.join(self.runs)}")
+        if self.controls is None:
+            object.__setattr__(self, "controls", fitted_controls(self.attacks))
+        check_controls(self.controls or ())
+        for name, folders in (("runs", self.runs), ("also_natural", self.also_natural)):
+            if len(set(folders)) != len(folders):
+                raise ArgumentError(f"{name}: expected different folders, got {', '.join(folders)}")
 
     def split(self, names: Sequence[str]) -> Splits:
         """Whose images go where.
@@ -111,6 +125,7 @@ class StudyConfig:
             validate=self.validate,
             test=self.test,
             by=self.split_by,
+            outside=self.outside,
             seed=self.seed,
         )
 
@@ -123,7 +138,8 @@ class StudyConfig:
         """
         plain = {field.name: values[field.name] for field in fields(StudyConfig)}
         plain["attacks"] = tuple(AttackSpec(**spec) for spec in plain["attacks"])
-        for name in ("runs", "layers", "classes"):
+        plain["controls"] = tuple(Control(**control) for control in plain["controls"])
+        for name in ("runs", "also_natural", "layers", "classes"):
             plain[name] = None if plain[name] is None else tuple(plain[name])
         return StudyConfig(**plain)
 
@@ -188,10 +204,17 @@ def identity_of(
         engine=engine,
         seed=config.seed,
         faces=UsedFaces(source=source, landmarks=landmarks),
+        others=_others(config, model),
         out=path,
         rules=rules,
         kind=STUDY_FOLDER,
     )
+
+
+def _others(config: StudyConfig, model: FaceModel) -> dict[str, UsedFaces]:
+    return {
+        f"also_natural {folder}": UsedFaces(source=open_faces_of(model, Path(folder))) for folder in config.also_natural
+    }
 
 
 def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[Splits, tuple[str, ...] | None]:
@@ -205,11 +228,18 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
     for run in config.runs:
         check_images(Path(run), read_manifest(run))
     splits = config.split(source.names)
+    _opened(config, model, splits)
     if model.head is None or config.new_head:
         return splits, None
     if not isinstance(model.head, nn.Linear):
         raise ArgumentError(f"model: expected a linear class head, got {type(model.head).__name__}; train a new head")
-    return splits, fit_classes(model.head.out_features, splits.people, config.classes)
+    people = tuple(sorted(by_identity(source.names))) if config.classes is None else splits.people
+    return splits, fit_classes(model.head.out_features, people, config.classes)
+
+
+def _opened(config: StudyConfig, model: FaceModel, splits: Splits) -> tuple[OtherFaces, ...]:
+    shares = (config.validate, config.test)
+    return tuple(open_other(each, model, splits, shares=shares, seed=config.seed) for each in config.also_natural)
 
 
 def begin(
@@ -251,6 +281,8 @@ def begin(
         classes=classes,
         splits=splits,
         layers=config.layers or model.layers,
+        controls=config.controls or (),
+        others=_opened(config, model, splits),
         path=path,
         engine=engine,
         seed=config.seed,
@@ -273,7 +305,8 @@ def reopen(
         engine = Engine(**saved["engine"]).resolve(model)
     except (KeyError, TypeError, ValueError) as error:
         raise ArgumentError(f"{path / STUDY}: expected the description of a study, got {error!r}") from error
-    own = RunIdentity.of("detect", model=model, seed=config.seed, faces=UsedFaces(source=source), out=path)
+    faces, others = UsedFaces(source=source), _others(config, model)
+    own = RunIdentity.of("detect", model=model, seed=config.seed, faces=faces, others=others, out=path)
     found = difference(
         {name: saved.get(name) for name in own.config},
         json.loads(json.dumps(dict(own.config))),

@@ -38,7 +38,8 @@ class Study:
             "attacked": 3,
             "validate": 0.25,
             "test": 0.25,
-            "split_by": "people",
+            "controls": (),
+            "outside": 0.0,
             "classes": self.classes,
             **more,
         }

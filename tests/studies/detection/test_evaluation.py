@@ -17,7 +17,7 @@ from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import study as detect_study
 from fastadv.studies.detection.adaptive import adaptive_rows
 from fastadv.studies.detection.evaluate import EvaluateConfig
-from fastadv.studies.detection.features import extract
+from fastadv.studies.detection.features import extract, scores_of
 from fastadv.studies.detection.fit import EVALUATION
 from fastadv.studies.detection.knn import knn_rows
 from fastadv.studies.detection.setting import look
@@ -27,15 +27,15 @@ def test_the_test_people_decide_the_evaluation(study, evaluated, model, plan):
     path, made = study
     detector = load_detector(path / "detectors" / "lstm-medoid-cosine.safetensors")
     calm_names = plan.splits().natural["test"]
-    calm = detect_evaluate.scores_of(
+    calm = scores_of(
         detector, extract(model, detector.layers, calm_names, [plan.people.load(n).image for n in calm_names])
     )
     for targeted in (True, False):
         parts = [c.part(plan.splits().attacked["test"]) for c in made.cells if c.targeted is targeted]
-        attacked = torch.cat([detect_evaluate.scores_of(detector, p) for p in parts if p is not None])
+        attacked = torch.cat([scores_of(detector, p) for p in parts if p is not None])
         (row,) = [
             m
-            for m in evaluated.measured
+            for m in evaluated.compared.measured
             if (m.detector, m.family, m.targeted, m.variant) == ("lstm-medoid-cosine", "bim", targeted, "")
         ]
         assert row.area.value == pytest.approx(auc(calm, attacked), abs=1e-6)
@@ -52,7 +52,7 @@ def test_the_test_people_decide_the_evaluation(study, evaluated, model, plan):
 def test_unseen_attacks_are_made_of_the_test_people_only(study, evaluated, plan):
     rows = read_manifest(study[0] / "attacks" / "fgsm@12-255-untargeted")
     assert {row.name for row in rows} <= set(plan.splits().attacked["test"])
-    unseen = [m for m in evaluated.measured if m.family == "fgsm"]
+    unseen = [m for m in evaluated.compared.measured if m.family == "fgsm"]
     assert unseen
     assert not any(m.seen for m in unseen)
     assert {m.detector for m in unseen} >= {"lstm-medoid-cosine", "mlp-medoid-cosine", "Mahalanobis", "LID", "deep kNN"}

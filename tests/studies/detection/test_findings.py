@@ -27,6 +27,8 @@ def row(detector: str, family: str, targeted: bool, value: float, seen: bool = T
         area=area(value, half),
         found=(None, None, None),
         images=9,
+        intervals=(None, None, None),
+        natural=9,
     )
 
 

@@ -22,7 +22,7 @@ from fastadv.runs.goals import GoalChoice
 from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import plan as detect_plan
 from fastadv.studies.detection import score as detect_score
-from fastadv.studies.detection.features import extract, kept
+from fastadv.studies.detection.features import extract, kept, scores_of
 from fastadv.studies.detection.fit import CONFIGURATIONS, EVALUATION, FITTED
 from fastadv.studies.detection.plan import Selection
 from fastadv.studies.detection.score import score_folder
@@ -81,10 +81,10 @@ def test_detectors_are_calibrated_on_the_people_that_validate(study, model, plan
     found = next(d for d in made.detectors if d.configuration.label == "mlp-medoid-cosine")
     assert set(found.aucs) == {"bim targeted", "bim untargeted"}
     images = [plan.people.load(name).image for name in natural]
-    calm = detect_evaluate.scores_of(saved, extract(model, saved.layers, natural, images))
+    calm = scores_of(saved, extract(model, saved.layers, natural, images))
     attacked = torch.cat(
         [
-            detect_evaluate.scores_of(saved, part)
+            scores_of(saved, part)
             for cell in made.cells
             if cell.targeted and (part := cell.part(plan.splits().attacked["validate"])) is not None
         ]

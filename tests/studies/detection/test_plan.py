@@ -49,12 +49,30 @@ def test_what_is_drawn_of_a_person_does_not_depend_on_the_others(plan):
     assert set(other.rest) != set(whole.rest)
 
 
+def test_people_outside_the_classes_are_drawn_by_the_seed_and_shared_out(plan):
+    def draw(seed=1, outside=0.4, by="people"):
+        return draw_splits(plan.people.names, natural=2, attacked=2, outside=outside, by=by, seed=seed)
+
+    found = draw()
+    owners = {part: {n.rpartition("/")[0] for n in names} for part, names in found.outside.items()}
+    assert [len(people) for people in owners.values()] == [1, 1, 1]
+    everybody = {name.rpartition("/")[0] for name in plan.people.names}
+    assert set.union(*owners.values()) == everybody - set(found.people)
+    assert all(len(names) == 16 for names in found.outside.values())
+    assert found.outside == draw(by="images").outside == draw().outside != draw(seed=2).outside
+    assert set(found.targets.values()) <= set(found.people)
+    assert draw(outside=0.3).outside == dict.fromkeys(detect_plan.PARTS, ())  # two of eight are too few to share out
+    assert len(draw(outside=0.0).people) == 8
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
         ({"natural": 0}, "natural: expected at least 1, got 0"),
         ({"attacked": 0}, "attacked: expected at least 1, got 0"),
-        ({"by": "sex"}, "split_by: expected one of images, people, got 'sex'"),
+        ({"by": "sex"}, "split_by: expected one of people, images, got 'sex'"),
+        ({"outside": 1.0}, r"outside: expected a share in \[0, 1\), got 1.0"),
+        ({"outside": 0.8}, "outside: expected a share that leaves at least 3 people as classes, got 0.8"),
         ({"test": 1.0}, "validate and test: expected shares above 0 with a sum below 1"),
         ({"natural": 12}, r"expected 12 \+ 2 images and 3 for the class head of every person, got fewer for 8 of 8"),
     ],
