@@ -8,8 +8,8 @@
 namespace fastadv::cuda {
 namespace {
 
-// Where the distance of feature n and centroid k is put, that of a row and a column of a rectangle: in the result, whose
-// addresses are made when they are wanted and take no registers before, or in shared memory.
+// Where the distance of feature n and centroid k is put, that of a row and a column of a rectangle: in the result,
+// whose addresses are made when they are wanted and take no registers before, or in shared memory.
 struct InResult {
   __device__ __forceinline__ float* at(const DistanceArgs& args, int index, int64_t n, int64_t k, int, int) const {
     return args.out + distance_row(args, n, index) + k;
