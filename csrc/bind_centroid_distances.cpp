@@ -49,9 +49,9 @@ void cpu::scale_vectors(DistanceArgs& args, int threads, int isa) {
       [&](const DistanceLayer& layer) { return parts(vectors, layer.tile); }, threads);
 }
 
-void cpu::centroid_distances(DistanceArgs& args, int threads, int isa) {
+void cpu::centroid_distances(DistanceArgs& args, int threads, int isa, bool scaled) {
   threads = useful_threads(args, threads);
-  if (args.metric == kMetricCosine) scale_vectors(args, threads, isa);
+  if (args.metric == kMetricCosine && !scaled) scale_vectors(args, threads, isa);
   set_tiles(args, 1 << 15);
   run(args, FASTADV_PICK(isa, centroid_distances_task),
       [&](const DistanceLayer& layer) { return parts(args.centroids, layer.tile); }, threads);

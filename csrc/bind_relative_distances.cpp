@@ -12,13 +12,13 @@
 
 namespace fastadv {
 
-void cpu::relative_distances(RelativeArgs& args, int threads, int isa) {
+void cpu::relative_distances(RelativeArgs& args, int threads, int isa, bool scaled) {
   DistanceArgs& all = args.distances;
   const int useful = useful_threads(all, threads);
   const auto each = [&](int64_t tasks, auto task) {
     parallel(tasks, useful, [&](int64_t index) { task(args, index); });
   };
-  if (all.metric == kMetricCosine) scale_vectors(all, useful, isa);
+  if (all.metric == kMetricCosine && !scaled) scale_vectors(all, useful, isa);
   if (!args.choose) each(all.images, FASTADV_PICK(isa, relative_own_task));
   for (int i = 0; i < all.layers; ++i)
     all.layer[i].tile = std::max<int64_t>(1, (1 << 15) / (all.layer[i].channels * args.part));

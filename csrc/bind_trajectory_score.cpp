@@ -1,9 +1,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
@@ -12,7 +14,8 @@
 #include "pointers.h"
 #include "registration.h"
 
-// pooled_centroid_distances or pooled_relative_distances and a detector's network in one call, for the latency of a guard on a CPU.
+// pooled_centroid_distances or pooled_relative_distances and a detector's network in one call, for the latency of a
+// guard on a CPU.
 namespace fastadv {
 namespace {
 
@@ -24,6 +27,7 @@ struct PreparedScore {
   bool relative;         // the network reads the distances relative to a class
   int64_t channels = 0;  // of all layers
   TrajectoryScoreArgs network = {};
+  std::vector<float> norms;  // cosine: (layers, templates), what the operations make of the centroids again and again
 
   // `parameters`: addresses of mean, scale, first, bias, recurrent, last.
   PreparedScore(Integers layers, int measure, int64_t classes, bool relative_reading, int kind, int64_t hidden,
@@ -45,6 +49,9 @@ struct PreparedScore {
     network.width = kind == kRecurrent ? 4 * network.lanes : network.lanes;
     network.row = channels + 3;
     network.kind = kind;
+    if (metric != kMetricCosine) return;
+    norms.resize(static_cast<size_t>(network.layers * templates));
+    scale(nullptr, norms.data(), 0, 0, templates, cpu::kBaseline);  // the same bits on every instruction set
   }
 
   // float32 numbers that a call needs beside its result
@@ -93,8 +100,27 @@ struct PreparedScore {
     }
   }
 
+  // 1 / norm of the vectors [first, last) of every layer, its centroids and then its features.
+  void scale(const float* pooled, float* scales, int64_t images, int64_t first, int64_t last, int isa) const {
+    DistanceArgs args = distance_args(metric, reinterpret_cast<Address>(scales), 0, images, templates);
+    args.layers = 1;
+    for (int64_t layer = 0; layer < network.layers; ++layer) {
+      const int64_t* values = centroids.data() + 3 * layer;
+      args.first_layer = layer;
+      args.layer[0] = {pooled, pointer<const float>(static_cast<Address>(values[0])), values[1], network.row, values[2],
+                       0, 1, 0};
+      for (int64_t i = first; i < last; ++i) FASTADV_PICK(isa, centroid_scales_task)(args, i);
+      if (pooled != nullptr) pooled += values[1];
+    }
+  }
+
   void measure(const float* pooled, float* scales, float* out, Address own, int64_t images, int threads,
                int isa) const {
+    if (metric == kMetricCosine) {
+      for (int64_t layer = 0; layer < network.layers; ++layer)
+        std::copy_n(norms.data() + layer * templates, templates, scales + layer * (templates + images));
+      scale(pooled, scales, images, templates, templates + images, isa);
+    }
     Integers layers;
     for (size_t i = 0; i < centroids.size(); i += 3) {
       layers.insert(layers.end(), {static_cast<int64_t>(reinterpret_cast<Address>(pooled)), centroids[i],
@@ -103,13 +129,15 @@ struct PreparedScore {
     }
     const DistanceArgs common = distance_args(metric, reinterpret_cast<Address>(scales), reinterpret_cast<Address>(out),
                                               images, templates);
-    if (!relative)
-      return for_distances(layers, common, [&](DistanceArgs& args) { cpu::centroid_distances(args, threads, isa); });
+    if (!relative) {
+      return for_distances(layers, common,
+                           [&](DistanceArgs& args) { cpu::centroid_distances(args, threads, isa, true); });
+    }
     float* after = scales + (metric == kMetricCosine ? network.layers * (templates + images) : 0);
     const Address chosen = (reinterpret_cast<Address>(after) + 7) / 8 * 8;
     const Address seen = chosen + 8 * static_cast<Address>(images);
     for_readings(layers, common, own == 0 ? chosen : own, own == 0, seen,
-                 [&](RelativeArgs& args) { cpu::relative_distances(args, threads, isa); });
+                 [&](RelativeArgs& args) { cpu::relative_distances(args, threads, isa, true); });
   }
 
   static void score(const TrajectoryScoreArgs& args, int threads, int isa) {

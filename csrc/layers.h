@@ -104,8 +104,9 @@ namespace cpu {
 void average_pool(PoolArgs& args, int threads, int isa);
 int useful_threads(const DistanceArgs& args, int threads);
 void scale_vectors(DistanceArgs& args, int threads, int isa);
-void centroid_distances(DistanceArgs& args, int threads, int isa);
-void relative_distances(RelativeArgs& args, int threads, int isa);
+// scaled: the inverse norms of the cosine distance are there already
+void centroid_distances(DistanceArgs& args, int threads, int isa, bool scaled = false);
+void relative_distances(RelativeArgs& args, int threads, int isa, bool scaled = false);
 }  // namespace cpu
 
 }  // namespace fastadv

@@ -195,8 +195,8 @@ inline bool lost(double squares, float f_scale, float c_scale) {
 }
 
 template <bool kCosine>
-__attribute__((noinline, cold)) float wide_distance(const DistanceLayer& layer, const float* feature, float f_scale, const float* centroid,
-                    float c_scale) {
+__attribute__((noinline, cold)) float wide_distance(const DistanceLayer& layer, const float* feature, float f_scale,
+                                                    const float* centroid, float c_scale) {
   const int64_t channels = layer.channels;
   if (!kCosine) return finish_l2(wide_difference(feature, 1.0, centroid, 1.0, channels, 0, 1));
   const double f = wide_inverse_norm(feature, channels, f_scale);
@@ -215,8 +215,8 @@ inline Group group_of(const DistanceLayer& layer, const float* c_scales, int64_t
   return group;
 }
 
-// The distances of `rows` features from `first` on, at most kRows, to the first `count` centroids of a group, into `out`,
-// whose rows are `stride` apart.
+// The distances of `rows` features from `first` on, at most kRows, to the first `count` centroids of a group, into
+// `out`, whose rows are `stride` apart.
 template <bool kCosine>
 void measure_rows(const DistanceLayer& layer, const float* f_scales, const Group& group, int64_t first, int64_t rows,
                   int64_t count, float* out, int64_t stride) {

@@ -14,7 +14,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
 from fastadv.ops.declaration import OPERATIONS
-from fastadv.ops.layers import METRICS, READING, check_classes, check_metric, check_own, described
+from fastadv.ops.layers import METRICS, READING, Described, check_classes, check_metric, check_own, described
 
 #: What of the distances a detector's network reads.
 READINGS = ("raw", "relative")
@@ -130,7 +130,7 @@ class PreparedScore:
         layouts = self._known.get(key)
         if layouts is None:
             values = self._checked(values)
-            pairs = [described(value) for value in values]
+            pairs = [*(described(value) for value in values[:-1]), _in_a_row(*described(values[-1]))]
             layouts = [(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs]
             as_it_is = None not in key and all(a is b for a, (b, _) in zip(values, pairs, strict=True))
             if as_it_is and len(self._known) < _MOST_KNOWN:
@@ -187,6 +187,14 @@ def _form(value: object) -> object:
     if not isinstance(value, Tensor) or not checks.has_memory(value):
         return None
     return value.shape, value.stride(), value.dtype, value.is_cpu
+
+
+def _in_a_row(images: Tensor, sizes: tuple[int, ...]) -> Described:
+    """Dense images as if they were contiguous: all that is asked of one is whether its numbers are finite."""
+    channels, positions, of_image, of_channel, of_position = sizes
+    if (of_channel, of_position) == (1, channels):
+        return images, (channels, positions, of_image, positions, 1)
+    return images, sizes
 
 
 def _check_map(name: str, value: Any, channels: int | None) -> None:

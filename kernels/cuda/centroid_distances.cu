@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, 3) distances_kernel(const __grid_con
     const int64_t n0 = (local - tile * row_tiles) * kRows;
     const int64_t k0 = tile * kCentroids + int64_t{warp} * kColumns;
     if (k0 >= args.centroids) continue;
-    few_distances<kCosine, kWidth, kRows, kColumns>(args, index, n0, k0, lane, in_result(args, index, n0, k0));
+    few_distances<kCosine, kWidth, kRows, kColumns>(args, index, n0, k0, lane, InResult{});
   }
 }
 
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kTileThreads, 1) tile_kernel(const __grid_cons
   const int64_t local = task - args.layer[index].first_task;
   const int64_t tile = local / row_tiles;
   const int64_t n0 = (local - tile * row_tiles) * kTile;
-  tile_distances<kCosine>(args, index, n0, tile * kTile, in_result(args, index, n0, tile * kTile));
+  tile_distances<kCosine>(args, index, n0, tile * kTile, InResult{});
 }
 
 template <bool kCosine>

@@ -8,17 +8,36 @@
 namespace fastadv::cuda {
 namespace {
 
-// Where the distances of a rectangle of features and centroids are put.
-struct Place {
-  float* first;
-  int64_t stride;  // from one feature to the next
-
-  __device__ __forceinline__ float* of(int row, int column) const { return first + row * stride + column; }
+// Where the distance of feature n and centroid k is put, that of a row and a column of a rectangle: in the result,
+// whose addresses are made when they are wanted and take no registers before, or in shared memory.
+struct InResult {
+  __device__ __forceinline__ float* at(const DistanceArgs& args, int index, int64_t n, int64_t k, int, int) const {
+    return args.out + distance_row(args, n, index) + k;
+  }
+  __device__ __forceinline__ InResult moved(int, int) const { return {}; }
+  __device__ __forceinline__ int layer(int index) const { return index; }
+  __device__ __forceinline__ int64_t image(int64_t n0) const { return n0; }
 };
 
-__device__ __forceinline__ Place in_result(const DistanceArgs& args, int index, int64_t n0, int64_t k0) {
-  return {args.out + distance_row(args, n0, index) + k0, args.all_layers * args.centroids};
-}
+template <int kStride>  // between rows
+struct InShared {
+  float* first;
+
+  __device__ __forceinline__ float* at(const DistanceArgs&, int, int64_t, int64_t, int row, int column) const {
+    return first + row * kStride + column;
+  }
+  __device__ __forceinline__ InShared moved(int row, int column) const { return {first + row * kStride + column}; }
+};
+
+// The same where layer and first image lie in shared memory too, to be read again behind the sums.
+template <int kStride>
+struct InTile : InShared<kStride> {
+  const volatile int* index;
+  const volatile int* n0;
+
+  __device__ __forceinline__ int layer(int) const { return *index; }
+  __device__ __forceinline__ int64_t image(int64_t) const { return *n0; }
+};
 
 // The warp's sums of kHeld numbers of each lane, with the bits of warp_sum and fewer shuffles: at every step a lane
 // keeps half of its numbers and hands over the others. Lane l ends with the sums of the numbers from l * kHeld / 32 on.
@@ -41,16 +60,16 @@ __device__ __forceinline__ void fold_lanes(float (&value)[kCount], int lane) {
 }
 
 // Of the distances of a warp those that are marked. Behind the loops of the kernel, whose registers it may have.
-template <bool kCosine, int kRows, int kColumns>
+template <bool kCosine, int kRows, int kColumns, class Place>
 __device__ __forceinline__ void measure_again(const DistanceArgs& args, int index, int64_t n0, int64_t k0, int lane,
-                                              const Place& place) {
+                                              Place place) {
   const DistanceLayer& layer = args.layer[index];
 #pragma unroll 1
   for (int pair = 0; pair < kRows * kColumns; ++pair) {
     const int64_t n = n0 + pair / kColumns;
     const int64_t k = k0 + pair % kColumns;
     if (n >= args.images || k >= args.centroids) continue;
-    float* out = place.of(pair / kColumns, pair % kColumns);
+    float* out = place.at(args, index, n, k, pair / kColumns, pair % kColumns);
     if (*out != kMeasureAgain) continue;
     const float* feature = layer.features + n * layer.feature_stride;
     const float* centroid = layer.centroids + k * layer.centroid_stride;
@@ -72,9 +91,9 @@ __device__ __forceinline__ void measure_again(const DistanceArgs& args, int inde
 
 // From squares to distances, those of a warp: kRows features from n0 on, kColumns centroids from k0 on, `squares` as
 // fold_lanes leaves them. Past the end nothing is written.
-template <bool kCosine, int kRows, int kColumns>
+template <bool kCosine, int kRows, int kColumns, class Place>
 __device__ __forceinline__ void finish(const DistanceArgs& args, int index, int64_t n0, int64_t k0, int lane,
-                                       const float* squares, const Place& place) {
+                                       const float* squares, Place place) {
   constexpr int kEach = kRows * kColumns < 32 ? 1 : kRows * kColumns / 32;  // sums of a lane
   constexpr int kSame = 32 * kEach / (kRows * kColumns);                    // lanes that hold the same
   bool lost = false;
@@ -94,7 +113,7 @@ __device__ __forceinline__ void finish(const DistanceArgs& args, int index, int6
       distance = sqrtf(squares[j]);
     }
     lost |= distance == kMeasureAgain;
-    *place.of(pair / kColumns, pair % kColumns) = distance;
+    *place.at(args, index, n, k, pair / kColumns, pair % kColumns) = distance;
   }
   if (!__any_sync(kAll, lost)) return;
   __syncwarp();  // the marks are written
@@ -103,9 +122,9 @@ __device__ __forceinline__ void finish(const DistanceArgs& args, int index, int6
 
 // For few images: a warp has kRows features from n0 on and kColumns centroids from k0 on. Those past the end repeat the
 // last one and are not written.
-template <bool kCosine, int kWidth, int kRows, int kColumns>
+template <bool kCosine, int kWidth, int kRows, int kColumns, class Place>
 __device__ __forceinline__ void few_distances(const DistanceArgs& args, int index, int64_t n0, int64_t k0, int lane,
-                                              const Place& place) {
+                                              Place place) {
   const DistanceLayer& layer = args.layer[index];
   const float* feature[kRows];
   const float* centroid[kColumns];
@@ -168,9 +187,9 @@ constexpr int kFetched = kVectors / (kTileThreads / 32);  // of a warp
 constexpr int kTileMemory = 2 * kVectors * kSlab * static_cast<int>(sizeof(float));  // two stages
 constexpr int64_t kFew = 8;
 
-template <bool kCosine>
+template <bool kCosine, class Place>
 __device__ __forceinline__ void tile_distances(const DistanceArgs& args, int index, int64_t n0, int64_t k0,
-                                               const Place& place) {
+                                               Place place) {
   extern __shared__ float4 memory[];
   // The four channels of lane l as two pairs, in [0][l] and [1][l]: half the registers, and no bank is asked twice.
   using Pair = Pack<float, 2>;
@@ -246,8 +265,8 @@ __device__ __forceinline__ void tile_distances(const DistanceArgs& args, int ind
     __syncthreads();  // the stage has been read
   }
   fold_lanes<16, kPatch * kPatch>(sum, lane);
-  finish<kCosine, kPatch, kPatch>(args, index, n0 + row, k0 + column, lane, sum,
-                                   {place.of(row, column), place.stride});
+  finish<kCosine, kPatch, kPatch>(args, place.layer(index), place.image(n0) + row, k0 + column, lane, sum,
+                                   place.moved(row, column));
 }
 
 inline bool wide_rows(const DistanceArgs& args) {

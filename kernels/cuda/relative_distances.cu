@@ -20,78 +20,94 @@ __device__ __forceinline__ Seen seen_by_warp(Seen seen, bool choose) {
 
 // kTiled: the distances of many images, in the tiles of tile_distances; else as few_distances makes them.
 template <bool kCosine, bool kTiled, int kWidth>
-__global__ void __launch_bounds__(kTiled ? kTileThreads : kThreads, kTiled ? 1 : 3)
-    relative_kernel(const __grid_constant__ RelativeArgs args) {
-  constexpr int kImages = kTiled ? kTile : kRows;                             // of a block
-  constexpr int kEach = kTiled ? kTile / (kTileThreads / 32) : 1;             // of a warp, when distances are read
+__device__ __forceinline__ void see_part(const RelativeArgs& args, int64_t task) {
+  constexpr int kImages = kTiled ? kTile : kRows;                  // of a block
+  constexpr int kEach = kTiled ? kTile / (kTileThreads / 32) : 1;  // of a warp, when distances are read
   __shared__ float found[kImages][kTile + 1];
   __shared__ float own[kImages];
+  // What each lane has seen: its own, in shared memory because the sums of distances need the registers.
+  __shared__ double sum[kImages][32];
+  __shared__ float least[kImages][32];
+  __shared__ float second[kImages][32];
+  __shared__ int place[kImages][32];
+  // Where the block is, there for the same reason.
+  __shared__ volatile int index, part, n0, end;
   const DistanceArgs& all = args.distances;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t row_tiles = parts(all.images, kImages);
-  for (int64_t task = blockIdx.x; task < all.tasks; task += gridDim.x) {
-    const int index = layer_of(all, task);
-    const int64_t local = task - all.layer[index].first_task;
-    const int64_t part = local / row_tiles;
-    const int64_t n0 = (local - part * row_tiles) * kImages;
-    const auto mine = [&](int each) { return warp * kEach + each < kImages && n0 + warp * kEach + each < all.images; };
-#pragma unroll 1
-    for (int each = 0; each < kEach && !args.choose; ++each) {
-      if (!mine(each)) continue;
-      const int row = warp * kEach + each;
-      const int64_t k = args.own[n0 + row];
-      if (k >= 0 && k < all.centroids) {
-        few_distances<kCosine, kWidth, 1, 1>(all, index, n0 + row, k, lane, {own + row, 1});
-      } else if (lane == 0) {
-        own[row] = from_bits(0x7fc00000u);
-      }
-      if (part == 0 && lane == 0) *reading_of(args, n0 + row, index) = own[row];
-    }
-    double sum[kEach] = {};
-    float least[kEach];
-    float second[kEach];
-    int place[kEach] = {};
-#pragma unroll
-    for (int each = 0; each < kEach; ++each) least[each] = second[each] = from_bits(0x7f800000u);
-    const int64_t last = (part + 1) * args.part;
-    const int64_t end = last < all.centroids ? last : all.centroids;
-    for (int64_t k = part * args.part; k < end; k += kTile) {
-      if constexpr (kTiled) {
-        tile_distances<kCosine>(all, index, n0, k, {found[0], kTile + 1});
-      } else {
-#pragma unroll 1
-        for (int column = warp * kColumns; column < kTile && k + column < end; column += kCentroids)
-          few_distances<kCosine, kWidth, kRows, kColumns>(all, index, n0, k + column, lane,
-                                                          {found[0] + column, kTile + 1});
-      }
-      __syncthreads();  // the distances, and before them those to the own classes, are written
-#pragma unroll
-      for (int each = 0; each < kEach; ++each) {
-        if (!mine(each) || k + lane >= end) continue;
-        const float value = found[warp * kEach + each][lane];
-        const bool lower = value < least[each];
-        const float other = lower ? least[each] : value;
-        if (lower) least[each] = value;
-        if (other < second[each]) second[each] = other;
-        sum[each] += static_cast<double>(value);
-        if (args.choose) {
-          if (lower) place[each] = static_cast<int>(k) + lane;
-        } else {
-          place[each] += value < own[warp * kEach + each];
-        }
-      }
-      __syncthreads();  // the distances have been read
-    }
-#pragma unroll
-    for (int each = 0; each < kEach; ++each) {
-      if (!mine(each)) continue;
-      const Seen seen = {sum[each], static_cast<double>(least[each]), static_cast<double>(second[each]),
-                         static_cast<double>(place[each])};
-      const Seen together = seen_by_warp(seen, args.choose);
-      if (lane == 0) seen_of(args, index, part)[n0 + warp * kEach + each] = together;
-    }
+  if (threadIdx.x == 0) {
+    const int own_index = layer_of(all, task);
+    const int64_t row_tiles = parts(all.images, kImages);
+    const int64_t local = task - all.layer[own_index].first_task;
+    index = own_index;
+    part = static_cast<int>(local / row_tiles);
+    n0 = static_cast<int>(local % row_tiles) * kImages;
+    const int64_t last = (local / row_tiles + 1) * args.part;
+    end = static_cast<int>(last < all.centroids ? last : all.centroids);
   }
+  __syncthreads();
+  const auto mine = [&](int row) { return row < kImages && n0 + row < all.images; };
+#pragma unroll 1
+  for (int row = warp * kEach; row < (warp + 1) * kEach; ++row) {
+    if (!mine(row)) continue;
+    sum[row][lane] = 0.0;
+    least[row][lane] = second[row][lane] = from_bits(0x7f800000u);
+    place[row][lane] = 0;
+    if (args.choose) continue;
+    const int64_t k = args.own[n0 + row];
+    if (k >= 0 && k < all.centroids) {
+      few_distances<kCosine, kWidth, 1, 1>(all, index, n0 + row, k, lane, InShared<1>{own + row});
+    } else if (lane == 0) {
+      own[row] = from_bits(0x7fc00000u);
+    }
+    if (part == 0 && lane == 0) *reading_of(args, n0 + row, index) = own[row];
+  }
+#pragma unroll 1
+  for (int first = part * static_cast<int>(args.part); first < end; first += kTile) {
+    if constexpr (kTiled) {
+      tile_distances<kCosine>(all, index, n0, first, InTile<kTile + 1>{{found[0]}, &index, &n0});
+    } else {
+#pragma unroll 1
+      for (int column = warp * kColumns; column < kTile && first + column < end; column += kCentroids)
+        few_distances<kCosine, kWidth, kRows, kColumns>(all, index, n0, first + column, lane,
+                                                        InShared<kTile + 1>{found[0] + column});
+    }
+    __syncthreads();  // the distances, and before them those to the own classes, are written
+#pragma unroll 1
+    for (int row = warp * kEach; row < (warp + 1) * kEach; ++row) {
+      if (!mine(row) || first + lane >= end) continue;
+      const float value = found[row][lane];
+      const float before = least[row][lane];
+      const bool lower = value < before;
+      const float other = lower ? before : value;
+      if (lower) least[row][lane] = value;
+      if (other < second[row][lane]) second[row][lane] = other;
+      sum[row][lane] += static_cast<double>(value);
+      if (!args.choose) place[row][lane] += value < own[row];
+      else if (lower) place[row][lane] = first + lane;
+    }
+    __syncthreads();  // the distances have been read
+  }
+#pragma unroll 1
+  for (int row = warp * kEach; row < (warp + 1) * kEach; ++row) {
+    if (!mine(row)) continue;
+    const Seen seen = {sum[row][lane], static_cast<double>(least[row][lane]), static_cast<double>(second[row][lane]),
+                       static_cast<double>(place[row][lane])};
+    const Seen together = seen_by_warp(seen, args.choose);
+    if (lane == 0) seen_of(args, index, part)[n0 + row] = together;
+  }
+  __syncthreads();  // where the block is has been read
+}
+
+template <bool kCosine, int kWidth>
+__global__ void __launch_bounds__(kThreads, 2) relative_kernel(const __grid_constant__ RelativeArgs args) {
+  for (int64_t task = blockIdx.x; task < args.distances.tasks; task += gridDim.x)
+    see_part<kCosine, false, kWidth>(args, task);
+}
+
+template <bool kCosine>
+__global__ void __launch_bounds__(kTileThreads, 1) relative_tile_kernel(const __grid_constant__ RelativeArgs args) {
+  see_part<kCosine, true, 4>(args, args.distances.tasks - 1 - blockIdx.x);  // the last layers have the most channels
 }
 
 // One warp for an image and a layer.
@@ -119,16 +135,14 @@ int read_parts(RelativeArgs args, cudaStream_t queue) {
     return args.parts * parts(all.images, tiled ? kTile : kRows);
   });
   if (tiled) {
-    const auto kernel = relative_kernel<kCosine, true, 4>;
+    const auto kernel = relative_tile_kernel<kCosine>;
     const cudaError_t room = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kTileMemory);
     if (room != cudaSuccess) return room;
-    kernel<<<grid, kTileThreads, kTileMemory, queue>>>(args);
+    kernel<<<static_cast<unsigned>(all.tasks), kTileThreads, kTileMemory, queue>>>(args);
   } else if (wide) {
-    const auto kernel = relative_kernel<kCosine, false, 4>;
-    kernel<<<grid, kThreads, 0, queue>>>(args);
+    relative_kernel<kCosine, 4><<<grid, kThreads, 0, queue>>>(args);
   } else {
-    const auto kernel = relative_kernel<kCosine, false, 1>;
-    kernel<<<grid, kThreads, 0, queue>>>(args);
+    relative_kernel<kCosine, 1><<<grid, kThreads, 0, queue>>>(args);
   }
   relative_finish_kernel<<<grid_for(parts(all.images * all.layers, kWarps)), kThreads, 0, queue>>>(args);
   return cudaGetLastError();

@@ -15,14 +15,18 @@ INF, NAN = tl.constexpr(float("inf")), tl.constexpr(float("nan"))
 
 
 @triton.jit
+def lower_of(a, b):
+    return tl.where(b < a, b, a)
+
+
+@triton.jit
 def seen_together(least, second, place, at, BLOCK: tl.constexpr, CHOOSE: tl.constexpr):
     # Of several: the least and the next distance, and how many are nearer or, to CHOOSE, the index of the nearest.
-    lowest = tl.min(least, axis=0)
+    lowest = tl.reduce(least, 0, lower_of)
     first = tl.min(tl.where(least == lowest, at, BLOCK), axis=0)
-    following = tl.min(tl.where(at == first, second, least), axis=0)
+    following = tl.reduce(tl.where(at == first, second, least), 0, lower_of)
     if CHOOSE:
-        nearest = tl.where(least == lowest, place, float("inf"))
-        counted = tl.min(nearest, axis=0)
+        counted = tl.reduce(tl.where(least == lowest, place, float("inf")), 0, lower_of)
     else:
         counted = tl.sum(place, axis=0)
     return lowest, following, counted
