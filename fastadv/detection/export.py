@@ -223,9 +223,8 @@ def _plain(guard: Guard) -> _Named:
     model.backbone = fold_batch_norms(model.backbone, keep=keep, image_shape=model.image_shape)
     assert guard.threshold is not None
     score = _PlainScore(guard.detector)
-    return (
-        _Named(OnePass(model, guard.detector, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
-    )
+    trajectory = guard.detector.trajectory.to("cpu")
+    return _Named(OnePass(model, trajectory, score, threshold=guard.threshold, pool=pooled, early=None)).cpu().eval()
 
 
 def _program(module: _Named, guard: Guard) -> torch.export.ExportedProgram:
