@@ -247,7 +247,8 @@ def _plain(guard: Guard) -> _Named:
     model.backbone = fold_batch_norms(model.backbone, keep=keep, image_shape=model.image_shape)
     assert guard.threshold is not None
     score = _PlainScore(guard.detector)
-    run = OnePass(model, guard.detector, score, threshold=guard.threshold, pool=pooled, early=None)
+    trajectory = guard.detector.trajectory.to("cpu")
+    run = OnePass(model, trajectory, score, threshold=guard.threshold, pool=pooled, early=None)
     return _Named(run, _known(guard)).cpu().eval()
 
 

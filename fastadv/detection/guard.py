@@ -21,6 +21,7 @@ from fastadv.core.fields import check_one_of, check_type
 from fastadv.detection.calibration import Thresholds
 from fastadv.detection.check_model import check_fits
 from fastadv.detection.detectors import Detector
+from fastadv.detection.trajectory import Trajectory
 from fastadv.models import FaceModel, prepare
 from fastadv.models.capture import Captured
 from fastadv.models.checks import check_images
@@ -210,7 +211,7 @@ class Guard:
             return compiled(values, images, None if own is None else detector.trajectory.filled(values, own))
 
         pool, score = (pooled, plain) if compiled is None else (compiled.pool, fast)
-        return OnePass(prepared, detector, score, threshold=self.threshold, pool=pool, early=_EARLY)
+        return OnePass(prepared, detector.trajectory, score, threshold=self.threshold, pool=pool, early=_EARLY)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.model.device, torch.float32, memory_format=torch.channels_last)
@@ -265,7 +266,7 @@ class OnePass(nn.Module):
 
     Args:
         model: hooks are put on its layers: a copy of its own.
-        detector: names the layers, and the classes of the model's head.
+        trajectory: names the layers, and the classes of the model's head; on the model's device.
         score: makes ``(N,)`` scores of the layers' maps, of the images and of the classes that they claim to show, NaN
             for an image with a number that is not finite.
         threshold: of the verdict.
@@ -276,7 +277,7 @@ class OnePass(nn.Module):
     def __init__(
         self,
         model: FaceModel,
-        detector: Detector,
+        trajectory: Trajectory,
         score: Score,
         *,
         threshold: float,
@@ -289,10 +290,11 @@ class OnePass(nn.Module):
         self.threshold = threshold
         self.pool = pool
         self.early = early
-        self._own_of = detector.trajectory.own_of
-        self._count = len(detector.layers)
+        layers = trajectory.representatives.layers
+        self._own_of = trajectory.own_of
+        self._count = len(layers)
         self._caught = threading.local()
-        for i, name in enumerate(detector.layers):
+        for i, name in enumerate(layers):
             model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, i))
 
     def forward(self, images: Tensor, own: Tensor | None = None) -> Outputs:
