@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/performance.md", "docs/peers.md")
+PAGES = ("README.md", "docs/performance.md", "docs/peers.md", "docs/bring_your_own.md")
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -147,8 +147,34 @@ def growth(results: Mapping[str, Any]) -> str:
     return table(["what grows", "ms an image", "images/s", "page faults an image", "MiB more"], lines)
 
 
+def streaming(results: Mapping[str, Any]) -> str:
+    """Where the time of a long run went, and its memory."""
+    lines = [[row["what"], f"{number(row['value'])} {row['unit']}"] for row in results["rows"]]
+    return table(["", f"{results['rows'][0]['images']:,} images"], lines)
+
+
+def align(results: Mapping[str, Any]) -> str:
+    """Speed and agreement of the face detectors."""
+    lines = [
+        [
+            *(f"{row['pictures']}: {row['detector']}", number(row["pictures_per_second"]), number(row.get("speed_up"))),
+            *(str(row["faces"]), row.get("sure_faces") or "", number(row.get("landmarks_apart_median"))),
+        ]
+        for row in results["rows"]
+    ]
+    head = ["pictures, detector", "pictures/s", "ratio", "faces", "sure faces found", "landmarks apart, px (median)"]
+    return table(head, lines)
+
+
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
-    {"peers-summary": peers_summary, "peers-readme": peers_readme, "peers": peers, "growth": growth}
+    {
+        "align": align,
+        "growth": growth,
+        "peers": peers,
+        "peers-readme": peers_readme,
+        "peers-summary": peers_summary,
+        "streaming": streaming,
+    }
 )
 
 
