@@ -33,7 +33,7 @@ if __name__ == "__main__":
         time.sleep(0.05)
     for kind, image in (("natural", faces.images[0]), ("attacked", attacked.images[0])):
         face = ask("POST", "/v1/faces", fa.data.encode_png(fa.data.to_uint8(image)))["faces"][0]
-        print(f"{kind}: adversarial {face['adversarial']}, score {face['score']:.2f}")
+        print(f"{kind}: flagged {face['flagged']}, p-value {face['p_value']:.3f}, score {face['score']:.2f}")
     client.close()
     server.should_exit = True
     thread.join()

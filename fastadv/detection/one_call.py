@@ -18,6 +18,7 @@ from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
 
 _BATCH = 32
+_FOLDS = 4
 _LEAST = 4  # images of a kind: some to fit, some to draw the line
 
 
@@ -42,11 +43,14 @@ def fit(
 
     A share ``held`` of the images is drawn by ``config.seed`` and kept apart: the network's best epoch and the
     thresholds come from them. Image i of an attack belongs to natural image i where there are as many, and is then
-    kept apart with it. The classes' centroids come from the other natural images.
+    kept apart with it. The classes' centroids come from the other natural images. With the reading ``relative`` each of
+    those, and what was made of it, is read by centroids of the images outside its fold (four folds): an image is
+    nearer to a mean that it is part of. A person who is none of the classes looks less natural to such a detector:
+    :func:`fastadv.detection.enrol` adds people.
 
     Args:
         model: In evaluation mode; its layers are read.
-        natural: ``(N, C, H, W)`` float in [0, 1].
+        natural: ``(N, C, H, W)`` float in [0, 1]; two images or more of a person, for the reading ``relative``.
         adversarial: Images like these, or such images by the names of their attacks.
         labels: ``(N,)`` int64, the classes of the natural images; None takes those that the model's class head says.
             Where the head agrees with most of them, its choice is the own class of the reading ``relative``.
@@ -90,20 +94,32 @@ def fit(
     head = _head(known, logits["natural"]) if reading == "relative" else None
     apart = {name: _apart(len(images), held, config.seed) for name, images in kinds.items()}
     kept = ~apart["natural"]
-    classes, places = known[kept].unique(return_inverse=True)
-    trajectory = Trajectory(
-        representatives=centroids(
-            [([value[kept] for value in values["natural"]], places)],
-            layers=names,
-            classes=tuple(str(int(k)) for k in classes),
-            model=model.name,
-        ),
-        metric=metric,
-        reading=reading,
-        head=head,
-    )
-    own = {name: None if each is None else trajectory.own_of(each.argmax(1)) for name, each in logits.items()}
-    ways = {name: trajectory(each, own[name]) for name, each in values.items()}
+
+    def made(rows: Tensor) -> Trajectory:
+        classes, places = known[rows].unique(return_inverse=True)
+        return Trajectory(
+            representatives=centroids(
+                [([value[rows] for value in values["natural"]], places)],
+                layers=names,
+                classes=tuple(str(int(k)) for k in classes),
+                model=model.name,
+            ),
+            metric=metric,
+            reading=reading,
+            head=head,
+        )
+
+    trajectory = made(kept)
+    ways = {name: torch.empty(len(each[0]), *trajectory.shape) for name, each in values.items()}
+    # An image is nearer to a mean that it is part of: a relative reading would take that for being natural.
+    folds = _FOLDS if reading == "relative" else 1
+    parted = {name: _folds(rows, folds, config.seed) for name, rows in apart.items()}
+    for fold in range(-1, folds):
+        embed = trajectory if fold < 0 or folds == 1 else made(kept & (parted["natural"] != fold))
+        for name, each in values.items():
+            rows, said = parted[name] == fold, logits[name]
+            own = None if said is None else embed.own_of(said[rows].argmax(1))
+            ways[name][rows] = embed([value[rows] for value in each], own)
     parts = [_examples(ways, {name: rows == wanted for name, rows in apart.items()}) for wanted in (False, True)]
     fitted = fit_network(config, parts[0], held=parts[1])
     facts = {"attacks": ", ".join(named)}
@@ -150,6 +166,14 @@ def _apart(count: int, share: float, seed: int) -> Tensor:
     rows = torch.zeros(count, dtype=torch.bool)
     rows[order[: min(count - 1, max(1, round(share * count)))]] = True
     return rows
+
+
+def _folds(apart: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold of each image, from 0; -1 of those kept apart."""
+    order = torch.randperm(len(apart), generator=torch.Generator().manual_seed(seed))
+    numbers = torch.empty(len(apart), dtype=torch.int64)
+    numbers[order] = torch.arange(len(apart)) % folds
+    return torch.where(apart, -1, numbers)
 
 
 def _examples(ways: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Examples:

@@ -26,7 +26,7 @@ def sorted_normal(count, seed=0, mean=0.0):
 @given(SCORES, SCORES)
 def test_the_statistic_is_scipys(first, second):
     found = kolmogorov_smirnov(first, sorted(second))[0]
-    assert found == pytest.approx(stats.ks_2samp(first, second, method="exact").statistic, abs=1e-12)
+    assert found == pytest.approx(stats.ks_2samp(first, second, method="asymp").statistic, abs=1e-12)
 
 
 @pytest.mark.parametrize(("first", "second"), [(20, 200), (60, 50), (300, 1000)])

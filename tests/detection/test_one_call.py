@@ -89,3 +89,18 @@ def test_errors(change, error, message, model, natural, attacked):
     bare = fa.FaceModel(model.backbone, mean=(0,) * 3, std=(1,) * 3, input_size=(16, 16), name="bare", layers=("0",))
     with pytest.raises(ValueError, match="labels: expected the classes of the images, since 'bare' has no class head"):
         fit(bare.eval(), natural, attacked, config=CONFIG)
+
+
+def test_relative_on_people_of_a_gallery():
+    """An image is never read by a mean that it is part of, which would look natural to the detector and to it alone."""
+    model = fa.load("synth-vgg")
+    known = fa.data.render_faces([*range(32)] * 2, [20] * 32 + [22] * 32, seed=3)
+    gallery, fresh = (fa.data.render_faces(range(32, 64), [frame] * 32, seed=3) for frame in (21, 20))
+    attacked, other = (fa.attack("pgd", model, x.images, eps=8 / 255, steps=6).images for x in (known, fresh))
+    config = FitConfig(kind="mlp", epochs=40)
+    detector = fit(model, known.images, attacked, labels=known.identities, config=config)
+    names = [str(k) for k in range(32, 64)]
+    detector = fa.detection.enrol(detector, model, zip(names, gallery.images.split(1), strict=True))
+    guard = fa.Guard(model=model, detector=detector)
+    assert fa.detection.auc(guard(fresh.images).scores, guard(other).scores) > 0.9
+    assert fa.detection.auc(guard(fresh.images, names).scores, guard(other, names).scores) > 0.9

@@ -87,7 +87,7 @@ def test_detector_separates_attacked_from_natural_faces_of_other_persons(printed
 def test_guard_service_flags_the_attacked_face(printed):
     for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         pytest.importorskip(package, reason=f"{package} is not installed: the extra `serve`")
-    scores = dict(re.findall(r"(natural|attacked): adversarial \S+, score (\S+)", printed("guard_service.py")))
+    scores = dict(re.findall(r"(natural|attacked): flagged \S+, p-value \S+, score (\S+)", printed("guard_service.py")))
     assert float(scores["natural"]) < float(scores["attacked"])
 
 

@@ -37,7 +37,7 @@ def test_each_level_is_on_one_sheet_apart_from_the_others(height, width, scale, 
 
 @pytest.mark.parametrize("size", [(90, 71), (61, 60), (41, 131), (250, 250)])
 def test_a_window_scores_the_same_beside_other_levels(size):
-    pnet = load_cascade(random_weights_seed=1).pnet
+    pnet = load_cascade(None, random_weights_seed=1).pnet
     levels = levels_of(*size, scale=0.6, factor=0.709)
     (sheet,) = sheets_of(levels, 2**20)
     assert len(sheet.levels) == len(levels) > 1
