@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fastadv.cli.detect import FaceOptions, StudyInput
+from fastadv.cli.detect_options import FaceOptions, StudyInput
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.options import Device, PrintOptions

@@ -6,26 +6,24 @@ import csv
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
 from fastadv.cli.checks import Checked
-from fastadv.cli.detect_options import NaturalOptions
+from fastadv.cli.detect_options import NETWORK, FaceOptions, NaturalOptions, StudyInput
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
-from fastadv.cli.options import SYNTHETIC, Device, InputOptions, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.options import Device, InputOptions, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 
 if TYPE_CHECKING:
-    from fastadv.data import FaceSource
-    from fastadv.models import FaceModel
     from fastadv.studies.detection.score import ScoreSummary
 
 detect = typer.Typer(
@@ -36,7 +34,6 @@ detect = typer.Typer(
     help="Detect adversarial faces: fit detectors on attacks, evaluate, calibrate, explain and export them.",
 )
 
-_NETWORK = "Architecture of the network that is attacked and whose layers the detectors read."
 _SHOWN = 20  # flagged faces of a folder on the screen
 
 
@@ -46,59 +43,6 @@ class SplitBy(str, Enum):
 
 class Reading(str, Enum):
     raw, relative, both = "raw", "relative", "both"
-
-
-StudyInput = Annotated[
-    InputOptions,
-    Changed(
-        "data",
-        "Read faces from a folder of identities, LFW, an InsightFace .bin, .tar shards, or generate them: 'synthetic'.",
-    ),
-    Changed("model", _NETWORK),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaceOptions:
-    """Which faces of a folder, or which synthetic ones."""
-
-    panel: ClassVar[str] = "Input"
-
-    names: Annotated[
-        Path | None, Option(help="Use only the images named in this text file, identity/file a line (default: all).")
-    ] = None
-    identities: Annotated[int, Option(min=3, help="With --data synthetic: number of people.")] = 100
-    per_identity: Annotated[int, Option(min=1, help="With --data synthetic: images of each person.")] = 24
-    faces_seed: Annotated[int, Option(min=0, help="With --data synthetic: random seed of the people.")] = 3
-
-    @property
-    def again(self) -> dict[str, object]:
-        """The same faces, for the next command."""
-        usual = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in vars(self).items() if value != usual[name]}
-
-    def open(self, given: InputOptions, device: str, out: Path | None, **kept: Any) -> tuple[FaceSource, FaceModel]:
-        """The faces, every one of them checked, and the network; what is found in photographs is kept in ``out``."""
-        from fastadv.data import SyntheticFaces
-        from fastadv.data.run_files import FOUND
-        from fastadv.studies.detection import plan as detect_plan
-
-        model = given.open_model(device)
-        source: FaceSource
-        if str(given.data) == SYNTHETIC:
-            given.search(given.data, device)  # refuses --align
-            source = SyntheticFaces(
-                identities=self.identities,
-                per_identity=self.per_identity,
-                seed=self.faces_seed,
-                size=model.input_size,
-            )
-        else:
-            source = given.open_faces(model, device, kept=None if out is None else out / FOUND[0], **kept)
-        if self.names is not None:
-            source = detect_plan.Selection(source, detect_plan.read_names(self.names))
-        source.check(source.names)
-        return source, model
 
 
 @detect.command(cls=Checked)
@@ -355,7 +299,7 @@ def evaluate(
 @takes_groups
 def score(
     detector: Annotated[Path, typer.Argument(help="Detector, a file in detectors/ of 'fastadv detect fit'.")],
-    given: Annotated[InputOptions, Changed("model", _NETWORK)],
+    given: Annotated[InputOptions, Changed("model", NETWORK)],
     flags: Annotated[GuardOptions, Without("detector")],
     printing: PrintOptions,
     rate: Annotated[float | None, Option("--rate", hidden=True)] = None,

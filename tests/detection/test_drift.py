@@ -23,6 +23,7 @@ def sorted_normal(count, seed=0, mean=0.0):
     return torch.from_numpy(np.sort(values.astype(np.float32)))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the chance, which SciPy computes too
 @given(SCORES, SCORES)
 def test_the_statistic_is_scipys(first, second):
     found = kolmogorov_smirnov(first, sorted(second))[0]
