@@ -18,6 +18,10 @@ CASE = LayerCase(images=3, layers=((5, 2, 3), (17, 1, 4)), centroids=6)
 #: More images and classes than a block and a part hold, and none a multiple of it.
 LARGE = LayerCase(images=35, layers=((36, 3, 2), (64, 1, 1)), centroids=70)
 CASES = [case for case in LAYER_CASES if case.centroids > 1]
+#: Images, layers and classes in several numbers, for what does not depend on the layout.
+FEW = [CASES[0], CASES[1], CASE, LARGE]
+#: Every layout with a given class, few with the nearest.
+BOTH = [*((case, True) for case in [*CASES, LARGE]), *((case, False) for case in FEW)]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +86,7 @@ def test_the_numbers_of_the_distances_to_a_given_class(case, metric, target):
     assert_numbers(made, distances, own)
 
 
-@pytest.mark.parametrize("case", [*CASES, LARGE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 def test_without_a_class_it_is_the_nearest_one_of_the_last_layer(case, metric, target):
     made, distances = both(sized(case, target), target, metric, None)
     assert_numbers(made, distances, distances[:, -1].cpu().argmin(1))
@@ -94,9 +98,9 @@ def test_more_layers_than_one_launch_takes(own, metric, target):
     assert_numbers(made, distances, distances[:, -1].cpu().argmin(1) if own is None else own)
 
 
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "own"), BOTH)
 def test_straight_from_maps(case, own, metric, target):
+    case = sized(case, target)
     maps, centroids = case.maps(target.device), case.against(target.device)
     mine = own_of(case).to(target.device) if own else None
     options = {"metric": metric, "backend": target.backend}
@@ -258,8 +262,7 @@ def exact(features, centroids, metric, own):
     return torch.stack(made, 1)
 
 
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("case", [*CASES, LARGE], ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "own"), BOTH)
 def test_derivatives_against_float64(case, own, metric, target):
     case = sized(case, target)
     features = [value.requires_grad_(True) for value in case.features(target.device)]
