@@ -41,6 +41,9 @@ def draw_growth(results: dict[str, Any]) -> Any:
         place.plot([r["value"] for r in own], [r["ms_per_image"] for r in own], "o-", color=_COLOURS["cpu"])
         if name != "image size":
             place.set_xscale("log")
+        if max(r["value"] for r in own) < 20 * min(r["value"] for r in own):
+            place.set_xticks([r["value"] for r in own], [f"{r['value']}" for r in own])
+            place.minorticks_off()
         place.set_ylim(0, 1.15 * max(r["ms_per_image"] for r in own))
         place.set_xlabel(label, fontsize=8)
         place.set_ylabel("ms per image", fontsize=8)
