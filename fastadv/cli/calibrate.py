@@ -16,7 +16,7 @@ from fastadv.cli.options import Device, PrintOptions
 
 @takes_groups
 def calibrate(
-    detector: Annotated[Path, typer.Argument(help="Detector, a file of 'fastadv detect fit'.")],
+    detector: Annotated[Path, typer.Argument(help="Detector, a file of 'detect fit' or 'detect calibrate'.")],
     given: Annotated[StudyInput, Changed("model", "Architecture of the network whose layers the detector reads.")],
     faces: FaceOptions,
     enrolled: Annotated[GuardOptions, Without("detector", "threshold", "false_alarm", "equal_error")],
@@ -24,22 +24,25 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Write the calibrated detector to this file.")],
     false_alarm: Annotated[
         list[float] | None,
-        typer.Option(help="Set the threshold of this false-alarm rate; may be given several times (default: 0.01)."),
+        typer.Option(
+            help="Set the threshold of this false-alarm rate, which needs 1/RATE - 1 faces; may be given several times "
+            "(default: 0.01)."
+        ),
     ] = None,
     claimed: Annotated[
         bool,
-        typer.Option("--claimed", help="Take the identity of each face's folder for the one that it claims to show."),
+        typer.Option("--claimed", help="Take the name of each face's folder for the identity that it claims to show."),
     ] = False,
     device: Device = "cpu",
 ) -> None:
-    """Set a detector's threshold on your own natural faces, and print what its false-alarm rate will be on new ones.
+    """Set a detector's threshold on your own natural faces, and print the interval of its false-alarm rate on new ones.
 
-    Give faces as the detector will meet them (camera, light, alignment), best one of each person, and none that it was
-    fitted on. No adversarial images are needed. 'serve', 'detect score' and 'detect export' read the threshold and the
-    p-values from the file. Where they are given --gallery, or claims, give the same here.
+    Give faces like those that the detector will receive (camera, light, alignment), preferably one of each person, and
+    none that it was fitted on. No adversarial images are needed. 'serve', 'detect score' and 'detect export' read the
+    threshold and the p-values from the file. If you use them with --gallery or claimed identities, give the same here.
 
-    Example: fastadv detect calibrate study/detectors/mlp-centroid-l2.safetensors --data mine/ --model mobilefacenet
-    --weights FILE --false-alarm 0.01 --out detector.safetensors
+    Example: fastadv detect calibrate study/detectors/mlp-centroid-l2-relative.safetensors --data mine/
+    --model mobilefacenet --weights study/head.safetensors --false-alarm 0.01 --out detector.safetensors
     """
     from fastadv.cli.show import percent, print_line, print_next, print_table, print_written, progress_bars, timed
     from fastadv.detection import images_for, load_detector
@@ -85,8 +88,6 @@ def calibrate(
         header,
     )
     if any(rate.people is not None for rate in made.expected):
-        print_line(
-            "Several faces of a person tell less than as many of several people: the fourth column allows for it."
-        )
+        print_line("Several faces of one person are not independent: the fourth column allows for it.")
     print_written(out)
     print_next("serve", model=given.model, weights=given.weights, detector=out)

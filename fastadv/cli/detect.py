@@ -72,14 +72,15 @@ def fit(
     natural: Annotated[int, Option(help="Keep this many images of each person natural.")] = 10,
     attacked: Annotated[int, Option(help="Attack this many images of each person.")] = 10,
     validate: Annotated[
-        float, Option(help="Validate on this share of the images, which stops the fit and sets the thresholds.")
+        float,
+        Option(help="Stop the fit and set the thresholds on this share of the people, or images: see --split-by."),
     ] = 0.15,
-    test: Annotated[float, Option(help="Keep this share of the images for 'detect evaluate'.")] = 0.35,
+    test: Annotated[float, Option(help="Keep this share of the people, or images, for 'detect evaluate'.")] = 0.35,
     split_by: Annotated[
         SplitBy,
         Option(
-            help="Divide the people between fit, validation and test, so that nobody is in two of them, or divide "
-            "every person's images."
+            help="Divide the people between fit, validation and test, so that nobody is in two of them, or the images "
+            "of every person."
         ),
     ] = SplitBy.people,
     layer: Annotated[
@@ -96,19 +97,19 @@ def fit(
     reading: Annotated[
         Reading,
         Option(
-            help="Read the distances to the classes as they are (raw, the paper's), relative to the nearest or claimed "
-            "class, or both."
+            help="Give the detector the distances to all classes (raw; Massoli et al. 2021), or five numbers relative "
+            "to the class that the class head chooses (relative), or fit detectors of both."
         ),
     ] = Reading.relative,
 ) -> None:
-    """Fit detectors, {LSTM, MLP} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
+    """Fit detectors, {LSTM, MLP, logistic} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
 
-    With the reading 'relative' a logistic regression is fitted too.
+    'logistic' is a logistic regression, which --reading raw leaves out.
 
-    Of every person some images stay natural and some are attacked; the rest represents the person and trains a class
-    head where the network has none. Harmless changes, noise of the attacks' size and people outside the classes are
-    natural examples too. Attacks are run once: the same command continues an interrupted study, and with another
-    --epochs or --lr it fits the detectors anew on the same images.
+    Some images of every person stay natural and some are attacked; the others represent the person, and train a class
+    head where the network has none. Changed images (noise, blur, JPEG), noise with the norm of the attacks, and people
+    outside the classes are natural examples too. The attacks are run once: the same command continues an interrupted
+    study, and with another --epochs or --lr it fits new detectors on the same images.
 
     Example: fastadv detect fit --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE --attack bim:10@0.03
     --attack mi-fgsm@0.03 --attack cw-l2:30,search_steps=2 --natural 4 --attacked 2 --out study/
@@ -199,8 +200,8 @@ def evaluate(
         Without("outside"),
         Changed(
             "control",
-            "Count false alarms on natural images with this harmless change, written as for 'fit'; may be given "
-            "several times, or none (default: eight that 'fit' does not take by default).",
+            "Count false alarms on natural images with this change, written as for 'fit'; may be given several times, "
+            "or none (default: eight changes that are not in the default of 'fit').",
         ),
         Changed("also_natural", "Count false alarms on the faces of this folder; may be given several times."),
     ],
@@ -245,17 +246,18 @@ def evaluate(
         str,
         Option(
             help="Reduce the features of the kNN score by PCA to this many components, or to this share of the layer's "
-            "channels, but a tenth of the indexed images at most."
+            "channels; a share gives at most a tenth of the indexed images."
         ),
     ] = "0.25",
     device: Device = "cpu",
 ) -> None:
-    """Evaluate a study's detectors on images that they were not fitted on: tables, ROC curves and a page.
+    """Evaluate a study's detectors on images that they were not fitted on, and write a page with tables and ROC curves.
 
-    Reported are the AUC and detection rates with intervals for each attack, targeted and untargeted, against natural
-    images and against noise of the same size; unseen attacks; false alarms on harmless changes, people outside the
-    classes and other sources; attacked images that are blurred or compressed; adaptive attackers; the kNN score;
-    Mahalanobis, LID and deep kNN for comparison; and which findings of the papers hold.
+    Reports the AUC and detection rates with intervals for each attack, targeted and untargeted, against natural
+    images and against noise of the same L2 norm; attacks that the detectors were not fitted on; false alarms on
+    changed images, people outside the classes and other sources; attacked images that were blurred or compressed;
+    adaptive attackers; the kNN score; Mahalanobis distance, LID and deep kNN for comparison; and which claims of the
+    papers hold.
 
     Example: fastadv detect evaluate study/ --data lfw/ --names ids10.txt --model mobilefacenet --weights FILE
     --unseen knn-df:60@5/255 --adaptive pgd:10@0.03
@@ -298,7 +300,7 @@ def evaluate(
 @detect.command(cls=Checked)
 @takes_groups
 def score(
-    detector: Annotated[Path, typer.Argument(help="Detector, a file in detectors/ of 'fastadv detect fit'.")],
+    detector: Annotated[Path, typer.Argument(help="Detector, a file of 'detect fit' or 'detect calibrate'.")],
     given: Annotated[InputOptions, Changed("model", NETWORK)],
     flags: Annotated[GuardOptions, Without("detector")],
     printing: PrintOptions,
@@ -308,7 +310,7 @@ def score(
         bool,
         Option(
             "--claimed",
-            help="Take the identity of each face's folder for the one that it claims to show; see --gallery.",
+            help="Take the name of each face's folder for the identity that it claims to show; see --gallery.",
         ),
     ] = False,
     device: Device = "cpu",

@@ -1,4 +1,4 @@
-"""The images that ``fastadv detect`` takes, and which others it takes for natural."""
+"""The images of ``fastadv detect``, and which others are natural examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FaceOptions:
     panel: ClassVar[str] = "Input"
 
     names: Annotated[
-        Path | None, Option(help="Use only the images named in this text file, identity/file a line (default: all).")
+        Path | None, Option(help="Use only the images named in this text file, identity/file per line (default: all).")
     ] = None
     identities: Annotated[int, Option(min=3, help="With --data synthetic: number of people.")] = 100
     per_identity: Annotated[int, Option(min=1, help="With --data synthetic: images of each person.")] = 24
@@ -83,17 +83,19 @@ class NaturalOptions:
     control: Annotated[
         list[str] | None,
         Option(
-            help=f"Count natural images with this harmless change as natural: {CONTROLS}; may be given several times, "
+            help=f"Take natural images with this change as natural examples: {CONTROLS}; may be given several times, "
             "or none (default: gaussian:3/255, blur:1, jpeg:75, resize:0.5, brightness:1.3, and signs of each attack's "
-            "radius). Except with none, noise of the L2 norm of each attacked image is added."
+            "radius). Except with none, noise with the L2 norm of each attacked image's perturbation is added."
         ),
     ] = None
     also_natural: Annotated[
         list[Path] | None,
-        Option(help="Count the faces of this folder, of another source, as natural; may be given several times."),
+        Option(
+            help="Take the faces of this folder, of another source, as natural examples; may be given several times."
+        ),
     ] = None
     outside: Annotated[
-        float, Option(help="Hold this share of the people out of the classes, and count their images as natural.")
+        float, Option(help="Leave this share of the people out of the classes; their images are natural examples.")
     ] = 0.15
 
     def controls(self) -> tuple[Control, ...] | None:

@@ -22,16 +22,14 @@ def explain(
     given: Network,
     detector: GuardOptions,
     printing: PrintOptions,
-    claimed: Annotated[
-        str | None, typer.Option(help="The identity that the image claims to show; see --gallery.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Draw the contributions into this SVG file.")] = None,
+    claimed: Annotated[str | None, typer.Option(help="Identity that the image claims to show; see --gallery.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a figure of the contributions to this SVG file.")] = None,
 ) -> None:
-    """Print which layers, and which two columns of what the detector reads, made the score of an image.
+    """Print what each layer contributes to the score of an image.
 
     The contributions are integrated gradients from the mean of natural images to this one (Sundararajan et al. 2017):
-    they add up to the difference of the two scores. The columns are the distances to the classes, or the five numbers
-    of a detector of the reading 'relative'.
+    they add up to the difference of the two scores. The two numbers that contribute most have a column each: distances
+    to two classes, or two of the five numbers of the reading 'relative'.
 
     Example: fastadv detect explain face.png --model synth-vgg --detector detector.safetensors --out why.svg
     """
@@ -67,5 +65,7 @@ def explain(
     p_value = "" if made.p_value is None else f", p-value {made.p_value:.3g}"
     verdict = "flagged" if made.flagged else "not flagged"
     print_line(f"score {why.score:.4g}{p_value}: {verdict}, from score {guard.threshold:.4g} on ({words})")
-    print_line(f"own class {why.own}; score of the natural mean {why.baseline:.4g}; not shared out {why.remainder:.1g}")
+    print_line(
+        f"own class {why.own}; score of the natural mean {why.baseline:.4g}; numerical error {why.remainder:.1g}"
+    )
     print_written(out)

@@ -1,4 +1,4 @@
-"""What ``fastadv serve``, ``detect export`` and ``detect score`` share: a detector, and where it flags."""
+"""What ``serve``, ``detect export``, ``detect explain`` and ``detect score`` share: a detector and its threshold."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ class GuardPrecision(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class GuardOptions:
-    """A detector, and where it flags."""
+    """A detector and its threshold."""
 
     panel: ClassVar[str] = "Detector"
 
-    detector: Annotated[Path, Option(help="Detector, a file of 'fastadv detect fit'.")]
-    threshold: Annotated[float | None, Option(help="Flag images from this score on.")] = None
+    detector: Annotated[Path, Option(help="Detector, a file of 'detect fit' or 'detect calibrate'.")]
+    threshold: Annotated[float | None, Option(help="Flag images with this score or a higher one.")] = None
     false_alarm: Annotated[
         float | None,
         Option(
             help="Flag at the threshold of this false-alarm rate (default: 0.01; where the detector was not calibrated "
-            "for 0.01, its equal error rate, or the first rate of 'detect calibrate')."
+            "for 0.01, the first rate of 'detect calibrate', or else the equal error rate)."
         ),
     ] = None
     equal_error: Annotated[bool, Option("--eer", help="Flag at the threshold of the equal error rate.")] = False
     gallery: Annotated[
         Path | None,
         Option(
-            help="Add the people of this folder of identities to the detector's classes; for a detector of the reading "
-            "'relative'."
+            help="Add the people of this folder of identities to the classes of a detector of the reading 'relative'."
         ),
     ] = None
 

@@ -52,8 +52,8 @@ def study_page(
     """The page from plain values."""
     return page_of(
         "Telling adversarial faces from natural ones",
-        f"Detectors read the way of an image through {len(fitted['layers'])} layers of {config['model']}, told by "
-        f"its distances to {fitted['people']} people. {_APART[config['split_by']]}",
+        f"The detectors read the distances of an image to {fitted['people']} people in {len(fitted['layers'])} layers "
+        f"of {config['model']}. {_APART[config['split_by']]}",
         section("", _tiles(fitted, found)),
         section("Take note", notices(dict.fromkeys([*fitted["notices"], *(found["notices"] if found else ())]))),
         *(() if found is None else _found_sections(fitted, found)),

@@ -153,7 +153,7 @@ def histograms(found: Mapping[str, Any], threshold: float) -> list[Plot]:
         chosen[f"noise of {kind} attacks' L2"] = [
             g for g in groups if g["sort"] == "noise" and g["label"].endswith(f" {kind}")
         ]
-    for title, seen in (("harmless changes, fitted on", True), ("harmless changes, not fitted on", False)):
+    for title, seen in (("changed images, fitted on", True), ("changed images, not fitted on", False)):
         chosen[title] = [g for g in groups if g["sort"] == "control" and g["seen"] is seen]
     chosen["other people and sources"] = [g for g in groups if g["sort"] in ("outside", "other")]
     made = []
@@ -182,20 +182,20 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         section(
             "False alarms",
             alarms_table(best, alarms),
-            lead="Natural images that are flagged at the threshold that the detector is used at: as they are, changed "
-            "harmlessly, with noise as strong as an attack, of people who are no class, and of other sources.",
+            lead="Natural images that are flagged at the detector's default threshold: unchanged, changed, with noise "
+            "of the L2 norm of an attack, of people outside the classes, and of other sources.",
         ),
         section(
             "Attacks against noise of the same size",
             attacks_table(best, noise, against="noisy") if noise else None,
             plots(curves(found["noise_curves"], min(row["natural"] for row in noise))) if noise else None,
-            lead="The same images with normal noise of the attack's own L2 norm in place of its change: a detector of "
-            "noise has an AUC of 0.5 here.",
+            lead="The same images with normal noise of the L2 norm of the attack's perturbation in its place: a "
+            "detector of noise has an AUC of 0.5 here.",
         ),
         section(
             "Attacked, then blurred or compressed",
             changed_table(best, found["changed"]) if found["changed"] else None,
-            lead="Adversarial images that still reach their goal after a harmless change.",
+            lead="Adversarial images that still reach their goal after the change.",
         ),
         section("Scores by group", plots(histograms(found["histograms"], own[0]["threshold"])), lead=f"{best}."),
     ]
