@@ -27,7 +27,8 @@ from fastadv.detection import (
     fit_network,
     medoids,
 )
-from fastadv.detection.measures import rate_notes, resolved
+from fastadv.detection.calibration import images_needed
+from fastadv.detection.measures import rate_notes
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import tensors_hash
@@ -245,7 +246,8 @@ def fit_detectors(
     notices = tuple(
         f"{group} has too few images; the detectors were fitted without it" for group in groups if group not in usable
     )
-    notices += rate_notes(len(setting.splits.natural["validate"]), _RATES)
+    calm = len(setting.splits.natural["validate"])
+    notices += rate_notes(calm, tuple(rate for rate in _RATES if images_needed(rate) > calm))
     chosen = list(dict.fromkeys((c.representatives, c.metric, c.reading) for c in configurations))
     represented = {name: represent(setting, clean.rest, name) for name in dict.fromkeys(name for name, *_ in chosen)}
     by_label: dict[str, FittedDetector] = {}
@@ -317,7 +319,7 @@ def _fitted(
     facts = {"attacks": ", ".join(seen.attacks), BACKBONE: tensors_hash(setting.model.backbone.state_dict())}
     detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
     count = len(setting.splits.natural["validate"])  # those as they are come first
-    detector = detector.calibrated(calm[:count], attacked, rates=resolved(_RATES, count))
+    detector = detector.calibrated(calm[:count], attacked, rates=tuple(r for r in _RATES if images_needed(r) <= count))
     folder = setting.path / "detectors"
     folder.mkdir(exist_ok=True)
     detector.save(folder / f"{chosen.label}.safetensors")
