@@ -38,8 +38,8 @@ def calibrate(
     fitted on. No adversarial images are needed. 'serve', 'detect score' and 'detect export' read the threshold and the
     p-values from the file. Where they are given --gallery, or claims, give the same here.
 
-    Example: fastadv detect calibrate study/detectors/mlp-centroid-l2.safetensors --data mine/ --model mobilefacenet
-    --weights FILE --false-alarm 0.01 --out detector.safetensors
+    Example: fastadv detect calibrate study/detectors/mlp-centroid-l2-relative.safetensors --data mine/
+    --model mobilefacenet --weights FILE --false-alarm 0.01 --out detector.safetensors
     """
     from fastadv.cli.show import percent, print_line, print_next, print_table, print_written, progress_bars, timed
     from fastadv.detection import images_for, load_detector
@@ -52,7 +52,7 @@ def calibrate(
         calibrate_folder,
         source,
         face_model,
-        enrolled.enrolled(fitted, face_model),
+        enrolled.enrolled(fitted, face_model, given=given, source=source, device=device),
         quiet=printing.without_bars,
         rates=tuple(false_alarm or (0.01,)),
         name=given.data.resolve().name,

@@ -329,7 +329,7 @@ def score(
     with progress_bars(quiet=printing.without_bars) as progress:
         source = given.open_faces(face_model, device, progress=progress)
     threshold, words = flags.choose(fitted)
-    fitted = flags.enrolled(fitted, face_model)
+    fitted = flags.enrolled(fitted, face_model, given=given, source=source, device=device)
     found, _ = timed(
         score_folder,
         source,
