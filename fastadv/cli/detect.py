@@ -202,7 +202,7 @@ def evaluate(
             "Count false alarms on natural images with this harmless change, written as for 'fit'; may be given "
             "several times, or none (default: eight that 'fit' does not take by default).",
         ),
-        Changed("also_natural", "Count false alarms on the faces of this folder; may be given several times."),
+        Changed("also_natural", "Count false alarms on the aligned faces of this folder; may be given several times."),
     ],
     unseen: Annotated[
         list[str] | None,

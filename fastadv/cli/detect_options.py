@@ -90,7 +90,9 @@ class NaturalOptions:
     ] = None
     also_natural: Annotated[
         list[Path] | None,
-        Option(help="Count the faces of this folder, of another source, as natural; may be given several times."),
+        Option(
+            help="Count the aligned faces of this folder, of another source, as natural; may be given several times."
+        ),
     ] = None
     outside: Annotated[
         float, Option(help="Hold this share of the people out of the classes, and count their images as natural.")
