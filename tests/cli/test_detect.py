@@ -10,6 +10,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from fastadv.cli import app
+from fastadv.core.notices import Notice
 from fastadv.data import SyntheticFaces, read_manifest, to_uint8, write_png
 from fastadv.detection import load_detector
 from fastadv.studies.align.folder import AlignPlan, align_folder
@@ -243,6 +244,10 @@ def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
     read = load_detector(mine)
     assert read.trajectory.representatives.classes == load_detector(words[1]).trajectory.representatives.classes
     assert read.thresholds.scores.tolist() == pytest.approx(sorted(scores[relative]), abs=1e-5)
+    used = ("score", mine, *words[3:], *faces)
+    assert json.loads(call(*used, *relative))["threshold"] == read.thresholds.at_false_alarm(0.5)
+    with pytest.warns(Notice, match="claimed: expected claims, as thresholds and p-values were .*, got none"):
+        call(*used, *relative[:2])
     with pytest.raises(ValueError, match="reading: expected 'relative' for other classes, got 'raw'"):
         call("score", detectors / "mlp-centroid-l2.safetensors", *words[2:], *faces, "--gallery", tmp_path / "gallery")
     # an image is nearer to a centroid that it is part of: neither a score nor a threshold would mean anything

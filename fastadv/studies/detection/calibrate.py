@@ -16,7 +16,7 @@ from fastadv.detection.calibration import rank_of
 from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.studies.detection.features import extract, scores_of
-from fastadv.studies.detection.score import check_network, claimed_classes
+from fastadv.studies.detection.score import CLAIMED, check_network, claimed_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def calibrate_folder(
     faces = source.identity()
     about = {"data": name, "people": str(people), "sha256": faces["images"]}
     if claimed:
-        about["claimed"] = "the identity of each face"
+        about[CLAIMED] = "the identity of each face"
     if faces["landmarks"] is not None:
         about["landmarks"] = faces["landmarks"]
     return Calibrated(
