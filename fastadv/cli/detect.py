@@ -96,8 +96,8 @@ def fit(
     reading: Annotated[
         Reading,
         Option(
-            help="Read the distances to the classes as they are (raw, the paper's), relative to the nearest or claimed "
-            "class, or both."
+            help="Read the distances to the classes as they are (raw, the paper's), relative to the class that the "
+            "network's head chooses or the image claims, or both."
         ),
     ] = Reading.relative,
 ) -> None:
