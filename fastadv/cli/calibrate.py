@@ -55,7 +55,7 @@ def calibrate(
         calibrate_folder,
         source,
         face_model,
-        enrolled.enrolled(fitted, face_model),
+        enrolled.enrolled(fitted, face_model, given=given, source=source, device=device),
         quiet=printing.without_bars,
         rates=tuple(false_alarm or (0.01,)),
         name=given.data.resolve().name,

@@ -98,7 +98,7 @@ def fit(
         Reading,
         Option(
             help="Give the detector the distances to all classes (raw; Massoli et al. 2021), or five numbers relative "
-            "to the class that the class head chooses (relative), or fit detectors of both."
+            "to the class that the class head chooses or the image claims (relative), or fit detectors of both."
         ),
     ] = Reading.relative,
 ) -> None:
@@ -203,7 +203,7 @@ def evaluate(
             "Count false alarms on natural images with this change, written as for 'fit'; may be given several times, "
             "or none (default: eight changes that are not in the default of 'fit').",
         ),
-        Changed("also_natural", "Count false alarms on the faces of this folder; may be given several times."),
+        Changed("also_natural", "Count false alarms on the aligned faces of this folder; may be given several times."),
     ],
     unseen: Annotated[
         list[str] | None,
@@ -331,7 +331,7 @@ def score(
     with progress_bars(quiet=printing.without_bars) as progress:
         source = given.open_faces(face_model, device, progress=progress)
     threshold, words = flags.choose(fitted)
-    fitted = flags.enrolled(fitted, face_model)
+    fitted = flags.enrolled(fitted, face_model, given=given, source=source, device=device)
     found, _ = timed(
         score_folder,
         source,

@@ -14,6 +14,7 @@ from fastadv.cli.options import ALIGNING, InputOptions
 from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from fastadv.data import FaceSource
     from fastadv.detection import Detector, Guard, Thresholds
     from fastadv.models import FaceModel
 
@@ -80,11 +81,26 @@ class GuardOptions:
         words = _rate(rate, known) if rate is not None else f"{_EQUAL}: the detector is not calibrated for {_RATE} 0.01"
         return known.at(rate), words
 
-    def enrolled(self, found: Detector, model: FaceModel) -> Detector:
+    def enrolled(
+        self,
+        found: Detector,
+        model: FaceModel,
+        *,
+        given: InputOptions | None = None,
+        source: FaceSource | None = None,
+        device: str = "cpu",
+    ) -> Detector:
         """The detector with the people of the gallery, where there is one.
 
+        Args:
+            found: The detector.
+            model: Its network.
+            given: What the command reads: faces of a gallery are detected and aligned as its own are.
+            source: The faces that the command scores, of which none may be in the gallery.
+            device: Where faces are detected.
+
         Raises:
-            ValueError: The reading is 'raw', or the gallery has no faces.
+            ValueError: The reading is 'raw', or the gallery has no faces, or some of the source.
             ImageError, AlignmentError: A face cannot be read.
         """
         if self.gallery is None:
@@ -92,10 +108,16 @@ class GuardOptions:
         import torch
 
         from fastadv.data.dealt_pairs import by_identity
+        from fastadv.data.names import several
         from fastadv.detection import enrol
-        from fastadv.runs.inputs import open_faces_of
+        from fastadv.runs.faces import files_of_both, is_aligned, open_faces_of
 
-        faces = open_faces_of(model, self.gallery)
+        search = None if given is None or is_aligned(self.gallery) else given.search(given.data, device)
+        faces = open_faces_of(model, self.gallery, search=search)
+        shared = () if source is None else files_of_both(faces, source)
+        if shared:  # an image is nearer to a mean that it is part of, and would look natural
+            raise ArgumentError(f"--gallery: expected other images than those of --data, got {several(shared)} in both")
+        faces.check(faces.names)
         people = by_identity(faces.names)
         pairs = ((name, torch.stack([faces.load(face).image for face in own])) for name, own in people.items())
         return enrol(found, model, pairs)

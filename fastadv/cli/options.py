@@ -119,8 +119,15 @@ class InputOptions(AlignOptions):
     @property
     def again(self) -> dict[str, object]:
         """The same faces and network, for the next command."""
-        named = ("data", "model", "weights", "landmarks", "align", "detector_weights")
-        return {name: getattr(self, name) for name in named}
+        named = {name: getattr(self, name) for name in ("data", "model", "weights", "landmarks", *ALIGNING)}
+        if not self.align:
+            return {name: value for name, value in named.items() if name not in ALIGNING}
+        usual = {field.name: field.default for field in fields(AlignOptions)}
+        return {
+            name: value.value if isinstance(value, Enum) else value
+            for name, value in named.items()
+            if name not in usual or value != usual[name]
+        }
 
     def open_model(self, device: str) -> FaceModel:
         """The network."""

@@ -4,8 +4,9 @@ from fastadv.core.detections import Detections
 from fastadv.core.templates import TEMPLATES, Template
 from fastadv.data.alignment import AlignmentError, align
 from fastadv.data.dealt_pairs import deal_pairs
+from fastadv.data.face import Face, face_id
 from fastadv.data.face_detector import FaceDetector
-from fastadv.data.faces import Face, FaceSource, SourceError, face_id
+from fastadv.data.faces import FaceSource, SourceError
 from fastadv.data.folder import IdentityFolder
 from fastadv.data.image_list import ImageList
 from fastadv.data.images import ImageError, encode_png, read_image, to_tensor, to_uint8, write_png

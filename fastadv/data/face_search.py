@@ -26,6 +26,7 @@ from fastadv.data.kept_landmarks import FoundFace, KeptLandmarks
 from fastadv.data.landmarks import of_names
 from fastadv.data.names import several
 from fastadv.data.plausible import check_inside
+from fastadv.data.run_files import RunFolderError
 from fastadv.data.stream import Stream
 
 CHOICES = ("largest", "central")
@@ -109,6 +110,11 @@ def find_faces(
     store, digest = KeptLandmarks.open(kept, fresh=fresh), search.digest
     rows = store.right({name: _hash(source, name) for name in store.rows if name in source}, digest)
     pending = [name for name in source.names if name not in rows]
+    if store.begun and pending:
+        raise RunFolderError(
+            f"{store.path}: expected the photographs that the run began with, got further ones, first {pending[0]}; "
+            "use --fresh or another --out"
+        )
     progress("detecting faces", len(source) - len(pending), len(source))
     for done, row in enumerate(_search(source, pending, search, digest), 1):
         store.add(row, rows, first=done == 1)

@@ -1,22 +1,21 @@
-"""A face, and what every source of faces shares."""
+"""What every source of faces shares."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError, Error, UnknownNameError
 from fastadv.core.notices import notify
 from fastadv.data import names as naming
 from fastadv.data.alignment import AlignmentError, Matrix, Points, Size, align, center_crop, matrix_of, shape_of
+from fastadv.data.face import Face, face_id
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
 from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
 from fastadv.data.landmarks import Landmarks, of_names, points_hash
@@ -26,37 +25,6 @@ from fastadv.data.stream import Stream
 
 class SourceError(Error, ValueError):
     """A folder of faces that cannot be used; the message names it and says what was expected."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Face:
-    """An image of a face, ready for a model.
-
-    Attributes:
-        name: `identity/file`, without extension: "Aaron_Peirsol/Aaron_Peirsol_0001".
-        id: `face_id(name)`: the key of the image's random numbers.
-        identity: Who it is.
-        image: (3, H, W) float32 RGB in [0, 1], on the 8-bit grid (every value is n / 255).
-        source_hash: SHA-256 of the file, hexadecimal.
-        matrix: (2, 3) float64 from the file's to the crop's pixel-edge coordinates; None when the image
-            is the whole file.
-    """
-
-    name: str
-    id: int
-    identity: str
-    image: torch.Tensor
-    source_hash: str
-    matrix: Matrix | None
-
-
-def face_id(name: str) -> int:
-    """A number from 0 to 2^63 - 1 for a name: the first 63 bits of its BLAKE2b-64 digest.
-
-    Depends on the name alone, so that an image draws the same random numbers in any data set, order or run.
-    """
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class FaceSource:

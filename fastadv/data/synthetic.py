@@ -15,7 +15,8 @@ from torch import Tensor
 from fastadv.core.errors import ArgumentError, UnknownNameError
 from fastadv.data.alignment import Points, Size, shape_of
 from fastadv.data.dealt_pairs import deal_pairs
-from fastadv.data.faces import Face, FaceSource, face_id
+from fastadv.data.face import Face, face_id
+from fastadv.data.faces import FaceSource
 from fastadv.data.hashes import KnownHashes
 from fastadv.data.pairs import Pair
 from fastadv.data.stream import Stream

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,17 +273,18 @@ class RunFolder(Closing):
         remove_temporaries(self.path)
         if self.finished:
             journal.unlink(missing_ok=True)  # died between the two steps of `finish`
+            names: set[str] = set()
             try:
-                rows = manifest.read_manifest(self.path)
+                damaged = run_files.damaged_images(self.path, _noted(manifest.iterate_manifest(self.path), names))
             except manifest.ManifestError as error:
                 notify(f"{error}; all images are generated again")
                 self._reopen([])
                 return set()
-            damaged = run_files.damaged_images(self.path, rows)
             if not damaged:
-                return {row.name for row in rows}
+                return names
             notify(f"{self.path}: images are missing or damaged and are generated again: {several(damaged)}")
-            self._reopen([row for row in rows if row.name not in set(damaged)])
+            names.difference_update(damaged)
+            self._reopen(row for row in manifest.iterate_manifest(self.path) if row.name in names)
         if not journal.exists():
             return set()
         found = manifest.read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
@@ -295,7 +296,7 @@ class RunFolder(Closing):
             write_atomically(journal, text, fsync=True)
         return set(held)
 
-    def _reopen(self, rows: Sequence[manifest.ManifestRow]) -> None:
+    def _reopen(self, rows: Iterable[manifest.ManifestRow]) -> None:
         """An unfinished run with these rows in place of the finished one."""
         lines = (manifest.journal_line(row, run_files.image_file(self.path, row.name).stat().st_size) for row in rows)
         write_atomically(self.path / manifest.JOURNAL, b"".join(lines), fsync=True)
@@ -357,3 +358,10 @@ class RunFolder(Closing):
                     raise naming(error, self.path / manifest.JOURNAL) from error
             finally:
                 os.close(descriptor)
+
+
+def _noted(rows: Iterable[manifest.ManifestRow], names: set[str]) -> Iterator[manifest.ManifestRow]:
+    """The rows, whose names are put into a set."""
+    for row in rows:
+        names.add(row.name)
+        yield row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -188,10 +189,12 @@ class Guard:
         return _rebuilt, ({each.name: getattr(self, each.name) for each in fields(self) if each.init},)
 
     def warm_up(self) -> None:
-        """Do now what the first calls would do: choose algorithms, allocate, and record the graphs."""
+        """Do now what the first calls would do: choose algorithms, allocate, and record the graphs, with claims too."""
         sizes = self.sizes if self.capture else (1, self.sizes[-1])
-        for size in sizes:
-            self(torch.full((size, *self.model.image_shape), 0.5))
+        trajectory = self.detector.trajectory
+        claims = (None, trajectory.representatives.classes[0]) if self.capture and trajectory.relative else (None,)
+        for size, claimed in itertools.product(sizes, claims):
+            self(torch.full((size, *self.model.image_shape), 0.5), [claimed] * size)
 
     def _build(self) -> OnePass:
         # The layers that are tapped must not be folded with the batch norm after them.

@@ -127,7 +127,7 @@ def found_intervals(
         seed: of the draws.
 
     Raises:
-        ValueError: as for :func:`calibrate` and :func:`auc_interval`.
+        ValueError: as for :func:`auc_interval`, or a rate that so many natural images cannot show.
     """
     scores = checked("natural", natural), checked("adversarial", adversarial)
     for rate in rates:

@@ -68,6 +68,12 @@ def open_faces(
     return with_faces(photographs, found, size=size, template=template, where=root)
 
 
+def files_of_both(one: FaceSource, other: FaceSource) -> tuple[str, ...]:
+    """The names of one source's images whose files are another source's too; copies of files are others."""
+    known = {other.path(name).resolve() for name in other.names}
+    return tuple(name for name in one.names if one.path(name).resolve() in known)
+
+
 def is_aligned(root: Path) -> bool:
     """Whether faces come aligned, or with landmarks of their own protocol: a `.bin`, a run's images, IJB-B and C."""
     return root.suffix == ".bin" or _is_made(root) or is_ijb(root)

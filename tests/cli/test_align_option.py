@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from photographs import found, write_detector
 from typer.main import get_command
 
 from fastadv.cli import app
+from fastadv.cli.options import InputOptions, OneFace
 from fastadv.core.errors import Error
 from fastadv.data import TEMPLATES, Detections
 
@@ -65,6 +67,18 @@ def test_every_command_that_takes_data_takes_align() -> None:
     # report aligns by the landmarks that the run has kept
     assert {path for path, options in commands() if own <= options} == takers - {("report",)}
     assert {path for path, options in commands() if "align" in options} == takers - {("report",)}
+
+
+def test_the_next_command_finds_the_same_faces() -> None:
+    given = InputOptions(data=Path("photos"), model="m")
+    assert {name: value for name, value in given.again.items() if value is not None} == {
+        "data": given.data,
+        "model": "m",
+    }
+    aligned = {"align": True, "faces": "central", "least_face": 40, "detector_weights": Path("w")}
+    found = replace(given, **{**aligned, "faces": OneFace.central}).again
+    assert {name: found.get(name) for name in aligned} == aligned
+    assert not {"faces", "least_face"} & set(replace(given, align=True).again)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,12 +5,15 @@ import itertools
 import json
 
 import pytest
+from photographs import Drawn
 from scipy import stats
 from typer.testing import CliRunner
 
 from fastadv.cli import app
+from fastadv.core.notices import Notice
 from fastadv.data import SyntheticFaces, read_manifest, to_uint8, write_png
 from fastadv.detection import load_detector
+from fastadv.studies.align.folder import AlignPlan, align_folder
 
 FACES = ("--data", "synthetic", "--identities", "4", "--per-identity", "8", "--model", "synth-vgg")
 # twenty natural images that validate: a threshold at 5 % false alarms needs them
@@ -153,6 +156,9 @@ def test_a_detector_is_calibrated_on_natural_faces_and_says_so(study, tmp_path, 
         call(*words, "--false-alarm", "0.01")
     with pytest.raises(ValueError, match="needs at least 99"):
         call(*words)
+    with pytest.raises(ValueError, match="false_alarm: expected rates below 1, at which every face is flagged, got 1"):
+        call(*words, "--false-alarm", "0.05", "--false-alarm", "1")
+    assert after.read_bytes() == first
     with pytest.raises(ValueError, match="model: expected the detector's, synth-vgg, got synth-mobile"):
         call("calibrate", before, *CALM[:-1], "synth-mobile", "--out", after, "--false-alarm", "0.1")
 
@@ -238,8 +244,34 @@ def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
     read = load_detector(mine)
     assert read.trajectory.representatives.classes == load_detector(words[1]).trajectory.representatives.classes
     assert read.thresholds.scores.tolist() == pytest.approx(sorted(scores[relative]), abs=1e-5)
+    used = ("score", mine, *words[3:], *faces)
+    assert json.loads(call(*used, *relative))["threshold"] == read.thresholds.at_false_alarm(0.5)
+    with pytest.warns(Notice, match="claimed: expected claims, as thresholds and p-values were .*, got none"):
+        call(*used, *relative[:2])
     with pytest.raises(ValueError, match="reading: expected 'relative' for other classes, got 'raw'"):
         call("score", detectors / "mlp-centroid-l2.safetensors", *words[2:], *faces, "--gallery", tmp_path / "gallery")
+    # an image is nearer to a centroid that it is part of: neither a score nor a threshold would mean anything
+    for command in (words, few):
+        with pytest.raises(ValueError, match="--gallery: expected other images than those of --data, got .* in both"):
+            call(*command, *faces, "--gallery", tmp_path / "faces")
+
+
+def test_photographs_of_a_gallery_are_aligned_as_those_of_the_data(study, tmp_path, monkeypatch):
+    out, _ = study
+    drawn = Drawn()
+    monkeypatch.setattr("fastadv.models.MTCNN", lambda *_, **__: drawn)
+    for person, (image, folder) in itertools.product(range(3), enumerate(("gallery", "faces"))):
+        drawn.draw(tmp_path / folder / f"p{person}" / f"{image}.png", person, image)
+    words = ("score", out / "detectors" / "linear-centroid-l2-relative.safetensors", "--eer", "--model", "synth-vgg")
+    words += ("--weights", out / "head.safetensors", "--data", tmp_path / "faces", "--claimed", "--align", "--json")
+    words += ("--detector-weights", "any")
+    found = json.loads(call(*words, "--gallery", tmp_path / "gallery"))
+    assert sum(drawn.calls) == 6  # pictures of both
+    align_folder(AlignPlan(photos=tmp_path / "gallery", out=tmp_path / "aligned"), drawn)
+    again = json.loads(call(*words, "--gallery", tmp_path / "aligned"))
+    assert sum(drawn.calls) == 6 + 3 + 3  # aligned faces are taken as they are
+    scores = [[face["score"] for face in each["faces"]] for each in (found, again)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from rows import row
 
+from fastadv.core.notices import Notice
 from fastadv.core.provenance import commit
 from fastadv.data import ManifestError, RunFolder, encode_png, manifest, read_manifest
 from fastadv.data.manifest import in_order, iterate_manifest, journal_line, to_parquet
@@ -148,3 +149,27 @@ def test_a_long_journal_becomes_a_file_in_another_order_without_its_rows_in_memo
         tracemalloc.stop()
     assert [each.levels[-1] for each in iterate_manifest(finished)] == list(reversed(range(count)))
     assert read_manifest(journal)[17] == replace(example, name="p/17", levels=(*range(1000, 1019), 17))
+
+
+def test_a_finished_run_is_opened_again_without_its_rows_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of rows at a time; a row alone takes more than 8,000 bytes. A damaged image is found all the same."""
+    count = 200
+    monkeypatch.setattr(manifest, "_AT_A_TIME", 8)
+    names = [f"p/{k}" for k in range(count)]
+    with RunFolder.open(tmp_path / "run", {}) as run:
+        for k, name in enumerate(names):
+            run.write(row(name, software=f"{k}" + "x" * 8000), IMAGE)
+        run.finish(names)
+    tracemalloc.start()
+    try:
+        with RunFolder.open(tmp_path / "run", {}) as run:
+            assert run.done == set(names)
+        assert tracemalloc.get_traced_memory()[1] < 4000 * count
+    finally:
+        tracemalloc.stop()
+    run.image_path("p/3").unlink()
+    with pytest.warns(Notice, match="generated again: p/3"), RunFolder.open(tmp_path / "run", {}) as run:
+        assert run.done == set(names) - {"p/3"}
+    assert len(read_manifest(tmp_path / "run")) == count - 1

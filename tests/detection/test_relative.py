@@ -428,3 +428,13 @@ def test_a_recorded_guard(tiny, faces, representatives):
             for claimed in (names[:count], None):
                 found = device(faces(count), claimed)
                 torch.testing.assert_close(found.scores.cpu(), host(faces(count), claimed).scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_warm_guard_records_no_further_graph(tiny, faces, representatives, monkeypatch):
+    model = copy.deepcopy(tiny).to("cuda")
+    guard = Guard(model=model, detector=relative_of(representatives), threshold=0.0, sizes=(1, 4))
+    guard.warm_up()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", None)
+    for claimed in (None, ["ada", None, "dan"]):
+        assert len(guard(faces(3), claimed)) == 3

@@ -127,6 +127,10 @@ def test_a_run_goes_on_with_its_own_photographs_and_search_only(photos, drawn, t
     with pytest.raises(RunFolderError, match="expected the photographs that the run began with, got others, first for"):
         verify_folder(plan(photos, drawn, out))
     (photos / "p1 0.png").write_bytes(kept)
+    drawn.draw(photos / "p9 0.png", 9, 0)
+    with pytest.raises(RunFolderError, match="photographs that the run began with, got further ones, first p9 0/p9 0;"):
+        verify_folder(plan(photos, drawn, out))
+    (photos / "p9 0.png").unlink()
     without = RunInputs(data=tmp_path / "faces", model="synth-mobile", out=out)
     align_folder(AlignPlan(photos=photos, out=tmp_path / "faces"), drawn)
     with pytest.raises(RunFolderError, match="holds another run; "):

@@ -91,6 +91,8 @@ class Sheet:
 
     def level_at(self, strip: range) -> Tensor:
         """Which level each window of a strip is of, (rows, columns) int64, or -1 between the levels."""
+        if len(self.levels) == 1:
+            return torch.zeros((len(strip), self.cells[1]), dtype=torch.int64)
         owner = np.full(self.cells, -1)
         for k, (level, (top, left)) in enumerate(zip(self.levels, self.corners, strict=True)):
             top, left = top // STRIDE, left // STRIDE

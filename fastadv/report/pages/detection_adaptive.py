@@ -24,7 +24,8 @@ def adaptive_section(rows: Rows) -> Section:
         points_table(rows) if rows else None,
         lead="Each image is attacked with the margin loss and then with every weight, until one run succeeds: it "
         "reaches the class goal and is not flagged at 5 % false alarms. The best result of an image within the steps "
-        "and the radius counts. Transfer: images that were made to evade another detector. 95 % intervals (Wilson).",
+        "and the radius counts. Transfer: images that were made to evade another detector. In brackets 95 %, for "
+        "independent images (Wilson): too narrow for several of a person.",
     )
 
 

@@ -60,7 +60,10 @@ class AdaptivePoint:
     hidden: int
 
     def described(self) -> dict[str, Any]:
-        """The counts with their shares: of successes, and of flagged images among those that reach the class goal."""
+        """The counts with their shares: of successes, and of flagged images among those that reach the class goal.
+
+        Intervals are Wilson's, for independent images: too narrow for several of a person.
+        """
         flagged = self.fooled - self.hidden
         return {
             **asdict(self),

@@ -16,7 +16,7 @@ from fastadv.detection.calibration import rank_of
 from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.studies.detection.features import extract, scores_of
-from fastadv.studies.detection.score import check_network, claimed_classes
+from fastadv.studies.detection.score import CLAIMED, check_network, claimed_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def calibrate_folder(
         source: Natural faces that the detector was not fitted on, as they will be met.
         model: The network that the detector was fitted on.
         detector: Its thresholds are replaced.
-        rates: False-alarm rates, each at least one by the number of faces plus one.
+        rates: False-alarm rates below 1, each at least one by the number of faces plus one.
         name: What the detector's file calls the faces.
         claimed: Every face claims to show the identity of its folder, which must be a class of the detector.
         progress: Told of the faces.
@@ -66,6 +66,8 @@ def calibrate_folder(
     chosen = tuple(dict.fromkeys(rates))
     for rate in chosen:
         rank_of(rate, len(source), "false_alarm")
+        if rate == 1:
+            raise ArgumentError("false_alarm: expected rates below 1, at which every face is flagged, got 1")
 
     def images() -> Iterator[Tensor]:
         with source.stream() as faces:
@@ -82,7 +84,7 @@ def calibrate_folder(
     faces = source.identity()
     about = {"data": name, "people": str(people), "sha256": faces["images"]}
     if claimed:
-        about["claimed"] = "the identity of each face"
+        about[CLAIMED] = "the identity of each face"
     if faces["landmarks"] is not None:
         about["landmarks"] = faces["landmarks"]
     return Calibrated(

@@ -36,7 +36,7 @@ class Flagged:
         people: Whose images they are.
         flagged: How many have at least the threshold.
         share: Of the images.
-        low: Of the share's 95 % interval, Wilson's.
+        low: Of the share's 95 % interval, Wilson's: for independent images, so too narrow for several of a person.
         high: Of the same.
     """
 
@@ -50,7 +50,7 @@ class Flagged:
     @staticmethod
     def of(scores: Tensor, names: Sequence[str], threshold: float) -> Flagged:
         """From scores ``(N,)`` of named images."""
-        hits = int((scores.double() >= threshold).sum())
+        hits = int((~(scores.double() < threshold)).sum())  # one that is no number is flagged, as by a guard
         low, high = wilson(hits, len(scores))
         return Flagged(
             images=len(scores),

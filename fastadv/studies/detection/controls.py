@@ -192,10 +192,12 @@ def check_controls(controls: Sequence[Control]) -> None:
 def fitted_controls(attacks: Sequence[AttackSpec]) -> tuple[Control, ...]:
     """What a study takes among its naturals where nothing else is said: five kinds, and ±ε of each attack's radius.
 
+    In whole grey levels: two radii that make the same images are one control.
+
     **choice**: the strengths are such as a camera, an image service or a phone leave.
     """
     radii = [spec.radius for spec in attacks]
-    signs = [Control(kind="signs", strength=eps) for eps in radii if eps is not None and eps >= 1 / 255]
+    signs = [Control(kind="signs", strength=_levels(eps)) for eps in radii if eps is not None and eps >= 1 / 255]
     usual = ("gaussian:3/255", "blur:1", "jpeg:75", "resize:0.5", "brightness:1.3")
     return tuple(dict.fromkeys((*signs, *(parse_control(text) for text in usual))))
 

@@ -157,12 +157,12 @@ def evaluate_folder(
         clashing = sorted(groups & {c.group for c in unseen})
         if clashing:
             notices = (*notices, f"{', '.join(clashing)}: the detectors were fitted on other settings of the attack")
-        known_others = {other.label for other in setting.others}
+        fitted_others = {other.content for other in setting.others}
         others = [
-            open_other(folder, model, setting.splits, shares=None, seed=setting.seed)
+            open_other(folder, model, source, setting.splits, shares=None, seed=setting.seed)
             for folder in config.also_natural
-            if folder not in known_others
         ]
+        others = [other for other in others if other.content not in fitted_others]
         compared = compare(
             setting,
             clean,

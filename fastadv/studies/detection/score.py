@@ -22,6 +22,8 @@ from fastadv.studies.detection.features import extract, scores_of
 
 BACKBONE = "backbone"
 """What a detector's provenance calls the digest of the network's weights."""
+CLAIMED = "claimed"
+"""What thresholds call the identities that the faces of their calibration claimed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,10 @@ def score_folder(
         threshold = detector.thresholds.at(detector.thresholds.usual_rate)
 
     own = claimed_classes(source, detector) if claimed else None
+    about = {} if detector.thresholds is None else detector.thresholds.calibrated_on
+    if about and (CLAIMED in about) is not claimed:
+        was, now = ("claims" if claims else "none" for claims in (CLAIMED in about, claimed))
+        notify(f"claimed: expected {was}, as thresholds and p-values were measured with, got {now}; calibrate again")
 
     def images() -> Iterator[Tensor]:
         with source.stream() as faces:

@@ -15,9 +15,12 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource, read_image, to_tensor
 from fastadv.data.dealt_pairs import by_identity
+from fastadv.data.names import several
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
+from fastadv.runs import list_hash
+from fastadv.runs.faces import files_of_both
 from fastadv.runs.inputs import open_faces_of
 from fastadv.studies.detection.controls import Control
 from fastadv.studies.detection.features import Features, extract, kept
@@ -36,10 +39,10 @@ class OtherFaces:
     """Natural faces of another source than the study's: another camera, another crop.
 
     Attributes:
-        label: The folder as it was given.
+        label: The folder as it was given, with a slash: no other kind of natural images is called so.
         source: The faces.
         parts: Their names by part, of each at most as many as the study has natural images there.
-        content: Digest of all images of the source.
+        content: Digest of all that decides about the pixels of the source.
     """
 
     label: str
@@ -49,25 +52,37 @@ class OtherFaces:
 
 
 def open_other(
-    folder: str, model: FaceModel, splits: Splits, *, shares: tuple[float, float] | None, seed: int
+    folder: str,
+    model: FaceModel,
+    study: FaceSource,
+    splits: Splits,
+    *,
+    shares: tuple[float, float] | None,
+    seed: int,
 ) -> OtherFaces:
     """Open a further source, and share its people out; its images where they are of fewer than three people.
 
     Args:
         folder: As ``open_faces`` takes it.
         model: Whose size the faces have.
+        study: The study's faces, of which there must be none.
         splits: How many images there are of each part.
         shares: That validate, and that test; None: all of them test.
         seed: Of the draws.
 
     Raises:
-        ValueError: Fewer than three images, or an image that cannot be used.
+        ValueError: Fewer than three images, an image that cannot be used, or one of the study.
         SourceError, AlignmentError: The folder cannot be read.
     """
     source = open_faces_of(model, Path(folder))
     if len(source.names) < len(PARTS):
         raise ArgumentError(f"also_natural: expected at least {len(PARTS)} images in {folder}, got {len(source.names)}")
     source.check(source.names)
+    shared = files_of_both(source, study)
+    if shared:
+        raise ArgumentError(
+            f"also_natural: expected images that are not the study's, got {several(shared)} of {folder}"
+        )
     grouped = by_identity(source.names)
     units = grouped if len(grouped) >= len(PARTS) else {name: [name] for name in source.names}
     part_of = dict.fromkeys(units, "test") if shares is None else share_out(list(units), *shares, seed)
@@ -76,7 +91,8 @@ def open_other(
         own = [name for unit, names in units.items() if part_of[unit] == part for name in names]
         order = np.random.Generator(np.random.PCG64([seed, 2])).permutation(len(own))
         parts[part] = tuple(sorted(own[k] for k in order[: len(splits.natural[part])]))
-    return OtherFaces(label=folder, source=source, parts=parts, content=source.identity()["images"])
+    label = folder if "/" in folder else f"{folder}/"
+    return OtherFaces(label=label, source=source, parts=parts, content=list_hash([source.identity()]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

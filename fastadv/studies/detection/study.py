@@ -228,7 +228,7 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
     for run in config.runs:
         check_images(Path(run), read_manifest(run))
     splits = config.split(source.names)
-    _opened(config, model, splits)
+    _opened(config, source, model, splits)
     if model.head is None or config.new_head:
         return splits, None
     if not isinstance(model.head, nn.Linear):
@@ -237,9 +237,9 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
     return splits, fit_classes(model.head.out_features, people, config.classes)
 
 
-def _opened(config: StudyConfig, model: FaceModel, splits: Splits) -> tuple[OtherFaces, ...]:
-    shares = (config.validate, config.test)
-    return tuple(open_other(each, model, splits, shares=shares, seed=config.seed) for each in config.also_natural)
+def _opened(config: StudyConfig, source: FaceSource, model: FaceModel, splits: Splits) -> tuple[OtherFaces, ...]:
+    shares, seed = (config.validate, config.test), config.seed
+    return tuple(open_other(each, model, source, splits, shares=shares, seed=seed) for each in config.also_natural)
 
 
 def begin(
@@ -282,7 +282,7 @@ def begin(
         splits=splits,
         layers=config.layers or model.layers,
         controls=config.controls or (),
-        others=_opened(config, model, splits),
+        others=_opened(config, source, model, splits),
         path=path,
         engine=engine,
         seed=config.seed,

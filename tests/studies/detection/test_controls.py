@@ -128,8 +128,11 @@ def test_a_control_is_written_as_name_and_strength():
 
 def test_the_fit_has_neither_the_strengths_nor_two_kinds_of_the_evaluation():
     found = fitted_controls([parse_attack(text) for text in ("bim:4@8/255", "mi-fgsm@8/255", "fgsm@0.03", "cw-l2")])
-    assert [str(c) for c in found if c.kind == "signs"] == ["signs:8/255", "signs:0.03"]
+    assert [str(c) for c in found if c.kind == "signs"] == ["signs:8/255", "signs:7/255"]
     assert not set(found) & set(UNSEEN)
+    alike = fitted_controls([parse_attack(text) for text in ("bim:4@0.03", "fgsm@7/255", "pgd@0.016")])
+    assert [str(c) for c in alike if c.kind == "signs"] == ["signs:7/255", "signs:4/255"]
+    assert set(alike) & set(UNSEEN) == {parse_control("signs:4/255")}  # the evaluation counts it as fitted
     kinds = {control.kind for control in found}
     assert {control.kind for control in UNSEEN} - kinds == {"median", "contrast"}
     assert kinds < {control.kind for control in UNSEEN} == set(CONTROLS)

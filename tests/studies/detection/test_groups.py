@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.statistics import wilson
 from fastadv.data import (
+    IdentityFolder,
     RunFolderError,
     SyntheticFaces,
     face_id,
@@ -23,11 +25,14 @@ from fastadv.detection import auc, load_detector
 from fastadv.report.pages import detection as detect_page
 from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection.attacks import source_name
+from fastadv.studies.detection.compare import Flagged
 from fastadv.studies.detection.controls import UNSEEN, noise_of_norm, parse_control
 from fastadv.studies.detection.evaluate import EvaluateConfig
 from fastadv.studies.detection.features import extract, scores_of
 from fastadv.studies.detection.fit import EVALUATION
 from fastadv.studies.detection.natural import OUTSIDERS
+from fastadv.studies.detection.plan import draw_splits
+from fastadv.studies.detection.setting import open_other
 from fastadv.studies.detection.study import reopen
 
 PEOPLE = SyntheticFaces(identities=13, per_identity=16, seed=3)
@@ -258,6 +263,47 @@ def test_a_source_of_two_images_is_refused_before_a_folder_is_made(fitting, mode
     with pytest.raises(ValueError, match="outside: expected a share that leaves at least 3 people as classes, got 0.9"):
         fitting(tmp_path / "run", model, outside=0.9)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_source_is_known_by_its_images_and_named_apart(groups, model, folders, tmp_path, monkeypatch):
+    """The source of the fit is no further one under another name; one called as a kind of images has its own row."""
+    path, _, found, config = groups
+    copy = tmp_path / "run"
+    shutil.copytree(path, copy)
+    (tmp_path / "again").symlink_to(folders[0])
+    (tmp_path / "natural").symlink_to(folders[1])
+    monkeypatch.chdir(tmp_path)
+    config = replace(config, also_natural=("again", "natural"))
+    made = detect_evaluate.evaluate_folder(copy, PEOPLE, model, config)
+    rows = {row.label: row for row in made.compared.false_alarms if row.sort == "other"}
+    before = {row.label: row for row in found.compared.false_alarms}
+    assert set(rows) == {str(folders[0]), "natural/"}
+    assert rows[str(folders[0])] == before[str(folders[0])]
+    assert rows["natural/"] == replace(before[str(folders[1])], label="natural/")
+    assert "natural" in {row.label for row in made.compared.false_alarms if row.sort == "natural"}
+
+
+def test_images_of_the_study_are_no_other_source(plan, model, tmp_path):
+    folder = write(tmp_path / "faces", SyntheticFaces(identities=8, per_identity=16, seed=3))
+    with pytest.raises(ValueError, match=r"also_natural: expected images that are not the study's, got .* of .*faces"):
+        plan.fit(tmp_path / "run", model, source=IdentityFolder(folder), also_natural=(str(folder),))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:no landmarks")
+def test_another_crop_is_another_source(model, folders):
+    """What the study keeps of a source is of these pixels: the same files, cut otherwise, are others."""
+    splits = draw_splits(PEOPLE.names, natural=4, attacked=2)
+    given = {"shares": None, "seed": 0}
+    first, again = (open_other(str(folders[1]), model, PEOPLE, splits, **given) for _ in range(2))
+    smaller = SimpleNamespace(input_size=(96, 96), template=None)
+    other = open_other(str(folders[1]), smaller, PEOPLE, splits, **given)
+    assert first.content == again.content != other.content
+
+
+def test_a_score_that_is_no_number_is_flagged():
+    found = Flagged.of(torch.tensor([0.0, 2.0, torch.nan, 1.0]), ["a/1", "a/2", "b/1", "c/1"], 1.0)
+    assert (found.images, found.people, found.flagged) == (4, 3, 3)
 
 
 def test_what_is_missing_is_said(groups, fitting, model, tmp_path):
