@@ -91,7 +91,8 @@ class NaturalOptions:
     also_natural: Annotated[
         list[Path] | None,
         Option(
-            help="Take the aligned faces of this folder, of another source, as natural examples; may be given several times."
+            help="Take the aligned faces of this folder, of another source, as natural examples; may be given several "
+            "times."
         ),
     ] = None
     outside: Annotated[
