@@ -156,7 +156,7 @@ def test_a_detector_is_calibrated_on_natural_faces_and_says_so(study, tmp_path, 
         call(*words, "--false-alarm", "0.01")
     with pytest.raises(ValueError, match="needs at least 99"):
         call(*words)
-    with pytest.raises(ValueError, match="false_alarm: expected rates below 1, at which every face is flagged, got 1"):
+    with pytest.raises(ValueError, match="--false-alarm: expected a rate between 0 and 1, such as 0.01, got 1"):
         call(*words, "--false-alarm", "0.05", "--false-alarm", "1")
     assert after.read_bytes() == first
     with pytest.raises(ValueError, match="model: expected the detector's, synth-vgg, got synth-mobile"):
