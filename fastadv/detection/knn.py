@@ -166,7 +166,8 @@ def fit_knn(
         layer: what the features are the pooled output of.
         model: the name of the network.
         processing: ``"none"``, ``"l2"`` or ``"pca"``.
-        dimensions: of the PCA, at most: a number, or a share (:func:`components`); axes without variance are left out.
+        dimensions: of the PCA, at most: a number, or a share of the channels, then at most a tenth of the images too;
+            axes without variance are left out.
         k: neighbours that vote, at most the number of features.
         weighting: ``"uniform"``, ``"rank"`` or ``"inverse_square"``.
         backend: of the index: ``"brute"`` or ``"faiss"``.
