@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
@@ -15,7 +12,7 @@ from fastadv.detection import Detector, ExpectedRate, expected_rate
 from fastadv.detection.calibration import rank_of
 from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
-from fastadv.studies.detection.features import extract, scores_of
+from fastadv.studies.detection.features import extract, images_of, scores_of
 from fastadv.studies.detection.score import CLAIMED, check_network, claimed_classes
 
 
@@ -69,12 +66,7 @@ def calibrate_folder(
         if rate == 1:
             raise ArgumentError("false_alarm: expected rates below 1, at which every face is flagged, got 1")
 
-    def images() -> Iterator[Tensor]:
-        with source.stream() as faces:
-            for face in faces:
-                yield face.image
-
-    features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
+    features = extract(model, detector.layers, source.names, images_of(source), stage="scoring", progress=progress)
     scores = scores_of(detector, features, own)
     broken = [face for face, finite in zip(source.names, scores.isfinite().tolist(), strict=True) if not finite]
     if broken:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
+from fastadv.data import FaceSource
 from fastadv.detection import DetectionFileError, Detector, LayerTap, Trajectory, tensor_file
 from fastadv.detection.representatives import Batch
 from fastadv.models import FaceModel, fixed_batches, prepare
@@ -65,6 +66,13 @@ def joined(parts: Sequence[Features]) -> Features:
         embeddings=torch.cat([part.embeddings for part in parts]),
         predicted=torch.cat([part.predicted for part in parts]),
     )
+
+
+def images_of(source: FaceSource, names: Iterable[str] | None = None) -> Iterator[Tensor]:
+    """The images of a source, in the order of the names; all where none are given."""
+    with source.stream(names) as faces:
+        for face in faces:
+            yield face.image
 
 
 def extract(

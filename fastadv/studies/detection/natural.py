@@ -15,7 +15,7 @@ from fastadv.runs import list_hash
 from fastadv.runs.attack import source_name
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.controls import Control, noise_of_norm
-from fastadv.studies.detection.features import Features
+from fastadv.studies.detection.features import Features, images_of
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.setting import Clean, OtherFaces, Setting, kind
 
@@ -145,14 +145,8 @@ def noisy(setting: Setting, cell: AttackedImages, part: str) -> Features:
 
 def elsewhere(setting: Setting, other: OtherFaces, part: str) -> Features:
     """The faces of another source."""
-
-    def images() -> Iterator[Tensor]:
-        with other.source.stream(other.parts[part]) as faces:
-            for face in faces:
-                yield face.image
-
     stage = f"other {other.content[:8]} {part}"
-    return setting.tapped(stage, f" {other.content}", other.parts[part], images())
+    return setting.tapped(stage, f" {other.content}", other.parts[part], images_of(other.source, other.parts[part]))
 
 
 def attacked_under(setting: Setting, cell: AttackedImages, control: Control, part: str) -> Features:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from fastadv.detection import Detector
 from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.models.identity import tensors_hash
-from fastadv.studies.detection.features import extract, scores_of
+from fastadv.studies.detection.features import extract, images_of, scores_of
 
 BACKBONE = "backbone"
 """What a detector's provenance calls the digest of the network's weights."""
@@ -113,12 +112,7 @@ def score_folder(
         was, now = ("claims" if claims else "none" for claims in (CLAIMED in about, claimed))
         notify(f"claimed: expected {was}, as thresholds and p-values were measured with, got {now}; calibrate again")
 
-    def images() -> Iterator[Tensor]:
-        with source.stream() as faces:
-            for face in faces:
-                yield face.image
-
-    features = extract(model, detector.layers, source.names, images(), stage="scoring", progress=progress)
+    features = extract(model, detector.layers, source.names, images_of(source), stage="scoring", progress=progress)
     scores = scores_of(detector, features, own)
     p_values = None if detector.thresholds is None else detector.thresholds.p_values(scores)
     rows = zip(
