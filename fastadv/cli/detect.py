@@ -100,7 +100,7 @@ def fit(
             help="Give the detector the distances to all classes (raw; Massoli et al. 2021), or five numbers relative "
             "to the class that the class head chooses or the image claims (relative), or fit detectors of both."
         ),
-    ] = Reading.relative,
+    ] = Reading.both,
 ) -> None:
     """Fit detectors, {LSTM, MLP, logistic} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
 
