@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,21 @@ class ManifestRow:
     batch: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _plain(field.name, str(field.type), value))
+        for name, kind, plain in _KINDS:
+            value = getattr(self, name)
+            if type(value) is not plain:  # most are: a run makes and reads millions
+                object.__setattr__(self, name, _plain(name, kind, value))
+
+
+# Name and kind of each field, and the type whose values are taken as they are: numbers with bounds are looked at.
+_KINDS = [
+    (f.name, str(f.type), {"str": str, "float": float, "bool": bool}.get(str(f.type))) for f in fields(ManifestRow)
+]
+
+
+def _values(row: ManifestRow) -> dict[str, Any]:
+    """As ``asdict``, which copies every value."""
+    return {name: getattr(row, name) for name, _, _ in _KINDS}
 
 
 def _plain(name: str, kind: str, value: Any) -> str | int | float | bool | tuple[int, ...] | None:
@@ -100,6 +112,8 @@ def _plain(name: str, kind: str, value: Any) -> str | int | float | bool | tuple
     if kind.endswith(" | None"):
         return None if value is None else _plain(name, kind.removesuffix(" | None"), value)
     if kind == "tuple[int, ...]" and isinstance(value, (list, tuple)):
+        if all(type(each) is int for each in value) and min(value, default=0) >= 0 and max(value, default=0) < 2**63:
+            return tuple(value)
         return tuple(int(_plain(name, "int", each)) for each in value)  # type: ignore[arg-type]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
@@ -250,12 +264,12 @@ def check_image_name(name: str) -> None:
 
 def journal_line(row: ManifestRow, png_bytes: int) -> bytes:
     """The row as one line of JSON; floats read back exactly."""
-    return json.dumps({**asdict(row), PNG_BYTES: png_bytes}).encode() + b"\n"
+    return json.dumps({**_values(row), PNG_BYTES: png_bytes}).encode() + b"\n"
 
 
 def to_parquet(rows: Iterable[ManifestRow]) -> bytes:
     """The Parquet file of the rows; the same rows always give the same bytes."""
-    sink, remaining = io.BytesIO(), map(asdict, rows)
+    sink, remaining = io.BytesIO(), map(_values, rows)
     with pyarrow.parquet.ParquetWriter(sink, SCHEMA, compression="zstd") as file:
         while some := list(islice(remaining, _AT_A_TIME)):
             file.write_table(pyarrow.Table.from_pylist(some, schema=SCHEMA))

@@ -17,7 +17,7 @@ from fastadv.models.modes import plain_modes
 from fastadv.models.outputs import output_of
 
 _BATCH = 32
-_REMEMBERED = 8192  # faces: a bound on memory, whatever the length of the run
+_BYTES = 2**28  # of all rows: a bound on memory, whatever the length of the run
 
 
 class Learned(Mapping[str, Tensor]):
@@ -27,12 +27,16 @@ class Learned(Mapping[str, Tensor]):
         source: Where the targets are.
         model: The network.
         output: ``"embedding"`` or ``"logits"``.
+        remembered: How many faces at most; fewer where their rows take more than 256 MiB, and more where one call asks
+            for more.
     """
 
-    def __init__(self, source: FaceSource, model: FaceModel, output: str) -> None:
-        self._source, self._output = source, output
+    def __init__(self, source: FaceSource, model: FaceModel, output: str, *, remembered: int = 8192) -> None:
+        self._source, self._output, self._remembered = source, output, remembered
         self._model = prepare(model, precision="fp32", channels_last=True)
-        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+        self._places: OrderedDict[str, int] = OrderedDict()
+        # One block: rows that live long among the short-lived blocks of the network would split up the free memory.
+        self._rows = torch.empty(0, 0)
 
     def learn(self, faces: Sequence[Face], targets: Iterable[str], spent: Spent) -> None:
         """Compute the missing outputs of loaded faces, and of targets by their names.
@@ -42,11 +46,12 @@ class Learned(Mapping[str, Tensor]):
             ImageError, AlignmentError: A target cannot be read.
         """
         images = {face.name: face.image for face in faces}
-        wanted = list(dict.fromkeys(name for name in targets if name and name not in self._rows and name not in images))
+        asked = dict.fromkeys([*images, *filter(None, targets)])
+        wanted = [name for name in asked if name not in self._places and name not in images]
         if wanted:
             with spent.on("images"), self._source.stream(wanted, workers=workers()) as loaded:
                 images.update((face.name, face.image) for face in map(self._source.unchanged, loaded))
-        new = [name for name in images if name not in self._rows]
+        new = [name for name in images if name not in self._places]
         if new:
             with spent.on("evaluation"), plain_modes(self._model.device), torch.no_grad():
                 stacked = torch.stack([images[name] for name in new]).to(self._model.device)
@@ -54,20 +59,34 @@ class Learned(Mapping[str, Tensor]):
             if self._output == "embedding":
                 for name, row in zip(new, said, strict=True):
                     check_embeddings(f"embedding of {name}", row[None])
-            self._rows.update(zip(new, said, strict=True))
-        for name in images:
-            self._rows.move_to_end(name)
-        while len(self._rows) > max(_REMEMBERED, len(images)):
-            self._rows.popitem(last=False)
+        for name in asked:
+            if name in self._places:  # not forgotten for those that follow
+                self._places.move_to_end(name)
+        if new:
+            self._keep(new, said, least=len(asked))
 
     def _said(self, images: Tensor) -> Tensor:
         return output_of(self._model, self._output, images.contiguous(memory_format=torch.channels_last))
 
+    def _keep(self, names: Sequence[str], rows: Tensor, *, least: int) -> None:
+        """Take in new rows, which take the places of the oldest; at least ``least`` are remembered."""
+        most = max(least, min(self._remembered, _BYTES // (4 * rows.shape[1])))
+        if len(self._rows) < most:
+            table = rows.new_empty(most, rows.shape[1])
+            if len(self._rows):
+                table[: len(self._rows)] = self._rows
+            self._rows = table
+        for name, row in zip(names, rows, strict=True):
+            free = len(self._places)
+            place = free if free < len(self._rows) else self._places.popitem(last=False)[1]
+            self._rows[place] = row
+            self._places[name] = place
+
     def __getitem__(self, name: str) -> Tensor:
-        return self._rows[name]
+        return self._rows[self._places[name]].clone()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)

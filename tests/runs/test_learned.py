@@ -85,6 +85,23 @@ def test_each_face_is_computed_once_while_it_is_remembered():
     torch.testing.assert_close(torch.stack([learned[face.name] for face in loaded]), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_asked_for_again_is_not_forgotten():
+    names = PEOPLE.names
+    learned = Learned(PEOPLE, MODEL, "embedding", remembered=4)
+    with PEOPLE.stream(names[:8]) as faces:
+        loaded = list(faces)
+    for face in loaded[1:]:  # one target for all
+        learned.learn([face], names[:1], Spent())
+        assert {face.name, names[0]} <= set(learned)
+    assert len(learned) == 4
+    with torch.no_grad():
+        expected = MODEL(torch.stack([loaded[0].image, loaded[-1].image]))
+    found = torch.stack([learned[names[0]], learned[loaded[-1].name]])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    learned.learn(loaded, [], Spent())  # more than are remembered
+    assert len(learned) == 8
+
+
 def test_a_whole_folder_is_attacked_by_embeddings(tmp_path):
     with RunFolder.open(tmp_path / "run", {}) as folder:
         aim = GoalChoice(goal="impersonate", threshold=0.3)
