@@ -153,6 +153,33 @@ def streaming(results: Mapping[str, Any]) -> str:
     return table(["", f"{results['rows'][0]['images']:,} images"], lines)
 
 
+def engine_overhead(results: Mapping[str, Any]) -> str:
+    """A row a network and precision: a step, the gradient evaluation in it, and both with separate activations."""
+    head = [
+        "network, precision",
+        "gradient evaluation, ms",
+        "step, ms",
+        "the engine's own work (quartiles), ms",
+        "share",
+    ]
+    head += ["separate: gradient evaluation, ms", "step, ms"]
+    return table(
+        head,
+        (
+            (
+                f"{row['model']}, {row['precision']}",
+                number(row["bare_ms"]),
+                number(row["tick_ms"]),
+                f"{number(row['own_ms'])} ({number(row['own_ms_q25'])} to {number(row['own_ms_q75'])})",
+                f"{100 * row['own_share']:.1f} %",
+                number(row["apart_bare_ms"]),
+                number(row["apart_tick_ms"]),
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
 def align(results: Mapping[str, Any]) -> str:
     """Speed and agreement of the face detectors."""
     lines = [
@@ -174,6 +201,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "peers-readme": peers_readme,
         "peers-summary": peers_summary,
         "streaming": streaming,
+        "engine-overhead": engine_overhead,
     }
 )
 
