@@ -58,6 +58,7 @@ def run_recipes(
         OSError: A file cannot be read or written.
     """
     check_recipes(recipes, setup)
+    hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
     earlier = sorted(file.parent.name for file in out.glob(f"*/{RESULTS}"))
     kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
     source = _synthetic(setup) if setup.data is None else open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
@@ -73,7 +74,6 @@ def run_recipes(
     with identity.hold(out, fresh=fresh):
         if isinstance(source, SyntheticFaces):
             setup = _drawn(source, setup, out, progress)
-        hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
         faces = {name: identity.config[name] for name in ("faces", "landmarks")}
         return tuple(_one(recipe, setup, out, hashes, faces, progress) for recipe in recipes)
 
