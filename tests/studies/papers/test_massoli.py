@@ -102,7 +102,7 @@ def test_success_is_of_the_images_that_had_not_reached_the_goal():
 def test_figure_9_is_the_mean_share_of_small_changes():
     table = RECIPES["massoli-figure-9"].table(images())
     assert table.rows["δ = 10"] == (mean_of([0.9, 0.8]),)
-    first, second = RECIPES["massoli-figure-9"].figures(images())
+    first, _ = RECIPES["massoli-figure-9"].figures(images())
     assert (first.traces[0].x, first.traces[0].y) == ((0.0, 1.0, 2.0), (0.5, 0.25, 0.25))
 
 
