@@ -17,6 +17,12 @@ MAX_DISTANCE = 2.0
 """The largest distance of two unit embeddings."""
 
 
+def same_probability(distance: Tensor, threshold: float, max_distance: float = MAX_DISTANCE) -> Tensor:
+    """``P(same)`` of Euclidean distances of unit embeddings: see ``PairClassifier``."""
+    far = 0.5 - 0.5 * (distance - threshold) / (max_distance - threshold)
+    return torch.where(distance < threshold, 1 - 0.5 * distance / threshold, far)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairClassifier(Goal):
     """A pair's probability of being the same person, from its distance d, pushed over one half.
@@ -62,9 +68,7 @@ class PairClassifier(Goal):
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P(same)``, ``(N,)``."""
-        d, t = rows.distance(outputs), self.threshold
-        far = 0.5 - 0.5 * (d - t) / (self.max_distance - t)
-        return torch.where(d < t, 1 - 0.5 * d / t, far)
+        return same_probability(rows.distance(outputs), self.threshold, self.max_distance)
 
     def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P(same) - 1/2`` or its negative: half the difference of the two classes' probabilities."""
