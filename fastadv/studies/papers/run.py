@@ -58,9 +58,9 @@ def run_recipes(
         OSError: A file cannot be read or written.
     """
     check_recipes(recipes, setup)
-    kind = FolderKind(
-        mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *(r.name for r in recipes), KEPT, MARK)
-    )
+    hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
+    earlier = sorted(file.parent.name for file in out.glob(f"*/{RESULTS}"))
+    kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
     source = _synthetic(setup) if setup.data is None else open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
     pairs = None if setup.pairs is None else file_hash(setup.pairs)
     identity = RunIdentity.of(
@@ -74,8 +74,6 @@ def run_recipes(
     with identity.hold(out, fresh=fresh):
         if isinstance(source, SyntheticFaces):
             setup = _drawn(source, setup, out, progress)
-        networks = {text: open_named_model(text, device=setup.device) for text in setup.networks}
-        hashes = {text: model_identity(model)["weights"] for text, model in networks.items()}
         faces = {name: identity.config[name] for name in ("faces", "landmarks")}
         return tuple(_one(recipe, setup, out, hashes, faces, progress) for recipe in recipes)
 
@@ -95,6 +93,12 @@ def check_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> None:
         raise ArgumentError(f"--network: expected each one once, got {twice[0]!r} twice")
     for recipe in recipes:
         recipe.setups(setup)
+
+
+def _opened(recipes: Sequence[StudyRecipe], setup: Setup) -> dict[str, FaceModel]:
+    """The networks of all recipes, by their texts."""
+    texts = dict.fromkeys(text for recipe in recipes for one in recipe.setups(setup) for text in one.networks)
+    return {text: open_named_model(text, device=setup.device) for text in texts}
 
 
 def _synthetic(setup: Setup) -> SyntheticFaces:
@@ -140,7 +144,11 @@ def _one(
         "printed": None if recipe.printed is None else recipe.printed.described(),
         "found": found,
         "seed": setup.seed,
-        "networks": {name: hashes[text] for name, text in zip(setup.names, setup.networks, strict=True)},
+        "networks": {
+            name: hashes[text]
+            for one in recipe.setups(setup)
+            for name, text in zip(one.names, one.networks, strict=True)
+        },
         **faces,
         "versions": versions(),
     }
@@ -242,7 +250,7 @@ def plan_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> tuple[Planned,
         ValueError: As ``check_recipes``; a network cannot be opened.
     """
     check_recipes(recipes, setup)
-    speeds = {text: _seconds(open_named_model(text, device=setup.device)) for text in setup.networks}
+    speeds = {text: _seconds(model) for text, model in _opened(recipes, setup).items()}
     done: set[tuple[str, str]] = set()
     planned = []
     for recipe in recipes:
