@@ -209,7 +209,8 @@ def print_notices(lines: tuple[str, ...]) -> None:
 
 def print_verification(result: verifying.Verification, title: str, threshold: float | None = None) -> None:
     """The tables of a verification, with decisions at the thresholds from clean pairs or at a given one."""
-    at, figures = "at the threshold of the EER", _VERIFIED
+    at = "at the threshold of the EER"
+    figures: tuple[tuple[str, str, str], ...] = _VERIFIED
     if threshold is not None:
         at = f"at threshold {threshold:g}"
         figures = tuple(

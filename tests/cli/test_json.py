@@ -152,6 +152,17 @@ def test_what_every_command_prints_is_documented(tmp_path, capsys):
     assert problems("fastadv demo", printed(capsys, "demo", "--pairs", "20", "--out", runs / "demo", "--json")) == []
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_defend_prints_with_every_measurement_is_documented(faces, pairs, tmp_path, capsys):
+    words = "--limit 8 --threshold 0.3 --defence mean --defence pair(pgd:1@4/255) --attack deepfool:2 --threat zero"
+    words += " --sweep 0.2 --sweep 0.4 --black-box synth-vgg --model synth-mobile --json"
+    call = ("defend", "--data", faces, "--pairs", pairs, *words.split(), "--out", tmp_path / "out")
+    found = printed(capsys, *call)
+    assert problems("fastadv defend", found) == []
+    assert len(found["sweep"]) == 2
+    assert len(found["black_box"]["cells"]) == 4
+
+
 def test_every_call_has_a_section():
     assert {call.name for call in CALLS} == set(SECTIONS)
     assert set(SECTIONS.values()) <= set(sections())

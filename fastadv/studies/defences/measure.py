@@ -191,7 +191,8 @@ class _DefenceStudy:
 
     def clean(self, label: str, defence: Guard) -> Guarded:
         """The defence on clean pairs; measured once."""
-        given, ratio = self._given, None
+        given = self._given
+        ratio: float | None = None
         if isinstance(defence, PairAttackAsDefence):
             given = self._limit
             scores, times = self._flipped_clean(label, defence)

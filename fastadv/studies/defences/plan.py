@@ -114,8 +114,8 @@ def parse_defence(text: str) -> Planned:
         )
     found = _PAIR.fullmatch(text)
     if found:
-        side = {} if found[2] is None else {"side": found[2]}
-        return Planned(label=text, defence=defences.PairAttackAsDefence(attack=read_attack(found[1]).recipe(), **side))
+        moves, side = read_attack(found[1]).recipe(), found[2] or "both"
+        return Planned(label=text, defence=defences.PairAttackAsDefence(attack=moves, side=side))
     # folder and file tell denoisers apart, and fit into tables and plots
     label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)
     return Planned(label=label, defence=_filter(text))
