@@ -16,6 +16,7 @@ from fastadv.studies.papers.mehr_schroeder_printed import (
     LONGER,
     MEAN,
     NOISE,
+    OWN,
     RATIOS,
     TABLE_1,
     TABLE_2,
@@ -147,7 +148,7 @@ def _sweep_table(found: Results) -> PaperTable:
             ratio = None if cell["ratio"] is None else checks.ratio_of(cell["ratio"])
             numbers += [cell["evasion"]["mean_l2"], cell["impersonation"]["mean_l2"], ratio]
         rows[f"cosine {cells[0]['threshold']:.2f}"] = tuple(numbers)
-    rows["equal error rate"] = tuple(number for attack in WHITE for number in checks.at_eer(found, attack))
+    rows[OWN] = tuple(number for attack in WHITE for number in checks.at_eer(found, attack))
     return PaperTable(columns=RATIOS.columns, rows=rows)
 
 
