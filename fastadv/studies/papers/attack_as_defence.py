@@ -173,7 +173,7 @@ def _clean_is_kept(family: str) -> Callable[[Results], Estimate | None]:
 
 _TABLE_1 = {"no attack": 99.3, "FGSM, ε = 4": 7.5, "FGSM, ε = 8": 2.9, "PGD, ε = 4": 0.0, "C&W, ε = 4": 0.0}
 _NOTES = (
-    "The paper's tables are not in the text that was read; the printed numbers are those that its text states.",
+    "The printed numbers are those that the paper's text states: its tables were not available.",
     "Accuracy is at one threshold, that of the equal error rate on many clean pairs. FGSM, PGD and C&W move a pair's "
     "embeddings apart or together; C&W ends at the margin of the decision, inside the ball.",
     "The paper's network joins the embeddings of an image and of its mirror image, 1,024 numbers: 'mirror = true' in a "
