@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG
 from fastadv.attacks.spec import AttackSpec
-from fastadv.core.estimates import Estimate, least, mean_of, of_paired, share_of
+from fastadv.core.estimates import Estimate, least, mean_of, share_of
 from fastadv.core.progress import Progress
-from fastadv.core.statistics import paired_difference
 from fastadv.data import Pair, read_image, to_tensor, to_uint8
 from fastadv.data.images import write_png
 from fastadv.data.run_files import image_file
@@ -244,8 +244,28 @@ def mean_or_none(values: Floats) -> Estimate | None:
 
 
 def paired(first: Flags, second: Flags) -> Estimate | None:
-    """Share of the first minus that of the second, on the same pairs."""
-    return of_paired(paired_difference(first, second)) if len(first) else None
+    r"""Share of the first minus that of the second, on the same pairs; None of no pairs.
+
+    With Wilson's limits :math:`l_k \le p_k \le u_k` and the correlation :math:`\phi` of both, the lower limit is
+    :math:`p_1 - p_2 - \sqrt{x^2 - 2 \phi x y + y^2}`, :math:`x = p_1 - l_1`, :math:`y = u_2 - p_2`, and the upper one
+    likewise: not of width 0 where no pair tells the two apart.
+
+    Source:
+        Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
+        data": the method that squares and adds Wilson's limits.
+    """
+    if not len(first):
+        return None
+    one, other = share_of(int(first.sum()), len(first)), share_of(int(second.sum()), len(second))
+    constant = first.all() or second.all() or not (first.any() and second.any())
+    phi = 0.0 if constant else float(np.corrcoef(first, second)[0, 1])
+
+    def width(x: float, y: float) -> float:
+        return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
+
+    value = one.value - other.value
+    low = value - width(one.value - one.low, other.high - other.value)
+    return Estimate(value=value, low=low, high=value + width(one.high - one.value, other.value - other.low))
 
 
 def least_of(found: Iterable[Estimate | None]) -> Estimate | None:
