@@ -41,7 +41,7 @@ class PairClassifier(Goal):
     Raises:
         ValueError: A field has the wrong shape, type or range.
 
-    Source: Mehr and Schroeder, section III, after Foolbox' two-class wrapping of a verifier.
+    Source: Mehr and Schroeder, section 4, after Foolbox' two-class wrapping of a verifier.
     """
 
     metric: ClassVar[str] = "probability_same"
@@ -86,7 +86,7 @@ class PairClassifier(Goal):
 
 
 def anonymisation(references: Tensor, *, threshold: float, max_distance: float = MAX_DISTANCE) -> PairClassifier:
-    """From the same person to a different one. Mehr and Schroeder, section III.
+    """From the same person to a different one. Mehr and Schroeder, section 4.
 
     Args:
         references: The fixed second images of genuine pairs, or their unit embeddings.

@@ -42,6 +42,13 @@ class GoalOptions:
     neighbours: Annotated[
         int | None, Option(help="With identify-as, misidentify: number of voting templates (default: 1).")
     ] = None
+    max_distance: Annotated[
+        float | None,
+        Option(
+            help="With evade, impersonate: attack the probability of one person, 0 at this Euclidean distance, such as "
+            "2 (default: the distance itself)."
+        ),
+    ] = None
     metric: MetricOf = Metric.cosine
     limit: Annotated[int | None, Option(help="Process at most N images.")] = None
 
@@ -55,6 +62,7 @@ class GoalOptions:
             metric=self.metric.value,
             layer=self.layer,
             neighbours=self.neighbours,
+            max_distance=self.max_distance,
         )
 
 

@@ -91,7 +91,7 @@ WITHIN = (
 
 
 def within_rows(found: Values) -> list[tuple[str, ...]]:
-    """How long the changes are that succeed, for each goal: cells of ``WITHIN``, Mehr and Schroeder's table I."""
+    """How long the changes are that succeed, for each goal: cells of ``WITHIN``, Mehr and Schroeder's table 1."""
     rows = []
     for cell in found["cells"]:
         for goal, key in (("anonymisation", "evasion"), ("impersonation", "impersonation")):

@@ -31,6 +31,7 @@ _SCORE_NAMES = {
     "logit_margin": "logit margin",
     "feature_distance": "distance of features",
     "template_margin": "margin of the nearest template",
+    "probability_same": "probability of one person",
 }
 _GENUINE = {"evade": True, "impersonate": False}
 
@@ -209,8 +210,8 @@ def command_line(config: Mapping[str, Any], *, data: str = "DATA", weights: str 
     words += ["--data", data, "--model", str(config.get("model", "MODEL"))]
     words += ["--weights", weights] if weights else []
     words += ["--attack", name] if command != "attack" else []
-    for option in ("goal", "threshold", "metric", "layer", "neighbours"):
-        words += [f"--{option}", str(config[option])] if option in config else []
+    for option in ("goal", "threshold", "max_distance", "metric", "layer", "neighbours"):
+        words += [f"--{option.replace('_', '-')}", str(config[option])] if option in config else []
     words += [f"--{k}={v}" for k, v in sorted(mapping(config, "selection").items()) if v is not None]
     if isinstance(budget.get("eps"), float):
         words += ["--eps", _radius(budget["eps"])]

@@ -62,7 +62,7 @@ def halve(pairs: Sequence[Pair], *, seed: int) -> tuple[list[str], list[tuple[Pa
         The chosen names that occur in a remaining pair, and the remaining pairs, each with its attacked image or "".
 
     Source:
-        Zhong and Deng 2020, section V-E.
+        Zhong and Deng 2020, section IV-F.
     """
     names = sorted(names_of(pairs))
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
