@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastadv.core.estimates import Estimate, share_of
@@ -33,8 +33,7 @@ def _text(family: str, level: int, setup: Setup) -> str:
 
 
 def _part(setup: Setup, name: str, **more: Any) -> tuple[StudyPart, ...]:
-    sizes = {"pairs": setup.at(20, 40, None), "verified": setup.at(100, 600, None)}
-    return (DefencesOnPairs(name=name, **sizes, **more),)
+    return (DefencesOnPairs(name=name, pairs=setup.at(20, 40, None), verified=setup.at(100, 600, None), **more),)
 
 
 def _attacked_parts(setup: Setup) -> tuple[StudyPart, ...]:
@@ -98,7 +97,7 @@ def _defended_table(family: str) -> Callable[[Results], PaperTable]:
     return table
 
 
-def _printed(rows: dict[str, float | None]) -> PaperTable:
+def _printed(rows: Mapping[str, float | None]) -> PaperTable:
     """The accuracies of all pairs, which stand in the text."""
     return PaperTable.of_percent(_COLUMNS, {name: (value, None, None) for name, value in rows.items()})
 

@@ -171,9 +171,9 @@ def _attack_cost(spec: AttackSpec, images: int, written: int) -> Cost:
 def _of_pairs(cell: DefenceCell) -> dict[str, list[Any]]:
     """What a cell says of each pair: wrong as the attacker wants, wrong before, lengths."""
     trial = cell.trial
-    found = {"hits": cell.hits, "met": trial.before, "l2": trial.l2}
-    found |= {"generated": cell.generated, "defended": cell.defended}  # no copy's: they are there
-    return {name: np.asarray(values).tolist() for name, values in found.items()}
+    columns: dict[str, Any] = {"hits": cell.hits, "met": trial.before, "l2": trial.l2}
+    columns |= {"generated": cell.generated, "defended": cell.defended}  # None of a copy only
+    return {name: values.tolist() for name, values in columns.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +224,7 @@ def attacked(
 ) -> Attacked:
     """What a part found of an attack on the pairs of a goal, or on all."""
     cell, which = found["cells"][threat][defence][attack], chosen(found, goal)
-    flags = {name: np.array(cell[name], bool)[which] for name in ("hits", "met", "generated")}
-    return Attacked(**flags, **{name: np.array(cell[name], np.float64)[which] for name in ("l2", "defended")})
+    return Attacked(**{name: np.array(values)[which] for name, values in cell.items()})
 
 
 def right_clean(found: Mapping[str, Any], defence: str = NONE, goal: str | None = None) -> Flags:

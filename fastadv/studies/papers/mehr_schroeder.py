@@ -159,9 +159,9 @@ def _sweep_figure(found: Results) -> tuple[Figure, ...]:
         if points:
             x, y = zip(*points, strict=True)
             traces.append(Trace(label=attack, x=x, y=y))
-    names = {"x_name": "threshold, cosine", "y_name": "mean L2, impersonation over anonymisation"}
-    level = ("equal", 1.0)
-    return (Figure(title="Cost of impersonation", traces=tuple(traces), level=level, **names),) if traces else ()
+    title, y_name = "Cost of impersonation", "mean L2, impersonation over anonymisation"
+    figure = Figure(title=title, traces=tuple(traces), x_name="threshold, cosine", y_name=y_name, level=("equal", 1.0))
+    return (figure,) if traces else ()
 
 
 def _recipe(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
