@@ -130,8 +130,8 @@ class DefencesOnPairs(StudyPart):
             image = to_tensor(read_image(image_file(made, pair_name(pair.first, pair.second))))
             change = image - first
             shown += [(name, image), (f"{name}: change, scaled", 0.5 + change / (2 * change.abs().max() + 1e-12))]
+        noisy = shown[-2][1][None]  # by the last attack
         for label, defence in (("mean filter", MeanFilter(size=3)), ("Noise2Clean", Noise2Clean())):
-            noisy = shown[-2][1][None]
             with torch.no_grad():
                 shown.append((f"{self.attacks[-1][0]}: {label}", defence(noisy, content_key(noisy, 0))[0]))
         place = folder / "pictures"

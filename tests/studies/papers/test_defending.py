@@ -11,6 +11,8 @@ pytest.importorskip("matplotlib")
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.statistics import mean_ratio, wilson
+from fastadv.data import read_image, to_tensor, to_uint8
+from fastadv.defences import MeanFilter, content_key
 from fastadv.studies.papers import mehr_schroeder_checks
 from fastadv.studies.papers.catalog import RECIPES, find_recipes
 from fastadv.studies.papers.defending import GOALS, attacked, paired, right_clean
@@ -19,6 +21,7 @@ from fastadv.studies.papers.recipe import Setup
 from fastadv.studies.papers.run import plan_recipes, run_recipes
 
 PAIRS = 40  # half of one person
+SMOKE = Setup(scale="smoke", data=None, networks=())
 
 
 def cell(hits, l2, *, met=None, generated=None, defended=None):
@@ -273,16 +276,23 @@ def test_the_costs_grow_with_the_scale_and_the_paper_scale_has_the_papers_steps(
     assert part.pairs is None
     (part,) = RECIPES["mehr-table-1"].parts(Setup(scale="paper", data=None, networks=("synth-mobile",)))
     assert part.pairs == 50
-    planned = plan_recipes(recipes, Setup(scale="smoke", data=None, networks=()))
+    planned = plan_recipes(recipes, SMOKE)
     assert sum(bool(each.parts) for each in planned) == 5  # what the others need is among these
     assert all(each.cost.gradients > 0 for each in planned if each.parts)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of two recipes that share their part."""
+    out = tmp_path_factory.mktemp("run")
+    run_recipes(find_recipes(["mehr-table-2", "mehr-figure-3"]), SMOKE, out)
+    return out
+
+
 @pytest.mark.slow
-def test_a_table_is_what_its_study_found(tmp_path):
-    (folder,) = run_recipes(find_recipes(["mehr-table-2"]), Setup(scale="smoke", data=None, networks=()), tmp_path)
-    found = json.loads((folder / "results.json").read_text())
-    study = json.loads((tmp_path / "parts" / "synth-mobile" / "mehr-pairs" / "defences.json").read_text())
+def test_a_table_is_what_its_study_found(run):
+    found = json.loads((run / "mehr-table-2" / "results.json").read_text())
+    study = json.loads((run / "parts" / "synth-mobile" / "mehr-pairs" / "defences.json").read_text())
     rows = {row["name"]: row["cells"] for row in found["found"][0]["table"]["rows"]}
     labels = dict(zip(ATTACKS, ("minimal-fgsm", "deepfool", "noise-uniform", "noise-gaussian"), strict=True))
     for name, label in labels.items():
@@ -298,6 +308,19 @@ def test_a_table_is_what_its_study_found(tmp_path):
                 cell = rows[name][column]
                 assert (cell is None) == (value is None), (name, column)
                 assert value is None or math.isclose(cell["value"], value, rel_tol=1e-9), (name, column)
+
+
+@pytest.mark.slow
+def test_the_pictures_are_of_one_image_with_noise_and_what_the_defences_leave_of_it(run):
+    (picture,) = json.loads((run / "mehr-figure-3" / "results.json").read_text())["found"][0]["pictures"]
+    clean, noisy, filtered, restored = (read_image(run / file) / 255 for _, file in picture["files"])
+    change = [np.linalg.norm(image - clean) for image in (noisy, filtered, restored)]
+    assert change[0] > change[1] > change[2]
+    mean = MeanFilter(size=3)
+    images = to_tensor(read_image(run / picture["files"][1][1]))[None]
+    np.testing.assert_array_equal(
+        to_uint8(mean(images, content_key(images, 0))[0].clamp(0, 1)), read_image(run / picture["files"][2][1])
+    )
 
 
 def test_a_recipe_of_two_networks_refuses_one():
