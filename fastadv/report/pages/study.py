@@ -112,7 +112,7 @@ def cell_text(cell: Mapping[str, Any] | None, *, percent: bool) -> str:
         return text.NONE
 
     def shown(value: float) -> str:
-        return f"{100 * value:.1f}" if percent else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+        return f"{100 * value:.1f}" if percent else f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
 
     low, high, hits, trials = (cell.get(name) for name in ("low", "high", "hits", "trials"))
     inside = [] if low is None or high is None else [f"{shown(low)} to {shown(high)}"]

@@ -105,6 +105,7 @@ def _cells(table: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
 
 def _estimate(cell: Mapping[str, Any]) -> Estimate:
     """A cell as an estimate; a number without an interval has none, so that no difference of it is sure."""
-    ends = [cell.get(name) for name in ("low", "high")]
-    low, high = (-math.inf, math.inf) if None in ends else ends
+    low, high = cell.get("low"), cell.get("high")
+    if low is None or high is None:
+        low, high = -math.inf, math.inf
     return Estimate(value=cell["value"], low=low, high=high)

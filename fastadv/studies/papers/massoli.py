@@ -159,7 +159,7 @@ def _pixel_table(found: Results) -> PaperTable:
 
 
 def _pixel_figure(found: Results) -> tuple[Figure, ...]:
-    made = []
+    made: list[Figure] = []
     for kind in _KINDS:
         traces = []
         for row in _ROWS[:-1]:
@@ -197,7 +197,7 @@ def _pictures(found: Results) -> tuple[Pictures, ...]:
 
 
 def _similarities(scene: str, found: Results) -> tuple[Figure, ...]:
-    made = []
+    made: list[Figure] = []
     for kind in _KINDS:
         traces = []
         for row in _ROWS:

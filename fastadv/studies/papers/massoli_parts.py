@@ -288,13 +288,13 @@ def classifier_part(setup: Setup) -> AttackedClassifier:
     return AttackedClassifier(
         attacks=setup.at(
             ("bim:4@0.03", "mi-fgsm:4@0.03", "cw-l2:15,search_steps=2"),
-            ("bim:10@0.03", "mi-fgsm:10@0.03", "cw-l2:50,search_steps=2"),
+            ("bim:10@0.03", "mi-fgsm:10@0.03", "cw-l2:40,search_steps=2"),
             (*_BALLS, "cw-l2:1000,search_steps=5"),
         ),
         guided=tuple(f"knn-df:{setup.at(20, 100, 700)}{budget}" for budget in _GUIDED),
         people=setup.at(6, 24, 500),
         natural=setup.at(2, 3, 10),
-        attacked=setup.at(2, 3, 10),
+        attacked=setup.at(2, 2, 10),
         most=setup.at(8, 20, 10_000),
         test=setup.at(0.34, 0.5, 0.35),
         pairs=setup.at(100, 1000, None),

@@ -173,7 +173,7 @@ class PaperTable:
     @staticmethod
     def of_percent(columns: Sequence[str], rows: Mapping[str, Sequence[float | None]]) -> PaperTable:
         """A printed table whose numbers are per cent."""
-        shares = {name: tuple(None if v is None else v / 100 for v in cells) for name, cells in rows.items()}
+        shares = {name: tuple(None if v is None else round(v / 100, 6) for v in cells) for name, cells in rows.items()}
         return PaperTable(columns=tuple(columns), rows=shares, percent=True)
 
     def described(self) -> dict[str, Any]:

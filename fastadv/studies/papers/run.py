@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fastadv.attacks import Impersonate, fim
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import file_hash, write_atomically, write_json
@@ -23,6 +24,7 @@ from fastadv.data.hashes import KEPT
 from fastadv.data.images import to_uint8, write_png
 from fastadv.data.run_files import FolderKind
 from fastadv.data.synthetic import SyntheticFaces
+from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, prepare
 from fastadv.models.identity import model_identity
 from fastadv.runs import RunIdentity, UsedFaces
@@ -34,7 +36,7 @@ PARTS, FACES, PAIRS = "parts", "faces", "pairs.csv"
 _PEOPLE, _IMAGES, _PAIRS, _FIRST = 24, 8, 200, 800_000  # of the synthetic faces: nobody that networks were trained on
 _SIZE = 112
 _PNG = 0.75  # bytes of a written image, by the bytes of its pixels
-_TIMED, _BATCH = 3, 16
+_STEPS, _BATCH = 3, 16  # of what is timed
 
 
 def run_recipes(
@@ -201,7 +203,7 @@ def _part(
             raise ArgumentError(f"{file}: expected the results of a part, got {error!r}; remove the file") from error
         other = difference({name: saved.get(name) for name in wanted}, wanted, where=file.name)
         if other:
-            raise ArgumentError(f"{file}: {other}")
+            raise ArgumentError(f"{file}: expected this part, got another: {other}")
         return found, seconds
     begin = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +255,7 @@ def plan_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> tuple[Planned,
     """
     check_recipes(recipes, setup)
     _faces(setup)
-    speeds = {text: _seconds(model) for text, model in _opened(recipes, setup).items()}
+    speeds = {text: _seconds(model, setup.engine) for text, model in _opened(recipes, setup).items()}
     done: set[tuple[str, str]] = set()
     planned = []
     for recipe in recipes:
@@ -273,18 +275,19 @@ def plan_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> tuple[Planned,
     return tuple(planned)
 
 
-def _seconds(model: FaceModel) -> tuple[float, float]:
-    """Of a gradient and of an evaluation, for one image of a batch: the fastest of a few."""
+def _seconds(model: FaceModel, engine: Engine) -> tuple[float, float]:
+    """Of a gradient evaluation and of an evaluation, for one image of a batch: those of a few steps of an attack."""
+    noise = torch.Generator().manual_seed(0)
+    images = torch.rand((_BATCH, 3, *model.input_size), generator=noise).to(model.device)
+    goal = Impersonate(images.flip(0), threshold=1.0)
+    steps = trace(fim(steps=_STEPS + 1), goal, model, images, at=(1, _STEPS + 1), engine=engine)
+    next(steps)  # prepared and warm
+    begin = time.perf_counter()
+    next(steps)
+    gradient = (time.perf_counter() - begin) / (_STEPS * _BATCH)
     ready = prepare(model, precision="fp32")
-    height, width = model.input_size if isinstance(model.input_size, tuple) else (model.input_size,) * 2
-    images = torch.full((_BATCH, 3, height, width), 0.5, device=model.device)
-    taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(_TIMED):
+    with torch.no_grad():
         begin = time.perf_counter()
-        ready(images.clone().requires_grad_()).sum().backward()
-        middle = time.perf_counter()
-        with torch.no_grad():
+        for _ in range(_STEPS):
             ready(images).sum().item()
-        taken[0].append(middle - begin)
-        taken[1].append(time.perf_counter() - middle)
-    return min(taken[0]) / _BATCH, min(taken[1]) / _BATCH
+    return gradient, (time.perf_counter() - begin) / (_STEPS * _BATCH)

@@ -109,7 +109,7 @@ def test_the_results_hold_both_tables_verdicts_seeds_and_hashes(setup, tmp_path)
     assert (found["scale"], found["seed"], list(found["networks"])) == ("smoke", 0, [MODEL])
     assert len(found["networks"][MODEL]) == len(found["faces"]) == 64
     assert found["versions"]["fastadv"]
-    rows = list(csv.DictReader((folder / "results.csv").open()))
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert {(r["networks"], r["row"], r["column"]): r["value"] for r in rows} == {
         ("paper", "a", "hits"): "0.928",
         ("paper", "a", "more"): "0.01",
@@ -175,7 +175,7 @@ def test_the_page_shows_tables_figures_and_pictures(setup, tmp_path):
     page = render(folder).read_text()
     for said in ("A curve", "Two faces", "a face", "Measured on ten.", "most hit", "92.8", "59.6 to 98.2", "undecided"):
         assert said in page
-    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is loaded
+    assert 'src="http' not in page  # nothing is loaded
 
 
 def test_a_dry_run_counts_shared_parts_once_and_writes_nothing(setup, tmp_path):
