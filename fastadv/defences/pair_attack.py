@@ -30,6 +30,9 @@ class PairAttackAsDefence:
     decided, too. No label is used. **The verifier's decision is inverted**: right where an attack had inverted it
     before, and wrong where the pair was clean. An attacker who knows this defence leaves the images as they are.
 
+    With both images moved, those of a refused pair go to each other's place, and may end as far apart as they were: one
+    image alone flips more pairs.
+
     A pair's result depends on its images, the threshold and the seed only. It is no defence of single images: there is
     no ``wrap``.
 

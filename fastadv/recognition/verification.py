@@ -163,7 +163,7 @@ def evaluate(
         ValueError: See `statistics.checked` and `metrics.kfold_accuracy`.
     """
     values, labels = statistics.checked(scores, same)
-    rate, threshold = statistics.eer(values, labels)
+    rate, at_eer = statistics.eer(values, labels)
     accuracy = None if folds is None else metrics.kfold_accuracy(values, labels, folds, threshold)
     negatives = int((~labels).sum())
     hundredth, thousandth = (measurable(far, negatives) for far in (1e-2, 1e-3))
@@ -172,7 +172,7 @@ def evaluate(
         metric=metric,
         auc=statistics.auc(values, labels),
         eer=rate,
-        eer_threshold=threshold,
+        eer_threshold=at_eer,
         accuracy=accuracy.mean if accuracy else None,
         accuracy_std=accuracy.std if accuracy else None,
         tar_at_far_1e2=statistics.tar_at_far(values, labels, 1e-2) if hundredth else None,

@@ -272,9 +272,11 @@ def _ratios(cells: Sequence[Values]) -> list[Plot]:
         if points:
             x, y = zip(*points, strict=True)
             lines.append(Line(label=attack, x=x, y=y))
+    if not lines:
+        return []
     title = "L2 of impersonation over that of anonymisation"
-    names = {"x_name": "cosine threshold", "y_name": "ratio of the means"}
-    return [line_plot(lines, title=title, level=("equal", 1.0), **names)] if lines else []
+    axes = ("cosine threshold", "ratio of the means")
+    return [line_plot(lines, title=title, x_name=axes[0], y_name=axes[1], level=("equal", 1.0))]
 
 
 def _distinct(cells: Sequence[Values], key: str) -> list[str]:

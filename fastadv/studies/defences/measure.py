@@ -114,9 +114,9 @@ def defend(
         check_black_box(model, black_box)
     paired = [plan.label for plan in defences if isinstance(plan.defence, PairAttackAsDefence)]
     if paired and attacks and all(threat.knows_defence for threat in threats):
-        told = ", ".join(threat.name for threat in threats)
         raise ArgumentError(
-            f"threat: expected zero with {paired[0]}, whose white-box attacker leaves images as they are, got {told}"
+            f"threat: expected zero with {paired[0]}, whose white-box attacker leaves images as they are, got "
+            f"{', '.join(threat.name for threat in threats)}"
         )
     study = _DefenceStudy(source, pairs, model, work, threshold)
     planned = [(plan.label, study.resolve(plan)) for plan in with_none(defences)]

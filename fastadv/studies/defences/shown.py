@@ -127,7 +127,7 @@ class Shown:
 def seconds(work: Callable[[Tensor], Tensor], bare: FaceModel, images: Tensor) -> tuple[float, float]:
     """For an image by some work and by the bare model, in turn, so that a drift of the machine meets both."""
     images = images.to(bare.device).contiguous(memory_format=torch.channels_last)
-    ready = [work, prepare(bare, precision="fp32")]
+    ready: list[Callable[[Tensor], Tensor]] = [work, prepare(bare, precision="fp32")]
     times: list[list[float]] = [[], []]
     with torch.no_grad():
         for _ in range(_TURNS + 1):
