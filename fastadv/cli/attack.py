@@ -43,11 +43,7 @@ class GoalOptions:
         int | None, Option(help="With identify-as, misidentify: number of voting templates (default: 1).")
     ] = None
     max_distance: Annotated[
-        float | None,
-        Option(
-            help="With evade, impersonate: attack the probability of one person, 0 at this Euclidean distance, such as "
-            "2 (default: the distance itself)."
-        ),
+        float | None, Option(help="Attack P(same person), 0 at this distance (default: the distance).")
     ] = None
     metric: MetricOf = Metric.cosine
     limit: Annotated[int | None, Option(help="Process at most N images.")] = None
