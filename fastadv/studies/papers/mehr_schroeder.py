@@ -64,7 +64,8 @@ def _black_box_part(setup: Setup) -> tuple[StudyPart, ...]:
 
 
 def _sweep_part(setup: Setup) -> tuple[StudyPart, ...]:
-    return _part(setup, THRESHOLDS, attacks=_ATTACKS[:2], sweep=setup.at(_COSINES[::2], _COSINES, _COSINES))
+    cosines = setup.at(_COSINES[::2], _COSINES, _COSINES)
+    return _part(setup, THRESHOLDS, attacks=_ATTACKS[:2], pairs=setup.at(20, 40, 50), sweep=cosines)
 
 
 def _table_1(found: Results) -> PaperTable:
