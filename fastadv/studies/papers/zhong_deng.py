@@ -9,6 +9,7 @@ import numpy as np
 
 from fastadv.core.estimates import Estimate, mean_of
 from fastadv.studies.papers import zhong_deng_printed as printed
+from fastadv.studies.papers import zhong_deng_verifiers as verifiers
 from fastadv.studies.papers.recipe import Claim, Figure, PaperTable, Results, Setup, StudyPart, StudyRecipe, Trace
 from fastadv.studies.papers.transfer_parts import Hits, TransferPart, bounded
 
@@ -34,14 +35,14 @@ _PAIRS = (
     "a pair once, whatever number of networks saw it.",
 )
 _STEPS = (
-    "FIM and M-FIM make 13 steps, min(eps + 4, 1.25 eps), and the others 1,500 (--scale paper). The paper states 13 for "
-    "FIM and 1,500 for DFANet, and no number for M-FIM and DI-M-FIM; its figure 5 shows M-FIM unchanged by more steps. "
-    "Scale small: 64 for 1,500.",
+    "FIM and M-FIM make 13 steps, min(eps + 4, 1.25 eps), and the others 1,500 (scale small: 64). The paper states 13 "
+    "for FIM and 1,500 for DFANet, and no number for M-FIM and DI-M-FIM; more steps leave M-FIM unchanged in its "
+    "figure 5.",
 )
 
 
 def _part(setup: Setup, name: str, methods: tuple[str, ...], steps: int, **more: Any) -> TransferPart:
-    size = {"pairs": setup.at(6, 48, 10_000), "images": setup.at(8, 48, 101), "far": setup.at(0.1, 1e-3, 1e-3)}
+    size = {"pairs": setup.at(6, 48, 10_000), "images": setup.at(8, 48, 101), "fars": (setup.at(0.1, 1e-3, 1e-3),)}
     return TransferPart(name=name, methods=methods, steps=steps, **{**size, **more})
 
 
@@ -61,7 +62,8 @@ def _drop_rates(setup: Setup) -> tuple[StudyPart, ...]:
 
 
 def _ensembles(setup: Setup) -> tuple[StudyPart, ...]:
-    return (_part(setup, _ENSEMBLES, ("di-m-fim", _BEST), setup.at(2, 48, 1500), fars=printed.FARS, ensembles=True),)
+    fars = (*setup.at((0.1,), (), ()), *printed.FARS)
+    return (_part(setup, _ENSEMBLES, ("di-m-fim", _BEST), setup.at(2, 48, 1500), fars=fars, ensembles=True),)
 
 
 def _matrix(part: str, methods: tuple[str, ...], results: Results) -> PaperTable:
@@ -202,13 +204,17 @@ def _nearer(results: Results, method: str, base: str, *, white_box: bool) -> Est
 
 def _table_of_ensembles(results: Results) -> PaperTable:
     hits = Hits(results[_ENSEMBLES])
+    shown = hits.found["fars"]
+    fars = (*printed.FARS[::-1], *(far for far in shown if far not in printed.FARS))
     rows: dict[str, tuple[Estimate | None, ...]] = {}
     for method in ("di-m-fim", _BEST):
-        rows[f"{method}, {printed.MEAN}"] = (None, None, hits.mean(method))
+        name = f"{method}, {printed.MEAN}"
+        rows[name] = tuple(hits.mean(method, far=far) if far in shown else None for far in fars)
     for move in hits.moves:
         for method in ("di-m-fim", _BEST):
-            rows[f"{method}, {move[0]} → {move[1]}"] = (None, None, hits.rate(move, method))
-    return PaperTable(columns=printed.FAR_NAMES, rows=rows, percent=True)
+            name = f"{method}, {move[0]} → {move[1]}"
+            rows[name] = tuple(hits.rate(move, method, far=far) if far in shown else None for far in fars)
+    return PaperTable(columns=tuple(printed.far_name(far) for far in fars), rows=rows, percent=True)
 
 
 def _transfer_table(number: int, roman: str, shown: PaperTable, what: str, paper: str) -> StudyRecipe:
@@ -344,4 +350,5 @@ RECIPES: tuple[StudyRecipe, ...] = (
             "mean over all surrogates. The table shows the distances at the end.",
         ),
     ),
+    *verifiers.RECIPES,
 )
