@@ -21,6 +21,7 @@ from fastadv.cli.calibrate import calibrate
 from fastadv.cli.catalogs import attacks
 from fastadv.cli.check_model import check
 from fastadv.cli.checks import Checked
+from fastadv.cli.compare import compare
 from fastadv.cli.defend import defend
 from fastadv.cli.demo import demo
 from fastadv.cli.detect import detect
@@ -34,6 +35,7 @@ from fastadv.cli.inspect_weights import inspect
 from fastadv.cli.models import models, show_model
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
+from fastadv.cli.study import study
 from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
 from fastadv.cli.train_denoiser import denoiser
@@ -66,12 +68,27 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (demo, align, attacks, attack, verify, identify, transfer, talfw, defend, report, serve, doctor):
+for command in (
+    demo,
+    align,
+    attacks,
+    attack,
+    verify,
+    identify,
+    transfer,
+    talfw,
+    defend,
+    compare,
+    report,
+    serve,
+    doctor,
+):
     app.command(cls=Checked)(command)
 detect.command(cls=Checked)(calibrate)
 detect.command(cls=Checked)(explain)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
+app.add_typer(study, name="study")
 networks = typer.Typer(cls=Listing, pretty_exceptions_enable=False, rich_markup_mode=None)
 networks.callback(invoke_without_command=True)(models)
 networks.command("show", cls=Checked)(show_model)

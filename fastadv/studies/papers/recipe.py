@@ -16,6 +16,9 @@ from fastadv.runs.inputs import PairChoice, RunInputs, network_name
 
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
+SHIPPED = ("synth-mobile", "synth-vgg", "synth-shuffle", "synth-resnet")
+"""The networks of a run at scale ``"smoke"`` that names none."""
+
 Results = Mapping[str, Any]
 """What the parts of a recipe found, plain JSON values, by the names of the parts."""
 
@@ -29,7 +32,8 @@ class Setup:
     Attributes:
         scale: ``"smoke"`` (seconds), ``"small"`` (minutes) or ``"paper"`` (the paper's numbers).
         data: The faces, as ``open_faces`` takes them; None: synthetic ones, which the run draws before any part.
-        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``: all of a study of several networks, else one.
+        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``: all of a study of several networks, else one. None at scale
+            ``"smoke"``: as many of the shipped ones as a recipe needs.
         pairs: The list of verification pairs; None for the one that the faces bring.
         landmarks: Five points an image, or None.
         seed: Of every random number.
@@ -289,6 +293,8 @@ class StudyRecipe:
         Raises:
             ValueError: It needs more networks.
         """
+        if not setup.networks and setup.scale == SCALES[0]:
+            setup = setup.of(*SHIPPED[: self.networks])
         if len(setup.networks) < self.networks:
             raise ArgumentError(
                 f"--network: expected {self.networks} or more for {self.name}, got {len(setup.networks)}"

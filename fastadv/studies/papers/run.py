@@ -74,8 +74,7 @@ def run_recipes(
     with identity.hold(out, fresh=fresh):
         if isinstance(source, SyntheticFaces):
             setup = _drawn(source, setup, out, progress)
-        networks = {text: open_named_model(text, device=setup.device) for text in setup.networks}
-        hashes = {text: model_identity(model)["weights"] for text, model in networks.items()}
+        hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
         faces = {name: identity.config[name] for name in ("faces", "landmarks")}
         return tuple(_one(recipe, setup, out, hashes, faces, progress) for recipe in recipes)
 
@@ -95,6 +94,12 @@ def check_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> None:
         raise ArgumentError(f"--network: expected each one once, got {twice[0]!r} twice")
     for recipe in recipes:
         recipe.setups(setup)
+
+
+def _opened(recipes: Sequence[StudyRecipe], setup: Setup) -> dict[str, FaceModel]:
+    """The networks of all recipes, by their texts."""
+    texts = dict.fromkeys(text for recipe in recipes for one in recipe.setups(setup) for text in one.networks)
+    return {text: open_named_model(text, device=setup.device) for text in texts}
 
 
 def _synthetic(setup: Setup) -> SyntheticFaces:
@@ -140,7 +145,11 @@ def _one(
         "printed": None if recipe.printed is None else recipe.printed.described(),
         "found": found,
         "seed": setup.seed,
-        "networks": {name: hashes[text] for name, text in zip(setup.names, setup.networks, strict=True)},
+        "networks": {
+            name: hashes[text]
+            for one in recipe.setups(setup)
+            for name, text in zip(one.names, one.networks, strict=True)
+        },
         **faces,
         "versions": versions(),
     }
@@ -242,7 +251,7 @@ def plan_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> tuple[Planned,
         ValueError: As ``check_recipes``; a network cannot be opened.
     """
     check_recipes(recipes, setup)
-    speeds = {text: _seconds(open_named_model(text, device=setup.device)) for text in setup.networks}
+    speeds = {text: _seconds(model) for text, model in _opened(recipes, setup).items()}
     done: set[tuple[str, str]] = set()
     planned = []
     for recipe in recipes:
