@@ -19,9 +19,10 @@ from fastadv.data.run_files import IMAGES
 from fastadv.detection.knn import COMPONENTS
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
-from fastadv.studies.detection.attacks import AttackedImages, make
-from fastadv.studies.detection.features import Features
-from fastadv.studies.detection.knn import KnnRow, KnnScores, knn_scores
+from fastadv.studies.detection.attacks import AttackedImages, gallery_of, make
+from fastadv.studies.detection.features import Features, joined
+from fastadv.studies.detection.knn import ERRORS, KnnRow, KnnScores, knn_scores
+from fastadv.studies.detection.measure import people_of
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.setting import Clean, Setting, look
 from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned
@@ -45,6 +46,7 @@ class KnnExample:
         neighbour: Name of the indexed image of that person which is nearest by the pooled output of the layer; None
             where the index has nobody of the class.
         score: Support of the predicted class.
+        likeness: Cosine of the mean embeddings of the two people, of their indexed images.
     """
 
     attack: str
@@ -54,6 +56,7 @@ class KnnExample:
     predicted: str
     neighbour: str | None
     score: float
+    likeness: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +66,7 @@ class KnnStudy:
     Attributes:
         scores: Every processing and weighting, on one layer.
         examples: Every adversarial image with the support by `BEST`, the highest first.
+        people: Whom the images show that the scores are of: of ``"natural"``, `ERRORS` and each attack with its kind.
         cells: The adversarial images, those whose prediction the attack has changed.
         accuracy: Share of the natural images that the network classifies rightly.
         index: How many images the neighbours are looked for in.
@@ -70,6 +74,7 @@ class KnnStudy:
 
     scores: tuple[KnnScores, ...]
     examples: tuple[KnnExample, ...]
+    people: Mapping[str, tuple[str, ...]]
     cells: tuple[AttackedImages, ...]
     accuracy: float
     index: int
@@ -146,6 +151,7 @@ def knn_folder(
         made = KnnStudy(
             scores=scores,
             examples=_examples(setting, clean, cells, best),
+            people=_people(setting, clean, cells),
             cells=cells,
             accuracy=float(setting.right(clean.natural).float().mean()),
             index=len(clean.rest),
@@ -158,6 +164,10 @@ def _examples(
     setting: Setting, clean: Clean, cells: Sequence[AttackedImages], best: KnnScores
 ) -> tuple[KnnExample, ...]:
     place, labels = setting.layers.index(best.layer), setting.labels(clean.rest.names)
+    gallery = gallery_of(setting, clean)
+    row_of = {int(c): k for k, c in enumerate(gallery.classes)}
+    means = torch.nn.functional.normalize(gallery.templates, dim=1).cpu()
+    alike = means @ means.T
     seen: dict[str, int] = {}
     made = []
     for cell in cells:
@@ -170,6 +180,7 @@ def _examples(
         for row, name, class_, score, own in zip(
             cell.rows, cell.features.names, cell.features.predicted.tolist(), support, far, strict=True
         ):
+            person = name.rpartition("/")[0]
             among = own.masked_fill(labels != class_, torch.inf)
             nearest = clean.rest.names[int(among.argmin())] if bool(torch.isfinite(among).any()) else None
             made.append(
@@ -177,13 +188,24 @@ def _examples(
                     attack=cell.group,
                     source=name,
                     image=cell.folder / IMAGES / f"{row.name}.png",
-                    actual=name.rpartition("/")[0],
+                    actual=person,
                     predicted=setting.classes[class_],
                     neighbour=nearest,
                     score=score,
+                    likeness=float(alike[row_of[setting.logit[person]], row_of[class_]]),
                 )
             )
     return tuple(sorted(made, key=lambda example: -example.score))
+
+
+def _people(setting: Setting, clean: Clean, cells: Sequence[AttackedImages]) -> dict[str, tuple[str, ...]]:
+    natural = joined((clean.natural, clean.sources))
+    right = setting.right(natural)
+    found = {"natural": people_of(natural.take(right).names), ERRORS: people_of(natural.take(~right).names)}
+    for cell in cells:
+        if cell.features is not None:
+            found[cell.group] = [*found.get(cell.group, []), *people_of(cell.features.names)]
+    return {name: tuple(people) for name, people in found.items()}
 
 
 def describe(study: KnnStudy) -> Mapping[str, Any]:

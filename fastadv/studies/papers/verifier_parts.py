@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.progress import Progress
 from fastadv.data import Pair, write_pairs_csv
@@ -17,6 +15,7 @@ from fastadv.data.stored import ImageFormat
 from fastadv.runs.inputs import PairChoice, open_faces
 from fastadv.studies.defences.folder import DefencePlan, defend_folder
 from fastadv.studies.defences.results import describe
+from fastadv.studies.papers.faces import some_people
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
 from fastadv.studies.papers.traces import roc_trace
 from fastadv.studies.papers.transfer_parts import EPS
@@ -94,10 +93,13 @@ class MatrixPart(StudyPart):
     def pairs(self, setup: Setup) -> tuple[Pair, ...]:
         """The pairs of the matrix, each once."""
         assert setup.data is not None
-        names = by_identity(open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks).names)
-        known = sorted(person for person, own in names.items() if len(own) >= self.each)
-        order = np.random.Generator(np.random.PCG64(setup.seed)).permutation(len(known))[: self.people]
-        images = [(known[k], place, names[known[k]][place]) for k in sorted(order) for place in range(self.each)]
+        source = open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
+        drawn = some_people(source, people=self.people, least=self.each, most=self.each, seed=setup.seed)
+        images = [
+            (person, place, name)
+            for person, names in by_identity(drawn.names).items()
+            for place, name in enumerate(names)
+        ]
         return tuple(
             Pair(first=name, second=other, same=person == another)
             for number, (person, place, name) in enumerate(images)

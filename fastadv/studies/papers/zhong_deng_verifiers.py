@@ -164,5 +164,10 @@ RECIPES: tuple[StudyRecipe, ...] = (
         ),
     ),
     _figure(7, _EACH, "MEDS", "all images with all others"),
-    _figure(8, _QUERIES, "PaSC", "half of each person's images with the other halves"),
+    _figure(
+        8,
+        _QUERIES,
+        "PaSC",
+        "half of each person's images with the other halves (scale paper: 600 with 600; the paper: 2,344 with 2,344)",
+    ),
 )
