@@ -22,7 +22,7 @@ _SEEDS = ("seed", "faces_seed")
 _RATES = ("far", "false_alarm", "rate")
 _FILES = ("score", "report", "export", "calibrate", "explain")  # commands whose --out is a file
 _WITH_FIGURES = ("verify", "identify", "explain")
-_WITH_PAGES = ("transfer", "defend", "evaluate", "demo")
+_WITH_PAGES = ("transfer", "defend", "evaluate", "demo", "run")
 
 
 def _figures(values: Mapping[str, Any]) -> tuple[str, str] | None:

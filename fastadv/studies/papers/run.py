@@ -58,9 +58,8 @@ def run_recipes(
         OSError: A file cannot be read or written.
     """
     check_recipes(recipes, setup)
-    kind = FolderKind(
-        mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *(r.name for r in recipes), KEPT, MARK)
-    )
+    earlier = sorted(file.parent.name for file in out.glob(f"*/{RESULTS}"))
+    kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
     source = _synthetic(setup) if setup.data is None else open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
     pairs = None if setup.pairs is None else file_hash(setup.pairs)
     identity = RunIdentity.of(
