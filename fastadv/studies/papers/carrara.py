@@ -48,10 +48,13 @@ _REFUSED = {  # "more than 98 %", "more than 50 %", "more than 40 %", "around 10
     "threshold that keeps 98 %": (50.0, 40.0, None, 10.0),
     "threshold that keeps 90 %": (None, None, 80.0, None),
 }
-_TABLE_3 = {
-    **{f"hardest {k}": (score,) for k, score in enumerate((0.13, 0.10, 0.08, 0.08), 1)},
-    **{f"easiest {k}": (0.0,) for k in range(1, 5)},
-}
+_SCORE = PaperTable(
+    columns=("score",),
+    rows={
+        **{f"hardest {k}": (score,) for k, score in enumerate((0.13, 0.10, 0.08, 0.08), 1)},
+        **{f"easiest {k}": (0.0,) for k in range(1, 5)},
+    },
+)
 
 _NOTES = (
     "Paper: OverFeat on ImageNet, an image of each of 1,000 classes attacked, pool5 reduced from 1,024 channels to 256 "
@@ -203,7 +206,7 @@ def _example_rows(found: Results) -> PaperTable:
     own = _examples(found)
     count = len(own) // 2
     rows = {f"{each['kind']} {k % count + 1}": (float(each["score"]),) for k, each in enumerate(own)}
-    return PaperTable(columns=("score",), rows=rows)
+    return PaperTable(columns=_SCORE.columns, rows=rows).with_rows_of(_SCORE)
 
 
 def _pictures(found: Results) -> tuple[Pictures, ...]:
@@ -267,7 +270,7 @@ RECIPES: tuple[StudyRecipe, ...] = (
         "5.1",
         "The adversarial images with the highest and the lowest scores, with their nearest neighbours",
         table=_example_rows,
-        printed=PaperTable(columns=("score",), rows=_TABLE_3),
+        printed=_SCORE,
         pictures=_pictures,
         claims=(
             Claim(

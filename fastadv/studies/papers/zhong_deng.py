@@ -214,7 +214,8 @@ def _table_of_ensembles(results: Results) -> PaperTable:
         for method in ("di-m-fim", _BEST):
             name = f"{method}, {move[0]} → {move[1]}"
             rows[name] = tuple(hits.rate(move, method, far=far) if far in shown else None for far in fars)
-    return PaperTable(columns=tuple(printed.far_name(far) for far in fars), rows=rows, percent=True)
+    table = PaperTable(columns=tuple(printed.far_name(far) for far in fars), rows=rows, percent=True)
+    return table.with_rows_of(printed.TABLE_5)
 
 
 def _transfer_table(number: int, roman: str, shown: PaperTable, what: str, paper: str) -> StudyRecipe:
