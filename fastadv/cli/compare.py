@@ -27,7 +27,7 @@ def compare(
     from fastadv.studies.papers.compare import compare_runs
 
     found = compare_runs(first, second)
-    if printing.ends(found):
+    if printing.ends({"recipes": found}):
         return
     for one in found:
         rows = [

@@ -67,7 +67,7 @@ def _named(recipe: StudyRecipe) -> dict[str, object]:
 @study.command(cls=Checked)
 @takes_groups
 def show(
-    name: Annotated[str, typer.Argument(help="Show this recipe: a name of 'fastadv study list'.")],
+    name: Annotated[str, typer.Argument(help="Show this recipe, a name of 'fastadv study list'.")],
     as_json: AsJson = False,
 ) -> None:
     """Show a recipe: the paper's table, the findings that are checked, and what differs from the paper."""
@@ -77,19 +77,20 @@ def show(
     from fastadv.report.pages.study import header, table_rows
     from fastadv.studies.papers.catalog import find_recipes
 
-    for recipe in find_recipes([name]):
-        printed = None if recipe.printed is None else recipe.printed.described()
-        if as_json:
-            print(json.dumps({**_named(recipe), "printed": printed}))
-            continue
+    recipes = find_recipes([name])
+    tables = [None if recipe.printed is None else recipe.printed.described() for recipe in recipes]
+    if as_json:
+        print(json.dumps([{**_named(one), "printed": table} for one, table in zip(recipes, tables, strict=True)]))
+        return
+    for recipe, table in zip(recipes, tables, strict=True):
         print_line(f"{recipe.name}: {recipe.title}\n{recipe.source}\n")
-        if printed is not None:
-            found = {"printed": printed, "found": []}
+        if table is not None:
+            found = {"printed": table, "found": []}
             print_table("as printed", list(table_rows(found)), header(found))
         for claim in recipe.claims:
             print_line(f"finding: {claim.statement}")
         print_notes(recipe.notes)
-        print_next("study", "run", recipe.name, out="study")
+    print_next("study", "run", name, out="study")
 
 
 @study.command("run", cls=Checked)
@@ -162,11 +163,18 @@ def run_study(
     )
     found = [study_page.read_results(folder) for folder in folders]
     pages = [study_page.render(folder) for folder in folders]
-    verdicts = {
-        f["recipe"]: [{"statement": s, "networks": n, "verdict": v} for s, n, v, _ in study_page.claim_rows(f)]
-        for f in found
-    }
-    if printing.ends({"recipes": verdicts, "reports": [str(p) for p in pages], "seconds": round(seconds, 3)}):
+    described = [
+        {
+            "recipe": one["recipe"],
+            "report": str(page),
+            "claims": [
+                {"statement": statement, "networks": networks, "verdict": verdict}
+                for statement, networks, verdict, _ in study_page.claim_rows(one)
+            ],
+        }
+        for one, page in zip(found, pages, strict=True)
+    ]
+    if printing.ends({"recipes": described, "seconds": round(seconds, 3)}):
         return
     for one, page in zip(found, pages, strict=True):
         _print_found(one)
@@ -189,7 +197,7 @@ def _print_plan(recipes: tuple[StudyRecipe, ...], setup: Setup, printing: PrintO
     from fastadv.studies.papers.run import plan_recipes
 
     planned = plan_recipes(recipes, setup)
-    if printing.ends([asdict(each) for each in planned]):
+    if printing.ends({"planned": [asdict(each) for each in planned]}):
         return
     rows = [
         (

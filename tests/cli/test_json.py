@@ -9,6 +9,7 @@ import pytest
 from commands import CALLS, write_inputs
 
 from fastadv.cli import app
+from fastadv.studies.papers import run as running
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 KINDS = {"integer": int, "number": (int, float), "text": str, "boolean": bool, "object": dict, "list": list}
@@ -90,6 +91,23 @@ def _of_type(value, kind, rules, path):
 def printed(capsys, *words):
     app([str(word) for word in words], standalone_mode=False)
     return json.loads(capsys.readouterr().out)
+
+
+def test_what_recipes_print_is_documented(faces, tmp_path, capsys, monkeypatch):
+    scene = {"before": [0.1], "after": [0.4]}
+    cells = [
+        {"kind": "targeted", "family": family, "attack": attack, "on_logits": on_logits, "impersonation": scene}
+        for family, attack, on_logits in (("cw-l2", "cw-l2", True), ("knn-df", "knn-df@5/255", False))
+    ]
+    monkeypatch.setattr(running, "_part", lambda *given: ({"threshold": 0.3, "cells": cells}, 1.0))
+    out = tmp_path / "out"
+    run = ("study", "run", "massoli-table-3", "--data", faces, "--network", "synth-mobile", "--out", out, "--json")
+    assert problems("fastadv study run", printed(capsys, *run)) == []
+    assert problems("fastadv study run --dry-run", printed(capsys, *run, "--dry-run")) == []
+    assert problems("fastadv compare", printed(capsys, "compare", out, out, "--json")) == []
+    for section, words in (("list", ()), ("show", ("all",))):
+        for found in printed(capsys, "study", section, *words, "--json"):
+            assert problems(f"fastadv study {section}", found) == []
 
 
 def test_what_commands_print_is_documented(faces, pairs, weights, tmp_path, capsys):

@@ -33,13 +33,13 @@ def test_list_and_show_name_every_recipe(capsys, monkeypatch):
     said = inside(["study", "show", "massoli-table-3"], capsys)
     assert "92.8" in said
     assert "finding: targeted kNN-guided attacks push more pairs above the threshold than C&W" in said
-    shown = json.loads(inside(["study", "show", "massoli-table-3", "--json"], capsys))
-    assert shown["printed"]["rows"][0]["cells"][1] == {"value": 0.928}
+    (shown,) = json.loads(inside(["study", "show", "massoli-table-3", "--json"], capsys))
+    assert shown["printed"]["rows"][0]["cells"][1]["value"] == 0.928
 
 
 def test_a_dry_run_prints_the_cost_and_writes_nothing(capsys, faces, tmp_path):
     words = ["study", "run", "massoli", "--data", faces, "--network", "synth-mobile", "--out", tmp_path / "out"]
-    planned = json.loads(inside([*words, "--dry-run", "--json"], capsys))
+    planned = json.loads(inside([*words, "--dry-run", "--json"], capsys))["planned"]
     assert planned[0]["cost"]["gradients"] > 0
     assert planned[0]["seconds"] > 0
     assert planned[-1]["parts"] == []
@@ -67,8 +67,8 @@ def test_run_prints_the_table_and_the_findings_and_draws_the_page(capsys, faces,
     assert "undecided: targeted kNN-guided attacks" in said
     assert (tmp_path / "a" / "massoli-table-3" / "report.html").is_file()
     found = json.loads(inside([*words, tmp_path / "b", "--json"], capsys))
-    assert found["recipes"]["massoli-table-3"][0]["verdict"] == "undecided"
-    compared = json.loads(inside(["compare", tmp_path / "a", tmp_path / "b", "--json"], capsys))
+    assert found["recipes"][0]["claims"][0]["verdict"] == "undecided"
+    compared = json.loads(inside(["compare", tmp_path / "a", tmp_path / "b", "--json"], capsys))["recipes"]
     assert [one["recipe"] for one in compared] == ["massoli-table-3"]
     assert not any(cell["differs"] for cell in compared[0]["cells"])
     assert "B - A" in inside(["compare", tmp_path / "a", tmp_path / "b"], capsys)

@@ -13,6 +13,7 @@ from fastadv.report.pages import parts
 from fastadv.report.pages.frame import notices, page_of, plots, read_json, section, tiles, write_page
 from fastadv.report.parts import Card, CardGallery, Page, Part, Plot, Section, Table
 from fastadv.report.study_figures import Line, line_plot
+from fastadv.report.svg import COLOURS
 
 RESULTS = "results.json"
 _PAPER, _HERE = "paper", "here"
@@ -59,12 +60,7 @@ def study_page(found: Mapping[str, Any], root: Path) -> Page:
             "The paper's numbers and ours" if found["printed"] else "Numbers",
             Table(header=header(found), rows=tuple(table_rows(found)), note=_note(found)),
         ),
-        section(
-            "Findings",
-            claims_table(found),
-            lead="Each finding is a number that must be above 0, with its 95 % interval: pass where the interval lies "
-            "above 0, fail where it lies below, undecided where it holds 0.",
-        ),
+        section("Findings", claims_table(found)),
     ]
     for study in studies:
         who = " and ".join(study["networks"])
@@ -133,7 +129,8 @@ def _note(found: Mapping[str, Any]) -> str:
 def claims_table(found: Mapping[str, Any]) -> Table | None:
     """The findings with verdicts and what they rest on; None without any."""
     rows = tuple(claim_rows(found))
-    return Table(header=("finding", "network", "verdict", "what must be above 0"), rows=rows) if rows else None
+    note = "pass: the 95 % interval lies above 0; fail: below 0; undecided: it holds 0, or nothing was measured."
+    return Table(header=("finding", "network", "verdict", "above 0"), rows=rows, note=note) if rows else None
 
 
 def claim_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -145,7 +142,10 @@ def claim_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _plot(figure: Mapping[str, Any]) -> Plot:
-    lines = [Line(label=t["label"], x=tuple(t["x"]), y=tuple(t["y"])) for t in figure["traces"]]
+    lines = [
+        Line(label=t["label"], x=tuple(t["x"]), y=tuple(t["y"]), dashed=k >= len(COLOURS))
+        for k, t in enumerate(figure["traces"])
+    ]
     level = None if figure["level"] is None else (figure["level"][0], figure["level"][1])
     return line_plot(
         lines,

@@ -193,7 +193,9 @@ class PaperTable:
 def _cell(cell: Cell) -> dict[str, Any] | None:
     if cell is None:
         return None
-    return cell.described() if isinstance(cell, Estimate) else {"value": float(cell)}
+    if isinstance(cell, Estimate):
+        return cell.described()
+    return {"value": float(cell), **dict.fromkeys(("low", "high", "hits", "trials"))}
 
 
 @dataclass(frozen=True, kw_only=True)

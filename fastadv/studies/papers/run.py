@@ -18,7 +18,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.files import file_hash, write_atomically, write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import versions
-from fastadv.data import write_pairs_csv
+from fastadv.data import FaceSource, write_pairs_csv
 from fastadv.data.hashes import KEPT
 from fastadv.data.images import to_uint8, write_png
 from fastadv.data.run_files import FolderKind
@@ -58,9 +58,10 @@ def run_recipes(
         OSError: A file cannot be read or written.
     """
     check_recipes(recipes, setup)
+    hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
     earlier = sorted(file.parent.name for file in out.glob(f"*/{RESULTS}"))
     kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
-    source = _synthetic(setup) if setup.data is None else open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
+    source = _faces(setup)
     pairs = None if setup.pairs is None else file_hash(setup.pairs)
     identity = RunIdentity.of(
         "study",
@@ -73,7 +74,6 @@ def run_recipes(
     with identity.hold(out, fresh=fresh):
         if isinstance(source, SyntheticFaces):
             setup = _drawn(source, setup, out, progress)
-        hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
         faces = {name: identity.config[name] for name in ("faces", "landmarks")}
         return tuple(_one(recipe, setup, out, hashes, faces, progress) for recipe in recipes)
 
@@ -101,7 +101,9 @@ def _opened(recipes: Sequence[StudyRecipe], setup: Setup) -> dict[str, FaceModel
     return {text: open_named_model(text, device=setup.device) for text in texts}
 
 
-def _synthetic(setup: Setup) -> SyntheticFaces:
+def _faces(setup: Setup) -> FaceSource:
+    if setup.data is not None:
+        return open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
     return SyntheticFaces(identities=_PEOPLE, per_identity=_IMAGES, seed=setup.seed, size=_SIZE, first=_FIRST)
 
 
@@ -247,9 +249,10 @@ def plan_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> tuple[Planned,
     """Count what recipes would take; nothing is written.
 
     Raises:
-        ValueError: As ``check_recipes``; a network cannot be opened.
+        ValueError: As ``check_recipes``; faces or a network cannot be opened.
     """
     check_recipes(recipes, setup)
+    _faces(setup)
     speeds = {text: _seconds(model) for text, model in _opened(recipes, setup).items()}
     done: set[tuple[str, str]] = set()
     planned = []

@@ -98,7 +98,7 @@ def test_the_results_hold_both_tables_verdicts_seeds_and_hashes(setup, tmp_path)
     out = tmp_path / "out"
     (folder,) = run_recipes([recipe()], setup, out)
     found = read_results(folder)
-    assert found["printed"]["rows"][0]["cells"] == [{"value": 0.928}, {"value": 0.01}]
+    assert [cell["value"] for cell in found["printed"]["rows"][0]["cells"]] == [0.928, 0.01]
     (study,) = found["found"]
     cell = study["table"]["rows"][0]["cells"][0]
     assert (cell["value"], cell["hits"], cell["trials"]) == (0.9, 9, 10)
