@@ -94,8 +94,8 @@ def parse_counts(argument: str, text: str) -> tuple[int, ...]:
         low, dash, high = ends.partition("-")
         given = (low, high if dash else low, stride if colon and dash else "1")
         first, last, step = (_count(each.strip(), most=_MOST) for each in given)
-        known = 0 < first <= last and step > 0 and bool(dash or not colon)
-        if not known or (last - first) // step >= _COUNTS - len(found):
+        right = 0 < first <= last and step > 0 and bool(dash or not colon)
+        if not right or (last - first) // step >= _COUNTS - len(found):
             raise ArgumentError(
                 f"{argument}: expected positive whole numbers with commas between them such as 13,50 or 1-13,50-200:50,"
                 f" at most {_COUNTS:,}, got {_short(text)!r}"

@@ -156,8 +156,11 @@ class _Opened:
     def identity(self) -> RunIdentity:
         """Everything that an output depends on."""
         plan, given = self.plan, self.plan.inputs
-        targeted = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": max(plan.far)}
-        universal = {kind.label: kind.steps for kind in self.kinds if isinstance(kind, planning.Universal)}
+        rules: dict[str, Any] = {}
+        if not plan.untargeted:
+            rules = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": max(plan.far)}
+        elif universal := {kind.label: kind.steps for kind in self.kinds if isinstance(kind, planning.Universal)}:
+            rules = {"universal steps": universal}
         return RunIdentity.of(
             "transfer",
             models=self.models,
@@ -173,7 +176,6 @@ class _Opened:
                 "eps": plan.eps,
                 "steps": plan.steps,
                 "verification": list_hash(self.listed),
-                **({"universal steps": universal} if universal else {}),
-                **({} if plan.untargeted else targeted),
+                **rules,
             },
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_json
 from fastadv.data import RunFolder
 from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
@@ -119,9 +120,16 @@ class Transfer:
         return tuple(each.far for each in next(iter(self.verifiers.values())).thresholds)
 
     def threshold(self, target: str, far: float | None = None) -> float:
-        """A network's threshold at a false accept rate of the study; None: at the largest."""
-        verifier = self.verifiers[target]
-        return verifier.threshold if far is None else {t.far: t.cosine for t in verifier.thresholds}[far]
+        """A network's threshold at a false accept rate of the study; None: at the largest.
+
+        Raises:
+            ValueError: The study has no such rate.
+        """
+        if far is None:
+            return self.verifiers[target].threshold
+        if far not in self.fars:
+            raise ArgumentError(f"far: expected one of {', '.join(f'{f:g}' for f in self.fars)}, got {far:g}")
+        return self.verifiers[target].thresholds[self.fars.index(far)].cosine
 
     def hits(self, cell: TransferCell, target: str, step: int = -1, *, far: float | None = None) -> NDArray[np.bool_]:
         """``(N,)`` whether the network accepts each pair: ``d(F(x_adv), F(x_t)) < t_m`` (Zhong and Deng, eq. 14)."""
