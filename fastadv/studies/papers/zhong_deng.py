@@ -79,7 +79,8 @@ def _matrix(part: str, methods: tuple[str, ...], results: Results) -> PaperTable
 def _above(part: str, one: str, other: str, results: Results) -> Estimate:
     """How much one method is above another, each after the steps of its row."""
     hits = Hits(results[part])
-    return hits.above(one, other, (*(hits.first(m) if m in _FEW else None for m in (one, other)),))  # type: ignore[arg-type]
+    first, second = (hits.first(method) if method in _FEW else None for method in (one, other))
+    return hits.above(one, other, (first, second))
 
 
 def _features_over_labels(results: Results) -> Estimate:

@@ -16,9 +16,7 @@ from fastadv.studies.detection.knn import KnnScores
 from fastadv.studies.detection.knn_study import knn_folder
 from fastadv.studies.detection.study import StudyConfig
 from fastadv.studies.papers.carrara import RECIPES as PAPER
-from fastadv.studies.papers.catalog import RECIPES, find_recipes
-from fastadv.studies.papers.recipe import Setup
-from fastadv.studies.papers.run import run_recipes
+from fastadv.studies.papers.catalog import RECIPES
 from fastadv.training import HeadConfig
 
 
@@ -139,11 +137,10 @@ def test_the_figures_of_a_kind_of_score_are_those_of_its_numbers():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    out = tmp_path_factory.mktemp("carrara")
-    setup = Setup(scale="smoke", data=None, networks=(), engine=Engine(batch=8))
-    folders = run_recipes(find_recipes(["carrara"]), setup, out)
-    return out, {folder.name: json.loads((folder / "results.json").read_bytes()) for folder in folders}
+def runs(smoke):
+    out = smoke("carrara")
+    files = (out / recipe.name / "results.json" for recipe in PAPER)
+    return out, {file.parent.name: json.loads(file.read_bytes()) for file in files}
 
 
 def table(found, name):

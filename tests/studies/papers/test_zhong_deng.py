@@ -9,11 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from fastadv.core.errors import ArgumentError
 from fastadv.data import Pair
-from fastadv.engine import Engine
 from fastadv.studies.papers import zhong_deng_printed as printed
-from fastadv.studies.papers.catalog import RECIPES, find_recipes
+from fastadv.studies.papers.catalog import RECIPES
 from fastadv.studies.papers.recipe import Setup
-from fastadv.studies.papers.run import run_recipes
 from fastadv.studies.papers.transfer_parts import Hits, bounded
 from fastadv.studies.papers.verifier_parts import MatrixPart
 from fastadv.studies.papers.zhong_deng import RECIPES as PAPER
@@ -62,14 +60,11 @@ def test_each_table_and_figure_has_a_recipe():
     assert set(names) <= set(RECIPES)
 
 
-SYNTHETIC = Setup(scale="smoke", data=None, networks=(), engine=Engine(batch=8))
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    out = tmp_path_factory.mktemp("zhong-deng")
-    folders = run_recipes(find_recipes(["zhong"]), SYNTHETIC, out)
-    return out, {folder.name: json.loads((folder / "results.json").read_bytes()) for folder in folders}
+def runs(smoke):
+    out = smoke("zhong")
+    files = (out / recipe.name / "results.json" for recipe in PAPER)
+    return out, {file.parent.name: json.loads(file.read_bytes()) for file in files}
 
 
 def cells(found, name, row):
