@@ -144,7 +144,7 @@ def _digits(hits: NDArray[np.bool_]) -> str:
     return "".join("01"[int(hit)] for hit in hits)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Hits:
     """The results of a `TransferPart`, to be asked for by method and number of steps."""
 
