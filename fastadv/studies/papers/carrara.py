@@ -132,8 +132,8 @@ def _rocs(found: Results) -> tuple[Figure, ...]:
         own = dict(_supports(found, f"pca {weighting}"))
         calm = own.pop(_AUTHENTIC)
         traces = tuple(roc_trace(name, scores, calm) for name, scores in own.items())
-        names = {"x_name": "false positive rate", "y_name": "true positive rate"}
-        figures.append(Figure(title=f"{KNN_NAMES[weighting]}, PCA and whitening", traces=traces, **names))
+        title = f"{KNN_NAMES[weighting]}, PCA and whitening"
+        figures.append(Figure(title=title, traces=traces, x_name="false positive rate", y_name="true positive rate"))
     return tuple(figures)
 
 

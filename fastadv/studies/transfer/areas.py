@@ -45,9 +45,8 @@ def area_draws(
     found = np.empty((len(scores), 1 + draws))
     values = [np.unique(row, return_inverse=True) for row in scores]
     for draw in range(1 + draws):
-        times = np.ones(len(people))
-        if draw:
-            times = np.bincount(generator.integers(len(people), size=len(people)), minlength=len(people))
+        drawn = generator.integers(len(people), size=len(people)) if draw else np.arange(len(people))
+        times = np.bincount(drawn, minlength=len(people))
         weights = np.where(one == other, times[one], times[one] * times[other]).astype(np.float64)
         for k, (distinct, inverse) in enumerate(values):
             positive, negative = (
