@@ -111,11 +111,11 @@ def on_one_crop(models: Mapping[str, FaceModel], size: int | None = None) -> Map
     """
     if size is not None and size < 1:
         raise ArgumentError(f"size: expected a positive number of pixels, got {size}")
-    first, *others = models.values()
+    start, first = next(iter(models.items()))
     for name, model in models.items():
         if np.abs(_places(model) - _places(first)).max() > _NEAR:
-            raise ArgumentError(f"network: expected all of one template, got {first.name} and {name} with another")
-    if size is None and all(model.input_size == first.input_size for model in others):
+            raise ArgumentError(f"network: expected all of one template, got {start} and {name} with another")
+    if size is None and all(model.input_size == first.input_size for model in models.values()):
         return models
     side = size or max(first.input_size)
     return {name: resized(model, (side, side)) for name, model in models.items()}
