@@ -7,11 +7,12 @@ from types import MappingProxyType
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.nearest import meant
-from fastadv.studies.papers import attack_as_defence, massoli, mehr_schroeder
+from fastadv.studies.papers import attack_as_defence, carrara, massoli, mehr_schroeder, zhong_deng
 from fastadv.studies.papers.recipe import StudyRecipe
 
+_PAPERS = (massoli, attack_as_defence, zhong_deng, carrara, mehr_schroeder)
 RECIPES: Mapping[str, StudyRecipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (*massoli.RECIPES, *attack_as_defence.RECIPES, *mehr_schroeder.RECIPES)}
+    {recipe.name: recipe for paper in _PAPERS for recipe in paper.RECIPES}
 )
 
 

@@ -176,6 +176,11 @@ class PaperTable:
         shares = {name: tuple(None if v is None else round(v / 100, 6) for v in cells) for name, cells in rows.items()}
         return PaperTable(columns=tuple(columns), rows=shares, percent=True)
 
+    def with_rows_of(self, printed: PaperTable) -> PaperTable:
+        """The same with the paper's other rows, without numbers: what was not measured."""
+        missing = {name: (None,) * len(self.columns) for name in printed.rows if name not in self.rows}
+        return replace(self, rows={**self.rows, **missing})
+
     def described(self) -> dict[str, Any]:
         """As plain JSON values: each cell None or an object with value, low, high, hits and trials."""
         return {
