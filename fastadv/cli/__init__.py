@@ -32,9 +32,11 @@ from fastadv.cli.groups import Listing, OwnOptions
 from fastadv.cli.help_page import WIDTH, Group
 from fastadv.cli.identify import identify
 from fastadv.cli.inspect_weights import inspect
+from fastadv.cli.merge import merge
 from fastadv.cli.models import models, show_model
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
+from fastadv.cli.status import status
 from fastadv.cli.study import study
 from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
@@ -68,6 +70,7 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
+for command in (demo, align, attacks, attack, merge, status, verify, identify, transfer, talfw, defend, report, serve):
 for command in (
     demo,
     align,
@@ -84,6 +87,7 @@ for command in (
     doctor,
 ):
     app.command(cls=Checked)(command)
+app.command(cls=Checked)(doctor)
 detect.command(cls=Checked)(calibrate)
 detect.command(cls=Checked)(explain)
 detect.command(cls=Checked)(export)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -11,6 +11,7 @@ from typer import Option
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.names import ATTACKS, Goal, Metric
 from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
+from fastadv.core.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fastadv.runs.goals import GoalChoice
@@ -62,6 +63,24 @@ class GoalOptions:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """Where a run is computed, and which part of it."""
+
+    panel: ClassVar[str] = "Run"
+
+    device: Annotated[
+        list[str] | None,
+        Option(help="Run on this device: cpu, cuda or cuda:N; of several, on each in a process (default: cpu)."),
+    ] = None
+    workers: Annotated[
+        int | None, Option(min=1, help="On a CPU: attack in N processes, each on its share of the cores (default: 1).")
+    ] = None
+    shard: Annotated[
+        str | None, Option(metavar="K/N", help="Attack every N-th image, beginning with the K-th; see 'fastadv merge'.")
+    ] = None
+
+
 @takes_groups
 def attack(
     name: Annotated[
@@ -70,7 +89,8 @@ def attack(
     given: InputOptions,
     aim: GoalOptions,
     moves: Annotated[AttackOptions, Without("attack")],
-    run: RunOptions,
+    run: Annotated[RunOptions, Without("device")],
+    processes: ProcessOptions,
     output: Annotated[
         OutputOptions, Changed("out", "Write images, manifest and run.json to this folder, or continue its run.")
     ],
@@ -82,8 +102,15 @@ def attack(
     """
     from fastadv.attacks import CATALOG
     from fastadv.cli.show import print_attack, print_next, timed
+    from fastadv.runs.sharding import Shard
     from fastadv.studies.attack import AttackPlan, attack_as_planned
+    from fastadv.studies.workers import attack_in_processes, worker_devices
 
+    devices = worker_devices(processes.device or ["cpu"], processes.workers)
+    shard = None if processes.shard is None else Shard.parse(processes.shard)
+    if shard is not None and len(devices) > 1:
+        raise ArgumentError(f"shard: expected one process with it, got {len(devices)}; give each a shard of its own")
+    run = replace(run, device=devices[0])
     recipe = moves.of(name).build(device=run.device)
     plan = AttackPlan(
         inputs=run.inputs(given, output),
@@ -92,10 +119,17 @@ def attack(
         pairs=aim.pairs,
         gallery=aim.gallery,
         limit=aim.limit,
+        shard=shard,
     )
-    summary, seconds = timed(attack_as_planned, plan, quiet=printing.without_bars)
-    found = {**asdict(summary), "out": str(output.folder), "seconds": round(seconds, 3)}
-    if printing.ends(found):
+    if len(devices) > 1:
+        summary, seconds = timed(attack_in_processes, plan, devices, quiet=printing.without_bars)
+    else:
+        summary, seconds = timed(attack_as_planned, plan, quiet=printing.without_bars)
+    folder = output.folder if shard is None else shard.folder(output.folder)
+    if printing.ends({**asdict(summary), "out": str(folder), "seconds": round(seconds, 3)}):
         return
-    print_attack(summary, recipe, output.folder, seconds)
-    print_next("report", output.folder, data=given.data, landmarks=given.landmarks)
+    print_attack(summary, recipe, folder, seconds)
+    if shard is None:
+        print_next("report", folder, data=given.data, landmarks=given.landmarks)
+    else:
+        print_next("status", output.folder)

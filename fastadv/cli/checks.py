@@ -115,10 +115,12 @@ def check(command: str, values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         _check_number(name, value)
-    if values.get("device") not in (None, "cpu"):
-        from fastadv.models import open_device
+    given = values.get("device")
+    for device in given if isinstance(given, (list, tuple)) else (given,):
+        if device not in (None, "cpu"):
+            from fastadv.models import open_device
 
-        open_device(values["device"], argument="--device")
+            open_device(device, argument="--device")
     for name in ("out", "cache"):
         if values.get(name) is not None:
             _check_place(f"--{name}", Path(values[name]), file=name == "out" and command in _FILES)

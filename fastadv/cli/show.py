@@ -155,8 +155,13 @@ def attack_title(moves: Recipe) -> str:
 
 
 def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float) -> None:
+    print_summary(summary, attack_title(moves), out, seconds)
+
+
+def print_summary(summary: attacking.AttackSummary, title: str, out: Path, seconds: float) -> None:
+    """The figures of a run, and what a reader must know."""
     rows = [*attacking.summary_lines(summary, percent), ("time", f"{seconds:.1f} s"), ("written to", str(out))]
-    print_table(attack_title(moves), rows, note=attacking.NORMS_NOTE)
+    print_table(title, rows, note=attacking.NORMS_NOTE)
     print_notices(summary.notices)
 
 

@@ -122,6 +122,19 @@ def parse_rates(argument: str, text: str) -> tuple[float, ...]:
     return found
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """The number of a shard, from 1, and how many there are, from ``"3/16"``.
+
+    Raises:
+        ValueError: The text is not of that form.
+    """
+    number, slash, count = text.partition("/")
+    found = _count(number, most=_MOST), _count(count, most=_MOST)
+    if not (slash and 1 <= found[0] <= found[1]):
+        raise ArgumentError(f"shard: expected K/N with K from 1 to N, such as 3/16, got {_short(text)!r}")
+    return found
+
+
 def parse_steps(text: str) -> int | None:
     """A number of steps from plain digits, or None where the text is no number of at least 1."""
     return _count(text, most=_MOST) or None

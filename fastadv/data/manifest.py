@@ -178,8 +178,23 @@ def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRow]:
     if path.suffix == ".jsonl":
         yield from (row for row, _, _ in read_journal(path, damaged=_refuse))
         return
+    yield from parquet_rows(path)
+
+
+def parquet_rows(path: Path, *, at_a_time: int = _AT_A_TIME, in_memory: bool = False) -> Iterator[ManifestRow]:
+    """The rows of a Parquet file.
+
+    Args:
+        path: The file.
+        at_a_time: How many rows are decoded ahead.
+        in_memory: Hold the compressed file in memory, not open: for many files at once.
+
+    Raises:
+        ManifestError: As `read_manifest`.
+    """
     try:
-        with pyarrow.parquet.ParquetFile(path, memory_map=False) as file:
+        source = pyarrow.BufferReader(path.read_bytes()) if in_memory else path
+        with pyarrow.parquet.ParquetFile(source, memory_map=False) as file:
             columns = file.schema_arrow.names
             present = [name for name in SCHEMA.names if name in columns]
             missing = [name for name in SCHEMA.names if name not in present and name not in _LATER]
@@ -187,7 +202,7 @@ def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRow]:
                 raise ManifestError(
                     f"{path}: expected the manifest of a run, got one without the column {missing[0]!r}"
                 )
-            for batch in file.iter_batches(_AT_A_TIME, columns=present):
+            for batch in file.iter_batches(at_a_time, columns=present):
                 yield from (row_from_json(row, str(path)) for row in batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from error

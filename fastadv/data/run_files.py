@@ -8,9 +8,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from fastadv.data.names import several
 RUN = "run.json"
 LOCK = ".lock"
 IMAGES = "images"
+SHARDS = "shards"
+"""Parts of a run that several processes compute, until they are merged."""
+ERROR = "error.txt"
+"""Why the last call failed; gone once the run is continued."""
 FOUND = ("landmarks.txt", "gallery-landmarks.txt")
 """Landmarks that were found in the photographs of a run, and of its gallery: kept before the run itself begins."""
 
@@ -63,6 +67,8 @@ _WRITTEN = (
     "scores",
     "made",
     "report.html",
+    SHARDS,
+    ERROR,
 )
 RUN_FOLDER = FolderKind(mark=RUN, what="run", written=_WRITTEN)
 ALIGNED = "align.json"  # describes a folder of aligned faces
@@ -105,8 +111,13 @@ def check_images(folder: Path, rows: Iterable[ManifestRow]) -> None:
         )
 
 
-def check_free(path: Path, kind: FolderKind = RUN_FOLDER) -> None:
+def check_free(path: Path, kind: FolderKind = RUN_FOLDER, *, besides: Sequence[str] = ()) -> None:
     """Insists that a folder is new, empty or one of its kind, and that it can be made.
+
+    Args:
+        path: The folder.
+        kind: Its kind.
+        besides: What it may hold without a description.
 
     Raises:
         RunFolderError: It is a file, or holds something else.
@@ -115,7 +126,7 @@ def check_free(path: Path, kind: FolderKind = RUN_FOLDER) -> None:
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"out: expected a folder for the {kind.what}, got the file {path}")
     if path.is_dir() and not (path / kind.mark).exists():
-        others = sorted(n for n in os.listdir(path) if n not in (LOCK, KEPT, *FOUND) and not is_temporary(n))
+        others = sorted(n for n in os.listdir(path) if n not in (LOCK, KEPT, *FOUND, *besides) and not is_temporary(n))
         if others:
             raise RunFolderError(
                 f"out: expected a new or empty folder, or that of a {kind.what}, got {path}, which has no {kind.mark} "
@@ -151,13 +162,49 @@ def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(plain)
 
 
-def write_description(
-    path: Path, config: Mapping[str, Any], shown: Mapping[str, str], kind: FolderKind = RUN_FOLDER
-) -> None:
-    """Writes the file that describes a folder, whole or not at all."""
-    described = {"config": dict(config), "shown": dict(shown), "versions": versions()}
-    text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomically(path / kind.mark, text.encode() + b"\n", fsync=True)
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a folder says of itself.
+
+    Attributes:
+        config: Everything that the results depend on: the identity.
+        shown: How messages call values of it.
+        versions: The software that it was begun with.
+        images: How many images the run is to have, of a run in shards all of them; None: not said. No part of the
+            identity, from which it follows.
+    """
+
+    config: Mapping[str, Any]
+    shown: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str | None] = field(default_factory=versions)
+    images: int | None = None
+
+    @staticmethod
+    def read(path: Path, kind: FolderKind = RUN_FOLDER) -> Description:
+        """Reads the file that describes a folder.
+
+        Raises:
+            RunFolderError: It is missing or damaged.
+        """
+        file = path / kind.mark
+        try:
+            saved = json.loads(file.read_bytes())
+            config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
+            images = None if saved.get("images") is None else int(saved["images"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunFolderError(
+                f"{file}: expected the description of a {kind.what}, got a damaged file ({type(error).__name__}); "
+                "use --fresh or another --out"
+            ) from error
+        return Description(config=config, shown=words, versions=before, images=images)
+
+    def write(self, path: Path, kind: FolderKind = RUN_FOLDER) -> None:
+        """Writes the file, whole or not at all."""
+        described = {"config": dict(self.config), "shown": dict(self.shown), "versions": dict(self.versions)}
+        if self.images is not None:
+            described["images"] = self.images
+        text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)
+        write_atomically(path / kind.mark, text.encode() + b"\n", fsync=True)
 
 
 def locked(path: Path, kind: FolderKind = RUN_FOLDER) -> FolderLock:
@@ -181,19 +228,11 @@ def check_config(
     path: Path, wanted: Mapping[str, Any], shown: Mapping[str, str], kind: FolderKind = RUN_FOLDER
 ) -> None:
     """Compares a folder's description with the configuration wanted now."""
-    file = path / kind.mark
-    now = versions()
-    try:
-        saved = json.loads(file.read_bytes())
-        config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(
-            f"{file}: expected the description of a {kind.what}, got a damaged file ({type(error).__name__}); "
-            "use --fresh or another --out"
-        ) from error
-    found = difference(config, wanted, where=kind.mark, shown=(words, shown))
+    saved, now = Description.read(path, kind), versions()
+    found = difference(saved.config, wanted, where=kind.mark, shown=(saved.shown, shown))
     if found:
         raise RunFolderError(f"{path}: holds another {kind.what}; {found}")
+    before = saved.versions
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
         _log.warning("%s: continues with other software than it began with: %s", path, ", ".join(changed))
@@ -238,7 +277,7 @@ def held(
         if config is not None and begun:
             for name, data in (beside or {}).items():
                 write_atomically(path / name, data)
-            write_description(path, plain_json(config), shown or {}, kind)
+            Description(config=plain_json(config), shown=shown or {}).write(path, kind)
         elif config is not None:
             check_config(path, plain_json(config), shown or {}, kind)
         try:

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.closing import Closing
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.files import naming, remove_temporaries, write_all, write_atomically
 from fastadv.core.lock import FolderLock
 from fastadv.core.notices import notify
@@ -54,12 +55,13 @@ class RunFolder(Closing):
         *,
         shown: Mapping[str, str],
         beside: Mapping[str, bytes],
+        images: int | None,
         lock: FolderLock | None,
     ) -> None:
         """Use `RunFolder.open`."""
         self.path = path
         self.config = dict(config)
-        self._shown, self._beside = dict(shown), dict(beside)
+        self._shown, self._beside, self._count = dict(shown), dict(beside), images
         self._folder_lock = lock
         self._lock = threading.Lock()
         self._images = path / run_files.IMAGES
@@ -82,6 +84,7 @@ class RunFolder(Closing):
         *,
         shown: Mapping[str, str] | None = None,
         beside: Mapping[str, bytes] | None = None,
+        images: int | None = None,
         fresh: bool = False,
     ) -> RunFolder:
         """Opens a run to go on, or prepares a new one.
@@ -91,6 +94,7 @@ class RunFolder(Closing):
             config: Everything that the result depends on: JSON values.
             shown: How messages call values of the configuration, by their dotted names.
             beside: Files that are written next to `run.json` when it is.
+            images: How many images the run is to have, noted in `run.json`; None: not known.
             fresh: Remove what a run has left in the folder, whatever its configuration, and begin anew.
 
         Raises:
@@ -108,14 +112,14 @@ class RunFolder(Closing):
             try:
                 if fresh:  # the folder stays a run's, so that other files in it are no reason to refuse it
                     run_files.clear(path)
-                    run_files.write_description(path, wanted, shown or {})
+                    run_files.Description(config=wanted, shown=shown or {}, images=images).write(path)
                 else:
                     run_files.check_config(path, wanted, shown or {})
             except BaseException:
                 lock.release()
                 raise
         try:
-            return cls(path, wanted, shown=shown or {}, beside=beside or {}, lock=lock)
+            return cls(path, wanted, shown=shown or {}, beside=beside or {}, images=images, lock=lock)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -147,7 +151,7 @@ class RunFolder(Closing):
                 run_files.check_config(self.path, self.config, self._shown)
             else:
                 remove_temporaries(self.path)
-                run_files.write_description(self.path, self.config, self._shown)
+                run_files.Description(config=self.config, shown=self._shown, images=self._count).write(self.path)
             self._folder_lock = lock
             self._resume()
         except BaseException:
@@ -157,6 +161,7 @@ class RunFolder(Closing):
 
     def _resume(self) -> None:
         """Take up what the folder holds; it is locked and of this configuration."""
+        (self.path / run_files.ERROR).unlink(missing_ok=True)
         self.finished = (self.path / manifest.PARQUET).exists()
         self._done = self._recover()
         for name, data in self._beside.items():
@@ -262,6 +267,15 @@ class RunFolder(Closing):
             finally:
                 if self._folder_lock is not None:
                     self._folder_lock.release()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and self._folder_lock is not None:
+            said = str(error) if isinstance(error, (Error, OSError)) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(OSError):  # the disk may be full
+                write_atomically(self.path / run_files.ERROR, " ".join(said.split()).encode() + b"\n")
+        super().__exit__(kind, error, trace)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):

@@ -54,6 +54,7 @@ class RunIdentity:
         known: Hashes of the images, kept beside the run so that they are not computed again.
         engine: With every choice made; of a run that goes on, with those that it began with.
         kind: What the folder is of.
+        images: How many images the run is to have, where that is known beforehand; it follows from the parts.
     """
 
     config: Mapping[str, Any]
@@ -61,6 +62,7 @@ class RunIdentity:
     known: KnownHashes = field(default_factory=KnownHashes)
     engine: Engine = field(default_factory=Engine)
     kind: FolderKind = RUN_FOLDER
+    images: int | None = None
 
     @staticmethod
     def of(
@@ -78,6 +80,7 @@ class RunIdentity:
         out: str | os.PathLike[str] | None = None,
         rules: Mapping[str, Any] | None = None,
         kind: FolderKind = RUN_FOLDER,
+        images: int | None = None,
     ) -> RunIdentity:
         """Settle the open choices of the engine, and hash what the run depends on.
 
@@ -95,6 +98,7 @@ class RunIdentity:
             out: The run's folder: the choices and hashes that an earlier call has kept there are used.
             rules: The rest, as plain JSON values: goal, threshold, pairs, choice of images.
             kind: What the folder is of.
+            images: How many images the run is to have.
 
         Raises:
             ValueError: As ``Engine.resolve``.
@@ -124,11 +128,11 @@ class RunIdentity:
         if engine is not None:
             config["engine"] = describe_engine(engine)
         config["seed"] = seed
-        return RunIdentity(config=config, shown=shown, known=known, engine=engine or Engine(), kind=kind)
+        return RunIdentity(config=config, shown=shown, known=known, engine=engine or Engine(), kind=kind, images=images)
 
     def open(self, out: str | os.PathLike[str], *, fresh: bool = False) -> RunFolder:
         """The run's folder; as `RunFolder.open`."""
-        return RunFolder.open(out, self.config, shown=self.shown, beside=self._beside, fresh=fresh)
+        return RunFolder.open(out, self.config, shown=self.shown, beside=self._beside, images=self.images, fresh=fresh)
 
     @contextmanager
     def work(self, out: str | os.PathLike[str], *, fresh: bool = False, progress: Progress = silent) -> Iterator[Work]:

@@ -224,6 +224,7 @@ class RunInputs:
         others: Mapping[str, UsedFaces] | None = None,
         out: Path | None = None,
         rules: Mapping[str, Any],
+        images: int | None = None,
     ) -> RunIdentity:
         """What decides about the run's output, and its folder, which is ``out`` where that is another.
 
@@ -242,6 +243,7 @@ class RunInputs:
             others=others,
             out=out or self.out,
             rules=rules,
+            images=images,
         )
 
     def measured(

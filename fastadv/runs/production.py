@@ -176,6 +176,7 @@ def stream(
         faces=UsedFaces(source=source),
         out=out,
         rules={"images in order": list_hash(orders)},
+        images=len(orders),
     )
     with identity.work(out, fresh=fresh) as work:
         done = work.into.done

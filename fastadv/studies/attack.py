@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
-from fastadv.runs import list_hash
+from fastadv.data import FaceSource
+from fastadv.models import FaceModel
+from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.attack import AttackSummary, attack_folder, plan
 from fastadv.runs.enrolment import enrol
 from fastadv.runs.goals import GoalChoice
 from fastadv.runs.inputs import RunInputs
+from fastadv.runs.production import Order
+from fastadv.runs.sharding import Shard, check_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,7 @@ class AttackPlan:
         pairs: A list of sources and targets; None for the next identity of each image.
         gallery: Faces to enrol; None for the data itself.
         limit: So many images at most.
+        shard: Every N-th image only, in a folder of its own below that of the run; None: all.
 
     Raises:
         ValueError: The attack has no such goal, or a gallery is given to one that takes none.
@@ -37,6 +43,7 @@ class AttackPlan:
     pairs: Path | None = None
     gallery: Path | None = None
     limit: int | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         self.aim.check_attack(self.attack)
@@ -47,15 +54,66 @@ class AttackPlan:
             )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedAttack:
+    """An attack whose network, faces and identity are there, and checked; no image is attacked yet.
+
+    Attributes:
+        wanted: What was asked for; its folder is the shard's where there is one.
+        model: The network.
+        source: The faces.
+        known: The faces to enrol, where the goal needs a gallery.
+        orders: What to make.
+        identity: What decides about every byte, of the shard where there is one.
+    """
+
+    wanted: AttackPlan
+    model: FaceModel
+    source: FaceSource
+    known: FaceSource
+    orders: Sequence[Order]
+    identity: RunIdentity
+
+    def run(self, progress: Progress = silent) -> AttackSummary:
+        """Write images and manifest into the folder.
+
+        Raises:
+            ValueError, OSError: As the folder; else as ``attack_folder``.
+        """
+        given, aim, model = self.wanted.inputs, self.wanted.aim, self.model
+        with self.identity.work(given.folder, fresh=given.fresh, progress=progress) as work:
+            enrolled = None
+            if aim.needs_gallery:
+                enrolled = enrol(self.known, self.known.names, model, metric=aim.metric, progress=progress)
+            return attack_folder(
+                self.source, model, self.wanted.attack, aim, work, enrolled=enrolled, orders=self.orders
+            )
+
+
 def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> AttackSummary:
     """Attack as planned, and write images and manifest into the folder.
 
     Raises:
-        ValueError, OSError: As opening the network, the faces and the folder; else as ``attack_folder``.
+        ValueError, OSError: As ``prepare_attack`` and ``PreparedAttack.run``.
     """
-    given, aim, out = wanted.inputs, wanted.aim, wanted.inputs.folder
+    return prepare_attack(wanted, progress=progress).run(progress)
+
+
+def prepare_attack(wanted: AttackPlan, *, progress: Progress = silent) -> PreparedAttack:
+    """Open network, faces and gallery, and check everything that can be wrong before an image is attacked.
+
+    Raises:
+        ValueError, OSError: As opening the network and the faces, or the folder cannot take the shard.
+    """
+    run, shard, aim = wanted.inputs.folder, wanted.shard, wanted.aim
+    if shard is not None:
+        check_place(run)
+        wanted = replace(wanted, inputs=replace(wanted.inputs, out=shard.folder(run)))
+    given = wanted.inputs
     model = given.open_model()
     aim.check_model(model)
+    if shard is not None and given.search is not None:
+        shard.take_landmarks(run)
     source = given.open_faces(model, progress=progress)
     known = source if wanted.gallery is None else given.open_faces(model, wanted.gallery, progress=progress)
     orders = plan(source, aim, pairs=wanted.pairs, limit=wanted.limit)
@@ -68,14 +126,17 @@ def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> Att
         given.used(source, used),
         attack=wanted.attack,
         others={"gallery": given.used(known)} if aim.needs_gallery else {},
+        out=None if shard is None else shard.known(run),
         rules={
             **aim.describe(),
             **({} if wanted.gallery is None else {"selection": {"gallery": "GALLERY"}}),
             "images and targets (--pairs, --limit)": list_hash(orders),
         },
+        images=len(orders),
     )
-    with identity.work(out, fresh=given.fresh, progress=progress) as work:
-        enrolled = None
-        if aim.needs_gallery:
-            enrolled = enrol(known, known.names, model, metric=aim.metric, progress=progress)
-        return attack_folder(source, model, wanted.attack, aim, work, enrolled=enrolled, orders=orders)
+    part: Sequence[Order] = orders
+    if shard is not None:
+        part = shard.part(orders)
+        shard.check(run, identity.config, identity.shown, fresh=given.fresh)
+        identity = replace(identity, config=shard.identity(identity.config))
+    return PreparedAttack(wanted=wanted, model=model, source=source, known=known, orders=part, identity=identity)

@@ -113,9 +113,12 @@ def test_what_recipes_print_is_documented(faces, tmp_path, capsys, monkeypatch):
 def test_what_commands_print_is_documented(faces, pairs, weights, tmp_path, capsys):
     model = ("--data", faces, "--model", "synth-mobile")
     attack = ("--steps", "1", "--limit", "2", "--json")
-    run = tmp_path / "run"
+    run, shards = tmp_path / "run", tmp_path / "shards"
+    printed(capsys, "attack", "fim", *model, "--threshold", "0.4", "--out", shards, "--shard", "1/2", *attack)
     calls = {
         "fastadv attack": ("attack", "fim", *model, "--threshold", "0.4", "--out", run, *attack),
+        "fastadv merge": ("merge", run, "--json"),
+        "fastadv status": ("status", shards, "--json"),
         "fastadv verify": ("verify", *model, "--pairs", pairs, "--attack", "fim", "--out", tmp_path / "v", *attack),
         "fastadv identify": ("identify", *model, "--attack", "fim", "--out", tmp_path / "i", *attack),
         "fastadv report": ("report", run, "--json"),

@@ -300,6 +300,38 @@ def test_nothing_is_made_before_the_first_image(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path / "new" / "run")) == [".lock", "images", "manifest.jsonl", "run.json"]
 
 
+def fail(path: Path, error: Exception) -> None:
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES[len(run.done) : len(run.done) + 2])
+        assert not (path / "error.txt").exists()
+        raise error
+
+
+def test_the_last_error_is_kept_until_the_run_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    for error, said in (
+        (OSError(28, "No space\nleft", "x.png"), "[Errno 28] No space left: 'x.png'\n"),
+        (RunFolderError("name: expected a, got b"), "name: expected a, got b\n"),
+        (RuntimeError("out of luck"), "RuntimeError: out of luck\n"),
+    ):
+        with pytest.raises(type(error)):
+            fail(path, error)
+        assert (path / "error.txt").read_text() == said
+    with pytest.raises(KeyboardInterrupt), RunFolder.open(path, CONFIG):
+        raise KeyboardInterrupt
+    assert not (path / "error.txt").exists()
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES[6:])
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_an_error_before_the_first_image_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), RunFolder.open(tmp_path / "run", CONFIG):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

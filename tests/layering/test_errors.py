@@ -36,6 +36,7 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "detection/fitting.py": ("best: {}",),
         "models/independence.py": ("{} that fails: {}",),
         "recognition/metrics.py": ("folds: without fold {}: {}",),
+        "studies/workers.py": ("shard {}: {}",),
     },
     "the end of a sentence that names the file and what was expected": {
         "core/pickle_bytes.py": ("...",),
@@ -47,6 +48,8 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "a folder of another run; the rest is the field, what was expected and what came": {
         "data/run_files.py": ("{}: holds another {}; {}",),
+        "runs/merging.py": ("{}: holds another run; {}",),
+        "runs/sharding.py": ("{}: holds shards of another run; {}",),
         "runs/production.py": ("{}: holds another run; {}",),
         "studies/demo.py": ("{}: holds another demo; {}",),
         "studies/detection/study.py": ("{}: {}",),

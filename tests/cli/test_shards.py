@@ -1,0 +1,336 @@
+"""`fastadv attack --shard` and `--workers`, `fastadv merge` and `status`: the bytes of one process."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from fastadv.cli import app
+from fastadv.core.cores import given_to_children, own_cores, shares
+from fastadv.core.errors import Error
+from fastadv.data import read_manifest
+from fastadv.models import load
+from fastadv.runs.status import run_status
+
+TWO = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores")
+GOALS = {
+    "impersonate": ("fim", "--threshold", "0.9"),
+    "evade": ("pgd", "--threshold", "0.4", "--goal", "evade", "--limit", "11"),
+    "identify-as": ("m-fim", "--goal", "identify-as", "--limit", "7"),
+}
+
+
+def words(faces, out, *more, goal="impersonate"):
+    name, *rest = GOALS[goal]
+    given = ("--data", faces, "--model", "synth-mobile", "--steps", "2", "--seed", "7", "--batch", "4", "--json")
+    return [str(word) for word in ("attack", name, *rest, *given, "--out", out, *more)]
+
+
+def run(capsys, *words):
+    """The command line in this process; what it prints."""
+    app([str(word) for word in words], standalone_mode=False)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def figures(printed):
+    return {name: value for name, value in printed.items() if name not in ("seconds", "out", "shards")}
+
+
+@pytest.fixture(scope="module")
+def single(faces, tmp_path_factory):
+    """The run of one process, by its goal."""
+    made = {}
+
+    def of(goal):
+        if goal not in made:
+            made[goal] = tmp_path_factory.mktemp("single") / "run"
+            app(words(faces, made[goal], goal=goal), standalone_mode=False)
+        return made[goal]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("goal", "count"), [("impersonate", 2), ("impersonate", 5), ("impersonate", 18), ("evade", 3), ("identify-as", 4)]
+)
+def test_shards_merged_are_the_run_of_one_process(goal, count, single, faces, content, tmp_path, capsys):
+    out = tmp_path / "run"
+    expected = single(goal)
+    for k in reversed(range(1, count + 1)):
+        assert run(capsys, "status", out, "--json")["state"] == "unfinished" if k < count else not out.exists()
+        printed = run(capsys, *words(faces, out, "--shard", f"{k}/{count}", goal=goal))
+        assert printed["out"] == str(out / "shards" / f"{k:0{len(str(count))}}-of-{count}")
+        assert printed["images"] == len(range(k - 1, len(read_manifest(expected)), count))
+    assert run(capsys, "status", out, "--json")["state"] == "not merged"
+    merged = run(capsys, "merge", out, "--json")
+    assert merged["shards"] == count
+    assert content(out) == content(expected)
+    assert figures(merged) == figures(run(capsys, *words(faces, out, goal=goal)))  # nothing is left to make
+    assert content(out) == content(expected)
+    assert run(capsys, "merge", out, "--json")["shards"] == 0
+
+
+def test_a_killed_shard_goes_on_and_is_named_meanwhile(single, faces, stopped, fastadv, content, tmp_path):
+    out = tmp_path / "run"
+    for shard, killed in (("1/2", False), ("2/2", True)):
+        arguments = words(faces, out, "--shard", shard)
+        done = stopped(signal.SIGKILL, 3, *arguments) if killed else fastadv(*arguments)
+        assert done.returncode == (-9 if killed else 0), done.stderr
+    state = json.loads(fastadv("status", out, "--json").stdout)
+    assert [(s["name"], s["state"], s["images"]) for s in state["shards"]] == [
+        ("1-of-2", "finished", 9),
+        ("2-of-2", "unfinished", 9),
+    ]
+    assert 12 > state["done"] >= 11
+    refused = fastadv("merge", out)
+    assert refused.returncode == 2
+    assert "expected 2 finished shards, got 2-of-2 unfinished; their commands (--shard K/N)" in refused.stderr
+    assert fastadv(*arguments).returncode == 0
+    merged = fastadv("merge", out)
+    assert merged.returncode == 0, merged.stderr
+    assert "2 shards" in merged.stdout
+    assert {**content(out), "run.json": b""} == {**content(single("impersonate")), "run.json": b""}
+
+
+def test_other_weights_between_shards_are_refused(faces, tmp_path, capsys):
+    files = [tmp_path / f"{k}.safetensors" for k in range(2)]
+    for k, file in enumerate(files):
+        state = load("synth-mobile", random_weights_seed=k).backbone.state_dict()
+        save_file({name: value.contiguous() for name, value in state.items()}, str(file))
+    out = tmp_path / "run"
+    run(capsys, *words(faces, out, "--weights", files[0], "--shard", "1/2"))
+    with pytest.raises(Error, match=r"run: holds shards of another run; weights: expected 0\.safe.*, got 1\.safetens"):
+        run(capsys, *words(faces, out, "--weights", files[1], "--shard", "2/2"))
+    assert sorted(p.name for p in (out / "shards").iterdir()) == ["1-of-2"]
+    run(capsys, *words(faces, out, "--weights", files[1], "--shard", "2/2", "--fresh"))
+    with pytest.raises(
+        Error, match=r"2-of-2: holds another run; weights: expected 0\.safe.*, got 1\.safe.* with --fresh"
+    ):
+        run(capsys, "merge", out, "--json")
+    run(capsys, *words(faces, out, "--weights", files[1], "--shard", "1/2", "--fresh"))
+    run(capsys, "merge", out, "--json")
+    with pytest.raises(Error, match=r"run: expected a folder of shards, got one with a run; leave --shard out"):
+        run(capsys, *words(faces, out, "--weights", files[1], "--shard", "1/2"))
+
+
+def test_open_choices_are_those_of_the_first_shard(faces, tmp_path, capsys):
+    out = tmp_path / "run"
+    run(capsys, *words(faces, out, "--shard", "1/2", "--batch", "3"))
+    run(capsys, *words(faces, out, "--shard", "2/2", "--batch", "0"))  # 0: measure
+    run(capsys, "merge", out, "--json")
+    assert {row.batch for row in read_manifest(out)} == {3}
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--shard", "3"), "shard: expected K/N with K from 1 to N, such as 3/16, got '3'"),
+        (("--shard", "3/2"), "shard: expected K/N with K from 1 to N"),
+        (("--shard", ""), "--shard: expected a value, got an empty text"),
+        (("--shard", "1/19"), "shard: expected at most one for each of the 18 images, got 1/19"),
+        (("--workers", "0"), "Invalid value for '--workers'"),
+        (("--workers", "5000"), "workers: expected at most one for each of the "),
+        (("--device", "cpu", "--device", "cpu"), "device: expected one, or CUDA devices, each once, got cpu, cpu"),
+        (("--device", "cpu", "--device", "tpu"), "--device: expected cpu"),
+        pytest.param(("--workers", "2", "--shard", "1/2"), "shard: expected one process with it, got 2", marks=TWO),
+        pytest.param(
+            ("--workers", "2", "--limit", "1"), "shard: expected at most one for each of the 1 images", marks=TWO
+        ),
+        pytest.param(("--workers", "2", "--threshold", "7"), "threshold: expected a cosine value", marks=TWO),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(more, text, inside, faces, tmp_path):
+    code, said = inside(*words(faces, tmp_path / "out", *more))
+    assert (code, text in said) == (2, True), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(inside, faces, tmp_path):
+    (tmp_path / "images").mkdir()
+    for more in (("--shard", "1/2"), ("--workers", "2")) if len(own_cores()) > 1 else (("--shard", "1/2"),):
+        code, said = inside(*words(faces, tmp_path, *more))
+        assert (code, "has no run.json and holds images" in said) == (2, True), said
+    assert os.listdir(tmp_path) == ["images"]
+    code, said = inside("merge", tmp_path)
+    assert (code, "expected the shards of" in said) == (2, True)
+    code, said = inside("status", tmp_path)
+    assert (code, "expected the folder of a run" in said) == (2, True)
+
+
+def test_shards_of_another_number_are_refused(inside, faces, tmp_path, capsys):
+    run(capsys, *words(faces, tmp_path / "out", "--shard", "1/3"))
+    for more in (("--shard", "1/2"), ("--workers", "2")) if len(own_cores()) > 1 else (("--shard", "1/2"),):
+        code, said = inside(*words(faces, tmp_path / "out", *more))
+        assert (code, "out: expected shards of 3, such as 1-of-3, got 1/2; remove" in said) == (2, True), said
+
+
+def test_people_read_the_status(faces, tmp_path, capsys):
+    run(capsys, *words(faces, tmp_path, "--shard", "1/2"))
+    app(["status", str(tmp_path)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "1-of-2" in said
+    assert "finished" in said
+    assert "missing" in said
+    run(capsys, *words(faces, tmp_path, "--shard", "2/2"))
+    app(["status", str(tmp_path)], standalone_mode=False)
+    assert f"next: fastadv merge {tmp_path}" in capsys.readouterr().out
+
+
+# several processes
+
+
+def test_cores_are_divided_and_children_keep_to_theirs():
+    cores = own_cores()
+    assert sorted(cores) == sorted(set(cores))
+    for count in {1, 2, len(cores)} - {c for c in (2,) if len(cores) < 2}:
+        parts = shares(count)
+        assert [len(part) for part in parts] == [len(cores) // count] * count
+        assert len({core for part in parts for core in part}) == sum(map(len, parts))
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    before = os.environ.get("OMP_NUM_THREADS")
+    with given_to_children(cores[-1:], 3):
+        said = subprocess.check_output(
+            [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"]
+        )
+    assert said.split() == [str(cores[-1]).encode(), b"3"]
+    assert (own_cores(), os.environ.get("OMP_NUM_THREADS")) == (cores, before)
+
+
+def waits(process, out, images):
+    """Until so many images are there."""
+    until = time.monotonic() + 240
+    while len(list(out.glob("shards/*/images/*/*.png"))) < images and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def many(faces, out, *more):
+    """A run of two processes that takes some seconds."""
+    return words(faces, out, "--workers", "2", "--steps", "40", *more)
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """Start the command line at the head of a group of processes, as a shell does; what is left of it is killed."""
+    started = []
+
+    def call(*arguments):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "fastadv", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield call
+    for each in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(each.pid, signal.SIGKILL)
+        each.communicate()
+
+
+@pytest.fixture(scope="module")
+def long_single(faces, fastadv, tmp_path_factory):
+    out = tmp_path_factory.mktemp("single") / "run"
+    done = fastadv(*words(faces, out, "--steps", "40"))
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+@TWO
+def test_two_processes_make_the_run_of_one(long_single, faces, fastadv, content, tmp_path):
+    out = tmp_path / "run"
+    done = fastadv(*many(faces, out))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert figures(json.loads(done.stdout)) == figures(long_single[1])
+    assert content(out) == content(long_single[0])
+    assert all("threads 1" in row.software for row in read_manifest(out))
+    damaged = out / "images" / "person1" / "1.png"
+    damaged.write_bytes(b"")
+    again = fastadv(*many(faces, out))
+    assert "images are missing or damaged and are generated again: person1/1" in again.stderr
+    assert content(out) == content(long_single[0])
+
+
+@TWO
+@pytest.mark.parametrize("whom", ["all", "parent", "child"])
+def test_killed_processes_go_on(whom, long_single, faces, process, fastadv, content, tmp_path):
+    out = tmp_path / "run"
+    running = process(*many(faces, out))
+    waits(running, out, 2)
+    if whom == "all":
+        os.killpg(running.pid, signal.SIGKILL)
+    elif whom == "parent":
+        running.kill()
+    else:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) == 2
+        os.kill(int(workers[1]), signal.SIGKILL)
+    _, said = running.communicate(timeout=120)
+    if whom == "child":
+        assert running.returncode == 2
+        assert "error: shard 2/2: expected its process to finish, got exit code -9; the same command" in said
+    else:
+        assert running.returncode == -9
+    assert len(list(out.glob("shards/*/images/*/*.png"))) < 18
+    assert run_status(out)[0].state == "unfinished"
+    again = fastadv(*many(faces, out))
+    assert again.returncode == 0, again.stderr
+    assert content(out) == content(long_single[0])
+
+
+@TWO
+def test_ctrl_c_ends_all_of_them_cleanly(long_single, faces, process, fastadv, content, tmp_path):
+    out = tmp_path / "run"
+    running = process(*many(faces, out))
+    waits(running, out, 2)
+    os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert said == "stopped; finished work is on disk, and the same command continues from there\n"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)  # nobody is left
+    found, shards = run_status(out)
+    assert (found.state, found.last_error, set(shards)) == ("unfinished", None, {"1-of-2", "2-of-2"})
+    assert 2 <= found.done < 18
+    assert not [p for p in out.rglob("*") if p.name.endswith(".fastadv-tmp") or p.name == ".lock"]
+    again = fastadv(*many(faces, out))
+    assert again.returncode == 0, again.stderr
+    assert content(out) == content(long_single[0])
+
+
+@TWO
+def test_an_error_of_one_process_names_its_shard(faces, fastadv, tmp_path):
+    out = tmp_path / "run"
+    (out / "shards").mkdir(parents=True)
+    (out / "shards" / "2-of-2").write_text("a file")
+    done = fastadv(*many(faces, out))
+    assert done.returncode == 2
+    assert "error: shard 2/2: out: expected a folder for the run, got the file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@TWO
+def test_processes_begin_anew(long_single, faces, fastadv, content, tmp_path, capsys):
+    out = tmp_path / "run"
+    run(capsys, *words(faces, out, "--shard", "1/3"))
+    for more in (("--fresh",), ("--fresh", "--seed", "8"), ("--fresh", "--seed", "7")):
+        done = fastadv(*many(faces, out, *more))
+        assert done.returncode == 0, done.stderr
+    assert content(out) == content(long_single[0])
+    shutil.rmtree(out)
+    run(capsys, *words(faces, out))
+    (out / "manifest.parquet").unlink()
+    (out / "manifest.jsonl").touch()
+    refused = fastadv(*words(faces, out, "--workers", "2"))
+    assert (refused.returncode, "expected no unfinished run of one process, got one" in refused.stderr) == (2, True)

@@ -1,0 +1,411 @@
+"""Shards of a run and their merge, on made-up images: the bytes of one process, whatever happens in between."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from rows import row
+
+from fastadv.core.errors import FileError
+from fastadv.core.lock import FolderLock
+from fastadv.core.notices import Notice
+from fastadv.data import RunFolder, RunFolderError, face_id
+from fastadv.runs.merging import merge_shards
+from fastadv.runs.sharding import Shard, found_shards
+from fastadv.runs.status import run_status
+
+CONFIG = {"attack": {"name": "fim", "eps": 0.03}, "weights": "0a" * 32, "seed": 7}
+SHOWN = {"weights": "w.safetensors (sha256 0a0a0a0a)"}
+
+
+def names(count: int) -> list[str]:
+    return [f"P{index % 3}/P{index % 3}_{index:04d}" for index in range(count)]
+
+
+def image(name: str) -> np.ndarray:
+    return np.random.default_rng(face_id(name)).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def write(path: Path, config: dict, order: list[str], *, total: int, software: str = "", finish: bool = True) -> None:
+    with RunFolder.open(path, config, shown=SHOWN, beside={".hashes.json": b"{}\n"}, images=total) as run:
+        for name in reversed(order):
+            run.write(row(name, software=software), image(name))
+        if finish:
+            run.finish(order)
+
+
+def write_shards(run: Path, order: list[str], count: int, *, only: set[int] | None = None, **changes) -> None:
+    for shard in (Shard(number=k, count=count) for k in range(1, count + 1)):
+        if only is None or shard.number in only:
+            config = shard.identity({**CONFIG, **changes.get("config", {})})
+            given = {name: value for name, value in changes.items() if name != "config"}
+            write(shard.folder(run), config, shard.part(order), total=len(order), **given)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The content of the run that one process writes, by its number of images."""
+    made: dict[int, dict[str, bytes]] = {}
+
+    def of(count: int) -> dict[str, bytes]:
+        if count not in made:
+            path = tmp_path_factory.mktemp("single") / "run"
+            write(path, CONFIG, names(count), total=count)
+            made[count] = content(path)
+        return made[count]
+
+    return of
+
+
+# shards
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "3/", "/4", "0/4", "5/4", "-1/3", "1/2/3", "1.0/2", "a/b", " 1/2 x", "٣/٤", "1/99999999999", "3-16"],
+)
+def test_a_wrong_shard_is_one_sentence(text):
+    with pytest.raises(ValueError, match=r"shard: expected K/N with K from 1 to N, such as 3/16, got "):
+        Shard.parse(text)
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_shards_divide_the_list_in_turn(sizes):
+    images, count = sizes
+    shards = [Shard(number=k, count=count) for k in range(1, count + 1)]
+    parts = [list(shard.part(range(images))) for shard in shards]
+    assert sorted(index for part in parts for index in part) == list(range(images))
+    assert [len(part) for part in parts] == [shard.size(images) for shard in shards]
+    assert all(index % count == shard.number - 1 for shard, part in zip(shards, parts, strict=True) for index in part)
+    assert [Shard.parse(str(shard)) for shard in shards] == shards
+    assert sorted(shard.name for shard in shards) == [shard.name for shard in shards]  # folders list in order
+
+
+def test_names_of_folders():
+    assert Shard.parse("3/16").name == "03-of-16"
+    assert Shard.parse("16/16").folder(Path("run")) == Path("run/shards/16-of-16")
+    with pytest.raises(ValueError, match="shard: expected at most one for each of the 2 images, got 1/3"):
+        Shard.parse("1/3").part(["a", "b"])
+
+
+# merge
+
+
+@effort(max_examples=25)
+@given(st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n), st.randoms())))
+def test_merged_shards_are_the_single_run(single, tmp_path_factory, drawn):
+    images, count, random = drawn
+    run = tmp_path_factory.mktemp("shards") / "run"
+    numbers = list(range(1, count + 1))
+    random.shuffle(numbers)
+    for number in numbers:
+        write_shards(run, names(images), count, only={number})
+    assert merge_shards(run) == count
+    assert content(run) == single(images)
+    assert merge_shards(run) == 0  # again: nothing happens
+    assert content(run) == single(images)
+    with RunFolder.open(run, CONFIG, beside={".hashes.json": b"{}\n"}) as merged:
+        assert merged.finished
+        assert merged.done == set(names(images))
+
+
+class Killed(BaseException):
+    """In the middle of a merge."""
+
+
+def test_killed_at_every_step_the_merge_goes_on(single, tmp_path, monkeypatch):
+    replace, done = os.replace, False
+    for step in range(100):
+        for after in (False, True):
+            run, left = tmp_path / f"{step} {after}", step
+            write_shards(run, names(7), 3)
+
+            def killing(source, target, after=after):
+                nonlocal left
+                left -= 1
+                if left < 0 and not after:
+                    raise Killed
+                replace(source, target)
+                if left < 0:
+                    raise Killed
+
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "replace", killing)
+                try:
+                    merge_shards(run)
+                    done = True
+                except Killed:
+                    pass
+            merge_shards(run)
+            assert content(run) == single(7), step
+        if done:
+            break
+    assert 7 + 3 <= step < 100  # images, hashes, manifest, description, the shards' folder
+
+
+def test_an_image_on_another_file_system_is_copied(single, tmp_path, monkeypatch):
+    write_shards(tmp_path, names(5), 2)
+    replace = os.replace
+
+    def elsewhere(source, target):
+        if Path(source).suffix == ".png":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", elsewhere)
+    assert merge_shards(tmp_path) == 2
+    assert content(tmp_path) == single(5)
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_lost(single, tmp_path, monkeypatch):
+    write_shards(tmp_path, names(5), 2)
+    before = content(tmp_path)
+
+    def refused(source, target):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refused)
+        with pytest.raises(FileError, match=r"Read-only file system: '.*images/P0/P0_0000\.png'"):
+            merge_shards(tmp_path)
+    assert content(tmp_path) == before
+    merge_shards(tmp_path)
+    assert content(tmp_path) == single(5)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    write_shards(tmp_path / "run", names(4), 2)
+    (tmp_path / "run").chmod(0o500)
+    with pytest.raises(OSError, match="Permission denied"):
+        merge_shards(tmp_path / "run")
+    (tmp_path / "run").chmod(0o700)
+
+
+def none_at_all(run: Path) -> None:
+    shutil.rmtree(run / "shards")
+
+
+def missing(run: Path) -> None:
+    shutil.rmtree(run / "shards" / "2-of-4")
+    shutil.rmtree(run / "shards" / "4-of-4")
+
+
+def unfinished(run: Path) -> None:
+    shutil.rmtree(run / "shards" / "3-of-4")
+    write_shards(run, names(9), 4, only={3}, finish=False)
+
+
+def both(run: Path) -> None:
+    unfinished(run)
+    shutil.rmtree(run / "shards" / "1-of-4")
+
+
+def other_weights(run: Path) -> None:
+    shutil.rmtree(run / "shards" / "3-of-4")
+    write_shards(run, names(9), 4, only={3}, config={"weights": "0b" * 32})
+
+
+def other_number(run: Path) -> None:
+    write_shards(run, names(9), 2, only={1})
+
+
+def renamed(run: Path) -> None:
+    shutil.rmtree(run / "shards" / "3-of-4")
+    shutil.copytree(run / "shards" / "2-of-4", run / "shards" / "3-of-4")
+
+
+def damaged(run: Path) -> None:
+    file = run / "shards" / "2-of-4" / "images" / f"{names(9)[1]}.png"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def description(run: Path) -> None:
+    (run / "shards" / "2-of-4" / "run.json").write_text("[]")
+
+
+def fewer_rows(run: Path) -> None:
+    shutil.rmtree(run / "shards" / "1-of-4")
+    shard = Shard.parse("1/4")
+    write(shard.folder(run), shard.identity(CONFIG), names(9)[:1], total=9)
+
+
+def foreign(run: Path) -> None:
+    (run / "thesis.txt").write_text("years of work")
+
+
+def single_beside(run: Path) -> None:
+    shutil.move(run / "shards", run.parent / "aside")
+    write(run, CONFIG, names(3), total=9, finish=False)
+    shutil.move(run.parent / "aside", run / "shards")
+
+
+def other_beside(run: Path) -> None:
+    shutil.move(run / "shards", run.parent / "aside")
+    write(run, {**CONFIG, "seed": 8}, names(3), total=3)
+    shutil.move(run.parent / "aside", run / "shards")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (none_at_all, r"run: expected the shards of 'fastadv attack --shard K/N' below shards, got none"),
+        (missing, r"run: expected 4 finished shards, got 2-of-4, 4-of-4 missing; their commands \(--shard K/N\)"),
+        (unfinished, r"run: expected 4 finished shards, got 3-of-4 unfinished; "),
+        (both, r"got 1-of-4 missing and 3-of-4 unfinished; "),
+        (other_weights, r"3-of-4: holds another run; weights: expected w\.safe.* \(as in 1-of-4/run\.json\), got w\."),
+        (other_number, r"run: expected shards of one number, got 2 and 4; remove those of the other"),
+        (renamed, r"3-of-4: expected shard 3/4, got 2/4"),
+        (damaged, r"2-of-4: expected the images of its .*, got missing or damaged ones: P1/P1_0001; --shard 2/4 gen"),
+        (description, r"2-of-4/run\.json: expected the description of a run, got a damaged file"),
+        (fewer_rows, r"1-of-4: expected 3 images, got 1"),
+        (foreign, r"out: expected a new or empty folder, .* has no run\.json and holds thesis\.txt"),
+        (single_beside, r"run: expected shards only, got an unfinished run of one process beside them"),
+        (other_beside, r"1-of-4: holds another run; seed: expected 8 \(as in run\.json\), got 7"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_with_its_name_and_nothing_changes(change, text, tmp_path):
+    run = tmp_path / "run"
+    write_shards(run, names(9), 4)
+    change(run)
+    before = content(run)
+    with pytest.raises(RunFolderError, match=text) as error:
+        merge_shards(run)
+    assert len(str(error.value).splitlines()) == 1
+    assert content(run) == before
+
+
+def test_a_shard_that_is_being_written_is_refused(tmp_path):
+    write_shards(tmp_path, names(4), 2)
+    lock = FolderLock(tmp_path / "shards" / "2-of-2" / ".lock")
+    with pytest.raises(RunFolderError, match=r"2-of-2: expected a folder that no other process writes to"):
+        merge_shards(tmp_path)
+    lock.release()
+    assert merge_shards(tmp_path) == 2
+
+
+def test_different_software_is_said(tmp_path, recwarn):
+    lines = "torch 2.13.0, cpu AVX512, threads {}, device cuda:{}"
+    for k in (1, 2, 3):
+        write_shards(tmp_path, names(6), 3, only={k}, software=lines.format(2 if k == 2 else 1, k))
+    with pytest.warns(Notice) as said:
+        merge_shards(tmp_path)
+    assert [str(each.message) for each in said] == [
+        f"{tmp_path}: the shards were computed by different software, which can change bits: threads 1 in 1-of-3, "
+        "3-of-3; threads 2 in 2-of-3"
+    ]
+
+
+def test_other_folders_are_no_shards(tmp_path):
+    for name in ("1-of-2", "01-of-2", "3-of-2", "0-of-2", "x", "1-of-02", "2-of-2.old"):
+        (tmp_path / "shards" / name).mkdir(parents=True)
+    assert [shard.name for shard in found_shards(tmp_path)] == ["1-of-2"]
+
+
+# status
+
+
+def test_how_far_a_run_is(tmp_path):
+    run = tmp_path / "run"
+    order, now = names(6), time.time()
+    write(run, CONFIG, order[:4], total=6, finish=False)
+    for k, name in enumerate(order[:4]):
+        os.utime(run / "images" / f"{name}.png", (now - 10 + k / 2,) * 2)
+    found, shards = run_status(run)
+    assert (found.state, found.images, found.done, found.left, found.last_error, shards) == (
+        *("unfinished", 6, 4, 2, None, {}),
+    )
+    assert found.images_per_second == pytest.approx(3 / 1.5, rel=1e-3)
+    assert found.seconds_since_image == pytest.approx(8.5, abs=5)
+    before = content(run)
+    with open(run / "manifest.jsonl", "ab") as journal:
+        journal.write(b'[1]\n{"name": "cut sho')  # what a kill can leave
+    assert run_status(run)[0].done == 5
+    (run / "manifest.jsonl").write_bytes(before["manifest.jsonl"])
+    assert content(run) == before  # nothing is written
+    write(run, CONFIG, [], total=6, finish=False)
+    with RunFolder.open(run, CONFIG) as again:
+        for name in order[4:]:
+            again.write(row(name), image(name))
+        again.finish(order)
+    found, _ = run_status(run)
+    assert (found.state, found.images, found.done, found.left) == ("finished", 6, 6, 0)
+    assert (found.images_per_second, found.seconds_since_image) == (None, None)
+
+
+def test_how_far_shards_are(tmp_path):
+    order = names(10)
+    write_shards(tmp_path, order, 3, only={1})
+    last = tmp_path / "shards" / "3-of-3"
+    config = Shard.parse("3/3").identity(CONFIG)
+
+    def fail():
+        with RunFolder.open(last, config, images=10) as run:
+            run.write(row(order[2]), image(order[2]))
+            raise FileError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.png")
+
+    with pytest.raises(FileError):
+        fail()
+    found, shards = run_status(tmp_path)
+    assert {name: (each.state, each.images, each.done, each.left) for name, each in shards.items()} == {
+        "1-of-3": ("finished", 4, 4, 0),
+        "2-of-3": ("missing", 3, 0, 3),
+        "3-of-3": ("unfinished", 3, 1, 2),
+    }
+    assert (found.state, found.images, found.done, found.left) == ("unfinished", 10, 5, 5)
+    assert found.last_error == "3-of-3: [Errno 28] No space left on device: 'x.png'"
+    write_shards(tmp_path, order, 3, only={2})
+    write(last, config, [], total=10, finish=False)
+    assert run_status(tmp_path)[0].last_error is None  # continued since
+    with RunFolder.open(last, config) as run:
+        for name in (order[5], order[8]):
+            run.write(row(name), image(name))
+        run.finish(order[2::3])
+    assert run_status(tmp_path)[0].state == "not merged"
+    merge_shards(tmp_path)
+    found, shards = run_status(tmp_path)
+    assert (found.state, found.done, shards) == ("finished", 10, {})
+
+
+def test_a_run_of_an_earlier_version_says_no_total_and_goes_on(tmp_path):
+    write(tmp_path, CONFIG, names(2), total=5, finish=False)
+    file = tmp_path / "run.json"
+    saved = json.loads(file.read_text())
+    assert saved.pop("images") == 5
+    assert "images" not in saved["config"]
+    file.write_text(json.dumps(saved))
+    found, _ = run_status(tmp_path)
+    assert (found.images, found.done, found.left) == (None, 2, None)
+    with RunFolder.open(tmp_path, CONFIG, images=5) as run:
+        assert run.done == set(names(2))
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({}, "expected the folder of a run, got one without run.json or shards"),
+        ({"run.json": b"{}"}, "run.json: expected the description of a run, got a damaged file"),
+        ({"run.json": None, "manifest.parquet": b"PAR0"}, "manifest.parquet: expected a Parquet file, got another"),
+    ],
+)
+def test_no_run_is_one_sentence(files, text, tmp_path):
+    write(tmp_path / "whole", CONFIG, names(1), total=1)
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, data in files.items():
+        (run / name).write_bytes((tmp_path / "whole" / name).read_bytes() if data is None else data)
+    for place in (run, tmp_path / "nowhere"):
+        with pytest.raises(RunFolderError, match=text if place == run else "expected the folder of a run"):
+            run_status(place)
