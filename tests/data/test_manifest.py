@@ -106,6 +106,22 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
     assert commit(tmp_path) == "c" * 40
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_commit_of_a_further_worktree(tmp_path: Path, absolute: bool) -> None:
+    own = tmp_path / "main" / ".git" / "worktrees" / "other"
+    own.mkdir(parents=True)
+    (own / "HEAD").write_text("ref: refs/heads/other\n")
+    (own / "commondir").write_text("../..\n")
+    (tmp_path / "main" / ".git" / "packed-refs").write_text(f"{'a' * 40} refs/heads/other\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".git").write_text(f"gitdir: {own if absolute else '../main/.git/worktrees/other'}\n")
+    assert commit(other) == "a" * 40
+    (tmp_path / "main" / ".git" / "refs" / "heads").mkdir(parents=True)
+    (tmp_path / "main" / ".git" / "refs" / "heads" / "other").write_text("b" * 40 + "\n")
+    assert commit(other) == "b" * 40
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../secret", "a//b", "", "a\\b"])
 @pytest.mark.parametrize("form", ["journal", "parquet"])
 def test_a_name_that_leaves_the_folder_is_refused_by_every_reader(tmp_path: Path, name: str, form: str) -> None:
