@@ -70,12 +70,13 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (demo, align, attacks, attack, merge, status, verify, identify, transfer, talfw, defend, report, serve):
 for command in (
     demo,
     align,
     attacks,
     attack,
+    merge,
+    status,
     verify,
     identify,
     transfer,
@@ -87,7 +88,6 @@ for command in (
     doctor,
 ):
     app.command(cls=Checked)(command)
-app.command(cls=Checked)(doctor)
 detect.command(cls=Checked)(calibrate)
 detect.command(cls=Checked)(explain)
 detect.command(cls=Checked)(export)
