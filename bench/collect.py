@@ -1,6 +1,7 @@
 """Gather folders of runs into one results file: ``python -m bench.collect --out FILE DIR ...``.
 
-The folders are all of ``fastadv verify``, ``fastadv transfer``, ``fastadv detect`` or ``fastadv defend``.
+The folders are all of ``fastadv verify``, ``fastadv transfer``, ``fastadv detect`` or ``fastadv defend``, or all of
+recipes of ``fastadv study run``.
 """
 
 from __future__ import annotations
@@ -63,7 +64,17 @@ def defences(folder: Path) -> dict[str, Any]:
     return {"config": run["config"], "versions": run["versions"], **found}
 
 
+def recipe(folder: Path) -> dict[str, Any]:
+    """A recipe of a paper without curves and pictures."""
+    found = json.loads((folder / "results.json").read_text())
+    for study in found["found"]:
+        del study["figures"], study["pictures"]
+    return dict(found)
+
+
 def _command(folder: Path) -> str:
+    if (folder / "results.json").is_file():
+        return "study"
     if (folder / "evaluation.json").is_file():
         return "detect"
     return str(json.loads((folder / "run.json").read_text())["config"]["command"])
@@ -75,6 +86,7 @@ _READERS: Mapping[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "transfer": ("transfer-lfw", study),
     "detect": ("detect-lfw", detection),
     "defend": ("defend-lfw", defences),
+    "study": ("reproduction-lfw", recipe),
 }
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/performance.md", "docs/peers.md", "docs/bring_your_own.md")
+PAGES = ("README.md", "docs/performance.md", "docs/peers.md", "docs/bring_your_own.md", "docs/reproduction.md")
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -153,6 +153,33 @@ def streaming(results: Mapping[str, Any]) -> str:
     return table(["", f"{results['rows'][0]['images']:,} images"], lines)
 
 
+def engine_overhead(results: Mapping[str, Any]) -> str:
+    """A row a network and precision: a step, the gradient evaluation in it, and both with separate activations."""
+    head = [
+        "network, precision",
+        "gradient evaluation, ms",
+        "step, ms",
+        "the engine's own work (quartiles), ms",
+        "share",
+    ]
+    head += ["separate: gradient evaluation, ms", "step, ms"]
+    return table(
+        head,
+        (
+            (
+                f"{row['model']}, {row['precision']}",
+                number(row["bare_ms"]),
+                number(row["tick_ms"]),
+                f"{number(row['own_ms'])} ({number(row['own_ms_q25'])} to {number(row['own_ms_q75'])})",
+                f"{100 * row['own_share']:.1f} %",
+                number(row["apart_bare_ms"]),
+                number(row["apart_tick_ms"]),
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
 def align(results: Mapping[str, Any]) -> str:
     """Speed and agreement of the face detectors."""
     lines = [
@@ -166,6 +193,77 @@ def align(results: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
+def _estimate(cell: Mapping[str, Any] | None, percent: bool = False) -> str:
+    """A number with its interval, as per cent where it is a share of a table in per cent."""
+    if cell is None or cell["value"] is None:
+        return ""
+    value, low, high = (cell.get(name) for name in ("value", "low", "high"))
+    shown = [f"{100 * x:.1f}" if percent else f"{x:.3f}" for x in (value, low, high) if x is not None]
+    return shown[0] if len(shown) < 3 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def _by_paper(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["source"].partition(",")[0], []).append(row)
+    return found
+
+
+def _who(row: Row) -> list[str]:
+    """The columns of a recipe's studies: a network each, or all of them."""
+    return [study["networks"][0] if len(study["networks"]) == 1 else "together" for study in row["found"]]
+
+
+def reproduction(results: Mapping[str, Any]) -> str:
+    """Each finding of each paper, with the verdict and the number on each network."""
+    parts = []
+    for paper, rows in _by_paper(results["rows"]).items():
+        columns = list(dict.fromkeys(who for row in rows if row["found"][0]["claims"] for who in _who(row)))
+        lines = []
+        for row in rows:
+            for number, claim in enumerate(row["found"][0]["claims"]):
+                found = {who: study["claims"][number] for who, study in zip(_who(row), row["found"], strict=True)}
+                cells = [
+                    f"**{found[who]['verdict']}** {_estimate(found[who]['estimate'])}".strip() if who in found else ""
+                    for who in columns
+                ]
+                lines.append([claim["statement"], row["source"].split(", ")[1], *cells])
+        if lines:
+            parts.append(f"### {paper}\n\n{table(['finding', 'source', *columns], lines)}")
+    return "\n".join(parts)
+
+
+def reproduction_counts(results: Mapping[str, Any]) -> str:
+    """How many findings of each paper hold, do not, or are not decided, over all networks."""
+    lines = []
+    for paper, rows in _by_paper(results["rows"]).items():
+        verdicts = [claim["verdict"] for row in rows for study in row["found"] for claim in study["claims"]]
+        counts = [str(verdicts.count(verdict)) for verdict in ("pass", "fail", "undecided")]
+        lines.append([paper, str(len(rows)), *counts])
+    return table(["paper", "tables and figures", "pass", "fail", "undecided"], lines)
+
+
+def reproduction_tables(results: Mapping[str, Any]) -> str:
+    """Every number of every recipe: the paper's, and ours on each network."""
+    parts = []
+    for row in results["rows"]:
+        tables = [("paper", row["printed"])] if row["printed"] else []
+        tables += [(who, study["table"]) for who, study in zip(_who(row), row["found"], strict=True)]
+        columns = list(dict.fromkeys(column for _, one in tables for column in one["columns"]))
+        names = dict.fromkeys(line["name"] for _, one in tables for line in one["rows"])
+        lines = []
+        for name in names:
+            for who, one in tables:
+                for line in one["rows"]:
+                    if line["name"] == name:
+                        cells = dict(zip(one["columns"], line["cells"], strict=True))
+                        lines.append([name, who, *(_estimate(cells.get(c), one["percent"]) for c in columns)])
+        unit = ", per cent" if any(one["percent"] for _, one in tables) else ""
+        title = f"### {row['source']}: {row['title'][:1].lower()}{row['title'][1:]}{unit}"
+        parts.append(f"{title}\n\n{table(['', '', *columns], lines)}")
+    return "\n".join(parts)
+
+
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
@@ -173,7 +271,11 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "peers": peers,
         "peers-readme": peers_readme,
         "peers-summary": peers_summary,
+        "reproduction": reproduction,
+        "reproduction-counts": reproduction_counts,
+        "reproduction-tables": reproduction_tables,
         "streaming": streaming,
+        "engine-overhead": engine_overhead,
     }
 )
 

@@ -63,15 +63,17 @@ FAMILIES = (
     Family(
         key="iterative",
         title="Iterative sign-gradient attacks",
-        what="Steps along the sign of the gradient, each projected into the budget: BIM, PGD, MI-FGSM, FIM and M-FIM.",
+        what="Steps along the sign of the gradient, each projected into the budget: BIM, PGD (also on C&W's margin), "
+        "MI-FGSM, FIM and M-FIM.",
         formula=r"\begin{aligned} v_{t+1} &= \mu v_t + \frac{\nabla_x J(x_t)}{\lVert \nabla_x J(x_t) \rVert_1} \\ "
         r"x_{t+1} &= \Pi_{\varepsilon}\bigl(x_t + \alpha \, \mathrm{sign} \, v_{t+1}\bigr) \end{aligned}",
         symbols="Π projects into the ball of radius ε around the clean image and into [0, 1]. Without momentum, "
         "v is the gradient itself. In L2 the step is α v / ‖v‖₂.",
         use="Use `pgd` to measure the robustness of a classifier at a given budget, and `fim` that of a face verifier. "
         "`pgd` starts at a random point, which an evasion from the image's own embedding needs: the gradient of that "
-        "distance is zero at the clean image. Momentum (`mi-fgsm`, `m-fim`) helps an attack transfer to other "
-        "networks when there are few steps.",
+        "distance is zero at the clean image. `pgd-cw` is the C&W attack of papers that report it at an ε; it ends "
+        "as soon as the goal is reached. Momentum (`mi-fgsm`, `m-fim`) helps an attack transfer to other networks when "
+        "there are few steps.",
         machine="SignGradient",
         example=_FACES
         + 'made = fa.attack("fim", model, faces, goal=goal, eps=8 / 255)\nprint(made)\n\n'
@@ -218,6 +220,7 @@ _BY_MACHINE = {
     "LBFGSB": "deep_features",
     "LBFGS": "lbfgs",
     "CarliniWagner": "carlini_wagner",
+    "CarliniWagnerBall": "iterative",
     "CarliniWagnerLinf": "carlini_wagner",
     "CarliniWagnerL0": "carlini_wagner",
     "DeepFool": "deepfool",

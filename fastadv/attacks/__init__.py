@@ -4,6 +4,7 @@ from fastadv.attacks.apgd import APGD
 from fastadv.attacks.attack import Attack, Evaluation, SlotAttack, seeks_smallest
 from fastadv.attacks.budget import L2, Box, Budget, Linf
 from fastadv.attacks.carlini_wagner import CarliniWagner
+from fastadv.attacks.carlini_wagner_ball import CarliniWagnerBall
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from fastadv.attacks.catalog import CATALOG, by_name
@@ -55,6 +56,7 @@ from fastadv.attacks.sign_catalog import (
     mi_fgsm,
     mi_fgsm_l2,
     pgd,
+    pgd_cw,
     pgd_l2,
 )
 from fastadv.attacks.sign_gradient import SignGradient
@@ -84,6 +86,7 @@ __all__ = [
     "Box",
     "Budget",
     "CarliniWagner",
+    "CarliniWagnerBall",
     "CarliniWagnerL0",
     "CarliniWagnerLinf",
     "ClassifyAs",
@@ -153,6 +156,7 @@ __all__ = [
     "noise_gaussian",
     "noise_uniform",
     "pgd",
+    "pgd_cw",
     "pgd_l2",
     "s_fim",
     "seeks_smallest",

@@ -67,7 +67,7 @@ class CarliniWagner(PenaltyAttack[CarliniWagnerState]):
         ValueError: A field is out of range.
 
     Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", section VI-A; 5 runs of
-    1000 steps as in Massoli et al., section 5.
+    1000 steps as in Massoli et al., section 5.2.
     """
 
     slots = CarliniWagnerState

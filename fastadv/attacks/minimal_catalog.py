@@ -23,7 +23,7 @@ _EPS = 8 / 255
 _RADII = {"linf": (0.5 / 255, 128 / 255), "l2": (0.1, 51.2)}
 
 
-@named("the smallest L2, by a penalty and Adam", level="logits", source="Massoli et al., section 5", norm="l2")
+@named("the smallest L2, by a penalty and Adam", level="logits", source="Massoli et al., eq. 6", norm="l2")
 def cw_l2(*, steps: int = 1000) -> CarliniWagner:
     """C&W-L2: the smallest ``||x' - x||_2``. 5 runs of 1000 steps each.
 
@@ -53,7 +53,7 @@ def cw_l0(*, steps: int = 1000) -> CarliniWagnerL0:
     return CarliniWagnerL0(inner_steps=steps)
 
 
-@named("steps to the nearest linearised border", level="logits", source="Mehr and Schroeder, section III", norm="l2")
+@named("steps to the nearest linearised border", level="logits", source="Mehr and Schroeder, section 4", norm="l2")
 def deepfool(*, steps: int = 50) -> DeepFool:
     """DeepFool in L2, overshoot 0.02 and at most 50 steps."""
     return DeepFool(steps=steps)
@@ -65,7 +65,7 @@ def deepfool_linf(*, steps: int = 50) -> DeepFool:
     return DeepFool(steps=steps, norm="linf", name="deepfool-linf")
 
 
-@named("FGSM with the smallest eps", level="logits", source="Mehr and Schroeder, section III")
+@named("FGSM with the smallest eps", level="logits", source="Mehr and Schroeder, section 4")
 def minimal_fgsm() -> MinimalFGSM:
     """FGSM with the smallest radius that flips the decision."""
     return MinimalFGSM()
@@ -99,13 +99,13 @@ minimal_fim = _minimal(sign_catalog.fim)
 minimal_m_fim = _minimal(sign_catalog.m_fim)
 
 
-@named("the least uniform noise", level="logits", source="Mehr and Schroeder, section III", norm="l2", gradient=False)
+@named("the least uniform noise", level="logits", source="Mehr and Schroeder, section 4", norm="l2", gradient=False)
 def noise_uniform() -> Noise:
     """Uniform noise that grows until the decision flips."""
     return Noise(kind="uniform", name="noise-uniform")
 
 
-@named("the least Gaussian noise", level="logits", source="Mehr and Schroeder, section III", norm="l2", gradient=False)
+@named("the least Gaussian noise", level="logits", source="Mehr and Schroeder, section 4", norm="l2", gradient=False)
 def noise_gaussian() -> Noise:
     """Gaussian noise that grows until the decision flips."""
     return Noise(kind="gaussian", name="noise-gaussian")

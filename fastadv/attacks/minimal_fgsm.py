@@ -40,7 +40,7 @@ class MinimalFGSM(SmallestSize[MinimalFGSMState]):
     Raises:
         ValueError: A field is out of range.
 
-    Source: Mehr and Schroeder, section III, after Goodfellow et al. 2015; the bisection takes the place of a scan.
+    Source: Mehr and Schroeder, section 4, after Goodfellow et al. 2015; the bisection takes the place of a scan.
     """
 
     slots = MinimalFGSMState

@@ -50,7 +50,7 @@ class Noise(SmallestSize[NoiseState]):
     Raises:
         ValueError: A field is out of range.
 
-    Source: Mehr and Schroeder, section III; the bisection is ours.
+    Source: Mehr and Schroeder, section 4; the bisection is ours.
     """
 
     slots = NoiseState

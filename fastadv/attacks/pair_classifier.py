@@ -17,6 +17,12 @@ MAX_DISTANCE = 2.0
 """The largest distance of two unit embeddings."""
 
 
+def same_probability(distance: Tensor, threshold: float, max_distance: float = MAX_DISTANCE) -> Tensor:
+    """``P(same)`` of Euclidean distances of unit embeddings: see ``PairClassifier``."""
+    far = 0.5 - 0.5 * (distance - threshold) / (max_distance - threshold)
+    return torch.where(distance < threshold, 1 - 0.5 * distance / threshold, far)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairClassifier(Goal):
     """A pair's probability of being the same person, from its distance d, pushed over one half.
@@ -35,7 +41,7 @@ class PairClassifier(Goal):
     Raises:
         ValueError: A field has the wrong shape, type or range.
 
-    Source: Mehr and Schroeder, section III, after Foolbox' two-class wrapping of a verifier.
+    Source: Mehr and Schroeder, section 4, after Foolbox' two-class wrapping of a verifier.
     """
 
     metric: ClassVar[str] = "probability_same"
@@ -62,9 +68,7 @@ class PairClassifier(Goal):
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P(same)``, ``(N,)``."""
-        d, t = rows.distance(outputs), self.threshold
-        far = 0.5 - 0.5 * (d - t) / (self.max_distance - t)
-        return torch.where(d < t, 1 - 0.5 * d / t, far)
+        return same_probability(rows.distance(outputs), self.threshold, self.max_distance)
 
     def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
         """``P(same) - 1/2`` or its negative: half the difference of the two classes' probabilities."""
@@ -82,7 +86,7 @@ class PairClassifier(Goal):
 
 
 def anonymisation(references: Tensor, *, threshold: float, max_distance: float = MAX_DISTANCE) -> PairClassifier:
-    """From the same person to a different one. Mehr and Schroeder, section III.
+    """From the same person to a different one. Mehr and Schroeder, section 4.
 
     Args:
         references: The fixed second images of genuine pairs, or their unit embeddings.

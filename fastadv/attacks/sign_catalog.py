@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from fastadv.attacks.budget import L2, Linf
+from fastadv.attacks.carlini_wagner_ball import CarliniWagnerBall
 from fastadv.attacks.registry import named
 from fastadv.attacks.sign_gradient import SignGradient
 from fastadv.core.fields import check_count, check_number
@@ -59,7 +60,7 @@ def fgsm(*, eps: float = _EPS) -> SignGradient:
     return _one_step("fgsm", eps)
 
 
-@named("one signed step to a target class", level="logits", source="Zhong and Deng, section III")
+@named("one signed step to a target class", level="logits", source="Zhong and Deng, eq. 1")
 def ftgsm(*, eps: float = _EPS) -> SignGradient:
     """FTGSM: FGSM with a target class."""
     return _one_step("ftgsm", eps)
@@ -74,7 +75,7 @@ def bim(*, eps: float = _EPS, steps: int = 30, step_size: float | None = None) -
     return SignGradient(budget=Linf(eps), steps=steps, step_size=_alpha(step_size, eps, steps), name="bim")
 
 
-@named("iterated signed steps to a target class, 1/255 each", level="logits", source="Zhong and Deng, section III")
+@named("iterated signed steps to a target class, 1/255 each", level="logits", source="Zhong and Deng, eq. 2")
 def itgsm(*, eps: float = _EPS, steps: int | None = None) -> SignGradient:
     """ITGSM: BIM with a target class, alpha = 1/255 and ``fim_steps`` steps."""
     return _unit_steps("itgsm", eps, steps)
@@ -88,6 +89,20 @@ def pgd(*, eps: float = _EPS, steps: int = 40, step_size: float | None = None) -
     """
     alpha = _alpha(step_size, eps, steps)
     return SignGradient(budget=Linf(eps), steps=steps, step_size=alpha, random_start=True, name="pgd")
+
+
+@named(
+    "iterated signed steps on the C&W margin of the softmax",
+    level="logits",
+    source='"Adversarial attack as a defence", 2021, table 1',
+)
+def pgd_cw(*, eps: float = _EPS, steps: int = 40, step_size: float | None = None) -> CarliniWagnerBall:
+    """C&W inside a ball: PGD on the margin of the softmax, until the goal is reached, at most 40 steps.
+
+    The paper has an eps of 2, 4 or 8 grey levels, and leaves alpha open; the choice here is ``2.5 * eps / steps``.
+    """
+    alpha = _alpha(step_size, eps, steps)
+    return CarliniWagnerBall(budget=Linf(eps), steps=steps, step_size=alpha, random_start=True, name="pgd-cw")
 
 
 @named("iterated L2 steps from a random start", level="logits", source="Madry et al. 2018", norm="l2")

@@ -22,7 +22,7 @@ from fastadv.surrogates import (
 _LEVEL = 1 / 255
 _EPS = 10 / 255
 STEPS = 1500
-"""N_max of Zhong and Deng, section V-C: what random surrogates need."""
+"""N_max of Zhong and Deng, section IV-C: what random surrogates need."""
 
 
 def _on(name: str, eps: float, steps: int, momentum: float | None = None, **parts: Any) -> Recipe:
@@ -67,7 +67,7 @@ def ti_di_m_fim(*, eps: float = _EPS, steps: int = STEPS, momentum: float = 1.0)
 @named(
     "FIM with damped residual branches",
     level="embedding",
-    source="Zhong and Deng, section V-E, after Wu et al. 2020, eq. 7",
+    source="Zhong and Deng, section IV-F, after Wu et al. 2020, eq. 7",
 )
 def s_fim(*, eps: float = _EPS, steps: int = STEPS, gamma: float = 0.3) -> Recipe:
     """S-FIM: FIM whose backward pass multiplies every residual branch's gradient by ``gamma``."""
@@ -96,7 +96,7 @@ def e_di_m_fim(
     return _on("e-di-m-fim", eps, steps, momentum, diversity=InputDiversity(), ensemble=ensemble)
 
 
-@named("FIM with masked convolutions", level="embedding", source="Zhong and Deng, eq. 11-12, section IV-C")
+@named("FIM with masked convolutions", level="embedding", source="Zhong and Deng, eq. 11-12, section III-B")
 def dfanet_fim(*, eps: float = _EPS, steps: int = STEPS, rate: float | None = None) -> Recipe:
     """DFANet-FIM: FIM with a fresh mask on the output of every convolution at every step.
 

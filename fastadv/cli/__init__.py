@@ -21,6 +21,7 @@ from fastadv.cli.calibrate import calibrate
 from fastadv.cli.catalogs import attacks
 from fastadv.cli.check_model import check
 from fastadv.cli.checks import Checked
+from fastadv.cli.compare import compare
 from fastadv.cli.defend import defend
 from fastadv.cli.demo import demo
 from fastadv.cli.detect import detect
@@ -36,6 +37,7 @@ from fastadv.cli.models import models, show_model
 from fastadv.cli.report import report
 from fastadv.cli.serve import serve
 from fastadv.cli.status import status
+from fastadv.cli.study import study
 from fastadv.cli.talfw import talfw
 from fastadv.cli.train import train
 from fastadv.cli.train_denoiser import denoiser
@@ -68,13 +70,29 @@ app = typer.Typer(
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
 )
-for command in (demo, align, attacks, attack, merge, status, verify, identify, transfer, talfw, defend, report, serve):
+for command in (
+    demo,
+    align,
+    attacks,
+    attack,
+    merge,
+    status,
+    verify,
+    identify,
+    transfer,
+    talfw,
+    defend,
+    compare,
+    report,
+    serve,
+    doctor,
+):
     app.command(cls=Checked)(command)
-app.command(cls=Checked)(doctor)
 detect.command(cls=Checked)(calibrate)
 detect.command(cls=Checked)(explain)
 detect.command(cls=Checked)(export)
 app.add_typer(detect, name="detect")
+app.add_typer(study, name="study")
 networks = typer.Typer(cls=Listing, pretty_exceptions_enable=False, rich_markup_mode=None)
 networks.callback(invoke_without_command=True)(models)
 networks.command("show", cls=Checked)(show_model)

@@ -43,6 +43,9 @@ class GoalOptions:
     neighbours: Annotated[
         int | None, Option(help="With identify-as, misidentify: number of voting templates (default: 1).")
     ] = None
+    max_distance: Annotated[
+        float | None, Option(help="Attack P(same person), 0 at this distance (default: the distance).")
+    ] = None
     metric: MetricOf = Metric.cosine
     limit: Annotated[int | None, Option(help="Process at most N images.")] = None
 
@@ -56,6 +59,7 @@ class GoalOptions:
             metric=self.metric.value,
             layer=self.layer,
             neighbours=self.neighbours,
+            max_distance=self.max_distance,
         )
 
 

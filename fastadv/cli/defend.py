@@ -8,13 +8,13 @@ from typing import Annotated
 from typer import Option
 
 from fastadv.cli.fields import Changed, takes_groups
-from fastadv.cli.options import InputOptions, OutputOptions, PairOptions, PrintOptions, RunOptions
+from fastadv.cli.options import Decided, InputOptions, OutputOptions, PairOptions, PrintOptions, RunOptions
 
 FORMS = (
     "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
-    "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE or "
-    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) with the same arguments, for queries known to be "
-    "attacked"
+    "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE, "
+    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], known(...) with the same arguments, for queries known to be "
+    "attacked, or pair(NAME[:STEPS][@EPS])[:both|gallery|query]"
 )  # of fastadv.studies.defences.plan, which a test compares
 
 
@@ -63,12 +63,28 @@ def defend(
             "the detector was not calibrated for 0.01)."
         ),
     ] = None,
+    threshold: Decided = None,
+    sweep: Annotated[
+        list[float] | None,
+        Option(
+            help="Run the attacks that look for the smallest change at this cosine threshold too, to compare "
+            "impersonation with anonymisation; may be given several times."
+        ),
+    ] = None,
+    black_box: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Measure the confidence of this second network, NAME or NAME=WEIGHTS, on clean, attacked and "
+            "defended images.",
+        ),
+    ] = None,
 ) -> None:
     """Evaluate defences against unaware, white-box and adaptive attackers.
 
     Both images of a pair pass through the defence. The first one is attacked: to match in pairs of different people,
     not to match in pairs of one person. From an attacked --copy both images are read. The defended verifier decides at
-    its own thresholds from clean pairs. Signs of masked gradients are listed below the table.
+    its own thresholds from clean pairs, or at --threshold. Signs of masked gradients are listed below the table.
 
     Example: fastadv defend --data lfw/ --model mobilefacenet --weights FILE --defence mean:3 --defence jpeg:20
     --attack ffm --attack fim:20 --limit 300 --out study/
@@ -87,6 +103,9 @@ def defend(
         detector=detector,
         false_alarm=false_alarm,
         pairs=pairs.choice(),
+        threshold=threshold,
+        sweep=sweep or (),
+        black_box=black_box,
     )
     study, seconds = timed(defend_folder, plan, quiet=printing.without_bars)
     described = defend_results.describe(study)
@@ -98,7 +117,12 @@ def defend(
     print_notes(defend_page.clean_notes(described))
     print_table(f"{title}, attacked", defend_page.attacked_rows(described), defend_page.ATTACKED)
     print_table(f"{title}, by goal", defend_page.within_rows(described), defend_page.WITHIN)
-    print_notes((defend_page.NORMS_NOTE,))
+    print_notes(defend_page.NORMS_NOTES)
+    if described["sweep"]:
+        print_table(f"{title}, over the threshold", defend_page.sweep_rows(described), defend_page.SWEEP)
+    if described["black_box"]:
+        rows = defend_page.confidence_rows(described)
+        print_table(defend_page.confidence_title(described), rows, defend_page.CONFIDENCE)
     print_notices(defend_page.flag_lines(described))
     print_opened(page, seconds)
     if detector is None:

@@ -42,6 +42,10 @@ Model = Annotated[
 ]
 TrainedModel = Annotated[str, MODELS.option("Network, a name of 'fastadv models'.")]
 MetricOf = Annotated[Metric, Option(help="Compare embeddings by cosine or euclidean distance.")]
+Decided = Annotated[
+    float | None,
+    Option("--threshold", help="Attack and decide at this threshold (default: those of the clean pairs)."),
+]
 Seed = Annotated[int, Option(min=0, max=2**64 - 1, help="Random seed.")]
 Device = Annotated[str, Option(help="Run on this device: cpu, cuda or cuda:N.")]
 _PRINTED = "Output"  # the part of the help

@@ -16,7 +16,8 @@ from fastadv.cli.options import Landmarks, PrintOptions
 def report(
     printing: PrintOptions,
     folder: Annotated[
-        Path, typer.Argument(help="Folder of a run of attack, verify, transfer, detect, defend or demo.")
+        Path,
+        typer.Argument(help="Folder of a run of attack, verify, transfer, detect, defend or demo, or of a recipe."),
     ],
     data: Annotated[
         Path | None,
@@ -41,6 +42,7 @@ def report(
     from fastadv.report.pages import defences as defend_page
     from fastadv.report.pages import detection as detect_page
     from fastadv.report.pages import run as reporting
+    from fastadv.report.pages import study as study_page
     from fastadv.report.pages import transfer as transfer_page
     from fastadv.runs import inputs
     from fastadv.studies.detection import study as detect_study
@@ -54,6 +56,8 @@ def report(
         page = detect_page.render(folder, out=out)
     elif (folder / defend_page.FILE).is_file():
         page = defend_page.render(folder, out=out)
+    elif (folder / study_page.RESULTS).is_file():
+        page = study_page.render(folder, out=out)
     else:
         page = reporting.render(folder, data=data, landmarks=landmarks, out=out, examples=examples, beside=beside or ())
     if printing.ends({"report": str(page)}):

@@ -212,13 +212,22 @@ def print_notices(lines: tuple[str, ...]) -> None:
         errors.print("[yellow]note:[/yellow]", Text(line), highlight=False, soft_wrap=True)
 
 
-def print_verification(result: verifying.Verification, title: str) -> None:
+def print_verification(result: verifying.Verification, title: str, threshold: float | None = None) -> None:
+    """The tables of a verification, with decisions at the thresholds from clean pairs or at a given one."""
+    at = "at the threshold of the EER"
+    figures: tuple[tuple[str, str, str], ...] = _VERIFIED
+    if threshold is not None:
+        at = f"at threshold {threshold:g}"
+        figures = tuple(
+            (name.replace("at clean thresholds", at).replace("at EER", at), one, other.replace("_at_eer", "_at_folds"))
+            for name, one, other in _VERIFIED
+        )
     clean, attacked = result.clean, result.attacked
 
     def shown(report: object, figure: str) -> str:
         return "–" if report is None or not figure else percent(getattr(report, figure))
 
-    rows: list[tuple[str, ...]] = [(name, shown(clean, one), shown(attacked, other)) for name, one, other in _VERIFIED]
+    rows: list[tuple[str, ...]] = [(name, shown(clean, one), shown(attacked, other)) for name, one, other in figures]
     header: tuple[str, ...] = ("", "clean", "attacked")
     if attacked is None:
         rows, header = [row[:2] for row in rows[:4]], header[:2]
@@ -228,6 +237,4 @@ def print_verification(result: verifying.Verification, title: str) -> None:
     thresholds = f"EER {at_eer:.4f}" + ("" if at_far is None else f", FAR 1e-3 {at_far:.4f}")
     Console().print(f"thresholds from clean pairs ({clean.metric}): {thresholds}", highlight=False)
     print_notes(clean.notes)
-    print_attacks(
-        {"impersonate": result.impersonation, "evade": result.evasion}, "the attacks, at the threshold of the EER"
-    )
+    print_attacks({"impersonate": result.impersonation, "evade": result.evasion}, f"the attacks, {at}")

@@ -8,6 +8,7 @@ from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.names import Metric
 from fastadv.cli.options import (
     AttackOptions,
+    Decided,
     InputOptions,
     MetricOf,
     OutputOptions,
@@ -28,11 +29,12 @@ def verify(
     ],
     printing: PrintOptions,
     metric: MetricOf = Metric.cosine,
+    threshold: Decided = None,
 ) -> None:
     """Verify pairs of faces, clean and under attack.
 
     Pairs of different people are attacked to match (impersonation), pairs of one person not to match (evasion). Each
-    pair is then decided at its fold's threshold from clean pairs, as a deployed verifier would.
+    pair is then decided at its fold's threshold from clean pairs, as a deployed verifier would, or at --threshold.
 
     Example: fastadv verify --data lfw/ --model mobilefacenet --weights FILE --attack fim --eps 8/255 --out run/
     """
@@ -45,7 +47,11 @@ def verify(
     if moves is not None:
         check_goal(moves, "impersonate")
     plan = verifying.VerifyPlan(
-        inputs=run.inputs(given, output), pairs=pairs.choice(), attack=moves, metric=metric.value
+        inputs=run.inputs(given, output),
+        pairs=pairs.choice(),
+        attack=moves,
+        metric=metric.value,
+        threshold=threshold,
     )
     result, seconds = timed(verifying.verify_folder, plan, quiet=printing.without_bars)
     title = f"{given.model}, {len(result.scores)} pairs{f', {attack_title(moves)}' if moves else ''}"
@@ -53,11 +59,11 @@ def verify(
         draw_verification(result, output.out / ROC, title=title)
     if printing.ends({**verifying.describe(result), "seconds": round(seconds, 3)}):
         return
-    print_verification(result, title)
+    print_verification(result, title, threshold)
     print_written(output.out)
     if moves is not None and output.out is not None:
         print_next("report", output.out, data=given.data, landmarks=given.landmarks)
     elif moves is None:
-        threshold = round(result.clean.eer_threshold, 4)
+        at = round(result.threshold, 4)
         unusual = None if metric is Metric.cosine else metric.value
-        print_next("attack", "fim", **given.again, threshold=threshold, metric=unusual, out="run")
+        print_next("attack", "fim", **given.again, threshold=at, metric=unusual, out="run")

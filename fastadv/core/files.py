@@ -8,6 +8,8 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 from fastadv.core.errors import FileError
@@ -28,10 +30,7 @@ def naming(error: OSError, path: Path) -> FileError:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, fsync: bool = False) -> None:
-    """Writes a file so that a reader, a crash or a full disk never sees a part of it.
-
-    The bytes go to a temporary file of the same folder, which is renamed over `path`. After any error,
-    Ctrl-C included, the temporary file is gone and `path` is as it was.
+    """Writes a file so that a reader, a crash or a full disk never sees a part of it; as `replacing`.
 
     Args:
         path: The final name; its folder must exist.
@@ -41,12 +40,29 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, fsync: bool =
     Raises:
         OSError: With the file's name, for example when the disk is full.
     """
+    with replacing(path, fsync=fsync) as file:
+        write_all(file.fileno(), data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[FileIO]:
+    """A temporary file of the same folder, which is renamed over `path` at the end of the `with` block.
+
+    After any error, Ctrl-C included, the temporary file is gone and `path` is as it was.
+
+    Args:
+        path: The final name; its folder must exist.
+        fsync: Wait until the bytes are on the disk.
+
+    Raises:
+        OSError: With the file's name, for example when the disk is full; also one of the block.
+    """
     path = Path(path)
     # The temporary name does not contain the final one, which may be as long as the file system allows.
     temporary = path.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     try:
         with open(temporary, "xb", buffering=0) as file:
-            write_all(file.fileno(), data)
+            yield file
             if fsync:
                 os.fsync(file.fileno())
         os.replace(temporary, path)

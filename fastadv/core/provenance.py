@@ -45,14 +45,18 @@ def commit(root: Path | None = None) -> str | None:
     """
     git = (root or Path(__file__).resolve().parents[2]) / ".git"
     try:
+        if git.is_file():  # a further worktree, or a submodule: the file names its folder
+            git = git.parent / git.read_text(encoding="utf-8").strip().removeprefix("gitdir: ")
         head = (git / "HEAD").read_text(encoding="ascii").strip()
         if not head.startswith("ref: "):
             return head or None
         reference = head.removeprefix("ref: ")
-        loose = git / reference
+        shared = git / "commondir"  # a worktree's branches are in the repository's own folder
+        common = git / shared.read_text(encoding="utf-8").strip() if shared.is_file() else git
+        loose = common / reference
         if loose.is_file():
             return loose.read_text(encoding="ascii").strip() or None
-        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
+        for line in (common / "packed-refs").read_text(encoding="utf-8").splitlines():
             if line.endswith(f" {reference}"):
                 return line.split()[0]
     except (OSError, UnicodeDecodeError):

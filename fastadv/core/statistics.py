@@ -245,6 +245,46 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeanRatio:
+    """The mean of one sample over that of another.
+
+    Attributes:
+        ratio: Of the means.
+        low: Of its 95 % interval.
+        high: Of its 95 % interval.
+    """
+
+    ratio: float
+    low: float
+    high: float
+
+
+def mean_ratio(first: ArrayLike, second: ArrayLike) -> MeanRatio | None:
+    """The ratio of the means of two independent samples of positive numbers; None where one has fewer than two.
+
+    The interval is that of the logarithm by the delta method: with means m, variances v and sizes n, the ratio times
+    ``exp(+-1.96 sqrt(v_1 / (n_1 m_1^2) + v_2 / (n_2 m_2^2)))``.
+
+    Args:
+        first: ``(n_1,)``.
+        second: ``(n_2,)``.
+
+    Raises:
+        ValueError: A number is not above 0 and finite.
+    """
+    samples = [np.asarray(sample, np.float64) for sample in (first, second)]
+    if any(not (np.isfinite(sample).all() and (sample > 0).all()) for sample in samples):
+        raise ArgumentError("first, second: expected finite numbers above 0, got others")
+    if min(map(len, samples)) < 2:
+        return None
+    (one, other), spread = (sample.mean() for sample in samples), 0.0
+    for sample in samples:
+        spread += sample.var(ddof=1) / (len(sample) * sample.mean() ** 2)
+    ratio, width = float(one / other), math.exp(_Z * math.sqrt(spread))
+    return MeanRatio(ratio=ratio, low=ratio / width, high=ratio * width)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairedDifference:
     """Two methods on the same trials.
 

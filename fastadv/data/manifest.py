@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from fastadv.core.errors import Error
+from fastadv.core.files import replacing
 
 JOURNAL = "manifest.jsonl"
 PARQUET = "manifest.parquet"
@@ -282,10 +283,17 @@ def journal_line(row: ManifestRow, png_bytes: int) -> bytes:
     return json.dumps({**_values(row), PNG_BYTES: png_bytes}).encode() + b"\n"
 
 
-def to_parquet(rows: Iterable[ManifestRow]) -> bytes:
-    """The Parquet file of the rows; the same rows always give the same bytes."""
-    sink, remaining = io.BytesIO(), map(_values, rows)
-    with pyarrow.parquet.ParquetWriter(sink, SCHEMA, compression="zstd") as file:
-        while some := list(islice(remaining, _AT_A_TIME)):
-            file.write_table(pyarrow.Table.from_pylist(some, schema=SCHEMA))
-    return sink.getvalue()
+def write_parquet(rows: Iterable[ManifestRow], path: Path) -> None:
+    """Write the Parquet file of the rows, whole or not at all; the same rows always give the same bytes.
+
+    Raises:
+        OSError: With the file's name; or one of the rows' own.
+    """
+    remaining = map(_values, rows)
+    with replacing(path, fsync=True) as file:
+        whole = io.BufferedWriter(file)  # Arrow does not look whether a write took all of its bytes
+        with pyarrow.parquet.ParquetWriter(whole, SCHEMA, compression="zstd") as into:
+            while some := list(islice(remaining, _AT_A_TIME)):
+                into.write_table(pyarrow.Table.from_pylist(some, schema=SCHEMA))
+        whole.flush()
+        whole.detach()

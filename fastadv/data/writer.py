@@ -253,7 +253,7 @@ class RunFolder(Closing):
                     raise RunFolderError(f"{self.path}: expected the order in which the run was finished, got another")
                 return
             rows = manifest.in_order(self.path / manifest.JOURNAL, names)
-            write_atomically(self.path / manifest.PARQUET, manifest.to_parquet(rows), fsync=True)
+            manifest.write_parquet(rows, self.path / manifest.PARQUET)
             self._close_journal()
             (self.path / manifest.JOURNAL).unlink()
             self.finished = True

@@ -7,6 +7,7 @@ from fastadv.defences.filters import BitDepth, GaussianBlur, MeanFilter, Median
 from fastadv.defences.jpeg import Jpeg
 from fastadv.defences.key import content_ids, content_key
 from fastadv.defences.noise2clean import Noise2Clean
+from fastadv.defences.pair_attack import PairAttackAsDefence
 from fastadv.defences.resize_pad import RandomResizePad
 from fastadv.defences.retrained import Retrained
 from fastadv.defences.selective_dropout import DroppedFilters, SelectiveDropout
@@ -32,6 +33,7 @@ __all__ = [
     "Median",
     "Noise2Clean",
     "OneOf",
+    "PairAttackAsDefence",
     "PerfectKnowledge",
     "RandomResizePad",
     "Retrained",

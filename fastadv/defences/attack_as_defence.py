@@ -1,4 +1,4 @@
-"""Attack as defence: both images of a pair are attacked before they are compared."""
+"""Attack as defence: both images of a pair are attacked, each by itself, before they are compared."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class AttackAsDefence(Traits):
 
     Both images of a pair pass the same step, so both are moved alike. Of a query that is *known* to be attacked, the
     attack that was made on it is that step: it is taken as it is, and only the gallery's image is attacked ("PGD vs
-    PGD" of the source). **choice**: the paper has labels, a verifier has
-    none, so each image is attacked away from itself. The gradient of that distance is zero at the image: an attack
-    without a random start of its own (C&W, one-step FGSM) needs ``start``; with neither it does not move. An image's
-    draws hang on its pixels and the seed, so one image has one embedding.
+    PGD" of the source). The source attacks to flip the verifier's decision on the pair, as
+    :class:`fastadv.defences.PairAttackAsDefence` does; here an image is attacked away from itself, so that it has an
+    embedding without a pair. The gradient of that distance is zero at the image: an attack without a random start of
+    its own (C&W, one-step FGSM) needs ``start``; with neither it does not move. An image's draws hang on its pixels and
+    the seed, so one image has one embedding.
 
     Attributes:
         attack: FGSM, PGD, C&W or any other, on the model that is defended.
@@ -149,6 +150,10 @@ class AttackedModel(SameNetwork):
         self.defence, self.seed = defence, seed
         self._bare = _Kept(model=model)
 
+    def seen(self, images: Tensor) -> Tensor:
+        """The attacked images ``(N, 3, H, W)``: what the network gets."""
+        return self.defence.attacked(self._bare.model, images.clamp(0, 1), seed=self.seed).to(images.dtype)
+
     def features(self, images: Tensor) -> Tensor:
         """The raw features ``(N, D)`` of the attacked images; see ``FaceModel.features``.
 
@@ -161,8 +166,7 @@ class AttackedModel(SameNetwork):
                 f"capture: expected False with {self.defence.name}, which cannot be captured, got a CUDA "
                 "graph; use Engine(capture=False)"
             )
-        value = self.defence.attacked(self._bare.model, images.clamp(0, 1), seed=self.seed).to(images.dtype)
-        return super().features(straight_through(value, images))
+        return super().features(straight_through(self.seen(images), images))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

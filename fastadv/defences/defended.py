@@ -83,10 +83,14 @@ class _Behind:
             self.defence_networks = held.train(self.training)  # type: ignore[attr-defined]
         self.defence, self.seed = defence, seed
 
+    def seen(self, images: Tensor) -> Tensor:
+        """The defended images ``(N, 3, H, W)``: what the network gets."""
+        return self.defence(images, content_key(images, self.seed))
+
     def features(self, images: Tensor) -> Tensor:
         """The raw features ``(N, D)`` of the defended images; see ``FaceModel.features``."""
         self._check(images)  # type: ignore[attr-defined]
-        return super().features(self.defence(images, content_key(images, self.seed)))  # type: ignore[misc]
+        return super().features(self.seen(images))  # type: ignore[misc]
 
 
 class SameNetwork(FaceModel):

@@ -174,7 +174,7 @@ class Neighbours:
     copy of the features, and on a GPU 1.5 GiB that all indices of a device share.
 
     Source:
-        Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 3.
+        Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 4.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, *, backend: str = "brute") -> None:

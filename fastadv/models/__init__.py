@@ -7,6 +7,7 @@ from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.folding import fold_batch_norms
 from fastadv.models.inspection import Inspected, inspect_file
 from fastadv.models.layers import freeze, prepare
+from fastadv.models.mirrored import mirrored
 from fastadv.models.mtcnn import MTCNN
 from fastadv.models.onnx_model import load_onnx
 from fastadv.models.wrap import wrap
@@ -24,6 +25,7 @@ __all__ = [
     "inspect_file",
     "load",
     "load_onnx",
+    "mirrored",
     "names",
     "open_device",
     "prepare",

@@ -16,6 +16,7 @@ from fastadv.core.fields import is_int, is_number
 from fastadv.core.nearest import meant
 from fastadv.core.templates import TEMPLATES, Five
 from fastadv.models.face_model import ORDERS, FaceModel
+from fastadv.models.mirrored import mirrored
 
 SUFFIX = ".toml"
 _RANGES = (1, 255)
@@ -48,6 +49,7 @@ class Description:
         input_size: side of the images in pixels, or height and width.
         template: where the five landmarks of an aligned face lie, as of `FaceModel`, or a name of
             `fastadv.data.TEMPLATES`, which is brought to the images' size; None for ArcFace's.
+        mirror: whether the embeddings of the image and of its mirror image are joined, as of `mirrored`.
     """
 
     architecture: str | None = None
@@ -58,6 +60,7 @@ class Description:
     range: int = 1
     input_size: tuple[int, int] | None = None
     template: Five | str | None = None
+    mirror: bool = False
 
     def applied(self, model: FaceModel) -> FaceModel:
         """The model with what is described.
@@ -71,7 +74,7 @@ class Description:
         made = model.replace(**{name: value for name, value in given.items() if value is not None}).eval()
         if self.input_size is not None:
             assert made.embedding_size  # runs the network once, which refuses a size that it does not take
-        return made
+        return mirrored(made) if self.mirror else made
 
     @property
     def normalisation(self) -> dict[str, list[float] | None]:
@@ -159,6 +162,12 @@ def _one_of(key: str, value: Any, file: Path) -> Any:
     return value
 
 
+def _flag(key: str, value: Any, file: Path) -> bool:
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{key}: expected true or false, got {brief(value)}")
+    return value
+
+
 def _three(key: str, value: Any, file: Path) -> tuple[float, ...]:
     values = value if isinstance(value, list) else [value] * 3
     if len(values) != 3 or not all(map(is_number, values)):
@@ -195,4 +204,5 @@ _READ = {
     "range": _one_of,
     "input_size": _size,
     "template": _points,
+    "mirror": _flag,
 }

@@ -66,7 +66,6 @@ class _Entry:
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = _same_names
     channels: str = "rgb"
     shipped: bool = False
-    mask_rate: float | None = None  # of DFANet, where the family has none; see surrogates.FeatureDropout
 
 
 def _iresnet(depth: int) -> _Entry:
@@ -77,12 +76,12 @@ def _magface(depth: int) -> _Entry:
     """MagFace's training takes BGR images in [0, 1] as they are."""
     build = partial(iresnet.IResNet, depth, eps=2e-5)
     layers = iresnet.layers(depth)
-    return _Entry(build=build, mean=(0.0,) * 3, std=(1.0,) * 3, channels="bgr", layers=layers, mask_rate=0.1)
+    return _Entry(build=build, mean=(0.0,) * 3, std=(1.0,) * 3, channels="bgr", layers=layers)
 
 
 def _body(depth: int, *, middle_norm: bool, channels: str) -> _Entry:
     build = partial(se_iresnet.IRBody, depth, middle_norm=middle_norm)
-    return _Entry(build=build, channels=channels, layers=se_iresnet.layers(depth), mask_rate=0.1)
+    return _Entry(build=build, channels=channels, layers=se_iresnet.layers(depth))
 
 
 def _se_body(*, middle_norm: bool) -> _Entry:
@@ -96,7 +95,7 @@ def _edgeface(variant: edgeface.Variant) -> _Entry:
 
 def _cosface(depth: int) -> _Entry:
     build = partial(cosface.CosFaceSphere, depth)
-    return _Entry(build=build, input_size=(112, 96), layers=cosface.layers(depth), mask_rate=0.1)
+    return _Entry(build=build, input_size=(112, 96), layers=cosface.layers(depth))
 
 
 _ZOO: dict[str, _Entry] = {
@@ -151,12 +150,10 @@ _ZOO: dict[str, _Entry] = {
     "cosface_sphere20": _cosface(20),
     "cosface_sphere64": _cosface(64),
     "mobilenet_v1": _Entry(build=mobilenet.MobileNetV1, layers=mobilenet.LAYERS),
-    "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True, mask_rate=0.025),
-    "synth-resnet": _Entry(build=small_resnet.SmallResNet, layers=small_resnet.LAYERS, shipped=True, mask_rate=0.1),
-    "synth-vgg": _Entry(build=small_vgg.SmallVGG, layers=small_vgg.LAYERS, shipped=True, mask_rate=0.1),
-    "synth-shuffle": _Entry(
-        build=small_shuffle.SmallShuffle, layers=small_shuffle.LAYERS, shipped=True, mask_rate=0.025
-    ),
+    "synth-mobile": _Entry(build=small_mobile.SmallMobile, layers=small_mobile.LAYERS, shipped=True),
+    "synth-resnet": _Entry(build=small_resnet.SmallResNet, layers=small_resnet.LAYERS, shipped=True),
+    "synth-vgg": _Entry(build=small_vgg.SmallVGG, layers=small_vgg.LAYERS, shipped=True),
+    "synth-shuffle": _Entry(build=small_shuffle.SmallShuffle, layers=small_shuffle.LAYERS, shipped=True),
 }
 
 
@@ -168,12 +165,6 @@ def names() -> tuple[str, ...]:
 def shipped_names() -> tuple[str, ...]:
     """The names whose weights come with the package: small networks trained on synthetic faces."""
     return tuple(name for name, entry in _ZOO.items() if entry.shipped)
-
-
-def mask_rate(name: str) -> float | None:
-    """The share of the elements that DFANet drops in a network whose name begins with one of ours, or None."""
-    found = (entry.mask_rate for ours, entry in _ZOO.items() if name.startswith(ours))
-    return next((rate for rate in found if rate is not None), None)
 
 
 def load(

@@ -29,7 +29,7 @@ class KFoldAccuracy:
         std: Their standard deviation (of the folds themselves: divided by their number).
         folds: The folds, sorted.
         accuracies: Accuracy of each fold at its own threshold.
-        thresholds: Threshold of each fold, chosen on the others.
+        thresholds: Threshold of each fold: chosen on the others, or given.
     """
 
     mean: float
@@ -82,30 +82,34 @@ def best_threshold(scores: ArrayLike, same: ArrayLike) -> float:
     return between(float(distinct[chosen - 1]), float(distinct[chosen]))
 
 
-def kfold_accuracy(scores: ArrayLike, same: ArrayLike, folds: ArrayLike) -> KFoldAccuracy:
+def kfold_accuracy(
+    scores: ArrayLike, same: ArrayLike, folds: ArrayLike, threshold: float | None = None
+) -> KFoldAccuracy:
     """Accuracy over folds, each at the threshold that is `best_threshold` of the other folds (LFW, view 2).
 
     Args:
         scores: (P,) finite numbers.
         same: (P,) booleans.
         folds: (P,) integers.
+        threshold: Of all folds, of which there may then be one; None: each fold's own.
 
     Raises:
-        ValueError: As for `roc`; fewer than two folds; or one class only outside of some fold.
+        ValueError: As for `roc`; fewer than two folds, or one class only outside of some fold, without a threshold.
     """
     values, labels = checked(scores, same)
     places = checked_folds(folds, len(values))
     names = np.unique(places)
-    if len(names) < 2:
+    if threshold is None and len(names) < 2:
         raise ArgumentError(f"folds: expected at least two folds, got {names.tolist()}")
     thresholds, accuracies = [], []
     for name in names:
         inside = places == name
         try:
-            thresholds.append(best_threshold(values[~inside], labels[~inside]))
+            own = best_threshold(values[~inside], labels[~inside]) if threshold is None else threshold
         except ValueError as error:
             raise ArgumentError(f"folds: without fold {name}: {error}") from error
-        accuracies.append(accuracy_at(values[inside], labels[inside], thresholds[-1]))
+        thresholds.append(own)
+        accuracies.append(accuracy_at(values[inside], labels[inside], own))
     return KFoldAccuracy(
         mean=float(np.mean(accuracies)),
         std=float(np.std(accuracies)),

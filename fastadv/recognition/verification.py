@@ -62,7 +62,7 @@ class VerificationReport:
         tar_at_far_1e2: True accept rate at a false accept rate of 1e-2; None below 100 negative pairs.
         tar_at_far_1e3: True accept rate at a false accept rate of 1e-3; None below 1,000 negative pairs.
         threshold_at_far_1e3: The threshold there, or None.
-        fold_thresholds: (fold, threshold) for every fold, each threshold chosen on the others; () without.
+        fold_thresholds: (fold, threshold) for every fold, each threshold chosen on the others, or given; () without.
         negatives: Number of pairs of different people.
         notes: A sentence for each figure that so many pairs cannot show.
     """
@@ -143,7 +143,12 @@ def check_pairs(same: Sequence[bool], folds: Sequence[int | None]) -> None:
 
 
 def evaluate(
-    scores: ArrayLike, same: ArrayLike, folds: ArrayLike | None = None, *, metric: str = "cosine"
+    scores: ArrayLike,
+    same: ArrayLike,
+    folds: ArrayLike | None = None,
+    *,
+    metric: str = "cosine",
+    threshold: float | None = None,
 ) -> VerificationReport:
     """The report of clean scores.
 
@@ -152,13 +157,14 @@ def evaluate(
         same: (P,) booleans.
         folds: (P,) integers, or None for a report without accuracy.
         metric: What the scores are, for the report.
+        threshold: A score that decides in every fold; None: each fold's threshold is chosen on the others.
 
     Raises:
         ValueError: See `statistics.checked` and `metrics.kfold_accuracy`.
     """
     values, labels = statistics.checked(scores, same)
-    rate, threshold = statistics.eer(values, labels)
-    accuracy = None if folds is None else metrics.kfold_accuracy(values, labels, folds)
+    rate, at_eer = statistics.eer(values, labels)
+    accuracy = None if folds is None else metrics.kfold_accuracy(values, labels, folds, threshold)
     negatives = int((~labels).sum())
     hundredth, thousandth = (measurable(far, negatives) for far in (1e-2, 1e-3))
     return VerificationReport(
@@ -166,7 +172,7 @@ def evaluate(
         metric=metric,
         auc=statistics.auc(values, labels),
         eer=rate,
-        eer_threshold=threshold,
+        eer_threshold=at_eer,
         accuracy=accuracy.mean if accuracy else None,
         accuracy_std=accuracy.std if accuracy else None,
         tar_at_far_1e2=statistics.tar_at_far(values, labels, 1e-2) if hundredth else None,

@@ -77,6 +77,14 @@ def names_of(pairs: Iterable[Pair]) -> list[str]:
     return list(dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second)))
 
 
+def folds_of(pairs: Sequence[Pair], threshold: float | None = None) -> NDArray[np.int64] | None:
+    """The fold of each pair; without two of them None, or, with a threshold that decides in all folds, one fold."""
+    folds = [pair.fold for pair in pairs]
+    if len(set(folds)) > 1:
+        return np.array(folds)
+    return None if threshold is None else np.zeros(len(folds), np.int64)
+
+
 def pair_scores(pairs: Sequence[Pair], embeddings: Mapping[str, Tensor], metric: str = "cosine") -> NDArray[np.float64]:
     """The score of each pair, higher for more alike."""
     first, second = (torch.stack([embeddings[getattr(p, k)] for p in pairs]).numpy() for k in ("first", "second"))

@@ -114,6 +114,7 @@ class GoalChoice:
     ============== =============================================================================== =================
     evade          not to be taken for the target, or without one for itself (``Evade``)           threshold
     impersonate    to be taken for the target (``Impersonate``)                                    threshold
+    the same two   likewise, of the pair as two classes (``PairClassifier``)                       max_distance too
     match          to have the target's features at a layer (``MatchFeatures``)                    threshold
     identify-as    to be nearest to the target's template, moving to its image (``GalleryClass``)  gallery
     misidentify    to be nearest to any template but the own one, moving to the nearest other one  gallery
@@ -128,6 +129,8 @@ class GoalChoice:
         metric: ``"cosine"`` or ``"euclidean"``: what the threshold is, and how a template is nearest.
         layer: Of match: a submodule of the backbone; None takes the embedding.
         neighbours: Of the goals of a gallery: how many of the nearest templates vote.
+        max_distance: Of the goals of a verifier: move on the probability that a pair is of one person, 0 at this
+            Euclidean distance (``PairClassifier``); None: on the distance itself.
 
     Raises:
         ValueError: A field is wrong, or missing, or of another goal.
@@ -138,9 +141,15 @@ class GoalChoice:
     metric: str = "cosine"
     layer: str | None = None
     neighbours: int | None = None
+    max_distance: float | None = None
 
     def __post_init__(self) -> None:
         check_one_of("goal", self.goal, GOALS)
+        if self.max_distance is not None and self.goal not in VERIFIED:
+            raise ArgumentError(
+                f"max_distance: expected it with the goals {' and '.join(VERIFIED)} only, got {self.max_distance:g} "
+                f"with {self.goal}"
+            )
         if self.layer is not None and self.goal != "match":
             raise ArgumentError(f"layer: expected it with the goal match only, got {self.layer!r} with {self.goal}")
         if self.neighbours is not None and not self.needs_gallery:
@@ -169,6 +178,8 @@ class GoalChoice:
             raise ArgumentError(f"threshold: expected {unit} for {self.goal}, got none{hint}")
         if self.layer is None:
             attacks.Evade(threshold=self.threshold, metric=self.metric)  # checks both
+            if self.max_distance is not None:
+                self._of_pair(torch.zeros(1, 3, 1, 1))  # checks the distances
         else:
             attacks.MatchFeatures(torch.zeros(1, 1), layer=self.layer, threshold=self.threshold)
 
@@ -245,8 +256,8 @@ class GoalChoice:
 
     def describe(self) -> dict[str, Any]:
         """What a run's configuration says of it: what is set."""
-        values = {"goal": self.goal, "threshold": self.threshold, "layer": self.layer, "neighbours": self.neighbours}
-        found = {name: value for name, value in values.items() if value is not None}
+        named = ("goal", "threshold", "layer", "neighbours", "max_distance")
+        found = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
         return found if self.layer or self.goal in CLASSIFIED else {**found, "metric": self.metric}
 
     def learns(
@@ -297,6 +308,9 @@ class GoalChoice:
                 assert target is not None
                 return attacks.ClassifyAs((_said(model, target) if learned is None else target).argmax(1))
             assert self.threshold is not None
+            if self.max_distance is not None:
+                own = face.image[None] if learned is None else learned[face.name][None]
+                return self._of_pair(own if target is None else target)
             if self.goal == "evade":
                 return attacks.Evade(references=target, threshold=self.threshold, metric=self.metric)
             assert target is not None
@@ -314,6 +328,13 @@ class GoalChoice:
             any_other=other,
             guides=target,
             k=self.neighbours or 1,
+        )
+
+    def _of_pair(self, target: Tensor) -> attacks.PairClassifier:
+        assert self.max_distance is not None
+        wanted = "same" if self.aimed else "different"
+        return attacks.PairClassifier(
+            references=target, threshold=self._distance, max_distance=self.max_distance, wanted=wanted
         )
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastadv.attacks import Recipe
+from fastadv.attacks import Evade, Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
@@ -22,7 +22,7 @@ from fastadv.models import FaceModel
 from fastadv.recognition import AttackedReport, VerificationReport, evaluate, tar_at_far, under_attack
 from fastadv.runs import Work, list_hash
 from fastadv.runs.attack import AttackSummary, attack_pairs, summarise
-from fastadv.runs.embedding import SCORES, embed, names_of, pair_scores
+from fastadv.runs.embedding import SCORES, embed, folds_of, names_of, pair_scores
 from fastadv.runs.goals import check_goal
 from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.runs.production import Order
@@ -30,6 +30,8 @@ from fastadv.runs.production import Order
 JSON = "verification.json"
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of template protocols
 _BLOCK = 1 << 16  # pairs that are scored at a time
+# of a score in the metric's own unit: a score is minus the distance, goals take the distance itself
+_SIGNS = {"cosine": 1.0, "euclidean": -1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,8 @@ class Verification:
     Attributes:
         clean: The report on clean pairs.
         attacked: The report at the clean thresholds with the first image of each pair attacked, or None.
-        threshold: The clean threshold that the attack's goals used, in the metric's own unit.
+        threshold: What the attack's goals used, in the metric's own unit: that of the clean equal error rate, or the
+            one given.
         impersonation: The attacks on negative pairs, or None.
         evasion: The attacks on positive pairs, or None.
         further: TAR at further FARs, (FAR, TAR), as far as so many pairs can show them: with templates only.
@@ -66,12 +69,13 @@ def verify(
     *,
     metric: str = "cosine",
     attack: Recipe | None = None,
+    threshold: float | None = None,
     work: Work | None = None,
 ) -> Verification:
     """Verify pairs of faces, clean and, with an attack, with the first image of each replaced by an adversarial one.
 
     The goals use the threshold of the clean equal error rate; the report then decides every pair at its fold's
-    clean threshold, as a deployed system would.
+    clean threshold, as a deployed system would. A given threshold is used for both.
 
     Args:
         source: The faces.
@@ -79,24 +83,25 @@ def verify(
         model: The verifier.
         metric: ``"cosine"`` or ``"euclidean"``.
         attack: How to attack, or None for clean figures only.
+        threshold: Of goals and decisions, in the metric's own unit; None: from the clean pairs.
         work: How the adversarial images are made, and where they go.
 
     Raises:
-        ValueError: The metric is not known, a pair occurs twice, or one class of pairs is missing.
+        ValueError: The metric is not known, the threshold is none of it, a pair occurs twice, or one class of pairs is
+            missing.
         ImageError, AlignmentError: A face cannot be read.
     """
-    check_one_of("metric", metric, SCORES)
+    given = _score_at(threshold, metric)
     if attack is not None:
         check_goal(attack, "impersonate")
     work = work or Work()
     same = np.array([p.same for p in pairs])
-    folds = np.array([p.fold for p in pairs])
+    folds = folds_of(pairs, threshold)
     embeddings = embed(source, names_of(pairs), model, progress=work.progress)
     scores = pair_scores(pairs, embeddings, metric)
-    clean = evaluate(scores, same, folds if len(set(folds.tolist())) > 1 else None, metric=metric)
-    # a score is minus the distance for the Euclidean metric, the goals take the distance itself
-    sign = 1.0 if metric == "cosine" else -1.0
-    threshold = sign * clean.eer_threshold
+    clean = evaluate(scores, same, folds, metric=metric, threshold=given)
+    sign = _SIGNS[metric]
+    threshold = sign * clean.eer_threshold if threshold is None else threshold
     found = Verification(clean=clean, threshold=threshold, scores=scores, same=same)
     if attack is None:
         return found
@@ -124,15 +129,34 @@ def verify(
     kinds = {kind: [r for r in rows if r.goal == kind] for kind in ("impersonate", "evade")}
     return replace(
         found,
-        attacked=under_attack(clean, after, same, folds if clean.fold_thresholds else None),
+        attacked=under_attack(clean, after, same, folds),
         impersonation=summarise(kinds["impersonate"]),
         evasion=summarise(kinds["evade"]),
         attacked_scores=after,
     )
 
 
+def _score_at(threshold: float | None, metric: str) -> float | None:
+    """A given threshold as a score.
+
+    Raises:
+        ValueError: The metric is not known, or the threshold is none of it.
+    """
+    check_one_of("metric", metric, SCORES)
+    if threshold is None:
+        return None
+    Evade(threshold=threshold, metric=metric)  # checks it
+    return _SIGNS[metric] * threshold
+
+
 def verify_templates(
-    source: FaceSource, protocol: TemplatePairs, model: FaceModel, *, metric: str = "cosine", work: Work | None = None
+    source: FaceSource,
+    protocol: TemplatePairs,
+    model: FaceModel,
+    *,
+    metric: str = "cosine",
+    threshold: float | None = None,
+    work: Work | None = None,
 ) -> Verification:
     """Verify pairs of templates: each image is embedded once, a template is the mean over its media.
 
@@ -141,13 +165,15 @@ def verify_templates(
         protocol: Templates and pairs, with folds where there are some.
         model: The verifier.
         metric: ``"cosine"`` or ``"euclidean"``.
+        threshold: Of the decisions, in the metric's own unit; None: each fold's own.
         work: Told of the progress.
 
     Raises:
-        ValueError: The metric is not known, one class of pairs is missing, or embeddings cancel out.
+        ValueError: The metric is not known, the threshold is none of it, one class of pairs is missing, or embeddings
+            cancel out.
         ImageError, AlignmentError: A face cannot be read.
     """
-    check_one_of("metric", metric, SCORES)
+    given = _score_at(threshold, metric)
     found = embed(source, list(dict.fromkeys(protocol.images)), model, progress=(work or Work()).progress)
     rows = template_embeddings(protocol, {name: row.numpy() for name, row in found.items()})
     places = range(0, len(protocol.same), _BLOCK)
@@ -155,10 +181,13 @@ def verify_templates(
         SCORES[metric](rows[protocol.first[k : k + _BLOCK]], rows[protocol.second[k : k + _BLOCK]]) for k in places
     ]
     scores = np.concatenate(parts)
-    clean = evaluate(scores, protocol.same, protocol.folds, metric=metric)
+    folds = protocol.folds
+    if folds is None and given is not None:
+        folds = np.zeros(len(scores), np.int64)
+    clean = evaluate(scores, protocol.same, folds, metric=metric, threshold=given)
     return Verification(
         clean=clean,
-        threshold=(1.0 if metric == "cosine" else -1.0) * clean.eer_threshold,
+        threshold=_SIGNS[metric] * clean.eer_threshold if threshold is None else threshold,
         further=tuple(
             (far, tar_at_far(scores, protocol.same, far)) for far in FARS if measurable(far, clean.negatives)
         ),
@@ -176,12 +205,19 @@ class VerifyPlan:
         pairs: Which pairs.
         attack: On the first image of every pair, or None.
         metric: ``"cosine"`` or ``"euclidean"``.
+        threshold: Of goals and decisions, in the metric's own unit; None: from the clean pairs.
     """
 
     inputs: RunInputs
     pairs: PairChoice = field(default_factory=PairChoice)
     attack: Recipe | None = None
     metric: str = "cosine"
+    threshold: float | None = None
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What of it decides about the figures, and is part of every such run's identity."""
+        return {"metric": self.metric, **({} if self.threshold is None else {"threshold": self.threshold})}
 
 
 def verify_folder(plan: VerifyPlan, *, progress: Progress = silent) -> Verification:
@@ -199,9 +235,9 @@ def verify_folder(plan: VerifyPlan, *, progress: Progress = silent) -> Verificat
     pairs = plan.pairs.open(source)
 
     def measured(work: Work) -> Verification:
-        return verify(source, pairs, model, metric=plan.metric, attack=moves, work=work)
+        return verify(source, pairs, model, metric=plan.metric, attack=moves, threshold=plan.threshold, work=work)
 
-    rules = {"metric": plan.metric, "pairs in order": list_hash(pairs), "selection": plan.pairs.described()}
+    rules = {**plan.rules, "pairs in order": list_hash(pairs), "selection": plan.pairs.described()}
     return given.measured(
         measured,
         lambda: given.identity("verify", model, given.used(source, names_of(pairs)), attack=moves, rules=rules),
@@ -222,11 +258,11 @@ def _templates(
     source.check(used)
     listed = [protocol.template, protocol.media, protocol.first, protocol.second, protocol.same]
     rules = {
-        "metric": plan.metric,
+        **plan.rules,
         "templates": list_hash([*protocol.images, *(part.tobytes().hex() for part in listed)]),
     }
     return given.measured(
-        lambda work: verify_templates(source, protocol, model, metric=plan.metric, work=work),
+        lambda work: verify_templates(source, protocol, model, metric=plan.metric, threshold=plan.threshold, work=work),
         lambda: given.identity("verify", model, given.used(source, used), rules=rules),
         save,
         progress=progress,

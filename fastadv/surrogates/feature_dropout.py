@@ -14,27 +14,25 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_type
 from fastadv.models import FaceModel, fold_batch_norms, prepare
 from fastadv.models.face_model import check_face_model, copy_of
-from fastadv.models.zoo import mask_rate
 from fastadv.surrogates.key import StepKey
 from fastadv.surrogates.masks import Draw, install
 
 LAST_LAYER = 3999
 """The last Philox layer that a mask may use; those above it are input diversity's."""
 
-# Zhong and Deng 2020, section IV-C, for the first four families, by the beginning of a name. EdgeFace is of depthwise
-# convolutions, as MobileNet is; SphereFace is taken by its kind too. Other networks have theirs in the zoo.
-_RATES = (
-    ("inception_resnet", 0.05),
-    ("iresnet", 0.1),
-    ("ir_se", 0.1),
-    ("se_iresnet", 0.1),
-    ("se_resnet", 0.1),
-    ("senet", 0.1),
-    ("resnet", 0.1),
-    ("mobile", 0.025),
-    ("edgeface", 0.025),
-    ("sphereface", 0.1),
-)
+# Zhong and Deng 2020, section IV-C, by the beginning of a name.
+_PAPERS = {
+    "iresnet50": 0.1,
+    "se_iresnet": 0.1,
+    "ir_se": 0.1,
+    "se_resnet": 0.1,
+    "senet": 0.1,
+    "inception_resnet": 0.05,
+    "mobilenet": 0.025,
+}
+# Of other networks: a rate, the number of convolutions that it is for, and the largest rate.
+_DEPTHWISE = (0.0125, 37, 0.025)  # the best on MobileFace v2 (docs/transfer.md), MobileNet's
+_FULL = (0.1, 53, 0.1)  # ResNet-50's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +47,11 @@ class FeatureDropout:
     so the two images of a pair that are evaluated with one key pass through the same subnetwork.
 
     Attributes:
-        rate: ``p_d``, the share of the elements that is dropped, in [0, 1); None: the paper's for the architecture, by
-            the model's name: 0.1 for ResNet and SENet, 0.05 for Inception-ResNet, 0.025 for MobileNet. **choice**:
-            0.025 for the other networks of depthwise convolutions (EdgeFace, synth-mobile, synth-shuffle), 0.1 for the
-            other networks of full ones (SphereFace, synth-resnet, synth-vgg). 0 is the prepared model, bit for bit.
+        rate: ``p_d``, the share of the elements that is dropped, in [0, 1). 0 is the prepared model, bit for bit. None:
+            the paper's for its own architectures, by the model's name: 0.1 for ResNet-50 and SENet-50, 0.05 for
+            Inception-ResNet, 0.025 for MobileNet. **choice**: of other networks with n convolutions
+            ``min(0.025, 0.0125 * 37 / n)`` where one is depthwise, else ``min(0.1, 0.1 * 53 / n)``: the number of masks
+            times the rate is that of MobileFace v2, where 0.0125 was the best, or of ResNet-50.
         rescale: Multiply what is kept by 1 / (1 - rate), as dropout in training does; the paper does not.
 
     Raises:
@@ -71,22 +70,16 @@ class FeatureDropout:
             raise ArgumentError(f"rate: expected None or a number in [0, 1), got {brief(self.rate)}")
 
     def rate_for(self, model: FaceModel) -> float:
-        """The rate that is used on a model.
-
-        Raises:
-            ValueError: ``rate`` is None and the model's name is of no known architecture.
-        """
+        """The rate that is used on a model."""
         if self.rate is not None:
             return float(self.rate)
-        for prefix, known in _RATES:
+        for prefix, known in _PAPERS.items():
             if model.name.lower().startswith(prefix):
                 return known
-        if (rate := mask_rate(model.name.lower())) is not None:
-            return rate
-        raise ArgumentError(
-            f"rate: expected a number for {model.name!r}, which has no default, got None; the defaults "
-            "are 0.1 (ResNet, SENet), 0.05 (Inception-ResNet) and 0.025 (MobileNet)"
-        )
+        convolutions = [module for module in model.backbone.modules() if isinstance(module, nn.Conv2d)]
+        depthwise = any(1 < each.groups == each.in_channels for each in convolutions)
+        rate, count, largest = _DEPTHWISE if depthwise else _FULL
+        return min(largest, rate * (count / max(len(convolutions), 1)))
 
     def bind(
         self, model: FaceModel, *, precision: str = "fp32", channels_last: bool = True, first_layer: int = 1
@@ -109,8 +102,8 @@ class FeatureDropout:
 
         Raises:
             TypeError: ``model`` is no ``FaceModel``.
-            ValueError: There is no default rate, the backbone has no convolution, the layers do not fit into
-                [1, 3999], or :func:`fastadv.models.prepare` refuses.
+            ValueError: The backbone has no convolution, the layers do not fit into [1, 3999], or
+                :func:`fastadv.models.prepare` refuses.
         """
         check_face_model(model)
         rate = self.rate_for(model)

@@ -66,7 +66,7 @@ class Adversarial:
         ValueError: A field out of its range.
 
     Source:
-        Zhong and Deng 2020, section on TALFW, and eq. 10 (FIM); mixed batches: Kurakin et al. 2017, "Adversarial
+        Zhong and Deng 2020, section IV-G, and eq. 10 (FIM); mixed batches: Kurakin et al. 2017, "Adversarial
         machine learning at scale", eq. 3; PGD: Madry et al. 2018, "Towards deep learning models resistant to
         adversarial attacks"; one step from a random start: Wong et al. 2020, "Fast is better than free", algorithm 3.
     """

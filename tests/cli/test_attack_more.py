@@ -160,6 +160,34 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
     assert all(r.success == (r.score_after <= 0.8**0.5) for r in read_manifest(out))
 
 
+@pytest.mark.parametrize(("metric", "threshold"), [("euclidean", 0.9), ("cosine", 0.595)])
+def test_the_probability_of_a_pair_is_attacked(metric, threshold, inside, people, tmp_path):
+    """Mehr and Schroeder's classifier: one half at the distance 0.9, which is the cosine 0.595, and 0 at 1.8."""
+    given = ("--threshold", threshold, "--metric", metric, "--max-distance", "1.8", "--eps", "16/255", "--steps", "20")
+    model = load("synth-mobile")
+
+    def embedded(path):
+        with torch.no_grad():
+            return model(to_tensor(read_image(path))[None])
+
+    for goal in ("impersonate", "evade"):
+        out = tmp_path / goal
+        code, said = inside(*words("pgd", people, out, "--goal", goal, *given))
+        assert code == 0, said
+        rows = read_manifest(out)
+        assert {(r.metric, bool(r.target)) for r in rows} == {("probability_same", goal == "impersonate")}
+        for row in rows:  # without a pair an image is to be taken for another person than itself
+            distance = (
+                embedded(out / "images" / f"{row.name}.png") - embedded(people / f"{row.target or row.name}.png")
+            ).norm()
+            same = 1 - distance / 1.8 if distance < 0.9 else 0.5 - 0.5 * (distance - 0.9) / 0.9
+            assert row.score_after == pytest.approx(float(same), abs=1e-4)
+            assert row.success == ((row.score_after >= 0.5) == (goal == "impersonate"))
+        assert sum(r.success for r in rows) >= 2
+        config = json.loads((out / "run.json").read_text())["config"]
+        assert f"--threshold {threshold} --max-distance 1.8 --metric {metric} " in command_line(config)
+
+
 @pytest.mark.parametrize(
     ("name", "more", "text"),
     [
@@ -207,6 +235,21 @@ def test_without_a_layer_the_threshold_of_a_match_is_the_verifiers(inside, peopl
             "fim",
             ("--threshold", "0.5", "--neighbours", "1"),
             "neighbours: expected it with the goals identify-as and misidentify",
+        ),
+        (
+            "fim",
+            ("--threshold", "0.5", "--goal", "match", "--max-distance", "1"),
+            "max_distance: expected it with the goals evade and impersonate only, got 1 with match",
+        ),
+        (
+            "fim",
+            ("--threshold", "0.5", "--max-distance", "3"),
+            "max_distance: expected a distance in (0, 2], got 3.0",
+        ),
+        (
+            "fim",
+            ("--threshold", "0.5", "--max-distance", "1"),  # the cosine 0.5 is the distance 1
+            "threshold: expected a distance in (0, max_distance = 1), got 1.0",
         ),
         (
             "fim",
@@ -280,6 +323,16 @@ def test_text_becomes_the_fields_own_type(name, settings, expected):
     made = with_options(by_name(name), settings=settings).attack
     assert {k: getattr(made, k) for k in expected} == expected
     assert all(type(getattr(made, k)) is type(v) for k, v in expected.items())
+
+
+def test_gamma_of_a_skip_gradient_is_an_option():
+    recipe = by_name("s-fim")
+    assert options_of(recipe)["gamma"] == "float"
+    made = with_options(recipe, settings={"gamma": "1/4", "step_size": "2/255"})
+    assert (made.surrogate.skip.gamma, made.attack.step_size) == (0.25, 2 / 255)
+    assert "gamma" not in options_of(by_name("fim"))
+    with pytest.raises(ValueError, match=r"gamma: expected a number in \(0, 1\], got 0.0"):
+        with_options(recipe, settings={"gamma": "0"})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from commands import CALLS, write_inputs
 
 from fastadv.cli import app
+from fastadv.studies.papers import run as running
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 KINDS = {"integer": int, "number": (int, float), "text": str, "boolean": bool, "object": dict, "list": list}
@@ -92,6 +93,23 @@ def printed(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
+def test_what_recipes_print_is_documented(faces, tmp_path, capsys, monkeypatch):
+    scene = {"before": [0.1], "after": [0.4]}
+    cells = [
+        {"kind": "targeted", "family": family, "attack": attack, "on_logits": on_logits, "impersonation": scene}
+        for family, attack, on_logits in (("cw-l2", "cw-l2", True), ("knn-df", "knn-df@5/255", False))
+    ]
+    monkeypatch.setattr(running, "_part", lambda *given: ({"threshold": 0.3, "cells": cells}, 1.0))
+    out = tmp_path / "out"
+    run = ("study", "run", "massoli-table-3", "--data", faces, "--network", "synth-mobile", "--out", out, "--json")
+    assert problems("fastadv study run", printed(capsys, *run)) == []
+    assert problems("fastadv study run --dry-run", printed(capsys, *run, "--dry-run")) == []
+    assert problems("fastadv compare", printed(capsys, "compare", out, out, "--json")) == []
+    for section, words in (("list", ()), ("show", ("all",))):
+        for found in printed(capsys, "study", section, *words, "--json"):
+            assert problems(f"fastadv study {section}", found) == []
+
+
 def test_what_commands_print_is_documented(faces, pairs, weights, tmp_path, capsys):
     model = ("--data", faces, "--model", "synth-mobile")
     attack = ("--steps", "1", "--limit", "2", "--json")
@@ -135,6 +153,17 @@ def test_what_every_command_prints_is_documented(tmp_path, capsys):
     why = printed(capsys, "detect", "explain", image, *network, "--eer", "--json")
     assert problems("fastadv detect explain", why) == []
     assert problems("fastadv demo", printed(capsys, "demo", "--pairs", "20", "--out", runs / "demo", "--json")) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_defend_prints_with_every_measurement_is_documented(faces, pairs, tmp_path, capsys):
+    words = "--limit 8 --threshold 0.3 --defence mean --defence pair(pgd:1@4/255) --attack deepfool:2 --threat zero"
+    words += " --sweep 0.2 --sweep 0.4 --black-box synth-vgg --model synth-mobile --json"
+    call = ("defend", "--data", faces, "--pairs", pairs, *words.split(), "--out", tmp_path / "out")
+    found = printed(capsys, *call)
+    assert problems("fastadv defend", found) == []
+    assert len(found["sweep"]) == 2
+    assert len(found["black_box"]["cells"]) == 4
 
 
 def test_every_call_has_a_section():

@@ -39,7 +39,7 @@ class Narrow(nn.Module):
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The inputs of every command, and two descriptions of the network with different weights."""
-    entry = zoo._Entry(build=Narrow, input_size=SIZE, layers=("first", "second"), mask_rate=0.025)
+    entry = zoo._Entry(build=Narrow, input_size=SIZE, layers=("first", "second"))
     monkeypatch.setitem(zoo._ZOO, "narrow", entry)
     write_inputs(tmp_path)
     for seed, name in enumerate(("mine", "other")):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fastadv._version import __version__
+from fastadv.data import read_manifest
 
 
 def arguments(faces, weights, pairs, *more):
@@ -44,6 +45,26 @@ def test_an_attack_lowers_accuracy_and_the_folder_agrees(metric, fastadv, faces,
         assert {"success", "met_before", "success_of_rest", "met_before_images"} <= set(figures[kind])
 
 
+@pytest.mark.parametrize(("metric", "threshold"), [("cosine", 0.1), ("euclidean", 1.1)])
+def test_a_given_threshold_is_that_of_goals_and_decisions(metric, threshold, fastadv, faces, weights, pairs, tmp_path):
+    more = ("--attack", "fgsm", "--eps", "8/255", "--out", tmp_path / "out", "--metric", metric)
+    done = fastadv(*arguments(faces, weights, pairs, *more, "--threshold", threshold))
+    assert done.returncode == 0, done.stderr
+    assert f"accuracy at threshold {threshold:g}" in done.stdout
+    assert f"the attacks, at threshold {threshold:g}" in done.stdout
+    figures = json.loads((tmp_path / "out" / "verification.json").read_text())
+    score = threshold if metric == "cosine" else -threshold
+    assert figures["threshold"] == threshold
+    assert {at for _, at in figures["clean"]["fold_thresholds"]} == {score}
+    rows = read_manifest(tmp_path / "out")
+    for row in rows:
+        accepted = row.score_after >= threshold if metric == "cosine" else row.score_after <= threshold
+        assert row.success == (accepted == (row.goal == "impersonate"))
+    for goal, share in (("evade", "evasion_at_folds"), ("impersonate", "impersonation_at_folds")):
+        hits = [row.success for row in rows if row.goal == goal]
+        assert figures["attacked"][share] == pytest.approx(sum(hits) / len(hits))
+
+
 def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
     done = fastadv(*arguments(faces, weights, pairs, "--attack", "ffm", "--limit", "8"))
     assert done.returncode == 0, done.stderr
@@ -68,6 +89,8 @@ def test_the_table_for_people_has_the_same_rows(fastadv, faces, weights, pairs):
         (("--attack", "fgsm", "--steps", "3"), "steps: expected none, since fgsm makes one step"),
         (("--folds", "0"), "folds: expected numbers from 1 to at most 10000, such as 1-2"),
         (("--folds", "7-8"), "folds: expected pairs with folds of their own"),
+        (("--threshold", "2"), "threshold: expected a cosine value in [-1, 1], got 2.0"),
+        (("--metric", "euclidean", "--threshold", "-0.5"), "threshold: expected a euclidean value in [0, 2], got -0.5"),
         (("--limit", "0"), "limit: expected a whole number of at least 1, got 0"),
     ],
 )

@@ -15,7 +15,7 @@ from rows import row
 from fastadv.core.notices import Notice
 from fastadv.core.provenance import commit
 from fastadv.data import ManifestError, RunFolder, encode_png, manifest, read_manifest
-from fastadv.data.manifest import in_order, iterate_manifest, journal_line, to_parquet
+from fastadv.data.manifest import in_order, iterate_manifest, journal_line, write_parquet
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -106,6 +106,22 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
     assert commit(tmp_path) == "c" * 40
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_commit_of_a_further_worktree(tmp_path: Path, absolute: bool) -> None:
+    own = tmp_path / "main" / ".git" / "worktrees" / "other"
+    own.mkdir(parents=True)
+    (own / "HEAD").write_text("ref: refs/heads/other\n")
+    (own / "commondir").write_text("../..\n")
+    (tmp_path / "main" / ".git" / "packed-refs").write_text(f"{'a' * 40} refs/heads/other\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".git").write_text(f"gitdir: {own if absolute else '../main/.git/worktrees/other'}\n")
+    assert commit(other) == "a" * 40
+    (tmp_path / "main" / ".git" / "refs" / "heads").mkdir(parents=True)
+    (tmp_path / "main" / ".git" / "refs" / "heads" / "other").write_text("b" * 40 + "\n")
+    assert commit(other) == "b" * 40
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../secret", "a//b", "", "a\\b"])
 @pytest.mark.parametrize("form", ["journal", "parquet"])
 def test_a_name_that_leaves_the_folder_is_refused_by_every_reader(tmp_path: Path, name: str, form: str) -> None:
@@ -113,7 +129,7 @@ def test_a_name_that_leaves_the_folder_is_refused_by_every_reader(tmp_path: Path
     if form == "journal":
         (tmp_path / "manifest.jsonl").write_bytes(journal_line(hostile, 7))
     else:
-        (tmp_path / "manifest.parquet").write_bytes(to_parquet([hostile]))
+        write_parquet([hostile], tmp_path / "manifest.parquet")
     with pytest.raises(ManifestError, match=r"name: expected 'identity/file' without '\.', '\.\.' or a leading '/'"):
         read_manifest(tmp_path)
 
@@ -145,7 +161,7 @@ def test_a_long_journal_becomes_a_file_in_another_order_without_its_rows_in_memo
     names = [f"p/{k}" for k in reversed(range(count))]
     tracemalloc.start()
     try:
-        finished.write_bytes(to_parquet(in_order(journal, names)))
+        write_parquet(in_order(journal, names), finished)
         assert [each.name for each in iterate_manifest(finished)] == names
         assert tracemalloc.get_traced_memory()[1] < 800 * count
     finally:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -530,6 +531,22 @@ def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             with pytest.raises(OSError, match=r"manifest\.parquet"):
                 run.finish(NAMES)
         assert not run.finished
+        run.finish(NAMES)
+    assert content(path) == expected
+
+
+def test_a_disk_that_is_full_amid_the_manifest(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        before, limits = content(path), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the first bytes fit
+        try:
+            with pytest.raises(OSError, match=r"File too large: '.*manifest\.parquet'"):
+                run.finish(NAMES)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert content(path) == before
         run.finish(NAMES)
     assert content(path) == expected
 

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from fastadv import load
+from fastadv.attacks import pgd
 from fastadv.cli.defend import defend as command
 from fastadv.cli.report import report
 from fastadv.core.notices import Notice
@@ -34,6 +35,7 @@ from fastadv.defences import (
     Jpeg,
     MeanFilter,
     OneOf,
+    PairAttackAsDefence,
     PerfectKnowledge,
     RandomResizePad,
     SelectiveDropout,
@@ -351,6 +353,8 @@ def test_attacks_as_defences_from_text():
     assert isinstance(found, AttackAsDefence)
     assert (found.start, found.threshold) == (4 / 255, 0.3)
     assert found.attack.attack.inner_steps == 50
+    assert parse_defence("pair(pgd:3@2/255)").defence == PairAttackAsDefence(attack=pgd(steps=3, eps=2 / 255))
+    assert parse_defence("pair(cw-l2:50):query").defence.side == "query"
 
 
 def test_attacks_from_text():
@@ -375,6 +379,7 @@ def test_threats_from_text():
         (lambda: parse_defence("mean:3:4"), "at most 1 numbers after its name, got 'mean:3:4'"),
         (lambda: parse_defence("mean:4"), "size: expected an odd integer"),
         (lambda: parse_defence("attack(nose)"), "attack: expected NAME"),
+        (lambda: parse_defence("pair(pgd):left"), "side: expected one of both, gallery, query, got 'left'"),
         (lambda: read_attack("e-fim"), "single network, got 'e-fim'"),
         (lambda: read_attack("fim:x"), "a whole number of at least 1 for the steps, got 'fim:x'"),
         (lambda: read_attack("ffm:3"), "steps: expected none, since ffm makes one step, got 3"),

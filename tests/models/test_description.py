@@ -102,6 +102,18 @@ def test_a_template_by_name_is_brought_to_the_size_of_the_images(tmp_path: Path)
     assert usual.template == TEMPLATES["arcface"].points
 
 
+def test_the_mirror_image_is_joined(tmp_path: Path, images: torch.Tensor) -> None:
+    model, bare = load(written(tmp_path / "m.toml", f'architecture = "{NAME}"', "mirror = true")), load(NAME)
+    both = torch.cat((bare.features(images), bare.features(images.flip(3))), 1)
+    assert torch.equal(model.features(images), both)
+    assert model.embedding_size == 2 * bare.embedding_size
+    torch.testing.assert_close(prepare(model)(images), model(images), rtol=1e-4, atol=1e-5)
+    assert model_identity(model) != model_identity(bare)
+    assert torch.equal(
+        load(written(tmp_path / "n.toml", f'architecture = "{NAME}"', "mirror = false"))(images), bare(images)
+    )
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -114,6 +126,7 @@ def test_a_template_by_name_is_brought_to_the_size_of_the_images(tmp_path: Path)
         (("architecture = 3",), "m.toml: architecture: expected a text, got 3"),
         (('architecture = "synth-mobile"', "meen = 0.5"), "got 'meen'; did you mean 'mean'"),
         (('architecture = "synth-mobile"', 'channels = "grb"'), "channels: expected one of rgb, bgr, got 'grb'"),
+        (('architecture = "synth-mobile"', "mirror = 1"), "mirror: expected true or false, got 1"),
         (('architecture = "synth-mobile"', "range = 256"), "range: expected one of 1, 255, got 256"),
         (('architecture = "synth-mobile"', "range = true"), "range: expected one of 1, 255, got True"),
         (('architecture = "synth-mobile"', "mean = [0.5, 0.5]"), "mean: expected a number, or one each for red, green"),

@@ -64,6 +64,18 @@ def test_report() -> None:
     assert (without.auc, without.eer, without.metric) == (report.auc, report.eer, "x")
 
 
+def test_a_given_threshold_decides_every_fold() -> None:
+    report = evaluate(CLEAN, SAME, FOLDS, threshold=0.2)
+    assert report.fold_thresholds == tuple((fold, 0.2) for fold in range(10))
+    assert report.accuracy == pytest.approx(((CLEAN >= 0.2) == SAME).mean())
+    assert report.eer_threshold == evaluate(CLEAN, SAME, FOLDS).eer_threshold
+    one = evaluate(CLEAN, SAME, np.zeros(len(SAME), int), threshold=0.2)  # one fold is enough
+    assert (one.accuracy, one.accuracy_std) == (pytest.approx(report.accuracy), 0.0)
+    after = under_attack(report, CLEAN + 1, SAME, FOLDS)
+    assert (after.impersonation_at_folds, after.evasion_at_folds) == (1.0, 0.0)
+    assert evaluate(CLEAN, SAME, threshold=0.2).accuracy is None
+
+
 @pytest.mark.parametrize(
     ("negatives", "hundredth", "thousandth"),
     [(20, False, False), (99, False, False), (100, True, False), (1000, True, True)],

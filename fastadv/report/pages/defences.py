@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastadv.core import text
 from fastadv.report.distributions import distribution_plot
 from fastadv.report.pages import parts
 from fastadv.report.pages.frame import notices, page_of, plots, read_description, read_json, section, tiles, write_page
-from fastadv.report.parts import Page, Plot, Table
+from fastadv.report.parts import Page, Plot, Section, Table
 from fastadv.report.study_figures import Line, heat_plot, line_plot
 
 FILE = "defences.json"
@@ -24,6 +24,7 @@ ATTACKED = (
     "knows",
     "attack",
     "accuracy",
+    "clean",
     "refitted",
     "EER after",
     "success",
@@ -33,6 +34,11 @@ ATTACKED = (
     "max level *",
 )
 NORMS_NOTE = "* of the pairs that succeed and whose clean images did not meet the goal before the attack"
+NORMS_NOTES = (
+    NORMS_NOTE,
+    "** distance of the original from the defended attacked image, of the images that succeed on the network that they "
+    "were generated on",
+)
 
 
 def clean_rows(found: Values) -> list[tuple[str, ...]]:
@@ -57,10 +63,11 @@ def attacked_rows(found: Values) -> list[tuple[str, ...]]:
             cell["threat"],
             cell["attack"],
             text.percent(cell["attacked"]["accuracy"]),
+            text.percent(cell.get("accuracy_clean")),
             text.percent(cell["accuracy_refitted"]),
             text.percent(cell["attacked"]["eer"]),
             *parts.rates(cell),
-            text.NONE if cell["l2"] is None else f"{cell['l2']['median']:.2f}",
+            _length(None if cell["l2"] is None else cell["l2"]["median"]),
             text.NONE if cell["linf"] is None else f"{255 * cell['linf']['max']:.0f}",
         )
         for cell in found["cells"]
@@ -79,18 +86,82 @@ WITHIN = (
     "with L2 below 5",
     "below 1",
     "mean L2 *",
+    "defended L2 **",
 )
 
 
 def within_rows(found: Values) -> list[tuple[str, ...]]:
-    """How long the changes are that succeed, for each goal: cells of ``WITHIN``, Mehr and Schroeder's table I."""
+    """How long the changes are that succeed, for each goal: cells of ``WITHIN``, Mehr and Schroeder's table 1."""
     rows = []
     for cell in found["cells"]:
         for goal, key in (("anonymisation", "evasion"), ("impersonation", "impersonation")):
             one = cell[key]
             shares = (*parts.rates(one), *(text.percent(one[name]) for name in ("below_5", "below_1")))
-            mean = text.NONE if one["mean_l2"] is None else f"{one['mean_l2']:.2f}"
-            rows.append((cell["defence"], cell["threat"], cell["attack"], goal, str(one["images"]), *shares, mean))
+            lengths = (_length(one.get(name)) for name in ("mean_l2", "mean_l2_defended"))
+            rows.append((cell["defence"], cell["threat"], cell["attack"], goal, str(one["images"]), *shares, *lengths))
+    return rows
+
+
+def _length(value: float | None) -> str:
+    return text.NONE if value is None else f"{value:.2f}"
+
+
+SWEEP = (
+    "attack",
+    "threshold",
+    "impersonation: successes",
+    "mean L2",
+    "anonymisation: successes",
+    "mean L2",
+    "ratio of the means",
+    "95 %",
+)
+
+
+def sweep_rows(found: Values) -> list[tuple[str, ...]]:
+    """Impersonation against anonymisation by threshold: cells of ``SWEEP``."""
+    rows = []
+    for cell in found.get("sweep", ()):
+        figures: list[str] = []
+        for goal in ("impersonation", "evasion"):
+            one = cell[goal]
+            rest = one["images"] - one["met_before_images"]
+            figures += [f"{one['rest_successes']} of {rest}", _length(one["mean_l2"])]
+        ratio, interval = cell["ratio"], text.NONE
+        if ratio is not None:
+            interval = f"{ratio['low']:.2f}–{ratio['high']:.2f}"
+        rows.append((cell["attack"], f"{cell['threshold']:g}", *figures, _length(ratio and ratio["ratio"]), interval))
+    return rows
+
+
+CONFIDENCE = (
+    "defence",
+    "attack",
+    "anonymisation: images",
+    "confidence",
+    "clean",
+    "impersonation: images",
+    "confidence",
+    "clean",
+)
+
+
+def confidence_title(found: Values) -> str:
+    """What the table of the black box is about."""
+    box = found["black_box"]
+    return f"{box['network']}: mean confidence in the right answer, threshold {box['threshold']:.3f}"
+
+
+def confidence_rows(found: Values) -> list[tuple[str, ...]]:
+    """The second network's confidence: cells of ``CONFIDENCE``, Mehr and Schroeder's table 3."""
+    rows = []
+    for cell in (found.get("black_box") or {"cells": ()})["cells"]:
+        figures: list[str] = []
+        for goal in ("evasion", "impersonation"):
+            one = cell[goal]
+            shares = (text.percent(one[name]) for name in ("confidence", "confidence_clean"))
+            figures += [str(one["images"]), *shares]
+        rows.append((cell["defence"], cell["attack"] or "none", *figures))
     return rows
 
 
@@ -158,18 +229,54 @@ def study_page(found: Values, config: Values, versions: Values) -> Page:
         section(
             "How much the images change",
             plots(_lengths(cells)),
-            Table(header=WITHIN, rows=tuple(within_rows(found)), note=NORMS_NOTE),
+            Table(header=WITHIN, rows=tuple(within_rows(found)), note=". ".join(NORMS_NOTES)),
             lead="L2 norms of the perturbations of all pairs, successful or not, pixels in [0, 1]. The table: the "
             "success of the rest is of the pairs whose clean images did not meet the goal before.",
         ),
+        *_further(found),
         section(
             "All numbers",
             Table(header=ATTACKED, rows=tuple(attacked_rows(found)), note=NORMS_NOTE),
-            lead="Accuracy at the thresholds of the clean folds, and refitted to the attacked ones.",
+            lead="Accuracy at the thresholds of the clean folds (or a given one), on clean pairs, and refitted to the "
+            "attacked ones.",
         ),
         config=config,
         versions=versions,
     )
+
+
+def _further(found: Values) -> Iterator[Section]:
+    """The sweep over the threshold, and the second network, where they were measured."""
+    if found.get("sweep"):
+        yield section(
+            "Impersonation against anonymisation, over the threshold",
+            plots(_ratios(found["sweep"])),
+            Table(header=SWEEP, rows=tuple(sweep_rows(found))),
+            lead="Minimal-norm attacks on the bare network, once for each cosine threshold: the mean L2 norm of the "
+            "changes that reach the goal, of pairs that did not meet it before.",
+        )
+    if found.get("black_box"):
+        yield section(
+            "A second network",
+            Table(header=CONFIDENCE, rows=tuple(confidence_rows(found))),
+            lead=f"{confidence_title(found)}, on images that were generated on the first network and succeed there; "
+            "clean: the same pairs before the attack.",
+        )
+
+
+def _ratios(cells: Sequence[Values]) -> list[Plot]:
+    lines = []
+    for attack in _distinct(cells, "attack"):
+        own = [c for c in cells if c["attack"] == attack and c["ratio"] is not None]
+        points = sorted((c["threshold"], c["ratio"]["ratio"]) for c in own)
+        if points:
+            x, y = zip(*points, strict=True)
+            lines.append(Line(label=attack, x=x, y=y))
+    if not lines:
+        return []
+    title = "L2 of impersonation over that of anonymisation"
+    axes = ("cosine threshold", "ratio of the means")
+    return [line_plot(lines, title=title, x_name=axes[0], y_name=axes[1], level=("equal", 1.0))]
 
 
 def _distinct(cells: Sequence[Values], key: str) -> list[str]:

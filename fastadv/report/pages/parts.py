@@ -31,6 +31,7 @@ _SCORE_NAMES = {
     "logit_margin": "logit margin",
     "feature_distance": "distance of features",
     "template_margin": "margin of the nearest template",
+    "probability_same": "probability of one person",
 }
 _GENUINE = {"evade": True, "impersonate": False}
 
@@ -209,8 +210,8 @@ def command_line(config: Mapping[str, Any], *, data: str = "DATA", weights: str 
     words += ["--data", data, "--model", str(config.get("model", "MODEL"))]
     words += ["--weights", weights] if weights else []
     words += ["--attack", name] if command != "attack" else []
-    for option in ("goal", "threshold", "metric", "layer", "neighbours"):
-        words += [f"--{option}", str(config[option])] if option in config else []
+    for option in ("goal", "threshold", "max_distance", "metric", "layer", "neighbours"):
+        words += [f"--{option.replace('_', '-')}", str(config[option])] if option in config else []
     words += [f"--{k}={v}" for k, v in sorted(mapping(config, "selection").items()) if v is not None]
     if isinstance(budget.get("eps"), float):
         words += ["--eps", _radius(budget["eps"])]
@@ -236,9 +237,10 @@ def _own_settings(name: str, attack: Mapping[str, Any], budget: Mapping[str, Any
         recipe = by_name(name, eps=eps, steps=steps)
     except (TypeError, ValueError):  # the file may hold anything
         return {}
-    usual, told = describe(recipe), {"steps", *(("stop_at_success", "margin") if attack.get("stop_at_success") else ())}
-    known = [option for option in options_of(recipe) if option in attack and option not in told]
-    return {option: attack[option] for option in known if attack[option] != usual.get(option)}
+    told = {"steps", *(("stop_at_success", "margin") if attack.get("stop_at_success") else ())}
+    given, usual = ({**of, **mapping(mapping(of, "surrogate"), "skip")} for of in (attack, describe(recipe)))
+    known = [option for option in options_of(recipe) if option in given and option not in told]
+    return {option: given[option] for option in known if given[option] != usual.get(option)}
 
 
 def _radius(eps: float) -> str:

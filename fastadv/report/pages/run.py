@@ -225,8 +225,10 @@ def _numbers(run: RunRecord, summary: AttackSummary) -> tuple[Part, ...]:
     clean, attacked = (_shares(run.verification, key) for key in ("clean", "attacked"))
     made: list[Part] = []
     if clean:
+        given = run.config.get("threshold")
+        at = f"threshold {given:g}" if isinstance(given, (int, float)) else "clean thresholds"
         names = [
-            ("accuracy at clean thresholds", "accuracy", "accuracy"),
+            (f"accuracy at {at}", "accuracy", "accuracy"),
             ("AUC", "auc", "auc"),
             ("equal error rate", "eer", "eer"),
             ("TAR at FAR 0.1 %", "tar_at_far_1e3", None),

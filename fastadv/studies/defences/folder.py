@@ -9,12 +9,15 @@ from pathlib import Path
 from fastadv.core.files import file_hash
 from fastadv.core.progress import Progress, silent
 from fastadv.detection import load_detector
+from fastadv.models.identity import model_identity
 from fastadv.runs import UsedFaces, list_hash
 from fastadv.runs.embedding import names_of
-from fastadv.runs.inputs import PairChoice, RunInputs, open_faces_of
+from fastadv.runs.inputs import PairChoice, RunInputs, open_faces_of, open_named_model
+from fastadv.studies.defences.black_box import check_black_box
 from fastadv.studies.defences.measure import calibrated_on, defend
 from fastadv.studies.defences.plan import Copy, files_of, parse_defence, parse_threat, read_attack
 from fastadv.studies.defences.results import Defences, save
+from fastadv.studies.defences.sweep import check_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,9 @@ class DefencePlan:
         false_alarm: The rate at which its threshold is taken; None: 1 %, or the equal error rate where the detector
             was not calibrated for 1 %.
         pairs: Which pairs.
+        threshold: A cosine at which all verifiers decide; None: from clean pairs.
+        sweep: Cosines at which the minimal-norm attacks of ``attacks`` are run on the bare network, too.
+        black_box: A second network whose confidences are measured, as ``open_named_model`` takes it; or None.
     """
 
     inputs: RunInputs
@@ -41,6 +47,9 @@ class DefencePlan:
     detector: Path | None = None
     false_alarm: float | None = None
     pairs: PairChoice = field(default_factory=PairChoice)
+    threshold: float | None = None
+    sweep: Sequence[float] = ()
+    black_box: str | None = None
 
 
 def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences:
@@ -58,7 +67,11 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
     if rate is None and known is not None and known.thresholds is not None:
         rate = known.thresholds.usual_rate
     threats = [parse_threat(text, detector=known, false_alarm=rate) for text in plan.threats]
+    check_sweep(plan.sweep, specs)
     model = given.open_model()
+    black_box = None if plan.black_box is None else open_named_model(plan.black_box, device=given.device)
+    if black_box is not None:
+        check_black_box(model, black_box)
     source = given.open_faces(model, progress=progress)
     pairs = plan.pairs.open(source)
     names = names_of(pairs)
@@ -81,9 +94,25 @@ def defend_folder(plan: DefencePlan, *, progress: Progress = silent) -> Defences
             "detector": None if plan.detector is None else {"file": file_hash(plan.detector), "false_alarm": rate},
             "pairs": list_hash(pairs),
             "selection": plan.pairs.described(),
+            # named only where they are given, so that studies made before there were any are continued
+            **({} if plan.threshold is None else {"threshold": plan.threshold}),
+            **({"sweep": list(plan.sweep)} if plan.sweep else {}),
+            **({} if black_box is None else {"black box": model_identity(black_box)}),
         },
     )
     with identity.work(out, fresh=given.fresh, progress=progress) as work:
-        study = defend(source, pairs, model, work, defences=planned, attacks=specs, threats=threats, copies=copies)
+        study = defend(
+            source,
+            pairs,
+            model,
+            work,
+            defences=planned,
+            attacks=specs,
+            threats=threats,
+            copies=copies,
+            threshold=plan.threshold,
+            swept=plan.sweep,
+            black_box=black_box,
+        )
         save(study, out)
     return study

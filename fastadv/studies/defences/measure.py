@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.attacks import Impersonate, fim
+from fastadv.attacks import Evade, Impersonate, fim
 from fastadv.attacks.change import level_note
 from fastadv.attacks.spec import ITERATIVE, AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.progress import Progress
-from fastadv.data import FaceSource, ManifestRow, Pair, RunFolder, read_image, to_tensor
-from fastadv.defences import Attacker, Defence, SelectiveDropout, ThreatModel, Trial, gradient_ratio, suspicions
-from fastadv.defences.evade_detector import WatchedModel
+from fastadv.data import FaceSource, Pair, read_image, to_tensor
+from fastadv.defences import (
+    Defence,
+    PairAttackAsDefence,
+    SelectiveDropout,
+    ThreatModel,
+    Trial,
+    ZeroKnowledge,
+    gradient_ratio,
+    suspicions,
+)
+from fastadv.defences.compose import Wraps
 from fastadv.engine import run
-from fastadv.models import FaceModel, fixed_batches, prepare
-from fastadv.recognition import cosine_scores, evaluate, under_attack
-from fastadv.runs import UsedFaces, describe, list_hash
-from fastadv.runs.attack import attack_pairs, pair_orders
-from fastadv.runs.embedding import embed, names_of, pair_scores
+from fastadv.models import FaceModel, prepare
+from fastadv.recognition import evaluate, under_attack
+from fastadv.runs import UsedFaces, describe
+from fastadv.runs.embedding import embed, folds_of, names_of, pair_scores
 from fastadv.runs.work import Work
+from fastadv.studies.defences.black_box import BlackBox, check_black_box, confidences
+from fastadv.studies.defences.generated import gained, generated
 from fastadv.studies.defences.kept import Arrays, kept, slug
 from fastadv.studies.defences.plan import Copy, Planned, with_none
-from fastadv.studies.defences.results import DefenceCell, Defences, Guarded
+from fastadv.studies.defences.results import DefenceCell, Defences, Floats, Guarded
+from fastadv.studies.defences.shown import Shown, seconds
+from fastadv.studies.defences.sweep import check_sweep, sweep
 
-_BATCH = 32
-_TURNS = 3  # of a measurement of time
 _PROBED = 16  # images that gradients and time are measured on
 _CALIBRATION = 32  # images that switched-off filters are found on
-_DEFENDER = 1 << 63  # away from the seeds of attackers
+Guard = Defence | PairAttackAsDefence | None
 
 
 def defend(
@@ -51,6 +58,9 @@ def defend(
     attacks: Sequence[AttackSpec],
     threats: Sequence[ThreatModel],
     copies: Sequence[Copy] = (),
+    threshold: float | None = None,
+    swept: Sequence[float] = (),
+    black_box: FaceModel | None = None,
 ) -> Defences:
     """Evaluate every defence against every attack under every threat model.
 
@@ -58,6 +68,9 @@ def defend(
     accepted, pairs of one person to be refused, at the threshold of the verifier that the attacker knows. The defended
     verifier, whose draws the attacker does not know, then decides at its own thresholds from clean pairs. An attack
     that does not know the defence is made once for all. What was finished before a kill is not done again.
+
+    A ``PairAttackAsDefence`` flips decisions at the bare verifier's threshold, and is decided there. It is evaluated
+    against attackers that do not know it: one who does leaves the images as they are, which is its clean figure.
 
     Args:
         source: The faces.
@@ -68,9 +81,13 @@ def defend(
         threats: What they know.
         work: How images are made; its folder holds images, scores and rows.
         copies: Attacked copies of the faces, such as those of ``fastadv talfw``; shown to every defence as they are.
+        threshold: A cosine at which all verifiers decide, and attackers attack; None: from clean pairs.
+        swept: Cosines of a ``sweep`` on the bare verifier.
+        black_box: A second network, whose ``confidences`` are measured.
 
     Raises:
-        ValueError: Something is given twice or missing, or an attack and a threat model do not go together.
+        ValueError: Something is given twice or missing, an attack and a threat model do not go together, a threshold is
+            no cosine, or the black box takes other images.
         TypeError: A threat model and a defence do not go together.
         ImageError, AlignmentError: A face cannot be read.
         OSError: Something cannot be written.
@@ -90,13 +107,25 @@ def defend(
     for note in dict.fromkeys(level_note(each.recipe().budget) for each in attacks):
         if note is not None:
             notify(note)
-    study = _DefenceStudy(source, pairs, model, work)
-    planned = with_none(defences)
+    check_sweep(swept, attacks)
+    if threshold is not None:
+        Evade(threshold=threshold)  # checks it
+    if black_box is not None:
+        check_black_box(model, black_box)
+    paired = [plan.label for plan in defences if isinstance(plan.defence, PairAttackAsDefence)]
+    if paired and attacks and all(threat.knows_defence for threat in threats):
+        raise ArgumentError(
+            f"threat: expected zero with {paired[0]}, whose white-box attacker leaves images as they are, got "
+            f"{', '.join(threat.name for threat in threats)}"
+        )
+    study = _DefenceStudy(source, pairs, model, work, threshold)
+    planned = [(plan.label, study.resolve(plan)) for plan in with_none(defences)]
     guarded, cells = [], []
-    for plan in planned:
-        defence = study.resolve(plan)
-        guarded.append(study.clean(plan.label, defence))
+    for label, defence in planned:
+        guarded.append(study.clean(label, defence))
         for threat in threats:
+            if isinstance(defence, PairAttackAsDefence) and threat.knows_defence:
+                continue
             for spec in attacks:
                 cells.append(study.cell(guarded[0], guarded[-1], defence, threat, spec))
         cells += [study.copied(guarded[-1], defence, copy) for copy in copies]
@@ -104,7 +133,14 @@ def defend(
         g.label: suspicions([c.trial for c in cells if c.defence == g.label], gradient_ratio=g.gradient_ratio)
         for g in guarded
     }
-    return Defences(pairs=tuple(pairs), guarded=tuple(guarded), cells=tuple(cells), flags=flags)
+    return Defences(
+        pairs=tuple(pairs),
+        guarded=tuple(guarded),
+        cells=tuple(cells),
+        flags=flags,
+        sweep=sweep(source, pairs, model, work, attacks=attacks, thresholds=swept),
+        black_box=None if black_box is None else study.confidences(black_box, planned, attacks),
+    )
 
 
 def calibrated_on(source: FaceSource, names: Sequence[str], planned: Sequence[Planned]) -> dict[str, UsedFaces]:
@@ -122,20 +158,17 @@ def _outside(source: FaceSource, names: Sequence[str]) -> list[str]:
 class _DefenceStudy:
     """The pairs, the bare model, and what is on disk."""
 
-    def __init__(self, source: FaceSource, pairs: Sequence[Pair], model: FaceModel, work: Work) -> None:
+    def __init__(
+        self, source: FaceSource, pairs: Sequence[Pair], model: FaceModel, work: Work, threshold: float | None
+    ) -> None:
         self._source, self._pairs, self._model, self._work = source, pairs, model, work
+        self._given, self._limit = threshold, 0.0  # the latter of the bare verifier, which is measured first
+        self._shown = Shown(source, pairs, model, work)
         self._names = names_of(pairs)
-        self._orders = pair_orders(pairs)
         self._same = np.array([p.same for p in pairs])
-        folds = np.array([p.fold for p in pairs])
-        self._folds = folds if len(set(folds.tolist())) > 1 else None
         self._embedded: dict[str, Tensor] = {}
 
-    @property
-    def _secret(self) -> int:
-        return (self._work.seed + _DEFENDER) % (1 << 64)
-
-    def resolve(self, plan: Planned) -> Defence | None:
+    def resolve(self, plan: Planned) -> Guard:
         """The defence: an attack in the study's precision, filters found by FIM on faces outside of the pairs."""
         if not isinstance(plan.defence, SelectiveDropout):
             return None if plan.defence is None else plan.defence.run_in(self._work.engine.precision)
@@ -156,75 +189,89 @@ class _DefenceStudy:
         )
         return plan.defence.fit(self._model, clean, made.images)
 
-    def clean(self, label: str, defence: Defence | None) -> Guarded:
+    def clean(self, label: str, defence: Guard) -> Guarded:
         """The defence on clean pairs; measured once."""
+        given = self._given
+        ratio: float | None = None
+        if isinstance(defence, PairAttackAsDefence):
+            given = self._limit
+            scores, times = self._flipped_clean(label, defence)
+        else:
+            scores, times, ratio = self._embedded_clean(label, defence)
+        report = evaluate(scores, self._same, folds_of(self._pairs, given), metric="cosine", threshold=given)
+        limit = report.eer_threshold if given is None else given
+        if defence is None:
+            self._limit = limit
+        return Guarded(
+            label=label,
+            report=report,
+            threshold=limit,
+            scores=scores,
+            images_per_second=1 / float(times[0]),
+            cost=1.0 if defence is None else float(times[0] / times[1]),
+            gradient_ratio=ratio,
+        )
+
+    def _embedded_clean(self, label: str, defence: Defence | None) -> tuple[Floats, Floats, float]:
+        """Scores; seconds for an image, and without the defence; ratio of the gradients."""
+        probe = self._shown.probe(_PROBED)
 
         def measure() -> Arrays:
-            model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
+            model = self._model if defence is None else defence.wrap(self._model, seed=self._shown.secret)
             rows = embed(self._source, self._names, model, progress=_staged(self._work.progress, label))
+            ready, bare = (prepare(each, precision="fp32") for each in (model, self._model))
             return {
                 "rows": torch.stack([rows[n] for n in self._names]).numpy(),
-                "seconds": np.array(self._seconds(model)),
-                "ratio": np.array(self._ratio(model)),
+                "seconds": np.array(seconds(ready, self._model, probe[0])),
+                "ratio": np.array(gradient_ratio(ready, bare, *probe)),
             }
 
         names = ("rows", "seconds", "ratio")
         held = kept(self._work.into, Path("clean", slug(label)), names, len(self._names), measure)
         self._embedded = dict(zip(self._names, torch.from_numpy(held["rows"]), strict=True))
-        scores = pair_scores(self._pairs, self._embedded)
-        return Guarded(
-            label=label,
-            report=evaluate(scores, self._same, self._folds, metric="cosine"),
-            scores=scores,
-            images_per_second=1 / float(held["seconds"][0]),
-            cost=1.0 if defence is None else float(held["seconds"][0] / held["seconds"][1]),
-            gradient_ratio=float(held["ratio"]),
-        )
+        return pair_scores(self._pairs, self._embedded), held["seconds"], float(held["ratio"])
 
-    def _probe(self) -> tuple[Tensor, Tensor]:
-        chosen = self._pairs[:_PROBED]
-        return tuple(torch.stack([self._source.load(getattr(p, k)).image for p in chosen]) for k in ("first", "second"))  # type: ignore[return-value]
+    def _flipped_clean(self, label: str, defence: PairAttackAsDefence) -> tuple[Floats, Floats]:
+        """As ``_embedded_clean``, of pairs, whose images have no gradient of their own."""
 
-    def _seconds(self, model: FaceModel) -> tuple[float, float]:
-        """For an image by the model and by the bare one, in turn, so that a drift of the machine meets both."""
-        images = self._probe()[0].to(model.device).contiguous(memory_format=torch.channels_last)
-        ready = [prepare(each, precision="fp32") for each in (model, self._model)]
-        times: list[list[float]] = [[], []]
-        with torch.no_grad():
-            for _ in range(_TURNS + 1):
-                for each, spent in zip(ready, times, strict=True):
-                    begin = time.perf_counter()
-                    each(images).sum().item()
-                    spent.append(time.perf_counter() - begin)
-        own, bare = (statistics.median(spent[1:]) / len(images) for spent in times)  # the first ones warm up
-        return own, bare
+        def compared(images: Tensor) -> Tensor:
+            half = len(images) // 2
+            made = defence.attacked(self._model, images[:half], images[half : 2 * half], threshold=self._limit)
+            return self._model(torch.cat(made))
 
-    def _ratio(self, model: FaceModel) -> float:
-        return gradient_ratio(prepare(model, precision="fp32"), prepare(self._model, precision="fp32"), *self._probe())
+        def measure() -> Arrays:
+            found = self._shown.flipped(defence, self._limit, self._shown.loader("first"), label)
+            times = seconds(compared, self._model, self._shown.probe(_PROBED)[0])
+            return {"scores": found["scores"], "seconds": np.array(times)}
 
-    def cell(
-        self, bare: Guarded, own: Guarded, defence: Defence | None, threat: ThreatModel, spec: AttackSpec
-    ) -> DefenceCell:
+        place = Path("clean", slug(label))
+        held = kept(self._work.into, place, ("scores", "seconds"), len(self._pairs), measure)
+        return held["scores"], held["seconds"]
+
+    def cell(self, bare: Guarded, own: Guarded, defence: Guard, threat: ThreatModel, spec: AttackSpec) -> DefenceCell:
         """One attack, made where it is not yet, and shown to the defended verifier."""
         knows = threat.knows_defence and defence is not None
         known = own if knows else bare
-        hosted = defence is not None and knows and defence.on_host
-        attacker = threat.attacker(spec.recipe(), self._model, defence if knows else None)
+        behind = None if not knows or isinstance(defence, PairAttackAsDefence) else defence
+        attacker = threat.attacker(spec.recipe(), self._model, behind)
         own_way = Path(slug(threat.name), slug(spec.label), slug(own.label))
         # who does not know of a defence, or of a detector, makes one set of images for all
         place = own_way if knows or threat.detector is not None else Path("bare", slug(spec.label))
-        rows, images = self._made(attacker, place, known.report.eer_threshold, hosted)
+        captured = behind is None or not behind.on_host
+        made = (self._source, self._pairs, attacker, self._work, place)
+        rows, images = generated(*made, threshold=known.threshold, captured=captured)
         stage = f"{own.label}: {spec.label} ({threat.name})"
-        held = kept(
-            self._work.into,
-            Path("scores") / own_way,
-            ("scores", "flagged"),
-            len(rows),
-            lambda: self._shown(defence, threat, len(images), lambda k: to_tensor(read_image(images[k])), stage),
-        )
-        scores = held["scores"]
-        hits = self._wrong(own, scores) & ~held["flagged"]
-        met = self._wrong(own, own.scores) & ~self._clean_flags(own, defence, threat)
+
+        def shown() -> Arrays:
+            def first(k: int) -> Tensor:
+                return to_tensor(read_image(images[k]))
+
+            if isinstance(defence, PairAttackAsDefence):
+                return self._shown.flipped(defence, self._limit, first, stage)
+            return self._shown.embedded(defence, threat, first, self._embedded, stage)
+
+        names = ("scores", "flagged", "defended")
+        held = kept(self._work.into, Path("scores") / own_way, names, len(rows), shown)
         flags = [row.flags.split(";") for row in rows]
         trial = Trial(
             attack=spec.label_without_eps,
@@ -232,124 +279,98 @@ class _DefenceStudy:
             eps=spec.radius,
             threat=threat.name,
             white_box=threat.knows_defence,
-            hits=hits,
+            hits=self._wrong(own, held["scores"]) & ~held["flagged"],
             l2=np.array([row.l2 for row in rows]),
             zero=float(np.mean(["zero_gradient" in f for f in flags])),
             nonfinite=float(np.mean(["nonfinite_gradient" in f for f in flags])),
             watched=threat.detector is not None,
-            met=met,
+            met=self._wrong(own, own.scores) & ~self._clean_flags(own, defence, threat),
         )
-        return self._cell(own, spec.label, trial, scores, np.array([row.linf for row in rows]))
+        cell = self._cell(own, spec.label, trial, held["scores"], np.array([row.linf for row in rows]))
+        return replace(cell, defended=held["defended"], generated=gained(rows))
 
-    def copied(self, own: Guarded, defence: Defence | None, copy: Copy) -> DefenceCell:
+    def copied(self, own: Guarded, defence: Guard, copy: Copy) -> DefenceCell:
         """A copy of the faces that was attacked elsewhere, shown to the defended verifier: both images of each pair."""
 
         def measure() -> Arrays:
-            model = self._model if defence is None else defence.wrap(self._model, seed=self._secret)
-            stage = _staged(self._work.progress, f"{own.label}: {copy.label}")
-            rows = embed(copy.source, self._names, model, progress=stage)
+            stage = f"{own.label}: {copy.label}"
+            if isinstance(defence, PairAttackAsDefence):
+                first, second = (self._shown.loader(side, copy.source) for side in ("first", "second"))
+                scores = self._shown.flipped(defence, self._limit, first, stage, second)["scores"]
+            else:
+                model = self._model if defence is None else defence.wrap(self._model, seed=self._shown.secret)
+                rows = embed(copy.source, self._names, model, progress=_staged(self._work.progress, stage))
+                scores = pair_scores(self._pairs, rows)
             change = {n: copy.source.load(n).image - self._source.load(n).image for n in self._names}
             sizes = {n: (float(c.norm()), float(c.abs().max())) for n, c in change.items()}
             if defence is None and not any(largest for _, largest in sizes.values()):
                 notify(f"copy: {copy.label} is equal to the data on all {len(self._names)} images of the pairs")
             pairs = np.array([np.maximum(sizes[p.first], sizes[p.second]) for p in self._pairs])
-            return {"scores": pair_scores(self._pairs, rows), "l2": pairs[:, 0], "linf": pairs[:, 1]}
+            return {"scores": scores, "l2": pairs[:, 0], "linf": pairs[:, 1]}
 
         place = Path("scores", "copies", slug(copy.label), slug(own.label))
         held = kept(self._work.into, place, ("scores", "l2", "linf"), len(self._pairs), measure)
         scores = held["scores"]
-        hits = self._wrong(own, scores)
         trial = Trial(
             attack=copy.label,
             family=ITERATIVE,
             eps=None,
             threat="copy",
             white_box=False,
-            hits=hits,
+            hits=self._wrong(own, scores),
             l2=held["l2"],
             met=self._wrong(own, own.scores),
         )
         return self._cell(own, copy.label, trial, scores, held["linf"])
 
-    def _cell(
-        self, own: Guarded, attack: str, trial: Trial, scores: NDArray[np.float64], linf: NDArray[np.float64]
-    ) -> DefenceCell:
+    def _cell(self, own: Guarded, attack: str, trial: Trial, scores: Floats, linf: Floats) -> DefenceCell:
+        folds = folds_of(self._pairs, own.threshold) if own.report.fold_thresholds else None
         return DefenceCell(
             defence=own.label,
             threat=trial.threat,
             attack=attack,
-            report=under_attack(own.report, scores, self._same, self._folds if own.report.fold_thresholds else None),
+            report=under_attack(own.report, scores, self._same, folds),
             scores=scores,
             hits=trial.hits,
             trial=trial,
             linf=linf,
         )
 
-    def _clean_flags(self, own: Guarded, defence: Defence | None, threat: ThreatModel) -> NDArray[np.bool_]:
+    def _clean_flags(self, own: Guarded, defence: Guard, threat: ThreatModel) -> NDArray[np.bool_]:
         """Which clean first images the detector flags, where the threat model has one; measured once."""
-        if threat.detector is None:
+        if threat.detector is None or isinstance(defence, PairAttackAsDefence):
             return np.zeros(len(self._pairs), bool)
-        firsts = [pair.first for pair in self._pairs]
         stage = f"{own.label}: clean ({threat.name})"
         held = kept(
             self._work.into,
             Path("scores", slug(threat.name), "clean", slug(own.label)),
             ("scores", "flagged"),
-            len(firsts),
-            lambda: self._shown(defence, threat, len(firsts), lambda k: self._source.load(firsts[k]).image, stage),
+            len(self._pairs),
+            lambda: self._shown.embedded(defence, threat, self._shown.loader("first"), self._embedded, stage),
         )
         return np.asarray(held["flagged"], bool)
 
-    def _wrong(self, own: Guarded, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-        limit = own.report.eer_threshold
-        return np.where(self._same, scores < limit, scores >= limit)
+    def _wrong(self, own: Guarded, scores: Floats) -> NDArray[np.bool_]:
+        return np.where(self._same, scores < own.threshold, scores >= own.threshold)
 
-    def _made(
-        self, attacker: Attacker, place: Path, threshold: float, hosted: bool
-    ) -> tuple[list[ManifestRow], list[Path]]:
-        """The attacked images of all pairs: their rows and files."""
-        engine = replace(self._work.engine, capture=False) if hosted else self._work.engine
-
-        config = {"made": str(place), "pairs": list_hash(self._orders)}
-        with RunFolder.open(self._work.into.path / "made" / place, config) as into:
-            work = replace(self._work, folder=into, engine=engine)
-            rows = attack_pairs(
-                self._pairs,
-                self._source,
-                attacker.recipe,
-                attacker.model,
-                work,
-                target=lambda order: self._source.load(order.target).image[None],
-                threshold=threshold,
-                goal=attacker.goal,
-                stage="/".join(place.parts),
-            )
-            return rows, [into.image_path(row.name) for row in rows]
-
-    def _shown(
-        self, defence: Defence | None, threat: ThreatModel, count: int, image: Callable[[int], Tensor], stage: str
-    ) -> dict[str, NDArray[Any]]:
-        """What the defended verifier, and the detector where there is one, say of an image in each pair's first place.
-
-        An image with a score that is no number is flagged.
-        """
-        watched = threat.detector is not None
-        model = self._model if threat.detector is None else WatchedModel(self._model, threat.detector)
-        # a query that is known to be attacked is not attacked again
-        bare = defence is None or defence.takes_attacked
-        judge = prepare(model if bare else defence.wrap(model, seed=self._secret), precision="fp32")  # type: ignore[union-attr]
-        found = []
-        for begin in range(0, count, _BATCH):
-            batch = torch.stack([image(k) for k in range(begin, min(begin + _BATCH, count))])
-            batch = batch.to(judge.device).contiguous(memory_format=torch.channels_last)
-            found.append(fixed_batches(judge, batch, _BATCH).cpu())
-            self._work.progress(stage, min(begin + _BATCH, count), count)
-        rows = torch.cat(found)
-        second = torch.stack([self._embedded[p.second] for p in self._pairs])
-        flagged = np.zeros(len(rows), bool)
-        if watched:
-            flagged = ~(rows[:, -1] < threat.threshold).numpy()
-        return {"scores": cosine_scores(rows[:, :-1] if watched else rows, second), "flagged": flagged}
+    def confidences(
+        self, black_box: FaceModel, planned: Sequence[tuple[str, Guard]], attacks: Sequence[AttackSpec]
+    ) -> BlackBox:
+        """What a second network says of the images that were generated on the bare one, behind input defences."""
+        made = []
+        for spec in attacks:
+            attacker = ZeroKnowledge().attacker(spec.recipe(), self._model, None)
+            where = (self._source, self._pairs, attacker, self._work, Path("bare", slug(spec.label)))
+            made.append((spec.label, *generated(*where, threshold=self._limit)))
+        return confidences(
+            self._source,
+            self._pairs,
+            black_box,
+            self._work,
+            secret=self._shown.secret,
+            defences=[(label, defence) for label, defence in planned if defence is None or isinstance(defence, Wraps)],
+            attacks=made,
+        )
 
 
 def _staged(progress: Progress, label: str) -> Progress:

@@ -22,9 +22,9 @@ from fastadv.runs.goals import check_goal
 NONE = "none"
 FORMS = (
     "mean[:SIZE], gauss[:SIZE[:SIGMA]], median[:SIZE], bits[:BITS], jpeg[:QUALITY[:GRADIENT]], resize-pad[:SMALLEST], "
-    "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE or "
-    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], or known(...) with the same arguments, for queries known to be "
-    "attacked"
+    "noise2clean[:FILE], A+B, one(A|B), selective[:LAYERS[:SHARE]], weights:FILE, "
+    "attack(NAME[:STEPS][@EPS])[:START[:THRESHOLD]], known(...) with the same arguments, for queries known to be "
+    "attacked, or pair(NAME[:STEPS][@EPS])[:both|gallery|query]"
 )
 
 _FILTERS: Mapping[str, tuple[Callable[..., defences.InputDefence], tuple[tuple[str, Callable[[str], Any]], ...]]] = (
@@ -42,6 +42,7 @@ _FILTERS: Mapping[str, tuple[Callable[..., defences.InputDefence], tuple[tuple[s
 _DENOISER = re.compile(r"(?<=noise2clean:)[^+|()]+")
 _ONE_OF = re.compile(r"one\((.+)\)")
 _ATTACK = re.compile(r"(attack|known)\((.+?)\)(?::([^:]+))?(?::([^:]+))?")
+_PAIR = re.compile(r"pair\((.+?)\)(?::([^:]+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Planned:
     """
 
     label: str
-    defence: defences.Defence | defences.SelectiveDropout | None
+    defence: defences.Defence | defences.SelectiveDropout | defences.PairAttackAsDefence | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +112,10 @@ def parse_defence(text: str) -> Planned:
             label=text,
             defence=defences.AttackAsDefence(attack=read_attack(inner).recipe(), known=kind == "known", **fields),
         )
+    found = _PAIR.fullmatch(text)
+    if found:
+        moves, side = read_attack(found[1]).recipe(), found[2] or "both"
+        return Planned(label=text, defence=defences.PairAttackAsDefence(attack=moves, side=side))
     # folder and file tell denoisers apart, and fit into tables and plots
     label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)
     return Planned(label=label, defence=_filter(text))

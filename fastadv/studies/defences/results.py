@@ -13,6 +13,10 @@ from fastadv.core.files import write_json
 from fastadv.data import Pair
 from fastadv.defences import Flag, Trial
 from fastadv.recognition import AttackedReport, VerificationReport, count_success, evaluate, mean_of
+from fastadv.studies.defences.black_box import BlackBox
+from fastadv.studies.defences.sweep import SweepCell
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,18 +26,21 @@ class Guarded:
     Attributes:
         label: The defence's.
         report: Of the defended verifier.
+        threshold: The cosine at which pairs are right or wrong: a given one; of attacked pairs the bare verifier's;
+            else that of the equal error rate.
         scores: ``(P,)`` cosines of the pairs.
         images_per_second: That the defended model embeds.
         cost: Its time for an image over the bare model's, measured in turn.
-        gradient_ratio: Median norm of its gradients over the bare model's.
+        gradient_ratio: Median norm of its gradients over the bare model's; None of a defence of pairs.
     """
 
     label: str
     report: VerificationReport
-    scores: NDArray[np.float64]
+    threshold: float
+    scores: Floats
     images_per_second: float
     cost: float
-    gradient_ratio: float
+    gradient_ratio: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,20 +53,25 @@ class DefenceCell:
         attack: The attack's label.
         report: The defended verifier on the attacked pairs, at its thresholds from clean pairs.
         scores: ``(P,)`` cosines.
-        hits: ``(P,)`` bool, pairs that the defended verifier gets wrong as the attacker wants, at its clean threshold
-            of the equal error rate; with a detector, unseen by it.
+        hits: ``(P,)`` bool, pairs that the defended verifier gets wrong as the attacker wants, at the threshold of its
+            ``Guarded``; with a detector, unseen by it.
         trial: What the signs of masked gradients are read from.
         linf: ``(P,)`` largest change of a pixel.
+        defended: ``(P,)`` L2 distance of the original from the *defended* attacked image; None of a copy.
+        generated: ``(P,)`` bool, pairs whose image reaches the goal on the network that it was generated on, and whose
+            clean one does not; None of a copy.
     """
 
     defence: str
     threat: str
     attack: str
     report: AttackedReport
-    scores: NDArray[np.float64]
+    scores: Floats
     hits: NDArray[np.bool_]
     trial: Trial
-    linf: NDArray[np.float64]
+    linf: Floats
+    defended: Floats | None = None
+    generated: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,12 +83,16 @@ class Defences:
         guarded: Each defence on clean pairs, no defence first.
         cells: Each attack against each defence under each threat model.
         flags: By defence: what looks like masked gradients.
+        sweep: Minimal-norm attacks on the bare verifier at other thresholds.
+        black_box: A second network's confidences, or None.
     """
 
     pairs: tuple[Pair, ...]
     guarded: tuple[Guarded, ...]
     cells: tuple[DefenceCell, ...]
     flags: dict[str, tuple[Flag, ...]]
+    sweep: tuple[SweepCell, ...] = ()
+    black_box: BlackBox | None = None
 
 
 def describe(study: Defences) -> dict[str, Any]:
@@ -87,25 +103,50 @@ def describe(study: Defences) -> dict[str, Any]:
             {
                 "defence": g.label,
                 "clean": asdict(g.report),
+                "threshold": g.threshold,
                 "images_per_second": g.images_per_second,
                 "cost": g.cost,
-                "gradient_ratio": g.gradient_ratio if np.isfinite(g.gradient_ratio) else None,
+                "gradient_ratio": _finite(g.gradient_ratio),
                 "flags": [asdict(flag) for flag in study.flags[g.label]],
             }
             for g in study.guarded
         ],
         "cells": [_described(study, cell) for cell in study.cells],
+        "sweep": [asdict(cell) for cell in study.sweep],
+        "black_box": None if study.black_box is None else _black_box(study, study.black_box),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _black_box(study: Defences, found: BlackBox) -> dict[str, Any]:
+    same = np.array([p.same for p in study.pairs])
+    cells = []
+    for cell in found.cells:
+        means = {
+            goal: {
+                "images": int((chosen & cell.counted).sum()),
+                "confidence": mean_of(cell.values, chosen & cell.counted),
+                "confidence_clean": mean_of(cell.clean, chosen & cell.counted),
+            }
+            for goal, chosen in (("impersonation", ~same), ("evasion", same))
+        }
+        cells.append({"defence": cell.defence, "attack": cell.attack, **means})
+    return {"network": found.network, "threshold": found.threshold, "cells": cells}
 
 
 def _described(study: Defences, cell: DefenceCell) -> dict[str, Any]:
     same = np.array([p.same for p in study.pairs])
+    clean = next(g for g in study.guarded if g.label == cell.defence).report
     return {
         "defence": cell.defence,
         "threat": cell.threat,
         "attack": cell.attack,
         "eps": cell.trial.eps,
         "family": cell.trial.family,
+        "accuracy_clean": clean.accuracy,
         "attacked": asdict(cell.report),
         "accuracy_refitted": _refitted(study, cell),
         **cell.trial.counts.rates(),
@@ -126,7 +167,10 @@ def _refitted(study: Defences, cell: DefenceCell) -> float | None:
 
 
 def _within(cell: DefenceCell, chosen: NDArray[np.bool_]) -> dict[str, float | int | None]:
-    """Success on the chosen pairs, and of those that were not met before: below 5, below 1, and the mean length."""
+    """Success on the chosen pairs; of those that were not met before: below 5, below 1, and the mean length.
+
+    And, of the images that succeed where they were generated, the mean distance from the original once defended.
+    """
     gained, rest, l2 = cell.trial.gained[chosen], ~cell.trial.before[chosen], cell.trial.l2[chosen]
     counts = count_success(cell.hits[chosen], cell.trial.before[chosen])
     return {
@@ -134,10 +178,18 @@ def _within(cell: DefenceCell, chosen: NDArray[np.bool_]) -> dict[str, float | i
         "below_5": float((gained & (l2 < 5))[rest].mean()) if rest.any() else None,
         "below_1": float((gained & (l2 < 1))[rest].mean()) if rest.any() else None,
         "mean_l2": mean_of(l2, gained),
+        **_defended(cell, chosen),
     }
 
 
-def _quantiles(values: NDArray[np.float64]) -> dict[str, float] | None:
+def _defended(cell: DefenceCell, chosen: NDArray[np.bool_]) -> dict[str, float | int | None]:
+    if cell.defended is None or cell.generated is None:
+        return {"generated": None, "mean_l2_defended": None}
+    counted = chosen & cell.generated
+    return {"generated": int(counted.sum()), "mean_l2_defended": mean_of(cell.defended, counted)}
+
+
+def _quantiles(values: Floats) -> dict[str, float] | None:
     """Mean, quartiles and ends, or None of no values."""
     if not len(values):
         return None
