@@ -275,6 +275,7 @@ def test_two_processes_make_the_run_of_one(long_single, faces, fastadv, content,
 
 @TWO
 @PROC
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", "parent", "child"])
 def test_killed_processes_go_on(whom, long_single, faces, process, fastadv, content, tmp_path):
     out = tmp_path / "run"
@@ -348,6 +349,7 @@ def test_processes_are_given_detector_and_ensemble(faces, fastadv, content, tmp_
 
 
 @TWO
+@pytest.mark.slow
 def test_processes_begin_anew(long_single, faces, fastadv, content, tmp_path, capsys):
     out = tmp_path / "run"
     run(capsys, *words(faces, out, "--shard", "1/3"))
