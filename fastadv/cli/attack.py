@@ -71,10 +71,10 @@ class ProcessOptions:
 
     device: Annotated[
         list[str] | None,
-        Option(help="Run on this device: cpu, cuda or cuda:N; of several, on each in a process (default: cpu)."),
+        Option(help="Run on cpu, cuda or cuda:N; several: a process on each (default: cpu)."),
     ] = None
     workers: Annotated[
-        int | None, Option(min=1, help="On a CPU: attack in N processes, each on its share of the cores (default: 1).")
+        int | None, Option(min=1, help="On a CPU: attack in N processes on cores of their own (default: 1).")
     ] = None
     shard: Annotated[
         str | None, Option(metavar="K/N", help="Attack every N-th image, beginning with the K-th; see 'fastadv merge'.")

@@ -181,12 +181,12 @@ def iterate_manifest(path: str | os.PathLike[str]) -> Iterator[ManifestRow]:
     yield from parquet_rows(path)
 
 
-def parquet_rows(path: Path, *, at_a_time: int = _AT_A_TIME, in_memory: bool = False) -> Iterator[ManifestRow]:
+def parquet_rows(path: Path, *, at_a_time: int | None = None, in_memory: bool = False) -> Iterator[ManifestRow]:
     """The rows of a Parquet file.
 
     Args:
         path: The file.
-        at_a_time: How many rows are decoded ahead.
+        at_a_time: How many rows are decoded ahead; None: as many as a block of the file has.
         in_memory: Hold the compressed file in memory, not open: for many files at once.
 
     Raises:
@@ -202,7 +202,7 @@ def parquet_rows(path: Path, *, at_a_time: int = _AT_A_TIME, in_memory: bool = F
                 raise ManifestError(
                     f"{path}: expected the manifest of a run, got one without the column {missing[0]!r}"
                 )
-            for batch in file.iter_batches(at_a_time, columns=present):
+            for batch in file.iter_batches(at_a_time or _AT_A_TIME, columns=present):
                 yield from (row_from_json(row, str(path)) for row in batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from error

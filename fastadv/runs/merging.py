@@ -67,7 +67,7 @@ def merge_shards(run: Path, *, progress: Progress = silent) -> int:
             for name in (KEPT, *FOUND):
                 if (shards[0].folder(run) / name).is_file():
                     write_atomically(run / name, (shards[0].folder(run) / name).read_bytes())
-            write_atomically(run / PARQUET, manifest.to_parquet(_in_order(run, shards)), fsync=True)
+            manifest.write_parquet(_in_order(run, shards), run / PARQUET)
             described.write(run)  # the last step: without it the folder is no run
         if shards:
             set_aside(run)
