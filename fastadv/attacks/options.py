@@ -1,4 +1,4 @@
-"""Options of an attack by their names, as a command line has them: the fields that its state machine has."""
+"""Options of an attack by their names, as a command line has them: fields of its state machine and its surrogate."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ _ELSEWHERE = {
     **dict.fromkeys(("early_stop", "return_early"), ("stop_at_success", "abort_early")),
 }
 _INNER = "attack"  # the field of an attack that runs another one
+_OF_SURROGATE = {"gamma": "skip"}  # options that are a field of a part of the surrogate
 
 
 def options_of(recipe: Recipe) -> dict[str, str]:
     """The names of an attack's plain fields, and what each takes: ``"int"``, ``"float | None"``, ..., by name.
 
-    An attack that runs another one has that one's options too.
+    An attack that runs another one has that one's options too, and a surrogate with a skip gradient has ``gamma``.
     """
-    return _options(recipe.attack)
+    parts = {name: "float" for name, part in _OF_SURROGATE.items() if getattr(recipe.surrogate, part) is not None}
+    return dict(sorted({**_options(recipe.attack), **parts}.items()))
 
 
 def _options(attack: Any) -> dict[str, str]:
@@ -50,7 +52,7 @@ def with_options(
     margin: float | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Recipe:
-    """The recipe with other values in the fields of its attack.
+    """The recipe with other values in the fields of its attack, and of its surrogate.
 
     Args:
         recipe: The attack.
@@ -79,7 +81,7 @@ def with_options(
         if name not in known:
             raise ArgumentError(f"set: expected an option of {recipe.name} ({', '.join(known)}), got {name!r}")
         changes[name] = _value(recipe.name, name, known[name], text)
-    return replace(recipe, attack=_replaced(recipe.attack, changes)) if changes else recipe
+    return _changed(recipe, changes)
 
 
 def with_fields(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
@@ -100,7 +102,16 @@ def with_fields(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
             raise ArgumentTypeError(
                 f"{name}: expected an option of {recipe.name} ({', '.join(known)}), got {name!r}{meant(theirs, known)}"
             )
-    return replace(recipe, attack=_replaced(recipe.attack, given)) if given else recipe
+    return _changed(recipe, given)
+
+
+def _changed(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    own, surrogate = dict(given), recipe.surrogate
+    for name, part in _OF_SURROGATE.items():
+        held = getattr(surrogate, part)
+        if name in own and held is not None:
+            surrogate = replace(surrogate, **{part: replace(held, **{name: own.pop(name)})})
+    return replace(recipe, attack=_replaced(recipe.attack, own), surrogate=surrogate) if given else recipe
 
 
 def _replaced(attack: Any, changes: Mapping[str, Any]) -> Any:

@@ -135,7 +135,7 @@ def _check_number(name: str, value: Any) -> None:
     for number in value if isinstance(value, (list, tuple)) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             raise ArgumentError(f"{option}: expected a finite number, got {number}")
-        if name in _RATES and number is not None and not 0 < number < 1:
+        if name in _RATES and isinstance(number, int | float) and not 0 < number < 1:
             raise ArgumentError(f"{option}: expected a rate between 0 and 1, such as 0.01, got {number:g}")
         if isinstance(number, int) and name not in _SEEDS and abs(number) > _MOST:
             raise ArgumentError(f"{option}: expected a number of at most {_MOST}, got {number}")

@@ -9,7 +9,7 @@ from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.options import InputOptions, OutputOptions, PrintOptions, RunOptions
-from fastadv.core.numbers import parse_counts, parse_eps, show_eps
+from fastadv.core.numbers import parse_counts, parse_eps, parse_rates, show_eps
 
 if TYPE_CHECKING:
     from fastadv.studies.transfer import results
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @takes_groups
 def transfer(
     given: Annotated[InputOptions, Without("model", "weights")],
-    network: Annotated[list[str], Option(help="Add a network, NAME, NAME=WEIGHTS or FILE.onnx; give at least two.")],
+    network: Annotated[
+        list[str],
+        Option(
+            help="Add a network, NAME, NAME=WEIGHTS, FILE.onnx or ALIAS=NAME:WEIGHTS, where ALIAS is a name of your "
+            "own; give at least two."
+        ),
+    ],
     method: Annotated[
         list[str],
         Option(
@@ -41,15 +47,30 @@ def transfer(
     untargeted: Annotated[
         bool,
         Option(
-            "--untargeted", help="Attack half of the images untargeted and compare ROC curves; allows --method gd-uap."
+            "--untargeted",
+            help="Attack half of the images untargeted and compare ROC curves; allows --method gd-uap[:STEPS] "
+            "(default: 40,000 steps).",
         ),
     ] = False,
     eps: Annotated[str, Option(help="Largest L-infinity norm of a perturbation, pixels in [0, 1].")] = "10/255",
     steps: Annotated[int, Option(min=1, help="Number of steps of iterative methods given without :STEPS.")] = 1500,
-    at: Annotated[str | None, Option(help="Measure after these numbers of steps too, such as 13,50,200.")] = None,
+    at: Annotated[
+        str | None, Option(help="Measure after these numbers of steps too, such as 13,50,200 or 1-13,50-200:50.")
+    ] = None,
     pairs: Annotated[int, Option(min=1, help="Attack this many pairs of different people.")] = 10000,
     images: Annotated[int, Option(min=1, help="Draw the pairs from this many sources and as many targets.")] = 100,
-    far: Annotated[float, Option(help="Set every network's threshold at this false accept rate.")] = 1e-3,
+    far: Annotated[
+        str,
+        Option(help="Set every network's thresholds at these false accept rates, such as 1e-3,1e-4."),
+    ] = "1e-3",
+    size: Annotated[
+        int | None,
+        Option(min=16, help="Attack square crops of this many pixels (default: the first network's size)."),
+    ] = None,
+    target_set: Annotated[
+        list[str] | None,
+        Option(help="Average hits and distances over these targets too, NAME=A+B; may be given several times."),
+    ] = None,
     verification: Annotated[
         Path | None,
         Option(
@@ -62,6 +83,7 @@ def transfer(
 
     Source and target images show different people. Pairs that no network accepts when clean are attacked so that
     the surrogate accepts them. A hit is an attacked pair that a network accepts, at its own threshold for --far.
+    Networks of another input size see the attacked crop resized, and are attacked through the resize.
 
     Example: fastadv transfer --data lfw/ --network mobilefacenet=M.safetensors --network edgeface_xs=E.safetensors
     --method fim:13 --method dfanet-fim --pairs 64 --images 64 --steps 300 --out study/
@@ -70,6 +92,7 @@ def transfer(
     from fastadv.report.pages import transfer as transfer_page
     from fastadv.runs.inputs import PairChoice
     from fastadv.studies.transfer.folder import TransferPlan, transfer_folder
+    from fastadv.studies.transfer.networks import parse_network
 
     plan = TransferPlan(
         inputs=run.inputs(given, output),
@@ -82,8 +105,10 @@ def transfer(
         at=None if at is None else parse_counts("at", at),
         pairs=pairs,
         images=images,
-        far=far,
+        far=parse_rates("far", far),
         verification=PairChoice(file=verification, folds=folds, option="--verification"),
+        size=size,
+        sets=target_set or (),
     )
     found, seconds = timed(transfer_folder, plan, quiet=printing.without_bars)
     page = transfer_page.render(output.folder, source=found.source)
@@ -94,8 +119,8 @@ def transfer(
     elif found.targeted is not None:
         _print_targeted(found.targeted, plan)
     print_opened(page, seconds)
-    model, _, weights = network[0].partition("=")
-    print_next("talfw", data=given.data, model=model, weights=weights or None, pairs=verification, eps=eps, out="talfw")
+    first, more = parse_network(network[0]), {"pairs": verification, "eps": eps, "out": "talfw"}
+    print_next("talfw", data=given.data, model=first.model, weights=first.weights, **more)
 
 
 def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:
@@ -119,9 +144,17 @@ def _print_targeted(found: results.Transfer, plan: TransferPlan) -> None:
     from fastadv.studies.transfer import results
 
     names = list(found.verifiers)
-    rows = [(c.surrogate, c.method, *(percent(found.hit_rate(c, name)) for name in names)) for c in found.cells]
-    title = f"hit rates, {len(found.pairs)} pairs, eps {show_eps(plan.eps)}"
-    print_table(title, rows, ("surrogate", "method", *names))
+    for far in found.fars:
+        rows = []
+        for cell in found.cells:
+            rows.append((cell.surrogate, cell.method, *(percent(found.hit_rate(cell, n, far=far)) for n in names)))
+        title = f"hit rates at FAR {far:g}, {len(found.pairs)} pairs, eps {show_eps(plan.eps)}"
+        print_table(title, rows, ("surrogate", "method", *names))
+    if found.sets:
+        means = results.describe(found)["sets"]
+        rows = [(m["surrogate"], m["method"], m["set"], *(percent(f["hit_rate"]) for f in m["by_far"])) for m in means]
+        columns = ("surrogate", "method", "targets", *(f"FAR {far:g}" for far in found.fars))
+        print_table("mean hit rates over sets of targets", rows, columns)
     before = {name: int(found.met(name).sum()) for name in names}
     print_notes([f"met before: {', '.join(f'{n} of {len(found.pairs)} ({name})' for name, n in before.items())}"])
     compared = [

@@ -9,6 +9,7 @@ from fastadv.core.errors import ArgumentError
 
 _MOST = 2**31 - 1  # of a number of steps
 _FOLDS = 10_000
+_COUNTS = 10_000  # numbers in one list
 
 
 def parse_eps(text: str) -> float:
@@ -82,17 +83,43 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_counts(argument: str, text: str) -> tuple[int, ...]:
-    """Positive numbers from ``"13,50,200"``.
+    """Positive numbers from ``"13,50,200"``, or from ``"1-13,50-200:50"``, where 50-200:50 is every 50th from 50.
 
     Raises:
-        ValueError: The text is not of that form; the message names the argument.
+        ValueError: The text is not of that form, or names more than 10,000 numbers; the message names the argument.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(_count(part, most=_MOST) for part in parts):
+    found: list[int] = []
+    for part in text.split(","):
+        ends, colon, stride = part.strip().partition(":")
+        low, dash, high = ends.partition("-")
+        given = (low, high if dash else low, stride if colon and dash else "1")
+        first, last, step = (_count(each.strip(), most=_MOST) for each in given)
+        right = 0 < first <= last and step > 0 and bool(dash or not colon)
+        if not right or (last - first) // step >= _COUNTS - len(found):
+            raise ArgumentError(
+                f"{argument}: expected positive whole numbers with commas between them such as 13,50 or 1-13,50-200:50,"
+                f" at most {_COUNTS:,}, got {_short(text)!r}"
+            )
+        found += range(first, last + 1, step)
+    return tuple(found)
+
+
+def parse_rates(argument: str, text: str) -> tuple[float, ...]:
+    """Rates between 0 and 1 from ``"1e-3,1e-4"``.
+
+    Raises:
+        ValueError: The text is not of that form, or a rate is out of range; the message names the argument.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < rate < 1 for rate in found):
         raise ArgumentError(
-            f"{argument}: expected positive whole numbers with commas between them such as 13,50, got {_short(text)!r}"
+            f"{argument}: expected rates between 0 and 1 with commas between them such as 1e-3,1e-4, got "
+            f"{_short(text)!r}"
         )
-    return tuple(int(part) for part in parts)
+    return found
 
 
 def parse_steps(text: str) -> int | None:

@@ -36,6 +36,10 @@ _KNOWN = frozenset({torch.add, torch.conv2d, torch.flatten, F.linear, torch._C._
 _PLAIN = (bool, int, float, complex, str, type(None), type(Ellipsis), torch.memory_format, torch.layout)
 
 
+class Whole(nn.Module):
+    """A module that the data flow shows as one layer, though torch does not know it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recording:
     """What a forward pass did.

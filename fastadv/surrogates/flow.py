@@ -15,13 +15,9 @@ from fastadv.models.memory import is_out_of_memory
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-class Whole(nn.Module):
-    """A module that the data flow shows as one layer, though torch does not know it."""
-
-
 def _is_layer(module: nn.Module) -> bool:
-    """Torch's layers and their subclasses."""
-    return isinstance(module, Whole) or any(
+    """Torch's layers and their subclasses, and those of ours that are one."""
+    return isinstance(module, dataflow.Whole) or any(
         kind.__module__.startswith("torch.nn.modules") and kind not in _CONTAINERS for kind in type(module).__mro__
     )
 

@@ -16,6 +16,9 @@ from fastadv.models import FaceModel, prepare
 from fastadv.ops import philox
 from fastadv.surrogates import flow
 
+STEPS = 40_000
+"""The authors' limit of the number of steps."""
+
 STEP_SIZE = 0.1 / 255
 """Adam's learning rate in the authors' experiments, in pixels of [0, 1]."""
 
@@ -93,7 +96,7 @@ def gd_uap(
     *,
     eps: float,
     seed: int,
-    steps: int = 40_000,
+    steps: int = STEPS,
     step_size: float = STEP_SIZE,
     patience: int = 10,
     prior: RangePrior | None = None,
@@ -174,11 +177,21 @@ def gd_uap(
     return UniversalPerturbation(delta=best[0], objective=objective, history=tuple(history), saturations=saturations)
 
 
-def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int) -> None:
-    for name, value, least in (("steps", steps, 1), ("patience", patience, 1), ("seed", seed, 0)):
-        check_count(name, value, least=least)
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps that is none, or 2**20 and more.
+
+    Raises:
+        ValueError: It is one.
+    """
+    check_count("steps", steps)
     if steps >= philox.TICKS:
         raise ArgumentError(f"steps: expected a number below 2**20, got {steps}")
+
+
+def _check(*, eps: float, seed: int, steps: int, step_size: float, patience: int) -> None:
+    check_steps(steps)
+    for name, value, least in (("patience", patience, 1), ("seed", seed, 0)):
+        check_count(name, value, least=least)
     for name, number in (("eps", eps), ("step_size", step_size)):
         if not (math.isfinite(number) and 0 < number <= 1):
             raise ArgumentError(f"{name}: expected a number in (0, 1], in pixels of [0, 1], got {brief(number)}")

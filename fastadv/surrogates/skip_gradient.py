@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.models import FaceModel
+from fastadv.models import FaceModel, dataflow
 from fastadv.models.face_model import check_face_model, copy_of
 from fastadv.surrogates import flow
 
@@ -94,7 +94,7 @@ class SkipGradient:
         return made
 
 
-class ScaledGradient(flow.Whole):
+class ScaledGradient(dataflow.Whole):
     """The identity, with a gradient that is multiplied by a factor.
 
     Args:

@@ -282,6 +282,16 @@ def test_text_becomes_the_fields_own_type(name, settings, expected):
     assert all(type(getattr(made, k)) is type(v) for k, v in expected.items())
 
 
+def test_gamma_of_a_skip_gradient_is_an_option():
+    recipe = by_name("s-fim")
+    assert options_of(recipe)["gamma"] == "float"
+    made = with_options(recipe, settings={"gamma": "1/4", "step_size": "2/255"})
+    assert (made.surrogate.skip.gamma, made.attack.step_size) == (0.25, 2 / 255)
+    assert "gamma" not in options_of(by_name("fim"))
+    with pytest.raises(ValueError, match=r"gamma: expected a number in \(0, 1\], got 0.0"):
+        with_options(recipe, settings={"gamma": "0"})
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

@@ -216,6 +216,9 @@ def test_the_command_makes_the_configuration_again() -> None:
         "fastadv attack fgsm --data 'my faces' --model MODEL --goal evade --threshold 0.31 --limit=5 --eps 0.03 "
         "--stop-at-success --margin 0.02 --out OUT"
     )
+    for gamma, more in ((0.3, ""), (0.5, " --set gamma=0.5")):
+        line = parts.command_line({"attack": describe(by_name("s-fim", steps=9, gamma=gamma))}, weights="")
+        assert line.endswith(f" --eps 10/255 --steps 9{more} --out OUT")
     for eps in (8 / 255, 0.03, 10 / 255, 1e-3):
         words = parts.command_line({"attack": describe(by_name("fim", eps=eps))}).split()
         assert parse_eps(words[words.index("--eps") + 1]) == eps

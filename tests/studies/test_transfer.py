@@ -20,7 +20,15 @@ from fastadv.studies.transfer import measure as transferring
 from fastadv.studies.transfer import plan as transfer_plan
 from fastadv.studies.transfer import results
 from fastadv.studies.transfer import untargeted as comparing
-from fastadv.studies.transfer.plan import UNIVERSAL, TransferSettings, Verifier, negative_pairs, parse_method
+from fastadv.studies.transfer.plan import (
+    UNIVERSAL,
+    TransferSettings,
+    Universal,
+    Verifier,
+    negative_pairs,
+    parse_method,
+    parse_untargeted,
+)
 
 PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 NAMES = ("synth-vgg", "synth-mobile")
@@ -136,6 +144,19 @@ def invented(verifiers, *cells: tuple[str, tuple[int, ...], str]) -> results.Tra
     return results.Transfer(verifiers=verifiers, pairs=pairs, clean=np.zeros((2, 4)), cells=tuple(made))
 
 
+def test_hits_are_asked_for_at_rates_of_the_study_only():
+    rates = tuple(transfer_plan.Threshold(far=far, cosine=c, accuracy=1.0) for far, c in ((0.1, 0.4), (0.01, 1.5)))
+    verifier = Verifier(model=load("synth-vgg"), threshold=0.4, accuracy=1.0, thresholds=rates)
+    found = invented(dict.fromkeys(NAMES, verifier), ("fim", (3,), "xx.."))
+    (cell,) = found.cells
+    assert found.fars == (0.1, 0.01)
+    assert [int(found.hits(cell, "synth-mobile", far=far).sum()) for far in (None, 0.1, 0.01)] == [2, 2, 0]
+    assert found.hit_rate(cell, "synth-mobile", far=0.1) == 0.5
+    assert found.over(cell, ["synth-vgg"]) is None
+    with pytest.raises(ValueError, match="far: expected one of 0.1, 0.01, got 0.2"):
+        found.hits(cell, "synth-mobile", far=0.2)
+
+
 def test_a_method_is_compared_with_its_base_after_as_many_steps(verifiers):
     """The base that comes first has fewer steps and fewer hits: 100 steps against 13 would be a gain of the steps."""
     found = invented(
@@ -235,7 +256,7 @@ def test_untargeted_attacks_lower_the_white_boxs_curve(tmp_path):
             pairs,
             models,
             surrogate="synth-vgg",
-            methods=[parse_method("fim"), UNIVERSAL],
+            methods=[parse_method("fim"), Universal(steps=8)],
             eps=10 / 255,
             steps=8,
             work=Work(folder=folder, engine=Engine(batch=8)),
@@ -270,7 +291,7 @@ def _universal_rows_are_measured(folder, model):
     rows = [row for row in read_manifest(folder) if row.attack == UNIVERSAL]
     assert rows
     for row in rows:
-        clean = PEOPLE.load(row.name.removeprefix("gd-uap/")).image
+        clean = PEOPLE.load(row.name.removeprefix("gd-uap:8/")).image
         made = to_tensor(read_image(folder / "images" / f"{row.name}.png"))
         with torch.no_grad():
             one, other = model(torch.stack([clean, made]))
@@ -303,6 +324,34 @@ def test_methods_are_read_from_text():
         parse_method("e-fim")
 
 
+def test_the_steps_of_gd_uap_are_its_own():
+    assert parse_untargeted("gd-uap") == parse_untargeted("gd-uap:40000") == Universal(steps=40_000)
+    assert (parse_untargeted("gd-uap").label, parse_untargeted("gd-uap:200").label) == ("gd-uap", "gd-uap:200")
+    assert parse_untargeted("fim:13") == parse_method("fim:13")
+    for text, error in (
+        ("gd-uap:x", "method: expected gd-uap or gd-uap:STEPS, got 'gd-uap:x'"),
+        ("gd-uap:0", "method: expected gd-uap or gd-uap:STEPS"),
+        ("gd-uap:1048576", "steps: expected a number below 2\\*\\*20, got 1048576"),
+        ("gd-uap,rate=1", "method: expected"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            parse_untargeted(text)
+
+
+def test_gamma_of_a_skip_gradient_is_a_setting():
+    spec = parse_method("s-fim:9,gamma=0.5")
+    assert spec.label == "s-fim:9,gamma=0.5"
+    assert spec.recipe().surrogate.skip.gamma == 0.5
+    assert spec.recipe().steps == 9
+    for text, error in (
+        ("s-fim,gamma=2", r"gamma: expected a number in \(0, 1\], got 2.0"),
+        ("s-fim,gamma=x", "gamma of s-fim: expected a value of the type float, got 'x'"),
+        ("fim,gamma=0.5", r"set: expected an option of fim \(.*\), got 'gamma'"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            parse_method(text)
+
+
 def test_an_old_drop_rate_does_not_become_a_radius():
     with pytest.raises(ValueError, match=r"--eps of the study, got 'dfanet-fim:9@0.05'; .* dfanet-fim:9,rate=0.05$"):
         parse_method("dfanet-fim:9@0.05")
@@ -312,10 +361,12 @@ def test_thresholds_need_enough_negatives():
     with pytest.raises(
         ValueError, match="far: expected a rate that 10 negative pairs can measure, got 0.001; needs at least 1,000"
     ):
-        transfer_plan.calibrate(PEOPLE, PEOPLE.pairs(20, seed=1), load("synth-vgg"), far=1e-3, progress=lambda *_: None)
+        transfer_plan.calibrate(
+            PEOPLE, PEOPLE.pairs(20, seed=1), load("synth-vgg"), far=(0.1, 1e-3), progress=lambda *_: None
+        )
     for far in (0.0, -1.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="far: expected a rate above 0, up to 1, got"):
-            transfer_plan.check_far(far, PEOPLE.pairs(20, seed=1))
+            transfer_plan.check_far((far,), PEOPLE.pairs(20, seed=1))
 
 
 def test_wilson_intervals_are_the_roots_of_their_equation():
@@ -346,7 +397,7 @@ def test_paired_differences_are_mcnemars():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--network", "synth-vgg"], "network: expected two or more of one input size and template, got synth-vgg"),
+        (["--network", "synth-vgg"], "network: expected two or more, got synth-vgg"),
         (
             ["--network", "synth-vgg", "--network", "synth-vgg"],
             "network: expected each one once, got 'synth-vgg' twice",

@@ -236,9 +236,10 @@ def _own_settings(name: str, attack: Mapping[str, Any], budget: Mapping[str, Any
         recipe = by_name(name, eps=eps, steps=steps)
     except (TypeError, ValueError):  # the file may hold anything
         return {}
-    usual, told = describe(recipe), {"steps", *(("stop_at_success", "margin") if attack.get("stop_at_success") else ())}
-    known = [option for option in options_of(recipe) if option in attack and option not in told]
-    return {option: attack[option] for option in known if attack[option] != usual.get(option)}
+    told = {"steps", *(("stop_at_success", "margin") if attack.get("stop_at_success") else ())}
+    given, usual = ({**of, **mapping(mapping(of, "surrogate"), "skip")} for of in (attack, describe(recipe)))
+    known = [option for option in options_of(recipe) if option in given and option not in told]
+    return {option: given[option] for option in known if given[option] != usual.get(option)}
 
 
 def _radius(eps: float) -> str:

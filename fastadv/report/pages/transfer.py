@@ -47,7 +47,7 @@ def render(folder: Path, *, source: FaceSource | None, out: Path | None = None) 
             return untargeted_page(read_json(folder / UNTARGETED), *read_description(folder))
         found, described = read_json(folder / TARGETED), read_description(folder)
         cards, lines = _cards(folder, source), tuple(found.get("notices", ()))
-        return study_page(found["cells"], found["networks"], *described, cards, lines)
+        return study_page(found["cells"], found["networks"], *described, cards, lines, found.get("sets", ()))
 
     return write_page(folder, draw, out, expected="a finished study with its run.json")
 
@@ -59,9 +59,11 @@ def study_page(
     versions: Mapping[str, Any],
     cards: tuple[Card, ...],
     lines: tuple[str, ...] = (),
+    sets: Cells = (),
 ) -> Page:
-    """The page from plain values."""
+    """The page from plain values; ``sets`` are means over several targets."""
     names = list(networks)
+    means = [{**each, "target": f"mean of {each['set']}"} for each in sets if len(each["networks"]) > 1]
     methods = list(dict.fromkeys(c["method"] for c in cells))
     black = [c for c in cells if not c["white_box"]]
     best = max(black, key=lambda c: c["hit_rate"], default=None)
@@ -93,10 +95,11 @@ def study_page(
         ),
         section(
             "Over the steps",
-            plots(_curves(cells, networks)),
+            plots(_curves([*means, *cells], networks)),
             lead="Mean distance to the target's embedding, and the share of hits, after so many steps.",
         ),
-        section("Over the drop rate", plots(_rate_sweeps(cells))),
+        section("Over the drop rate", plots(_rate_sweeps([*means, *cells]))),
+        section("At several false accept rates", _by_far([*means, *cells])),
         section("All numbers", _table(cells)),
         section(
             "The pictures",
@@ -197,7 +200,9 @@ def _curves(cells: Cells, networks: Mapping[str, Any]) -> list[Plot]:
                     y_name="distance" if kind == "distance" else "share of hits",
                     log_x=True,
                     y_span=span,
-                    level=("threshold", networks[target]["threshold_distance"]) if kind == "distance" else None,
+                    level=("threshold", networks[target]["threshold_distance"])
+                    if kind == "distance" and target in networks
+                    else None,
                 )
             )
     return made
@@ -232,6 +237,18 @@ def _rate_sweeps(cells: Cells) -> list[Plot]:
                     )
                 )
     return made
+
+
+def _by_far(cells: Cells) -> Table | None:
+    """Hit rates at every rate of the thresholds, where there are several."""
+    rates = [each["far"] for each in cells[0].get("by_far", ())]
+    if len(rates) < 2:
+        return None
+    rows = [
+        (c["surrogate"], c["method"], c["target"], *(text.percent(each["hit_rate"]) for each in c["by_far"]))
+        for c in cells
+    ]
+    return Table(header=("surrogate", "method", "target", *(f"FAR {far:g}" for far in rates)), rows=tuple(rows))
 
 
 def _table(cells: Cells) -> Table:

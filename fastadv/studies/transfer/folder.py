@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,13 @@ from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair
-from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.embedding import names_of
-from fastadv.runs.inputs import PairChoice, RunInputs, network_name, open_named_model
+from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.transfer import plan as planning
 from fastadv.studies.transfer import results, untargeted
 from fastadv.studies.transfer.measure import transfer
+from fastadv.studies.transfer.networks import open_networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class TransferPlan:
 
     Attributes:
         inputs: Faces and folder, without a network.
-        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``; at least two of one input size and template.
-        methods: Texts (``parse_method``).
+        networks: Texts (``networks.parse_network``); at least two of one template.
+        methods: Texts (``parse_method``, ``parse_untargeted``).
         surrogates: Names of networks, ensembles with "+"; None for each network.
         untargeted: Whether half of the images are attacked untargeted and ROC curves compared.
         eps: Radius, pixels in [0, 1].
@@ -34,8 +34,11 @@ class TransferPlan:
         at: Further numbers of steps.
         pairs: How many pairs are attacked.
         images: How many sources, and as many targets.
-        far: Of every network's threshold.
+        far: Of every network's thresholds; the largest decides which pairs are negative, and is part of the run. The
+            others, like ``sets``, are evaluated from what is measured, so that a finished study takes further ones.
         verification: The pairs that the thresholds come from.
+        size: Side of the crops in pixels; None: the networks' own (``networks.on_one_crop``).
+        sets: Texts (``parse_sets``).
     """
 
     inputs: RunInputs
@@ -48,8 +51,10 @@ class TransferPlan:
     at: Sequence[int] | None = None
     pairs: int
     images: int
-    far: float
+    far: Sequence[float]
     verification: PairChoice
+    size: int | None = None
+    sets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,16 +116,15 @@ class _Opened:
 
     def __init__(self, plan: TransferPlan, progress: Progress) -> None:
         self.plan = plan
-        self.kinds = [
-            m if plan.untargeted and m == planning.UNIVERSAL else planning.parse_method(m) for m in plan.methods
-        ]
+        parse = planning.parse_untargeted if plan.untargeted else planning.parse_method
+        self.kinds: list[planning.Method] = [parse(m) for m in plan.methods]
         self.specs = [kind for kind in self.kinds if isinstance(kind, AttackSpec)]
         if plan.untargeted and (plan.surrogates is None or len(plan.surrogates) != 1 or plan.at is not None):
             raise ArgumentError(
                 f"untargeted: expected one --surrogate and no --at, got {len(plan.surrogates or ())} surrogates"
                 f"{'' if plan.at is None else ' and --at'}"
             )
-        self.models = _open_networks(plan.networks, plan.inputs.device)
+        self.models = open_networks(plan.networks, size=plan.size, device=plan.inputs.device)
         self.surrogates = list(plan.surrogates or self.models)
         self.source = plan.inputs.open_faces(next(iter(self.models.values())), progress=progress)
         self.listed: tuple[Pair, ...] = plan.verification.open(self.source)
@@ -133,6 +137,7 @@ class _Opened:
             at=tuple(plan.at or ()),
             pairs=plan.pairs,
             images=plan.images,
+            sets=planning.parse_sets(plan.sets),
         )
         self._check()
 
@@ -151,7 +156,11 @@ class _Opened:
     def identity(self) -> RunIdentity:
         """Everything that an output depends on."""
         plan, given = self.plan, self.plan.inputs
-        targeted = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": plan.far}
+        rules: dict[str, Any] = {}
+        if not plan.untargeted:
+            rules = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": max(plan.far)}
+        elif universal := {kind.label: kind.steps for kind in self.kinds if isinstance(kind, planning.Universal)}:
+            rules = {"universal steps": universal}
         return RunIdentity.of(
             "transfer",
             models=self.models,
@@ -167,19 +176,6 @@ class _Opened:
                 "eps": plan.eps,
                 "steps": plan.steps,
                 "verification": list_hash(self.listed),
-                **({} if plan.untargeted else targeted),
+                **rules,
             },
         )
-
-
-def _open_networks(texts: Sequence[str], device: str) -> Mapping[str, FaceModel]:
-    models: dict[str, FaceModel] = {}
-    for text in texts:
-        name = network_name(text)
-        if name in models:
-            raise ArgumentError(f"network: expected each one once, got {name!r} twice")
-        models[name] = open_named_model(text, device=device)
-    if len(models) < 2 or len({(m.input_size, m.template) for m in models.values()}) > 1:
-        got = ", ".join(f"{n} {m.input_size}" for n, m in models.items())
-        raise ArgumentError(f"network: expected two or more of one input size and template, got {got}")
-    return models

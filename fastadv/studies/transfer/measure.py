@@ -35,9 +35,10 @@ _STRIDE = 10  # steps between two signs of life
 def transfer(source: FaceSource, verifiers: Mapping[str, Verifier], settings: TransferSettings, work: Work) -> Transfer:
     """Attack negative pairs on each surrogate by each method, and show the results to every network.
 
-    Source and target images are of different people; a pair is taken when no network accepts it. The goal is that the
-    surrogate accepts it; a method on logits aims at the surrogate's own class of the target image. A verdict is on
-    the 8-bit image. What was finished before a kill is not done again: a block of 64 pairs at a time.
+    Source and target images are of different people; a pair is taken when no network accepts it at any of its
+    thresholds. The goal is that the surrogate accepts it, at the lowest; a method on logits aims at the surrogate's own
+    class of the target image. A verdict is on the 8-bit image. What was finished before a kill is not done again: a
+    block of 64 pairs at a time.
 
     Args:
         source: The faces.
@@ -78,7 +79,9 @@ def transfer(source: FaceSource, verifiers: Mapping[str, Verifier], settings: Tr
     )
     cells = tuple(study.cell(surrogate, method) for surrogate in settings.surrogates for method in settings.methods)
     work.into.finish(study.order)
-    return Transfer(verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells)
+    return Transfer(
+        verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells, sets=dict(settings.sets)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastadv.attacks import CATALOG
 from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import parse_steps
 from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable, too_rare
 from fastadv.data import FaceSource, Pair
@@ -20,6 +21,7 @@ from fastadv.models import FaceModel
 from fastadv.recognition import threshold_at_far
 from fastadv.runs.embedding import embed, names_of, pair_scores
 from fastadv.runs.goals import check_goal
+from fastadv.surrogates import gd_uap
 
 BASES: Mapping[str, str] = {
     "fim": "itgsm",
@@ -36,8 +38,51 @@ BASES: Mapping[str, str] = {
 }
 """What each method is compared with: the one that it adds something to."""
 
+OTHERS = "others"
+"""The set of targets that every study has: the networks that the surrogate does not hold."""
+
 UNIVERSAL = "gd-uap"
 """The universal perturbation, which has no recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Universal:
+    """GD-UAP among the methods of an untargeted comparison, with a number of steps of its own.
+
+    Attributes:
+        steps: At most; the default is the 40,000 of Mopuri et al. 2018 and Zhong and Deng 2020, section IV-F.
+
+    Raises:
+        ValueError: The number of steps is out of range.
+    """
+
+    steps: int = gd_uap.STEPS
+
+    def __post_init__(self) -> None:
+        gd_uap.check_steps(self.steps)
+
+    @property
+    def label(self) -> str:
+        """``"gd-uap"``, or ``"gd-uap:200"``."""
+        return UNIVERSAL if self.steps == gd_uap.STEPS else f"{UNIVERSAL}:{self.steps}"
+
+
+Method = AttackSpec | Universal
+
+
+def parse_untargeted(text: str) -> Method:
+    """A method of an untargeted comparison: one of ``parse_method``, or ``gd-uap`` or ``gd-uap:STEPS``.
+
+    Raises:
+        ValueError: As ``parse_method``; the steps of ``gd-uap`` are out of range.
+    """
+    name, colon, steps = text.partition(":")
+    if name != UNIVERSAL:
+        return parse_method(text)
+    count = parse_steps(steps) if colon else gd_uap.STEPS
+    if count is None:
+        raise ArgumentError(f"method: expected {UNIVERSAL} or {UNIVERSAL}:STEPS, got {text!r}")
+    return Universal(steps=count)
 
 
 def parse_method(text: str) -> AttackSpec:
@@ -55,7 +100,7 @@ def parse_method(text: str) -> AttackSpec:
         raise ArgumentError(
             f"method: expected none with a radius, which is --eps of the study, got {text!r}; a drop rate is {wanted}"
         )
-    if text == UNIVERSAL:
+    if text.partition(":")[0] == UNIVERSAL:
         raise ArgumentError(f"method: expected --untargeted with {UNIVERSAL}, got a study of targeted attacks")
     return parse_attack(text, argument="method")
 
@@ -74,6 +119,23 @@ def members(surrogate: str, models: Mapping[str, FaceModel]) -> list[FaceModel]:
     return [models[n] for n in names]
 
 
+def parse_sets(texts: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Sets of targets from ``["NAME=A+B"]``.
+
+    Raises:
+        ValueError: A text is not of that form, or a name comes twice.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, members = text.partition("=")
+        if not name or not members or name in found or name == OTHERS:
+            raise ArgumentError(
+                f"target-set: expected NAME=A+B with each NAME once, none of them {OTHERS!r}, got {text!r}"
+            )
+        found[name] = tuple(members.split("+"))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
     """What a matrix of hit rates is measured of.
@@ -86,6 +148,7 @@ class TransferSettings:
         at: Further numbers of steps after which the images are measured.
         pairs: How many negative pairs.
         images: How many sources, and as many targets, the pairs are drawn from.
+        sets: Names of sets of targets, over which hits and distances are averaged, and their networks.
     """
 
     surrogates: Sequence[str]
@@ -95,6 +158,7 @@ class TransferSettings:
     at: Sequence[int] = ()
     pairs: int
     images: int
+    sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def check_once(argument: str, given: Sequence[str]) -> None:
@@ -112,9 +176,9 @@ def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> N
     """Refuse a study that could not be finished, before anything is embedded.
 
     Raises:
-        ValueError: A surrogate is not among the networks, something is given twice, a method does not take what is
-            given or cannot move towards another image's embedding or class, ``at`` is beyond every method's steps, or
-            there are more pairs than the images give.
+        ValueError: A surrogate or a network of a set is not among the networks, something is given twice, a method does
+            not take what is given or cannot move towards another image's embedding or class, ``at`` is beyond every
+            method's steps, or there are more pairs than the images give.
     """
     surrogates, methods = settings.surrogates, settings.methods
     check_once("surrogate", surrogates)
@@ -136,6 +200,12 @@ def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> N
                     f"method: expected one on embeddings for {surrogate}, whose weights bring no class head, got "
                     f"{method.label}, which works on logits"
                 )
+    for name, targets in settings.sets.items():
+        if not targets or any(t not in models for t in targets) or len(set(targets)) != len(targets):
+            raise ArgumentError(
+                f"target-set: expected networks of {', '.join(models)}, each once, with '+' between, got "
+                f"{name}={'+'.join(targets)}"
+            )
     beyond = [k for k in settings.at if k > longest]
     if beyond:
         raise ArgumentError(f"at: expected at most the {longest} steps of the longest method, got {beyond[0]}")
@@ -147,42 +217,66 @@ def check_plan(models: Mapping[str, FaceModel], settings: TransferSettings) -> N
 
 
 @dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """What a network accepts at a false accept rate.
+
+    Attributes:
+        far: The rate.
+        cosine: The cosine at and above which a pair is accepted.
+        accuracy: Share of the verification pairs that it decides rightly there.
+    """
+
+    far: float
+    cosine: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verifier:
     """A network with its threshold, as a verifier in service.
 
     Attributes:
         model: The network.
-        threshold: The cosine at and above which a pair is accepted, at the study's false accept rate.
+        threshold: The cosine at and above which a pair is accepted, at the study's largest false accept rate.
         accuracy: Share of the verification pairs that it decides rightly at that threshold.
+        thresholds: At every rate of the study, the largest first.
     """
 
     model: FaceModel
     threshold: float
     accuracy: float
+    thresholds: tuple[Threshold, ...] = ()
 
     @property
     def distance(self) -> float:
         """The threshold as a distance of unit embeddings, ``sqrt(2 - 2 cos)``."""
-        return math.sqrt(max(0.0, 2 - 2 * self.threshold))
+        return distance(self.threshold)
 
 
-def check_far(far: float, pairs: Sequence[Pair]) -> None:
-    """Refuse a false accept rate that is none, or that the verification pairs cannot show.
+def distance(cosine: float) -> float:
+    """The distance of unit embeddings, ``sqrt(2 - 2 cos)``."""
+    return math.sqrt(max(0.0, 2 - 2 * cosine))
+
+
+def check_far(far: Sequence[float], pairs: Sequence[Pair]) -> None:
+    """Refuse false accept rates that are none, or that the verification pairs cannot show.
 
     Raises:
-        ValueError: It is one.
+        ValueError: One is so, one is given twice, or there is none.
     """
-    if not 0 < far <= 1:
-        raise ArgumentError(f"far: expected a rate above 0, up to 1, got {far:g}")
+    check_once("far", [f"{rate:g}" for rate in far])
     negatives = sum(not pair.same for pair in pairs)
-    if not measurable(far, negatives):
-        raise too_rare("far", far, negatives, "negative pairs")
+    for rate in far:
+        if not 0 < rate <= 1:
+            raise ArgumentError(f"far: expected a rate above 0, up to 1, got {rate:g}")
+        if not measurable(rate, negatives):
+            raise too_rare("far", rate, negatives, "negative pairs")
 
 
 def calibrate(
-    source: FaceSource, pairs: Sequence[Pair], model: FaceModel, *, far: float, progress: Progress
+    source: FaceSource, pairs: Sequence[Pair], model: FaceModel, *, far: Sequence[float], progress: Progress
 ) -> Verifier:
-    """The network's threshold at a false accept rate on verification pairs.
+    """The network's thresholds at false accept rates on verification pairs.
 
     Raises:
         ValueError: As `check_far`.
@@ -191,8 +285,11 @@ def calibrate(
     check_far(far, pairs)
     same = np.array([p.same for p in pairs])
     scores = pair_scores(pairs, embed(source, names_of(pairs), model, progress=progress))
-    threshold = threshold_at_far(scores, same, far)
-    return Verifier(model=model, threshold=threshold, accuracy=float(((scores >= threshold) == same).mean()))
+    found = []
+    for rate in sorted(far, reverse=True):
+        cosine = threshold_at_far(scores, same, rate)
+        found.append(Threshold(far=rate, cosine=cosine, accuracy=float(((scores >= cosine) == same).mean())))
+    return Verifier(model=model, threshold=found[0].cosine, accuracy=found[0].accuracy, thresholds=tuple(found))
 
 
 def draw_images(source: FaceSource, count: int, *, seed: int) -> tuple[list[str], list[str]]:

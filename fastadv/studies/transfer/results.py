@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_json
 from fastadv.data import RunFolder
 from fastadv.recognition import PairedDifference, count_success, paired_difference, wilson
-from fastadv.studies.transfer.plan import BASES, Verifier
+from fastadv.studies.transfer.plan import BASES, OTHERS, Verifier, distance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +67,36 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class OverSet:
+    """A cell's hits and distances on a set of targets, after each number of steps.
+
+    Attributes:
+        networks: The targets.
+        accepted: ``(S, N)`` how many of them accept each pair, by steps.
+        distances: ``(S,)`` the mean distance of the pairs, over the targets.
+    """
+
+    networks: tuple[str, ...]
+    accepted: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+    @property
+    def trials(self) -> int:
+        """Pairs times targets."""
+        return self.accepted.shape[1] * len(self.networks)
+
+    @property
+    def hits(self) -> NDArray[np.int64]:
+        """``(S,)`` of the trials."""
+        return np.asarray(self.accepted.sum(1))
+
+    def interval(self, step: int = -1) -> tuple[float, float]:
+        """Wilson's of the mean hit rate, as if the targets agreed on every pair: a pair is one trial."""
+        pairs = self.accepted.shape[1]
+        return wilson(round(float(self.hits[step]) / len(self.networks)), pairs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
     """A study's findings.
 
@@ -74,26 +105,55 @@ class Transfer:
         pairs: Names of source and target image.
         clean: ``(M, N)`` cosines before the attacks.
         cells: One for every surrogate and method.
+        sets: Networks of the sets of targets, by name.
     """
 
     verifiers: Mapping[str, Verifier]
     pairs: tuple[tuple[str, str], ...]
     clean: NDArray[np.float32]
     cells: tuple[TransferCell, ...]
+    sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def hits(self, cell: TransferCell, target: str, step: int = -1) -> NDArray[np.bool_]:
+    @property
+    def fars(self) -> tuple[float, ...]:
+        """The false accept rates of the thresholds, the largest first."""
+        return tuple(each.far for each in next(iter(self.verifiers.values())).thresholds)
+
+    def threshold(self, target: str, far: float | None = None) -> float:
+        """A network's threshold at a false accept rate of the study; None: at the largest.
+
+        Raises:
+            ValueError: The study has no such rate.
+        """
+        if far is None:
+            return self.verifiers[target].threshold
+        if far not in self.fars:
+            raise ArgumentError(f"far: expected one of {', '.join(f'{f:g}' for f in self.fars)}, got {far:g}")
+        return self.verifiers[target].thresholds[self.fars.index(far)].cosine
+
+    def hits(self, cell: TransferCell, target: str, step: int = -1, *, far: float | None = None) -> NDArray[np.bool_]:
         """``(N,)`` whether the network accepts each pair: ``d(F(x_adv), F(x_t)) < t_m`` (Zhong and Deng, eq. 14)."""
         place = list(self.verifiers).index(target)
-        return np.asarray(cell.similarity[step, place] >= self.verifiers[target].threshold)
+        return np.asarray(cell.similarity[step, place] >= self.threshold(target, far))
+
+    def over(self, cell: TransferCell, networks: Sequence[str], *, far: float | None = None) -> OverSet | None:
+        """Hits and distances on the networks that the surrogate does not hold, or None where it holds all of them."""
+        targets = tuple(name for name in networks if name not in cell.surrogate.split("+"))
+        if not targets:
+            return None
+        places = [list(self.verifiers).index(name) for name in targets]
+        limits = np.array([[self.threshold(name, far)] for name in targets])
+        accepted = (cell.similarity[:, places] >= limits).sum(1)
+        return OverSet(networks=targets, accepted=accepted, distances=cell.distance[:, places].mean((1, 2)))
 
     def met(self, target: str) -> NDArray[np.bool_]:
         """``(N,)`` whether the network accepts each clean pair: only pairs that no network does are taken."""
         place = list(self.verifiers).index(target)
         return np.asarray(self.clean[place] >= self.verifiers[target].threshold)
 
-    def hit_rate(self, cell: TransferCell, target: str, step: int = -1) -> float:
+    def hit_rate(self, cell: TransferCell, target: str, step: int = -1, *, far: float | None = None) -> float:
         """The share of them."""
-        return float(self.hits(cell, target, step).mean())
+        return float(self.hits(cell, target, step, far=far).mean())
 
     def base(self, cell: TransferCell) -> Base | None:
         """What this cell is compared with: the method without what it adds, on the same surrogate after as many steps.
@@ -138,16 +198,27 @@ def describe(study: Transfer) -> dict[str, Any]:
     """The findings as plain JSON values: a hit rate with its interval, and a verdict, for every cell and network."""
     return {
         "pairs": len(study.pairs),
+        "far": list(study.fars),
         "networks": {
             name: {
                 "threshold_cosine": v.threshold,
                 "threshold_distance": v.distance,
                 "accuracy_at_threshold": v.accuracy,
                 "mean_clean_distance": float(np.sqrt(np.maximum(0, 2 - 2 * study.clean[k])).mean()),
+                "by_far": [
+                    {
+                        "far": t.far,
+                        "threshold_cosine": t.cosine,
+                        "threshold_distance": distance(t.cosine),
+                        "accuracy_at_threshold": t.accuracy,
+                    }
+                    for t in v.thresholds
+                ],
             }
             for k, (name, v) in enumerate(study.verifiers.items())
         },
         "cells": [_described(study, cell, name) for cell in study.cells for name in study.verifiers],
+        "sets": list(_sets(study)),
         "notices": list(study.notices()),
     }
 
@@ -166,6 +237,7 @@ def _described(study: Transfer, cell: TransferCell, target: str) -> dict[str, An
         **count_success(hits, study.met(target)).rates(),
         "low": low,
         "high": high,
+        "by_far": [_counted(far, int(study.hits(cell, target, far=far).sum()), len(hits)) for far in study.fars],
         "steps": list(cell.steps),
         "hit_rate_by_steps": [study.hit_rate(cell, target, k) for k in range(len(cell.steps))],
         "distance_by_steps": [float(d) for d in cell.distance[:, place].mean(1)],
@@ -173,6 +245,41 @@ def _described(study: Transfer, cell: TransferCell, target: str) -> dict[str, An
         "base_steps": None if base is None else base.steps,
         "against_base": None if compared is None else asdict(compared),
     }
+
+
+def _counted(far: float, hits: int, trials: int) -> dict[str, Any]:
+    low, high = wilson(hits, trials)
+    return {"far": far, "hits": hits, "hit_rate": hits / trials, "low": low, "high": high}
+
+
+def _sets(study: Transfer) -> Iterator[dict[str, Any]]:
+    """Means over each set of targets, for every cell whose surrogate leaves some of it."""
+    for cell in study.cells:
+        for name, networks in {OTHERS: tuple(study.verifiers), **study.sets}.items():
+            found = study.over(cell, networks)
+            if found is None:
+                continue
+            by_far = [(far, study.over(cell, networks, far=far)) for far in study.fars]
+            low, high = found.interval()
+            yield {
+                "surrogate": cell.surrogate,
+                "method": cell.method,
+                "set": name,
+                "networks": list(found.networks),
+                "hits": int(found.hits[-1]),
+                "trials": found.trials,
+                "hit_rate": float(found.hits[-1] / found.trials),
+                "low": low,
+                "high": high,
+                "by_far": [
+                    {"far": far, "hits": int(each.hits[-1]), "hit_rate": float(each.hits[-1] / each.trials)}
+                    for far, each in by_far
+                    if each is not None
+                ],
+                "steps": list(cell.steps),
+                "hit_rate_by_steps": [float(hits / found.trials) for hits in found.hits],
+                "distance_by_steps": [float(d) for d in found.distances],
+            }
 
 
 def save(study: Transfer, folder: RunFolder) -> None:

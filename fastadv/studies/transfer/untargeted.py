@@ -26,7 +26,7 @@ from fastadv.recognition import auc, eer, tar_at_far
 from fastadv.runs.embedding import embed, names_of, outputs
 from fastadv.runs.production import Order, produce
 from fastadv.runs.work import Work
-from fastadv.studies.transfer.plan import UNIVERSAL, check_once
+from fastadv.studies.transfer.plan import UNIVERSAL, Method, Universal, check_once
 from fastadv.surrogates.gd_uap import RangePrior, gd_uap
 
 _BATCH = 16
@@ -62,7 +62,7 @@ def halve(pairs: Sequence[Pair], *, seed: int) -> tuple[list[str], list[tuple[Pa
         The chosen names that occur in a remaining pair, and the remaining pairs, each with its attacked image or "".
 
     Source:
-        Zhong and Deng 2020, section V-E.
+        Zhong and Deng 2020, section IV-F.
     """
     names = sorted(names_of(pairs))
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
@@ -79,7 +79,7 @@ def untargeted(
     models: Mapping[str, FaceModel],
     *,
     surrogate: str,
-    methods: Sequence[AttackSpec | str],
+    methods: Sequence[Method],
     eps: float,
     steps: int,
     work: Work,
@@ -94,7 +94,7 @@ def untargeted(
         pairs: What to verify.
         models: The networks that judge, by name.
         surrogate: The one that is attacked.
-        methods: What to compare; ``"gd-uap"`` for the universal perturbation.
+        methods: What to compare.
         eps: Radius of the L-infinity budget.
         steps: Of the iterative methods that do not say their own.
         work: How images are made, and where they go.
@@ -115,12 +115,12 @@ def untargeted(
     scores = [[_scores(remaining, clean[name], {}) for name in models]]
     labels, finished = [], []
     for method in methods:
-        label = method if isinstance(method, str) else method.label
+        label = method.label
         labels.append(label)
         orders = [Order(name=f"{label}/{name}", source=name) for name in chosen]
         finished += [order.name for order in orders]
-        if isinstance(method, str):
-            _universal(orders, source, models[surrogate], work, eps=eps, steps=steps)
+        if isinstance(method, Universal):
+            _universal(orders, source, models[surrogate], work, eps=eps, steps=method.steps)
         else:
             recipe, model = _away(method, eps=eps, steps=steps), models[surrogate]
             produce(orders, _away_from_itself, source, recipe, model, work, goal_name="evade", stage=label)
@@ -138,7 +138,7 @@ def untargeted(
 
 
 def check_plan(
-    models: Mapping[str, FaceModel], *, surrogate: str, methods: Sequence[AttackSpec | str], eps: float, steps: int
+    models: Mapping[str, FaceModel], *, surrogate: str, methods: Sequence[Method], eps: float, steps: int
 ) -> None:
     """Refuse a comparison that could not be finished, before anything is embedded.
 
@@ -147,9 +147,9 @@ def check_plan(
             start, or does not take what is given.
     """
     check_one_of("surrogate", surrogate, models)
-    check_once("method", [m if isinstance(m, str) else m.label for m in methods])
+    check_once("method", [m.label for m in methods])
     for method in methods:
-        if not isinstance(method, str):
+        if not isinstance(method, Universal):
             _away(method, eps=eps, steps=steps)
 
 
