@@ -97,7 +97,15 @@ class AttackedImages:
         return tuple(row for row in self.rows if source_name(row) in chosen)
 
 
-def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, parts: Sequence[str]) -> AttackedImages:
+def make(
+    setting: Setting,
+    clean: Clean,
+    spec: AttackSpec,
+    *,
+    targeted: bool,
+    parts: Sequence[str],
+    reaches: Callable[[Features], Tensor] | None = None,
+) -> AttackedImages:
     """Attack the images that are set aside for it and rightly classified; what was made before is not made again.
 
     An attack on logits goes for the class (or away from the own one). One on embeddings is the kNN-guided attack, whose
@@ -110,6 +118,7 @@ def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, pa
         spec: The attack.
         targeted: Whether it goes for a class.
         parts: Whose images.
+        reaches: Which images count, as of a `Task`.
 
     Raises:
         ImageError, AlignmentError: A face cannot be read.
@@ -120,7 +129,15 @@ def make(setting: Setting, clean: Clean, spec: AttackSpec, *, targeted: bool, pa
         _on_logits(setting, names, targeted) if spec.on_logits else _guided(setting, clean, spec.recipe(), targeted)
     )
     label = f"{spec.label}-{kind(targeted)}"
-    task = Task(label=label, spec=spec, targeted=targeted, names=tuple(names), goal_of=goal_of, model=setting.model)
+    task = Task(
+        label=label,
+        spec=spec,
+        targeted=targeted,
+        names=tuple(names),
+        goal_of=goal_of,
+        model=setting.model,
+        reaches=reaches,
+    )
     return carry_out(setting, task)
 
 

@@ -57,6 +57,65 @@ class KnnRow:
     k: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnnScores:
+    """One kind of kNN score on one layer, image by image: what a `KnnRow` and curves are made of.
+
+    Attributes:
+        layer: Whose pooled output is the feature.
+        processing: ``"none"``, ``"l2"`` or ``"pca"``.
+        components: Axes that PCA kept; None without PCA.
+        weighting: ``"uniform"``, ``"rank"`` or ``"inverse_square"``.
+        k: Neighbours that voted.
+        natural: ``(N,)`` support of the predicted class, of the rightly classified natural images.
+        errors: Of the misclassified ones.
+        attacked: Of the adversarial images, by attack with its kind.
+    """
+
+    layer: str
+    processing: str
+    components: int | None
+    weighting: str
+    k: int
+    natural: Tensor
+    errors: Tensor
+    attacked: Mapping[str, Tensor]
+
+    @property
+    def aggregate(self) -> tuple[str, ...]:
+        """The attacks in the aggregate: those of the paper where both are there, else all."""
+        return AGGREGATED if all(name in self.attacked for name in AGGREGATED) else tuple(self.attacked)
+
+    def column(self, name: str) -> Tensor:
+        """The support of the images of a column: an attack, the aggregate or the natural errors."""
+        if name == AGGREGATE:
+            return torch.cat([self.attacked[each] for each in self.aggregate])
+        return self.errors if name == ERRORS else self.attacked[name]
+
+    def accuracy(self, name: str) -> float:
+        """Share decided rightly at the threshold where both kinds of error are equally frequent."""
+        return 1 - eer(*labelled(1 - self.natural, 1 - self.column(name)))[0]
+
+    def row(self) -> KnnRow:
+        """The figures of the table."""
+        calm = 1 - self.natural
+        rates = resolved((1 - _KEPT,), len(calm))
+        columns = (*self.attacked, AGGREGATE, *([ERRORS] if len(self.errors) else []))
+        pairs = {name: labelled(calm, 1 - self.column(name)) for name in columns}
+        return KnnRow(
+            layer=self.layer,
+            processing=self.processing,
+            components=self.components,
+            weighting=self.weighting,
+            accuracy={name: self.accuracy(name) for name in columns},
+            refused={name: tar_at_far(*pair, rates[0]) if rates else None for name, pair in pairs.items()},
+            images={name: len(self.column(name)) for name in columns},
+            natural=len(calm),
+            aggregate=self.aggregate,
+            k=self.k,
+        )
+
+
 def knn_rows(
     setting: Setting,
     clean: Clean,
@@ -66,6 +125,26 @@ def knn_rows(
     k: int | None,
     dimensions: int | float,
 ) -> tuple[KnnRow, ...]:
+    """The figures of `knn_scores`, kind by kind.
+
+    Raises:
+        ValueError: As ``knn_scores``.
+
+    Source:
+        Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 5.
+    """
+    return tuple(found.row() for found in knn_scores(setting, clean, cells, layers=layers, k=k, dimensions=dimensions))
+
+
+def knn_scores(
+    setting: Setting,
+    clean: Clean,
+    cells: Sequence[AttackedImages],
+    *,
+    layers: Sequence[str],
+    k: int | None,
+    dimensions: int | float,
+) -> tuple[KnnScores, ...]:
     """All processings and weightings on every layer.
 
     Nothing is fitted to attacks, so every person's images count; the natural ones are all that are set aside, those to
@@ -82,9 +161,6 @@ def knn_rows(
 
     Raises:
         ValueError: No adversarial image, or none that is classified rightly; ``k`` is beyond the index.
-
-    Source:
-        Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 5.
     """
     index = list(batches(clean.rest, setting.labels(clean.rest.names)))
     natural = joined((clean.natural, clean.sources))
@@ -99,7 +175,7 @@ def knn_rows(
         raise ArgumentError(
             "images: expected adversarial and rightly classified natural ones for the kNN score, got none of one kind"
         )
-    rows: list[KnnRow] = []
+    found: list[KnnScores] = []
     for number, layer in enumerate(layers):
         place = setting.layers.index(layer)
         own = [(values[place], labels) for values, labels in index]
@@ -107,43 +183,34 @@ def knn_rows(
             score = fit_knn(
                 own, layer=layer, model=setting.model.name, processing=processing, dimensions=dimensions, k=count
             )
-            rows += _knn_rows(score, natural, right, columns, place)
+            found += _scored(score, natural, right, columns, place)
         setting.progress("kNN score", number + 1, len(layers))
-    return tuple(rows)
+    return tuple(found)
 
 
-def _knn_rows(
+def _scored(
     score: KnnScore, natural: Features, right: Tensor, columns: Mapping[str, Features], place: int
-) -> list[KnnRow]:
+) -> list[KnnScores]:
     """Every weighting, of neighbours that are looked for once."""
-    found = {name: score.nearest(own.values[place]) for name, own in {"": natural, **columns}.items()}
-    said = {name: own.predicted for name, own in {"": natural, **columns}.items()}
-    aggregate = AGGREGATED if all(name in columns for name in AGGREGATED) else tuple(columns)
-    rows = []
+    images = {"": natural, **columns}
+    near = {name: score.nearest(own.values[place]) for name, own in images.items()}
+    made = []
     for weighting in WEIGHTINGS:
-        scores = {
-            name: 1 - ops.knn_score(near.distances, near.labels, said[name], weighting=weighting)
-            for name, near in found.items()
+        support = {
+            name: ops.knn_score(found.distances, found.labels, images[name].predicted, weighting=weighting)
+            for name, found in near.items()
         }
-        everything = scores.pop("")
-        calm = everything[right]
-        scores[AGGREGATE] = torch.cat([scores[name] for name in aggregate])
-        if not bool(right.all()):
-            scores[ERRORS] = everything[~right]
-        rates = resolved((1 - _KEPT,), len(calm))
-        pairs = {name: labelled(calm, own) for name, own in scores.items()}
-        rows.append(
-            KnnRow(
+        everything = support.pop("")
+        made.append(
+            KnnScores(
                 layer=score.layer,
                 processing=score.processing,
                 components=None if score.projection is None else score.projection.matrix.shape[1],
                 weighting=weighting,
-                accuracy={name: 1 - eer(*pair)[0] for name, pair in pairs.items()},
-                refused={name: tar_at_far(*pair, rates[0]) if rates else None for name, pair in pairs.items()},
-                images={name: len(own) for name, own in scores.items()},
-                natural=len(calm),
-                aggregate=aggregate,
                 k=score.k,
+                natural=everything[right],
+                errors=everything[~right],
+                attacked=support,
             )
         )
-    return rows
+    return made

@@ -45,6 +45,7 @@ _WRITTEN = (
     "detectors",
     "fit.json",
     "evaluation.json",
+    "knn.json",
     "report.html",
     KEPT,
     STUDY,
