@@ -100,6 +100,22 @@ def mean_of(values: ArrayLike) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half, trials=len(found))
 
 
+def drawn(values: ArrayLike) -> Estimate:
+    """A number with its percentile interval: the first of the values, and those of draws with replacement after it.
+
+    A draw that gives no number is left out; without any the interval is infinite.
+
+    Raises:
+        ValueError: No values.
+    """
+    found = np.asarray(values, np.float64).ravel()
+    if not len(found):
+        raise ArgumentError("values: expected a number and its draws, got none")
+    value, draws = float(found[0]), found[1:][np.isfinite(found[1:])]
+    low, high = np.percentile(draws, (2.5, 97.5)).tolist() if len(draws) else (-math.inf, math.inf)
+    return Estimate(value=value, low=min(low, value), high=max(high, value))
+
+
 def of_paired(found: PairedDifference) -> Estimate:
     """The difference of two methods' shares on the same trials (``paired_difference``)."""
     return Estimate(value=found.difference, low=found.low, high=found.high)

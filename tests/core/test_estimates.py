@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from fastadv.core.estimates import Estimate, average, least, mean_of, of_paired, share_of
+from fastadv.core.estimates import Estimate, average, drawn, least, mean_of, of_paired, share_of
 from fastadv.core.statistics import paired_difference, wilson
 
 
@@ -104,3 +105,14 @@ def test_a_paired_difference_keeps_its_interval():
 def test_what_has_no_estimate_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_number_with_draws_has_their_percentiles_and_holds_itself():
+    found = drawn([0.5, *np.linspace(0, 1, 101)])
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.025, 0.975))
+    beside = drawn([2.0, 0.0, 1.0, math.nan, 1.0])
+    assert (beside.value, beside.high) == (2.0, 2.0)
+    assert beside.low == pytest.approx(0.05)
+    assert drawn([0.3, math.nan]).low == -math.inf
+    with pytest.raises(ValueError, match="values: expected a number and its draws, got none"):
+        drawn([])
