@@ -15,9 +15,9 @@ PAPERS = tuple(dict.fromkeys(recipe.paper for recipe in RECIPES.values()))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", PAPERS)
-def test_recipes_run_at_smoke_and_give_the_papers_rows(paper, tmp_path):
-    recipes = find_recipes([paper])
-    folders = run_recipes(recipes, Setup(scale="smoke", data=None, networks=()), tmp_path / "out")
+def test_recipes_run_at_smoke_and_give_the_papers_rows(paper, smoke):
+    recipes, out = find_recipes([paper]), smoke(paper)
+    folders = [out / recipe.name for recipe in recipes]
     for recipe, folder in zip(recipes, folders, strict=True):
         found = read_results(folder)
         rows = list(table_rows(found))
@@ -30,5 +30,5 @@ def test_recipes_run_at_smoke_and_give_the_papers_rows(paper, tmp_path):
         assert set(verdicts) <= {"pass", "fail", "undecided"}
         assert render(folder).stat().st_size > 1000
     before = {folder: (folder / "results.json").read_bytes() for folder in folders}
-    run_recipes(recipes, Setup(scale="smoke", data=None, networks=()), tmp_path / "out")
+    run_recipes(recipes, Setup(scale="smoke", data=None, networks=()), out)
     assert {folder: (folder / "results.json").read_bytes() for folder in folders} == before
