@@ -86,7 +86,7 @@ def knn_rows(
     Source:
         Carrara et al. 2017, "Detecting adversarial example attacks to deep neural networks", section 5.
     """
-    index = list(batches(clean.rest, setting.labels(clean.rest.names)))
+    index = list(batches(clean.rest, setting.labels(clean.rest.names), setting.layers))
     natural = joined((clean.natural, clean.sources))
     right = setting.right(natural)
     count = min(len(clean.rest), max(1, round(len(clean.rest) / len(setting.splits.people)))) if k is None else k
