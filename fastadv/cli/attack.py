@@ -71,10 +71,10 @@ class ProcessOptions:
 
     device: Annotated[
         list[str] | None,
-        Option(help="Run on cpu, cuda or cuda:N; several: a process on each (default: cpu)."),
+        Option(help="Run on cpu, cuda or cuda:N; may be repeated: a process each (default: cpu)."),
     ] = None
     workers: Annotated[
-        int | None, Option(min=1, help="On a CPU: attack in N processes on cores of their own (default: 1).")
+        int | None, Option(min=1, help="On a CPU: attack in N processes, on disjoint cores (default: 1).")
     ] = None
     shard: Annotated[
         str | None, Option(metavar="K/N", help="Attack every N-th image, beginning with the K-th; see 'fastadv merge'.")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from fastadv.data.kept_landmarks import is_found_list
 from fastadv.models import load
 from fastadv.runs.goals import GoalChoice
 from fastadv.runs.inputs import PairChoice, RunInputs, open_faces
+from fastadv.runs.merging import merge_shards
+from fastadv.runs.sharding import Shard
 from fastadv.studies.align.folder import AlignPlan, align_folder
 from fastadv.studies.attack import AttackPlan, attack_as_planned
 from fastadv.studies.verify import VerifyPlan, verify_folder
@@ -275,6 +278,24 @@ def test_a_gallery_of_photographs_or_of_aligned_faces(photos, drawn, tmp_path):
     images = {name: data for name, data in content(tmp_path / "one").items() if name.startswith("images/")}
     assert len(images) == 3
     assert images == {n: data for n, data in content(tmp_path / "two").items() if n.startswith("images/")}
+
+
+def test_shards_find_the_faces_once_and_merge_to_the_run_of_one_process(photos, drawn, tmp_path):
+    for person in range(PEOPLE):
+        drawn.draw(tmp_path / "gallery" / f"p{person} 0" / "x.png", person, 7)
+        shutil.copytree(tmp_path / "gallery" / f"p{person} 0", tmp_path / "gallery" / f"p{person} 1")
+    single, sharded = (attack_plan(photos, drawn, tmp_path / "gallery", tmp_path / name) for name in ("one", "two"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        attack_as_planned(single)
+        drawn.calls.clear()
+        for k, looked in ((2, 2 * PEOPLE + 2 * PEOPLE), (1, 0), (3, 0)):
+            attack_as_planned(replace(sharded, shard=Shard(number=k, count=3)))
+            assert sum(drawn.calls) == looked
+            drawn.calls.clear()
+    merge_shards(tmp_path / "two")
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert "gallery-landmarks.txt" in content(tmp_path / "two")
 
 
 def test_the_search_is_part_of_what_a_source_is(photos, drawn):
