@@ -250,7 +250,7 @@ class FittedDetectors(StudyPart):
                 {
                     **asdict(one.configuration),
                     "label": label,
-                    "validation_macro": one.macro,
+                    "validation_worst": one.worst,
                     "scores": {name: values.double().tolist() for name, values in scores.items()},
                 }
             )

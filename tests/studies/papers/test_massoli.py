@@ -162,7 +162,7 @@ def scored(*, cw=0.0):
                             "representatives": representatives,
                             "metric": metric,
                             "reading": reading,
-                            "validation_macro": 0.9,
+                            "validation_worst": 0.9,
                             "scores": scores,
                         }
                     )
