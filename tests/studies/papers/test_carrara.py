@@ -136,7 +136,7 @@ def test_the_figures_of_a_kind_of_score_are_those_of_its_numbers():
     assert row.refused["aggregate"] is None  # four images do not show 2 %
 
 
-@pytest.mark.parametrize(("errors", "verdict"), [(4, "undecided"), (400, "pass")])
+@pytest.mark.parametrize(("errors", "verdict"), [(2, "undecided"), (400, "pass")])
 def test_few_natural_errors_decide_nothing(errors, verdict):
     shares = {"aggregate": [0.9] * 3, "natural errors": [0.5] * 3, "lbfgs targeted": [0.9] * 3}
     part = {
