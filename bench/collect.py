@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.about import device_name
+from bench.about import header
 
 _CLEAN = ("pairs", "accuracy", "accuracy_std", "auc", "eer", "tar_at_far_1e3", "threshold_at_far_1e3")
 _ATTACKED = ("accuracy", "auc", "impersonation_at_eer", "impersonation_at_far_1e3", "evasion_at_eer")
@@ -101,7 +101,7 @@ def main() -> int:
         parser.error(f"the folders must be all of one of {', '.join(_READERS)}, got {', '.join(sorted(commands))}")
     name, read = _READERS[commands.pop()]
     rows = [read(folder) for folder in args.folders]
-    text = json.dumps({"benchmark": name, "device": device_name("cpu"), "rows": rows}, indent=1)
+    text = json.dumps({"benchmark": name, **header("cpu"), "rows": rows}, indent=1)
     args.out.write_text(text + "\n")
     print(f"{len(rows)} runs written to {args.out}")
     return 0

@@ -71,7 +71,7 @@ class ProcessOptions:
 
     device: Annotated[
         list[str] | None,
-        Option(help="Run on cpu, cuda or cuda:N; may be repeated: a process each (default: cpu)."),
+        Option(help="Run on cpu, cuda or cuda:N; several: a process on each (default: cpu)."),
     ] = None
     workers: Annotated[
         int | None, Option(min=1, help="On a CPU: attack in N processes, on disjoint cores (default: 1).")

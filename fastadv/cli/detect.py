@@ -163,7 +163,7 @@ def fit(
             c for name, own in fitting.CONFIGURATIONS.items() if reading.value in (name, "both") for c in own
         ),
         fitting=FitConfig(epochs=epochs, lr=lr),
-        head=HeadConfig(epochs=head_epochs, lr=head_lr, seed=how.seed % 2**63),
+        head=HeadConfig(epochs=head_epochs, lr=head_lr, start="means", seed=how.seed % 2**63),
         weights=given.weights,
         landmarks=given.landmarks,
         fresh=output.fresh,

@@ -84,8 +84,9 @@ class NaturalOptions:
         list[str] | None,
         Option(
             help=f"Take natural images with this change as natural examples: {CONTROLS}; may be given several times, "
-            "or none (default: gaussian:3/255, blur:1, jpeg:75, resize:0.5, brightness:1.3, and signs of each attack's "
-            "radius). Except with none, noise with the L2 norm of each attacked image's perturbation is added."
+            "or none (default: gaussian:3/255, gaussian:9/255, blur:1, blur:2.5, jpeg:75, jpeg:30, resize:0.5, "
+            "resize:0.3, brightness:1.3, brightness:0.6, and signs of each attack's radius). Except with none, noise "
+            "with the L2 norm of each attacked image's perturbation is added."
         ),
     ] = None
     also_natural: Annotated[

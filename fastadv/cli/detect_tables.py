@@ -57,7 +57,7 @@ def _print_groups(found: Values) -> None:
     if found["noise"]:
         _print("attacks against noise of the same L2 norm", groups.attacks_table(best, found["noise"], against="noisy"))
     if found["changed"]:
-        _print("attacked, then blurred or compressed", groups.changed_table(best, found["changed"]))
+        _print("attacked images, unchanged, blurred and compressed", groups.changed_table(best, found["changed"]))
 
 
 def _print(title: str, made: Table) -> None:

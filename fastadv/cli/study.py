@@ -118,7 +118,11 @@ def run_study(
     ] = None,
     network: Annotated[
         list[str] | None,
-        Option(metavar="NAME[=FILE]", help="Measure this network, with its weights; may be given several times."),
+        Option(
+            metavar="NAME[=FILE]",
+            help="Measure this network, with its weights, or ALIAS=NAME:FILE, where ALIAS is a name of your own; may "
+            "be given several times.",
+        ),
     ] = None,
     pairs: Annotated[
         Path | None, Option(help="Verify the pairs of this CSV file (first,second,same) (default: the data's own).")

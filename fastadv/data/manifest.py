@@ -186,7 +186,7 @@ def parquet_rows(path: Path, *, at_a_time: int | None = None, in_memory: bool = 
 
     Args:
         path: The file.
-        at_a_time: How many rows are decoded ahead.
+        at_a_time: How many rows are decoded ahead; None: as many as a block of the file has.
         in_memory: Hold the compressed file in memory, not open: for many files at once.
 
     Raises:

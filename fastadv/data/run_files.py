@@ -200,7 +200,11 @@ class Description:
 
     def write(self, path: Path, kind: FolderKind = RUN_FOLDER) -> None:
         """Writes the file, whole or not at all."""
-        described = {"config": dict(self.config), "shown": dict(self.shown), "versions": dict(self.versions)}
+        described: dict[str, Any] = {
+            "config": dict(self.config),
+            "shown": dict(self.shown),
+            "versions": dict(self.versions),
+        }
         if self.images is not None:
             described["images"] = self.images
         text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False)

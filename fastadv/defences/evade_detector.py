@@ -20,6 +20,7 @@ from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import is_number
 from fastadv.detection import Detector, LayerTap
 from fastadv.detection.check_model import check_head
+from fastadv.detection.taps import submodules
 from fastadv.models import FaceModel
 
 _OUTPUTS = ("embedding", "logits")
@@ -47,7 +48,7 @@ class WatchedModel(FaceModel):
         LayerTap(model=model, layers=detector.layers)  # checks the model
         check_head(model, detector)
         # none of the detector's layers is folded away
-        self._share(model, layers=tuple(dict.fromkeys((*model.layers, *detector.layers))))
+        self._share(model, layers=tuple(dict.fromkeys((*model.layers, *submodules(detector.layers)))))
         self.eval()
         #: No submodule, so that its LSTM may stay in training mode.
         self.detector = detector

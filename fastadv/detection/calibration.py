@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -200,6 +200,30 @@ def calibrate(
         scores=scores,
         calibrated_on=dict(calibrated_on or {}),
     )
+
+
+def worst_of(kinds: Sequence[Tensor | ArrayLike]) -> Floats:
+    r"""The calibration set that keeps a false-alarm rate on each of several kinds of natural images.
+
+    Its score of rank r from the largest is the highest of the scores that the kinds have at the same rate:
+
+    .. math:: c_r = \max_k c^{(k)}_{\max(1, \lfloor r (n_k + 1) / (n_1 + 1) \rfloor)}, \qquad r = 1, ..., n_1
+
+    So the p-value of an image is about the largest of those against the single kinds. A kind of fewer images than the
+    first one has no score for the lowest rates; its largest takes the place.
+
+    Args:
+        kinds: ``(n_k,)`` finite scores of each kind, at least one.
+
+    Raises:
+        ValueError: as :func:`calibrate`.
+    """
+    falling = [-np.sort(-checked(f"kinds[{k}]", scores)) for k, scores in enumerate(kinds)]
+    if not falling:
+        raise ArgumentError("kinds: expected the scores of one kind or more, got none")
+    rates = np.arange(1, len(falling[0]) + 1) / (len(falling[0]) + 1)
+    ranks = (np.maximum(1, np.floor(rates * (len(own) + 1) + _SLACK)).astype(int) for own in falling)
+    return np.max([own[rank - 1] for own, rank in zip(falling, ranks, strict=True)], axis=0)
 
 
 def p_values(scores: Tensor, calibration: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ class Examples:
     Attributes:
         embeddings: ``(N, L, K)`` or, with the reading ``relative``, ``(N, L, 5)`` float32, finite. They may lie in a
             memory-mapped file: they are read in parts.
-        groups: ``(N,)`` int64, on the CPU: 0 for a natural image, g for one made by ``attacks[g - 1]``.
+        groups: ``(N,)`` int64, on the CPU: 0 for a natural image, g for one made by ``attacks[g - 1]``; -1, -2, ... for
+            natural images of further kinds, such as changed ones.
         attacks: the names of the attacks.
 
     Raises:
-        TypeError, ValueError: a field has the wrong type, shape or value; no natural image, or none of an attack.
+        TypeError, ValueError: a field has the wrong type, shape or value; no image of a group.
     """
 
     embeddings: Tensor
@@ -46,11 +47,12 @@ class Examples:
         check_type("groups", self.groups, Tensor, "a torch.Tensor")
         checks.per_image("groups", self.groups, value.new_empty((len(value), 0), device="cpu"), torch.int64)
         check_names("attacks", self.attacks)
-        if int(self.groups.min()) < 0 or int(self.groups.max()) > len(self.attacks):
-            raise ArgumentError(
-                f"groups: expected 0 to {len(self.attacks)}, got {int(self.groups.min())} to {int(self.groups.max())}"
-            )
-        missing = [n for n, count in zip(("natural", *self.attacks), self.counts.tolist(), strict=True) if not count]
+        first, last = int(self.groups.min()), int(self.groups.max())
+        if first <= -len(value) or last > len(self.attacks):
+            raise ArgumentError(f"groups: expected at most {len(self.attacks)}, and no gaps, got {first} to {last}")
+        further = (f"natural kind {kind}" for kind in range(self.kinds - 1, 0, -1))
+        names = (*further, "natural", *self.attacks)
+        missing = [n for n, count in zip(names, self.counts.tolist(), strict=True) if not count]
         if missing:
             raise ArgumentError(f"groups: expected one or more images of each, got none of {', '.join(missing)}")
         if not all(bool(part.isfinite().all()) for part in value.split(_ROWS)):
@@ -61,9 +63,14 @@ class Examples:
         return len(self.embeddings)
 
     @property
+    def kinds(self) -> int:
+        """How many kinds of natural images there are."""
+        return 1 - min(0, int(self.groups.min()))
+
+    @property
     def counts(self) -> Tensor:
-        """Images of every group ``(1 + attacks,)``, the natural ones first."""
-        return torch.bincount(self.groups, minlength=1 + len(self.attacks))
+        """Images of every group ``(kinds + attacks,)``, in the order of their numbers."""
+        return torch.bincount(self.groups + self.kinds - 1, minlength=self.kinds + len(self.attacks))
 
     def split(self, sources: Tensor, *, share: float = 0.2, seed: int = 0) -> tuple[Examples, Examples]:
         """Set a share of the sources aside, with all that was made of each.
@@ -110,30 +117,30 @@ class Examples:
 
 
 class Sampler:
-    """Draws rows with replacement: half of them natural, half adversarial, and of those every attack alike often.
+    """Draws rows with replacement: half natural, every kind alike often, half adversarial, every attack alike often.
 
     So an attack with more images is not seen more often. **Choice**: the paper balances the attacks and does not say
-    how often natural images come.
+    how often natural images come; it has one kind of these.
     """
 
     def __init__(self, examples: Examples, seed: int) -> None:
         """Prepare to draw from these examples."""
         self.seed = seed
         self.rows = examples.groups.argsort(stable=True)
-        self.counts = examples.counts
+        self.kinds, self.counts = examples.kinds, examples.counts
         self.begins = self.counts.cumsum(0) - self.counts
 
     def draw(self, epoch: int, count: int) -> Tensor:
         """Rows ``(count,)`` int64: a function of seed, epoch and count alone."""
         words = philox.words(self.seed, torch.tensor([epoch]), 0, _DRAW_LAYER, 2 * count)[0].view(2, count)
-        attacks = len(self.counts) - 1
-        group = torch.where(words[0] & 1 == 0, 0, 1 + ((words[0] >> 1) * attacks >> 31))
+        high, kinds, attacks = words[0] >> 1, self.kinds, len(self.counts) - self.kinds
+        group = torch.where(words[0] & 1 == 0, high * kinds >> 31, kinds + (high * attacks >> 31))
         return self.rows[self.begins[group] + (words[1] * self.counts[group] >> 32)]
 
 
 def balanced_mean(losses: Tensor, examples: Examples) -> float:
     """Mean of per-image losses ``(N,)``, weighted as :class:`Sampler` draws, in float64."""
     sums = torch.zeros(len(examples.counts), dtype=torch.float64)
-    sums.index_add_(0, examples.groups, losses.double().cpu())
+    sums.index_add_(0, examples.groups + examples.kinds - 1, losses.double().cpu())
     means = sums / examples.counts
-    return float(0.5 * means[0] + 0.5 * means[1:].mean())
+    return float(0.5 * means[: examples.kinds].mean() + 0.5 * means[examples.kinds :].mean())

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv import ops
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_one_of, check_type
 from fastadv.detection.calibration import Thresholds
 from fastadv.detection.check_model import check_fits
 from fastadv.detection.detectors import Detector
+from fastadv.detection.taps import EMBEDDING, of_one_type, pooled, submodules
 from fastadv.detection.trajectory import Trajectory
 from fastadv.models import FaceModel, prepare
 from fastadv.models.capture import Captured
@@ -199,13 +199,13 @@ class Guard:
     def _build(self) -> OnePass:
         # The layers that are tapped must not be folded with the batch norm after them.
         model = copy.copy(self.model)
-        model.layers = tuple(dict.fromkeys((*model.layers, *self.detector.layers)))
+        model.layers = tuple(dict.fromkeys((*model.layers, *submodules(self.detector.layers))))
         prepared = prepare(model, precision=self.precision)
         detector = replace(self.detector, network=copy.deepcopy(self.detector.network)).to(prepared.device)
         assert self.threshold is not None
 
         def plain(values: list[Tensor], images: Tensor, own: Tensor | None) -> Tensor:
-            return only_of_finite(detector.score(_of_one_type(values), own), images)
+            return only_of_finite(detector.score(of_one_type(values), own), images)
 
         compiled = detector.prepared()
 
@@ -295,26 +295,29 @@ class OnePass(nn.Module):
         self.early = early
         layers = trajectory.representatives.layers
         self._own_of = trajectory.own_of
-        self._count = len(layers)
+        self._layers = layers
         self._caught = threading.local()
-        for i, name in enumerate(layers):
-            model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, i))
+        for name in submodules(layers):
+            model.backbone.get_submodule(name).register_forward_hook(partial(self._catch, layers.index(name)))
 
     def forward(self, images: Tensor, own: Tensor | None = None) -> Outputs:
         """Embeddings, logits, scores, flags, norms of ``(N, 3, H, W)`` images in [0, 1] with ``(N,)`` claims."""
-        values: list[Tensor] = [images] * self._count
+        values: list[Tensor] = [images] * len(self._layers)
         self._caught.values = values
         try:
             features = self.model.features(images)
         finally:
             self._caught.values = []
+        embeddings = F.normalize(features, dim=1)
+        if EMBEDDING in self._layers:
+            values[self._layers.index(EMBEDDING)] = embeddings[:, :, None, None]
         logits = None if self.model.head is None else self.model.head(features)
         chosen = None if logits is None else self._own_of(logits.argmax(1))
         if own is not None and chosen is not None:
             chosen = torch.where(own < 0, chosen, own)
         scores = self.score(values, images, own if chosen is None else chosen)
         # written so that a score that is no number is flagged
-        return F.normalize(features, dim=1), logits, scores, ~(scores < self.threshold), features.norm(dim=1)
+        return embeddings, logits, scores, ~(scores < self.threshold), features.norm(dim=1)
 
     def _catch(self, place: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         value = output if output.dim() == 4 else output[:, :, None, None]
@@ -372,16 +375,6 @@ def _threshold(given: float | None, detector: Detector) -> float:
 def only_of_finite(scores: Tensor, images: Tensor) -> Tensor:
     """The scores, NaN for an image that is not finite: a runtime's own tanh may make a number of NaN."""
     return torch.where(images.sum((1, 2, 3)).isfinite(), scores, torch.nan)
-
-
-def _of_one_type(values: list[Tensor]) -> list[Tensor]:
-    """Maps as an operation takes them: bfloat16 with float32 batch norms gives both."""
-    return values if len({value.dtype for value in values}) == 1 else [pooled(value) for value in values]
-
-
-def pooled(value: Tensor) -> Tensor:
-    """Means ``(N, C, 1, 1)`` float32 of a map."""
-    return ops.average_pool([value])[0][:, :, None, None]
 
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:

@@ -12,7 +12,7 @@ from fastadv.detection.detectors import Detector
 from fastadv.detection.examples import Examples
 from fastadv.detection.fitting import FitConfig, fit_network
 from fastadv.detection.representatives import centroids
-from fastadv.detection.taps import LayerTap
+from fastadv.detection.taps import EMBEDDING, LayerTap
 from fastadv.detection.trajectory import Trajectory
 from fastadv.models import FaceModel
 from fastadv.models.checks import check_images
@@ -54,7 +54,8 @@ def fit(
         adversarial: Images like these, or such images by the names of their attacks.
         labels: ``(N,)`` int64, the classes of the natural images; None takes those that the model's class head says.
             Where the head agrees with most of them, its choice is the own class of the reading ``relative``.
-        layers: Names of submodules, shallow to deep; None for ``model.layers``.
+        layers: Names of submodules, shallow to deep, last ``"embedding"`` for the embedding; None for ``model.layers``,
+            and with the reading ``"relative"`` the embedding.
         metric: ``"l2"`` or ``"cosine"``.
         reading: ``"relative"`` or ``"raw"`` (the paper's), see :class:`fastadv.detection.Trajectory`; ``"relative"``
             takes images of two classes or more.
@@ -85,6 +86,8 @@ def fit(
     names = tuple(model.layers if layers is None else layers)
     if not names:
         raise ArgumentError(f"layers: expected names of submodules, got none, and {model.name!r} names none itself")
+    if layers is None and reading == "relative":
+        names = (*names, EMBEDDING)
     config = (config or FitConfig()).for_reading(reading)
     tap = LayerTap(model=model, layers=names)
     tapped = {name: _values(tap, images) for name, images in kinds.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastadv import ops
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -16,7 +18,15 @@ from fastadv.models import FaceModel
 from fastadv.models.hooks import hooked
 from fastadv.ops import checks
 
+EMBEDDING = "embedding"
+"""The name of the unit embedding as a layer; no submodule of this name can be tapped."""
+
 _Caught = dict[str, Tensor]
+
+
+def submodules(layers: Iterable[str]) -> tuple[str, ...]:
+    """The layers that are submodules of the backbone: all but the embedding."""
+    return tuple(name for name in layers if name != EMBEDDING)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +73,7 @@ class LayerTap:
     Attributes:
         model: in evaluation mode.
         layers: names of submodules of the backbone, each run once in a forward pass, with an output ``(N, C, H, W)`` or
-            ``(N, C)``; None for ``model.layers``.
+            ``(N, C)``; ``"embedding"`` is the unit embedding; None for ``model.layers``.
         keep_maps: keep the outputs, unpooled.
         backend: of the operation.
 
@@ -91,7 +101,7 @@ class LayerTap:
         if len(set(self.names)) != len(self.names):
             raise ArgumentError(f"layers: expected distinct names, got {self.names}")
         known = {name for name, _ in self.model.backbone.named_modules() if name}
-        for name in self.names:
+        for name in submodules(self.names):
             if name not in known:
                 raise ArgumentError(f"layers: expected submodules of the backbone of {self.model.name!r}, got {name!r}")
         if any(module.training for module in self.model.modules()):
@@ -121,8 +131,11 @@ class LayerTap:
             )
         caught: _Caught = {}
         modules = self.model.backbone
-        with hooked([(modules.get_submodule(name), self._hook(name, caught)) for name in self.names]):
+        names = submodules(self.names)
+        with hooked([(modules.get_submodule(name), self._hook(name, caught)) for name in names]):
             features = self.model.features(images)
+        if EMBEDDING in self.names:
+            caught[EMBEDDING] = self._kept(EMBEDDING, F.normalize(features, dim=1))
         for name in self.names:
             if name not in caught:
                 raise ArgumentError(f"layer {name!r}: expected one run in the forward pass, got none")
@@ -138,10 +151,13 @@ class LayerTap:
                 return
             if name in caught:
                 raise ArgumentError(f"layer {name!r}: expected one run in the forward pass, got more")
-            value = _as_map(name, output)
-            caught[name] = value if self.keep_maps else ops.average_pool([value], backend=self.backend)[0]
+            caught[name] = self._kept(name, output)
 
         return catch
+
+    def _kept(self, name: str, output: object) -> Tensor:
+        value = _as_map(name, output)
+        return value if self.keep_maps else ops.average_pool([value], backend=self.backend)[0]
 
 
 def _as_map(name: str, output: object) -> Tensor:
@@ -158,3 +174,22 @@ def _as_map(name: str, output: object) -> Tensor:
             f"layer {name!r}: expected an output of shape (N, C, H, W) or (N, C), got {tuple(output.shape)}"
         )
     return output
+
+
+def of_one_type(values: list[Tensor]) -> list[Tensor]:
+    """Maps as an operation takes them: a bfloat16 network has float32 ones too. Those of one type share a launch."""
+    places: dict[torch.dtype, list[int]] = {}
+    for k, value in enumerate(values):
+        places.setdefault(value.dtype, []).append(k)
+    if len(places) == 1:
+        return values
+    made = list(values)
+    for chosen in places.values():
+        for k, value in zip(chosen, ops.average_pool([values[k] for k in chosen]), strict=True):
+            made[k] = value[:, :, None, None]
+    return made
+
+
+def pooled(value: Tensor) -> Tensor:
+    """Means ``(N, C, 1, 1)`` float32 of a map."""
+    return ops.average_pool([value])[0][:, :, None, None]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
-from fastadv.core.fields import check_least, check_positive
+from fastadv.core.fields import check_least, check_one_of, check_positive
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.data.dealt_pairs import by_identity
@@ -21,7 +21,9 @@ from fastadv.models.training_loop import Losses, Memory, Part, Training, copied,
 from fastadv.training.config import TrainingError
 from fastadv.training.validation import embed_faces
 
+STARTS = ("random", "means")
 _CHUNK = 1024
+_SCALE = 16.0  # of the logits of class means: of 8 to 64 the lowest cross-entropy on held-out LFW faces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,10 @@ class HeadConfig:
         momentum: Of SGD.
         patience: Epochs without a lower validation loss before the rate is halved.
         held_out: Images of each identity that validate, the last ones by name.
-        seed: Of the first weights and of the order.
+        start: The first weights: ``"random"``, or ``"means"``, the unit means of each identity's unit features, times
+            16 over the mean norm of the features: the nearest class mean by cosine, which training goes on from. With
+            a few images of an identity it ends far better than a random start.
+        seed: Of random first weights and of the order.
 
     Raises:
         ValueError: A field out of its range.
@@ -50,11 +55,13 @@ class HeadConfig:
     momentum: float = 0.9
     patience: int = 2
     held_out: int = 2
+    start: str = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "patience", "held_out"):
             check_least(name, getattr(self, name), 1)
+        check_one_of("start", self.start, STARTS)
         check_positive("lr", self.lr)
         if not 0 <= self.momentum < 1:
             raise ArgumentError(f"momentum: expected a number in [0, 1), got {self.momentum}")
@@ -136,9 +143,18 @@ class _Head:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.head = nn.Linear(features.shape[1], classes)
+        if config.start == "means":
+            self._start_at_means(classes)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.SGD(self.head.parameters(), lr=config.lr, momentum=config.momentum)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=config.patience)
+
+    @torch.no_grad()
+    def _start_at_means(self, classes: int) -> None:
+        features, labels = self.seen
+        sums = torch.zeros(classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=1))
+        self.head.weight.copy_(_SCALE * F.normalize(sums, dim=1) / features.norm(dim=1).mean())
+        self.head.bias.zero_()
 
     def weights(self) -> dict[str, Tensor]:
         return copied(self.head)

@@ -50,9 +50,10 @@ def needed(path, faces, pairs, out):
         ("transfer",): ("--network", "synth-mobile", "--network", "synth-vgg", "--method", "fim:1"),
         ("defend",): ("--pairs", pairs, "--defence", "mean:3", "--attack", "ffm"),
         ("detect", "fit"): ("--attack", "bim:1"),
+        ("study", "run"): ("massoli-table-3",),
         **dict.fromkeys((("detect", "score"), ("detect", "calibrate")), ("nowhere.safetensors",)),
     }.get(path, ())
-    model = () if path in (("transfer",), ("train", "denoiser")) else MODEL
+    model = () if path in (("transfer",), ("train", "denoiser"), ("study", "run")) else MODEL
     return (*path, *words, "--data", faces, *model, "--out", out)
 
 

@@ -52,7 +52,7 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(capsys, faces, tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Massoli et al.'s table 3 with a part that has measured before."""
-    cell = {"attack": "cw-l2:50", "family": "cw-l2", "on_logits": True, "distance": [0.5]}
+    cell = {"attack": "cw-l2:50", "family": "cw-l2", "on_logits": True}
     scene = {"before": [0.1, 0.2], "after": [0.3, 0.4]}
     cells = [{**cell, "kind": kind, "impersonation": scene, "evasion": scene} for kind in ("targeted", "untargeted")]
     found = {"threshold": 0.35, "cells": cells}

@@ -13,7 +13,7 @@ from scipy import stats
 
 from fastadv.core import statistics
 from fastadv.detection import Thresholds, calibrate, expected_rate, images_for
-from fastadv.detection.calibration import images_needed
+from fastadv.detection.calibration import images_needed, worst_of
 
 SCORES = st.lists(st.integers(-6, 6).map(lambda n: n / 4), min_size=1, max_size=30)
 ALSO = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30)
@@ -63,6 +63,22 @@ def test_the_equal_error_rate_is_that_of_verification(natural, adversarial):
     above = (n >= np.nextafter(np.float32(made.equal_error), np.float32(np.inf))).mean()
     assert above <= made.equal_error_rate + 1e-9
     assert alarms >= made.equal_error_rate - 1e-9 or misses == pytest.approx(made.equal_error_rate)
+
+
+@given(st.lists(ALSO, min_size=1, max_size=4), RATES)
+def test_the_threshold_of_the_worst_kind_keeps_the_rate_on_every_kind(kinds, rate):
+    made = worst_of(kinds)
+    first = np.sort(kinds[0])
+    assert len(made) == len(first)
+    assert (np.diff(made) <= 0).all()
+    if len(kinds) == 1:
+        assert (made[::-1] == first).all()
+    if rate * (len(first) + 1) < 1:
+        return
+    threshold = calibrate(made, rates=(rate,)).at_false_alarm(rate)
+    used = math.floor(rate * (len(first) + 1) + 1e-9) / (len(first) + 1)  # the rate that so many images can show
+    single = [calibrate(own, rates=(max(used, 1 / (len(own) + 1)),)).false_alarm[0] for own in kinds]
+    assert threshold == max(single)
 
 
 def test_scores_that_are_apart():

@@ -136,6 +136,19 @@ def test_draws_are_balanced_whatever_the_numbers():
     assert not torch.equal(rows, Sampler(given, 6).draw(1, 24_000))
 
 
+def test_kinds_of_natural_images_are_drawn_alike_often():
+    given = examples(600)
+    kinds = replace(given, groups=torch.where(torch.arange(len(given)) < 60, -1, given.groups))
+    rows = Sampler(kinds, 5).draw(1, 24_000)
+    shares = torch.bincount(kinds.groups[rows] + 1, minlength=4) / len(rows)
+    np.testing.assert_allclose(shares.numpy(), [0.25, 0.25, 0.25, 0.25], atol=4 * 0.5 / 24_000**0.5)
+    assert (kinds.kinds, kinds.counts.tolist()) == (2, [60, 540, 300, 100])
+    losses = torch.tensor([3.0, 1.0, 2.0, 4.0])[kinds.groups + 1]
+    assert balanced_mean(losses, kinds) == pytest.approx(0.25 * 3 + 0.25 * 1 + 0.25 * 2 + 0.25 * 4)
+    same = fit_network(QUICK, kinds), fit_network(QUICK, given)
+    assert same[0].history != same[1].history
+
+
 def test_the_balanced_loss():
     given = examples(60)  # 60 natural, 30 of a, 10 of b
     losses = torch.where(given.groups == 0, 1.0, torch.where(given.groups == 1, 2.0, 4.0))
@@ -259,8 +272,9 @@ GOOD = {"embeddings": torch.randn(4, 2, 3), "groups": torch.tensor([0, 1, 0, 1])
         ({"groups": [0, 1, 0, 1]}, TypeError, "groups: expected .*, got list"),
         ({"groups": torch.tensor([0, 1])}, ValueError, r"groups: expected shape \(4,\), got \(2,\)"),
         ({"groups": torch.ones(4)}, TypeError, "groups: expected .*, got torch.float32"),
-        ({"groups": torch.tensor([0, 2, 1, 1])}, ValueError, "groups: expected 0 to 1, got 0 to 2"),
-        ({"groups": torch.tensor([0, -1, 1, 1])}, ValueError, "groups: expected .*, got -1 to 1"),
+        ({"groups": torch.tensor([0, 2, 1, 1])}, ValueError, "groups: expected at most 1, and no gaps, got 0 to 2"),
+        ({"groups": torch.tensor([0, -4, 1, 1])}, ValueError, "groups: expected at most 1, and no gaps, got -4 to 1"),
+        ({"groups": torch.tensor([0, -2, 1, 1])}, ValueError, "groups: expected .*, got none of natural kind 1"),
         (
             {"groups": torch.ones(4, dtype=torch.int64)},
             ValueError,

@@ -34,6 +34,25 @@ def test_accuracy_is_that_of_the_logits(faces, tiny):
     assert result.train_accuracy == pytest.approx(sum(right[False]) / len(right[False]))
 
 
+def test_a_start_at_the_class_means(faces, tiny):
+    """With no step taken it is the nearest class mean by cosine, of the images that do not validate."""
+    model = tiny().eval()
+    head = train_head(HeadConfig(epochs=1, lr=1e-12, start="means"), model, faces).model.head
+    people = sorted({n.split("/")[0] for n in faces.names})
+    sums = {}
+    for name in faces.names:
+        if not name.endswith(("/0004", "/0005")):
+            unit = model(faces.load(name).image[None])[0].detach()
+            sums[name.split("/")[0]] = sums.get(name.split("/")[0], 0) + unit
+    means = torch.nn.functional.normalize(torch.stack([sums[k] for k in people]), dim=1)
+    torch.testing.assert_close(torch.nn.functional.normalize(head.weight, dim=1), means, rtol=1e-4, atol=1e-5)
+    assert float(head.bias.abs().max()) < 1e-9
+    images = torch.stack([faces.load(n).image for n in faces.names])
+    assert torch.equal(model.logits(images).argmax(1), (model(images) @ means.T).argmax(1))
+    with pytest.raises(ValueError, match="start: expected one of random, means, got 'zeros'"):
+        HeadConfig(start="zeros")
+
+
 def test_the_seed_decides(faces, tiny):
     made = [train_head(HeadConfig(epochs=3, seed=s), tiny().eval(), faces).model.head.weight for s in (1, 1, 2)]
     assert torch.equal(made[0], made[1])

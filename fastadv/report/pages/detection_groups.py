@@ -195,9 +195,9 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
             "detector of noise has an AUC of 0.5 here.",
         ),
         section(
-            "Attacked, then blurred or compressed",
+            "Attacked images, unchanged, blurred and compressed",
             changed_table(best, found["changed"]) if found["changed"] else None,
-            lead="Adversarial images that still reach their goal after the change.",
+            lead="Those that still reach their goal after the change; flagged at the detector's default threshold.",
         ),
         section("Scores by group", plots(histograms(found["histograms"], own[0]["threshold"])), lead=f"{best}."),
     ]

@@ -24,6 +24,7 @@ from fastadv.studies.detection.setting import Clean, Setting, kind
 _BINS = 40
 _SPAN = (0.001, 0.999)  # of the scores; those beyond are counted in the first and the last bin
 
+UNCHANGED = "unchanged"
 Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -89,14 +90,14 @@ class FalseAlarms:
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """A detector on adversarial images that were harmlessly changed afterwards: those that still reach their goal.
+    """A detector on adversarial images, unchanged or harmlessly changed afterwards: those that still reach their goal.
 
     Attributes:
         detector: Its name.
         attack: The attack's label.
         targeted: Whether it went for a class.
         seen: Whether the detector was fitted on this attack.
-        control: What changed the images.
+        control: What changed the images, or ``UNCHANGED``.
         tried: How many adversarial images were changed.
         kept: How many of them still reach the goal.
         area: AUC of these against natural images that were changed alike; None where none is left.
@@ -142,7 +143,7 @@ class Comparison:
         curves: Of the best detector: a group's name to false-alarm rates and shares found.
         noise_curves: The same against noise.
         false_alarms: Of every detector on every kind of natural images.
-        changed: Of every detector on adversarial images that were changed afterwards.
+        changed: Of every detector on adversarial images, unchanged, and changed afterwards.
         edges: Of the bins of the histograms.
         histograms: Of the best detector.
     """
@@ -161,7 +162,7 @@ class Comparison:
 class _Group:
     cell: AttackedImages
     seen: bool
-    names: tuple[str, ...]
+    images: Features
 
 
 def compare(
@@ -199,7 +200,7 @@ def compare(
             own, seen = cell.part(test), old and cell.group in fitted_on
             if own is not None:
                 name = f"{cell.attack} {kind(cell.targeted)}{'' if seen else ' unseen'}"
-                parts[name], groups[name] = own, _Group(cell=cell, seen=seen, names=own.names)
+                parts[name], groups[name] = own, _Group(cell=cell, seen=seen, images=own)
     scores = {label: {n: scores_of(found, own) for n, own in parts.items()} for label, found in detectors.items()}
     scores |= measure.yardstick_scores(setting, clean, parts)
     for one in naturals:
@@ -236,13 +237,13 @@ def _measured(
             chosen = {n: g for n, g in groups.items() if (g.cell.family, g.cell.targeted, g.seen) == wanted}
             against = partial(measure.measure, label, family=family, targeted=targeted, seen=seen)
             together = torch.cat([own[n] for n in chosen])
-            everybody = [name for g in chosen.values() for name in g.names]
+            everybody = [name for g in chosen.values() for name in g.images.names]
             alike = torch.cat([own[noise_label(g.cell)] for g in chosen.values()])
             measured.append(against(own[NATURAL], together, names=(calm, everybody)))
             noise.append(against(alike, together, names=(everybody, everybody)))
             if len(chosen) > 1:
                 for n, g in chosen.items():
-                    measured.append(against(own[NATURAL], own[n], names=(calm, g.names), variant=g.cell.attack))
+                    measured.append(against(own[NATURAL], own[n], names=(calm, g.images.names), variant=g.cell.attack))
             if label == best:
                 name = f"{family} {kind(targeted)}"
                 name = name if name not in curves else f"{family} unseen {kind(targeted)}"
@@ -280,16 +281,20 @@ def _changed(
     after: Sequence[Control],
 ) -> tuple[Changed, ...]:
     rows = []
-    for control in after:
-        calm = controlled(setting, control, "test")
+    for control in (None, *after):
+        natural = clean.natural.of(setting.splits.natural["test"])
+        calm = natural if control is None else controlled(setting, control, "test")
         own = {label: scores_of(found, calm) for label, found in detectors.items()}
         for group in groups.values():
             cell = group.cell
-            if cell.on_logits is None:
+            if control is not None and cell.on_logits is None:
                 continue
-            changed = attacked_under(setting, cell, control, "test")
-            good = reaches(setting, clean, changed, on_logits=cell.on_logits, targeted=cell.targeted)
-            kept = changed.take(good)
+            if control is None:
+                changed = kept = group.images
+            else:
+                changed = attacked_under(setting, cell, control, "test")
+                good = reaches(setting, clean, changed, on_logits=bool(cell.on_logits), targeted=cell.targeted)
+                kept = changed.take(good)
             for label, found in detectors.items():
                 area, flagged = None, None
                 if len(kept):
@@ -303,7 +308,7 @@ def _changed(
                         attack=cell.attack,
                         targeted=cell.targeted,
                         seen=group.seen,
-                        control=control.label,
+                        control=UNCHANGED if control is None else control.label,
                         tried=len(changed),
                         kept=len(kept),
                         area=area,

@@ -194,12 +194,21 @@ def fitted_controls(attacks: Sequence[AttackSpec]) -> tuple[Control, ...]:
 
     In whole grey levels: two radii that make the same images are one control.
 
-    **choice**: the strengths are such as a camera, an image service or a phone leave.
+    **choice**: of each kind a strength such as a camera, an image service or a phone leaves, and a strong one: a
+    detector that was fitted on the first alone flags the second.
     """
     radii = [spec.radius for spec in attacks]
     signs = [Control(kind="signs", strength=_levels(eps)) for eps in radii if eps is not None and eps >= 1 / 255]
-    usual = ("gaussian:3/255", "blur:1", "jpeg:75", "resize:0.5", "brightness:1.3")
-    return tuple(dict.fromkeys((*signs, *(parse_control(text) for text in usual))))
+    return tuple(dict.fromkeys((*signs, *_FITTED)))
+
+
+_FITTED = tuple(
+    parse_control(text)
+    for text in (
+        *("gaussian:3/255", "gaussian:9/255", "blur:1", "blur:2.5", "jpeg:75", "jpeg:30"),
+        *("resize:0.5", "resize:0.3", "brightness:1.3", "brightness:0.6"),
+    )
+)
 
 
 UNSEEN = tuple(
@@ -209,7 +218,7 @@ UNSEEN = tuple(
         *("median:3", "contrast:0.7"),
     )
 )
-"""Measured besides: a strength of each kind of ``fitted_controls`` that it has not, and two kinds that it has not."""
+"""Measured besides: a strength of each kind of ``fitted_controls`` between its own, and two kinds that it has not."""
 
 AFTER = (parse_control("blur:1"), parse_control("jpeg:75"))
 """What attacked images pass before they are shown to the detector once more."""

@@ -220,7 +220,7 @@ def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[s
         )
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
         best = str(found["best"])
-        ranked = sorted(zip(configurations, found["detectors"], strict=True), key=lambda c: -c[1]["validation_macro"])
+        ranked = sorted(zip(configurations, found["detectors"], strict=True), key=lambda c: -_validated(c[1]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
     if best not in {c.label for c in configurations}:
@@ -228,6 +228,11 @@ def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[s
     leaders = {c.reading: c.label for c, _ in reversed(ranked)}
     own = next(c.reading for c in configurations if c.label == best)
     return best, configurations, groups, (best, *(label for reading, label in leaders.items() if reading != own))
+
+
+def _validated(found: Mapping[str, Any]) -> float:
+    """What a detector is chosen by; an earlier version has the mean in place of the lowest AUC."""
+    return float(found["validation_worst"] if "validation_worst" in found else found["validation_macro"])
 
 
 def _detector(path: Path, configuration: fit.Configuration, setting: Setting) -> Detector:

@@ -15,6 +15,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.detection import DetectionFileError, Detector, LayerTap, Trajectory, tensor_file
 from fastadv.detection.representatives import Batch
+from fastadv.detection.taps import EMBEDDING, submodules
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.runs import list_hash
 
@@ -57,6 +58,10 @@ class Features:
         wanted = set(names)
         return self.take(torch.tensor([name in wanted for name in self.names], dtype=torch.bool))
 
+    def at(self, layers: Sequence[str]) -> tuple[Tensor, ...]:
+        """The values of a detector's layers: all that were tapped and, where it reads it, last the embedding."""
+        return (*self.values, self.embeddings) if layers[-1] == EMBEDDING else self.values
+
 
 def joined(parts: Sequence[Features]) -> Features:
     """All of them, one after the other."""
@@ -90,7 +95,7 @@ def extract(
 
     Args:
         model: In evaluation mode.
-        layers: To tap.
+        layers: To tap; the embedding is there in any case.
         names: Of the images, at least one.
         images: As many, each ``(3, H, W)`` in [0, 1]; they are read as they are needed.
         stage: The name that progress gets.
@@ -101,7 +106,8 @@ def extract(
     """
     if not names:
         raise ArgumentError(f"{stage}: expected at least one image, got none")
-    tap = LayerTap(model=prepare(model, precision="fp32", keep=layers), layers=tuple(layers))
+    layers = submodules(layers)
+    tap = LayerTap(model=prepare(model, precision="fp32", keep=layers), layers=layers)
     widths: list[int] = []
 
     def seen(batch: Tensor) -> Tensor:
@@ -191,10 +197,11 @@ def _chosen(trajectory: Trajectory, features: Features) -> Tensor | None:
     return trajectory.to("cpu").own_of(features.predicted)
 
 
-def batches(features: Features, labels: Tensor) -> Iterator[Batch]:
-    """Values and labels in blocks, as representatives are made of them."""
+def batches(features: Features, labels: Tensor, layers: Sequence[str]) -> Iterator[Batch]:
+    """Values of the layers and labels in blocks, as representatives are made of them."""
+    values = features.at(layers)
     for part in _blocks(features):
-        yield [value[part] for value in features.values], labels[part]
+        yield [value[part] for value in values], labels[part]
 
 
 def scores_of(detector: Detector, features: Features, own: Tensor | None = None) -> Tensor:
@@ -217,8 +224,9 @@ def _by_blocks(
     """``(N, *shape)``, made of the values on the device of the trajectory's representatives."""
     own = _chosen(trajectory, features) if own is None else own
     device = trajectory.representatives.vectors[0].device
+    values = features.at(trajectory.representatives.layers)
     made = torch.empty((len(features), *shape))
     for part in _blocks(features):
         claimed = None if own is None else own[part].to(device)
-        made[part] = work([value[part].to(device) for value in features.values], claimed).cpu()
+        made[part] = work([value[part].to(device) for value in values], claimed).cpu()
     return made

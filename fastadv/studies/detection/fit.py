@@ -27,11 +27,12 @@ from fastadv.detection import (
     fit_network,
     medoids,
 )
-from fastadv.detection.calibration import images_needed
+from fastadv.detection.calibration import images_needed, worst_of
 from fastadv.detection.measures import rate_notes
+from fastadv.detection.taps import EMBEDDING
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
-from fastadv.models.identity import tensors_hash
+from fastadv.models.identity import state_hash
 from fastadv.runs import list_hash
 from fastadv.studies.detection import natural
 from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
@@ -39,7 +40,7 @@ from fastadv.studies.detection.features import Features, batches, embed
 from fastadv.studies.detection.natural import aside
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
-from fastadv.studies.detection.setting import TARGETED, Clean, Setting, look
+from fastadv.studies.detection.setting import Clean, Setting, look
 from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned
 from fastadv.training import HeadConfig
 
@@ -93,7 +94,8 @@ class FittedDetector:
         detector: Calibrated on the images that validate.
         epochs: That were run.
         best: The epoch that was kept.
-        aucs: Against all natural examples that validate, by group ("bim targeted").
+        aucs: By group ("bim targeted"): against those natural examples that validate, as they are, changed, noisy,
+            outsiders or of another source, against which it is lowest.
     """
 
     configuration: Configuration
@@ -103,11 +105,9 @@ class FittedDetector:
     aucs: Mapping[str, float]
 
     @property
-    def macro(self) -> float:
-        """The mean of the targeted groups' AUCs; of all groups where none is targeted."""
-        aimed = [value for group, value in self.aucs.items() if group.endswith(f" {TARGETED}")]
-        chosen = aimed or list(self.aucs.values())
-        return sum(chosen) / len(chosen)
+    def worst(self) -> float:
+        """The lowest of the AUCs."""
+        return min(self.aucs.values())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,8 +130,8 @@ class DetectFit:
 
     @property
     def best(self) -> FittedDetector:
-        """The one with the highest macro AUC on the images that validate; the first of equal ones."""
-        return max(self.detectors, key=lambda found: found.macro)
+        """The one whose lowest AUC on the images that validate is the highest; the first of equal ones."""
+        return max(self.detectors, key=lambda found: found.worst)
 
 
 def fit_folder(
@@ -249,11 +249,15 @@ def fit_detectors(
     calm = len(setting.splits.natural["validate"])
     notices += rate_notes(calm, tuple(rate for rate in _RATES if images_needed(rate) > calm))
     chosen = list(dict.fromkeys((c.representatives, c.metric, c.reading) for c in configurations))
-    represented = {name: represent(setting, clean.rest, name) for name in dict.fromkeys(name for name, *_ in chosen)}
+    represented = {
+        (name, reading): represent(setting, clean.rest, name, reading)
+        for name, reading in dict.fromkeys((name, reading) for name, _, reading in chosen)
+    }
     by_label: dict[str, FittedDetector] = {}
     for name, metric, reading in chosen:
         head = setting.classes if reading == "relative" else None
-        trajectory = Trajectory(representatives=represented[name], metric=metric, reading=reading, head=head)
+        own = represented[name, reading]
+        trajectory = Trajectory(representatives=own, metric=metric, reading=reading, head=head)
         trajectory = trajectory.to(setting.model.device)
         seen, held = (_examples(trajectory, parts[part], usable) for part in ("fit", "validate"))
         for one in configurations:
@@ -262,15 +266,19 @@ def fit_detectors(
     return tuple(by_label[c.label] for c in configurations), notices
 
 
-def represent(setting: Setting, rest: Features, name: str) -> Representatives:
-    """Centroids or medoids of the people of the data, of the images that are not set aside."""
+def represent(setting: Setting, rest: Features, name: str, reading: str) -> Representatives:
+    """Centroids or medoids of the people of the data, of the images that are not set aside.
+
+    **choice**: ``relative`` has the embedding as a further layer, where an image between two classes is near to none.
+    """
+    layers = (*setting.layers, EMBEDDING) if reading == "relative" else setting.layers
     people = setting.splits.people
     place = {person: k for k, person in enumerate(people)}
     labels = torch.tensor([place[n.rpartition("/")[0]] for n in rest.names], dtype=torch.int64)
     build = medoids if name == "medoid" else centroids
     return build(
-        batches(rest, labels),
-        layers=setting.layers,
+        batches(rest, labels, layers),
+        layers=layers,
         classes=people,
         model=setting.model.name,
         provenance={"weights": setting.weights, "images": str(len(rest))},
@@ -278,8 +286,10 @@ def represent(setting: Setting, rest: Features, name: str) -> Representatives:
 
 
 def _parts(setting: Setting, clean: Clean, cells: Sequence[AttackedImages], part: str) -> dict[str, list[Features]]:
-    """The natural examples of a part, under ``""``, first the images as they are, and the adversarial ones by group."""
-    found = {"": [kind.make() for kind in natural.kinds(setting, clean, cells, part)]}
+    """The natural examples of a part by sort, those as they are first, and the adversarial ones by group."""
+    found: dict[str, list[Features]] = {}
+    for kind in natural.kinds(setting, clean, cells, part):
+        found.setdefault(kind.sort, []).append(kind.make())
     for cell in cells:
         own = cell.part(aside(setting, part))
         if own is not None:
@@ -290,11 +300,17 @@ def _parts(setting: Setting, clean: Clean, cells: Sequence[AttackedImages], part
 def _examples(trajectory: Trajectory, found: Mapping[str, Sequence[Features]], groups: Sequence[str]) -> Examples:
     embeddings: list[Tensor] = []
     numbers: list[Tensor] = []
-    for number, group in enumerate(("", *groups)):
+    # **choice**: every sort of natural examples is drawn alike often: of changed images there are the most
+    numbered = [(-k, sort) for k, sort in enumerate(_sorts(found))] + list(enumerate(groups, 1))
+    for number, group in numbered:
         for features in found[group]:
             embeddings.append(embed(trajectory, features))
             numbers.append(torch.full((len(features),), number, dtype=torch.int64))
     return Examples(embeddings=torch.cat(embeddings), groups=torch.cat(numbers), attacks=tuple(groups))
+
+
+def _sorts(found: Mapping[str, Sequence[Features]]) -> tuple[str, ...]:
+    return tuple(sort for sort in natural.SORTS if sort in found)
 
 
 def _fitted(
@@ -315,11 +331,12 @@ def _fitted(
     with torch.no_grad():
         blocks = held.embeddings.split(1024)
         scores = torch.cat([found.network(block.to(setting.model.device)).cpu() for block in blocks])
-    calm, attacked = scores[held.groups == 0], scores[held.groups > 0]
-    facts = {"attacks": ", ".join(seen.attacks), BACKBONE: tensors_hash(setting.model.backbone.state_dict())}
+    calm = [scores[held.groups == -sort] for sort in range(held.kinds)]
+    facts = {"attacks": ", ".join(seen.attacks), BACKBONE: state_hash(setting.model.backbone)}
     detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
-    count = len(setting.splits.natural["validate"])  # those as they are come first
-    detector = detector.calibrated(calm[:count], attacked, rates=tuple(r for r in _RATES if images_needed(r) <= count))
+    # **choice**: a rate is kept on every sort of natural examples, not only on those as they are, which come first
+    worst, attacked = torch.from_numpy(worst_of(calm)), scores[held.groups > 0]
+    detector = detector.calibrated(worst, attacked, rates=tuple(r for r in _RATES if images_needed(r) <= len(worst)))
     folder = setting.path / "detectors"
     folder.mkdir(exist_ok=True)
     detector.save(folder / f"{chosen.label}.safetensors")
@@ -328,7 +345,10 @@ def _fitted(
         detector=detector,
         epochs=len(found.history),
         best=found.best.epoch,
-        aucs={group: auc(calm, scores[held.groups == k + 1]) for k, group in enumerate(held.attacks)},
+        aucs={
+            group: min(auc(natural, scores[held.groups == k]) for natural in calm)
+            for k, group in enumerate(held.attacks, 1)
+        },
     )
 
 
@@ -344,7 +364,7 @@ def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:
                 "epochs": found.epochs,
                 "best_epoch": found.best,
                 "validation_auc": dict(found.aucs),
-                "validation_macro": found.macro,
+                "validation_worst": found.worst,
                 "thresholds": None if found.detector.thresholds is None else found.detector.thresholds.described(),
             }
             for found in made.detectors

@@ -162,7 +162,7 @@ def knn_scores(
     Raises:
         ValueError: No adversarial image, or none that is classified rightly; ``k`` is beyond the index.
     """
-    index = list(batches(clean.rest, setting.labels(clean.rest.names)))
+    index = list(batches(clean.rest, setting.labels(clean.rest.names), setting.layers))
     natural = joined((clean.natural, clean.sources))
     right = setting.right(natural)
     count = min(len(clean.rest), max(1, round(len(clean.rest) / len(setting.splits.people)))) if k is None else k

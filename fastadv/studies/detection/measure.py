@@ -125,7 +125,10 @@ def yardstick_scores(setting: Setting, clean: Clean, groups: Mapping[str, Featur
     place = {person: k for k, person in enumerate(setting.splits.people)}
     own = torch.tensor([place[n.rpartition("/")[0]] for n in clean.rest.names], dtype=torch.int64)
     mahalanobis = Mahalanobis.fit(
-        batches(clean.rest, own), layers=setting.layers, classes=setting.splits.people, shrinkage=_SHRINKAGE
+        batches(clean.rest, own, setting.layers),
+        layers=setting.layers,
+        classes=setting.splits.people,
+        shrinkage=_SHRINKAGE,
     )
     made = {"Mahalanobis": {name: mahalanobis.score(found.values) for name, found in groups.items()}}
     order = torch.from_numpy(_order(len(clean.rest), setting.seed))

@@ -22,6 +22,8 @@ from fastadv.studies.detection.setting import Clean, OtherFaces, Setting, kind
 NATURAL, CONTROL, NOISE, OUTSIDE, OTHER = "natural", "control", "noise", "outside", "other"
 """What a kind of natural examples is: as they are, a control, noise of an attack's norm, outsiders, another source."""
 
+SORTS = (NATURAL, CONTROL, NOISE, OUTSIDE, OTHER)
+
 OUTSIDERS = "people outside the classes"
 
 

@@ -22,6 +22,7 @@ from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.hashes import KEPT
 from fastadv.data.run_files import FolderKind, check_images, held
 from fastadv.detection import LayerTap
+from fastadv.detection.taps import EMBEDDING
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
@@ -54,12 +55,13 @@ STUDY_FOLDER = FolderKind(mark=STUDY, what="study", written=_WRITTEN)
 
 HEAD_EPOCHS, HEAD_LR = 300, 0.1
 """**choice**: the paper's 60 epochs at 1e-3 are for hundreds of images of a person. With the few that a small study
-leaves, they are too few steps: 62 % of natural LFW faces were then classified rightly, and 99 % with these."""
+leaves, they are too few steps: 62 % of natural LFW faces were then classified rightly. From random weights these gave
+96 % with four images of a person, and 99 % from the class means."""
 
 
 def default_head(seed: int) -> HeadConfig:
     """How a class head is trained where nothing else is said."""
-    return HeadConfig(epochs=HEAD_EPOCHS, lr=HEAD_LR, seed=seed % 2**63)
+    return HeadConfig(epochs=HEAD_EPOCHS, lr=HEAD_LR, start="means", seed=seed % 2**63)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,10 @@ def planned(config: StudyConfig, source: FaceSource, model: FaceModel) -> tuple[
             be read.
     """
     LayerTap(model=model, layers=config.layers)  # checks them
+    if EMBEDDING in (config.layers or ()):
+        raise ArgumentError(
+            f"layers: expected submodules of the network, got {EMBEDDING!r}, which 'relative' reads anyway"
+        )
     for run in config.runs:
         check_images(Path(run), read_manifest(run))
     splits = config.split(source.names)

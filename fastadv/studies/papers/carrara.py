@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.estimates import Estimate, drawn
+from fastadv.core.statistics import wilson
 from fastadv.studies.detection.knn import AGGREGATE, ERRORS, KNN_NAMES
 from fastadv.studies.papers.carrara_part import KEPT, KnnPart, kinds
 from fastadv.studies.papers.recipe import (
@@ -64,7 +66,8 @@ _NOTES = (
     "that a person has in the index.",
     "Both attacks go for a random class, and an image counts when the network no longer takes it for its person, as in "
     "the paper. FGSM has a radius of 8/255; the paper names none.",
-    "Errors: natural images that the network misclassifies. Intervals: people drawn anew, with all of their images.",
+    "Errors: natural images that the network misclassifies. Intervals: people drawn anew, with all of their images; of "
+    "a single share at least as wide as Wilson's for so many images.",
 )
 
 
@@ -90,11 +93,21 @@ def _cell(values: NDArray[np.float64]) -> Estimate | None:
     return drawn(values) if len(values) and math.isfinite(values[0]) else None
 
 
+def _share(found: Results, values: NDArray[np.float64], column: str) -> Estimate | None:
+    """A share of the images of a column, with an interval at least as wide as Wilson's for so many."""
+    own = _cell(values)
+    if own is None:
+        return None
+    images = found[_PART]["images"]
+    low, high = wilson(round(own.value * images[column]), images[column])
+    return replace(own, low=min(own.low, low), high=max(own.high, high), trials=images[column])
+
+
 def _table_2(found: Results) -> PaperTable:
     rows: dict[str, tuple[Cell, ...]] = {}
     for processing, weighting, key in kinds():
         name = f"{_PROCESSINGS[processing]}, {KNN_NAMES[weighting]}"
-        rows[name] = tuple(_cell(_accuracies(found, key, column)) for column in _COLUMNS.values())
+        rows[name] = tuple(_share(found, _accuracies(found, key, column), column) for column in _COLUMNS.values())
     return PaperTable(columns=tuple(_COLUMNS), rows=rows, percent=True)
 
 
@@ -109,8 +122,8 @@ def _better(better: str, worse: str, found: Results) -> Estimate | None:
 
 
 def _easier_than_errors(found: Results) -> Estimate | None:
-    errors = _mean(found, ERRORS)
-    return _cell(_mean(found, AGGREGATE) - errors) if math.isfinite(errors[0]) else None
+    aggregate, errors = (_share(found, _mean(found, column), column) for column in (AGGREGATE, ERRORS))
+    return None if aggregate is None or errors is None else aggregate - errors
 
 
 def _lbfgs_easier(found: Results) -> Estimate | None:
@@ -168,7 +181,7 @@ def _refused(found: Results, kept: float, column: str) -> NDArray[np.float64]:
 def _refused_table(found: Results) -> PaperTable:
     rows = {
         f"threshold that keeps {round(100 * kept)} %": tuple(
-            _cell(_refused(found, kept, column)) for column in _COLUMNS.values()
+            _share(found, _refused(found, kept, column), column) for column in _COLUMNS.values()
         )
         for kept in KEPT
     }
@@ -176,7 +189,8 @@ def _refused_table(found: Results) -> PaperTable:
 
 
 def _more_than(kept: float, column: str, share: float, found: Results) -> Estimate | None:
-    return _cell(_refused(found, kept, column) - share)
+    own = _share(found, _refused(found, kept, column), column)
+    return None if own is None else own - share
 
 
 def _areas(found: Results) -> PaperTable:

@@ -78,6 +78,7 @@ class KnnPart(StudyPart):
             "k": best.k,
             "index": study.index,
             "accuracy": study.accuracy,
+            "images": {"natural": len(best.natural), **{c: len(best.column(c)) for c in (*numbers, AGGREGATE)}},
             "attacks": {cell.group: [cell.made, cell.tried] for cell in study.cells},
             "accuracies": {_kind(scores): _accuracies(scores, draws) for scores in study.scores},
             "refused": {f"{share:g}": _refused(best, share, draws) for share in KEPT},

@@ -89,7 +89,12 @@ def _targeted_evade_more(found: Results) -> Estimate | None:
 
 
 def _distances(cells: Sequence[Attacked]) -> list[float]:
-    return [value for cell in cells for value in cell["distance"]]
+    """The mean distance of each attacked image over the attacks: one image by several attacks is one trial."""
+    by_image: dict[str, list[float]] = {}
+    for cell in cells:
+        for name, value in zip(cell["names"], cell["distance"], strict=True):
+            by_image.setdefault(name, []).append(value)
+    return [sum(values) / len(values) for values in by_image.values()]
 
 
 def _mean(values: Sequence[float]) -> Estimate | None:
@@ -290,6 +295,7 @@ _RECIPES = (
         "Distance of adversarial images to the mean of their adversarial class",
         partial(_distance_table, _distance_groups),
         figures=partial(_distance_figure, _distance_groups, "all attacks"),
+        notes=("An image is one trial: the mean of its distances over the attacks of its group.",),
         claims=(
             *(
                 _claim(f"{kind} kNN-guided attacks end nearer to the class mean", _guided_nearer, kind)
@@ -319,7 +325,10 @@ _RECIPES = (
         printed=PaperTable.of_percent((f"pixels changed by at most {LEVELS}/255",), _WITHIN),
         figures=_pixel_figure,
         claims=(_claim(f"most pixels change by at most {LEVELS}/255, whatever the radius", _most_stay_small),),
-        notes=("The change of a pixel is that of the channel that changes most. The shares are in the text.",),
+        notes=(
+            "The change of a pixel is that of the channel that changes most. The shares are in the text, without a "
+            "reason why not all changes are that small at δ = 5.",
+        ),
     ),
     *(
         _recipe(

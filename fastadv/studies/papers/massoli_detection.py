@@ -215,7 +215,7 @@ def _figure_2(found: Results) -> tuple[Figure, ...]:
 
 
 def _best(found: Results, reading: str) -> Detector:
-    return max(_detectors(found, reading=reading), key=lambda d: d["validation_macro"])
+    return max(_detectors(found, reading=reading), key=lambda d: d["validation_worst"])
 
 
 def _figure_3(found: Results) -> tuple[Figure, ...]:

@@ -129,7 +129,7 @@ def _measured(setting: Setting, clean: Clean, gallery: Gallery, cell: AttackedIm
     """The figures of one attack and kind, of the images that succeed."""
     found: dict[str, Any] = {**cell.described(), "on_logits": cell.on_logits}
     if cell.features is None:
-        return {**found, "distance": [], "impersonation": None, "evasion": None, "pixels": None}
+        return {**found, "names": [], "distance": [], "impersonation": None, "evasion": None, "pixels": None}
     names, rows = cell.features.names, cell.features.embeddings
     distances = gallery.distances(rows.to(gallery.templates.device)).cpu()
     classes = _classes(setting, cell, gallery, distances)
@@ -139,7 +139,7 @@ def _measured(setting: Setting, clean: Clean, gallery: Gallery, cell: AttackedIm
     at = {name: k for k, name in enumerate(before.names)}
     own = before.embeddings[[at[name] for name in names]]
     partners = partial(_partners, setting, clean)
-    found["distance"] = towards.tolist()
+    found["names"], found["distance"] = list(names), towards.tolist()
     for scene, labels in (("impersonation", classes), ("evasion", setting.labels(names))):
         other = partners(labels)
         cosines = ((own * other).sum(1).tolist(), (rows * other).sum(1).tolist())
@@ -250,7 +250,7 @@ class FittedDetectors(StudyPart):
                 {
                     **asdict(one.configuration),
                     "label": label,
-                    "validation_macro": one.macro,
+                    "validation_worst": one.worst,
                     "scores": {name: values.double().tolist() for name, values in scores.items()},
                 }
             )
@@ -292,9 +292,9 @@ def classifier_part(setup: Setup) -> AttackedClassifier:
             (*_BALLS, "cw-l2:1000,search_steps=5"),
         ),
         guided=tuple(f"knn-df:{setup.at(20, 100, 700)}{budget}" for budget in _GUIDED),
-        people=setup.at(6, 24, 500),
+        people=setup.at(6, 32, 500),
         natural=setup.at(2, 3, 10),
-        attacked=setup.at(2, 2, 10),
+        attacked=setup.at(2, 3, 10),
         most=setup.at(8, 20, 10_000),
         test=setup.at(0.34, 0.5, 0.35),
         pairs=setup.at(100, 1000, None),

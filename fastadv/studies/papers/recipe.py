@@ -12,7 +12,8 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.estimates import Estimate
 from fastadv.core.progress import Progress
 from fastadv.engine import Engine
-from fastadv.runs.inputs import PairChoice, RunInputs, network_name
+from fastadv.runs.inputs import PairChoice, RunInputs
+from fastadv.studies.transfer.networks import parse_network
 
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
@@ -32,8 +33,8 @@ class Setup:
     Attributes:
         scale: ``"smoke"`` (seconds), ``"small"`` (minutes) or ``"paper"`` (the paper's numbers).
         data: The faces, as ``open_faces`` takes them; None: synthetic ones, which the run draws before any part.
-        networks: Texts, ``NAME`` or ``NAME=WEIGHTS``: all of a study of several networks, else one. None at scale
-            ``"smoke"``: as many of the shipped ones as a recipe needs.
+        networks: Texts (``transfer.networks.parse_network``): all of a study of several networks, else one. None at
+            scale ``"smoke"``: as many of the shipped ones as a recipe needs.
         pairs: The list of verification pairs; None for the one that the faces bring.
         landmarks: Five points an image, or None.
         seed: Of every random number.
@@ -62,7 +63,7 @@ class Setup:
     @property
     def names(self) -> tuple[str, ...]:
         """What the networks are called."""
-        return tuple(network_name(text) for text in self.networks)
+        return tuple(parse_network(text).name for text in self.networks)
 
     @property
     def label(self) -> str:
@@ -81,11 +82,11 @@ class Setup:
             network: The text of its network; "" for a study that names its networks itself; None: the first.
         """
         assert self.data is not None
-        name, _, weights = (self.network if network is None else network).partition("=")
+        known = None if network == "" else parse_network(network or self.network)
         return RunInputs(
             data=self.data,
-            model=name or None,
-            weights=Path(weights) if weights else None,
+            model=None if known is None else known.model,
+            weights=None if known is None or known.weights is None else Path(known.weights),
             landmarks=self.landmarks,
             seed=self.seed,
             engine=self.engine,

@@ -30,6 +30,7 @@ from fastadv.models.identity import model_identity
 from fastadv.runs import RunIdentity, UsedFaces
 from fastadv.runs.inputs import open_faces, open_named_model
 from fastadv.studies.papers.recipe import Cost, Results, Setup, StudyPart, StudyRecipe
+from fastadv.studies.transfer.networks import parse_network
 
 MARK, RESULTS, TABLE = "recipes.json", "results.json", "results.csv"
 PARTS, FACES, PAIRS = "parts", "faces", "pairs.csv"
@@ -100,7 +101,7 @@ def check_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> None:
 def _opened(recipes: Sequence[StudyRecipe], setup: Setup) -> dict[str, FaceModel]:
     """The networks of all recipes, by their texts."""
     texts = dict.fromkeys(text for recipe in recipes for one in recipe.setups(setup) for text in one.networks)
-    return {text: open_named_model(text, device=setup.device) for text in texts}
+    return {text: open_named_model(parse_network(text).text, device=setup.device) for text in texts}
 
 
 def _faces(setup: Setup) -> FaceSource:

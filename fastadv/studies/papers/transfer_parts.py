@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from fastadv.core.estimates import Estimate, mean_of, share_of
 from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable
-from fastadv.data.dealt_pairs import by_identity
 from fastadv.runs.inputs import network_name, open_faces, open_faces_of, open_named_model
-from fastadv.studies.detection.plan import Selection
 from fastadv.studies.detection.study import default_head
+from fastadv.studies.papers.faces import some_people
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
 from fastadv.studies.transfer.folder import TransferPlan, transfer_folder
 from fastadv.studies.transfer.networks import parse_network
@@ -27,6 +26,7 @@ from fastadv.training import save_weights, train_head
 
 EPS = 10 / 255
 _SIZE = 112  # of crops that only names are taken of
+_CLASSES, _IMAGES = 200, 20  # of a class head that is trained here, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,9 @@ class TransferPart(StudyPart):
                 return text
             assert setup.data is not None
             source = open_faces_of(model, setup.data, landmarks=setup.landmarks)
-            people = by_identity(source.names).values()
-            chosen = [name for names in people if len(names) >= self.heads for name in names]
+            chosen = some_people(source, people=_CLASSES, least=self.heads, most=_IMAGES, seed=setup.seed)
             file.parent.mkdir(parents=True, exist_ok=True)
-            made = train_head(default_head(setup.seed), model, Selection(source, chosen), progress=progress)
+            made = train_head(default_head(setup.seed), model, chosen, progress=progress)
             save_weights(made.model, file)
         return (
             f"{known.model}={file}" if known.name == network_name(known.text) else f"{known.name}={known.model}:{file}"

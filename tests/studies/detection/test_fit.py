@@ -1,5 +1,6 @@
 """The fit of a study: its examples, its detectors, and that it goes on where it was stopped."""
 
+import copy
 import itertools
 import json
 import shutil
@@ -15,6 +16,7 @@ from fastadv.core.notices import Notice
 from fastadv.data import RunFolder, RunFolderError, read_image, read_manifest, to_tensor
 from fastadv.detection import LayerTap, auc, load_detector
 from fastadv.models import prepare
+from fastadv.models.identity import tensors_hash
 from fastadv.runs import Work
 from fastadv.runs import attack as attacking
 from fastadv.runs.attack import Order
@@ -90,9 +92,23 @@ def test_detectors_are_calibrated_on_the_people_that_validate(study, model, plan
         ]
     )
     assert found.aucs["bim targeted"] == pytest.approx(auc(calm, attacked), abs=1e-6)
-    assert found.macro == found.aucs["bim targeted"]
-    assert made.best.macro == max(d.macro for d in made.detectors)
+    assert found.worst == min(found.aucs.values())
+    assert made.best.worst == max(d.worst for d in made.detectors)
     assert len(saved.trajectory.representatives.classes) == 8
+
+
+def test_a_detector_takes_its_network_with_any_count_of_training_batches(study, model):
+    saved = load_detector(study[0] / "detectors" / "mlp-medoid-cosine.safetensors")
+    detect_score.check_network(saved, model)
+    counted = copy.deepcopy(model)
+    counted.backbone.register_buffer("num_batches_tracked", torch.tensor(7))
+    detect_score.check_network(saved, counted)
+    everything = tensors_hash(model.backbone.state_dict())  # of an earlier version
+    detect_score.check_network(replace(saved, provenance={detect_score.BACKBONE: everything}), model)
+    with torch.no_grad():
+        next(counted.backbone.parameters()).add_(1)
+    with pytest.raises(ValueError, match="weights: expected those that the detector was fitted on, got others of"):
+        detect_score.check_network(saved, counted)
 
 
 def test_a_fit_that_was_stopped_ends_the_same(study, model, tmp_path, plan):
@@ -119,7 +135,7 @@ def test_detectors_are_fitted_anew_on_the_same_images(study, model, tmp_path, pl
     stamps = {p: p.stat().st_mtime_ns for p in path.glob("attacks/**/*.png")}
     (path / EVALUATION).write_text("{}")
     same = plan.fit(path, model)
-    assert same.best.macro == study[1].best.macro
+    assert same.best.worst == study[1].best.worst
     assert (path / EVALUATION).exists()
     other = plan.fit(path, model, fitting=replace(plan.fitting, epochs=7, lr=1e-2))
     assert {d.epochs for d in other.detectors} == {7}

@@ -185,6 +185,8 @@ def test_changed_attacks_that_still_succeed_are_counted(groups, model, plan):
         assert (row.area is None) == (row.found is None) == (not row.kept)
         if row.found is not None:
             assert row.found.images == row.kept
+        if row.control == "unchanged":
+            assert row.kept == row.tried
         if row.control != "blur:1":
             continue
         kept = 0
@@ -201,7 +203,7 @@ def test_changed_attacks_that_still_succeed_are_counted(groups, model, plan):
         (attack, targeted, control)
         for attack in ("bim:4@8/255", "fgsm@12/255")
         for targeted in (True, False)
-        for control in ("blur:1", "jpeg:75")
+        for control in ("unchanged", "blur:1", "jpeg:75")
         if any(r.attack == attack and r.targeted is targeted and r.tried for r in found.compared.changed)
     }
 
@@ -216,7 +218,7 @@ def test_the_page_and_the_file_have_every_group(groups, tmp_path):
     for title in (
         "False alarms",
         "Attacks against noise of the same size",
-        "Attacked, then blurred",
+        "Attacked images, unchanged, blurred and compressed",
         "Scores by group",
     ):
         assert title in page
@@ -314,7 +316,7 @@ def test_what_is_missing_is_said(groups, fitting, model, tmp_path):
     found = detect_evaluate.evaluate_folder(tmp_path / "run", PEOPLE, model, config)
     assert {row.sort for row in found.compared.false_alarms} == {"natural", "noise"}
     assert not any(row.fitted for row in found.compared.false_alarms if row.sort == "noise")
-    assert found.compared.changed == ()
+    assert {row.control for row in found.compared.changed} == {"unchanged"}
     assert read_manifest(tmp_path / "run" / "attacks" / "bim:4@8-255-targeted")
     text = detect_page.render(tmp_path / "run").read_text()
-    assert "Attacked, then blurred" not in text
+    assert "Attacked images, unchanged" in text
