@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.nearest import meant
-from fastadv.studies.papers import massoli, zhong_deng
+from fastadv.studies.papers import carrara, massoli, zhong_deng
 from fastadv.studies.papers.recipe import StudyRecipe
 
 RECIPES: Mapping[str, StudyRecipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (*massoli.RECIPES, *zhong_deng.RECIPES)}
+    {recipe.name: recipe for recipe in (*massoli.RECIPES, *zhong_deng.RECIPES, *carrara.RECIPES)}
 )
 
 
