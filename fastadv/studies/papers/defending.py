@@ -21,6 +21,7 @@ from fastadv.data.images import write_png
 from fastadv.data.run_files import image_file
 from fastadv.defences import MeanFilter, Noise2Clean, content_key
 from fastadv.runs.attack import pair_name
+from fastadv.studies.defences.black_box import BlackBox
 from fastadv.studies.defences.folder import DefencePlan, defend_folder
 from fastadv.studies.defences.kept import slug
 from fastadv.studies.defences.plan import NONE, parse_defence, read_attack
@@ -85,7 +86,6 @@ class DefencesOnPairs(StudyPart):
         cells: dict[str, Any] = {threat: {name: {} for name in guards.values()} for threat in self.threats}
         for cell in study.cells:
             cells[cell.threat][guards[cell.defence]][attacks[cell.attack]] = _of_pairs(cell)
-        box = study.black_box
         return {
             "threshold": threshold,
             "same": [pair.same for pair in study.pairs],
@@ -97,20 +97,7 @@ class DefencesOnPairs(StudyPart):
             },
             "cells": cells,
             "sweep": [{**asdict(cell), "attack": attacks[cell.attack]} for cell in study.sweep],
-            "black_box": None
-            if box is None
-            else {
-                "network": box.network,
-                "threshold": box.threshold,
-                "cells": [
-                    {
-                        "defence": guards[c.defence],
-                        "attack": None if c.attack is None else attacks[c.attack],
-                        **{name: getattr(c, name).tolist() for name in ("values", "clean", "counted")},
-                    }
-                    for c in box.cells
-                ],
-            },
+            "black_box": None if study.black_box is None else _of_black_box(study.black_box, guards, attacks),
         }
 
     def _specs(self) -> list[tuple[str, AttackSpec]]:
@@ -149,7 +136,7 @@ class DefencesOnPairs(StudyPart):
         knowing = [threat for threat in self.threats if threat != "zero"]
         total = Cost(forwards=2 * (6000 if self.verified is None else self.verified))
         for _, spec in self._specs():
-            times = len(self.sweep) + 1 + len(knowing) * (1 + len(self.defences))
+            times = len(self.sweep) + 1 + len(knowing) * len(self.defences)
             total += _attack_cost(spec, pairs * times, pairs * times)
         for _, text in self.defences:
             seen = pairs * (2 + len(self.attacks) * len(self.threats)) * (1 + self.black_box)
@@ -174,6 +161,19 @@ def _of_pairs(cell: DefenceCell) -> dict[str, list[Any]]:
     columns: dict[str, Any] = {"hits": cell.hits, "met": trial.before, "l2": trial.l2}
     columns |= {"generated": cell.generated, "defended": cell.defended}  # None of a copy only
     return {name: values.tolist() for name, values in columns.items()}
+
+
+def _of_black_box(found: BlackBox, guards: Mapping[str, str], attacks: Mapping[str, str]) -> dict[str, Any]:
+    """The confidences on each pair, with the names of the paper."""
+    cells = [
+        {
+            "defence": guards[cell.defence],
+            "attack": None if cell.attack is None else attacks[cell.attack],
+            **{name: getattr(cell, name).tolist() for name in ("values", "clean", "counted")},
+        }
+        for cell in found.cells
+    ]
+    return {"network": found.network, "threshold": found.threshold, "cells": cells}
 
 
 @dataclass(frozen=True, kw_only=True)
