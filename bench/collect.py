@@ -48,10 +48,13 @@ def study(folder: Path) -> dict[str, Any]:
 
 
 def detection(folder: Path) -> dict[str, Any]:
-    """A study of detectors without the points of its curves."""
+    """A study of detectors without the points of its curves; groups of images by the best detector alone."""
     found = json.loads((folder / "evaluation.json").read_text())
     for points in ("curves", "noise_curves"):
         found.pop(points, None)
+    for rows in ("noise", "false_alarms", "changed"):
+        if rows in found:
+            found[rows] = [each for each in found[rows] if each["detector"] == found["best"]]
     return {"study": json.loads((folder / "study.json").read_text()), **found}
 
 

@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv.detection.service import create_app
 
 model = fa.load("synth-vgg")
-faces = fa.data.render_faces(range(32), [20] * 32, seed=3)
+faces = fa.data.render_faces([*range(32)] * 2, [20] * 32 + [22] * 32, seed=3)  # two images of each person
 attacked = fa.attack("pgd", model, faces.images, eps=8 / 255, steps=10)
 config = fa.detection.FitConfig(kind="mlp", epochs=50)
 detector = fa.detection.fit(model, faces.images, attacked.images, labels=faces.identities, config=config)
