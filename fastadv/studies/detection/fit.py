@@ -227,7 +227,8 @@ def fit_detectors(
     """Fit and calibrate a detector for every configuration, on the same examples; and notices.
 
     Examples of one attack, whatever its steps and budget, and one kind of goal are a group: all groups are drawn alike
-    often. A group without an image in the fit or in the validation is left out.
+    often, and so is every sort of natural examples. A group without an image in the fit or in the validation is left
+    out.
 
     Raises:
         ValueError: No group is left.
