@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.detection.guard import Guard
+from fastadv.detection.taps import EMBEDDING, submodules
 from fastadv.models import FaceModel, load, prepare
 from fastadv.models.capture import Captured
 
@@ -29,7 +30,7 @@ def made_up_detector(
     model: FaceModel, *, kind: str, metric: str = "l2", reading: str = "raw", classes: int = CLASSES
 ) -> Detector:
     """A detector of the usual size with random weights: its time is that of a fitted one."""
-    tap = LayerTap(model=model)
+    tap = LayerTap(model=model, layers=(*model.layers, EMBEDDING) if reading == "relative" else None)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((16, 3, *model.input_size), generator=generator)
     with torch.no_grad():
@@ -57,13 +58,14 @@ def made_up_detector(
 def by_hand(model: FaceModel, detector: Detector) -> Call:
     """The same as one would write it: hooks that keep the outputs, ``mean``, ``cdist`` a layer, the network."""
     kept: dict[str, Tensor] = {}
-    for name in detector.layers:
+    for name in submodules(detector.layers):
         module = model.backbone.get_submodule(name)
         module.register_forward_hook(lambda m, i, o, name=name: kept.__setitem__(name, o))
     vectors = detector.trajectory.representatives.vectors
 
     def call(images: Tensor) -> tuple[Tensor, Tensor]:
         embeddings = model(images)
+        kept[EMBEDDING] = embeddings
         pooled = [kept[name].mean((2, 3)) if kept[name].dim() == 4 else kept[name] for name in detector.layers]
         if detector.trajectory.metric == "l2":
             path = [torch.cdist(p, c) for p, c in zip(pooled, vectors, strict=True)]
