@@ -210,12 +210,10 @@ def _listen(workers: Sequence[_Worker], images: int, progress: Progress) -> None
 def _pass_on(
     worker: _Worker, workers: Sequence[_Worker], images: int, progress: Progress, stage: str, done: int, total: int
 ) -> None:
-    """The images of all as one stage, once each has begun with them; of other stages those of the first process."""
+    """The images of all as one stage; of other stages those of the first process."""
     if stage == "attacking":
         worker.done = done
-        counts = [each.done for each in workers if each.done is not None]
-        if len(counts) == len(workers):
-            progress(stage, sum(counts), images)
+        progress(stage, sum(each.done or 0 for each in workers), images)
     elif worker is workers[0]:
         progress(stage, done, total)
 

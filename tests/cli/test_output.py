@@ -49,7 +49,7 @@ def next_command(text):
 def test_every_command_with_output_has_json_quiet_and_no_progress():
     for command in commands():
         options = {option for parameter in command.params for option in parameter.opts}
-        if "--json" in options and command.name not in ("doctor", "attacks", "models", "show", "inspect"):
+        if "--json" in options and command.name not in ("doctor", "attacks", "models", "list", "show", "inspect", "compare", "status", "merge"):
             assert {"--quiet", "--no-progress"} <= options, command.name
 
 
