@@ -11,10 +11,14 @@ import pytest
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from fastadv import load
 from fastadv.core.errors import ArgumentError
 from fastadv.core.estimates import share_of
 from fastadv.data.images import write_png
+from fastadv.engine import Engine
+from fastadv.models.identity import model_identity
 from fastadv.report.pages.study import read_results, render, table_rows
+from fastadv.studies.papers import run as running
 from fastadv.studies.papers.catalog import RECIPES, find_recipes
 from fastadv.studies.papers.compare import compare_runs
 from fastadv.studies.papers.recipe import (
@@ -107,7 +111,9 @@ def test_the_results_hold_both_tables_verdicts_seeds_and_hashes(setup, tmp_path)
         ("not measured", "undecided"),
     ]
     assert (found["scale"], found["seed"], list(found["networks"])) == ("smoke", 0, [MODEL])
-    assert len(found["networks"][MODEL]) == len(found["faces"]) == 64
+    assert found["networks"] == {MODEL: model_identity(load(MODEL))}
+    assert len(found["faces"]) == 64
+    assert found["engine"] == {"batch": None, "precision": "fp32", "channels_last": True}
     assert found["versions"]["fastadv"]
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert {(r["networks"], r["row"], r["column"]): r["value"] for r in rows} == {
@@ -195,6 +201,8 @@ def test_other_faces_another_scale_seed_or_part_are_refused_by_name(setup, tmp_p
     for other, said in (
         (replace(setup, scale="small"), "scale: expected smoke"),
         (replace(setup, seed=1), "seed: expected 0"),
+        (replace(setup, engine=Engine(precision="bf16")), r"engine\.precision: expected fp32 .*got bf16"),
+        (replace(setup, engine=Engine(batch=4)), r"engine\.batch: expected none .*got 4"),
     ):
         with pytest.raises(ValueError, match=said):
             run_recipes([recipe()], other, out)
@@ -205,6 +213,16 @@ def test_other_faces_another_scale_seed_or_part_are_refused_by_name(setup, tmp_p
     write_png(setup.data / "p0" / "1.png", np.zeros((112, 112, 3), np.uint8))
     with pytest.raises(ValueError, match=r"faces: expected .*got 4 images"):
         run_recipes([recipe(hits=3)], setup, out)
+
+
+@pytest.mark.parametrize("field", ["mean", "std", "channels", "input_size", "structure"])
+def test_a_part_of_a_network_that_computes_otherwise_is_refused_by_name(setup, tmp_path, monkeypatch, field):
+    out = tmp_path / "out"
+    run_recipes([recipe()], setup, out)
+    other = {**model_identity(load(MODEL)), field: "another"}
+    monkeypatch.setattr(running, "model_identity", lambda model: other)
+    with pytest.raises(ArgumentError, match=rf"networks\.{MODEL}\.{field}: expected .*got another"):
+        run_recipes([recipe()], setup, out)
 
 
 def test_a_damaged_part_is_named(setup, tmp_path):
