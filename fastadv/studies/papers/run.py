@@ -29,6 +29,7 @@ from fastadv.models import FaceModel, prepare
 from fastadv.models.identity import model_identity
 from fastadv.runs import RunIdentity, UsedFaces, describe_engine
 from fastadv.runs.inputs import open_faces, open_named_model
+from fastadv.studies.papers.catalog import RECIPES
 from fastadv.studies.papers.recipe import Cost, Results, Setup, StudyPart, StudyRecipe
 from fastadv.studies.transfer.networks import parse_network
 
@@ -50,7 +51,7 @@ def run_recipes(
         setup: With what. Without ``data``, synthetic faces are drawn into the folder: at scale ``"smoke"`` only.
         out: A folder for all of them: ``parts/`` has the studies, and a folder of each recipe its ``results.json`` and
             ``results.csv``.
-        fresh: Remove what the folder holds of recipes.
+        fresh: Remove what the folder holds of these recipes and of those of the catalogue; what else lies there stays.
         progress: Told of every stage.
 
     Returns:
@@ -64,7 +65,8 @@ def run_recipes(
     check_recipes(recipes, setup)
     models = _opened(recipes, setup)
     networks = {text: model_identity(model) for text, model in models.items()}
-    earlier = sorted(file.parent.name for file in out.glob(f"*/{RESULTS}"))
+    names = dict.fromkeys((*RECIPES, *(recipe.name for recipe in recipes)))  # other folders are the user's
+    earlier = [name for name in names if (out / name / RESULTS).is_file()]
     kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
     source = _faces(setup)
     pairs = None if setup.pairs is None else file_hash(setup.pairs)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -223,6 +224,16 @@ def test_a_part_of_a_network_that_computes_otherwise_is_refused_by_name(setup, t
     monkeypatch.setattr(running, "model_identity", lambda model: other)
     with pytest.raises(ArgumentError, match=rf"networks\.{MODEL}\.{field}: expected .*got another"):
         run_recipes([recipe()], setup, out)
+
+
+def test_fresh_removes_recipes_and_leaves_what_the_user_put_beside_them(setup, tmp_path):
+    out = tmp_path / "out"
+    (folder,) = run_recipes([recipe("massoli-table-1")], setup, out)
+    shutil.copytree(folder, out / "before")
+    run_recipes([recipe()], setup, out, fresh=True)
+    assert (out / "before" / "results.json").is_file()
+    assert not folder.exists()
+    assert log(out) == [MODEL]
 
 
 def test_a_damaged_part_is_named(setup, tmp_path):
