@@ -302,6 +302,36 @@ def test_what_cannot_be_compared_is_refused(setup, tmp_path):
         compare_runs(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: found.pop("recipe"),
+        lambda found: found.pop("title"),
+        lambda found: found.pop("found"),
+        lambda found: found["found"].clear(),
+        lambda found: found["found"][0].pop("table"),
+        lambda found: found["found"][0].pop("claims"),
+        lambda found: found["found"][0]["table"]["rows"][0]["cells"].pop(),
+        lambda found: found["found"][0]["table"]["rows"][0]["cells"][0].update(value="high"),
+    ],
+)
+def test_damaged_results_are_refused_by_the_files_name(setup, tmp_path, damage):
+    (folder,) = run_recipes([recipe()], setup, tmp_path / "out")
+    found = json.loads((folder / "results.json").read_bytes())
+    damage(found)
+    (folder / "results.json").write_text(json.dumps(found))
+    with pytest.raises(ArgumentError, match=r"results\.json: expected the results of a recipe, got"):
+        compare_runs(folder, folder)
+
+
+def test_a_recipe_that_is_found_twice_is_refused(setup, tmp_path):
+    out = tmp_path / "out"
+    (folder,) = run_recipes([recipe()], setup, out)
+    shutil.copytree(folder, out / "before")
+    with pytest.raises(ArgumentError, match="out: expected each recipe once, got paper-table-1 twice"):
+        compare_runs(folder, out)
+
+
 def test_recipes_are_found_by_name_paper_and_all():
     assert find_recipes(["all"]) == tuple(RECIPES.values())
     assert {r.paper for r in find_recipes(["massoli"])} == {"massoli"}
