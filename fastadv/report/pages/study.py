@@ -67,7 +67,8 @@ def study_page(found: Mapping[str, Any], root: Path) -> Page:
         sections.append(section(f"Figures: {who}", plots(_plot(each) for each in study["figures"])))
         sections += [section(p["title"], _gallery(p, root), lead=p["note"]) for p in study["pictures"]]
     sections.append(section("Notes", notices(found["notes"])))
-    config = {name: found[name] for name in ("recipe", "scale", "seed", "networks", "faces", "landmarks")}
+    names = ("recipe", "scale", "seed", "networks", "engine", "faces", "landmarks")
+    config = {name: found[name] for name in names if name in found}
     seconds = {"+".join(study["networks"]): study["seconds"] for study in studies}
     return page_of(
         found["title"],

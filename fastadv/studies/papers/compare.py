@@ -27,7 +27,7 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
         compared by its name where both have it, else in their order.
 
     Raises:
-        ValueError: A folder holds no results, or they have no recipe in common.
+        ValueError: A folder holds no results, damaged ones or a recipe twice, or they have no recipe in common.
     """
     ours, theirs = _results(first), _results(second)
     common = [name for name in ours if name in theirs]
@@ -43,13 +43,17 @@ def _results(folder: Path) -> dict[str, Mapping[str, Any]]:
     files = [folder / RESULTS] if (folder / RESULTS).is_file() else sorted(folder.glob(f"*/{RESULTS}"))
     if not files:
         raise ArgumentError(f"{folder}: expected a folder of 'fastadv study run', got one without {RESULTS}")
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for file in files:
         try:
             results = json.loads(file.read_bytes())
-            found[str(results["recipe"])] = results
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            name = str(results["recipe"])
+            _compared(results, results)  # uses all that a comparison does
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ArgumentError(f"{file}: expected the results of a recipe, got {error!r}") from error
+        if name in found:
+            raise ArgumentError(f"{folder}: expected each recipe once, got {name} twice, the second time in {file}")
+        found[name] = results
     return found
 
 

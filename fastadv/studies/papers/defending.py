@@ -27,6 +27,7 @@ from fastadv.studies.defences.kept import slug
 from fastadv.studies.defences.plan import NONE, parse_defence, read_attack
 from fastadv.studies.defences.results import DefenceCell, Defences
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
+from fastadv.studies.transfer.networks import parse_network
 from fastadv.studies.verify import VerifyPlan, verify_folder
 
 GOALS = ("anonymisation", "impersonation")
@@ -74,7 +75,7 @@ class DefencesOnPairs(StudyPart):
             pairs=setup.verification(self.pairs),
             threshold=threshold,
             sweep=self.sweep,
-            black_box=setup.networks[1] if self.black_box else None,
+            black_box=parse_network(setup.networks[1]).text if self.black_box else None,
         )
         study = defend_folder(plan, progress=progress)
         found = self._described(study, threshold)

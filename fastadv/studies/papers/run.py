@@ -27,8 +27,9 @@ from fastadv.data.synthetic import SyntheticFaces
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, prepare
 from fastadv.models.identity import model_identity
-from fastadv.runs import RunIdentity, UsedFaces
+from fastadv.runs import RunIdentity, UsedFaces, describe_engine
 from fastadv.runs.inputs import open_faces, open_named_model
+from fastadv.studies.papers.catalog import RECIPES
 from fastadv.studies.papers.recipe import Cost, Results, Setup, StudyPart, StudyRecipe
 from fastadv.studies.transfer.networks import parse_network
 
@@ -50,19 +51,22 @@ def run_recipes(
         setup: With what. Without ``data``, synthetic faces are drawn into the folder: at scale ``"smoke"`` only.
         out: A folder for all of them: ``parts/`` has the studies, and a folder of each recipe its ``results.json`` and
             ``results.csv``.
-        fresh: Remove what the folder holds of recipes.
+        fresh: Remove what the folder holds of these recipes and of those of the catalogue; what else lies there stays.
         progress: Told of every stage.
 
     Returns:
         The recipes' folders.
 
     Raises:
-        ValueError: No faces, too few networks, or a folder of another scale, seed or faces; as the studies.
+        ValueError: No faces, too few networks, or a folder of another scale, seed, engine or faces; as the
+            studies.
         OSError: A file cannot be read or written.
     """
     check_recipes(recipes, setup)
-    hashes = {text: model_identity(model)["weights"] for text, model in _opened(recipes, setup).items()}
-    earlier = sorted(file.parent.name for file in out.glob(f"*/{RESULTS}"))
+    models = _opened(recipes, setup)
+    networks = {text: model_identity(model) for text, model in models.items()}
+    names = dict.fromkeys((*RECIPES, *(recipe.name for recipe in recipes)))  # other folders are the user's
+    earlier = [name for name in names if (out / name / RESULTS).is_file()]
     kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
     source = _faces(setup)
     pairs = None if setup.pairs is None else file_hash(setup.pairs)
@@ -71,14 +75,14 @@ def run_recipes(
         seed=setup.seed,
         faces=UsedFaces(source=source, landmarks=setup.landmarks),
         out=out,
-        rules={"scale": setup.scale, "pairs": pairs},
+        rules={"scale": setup.scale, "pairs": pairs, "engine": _engine(setup.engine, next(iter(models.values())))},
         kind=kind,
     )
     with identity.hold(out, fresh=fresh):
         if isinstance(source, SyntheticFaces):
             setup = _drawn(source, setup, out, progress)
-        faces = {name: identity.config[name] for name in ("faces", "landmarks")}
-        return tuple(_one(recipe, setup, out, hashes, faces, progress) for recipe in recipes)
+        used = {name: identity.config[name] for name in ("engine", "faces", "landmarks")}
+        return tuple(_one(recipe, setup, out, networks, used, progress) for recipe in recipes)
 
 
 def check_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> None:
@@ -102,6 +106,14 @@ def _opened(recipes: Sequence[StudyRecipe], setup: Setup) -> dict[str, FaceModel
     """The networks of all recipes, by their texts."""
     texts = dict.fromkeys(text for recipe in recipes for one in recipe.setups(setup) for text in one.networks)
     return {text: open_named_model(parse_network(text).text, device=setup.device) for text in texts}
+
+
+def _engine(engine: Engine, model: FaceModel) -> dict[str, object]:
+    """The engine as it was asked for, with the precision that the device has without a choice.
+
+    What is measured ("auto", a batch of 0) stays open: the studies keep what they chose.
+    """
+    return describe_engine(replace(engine, precision=engine.precision or Engine().resolve(model).precision))
 
 
 def _faces(setup: Setup) -> FaceSource:
@@ -129,8 +141,8 @@ def _one(
     recipe: StudyRecipe,
     setup: Setup,
     out: Path,
-    hashes: Mapping[str, str],
-    faces: Mapping[str, Any],
+    networks: Mapping[str, Mapping[str, Any]],
+    used: Mapping[str, Any],
     progress: Progress,
 ) -> Path:
     found = []
@@ -138,7 +150,7 @@ def _one(
         results: dict[str, Any] = {}
         seconds: dict[str, float] = {}
         for part in recipe.parts(one):
-            results[part.name], seconds[part.name] = _part(part, one, out, hashes, progress)
+            results[part.name], seconds[part.name] = _part(part, one, out, networks, progress)
         found.append({"networks": list(one.names), **_found(recipe, results), "seconds": seconds})
     described = {
         "recipe": recipe.name,
@@ -150,11 +162,11 @@ def _one(
         "found": found,
         "seed": setup.seed,
         "networks": {
-            name: hashes[text]
+            name: networks[text]
             for one in recipe.setups(setup)
             for name, text in zip(one.names, one.networks, strict=True)
         },
-        **faces,
+        **used,
         "versions": versions(),
     }
     folder = out / recipe.name
@@ -190,12 +202,13 @@ def plain(value: object) -> Any:
 
 
 def _part(
-    part: StudyPart, setup: Setup, out: Path, hashes: Mapping[str, str], progress: Progress
+    part: StudyPart, setup: Setup, out: Path, networks: Mapping[str, Mapping[str, Any]], progress: Progress
 ) -> tuple[Mapping[str, Any], float]:
     """What a part found, now or in an earlier call, and the seconds of the call that finished it."""
     folder = out / PARTS / setup.label / part.name
     file = folder.with_name(f"{part.name}.json")
-    wanted = {"part": repr(part), "networks": {n: hashes[t] for n, t in zip(setup.names, setup.networks, strict=True)}}
+    known = {name: networks[text] for name, text in zip(setup.names, setup.networks, strict=True)}
+    wanted = {"part": repr(part), "networks": known}
     if file.is_file():
         try:
             saved = json.loads(file.read_bytes())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import silent
 from fastadv.core.statistics import mean_ratio, wilson
 from fastadv.data import read_image, to_tensor, to_uint8
 from fastadv.defences import MeanFilter, content_key
-from fastadv.studies.papers import mehr_schroeder_checks
+from fastadv.studies.papers import defending, mehr_schroeder_checks
 from fastadv.studies.papers.catalog import RECIPES, find_recipes
 from fastadv.studies.papers.defending import GOALS, attacked, paired, right_clean
 from fastadv.studies.papers.mehr_schroeder_printed import DENOISER, MEAN, TABLE_1, TABLE_2, TABLE_3
@@ -321,6 +323,23 @@ def test_the_pictures_are_of_one_image_with_noise_and_what_the_defences_leave_of
     np.testing.assert_array_equal(
         to_uint8(mean(images, content_key(images, 0))[0].clamp(0, 1)), read_image(run / picture["files"][2][1])
     )
+
+
+def test_the_black_box_is_named_as_the_study_of_defences_opens_it(monkeypatch, tmp_path):
+    (black_box,) = find_recipes(["mehr-table-3"])[0].parts(Setup(scale="smoke", data=None, networks=()))
+    asked = []
+    monkeypatch.setattr(defending, "verify_folder", lambda plan, progress: SimpleNamespace(threshold=0.3))
+
+    def stop(plan, progress):
+        asked.append(plan.black_box)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(defending, "defend_folder", stop)
+    for text in ("mine=synth-vgg:FILE", "mine=synth-vgg", "synth-vgg=FILE", "synth-vgg"):
+        setup = Setup(scale="smoke", data=tmp_path, networks=("synth-mobile", text))
+        with pytest.raises(KeyboardInterrupt):
+            black_box.run(setup, tmp_path / "part", silent)
+    assert asked == ["synth-vgg=FILE", "synth-vgg", "synth-vgg=FILE", "synth-vgg"]
 
 
 def test_a_recipe_of_two_networks_refuses_one():

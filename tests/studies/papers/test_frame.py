@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import pytest
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from fastadv import load
 from fastadv.core.errors import ArgumentError
 from fastadv.core.estimates import share_of
 from fastadv.data.images import write_png
+from fastadv.engine import Engine
+from fastadv.models.identity import model_identity
 from fastadv.report.pages.study import read_results, render, table_rows
+from fastadv.studies.papers import run as running
 from fastadv.studies.papers.catalog import RECIPES, find_recipes
 from fastadv.studies.papers.compare import compare_runs
 from fastadv.studies.papers.recipe import (
@@ -107,7 +112,9 @@ def test_the_results_hold_both_tables_verdicts_seeds_and_hashes(setup, tmp_path)
         ("not measured", "undecided"),
     ]
     assert (found["scale"], found["seed"], list(found["networks"])) == ("smoke", 0, [MODEL])
-    assert len(found["networks"][MODEL]) == len(found["faces"]) == 64
+    assert found["networks"] == {MODEL: model_identity(load(MODEL))}
+    assert len(found["faces"]) == 64
+    assert found["engine"] == {"batch": None, "precision": "fp32", "channels_last": True}
     assert found["versions"]["fastadv"]
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert {(r["networks"], r["row"], r["column"]): r["value"] for r in rows} == {
@@ -195,6 +202,8 @@ def test_other_faces_another_scale_seed_or_part_are_refused_by_name(setup, tmp_p
     for other, said in (
         (replace(setup, scale="small"), "scale: expected smoke"),
         (replace(setup, seed=1), "seed: expected 0"),
+        (replace(setup, engine=Engine(precision="bf16")), r"engine\.precision: expected fp32 .*got bf16"),
+        (replace(setup, engine=Engine(batch=4)), r"engine\.batch: expected none .*got 4"),
     ):
         with pytest.raises(ValueError, match=said):
             run_recipes([recipe()], other, out)
@@ -205,6 +214,26 @@ def test_other_faces_another_scale_seed_or_part_are_refused_by_name(setup, tmp_p
     write_png(setup.data / "p0" / "1.png", np.zeros((112, 112, 3), np.uint8))
     with pytest.raises(ValueError, match=r"faces: expected .*got 4 images"):
         run_recipes([recipe(hits=3)], setup, out)
+
+
+@pytest.mark.parametrize("field", ["mean", "std", "channels", "input_size", "structure"])
+def test_a_part_of_a_network_that_computes_otherwise_is_refused_by_name(setup, tmp_path, monkeypatch, field):
+    out = tmp_path / "out"
+    run_recipes([recipe()], setup, out)
+    other = {**model_identity(load(MODEL)), field: "another"}
+    monkeypatch.setattr(running, "model_identity", lambda model: other)
+    with pytest.raises(ArgumentError, match=rf"networks\.{MODEL}\.{field}: expected .*got another"):
+        run_recipes([recipe()], setup, out)
+
+
+def test_fresh_removes_recipes_and_leaves_what_the_user_put_beside_them(setup, tmp_path):
+    out = tmp_path / "out"
+    (folder,) = run_recipes([recipe("massoli-table-1")], setup, out)
+    shutil.copytree(folder, out / "before")
+    run_recipes([recipe()], setup, out, fresh=True)
+    assert (out / "before" / "results.json").is_file()
+    assert not folder.exists()
+    assert log(out) == [MODEL]
 
 
 def test_a_damaged_part_is_named(setup, tmp_path):
@@ -271,6 +300,36 @@ def test_what_cannot_be_compared_is_refused(setup, tmp_path):
     (tmp_path / "b" / "paper-table-2" / "results.json").write_text("[]")
     with pytest.raises(ArgumentError, match="expected the results of a recipe"):
         compare_runs(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: found.pop("recipe"),
+        lambda found: found.pop("title"),
+        lambda found: found.pop("found"),
+        lambda found: found["found"].clear(),
+        lambda found: found["found"][0].pop("table"),
+        lambda found: found["found"][0].pop("claims"),
+        lambda found: found["found"][0]["table"]["rows"][0]["cells"].pop(),
+        lambda found: found["found"][0]["table"]["rows"][0]["cells"][0].update(value="high"),
+    ],
+)
+def test_damaged_results_are_refused_by_the_files_name(setup, tmp_path, damage):
+    (folder,) = run_recipes([recipe()], setup, tmp_path / "out")
+    found = json.loads((folder / "results.json").read_bytes())
+    damage(found)
+    (folder / "results.json").write_text(json.dumps(found))
+    with pytest.raises(ArgumentError, match=r"results\.json: expected the results of a recipe, got"):
+        compare_runs(folder, folder)
+
+
+def test_a_recipe_that_is_found_twice_is_refused(setup, tmp_path):
+    out = tmp_path / "out"
+    (folder,) = run_recipes([recipe()], setup, out)
+    shutil.copytree(folder, out / "before")
+    with pytest.raises(ArgumentError, match="out: expected each recipe once, got paper-table-1 twice"):
+        compare_runs(folder, out)
 
 
 def test_recipes_are_found_by_name_paper_and_all():
