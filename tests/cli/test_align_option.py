@@ -64,7 +64,7 @@ def test_every_command_that_takes_data_takes_align() -> None:
     takers = {path for path, options in commands() if "data" in options}
     assert len(takers) >= 12
     own = {"align", "faces", "least_face", "detector_weights"}
-    # report aligns by the landmarks that the run has kept; recipes take a data set whose faces are aligned or have points
+    # report aligns by the landmarks that the run has kept; recipes take faces that are aligned or have points
     others = {("report",), ("study", "run")}
     assert {path for path, options in commands() if own <= options} == takers - others
     assert {path for path, options in commands() if "align" in options} == takers - others

@@ -47,9 +47,10 @@ def next_command(text):
 
 
 def test_every_command_with_output_has_json_quiet_and_no_progress():
+    at_once = {"doctor", "attacks", "models", "list", "show", "inspect", "compare", "status", "merge"}
     for command in commands():
         options = {option for parameter in command.params for option in parameter.opts}
-        if "--json" in options and command.name not in ("doctor", "attacks", "models", "list", "show", "inspect", "compare", "status", "merge"):
+        if "--json" in options and command.name not in at_once:
             assert {"--quiet", "--no-progress"} <= options, command.name
 
 
