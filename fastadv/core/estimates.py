@@ -83,8 +83,12 @@ def share_of(hits: int, trials: int) -> Estimate:
     return Estimate(value=hits / trials, low=low, high=high, hits=hits, trials=trials)
 
 
-def mean_of(values: ArrayLike) -> Estimate:
-    """The mean of independent numbers, with Student's interval; infinite where there is one number only.
+def mean_of(values: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
+    """The mean of numbers, with Student's interval; infinite where there is no more than one independent number.
+
+    Args:
+        values: The numbers.
+        weights: How many independent numbers each counts as; None: 1 each.
 
     Raises:
         ValueError: No numbers, or one that is not finite.
@@ -92,11 +96,14 @@ def mean_of(values: ArrayLike) -> Estimate:
     found = np.asarray(values, np.float64).ravel()
     if not len(found) or not np.isfinite(found).all():
         raise ArgumentError(f"values: expected finite numbers, at least one, got {len(found)}")
-    mean, half = float(found.mean()), math.inf
-    if len(found) > 1:
+    weight = np.ones_like(found) if weights is None else np.asarray(weights, np.float64)
+    count = float(weight.sum())
+    mean, half = float(np.average(found, weights=weight)), math.inf
+    if count > 1:
         from scipy.stats import t  # here: it takes as long to import as the rest of the package
 
-        half = float(t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
+        variance = float((weight * (found - mean) ** 2).sum()) / (count - 1)
+        half = float(t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
     return Estimate(value=mean, low=mean - half, high=mean + half, trials=len(found))
 
 

@@ -226,8 +226,8 @@ def kolmogorov_smirnov(first: ArrayLike, second: ArrayLike) -> tuple[float, floa
     return apart, float(kolmogorov((root + 0.12 + 0.11 / root) * apart))
 
 
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share, ``hits`` of ``trials``.
+def wilson(hits: float, trials: float) -> tuple[float, float]:
+    """The 95 % score interval of a share, ``hits`` of ``trials``; both may be fractions where trials depend on another.
 
     Raises:
         ValueError: No trials, or more hits than trials.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from fastadv.core.estimates import Estimate, mean_of, share_of
 from fastadv.core.progress import Progress
 from fastadv.core.resolution import measurable
+from fastadv.core.statistics import wilson
 from fastadv.runs.inputs import network_name, open_faces, open_faces_of, open_named_model
 from fastadv.studies.detection.study import default_head
 from fastadv.studies.papers.faces import some_people
@@ -76,6 +78,7 @@ class TransferPart(StudyPart):
         return {
             "networks": list(found.verifiers),
             "pairs": len(found.pairs),
+            "independent": independent(found.pairs),
             "fars": list(found.fars),
             "cells": [_described(found, cell) for cell in found.cells],
         }
@@ -139,6 +142,20 @@ def _described(found: Transfer, cell: TransferCell) -> dict[str, Any]:
     return {"surrogate": cell.surrogate, "method": cell.method, "steps": list(cell.steps), "targets": targets}
 
 
+def independent(pairs: Sequence[tuple[str, str]]) -> float:
+    r"""How many independent trials the pairs count as at least: images come in several pairs.
+
+    With :math:`n_i` of n pairs on image i it is :math:`n^2 / \sum_i n_i^2`, of the sources or of the targets, whichever
+    is less: the number of images where all are in as many pairs. It bounds the variance of a mean over pairs whose
+    numbers are a part of the source, one of the target and one of the pair, each independent of the others.
+
+    Source:
+        Kish 1965, "Survey Sampling", section 5.4: the effective size of clusters, as if correlated in full.
+    """
+    counts = [Counter(pair[side] for pair in pairs).values() for side in (0, 1)]
+    return min(len(pairs) ** 2 / sum(count * count for count in each) for each in counts)
+
+
 def _digits(hits: NDArray[np.bool_]) -> str:
     return "".join("01"[int(hit)] for hit in hits)
 
@@ -148,6 +165,11 @@ class Hits:
     """The results of a `TransferPart`, to be asked for by method and number of steps."""
 
     found: Mapping[str, Any]
+
+    @property
+    def independent(self) -> float:
+        """How many independent trials the pairs count as."""
+        return float(self.found["independent"])
 
     @property
     def moves(self) -> tuple[tuple[str, str], ...]:
@@ -171,9 +193,10 @@ class Hits:
         return np.array([digit == "1" for digit in digits])
 
     def rate(self, move: tuple[str, str], method: str, steps: int | None = None, far: float | None = None) -> Estimate:
-        """The hit rate."""
+        """The hit rate, with Wilson's interval of as many trials as are independent."""
         hits = self.of(move, method, steps, far)
-        return share_of(int(hits.sum()), len(hits))
+        low, high = wilson(float(hits.mean()) * self.independent, self.independent)
+        return replace(share_of(int(hits.sum()), len(hits)), low=low, high=high)
 
     def by_pair(
         self, method: str, steps: int | None = None, surrogate: str | None = None, far: float | None = None
@@ -186,11 +209,19 @@ class Hits:
         self, method: str, steps: int | None = None, surrogate: str | None = None, far: float | None = None
     ) -> Estimate:
         """The mean hit rate over all surrogates and targets; a pair counts once, whatever number of networks saw it."""
-        return bounded(self.by_pair(method, steps, surrogate, far), low=0.0)
+        return self.bounded(self.by_pair(method, steps, surrogate, far), low=0.0)
 
     def above(self, one: str, other: str, steps: tuple[int | None, int | None] = (None, None)) -> Estimate:
         """How much higher one method's mean hit rate is than another's, on the same pairs."""
-        return bounded(self.by_pair(one, steps[0]) - self.by_pair(other, steps[1]))
+        return self.bounded(self.by_pair(one, steps[0]) - self.by_pair(other, steps[1]))
+
+    def bounded(self, values: NDArray[np.float64], *, low: float = -1.0) -> Estimate:
+        """The mean of numbers in [low, 1], one for each pair, as ``bounded``; of pairs that share images."""
+        return bounded(values, low=low, count=self.independent)
+
+    def unbounded(self, values: NDArray[np.float64]) -> Estimate:
+        """The mean of numbers, one for each pair, of pairs that share images."""
+        return mean_of(values, np.full(len(values), self.independent / len(values)))
 
     def first(self, method: str) -> int:
         """The least number of steps that the method was measured after."""
@@ -208,13 +239,15 @@ class Hits:
         return np.asarray(np.mean(found, axis=0))
 
 
-def bounded(values: NDArray[np.float64], *, low: float = -1.0) -> Estimate:
+def bounded(values: NDArray[np.float64], *, low: float = -1.0, count: float | None = None) -> Estimate:
     """The mean of numbers in [low, 1], one for each pair, with Student's interval of these and one more at either end.
 
-    The two stand for what was not seen: without them, a few equal numbers would have an interval of no width.
+    The two stand for what was not seen: without them, a few equal numbers would have an interval of no width. All
+    numbers together count as ``count`` independent ones; None: each as one.
 
     Source:
         Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions", for 0 and 1.
     """
-    wide, value = mean_of([*values, low, 1.0]), float(np.mean(values))
+    weight = 1.0 if count is None else count / len(values)
+    wide, value = mean_of([*values, low, 1.0], [*[weight] * len(values), 1.0, 1.0]), float(np.mean(values))
     return Estimate(value=value, low=max(low, min(value, wide.low)), high=min(1.0, max(value, wide.high)))

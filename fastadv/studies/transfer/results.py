@@ -91,7 +91,10 @@ class OverSet:
         return np.asarray(self.accepted.sum(1))
 
     def interval(self, step: int = -1) -> tuple[float, float]:
-        """Wilson's of the mean hit rate, as if the targets agreed on every pair: a pair is one trial."""
+        """Wilson's of the mean hit rate, as if the targets agreed on every pair: a pair is one trial.
+
+        Too narrow where pairs share images: the pairs are taken for independent.
+        """
         pairs = self.accepted.shape[1]
         return wilson(round(float(self.hits[step]) / len(self.networks)), pairs)
 
@@ -172,7 +175,10 @@ class Transfer:
         return [c for c in self.cells if c.surrogate == cell.surrogate and c.name == wanted]
 
     def against_base(self, cell: TransferCell, target: str) -> PairedDifference | None:
-        """The two methods' hits on the same pairs after as many steps, or None where the base was not run so."""
+        """The two methods' hits on the same pairs after as many steps, or None where the base was not run so.
+
+        Its interval is too narrow where pairs share images: the pairs are taken for independent.
+        """
         base = self.base(cell)
         if base is None:
             return None

@@ -13,7 +13,7 @@ from fastadv.data import Pair
 from fastadv.studies.papers import zhong_deng_printed as printed
 from fastadv.studies.papers.catalog import RECIPES
 from fastadv.studies.papers.recipe import Setup
-from fastadv.studies.papers.transfer_parts import Hits, TransferPart, bounded
+from fastadv.studies.papers.transfer_parts import Hits, TransferPart, bounded, independent
 from fastadv.studies.papers.verifier_parts import MatrixPart
 from fastadv.studies.papers.zhong_deng import RECIPES as PAPER
 from fastadv.studies.transfer.areas import area_draws
@@ -155,10 +155,11 @@ def test_one_architecture_comes_twice_by_aliases_and_one_without_a_head_gets_one
     assert hits.of(("one", "two"), "fim").tolist() == hits.of(("two", "one"), "fim").tolist()  # the same network
 
 
-def part_of(cells_):
+def part_of(cells_, independent=4):
     return {
         "networks": ["a", "b"],
         "pairs": 4,
+        "independent": independent,
         "fars": [0.1, 0.01],
         "cells": [
             {
@@ -205,6 +206,37 @@ def test_a_few_equal_differences_decide_nothing_and_many_do():
     share = bounded(np.ones(8), low=0.0)
     assert share.low > 0.6
     assert share.high == 1.0
+
+
+def test_pairs_that_share_images_count_as_the_images_do():
+    grid = [(f"s{i}", f"t{j}") for i in range(10) for j in range(7)]
+    assert independent(grid) == pytest.approx(7)
+    assert independent([(f"s{i}", f"t{i}") for i in range(5)]) == 5
+    assert independent([("s", f"t{j}") for j in range(5)]) == 1
+    assert independent([("a", "x"), ("a", "y"), ("b", "z")]) == pytest.approx(9 / 5)
+
+
+def test_copies_of_pairs_make_no_interval_narrower_and_no_verdict_surer():
+    def hits(times):
+        texts = {("a", "x"): ["0000", "0110"], ("b", "x"): ["1000", "1010"], ("a", "y"): ["1111", "0111"]}
+        texts[("b", "y")] = ["1111", "1011"]
+        found = part_of({key: [text * times for text in each] for key, each in texts.items()})
+        for cell in found["cells"]:
+            for target in cell["targets"].values():
+                target.update(last=target["last"] * times)
+        return Hits(found)
+
+    once, often = hits(1), hits(1000)
+    assert often.rate(("a", "b"), "x").trials == 4000
+    for ask in (
+        lambda h: h.rate(("a", "b"), "x"),
+        lambda h: h.mean("x"),
+        lambda h: h.above("y", "x"),
+        lambda h: h.unbounded(h.distances("x", white_box=True)),
+    ):
+        one, many = ask(once), ask(often)
+        assert (many.value, many.low, many.high) == pytest.approx((one.value, one.low, one.high))
+        assert many.verdict == one.verdict
 
 
 def all_with_all(people):
