@@ -24,7 +24,8 @@ def status(
     """Show how far a run is: images done and left, their rate, and the last error.
 
     Only reads: the run may be written meanwhile. The rate is that of the latest 256 images, by the times of their
-    files. The images themselves are not looked at.
+    files. The images themselves are not looked at. The last error says why the last call that had begun to write
+    failed; a call that fails before its first image prints its error only.
 
     Example: fastadv status run/
     """

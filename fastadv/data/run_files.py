@@ -29,7 +29,7 @@ IMAGES = "images"
 SHARDS = "shards"
 """Parts of a run that several processes compute, until they are merged."""
 ERROR = "error.txt"
-"""Why the last call failed; gone once the run is continued."""
+"""Why the last call that had begun to write failed; gone once the run is continued."""
 FOUND = ("landmarks.txt", "gallery-landmarks.txt")
 """Landmarks that were found in the photographs of a run, and of its gallery: kept before the run itself begins."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fastadv.core.differences import difference
@@ -17,6 +18,7 @@ from fastadv.data.manifest import PARQUET, ManifestRow
 from fastadv.data.names import several
 from fastadv.data.run_files import (
     FOUND,
+    IMAGES,
     RUN,
     SHARDS,
     Description,
@@ -25,9 +27,13 @@ from fastadv.data.run_files import (
     image_file,
     locked,
 )
-from fastadv.runs.sharding import Shard, check_place, found_shards, set_aside, whole
+from fastadv.runs.sharding import Shard, begun_shards, check_place, found_shards, set_aside, whole
 
 _ROWS = 2**16  # of all shards together that are read ahead
+
+
+class DamagedShardError(RunFolderError):
+    """A finished shard lacks images of its manifest; the message names them."""
 
 
 def merge_shards(run: Path, *, progress: Progress = silent) -> int:
@@ -44,23 +50,22 @@ def merge_shards(run: Path, *, progress: Progress = silent) -> int:
         The number of shards; 0 where the run is merged already.
 
     Raises:
-        RunFolderError: There are no shards; some are missing, unfinished or of another run; images are missing or
-            damaged; the folder holds something else, or is being written.
+        DamagedShardError: Images are missing or damaged.
+        RunFolderError: There are no shards; some are missing, unfinished or of another run; the folder holds something
+            else, or it or a shard is being written.
         OSError: The folder cannot be written.
     """
-    shards = found_shards(run)
-    merged = (run / RUN).is_file() and (run / PARQUET).is_file()
-    if not shards and not merged:
-        raise RunFolderError(f"{run}: expected the shards of 'fastadv attack --shard K/N' below {SHARDS}, got none")
+    _shards(run)  # a folder without is not written to
     check_place(run)
-    lock = locked(run)
-    try:
+    with ExitStack() as locks:
+        locks.callback(locked(run).release)
+        shards, found = _shards(run), found_shards(run)
+        for shard in found:  # nobody may be mending images in one, until all are removed
+            locks.callback(locked(shard.folder(run)).release)
         if shards and (run / RUN).is_file():
             _check_merged(run, shards)
         elif shards:
             described = _finished(run, shards)
-            for shard in shards:  # nobody may be mending images in one
-                locked(shard.folder(run)).release()
             remove_temporaries(run)
             _check_images(run, shards, described.images, progress)
             _move_images(run, shards, described.images, progress)
@@ -69,12 +74,18 @@ def merge_shards(run: Path, *, progress: Progress = silent) -> int:
                     write_atomically(run / name, (shards[0].folder(run) / name).read_bytes())
             manifest.write_parquet(_in_order(run, shards), run / PARQUET)
             described.write(run)  # the last step: without it the folder is no run
-        if shards:
+        if found:
             set_aside(run)
         remove_temporaries(run)
-    finally:
-        lock.release()
     return len(shards)
+
+
+def _shards(run: Path) -> list[Shard]:
+    """The shards that have begun; none of a run that is merged."""
+    shards = begun_shards(run)
+    if not shards and not ((run / RUN).is_file() and (run / PARQUET).is_file()):
+        raise RunFolderError(f"{run}: expected the shards of 'fastadv attack --shard K/N' below {SHARDS}, got none")
+    return shards
 
 
 def _check_merged(run: Path, shards: Sequence[Shard]) -> None:
@@ -130,6 +141,7 @@ def _rows(run: Path, shard: Shard) -> Iterator[ManifestRow]:
 def _check_images(run: Path, shards: Sequence[Shard], images: int | None, progress: Progress) -> None:
     """Insists that every image is there, in its shard or moved already, and say where software differs."""
     software: dict[str, set[str]] = {}
+    moved = {file for file in (run / IMAGES).rglob("*") if not file.is_dir()}
     done = 0
     for shard in shards:
         folder, count = shard.folder(run), 0
@@ -137,17 +149,21 @@ def _check_images(run: Path, shards: Sequence[Shard], images: int | None, progre
         for row in _rows(run, shard):
             place = folder if image_file(folder, row.name).exists() else run
             damaged += damaged_images(place, [row])
+            moved.discard(image_file(run, row.name))
             software.setdefault(row.software, set()).add(shard.name)
             count += 1
             progress("checking images", done + count, images or done + count)
         done += count
         if damaged:
-            raise RunFolderError(
+            raise DamagedShardError(
                 f"{folder}: expected the images of its manifest, got missing or damaged ones: {several(damaged)}; "
                 f"--shard {shard} generates them again"
             )
         if images is not None and count != shard.size(images):
             raise RunFolderError(f"{folder}: expected {shard.size(images)} images, got {count}")
+    if moved:  # by a merge of shards that were begun anew since
+        others = sorted(str(file.relative_to(run)) for file in moved)
+        raise RunFolderError(f"{run}: expected images of its shards only, got others: {several(others)}; remove them")
     found = _different(software)
     if found:
         notify(f"{run}: the shards were computed by different software, which can change bits: {found}")

@@ -15,7 +15,6 @@ from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
 from fastadv.core.numbers import parse_shard
-from fastadv.data.hashes import KEPT
 from fastadv.data.kept_landmarks import is_found_list
 from fastadv.data.manifest import PARQUET
 from fastadv.data.run_files import FOUND, IMAGES, RUN, SHARDS, Description, RunFolderError, check_free, locked
@@ -76,11 +75,6 @@ class Shard:
         """The identity of this part of a run with an identity."""
         return {**config, "shard": str(self)}
 
-    def known(self, run: Path) -> Path:
-        """The folder whose settled choices and hashes of images it begins with: its own, another shard's, the run's."""
-        places = [self.folder(run), *(shard.folder(run) for shard in found_shards(run)), run]
-        return next((p for p in places if (p / RUN).is_file() or (p / KEPT).is_file()), self.folder(run))
-
     def take_landmarks(self, run: Path) -> None:
         """Take over the landmarks that the run or another shard has found, so that they are not looked for again.
 
@@ -95,6 +89,23 @@ class Shard:
                 own.mkdir(parents=True, exist_ok=True)
                 write_atomically(own / name, found.read_bytes())
 
+    def check_folder(self, run: Path) -> None:
+        """Insists that a folder, of which ``check_place`` holds, can take a shard of this number.
+
+        Raises:
+            RunFolderError: It holds a run, or shards of another number.
+        """
+        if (run / RUN).exists():
+            raise RunFolderError(
+                f"{run}: expected a folder of shards, got one with a run; leave --shard out or use another --out"
+            )
+        for other in begun_shards(run):
+            if other.count != self.count:
+                raise RunFolderError(
+                    f"{run}: expected shards of {other.count}, such as {other.name}, got {self}; remove {run / SHARDS} "
+                    "or use another --out"
+                )
+
     def check(self, run: Path, config: Mapping[str, Any], shown: Mapping[str, str], *, fresh: bool = False) -> None:
         """Insists that a folder, of which ``check_place`` holds, can take this shard of a run with an identity.
 
@@ -105,24 +116,15 @@ class Shard:
             fresh: Whether shards of another run may lie there, which are to be begun anew too.
 
         Raises:
-            RunFolderError: It holds a run, shards of another number, or of another run.
+            RunFolderError: As ``check_folder``, or it holds shards of another run.
         """
-        if (run / RUN).exists():
-            raise RunFolderError(
-                f"{run}: expected a folder of shards, got one with a run; leave --shard out or use another --out"
-            )
-        for other in found_shards(run):
-            if other.count != self.count:
-                raise RunFolderError(
-                    f"{run}: expected shards of {other.count}, such as {other.name}, got {self}; remove {run / SHARDS} "
-                    "or use another --out"
-                )
-            if not fresh and other != self and (other.folder(run) / RUN).exists():
-                saved = Description.read(other.folder(run))
-                where, words = f"{SHARDS}/{other.name}/{RUN}", (saved.shown, shown)
-                found = difference(whole(saved.config), config, where=where, shown=words)
-                if found:
-                    raise RunFolderError(f"{run}: holds shards of another run; {found}")
+        self.check_folder(run)
+        for other in () if fresh else begun_shards(run):
+            saved = Description.read(other.folder(run))
+            where, words = f"{SHARDS}/{other.name}/{RUN}", (saved.shown, shown)
+            found = difference(whole(saved.config), config, where=where, shown=words)
+            if found:
+                raise RunFolderError(f"{run}: holds shards of another run; {found}")
 
 
 def check_place(run: Path) -> None:
@@ -172,3 +174,15 @@ def found_shards(run: Path) -> list[Shard]:
     matches = (_NAME.fullmatch(name) for name in names)
     shards = {Shard(number=int(m[1]), count=int(m[2])) for m in matches if m}
     return sorted(shard for shard in shards if 1 <= shard.number <= shard.count and shard.name in names)
+
+
+def begun_shards(run: Path) -> list[Shard]:
+    """Those of ``found_shards`` with a description; without one, a folder has landmarks at most."""
+    return [shard for shard in found_shards(run) if (shard.folder(run) / RUN).is_file()]
+
+
+def known_folder(run: Path, shard: Shard | None = None) -> Path:
+    """The folder whose settled choices and hashes a run, or a shard, begins with: its own, the run's, a shard's."""
+    own = () if shard is None else (shard.folder(run),)
+    places = (*own, run, *(each.folder(run) for each in begun_shards(run)))
+    return next((place for place in places if (place / RUN).is_file()), run)

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from fastadv.data.manifest import JOURNAL, PARQUET
 from fastadv.data.run_files import ERROR, RUN, Description, RunFolderError, image_file
-from fastadv.runs.sharding import Shard, found_shards
+from fastadv.runs.sharding import Shard, begun_shards, found_shards
 
 FINISHED, UNFINISHED, MISSING, UNMERGED = "finished", "unfinished", "missing", "not merged"
 _LATEST = 256  # images that the rate is of
@@ -32,7 +32,8 @@ class Progressed:
         images_per_second: Of the latest 256 images, by the times of their files; of several shards the sum; None where
             there are fewer than two, or the run is finished.
         seconds_since_image: Since the latest image was written, of an unfinished run with images.
-        last_error: Why the latest call failed; None where it did not, or was killed, or the run was continued since.
+        last_error: Why the latest call that had begun to write failed; None where it did not, or was killed, or the run
+            was continued since.
     """
 
     state: str
@@ -54,7 +55,7 @@ def run_status(run: Path) -> tuple[Progressed, dict[str, Progressed]]:
     Raises:
         RunFolderError: It is no folder of a run, or its description is damaged.
     """
-    found = found_shards(run)
+    found = begun_shards(run) or found_shards(run)
     if (run / RUN).is_file():  # shards beside it are merged
         return _status(run, Description.read(run).images), {}
     if not found:
@@ -92,11 +93,15 @@ def _status(folder: Path, images: int | None) -> Progressed:
         return Progressed(state=FINISHED, images=done, done=done, last_error=error)
     latest: deque[bytes] = deque(maxlen=_LATEST)
     done = 0
-    with suppress(OSError), open(folder / JOURNAL, "rb") as journal:
-        for line in journal:
-            if line.endswith(b"\n"):
-                latest.append(line)
-                done += 1
+    try:
+        with open(folder / JOURNAL, "rb") as journal:
+            for line in journal:
+                if line.endswith(b"\n"):
+                    latest.append(line)
+                    done += 1
+    except OSError:
+        if (folder / PARQUET).is_file():  # finished since it was looked for
+            return _status(folder, images)
     times = sorted(_times(folder, latest))
     passed = times[-1] - times[0] if times else 0.0
     return Progressed(

@@ -10,6 +10,7 @@ from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
+from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.attack import AttackSummary, attack_folder, plan
@@ -17,7 +18,7 @@ from fastadv.runs.enrolment import enrol
 from fastadv.runs.goals import GoalChoice
 from fastadv.runs.inputs import RunInputs
 from fastadv.runs.production import Order
-from fastadv.runs.sharding import Shard, check_place
+from fastadv.runs.sharding import Shard, begun_shards, check_place, known_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,9 @@ def prepare_attack(wanted: AttackPlan, *, progress: Progress = silent) -> Prepar
     run, shard, aim = wanted.inputs.folder, wanted.shard, wanted.aim
     if shard is not None:
         check_place(run)
+        shard.check_folder(run)
+        if not begun_shards(run):
+            _check_settled(wanted.inputs.engine)
         wanted = replace(wanted, inputs=replace(wanted.inputs, out=shard.folder(run)))
     given = wanted.inputs
     model = given.open_model()
@@ -126,7 +130,7 @@ def prepare_attack(wanted: AttackPlan, *, progress: Progress = silent) -> Prepar
         given.used(source, used),
         attack=wanted.attack,
         others={"gallery": given.used(known)} if aim.needs_gallery else {},
-        out=None if shard is None else shard.known(run),
+        out=known_folder(run, shard),
         rules={
             **aim.describe(),
             **({} if wanted.gallery is None else {"selection": {"gallery": "GALLERY"}}),
@@ -140,3 +144,13 @@ def prepare_attack(wanted: AttackPlan, *, progress: Progress = silent) -> Prepar
         shard.check(run, identity.config, identity.shown, fresh=given.fresh)
         identity = replace(identity, config=shard.identity(identity.config))
     return PreparedAttack(wanted=wanted, model=model, source=source, known=known, orders=part, identity=identity)
+
+
+def _check_settled(engine: Engine) -> None:
+    """Insists on an engine for which the shards of a run, begun at the same time, choose the same."""
+    for name, value, other in (("batch", engine.batch, 0), ("precision", engine.precision, "auto")):
+        if value == other:
+            raise ArgumentError(
+                f"{name}: expected a fixed value for the first shard, got {other}; shards that start together would "
+                "each measure their own"
+            )

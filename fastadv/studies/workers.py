@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import os
@@ -24,15 +25,16 @@ import torch
 from fastadv.core.allocator import keep_freed_memory
 from fastadv.core.cores import given_to_children, own_cores, shares
 from fastadv.core.errors import ArgumentError, Error
-from fastadv.core.files import write_atomically
+from fastadv.core.files import is_temporary, write_atomically
 from fastadv.core.notices import Notice, notify
 from fastadv.core.progress import Notes, Progress, silent
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.data.manifest import PARQUET, iterate_manifest
-from fastadv.data.run_files import RUN, RunFolderError, clear, locked
+from fastadv.data.names import several
+from fastadv.data.run_files import FOUND, LOCK, RUN, RUN_FOLDER, RunFolderError, clear, locked
 from fastadv.models import open_device
 from fastadv.runs.attack import AttackSummary, summarise
-from fastadv.runs.merging import merge_shards
+from fastadv.runs.merging import DamagedShardError, merge_shards
 from fastadv.runs.sharding import Shard, check_place, discard_shards, found_shards
 from fastadv.studies.attack import AttackPlan, PreparedAttack, prepare_attack
 
@@ -73,37 +75,64 @@ def attack_in_processes(wanted: AttackPlan, devices: Sequence[str], *, progress:
 
     Raises:
         WorkerError: A process has failed or was killed; the others were stopped, and what they finished is kept.
-        ValueError, OSError: As ``attack_as_planned`` and ``merge_shards``; a run of one process is unfinished there.
+        ValueError, OSError: As ``attack_as_planned`` and ``merge_shards``; with ``fresh``, other files lie there.
     """
     given = replace(wanted.inputs, device=devices[0])
     run = given.folder
     check_place(run)
     prepared = prepare_attack(replace(wanted, inputs=given), progress=progress)
+    shards = [Shard(number=k + 1, count=len(devices)) for k in range(len(devices))]
+    if given.fresh or not (run / RUN).exists():
+        shards[0].part(prepared.orders)  # refuses more shards than images
     if given.fresh:
         _discard(prepared)
     if (run / RUN).exists():  # with nothing to make but images that are damaged
         if not (run / PARQUET).exists():
-            raise RunFolderError(f"{run}: expected no unfinished run of one process, got one; continue it so")
+            notify(f"{run}: holds an unfinished run of one process, and is continued in one process")
         if found_shards(run):
             merge_shards(run, progress=progress)
         return replace(prepared, wanted=replace(wanted, inputs=replace(given, fresh=False))).run(progress)
-    shards = [Shard(number=k + 1, count=len(devices)) for k in range(len(devices))]
-    shards[0].part(prepared.orders)  # refuses more shards than images
-    for shard in shards:
-        shard.check(run, prepared.identity.config, prepared.identity.shown)
+    shards[0].check(run, prepared.identity.config, prepared.identity.shown)
+    if _merged(run, shards, progress):
+        return summarise(iterate_manifest(run))
     images = len(prepared.orders)
     settled = replace(wanted, inputs=replace(given, engine=prepared.identity.engine, fresh=False))
     with _hashes_beside(run, prepared.identity.known):
         del prepared  # with its network
+        if torch.cuda.is_initialized():
+            gc.collect()
+            torch.cuda.empty_cache()  # for the process on the same device
         _attack(settled, dict(zip(shards, devices, strict=True)), images, progress)
     merge_shards(run, progress=progress)
     return summarise(iterate_manifest(run))
 
 
+def _merged(run: Path, shards: Sequence[Shard], progress: Progress) -> bool:
+    """Merge shards that are all finished, as a kill in the merge leaves them: their moved images are not missing."""
+    if not all((shard.folder(run) / PARQUET).is_file() for shard in shards):
+        return False
+    try:
+        merge_shards(run, progress=progress)
+    except DamagedShardError:  # to be generated again
+        return False
+    return True
+
+
 def _discard(prepared: PreparedAttack) -> None:
-    """Remove run and shards of the folder."""
+    """Remove run and shards of the folder, which shards would share with nothing else.
+
+    Raises:
+        RunFolderError: Other files lie there, or somebody writes.
+    """
     run = prepared.wanted.inputs.folder
     if run.exists():
+        ours = {LOCK, RUN, *FOUND, *RUN_FOLDER.written}
+        others = sorted(name for name in os.listdir(run) if name not in ours and not is_temporary(name))
+        if others:
+            raise RunFolderError(
+                f"{run}: expected nothing beside the run to begin it anew in several processes, got {several(others)}; "
+                "remove it or use another --out"
+            )
         lock = locked(run)
         try:
             discard_shards(run)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,13 @@ from safetensors.torch import save_file
 from fastadv.cli import app
 from fastadv.core.cores import given_to_children, own_cores, shares
 from fastadv.core.errors import Error
+from fastadv.core.notices import Notice
 from fastadv.data import read_manifest
+from fastadv.data.kept_landmarks import ABOUT
 from fastadv.models import load
 from fastadv.runs.status import run_status
+from fastadv.studies import workers
+from fastadv.studies.attack import attack_as_planned
 
 TWO = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores")
 PROC = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
@@ -137,6 +142,8 @@ def test_open_choices_are_those_of_the_first_shard(faces, tmp_path, capsys):
         (("--shard", "3"), "shard: expected K/N with K from 1 to N, such as 3/16, got '3'"),
         (("--shard", "3/2"), "shard: expected K/N with K from 1 to N"),
         (("--shard", ""), "--shard: expected a value, got an empty text"),
+        (("--shard", "1/2", "--batch", "0"), "batch: expected a fixed value for the first shard, got 0; shards that"),
+        (("--shard", "1/2", "--precision", "auto"), "precision: expected a fixed value for the first shard, got auto"),
         (("--shard", "1/19"), "shard: expected at most one for each of the 18 images, got 1/19"),
         (("--workers", "0"), "Invalid value for '--workers'"),
         (("--workers", "5000"), "workers: expected at most one for each of the "),
@@ -172,6 +179,19 @@ def test_shards_of_another_number_are_refused(inside, faces, tmp_path, capsys):
     for more in (("--shard", "1/2"), ("--workers", "2")) if len(own_cores()) > 1 else (("--shard", "1/2"),):
         code, said = inside(*words(faces, tmp_path / "out", *more))
         assert (code, "out: expected shards of 3, such as 1-of-3, got 1/2; remove" in said) == (2, True), said
+
+
+def test_a_refused_shard_leaves_no_landmarks(single, inside, faces, content, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(single("impersonate"), out)
+    write_detector(tmp_path / "mtcnn.safetensors")
+    (out / "landmarks.txt").write_text(f"{ABOUT}\n")
+    before = content(out)
+    code, said = inside(
+        *words(faces, out, "--shard", "1/2", "--align", "--detector-weights", tmp_path / "mtcnn.safetensors")
+    )
+    assert (code, "out: expected a folder of shards, got one with a run" in said) == (2, True), said
+    assert content(out) == before
 
 
 def test_people_read_the_status(faces, tmp_path, capsys):
@@ -223,6 +243,76 @@ def alive(group):
             state, _, of = stat.read_text().rpartition(") ")[2].split()[:3]
             found += [stat] if int(of) == group and state != "Z" else []
     return found
+
+
+@TWO
+def test_what_cannot_begin_anew_stays(single, inside, faces, content, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(single("impersonate"), out)
+    for more, text in (
+        (("--limit", "1"), "shard: expected at most one for each of the 1 images, got 1/2"),
+        ((), "out: expected nothing beside the run to begin it anew in several processes, got notes.txt; remove it"),
+    ):
+        before = content(out)
+        code, said = inside(*words(faces, out, "--workers", "2", "--fresh", *more))
+        assert (code, text in said) == (2, True), said
+        assert content(out) == before
+        (out / "notes.txt").write_text("years of work")
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """The shards that the processes of a run would make, made in this process."""
+    made = []
+
+    def attack(wanted, devices, images, progress):
+        for shard in devices:
+            made.append(str(shard))
+            attack_as_planned(replace(wanted, shard=shard))
+
+    monkeypatch.setattr(workers, "_attack", attack)
+    return made
+
+
+@TWO
+def test_finished_shards_are_merged_at_once(faces, content, one_by_one, tmp_path, capsys):
+    expected, out = tmp_path / "single", tmp_path / "run"
+    run(capsys, *words(faces, expected, "--batch", "3"))
+    for shard in ("1/2", "2/2"):
+        run(capsys, *words(faces, out, "--shard", shard, "--batch", "3"))
+    whole = tmp_path / "whole"
+    shutil.copytree(out, whole)
+    moved = "images/person0/1.png"  # the merge was killed here
+    (out / moved).parent.mkdir(parents=True)
+    shutil.move(next(out.glob(f"shards/*/{moved}")), out / moved)
+    run(capsys, *words(faces, out, "--workers", "2", "--batch", "0"))  # 0: as the shards have measured
+    assert one_by_one == []
+    assert content(out) == content(expected)
+    next(whole.glob(f"shards/*/{moved}")).write_bytes(b"")
+    with pytest.warns(Notice, match="images are missing or damaged and are generated again: person0/1"):
+        run(capsys, *words(faces, whole, "--workers", "2", "--batch", "0"))
+    assert one_by_one == ["1/2", "2/2"]
+    assert content(whole) == content(expected)
+
+
+@TWO
+def test_an_unfinished_run_of_one_process_goes_on_in_one(single, faces, content, one_by_one, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(single("impersonate"), out)
+    (out / "manifest.parquet").unlink()
+    (out / "manifest.jsonl").touch()  # as a repair begins that is killed
+    with pytest.warns(Notice, match="run: holds an unfinished run of one process, and is continued in one process"):
+        run(capsys, *words(faces, out, "--workers", "2"))
+    assert one_by_one == []
+    assert content(out) == content(single("impersonate"))
+
+
+@TWO
+def test_device_memory_is_given_back_before_the_processes_start(faces, one_by_one, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workers.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(workers.torch.cuda, "empty_cache", lambda: one_by_one.append("given back"))
+    run(capsys, *words(faces, tmp_path, "--workers", "2", "--limit", "2"))
+    assert one_by_one == ["given back", "1/2", "2/2"]
 
 
 def many(faces, out, *more):
@@ -357,9 +447,3 @@ def test_processes_begin_anew(long_single, faces, fastadv, content, tmp_path, ca
         done = fastadv(*many(faces, out, *more))
         assert done.returncode == 0, done.stderr
     assert content(out) == content(long_single[0])
-    shutil.rmtree(out)
-    run(capsys, *words(faces, out))
-    (out / "manifest.parquet").unlink()
-    (out / "manifest.jsonl").touch()
-    refused = fastadv(*words(faces, out, "--workers", "2"))
-    assert (refused.returncode, "expected no unfinished run of one process, got one" in refused.stderr) == (2, True)

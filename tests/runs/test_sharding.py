@@ -18,6 +18,7 @@ from fastadv.core.errors import FileError
 from fastadv.core.lock import FolderLock
 from fastadv.core.notices import Notice
 from fastadv.data import RunFolder, RunFolderError, face_id
+from fastadv.runs import merging, status
 from fastadv.runs.merging import merge_shards
 from fastadv.runs.sharding import Shard, found_shards
 from fastadv.runs.status import run_status
@@ -258,6 +259,11 @@ def other_beside(run: Path) -> None:
     shutil.move(run.parent / "aside", run / "shards")
 
 
+def images_of_none(run: Path) -> None:
+    (run / "images" / "P9").mkdir(parents=True)
+    (run / "images" / "P9" / "P9_0001.png").write_bytes(b"of shards that were begun anew")
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -274,6 +280,7 @@ def other_beside(run: Path) -> None:
         (foreign, r"out: expected a new or empty folder, .* has no run\.json and holds thesis\.txt"),
         (single_beside, r"run: expected shards only, got an unfinished run of one process beside them"),
         (other_beside, r"1-of-4: holds another run; seed: expected 8 \(as in run\.json\), got 7"),
+        (images_of_none, r"run: expected images of its shards only, got others: images/P9/P9_0001\.png; remove them"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_with_its_name_and_nothing_changes(change, text, tmp_path):
@@ -294,6 +301,46 @@ def test_a_shard_that_is_being_written_is_refused(tmp_path):
         merge_shards(tmp_path)
     lock.release()
     assert merge_shards(tmp_path) == 2
+
+
+def test_a_shard_is_not_written_until_all_are_removed(single, tmp_path):
+    write_shards(tmp_path, names(4), 2)
+    refused = 0
+
+    def mend(stage, done, total):
+        nonlocal refused
+        for shard in found_shards(tmp_path):
+            with pytest.raises(RunFolderError, match="expected a folder that no other process writes to"):
+                RunFolder.open(shard.folder(tmp_path), shard.identity(CONFIG))
+            refused += 1
+
+    assert merge_shards(tmp_path, progress=mend) == 2
+    assert refused == 2 * 4 * 2  # both shards, with every image that is checked and moved
+    assert content(tmp_path) == single(4)
+
+
+def test_shards_are_listed_when_nobody_else_merges(single, tmp_path, monkeypatch):
+    write_shards(tmp_path, names(4), 2)
+    locked = merging.locked
+
+    def waiting(folder):
+        monkeypatch.setattr(merging, "locked", locked)
+        assert merge_shards(tmp_path) == 2  # another call, a moment earlier
+        return locked(folder)
+
+    monkeypatch.setattr(merging, "locked", waiting)
+    assert merge_shards(tmp_path) == 0
+    assert content(tmp_path) == single(4)
+
+
+def test_a_shard_with_landmarks_only_stands_in_nobodys_way(single, tmp_path):
+    write_shards(tmp_path, names(5), 2)
+    for merged in (2, 0):
+        (tmp_path / "shards" / "1-of-3").mkdir(parents=True)
+        (tmp_path / "shards" / "1-of-3" / "landmarks.txt").write_text("points")
+        assert set(run_status(tmp_path)[1]) == ({"1-of-2", "2-of-2"} if merged else set())
+        assert merge_shards(tmp_path) == merged
+        assert content(tmp_path) == single(5)
 
 
 def test_different_software_is_said(tmp_path, recwarn):
@@ -377,6 +424,20 @@ def test_how_far_shards_are(tmp_path):
     merge_shards(tmp_path)
     found, shards = run_status(tmp_path)
     assert (found.state, found.done, shards) == ("finished", 10, {})
+
+
+def test_a_run_that_is_finished_meanwhile(tmp_path, monkeypatch):
+    write(tmp_path, CONFIG, names(3), total=3, finish=False)
+
+    def finishing(*given):
+        monkeypatch.undo()
+        with RunFolder.open(tmp_path, CONFIG) as run:
+            run.finish(names(3))
+        return open(*given)
+
+    monkeypatch.setattr(status, "open", finishing, raising=False)
+    found, _ = run_status(tmp_path)
+    assert (found.state, found.done, found.left) == ("finished", 3, 0)
 
 
 def test_a_run_of_an_earlier_version_says_no_total_and_goes_on(tmp_path):
