@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -177,6 +178,7 @@ def _attack(wanted: AttackPlan, devices: Mapping[Shard, str], images: int, progr
     cores: Sequence[list[int] | None] = shares(len(devices)) if on_cpu else [None] * len(devices)
     threads = max(1, torch.get_num_threads() // len(devices))
     workers: list[_Worker] = []
+    resource_tracker.ensure_running()  # started by the first process, it would let Ctrl-C through to that one
     try:
         for (shard, device), own in zip(devices.items(), cores, strict=True):
             reports, reporting = context.Pipe(duplex=False)
@@ -275,6 +277,7 @@ def _work(reporting: Connection, plan: bytes, shard: Shard, device: str, threads
         kind, what, code = _outcome(plan, shard, device, report)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who is told of an error ends all
     except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(130)
     report.send(kind, what)
     sys.exit(code)
