@@ -227,7 +227,8 @@ def reproduction(results: Mapping[str, Any]) -> str:
                     f"**{found[who]['verdict']}** {_estimate(found[who]['estimate'])}".strip() if who in found else ""
                     for who in columns
                 ]
-                lines.append([claim["statement"], row["source"].split(", ")[1], *cells])
+                where = next((p for p in row["source"].split(", ") if p.startswith(("table", "figure"))), "")
+                lines.append([claim["statement"], where, *cells])
         if lines:
             parts.append(f"### {paper}\n\n{table(['finding', 'source', *columns], lines)}")
     return "\n".join(parts)
@@ -259,7 +260,8 @@ def reproduction_tables(results: Mapping[str, Any]) -> str:
                         cells = dict(zip(one["columns"], line["cells"], strict=True))
                         lines.append([name, who, *(_estimate(cells.get(c), one["percent"]) for c in columns)])
         unit = ", per cent" if any(one["percent"] for _, one in tables) else ""
-        title = f"### {row['source']}: {row['title'][:1].lower()}{row['title'][1:]}{unit}"
+        name = row["title"] if row["title"][1:2].isupper() else f"{row['title'][:1].lower()}{row['title'][1:]}"
+        title = f"### {row['source']}: {name}{unit}"
         parts.append(f"{title}\n\n{table(['', '', *columns], lines)}")
     return "\n".join(parts)
 
