@@ -136,9 +136,9 @@ def test_the_figures_of_a_kind_of_score_are_those_of_its_numbers():
     assert row.refused["aggregate"] is None  # four images do not show 2 %
 
 
-@pytest.mark.parametrize(("errors", "verdict"), [(2, "undecided"), (400, "pass")])
+@pytest.mark.parametrize(("errors", "verdict"), [(4, "undecided"), (400, "pass")])
 def test_few_natural_errors_decide_nothing(errors, verdict):
-    shares = {"aggregate": [0.9] * 3, "natural errors": [0.5] * 3, "lbfgs targeted": [0.9] * 3}
+    shares = {"aggregate": [0.9] * 3, "natural errors": [0.7] * 3, "lbfgs targeted": [0.9] * 3}
     part = {
         "accuracies": {
             f"{p} {w}": shares for p in ("none", "l2", "pca") for w in ("uniform", "rank", "inverse_square")
@@ -147,7 +147,7 @@ def test_few_natural_errors_decide_nothing(errors, verdict):
     }
     claims = {claim.statement: claim.check({"nearest-neighbours": part}) for claim in PAPER[0].claims}
     found = claims["adversarial images are easier to refuse than natural errors"]
-    assert found.value == pytest.approx(0.4)
+    assert found.value == pytest.approx(0.2)
     assert found.verdict == verdict
     assert claims["L2 normalisation is better than none"].verdict == "undecided"
     assert claims["L-BFGS is easier to detect than FGS"] is None  # no FGS
