@@ -10,8 +10,9 @@ import numpy as np
 
 from fastadv.core.estimates import Estimate, least, mean_of, share_of
 from fastadv.studies.papers import massoli_detection
+from fastadv.studies.papers.massoli_detection import claim, measured
 from fastadv.studies.papers.massoli_parts import LEVELS, delta, image_parts
-from fastadv.studies.papers.recipe import Claim, Figure, PaperTable, Pictures, Results, StudyRecipe, Trace
+from fastadv.studies.papers.recipe import Figure, PaperTable, Pictures, Results, Trace
 from fastadv.studies.papers.traces import histogram
 
 _KINDS = ("targeted", "untargeted")
@@ -225,21 +226,7 @@ def _mean_similarities(scene: str, found: Results) -> PaperTable:
     return PaperTable(columns=_COLUMNS, rows=rows)
 
 
-def _recipe(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
-    kind, _, count = number.partition(" ")
-    return StudyRecipe(
-        name=f"massoli-{kind}-{count}",
-        source=f"Massoli et al. 2021, {number}, section {section}",
-        title=title,
-        parts=image_parts,
-        table=table,
-        **more,
-    )
-
-
-def _claim(statement: str, check: Callable[..., Estimate | None], *first: str) -> Claim:
-    return Claim(statement=statement, check=partial(check, *first))
-
+_recipe = partial(measured, parts=image_parts)
 
 _RECIPES = (
     *massoli_detection.RECIPES,
@@ -250,7 +237,7 @@ _RECIPES = (
         partial(_verified, "impersonation"),
         printed=PaperTable.of_percent(_COLUMNS, _TABLE_3),
         claims=tuple(
-            _claim(
+            claim(
                 f"{kind} kNN-guided attacks push more pairs above the threshold than C&W",
                 _guided_over_cw,
                 "impersonation",
@@ -268,7 +255,7 @@ _RECIPES = (
         printed=PaperTable.of_percent(_COLUMNS, _TABLE_4),
         claims=(
             *(
-                _claim(
+                claim(
                     f"{kind} kNN-guided attacks push more pairs below the threshold than C&W",
                     _guided_over_cw,
                     "evasion",
@@ -276,7 +263,7 @@ _RECIPES = (
                 )
                 for kind in _KINDS
             ),
-            _claim("targeted kNN-guided attacks evade more often than untargeted ones", _targeted_evade_more),
+            claim("targeted kNN-guided attacks evade more often than untargeted ones", _targeted_evade_more),
         ),
         notes=_VERIFIER,
     ),
@@ -298,10 +285,10 @@ _RECIPES = (
         notes=("An image is one trial: the mean of its distances over the attacks of its group.",),
         claims=(
             *(
-                _claim(f"{kind} kNN-guided attacks end nearer to the class mean", _guided_nearer, kind)
+                claim(f"{kind} kNN-guided attacks end nearer to the class mean", _guided_nearer, kind)
                 for kind in _KINDS
             ),
-            _claim("untargeted classifier attacks end nearer than targeted ones", _untargeted_nearer),
+            claim("untargeted classifier attacks end nearer than targeted ones", _untargeted_nearer),
         ),
     ),
     *(
@@ -312,7 +299,7 @@ _RECIPES = (
             partial(_distance_table, partial(_by_attack, kind)),
             figures=partial(_distance_figure, partial(_by_attack, kind), kind),
             claims=(
-                _claim(f"each {kind} kNN-guided attack ends nearer than each classifier attack", _each_nearer, kind),
+                claim(f"each {kind} kNN-guided attack ends nearer than each classifier attack", _each_nearer, kind),
             ),
         )
         for number, kind in zip((7, 8), _KINDS, strict=True)
@@ -324,7 +311,7 @@ _RECIPES = (
         _pixel_table,
         printed=PaperTable.of_percent((f"pixels changed by at most {LEVELS}/255",), _WITHIN),
         figures=_pixel_figure,
-        claims=(_claim(f"most pixels change by at most {LEVELS}/255, whatever the radius", _most_stay_small),),
+        claims=(claim(f"most pixels change by at most {LEVELS}/255, whatever the radius", _most_stay_small),),
         notes=(
             "The change of a pixel is that of the channel that changes most. The shares are in the text, without a "
             "reason why not all changes are that small at δ = 5.",

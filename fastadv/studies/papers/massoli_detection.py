@@ -268,24 +268,27 @@ def _both_unseen(found: Results) -> PaperTable:
     return PaperTable(columns=_ENDS, rows=rows)
 
 
-def _recipe(
-    number: str, title: str, table: Callable[[Results], PaperTable], printed: PaperTable | None = None, **more: Any
-) -> StudyRecipe:
-    kind, _, count = number.partition(" ")
-    section = "5.3.3" if number in ("table 5", "table 6", "figure 12") else "5.2"
+def measured(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
+    """The recipe of a table or figure of Massoli et al., by its number: ``"table 1"``."""
     return StudyRecipe(
-        name=f"massoli-{kind}-{count}",
+        name=f"massoli-{number.replace(' ', '-')}",
         source=f"Massoli et al. 2021, {number}, section {section}",
         title=title,
-        parts=detector_parts,
         table=table,
-        printed=printed,
-        **{"notes": _NOTES, **more},
+        **more,
     )
 
 
-def _claim(statement: str, check: Callable[..., Estimate | None], *first: str) -> Claim:
+def claim(statement: str, check: Callable[..., Estimate | None], *first: str) -> Claim:
+    """A finding whose check takes further arguments before the results."""
     return Claim(statement=statement, check=partial(check, *first))
+
+
+def _recipe(
+    number: str, title: str, table: Callable[[Results], PaperTable], printed: PaperTable | None = None, **more: Any
+) -> StudyRecipe:
+    section = "5.3.3" if number in ("table 5", "table 6", "figure 12") else "5.2"
+    return measured(number, section, title, table, **{"notes": _NOTES, **more}, parts=detector_parts, printed=printed)
 
 
 RECIPES = (
@@ -295,8 +298,8 @@ RECIPES = (
         partial(_seen_table, _TARGETED),
         PaperTable(columns=_COLUMNS, rows=_TABLE_1),
         claims=(
-            _claim("C&W is the hardest to detect, targeted", _hardest, _TARGETED),
-            _claim("the LSTM on medoids gives the best results, targeted", _best_is_lstm_medoid, _TARGETED),
+            claim("C&W is the hardest to detect, targeted", _hardest, _TARGETED),
+            claim("the LSTM on medoids gives the best results, targeted", _best_is_lstm_medoid, _TARGETED),
         ),
     ),
     _recipe(
@@ -305,10 +308,10 @@ RECIPES = (
         partial(_seen_table, _UNTARGETED),
         PaperTable(columns=_COLUMNS, rows=_TABLE_2),
         claims=(
-            _claim("targeted attacks are easier to detect than untargeted ones", _easier, "seen"),
-            _claim("C&W is the hardest to detect, untargeted", _hardest, _UNTARGETED),
-            _claim("the LSTM on medoids gives the best results, untargeted", _best_is_lstm_medoid, _UNTARGETED),
-            _claim("the LSTM detects untargeted attacks better than the MLP", _lstm_over_mlp, _UNTARGETED, "seen"),
+            claim("targeted attacks are easier to detect than untargeted ones", _easier, "seen"),
+            claim("C&W is the hardest to detect, untargeted", _hardest, _UNTARGETED),
+            claim("the LSTM on medoids gives the best results, untargeted", _best_is_lstm_medoid, _UNTARGETED),
+            claim("the LSTM detects untargeted attacks better than the MLP", _lstm_over_mlp, _UNTARGETED, "seen"),
         ),
     ),
     _recipe(
@@ -316,7 +319,7 @@ RECIPES = (
         "AUC of the same detectors on targeted kNN-guided attacks, which they were not fitted on",
         partial(_unseen_table, _TARGETED),
         PaperTable(columns=_columns_of_deltas(), rows=_TABLE_5),
-        claims=(_claim(f"every detector finds targeted kNN-guided attacks with an AUC above {_AIM}", _unseen_found),),
+        claims=(claim(f"every detector finds targeted kNN-guided attacks with an AUC above {_AIM}", _unseen_found),),
     ),
     _recipe(
         "table 6",
@@ -324,8 +327,8 @@ RECIPES = (
         partial(_unseen_table, _UNTARGETED),
         PaperTable(columns=_columns_of_deltas(), rows=_TABLE_6),
         claims=(
-            _claim("targeted kNN-guided attacks are easier to detect than untargeted ones", _easier, "unseen"),
-            _claim(
+            claim("targeted kNN-guided attacks are easier to detect than untargeted ones", _easier, "unseen"),
+            claim(
                 "the LSTM detects untargeted kNN-guided attacks better than the MLP",
                 _lstm_over_mlp,
                 _UNTARGETED,
