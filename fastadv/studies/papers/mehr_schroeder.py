@@ -204,7 +204,7 @@ RECIPES = (
         claims=(
             _claim("the filter stops most white-box attacks made without knowing it", checks.filter_stops_most),
             _claim(
-                "an attacker who knows the filter succeeds as often as without it (within ten points)",
+                "a white-box attack through the filter succeeds as often as without it (within ten points)",
                 checks.knowing_restores,
             ),
             _FILTERED,
