@@ -215,7 +215,7 @@ class _Attack:
     targeted: bool
 
     def curves(self) -> Iterator[AdaptivePoint]:
-        steps, eps = self._usual()
+        steps, eps = _usual(self.given)
         reached = _Reached()
         for count in sorted({1, max(1, round(steps / 10)), max(1, round(steps / 3)), steps}):
             self._attack(reached, self.name, count, eps)
@@ -232,14 +232,14 @@ class _Attack:
 
     def transfer(self, other: str) -> AdaptivePoint:
         """What is made to evade another detector, as this one sees it; the runs do not end where that one is evaded."""
-        steps, eps = self._usual()
+        steps, eps = _usual(self.given)
         reached = _Reached()
         self._attack(reached, other, steps, eps, spec=self.given)
         return self._point(reached, TRANSFER, other, steps, eps)
 
     def transfer_of(self, study: Path) -> AdaptivePoint:
         """What was made on another network to evade its detectors, by runs that do not end where these are evaded."""
-        steps, eps = self._usual()
+        steps, eps = _usual(self.given)
         reached, known = _Reached(), set(self.names)
         tried: set[str] = set()
         for folder, rows in runs_to_transfer(self.setting, study, self.given, self.targeted):
@@ -260,9 +260,6 @@ class _Attack:
         if len(found):
             reached.fooled.update(found.names)
             reached.hidden.update(found.take(scores_of(judge, found) < threshold_of(judge)).names)
-
-    def _usual(self) -> tuple[int, float]:
-        return _usual(self.given)
 
     def _attack(
         self, reached: _Reached, made_for: str, steps: int, eps: float, *, spec: AttackSpec | None = None
