@@ -9,10 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastadv.models import FaceModel
+
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: the extra `onnx`")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the extra `onnx`")
 
 SHAPE = (3, 8, 6)
+PLAIN = {"mean": 0.5, "std": 0.5}
+RELU = [("Relu", "x", "y")]
+
+
+def images(model: FaceModel, count: int = 3, seed: int = 1) -> Tensor:
+    """Random images of a model's size."""
+    return torch.rand(count, *model.image_shape, generator=torch.Generator().manual_seed(seed))
 
 
 def numbers(*shape: int, seed: int = 0, low: float | None = None) -> np.ndarray:

@@ -25,6 +25,14 @@ _TEMPLATE = np.array(
 )
 
 
+@pytest.fixture
+def face(tmp_path: Path) -> Path:
+    """A small face network as an ONNX file."""
+    from onnx_files import face_network, saved
+
+    return saved(tmp_path, face_network(), "w600k_tiny.onnx")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     default = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -1,38 +1,21 @@
-"""The networks named in published checkpoints: names, sizes, colours, blocks, heads, and what `prepare` makes of them.
+"""The networks named in published checkpoints: names, sizes, colours, and what `prepare` makes of them.
 
-No published weights are needed: names and parameter counts are compared with what the publications say, and blocks with
-closed forms.
+No published weights are needed: names and parameter counts are compared with what the publications say.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from architectures import NAMES, noise, randomise_batch_norms
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from fastadv.core.notices import Notice
-from fastadv.models import CheckpointError, FaceModel, load, prepare
+from fastadv.models import FaceModel, load, prepare
 
-NAMES = (
-    "se_iresnet50",
-    "ir_se50",
-    "se_resnet50",
-    "inception_resnet_v1",
-    "sphereface20",
-    "mobilenet_v1",
-    "ir50",
-    "adaface_ir18",
-    "magface_iresnet18",
-    "mobilefacenet_linear",
-    "cosface_sphere20",
-)
 EARLIER = NAMES[:6]  # of the others test_published_names.py compares the names
 BGR = (
     "se_iresnet50",
@@ -43,22 +26,6 @@ BGR = (
     "magface_iresnet18",
     "mobilefacenet_linear",
 )
-
-
-def randomise_batch_norms(module: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            for scale in (norm.running_var, norm.weight):
-                if scale is not None:
-                    scale.data.copy_(torch.rand(scale.shape, generator=generator) + 0.5)
-            for shift in (norm.running_mean, norm.bias):
-                if shift is not None:
-                    shift.data.copy_(torch.randn(shift.shape, generator=generator) * 0.2)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # One network at a time: tests that take `model` are run network by network.
@@ -343,179 +310,3 @@ def test_the_first_convolution_reads_what_the_published_code_feeds(model: FaceMo
     if model.name == "sphereface20":
         expected = expected[..., 8:104]  # the published network takes 112 x 96
     torch.testing.assert_close(entering(model, images).double(), expected, rtol=1e-5, atol=1e-5)
-
-
-# -- blocks, in closed form --
-
-
-def fresh(name: str, block: str) -> nn.Module:
-    network = load(name, random_weights_seed=0)
-    randomise_batch_norms(network)
-    return network.backbone.get_submodule(block).requires_grad_(False)
-
-
-def constant_branch(norm: nn.Module, values: Tensor) -> None:
-    """Makes a block's branch, up to and including this batch norm, give `values` per channel everywhere."""
-    norm.weight.zero_()
-    norm.bias.copy_(values)
-
-
-@pytest.mark.parametrize(
-    ("name", "last"), [("se_iresnet50", "res_layer.5"), ("ir_se50", "res_layer.4")], ids=["paper", "published"]
-)
-def test_se_ir_blocks(name: str, last: str) -> None:
-    body = fresh(name, "body")
-    c = torch.linspace(-2, 2, 64)
-    for i in (0, 1):
-        block = body[i]
-        constant_branch(block.get_submodule(last), c)
-        gate = block.res_layer[-1]
-        w1, w2 = gate.fc1.weight.flatten(1), gate.fc2.weight.flatten(1)
-        branch = c * torch.sigmoid(w2 @ (w1 @ c).relu())  # the mean of a constant is the constant
-        x = noise(2, 64, 6, 6) - 0.5
-        shortcut = x if i else x[:, :, ::2, ::2]
-        torch.testing.assert_close(block(x), shortcut + branch.view(64, 1, 1), rtol=1e-5, atol=1e-5)
-
-
-def test_the_papers_block_is_bn_conv_bn_prelu_conv_bn() -> None:
-    def kinds(name: str) -> list[str]:
-        layers = load(name, random_weights_seed=0).backbone.get_submodule("body.5.res_layer")
-        return [type(layer).__name__ for layer in layers][:-1]
-
-    paper = ["BatchNorm2d", "Conv2d", "BatchNorm2d", "PReLU", "Conv2d", "BatchNorm2d"]
-    assert kinds("se_iresnet50") == paper
-    assert kinds("ir_se50") == paper[:2] + paper[3:]
-
-
-def test_se_resnet_blocks() -> None:
-    for at, shortcut_of in (("layer1.1", lambda _b, x: x), ("layer2.0", lambda b, x: b.downsample(x))):
-        block = fresh("se_resnet50", at)
-        channels = block.bn3.num_features
-        c = torch.linspace(-2, 2, channels)
-        constant_branch(block.bn3, c)
-        hidden = (block.conv4.weight.flatten(1) @ c + block.conv4.bias).relu()
-        gate = torch.sigmoid(block.conv5.weight.flatten(1) @ hidden + block.conv5.bias)
-        x = noise(2, 256, 6, 6) - 0.5
-        expected = (shortcut_of(block, x) + (c * gate).view(-1, 1, 1)).relu()
-        torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("block", "scale"), [("repeat_1.2", 0.17), ("repeat_2.9", 0.10), ("repeat_3.4", 0.20), ("block8", 1.0)]
-)
-def test_inception_residuals_are_scaled(block: str, scale: float) -> None:
-    residual = fresh("inception_resnet_v1", block)
-    c = torch.linspace(-1, 1, residual.conv2d.out_channels)
-    residual.conv2d.weight.zero_()
-    residual.conv2d.bias.copy_(c)
-    x = noise(2, len(c), 4, 4) - 0.5
-    expected = x + scale * c.view(-1, 1, 1)
-    torch.testing.assert_close(residual(x), expected if block == "block8" else expected.relu())
-
-
-def test_inception_branches_are_joined_in_the_published_order() -> None:
-    block = fresh("inception_resnet_v1", "repeat_2.0")
-    seen: list[Tensor] = []
-    block.conv2d.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
-    x = noise(1, 896, 5, 5) - 0.5
-    block(x)
-
-    def basic(layer: nn.Module, y: Tensor, padding: tuple[int, int]) -> Tensor:
-        norm = layer.bn
-        y = F.conv2d(y, layer.conv.weight, padding=padding)
-        return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=1e-3).relu()
-
-    first = basic(block.branch0, x, (0, 0))
-    second = basic(block.branch1[0], x, (0, 0))
-    second = basic(block.branch1[2], basic(block.branch1[1], second, (0, 3)), (3, 0))
-    torch.testing.assert_close(seen[0], torch.cat((first, second), 1), rtol=1e-4, atol=1e-5)
-
-
-def test_sphereface_is_its_published_formula() -> None:
-    model = load("sphereface20", random_weights_seed=0)
-    state = model.backbone.state_dict()
-    x = noise(1, 3, 112, 112)
-
-    def convolved(number: str, y: Tensor, stride: int = 1) -> Tensor:
-        y = F.conv2d(y, state[f"conv{number}.weight"], state[f"conv{number}.bias"], stride, padding=1)
-        return F.prelu(y, state[f"relu{number}.weight"])
-
-    y = (x.flip(1)[..., 8:104] * 255 - 127.5) / 128  # the published network takes 112 x 96
-    for stage, units in ((1, 1), (2, 2), (3, 4), (4, 1)):
-        y = convolved(f"{stage}_1", y, stride=2)
-        for j in range(units):
-            y = y + convolved(f"{stage}_{2 * j + 3}", convolved(f"{stage}_{2 * j + 2}", y))
-    expected = F.linear(y.flatten(1), state["fc5.weight"], state["fc5.bias"])
-    with torch.no_grad():
-        torch.testing.assert_close(model.features(x), expected, rtol=1e-4, atol=1e-5)
-
-
-# -- published files --
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[Callable[[dict[str, Tensor]], Path]]:
-    """Saves a state in half precision, and removes the file afterwards: it has tens of megabytes."""
-    path = tmp_path / "published.safetensors"
-
-    def saved(state: dict[str, Tensor]) -> Path:
-        save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
-        return path
-
-    yield saved
-    path.unlink(missing_ok=True)
-
-
-File = Callable[[dict[str, Tensor]], Path]
-
-
-@pytest.mark.parametrize(
-    ("name", "head", "size"), [("se_resnet50", "fc", 2048), ("inception_resnet_v1", "logits", 512)]
-)
-def test_the_published_classifier_becomes_the_head(name: str, head: str, size: int, file: File) -> None:
-    source = load(name, random_weights_seed=1)
-    weight, bias = noise(7, size).half().float(), noise(7, seed=1).half().float()
-    state = {**source.backbone.state_dict(), f"{head}.weight": weight, f"{head}.bias": bias}
-    model = load(name, file(state))
-    x = noise(1, 3, *model.input_size)
-    with torch.no_grad():
-        features, logits = model.features(x), model.logits(x)
-    torch.testing.assert_close(logits, F.linear(features, weight, bias))
-
-
-def test_a_classifier_by_our_own_name_is_kept(file: File) -> None:
-    source = load("inception_resnet_v1", random_weights_seed=1)
-    head = {"class_head.weight": noise(3, 512), "class_head.bias": noise(3)}
-    model = load("inception_resnet_v1", file({**source.backbone.state_dict(), **head}))
-    assert model.head is not None
-    assert model.head.weight.shape == (3, 512)
-
-
-def test_angular_classifiers_are_left_out(file: File) -> None:
-    sphere = load("sphereface20", random_weights_seed=1).backbone.state_dict()
-    with pytest.warns(Notice, match=r"1 left out: fc6\.weight \(512, 7\)"):
-        assert load("sphereface20", file({**sphere, "fc6.weight": noise(512, 7)})).head is None
-    mobile = load("mobilenet_v1", random_weights_seed=1).backbone.state_dict()
-    published = {f"arcface.{key}": value for key, value in mobile.items()}
-    with pytest.warns(Notice, match=r"1 left out: head\.weight \(7, 512\)"):
-        model = load("mobilenet_v1", file({**published, "head.weight": noise(7, 512)}))
-    assert model.head is None
-    torch.testing.assert_close(model.backbone.state_dict()["sep.weight"], mobile["sep.weight"], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_of_another_network_is_refused(name: str, file: File) -> None:
-    other = load("synth-vgg").backbone.state_dict()
-    with pytest.raises(
-        CheckpointError,
-        match=r"expected tensors that fit the model, got others in .*published\.safetensors: \d+ missing: ",
-    ):
-        load(name, file(other))
-
-
-def test_the_two_se_ir_layouts_are_told_apart(file: File) -> None:
-    gate = {"body.0.res_layer.5.fc1.weight": noise(4, 64, 1, 1)}
-    with pytest.raises(CheckpointError, match=r"1 unexpected: body\.0\.res_layer\.5\.fc1\.weight \(.*\)$"):
-        load("se_iresnet50", file(gate))
-    with pytest.raises(CheckpointError, match=r"1 unexpected: body\.0\.res_layer\.se_block\.fc1\.weight \(.*\)$"):
-        load("ir_se50", file({"body.0.res_layer.se_block.fc1.weight": noise(4, 64, 1, 1)}))
