@@ -38,6 +38,7 @@ ALL = dict(commands())
 DATA = [path for path, c in ALL.items() if {"data", "out"} <= {p.name for p in c.params} and path != ("report",)]
 
 
+OTHERS = {"triton", "kornia", "s3fs"}  # packages that no extra brings
 FILES = ("score", "calibrate")  # commands whose --out is a file
 
 
@@ -258,13 +259,13 @@ def test_doctor_says_what_is_missing_and_what_it_would_give(monkeypatch, capsys)
     packages = {row["name"]: row for row in report["packages"]}
     assert packages["matplotlib"]["version"] is None
     assert packages["matplotlib"]["install"] == "pip install 'fastadv[report]'"
-    assert {p.distribution for part in EXTRAS.values() for p in part} | {"triton", "kornia"} == set(packages)
+    assert {p.distribution for part in EXTRAS.values() for p in part} | OTHERS == set(packages)
     assert all(row["use"] for row in packages.values())
     facts = dict(report["facts"])
     assert {"torch", "native module", "cpu instruction set in use", "threads", "safetensors"} <= set(facts)
     found = {extra["name"]: extra for extra in report["extras"]}
     assert found["report"]["missing"] == ["matplotlib"]
-    assert {*EXTRAS, "triton", "kornia"} == set(found)
+    assert {*EXTRAS, *OTHERS} == set(found)
     monkeypatch.setenv("COLUMNS", "100")
     app(["doctor"], standalone_mode=False)
     said = capsys.readouterr().out
