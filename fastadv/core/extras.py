@@ -71,8 +71,9 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
         "faiss-gpu": _of("faiss-gpu", "faster kNN scores on a GPU", "faiss=faiss-gpu"),
         "pandas": _of("pandas", "results as a table", "pandas"),
-        "ray": _of("ray", "one job on many machines", "ray"),
-        "remote": _of("remote", "files at a URL", "fsspec"),
+        "remote": _of("remote", "faces at a URL", "aiohttp", "fsspec"),
+        "s3": _of("s3", "faces at s3:// URLs", "s3fs"),
+        "ray": _of("ray", "attacks on many machines", "ray"),
         "cupy-cuda12": _of("cupy-cuda12", "CuPy arrays, CUDA 12", "cupy=cupy-cuda12x"),
         "cupy-cuda13": _of("cupy-cuda13", "CuPy arrays, CUDA 13", "cupy=cupy-cuda13x"),
     }
@@ -82,7 +83,6 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
 FURTHER = (
     Package(module="triton", distribution="triton", use="the Triton kernels", install="pip install triton"),
     Package(module="kornia", distribution="kornia", use="jpeg(gradient='kornia')", install="pip install kornia"),
-    Package(module="s3fs", distribution="s3fs", use="s3:// URLs", install="pip install s3fs"),
 )
 """Packages that no extra brings."""
 
