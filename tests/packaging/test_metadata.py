@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, TOOL = PYPROJECT["project"], PYPROJECT["tool"]
 INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-FOR_DEVELOPERS = {"test", "lint", "docs"}
+FOR_DEVELOPERS = {"test", "fuzz", "lint", "docs"}
 
 
 def test_the_extras_are_those_that_doctor_names():
