@@ -71,6 +71,8 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "faiss": _of("faiss", "faster kNN scores", "faiss=faiss-cpu"),
         "faiss-gpu": _of("faiss-gpu", "faster kNN scores on a GPU", "faiss=faiss-gpu"),
         "pandas": _of("pandas", "results as a table", "pandas"),
+        "remote": _of("remote", "faces at a URL", "aiohttp", "fsspec"),
+        "s3": _of("s3", "faces at s3:// URLs", "s3fs"),
         "cupy-cuda12": _of("cupy-cuda12", "CuPy arrays, CUDA 12", "cupy=cupy-cuda12x"),
         "cupy-cuda13": _of("cupy-cuda13", "CuPy arrays, CUDA 13", "cupy=cupy-cuda13x"),
     }
