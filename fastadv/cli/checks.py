@@ -41,6 +41,10 @@ def _losses(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return None if name in ("softmax", "keep") else ("train", f"--loss {name}")
 
 
+def _ray(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    return None if values.get("ray") is None else ("ray", "--ray")
+
+
 def _onnx(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return ("onnx", "--out") if str(values.get("out", "")).endswith(".onnx") else None
 
@@ -52,6 +56,7 @@ _NEEDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = Ma
         "report": _named("report", "report"),
         "serve": _named("serve", "serve"),
         "train": _losses,
+        "attack": _ray,
         "export": _onnx,
     }
 )

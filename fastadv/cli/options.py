@@ -292,7 +292,7 @@ class AttackOptions:
 
     attack: Annotated[str | None, ATTACKS.option("Run this attack, a name of 'fastadv attacks'.")] = None
     eps: Annotated[
-        str | None, Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
+        str | None, Option(help="Radius such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
     ] = None
     steps: Annotated[
         int | None, Option(min=1, help="Number of steps of an iterative attack (default: the attack's).")
@@ -313,7 +313,7 @@ class AttackOptions:
     ] = None
     ensemble_weights: Annotated[
         str | None,
-        Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1,1 (default: equal)."),
+        Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1 (default: equal)."),
     ] = None
 
     def build(self, *, device: str) -> Recipe:

@@ -73,6 +73,7 @@ EXTRAS: Mapping[str, tuple[Package, ...]] = MappingProxyType(
         "pandas": _of("pandas", "results as a table", "pandas"),
         "remote": _of("remote", "faces at a URL", "aiohttp", "fsspec"),
         "s3": _of("s3", "faces at s3:// URLs", "s3fs"),
+        "ray": _of("ray", "attacks on many machines", "ray"),
         "cupy-cuda12": _of("cupy-cuda12", "CuPy arrays, CUDA 12", "cupy=cupy-cuda12x"),
         "cupy-cuda13": _of("cupy-cuda13", "CuPy arrays, CUDA 13", "cupy=cupy-cuda13x"),
     }
