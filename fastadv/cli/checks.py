@@ -16,6 +16,7 @@ from fastadv.cli.help_page import usage, write_options, write_text
 from fastadv.cli.names import refuse_choice
 from fastadv.core.errors import ArgumentError
 from fastadv.core.extras import require_extra
+from fastadv.core.remote import is_remote, to_path
 
 _MOST = 2**31 - 1  # of a count: what no array, fold or step number can pass
 _SEEDS = ("seed", "faces_seed")
@@ -150,6 +151,8 @@ def _check_number(name: str, value: Any) -> None:
 
 def _check_place(option: str, path: Path, *, file: bool) -> None:
     """Refuse a place that cannot be written to."""
+    if is_remote(to_path(path)):
+        raise ArgumentError(f"{option}: expected a local {'file' if file else 'folder'}, got {to_path(path)}")
     try:
         if file and path.is_dir():
             raise ArgumentError(f"{option}: expected a file to write, got the folder {path}")

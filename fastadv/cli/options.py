@@ -14,6 +14,7 @@ from fastadv.cli.fields import Changed, Without
 from fastadv.cli.names import ATTACKS, MODELS, Metric
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
+from fastadv.core.remote import to_path
 
 if TYPE_CHECKING:
     from fastadv.attacks import Recipe
@@ -115,7 +116,7 @@ class InputOptions(AlignOptions):
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[Path, Option(help="Read faces: a folder, LFW, a .bin, .rec, .tar, a list of images, a run.")]
+    data: Annotated[Path, Option(help="Read faces: a folder or URL, LFW, .bin, .rec, .tar, a list of images, a run.")]
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None
@@ -251,7 +252,7 @@ class TrainingOptions(AlignOptions):
     @property
     def folder(self) -> Path | str:
         """The folder, or ``"synthetic"``."""
-        return self.data if self.data == SYNTHETIC else Path(self.data)
+        return self.data if self.data == SYNTHETIC else to_path(self.data)
 
 
 TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision", "success_float")]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from fastadv.core.errors import Error
 from fastadv.core.files import write_atomically
 from fastadv.core.remote import Ranges, RemotePath, is_remote, to_path
 
@@ -105,7 +106,10 @@ def not_files(paths: Iterable[Path]) -> list[Path]:
 
 @contextlib.contextmanager
 def local_file(path: Path) -> Iterator[Path]:
-    """The file itself, or that of a URL in a temporary folder, which is gone at the end of the `with` block."""
+    """The file itself, or that of a URL in a temporary folder, which is gone at the end of the `with` block.
+
+    An `Error` of the block names the URL.
+    """
     path = to_path(path)
     if not isinstance(path, RemotePath):
         yield path
@@ -113,7 +117,13 @@ def local_file(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fastadv-") as folder:
         file = Path(folder, path.name)
         path.copy_to(file)
-        yield file
+        try:
+            yield file
+        except Error as error:
+            error.args = tuple(
+                each.replace(str(file), str(path)) if isinstance(each, str) else each for each in error.args
+            )
+            raise
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

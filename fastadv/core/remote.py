@@ -56,6 +56,13 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     return made
 
 
+def without_secrets(text: str) -> str:
+    """A text with asterisks for the passwords and queries of the URLs that `to_path` was given."""
+    for secret in (*_LOGINS.values(), *_QUERIES.values()):
+        text = text.replace(secret, "***")
+    return text
+
+
 def is_remote(path: object) -> bool:
     """Whether a path of `to_path` is that of a URL."""
     return isinstance(path, RemotePath)
@@ -69,8 +76,10 @@ class RemotePath(PosixPath):
     """
 
     def __str__(self) -> str:
-        scheme, *rest = self.parts
-        return f"{scheme}//{'/'.join(rest)}" if scheme.endswith(":") else "/".join(self.parts)
+        parts = self.parts
+        if parts and parts[0].endswith(":"):
+            return f"{parts[0]}//{'/'.join(parts[1:])}"
+        return "/".join(parts) or "."  # relative to a URL
 
     __fspath__ = __str__
 
@@ -231,6 +240,7 @@ class RemotePath(PosixPath):
         if self._scheme in ("s3", "s3a"):
             require_extra("s3", str(self))
         from fsspec.core import url_to_fs
+        from fsspec.implementations.cached import CachingFileSystem
 
         try:
             reader, path = url_to_fs(self.url, use_listings_cache=False)
@@ -241,7 +251,8 @@ class RemotePath(PosixPath):
                 known = "a protocol of fsspec, such as s3, gs or https"
                 raise ArgumentError(f"{self}: expected {known}, got {self._scheme}") from None
             raise _refused(error, self)[0] from None
-        return reader, object.__getattribute__(reader, "__dict__").get("fs", reader), path
+        cached = issubclass(type(reader), CachingFileSystem)  # whose attributes are those of the cached one
+        return reader, object.__getattribute__(reader, "__dict__")["fs"] if cached else reader, path
 
     def _ask(self, operation: str, *given: object, **how: Any) -> Any:
         """An operation of the file system on this file or folder.
@@ -284,9 +295,7 @@ def _refused(error: Exception, path: RemotePath) -> tuple[Error, bool]:
         text = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
     else:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
-    for secret in (*_LOGINS.values(), *_QUERIES.values()):
-        text = text.replace(secret, "***")
-    return RemoteError(errno.EREMOTEIO, text, str(path)), again
+    return RemoteError(errno.EREMOTEIO, without_secrets(text), str(path)), again
 
 
 def _of_http(error: Exception) -> bool:
