@@ -14,7 +14,7 @@ from fastadv.cli.names import ATTACKS, Goal, Metric
 from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress
-from fastadv.core.remote import is_remote, to_path
+from fastadv.core.remote import is_remote
 
 if TYPE_CHECKING:
     from fastadv.distributed import Cluster
@@ -159,7 +159,7 @@ def attack(
         shard=shard,
     )
     summary, seconds = timed(_attack, plan, devices, cluster, quiet=printing.without_bars)
-    folder = to_path(output.folder) if shard is None else shard.folder(output.folder)
+    folder = output.folder if shard is None else shard.folder(output.folder)
     if printing.ends({**asdict(summary), "out": str(folder), "seconds": round(seconds, 3)}):
         return
     print_attack(summary, recipe, folder, seconds)
@@ -176,8 +176,6 @@ def _attack(plan: AttackPlan, devices: Sequence[str], cluster: Cluster | None, *
 
     if cluster is not None:
         return attack_on_ray(plan, cluster, progress=progress)
-    if is_remote(to_path(plan.inputs.folder)):
-        raise ArgumentError(f"out: expected a folder, or --ray with a URL, got {to_path(plan.inputs.folder)}")
     if len(devices) > 1:
         return attack_in_processes(plan, devices, progress=progress)
     return attack_as_planned(plan, progress=progress)

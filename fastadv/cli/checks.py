@@ -128,7 +128,7 @@ def check(command: str, values: Mapping[str, Any]) -> None:
 
             open_device(device, argument="--device")
     for name in ("out", "cache"):
-        if values.get(name) is not None:
+        if values.get(name) is not None and not (values.get("ray") and is_remote(to_path(values[name]))):
             _check_place(f"--{name}", Path(values[name]), file=name == "out" and command in _FILES)
             if command != "report":
                 _check_apart(f"--{name}", Path(values[name]), "--data", values.get("data"))
@@ -152,7 +152,8 @@ def _check_number(name: str, value: Any) -> None:
 def _check_place(option: str, path: Path, *, file: bool) -> None:
     """Refuse a place that cannot be written to."""
     if is_remote(to_path(path)):
-        raise ArgumentError(f"{option}: expected a local {'file' if file else 'folder'}, got {to_path(path)}")
+        hint = "" if file else "; 'fastadv attack --ray' writes to a URL"
+        raise ArgumentError(f"{option}: expected a local {'file' if file else 'folder'}, got {to_path(path)}{hint}")
     try:
         if file and path.is_dir():
             raise ArgumentError(f"{option}: expected a file to write, got the folder {path}")
