@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import ray.data
 
 _CALLS = 4  # of a worker at a time: an image that takes long holds its call open, and the others fill the slots
-_RETRIES, _RESTARTS = 4, 16  # of a call whose worker has died, and of a worker: one that always dies ends the run
+_RESTARTS = 16  # of a worker: one that always dies ends the run
 
 
 class ClusterError(Error, RuntimeError):
@@ -144,7 +144,7 @@ class Cluster:
                 max_tasks_in_flight_per_actor=_CALLS,
                 enable_true_multi_threading=True,
             ),
-            max_task_retries=_RETRIES,
+            max_task_retries=-1,  # while a dead node's worker is not placed again yet, Ray tries every second
             max_restarts=_RESTARTS,
             **on,
         )

@@ -42,7 +42,6 @@ def test_a_worker_that_always_dies_ends_the_run(ray, plan, tmp_path, monkeypatch
         def __reduce__(self):
             return os._exit, (1,)  # where a worker unpacks it
 
-    monkeypatch.setattr(cluster, "_RETRIES", 1)
     monkeypatch.setattr(cluster, "_RESTARTS", 1)
     monkeypatch.setattr("fastadv.distributed.attack.fitted", lambda engine: Fatal())
     with pytest.raises(ClusterError, match="ray: expected workers that do not die again and again, got"):
