@@ -89,7 +89,7 @@ class Cluster:
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"ray\.")
-            warnings.filterwarnings("ignore", category=FutureWarning, message="(?s).*Ray")
+            warnings.filterwarnings("ignore", message="(?s).*Ray")
             ours = not ray.is_initialized()
             if ours:
                 self._connect()
@@ -144,7 +144,8 @@ class Cluster:
                 max_tasks_in_flight_per_actor=_CALLS,
                 enable_true_multi_threading=True,
             ),
-            max_task_retries=-1,  # while a dead node's worker is not placed again yet, Ray tries every second
+            # By Ray Data's default calls are repeated without end: of a dead node they fail again and again until its
+            # worker is placed anew. What ends a run are the deaths of a worker.
             max_restarts=_RESTARTS,
             **on,
         )

@@ -78,7 +78,8 @@ def test_the_run_of_a_driver_that_is_killed_goes_on(faces, content, tmp_path):
         os.killpg(running.pid, signal.SIGKILL)
     assert 6 <= images(out) < 18
     again = subprocess.run(given, env=environment, capture_output=True, text=True, timeout=300)
-    assert (again.returncode, again.stderr) == (0, "")
+    ours = [line for line in again.stderr.splitlines() if " core_worker.cc:" not in line]  # which Ray writes itself
+    assert (again.returncode, ours) == (0, [])
     assert content(out) == content(single)
     ours, theirs = (json.loads(done.stdout) for done in (again, expected))
     assert {**ours, "out": "", "seconds": 0} == {**theirs, "out": "", "seconds": 0}
