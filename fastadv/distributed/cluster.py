@@ -103,7 +103,9 @@ class Cluster:
     def _connect(self) -> None:
         import ray
 
-        started = {"num_cpus": len(own_cores()), "include_dashboard": False} if self.address == "local" else {}
+        started: dict[str, Any] = (
+            {"num_cpus": len(own_cores()), "include_dashboard": False} if self.address == "local" else {}
+        )
         try:
             ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **started)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -128,7 +130,7 @@ class Cluster:
         import ray
 
         cores = max(0, ray.cluster_resources().get("CPU", 1) - spare) / self.workers
-        on: dict[str, float] = {"num_cpus": min(self.threads, int(1e4 * cores) / 1e4)}  # Ray counts in 1/10,000
+        on: dict[str, Any] = {"num_cpus": min(self.threads, int(1e4 * cores) / 1e4)}  # Ray counts in 1/10,000
         if self.gpus_per_worker:
             on = {"num_gpus": self.gpus_per_worker}
         return dataset.map_batches(

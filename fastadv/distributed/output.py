@@ -61,6 +61,8 @@ class _UrlOutput(Output):
     ``manifest.parquet`` and ``run.json``, and ``rows/`` goes.
     """
 
+    out: RemotePath
+
     def __init__(self, out: RemotePath, folder: Path, *, fresh: bool) -> None:
         super().__init__(out, folder)
         self.lost = self._lost
