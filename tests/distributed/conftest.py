@@ -15,6 +15,8 @@ from fastadv.studies.attack import AttackPlan, attack_as_planned
 
 BUCKET = "faces"
 SECRETS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+# Ray gives its workers the least priority, for which a busy machine has no time
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 STARTED = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False}
 GOALS = {
     "impersonate": ("fim", {"threshold": 0.9}),
@@ -31,6 +33,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_priority():
+    """Of the workers that tests start."""
+    before = {name: os.environ.get(name) for name in QUIET}
+    os.environ.update(QUIET)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +94,7 @@ def single(plan, content, tmp_path_factory):
     return of
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3():
     """A bucket of a server on this machine; the variables that name it reach the workers, which are started after."""
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
@@ -91,7 +103,7 @@ def s3():
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     server.start()
     host, port = server.get_host_and_port()
-    wanted = {**SECRETS, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "RAY_USAGE_STATS_ENABLED": "0"}
+    wanted = {**SECRETS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     import s3fs
