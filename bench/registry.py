@@ -12,6 +12,7 @@ from bench import (
     against_peers,
     align,
     depthwise,
+    distributed,
     engine,
     growth,
     guard,
@@ -129,6 +130,12 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="a run of the command over 100,000 images that stops at success: its memory, and where its time goes",
             needs_data=False,
             run=lambda o: streaming.stream(device=o.device, quick=o.quick),
+            by_name=True,
+        ),
+        "distributed": Entry(
+            what="'fastadv attack --ray' against the direct run, both in the steady state: images/s, at equal bytes",
+            needs_data=False,
+            run=lambda o: distributed.run(quick=o.quick),
             by_name=True,
         ),
         "peers": Entry(

@@ -21,6 +21,7 @@ FLOORS = (
     (("cli",), "one file per command: parse, call one function, print"),
     (("report",), "figures and pages, from results only"),
     (("studies",), "plan, measure, results"),
+    (("distributed",), "a run on Ray: cluster, workers, output"),
     (("runs",), "one resumable run: identity, folder, goals by name, production"),
     (("compat", "defences", "training"), "interfaces of others; defended models; losses, loops"),
     (("engine",), "the one loop of all attacks"),

@@ -27,6 +27,7 @@ MODULES = {
     "fastadv.defences": "Defences and threat models",
     "fastadv.recognition": "Verification and identification",
     "fastadv.data": "Data sets and images",
+    "fastadv.distributed": "Attacks on Ray",
     "fastadv.models": "Networks",
     "fastadv.ops": "Fused operations",
     "fastadv.compat.torchattacks": "The classes of torchattacks",

@@ -1,8 +1,8 @@
 """Adversarial attacks on face recognition, and their detection, at the full speed of the hardware.
 
 ``dir(fastadv)`` is the table of contents: what is attacked (`wrap`, `load`, `load_onnx`, `FaceModel`), attacks
-(`attack`, `run`, `attacks`, `Recipe`, `surrogates`), goals and budgets, whole data sets (`stream`, `data`), detection
-(`detection`, `Guard`, `load_detector`), `defences`, and how it is measured (`recognition`).
+(`attack`, `run`, `attacks`, `Recipe`, `surrogates`), goals and budgets, whole data sets (`stream`, `data`,
+`distributed`), detection (`detection`, `Guard`, `load_detector`), `defences`, and how it is measured (`recognition`).
 
 A name is imported when it is first used, so that ``import fastadv`` and ``fastadv --help`` do not wait for PyTorch.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastadv._version import __version__
 
 if TYPE_CHECKING:
-    from fastadv import attacks, data, defences, detection, models, recognition, surrogates
+    from fastadv import attacks, data, defences, detection, distributed, models, recognition, surrogates
     from fastadv.attacks import (
         L2,
         ClassifyAs,
@@ -69,6 +69,7 @@ __all__ = [
     "data",
     "defences",
     "detection",
+    "distributed",
     "keep_freed_memory",
     "load",
     "load_detector",
@@ -85,7 +86,7 @@ __all__ = [
 
 _PACKAGES = (
     *("attacks", "backends", "core", "data", "defences", "detection", "engine", "models", "ops", "recognition"),
-    *("runs", "surrogates"),
+    *("distributed", "runs", "surrogates"),
 )
 # where each name is, but for the packages
 _MODULES = {

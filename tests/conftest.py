@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -27,3 +28,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def rounds() -> int:
     """How many times the usual rounds a test marked `slow` takes: `FASTADV_ROUNDS`."""
     return int(os.environ.get("FASTADV_ROUNDS", "1"))
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URL of an empty bucket on an S3 server of this process; its address is in the environment."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: the extra `s3`")
+    server = pytest.importorskip("moto.server", reason="moto is not installed: the extra `test`").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()  # one that was made before has another address
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir("people")
+        yield "s3://people"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()

@@ -46,6 +46,7 @@ from fastadv.cli.verify import verify
 from fastadv.core.allocator import keep_freed_memory
 from fastadv.core.errors import Error
 from fastadv.core.notices import Notice
+from fastadv.core.remote import without_secrets
 
 _PLAIN = {
     "–": "-",
@@ -192,7 +193,7 @@ def _traceback() -> str:
     try:
         descriptor, path = tempfile.mkstemp(prefix="fastadv-error-", suffix=".txt", text=True)
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"fastadv {__version__}: {sys.argv}\n{traceback.format_exc()}")
+            file.write(without_secrets(f"fastadv {__version__}: {sys.argv}\n{traceback.format_exc()}"))
     except OSError:
         traceback.print_exc()
         return "the lines above"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -12,9 +13,14 @@ from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.names import ATTACKS, Goal, Metric
 from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import Progress
+from fastadv.core.remote import is_remote
 
 if TYPE_CHECKING:
+    from fastadv.distributed import Cluster
+    from fastadv.runs.attack import AttackSummary
     from fastadv.runs.goals import GoalChoice
+    from fastadv.studies.attack import AttackPlan
 
 _PAPERS = {"features": "match", "gallery": "identify-as"}  # what the paper of an attack wants, by its level
 
@@ -30,10 +36,7 @@ class GoalOptions:
     ] = None
     goal: Annotated[
         Goal | None,
-        Option(
-            help="evade (with a random start, such as pgd's), impersonate, match, identify-as, misidentify, "
-            "classify-as, misclassify (default: by attack)."
-        ),
+        Option(help="What to reach: a goal of 'fastadv attacks' (default: by attack)."),
     ] = None
     pairs: Annotated[Path | None, Option(help="Attack these pairs, target second (default: the next identity).")] = None
     layer: Annotated[str | None, Option(help="With --goal match: compare this layer (default: the embedding).")] = None
@@ -74,11 +77,46 @@ class ProcessOptions:
         Option(help="Run on cpu, cuda or cuda:N; several: a process on each (default: cpu)."),
     ] = None
     workers: Annotated[
-        int | None, Option(min=1, help="On a CPU: attack in N processes, on disjoint cores (default: 1).")
+        int | None, Option(min=1, help="Attack in N processes: of a CPU, or with --ray (default: 1).")
+    ] = None
+    ray: Annotated[
+        str | None, Option(metavar="CLUSTER", help="Attack on Ray: auto (this machine's cluster), local, HOST:PORT.")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None, Option(min=0, help="With --ray: GPUs of a worker (default: 0; with --device cuda: 1).")
     ] = None
     shard: Annotated[
         str | None, Option(metavar="K/N", help="Attack every N-th image, beginning with the K-th; see 'fastadv merge'.")
     ] = None
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The Ray cluster; None without one.
+
+        Raises:
+            ArgumentError: An option that does not go with one, or without one.
+        """
+        if self.ray is None:
+            if self.gpus_per_worker is not None:
+                raise ArgumentError(f"gpus_per_worker: expected it with --ray only, got {self.gpus_per_worker:g}")
+            return None
+        if self.shard is not None:
+            raise ArgumentError(f"shard: expected none with --ray, which divides the images itself, got {self.shard}")
+        devices = self.device or ["cpu"]
+        if len(devices) > 1:
+            raise ArgumentError(f"device: expected one with --ray, got {', '.join(devices)}; use --gpus-per-worker")
+        from fastadv.distributed import Cluster
+
+        usual = float(devices[0].startswith("cuda"))
+        gpus = usual if self.gpus_per_worker is None else self.gpus_per_worker
+        return Cluster(address=self.ray, workers=self.workers or 1, gpus_per_worker=gpus)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each process of this machine, one with a cluster; as ``worker_devices``."""
+        from fastadv.studies.workers import worker_devices
+
+        return worker_devices(self.device or ["cpu"], self.workers if self.ray is None else None)
 
 
 @takes_groups
@@ -92,7 +130,7 @@ def attack(
     run: Annotated[RunOptions, Without("device")],
     processes: ProcessOptions,
     output: Annotated[
-        OutputOptions, Changed("out", "Write images, manifest and run.json to this folder, or continue its run.")
+        OutputOptions, Changed("out", "Write the run to this folder (with --ray also a URL), or continue it.")
     ],
     printing: PrintOptions,
 ) -> None:
@@ -103,10 +141,9 @@ def attack(
     from fastadv.attacks import CATALOG
     from fastadv.cli.show import print_attack, print_next, timed
     from fastadv.runs.sharding import Shard
-    from fastadv.studies.attack import AttackPlan, attack_as_planned
-    from fastadv.studies.workers import attack_in_processes, worker_devices
+    from fastadv.studies.attack import AttackPlan
 
-    devices = worker_devices(processes.device or ["cpu"], processes.workers)
+    cluster, devices = processes.cluster, processes.devices
     shard = None if processes.shard is None else Shard.parse(processes.shard)
     if shard is not None and len(devices) > 1:
         raise ArgumentError(f"shard: expected one process with it, got {len(devices)}; give each a shard of its own")
@@ -121,15 +158,24 @@ def attack(
         limit=aim.limit,
         shard=shard,
     )
-    if len(devices) > 1:
-        summary, seconds = timed(attack_in_processes, plan, devices, quiet=printing.without_bars)
-    else:
-        summary, seconds = timed(attack_as_planned, plan, quiet=printing.without_bars)
+    summary, seconds = timed(_attack, plan, devices, cluster, quiet=printing.without_bars)
     folder = output.folder if shard is None else shard.folder(output.folder)
     if printing.ends({**asdict(summary), "out": str(folder), "seconds": round(seconds, 3)}):
         return
     print_attack(summary, recipe, folder, seconds)
-    if shard is None:
-        print_next("report", folder, data=given.data, landmarks=given.landmarks)
-    else:
+    if shard is not None:
         print_next("status", output.folder)
+    elif not is_remote(folder):
+        print_next("report", folder, data=given.data, landmarks=given.landmarks)
+
+
+def _attack(plan: AttackPlan, devices: Sequence[str], cluster: Cluster | None, *, progress: Progress) -> AttackSummary:
+    """Attack in this process, in several, or on Ray."""
+    from fastadv.studies.attack import attack_as_planned, attack_on_ray
+    from fastadv.studies.workers import attack_in_processes
+
+    if cluster is not None:
+        return attack_on_ray(plan, cluster, progress=progress)
+    if len(devices) > 1:
+        return attack_in_processes(plan, devices, progress=progress)
+    return attack_as_planned(plan, progress=progress)

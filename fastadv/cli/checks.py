@@ -16,6 +16,7 @@ from fastadv.cli.help_page import usage, write_options, write_text
 from fastadv.cli.names import refuse_choice
 from fastadv.core.errors import ArgumentError
 from fastadv.core.extras import require_extra
+from fastadv.core.remote import is_remote, to_path
 
 _MOST = 2**31 - 1  # of a count: what no array, fold or step number can pass
 _SEEDS = ("seed", "faces_seed")
@@ -41,6 +42,10 @@ def _losses(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return None if name in ("softmax", "keep") else ("train", f"--loss {name}")
 
 
+def _ray(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    return None if values.get("ray") is None else ("ray", "--ray")
+
+
 def _onnx(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return ("onnx", "--out") if str(values.get("out", "")).endswith(".onnx") else None
 
@@ -52,6 +57,7 @@ _NEEDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = Ma
         "report": _named("report", "report"),
         "serve": _named("serve", "serve"),
         "train": _losses,
+        "attack": _ray,
         "export": _onnx,
     }
 )
@@ -122,7 +128,7 @@ def check(command: str, values: Mapping[str, Any]) -> None:
 
             open_device(device, argument="--device")
     for name in ("out", "cache"):
-        if values.get(name) is not None:
+        if values.get(name) is not None and not (values.get("ray") and is_remote(to_path(values[name]))):
             _check_place(f"--{name}", Path(values[name]), file=name == "out" and command in _FILES)
             if command != "report":
                 _check_apart(f"--{name}", Path(values[name]), "--data", values.get("data"))
@@ -145,6 +151,9 @@ def _check_number(name: str, value: Any) -> None:
 
 def _check_place(option: str, path: Path, *, file: bool) -> None:
     """Refuse a place that cannot be written to."""
+    if is_remote(to_path(path)):
+        hint = "" if file else "; 'fastadv attack --ray' writes to a URL"
+        raise ArgumentError(f"{option}: expected a local {'file' if file else 'folder'}, got {to_path(path)}{hint}")
     try:
         if file and path.is_dir():
             raise ArgumentError(f"{option}: expected a file to write, got the folder {path}")

@@ -13,6 +13,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from typer.models import OptionInfo
 
+from fastadv.core.remote import to_path
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _AS_DECLARED: Any = object()
 _VALUES: dict[type, str] = {int: "N", float: "X", Path: "PATH"}
@@ -68,6 +70,7 @@ def takes_groups(command: _Command) -> _Command:
 
     @wraps(command)
     def expanded(**values: Any) -> Any:
+        values = {name: _placed(value) for name, value in values.items()}
         built = {
             name: build(**{option: values.pop(option) for option in names}) for name, (build, names) in groups.items()
         }
@@ -76,6 +79,13 @@ def takes_groups(command: _Command) -> _Command:
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return expanded  # type: ignore[return-value]
+
+
+def _placed(value: Any) -> Any:
+    """The path of a URL where Typer has made a plain one of it."""
+    if isinstance(value, list):
+        return [_placed(each) for each in value]
+    return to_path(value) if isinstance(value, Path) else value
 
 
 def _with_metavar(declared: Any, kind: Any) -> Any:

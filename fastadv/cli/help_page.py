@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 WIDTH = 120  # of the widest page
-_LEFT = 22  # of an option with its value
+_LEFT = 23  # of an option with its value
 _REST = "Options"
 _HYPHEN = "\N{NON-BREAKING HYPHEN}"
 

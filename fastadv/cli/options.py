@@ -14,6 +14,7 @@ from fastadv.cli.fields import Changed, Without
 from fastadv.cli.names import ATTACKS, MODELS, Metric
 from fastadv.core.errors import ArgumentError
 from fastadv.core.numbers import parse_eps, parse_settings, parse_weights
+from fastadv.core.remote import to_path
 
 if TYPE_CHECKING:
     from fastadv.attacks import Recipe
@@ -117,7 +118,7 @@ class InputOptions(AlignOptions):
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[Path, Option(help="Read faces: a folder, LFW, a .bin, .rec, .tar, a list of images, a run.")]
+    data: Annotated[Path, Option(help="Read faces: a folder, URL, LFW, .bin, .rec, .tar, image list, a run.")]
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None
@@ -253,7 +254,7 @@ class TrainingOptions(AlignOptions):
     @property
     def folder(self) -> Path | str:
         """The folder, or ``"synthetic"``."""
-        return self.data if self.data == SYNTHETIC else Path(self.data)
+        return self.data if self.data == SYNTHETIC else to_path(self.data)
 
 
 TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision", "success_float")]
@@ -294,7 +295,7 @@ class AttackOptions:
 
     attack: Annotated[str | None, ATTACKS.option("Run this attack, a name of 'fastadv attacks'.")] = None
     eps: Annotated[
-        str | None, Option(help="Radius, such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
+        str | None, Option(help="Radius such as 8/255 or 0.03, pixels in [0, 1] (default: the attack's).")
     ] = None
     steps: Annotated[
         int | None, Option(min=1, help="Number of steps of an iterative attack (default: the attack's).")
@@ -315,7 +316,7 @@ class AttackOptions:
     ] = None
     ensemble_weights: Annotated[
         str | None,
-        Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1,1 (default: equal)."),
+        Option(metavar="W,W", help="Weights of the networks of an e- attack, such as 2,1 (default: equal)."),
     ] = None
 
     def build(self, *, device: str) -> Recipe:

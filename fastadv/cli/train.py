@@ -132,7 +132,7 @@ def train(
     rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
     print_table("fastadv train", rows)
     print_written(output.out)
-    data = "FACES" if given.folder == SYNTHETIC else given.data
+    data = "FACES" if given.folder == SYNTHETIC else given.folder
     if head:
         print_next("attack", "bim", data=data, model=model, weights=found.weights, goal="misclassify", out="run")
     else:

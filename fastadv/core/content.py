@@ -13,6 +13,8 @@ from pathlib import Path
 
 from fastadv.core.content_kind import AGAIN, AS_STATE, SHOWN, UNPACK, Content
 from fastadv.core.content_tensors import MOST_PICKLE, is_pickle, pickled, tensors, zip_parts, zipped
+from fastadv.core.places import length, open_binary
+from fastadv.core.remote import to_path
 
 HEAD = 256 * 1024
 _ITSELF = "download the file itself"
@@ -41,10 +43,10 @@ def describe_file(path: str | os.PathLike[str], *, weights: bool = False) -> str
 
 def file_content(path: str | os.PathLike[str]) -> Content:
     """``what_is_this`` for a file on the disk; never raises."""
-    file = Path(path)
+    file = to_path(path)
     try:
-        with open(file, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
+        with open_binary(file) as opened:
+            size = length(opened)
             head = opened.read(HEAD)
             if not head.startswith(b"PK"):
                 longer = head + opened.read(MOST_PICKLE) if is_pickle(head) else head
@@ -92,7 +94,8 @@ def refuse_unless_text(path: str | os.PathLike[str], error: Callable[[str], Exce
         error: makes the exception of the message.
         expected: what was expected, for the message: "a CSV file of pairs".
     """
-    if Path(path).is_file():
+    path = to_path(path)
+    if path.is_file():
         found = file_content(path)
         if found.kind not in _TEXTS | _LEFT:
             raise error(f"{path}: expected {expected}, got {found.said()}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastadv.core.content_kind import AGAIN, AS_STATE, SHOWN, UNPACK, Content
 from fastadv.core.pickle_names import pickle_names, pickles_names
+from fastadv.core.places import open_binary
 
 MOST_PICKLE = 1 << 20
 _STATE_OF_SCRIPT = "load it with torch.jit.load and save its state_dict(), best as .safetensors"
@@ -117,7 +118,7 @@ def _checkpoint(names: tuple[str, ...], kind: str, what: str) -> Content:
 def zip_parts(file: Path) -> tuple[list[str] | None, bytes]:
     """The names in an archive and the pickle of a torch checkpoint; None for the names where there is no directory."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_binary(file) as bare, zipfile.ZipFile(bare) as archive:
             names = archive.namelist()
             data = next((n for n in names if n == "data.pkl" or n.endswith("/data.pkl")), None)
             if data is None:

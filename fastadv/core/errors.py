@@ -29,6 +29,10 @@ class FileError(Error, OSError):
     """The operating system refuses to read or write a file; the message names the file."""
 
 
+class RemoteError(FileError):
+    """The file system of a URL refuses, stalls or breaks off; the message names the URL."""
+
+
 class MissingPackageError(Error, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
 

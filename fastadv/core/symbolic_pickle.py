@@ -28,6 +28,7 @@ from fastadv.core.pickle_values import (
     scalar,
     span,
 )
+from fastadv.core.places import length, open_binary
 
 MAX_OPCODES = 5_000_000
 _MAX_INTEGER = 64  # bytes
@@ -352,5 +353,5 @@ def read_symbolically(path: Path) -> Any:
         PickleRefusedError: The file is damaged, larger than the limits, or no plain data.
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:
-        return Machine(Reader(file, path.stat().st_size, longest=MAX_STRING)).run()
+    with open_binary(path) as file:
+        return Machine(Reader(file, length(file), longest=MAX_STRING)).run()

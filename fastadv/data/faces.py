@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError, Error, UnknownNameError
 from fastadv.core.notices import notify
+from fastadv.core.places import CONNECTIONS
+from fastadv.core.remote import is_remote
 from fastadv.data import names as naming
 from fastadv.data.alignment import AlignmentError, Matrix, Points, Size, align, center_crop, matrix_of, shape_of
 from fastadv.data.face import Face, face_id
 from fastadv.data.hashes import KnownHashes, Stamp, stamp_of
-from fastadv.data.images import ImageError, decode_image, open_file, read_bytes, read_size, to_tensor
+from fastadv.data.image_files import open_file, read_bytes
+from fastadv.data.images import ImageError, decode_image, read_size, to_tensor
+from fastadv.data.known_names import hint, require
 from fastadv.data.landmarks import Landmarks, of_names, points_hash
 from fastadv.data.plausible import check_inside, settle_list
 from fastadv.data.stream import Stream
+
+Result = TypeVar("Result")
 
 
 class SourceError(Error, ValueError):
@@ -75,6 +82,7 @@ class FaceSource:
         elif landmarks is not None:
             raise ArgumentError("size: expected a number of pixels with landmarks, got None")
         self._files = dict(files)
+        self._remote = any(map(is_remote, self._files.values()))
         self._hashes: dict[str, tuple[Stamp | None, str]] = {}
         self.names: tuple[str, ...] = tuple(sorted(self._files))
         self.size: Size | None = size
@@ -111,7 +119,7 @@ class FaceSource:
             KeyError: There is no such name.
         """
         if name not in self._files:
-            raise UnknownNameError(f"name: expected one of the {len(self)} images, got {name}{_hint(self, name)}")
+            raise UnknownNameError(f"name: expected one of the {len(self)} images, got {name}{hint(self, name)}")
         return self._files[name]
 
     def load(self, name: str) -> Face:
@@ -152,8 +160,8 @@ class FaceSource:
         """
         chosen = sorted(set(self.names if names is None else names))
         digest = hashlib.sha256()
-        for name in chosen:
-            digest.update(f"{name}\0{self._signature(name, known)}\n".encode())
+        for name, signature in zip(chosen, self._each(lambda n: self._signature(n, known), chosen), strict=True):
+            digest.update(f"{name}\0{signature}\n".encode())
         aligned = self.landmarks is not None
         return {
             "images": digest.hexdigest(),
@@ -275,15 +283,25 @@ class FaceSource:
                 wanted = f"a line for each of the {len(names)} images"
                 return [AlignmentError(f"landmarks: expected {wanted}, got none for {naming.several(without)}")]
         problems: list[AlignmentError | ImageError] = []
-        for name in names:
-            if name not in self._checked:
-                try:
-                    self._checked[name] = self._look(name)
-                except (AlignmentError, ImageError) as error:
-                    problems.append(error)
+        unseen = [name for name in names if name not in self._checked]
+        for name, found in zip(unseen, self._each(self._looked, unseen), strict=True):
+            if isinstance(found, bool):
+                self._checked[name] = found
+            else:
+                problems.append(found)
         if not self._told:
             self._tell(names)
         return problems
+
+    def _each(self, function: Callable[[str], Result], names: Sequence[str]) -> Iterable[Result]:
+        """What a function gives for each name; of files at URLs with several requests at a time."""
+        return Stream(function, names, workers=CONNECTIONS) if self._remote else map(function, names)
+
+    def _looked(self, name: str) -> bool | AlignmentError | ImageError:
+        try:
+            return self._look(name)
+        except (AlignmentError, ImageError) as error:
+            return error
 
     def _look(self, name: str) -> bool:
         """Checks the landmarks of a face and the head of its file; whether the picture has the crops' size."""
@@ -291,7 +309,7 @@ class FaceSource:
         try:
             if points is not None:
                 matrix_of(points, onto=self.template)
-            size = self._size_of(name)
+            size = self._fetched_size(name) if self._remote else self._size_of(name)
             if size is None:
                 return True
             if points is not None:
@@ -309,6 +327,12 @@ class FaceSource:
             return None
         with open_file(path) as file:
             return read_size(file, path)
+
+    def _fetched_size(self, name: str) -> tuple[int, int]:
+        """As `_size_of`, of a file that is fetched, and whose hash is kept since it is at hand."""
+        stamp, data = self._stamp(name), self.read(name)
+        self._hashes[name] = stamp, hashlib.sha256(data).hexdigest()
+        return read_size(io.BytesIO(data), self.path(name))
 
     def _tell(self, names: Sequence[str]) -> None:
         odd = [name for name in names if name in self._odd]
@@ -366,27 +390,6 @@ class FaceSource:
 
     def _stream(self, names: Iterable[str], **how: Any) -> Stream[Face]:
         """The faces of names that were checked; ``how`` as `Stream` takes it."""
+        if self._remote:
+            how["workers"] = max(how["workers"], CONNECTIONS)
         return Stream(self.load, names, **how)
-
-
-def require(source: FaceSource, names: Iterable[str]) -> None:
-    """Checks that a source has every one of the names.
-
-    Raises:
-        KeyError: With the number of the missing ones and the first few.
-    """
-    missing = [name for name in dict.fromkeys(names) if name not in source]
-    if missing:
-        hint = _hint(source, missing[0])
-        raise UnknownNameError(f"names: expected some of the {len(source)} images, got {naming.several(missing)}{hint}")
-
-
-def _hint(source: FaceSource, name: str) -> str:
-    """What a name that a source lacks may have meant."""
-    found = source.find(name)
-    if found is None and "/" in name:  # with the folders above the source
-        found = source.find("/".join(name.replace("\\", "/").split("/")[-2:]))
-    if found is None:
-        return f"; they are named like {naming.shown(source.names[0])}" if len(source) and "/" not in name else ""
-    form = " (in the Unicode form NFC)" if naming.canonical(name) != name else ""
-    return f"; {naming.shown(found)} is{form}"

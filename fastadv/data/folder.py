@@ -10,10 +10,12 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from fastadv.core.notices import notify
+from fastadv.core.places import Entry, Scan, scanner
+from fastadv.core.remote import is_remote, to_path
 from fastadv.data import left_out, names
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
-from fastadv.data.images import read_head
+from fastadv.data.image_files import read_head
 from fastadv.data.landmarks import Landmarks, open_landmarks
 from fastadv.data.left_out import LeftOut
 from fastadv.data.names import several
@@ -54,7 +56,7 @@ class IdentityFolder(FaceSource):
                 identity differ in the extension only.
             AlignmentError: A landmark file that cannot be read, or a list that cannot be right.
         """
-        self.root = Path(root)
+        self.root = to_path(root)
         own = self.root / self._own_landmarks
         if landmarks is None and size is not None and own.is_file():
             landmarks = own
@@ -73,9 +75,10 @@ def list_images(root: Path) -> dict[str, Path]:
         SourceError: As for `IdentityFolder`.
     """
     _check_folder(root, "identities")
+    scan = scanner(root)
     files: dict[str, Path] = {}
     left = LeftOut()
-    for place, image in _images(root, "", left, ()):
+    for place, image in _images(root, "", left, (), scan):
         if "/" not in place:
             left.add(left_out.NO_FOLDER, place)
             continue
@@ -92,7 +95,7 @@ def list_images(root: Path) -> dict[str, Path]:
         hint = f"; left out: {left}" if str(left) else ""
         raise SourceError(f"{root}: expected images {root}/<identity>/<image>, got none{hint}")
     people = {name.partition("/")[0] for name in files}
-    bare = [e.name for e in _visible(root) if is_dir(e) and names.canonical(e.name) not in people]
+    bare = [e.name for e in _visible(root, scan) if is_dir(e) and names.canonical(e.name) not in people]
     refuse_bare(root, bare, left)
     left_out.tell_nested(root, list(files))
     left.tell(root)
@@ -112,10 +115,11 @@ def list_photographs(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
         SourceError: The folder is missing, cannot be listed, or has no picture.
     """
     _check_folder(root, "photographs")
+    scan = scanner(root)
     left = LeftOut()
     files: dict[str, Path] = {}
     others: dict[str, str] = {}
-    for place, image in _images(root, "", left, ()):
+    for place, image in _images(root, "", left, (), scan):
         name = names.canonical(names.stem(place))
         name = name if "/" in name else f"{name}/{name}"
         fault = names.fault(name)
@@ -140,12 +144,12 @@ class Photographs(IdentityFolder):
         Raises:
             SourceError: As `list_photographs`.
         """
-        self.root = Path(root)
+        self.root = to_path(root)
         files, others = list_photographs(self.root)
-        left_out.tell_nested(root, list(files))
+        left_out.tell_nested(self.root, list(files))
         if others:
             said = several([f"{place} ({reason})" for place, reason in others.items()])
-            notify(f"{root}: images left out: {said}", stacklevel=4)
+            notify(f"{self.root}: images left out: {said}", stacklevel=4)
         FaceSource.__init__(self, files, size=None, landmarks=None)
 
 
@@ -173,11 +177,11 @@ def tell_beside(root: Path, read: str) -> None:
 
     Folders of runs are passed over, and the search in a folder ends with its first image.
     """
-    beside = []
-    for entry in _visible(root):
+    beside, scan = [], scanner(root)
+    for entry in _visible(root, scan):
         if is_dir(entry):
-            run = (Path(entry.path) / "run.json").is_file()
-            if entry.name != read and not run and next(_first_images(Path(entry.path)), None):
+            run = (root / entry.name / "run.json").is_file()
+            if entry.name != read and not run and next(_first_images(root / entry.name, scan), None):
                 beside.append(f"{entry.name}/")
         elif names.extension(entry.name):
             beside.append(entry.name)
@@ -185,44 +189,54 @@ def tell_beside(root: Path, read: str) -> None:
         notify(f"{root}: only {read}/ is read; images left out: {several(beside)}", stacklevel=5)
 
 
-def _first_images(folder: Path) -> Iterator[str]:
-    for entry in _visible(folder):
+def _first_images(folder: Path, scan: Scan) -> Iterator[str]:
+    for entry in _visible(folder, scan):
         if not is_dir(entry):
             if names.extension(entry.name):
                 yield entry.name
         elif not entry.is_symlink():
-            yield from (e.name for e in _visible(Path(entry.path)) if names.extension(e.name))
+            yield from (e.name for e in _visible(folder / entry.name, scan) if names.extension(e.name))
 
 
-def _images(folder: Path, inner: str, left: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, Path]]:
+def _images(
+    folder: Path, inner: str, left: LeftOut, above: tuple[object, ...], scan: Scan
+) -> Iterator[tuple[str, Path]]:
     """The image files below a folder with their places, in order.
 
     Args:
         folder: Where they are.
         inner: Its path from the root.
         left: Told of what is left out.
-        above: The folders on the way, by device and inode.
+        above: The folders on the way, by device and inode, or by URL.
+        scan: Lists a folder.
     """
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise SourceError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
-    here = (*above, (status.st_dev, status.st_ino))
+    here = (*above, _identity(folder))
     if here[-1] in above or len(above) > _DEEPEST:
         left.add(left_out.LOOP, inner)
         return
-    for entry in _visible(folder):
+    for entry in _visible(folder, scan):
         place = f"{inner}/{entry.name}" if inner else entry.name
         if is_dir(entry):
-            yield from _images(Path(entry.path), place, left, here)
+            yield from _images(folder / entry.name, place, left, here, scan)
         elif _is_file(entry):
-            if left.takes(place, partial(read_head, entry.path)):
-                yield place, Path(entry.path)
+            if left.takes(place, partial(read_head, folder / entry.name)):
+                yield place, folder / entry.name
         elif names.extension(entry.name):
             left.add(left_out.NO_FILE, place)
 
 
-def is_dir(entry: os.DirEntry[str]) -> bool:
+def _identity(folder: Path) -> object:
+    """What tells that a folder is one that links have led to before."""
+    if is_remote(folder):
+        return folder
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise SourceError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def is_dir(entry: Entry) -> bool:
     """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
@@ -230,16 +244,16 @@ def is_dir(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def _is_file(entry: Entry) -> bool:
     try:
         return entry.is_file()
     except OSError:
         return False
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def _visible(folder: Path, scan: Scan) -> list[Entry]:
     try:
-        with os.scandir(folder) as entries:
+        with scan(folder) as entries:
             return sorted((e for e in entries if not names.hidden(e.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(f"{folder}: the folder cannot be listed: {error.strerror}") from error

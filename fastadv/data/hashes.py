@@ -8,15 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastadv.core.remote import RemotePath
+
 KEPT = ".hashes.json"
 
 Stamp = tuple[int, int, int, int]
-"""Size, time of modification and of the inode's change in nanoseconds, and number of the inode."""
+"""Size, time of modification and of the inode's change in nanoseconds, and number of the inode; of a URL as of
+`RemotePath.stamp`."""
 
 
 def stamp_of(path: str | os.PathLike[str]) -> Stamp | None:
     """What changes when a file does; None where it cannot be asked."""
     try:
+        if isinstance(path, RemotePath):
+            return path.stamp()
         found = os.stat(path)
     except OSError:
         return None

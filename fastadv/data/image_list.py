@@ -8,6 +8,8 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from fastadv.core.content import refuse_unless_text
+from fastadv.core.places import not_files
+from fastadv.core.remote import is_remote, to_path
 from fastadv.data import names
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
@@ -49,7 +51,7 @@ class ImageList(FaceSource):
             SourceError: The list cannot be read, has a line without an image, lists an image twice, or lists images
                 that are not there, or none.
         """
-        self.file = Path(file)
+        self.file = to_path(file)
         refuse_unless_text(self.file, SourceError, "a list of images")
         files: dict[str, Path] = {}
         begun = False
@@ -71,8 +73,13 @@ class ImageList(FaceSource):
                 raise SourceError(f"{where}: expected a usable name, got {names.shown(name)}: {fault}")
             if name in files:
                 raise SourceError(f"{where}: expected each image once, got {names.shown(name)} twice")
-            files[name] = self.file.parent / path
-        missing = [str(path) for path in files.values() if not path.is_file()]
+            own = to_path(path)
+            if is_remote(self.file) and own.is_absolute():
+                raise SourceError(
+                    f"{where}: expected a path below the list's folder, or a URL, got {names.shown(path)}"
+                )
+            files[name] = own if is_remote(own) else self.file.parent / path
+        missing = [str(path) for path in not_files(files.values())]
         if missing:
             raise SourceError(f"{self.file}: images are missing: {names.several(missing)}")
         if not files:

@@ -10,7 +10,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -19,15 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fastadv.core.content import what_is_this
-from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.data.bare import PNG_SIGNATURE, Bare, TooManyPartsError, bare_jpeg, orientation, webp_size
 from fastadv.data.containers import bare_image
 from fastadv.data.formats import HEAD, READ_FORMATS, advice, readable, sniff
+from fastadv.data.image_files import MAX_BYTES, read_bytes
+from fastadv.data.image_files import ImageError as ImageError
 from fastadv.data.netpbm import NetpbmHead, netpbm_head, netpbm_pixels
 
 MAX_PIXELS = 40_000_000
-MAX_BYTES = 256 * 2**20
 
 # Only plain raster formats: some of Pillow's other readers start external programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "AVIF")
@@ -39,10 +39,6 @@ _QUARTER = 5  # the first orientation of EXIF that exchanges width and height
 _FIRST = 1 << 18  # bytes of a file that `read_size` reads first
 _STRIP = 1 << 20  # pixels that are converted at once
 _BMP_RUNS = (1, 2)  # Pillow expands run lengths in Python
-
-
-class ImageError(Error, ValueError):
-    """A file that is not a usable image; the message names the file and the reason."""
 
 
 class BudgetError(ImageError):
@@ -66,54 +62,6 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ImageError: The file is missing, no image, damaged, cut short, 16-bit, or unreasonably large.
     """
     return decode_image(read_bytes(path), path)
-
-
-def read_head(path: str | os.PathLike[str]) -> bytes:
-    """The first bytes of a file, for `sniff`; none where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(HEAD)
-    except (OSError, ValueError):
-        return b""
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of an image file; refuses what is no plain file or is larger than `MAX_BYTES`.
-
-    Raises:
-        ImageError: With the path and the reason.
-    """
-    path = Path(path)
-    with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        # A bounded read takes its bound from the allocator first: the file's own size keeps that small.
-        if size > MAX_BYTES:
-            raise ImageError(f"{path}: expected at most {MAX_BYTES // 2**20} MiB, got more")
-        data = file.read(size)
-    if not data:
-        raise ImageError(f"{path}: expected an image file, got an empty one")
-    return data
-
-
-@contextlib.contextmanager
-def open_file(path: Path) -> Iterator[IO[bytes]]:
-    """An image file, open for reading; what the operating system refuses, here or inside, names the file.
-
-    Raises:
-        ImageError: It cannot be read, or is no plain file.
-    """
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path}: expected an image file, got a folder")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: expected an image file, got something that is not a plain file")
-        with open(path, "rb") as file:
-            yield file
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        if isinstance(error, ImageError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(f"{path}: cannot be read: {reason}") from error
 
 
 class ImageBudget:

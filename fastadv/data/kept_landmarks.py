@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.core.files import naming, write_all, write_atomically
+from fastadv.core.places import open_binary
 from fastadv.data.alignment import Points
 from fastadv.data.run_files import FOUND, RunFolderError
 
@@ -60,7 +61,7 @@ def landmark_line(name: str, landmarks: Iterable[float], score: float) -> str:
 def is_found_list(path: Path) -> bool:
     """Whether a file is a list of landmarks that was written here: by ``fastadv align``, or beside a run."""
     try:
-        with open(path, "rb") as file:
+        with open_binary(path, block=len(ABOUT)) as file:
             return file.read(len(ABOUT)) == ABOUT.encode()
     except OSError:
         return False

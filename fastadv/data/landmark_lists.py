@@ -11,6 +11,7 @@ import numpy as np
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.notices import notify
+from fastadv.core.remote import to_path
 from fastadv.data import names
 from fastadv.data.alignment import AlignmentError, Points
 from fastadv.data.plausible import layout_fit
@@ -41,18 +42,19 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, Points]:
     Warns:
         Notice: Numbers beside the coordinates, other than a score behind them, were left out.
     """
+    path = to_path(path)
     refuse_unless_text(path, AlignmentError, "a list of landmarks (name and ten coordinates a line)")
     found: dict[str, np.ndarray] = {}
     for number, line in enumerate(names.read_lines(path, "landmarks", AlignmentError), 1):
         if not line.strip() or line.lstrip().startswith("#") or (not found and _is_header(line)):
             continue
-        where = f"{os.fspath(path)}:{number}"
+        where = f"{path}:{number}"
         text, fields = _split(line, where)
         name = names.stem(names.written(text))
         if name in found:
             raise AlignmentError(f"{where}: expected one line for each image, got a second one for {names.shown(name)}")
         found[name] = _parse(fields, where)
-    return _points(found, os.fspath(path))
+    return _points(found, str(path))
 
 
 def _is_header(line: str) -> bool:

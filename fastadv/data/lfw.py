@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.files import write_atomically
+from fastadv.core.remote import is_remote, to_path
 from fastadv.data.alignment import Matrix, Size, shape_of, warp
 from fastadv.data.faces import SourceError
 from fastadv.data.folder import IdentityFolder, is_dir, tell_beside
@@ -85,6 +86,8 @@ class LFW(IdentityFolder):
 def images_folder(root: Path) -> Path | None:
     """`root/images` where that holds folders of people; None where there is no such, or it is a person's own folder."""
     images = root / "images"
+    if is_remote(root):
+        return images if images.is_dir() and any(each.is_dir() for each in images.iterdir()) else None
     try:
         with os.scandir(images) as entries:
             return images if any(is_dir(entry) for entry in entries) else None
@@ -102,7 +105,7 @@ def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     Raises:
         SourceError: A missing or malformed file, with the line's number.
     """
-    path = Path(path)
+    path = to_path(path)
     refuse_unless_text(path, SourceError, "a list of pairs in LFW's form")
     lines = read_lines(path, "pairs", SourceError)
     head = lines[0].split() if lines else []

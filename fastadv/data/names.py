@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Container, Sequence
-from pathlib import Path
 
 from fastadv.core.errors import Error
+from fastadv.core.remote import to_path
 
 #: Extensions of the formats that are read.
 READ = frozenset(
@@ -109,7 +109,7 @@ def read_lines(path: str | os.PathLike[str], what: str, refused: type[Error]) ->
 
 def read_text(path: str | os.PathLike[str], what: str, refused: type[Error]) -> str:
     """The text of a list, without its byte order mark; raises as `read_lines`."""
-    path = Path(path)
+    path = to_path(path)
     try:
         data = path.read_bytes()
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
+from fastadv.core.remote import is_remote
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource
 from fastadv.data.hashes import Stamp, stamp_of
@@ -47,6 +48,7 @@ class PackedFaces(FaceSource):
             ValueError, SourceError: As for `FaceSource`.
         """
         self._packs = dict(places)
+        self._stamps = {file: stamp_of(file) for file in set(self._packs.values()) if is_remote(file)}
         files = {name: path / name for name, path in self._packs.items()}
         super().__init__(files, size=size, landmarks=landmarks, template=template)
         self._fetch = fetch
@@ -60,4 +62,5 @@ class PackedFaces(FaceSource):
         return self._fetch(name)
 
     def _stamp(self, name: str) -> Stamp | None:
-        return stamp_of(self._packs[name])
+        file = self._packs[name]
+        return self._stamps[file] if file in self._stamps else stamp_of(file)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastadv.core.content import file_content
+from fastadv.core.errors import RemoteError
 from fastadv.core.pickle_values import Array, PickleRefusedError, Span
+from fastadv.core.places import open_binary
+from fastadv.core.remote import to_path
 from fastadv.core.symbolic_pickle import read_symbolically
 from fastadv.data.alignment import Size
 from fastadv.data.faces import SourceError
@@ -49,7 +52,7 @@ class PairBin(PackedFaces):
             SourceError: The file is missing, cut short, no such pickle, or a pickle that wants to run code, which is
                 named; or the number of images is not twice that of the flags.
         """
-        self.file = Path(file)
+        self.file = to_path(file)
         spans, flags = _read(self.file)
         names = [f"pair/{i:06d}_{side}" for i in range(len(flags)) for side in "ab"]
         self._spans = dict(zip(names, spans, strict=True))
@@ -61,8 +64,10 @@ class PairBin(PackedFaces):
 
     def _bytes(self, name: str) -> bytes:
         try:
-            with open(self.file, "rb") as file:
+            with open_binary(self.file, block=0) as file:
                 return self._spans[name].read(file)
+        except RemoteError:
+            raise
         except (OSError, PickleRefusedError) as error:
             raise ImageError(f"{self.path(name)}: cannot be read: {error}") from error
 
@@ -81,7 +86,7 @@ def _read(path: Path) -> tuple[list[Span], list[bool]]:
         raise SourceError(f"{path}: expected {_EXPECTED}, got {found.said()}")
     try:
         value = read_symbolically(path)
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             return _checked(path, value, file)
     except PickleRefusedError as error:
         if found.kind in ("unknown", "text"):

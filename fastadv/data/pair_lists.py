@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastadv.core.content import refuse_unless_text
+from fastadv.core.remote import to_path
 from fastadv.data import names
 from fastadv.data.lfw import read_lfw_pairs
 from fastadv.data.pairs import Pair, PairError, named_as, read_pairs_csv
@@ -39,7 +40,7 @@ def read_pair_list(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
         PairError: An unreadable or empty list, or a malformed line, with its number.
         SourceError: As `read_lfw_pairs`.
     """
-    path = Path(path)
+    path = to_path(path)
     if path.is_dir():
         return _cfp(path)
     refuse_unless_text(path, PairError, "a list of pairs")
@@ -62,6 +63,7 @@ def read_pairs_of(source: FaceSource, path: str | os.PathLike[str]) -> tuple[Pai
         PairError: As `read_pair_list`, or the source lacks images.
         SourceError: As `read_pair_list`.
     """
+    path = to_path(path)
     pairs, missing = named_as(source, read_pair_list(path))
     if missing:
         few = ", ".join(names.shown(name) for name in missing[:5])

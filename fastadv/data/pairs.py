@@ -7,13 +7,13 @@ import io
 import os
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import Error
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
+from fastadv.core.remote import to_path
 from fastadv.data import names
 from fastadv.data.names import read_text
 
@@ -59,7 +59,7 @@ def read_pairs_csv(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     Raises:
         PairError: An unreadable or empty file, or a malformed line, with its number.
     """
-    path = Path(path)
+    path = to_path(path)
     refuse_unless_text(path, PairError, "a CSV file of pairs (first,second,same)")
     text = read_text(path, "pairs", PairError)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -12,6 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastadv.core.errors import RemoteError
+from fastadv.core.places import open_binary
+from fastadv.core.remote import to_path
 from fastadv.data.alignment import Size
 from fastadv.data.faces import SourceError
 from fastadv.data.images import ImageError
@@ -63,7 +66,7 @@ class RecordIO(PackedFaces):
         Raises:
             SourceError: A file is missing, no RecordIO, damaged or cut short, or holds no images.
         """
-        self.file = Path(file).with_suffix(".rec")
+        self.file = to_path(file).with_suffix(".rec")
         if not self.file.is_file():
             raise SourceError(f"{self.file}: {'this is not a file' if self.file.exists() else 'there is no such file'}")
         try:
@@ -83,16 +86,18 @@ class RecordIO(PackedFaces):
     def _bytes(self, name: str) -> bytes:
         place = self._places[name]
         try:
-            with open(self.file, "rb") as file:
+            with open_binary(self.file, block=0) as file:
                 file.seek(place.offset)
                 return file.read(place.size)
+        except RemoteError:
+            raise
         except OSError as error:
             raise ImageError(f"{self.path(name)}: cannot be read: {error.strerror or error}") from error
 
 
 def _images(path: Path) -> Iterator[tuple[str, _Place]]:
     keys = _keys(path.with_suffix(".idx"))
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         for number, (offset, place) in enumerate(_records(path, file)):
             if keys is not None and offset not in keys:
                 raise SourceError(f"{path}: the record at {offset} is not in {path.with_suffix('.idx').name}")

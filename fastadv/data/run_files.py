@@ -86,14 +86,20 @@ def image_file(folder: Path, name: str) -> Path:
 
 def damaged_images(folder: Path, rows: Iterable[ManifestRow]) -> list[str]:
     """The names whose image is gone or is not the one that was written; a row without a hash asks for a file only."""
+    return lost_images(folder, ((row, None) for row in rows))
+
+
+def lost_images(folder: Path, rows: Iterable[tuple[ManifestRow, int | None]]) -> list[str]:
+    """As ``damaged_images``, of rows with the sizes of their files, where these are known."""
     found = []
-    for row in rows:
-        file = image_file(folder, row.name)
+    for row, size in rows:
         try:
-            same = hashlib.sha256(file.read_bytes()).hexdigest() == row.image_hash if row.image_hash else file.is_file()
+            data = image_file(folder, row.name).read_bytes()
         except OSError:
-            same = False
-        if not same:
+            found.append(row.name)
+            continue
+        same = not row.image_hash or hashlib.sha256(data).hexdigest() == row.image_hash
+        if not same or size not in (None, len(data)):
             found.append(row.name)
     return found
 

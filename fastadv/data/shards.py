@@ -17,8 +17,10 @@ from typing import Any, BinaryIO
 from numpy.typing import ArrayLike
 from PIL.ContainerIO import ContainerIO
 
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import ArgumentError, RemoteError
 from fastadv.core.fields import check_least
+from fastadv.core.places import not_files, open_binary
+from fastadv.core.remote import to_path
 from fastadv.data import left_out, names
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
@@ -113,9 +115,11 @@ class Shards(PackedFaces):
     def _bytes(self, name: str) -> bytes:
         place = self._places[name]
         try:
-            with open(place.shard, "rb") as file:
+            with open_binary(place.shard, block=0) as file:
                 file.seek(place.offset)
                 return file.read(place.size)
+        except RemoteError:
+            raise
         except OSError as error:
             raise ImageError(f"{self.path(name)}: cannot be read: {error.strerror or error}") from error
 
@@ -129,10 +133,10 @@ def expand_shards(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[st
     listed = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
     files: list[Path] = []
     for entry in listed:
-        text = os.fspath(entry)
+        text = str(to_path(entry))  # of a URL without its query, which is known from here on
         match = _RANGE.search(text)
         if match is None:
-            files.append(Path(text))
+            files.append(to_path(entry))
             continue
         first, last = int(match[1]), int(match[2])
         if last < first or last - first >= MAX_SHARDS:
@@ -140,12 +144,11 @@ def expand_shards(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[st
                 f"shards: expected a range of 1 to {MAX_SHARDS} files such as {{000000..000009}}, got {text}"
             )
         head, tail = text[: match.start()], text[match.end() :]
-        files.extend(Path(f"{head}{i:0{len(match[1])}d}{tail}") for i in range(first, last + 1))
+        files.extend(to_path(f"{head}{i:0{len(match[1])}d}{tail}") for i in range(first, last + 1))
     if not files:
         raise SourceError("shards: expected at least one tar file, got none")
-    for file in files:
-        if not file.is_file():
-            raise SourceError(f"{file}: {'this is not a file' if file.exists() else 'there is no such shard'}")
+    for file in not_files(files):
+        raise SourceError(f"{file}: {'this is not a file' if file.exists() else 'there is no such shard'}")
     return tuple(files)
 
 
@@ -163,7 +166,7 @@ class _Sample:
 
 def _samples(file: Path, left: LeftOut) -> Iterator[tuple[str, Member, bool]]:
     """The name and the image of every sample, and whether a label names its identity."""
-    with open(file, "rb") as reader:
+    with open_binary(file) as reader:
         for group in _groups(file):
             samples = _split(file, group)
             short = group[0].name.rpartition("/")[2].partition(".")[0]

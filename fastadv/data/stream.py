@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from fastadv.core.closing import Closing
-from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.errors import ArgumentError, Error, FileError
 from fastadv.core.fields import check_least
 
 Result = TypeVar("Result")
@@ -56,7 +56,8 @@ class Stream(Generic[Result], Closing):
             workers: Number of threads.
             ahead: Bound on the results in memory.
             on_error: What a ValueError of `function` (an unusable file) does: "raise" it at its place in
-                the order, or "skip" the item and note it in `skipped`. Any other error is raised.
+                the order, or "skip" the item and note it in `skipped`. Any other error is raised: a `FileError` as
+                it is, others as a `StreamError`.
 
         Raises:
             ValueError: A number below 1 or an unknown `on_error`.
@@ -90,6 +91,8 @@ class Stream(Generic[Result], Closing):
                     if not self._skip:
                         raise
                     self.skipped.append(Skipped(name=name, reason=str(error)))
+                except FileError:
+                    raise
                 except Exception as error:
                     raise StreamError(f"{name}: {type(error).__name__}: {error}") from error
         except BaseException:  # the end, an error, or Ctrl-C while waiting

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from fastadv.core.content import describe_file
+from fastadv.core.places import length, open_binary
 from fastadv.data.faces import SourceError
 
 BLOCK = 512
@@ -51,8 +51,8 @@ def tar_members(path: Path) -> Iterator[Member]:
             device or sparse, has a path out of the archive, or a header or size beyond the limits.
     """
     try:
-        with open(path, "rb") as file:
-            yield from _members(path, file, os.fstat(file.fileno()).st_size)
+        with open_binary(path) as file:
+            yield from _members(path, file, length(file))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
+from fastadv.core.places import not_files, open_binary
+from fastadv.core.remote import to_path
 from fastadv.data import names
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
@@ -81,10 +83,10 @@ class IJB(FaceSource):
             SourceError: A list is missing or malformed, or images are not there.
             AlignmentError: Landmarks that cannot be read.
         """
-        self.root = Path(root)
+        self.root = to_path(root)
         listed = dict.fromkeys(name for name, *_ in _rows(_file(self.root, _TEMPLATES)))
         files = {f"{_IMAGES}/{names.stem(name)}": self.root / _IMAGES / name for name in listed}
-        missing = [str(path) for path in files.values() if not path.is_file()]
+        missing = [str(path) for path in not_files(files.values())]
         if missing:
             raise SourceError(f"{self.root}: images are missing: {names.several(missing)}")
         points = open_landmarks(landmarks)
@@ -124,7 +126,7 @@ def is_ijb(root: Path) -> bool:
 def is_ytf(path: Path) -> bool:
     """Whether a file is the list of pairs of YouTube Faces: its header begins with the number of the split."""
     try:
-        with open(path, "rb") as file:
+        with open_binary(path, block=64) as file:
             return file.read(64).lstrip(b"\xef\xbb\xbf").lower().replace(b" ", b"").startswith(b"splitnumber")
     except OSError:
         return False
@@ -143,6 +145,7 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
     Raises:
         PairError: The list is malformed, or the source lacks a video.
     """
+    path = to_path(path)
     refuse_unless_text(path, PairError, "a list of pairs of videos")
     frames: dict[str, list[str]] = {}
     for name in source.names:
@@ -153,7 +156,7 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
         fields = [field.strip() for field in line.split(",")]
         if number == 1 or not line.strip():
             continue
-        where = f"{os.fspath(path)}:{number}"
+        where = f"{path}:{number}"
         if len(fields) < 4 or not fields[0].isdecimal() or fields[-1] not in ("0", "1"):
             raise PairError(f"{where}: expected a split, two videos and 1 or 0, got {line.strip()[:60]!r}")
         absent = [video for video in fields[1:3] if video not in frames]
@@ -164,7 +167,7 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
             raise PairError(f"{where}: expected videos among the images, got {absent[0]}, which has none")
         rows.append((int(fields[0]) - 1, fields[1], fields[2], fields[-1] == "1"))
     if not rows:
-        raise PairError(f"{os.fspath(path)}: expected a line per pair of videos, got none")
+        raise PairError(f"{path}: expected a line per pair of videos, got none")
     if left:
         notify(f"pairs: {len(left)} left out: no face in {names.several(sorted(set(left)))}")
     videos = {video: k for k, video in enumerate(dict.fromkeys(v for _, a, b, _ in rows for v in (a, b)))}
@@ -228,7 +231,8 @@ def _numbers(path: Path) -> Integers:
     """Three numbers a line, of millions of lines."""
     refuse_unless_text(path, SourceError, "a list of pairs of templates")
     try:
-        found = np.loadtxt(path, dtype=np.int64, ndmin=2, comments=None)
+        with open_binary(path) as file:
+            found = np.loadtxt(file, dtype=np.int64, ndmin=2, comments=None)
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: expected two templates and 1 or 0 a line, got others: {error}") from error
     if not len(found) or found.shape[1] != 3:

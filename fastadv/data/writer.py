@@ -8,8 +8,9 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,8 @@ from fastadv.data.run_files import RunFolderError
 _ROWS_PER_SYNC = 64
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _log = logging.getLogger("fastadv")
+Lost = Callable[[Iterable[tuple[manifest.ManifestRow, int | None]]], list[str]]
+"""Which images are gone or damaged, of rows with the sizes of their files where these are known."""
 
 
 class RunFolder(Closing):
@@ -56,10 +59,12 @@ class RunFolder(Closing):
         shown: Mapping[str, str],
         beside: Mapping[str, bytes],
         images: int | None,
+        lost: Lost | None,
         lock: FolderLock | None,
     ) -> None:
         """Use `RunFolder.open`."""
         self.path = path
+        self._lost = lost or partial(run_files.lost_images, path)
         self.config = dict(config)
         self._shown, self._beside, self._count = dict(shown), dict(beside), images
         self._folder_lock = lock
@@ -85,6 +90,7 @@ class RunFolder(Closing):
         shown: Mapping[str, str] | None = None,
         beside: Mapping[str, bytes] | None = None,
         images: int | None = None,
+        lost: Lost | None = None,
         fresh: bool = False,
     ) -> RunFolder:
         """Opens a run to go on, or prepares a new one.
@@ -95,6 +101,7 @@ class RunFolder(Closing):
             shown: How messages call values of the configuration, by their dotted names.
             beside: Files that are written next to `run.json` when it is.
             images: How many images the run is to have, noted in `run.json`; None: not known.
+            lost: Says which images are gone, where they lie elsewhere than in the folder.
             fresh: Remove what a run has left in the folder, whatever its configuration, and begin anew.
 
         Raises:
@@ -119,7 +126,7 @@ class RunFolder(Closing):
                 lock.release()
                 raise
         try:
-            return cls(path, wanted, shown=shown or {}, beside=beside or {}, images=images, lock=lock)
+            return cls(path, wanted, shown=shown or {}, beside=beside or {}, images=images, lost=lost, lock=lock)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -220,6 +227,22 @@ class RunFolder(Closing):
             with self._lock:
                 self._pending.discard(row.name)
 
+    def add(self, row: manifest.ManifestRow, png_bytes: int) -> bool:
+        """Writes the row of an image that another process has written, with the size of its file.
+
+        Returns:
+            Whether the name was not done already, which changes nothing.
+
+        Raises:
+            RunFolderError, OSError: As `write`.
+        """
+        with self._lock:
+            self._claim()
+            if row.name in self._done:
+                return False
+        self._append(row, png_bytes)
+        return True
+
     def finish(self, order: Iterable[str]) -> None:
         """Writes all rows to `manifest.parquet` in the given order and removes the journal.
 
@@ -289,7 +312,7 @@ class RunFolder(Closing):
             journal.unlink(missing_ok=True)  # died between the two steps of `finish`
             names: set[str] = set()
             try:
-                damaged = run_files.damaged_images(self.path, _noted(manifest.iterate_manifest(self.path), names))
+                damaged = self._lost((row, None) for row in _noted(manifest.iterate_manifest(self.path), names))
             except manifest.ManifestError as error:
                 notify(f"{error}; all images are generated again")
                 self._reopen([])
@@ -302,8 +325,8 @@ class RunFolder(Closing):
         if not journal.exists():
             return set()
         found = manifest.read_journal(journal, damaged=lambda where, why: _log.warning("%s: %s; redone", where, why))
-        held = {row.name: (row, size) for row, size, _ in found if self._has_image(row.name, size)}
-        for name in run_files.damaged_images(self.path, [row for row, _ in held.values()]):
+        held = {row.name: (row, size) for row, size, _ in found}
+        for name in self._lost(list(held.values())):
             del held[name]
         text = b"".join(manifest.journal_line(row, size) for row, size in held.values())
         if text != journal.read_bytes():
@@ -316,12 +339,6 @@ class RunFolder(Closing):
         write_atomically(self.path / manifest.JOURNAL, b"".join(lines), fsync=True)
         (self.path / manifest.PARQUET).unlink()
         self.finished = False
-
-    def _has_image(self, name: str, size: int) -> bool:
-        try:
-            return run_files.image_file(self.path, name).stat().st_size == size
-        except OSError:
-            return False
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._known_folders:

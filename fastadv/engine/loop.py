@@ -66,7 +66,7 @@ class Loop:
         recipe: Recipe,
         goal: Goal,
         model: FaceModel,
-        jobs: Iterator[Job],
+        jobs: Iterator[Job | None],
         seed: int,
         engine: Engine,
         spent: Spent | None = None,
@@ -84,7 +84,7 @@ class Loop:
             ) from error
 
     def _begin(
-        self, recipe: Recipe, goal: Goal, model: FaceModel, jobs: Iterator[Job], seed: int, engine: Engine
+        self, recipe: Recipe, goal: Goal, model: FaceModel, jobs: Iterator[Job | None], seed: int, engine: Engine
     ) -> None:
         assert engine.slots is not None
         assert engine.batch is not None
@@ -198,12 +198,15 @@ class Loop:
     def _take(self) -> None:
         """Take jobs. They are the caller's own code: it runs in the caller's modes, and what it raises is the caller's.
 
-        Not within ``_fitting``: a stream that has raised has ended, and would be taken for a short one.
+        Not within ``_fitting``: a stream that has raised has ended, and would be taken for a short one. A stream that
+        has none at the moment says None: what is there goes on, and the next turn asks again.
         """
         with self._spent.on("images"):
-            block = list(islice(self._jobs, self._batch))
-        self._last = len(block) < self._batch
-        self._taken.extend(block)
+            for job in islice(self._jobs, self._batch):
+                if job is None:
+                    return
+                self._taken.append(job)
+        self._last = len(self._taken) < self._batch
 
     def _enter(self, judge: Judge, *, all_wait: bool = False) -> None:
         """Make a batch of jobs ready.
@@ -223,12 +226,12 @@ class Loop:
             (self._done if done else self._waiting).append(each)
 
     def _step(self, slots: Slots) -> bool:
-        """Fill and tick: whether there is more to do. On CUDA the host does not wait."""
+        """Fill and tick: whether an image is left in here. On CUDA the host does not wait."""
         with self._spent.on("steps"):
             slots.fill(self._waiting)
             if slots.occupied:
                 slots.tick(self._engine.poll or 1)
-            return slots.occupied or bool(self._taken) or not self._last
+            return slots.occupied or bool(self._taken)
 
     def _collect(self, slots: Slots, judge: Judge, *, everything: bool) -> bool:
         """Take what is finished, and begin to measure full batches of it, or all that is left."""
@@ -273,7 +276,7 @@ class Loop:
             collected = self._fitting(partial(self._collect, everything=not going))
             if collected and not (going and self._engine.overlap):
                 yield from self._results()
-            if collected and not going:
+            if collected and not going and self._last:
                 return
 
     def iterates(self, at: Collection[int]) -> Iterator[tuple[int, Tensor]]:
@@ -282,7 +285,7 @@ class Loop:
         The images run side by side from the first step to the last, in one group if the slots hold them all. Where
         memory does not suffice for that, they run group by group, and their iterates wait in the machine's memory.
         """
-        jobs, left = list(self._jobs), sorted(at)
+        jobs, left = [job for job in self._jobs if job is not None], sorted(at)
         self._last = True
         while left:
             groups = [jobs[k : k + self._count] for k in range(0, len(jobs), self._count)] or [jobs]

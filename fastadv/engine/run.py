@@ -24,7 +24,7 @@ from fastadv.models import FaceModel
 
 def stream_jobs(
     attack: Recipe,
-    jobs: Iterable[Job],
+    jobs: Iterable[Job | None],
     model: FaceModel,
     *,
     seed: int = 0,
@@ -38,7 +38,8 @@ def stream_jobs(
 
     Args:
         attack: How to move, and on which surrogate.
-        jobs: Images with goals of one kind.
+        jobs: Images with goals of one kind. None among them (never first) says that there is none at the moment: the
+            images at hand go on, their results come, and the stream is asked again.
         model: The model to attack, in evaluation mode.
         seed: Of every random number.
         engine: How to run; None takes the defaults.
@@ -60,7 +61,7 @@ def stream_jobs(
     if first is None:
         return
 
-    def everything() -> Iterator[Job]:
+    def everything() -> Iterator[Job | None]:
         yield first
         yield from queue
 

@@ -25,7 +25,7 @@ from fastadv.engine.job import MET_AT_START
 from fastadv.models import FaceModel
 from fastadv.recognition import count_success, mean_of
 from fastadv.runs.goals import Enrolled, GoalChoice
-from fastadv.runs.production import NONE_KNOWN, Order, produce, produced
+from fastadv.runs.production import NONE_KNOWN, GoalOf, Order, produce, produced
 from fastadv.runs.work import Work
 
 
@@ -298,11 +298,27 @@ def attack_folder(
         ValueError: As ``GoalChoice.goals``.
         As ``produce``.
     """
-    learned = aim.learns(source, model, check_recipe(attack), orders)
-    ensemble = attack.surrogate.ensemble is not None
-    goal_of = aim.goals(source, model, enrolled, ensemble=ensemble, learned=learned)
-    known = NONE_KNOWN if learned is None else learned
+    goal_of, known = goals_and_known(source, model, attack, aim, enrolled, orders)
     for _ in produced(orders, goal_of, source, attack, model, work, goal_name=aim.goal, known=known):
         pass  # it is in the folder
     work.into.finish([order.name for order in orders])
     return summarise(iterate_manifest(work.into.path))
+
+
+def goals_and_known(
+    source: FaceSource,
+    model: FaceModel,
+    attack: Recipe,
+    aim: GoalChoice,
+    enrolled: Enrolled | None,
+    orders: Iterable[Order],
+) -> tuple[GoalOf, Mapping[str, Tensor]]:
+    """The goal of each order, and what is computed of faces once for all goals; arguments as of ``attack_folder``.
+
+    Raises:
+        ValueError: As ``GoalChoice.goals``.
+    """
+    learned = aim.learns(source, model, check_recipe(attack), orders)
+    ensemble = attack.surrogate.ensemble is not None
+    goal_of = aim.goals(source, model, enrolled, ensemble=ensemble, learned=learned)
+    return goal_of, NONE_KNOWN if learned is None else learned

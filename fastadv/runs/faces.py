@@ -8,6 +8,7 @@ from typing import Any
 
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
+from fastadv.core.remote import to_path
 from fastadv.data import IJB, LFW, FaceSource, IdentityFolder, ImageList, PairBin, RecordIO, Shards, read_landmarks
 from fastadv.data.alignment import Size
 from fastadv.data.face_search import FaceSearch, FoundFaces, find_faces, with_faces
@@ -39,7 +40,7 @@ def open_faces(
     out, and those of a folder may lie at any depth, as ``fastadv align`` takes them.
 
     Args:
-        root: The path.
+        root: The path, or that of a URL.
         size: Side of the faces in pixels, or height and width.
         landmarks: A file of five points an image.
         template: Where the points go in a face; None for ArcFace's places.
@@ -53,6 +54,7 @@ def open_faces(
         ValueError: Landmarks or a search for a `.bin` or a run, whose images are aligned already; or both.
         RunFolderError: As ``find_faces``.
     """
+    root, landmarks = to_path(root), None if landmarks is None else to_path(landmarks)
     if search is None and (landmarks is None or is_aligned(root) or not is_found_list(landmarks)):
         return _open(root, size=size, landmarks=landmarks, template=template)
     if search is None:
@@ -76,6 +78,7 @@ def files_of_both(one: FaceSource, other: FaceSource) -> tuple[str, ...]:
 
 def is_aligned(root: Path) -> bool:
     """Whether faces come aligned, or with landmarks of their own protocol: a `.bin`, a run's images, IJB-B and C."""
+    root = to_path(root)
     return root.suffix == ".bin" or _is_made(root) or is_ijb(root)
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastadv.core.progress import Notes, Progress, silent
 from fastadv.data import FaceSource, RunFolder
 from fastadv.data.hashes import KEPT, KnownHashes
 from fastadv.data.run_files import RUN_FOLDER, FolderKind, held
+from fastadv.data.writer import Lost
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import model_identity, state_hash, update_digest
@@ -130,9 +132,10 @@ class RunIdentity:
         config["seed"] = seed
         return RunIdentity(config=config, shown=shown, known=known, engine=engine or Engine(), kind=kind, images=images)
 
-    def open(self, out: str | os.PathLike[str], *, fresh: bool = False) -> RunFolder:
+    def open(self, out: str | os.PathLike[str], *, lost: Lost | None = None, fresh: bool = False) -> RunFolder:
         """The run's folder; as `RunFolder.open`."""
-        return RunFolder.open(out, self.config, shown=self.shown, beside=self._beside, images=self.images, fresh=fresh)
+        how = partial(RunFolder.open, shown=self.shown, beside=self._beside, images=self.images)
+        return how(out, self.config, lost=lost, fresh=fresh)
 
     @contextmanager
     def work(self, out: str | os.PathLike[str], *, fresh: bool = False, progress: Progress = silent) -> Iterator[Work]:

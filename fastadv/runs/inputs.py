@@ -12,7 +12,9 @@ from fastadv.core.content import is_onnx
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
 from fastadv.core.numbers import parse_folds
+from fastadv.core.places import local_file
 from fastadv.core.progress import Progress, silent
+from fastadv.core.remote import to_path
 from fastadv.data import LFW, FaceSource, Pair, PairBin
 from fastadv.data.face_search import FaceSearch
 from fastadv.data.pair_lists import read_pairs_of
@@ -50,7 +52,10 @@ def open_model(name: str, weights: Path | None, *, device: str = "cpu") -> FaceM
             f"weights: expected a file with the weights of {name} (--weights FILE, or {name}=FILE), got none; "
             f"{', '.join(shipped_names())} bring their own"
         )
-    return load(name, weights=weights, device=device)
+    if weights is None:
+        return load(name, device=device)
+    with local_file(weights) as file:
+        return load(name, weights=file, device=device)
 
 
 def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
@@ -62,7 +67,7 @@ def open_named_model(text: str, *, device: str = "cpu") -> FaceModel:
     name, equals, file = text.partition("=")
     if equals and not file:
         raise ArgumentError(f"network: expected NAME or NAME=WEIGHTS, got {text!r} without a file")
-    return open_model(name, Path(file) if equals else None, device=device)
+    return open_model(name, to_path(file) if equals else None, device=device)
 
 
 def network_name(text: str) -> str:

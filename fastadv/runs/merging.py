@@ -164,13 +164,13 @@ def _check_images(run: Path, shards: Sequence[Shard], images: int | None, progre
     if moved:  # by a merge of shards that were begun anew since
         others = sorted(str(file.relative_to(run)) for file in moved)
         raise RunFolderError(f"{run}: expected images of its shards only, got others: {several(others)}; remove them")
-    found = _different(software)
+    found = different_software(software)
     if found:
         notify(f"{run}: the shards were computed by different software, which can change bits: {found}")
 
 
-def _different(software: Mapping[str, set[str]]) -> str:
-    """What of the software differs between shards, and where; the index of a device is no difference."""
+def different_software(software: Mapping[str, set[str]]) -> str:
+    """What differs between lines of software, with what has each of them; the index of a device is no difference."""
     values: dict[str, dict[str, set[str]]] = {}
     for line, names in software.items():
         for part in filter(None, line.split(", ")):

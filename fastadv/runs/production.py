@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from types import MappingProxyType, TracebackType
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from fastadv.attacks import GalleryClass, Goal, Recipe, check_recipe
@@ -46,6 +47,8 @@ class Order:
 
 
 GoalOf = Callable[[Order, Face], Goal]
+Attacked = Callable[[Iterator[Job]], Iterator[Result]]
+"""An engine: from jobs to their results, in any order."""
 
 
 def produce(
@@ -217,13 +220,34 @@ def _made(
     goal_name: str | None,
     known: Mapping[str, Tensor],
 ) -> Iterator[tuple[ManifestRow, Result]]:
-    """Attack in the order of completion; a row is on its way to the disk when it is yielded."""
+    """As ``made``; a row is on its way to the disk when it is yielded."""
+    with _Writers(work.folder) as writers:
+        for row, result in made(orders, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
+            writers.write(row, result)
+            yield row, result
+
+
+def made(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: Recipe,
+    model: FaceModel,
+    work: Work,
+    *,
+    goal_name: str | None,
+    known: Mapping[str, Tensor],
+    attacked: Attacked | None = None,
+) -> Iterator[tuple[ManifestRow, Result]]:
+    """Attack in the order of completion; nothing is written.
+
+    Args:
+        orders, goal_of, source, attack, model, work, goal_name, known: As of ``produce``.
+        attacked: The engine; None: one of its own, as ``work`` says.
+    """
     about: dict[str, tuple[Order, Face, Goal]] = {}
     made_with = software(model.device)
-    with (
-        source.stream([order.source for order in orders], workers=workers()) as faces,
-        _Writers(work.folder) as writers,
-    ):
+    with source.stream([order.source for order in orders], workers=workers()) as faces:
 
         def jobs() -> Iterator[Job]:
             pairs = zip(orders, map(source.unchanged, faces), strict=True)
@@ -236,37 +260,39 @@ def _made(
                     clean = known.get(order.source)
                     yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal, known=clean)
 
-        for result in stream_jobs(attack, jobs(), model, seed=work.seed, engine=work.engine, spent=work.spent):
+        own = partial(stream_jobs, attack, model=model, seed=work.seed, engine=work.engine, spent=work.spent)
+        for result in (attacked or own)(jobs()):
             order, face, goal = about.pop(result.name)
-            row = ManifestRow(
-                name=result.name,
-                id=result.id,
-                goal=goal_name or type(goal).__name__.lower(),
-                target=order.target,
-                attack=attack.name,
-                eps=attack.budget.eps,
-                steps=attack.steps,
-                ticks=result.ticks,
-                success=result.success,
-                success_float=result.success_float,
-                linf=result.linf,
-                l2=result.l2,
-                score_before=result.score_before,
-                score_after=result.score_after,
-                metric=goal.metric,
-                seed=work.seed,
-                source_hash=face.source_hash,
-                flags=";".join(result.flags),
-                nonfinite=result.nonfinite,
-                levels=changed_levels(face.image, result.image),
-                template_distance=_template_distance(goal, result.embedding),
-                target_hash=_target_hash(source, order.target),
-                goal_hash="" if goal_name else goal_hash(goal),
-                software=made_with,
-                batch=result.batch,
+            yield (
+                ManifestRow(
+                    name=result.name,
+                    id=result.id,
+                    goal=goal_name or type(goal).__name__.lower(),
+                    target=order.target,
+                    attack=attack.name,
+                    eps=attack.budget.eps,
+                    steps=attack.steps,
+                    ticks=result.ticks,
+                    success=result.success,
+                    success_float=result.success_float,
+                    linf=result.linf,
+                    l2=result.l2,
+                    score_before=result.score_before,
+                    score_after=result.score_after,
+                    metric=goal.metric,
+                    seed=work.seed,
+                    source_hash=face.source_hash,
+                    flags=";".join(result.flags),
+                    nonfinite=result.nonfinite,
+                    levels=changed_levels(face.image, result.image),
+                    template_distance=_template_distance(goal, result.embedding),
+                    target_hash=_target_hash(source, order.target),
+                    goal_hash="" if goal_name else goal_hash(goal),
+                    software=made_with,
+                    batch=result.batch,
+                ),
+                result,
             )
-            writers.write(row, result)
-            yield row, result
 
 
 def changed_levels(before: Tensor, after: Tensor) -> tuple[int, ...]:
@@ -276,8 +302,9 @@ def changed_levels(before: Tensor, after: Tensor) -> tuple[int, ...]:
         before: ``(3, H, W)`` in [0, 1].
         after: The same.
     """
-    change = (after.cpu() - before.cpu()).abs().amax(0) * 255
-    return tuple(torch.bincount(change.round().long().flatten()).tolist())
+    # NumPy, not torch: outside of the engine's thread torch would start a second pool of threads
+    change = np.abs(after.cpu().numpy() - before.cpu().numpy()).max(0) * np.float32(255)
+    return tuple(np.bincount(np.rint(change).astype(np.int64).ravel()).tolist())
 
 
 def _target_hash(source: FaceSource, target: str) -> str:

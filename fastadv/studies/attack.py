@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from fastadv.attacks import Recipe
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
+from fastadv.data.run_files import RUN
+from fastadv.distributed.attack import WorkerTask, attack_on_cluster
+from fastadv.distributed.cluster import Cluster
+from fastadv.distributed.output import output_of
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.attack import AttackSummary, attack_folder, plan
 from fastadv.runs.enrolment import enrol
-from fastadv.runs.goals import GoalChoice
+from fastadv.runs.goals import Enrolled, GoalChoice
 from fastadv.runs.inputs import RunInputs
 from fastadv.runs.production import Order
 from fastadv.runs.sharding import Shard, begun_shards, check_place, known_folder
@@ -83,12 +90,17 @@ class PreparedAttack:
         """
         given, aim, model = self.wanted.inputs, self.wanted.aim, self.model
         with self.identity.work(given.folder, fresh=given.fresh, progress=progress) as work:
-            enrolled = None
-            if aim.needs_gallery:
-                enrolled = enrol(self.known, self.known.names, model, metric=aim.metric, progress=progress)
+            enrolled = self.enrolled(progress)
             return attack_folder(
                 self.source, model, self.wanted.attack, aim, work, enrolled=enrolled, orders=self.orders
             )
+
+    def enrolled(self, progress: Progress = silent) -> Enrolled | None:
+        """The people, where the goal needs a gallery."""
+        aim = self.wanted.aim
+        if not aim.needs_gallery:
+            return None
+        return enrol(self.known, self.known.names, self.model, metric=aim.metric, progress=progress)
 
 
 def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> AttackSummary:
@@ -98,6 +110,44 @@ def attack_as_planned(wanted: AttackPlan, *, progress: Progress = silent) -> Att
         ValueError, OSError: As ``prepare_attack`` and ``PreparedAttack.run``.
     """
     return prepare_attack(wanted, progress=progress).run(progress)
+
+
+def attack_on_ray(wanted: AttackPlan, cluster: Cluster, *, progress: Progress = silent) -> AttackSummary:
+    """Attack as planned in the workers of a Ray cluster; all that is settled, listed and hashed is so here, once.
+
+    The same call continues a run that was stopped, and in a folder ``attack_as_planned`` does too.
+
+    Args:
+        wanted: Without a shard; its folder is one that all nodes share, or a URL, and all nodes see the faces too.
+        cluster: The workers.
+        progress: Told of the images of all workers together.
+
+    Raises:
+        MissingPackageError: Ray is not installed.
+        ClusterError: There is no such cluster, or its workers die again and again.
+        ValueError, OSError: As ``prepare_attack``, ``output_of`` and ``attack_on_cluster``.
+    """
+    given = wanted.inputs
+    with cluster.connected(), output_of(given.folder, fresh=given.fresh) as output:
+        given = replace(given, out=output.folder)
+        if cluster.device != torch.device(given.device).type and not (output.folder / RUN).is_file():
+            given = replace(given, engine=cluster.settled(given.engine, given.open_model()))
+        prepared = prepare_attack(replace(wanted, inputs=given), progress=progress)
+        task = WorkerTask(
+            model=prepared.model,
+            source=prepared.source,
+            attack=wanted.attack,
+            aim=wanted.aim,
+            enrolled=prepared.enrolled(progress),
+            sample=prepared.orders[0],
+            seed=given.seed,
+            engine=prepared.identity.engine,
+            out=output.out,
+            place=os.getcwd(),
+        )
+        return attack_on_cluster(
+            task, prepared.orders, prepared.identity, output, cluster, fresh=given.fresh, progress=progress
+        )
 
 
 def prepare_attack(wanted: AttackPlan, *, progress: Progress = silent) -> PreparedAttack:

@@ -65,7 +65,7 @@ sys.argv = ["fastadv", *sys.argv[3:]]
 from fastadv.cli import main
 main()
 """
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+OWN = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,9 @@ def fastadv():
     """Run the command line; returns the finished process."""
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+        return subprocess.run(
+            command(*arguments), capture_output=True, text=True, env={**os.environ, **OWN}, timeout=300
+        )
 
     return call
 
@@ -97,7 +99,7 @@ def start():
 
     def call(*arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **OWN}
         )
 
     return call
@@ -109,7 +111,7 @@ def stopped():
 
     def call(signal: int, images: int, *arguments: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-c", STOPPING, str(int(signal)), str(images), *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+        return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **OWN}, timeout=300)
 
     return call
 

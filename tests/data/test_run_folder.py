@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +49,34 @@ def write(run: RunFolder, names: list[str]) -> None:
 
 def content(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_images_that_other_processes_wrote(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    for count in (5, len(NAMES)):  # the second call goes on
+        with RunFolder.open(tmp_path, CONFIG) as run:
+            run.claim()
+            for name in NAMES[:count]:
+                data, new = encode_png(image(name)), name not in run.done
+                run.image_path(name).parent.mkdir(exist_ok=True)
+                run.image_path(name).write_bytes(data)
+                assert [run.add(written(name), len(data)) for _ in range(2)] == [new, False]
+            assert run.done == set(NAMES[:count])
+            if count == len(NAMES):
+                run.finish(NAMES)
+    assert content(tmp_path) == expected
+
+
+def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
+    there = set(NAMES[:4])
+
+    def lost(rows: Iterable[tuple[ManifestRow, int | None]]) -> list[str]:
+        return [row.name for row, _ in rows if row.name not in there]
+
+    with RunFolder.open(tmp_path, CONFIG, lost=lost) as run:
+        for name in NAMES[:6]:
+            run.add(written(name), 100)
+    with RunFolder.open(tmp_path, CONFIG, lost=lost) as run:
+        assert run.done == there
 
 
 def test_a_whole_run(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ LAYERS = (
     ("fastadv.cli",),
     ("fastadv.report",),
     ("fastadv.studies",),
+    ("fastadv.distributed",),
     ("fastadv.runs",),
     ("fastadv.compat", "fastadv.defences", "fastadv.training"),
     ("fastadv.engine",),

@@ -18,7 +18,8 @@ from fastadv.data import AlignmentError, Detections, FaceDetector, ImageError, S
 from fastadv.data.face_search import CHOICES as ONE_FACE
 from fastadv.data.face_search import Image, chosen_faces, detect_together, face_points, why_none
 from fastadv.data.folder import list_photographs
-from fastadv.data.images import decode_image, read_bytes
+from fastadv.data.image_files import read_bytes
+from fastadv.data.images import decode_image
 from fastadv.data.run_files import ALIGNED, IMAGES, FolderKind, held, image_file
 from fastadv.data.templates import open_template
 from fastadv.studies.align.report import (

@@ -17,8 +17,8 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
-from fastadv.data.faces import require
 from fastadv.data.hashes import KnownHashes
+from fastadv.data.known_names import require
 from fastadv.data.names import read_lines, stem, written
 
 PARTS = ("fit", "validate", "test")

@@ -15,7 +15,8 @@ from fastadv.core.files import is_temporary, write_atomically
 from fastadv.core.progress import Progress
 from fastadv.data import LFW, FaceSource, IdentityFolder, Pair, RunFolder, Stream, read_image, read_manifest, to_uint8
 from fastadv.data.alignment import warp
-from fastadv.data.images import decode_image, read_bytes
+from fastadv.data.image_files import read_bytes
+from fastadv.data.images import decode_image
 from fastadv.data.lfw import write_lfw_pairs
 from fastadv.data.pairs import PairError, write_pairs_csv
 from fastadv.data.stored import ImageFormat, is_grey, stored_grey

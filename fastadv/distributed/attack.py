@@ -1,0 +1,235 @@
+"""``fastadv attack --ray``: orders in blocks, workers that attack and write images, a driver that keeps the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pyarrow
+
+from fastadv.attacks import Recipe
+from fastadv.core.cores import workers
+from fastadv.core.notices import Notice, notify
+from fastadv.core.places import write_bytes
+from fastadv.core.progress import Progress, silent
+from fastadv.core.provenance import software
+from fastadv.core.remote import is_remote
+from fastadv.data import FaceSource, ManifestRow, RunFolderError, to_uint8
+from fastadv.data.images import encode_png
+from fastadv.data.manifest import PNG_BYTES, iterate_manifest, journal_line, row_from_json
+from fastadv.data.run_files import RUN, image_file
+from fastadv.distributed.cluster import Cluster, begin_worker, fitted
+from fastadv.distributed.output import Output
+from fastadv.distributed.shared_engine import SharedEngine
+from fastadv.engine import Engine, Job, Result
+from fastadv.models import FaceModel
+from fastadv.runs import RunIdentity, Work
+from fastadv.runs.attack import AttackSummary, goals_and_known, summarise
+from fastadv.runs.goals import Enrolled, GoalChoice
+from fastadv.runs.merging import different_software
+from fastadv.runs.production import Order, made
+
+_LARGEST = 256  # images of a call: their rows come when all are written, and are made again if the driver is killed
+_EACH = 32  # calls that a worker gets at least, if there are images enough: so that all workers end together
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorkerTask:
+    """What every worker is sent: what the driver has opened, so that no worker lists, hashes or enrols anything.
+
+    Attributes:
+        model: The network.
+        source: The faces, with the hashes of the files: a worker refuses a file that differs.
+        attack: How to move.
+        aim: What to reach.
+        enrolled: The people, where the aim needs a gallery.
+        sample: An order of the run.
+        seed: Of every random number.
+        engine: With every choice made that changes a bit.
+        out: Where the images go.
+        place: The driver's working directory, from which its paths count.
+    """
+
+    model: FaceModel
+    source: FaceSource
+    attack: Recipe
+    aim: GoalChoice
+    enrolled: Enrolled | None
+    sample: Order
+    seed: int
+    engine: Engine
+    out: Path
+    place: str
+
+
+class AttackWorker:
+    """One engine in a process of its own; in an actor of Ray Data, several of whose calls run at a time."""
+
+    def __init__(self, sent: Any, device: str, threads: int) -> None:
+        """Unpacks a `WorkerTask`.
+
+        Args:
+            sent: The task, packed, or a reference to that.
+            device: Where to compute.
+            threads: PyTorch's.
+        """
+        self._task: WorkerTask = begin_worker(sent, device, threads)
+        with suppress(OSError):
+            os.chdir(self._task.place)
+        task = self._task
+        self._goal_of, self._known = goals_and_known(
+            task.source, task.model, task.attack, task.aim, task.enrolled, [task.sample]
+        )
+        self._engine = SharedEngine(task.attack, task.model, seed=task.seed, engine=task.engine)
+        self._host = socket.gethostname()
+        self._notices: SimpleQueue[str] = SimpleQueue()
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = self._notice
+
+    def _notice(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            self._notices.put(" ".join(str(message).split()))
+
+    def __call__(self, block: Mapping[str, Any]) -> pyarrow.Table:
+        """Attack a block of orders, and write the images.
+
+        Returns:
+            The lines of the journal in the order of the block, then notices.
+
+        Raises:
+            ImageError, AlignmentError, SourceError: A face cannot be read, or has changed.
+            OSError: An image cannot be written.
+        """
+        self._check_out()
+        columns = (map(str, block[name]) for name in ("name", "source", "target"))
+        orders = [Order(name=name, source=face, target=target) for name, face, target in zip(*columns, strict=True)]
+        with ThreadPoolExecutor(workers()) as pool:
+            written = {row.name: pool.submit(self._write, row, result) for row, result in self._made(orders)}
+            lines = [written[order.name].result() for order in orders]
+        notices = list[bytes]()
+        with suppress(Empty):
+            while True:
+                notices.append(self._notices.get_nowait().encode())
+        return pyarrow.table(
+            {
+                "text": pyarrow.array([*lines, *notices], pyarrow.binary()),
+                "host": [*[self._host] * len(lines), *[""] * len(notices)],
+            }
+        )
+
+    def _check_out(self) -> None:
+        """Insists that the folder is the driver's: a worker would make another of the same name on its own disk."""
+        out = self._task.out
+        if not is_remote(out) and not (out / RUN).is_file():
+            raise RunFolderError(
+                f"out: expected a folder that all nodes share, got {out}, in which {self._host} sees no {RUN}; use a "
+                "shared file system or a URL"
+            )
+
+    def _made(self, orders: Sequence[Order]) -> Iterator[tuple[ManifestRow, Result]]:
+        task = self._task
+
+        def attacked(jobs: Iterator[Job]) -> Iterator[Result]:
+            return (result for _, result in self._engine.results(jobs))
+
+        return made(
+            orders,
+            self._goal_of,
+            task.source,
+            task.attack,
+            task.model,
+            Work(seed=task.seed, engine=task.engine),
+            goal_name=task.aim.goal,
+            known=self._known,
+            attacked=attacked,
+        )
+
+    def _write(self, row: ManifestRow, result: Result) -> bytes:
+        data = encode_png(to_uint8(result.image))
+        write_bytes(image_file(self._task.out, row.name), data)
+        return journal_line(replace(row, image_hash=hashlib.sha256(data).hexdigest()), len(data))
+
+
+def attack_on_cluster(
+    task: WorkerTask,
+    orders: Sequence[Order],
+    identity: RunIdentity,
+    output: Output,
+    cluster: Cluster,
+    *,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> AttackSummary:
+    """Attack every order in the workers of a cluster to which this process is connected, and finish the run.
+
+    Args:
+        task: What the workers are sent.
+        orders: What to make.
+        identity: Of the run.
+        output: Where it is written.
+        cluster: The workers.
+        fresh: Whether to begin anew.
+        progress: Told of every block.
+
+    Raises:
+        ClusterError: The workers cannot start, or die again and again; what is written is kept.
+        ValueError, OSError: As the folder, or as ``attack_folder`` in a worker.
+    """
+    with identity.open(output.folder, lost=output.lost, fresh=fresh) as run:
+        output.begun(run)
+        known = run.done
+        pending = [order for order in orders if order.name not in known]
+        done = len(orders) - len(pending)
+        progress("attacking", done, len(orders))
+        hosts: dict[str, set[str]] = {}
+        told: set[bytes] = set()
+        blocks = _blocks(pending, max(task.engine.slots or 1, min(_LARGEST, len(pending) // (cluster.workers * _EACH))))
+        sent = replace(task, engine=fitted(task.engine))
+        try:
+            with closing(cluster.results(AttackWorker, sent, blocks)) as tables:
+                for text, host in (line for table in tables for line in zip(*table.to_pydict().values(), strict=True)):
+                    if host:
+                        values = json.loads(text)
+                        size = values.pop(PNG_BYTES)
+                        row = row_from_json(values, host)
+                        hosts.setdefault(row.software, set()).add(host)
+                        if run.add(row, size):
+                            output.wrote(text)
+                            done += 1
+                            progress("attacking", done, len(orders))
+                    elif text not in told:
+                        told.add(text)
+                        notify(text.decode())
+        finally:
+            output.settle()
+        run.finish([order.name for order in orders])
+        output.finished()
+        tell_software(hosts)
+        return summarise(iterate_manifest(output.folder))
+
+
+def _blocks(orders: Sequence[Order], size: int) -> list[pyarrow.Table]:
+    """The orders as tables of so many rows."""
+    names = [field.name for field in fields(Order)]
+    parts = (orders[k : k + size] for k in range(0, len(orders), size))
+    return [pyarrow.table({name: [getattr(order, name) for order in part] for name in names}) for part in parts]
+
+
+def tell_software(hosts: Mapping[str, set[str]]) -> None:
+    """Say where the workers' software or instruction set differs from the others' or from the driver's."""
+    if not hosts:
+        return
+    own = ", ".join(part for part in software().split(", ") if not part.startswith(("threads ", "device ")))
+    found = different_software({**hosts, own: {"the driver"}})
+    if found:
+        notify(f"ray: the workers have different software, which can change bits: {found}")

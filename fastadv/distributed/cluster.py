@@ -1,0 +1,265 @@
+"""A Ray cluster: how it is reached, how many workers it has, and what comes back from them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+import torch
+
+from fastadv.core.allocator import keep_freed_memory
+from fastadv.core.cores import own_cores
+from fastadv.core.errors import ArgumentError, Error, UnavailableError
+from fastadv.core.extras import require_extra
+from fastadv.engine import Engine
+from fastadv.models import FaceModel
+
+if TYPE_CHECKING:
+    import ray.data
+
+_CALLS = 4  # of a worker at a time: an image that takes long holds its call open, and the others fill the slots
+_RESTARTS = 16  # of a worker: one that always dies ends the run
+
+
+class ClusterError(Error, RuntimeError):
+    """A cluster that cannot be reached, or whose workers cannot work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Workers on Ray: processes with one engine each.
+
+    Ray Data hands blocks of images to a pool of actors, one actor a worker. Ray restarts an actor that dies, with its
+    process or its node, wherever there is room, and repeats its calls that have not ended; a call whose result is lost
+    is repeated too. So a call ends when all its images are written, returns the same rows whenever it is repeated,
+    and an image that is written twice has the same bytes. State between two calls would be lost with the actor: none is
+    kept. What keeps the slots full is that an actor serves several calls at a time with its one engine.
+
+    Attributes:
+        address: ``"auto"`` for the cluster that this machine belongs to, ``"local"`` to start one on this machine for
+            the run, or ``HOST:PORT``. Where the process is connected already, that cluster is used.
+        workers: How many.
+        gpus_per_worker: GPUs of each, a part of one also; 0: workers compute on CPUs.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    address: str = "auto"
+    workers: int = 1
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ArgumentError(f"workers: expected at least 1, got {self.workers}")
+        if not 0 <= self.gpus_per_worker < float("inf"):
+            raise ArgumentError(f"gpus_per_worker: expected a number of at least 0, got {self.gpus_per_worker:g}")
+        if not self.address or "://" in self.address:  # of Ray's client, on which Ray Data does not run
+            raise ArgumentError(f"ray: expected auto, local or HOST:PORT, got {self.address!r}")
+
+    @property
+    def device(self) -> str:
+        """Where a worker computes."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """PyTorch's threads of a worker: as many as this process has, unless the cluster has fewer cores for each."""
+        import ray
+
+        return max(1, min(torch.get_num_threads(), int(ray.cluster_resources().get("CPU", 1) // self.workers)))
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Connect to the cluster, where this process is not connected yet; Ray's own bars and messages are off.
+
+        Raises:
+            MissingPackageError: Ray is not installed.
+            ClusterError: There is no such cluster.
+        """
+        require_extra("ray", "ray")
+        import ray
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"ray\.")
+            warnings.filterwarnings("ignore", message="(?s).*Ray")
+            ours = not ray.is_initialized()
+            if ours:
+                self._connect()
+            try:
+                with _quiet():
+                    yield
+            finally:
+                if ours:
+                    ray.shutdown()
+
+    def _connect(self) -> None:
+        import ray
+
+        started: dict[str, Any] = (
+            {"num_cpus": len(own_cores()), "include_dashboard": False} if self.address == "local" else {}
+        )
+        try:
+            ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **started)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise ClusterError(
+                f"ray: expected a running cluster at {self.address}, got none: {said}; 'ray start --head' starts one, "
+                "--ray local starts one for the run"
+            ) from error
+
+    def mapped(
+        self, dataset: ray.data.Dataset, worker: type, *given: object, rows: int, spare: int = 0
+    ) -> ray.data.Dataset:
+        """The dataset with a worker's call for every ``rows`` rows.
+
+        Args:
+            dataset: What the worker takes, as columns.
+            worker: A class.
+            given: What it is made with.
+            rows: How many a call has.
+            spare: Cores that other steps need: without any, they would wait for the workers, and these for them.
+        """
+        import ray
+
+        cores = max(0, ray.cluster_resources().get("CPU", 1) - spare) / self.workers
+        on: dict[str, Any] = {"num_cpus": min(self.threads, int(1e4 * cores) / 1e4)}  # Ray counts in 1/10,000
+        if self.gpus_per_worker:
+            on = {"num_gpus": self.gpus_per_worker}
+        return dataset.map_batches(
+            worker,
+            fn_constructor_args=given,
+            batch_size=rows,
+            batch_format="numpy",
+            # As many calls are sent as run at a time: what waits at one worker could not go to another. It bounds what
+            # is on its way too: Ray Data reads no further ahead than it can hand out.
+            compute=ray.data.ActorPoolStrategy(
+                size=self.workers,
+                max_concurrent_calls_per_actor=_CALLS,
+                max_tasks_in_flight_per_actor=_CALLS,
+                enable_true_multi_threading=True,
+            ),
+            # By Ray Data's default calls are repeated without end: of a dead node they fail again and again until its
+            # worker is placed anew. What ends a run are the deaths of a worker.
+            max_restarts=_RESTARTS,
+            **on,
+        )
+
+    def results(
+        self, worker: type, task: object, blocks: Sequence[pyarrow.Table]
+    ) -> Generator[pyarrow.Table, None, None]:
+        """What a worker with a task returns for each block of equal size, as they end.
+
+        Raises:
+            Error, OSError: As ``workers_errors``.
+        """
+        if not blocks:
+            return
+        import ray
+
+        given = (ray.put(packed(task)), self.device, self.threads)
+        found = self.mapped(ray.data.from_arrow(list(blocks)), worker, *given, rows=len(blocks[0]))
+        with workers_errors():
+            yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+    def settled(self, engine: Engine, model: FaceModel) -> Engine:
+        """The engine with its open choices made by a worker, for a driver without a GPU of its own."""
+        import ray
+
+        ask = ray.remote(num_gpus=self.gpus_per_worker, num_cpus=0 if self.gpus_per_worker else 1)(_settled)
+        with workers_errors():
+            return ray.get(ask.remote(packed(model), self.device, engine))
+
+
+def fitted(engine: Engine) -> Engine:
+    """The engine without the choices that each worker makes for its own device; they change no bit."""
+    return replace(engine, capture=None, poll=None, overlap=None)
+
+
+def _settled(sent: bytes, device: str, engine: Engine) -> Engine:
+    return fitted(engine.resolve(unpacked(sent, device)))
+
+
+def packed(value: object) -> bytes:
+    """A value with tensors, for another process; also what is defined in a script."""
+    from ray import cloudpickle
+
+    file = io.BytesIO()
+    torch.save(value, file, pickle_module=cloudpickle)
+    return file.getvalue()
+
+
+def unpacked(sent: bytes, device: str) -> Any:
+    """What was ``packed``, with all tensors on a device."""
+    return torch.load(io.BytesIO(sent), map_location=device, weights_only=False)
+
+
+def begin_worker(sent: Any, device: str, threads: int) -> Any:
+    """Set up the process of a worker, and unpack what it is sent: bytes, or a reference to them.
+
+    Raises:
+        UnavailableError: There is no GPU where one is expected.
+    """
+    import ray
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError(
+            f"gpus_per_worker: expected workers with a GPU that PyTorch can use, got none on {socket.gethostname()}"
+        )
+    return unpacked(sent if isinstance(sent, bytes) else ray.get(sent), device)
+
+
+@contextmanager
+def workers_errors() -> Iterator[None]:
+    """Raise what a worker has raised as if it were raised here, where a user can mend it.
+
+    Raises:
+        Error, OSError: The worker's.
+        ClusterError: A worker cannot start, or is lost for good.
+    """
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and (isinstance(cause, ray.exceptions.RayError) or not _mendable(cause)):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from None
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise
+        last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+        raise ClusterError(f"ray: expected workers that do not die again and again, got {last}") from error
+
+
+def _mendable(error: BaseException) -> bool:
+    return isinstance(error, (Error, OSError))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Data without bars and messages of its own, and with the errors of the workers as they are."""
+    import ray.data
+
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    ours = {"enable_progress_bars": False, "print_on_execution_start": False, "raise_original_map_exception": True}
+    before, level = {name: getattr(context, name) for name in ours}, logger.level
+    try:
+        for name, value in ours.items():
+            setattr(context, name, value)
+        logger.setLevel(logging.CRITICAL)  # what the driver raises says it
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
