@@ -118,7 +118,7 @@ class InputOptions(AlignOptions):
 
     panel: ClassVar[str] = "Input"
 
-    data: Annotated[Path, Option(help="Read faces: a folder, URL, LFW, .bin, .rec, .tar, image list, a run.")]
+    data: Annotated[Path, Option(help="Read faces: a folder, URL, LFW, .bin, .rec, .tar, image list, run.")]
     model: Model
     weights: Weights = None
     landmarks: Landmarks = None

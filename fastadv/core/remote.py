@@ -8,8 +8,10 @@ import hashlib
 import io
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path, PosixPath
 from typing import Any, cast
@@ -27,6 +29,7 @@ _VERSIONS = frozenset(
     {"etag", "content-md5", "digest", "last-modified", "lastmodified", "last_modified", "md5hash", "mtime", "modified"}
     | {"created", "generation", "versionid"}
 )
+_CACHING = tuple(threading.Lock() for _ in range(64))  # by file: fsspec's caches give out a file that is half there
 _LOGINS: dict[str, str] = {}  # "user:password" by "scheme://host"
 _QUERIES: dict[str, str] = {}  # by what is shown of the URL
 
@@ -123,10 +126,10 @@ class RemotePath(PosixPath):
     def glob(self, pattern: str, **options: Any) -> Iterator[RemotePath]:  # type: ignore[override]
         return (each for each in (self.iterdir() if self.is_dir() else ()) if fnmatch.fnmatchcase(each.name, pattern))
 
-    def resolve(self, strict: bool = False) -> RemotePath:  # type: ignore[override]
+    def resolve(self, strict: bool = False) -> RemotePath:
         return self
 
-    def absolute(self) -> RemotePath:  # type: ignore[override]
+    def absolute(self) -> RemotePath:
         return self
 
     def copy_to(self, file: Path) -> None:
@@ -145,7 +148,7 @@ class RemotePath(PosixPath):
         """Bytes of the file."""
         found = self._ask("info").get("size")
         if found is None:
-            raise RemoteError(errno.EREMOTEIO, "the server does not say the size of the file", str(self))
+            raise _error(self, "the server does not say the size of the file")
         return int(found)
 
     def stamp(self) -> tuple[int, int, int, int] | None:
@@ -168,8 +171,7 @@ class RemotePath(PosixPath):
                 raise
             return b""
         if len(data) > end - start:
-            expected = "expected a server that sends a part of a file, got the whole; copy the file first"
-            raise RemoteError(errno.EREMOTEIO, expected, str(self))
+            raise _error(self, "expected a server that sends a part of a file, got the whole; copy the file first")
         return data
 
     def tree(self) -> dict[str, dict[str, bool]]:
@@ -178,7 +180,7 @@ class RemotePath(PosixPath):
         for inner, is_folder in self._all_below():
             parts = inner.split("/")
             if "" in parts or "." in parts:
-                raise FileError(errno.EINVAL, f"expected names without an empty part or '.', got {inner!r}", str(self))
+                raise _error(self, f"expected names without an empty part or '.', got {inner!r}")
             for depth, part in enumerate(parts):
                 above, folder = found["/".join(parts[:depth])], is_folder or depth < len(parts) - 1
                 above[part] = folder or above.get(part, False)
@@ -267,7 +269,8 @@ class RemotePath(PosixPath):
         pauses = iter(_AGAIN)
         while True:
             try:
-                return getattr(asked, operation)(path, *given, **how)
+                with _CACHING[hash(path) % len(_CACHING)] if asked is not lister else nullcontext():
+                    return getattr(asked, operation)(path, *given, **how)
             except Exception as error:
                 refused, again = _refused(error, self)
                 pause = next(pauses, None)
@@ -295,7 +298,11 @@ def _refused(error: Exception, path: RemotePath) -> tuple[Error, bool]:
         text = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
     else:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
-    return RemoteError(errno.EREMOTEIO, without_secrets(text), str(path)), again
+    return _error(path, without_secrets(text)), again
+
+
+def _error(path: RemotePath, text: str) -> RemoteError:
+    return RemoteError(errno.EREMOTEIO, text, str(path))
 
 
 def _of_http(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import write_inputs
 from typer.testing import CliRunner
 
 from fastadv.cli import app
@@ -84,33 +85,39 @@ def test_a_killed_run_goes_on_and_a_changed_object_is_refused(bucket, local, sto
     assert "run: holds another run; " in str(refused.exception)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "verify --pairs {root}/pairs.csv",
-        "identify",
-        pytest.param(
-            "detect fit --attack bim:2@0.03 --natural 6 --attacked 2 --validate 0.34 --test 0.33 --head-epochs 2"
-            " --epochs 2 --out {out}",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_other_commands_find_the_same_in_a_bucket(words, bucket, local, tmp_path):
+def same_of_both(words: str, roots: tuple[object, object], out: Path) -> None:
     found = []
-    for root, out in ((local, "one"), (bucket, "two")):
-        given = words.format(root=root, out=tmp_path / out).split()
-        found.append(json.loads(called(*given, "--data", f"{root}/tree", "--model", "synth-mobile", "--json")))
+    for root, folder in zip(roots, ("one", "two"), strict=True):
+        given = words.format(root=root, out=out / folder).split()
+        found.append(json.loads(called(*given, "--model", "synth-mobile", "--json")))
         found[-1].pop("seconds")
         found[-1].pop("out", None)
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("words", ["verify --pairs {root}/pairs.csv", "identify"])
+def test_other_commands_find_the_same_in_a_bucket(words, bucket, local, tmp_path):
+    same_of_both(f"{words} --data {{root}}/tree", (local, bucket), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_detector_is_fitted_to_the_same_images_in_a_bucket(s3, tmp_path):
+    write_inputs(tmp_path / "local")
+    for path in (tmp_path / "local" / "faces").rglob("*.png"):
+        places.write_bytes(f"{s3}/fit/{path.relative_to(tmp_path / 'local')}", path.read_bytes())
+    how = "--natural 6 --attacked 2 --validate 0.45 --test 0.25 --head-epochs 2 --epochs 2 --seed 3"
+    words = f"detect fit --attack bim:2@0.03 {how} --data {{root}}/faces --out {{out}}"
+    same_of_both(words, (tmp_path / "local", f"{s3}/fit"), tmp_path)
+
+
 def test_errors_name_the_url_and_no_secret(bucket, inside):
     network = ("--model", "synth-mobile", "--threshold", "0.3")
-    code, said = inside("attack", "fim", "--data", "s3://key:secret@no-such-bucket/faces", *network, "--out", "run")
+    code, said = inside("attack", "fim", "--data", "s3://no-such-bucket/faces", *network, "--out", "run")
     assert code == 2
     assert "s3://no-such-bucket/faces: expected a folder, got no such folder" in said
+    code, said = inside("attack", "fim", "--data", "s3://key:secret@others/faces", *network, "--out", "run")
+    assert code == 2
+    assert "s3://others/faces/" in said
     assert "secret" not in said
     code, said = inside("attack", "fim", "--data", f"{bucket}/tree", *network, "--out", f"{bucket}/run")
     assert code == 2

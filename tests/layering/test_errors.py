@@ -115,6 +115,7 @@ EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
 MADE_ELSEWHERE = {
     "_native.py": 1,
     "core/files.py": 1,
+    "core/remote.py": 2,
     "data/pair_bin.py": 1,
     "data/run_files.py": 1,
     "distributed/output.py": 1,
