@@ -72,7 +72,7 @@ class ImageList(FaceSource):
             if name in files:
                 raise SourceError(f"{where}: expected each image once, got {names.shown(name)} twice")
             files[name] = self.file.parent / path
-        missing = [str(path) for path in files.values() if not path.is_file()]
+        missing = [str(path) for path in files.values() if not os.path.isfile(path)]
         if missing:
             raise SourceError(f"{self.file}: images are missing: {names.several(missing)}")
         if not files:

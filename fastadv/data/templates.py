@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
@@ -22,7 +21,7 @@ def open_template(text: str | os.PathLike[str]) -> Template:
     """
     if text in TEMPLATES:
         return TEMPLATES[str(text)]
-    if not Path(text).is_file():
+    if not os.path.isfile(text):
         known = (*TEMPLATES, "a file")
         raise ArgumentError(f"template: expected one of {', '.join(known)}, got {str(text)!r}{meant(str(text), known)}")
     lines = read_lines(text, "template", ArgumentError)

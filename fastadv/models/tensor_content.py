@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fastadv.core.content import file_content
 from fastadv.core.content_kind import AGAIN, Content
-from fastadv.core.errors import Error
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.pickle_values import PickleRefusedError
-from fastadv.models.pickled import read_objects
+from fastadv.models.pickled import check_stored, read_objects
 
 _EXPECTED = "a safetensors file or a torch checkpoint"
+_MOST_BYTES = 1 << 32  # of the arrays of an .npz, which may be compressed
 _TORCH = ("torch", "legacy torch")
 _OBJECTS = ("module", "pickle", "pickle with code")
 # plain values that trainings keep beside the weights: placeholders stand for them, what they name is not imported
@@ -71,8 +72,8 @@ def read_content(path: str | os.PathLike[str]) -> Any:
             file is and what to do.
     """
     file = Path(path)
-    if not file.is_file():
-        what = "a directory" if file.is_dir() else "which does not exist"
+    if not os.path.isfile(file):
+        what = "a directory" if os.path.isdir(file) else "which does not exist"
         raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}")
     found = file_content(file)
     if found.kind == "safetensors":
@@ -104,6 +105,8 @@ def _arrays(file: Path, found: Content) -> dict[str, Tensor]:
     """The arrays of NumPy's archive as tensors; arrays of objects would be pickles, and are refused."""
     try:
         with np.load(file, allow_pickle=False) as archive:
+            if sum(part.file_size for part in archive.zip.infolist()) > _MOST_BYTES:
+                raise ArgumentError(f"arrays: expected at most {_MOST_BYTES} bytes in all, got more")
             arrays = {name: archive[name] for name in archive.files}
         native = {name: array.astype(array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
         return {name: torch.from_numpy(array) for name, array in native.items() if array.dtype.kind in "fiub"}
@@ -126,8 +129,8 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
     found = found or file_content(file)
     if found.kind not in _TORCH:
         raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
-    if found.kind == "torch" and _is_damaged(file):
-        raise _damaged(file, found, "its checksums do not fit")
+    if found.kind == "torch" and (fault := _fault(file)):
+        raise _damaged(file, found, fault)
     beside: list[Any] = [(_Beside, name) for name in found.names if _BESIDE.fullmatch(name)]
     try:
         with warnings.catch_warnings():
@@ -142,11 +145,15 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
         raise _damaged(file, found, "") from None
 
 
-def _is_damaged(file: Path) -> bool:
-    """Whether the checksums of some parts do not fit. torch can be told to write none: then they fit nowhere."""
+def _fault(file: Path) -> str:
+    """What is wrong with an archive, "" where nothing is: compressed parts, or the checksums of some do not fit.
+
+    torch can be told to write none: then they fit nowhere.
+    """
     fitting, wrong = 0, 0
     try:
         with zipfile.ZipFile(file) as archive:
+            check_stored(archive, file.stat().st_size)
             for info in archive.infolist():
                 try:
                     with archive.open(info) as part:
@@ -155,9 +162,11 @@ def _is_damaged(file: Path) -> bool:
                     fitting += info.file_size > 0
                 except zipfile.BadZipFile:
                     wrong += 1
+    except PickleRefusedError as error:
+        return str(error)
     except Exception:  # a damaged archive raises anything from BadZipFile to RuntimeError and zlib.error
-        return True
-    return bool(wrong and fitting)
+        wrong = fitting = 1
+    return "its checksums do not fit" if wrong and fitting else ""
 
 
 def _damaged(file: Path, found: Content, detail: str) -> CheckpointError:
