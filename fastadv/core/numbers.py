@@ -49,7 +49,7 @@ def parse_number(argument: str, text: str) -> int | float:
 
 def show_eps(eps: float) -> str:
     """A radius as people write it: ``8/255`` where it is a whole number of grey levels, else a decimal."""
-    levels = round(eps * 255)
+    levels = round(eps * 255) if eps < 1 else 255  # of a larger radius the product may be infinite
     return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-6 else f"{eps:.4g}"
 
 

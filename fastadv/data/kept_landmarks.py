@@ -158,7 +158,7 @@ def _text(rows: Iterable[FoundFace]) -> bytes:
 def _read(path: Path) -> Iterator[tuple[str, FoundFace]]:
     """The whole rows of a list; one that is cut short or damaged is left out."""
     lines = path.read_bytes().decode(errors="replace").split("\n")[:-1]
-    for about, line in zip(lines, [*lines[1:], ""], strict=True):
+    for about, line in zip(lines, [*lines[1:], ""], strict=False):
         if not about.startswith(_MARK):
             continue
         with contextlib.suppress(*UNREADABLE):

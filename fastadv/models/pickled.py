@@ -23,8 +23,8 @@ from fastadv.core.symbolic_pickle import Name, text_of
 _MOST_PICKLE = 1 << 30  # of a pickle in an archive, which is held in memory
 _LONGEST = 1 << 40  # of a string, which stays in the file
 _DEEPEST = 60  # of containers in containers
-_MOST_NAMES = 1_000_000  # of tensors in a network
-_MOST_LETTERS = 1 << 26  # of their names
+_MOST_NAMES = 100_000  # of tensors in a network
+_MOST_LETTERS = 1 << 24  # of their names
 _EXPANDED = 1 << 24  # numbers that a tensor may show more often than it stores them
 _FROM_BYTES = "torch.storage._load_from_bytes"
 _TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))

@@ -226,6 +226,8 @@ def guided(name: str, *, count: int, seed: int, place: Path) -> None:
     for number, data in enumerate(target.corpus):
         (corpus / str(number)).write_bytes(data)
 
+    judge(target, target.corpus[0], place)  # what is set up once
+
     def once(data: bytes) -> None:
         found = judge(target, data, place)
         _note(shared, found, data, place, ACCEPTED, REFUSED)

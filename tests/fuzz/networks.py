@@ -236,7 +236,8 @@ TARGETS = [
             *(_TOML.replace(b"w.pth", value) for value in (b"a/" * 3000, b"a" * 300, b"\\u0000", b"../../w")),
             *(_TOML.replace(b"112", value) for value in (b"9" * 400, b"-1", b"0x" + b"f" * 5000)),
             *(
-                b"a." * 5000 + b"b = 1",
+                b"a." * 8000 + b"b = 1",
+                b"a." * 50_000 + b"b = 1",
                 b"[" * 5000,
                 b"a = " + b"[" * 5000,
                 b"range = 0x" + b"f" * 5000,

@@ -91,7 +91,7 @@ def _request(data: bytes, folder: Path) -> None:
     try:
         parser.receive_data(data)
         request, body = None, b""
-        while (event := parser.next_event()) not in (h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed):
+        while not isinstance(event := parser.next_event(), (type, h11.ConnectionClosed)):  # needs more, or has ended
             if isinstance(event, h11.Request):
                 request, body = event, b""
             elif isinstance(event, h11.Data):

@@ -118,11 +118,11 @@ def _archives() -> list[bytes]:
 
 
 def bombs() -> list[bytes]:
-    """Archives of 128 KiB with a part of 128 MiB that is deflated: of weights, and of a whole network."""
+    """Archives of 64 KiB with a part of 64 MiB that is deflated: of weights, and of a whole network."""
     made = []
     for value in (_state(), _network()):
         pickled = _inner(_saved(value))
-        made.append(repacked(pickled, compression=zipfile.ZIP_DEFLATED, byteorder=bytes(1 << 27)))
+        made.append(repacked(pickled, compression=zipfile.ZIP_DEFLATED, byteorder=bytes(1 << 26)))
     return made
 
 
@@ -212,7 +212,7 @@ def _states() -> list[bytes]:
 
 
 def _checkpoint(name: str, seeds: Callable[[], list[bytes]], **more: Any) -> Target:
-    return Target(name=name, seeds=seeds, read=_weights, errors=(CheckpointError,), memory=100 << 20, **more)
+    return Target(name=name, seeds=seeds, read=_weights, errors=(CheckpointError,), memory=60 << 20, **more)
 
 
 _PICKLE_TOKENS = (
