@@ -19,7 +19,7 @@ from fastadv.core.content import file_content
 from fastadv.core.content_kind import AGAIN, Content
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.pickle_values import PickleRefusedError
-from fastadv.models.pickled import check_stored, read_objects
+from fastadv.models.pickled import check_torch, read_objects
 
 _EXPECTED = "a safetensors file or a torch checkpoint"
 _MOST_BYTES = 1 << 32  # of the arrays of an .npz, which may be compressed
@@ -129,8 +129,14 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
     found = found or file_content(file)
     if found.kind not in _TORCH:
         raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
-    if found.kind == "torch" and (fault := _fault(file)):
-        raise _damaged(file, found, fault)
+    try:
+        check_torch(file)
+    except PickleRefusedError as error:
+        raise _damaged(file, found, str(error)) from None
+    except Exception:  # a damaged archive or pickle raises anything from BadZipFile to struct.error
+        raise _damaged(file, found, "") from None
+    if found.kind == "torch" and _is_damaged(file):
+        raise _damaged(file, found, "its checksums do not fit")
     beside: list[Any] = [(_Beside, name) for name in found.names if _BESIDE.fullmatch(name)]
     try:
         with warnings.catch_warnings():
@@ -145,15 +151,11 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
         raise _damaged(file, found, "") from None
 
 
-def _fault(file: Path) -> str:
-    """What is wrong with an archive, "" where nothing is: compressed parts, or the checksums of some do not fit.
-
-    torch can be told to write none: then they fit nowhere.
-    """
+def _is_damaged(file: Path) -> bool:
+    """Whether the checksums of some parts do not fit. torch can be told to write none: then they fit nowhere."""
     fitting, wrong = 0, 0
     try:
         with zipfile.ZipFile(file) as archive:
-            check_stored(archive, file.stat().st_size)
             for info in archive.infolist():
                 try:
                     with archive.open(info) as part:
@@ -162,11 +164,9 @@ def _fault(file: Path) -> str:
                     fitting += info.file_size > 0
                 except zipfile.BadZipFile:
                     wrong += 1
-    except PickleRefusedError as error:
-        return str(error)
     except Exception:  # a damaged archive raises anything from BadZipFile to RuntimeError and zlib.error
-        wrong = fitting = 1
-    return "its checksums do not fit" if wrong and fitting else ""
+        return True
+    return bool(wrong and fitting)
 
 
 def _damaged(file: Path, found: Content, detail: str) -> CheckpointError:

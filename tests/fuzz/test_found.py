@@ -224,6 +224,18 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_refused(k: int, tmp_path
         read_state_dict(tmp_path / "w")
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_name_of_thousands_of_letters_is_no_task_for_torch(legacy: bool, tmp_path: Path) -> None:
+    """Its message searches the name three times, in the square of its length."""
+    named = b"\x80\x02c" + b"a" * 100_000  # without an end, which torch takes
+    if legacy:
+        whole = weights._saved({"a": torch.zeros(2)}, _use_new_zipfile_serialization=False)
+        named = whole[: whole.rindex(b"\x80\x02}")] + named
+    (tmp_path / "w").write_bytes(named if legacy else weights.repacked(named))
+    with pytest.raises(CheckpointError, match="a line of 4096 bytes or more"):
+        read_state_dict(tmp_path / "w")
+
+
 def test_arrays_that_share_one_text_are_not_copied_without_end(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(weights.multiplied(count=200))
     with pytest.raises(CheckpointError, match="its arrays have more bytes than the file"):
@@ -294,6 +306,23 @@ def test_constants_that_grow_are_refused(place: int, message: str, tmp_path: Pat
     target = targets.by_name("onnx")
     with pytest.raises(CheckpointError, match=message):
         target.read(networks._hostile_graphs()[place], tmp_path)
+
+
+@pytest.mark.skipif("onnx" not in {target.name for target in targets.TARGETS}, reason="onnx is not installed")
+@pytest.mark.parametrize("place", [7, 8])
+def test_onnxruntime_is_given_what_the_output_depends_on(place: int, tmp_path: Path) -> None:
+    """Gigabytes, or an endless loop, that nothing reads."""
+    import onnx
+
+    from fastadv.models.onnx_convert import OPERATORS
+    from fastadv.models.onnx_file import read_onnx
+
+    path = lists.written(tmp_path, "net.onnx", networks._hostile_graphs()[place])
+    assert len(onnx.load(path).graph.node) == 2
+    runnable = read_onnx(path, size=None, output=None, known=OPERATORS).runnable
+    assert isinstance(runnable, bytes)
+    assert [node.op_type for node in onnx.load_model_from_string(runnable).graph.node] == ["Flatten"]
+    targets.by_name("onnx").read(path.read_bytes(), tmp_path)
 
 
 def test_an_option_of_the_command_line_is_refused_by_its_name() -> None:
