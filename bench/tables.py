@@ -17,9 +17,11 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/performance.md", "docs/peers.md", "docs/bring_your_own.md", "docs/reproduction.md")
+PAGES += ("docs/robustness.md",)
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
 Row = Mapping[str, Any]
+FUZZERS = ("mutations", "coverage")
 NAMES = MappingProxyType(
     {
         "fgsm": "FGSM",
@@ -180,6 +182,19 @@ def engine_overhead(results: Mapping[str, Any]) -> str:
     )
 
 
+def fuzz(results: Mapping[str, Any]) -> str:
+    """One row a reader: inputs by both engines, and what came of them."""
+    rows = []
+    for (target,), found in _groups(results["rows"], "target").items():
+        inputs = {engine: sum(row["inputs"] for row in found if row["engine"] == engine) for engine in FUZZERS}
+        counts = (sum(row[key] for row in found) for key in ("accepted", "refused", "finds"))
+        edges = next((f"{row['edges']:,}" for row in found if row["edges"]), "")
+        rows.append([target, *(f"{count:,}" for count in (*inputs.values(), *counts)), edges])
+    total = [f"{sum(int(row[k].replace(',', '')) for row in rows):,}" for k in range(1, 6)]
+    head = ["reader", *(f"inputs, {engine}" for engine in FUZZERS), "accepted", "refused", "finds", "edges"]
+    return table(head, [*rows, ["all", *total, ""]])
+
+
 def align(results: Mapping[str, Any]) -> str:
     """Speed and agreement of the face detectors."""
     lines = [
@@ -269,6 +284,7 @@ def reproduction_tables(results: Mapping[str, Any]) -> str:
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
+        "fuzz": fuzz,
         "growth": growth,
         "peers": peers,
         "peers-readme": peers_readme,

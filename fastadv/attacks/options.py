@@ -10,6 +10,7 @@ from typing import Any
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.nearest import meant
+from fastadv.core.numbers import whole
 
 _READ = ("int", "float", "bool", "str")
 _NOT_FREE = ("name", "backend")  # what reports call it, and how it is computed: no part of the attack
@@ -131,12 +132,12 @@ def _value(attack: str, name: str, kind: str, text: str) -> Any:
         return text
     if bare == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if bare == "int" and text.removeprefix("-").isdecimal():
-        return int(text)
+    if bare == "int" and (number := whole(text.removeprefix("-"))) is not None:
+        return -number if text.startswith("-") else number
     if bare == "float":
-        number = _number(text)
-        if math.isfinite(number):
-            return number
+        value = _number(text)
+        if math.isfinite(value):
+            return value
     raise ArgumentError(f"{name} of {attack}: expected a value of the type {kind}, got {text!r}")
 
 

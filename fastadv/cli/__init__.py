@@ -183,9 +183,9 @@ def _interrupted(left: SystemExit) -> bool:
 def _say(text: str) -> None:
     from rich.text import Text
 
-    from fastadv.cli.console import errors
+    from fastadv.cli.console import errors, printed
 
-    errors.print("[red]error:[/red]", Text(" ".join(text.split())), highlight=False, soft_wrap=True)
+    errors.print("[red]error:[/red]", Text(printed(" ".join(text.split()))), highlight=False, soft_wrap=True)
 
 
 def _traceback() -> str:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastadv.attacks import Recipe
-from fastadv.cli.console import errors
+from fastadv.cli.console import errors, printed
 from fastadv.core import progress as progressing
 from fastadv.core.numbers import show_eps
 from fastadv.runs import attack as attacking
@@ -140,7 +140,7 @@ def print_columns(
 
 def _print_rows(made: Table, rows: Sequence[tuple[str, ...]]) -> None:
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(Text(printed(cell)) for cell in row))
     Console().print(made)
 
 
@@ -177,7 +177,7 @@ def print_attacks(summaries: Mapping[str, attacking.AttackSummary | None], title
 
 def print_line(text: str) -> None:
     """A sentence below the tables, whatever signs are in it."""
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+    Console().print(printed(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_next(*words: object, **options: object) -> None:
@@ -209,7 +209,7 @@ def print_notes(lines: Sequence[str]) -> None:
 
 def print_notices(lines: tuple[str, ...]) -> None:
     for line in lines:
-        errors.print("[yellow]note:[/yellow]", Text(line), highlight=False, soft_wrap=True)
+        errors.print("[yellow]note:[/yellow]", Text(printed(line)), highlight=False, soft_wrap=True)
 
 
 def print_verification(result: verifying.Verification, title: str, threshold: float | None = None) -> None:

@@ -14,7 +14,10 @@ def brief(value: object) -> str:
     A plain value is shown as ``repr`` does, tuples, lists, dicts and dataclasses with what they hold, and what is too
     long is cut.
     """
-    text = _brief(value)
+    try:
+        text = _brief(value)
+    except (ValueError, RecursionError):  # an integer of too many digits, or lists in lists
+        text = f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

@@ -6,6 +6,7 @@ its pickle are looked at.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from fastadv.core.content_kind import AGAIN, AS_STATE, SHOWN, UNPACK, Content
 from fastadv.core.content_tensors import MOST_PICKLE, is_pickle, pickled, tensors, zip_parts, zipped
-from fastadv.core.places import length, open_binary
+from fastadv.core.places import is_file, length, open_binary
 from fastadv.core.remote import to_path
 
 HEAD = 256 * 1024
@@ -59,7 +60,7 @@ def file_content(path: str | os.PathLike[str]) -> Content:
 
 def is_onnx(path: str | os.PathLike[str]) -> bool:
     """Whether a name is one of an ONNX file, by its suffix, or else by what the file begins with."""
-    return Path(path).suffix.lower() == ".onnx" or (Path(path).is_file() and file_content(path).kind == "onnx")
+    return Path(path).suffix.lower() == ".onnx" or (is_file(path) and file_content(path).kind == "onnx")
 
 
 def what_is_this(
@@ -95,7 +96,7 @@ def refuse_unless_text(path: str | os.PathLike[str], error: Callable[[str], Exce
         expected: what was expected, for the message: "a CSV file of pairs".
     """
     path = to_path(path)
-    if path.is_file():
+    if is_file(path):
         found = file_content(path)
         if found.kind not in _TEXTS | _LEFT:
             raise error(f"{path}: expected {expected}, got {found.said()}")
@@ -217,12 +218,13 @@ _LANDMARKS = re.compile(r"\S+(?:[ \t]+[-+.\deE]+){10,11}\s*")
 def _text(head: bytes) -> Content | None:
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return Content(kind="utf-16", what="text in UTF-16", mend="save it as UTF-8")
+    head = head.removeprefix(codecs.BOM_UTF8)
     try:
-        text = head.decode("utf-8-sig")
+        text = head.decode()
     except UnicodeDecodeError as error:
         if error.start < len(head) - 4 or len(head) < 5:
             return None
-        text = head[: error.start].decode("utf-8-sig")
+        text = head[: error.start].decode()
     if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
         return None
     lines = text.splitlines()

@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fastadv.core.brief import brief
+from fastadv.core.restored import same_json
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 100
 
@@ -49,7 +52,7 @@ def _first(saved: Any, wanted: Any, name: str) -> str | None:
                 return found
         return None
     # 1 == True == 1.0 in Python, not in a configuration
-    return None if json.dumps(saved, sort_keys=True) == json.dumps(wanted, sort_keys=True) else name
+    return None if same_json(saved, wanted) else name
 
 
 def _show(name: str, values: Mapping[str, Any], words: Mapping[str, str]) -> str:
@@ -62,7 +65,10 @@ def _show(name: str, values: Mapping[str, Any], words: Mapping[str, str]) -> str
         return "none"
     if isinstance(value, str) and _HASH.fullmatch(value):
         return f"sha256 {value[:8]}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:  # of a file that was made to be so
+        text = brief(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

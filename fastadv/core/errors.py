@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a damaged or hostile description raises: JSON's own errors, and those of values of wrong types."""
+
 
 class Error(Exception):
     """Base of every error that a user can mend: a wrong argument or file, a missing package, a full disk.

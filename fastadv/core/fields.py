@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import TypeGuard
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -14,9 +15,12 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite int or float, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
 def check_type(name: str, value: object, kind: type, what: str = "") -> None:
@@ -84,5 +88,5 @@ def check_least(name: str, value: float, least: float) -> None:
 
 def check_positive(name: str, value: float | None) -> None:
     """A ValueError unless the value is None or a finite number above 0."""
-    if value is not None and not (math.isfinite(value) and value > 0):
+    if value is not None and not (is_number(value) and value > 0):
         raise ArgumentError(f"{name}: expected a positive number, got {value}")

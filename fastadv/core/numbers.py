@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from fastadv.core.errors import ArgumentError
 
+MOST_SHARDS = 999_999
+"""Of a run."""
+
 _MOST = 2**31 - 1  # of a number of steps
 _FOLDS = 10_000
 _COUNTS = 10_000  # numbers in one list
@@ -46,7 +49,7 @@ def parse_number(argument: str, text: str) -> int | float:
 
 def show_eps(eps: float) -> str:
     """A radius as people write it: ``8/255`` where it is a whole number of grey levels, else a decimal."""
-    levels = round(eps * 255)
+    levels = round(eps * 255) if eps < 1 else 255  # of a larger radius the product may be infinite
     return f"{levels}/255" if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-6 else f"{eps:.4g}"
 
 
@@ -129,7 +132,7 @@ def parse_shard(text: str) -> tuple[int, int]:
         ValueError: The text is not of that form.
     """
     number, slash, count = text.partition("/")
-    found = _count(number, most=_MOST), _count(count, most=_MOST)
+    found = _count(number, most=MOST_SHARDS), _count(count, most=MOST_SHARDS)
     if not (slash and 1 <= found[0] <= found[1]):
         raise ArgumentError(f"shard: expected K/N with K from 1 to N, such as 3/16, got {_short(text)!r}")
     return found
@@ -140,11 +143,16 @@ def parse_steps(text: str) -> int | None:
     return _count(text, most=_MOST) or None
 
 
-def _count(text: str, *, most: int) -> int:
-    """The number that a text of plain digits is, from 1 to ``most``; 0 for every other text."""
+def whole(text: str, *, most: int = _MOST) -> int | None:
+    """The number that a text of plain digits is, from 0 to ``most``; None for every other text."""
     if not (text.isascii() and text.isdecimal()) or len(text) > len(str(most)):
-        return 0
-    return int(text) if int(text) <= most else 0
+        return None
+    return int(text) if int(text) <= most else None
+
+
+def _count(text: str, *, most: int) -> int:
+    """As ``whole``, from 1 on; 0 for every other text."""
+    return whole(text, most=most) or 0
 
 
 def _short(text: str) -> str:

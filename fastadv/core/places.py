@@ -94,11 +94,17 @@ def scanner(root: Path) -> Scan:
     return scan
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file; a name that no file can have is none."""
+    found = to_path(path)
+    return found.is_file() if is_remote(found) else os.path.isfile(found)
+
+
 def not_files(paths: Iterable[Path]) -> list[Path]:
     """Those of some paths where there is no file, in their order."""
     paths = list(paths)
     if not any(map(is_remote, paths)):
-        return [path for path in paths if not path.is_file()]
+        return [path for path in paths if not os.path.isfile(path)]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         there = pool.map(lambda path: path.is_file(), paths)
         return [path for path, found in zip(paths, there, strict=True) if not found]

@@ -13,6 +13,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_int, check_range
 
+_FARTHEST = 1e6  # pixels
 Five = tuple[tuple[float, float], ...]
 
 
@@ -37,7 +38,7 @@ class Template:
             points = self.array
         except (TypeError, ValueError):
             points = np.empty(0)
-        if points.shape != (5, 2) or not np.isfinite(points).all():
+        if points.shape != (5, 2) or not (np.abs(points) <= _FARTHEST).all():  # also of a NaN
             raise ArgumentError(f"template: expected five points (x, y), got {brief(self.points)}")
         eyes, down = points[1] - points[0], points[3:].mean(axis=0) - points[0]
         if eyes[0] * down[1] - eyes[1] * down[0] <= 0:

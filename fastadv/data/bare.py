@@ -234,7 +234,8 @@ def _tag(exif: bytes) -> int | None:
 
 
 def _text(kind: bytes, body: bytes) -> bytes:
-    """The text of a PNG's chunk behind its keyword, or nothing where it cannot be unpacked."""
+    """The beginning of the text of a PNG's chunk behind its keyword, or nothing where it cannot be unpacked."""
+    body = body[:_UNPACKED]
     if kind == b"tEXt":
         return body
     packed = kind == b"zTXt"

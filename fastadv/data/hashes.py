@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastadv.core.errors import UNREADABLE
 from fastadv.core.remote import RemotePath
 
 KEPT = ".hashes.json"
@@ -44,7 +45,7 @@ class KnownHashes:
         try:
             saved = json.loads((folder / KEPT).read_bytes())
             entries = {str(key): (tuple(map(int, stamp)), str(digest)) for key, (stamp, digest) in saved.items()}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except UNREADABLE:
             return KnownHashes()
         return KnownHashes(entries={key: value for key, value in entries.items() if len(value[0]) == 4})  # type: ignore[misc]
 

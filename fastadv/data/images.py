@@ -107,10 +107,11 @@ def read_size(file: IO[bytes], name: str | os.PathLike[str], *, most: int = MAX_
         raise ImageError(f"{os.fspath(name)}: expected an image file, got an empty one")
     format = sniff(data)
     # a PNG may tell its orientation behind its pixels, a TIFF its size, and Pillow wants the others whole
-    whole = format in ("PNG", "WebP", "TIFF", "AVIF", "HEIC") or (
-        format == "JPEG" and not bare_jpeg(data, len(data)).scans
-    )
-    if whole and len(data) == _FIRST:
+    begun = format not in ("PNG", "WebP", "TIFF", "AVIF", "HEIC")
+    if format == "JPEG":
+        with contextlib.suppress(TooManyPartsError):
+            begun = bare_jpeg(data, len(data)).scans > 0
+    if not begun and len(data) == _FIRST:
         data += file.read(MAX_BYTES)
     if format == "PPM":
         head = _netpbm_head(data, os.fspath(name), most)

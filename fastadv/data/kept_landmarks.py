@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastadv.core.errors import UNREADABLE
 from fastadv.core.files import naming, write_all, write_atomically
 from fastadv.core.places import open_binary
 from fastadv.data.alignment import Points
+from fastadv.data.names import fault
 from fastadv.data.run_files import FOUND, RunFolderError
 
 ABOUT = "# name, x y of left eye, right eye, nose, left and right mouth corner (the viewer's left first), score"
@@ -156,15 +159,17 @@ def _text(rows: Iterable[FoundFace]) -> bytes:
 def _read(path: Path) -> Iterator[tuple[str, FoundFace]]:
     """The whole rows of a list; one that is cut short or damaged is left out."""
     lines = path.read_bytes().decode(errors="replace").split("\n")[:-1]
-    for about, line in zip(lines, [*lines[1:], ""], strict=True):
+    for about, line in zip(lines, [*lines[1:], ""], strict=False):
         if not about.startswith(_MARK):
             continue
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(*UNREADABLE):
             said = json.loads(about.removeprefix("# "))
+            if not all(isinstance(value, str) for value in said.values()) or fault(said["name"]) is not None:
+                continue
             if said["skipped"]:
                 yield said["name"], FoundFace(**said)
                 continue
             name, *numbers = line.split("\t")
             *landmarks, score = map(float, numbers)
-            if name == said["name"] and len(landmarks) == 10:
+            if name == said["name"] and len(landmarks) == 10 and all(map(math.isfinite, (*landmarks, score))):
                 yield name, FoundFace(**said, landmarks=tuple(landmarks), score=score)

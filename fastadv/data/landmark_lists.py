@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from fastadv.data.plausible import layout_fit
 
 _COUNTS = (10, 11, 14, 15)  # of the numbers of a line: ten coordinates, with a score, with a box of four, with both
 _BOXED = {14: (4, 0), 15: (4, 5, 0, 1)}  # where the coordinates may begin; where two fit as well, the first is meant
+_LARGEST = 1e9
 _SAMPLE = 200  # lines that this is told from
 
 
@@ -68,7 +70,9 @@ def _split(line: str, where: str) -> tuple[str, Sequence[str]]:
     by_tabs = [field.strip() for field in line.strip().split("\t") if field.strip()]
     if len(by_tabs) - 1 in _COUNTS:
         return by_tabs[0], by_tabs[1:]
-    by_commas = [field.strip() for fields in csv.reader([line.strip()]) for field in fields]
+    by_commas: list[str] = []
+    with contextlib.suppress(csv.Error):  # a field that is too long
+        by_commas = [field.strip() for fields in csv.reader([line.strip()]) for field in fields]
     if len(by_commas) - 1 in _COUNTS and any(map(_is_number, by_commas[1:])):
         return by_commas[0], by_commas[1:]
     words = line.split()
@@ -103,8 +107,8 @@ def _parse(fields: Sequence[str], where: str) -> np.ndarray:
     except ValueError:
         wrong = next(field for field in fields if not _is_number(field))
         raise AlignmentError(f"{where}: expected ten numbers with decimal points, got {wrong[:40]!r}") from None
-    if not np.isfinite(values).all():
-        raise AlignmentError(f"{where}: expected finite numbers, got NaN or infinity")
+    if not (np.abs(values) <= _LARGEST).all():  # also of a NaN
+        raise AlignmentError(f"{where}: expected finite numbers, got NaN, infinity or one above {_LARGEST:g}")
     return values
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.files import write_atomically
+from fastadv.core.numbers import whole
 from fastadv.core.remote import is_remote, to_path
 from fastadv.data.alignment import Matrix, Size, shape_of, warp
 from fastadv.data.faces import SourceError
@@ -23,6 +24,7 @@ from fastadv.data.pairs import Pair, PairError, named_as
 # pixels around (125.6, 117.1), in images of 250 x 250.
 _WINDOW_CENTER = (125.6 / 250, 117.1 / 250)
 _WINDOW_SIDE = 131.4 / 250
+_MOST_WORDS = 100  # of a line: how it is read is tried at each of them
 
 
 class LFW(IdentityFolder):
@@ -109,9 +111,10 @@ def read_lfw_pairs(path: str | os.PathLike[str]) -> tuple[Pair, ...]:
     refuse_unless_text(path, SourceError, "a list of pairs in LFW's form")
     lines = read_lines(path, "pairs", SourceError)
     head = lines[0].split() if lines else []
-    if len(head) not in (1, 2) or not all(field.isdecimal() and int(field) for field in head):
-        raise SourceError(f"{path}:1: expected the number of folds and of pairs, got {' '.join(head)!r}")
-    folds, count = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
+    numbers = [whole(field) for field in head]
+    if len(head) not in (1, 2) or not all(numbers):
+        raise SourceError(f"{path}:1: expected the number of folds and of pairs, got {' '.join(head)[:60]!r}")
+    folds, count = (1 if number is None else number for number in (None, *numbers)[-2:])
     body = lines[1:]
     while body and not body[-1].strip():
         body.pop()
@@ -171,7 +174,7 @@ def _parse(line: str, same: bool, fold: int | None, where: str) -> Pair:
     readings = _readings(line, same)
     if not readings:
         expected = "person number number" if same else "person number person number"
-        raise SourceError(f"{where}: expected '{expected}', got {line.strip()!r}")
+        raise SourceError(f"{where}: expected '{expected}', got {line.strip()[:60]!r}")
     if len(readings) > 1:
         raise SourceError(
             f"{where}: expected names without spaces and numbers, got others; put tabs between the fields"
@@ -187,15 +190,15 @@ def _readings(line: str, same: bool) -> list[tuple[str, str, str, str]]:
     fields = [field.strip() for field in line.strip().split("\t")]
     if same and len(fields) == 3:
         fields.insert(2, fields[0])
-    if len(fields) == 4 and fields[0] and fields[2] and fields[1].isdecimal() and fields[3].isdecimal():
+    if len(fields) == 4 and fields[0] and fields[2] and whole(fields[1]) is not None and whole(fields[3]) is not None:
         return [(fields[0], fields[1], fields[2], fields[3])]
-    words = line.split()
-    if not words or not words[-1].isdecimal():
+    words = line.split(maxsplit=_MOST_WORDS)
+    if not 0 < len(words) <= _MOST_WORDS or whole(words[-1]) is None:
         return []
     found = []
     for k in range(1, len(words) - 1):
         first, second = " ".join(words[:k]), " ".join(words[k + 1 : -1])
-        if words[k].isdecimal() and (second or same):
+        if whole(words[k]) is not None and (second or same):
             found.append((first, words[k], second or first, words[-1]))
     if len(found) > 1:
         found = [reading for reading in found if same == (reading[0] == reading[2])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -14,8 +15,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from fastadv.core.errors import Error
+from fastadv.core.brief import brief
+from fastadv.core.errors import UNREADABLE, Error
 from fastadv.core.files import replacing
+from fastadv.data import names
 
 JOURNAL = "manifest.jsonl"
 PARQUET = "manifest.parquet"
@@ -119,7 +122,8 @@ def _plain(name: str, kind: str, value: Any) -> str | int | float | bool | tuple
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if kind == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # an integer that no float can hold
+            return float(value)
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
         bits = 64 if name == "seed" else 63
         if not 0 <= value < 2**bits:
@@ -129,7 +133,7 @@ def _plain(name: str, kind: str, value: Any) -> str | int | float | bool | tuple
         return value
     if kind == "str" and isinstance(value, str):
         return value
-    raise ManifestError(f"{name}: expected {kind}, got {value!r}")
+    raise ManifestError(f"{name}: expected {kind}, got {brief(value)}")
 
 
 _ARROW = {
@@ -204,7 +208,9 @@ def parquet_rows(path: Path, *, at_a_time: int | None = None, in_memory: bool = 
                 )
             for batch in file.iter_batches(at_a_time or _AT_A_TIME, columns=present):
                 yield from (row_from_json(row, str(path)) for row in batch.to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
+    except ManifestError:
+        raise
+    except (pyarrow.ArrowException, *UNREADABLE) as error:  # text that is no UTF-8, times beyond Python's
         raise ManifestError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from error
 
 
@@ -231,7 +237,7 @@ def read_journal(path: Path, *, damaged: Any) -> Iterator[tuple[ManifestRow, int
                 values = json.loads(line)
                 size = int(values.pop(PNG_BYTES))
                 row = row_from_json(values, where)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 damaged(where, f"not a row of a manifest: {error}")
             else:
                 yield row, size, at
@@ -269,13 +275,16 @@ def row_from_json(values: Mapping[str, Any], where: str) -> ManifestRow:
 
 
 def check_image_name(name: str) -> None:
-    """Insists that `images/<name>.png` lies inside of the run's folder.
+    """Insists that `images/<name>.png` is a file that can be inside of the run's folder.
 
     Raises:
-        ManifestError: The name is absolute, empty, or has "." or ".." in it.
+        ManifestError: The name is none that a face can have; see `names.fault`.
     """
-    if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
-        raise ManifestError(f"name: expected 'identity/file' without '.', '..' or a leading '/', got {name!r}")
+    fault = names.fault(name)
+    if fault is not None:
+        raise ManifestError(
+            f"name: expected 'identity/file' without '.', '..' or a leading '/', got {names.shown(name)}: {fault}"
+        )
 
 
 def journal_line(row: ManifestRow, png_bytes: int) -> bytes:

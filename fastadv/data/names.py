@@ -8,6 +8,7 @@ a name with or without extension, with a leading `./`, with backslashes, and in 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Container, Sequence
 
@@ -29,6 +30,8 @@ OTHER = frozenset(
 _FOREIGN = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 MAX_PART = 255  # bytes that file systems take for a file or folder
 _MAX_FILE = MAX_PART - len(".png")  # a run writes the image again, as PNG
+_MAX_NAME = 4096  # letters that are brought into a Unicode form: sorting many marks on a letter takes their square
+_UNUSABLE = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 def hidden(part: str) -> bool:
@@ -50,7 +53,7 @@ def stem(name: str) -> str:
 
 def canonical(name: str) -> str:
     """A name in the Unicode form NFC, which is that of all names of a source."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    return name if name.isascii() or len(name) > _MAX_NAME else unicodedata.normalize("NFC", name)
 
 
 def written(text: str) -> str:
@@ -79,7 +82,7 @@ def fault(name: str) -> str | None:
         return "the file name is not UTF-8, or Python was not started in UTF-8 mode (PYTHONUTF8=1)"
     if any(part in (b"", b".", b"..") for part in parts):
         return "the name has an empty part or leaves its folder"
-    if "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if _UNUSABLE.search(name):
         return "the name has a backslash or a control character"
     if len(parts[-1]) > _MAX_FILE or any(len(part) > MAX_PART for part in parts):
         return f"a part of the name is longer than {_MAX_FILE} bytes (a folder: {MAX_PART})"

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from fastadv.core.content import file_content
 from fastadv.core.errors import RemoteError
 from fastadv.core.pickle_values import Array, PickleRefusedError, Span
-from fastadv.core.places import open_binary
+from fastadv.core.places import is_file, open_binary
 from fastadv.core.remote import to_path
 from fastadv.core.symbolic_pickle import read_symbolically
 from fastadv.data.alignment import Size
@@ -79,7 +79,7 @@ def contiguous_folds(count: int, folds: int = FOLDS) -> list[int]:
 
 
 def _read(path: Path) -> tuple[list[Span], list[bool]]:
-    if not path.is_file():
+    if not is_file(path):
         raise SourceError(f"{path}: there is no such file" if not path.exists() else f"{path}: this is not a file")
     found = file_content(path)
     if found.kind not in _READ:
@@ -102,12 +102,13 @@ def _checked(path: Path, value: Any, file: BinaryIO) -> tuple[list[Span], list[b
     if len(parts) != 2 or parts[0] is None or (parts[1] is None and not isinstance(value[1], Array)):
         raise SourceError(f"{path}: expected a pickle of (list of images, list of flags), got {_kind(value)}")
     images = [_encoded(path, number, image) for number, image in enumerate(parts[0])]
+    count = len(parts[1]) if parts[1] is not None else math.prod(value[1].shape)
+    if (parts[1] is not None or value[1].flat) and (not count or len(images) != 2 * count):
+        raise SourceError(f"{path}: expected two images for each flag, got {len(images)} images, {count} flags")
     flags = _numbers(value[1], file) if parts[1] is None else [_number(flag, file) for flag in parts[1]]
     wrong = next((i for i, f in enumerate(flags) if not (isinstance(f, (bool, int, float)) and f in (0, 1))), None)
     if wrong is not None:
         raise SourceError(f"{path}: flag {wrong}: expected true or false, got {_kind(flags[wrong])}")
-    if not flags or len(images) != 2 * len(flags):
-        raise SourceError(f"{path}: expected two images for each flag, got {len(images)} images, {len(flags)} flags")
     return images, [bool(flag) for flag in flags]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastadv.core.content import refuse_unless_text
+from fastadv.core.numbers import whole
 from fastadv.core.remote import to_path
 from fastadv.data import names
 from fastadv.data.lfw import read_lfw_pairs
@@ -118,9 +119,10 @@ def _two_lines(path: Path, lines: Sequence[tuple[int, str]]) -> tuple[Pair, ...]
 
 def _image_and_number(line: str, where: str) -> tuple[str, int]:
     fields = _fields(line)
-    if len(fields) != 2 or not fields[1].isdecimal():
+    number = whole(fields[1]) if len(fields) == 2 else None
+    if number is None:
         raise PairError(f"{where}: expected an image and a number, got {line[:60]!r}")
-    return fields[0], int(fields[1])
+    return fields[0], number
 
 
 def _cfp(folder: Path) -> tuple[Pair, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from fastadv.data.names import read_text
 if TYPE_CHECKING:
     from fastadv.data.faces import FaceSource
 
+_DEEPEST = 16  # folders of an image
 _COLUMNS = ("first", "second", "same", "fold")
 _SAME = {"1": True, "true": True, "0": False, "false": False}
 
@@ -91,9 +92,11 @@ def named_as(source: FaceSource, pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...
     texts = dict.fromkeys(t for pair in pairs for t in (pair.first, pair.second))
     known = {text: source.find(text) for text in texts}
     if None in known.values():
-        known |= {text: _below(source, source.names, text) for text, name in known.items() if name is None}
+        ends = _by_end(source.names)
+        known |= {text: _below(source, ends, text) for text, name in known.items() if name is None}
     missing = [text for text, name in known.items() if name is None]
-    lost = {text for text in missing if _below(source.without_face, source.without_face, text) is not None}
+    ends = _by_end(source.without_face)
+    lost = {text for text in missing if _below(source.without_face, ends, text) is not None}
     if lost:
         left = tuple(pair for pair in pairs if not lost & {pair.first, pair.second})
         notify(f"pairs: {len(pairs) - len(left)} of {len(pairs)} left out: no face in {names.several(sorted(lost))}")
@@ -104,16 +107,25 @@ def named_as(source: FaceSource, pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...
     return named, missing
 
 
-def _below(known: Container[str], listed: Iterable[str], text: str) -> str | None:
+def _by_end(listed: Iterable[str]) -> dict[str, str | None]:
+    """Names by what follows each of their folders; None where several end so."""
+    found: dict[str, str | None] = {}
+    for name in listed:
+        _, slash, end = name.partition("/")
+        while slash:
+            found[end] = None if end in found else name
+            _, slash, end = end.partition("/")
+    return found
+
+
+def _below(known: Container[str], ends: Mapping[str, str | None], text: str) -> str | None:
     """The only one of some names that is, ends with, or is the end of, the name of a list."""
     parts = names.stem(names.written(text).replace("\\", "/")).split("/")
-    for k in range(len(parts)):
+    for k in range(max(0, len(parts) - _DEEPEST), len(parts)):
         found = names.find("/".join(parts[k:]), known)
         if found is not None:
             return found
-    ending = "/" + "/".join(parts)
-    longer = [name for name in listed if name.endswith(ending)]
-    return longer[0] if len(longer) == 1 else None
+    return ends.get("/".join(parts))
 
 
 def _header(row: list[str], where: str) -> int:

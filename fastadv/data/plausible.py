@@ -47,9 +47,9 @@ def residuals(points: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.comple
     z = np.asarray(points, np.float64) @ (1, 1j)
     w = template(112) @ (1, 1j)
     z, w = z - z.mean(axis=1, keepdims=True), w - w.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         a = (z.conj() * w).sum(axis=1) / (np.abs(z) ** 2).sum(axis=1)
-    return np.sqrt((np.abs(a[:, None] * z - w) ** 2).mean(axis=1)), a
+        return np.sqrt((np.abs(a[:, None] * z - w) ** 2).mean(axis=1)), a
 
 
 def settle_list(landmarks: Mapping[str, Points], wanted: Iterable[str]) -> tuple[Mapping[str, Points], tuple[str, ...]]:

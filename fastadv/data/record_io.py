@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastadv.core.errors import RemoteError
-from fastadv.core.places import open_binary
+from fastadv.core.places import is_file, open_binary
 from fastadv.core.remote import to_path
 from fastadv.data.alignment import Size
 from fastadv.data.faces import SourceError
@@ -67,7 +67,7 @@ class RecordIO(PackedFaces):
             SourceError: A file is missing, no RecordIO, damaged or cut short, or holds no images.
         """
         self.file = to_path(file).with_suffix(".rec")
-        if not self.file.is_file():
+        if not is_file(self.file):
             raise SourceError(f"{self.file}: {'this is not a file' if self.file.exists() else 'there is no such file'}")
         try:
             self._places = dict(_images(self.file))
@@ -149,7 +149,7 @@ def _length(path: Path, file: BinaryIO, at: int, end: int) -> int:
 
 def _keys(path: Path) -> dict[int, int] | None:
     """The numbers of the records by their offsets; None where there is no `.idx` file."""
-    if not path.is_file():
+    if not is_file(path):
         return None
     keys: dict[int, int] = {}
     try:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.core.differences import difference
-from fastadv.core.errors import ArgumentError, Error, FileError
+from fastadv.core.errors import UNREADABLE, ArgumentError, Error, FileError
+from fastadv.core.fields import check_int
 from fastadv.core.files import is_temporary, naming, remove_temporaries, write_atomically
 from fastadv.core.lock import FolderLock
 from fastadv.core.provenance import versions
@@ -71,6 +72,7 @@ _WRITTEN = (
     ERROR,
 )
 RUN_FOLDER = FolderKind(mark=RUN, what="run", written=_WRITTEN)
+_MOST_IMAGES = 1 << 40
 ALIGNED = "align.json"  # describes a folder of aligned faces
 _log = logging.getLogger("fastadv")
 
@@ -196,8 +198,10 @@ class Description:
         try:
             saved = json.loads(file.read_bytes())
             config, before, words = dict(saved["config"]), dict(saved["versions"]), dict(saved.get("shown", {}))
-            images = None if saved.get("images") is None else int(saved["images"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            images = saved.get("images")
+            if images is not None:
+                check_int("images", images, 0, _MOST_IMAGES)
+        except UNREADABLE as error:
             raise RunFolderError(
                 f"{file}: expected the description of a {kind.what}, got a damaged file ({type(error).__name__}); "
                 "use --fresh or another --out"

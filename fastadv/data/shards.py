@@ -20,7 +20,7 @@ from PIL.ContainerIO import ContainerIO
 from fastadv.core.errors import ArgumentError, RemoteError
 from fastadv.core.fields import check_least
 from fastadv.core.places import not_files, open_binary
-from fastadv.core.remote import to_path
+from fastadv.core.remote import is_remote, to_path
 from fastadv.data import left_out, names
 from fastadv.data.alignment import Size
 from fastadv.data.faces import FaceSource, SourceError
@@ -34,7 +34,7 @@ from fastadv.data.tar_index import Member, tar_members
 
 MAX_SHARDS = 100_000
 _MAX_LABEL = 64 * 2**10
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,8 @@ def expand_shards(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[st
     if not files:
         raise SourceError("shards: expected at least one tar file, got none")
     for file in not_files(files):
-        raise SourceError(f"{file}: {'this is not a file' if file.exists() else 'there is no such shard'}")
+        exists = file.exists() if is_remote(file) else os.path.exists(file)
+        raise SourceError(f"{file}: {'this is not a file' if exists else 'there is no such shard'}")
     return tuple(files)
 
 
@@ -230,9 +231,10 @@ def _named(file: Path, reader: BinaryIO, sample: _Sample, left: LeftOut) -> Iter
         identity = _label(where, reader, parts["cls"]).decode("utf-8", "replace").strip()
     if "json" in parts:
         described = _json(where, _label(where, reader, parts["json"]))
-        identity = str(described.get("identity", identity if "cls" in parts else described.get("label", identity)))
-        name = str(described.get("name", name))
-    for what, text in (("identity", identity), ("name", name)):
+        identity = described.get("identity", identity if "cls" in parts else described.get("label", identity))
+        name = described.get("name", name)
+    texts = [str(each) if isinstance(each, (str, int, float)) else "" for each in (identity, name)]
+    for what, text in zip(("identity", "name"), texts, strict=True):
         if not text:
             raise SourceError(
                 f"{where}: expected a .cls or .json with an identity, or a path identity/key.jpg, got none of them"
@@ -240,7 +242,7 @@ def _named(file: Path, reader: BinaryIO, sample: _Sample, left: LeftOut) -> Iter
         fault = names.fault(text)
         if fault is not None:
             raise SourceError(f"{where}: expected a usable {what}, got {names.shown(text)!r}: {fault}")
-    yield names.canonical(f"{identity}/{name}"), images[0], sample.labelled
+    yield names.canonical("/".join(texts)), images[0], sample.labelled
 
 
 def _label(where: str, reader: BinaryIO, member: Member) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastadv.core.content import refuse_unless_text
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
+from fastadv.core.numbers import whole
 from fastadv.core.places import not_files, open_binary
 from fastadv.core.remote import to_path
 from fastadv.data import names
@@ -24,6 +25,7 @@ from fastadv.data.pairs import PairError
 
 _IMAGES, _META = "loose_crop", "meta"
 _TEMPLATES, _PAIRS, _POINTS = "_face_tid_mid.txt", "_template_pair_label.txt", "_name_5pts_score.txt"
+_MOST = 2**63 - 1
 Integers = NDArray[np.int64]
 
 
@@ -85,6 +87,8 @@ class IJB(FaceSource):
         """
         self.root = to_path(root)
         listed = dict.fromkeys(name for name, *_ in _rows(_file(self.root, _TEMPLATES)))
+        if not listed:
+            raise SourceError(f"{self.root}: expected images in its list of templates, got none")
         files = {f"{_IMAGES}/{names.stem(name)}": self.root / _IMAGES / name for name in listed}
         missing = [str(path) for path in not_files(files.values())]
         if missing:
@@ -157,7 +161,8 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
         if number == 1 or not line.strip():
             continue
         where = f"{path}:{number}"
-        if len(fields) < 4 or not fields[0].isdecimal() or fields[-1] not in ("0", "1"):
+        split = whole(fields[0])
+        if len(fields) < 4 or split is None or fields[-1] not in ("0", "1"):
             raise PairError(f"{where}: expected a split, two videos and 1 or 0, got {line.strip()[:60]!r}")
         absent = [video for video in fields[1:3] if video not in frames]
         if absent and lost.issuperset(absent):
@@ -165,7 +170,7 @@ def read_ytf(source: FaceSource, path: str | os.PathLike[str]) -> TemplatePairs:
             continue
         if absent:
             raise PairError(f"{where}: expected videos among the images, got {absent[0]}, which has none")
-        rows.append((int(fields[0]) - 1, fields[1], fields[2], fields[-1] == "1"))
+        rows.append((split - 1, fields[1], fields[2], fields[-1] == "1"))
     if not rows:
         raise PairError(f"{path}: expected a line per pair of videos, got none")
     if left:
@@ -247,6 +252,7 @@ def _rows(path: Path) -> Iterator[tuple[str, int, int]]:
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        template, medium = (whole(field, most=_MOST) for field in fields[1:3]) if len(fields) == 3 else (None, None)
+        if template is None or medium is None:
             raise SourceError(f"{path}:{number}: expected an image, a template and a medium, got {line.strip()[:60]!r}")
-        yield fields[0], int(fields[1]), int(fields[2])
+        yield fields[0], template, medium

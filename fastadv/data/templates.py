@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.nearest import meant
+from fastadv.core.places import is_file
 from fastadv.core.templates import TEMPLATES, Template
 from fastadv.data.names import read_lines
 
@@ -22,7 +22,7 @@ def open_template(text: str | os.PathLike[str]) -> Template:
     """
     if text in TEMPLATES:
         return TEMPLATES[str(text)]
-    if not Path(text).is_file():
+    if not is_file(text):
         known = (*TEMPLATES, "a file")
         raise ArgumentError(f"template: expected one of {', '.join(known)}, got {str(text)!r}{meant(str(text), known)}")
     lines = read_lines(text, "template", ArgumentError)

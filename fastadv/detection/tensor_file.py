@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from fastadv.core.content import file_content
 from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.fields import is_number
 from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 
@@ -142,14 +142,14 @@ class TensorFile:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self.about.get(name)
-        if not _is_number(value):
+        if not is_number(value):
             raise self.wrong(name, value, "a finite number")
         return float(value)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Finite numbers."""
         value = self.about.get(name)
-        if not isinstance(value, list) or not all(_is_number(v) for v in value):
+        if not isinstance(value, list) or not all(map(is_number, value)):
             raise self.wrong(name, value, "a list of finite numbers")
         return tuple(float(v) for v in value)
 
@@ -193,13 +193,6 @@ def _check_metadata(file: Path, metadata: Mapping[str, str], kind: str) -> None:
 
 def _no_constant(text: str) -> None:
     raise ArgumentError(f"description: expected numbers of JSON, got {text}")
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:  # an integer that no float can hold
-        return False
 
 
 def _short(value: object) -> str:

@@ -20,6 +20,7 @@ from fastadv.models.mirrored import mirrored
 
 SUFFIX = ".toml"
 _RANGES = (1, 255)
+_MOST_BYTES = 1 << 14
 
 
 class DescriptionError(Error, ValueError):
@@ -118,7 +119,10 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     file = Path(path)
     try:
         with open(file, "rb") as opened:
-            found = tomllib.load(opened)
+            data = opened.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:  # a key of many dots takes the square of their number
+            raise ArgumentError(f"file: expected at most {_MOST_BYTES:,} bytes, got more")
+        found = tomllib.loads(data.decode())
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DescriptionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
@@ -63,7 +64,8 @@ class OnnxGraph:
 
     Attributes:
         file: its path.
-        runnable: what onnxruntime is given: the bytes, or the path where weights lie in other files.
+        runnable: what onnxruntime is given: the bytes, or the path where weights lie in other files; without operators
+            that the output does not depend on.
         opset: version of the standard operators.
         operators: in an order in which they can run.
         constants: weights and other constants by name; floating types as float32, integers as int64.
@@ -124,7 +126,7 @@ def read_onnx(
         raise refused(file, f"an ONNX graph of 1 to {_MOST_OPERATORS:,} operators", f"one of {len(graph.node):,}")
     output = _chosen_output(file, [value.name for value in graph.output], output)
     nodes, wanted = _needed(graph.node, output)
-    operators = list(_operators(nodes, len(graph.node)))
+    operators = list(_operators(file, nodes, len(graph.node)))
     _check_known(file, operators, known)
     external = _load_external(file, model, len(data))
     try:
@@ -135,12 +137,13 @@ def read_onnx(
     if opset < _LEAST_OPSET:
         raise refused(file, f"an ONNX graph of opset {_LEAST_OPSET} or later", f"one of opset {opset}")
     image = _image_input(file, graph)
+    dead = len(nodes) < len(graph.node)
     half = any(tensor.data_type in _HALVES for tensor in graph.initializer if tensor.name in wanted)
     constants = {tensor.name: _tensor(file, tensor) for tensor in graph.initializer if tensor.name in wanted}
     constants.update(_constant_nodes(file, operators))
     return OnnxGraph(
         file=file,
-        runnable=str(file) if external else data,
+        runnable=_needed_alone(model, nodes, output) if dead else str(file) if external else data,
         opset=opset,
         operators=tuple(operator for operator in operators if operator.kind != "Constant"),
         constants=constants,
@@ -202,7 +205,19 @@ def _needed(nodes: Any, output: str) -> tuple[list[tuple[int, Any]], set[str]]:
     return kept[::-1], wanted
 
 
-def _operators(nodes: list[tuple[int, Any]], count: int) -> Iterator[Operator]:
+def _needed_alone(model: Any, nodes: list[tuple[int, Any]], output: str) -> bytes:
+    """The file without the operators that the output does not depend on: they are not checked, and would be run."""
+    graph = model.graph
+    kept = copy.deepcopy([node for _, node in nodes])
+    outputs = copy.deepcopy([value for value in graph.output if value.name == output])
+    for part in (graph.node, graph.output, graph.value_info):
+        del part[:]
+    graph.node.extend(kept)
+    graph.output.extend(outputs)
+    return bytes(model.SerializeToString())
+
+
+def _operators(file: Path, nodes: list[tuple[int, Any]], count: int) -> Iterator[Operator]:
     from onnx import helper
 
     taken, counts = set(_TAKEN), Counter[str]()
@@ -215,7 +230,10 @@ def _operators(nodes: list[tuple[int, Any]], count: int) -> Iterator[Operator]:
             counts[stem] += 1
             name = f"{stem}_{counts[stem] + 1}"
         taken.add(name)
-        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        try:
+            values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        except ValueError as error:
+            raise refused(file, "attributes with values of known types", _first_line(error)) from None
         yield Operator(
             kind=kind,
             name=name,

@@ -16,6 +16,7 @@ Value = Ref | Tensor
 """What depends on the images, or a constant."""
 
 _MOST_ELEMENTS = 2**28  # of one value, for one image
+_MOST_COMPUTED = 2**27  # of all constants that are computed from others
 
 
 class Building:
@@ -39,7 +40,8 @@ class Building:
         self.constants: dict[str, Tensor] = {}
         self.steps: list[Step] = []
         self.taps: list[str] = []
-        self._names = {INPUT}
+        self._names = {INPUT: 1}  # with the number of the next one of the same stem
+        self._computed = 0
         self._most = _MOST_ELEMENTS * (graph.batch or 1)
         counts = (graph.batch or 1, 2 * (graph.batch or 1))
         inputs = tuple(torch.empty((count, graph.channels, *graph.size), device="meta") for count in counts)
@@ -67,11 +69,7 @@ class Building:
 
     def _trace(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], k: int) -> Any:
         empty = replaced(args, lambda r: self.constants[r.name].to("meta") if r.constant else self.traced[r.name][k])
-        if isinstance(target, nn.Module):
-            weights = {key: value.to("meta") for key, value in target.state_dict().items()}
-            result = torch.func.functional_call(target, weights, empty)
-        else:
-            result = target(*empty, **kwargs)
+        result = _on_meta(target, empty, kwargs)
         for part in result if isinstance(result, tuple) else (result,):
             if part.numel() > (k + 1) * self._most:
                 raise ValueError(f"a value of {tuple(part.shape)}, more than {self._most:,} numbers for an image")
@@ -82,13 +80,38 @@ class Building:
         self.constants[name] = value
         return Ref(name, constant=True)
 
+    def compute(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The result of a call on constants, once its size is known to be small.
+
+        Raises:
+            ValueError: it, or all such results together, are too large.
+        """
+        empty = _on_meta(target, replaced(args, lambda value: value.to("meta"), Tensor), kwargs)
+        self.take(sum(part.numel() for part in (empty if isinstance(empty, tuple) else (empty,))))
+        with torch.no_grad():
+            return target(*args, **kwargs)
+
+    def take(self, count: int) -> None:
+        """Count the numbers of a constant that is made; raises ``ValueError`` where there are too many in all."""
+        self._computed += count
+        if self._computed > _MOST_COMPUTED:
+            raise ValueError(f"constants of more than {_MOST_COMPUTED:,} numbers that are computed from others")
+
     def _free(self, stem: str) -> str:
-        name, k = stem, 1
+        name = stem
         while name in self._names:
-            k += 1
-            name = f"{stem}_{k}"
-        self._names.add(name)
+            self._names[stem] = self._names.get(stem, 1) + 1
+            name = f"{stem}_{self._names[stem]}"
+        self._names.setdefault(name, 1)
         return name
+
+
+def _on_meta(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a call gives without content."""
+    if isinstance(target, nn.Module):
+        weights = {key: value.to("meta") for key, value in target.state_dict().items()}
+        return torch.func.functional_call(target, weights, args)
+    return target(*args, **kwargs)
 
 
 class Site:
@@ -174,11 +197,14 @@ class Site:
 
     # -- what becomes of it --
 
+    def take(self, count: int) -> None:
+        """As of ``Building``."""
+        self._building.take(count)
+
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The result of a function: at once where it depends on constants alone."""
         if not any(refs(args)):
-            with torch.no_grad():
-                return function(*args, **kwargs)
+            return self._building.compute(function, args, kwargs)
         return self._building.step(self._operator.name, function, args, kwargs)
 
     def layer(self, module: nn.Module, *args: Value, tap: bool = False) -> Value:

@@ -119,6 +119,7 @@ def for_each_image(constant: Tensor, images: Tensor, axis: int) -> Tensor:
 def _limited(site: Site, count: int) -> None:
     if count > _MOST_CONSTANT:
         raise site.refuse(f"a constant of at most {_MOST_CONSTANT:,} elements", f"{count:,}")
+    site.take(count)
 
 
 def _shape(site: Site) -> Value:

@@ -23,7 +23,8 @@ from fastadv.core.symbolic_pickle import Name, text_of
 _MOST_PICKLE = 1 << 30  # of a pickle in an archive, which is held in memory
 _LONGEST = 1 << 40  # of a string, which stays in the file
 _DEEPEST = 60  # of containers in containers
-_MOST_NAMES = 1_000_000  # of tensors in a network
+_MOST_NAMES = 100_000  # of tensors in a network
+_MOST_LETTERS = 1 << 24  # of their names
 _EXPANDED = 1 << 24  # numbers that a tensor may show more often than it stores them
 _FROM_BYTES = "torch.storage._load_from_bytes"
 _TENSORS = tuple(f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3"))
@@ -70,12 +71,12 @@ def read_objects(file: Path) -> Any:
         head, size = opened.read(16), file.stat().st_size
         opened.seek(0)
         if head.startswith(b"PK"):
-            return _of_archive(opened)
+            return _of_archive(opened, size)
         if LEGACY_TORCH in head:
             value, fetch = _of_legacy(opened, size)
         else:
             value, fetch = _Torch(_reader(opened, size)).run(), _none_stored
-        return _Content(opened, fetch).of(value)
+        return _Content(opened, fetch, size).of(value)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -140,7 +141,8 @@ class _Torch(Objects):
         if name in _PARAMETERS and given:
             return given[0]
         if name in _TENSORS and len(given) >= 4:
-            own = getattr(torch, given[6].text.rpartition(".")[2], None) if _has_type(name, given) else None
+            # `vars`: an attribute of torch may be a module that is imported when it is asked for
+            own = vars(torch).get(given[6].text.rpartition(".")[2]) if _has_type(name, given) else None
             return _Stored(
                 storage=given[0],
                 offset=given[1],
@@ -169,10 +171,48 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _of_archive(file: BinaryIO) -> Any:
+def check_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive whose parts are compressed or lie in each other: a small file could unpack to any size.
+
+    Raises:
+        PickleRefusedError: They are.
+    """
+    parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+        raise PickleRefusedError("its parts are compressed, as torch.save does not write them")
+
+
+def check_torch(file: Path) -> None:
+    """Insist that the pickle of a file of `torch.save` can be read here.
+
+    torch's own message on a name that it does not know takes the square of its length: hours for a mebibyte.
+
+    Raises:
+        PickleRefusedError: It cannot.
+        OSError, zipfile.BadZipFile, ...: As `read_objects`.
+    """
+    with open(file, "rb") as opened:
+        if not opened.read(2).startswith(b"PK"):
+            opened.seek(0)
+            _of_legacy(opened, file.stat().st_size)
+            return
+        with zipfile.ZipFile(opened) as archive:
+            check_stored(archive, file.stat().st_size)
+            part = archive.getinfo(_place(archive))
+        opened.seek(part.header_offset + 26)  # not by `archive`: torch can be told to write no checksums
+        opened.seek(part.header_offset + 30 + sum(struct.unpack("<HH", opened.read(4))))
+        _Torch(_reader(opened, opened.tell() + part.file_size)).run()
+
+
+def _place(archive: zipfile.ZipFile) -> str:
+    return next(n for n in archive.namelist() if n == "data.pkl" or n.endswith("/data.pkl"))
+
+
+def _of_archive(file: BinaryIO, size: int) -> Any:
     """The content of an archive of `torch.save`: `NAME/data.pkl`, and each storage at `NAME/data/KEY`."""
     with zipfile.ZipFile(file) as archive:
-        place = next(n for n in archive.namelist() if n == "data.pkl" or n.endswith("/data.pkl"))
+        check_stored(archive, size)
+        place = _place(archive)
         root = place.removesuffix("data.pkl")
         if archive.getinfo(place).file_size > _MOST_PICKLE:
             raise PickleRefusedError(f"a pickle of more than {_MOST_PICKLE} bytes")
@@ -183,14 +223,14 @@ def _of_archive(file: BinaryIO) -> Any:
 
         def fetch(storage: _Storage) -> bytes:
             info = archive.getinfo(f"{root}data/{storage.key}")
-            if info.file_size != storage.bytes or info.compress_type != zipfile.ZIP_STORED:
+            if info.file_size != storage.bytes:
                 raise PickleRefusedError(
                     f"{storage.bytes} uncompressed bytes were expected for {storage.key!r}, {info.file_size} are there"
                 )
             return archive.read(info)
 
         stream = io.BytesIO(data)
-        return _Content(stream, fetch).of(_Torch(_reader(stream, len(data))).run())
+        return _Content(stream, fetch, size).of(_Torch(_reader(stream, len(data))).run())
 
 
 def _of_legacy(file: BinaryIO, size: int) -> tuple[Any, _Fetch]:
@@ -228,10 +268,11 @@ def _of_legacy(file: BinaryIO, size: int) -> tuple[Any, _Fetch]:
 class _Content:
     """Values of a pickle as dicts and lists with tensors in them."""
 
-    def __init__(self, file: BinaryIO, fetch: _Fetch) -> None:
+    def __init__(self, file: BinaryIO, fetch: _Fetch, size: int) -> None:
         self._file, self._fetch = file, fetch
         self._known: dict[int, Any] = {}  # by the identity of what the reader made, which it keeps
-        self._names = 0
+        self._names = self._letters = 0
+        self._left = size + _EXPANDED  # bytes of arrays: many may share one text of the file
 
     def of(self, value: Any, depth: int = 0) -> Any:
         """A value; what holds itself, or is too deep, is None there."""
@@ -250,6 +291,7 @@ class _Content:
         if isinstance(value, _Stored):
             return self._tensor(value)
         if isinstance(value, Array):
+            self._take(value.data)
             numbers = value.numbers(self._file)
             if numbers is None:
                 return None
@@ -264,6 +306,12 @@ class _Content:
             return self._network(attributes, depth)
         listed = dict(enumerate([*value.arguments, *value.listed]))
         return {str(key): self.of(item, depth) for key, item in {**listed, **attributes, **value.items}.items()}
+
+    def _take(self, data: Any) -> None:
+        """Count the bytes that are read from the file."""
+        self._left -= data.length if isinstance(data, Span) else 0
+        if self._left < 0:
+            raise PickleRefusedError("its arrays have more bytes than the file")
 
     def _network(self, attributes: Mapping[str, Any], depth: int) -> dict[str, Tensor]:
         """The state of a module: its own tensors by name, and those of the modules below by path."""
@@ -281,8 +329,11 @@ class _Content:
                 if isinstance(tensor, Tensor):
                     found[f"{name}.{inner}"] = tensor
         self._names += len(found)
-        if self._names > _MOST_NAMES:
-            raise PickleRefusedError(f"a network of more than {_MOST_NAMES} tensors")
+        self._letters += sum(map(len, found))
+        if self._names > _MOST_NAMES or self._letters > _MOST_LETTERS:
+            raise PickleRefusedError(
+                f"a network of more than {_MOST_NAMES} tensors, or {_MOST_LETTERS} letters of names"
+            )
         return found
 
     def _tensor(self, made: _Stored) -> Tensor:
@@ -306,6 +357,7 @@ class _Content:
         fetch = self._fetch
         kept = storage
         if isinstance(kept, Made) and kept.name == _FROM_BYTES and kept.arguments:  # a file of torch.save inside
+            self._take(kept.arguments[0])
             data = kept.arguments[0].read(self._file) if isinstance(kept.arguments[0], Span) else b""
             kept, fetch = _of_legacy(io.BytesIO(data), len(data))
         if not isinstance(kept, _Storage):

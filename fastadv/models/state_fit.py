@@ -15,6 +15,7 @@ from fastadv.models.tensor_content import CheckpointError
 HEAD = "class_head."
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 _DEPTH = 6  # of dicts in dicts
+_GROUPS = 10_000
 _HOLDERS = (Mapping, list, tuple)
 _PREFIXES = 3  # tried of each dict: those under which most names fit
 _SHOWN = 3
@@ -62,7 +63,11 @@ class FittedState:
 
 
 def groups(content: Any) -> list[Group]:
-    """The dicts of tensors in a checkpoint, also those in other dicts and lists; other values are left out."""
+    """The dicts of tensors in a checkpoint, also those in other dicts and lists; other values are left out.
+
+    Raises:
+        CheckpointError: there are too many.
+    """
     found: list[Group] = []
     seen: set[int] = set()
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
@@ -77,6 +82,8 @@ def groups(content: Any) -> list[Group]:
         state = {key: item for key, item in texts.items() if isinstance(item, Tensor)}
         if state and not listed:
             found.append(Group(path=path, state=state))
+            if len(found) > _GROUPS:
+                raise CheckpointError(f"weights: expected at most {_GROUPS:,} dicts of tensors in a file, got more")
         if len(path) < _DEPTH:
             waiting.extend(((*path, key), item) for key, item in texts.items() if isinstance(item, _HOLDERS))
     return found

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fastadv.core.content import file_content
 from fastadv.core.content_kind import AGAIN, Content
-from fastadv.core.errors import Error
+from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.pickle_values import PickleRefusedError
-from fastadv.models.pickled import read_objects
+from fastadv.models.pickled import check_torch, read_objects
 
 _EXPECTED = "a safetensors file or a torch checkpoint"
+_MOST_BYTES = 1 << 32  # of the arrays of an .npz, which may be compressed
 _TORCH = ("torch", "legacy torch")
 _OBJECTS = ("module", "pickle", "pickle with code")
 # plain values that trainings keep beside the weights: placeholders stand for them, what they name is not imported
@@ -71,8 +72,8 @@ def read_content(path: str | os.PathLike[str]) -> Any:
             file is and what to do.
     """
     file = Path(path)
-    if not file.is_file():
-        what = "a directory" if file.is_dir() else "which does not exist"
+    if not os.path.isfile(file):
+        what = "a directory" if os.path.isdir(file) else "which does not exist"
         raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}")
     found = file_content(file)
     if found.kind == "safetensors":
@@ -104,6 +105,8 @@ def _arrays(file: Path, found: Content) -> dict[str, Tensor]:
     """The arrays of NumPy's archive as tensors; arrays of objects would be pickles, and are refused."""
     try:
         with np.load(file, allow_pickle=False) as archive:
+            if sum(part.file_size for part in archive.zip.infolist()) > _MOST_BYTES:
+                raise ArgumentError(f"arrays: expected at most {_MOST_BYTES} bytes in all, got more")
             arrays = {name: archive[name] for name in archive.files}
         native = {name: array.astype(array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
         return {name: torch.from_numpy(array) for name, array in native.items() if array.dtype.kind in "fiub"}
@@ -126,6 +129,12 @@ def load_torch(file: Path, found: Content | None = None) -> Any:
     found = found or file_content(file)
     if found.kind not in _TORCH:
         raise CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {found.said(weights=True)}", what=found.what)
+    try:
+        check_torch(file)
+    except PickleRefusedError as error:
+        raise _damaged(file, found, str(error)) from None
+    except Exception:  # a damaged archive or pickle raises anything from BadZipFile to struct.error
+        raise _damaged(file, found, "") from None
     if found.kind == "torch" and _is_damaged(file):
         raise _damaged(file, found, "its checksums do not fit")
     beside: list[Any] = [(_Beside, name) for name in found.names if _BESIDE.fullmatch(name)]

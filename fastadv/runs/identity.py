@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks import Attack, Goal, Recipe, check_recipe
+from fastadv.core.errors import UNREADABLE
 from fastadv.core.progress import Notes, Progress, silent
 from fastadv.data import FaceSource, RunFolder
 from fastadv.data.hashes import KEPT, KnownHashes
@@ -166,7 +167,7 @@ def _settled(engine: Engine, model: FaceModel, description: Path | None) -> Engi
     try:
         saved = {} if description is None else json.loads(description.read_bytes())["config"]["engine"]
         batch, precision = int(saved["batch"]), str(saved["precision"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except UNREADABLE:
         return engine.resolve(model)
     if engine.precision in (None, "auto"):
         engine = replace(engine, precision=precision)

@@ -20,7 +20,7 @@ from fastadv.data.manifest import PARQUET
 from fastadv.data.run_files import FOUND, IMAGES, RUN, SHARDS, Description, RunFolderError, check_free, locked
 
 Item = TypeVar("Item")
-_NAME = re.compile(r"0*([0-9]{1,9})-of-([0-9]{1,9})")
+_NAME = re.compile(r"0*([0-9]{1,6})-of-([0-9]{1,6})")  # up to `MOST_SHARDS`
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
+from fastadv.core.errors import UNREADABLE
 from fastadv.data.manifest import JOURNAL, PARQUET
 from fastadv.data.run_files import ERROR, RUN, Description, RunFolderError, image_file
 from fastadv.runs.sharding import Shard, begun_shards, found_shards
@@ -88,7 +89,7 @@ def _status(folder: Path, images: int | None) -> Progressed:
     if (folder / PARQUET).is_file():
         try:
             done = pyarrow.parquet.read_metadata(folder / PARQUET).num_rows
-        except (pyarrow.ArrowException, OSError) as damage:
+        except (pyarrow.ArrowException, *UNREADABLE) as damage:
             raise RunFolderError(f"{folder / PARQUET}: expected a Parquet file, got another: {damage}") from damage
         return Progressed(state=FINISHED, images=done, done=done, last_error=error)
     latest: deque[bytes] = deque(maxlen=_LATEST)
@@ -117,5 +118,5 @@ def _status(folder: Path, images: int | None) -> Progressed:
 def _times(folder: Path, lines: deque[bytes]) -> Iterator[float]:
     """When the images of lines of a journal were written."""
     for line in lines:
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(*UNREADABLE):
             yield image_file(folder, json.loads(line)["name"]).stat().st_mtime

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastadv.attacks import Recipe, fgsm, fim, m_fim, pgd
 from fastadv.core.differences import difference
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.files import remove_temporaries, write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, read_manifest, write_pairs_csv
@@ -161,7 +161,7 @@ def _claim(out: Path, arguments: dict[str, Any]) -> None:
         remove_temporaries(out)
         try:
             saved = json.loads(mark.read_bytes())
-        except ValueError as error:
+        except UNREADABLE as error:
             raise ArgumentError(
                 f"{mark}: expected the file of a demo, got one that cannot be read: {error}; give another --out"
             ) from error

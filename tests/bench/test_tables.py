@@ -79,3 +79,12 @@ def test_a_marked_table_is_made_anew_and_the_rest_stays(tmp_path, monkeypatch):
 )
 def test_numbers_have_three_digits(value, shown):
     assert tables.number(value) == shown
+
+
+def test_a_reader_has_a_row_with_the_inputs_of_both_engines():
+    row = {"target": "png", "engine": "mutations", "inputs": 40_000, "accepted": 1000, "refused": 39_000, "finds": 0}
+    rows = [row | {"edges": None}, row | {"engine": "coverage", "inputs": 2000, "refused": 1000, "edges": 1234}]
+    text = tables.fuzz({"rows": [*rows, row | {"target": "bmp", "inputs": 7, "finds": 2, "edges": None}]})
+    assert "| png | 40,000 | 2,000 | 2,000 | 40,000 | 0 | 1,234 |\n" in text
+    assert "| bmp | 7 | 0 | 1,000 | 39,000 | 2 |  |\n" in text
+    assert "| all | 40,007 | 2,000 | 3,000 | 79,000 | 2 |  |\n" in text

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.data.run_files import RUN
 from fastadv.report.page import render_page
@@ -92,7 +92,7 @@ def write_page(folder: Path, draw: Callable[[], Page], out: Path | None, *, expe
     """
     try:
         page = draw()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise ArgumentError(f"{folder}: expected {expected}, got one that cannot be read: {error!r}") from error
     target = out or folder / PAGE
     write_atomically(target, render_page(page).encode())

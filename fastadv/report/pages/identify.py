@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.core import text
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.report.parts import Table
 from fastadv.studies.identify import JSON
 
@@ -52,7 +52,7 @@ def tables(folder: Path) -> list[Table]:
         described = json.loads(path.read_bytes())
         found = figures(described)
         note = ". ".join(map(str, _part(described, "clean").get("notes", ())))
-    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except UNREADABLE as error:
         raise ArgumentError(
             f"{path}: expected the figures of a study, got a file that cannot be read: {error}"
         ) from error

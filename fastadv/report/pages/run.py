@@ -10,7 +10,7 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import ArgumentError
-from fastadv.core.fields import check_least
+from fastadv.core.fields import check_least, is_number
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
@@ -56,7 +56,7 @@ class RunRecord:
         """The threshold of the goals, in the metric's own unit, or None where no file has it."""
         for place in (self.verification or {}, self.config):
             value = place.get("threshold")
-            if isinstance(value, (int, float)):
+            if is_number(value):
                 return float(value)
         return None
 

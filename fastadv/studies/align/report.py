@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fastadv.core.errors import UNREADABLE
+from fastadv.core.fields import is_int
 from fastadv.core.files import write_atomically
 from fastadv.data.kept_landmarks import ABOUT, landmark_line
 from fastadv.data.manifest import check_image_name
@@ -60,7 +62,7 @@ class AlignedPicture:
 
     @staticmethod
     def of_json(line: bytes) -> AlignedPicture:
-        """From a line of the report; raises ValueError, TypeError or KeyError where it is none."""
+        """From a line of the report; raises one of ``UNREADABLE`` where it is none."""
         values = json.loads(line)
         faces = [
             AlignedFace(**{**face, "box": tuple(face["box"]), "landmarks": tuple(face["landmarks"])})
@@ -102,11 +104,14 @@ def read_report(path: Path) -> list[AlignedPicture]:
     """The rows of an earlier call; a line that is cut short or damaged is left out."""
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else ():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(*UNREADABLE):
             row = AlignedPicture.of_json(line)
             for face in row.faces:
                 check_image_name(face.name)
-            rows.append(row)
+                landmark_line(face.name, face.landmarks, face.score)
+            texts, counts = (row.picture, row.source_hash, row.skipped), (row.width, row.height, row.found)
+            if all(isinstance(each, str) for each in texts) and all(map(is_int, counts)):
+                rows.append(row)
     return rows
 
 

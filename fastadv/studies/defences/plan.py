@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 
 from fastadv import defences
 from fastadv.attacks.spec import AttackSpec, parse_attack
+from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import file_hash
-from fastadv.core.numbers import parse_eps
+from fastadv.core.numbers import parse_eps, whole
 from fastadv.data import FaceSource
 from fastadv.detection import Detector
 from fastadv.models.identity import state_hash
@@ -41,6 +43,7 @@ _FILTERS: Mapping[str, tuple[Callable[..., defences.InputDefence], tuple[tuple[s
 )
 _DENOISER = re.compile(r"(?<=noise2clean:)[^+|()]+")
 _ONE_OF = re.compile(r"one\((.+)\)")
+_DEEPEST = 20
 _ATTACK = re.compile(r"(attack|known)\((.+?)\)(?::([^:]+))?(?::([^:]+))?")
 _PAIR = re.compile(r"pair\((.+?)\)(?::([^:]+))?")
 
@@ -95,7 +98,7 @@ def parse_defence(text: str) -> Planned:
     name, *numbers = text.split(":")
     if name == "weights":
         file = Path(text.partition(":")[2])
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ArgumentError(f"defence: expected weights:FILE with a file that exists, got {text!r}")
         made = defences.Retrained(file=file)
         return Planned(label=made.name, defence=made)
@@ -116,8 +119,10 @@ def parse_defence(text: str) -> Planned:
     if found:
         moves, side = read_attack(found[1]).recipe(), found[2] or "both"
         return Planned(label=text, defence=defences.PairAttackAsDefence(attack=moves, side=side))
+    if text.count("(") > _DEEPEST:
+        raise ArgumentError(f"defence: expected at most {_DEEPEST} brackets, got {brief(text)}")
     # folder and file tell denoisers apart, and fit into tables and plots
-    label = _DENOISER.sub(lambda path: "/".join(Path(path[0]).with_suffix("").parts[-2:]), text)
+    label = _DENOISER.sub(lambda path: "/".join(Path(os.path.splitext(path[0])[0]).parts[-2:]), text)
     return Planned(label=label, defence=_filter(text))
 
 
@@ -175,10 +180,10 @@ def parse_threat(
         ValueError: The text is of no such form, or there is no calibrated detector for the adaptive one.
     """
     name, colon, samples = text.partition(":")
-    count = int(samples) if colon and samples.isascii() and samples.isdigit() else 1
+    count = whole(samples) if colon else 1
     if text == "zero":
         return defences.ZeroKnowledge()
-    if name not in ("perfect", "adaptive") or (colon and not samples.isdigit()):
+    if name not in ("perfect", "adaptive") or count is None:
         raise ArgumentError(f"threat: expected zero, perfect[:SAMPLES] or adaptive[:SAMPLES], got {text!r}")
     if name == "perfect":
         return defences.PerfectKnowledge(samples=count)

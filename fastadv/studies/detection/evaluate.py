@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.attacks.spec import AttackSpec, check_attacks
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
@@ -239,7 +239,7 @@ def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[s
         groups = frozenset(group for d in found["detectors"] for group in d["validation_auc"])
         best = str(found["best"])
         ranked = sorted(zip(configurations, found["detectors"], strict=True), key=lambda c: -_validated(c[1]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise ArgumentError(f"{path}: expected a finished study of 'fastadv detect fit', got {error!r}") from error
     if best not in {c.label for c in configurations}:
         raise ArgumentError(f"{path / fit.FITTED}: expected a best detector that it lists, got {best!r}")

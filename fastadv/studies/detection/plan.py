@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.data import Face, FaceSource, Stream, face_id
 from fastadv.data.dealt_pairs import by_identity
@@ -256,7 +256,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ArgumentError(
             f"{path}: expected a JSON list of distinct names, got a file that cannot be read: {error}"
         ) from error

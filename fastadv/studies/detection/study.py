@@ -14,7 +14,7 @@ from torch import nn
 
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.differences import difference
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, read_manifest
@@ -163,12 +163,12 @@ def read_study(path: Path) -> dict[str, Any]:
         raise ArgumentError(f"{path}: expected a study of 'fastadv detect fit', got a folder without {STUDY}")
     try:
         found = json.loads(file.read_bytes())
-        config, software = found["config"], found["versions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config, software, shown = found["config"], found["versions"], dict(found.get("shown", {}))
+    except UNREADABLE as error:
         raise ArgumentError(f"{file}: expected the description of a study, got {error!r}") from error
     if not isinstance(config, dict) or not isinstance(software, dict):
         raise ArgumentError(f"{file}: expected the description of a study, got one without config or versions")
-    return {"config": config, "shown": dict(found.get("shown", {})), "versions": software}
+    return {"config": config, "shown": shown, "versions": software}
 
 
 def identity_of(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.estimates import FAIL, PASS, Estimate
 from fastadv.studies.papers.run import RESULTS
 
@@ -49,7 +49,7 @@ def _results(folder: Path) -> dict[str, Mapping[str, Any]]:
             results = json.loads(file.read_bytes())
             name = str(results["recipe"])
             _compared(results, results)  # uses all that a comparison does
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise ArgumentError(f"{file}: expected the results of a recipe, got {error!r}") from error
         if name in found:
             raise ArgumentError(f"{folder}: expected each recipe once, got {name} twice, the second time in {file}")

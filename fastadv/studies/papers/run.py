@@ -15,7 +15,7 @@ import torch
 
 from fastadv.attacks import Impersonate, fim
 from fastadv.core.differences import difference
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.files import file_hash, write_atomically, write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import versions
@@ -223,7 +223,7 @@ def _part(
         try:
             saved = json.loads(file.read_bytes())
             found, seconds = saved["found"], float(saved["seconds"])
-        except (ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             raise ArgumentError(f"{file}: expected the results of a part, got {error!r}; remove the file") from error
         other = difference({name: saved.get(name) for name in wanted}, wanted, where=file.name)
         if other:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.attacks import Evade, Goal, Impersonate, Recipe, check_recipe
-from fastadv.core.errors import ArgumentError
+from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.fields import check_one_of
 from fastadv.core.files import is_temporary, write_json
 from fastadv.data import Face, FaceSource, IdentityFolder, ManifestRow, Pair, to_uint8
@@ -355,5 +355,5 @@ def _read_summary(path: Path) -> TalfwSummary | None:
             if values[kind] is not None:
                 values[kind] = AttackSummary(**{**values[kind], "notices": tuple(values[kind]["notices"])})
         return TalfwSummary(**values)
-    except (ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None
