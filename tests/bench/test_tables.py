@@ -79,3 +79,10 @@ def test_a_marked_table_is_made_anew_and_the_rest_stays(tmp_path, monkeypatch):
 )
 def test_numbers_have_three_digits(value, shown):
     assert tables.number(value) == shown
+
+
+def test_torture_adds_up_what_it_found():
+    row = {"command": "clean", "words": "verify --pairs {pairs}", "kills": 10, "changes": 20, "places": 9, "faults": 63}
+    text = tables.torture({"commands": [row | {"problems_found": 0}, row | {"problems_found": 1, "kills": 1000}]})
+    assert "| `verify --pairs` (clean) | 10 | 20 | 9 | 63 | 0 |\n" in text
+    assert text.endswith("| all | 1,010 | 40 | 18 | 126 | 1 |\n")
