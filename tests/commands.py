@@ -81,11 +81,13 @@ CALLS = (
     Call(name="impersonate", words=f"attack pgd --threshold 0.4 --eps 8/255 --steps 4 --limit 12 {_RUN}"),
     Call(
         name="evade",
-        words=f"attack dfanet-fim --goal evade --threshold 0.4 --eps 0.03 --steps 3 --stop-at-success {_RUN}",
+        words="attack dfanet-fim --goal evade --threshold 0.4 --eps 0.03 --steps 3 --stop-at-success --limit 24"
+        f" {_RUN}",
     ),
     Call(
         name="identify-as",
-        words=f"attack m-fim --goal identify-as --gallery {{faces}} --neighbours 2 --eps 0.03 --steps 3 {_RUN}",
+        words="attack m-fim --goal identify-as --gallery {faces} --neighbours 2 --eps 0.03 --steps 3 --limit 24"
+        f" {_RUN}",
     ),
     Call(name="minimal", words=f"attack cw-l2 --threshold 0.4 --steps 6 --set search_steps=2 --limit 6 {_RUN}"),
     Call(name="verify", words=f"verify --attack fim --eps 0.03 --steps 3 --pairs {{pairs}} {_RUN}"),

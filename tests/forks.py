@@ -32,6 +32,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 # what starts threads when it is imported, or is no part of what the commands compute with
 APART = ("fastadv.__main__", "fastadv.kernels", "fastadv._C", "fastadv.testing")
 BESIDE = (
+    "onnx",
     "pyarrow.parquet",
     "safetensors.torch",
     "rich.progress",

@@ -21,9 +21,11 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -247,15 +249,29 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=1, help="faults of a kind at each place in the code; 0: all")
     parser.add_argument("--fault", action="append", choices=KINDS, help="only these kinds, the first at each place")
     parser.add_argument("--command", action="append", choices=list(NAMED), help="only this command")
+    parser.add_argument("--jobs", type=int, default=2, help="commands at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="write the figures to bench/results")
     given = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="torture-") as root, Forks() as forks:
-        torture = Torture(forks, Path(root))
-        for name in given.command or NAMED:
-            rows.append(_row(torture, name, given))
-            print({key: value for key, value in rows[-1].items() if key != "words"}, flush=True)
+    names = list(given.command or NAMED)
+    left, rows, lock = deque(names), dict[str, dict[str, Any]](), threading.Lock()
+
+    def work(_: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="torture-") as root, Forks() as forks:
+            with lock:
+                torture = Torture(forks, Path(root))
+            while left:
+                name = left.popleft()
+                rows[name] = _row(torture, name, given)
+                print({key: value for key, value in rows[name].items() if key != "words"}, flush=True)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(work, range(given.jobs)))
+    return _report([rows[name] for name in names], given)
+
+
+def _report(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> int:
+    """Print the sums, write the figures where they are wanted; the exit code."""
     total = {key: sum(row[key] for row in rows) for key in ("kills", "faults", "problems_found")}
     print(total)
     if given.json:

@@ -177,7 +177,7 @@ def _claim(out: Path, arguments: dict[str, Any]) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
-    write_json(mark, arguments, indent=None)
+    write_json(mark, arguments, indent=None, fsync=True)
 
 
 def _run(

@@ -53,7 +53,7 @@ class CachedFaces(FaceSource):
             folder.mkdir(parents=True, exist_ok=True)
             _fill(source, data, progress)
             write_atomically(folder / KEPT, known.to_bytes())
-            write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n")
+            write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n", fsync=True)
         try:
             self._pixels = np.load(data, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy's reader raises anything from ValueError to tokenize's errors
@@ -113,7 +113,7 @@ def _fill(source: FaceSource, path: Path, progress: Progress) -> None:
     assert source.shape is not None
     head = {"descr": "|u1", "fortran_order": False, "shape": (len(source), *source.shape, 3)}
     # written, not mapped: in a map of a sparse file a full disk is a signal that ends the process
-    with replacing(path) as file, source.stream() as faces:
+    with replacing(path, fsync=True) as file, source.stream() as faces:
         np.lib.format.write_array_header_1_0(file, head)
         for k, face in enumerate(faces):
             write_all(file.fileno(), to_uint8(face.image).tobytes())
