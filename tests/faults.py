@@ -212,10 +212,10 @@ def _path(place: Any, folder: int | None) -> str:
 
 
 def _place() -> str:
-    """The three innermost functions of the package that are under way, the innermost first."""
+    """The two innermost functions of the package that are under way, the innermost first."""
     package = os.path.dirname(sys.modules["fastadv"].__file__ or "") + os.sep
     frame, found = sys._getframe(2), []
-    while frame is not None and len(found) < 3:
+    while frame is not None and len(found) < 2:
         file = frame.f_code.co_filename
         if file.startswith(package) and not file.endswith(("core/files.py", "core/closing.py")):
             found.append(f"{file.removeprefix(package)}:{frame.f_code.co_name}")

@@ -4,10 +4,10 @@
 
 Each command runs on a few synthetic faces. Its processes are killed (`kill -9`) at random moments, N times a command.
 Then the changes of the disk are counted that a call makes (`faults.py`). At each, or at N of each place in the code, a
-call is killed, and another one has a further fault in turn: it is killed in the middle of a write or by a power cut,
-interrupted once or twice, or left without room, permission or memory; what it says is checked. After every disturbance
-the same command runs to its end, and all that it has written is compared with what an undisturbed call has. The exit
-code is 1 where something differs. `--json` writes `bench/results/torture-cpu-DATE.json`.
+call is killed. At some of them calls are killed in the middle of a write or by a power cut, interrupted once or twice,
+or left without room, permission or memory; what they say is checked. After every disturbance the same command runs to
+its end, and all that it has written is compared with what an undisturbed call has. The exit code is 1 where something
+differs. `--json` writes `bench/results/torture-cpu-DATE.json`.
 """
 
 from __future__ import annotations
@@ -253,6 +253,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=1, help="faults of a kind at each place in the code; 0: all")
     parser.add_argument("--fault", action="append", choices=KINDS, help="only these kinds, the first at each place")
     parser.add_argument("--command", action="append", choices=list(NAMED), help="only this command")
+    parser.add_argument("--further", type=int, default=2, help="faults of each further kind, at places by chance")
     parser.add_argument("--jobs", type=int, default=2, help="commands at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="write the figures to bench/results")
@@ -290,9 +291,9 @@ def _row(torture: Torture, name: str, given: argparse.Namespace) -> dict[str, An
     if NAMED[name].resumes:
         torture.kill(name, given.rounds, draw, found)
     kinds = given.fault or ["kill", *draw.sample(KINDS[1:], len(KINDS) - 1)]
-    for turn, number in enumerate(points):  # the first kind at each, of the others one in turn
-        for kind in dict.fromkeys((kinds[0], kinds[1:][turn % (len(kinds) - 1)] if kinds[1:] else kinds[0])):
-            torture.disturb(name, kind, [number], found)
+    torture.disturb(name, kinds[0], points, found)
+    for kind in kinds[1:]:
+        torture.disturb(name, kind, draw.sample(points, min(given.further, len(points))), found)
     return {
         "command": name,
         "words": NAMED[name].words,
