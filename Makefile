@@ -10,7 +10,7 @@ LOCKS := .ci/requirements
 LOCKED := --quiet --no-deps --require-hashes --only-binary :all:
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test test-slow fuzz demo docs lint types lock audit wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow torture fuzz nightly demo docs lint types lock audit wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version, without a hash: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt $(wildcard $(LOCKS)/*.txt)
@@ -32,9 +32,17 @@ test: $(VENV)/.built
 test-slow: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
+# every command is killed at random moments, FASTADV_ROUNDS times (default 10), and disturbed at its changes of the disk;
+# figures go to bench/results
+torture: $(VENV)/.built
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py --rounds $(or $(FASTADV_ROUNDS),10) --json
+
 # a million damaged and hostile files for the readers; figures go to bench/results, inputs of finds to build/fuzz
 fuzz: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --json --out bench/results
+
+# the long forms of what CI does in short: docs/robustness.md
+nightly: torture fuzz sanitize
 
 # synthetic faces, a shipped network, four attacks, and a report: open fastadv-demo/report.html
 demo: $(VENV)/.built

@@ -16,8 +16,14 @@ from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/performance.md", "docs/peers.md", "docs/bring_your_own.md", "docs/reproduction.md")
-PAGES += ("docs/robustness.md",)
+PAGES = (
+    "README.md",
+    "docs/performance.md",
+    "docs/peers.md",
+    "docs/bring_your_own.md",
+    "docs/reproduction.md",
+    "docs/robustness.md",
+)
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -281,6 +287,17 @@ def reproduction_tables(results: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def torture(results: Mapping[str, Any]) -> str:
+    """One row a call: what disturbed it, and how often something was not as it should be."""
+    head = ["call", "kills at random moments", "changes of the disk", "places in the code", "faults", "differences"]
+    keys = ("kills", "changes", "places", "faults", "problems_found")
+    rows = []
+    for row in results["commands"]:
+        call = " ".join(row["words"].split()[:2])
+        rows.append([f"`{call}` ({row['command']})", *(f"{row[key]:,}" for key in keys)])
+    return table(head, [*rows, ["all", *(f"{sum(row[key] for row in results['commands']):,}" for key in keys)]])
+
+
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
@@ -293,6 +310,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "reproduction-counts": reproduction_counts,
         "reproduction-tables": reproduction_tables,
         "streaming": streaming,
+        "torture": torture,
         "engine-overhead": engine_overhead,
     }
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,24 +29,39 @@ class Call:
             writes, and `{NAME}` is the folder of an earlier call.
         resumes: whether the same command continues a folder that it left unfinished.
         timed: patterns of files that hold measured times, and are not the same twice.
+        begun: the call whose folder it begins with; none: it begins with nothing.
     """
 
     name: str
     words: str
     resumes: bool = True
     timed: tuple[str, ...] = ()
+    begun: str = ""
 
     def content(self, folder: Path) -> dict[str, bytes]:
-        """Every file of a folder that the call has written, without those that hold measured times."""
-        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
-        timed = {str(p.relative_to(folder)) for pattern in self.timed for p in folder.glob(pattern)}
-        return {name: path.read_bytes() for name, path in files.items() if name not in timed}
+        """Every file of a folder that the call has written; of those that hold measured times, JSON without them."""
+        files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        for name in {str(p.relative_to(folder)) for pattern in self.timed for p in folder.glob(pattern)}:
+            data = files.pop(name)
+            if name.endswith(".json") and not name.endswith(".hashes.json"):
+                files[name] = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
+        return files
 
     def arguments(self, inputs: Path, runs: Path) -> list[str]:
         """The words with all places filled in."""
         places = {name: str(inputs / file) for name, file in _FILES.items()}
-        places |= {call.name: str(runs / call.name) for call in (*CALLS, *ON_PHOTOGRAPHS)}
+        places |= {call.name: str(runs / call.name) for call in (*CALLS, *ON_PHOTOGRAPHS, *IN_PARTS)}
         return self.words.format_map({**places, "out": str(runs / self.name)}).split()
+
+
+_TIMES = ("seconds", "cost", "images_per_second")
+
+
+def _timeless(value: Any) -> Any:
+    """Without measured times."""
+    if isinstance(value, dict):
+        return {name: _timeless(part) for name, part in value.items() if name not in _TIMES}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
 _FILES = {
@@ -67,11 +84,13 @@ CALLS = (
     Call(name="impersonate", words=f"attack pgd --threshold 0.4 --eps 8/255 --steps 4 --limit 12 {_RUN}"),
     Call(
         name="evade",
-        words=f"attack dfanet-fim --goal evade --threshold 0.4 --eps 0.03 --steps 3 --stop-at-success {_RUN}",
+        words="attack dfanet-fim --goal evade --threshold 0.4 --eps 0.03 --steps 3 --stop-at-success --limit 24"
+        f" {_RUN}",
     ),
     Call(
         name="identify-as",
-        words=f"attack m-fim --goal identify-as --gallery {{faces}} --neighbours 2 --eps 0.03 --steps 3 {_RUN}",
+        words="attack m-fim --goal identify-as --gallery {faces} --neighbours 2 --eps 0.03 --steps 3 --limit 24"
+        f" {_RUN}",
     ),
     Call(name="minimal", words=f"attack cw-l2 --threshold 0.4 --steps 6 --set search_steps=2 --limit 6 {_RUN}"),
     Call(name="verify", words=f"verify --attack fim --eps 0.03 --steps 3 --pairs {{pairs}} {_RUN}"),
@@ -140,6 +159,36 @@ ON_PHOTOGRAPHS = (
     Call(name="aligned", words=f"verify --align {_DETECTOR} --attack fim --eps 0.03 --pairs {{pairs}} {_RUN}"),
 )
 """Calls with a face detector, whose weights are those of `photographs.write_detector`."""
+
+
+_HASHES = "**/.hashes.json"  # of images that the call itself draws anew, or of those of an earlier run besides
+_PART = f"attack pgd --threshold 0.4 --eps 8/255 --steps 4 --limit 12 {_RUN}"
+IN_PARTS = (
+    Call(name="shard", words=f"{_PART} --shard 1/2"),
+    Call(name="shards", words=f"{_PART} --shard 2/2", begun="shard"),
+    Call(name="merge", words="merge {out} --json", begun="shards"),
+    Call(name="workers", words=f"{_PART} --workers 2"),
+    Call(name="fresh", words=f"{_PART} --fresh", begun="evade", timed=(_HASHES,)),
+    Call(name="cached", words=f"train {_NETWORK} --batch 8 --epochs 1 --cache {{out}}/cache --out {{out}} --json"),
+    Call(name="demo", words="demo --pairs 20 --out {out} --json", timed=("report.html", _HASHES)),
+    Call(
+        name="study",
+        words=f"study run mehr-thresholds {_FACES} --pairs {{pairs}} --network synth-mobile --out {{out}} --json",
+        timed=("parts/**/*.json", "parts/**/*.npz", "*/results.json", "*/results.csv", "*/report.html", _HASHES),
+    ),
+    Call(
+        name="evaluated",
+        words=f"detect evaluate {{out}} --unseen mi-fgsm:3@0.03 {_SEEN}",
+        begun="detect",
+    ),
+    Call(
+        name="exported",
+        words="detect export --model synth-mobile --detector"
+        " {detect}/detectors/mlp-medoid-l2-relative.safetensors --out {out}.pt2 --json",
+        resumes=False,
+    ),
+)
+"""Calls that are one of several on one folder, or take long, for what disturbs runs."""
 
 
 def write_inputs(root: Path) -> None:

@@ -8,6 +8,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
+from forks import POSSIBLE, Forks
 from hypothesis import settings
 
 # a loaded machine is slow, not wrong
@@ -22,6 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Processes of the command line that start in milliseconds."""
+    if not POSSIBLE or torch.cuda.is_available():
+        pytest.skip("needs fork and /proc, and no CUDA device, which a fork would break")
+    with Forks() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import errno
 import io
+import os
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from typing import Annotated, Any
@@ -120,6 +122,19 @@ def main() -> None:
     Exit codes: 0 success; 2 an error that the user can mend, one sentence on standard error; 70 a fault of fastadv,
     one line that names the file with the traceback; 130 Ctrl-C.
     """
+    try:
+        code = _run()
+    except KeyboardInterrupt:  # a second one, while the first was answered
+        code = 130
+    if any(thread.name.startswith(("fastadv-stream", "fastadv-write")) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)  # a file system that does not answer holds a thread, for which Python would wait
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line; its exit code, with everything said."""
     keep_freed_memory()
     codecs.register_error("fastadv", _plainer)
     for stream in (sys.stdout, sys.stderr):
@@ -132,21 +147,25 @@ def main() -> None:
             app(prog_name="fastadv")
     except KeyboardInterrupt:
         _say("stopped")
-        sys.exit(130)
+        return 130
     except SystemExit as left:
         if not _interrupted(left):
-            raise
+            return left.code if isinstance(left.code, int) else int(left.code is not None)
         _say("stopped")
-        sys.exit(130)
+        return 130
     except Error as error:
         _say(_refusal(error) if isinstance(error, OSError) else str(error))
-        sys.exit(2)
+        return 2
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             _say(_refusal(error))
-            sys.exit(2)
+            return 2
+        if _short_of_memory(error):
+            _say("memory: expected enough for this command, got too little; end other programs, or lower --batch")
+            return 2
         _say(f"internal error: {type(error).__name__}; this is a fault of fastadv; the traceback is in {_traceback()}")
-        sys.exit(70)
+        return 70
+    return 0
 
 
 def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -163,6 +182,15 @@ def _refusal(error: OSError) -> str:
         return str(error)
     elsewhere = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
     return f"{error.filename}: {error.strerror}{'; write to another place with --out' if elsewhere else ''}"
+
+
+def _short_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; PyTorch's own words for it are read where PyTorch is there already."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from fastadv.models.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -128,6 +128,8 @@ def zip_parts(file: Path) -> tuple[list[str] | None, bytes]:
                     return names, opened.read(MOST_PICKLE)
             except zipfile.BadZipFile:  # a wrong checksum, or none where torch was told to write none
                 return names, b""
+    except MemoryError:
+        raise
     except Exception:  # a damaged archive raises anything from BadZipFile to RuntimeError and zlib.error
         return None, b""
 

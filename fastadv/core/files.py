@@ -74,7 +74,9 @@ def replacing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[
         raise
 
 
-def write_json(path: str | os.PathLike[str], value: object, *, indent: int | None = 1, strict: bool = False) -> None:
+def write_json(
+    path: str | os.PathLike[str], value: object, *, indent: int | None = 1, strict: bool = False, fsync: bool = False
+) -> None:
     """Writes a value as JSON with sorted keys, whole or not at all.
 
     Args:
@@ -82,13 +84,14 @@ def write_json(path: str | os.PathLike[str], value: object, *, indent: int | Non
         value: Plain values.
         indent: Spaces of a level; None: everything in one line.
         strict: Refuse numbers that are not finite.
+        fsync: Wait until the bytes are on the disk.
 
     Raises:
         ValueError, TypeError: The value is no JSON.
         OSError: With the file's name.
     """
     text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=not strict)
-    write_atomically(path, text.encode() + b"\n")
+    write_atomically(path, text.encode() + b"\n", fsync=fsync)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

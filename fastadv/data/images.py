@@ -173,7 +173,7 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
             told = image.info if format in _TELL_THEIR_TURN else {}
             xmp = (told.get("xmp") or b"") if format == "WebP" else b""
             yield image, orientation(told.get("exif") or b"", xmp) if told else bare.turn
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except TooManyPartsError as error:
         raise ImageError(f"{name}: the {format} image has {error}") from error

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 from numpy.typing import ArrayLike
 from PIL.ContainerIO import ContainerIO
 
-from fastadv.core.errors import ArgumentError, RemoteError
+from fastadv.core.errors import ArgumentError, Error, RemoteError
 from fastadv.core.fields import check_least
+from fastadv.core.files import TEMPORARY_SUFFIX, naming
 from fastadv.core.places import not_files, open_binary
 from fastadv.core.remote import is_remote, to_path
 from fastadv.data import left_out, names
@@ -296,7 +297,7 @@ def write_shards(
         )
     labels = {who: i for i, who in enumerate(sorted({name.rpartition("/")[0] for name in chosen}))}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{secrets.token_hex(8)}.fastadv-tmp"
+    temporary = folder.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     temporary.mkdir()
     try:
         with source.stream(chosen) as faces:
@@ -310,8 +311,10 @@ def write_shards(
                         _add(tar, f"{index:08d}.cls", str(label).encode())
                         _add(tar, f"{index:08d}.json", json.dumps(about, sort_keys=True).encode())
         os.replace(temporary, folder)  # also over an empty folder
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, Error):
+            raise naming(error, folder) from error
         raise
     return tuple(folder / _shard_name(i) for i in range(-(-len(chosen) // per_shard)))
 

@@ -79,7 +79,7 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
             _check_metadata(file, metadata, kind)
             names: list[str] = list(opened.keys())
             tensors = {name: opened.get_tensor(name) for name in names}
-    except DetectionFileError:
+    except (DetectionFileError, MemoryError):
         raise
     except Exception as error:  # a damaged header makes safetensors and torch raise anything
         first = (str(error).splitlines() or [type(error).__name__])[0]

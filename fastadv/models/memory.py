@@ -6,10 +6,14 @@ import torch
 
 from fastadv.core.errors import Error
 
-# What PyTorch's allocator on a CPU, the C++ library, CUDA, cuBLAS and cuDNN say in a RuntimeError.
+# What PyTorch's allocator on a CPU, the C++ library, oneDNN, Python's threads, CUDA, cuBLAS and cuDNN say in a
+# RuntimeError, and the dynamic linker in an ImportError.
 _SAID = (
     "can't allocate memory",
     "std::bad_alloc",
+    "could not create a primitive",
+    "can't start new thread",
+    "failed to map segment",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -24,4 +28,4 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error says that memory ran out, of a device or of the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
+    return isinstance(error, (RuntimeError, ImportError)) and any(text in str(error) for text in _SAID)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import warnings
 import zipfile
@@ -19,6 +20,7 @@ from fastadv.core.content import file_content
 from fastadv.core.content_kind import AGAIN, Content
 from fastadv.core.errors import ArgumentError, Error
 from fastadv.core.pickle_values import PickleRefusedError
+from fastadv.models.memory import is_out_of_memory
 from fastadv.models.pickled import check_torch, read_objects
 
 _EXPECTED = "a safetensors file or a torch checkpoint"
@@ -164,12 +166,16 @@ def _is_damaged(file: Path) -> bool:
                     fitting += info.file_size > 0
                 except zipfile.BadZipFile:
                     wrong += 1
+    except MemoryError:
+        raise
     except Exception:  # a damaged archive raises anything from BadZipFile to RuntimeError and zlib.error
         return True
     return bool(wrong and fitting)
 
 
 def _damaged(file: Path, found: Content, detail: str) -> CheckpointError:
+    if is_out_of_memory(sys.exc_info()[1]):
+        raise  # what was about to be said of the file would be wrong
     more = f" ({detail.splitlines()[0][:200]})" if detail else ""
     what = f"{found.what} that is cut short or damaged{more}"
     return CheckpointError(f"weights: expected {_EXPECTED}, got {file}, {what}; download or save it again", what=what)

@@ -201,6 +201,8 @@ def restoring(refused: Callable[[str], Exception]) -> Iterator[None]:
     """Turns whatever a state that does not fit makes PyTorch raise into one error, made from its first line."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # PyTorch's readers of a state raise anything from AssertionError to IndexError
         raise refused((str(error).splitlines() or [type(error).__name__])[0]) from error
 

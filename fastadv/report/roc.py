@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, MissingPackageError
+from fastadv.core.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,13 +135,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
             FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     else:
         raise ArgumentError(f"path: expected a file ending in .svg or .png, got {path.name!r}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.fastadv-tmp")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(path, buffer.getvalue())
     return path
 
 

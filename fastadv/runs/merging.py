@@ -80,6 +80,29 @@ def merge_shards(run: Path, *, progress: Progress = silent) -> int:
     return len(shards)
 
 
+def take_back(run: Path, shard: Shard) -> None:
+    """Move images of a finished shard back to it that a merge has moved and then was killed: they are not made again.
+
+    Raises:
+        RunFolderError: The shards are being merged, or this one is being written.
+        OSError: A folder cannot be written.
+    """
+    folder = shard.folder(run)
+    if (run / RUN).is_file() or not (run / IMAGES).is_dir() or not (folder / PARQUET).is_file():
+        return
+    lock = locked(folder)
+    try:
+        for row in _rows(run, shard):
+            source, target = (image_file(place, row.name) for place in (run, folder))
+            if not target.exists() and not damaged_images(run, [row]):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
+    except manifest.ManifestError:
+        return  # all are made again, as opening the shard says
+    finally:
+        lock.release()
+
+
 def _shards(run: Path) -> list[Shard]:
     """The shards that have begun; none of a run that is merged."""
     shards = begun_shards(run)

@@ -24,6 +24,7 @@ from fastadv.runs.attack import AttackSummary, attack_folder, plan
 from fastadv.runs.enrolment import enrol
 from fastadv.runs.goals import Enrolled, GoalChoice
 from fastadv.runs.inputs import RunInputs
+from fastadv.runs.merging import take_back
 from fastadv.runs.production import Order
 from fastadv.runs.sharding import Shard, begun_shards, check_place, known_folder
 
@@ -192,6 +193,8 @@ def prepare_attack(wanted: AttackPlan, *, progress: Progress = silent) -> Prepar
     if shard is not None:
         part = shard.part(orders)
         shard.check(run, identity.config, identity.shown, fresh=given.fresh)
+        if not given.fresh:
+            take_back(run, shard)
         identity = replace(identity, config=shard.identity(identity.config))
     return PreparedAttack(wanted=wanted, model=model, source=source, known=known, orders=part, identity=identity)
 

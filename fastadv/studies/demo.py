@@ -13,7 +13,7 @@ from typing import Any
 from fastadv.attacks import Recipe, fgsm, fim, m_fim, pgd
 from fastadv.core.differences import difference
 from fastadv.core.errors import UNREADABLE, ArgumentError
-from fastadv.core.files import remove_temporaries, write_json
+from fastadv.core.files import is_temporary, remove_temporaries, write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, read_manifest, write_pairs_csv
 from fastadv.data.alignment import Size
@@ -171,12 +171,13 @@ def _claim(out: Path, arguments: dict[str, Any]) -> None:
         if found:
             raise ArgumentError(f"{out}: holds another demo; {found}")
         return
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and not all(is_temporary(entry.name) for entry in out.iterdir()):
         raise ArgumentError(
             f"out: expected a new or empty folder, or that of a demo, got {out}, which holds something else"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(mark, arguments, indent=None)
+    remove_temporaries(out)
+    write_json(mark, arguments, indent=None, fsync=True)
 
 
 def _run(

@@ -13,7 +13,7 @@ from typing import Any
 from fastadv import training
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import remove_temporaries, write_atomically
+from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.core.numbers import show_eps
 from fastadv.core.progress import Progress, silent
@@ -24,6 +24,7 @@ from fastadv.data.face_search import FaceSearch
 from fastadv.data.run_files import FOUND
 from fastadv.models import FaceModel, load, names, shipped_names
 from fastadv.runs.inputs import open_faces_of, open_pairs
+from fastadv.training.checkpoint import sole_writer
 from fastadv.training.validation import few_negatives
 
 SYNTHETIC = "synthetic"
@@ -219,13 +220,10 @@ def train_class_head(
         kept=out / FOUND[0],
         progress=progress,
     )
-    if out.exists() and not out.is_dir():
-        raise training.TrainingError(f"out: expected a folder, got the file {out}")
-    result = training.train_head(config, network, source, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(out)
-    training.save_weights(result.model, out / "head.safetensors", half=half)
-    write_atomically(out / "classes.json", json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
+    with sole_writer(out):
+        result = training.train_head(config, network, source, progress=progress)
+        training.save_weights(result.model, out / "head.safetensors", half=half)
+        write_atomically(out / "classes.json", json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
     return HeadSummary(
         model=model,
         classes=len(result.classes),

@@ -34,6 +34,7 @@ from fastadv.data.manifest import PARQUET, iterate_manifest
 from fastadv.data.names import several
 from fastadv.data.run_files import FOUND, LOCK, RUN, RUN_FOLDER, RunFolderError, clear, locked
 from fastadv.models import open_device
+from fastadv.models.memory import is_out_of_memory
 from fastadv.runs.attack import AttackSummary, summarise
 from fastadv.runs.merging import DamagedShardError, merge_shards
 from fastadv.runs.sharding import Shard, check_place, discard_shards, found_shards
@@ -295,7 +296,9 @@ def _outcome(plan: bytes, shard: Shard, device: str, report: _Report) -> tuple[s
             prepared.run(report)
     except (Error, OSError) as error:
         return "error", str(error), 2
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return "error", "memory: expected enough for its process, got too little; lower --workers or --batch", 2
         return "fault", traceback.format_exc(), 70
     return "finished", "", 0
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import numpy as np
 
 from fastadv.core.differences import difference
 from fastadv.core.errors import UnknownNameError
-from fastadv.core.files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
+from fastadv.core.files import remove_temporaries, replacing, write_all, write_atomically
 from fastadv.core.progress import Progress, silent
 from fastadv.data import Face, FaceSource, face_id, to_tensor, to_uint8
 from fastadv.data.hashes import KEPT, KnownHashes
@@ -56,7 +53,7 @@ class CachedFaces(FaceSource):
             folder.mkdir(parents=True, exist_ok=True)
             _fill(source, data, progress)
             write_atomically(folder / KEPT, known.to_bytes())
-            write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n")
+            write_atomically(about, json.dumps(wanted, sort_keys=True).encode() + b"\n", fsync=True)
         try:
             self._pixels = np.load(data, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy's reader raises anything from ValueError to tokenize's errors
@@ -114,18 +111,10 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _fill(source: FaceSource, path: Path, progress: Progress) -> None:
     assert source.shape is not None
-    temporary = path.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-    shape = (len(source), *source.shape, 3)
-    try:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        with source.stream() as faces:
-            for k, face in enumerate(faces):
-                pixels[k] = to_uint8(face.image)
-                progress("caching", k + 1, len(source))
-        pixels.flush()
-        del pixels
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    head = {"descr": "|u1", "fortran_order": False, "shape": (len(source), *source.shape, 3)}
+    # written, not mapped: in a map of a sparse file a full disk is a signal that ends the process
+    with replacing(path, fsync=True) as file, source.stream() as faces:
+        np.lib.format.write_array_header_1_0(file, head)
+        for k, face in enumerate(faces):
+            write_all(file.fileno(), to_uint8(face.image).tobytes())
+            progress("caching", k + 1, len(source))

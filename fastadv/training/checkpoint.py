@@ -129,7 +129,7 @@ def save_weights(model: FaceModel, path: Path, *, half: bool = False) -> str:
 def write_weights(state: Mapping[str, Tensor], path: Path, *, half: bool = False) -> str:
     """Writes weights by name, as `save_weights` does; returns the SHA-256 of the file, hexadecimal."""
     data = save({k: v.half() if half and v.dim() > 1 else v for k, v in state.items()})
-    write_atomically(path, data)
+    write_atomically(path, data, fsync=True)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -88,3 +88,10 @@ def test_a_reader_has_a_row_with_the_inputs_of_both_engines():
     assert "| png | 40,000 | 2,000 | 2,000 | 40,000 | 0 | 1,234 |\n" in text
     assert "| bmp | 7 | 0 | 1,000 | 39,000 | 2 |  |\n" in text
     assert "| all | 40,007 | 2,000 | 3,000 | 79,000 | 2 |  |\n" in text
+
+
+def test_torture_adds_up_what_it_found():
+    row = {"command": "clean", "words": "verify --pairs {pairs}", "kills": 10, "changes": 20, "places": 9, "faults": 63}
+    text = tables.torture({"commands": [row | {"problems_found": 0}, row | {"problems_found": 1, "kills": 1000}]})
+    assert "| `verify --pairs` (clean) | 10 | 20 | 9 | 63 | 0 |\n" in text
+    assert text.endswith("| all | 1,010 | 40 | 18 | 126 | 1 |\n")

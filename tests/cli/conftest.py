@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from forks import POSSIBLE
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -65,19 +67,20 @@ sys.argv = ["fastadv", *sys.argv[3:]]
 from fastadv.cli import main
 main()
 """
+FORKS = POSSIBLE and not torch.cuda.is_available()
 OWN = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @pytest.fixture(scope="session")
-def fastadv():
-    """Run the command line; returns the finished process."""
+def fastadv(request):
+    """Run the command line in a process; returns the finished process."""
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(*arguments), capture_output=True, text=True, env={**os.environ, **OWN}, timeout=300
         )
 
-    return call
+    return request.getfixturevalue("forks").run if FORKS else call
 
 
 @pytest.fixture

@@ -325,6 +325,19 @@ def test_a_fault_of_ours_is_70_with_the_file_of_its_traceback(inside, faces, pai
     path.unlink()
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_runs_out_is_one_sentence(error, inside, faces, pairs, monkeypatch):
+    def fail(*arguments, **more):
+        raise error
+
+    monkeypatch.setattr("fastadv.runs.inputs.open_model", fail)
+    code, said = inside("verify", "--data", faces, *MODEL, "--pairs", pairs)
+    text = "error: memory: expected enough for this command, got too little; end other programs, or lower --batch\n"
+    assert (code, said) == (2, text)
+
+
 def test_the_help_names_the_exit_codes(capsys):
     with pytest.raises(SystemExit):
         app(["--help"])

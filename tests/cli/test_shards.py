@@ -295,6 +295,20 @@ def test_finished_shards_are_merged_at_once(faces, content, one_by_one, tmp_path
     assert content(whole) == content(expected)
 
 
+def test_a_shard_that_is_called_again_after_a_killed_merge_makes_nothing(single, faces, content, tmp_path, capsys):
+    out = tmp_path / "run"
+    for shard in ("1/2", "2/2"):
+        run(capsys, *words(faces, out, "--shard", shard))
+    moved = "images/person0/0.png"  # the merge was killed here
+    (out / moved).parent.mkdir(parents=True)
+    shutil.move(out / "shards" / "1-of-2" / moved, out / moved)
+    stamp = (out / moved).stat().st_mtime_ns
+    run(capsys, *words(faces, out, "--shard", "1/2"))  # a notice of images that are made again would be an error
+    assert (out / "shards" / "1-of-2" / moved).stat().st_mtime_ns == stamp
+    run(capsys, "merge", out, "--json")
+    assert content(out) == content(single("impersonate"))
+
+
 @TWO
 def test_an_unfinished_run_of_one_process_goes_on_in_one(single, faces, content, one_by_one, tmp_path, capsys):
     out = tmp_path / "run"

@@ -342,3 +342,12 @@ def test_what_is_no_image_by_content(head: bytes) -> None:
     assert sniff(head) is None
     with pytest.raises(ImageError, match="got an empty one|not a JPEG|damaged"):
         read_size(io.BytesIO(head), "x")
+
+
+def test_memory_that_runs_out_is_no_damaged_image(monkeypatch):
+    def none(*given, **how):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", none)
+    with pytest.raises(MemoryError):
+        decode_image(encode_png(np.zeros((4, 4, 3), np.uint8)), "a.png")

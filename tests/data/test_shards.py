@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import tarfile
 import time
 from collections.abc import Iterable
@@ -303,3 +304,14 @@ def test_writing_is_all_or_nothing(tmp_path: Path, folder: IdentityFolder) -> No
     with pytest.raises(ValueError, match="names: expected at least one"):
         write_shards(folder, tmp_path / "two", names=[])
     assert not (tmp_path / "two").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, folder: IdentityFolder) -> None:
+    before, limits = sorted(os.listdir(tmp_path)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*out'"):
+            write_shards(folder, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(os.listdir(tmp_path)) == before

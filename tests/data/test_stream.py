@@ -8,6 +8,8 @@ from concurrent.futures import Future
 
 import pytest
 
+from fastadv.core.errors import FileError
+from fastadv.core.notices import Notice
 from fastadv.data import Skipped, Stream, StreamError
 
 
@@ -113,6 +115,36 @@ def test_ctrl_c_while_waiting_ends_the_threads(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     wait_until_none_runs()
+
+
+def test_an_item_that_does_not_come_is_named_and_nobody_waits_for_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastadv.data.stream._PATIENCE", 0.05)
+    monkeypatch.setattr("fastadv.data.stream._GRACE", 0.05)
+    answered = threading.Event()
+
+    def function(name: str) -> str:
+        if name == "b":
+            answered.wait(60)
+        return name
+
+    stream = Stream(function, "abc")
+    assert next(stream) == "a"
+    with pytest.raises(Notice, match=r"b: still being read after 0 s; Ctrl-C stops the run"):  # an error in these tests
+        next(stream)
+    assert running() == 1
+    answered.set()
+    wait_until_none_runs()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), FileError(30, "Read-only file system", "x.png")])
+def test_memory_that_runs_out_and_a_refusal_that_names_its_file_are_passed_on(error: Exception) -> None:
+    def function(name: str) -> str:
+        raise error
+
+    with pytest.raises(type(error), match="^$|Read-only file system: 'x.png'"):
+        list(Stream(function, "ab", on_error="skip"))
 
 
 def test_no_names_no_items() -> None:

@@ -27,6 +27,7 @@ ERRORS = {
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
     "python": MemoryError(),
     "c++": RuntimeError("std::bad_alloc"),
+    "onednn": RuntimeError("could not create a primitive"),
     "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 }
 

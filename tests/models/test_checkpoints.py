@@ -388,3 +388,14 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
         match=r"expected tensors that fit the model, got others in .*: \d+ missing: .*; \d+ unexpected: ",
     ):
         load("mobilefacenet", path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_is_no_damaged_file(error: Exception, tmp_path: Path, monkeypatch: Any) -> None:
+    def none(*given: object, **how: object) -> None:
+        raise error
+
+    torch.save({"a": torch.zeros(2)}, tmp_path / "w.pth")
+    monkeypatch.setattr(torch, "load", none)
+    with pytest.raises(type(error), match="^$|can't allocate"):
+        load(NAME, weights=tmp_path / "w.pth")

@@ -156,6 +156,31 @@ def test_killed_at_every_step_the_merge_goes_on(single, tmp_path, monkeypatch):
     assert 7 + 3 <= step < 100  # images, hashes, manifest, description, the shards' folder
 
 
+def killed_in_the_merge(run: Path, moved: list[str]) -> None:
+    for name in moved:
+        (run / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        next(run.glob(f"shards/*/images/{name}.png")).rename(run / "images" / f"{name}.png")
+
+
+def test_a_shard_takes_back_the_images_that_a_killed_merge_has_moved(single, tmp_path):
+    write_shards(tmp_path, names(7), 2)
+    shards, before = [Shard(number=k, count=2) for k in (1, 2)], content(tmp_path)
+    killed_in_the_merge(tmp_path, names(7)[:3])
+    for shard in shards:
+        merging.take_back(tmp_path, shard)
+    assert content(tmp_path) == before
+    killed_in_the_merge(tmp_path, names(7)[:2])
+    (tmp_path / "images" / f"{names(7)[1]}.png").write_bytes(b"damaged")
+    lock = FolderLock(shards[0].folder(tmp_path) / ".lock")
+    with pytest.raises(RunFolderError, match="expected a folder that no other process writes to"):
+        merging.take_back(tmp_path, shards[0])
+    lock.release()
+    for shard in shards:
+        merging.take_back(tmp_path, shard)
+    assert [path.read_bytes() for path in (tmp_path / "images").rglob("*.png")] == [b"damaged"]  # it is made again
+    assert (shards[0].folder(tmp_path) / "images" / f"{names(7)[0]}.png").is_file()
+
+
 def test_an_image_on_another_file_system_is_copied(single, tmp_path, monkeypatch):
     write_shards(tmp_path, names(5), 2)
     replace = os.replace

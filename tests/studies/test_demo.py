@@ -150,3 +150,14 @@ def test_errors_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seed"):
         demo(tmp_path / "new", pairs=20, model=network(), seed=-1)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_demo_that_was_killed_before_its_first_file_goes_on(tmp_path: Path) -> None:
+    (tmp_path / ".0123456789abcdef.fastadv-tmp").write_text('{"seed"')
+
+    def stop(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo(tmp_path, pairs=20, model=network(), progress=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "faces"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from fastadv.core.lock import FolderLock
-from fastadv.data import IdentityFolder, SyntheticFaces
+from fastadv.data import IdentityFolder, SyntheticFaces, to_uint8
 from fastadv.models import load, read_state_dict
 from fastadv.training import CachedFaces, Held, TrainConfig, TrainingError, train
 
@@ -172,6 +173,21 @@ def test_a_cache_is_whole_or_absent(faces, tmp_path):
     with pytest.raises(Killed):
         CachedFaces(faces, tmp_path / "cache", progress=stop)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_disk_under_a_cache_is_an_error_that_names_it(faces, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # the first face fits
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*faces\.npy'"):
+            CachedFaces(faces, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "cache").iterdir()) == []
+    CachedFaces(faces, tmp_path / "cache")
+    pixels = np.stack([to_uint8(face.image) for face in faces.stream()])
+    np.save(tmp_path / "pixels.npy", pixels)
+    assert (tmp_path / "cache" / "faces.npy").read_bytes() == (tmp_path / "pixels.npy").read_bytes()
 
 
 def test_nobody_in_the_pairs_is_trained_on(faces, tiny):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fastadv.core.lock import FolderLock
 from fastadv.core.notices import Notice
 from fastadv.data import SourceError, SyntheticFaces, deal_pairs, write_pairs_csv, write_png
 from fastadv.data.images import to_uint8
@@ -84,6 +85,13 @@ def test_a_class_head(people, tmp_path):
     assert summary.classes == 40
     assert json.loads((tmp_path / "head" / "classes.json").read_text())[39] == "s4-000039"
     assert load("synth-vgg", summary.weights).head.out_features == 40
+
+
+def test_a_class_head_has_one_writer(people, tmp_path):
+    lock = FolderLock(tmp_path / ".lock")
+    with pytest.raises(TrainingError, match="out: expected a folder that no other training writes to"):
+        train_class_head(data=people, model="synth-vgg", out=tmp_path, config=HeadConfig(epochs=1))
+    lock.release()
 
 
 def test_user_errors_leave_nothing(people, folder, tmp_path):

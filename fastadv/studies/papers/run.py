@@ -233,7 +233,7 @@ def _part(
     folder.parent.mkdir(parents=True, exist_ok=True)
     found = part.run(setup, folder, progress)
     seconds = round(time.perf_counter() - begin, 1)
-    write_json(file, {**wanted, "seconds": seconds, "found": found}, strict=True)
+    write_json(file, {**wanted, "seconds": seconds, "found": found}, strict=True, fsync=True)
     return json.loads(file.read_bytes())["found"], seconds
 
 
