@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/performance.md", "docs/peers.md", "docs/bring_your_own.md", "docs/reproduction.md")
+PAGES += ("docs/robustness.md",)
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -153,6 +154,32 @@ def streaming(results: Mapping[str, Any]) -> str:
     return table(["", f"{results['rows'][0]['images']:,} images"], lines)
 
 
+def sanitize(results: Mapping[str, Any]) -> str:
+    """What was run under which sanitizer, without a report."""
+    lines = []
+    for row in results["rows"]:
+        if "tests" in row:
+            what = f"{row['tests']} passed, {row['skipped']} skipped"
+        elif "calls" in row:
+            parts = [f"{row[name]} {name.replace('_', ' ')}" for name in ("operations", "cases", "instruction_sets")]
+            parts += [f"{row['callers']} callers of {row['threads']} threads", f"{row['calls']:,} calls"]
+            what = ", ".join([*parts, f"threads: {row['runtime']}"])
+        else:
+            what = ""
+        lines.append([row["what"], what, number(row["seconds"])])
+    return table(["step: sanitizers", "what", "seconds"], lines)
+
+
+def flat(results: Mapping[str, Any]) -> str:
+    """What a process held more after much work."""
+    counts = ("hooks", "threads", "files", "tensors", "modules")
+    lines = []
+    for row in results["rows"]:
+        more = [f"{row[f'{name}_more']:+d}" for name in counts]
+        lines.append([row["work"], f"{row['times']:,}", f"{row['ticks']:,}", *more, f"{row['resident_mib_more']:+.1f}"])
+    return table(["work", "times", "ticks", *counts, "resident MiB"], lines)
+
+
 def engine_overhead(results: Mapping[str, Any]) -> str:
     """A row a network and precision: a step, the gradient evaluation in it, and both with separate activations."""
     head = [
@@ -269,6 +296,7 @@ def reproduction_tables(results: Mapping[str, Any]) -> str:
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
+        "flat": flat,
         "growth": growth,
         "peers": peers,
         "peers-readme": peers_readme,
@@ -276,6 +304,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "reproduction": reproduction,
         "reproduction-counts": reproduction_counts,
         "reproduction-tables": reproduction_tables,
+        "sanitize": sanitize,
         "streaming": streaming,
         "engine-overhead": engine_overhead,
     }
