@@ -172,7 +172,7 @@ def sanitize(results: Mapping[str, Any]) -> str:
 
 def flat(results: Mapping[str, Any]) -> str:
     """What a process held more after much work."""
-    counts = ("hooks", "threads", "files", "tensors", "modules")
+    counts = ("hooks", "threads", "files", "tensors", "modules", "sources")
     lines = []
     for row in results["rows"]:
         more = [f"{row[f'{name}_more']:+d}" for name in counts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import os
 import resource
 import time
@@ -39,6 +40,7 @@ class Held:
         files: Descriptors: files, sockets, pipes.
         tensors: That Python knows.
         modules: Networks and their parts: a copy that stays is many.
+        sources: Texts of generated code, which torch.fx keeps.
     """
 
     hooks: int
@@ -46,6 +48,7 @@ class Held:
     files: int
     tensors: int
     modules: int
+    sources: int
 
     @classmethod
     def now(cls) -> Held:
@@ -61,6 +64,7 @@ class Held:
             files=len(os.listdir("/proc/self/fd")),
             tensors=sum(issubclass(type(each), Tensor) for each in everything),
             modules=len(modules),
+            sources=sum(name.startswith("<") for name in linecache.cache),
         )
 
     @classmethod
