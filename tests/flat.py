@@ -230,7 +230,7 @@ class Work:
 WORKS: Mapping[str, Work] = MappingProxyType(
     {
         "ticks": Work(do=_ticks, times=10_000, before=1000),
-        "engines": Work(do=_engines, times=100, before=20),
+        "engines": Work(do=_engines, times=100, before=100),
         "streams left early": Work(do=_left_early, times=100, before=10),
         "failures": Work(do=_failures, times=100, before=200),
         "guards": Work(do=_guards, times=100, before=10),
