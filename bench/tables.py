@@ -164,8 +164,8 @@ def sanitize(results: Mapping[str, Any]) -> str:
             parts = [f"{row[name]} {name.replace('_', ' ')}" for name in ("operations", "cases", "instruction_sets")]
             parts += [f"{row['callers']} callers of {row['threads']} threads", f"{row['calls']:,} calls"]
             what = ", ".join([*parts, f"threads: {row['runtime']}"])
-        else:
-            what = ""
+        else:  # a build
+            continue
         lines.append([row["what"], what, number(row["seconds"])])
     return table(["step: sanitizers", "what", "seconds"], lines)
 
