@@ -10,7 +10,7 @@ LOCKS := .ci/requirements
 LOCKED := --quiet --no-deps --require-hashes --only-binary :all:
 SANITIZER ?= compute-sanitizer
 
-.PHONY: test test-slow torture fuzz nightly demo docs lint types lock audit wheel wheel-test install-test triton-compile ci gpu-check gpu-sanitize bench clean
+.PHONY: test test-slow torture fuzz nightly demo docs lint types lock audit wheel wheel-test install-test triton-compile ci sanitize sanitize-quick gpu-check gpu-sanitize bench clean
 
 # torch comes by its exact version, without a hash: that is the CPU build where one is offered
 $(BIN)/python: constraints.txt $(wildcard $(LOCKS)/*.txt)
@@ -117,7 +117,11 @@ triton-compile: $(VENV)/.built
 
 # a warning of the compiler ends the builds of this target, and of no other: a user's compiler has warnings of its own
 ci: export FASTADV_WERROR = on
-ci: lint types docs test test-slow wheel-test install-test
+ci: lint types docs test test-slow sanitize-quick wheel-test install-test
+
+# The C++ of the operations under ASan, UBSan and TSan: all of it, and the part that CI has time for. GCC alone.
+sanitize sanitize-quick: $(VENV)/.built
+	$(BIN)/python -m bench.sanitize $(if $(findstring quick,$@),--quick,--json)
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
 # beside the source tree, not in it, so that they meet the installed package with its compiled module. --all leaves out

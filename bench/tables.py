@@ -161,6 +161,32 @@ def streaming(results: Mapping[str, Any]) -> str:
     return table(["", f"{results['rows'][0]['images']:,} images"], lines)
 
 
+def sanitize(results: Mapping[str, Any]) -> str:
+    """What was run under which sanitizer, without a report."""
+    lines = []
+    for row in results["rows"]:
+        if "tests" in row:
+            what = f"{row['tests']} passed, {row['skipped']} skipped"
+        elif "calls" in row:
+            parts = [f"{row[name]} {name.replace('_', ' ')}" for name in ("operations", "cases", "instruction_sets")]
+            parts += [f"{row['callers']} callers of {row['threads']} threads", f"{row['calls']:,} calls"]
+            what = ", ".join([*parts, f"threads: {row['runtime']}"])
+        else:  # a build
+            continue
+        lines.append([row["what"], what, number(row["seconds"])])
+    return table(["step: sanitizers", "what", "seconds"], lines)
+
+
+def flat(results: Mapping[str, Any]) -> str:
+    """What a process held more after much work."""
+    counts = ("hooks", "threads", "files", "tensors", "modules", "sources")
+    lines = []
+    for row in results["rows"]:
+        more = [f"{row[f'{name}_more']:+d}" for name in counts]
+        lines.append([row["work"], f"{row['times']:,}", f"{row['ticks']:,}", *more, f"{row['resident_mib_more']:+.1f}"])
+    return table(["work", "times", "ticks", *counts, "resident MiB"], lines)
+
+
 def engine_overhead(results: Mapping[str, Any]) -> str:
     """A row a network and precision: a step, the gradient evaluation in it, and both with separate activations."""
     head = [
@@ -301,6 +327,7 @@ def torture(results: Mapping[str, Any]) -> str:
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
+        "flat": flat,
         "fuzz": fuzz,
         "growth": growth,
         "peers": peers,
@@ -309,6 +336,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "reproduction": reproduction,
         "reproduction-counts": reproduction_counts,
         "reproduction-tables": reproduction_tables,
+        "sanitize": sanitize,
         "streaming": streaming,
         "torture": torture,
         "engine-overhead": engine_overhead,

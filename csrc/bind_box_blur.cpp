@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kCpuElements = 1 << 14;  // of a task, about
 
 BoxBlurArgs pack(Address x, Address out, int type, int64_t planes, int64_t rows, int64_t row, int64_t inner) {
-  return {pointer<const void>(x), pointer<void>(out), type, planes, rows, row, inner};
+  return {pointer<const void>(x, type), pointer<void>(out, type), type, planes, rows, row, inner};
 }
 
 void cpu_box_blur(Address x, Address out, int type, int64_t planes, int64_t rows, int64_t row, int64_t inner,

@@ -16,7 +16,8 @@ namespace {
 
 FeatureDropoutArgs pack(Address x, Address out, int type, const PhiloxKey& key, uint32_t threshold, double factor,
                         const BatchLayout& layout) {
-  return {pointer<const void>(x), pointer<void>(out), key, threshold, static_cast<float>(factor), type, layout};
+  return {pointer<const void>(x, type), pointer<void>(out, type), key, threshold, static_cast<float>(factor), type,
+          layout};
 }
 
 void cpu_feature_dropout(Address x, Address out, int type, Address ids, Address seed_at, int64_t seed,

@@ -18,8 +18,9 @@ FeatureDropoutBnPreluArgs pack(Address x, Address grad, Address out, int type, c
                                uint32_t threshold, double factor, Address scale, Address shift, Address slope_each,
                                double slope, int64_t slope_step, double ceiling, int from_result, int untied,
                                const BatchLayout& layout) {
-  return {{pointer<const void>(x), pointer<void>(out), key, threshold, static_cast<float>(factor), type, layout},
-          pointer<const void>(grad),
+  return {{pointer<const void>(x, type), pointer<void>(out, type), key, threshold, static_cast<float>(factor), type,
+           layout},
+          pointer<const void>(grad, type),
           pointer<const float>(scale),
           pointer<const float>(shift),
           pointer<const float>(slope_each),

@@ -21,7 +21,7 @@ MomentumStepArgs pack(Address x, Address grad, int grad_type, Address origin, Ad
                       double alpha, Address eps_each, double eps, double mu, int norm, int step, Address active,
                       Address stats, Address workspace, double lo, double hi, int64_t images, int64_t size) {
   return {pointer<float>(x),
-          pointer<const void>(grad),
+          pointer<const void>(grad, grad_type),
           pointer<const float>(origin),
           pointer<float>(velocity),
           pointer<const float>(alpha_each),

@@ -18,7 +18,7 @@ SignStepArgs pack(Address x, Address grad, int grad_type, Address origin, Addres
                   Address eps_each, double eps, Address active, Address stats, double lo, double hi, int64_t images,
                   int64_t size) {
   return {pointer<float>(x),
-          pointer<const void>(grad),
+          pointer<const void>(grad, grad_type),
           pointer<const float>(origin),
           pointer<const float>(alpha_each),
           pointer<const float>(eps_each),

@@ -40,8 +40,8 @@ void for_maps(const Integers& maps, int type, float* out, int64_t images, int64_
   common.images = images;
   common.row = row;
   common.type = type;
-  const auto read = [](const int64_t* v, int64_t column) {
-    const auto map = pointer<const void>(static_cast<Address>(v[0]));
+  const auto read = [type](const int64_t* v, int64_t column) {
+    const auto map = pointer<const void>(static_cast<Address>(v[0]), type);
     return PoolLayer{map, v[1], v[2], v[3], v[4], v[5], column, 1, 0};
   };
   for_layers(maps, 6, common, read, [&](PoolArgs& args, int64_t) { launch(args); });

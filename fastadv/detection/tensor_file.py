@@ -78,7 +78,8 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
             metadata = opened.metadata() or {}
             _check_metadata(file, metadata, kind)
             names: list[str] = list(opened.keys())
-            tensors = {name: opened.get_tensor(name) for name in names}
+            # copies: the tensors of a file may begin at any byte, and change with it
+            tensors = {name: opened.get_tensor(name).clone() for name in names}
     except (DetectionFileError, MemoryError):
         raise
     except Exception as error:  # a damaged header makes safetensors and torch raise anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,6 +95,17 @@ def record(network: nn.Module, probe: Tensor, *, is_layer: IsLayer, symbolic: bo
         recorder.close()
 
 
+class GraphModule(fx.GraphModule):
+    """A network of a graph that leaves no source behind: torch.fx keeps that of every one, and of every copy."""
+
+    def recompile(self) -> Any:
+        made = super().recompile()
+        file = type(self).forward.__code__.co_filename
+        linecache.cache.pop(file, None)
+        getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {}).pop(file, None)
+        return made
+
+
 def stands_for(graph: fx.Graph, network: nn.Module, probe: Tensor, *, gradients: bool) -> bool:
     """Whether a recorded graph computes what its network does, on other images, and another number of them.
 
@@ -105,7 +117,7 @@ def stands_for(graph: fx.Graph, network: nn.Module, probe: Tensor, *, gradients:
     """
     results = []
     try:
-        made = fx.GraphModule(network, copy.deepcopy(graph))  # a module keeps the graph it is made of
+        made = GraphModule(network, copy.deepcopy(graph))  # a module keeps the graph it is made of
         with torch.set_grad_enabled(gradients), exact(probe.device):
             for function in (network, made):
                 x = probe.clone().requires_grad_(gradients)

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_count
-from fastadv.models import FaceModel, prepare
+from fastadv.models import FaceModel, dataflow, prepare
 from fastadv.ops import philox
 from fastadv.surrogates import flow
 
@@ -219,7 +219,7 @@ def _layers(model: FaceModel) -> nn.Module:
     (end,) = (node for node in graph.nodes if node.op == "output")
     graph.erase_node(end)
     graph.output(tuple(wanted))
-    made = fx.GraphModule(model.backbone, graph)
+    made = dataflow.GraphModule(model.backbone, graph)
     graph.eliminate_dead_code()
     made.recompile()
     return made

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastadv.core.brief import brief
@@ -88,7 +88,7 @@ class SkipGradient:
             residual.total.replace_input_with(residual.branch, scaled)
             # what leaves the scaling shares the memory of its input, and may not be written
             residual.total.target = _OUT_OF_PLACE.get(residual.total.target, residual.total.target)
-        made.backbone = fx.GraphModule(made.backbone, graph, type(made.backbone).__name__).eval()
+        made.backbone = dataflow.GraphModule(made.backbone, graph, type(made.backbone).__name__).eval()
         called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         made.layers = tuple(layer for layer in made.layers if layer in called)
         return made

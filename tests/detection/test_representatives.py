@@ -146,6 +146,18 @@ def test_round_trip(labelled, make, tmp_path):
     assert made.members is None or torch.equal(read.members, made.members)
 
 
+@pytest.mark.parametrize("more", range(1, 8))
+def test_tensors_that_begin_at_any_byte_of_a_file(representatives, more, tmp_path):
+    path = tmp_path / "r.safetensors"
+    representatives.save(path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    path.write_bytes((size + more).to_bytes(8, "little") + data[8 : 8 + size] + b" " * more + data[8 + size :])
+    found = load_representatives(path).vectors
+    assert all(value.data_ptr() % value.itemsize == 0 for value in found)
+    assert all(torch.equal(value, right) for value, right in zip(found, representatives.vectors, strict=True))
+
+
 def test_vectors_that_share_their_memory_can_be_saved(tmp_path):
     both = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
     made = Representatives(

@@ -1,0 +1,45 @@
+"""What a process holds after much work: ``python -m bench.flat --rounds 10``; ten times the work of the test.
+
+Hooks, threads, file handles, tensors, modules and MiB that are there after the work and were not before it. The exit
+code is 1 where something stayed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from bench.about import HERE, header, show
+
+sys.path.append(str(HERE.parent / "tests"))
+import flat
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, work, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m bench.flat", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1, help="times 10,000 ticks, 100 engines and so on")
+    parser.add_argument("--json", action="store_true", help="write the figures below bench/results")
+    args = parser.parse_args(arguments)
+    rows = []
+    for name in flat.WORKS:
+        begin = time.perf_counter()
+        rows.append({**flat.measured(name, args.rounds), "seconds": round(time.perf_counter() - begin, 1)})
+    show(rows)
+    if args.json:
+        about = header("cpu")
+        path = HERE / "results" / f"flat-cpu-{about['date']}.json"
+        path.write_text(json.dumps({"benchmark": "flat", **about, "rows": rows}, indent=1) + "\n")
+        print(f"written to {path}")
+    return 0 if all(_flat(row) for row in rows) else 1
+
+
+def _flat(row: dict[str, object]) -> bool:
+    counts = [value for key, value in row.items() if key.endswith("_more") and key != "resident_mib_more"]
+    return not any(counts) and float(str(row["resident_mib_more"])) < flat.MOST_RESIDENT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
