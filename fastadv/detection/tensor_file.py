@@ -78,7 +78,8 @@ def read(path: str | os.PathLike[str], *, kind: str) -> TensorFile:
             metadata = opened.metadata() or {}
             _check_metadata(file, metadata, kind)
             names: list[str] = list(opened.keys())
-            tensors = {name: opened.get_tensor(name) for name in names}
+            # copies: the tensors are a map of the file, and change with it if somebody writes into it
+            tensors = {name: opened.get_tensor(name).clone() for name in names}
     except DetectionFileError:
         raise
     except Exception as error:  # a damaged header makes safetensors and torch raise anything
