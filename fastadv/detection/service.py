@@ -7,6 +7,7 @@ import contextlib
 import math
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
@@ -41,6 +42,9 @@ except ImportError as error:
         "serving: expected fastapi, uvicorn, python-multipart and prometheus-client, got one that is "
         f"missing ({error}); pip install 'fastadv[serve]'"
     ) from error
+
+
+_SWITCH = 0.0005  # seconds
 
 
 class StuckError(UnavailableError):
@@ -247,12 +251,16 @@ def serve(
     service.on_problem = lambda: setattr(server, "should_exit", True)
     # from before the address is told: a client may send the signal as soon as it knows it
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+    # a forward pass waits so long for the interpreter, after each operation, while the other thread refuses requests
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
     try:
         with listening:
             shown = f"[{host}]" if family == socket.AF_INET6 else host
             started(f"http://{shown}:{listening.getsockname()[1]}")
             server.run(sockets=[listening])
     finally:
+        sys.setswitchinterval(interval)
         for number, handler in before.items():
             signal.signal(number, handler)
     if service.problem is not None:

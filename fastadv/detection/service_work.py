@@ -56,6 +56,7 @@ class Service:
         self.problem: BaseException | None = None
         self.on_problem: Callable[[], None] = lambda: None
         self._failed = 0
+        self._pace = 0.0  # seconds of a pass for each of its images, of the last passes
         self._batcher: MicroBatcher[tuple[NDArray, str | None], Row] = MicroBatcher(
             self._judge, max_batch=config.max_batch, max_wait=config.max_wait, max_queue=config.max_queue
         )
@@ -104,12 +105,21 @@ class Service:
         """Refuse a request while none can be answered.
 
         Raises:
-            Refused: the service is not ready, or as many requests are being answered as may be.
+            Refused: the service is not ready, or as many requests or images are being answered as may be.
         """
         if not self.ready:
             raise busy("not_ready", "warming up, or stopping")
         if self.open >= self.config.max_queue:
             raise busy("open_requests", f"{self.config.max_queue} requests are open already")
+        self._check_queue(1)
+
+    def _check_queue(self, count: int) -> None:
+        """Refuse images that find no place, or would be answered late: a queue of such images answers nobody."""
+        waiting, most, seconds = self.waiting, self.config.max_queue, self.config.timeout / 2
+        if waiting + count > most:
+            raise busy("queued_images", f"{waiting} images are waiting; at most {most} may")
+        if waiting and (waiting + count) * self._pace > seconds:
+            raise busy("queued_images", f"{waiting} images are waiting, which take more than {seconds:g} s")
 
     async def judge(self, body: Body, claimed: str | None = None) -> list[tuple[str | None, Row]]:
         """The name of each image of a body, and the verdict on it; all of them claim to show one class, or none.
@@ -120,9 +130,8 @@ class Service:
         """
         loop, limits = asyncio.get_running_loop(), self.config
         files = await loop.run_in_executor(self._decoders, images_of, body, limits.max_images)
-        count, most = len(files), limits.max_queue
-        if self.waiting + count > most:
-            raise busy("queued_images", f"{self.waiting} images are waiting; at most {most} may")
+        count = len(files)
+        self._check_queue(count)
         budget = ImageBudget(pixels=limits.max_request_pixels, parts=limits.max_parts)
         names = [name for name, _ in files]
         jobs = [loop.run_in_executor(self._decoders, self._decode, file, budget) for file in files]
@@ -158,7 +167,8 @@ class Service:
         crops, claimed = zip(*faces, strict=True)
         self._failed += 1
         verdicts = self.guard(torch.stack([to_tensor(crop) for crop in crops]), claimed)
-        self._failed = 0
+        self._failed, seconds = 0, time.perf_counter() - begin
+        self._pace = seconds / len(crops) if not self._pace else self._pace + (seconds / len(crops) - self._pace) / 4
         flagged, scores = verdicts.flagged.tolist(), verdicts.scores.tolist()
         embeddings, found = verdicts.embeddings.cpu(), verdicts.p_values
         p_values: list[float | None] = [None] * len(crops) if found is None else found.tolist()

@@ -173,6 +173,19 @@ def test_a_client_that_closes_its_half_only_is_waited_for(guard, passes):
         assert running.refused() == {}
 
 
+def test_images_that_would_be_answered_late_are_refused(guard, monkeypatch):
+    """With a queue of a hundred, and a pass that answers ten images a second within 2 s: nobody waits in vain."""
+    original = Guard.__call__
+    monkeypatch.setattr(Guard, "__call__", lambda *given: time.sleep(0.1) or original(*given))
+    with Running(guard, max_queue=100, max_images=1, max_batch=1, timeout=2.0) as running:
+        assert running.ask("POST", "/v1/faces", encoded())[0] == 200  # it knows the pace from here on
+        with ThreadPoolExecutor(30) as pool:
+            found = list(pool.map(lambda i: running.ask("POST", "/v1/faces", encoded(i))[0], range(30)))
+        assert set(found) == {200, 503}
+        assert running.refused() == {"queued_images": found.count(503)}
+        assert running.ask("POST", "/v1/faces", encoded())[0] == 200
+
+
 def test_bodies_that_do_not_arrive_take_nobodys_place(asgi, guard):
     async def work(app):
         async def receive():
