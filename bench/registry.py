@@ -103,7 +103,7 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             run=lambda o: guard.run(device=o.device, quick=o.quick),
         ),
         "serve": Entry(
-            what="load on 'fastadv serve': latencies, rate and errors with 1, 8 and 32 clients on the same machine",
+            what="load on 'fastadv serve' from the same machine: 1, 8 and 32 clients, 512 in overload, and 32 after it",
             needs_data=False,
             run=lambda o: serve_load.run(quick=o.quick),
         ),

@@ -1,4 +1,7 @@
-"""Load on ``fastadv serve``: ``python -m bench.serve_load``; latencies, rate and errors at several numbers of clients.
+"""Load on ``fastadv serve``: ``python -m bench.serve_load``; latencies, rate, refusals and errors.
+
+First several numbers of clients that the server can answer, then more than it lets wait, who try again at once when
+they are refused, and then as many as before, which shows whether it recovers.
 
 Without ``--url`` a server is started with a detector of random weights (its time is that of a fitted one) and stopped
 at the end. Client and server then share the machine's cores. Further options go to the server: ``--max-batch 32``.
@@ -34,6 +37,7 @@ from fastadv.models import load
 
 HERE = Path(__file__).parent
 _IMAGES = 32
+_OVER = 512  # clients: twice as many as the default limits let wait
 
 
 def images(size: int) -> list[bytes]:
@@ -56,16 +60,16 @@ def metric(host: str, name: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")), 0.0)
 
 
-def load_with(host: str, bodies: list[bytes], *, clients: int, seconds: float) -> dict[str, Any]:
-    """Clients that each send one image, wait for the answer, and send the next."""
-    spent: list[float] = []
+def load_with(host: str, bodies: list[bytes], *, clients: int, seconds: float, phase: str = "load") -> dict[str, Any]:
+    """Clients that each send one image, wait for the answer, and send the next, also after a refusal (429 or 503)."""
+    spent: dict[str, list[float]] = {"answered": [], "refused": []}
     errors: collections.Counter[str] = collections.Counter()
     stop = time.perf_counter() + seconds
     lock = threading.Lock()
 
     def client(number: int) -> None:
         connection = http.client.HTTPConnection(host, timeout=60)
-        own: list[float] = []
+        own: dict[str, list[float]] = {"answered": [], "refused": []}
         turn = number
         while time.perf_counter() < stop:
             begin = time.perf_counter()
@@ -74,7 +78,9 @@ def load_with(host: str, bodies: list[bytes], *, clients: int, seconds: float) -
                 answer = connection.getresponse()
                 said = answer.read()
                 if answer.status == 200 and len(json.loads(said)["faces"]) == 1:
-                    own.append(time.perf_counter() - begin)
+                    own["answered"].append(time.perf_counter() - begin)
+                elif answer.status in (429, 503) and answer.getheader("retry-after"):
+                    own["refused"].append(time.perf_counter() - begin)
                 else:
                     with lock:
                         errors[str(answer.status)] += 1
@@ -85,7 +91,8 @@ def load_with(host: str, bodies: list[bytes], *, clients: int, seconds: float) -
             turn += 1
         connection.close()
         with lock:
-            spent.extend(own)
+            for name, values in own.items():
+                spent[name].extend(values)
 
     passes, judged = metric(host, "fastadv_batch_images_count"), metric(host, "fastadv_batch_images_sum")
     threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
@@ -97,16 +104,45 @@ def load_with(host: str, bodies: list[bytes], *, clients: int, seconds: float) -
     wall = time.perf_counter() - begin
     passes = metric(host, "fastadv_batch_images_count") - passes
     judged = metric(host, "fastadv_batch_images_sum") - judged
-    quantiles = {f"ms_p{q}": 1e3 * float(np.percentile(spent, q)) if spent else float("nan") for q in (50, 95, 99)}
+    answered, refused = spent["answered"], spent["refused"]
     return {
+        "phase": phase,
         "clients": clients,
-        "requests": len(spent),
-        "per_second": len(spent) / wall,
-        **quantiles,
+        "requests": len(answered) + len(refused) + sum(errors.values()),
+        "answered": len(answered),
+        "refused": len(refused),
+        "per_second": len(answered) / wall,
+        **_quantiles("ms", answered),
+        **_quantiles("refused_ms", refused),
         "images_per_pass": judged / passes if passes else 0.0,
         "errors": sum(errors.values()),
         "which": ", ".join(f"{k}: {n}" for k, n in errors.items()),
     }
+
+
+def _quantiles(name: str, spent: list[float]) -> dict[str, float | None]:
+    """Milliseconds of the 50th, 95th and 99th percentile; None of nothing."""
+    return {f"{name}_p{q}": 1e3 * float(np.percentile(spent, q)) if spent else None for q in (50, 95, 99)}
+
+
+def under_and_over(host: str, bodies: list[bytes], *, counts: list[int], over: int, seconds: float) -> list[dict]:
+    """Rows of several numbers of clients, of ``over`` clients, and of the last number again, after a warm-up."""
+    load_with(host, bodies, clients=4, seconds=min(2.0, seconds))
+    rows = [load_with(host, bodies, clients=n, seconds=seconds) for n in counts]
+    if over:
+        rows.append(load_with(host, bodies, clients=over, seconds=seconds, phase="overload"))
+        rows.append(load_with(host, bodies, clients=counts[-1], seconds=seconds, phase="after"))
+    return rows
+
+
+def failures(rows: list[dict]) -> list[str]:
+    """What must not be: an error, or a refusal of clients that the server can answer."""
+    found = [f"{row['phase']}, {row['clients']} clients: {row['which']}" for row in rows if row["errors"]]
+    return found + [
+        f"{row['phase']}, {row['clients']} clients: {row['refused']} refused"
+        for row in rows
+        if row["refused"] and row["phase"] != "overload"
+    ]
 
 
 @contextlib.contextmanager
@@ -161,14 +197,11 @@ def run(*, quick: bool) -> list[dict[str, Any]]:
     """MobileFaceNet with random weights behind the default limits.
 
     Raises:
-        AssertionError: A request failed.
+        AssertionError: A request failed, or was refused without overload.
     """
     with server("mobilefacenet", None, []) as host:
-        bodies = images(112)
-        load_with(host, bodies, clients=4, seconds=1.0)
-        rows = [load_with(host, bodies, clients=n, seconds=3.0 if quick else 20.0) for n in (1, 8, 32)]
-    failed = [row["which"] for row in rows if row["errors"]]
-    if failed:
+        rows = under_and_over(host, images(112), counts=[1, 8, 32], over=_OVER, seconds=3.0 if quick else 20.0)
+    if failed := failures(rows):
         raise AssertionError(f"requests failed: {'; '.join(failed)}")
     return rows
 
@@ -180,6 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="mobilefacenet")
     parser.add_argument("--weights", type=Path, help="default: random ones; their time is the same")
     parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--over", type=int, default=_OVER, help="clients of the overload; 0 for none")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true", help="write the figures below bench/results")
     args, more = parser.parse_known_args(arguments)
@@ -188,11 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
         place: Any = contextlib.nullcontext(urlsplit(args.url).netloc)
     else:
         place = server(args.model, args.weights, more)
-    rows = []
     with place as host:
         bodies = images(load(args.model, random_weights_seed=0).input_size[0])
-        load_with(host, bodies, clients=4, seconds=min(2.0, args.seconds))
-        rows = [load_with(host, bodies, clients=n, seconds=args.seconds) for n in counts]
+        rows = under_and_over(host, bodies, counts=counts, over=args.over, seconds=args.seconds)
     show(rows)
     if args.json:
         about = header("cpu")
@@ -201,7 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
         told = {"benchmark": "serve-load", **about, "model": args.model, "options": more, "rows": rows}
         path.write_text(json.dumps(told, indent=1) + "\n")
         print(f"written to {path}")
-    return 1 if any(row["errors"] for row in rows) else 0
+    print("\n".join(failures(rows)))
+    return 1 if failures(rows) else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -29,12 +30,19 @@ class LimitOptions:
     max_queue: Annotated[
         int, Option(help="Refuse requests above this number of waiting images or of open requests.")
     ] = 256
+    max_buffered_mib: Annotated[
+        float | None,
+        Option(help="Refuse requests while the open ones hold this many MiB (default: 256, or --max-mib)."),
+    ] = None
     max_images: Annotated[int, Option(help="Accept at most this many images in one request.")] = 32
     max_mib: Annotated[float, Option(help="Accept at most this many MiB in one request.")] = 8.0
     max_megapixels: Annotated[float, Option(help="Accept at most this many megapixels in one image.")] = 16.0
     max_request_megapixels: Annotated[
         float, Option(help="Accept at most this many megapixels in all images of one request.")
     ] = 32.0
+    max_parts: Annotated[
+        int, Option(help="Accept at most this many PNG chunks and JPEG segments in all images of one request.")
+    ] = 16_384
     max_connections: Annotated[
         int | None,
         Option(help="Keep at most this many connections open (default: as many as 'ulimit -n' allows, at most 1000)."),
@@ -60,6 +68,8 @@ class LimitOptions:
 
         _check("--max-wait-ms", self.max_wait_ms, 0, 60_000)
         _check("--max-mib", self.max_mib, 0.001, 1024)
+        buffered = max(256.0, self.max_mib) if self.max_buffered_mib is None else self.max_buffered_mib
+        _check("--max-buffered-mib", buffered, self.max_mib, 1e6, "--max-mib, ")
         _check("--max-megapixels", self.max_megapixels, 0.001, MAX_PIXELS / 1e6)
         _check("--max-request-megapixels", self.max_request_megapixels, self.max_megapixels, 1e6, "--max-megapixels, ")
         return ServiceConfig(
@@ -70,7 +80,8 @@ class LimitOptions:
             max_bytes=round(self.max_mib * 2**20),
             max_pixels=round(self.max_megapixels * 1e6),
             max_request_pixels=round(self.max_request_megapixels * 1e6),
-            max_buffered=max(256 * 2**20, round(self.max_mib * 2**20)),
+            max_parts=self.max_parts,
+            max_buffered=round(buffered * 2**20),
             max_connections=self.max_connections,
             head_timeout=self.head_timeout,
             timeout=self.timeout,
@@ -110,6 +121,7 @@ def serve(
     Then: curl --data-binary @face.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/faces
     """
     from fastadv.cli.console import errors
+    from fastadv.detection.service import StuckError
     from fastadv.detection.service import serve as answer
     from fastadv.studies.detection.plan import read_classes
 
@@ -122,13 +134,19 @@ def serve(
 
     def started(address: str) -> None:
         errors.print(f"listening on {address}; Ctrl-C stops", highlight=False, soft_wrap=True)
+        if token is None and not (host.startswith("127.") or host in ("::1", "localhost")):
+            errors.print("no token: every client that reaches this address is answered; see --token-file")
         errors.print(f"flags scores from {guard.threshold:.4g} on ({words})", highlight=False, soft_wrap=True)
         if guard.detector.thresholds is None or guard.detector.thresholds.scores is None:
             told = "no calibration set: no p-values and no drift; see 'fastadv detect calibrate'"
             errors.print(told, highlight=False, soft_wrap=True)
         errors.print(f"next: curl {address}/healthz", highlight=False, soft_wrap=True)
 
-    left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
+    try:
+        left = answer(guard, config, classes=names, token=token, host=host, port=port, started=started)
+    except StuckError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)  # the interpreter would wait for the thread
     rest = f"open requests that were not answered: {left}" if left else "every open request was answered"
     errors.print(f"stopped; {rest}", highlight=False)
 

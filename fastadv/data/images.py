@@ -38,6 +38,7 @@ _FILTER_UP = 2
 _QUARTER = 5  # the first orientation of EXIF that exchanges width and height
 _FIRST = 1 << 18  # bytes of a file that `read_size` reads first
 _STRIP = 1 << 20  # pixels that are converted at once
+_SCANS = 10  # of a JPEG, that take the time of its pixels once: as many as a progressive one has
 _BMP_RUNS = (1, 2)  # Pillow expands run lengths in Python
 
 
@@ -167,7 +168,7 @@ def _opened(data: bytes, name: str, most: int, budget: ImageBudget | None) -> It
         with Image.open(io.BytesIO(bare.data), formats=(*_FORMATS, *heic)) as image:
             _refuse(image, bare, name, most)
             if budget is not None:
-                budget.take("pixels", image.width * image.height)
+                budget.take("pixels", image.width * image.height * max(1, -(-bare.scans // _SCANS)))
                 if image.info.get("compression") in _BMP_RUNS:
                     budget.take("parts", max(len(data), image.width * image.height) // 16)
             told = image.info if format in _TELL_THEIR_TURN else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -33,9 +34,9 @@ def check_token(token: str, name: str = "token") -> str:
 class TokenCheck:
     """Answers 401 to requests without the token; those that ask for health are open to all."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        """Put the check around an application."""
-        self.app = app
+    def __init__(self, app: ASGIApp, token: str, refuse: Callable[[str], None] = lambda limit: None) -> None:
+        """Put the check around an application; `refuse` counts."""
+        self.app, self._refuse = app, refuse
         self._expected = check_token(token).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,6 +45,7 @@ class TokenCheck:
             kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode("latin-1"), self._expected)  # in constant time
             if kind.lower() != "bearer" or not right:
+                self._refuse("token")
                 refused = JSONResponse(
                     {"detail": "expected the header 'Authorization: Bearer TOKEN' with this server's token"},
                     401,

@@ -28,6 +28,9 @@ _LINGER = 1.0  # seconds that a refused client has to read why
 _LINGERING = 32  # of them at once; further ones are cut off
 _SLICE = 8192  # bytes that are parsed at once
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_CLOSING = 10.0  # seconds that the application has to end after its last request: a forward pass and two images
+_PROBE = 0.1  # seconds until a client that sends nothing more is first asked whether it still reads
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _POLL = 0.02  # seconds between two looks at what is still open when the server stops
 _QUIET = 60.0  # seconds after a line on descriptors in which there is no further one
 
@@ -36,13 +39,14 @@ _CUT_HEAD = "the head of the request ended before it was whole"
 _log = logging.getLogger(__name__)
 
 
-def http_server(app: ASGIApp, config: ServiceConfig) -> Server:
-    """A server of an application within the limits on connections."""
+def http_server(app: ASGIApp, config: ServiceConfig, refuse: Callable[[str], None] = lambda limit: None) -> Server:
+    """A server of an application within the limits on connections; `refuse` counts what they refuse."""
     connections = Connections(
         app,
         most=config.connections,
         head_seconds=config.head_timeout,
         request_seconds=2 * config.timeout + config.head_timeout,  # the body, the answer, and until it is sent
+        refuse=refuse,
     )
     settings = uvicorn.Config(
         connections,
@@ -63,6 +67,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         unanswered: After the stop: how many open requests were not answered.
+        stuck: After the stop: the application did not end in time.
     """
 
     def __init__(self, settings: uvicorn.Config, table: Connections, drain: float) -> None:
@@ -70,6 +75,7 @@ class Server(uvicorn.Server):
         super().__init__(settings)
         self._table, self._drain = table, drain
         self.unanswered = 0
+        self.stuck = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -96,7 +102,11 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_POLL)
         unsent = {each for each in state.connections if each.transport.get_write_buffer_size()}
         self.unanswered = len(table.cut | unsent)
-        await self.lifespan.shutdown()
+        table.cut.clear()
+        try:
+            await asyncio.wait_for(self.lifespan.shutdown(), _CLOSING)
+        except asyncio.TimeoutError:
+            self.stuck = self.lifespan.shutdown_failed = True  # it is cancelled with the loop, without a traceback
 
 
 class Connections:
@@ -107,9 +117,11 @@ class Connections:
     place of the oldest that has waited for a head for more than a second; where there is none, it is answered 503.
     """
 
-    def __init__(self, app: ASGIApp, *, most: int, head_seconds: float, request_seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, most: int, head_seconds: float, request_seconds: float, refuse: Callable[[str], None]
+    ) -> None:
         """Wrap an application."""
-        self.app, self.most = app, most
+        self.app, self.most, self.refuse = app, most, refuse
         self.head_seconds, self.request_seconds = head_seconds, request_seconds
         self.protocol: Any = functools.partial(Connection, self)
         self.lingering = 0
@@ -136,6 +148,7 @@ class Connections:
         try:
             await self.app(scope, receive, last)
         except asyncio.CancelledError:  # the server stops, and does not wait for this one
+            self.refuse("stopping")
             self.cut.add(connection)
             connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
         finally:
@@ -197,6 +210,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._table = table
         self._buffer = bytearray(_SLICE)
         self._deadline: asyncio.TimerHandle | None = None
+        self._probe: asyncio.TimerHandle | None = None
         self._active = 0
         self._lingers = self._half_closed = self.stopping = False
 
@@ -208,6 +222,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             self._wait()
             return
         self.transport = transport
+        self._table.refuse("connections")
         if self._table.lingering >= _LINGERING:
             transport.abort()
             return
@@ -218,6 +233,8 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End; nothing that a request still holds leads to its buffers or back to it."""
         self._cancel()
+        if self._probe is not None:
+            self._probe.cancel()
         self._table.leave(self)
         if self._lingers:
             self._table.lingering -= 1
@@ -250,10 +267,22 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         if half and not self.conn.answered:
             self.refuse(HTTPStatus.BAD_REQUEST, CUT_OFF if half == "body" else _CUT_HEAD)
             return False
+        self._probe = self.loop.call_later(_PROBE, self._still_reads, _PROBE)
         return self._answering()
+
+    def _still_reads(self, seconds: float) -> None:
+        """Find out whether a client that sends nothing more has closed the connection, or its half only.
+
+        One that reads skips this answer (RFC 9110, 15.2). The system of one that has closed replies with a reset,
+        which the next write finds.
+        """
+        if self._answering() and not self.cycle.response_started and self.scope["http_version"] == "1.1":
+            self._real.write(_CONTINUE)
+            self._probe = self.loop.call_later(seconds, self._still_reads, min(1.0, 2 * seconds))
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
+        self._table.refuse("not_http")
         self.refuse(HTTPStatus.BAD_REQUEST, self.conn.refusal)
 
     def refuse(self, status: HTTPStatus, detail: str) -> None:
@@ -324,6 +353,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         if self._lingers:
             return
         if self.conn.half == "head":
+            self._table.refuse("head_timeout")
             self._real.write(
                 whole_answer(HTTPStatus.REQUEST_TIMEOUT, "the head of the request took too long to arrive")
             )
@@ -333,6 +363,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             self._close()
 
     def _give_up(self) -> None:
+        self._table.refuse("unread_answer")
         if self.stopping:
             self._table.cut.add(self)
         self._real.abort()

@@ -106,7 +106,11 @@ class MicroBatcher(Generic[Item, Answer]):
             _Waiting(item=item, entered=now, answer=answer) for item, answer in zip(items, answers, strict=True)
         )
         self._changed.set()
-        return list(await asyncio.gather(*answers))
+        try:
+            return list(await asyncio.gather(*answers))
+        except asyncio.CancelledError:  # nobody waits for these, and others may take their places at once
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting.answer.cancelled())
+            raise
 
     async def close(self) -> None:
         """Answer what is waiting, take nothing more, and stop."""

@@ -76,5 +76,6 @@ def whole_answer(status: HTTPStatus, detail: str) -> bytes:
         "content-type: application/json",
         f"content-length: {len(body)}",
         "connection: close",
+        *(("retry-after: 1",) if status is HTTPStatus.SERVICE_UNAVAILABLE else ()),
     )
     return "\r\n".join((*lines, "", "")).encode() + body

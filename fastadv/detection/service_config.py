@@ -22,7 +22,8 @@ class ServiceConfig:
     Attributes:
         max_batch: images in one forward pass, at most.
         max_wait: seconds that an image may wait for others to share a pass with.
-        max_queue: images that may wait for a pass, and requests that may be open; more are told to come again (503).
+        max_queue: images that may be decoded or wait for a pass, and requests that may be answered at a time, from the
+            end of their body on; more are told to come again (503).
         max_images: in one request.
         max_bytes: of a request's body.
         max_pixels: of one image.

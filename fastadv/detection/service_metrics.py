@@ -16,22 +16,52 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SCORES = (-50, -20, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 20, 50)
 _P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+#: What a request or a connection is refused for, or given up.
+LIMITS = (
+    "not_ready",
+    "open_requests",
+    "queued_images",
+    "buffered_bytes",
+    "body_size",
+    "body_timeout",
+    "answer_timeout",
+    "memory",
+    "client_gone",
+    "connections",
+    "head_timeout",
+    "unread_answer",
+    "not_http",
+    "stopping",
+    "token",
+)
 _NORMS = tuple(2 ** (k / 2) for k in range(-2, 17))  # 0.5 to 256
 
 
 class Metrics:
     """A registry of its own, so that two services in one process do not meet."""
 
-    def __init__(self, waiting: Callable[[], int], thresholds: Thresholds | None, window: int) -> None:
+    def __init__(
+        self,
+        waiting: Callable[[], int],
+        thresholds: Thresholds | None,
+        window: int,
+        answering: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Begin with nothing.
 
         Args:
             waiting: How many images wait for a forward pass.
             thresholds: Of the detector; its calibration set, if there is one, is what scores are compared with.
             window: How many of the last scores are.
+            answering: How many requests are being answered.
         """
         self.registry = kept = CollectorRegistry()
         self.requests = Counter("fastadv_requests", "Requests for verdicts.", ["status"], registry=kept)
+        self._refused = Counter(
+            "fastadv_refused", "Requests and connections that a limit refused or ended.", ["limit"], registry=kept
+        )
+        for limit in LIMITS:
+            self._refused.labels(limit)
         self.images = Counter("fastadv_images", "Images that were judged.", ["flagged"], registry=kept)
         self.seconds = Histogram(
             "fastadv_request_seconds", "From the head of a request to its answer.", buckets=_SECONDS, registry=kept
@@ -40,6 +70,8 @@ class Metrics:
         self.batch = Histogram("fastadv_batch_images", "Images in one forward pass.", buckets=_IMAGES, registry=kept)
         queue = Gauge("fastadv_queue_images", "Images that wait for a forward pass.", registry=kept)
         queue.set_function(waiting)
+        requests = Gauge("fastadv_open_requests", "Requests that are being answered.", registry=kept)
+        requests.set_function(answering)
         self._scores = Histogram(
             "fastadv_score", "The detector's logit: higher for what looks adversarial.", buckets=_SCORES, registry=kept
         )
@@ -53,6 +85,11 @@ class Metrics:
             self._p_values = Histogram("fastadv_p_value", about, buckets=_P_VALUES, registry=kept)
             self._drift = DriftWindow(thresholds.scores, size=window)
             kept.register(_DriftCollector(self._drift))
+
+    def refuse(self, limit: str) -> None:
+        """Count what one of `LIMITS` refused."""
+        assert limit in LIMITS  # each value is a series that is kept for good
+        self._refused.labels(limit).inc()
 
     def judged(self, verdicts: Verdicts, seconds: float) -> None:
         """Take the verdicts of a forward pass that took so many seconds."""

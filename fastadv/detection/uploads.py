@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import itertools
 import re
-from collections.abc import Awaitable, MutableMapping
+from collections.abc import Awaitable, Iterator, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import HTTPException, Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fastadv.core.brief import brief
 from fastadv.data.formats import HEAD, READ_FORMATS, readable, sniff
 
 CUT_OFF = "the body ended before it was whole"
 
-_FORM = "multipart/form-data"
-_BYTES = "application/octet-stream"
-_TYPES = f"an image type such as image/jpeg, or {_BYTES}"
-_PART_HEAD = 4096  # bytes of the names and values of a part's headers
+FORM = "multipart/form-data"
+BYTES = "application/octet-stream"
+GONE = 499  # what proxies count a request as whose client closed the connection; nobody receives it
+
+_TYPES = f"an image type such as image/jpeg, or {BYTES}"
+_PART_HEAD = 4096  # bytes of a part's headers
 _ENCODED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
-_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
+_NEWLINES = re.compile(rb"[\r\n]*")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
 
 T = TypeVar("T")
 
@@ -35,6 +38,19 @@ class Body(NamedTuple):
 
     data: bytes
     boundary: bytes | None
+
+
+class Refused(HTTPException):
+    """An answer that a limit gives, and not an image.
+
+    Attributes:
+        limit: Which, as the metrics name it.
+    """
+
+    def __init__(self, limit: str, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        """Refuse."""
+        super().__init__(status, detail, headers)
+        self.limit = limit
 
 
 class BodyLimit:
@@ -64,7 +80,7 @@ class BodyLimit:
             if seen > self.most:
                 raise too_large(self.most)
             if self._held > self.most_of_all:
-                raise busy(f"the requests that are open hold {self.most_of_all} bytes already")
+                raise busy("buffered_bytes", f"the requests that are open hold {self.most_of_all} bytes already")
             return message
 
         try:
@@ -77,23 +93,27 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> Bod
     """The body of a request that may hold images.
 
     Raises:
-        HTTPException: 400 for a body that is not whole or a form without a boundary, 408 where it took too long to
-            arrive, 413 for one that is too large, 415 for a type that no image and no form has.
+        HTTPException: 400 for a body that is not whole, two types, or a form without a boundary, 408 where it took too
+            long to arrive, 413 for one that is too large, 415 for a type that no image and no form has.
     """
-    header = request.headers.get("content-type", "")
+    given = request.headers.getlist("content-type")
+    if len(given) > 1:  # a proxy may have looked at another one
+        raise HTTPException(400, f"content type: expected one header, got {len(given)}")
+    header = given[0] if given else ""
     kind = _type(header)
-    if kind != _FORM and not _may_be_image(kind):
-        raise HTTPException(415, f"content type is {kind!r}; expected {_FORM}, {_TYPES}")
+    if kind != FORM and not _may_be_image(kind):
+        raise HTTPException(415, f"content type is {brief(kind)}; expected {FORM}, {_TYPES}")
     boundary = None
-    if kind == _FORM:
+    if kind == FORM:
         boundary = parse_options_header(header)[1].get(b"boundary", b"")
         if not boundary:
-            raise HTTPException(400, f"content type: expected a boundary behind {_FORM}, got none")
+            raise HTTPException(400, f"content type: expected a boundary behind {FORM}, got none")
     declared = request.headers.get("content-length", "")
     waits = "100-continue" in request.headers.get("expect", "").lower()  # for leave to send the body
     if waits and declared.isdecimal() and int(declared) > most_bytes:
         raise too_large(most_bytes, close=True)
-    data = await in_time(_whole(request), seconds, 408, "the body took too long to arrive")
+    text = "the body took too long to arrive"
+    data = await in_time(_whole(request), seconds, Refused("body_timeout", 408, text, {"Connection": "close"}))
     if data is None:
         raise HTTPException(400, CUT_OFF)
     return Body(data, boundary)
@@ -126,115 +146,112 @@ def images_of(body: Body, most: int) -> list[Upload]:
     if body.boundary is None:
         _check("the body", body.data)
         return [(None, body.data)]
-    form = _Form(most)
-    try:
-        parser = MultipartParser(body.boundary, form.callbacks())
-        parser.logger = _SILENT  # it repeats bytes of the body
-        parser.write(body.data)
-    except FormParserError as error:
-        raise HTTPException(400, f"the form is damaged: {error}") from None
-    if form.parts and not form.whole:
-        raise HTTPException(400, "the form is damaged: expected its boundary at the end")
-    if not form.found:
+    found = [_file(headers, data) for headers, data in _parts(body.data, body.boundary, most)]
+    if not found:
         raise HTTPException(400, "the form has no file; expected one or more")
-    for name, data in form.found:
+    for name, data in found:
         _check(name or "", data)
-    return form.found
+    return found
 
 
-async def in_time(work: Awaitable[T], seconds: float, status: int, reason: str) -> T:
-    """What ``work`` gives, or an HTTPException with this status and reason after so many seconds."""
+async def in_time(work: Awaitable[T], seconds: float, late: Refused, *, client: Request | None = None) -> T:
+    """What ``work`` gives, or ``late`` after so many seconds; it is given up, too, when its client is gone.
+
+    Raises:
+        Refused: it took too long, or the client closed the connection.
+    """
     # not wait_for: its frame holds the task and the task's exception that frame, and with it all that was uploaded
     task = asyncio.ensure_future(work)
+    gone = None if client is None else asyncio.ensure_future(_gone(client))
+    both: set[asyncio.Future[Any]] = {task} if gone is None else {task, gone}
     try:
-        await asyncio.wait([task], timeout=seconds)
+        await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
+        if gone is not None and gone.done():
+            late = Refused("client_gone", GONE, "the client is gone")
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
-        del task
-    raise HTTPException(status, reason, headers={"Connection": "close"} if status == 408 else None)
+        if left := [each for each in both if not each.done() and each.cancel()]:
+            await asyncio.wait(left)
+        del task, gone, both, left
+    try:
+        raise late
+    finally:
+        del late, client  # as above
 
 
-def too_large(most: int, *, close: bool = False) -> HTTPException:
+async def _gone(client: Request) -> None:
+    """Return once the client of a request whose body is read has closed its connection."""
+    while (await client.receive())["type"] != "http.disconnect":
+        pass
+
+
+def too_large(most: int, *, close: bool = False) -> Refused:
     """The answer to a body of more than ``most`` bytes; ``close`` where the client has not begun to send it."""
     headers = {"Connection": "close"} if close else None
-    return HTTPException(413, f"the body is larger than {most} bytes", headers=headers)
+    return Refused("body_size", 413, f"the body is larger than {most} bytes", headers)
 
 
-def busy(reason: str) -> HTTPException:
+def busy(limit: str, detail: str) -> Refused:
     """The answer to what can be tried again."""
-    return HTTPException(503, reason, headers={"Retry-After": "1"})
+    return Refused(limit, 503, detail, {"Retry-After": "1"})
 
 
-def described(most_images: int) -> dict[str, Any]:
-    """What a request's body may be, for the API's own description."""
-    binary = {"type": "string", "format": "binary"}
-    content: dict[str, Any] = {kind: {"schema": binary} for kind in ("image/*", _BYTES)}
-    images = {"type": "array", "items": binary, "maxItems": most_images}
-    content[_FORM] = {"schema": {"type": "object", "properties": {"images": images}}}
-    return {"required": True, "content": content}
+def _parts(data: bytes, boundary: bytes, most: int) -> Iterator[tuple[dict[bytes, str], bytes]]:
+    """The headers and the content of each part of a form (RFC 7578).
 
-
-class _Form:
-    """The files of a form, as its parser finds them."""
-
-    def __init__(self, most: int) -> None:
-        self.found: list[Upload] = []
-        self.whole = False
-        self._most = most
-        self._headers: dict[str, str] = {}
-        self._header = [b"", b""]  # the name and the value that are being read
-        self._size = 0
-        self._data: list[bytes] = []
-        self.parts = 0
-
-    def callbacks(self) -> Any:
-        """What the parser calls."""
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._add(0, data[start:end]),
-            "on_header_value": lambda data, start, end: self._add(1, data[start:end]),
-            "on_header_end": self._end_header,
-            "on_part_data": lambda data, start, end: self._data.append(data[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
-
-    def _begin(self) -> None:
-        self.parts += 1
-        if self.parts > self._most:
-            raise HTTPException(400, f"Too many files: expected at most {self._most} in one form")
-        self._headers, self._header, self._size, self._data = {}, [b"", b""], 0, []
-
-    def _add(self, place: int, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > _PART_HEAD:
+    Looks for the boundary alone, and refuses a line that begins with it and goes on (RFC 2046, 5.1.1): the time is
+    linear in the bytes, and the memory that of the parts, whatever they hold.
+    """
+    opening = _NEWLINES.match(data)
+    assert opening is not None  # it matches nothing, too
+    place = opening.end()
+    if place == len(data):
+        return
+    line = b"--" + boundary
+    if not data.startswith(line, place):
+        raise HTTPException(400, "the form is damaged: expected its boundary at the beginning")
+    place += len(line)
+    for count in itertools.count(1):
+        if data.startswith(b"--", place):
+            return
+        head = data.find(b"\r\n", place)
+        if head < 0 or data[place:head].strip(b" \t"):
+            raise HTTPException(400, "the form is damaged: expected a line break or its end behind a boundary")
+        if count > most:
+            raise HTTPException(400, f"Too many files: expected at most {most} in one form")
+        end = data.find(b"\r\n\r\n", head, head + _PART_HEAD + 4)
+        if end < 0 and len(data) - head > _PART_HEAD:
             raise HTTPException(400, f"the form: expected at most {_PART_HEAD} bytes of headers in a part, got more")
-        self._header[place] += data
+        place = data.find(b"\r\n" + line, end + 4)
+        if end < 0 or place < 0:
+            raise HTTPException(400, "the form is damaged: expected its boundary at the end")
+        yield _headers(data[head + 2 : end]), data[end + 4 : place]
+        place += 2 + len(line)
 
-    def _end_header(self) -> None:
-        name, value = self._header
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-        self._header = [b"", b""]
 
-    def _end(self) -> None:
-        disposition = self._headers.get("content-disposition", "")
-        about = parse_options_header(disposition)[1]
-        if b"filename" not in about and _ENCODED_NAME.search(disposition):
-            raise HTTPException(400, "the form: expected a file with filename=..., got filename* alone (RFC 7578, 4.2)")
-        if b"filename" not in about:
-            raise HTTPException(400, "the form: expected files only, got a field without a filename")
-        name = (about[b"filename"] or about.get(b"name", b"")).decode("utf-8", "replace")
-        kind = _type(self._headers.get("content-type", _BYTES))
-        if not _may_be_image(kind):
-            raise HTTPException(415, f"{name}: content type is {kind!r}; expected {_TYPES}")
-        self.found.append((name, b"".join(self._data)))
+def _headers(block: bytes) -> dict[bytes, str]:
+    found: dict[bytes, str] = {}
+    for line in block.split(b"\r\n") if block else ():
+        header = _HEADER.fullmatch(line)
+        if header is None or header[1].lower() in found:
+            raise HTTPException(400, "the form is damaged: expected each header of a part once, as 'name: value'")
+        found[header[1].lower()] = header[2].decode("latin-1").strip()
+    return found
 
-    def _finish(self) -> None:
-        self.whole = True
+
+def _file(headers: dict[bytes, str], data: bytes) -> Upload:
+    disposition = headers.get(b"content-disposition", "")
+    about = parse_options_header(disposition)[1]
+    if b"filename" not in about and _ENCODED_NAME.search(disposition):
+        raise HTTPException(400, "the form: expected a file with filename=..., got filename* alone (RFC 7578, 4.2)")
+    if b"filename" not in about:
+        raise HTTPException(400, "the form: expected files only, got a field without a filename")
+    name = (about[b"filename"] or about.get(b"name", b"")).decode("utf-8", "replace")
+    kind = _type(headers.get(b"content-type", BYTES))
+    if not _may_be_image(kind):
+        raise HTTPException(415, f"{name}: content type is {brief(kind)}; expected {_TYPES}")
+    return name, data
 
 
 def _type(header: str) -> str:
@@ -242,7 +259,7 @@ def _type(header: str) -> str:
 
 
 def _may_be_image(kind: str) -> bool:
-    return kind.startswith("image/") or kind == _BYTES
+    return kind.startswith("image/") or kind == BYTES
 
 
 def _check(name: str, data: bytes) -> None:

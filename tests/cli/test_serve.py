@@ -25,6 +25,7 @@ pytest.importorskip("python_multipart", reason="python-multipart is not installe
 from fastadv.data.images import to_tensor
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.detection.guard import Guard
+from fastadv.detection.service import ServiceConfig, StuckError
 from fastadv.models import load
 
 
@@ -213,10 +214,13 @@ def test_wrong_limits_and_tokens(inside, detector_file, tmp_path, monkeypatch):
         ("--max-mib", 1e300, "a number from 0.001 to 1024, got 1e+300"),
         ("--max-megapixels", 41, "a number from 0.001 to 40, got 41"),
         ("--max-wait-ms", 60001, "a number from 0 to 60000, got 60001"),
+        ("--max-buffered-mib", 1, "a number from --max-mib, 8 to 1e+06, got 1"),
         ("--host", " ", "an address of this machine, got ' '"),
     ):
         code, said = serving(inside, detector_file, option, value)
         assert (code, f"{option}: expected {expected}" in said) == (2, True), said
+    code, said = serving(inside, detector_file, "--max-parts", 0)
+    assert (code, "max_parts: expected an integer >= 1, got 0" in said) == (2, True)
     code, said = serving(inside, detector_file, "--timeout", 1e-300)
     assert (code, "timeout: expected seconds in [0.001, 3600], got 1e-300" in said) == (2, True)
     code, said = serving(inside, detector_file, "--token-file", tmp_path / "gone")
@@ -237,6 +241,51 @@ def test_the_last_line_counts_what_was_not_answered(inside, detector_file, monke
     monkeypatch.setattr("fastadv.detection.service.serve", lambda *given, **options: left)
     code, said = serving(inside, detector_file)
     assert (code, said.strip()) == (0, f"stopped; {expected}")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--host", "0.0.0.0"), True),
+        (("--host", "127.0.0.2"), False),
+        (("--host", "::1"), False),
+        (("--host", "0.0.0.0", "--token-file", "token"), False),
+    ],
+)
+def test_an_address_that_others_reach_without_a_token_is_told(
+    inside, detector_file, monkeypatch, tmp_path, given, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("correct-horse-battery-staple")
+
+    def answer(guard, config, *, started, **options):
+        started("http://somewhere:1")
+        return 0
+
+    monkeypatch.setattr("fastadv.detection.service.serve", answer)
+    code, said = serving(inside, detector_file, *given)
+    text = "no token: every client that reaches this address is answered; see --token-file"
+    assert (code, text in " ".join(said.split())) == (0, told)
+
+
+def test_a_pass_that_does_not_end_does_not_keep_the_process(inside, detector_file, monkeypatch):
+    def answer(*given, **options):
+        raise StuckError("stop: expected the last forward pass to end, got none that did")
+
+    monkeypatch.setattr("fastadv.detection.service.serve", answer)
+    monkeypatch.setattr("os._exit", sys.exit)
+    assert serving(inside, detector_file) == (1, "stop: expected the last forward pass to end, got none that did\n")
+
+
+def test_limits_reach_the_service(inside, detector_file, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fastadv.detection.service.serve", lambda guard, config, **options: seen.append(config) or 0)
+    for given in ((), ("--max-mib", 300), ("--max-parts", 7, "--max-queue", 99, "--max-buffered-mib", 9, "--drain", 3)):
+        assert serving(inside, detector_file, *given)[0] == 0
+    usual, large, own = seen
+    assert usual == ServiceConfig()
+    assert (large.max_bytes, large.max_buffered) == (300 << 20, 300 << 20)
+    assert (own.max_parts, own.max_queue, own.max_buffered, own.drain) == (7, 99, 9 << 20, 3)
 
 
 def test_a_port_that_is_taken(inside, detector_file):

@@ -112,6 +112,19 @@ def test_round_trip(kind, make, labelled, tmp_path):
     assert not read.network.training
 
 
+def test_a_file_that_is_written_over_changes_nothing_that_was_read_from_it(detector, labelled, tmp_path):
+    """A service that runs keeps its detector when somebody copies another one over the file, or cuts it short."""
+    path = tmp_path / "d.safetensors"
+    detector.save(path)
+    read = load_detector(path)
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.truncate(9)
+    values, _ = labelled(7, seed=3)
+    assert_same_bits(read.score(values), detector.score(values))
+    assert_same_bits(read.thresholds.scores, detector.thresholds.scores)
+
+
 def test_thresholds_and_provenance_are_kept(detector, tmp_path):
     detector.save(tmp_path / "d.safetensors")
     read = load_detector(tmp_path / "d.safetensors")

@@ -73,6 +73,15 @@ def test_the_images_of_a_request_share_a_budget_of_pixels(asgi, guard):
     assert faces(asgi, guard, form(part(encoded(80))), **limits)[0] == 400  # too large by itself
 
 
+def test_the_scans_of_a_jpeg_count_as_pixels(asgi, guard):
+    data = encoded(70, "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), len(data) - 2
+    assert data.count(b"\xff\xda") == 10
+    for more, status in ((0, 200), (10, 200), (11, 413)):
+        body = data[:last] + (1 + more) * data[last:end] + data[end:]
+        assert faces(asgi, guard, body, ANY, max_pixels=5000, max_request_pixels=10_000)[0] == status
+
+
 def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
     assert faces(asgi, guard, form(*[part(chunks(300))] * 3), max_parts=1000)[0] == 200
     status, said = faces(asgi, guard, form(*[part(chunks(300))] * 4), max_parts=1000)
@@ -106,11 +115,44 @@ def test_the_images_of_a_request_share_a_budget_of_chunks(asgi, guard):
         (b"--edge--" * 1000, 400, "the form has no file"),
         (b"\r\n" * 100_000, 400, "the form has no file"),
         (b"--other\r\n", 400, "the form is damaged: "),
+        (form(part(b"x\r\n--edges\r\n")), 400, "expected a line break or its end behind a boundary"),
+        (
+            form(part(encoded(16), "Content-Type: image/png\r\ncontent-type: text/html")),
+            400,
+            "each header of a part once",
+        ),
+        (form(part(encoded(16), "Content-Type : image/png")), 400, "each header of a part once, as 'name: value'"),
     ],
 )
 def test_a_form_that_is_wrong(asgi, guard, body, status, message):
     found, said = faces(asgi, guard, body, max_images=3)
     assert (found, message in said["detail"]) == (status, True), said
+
+
+def test_a_form_takes_the_memory_of_its_bytes_whatever_they_are(asgi, guard):
+    """Beginnings of the boundary, and single line breaks, are no pieces of their own."""
+    bodies = [form(part(piece * (1 << 20) + encoded(16))) for piece in (b"\r", b"\r\n--edg")]
+
+    async def work(app):
+        await asgi.ask(app, "POST", "/v1/faces", encoded(16), ANY)
+        found = []
+        for body in bodies:
+            tracemalloc.start()
+            try:
+                status, _ = await asgi.ask(app, "POST", "/v1/faces", body, FORM, chunk=len(body))
+                found.append((status, tracemalloc.get_traced_memory()[1] < 4 * len(body) + (1 << 20)))
+            finally:
+                tracemalloc.stop()
+        return found
+
+    assert asgi.during(guard, work, max_bytes=16 << 20) == [(415, True)] * 2
+
+
+def test_two_types_of_one_body_are_refused(asgi, guard):
+    """A proxy may have looked at the other one."""
+    types = [(b"content-type", b"text/plain"), (b"content-type", b"image/png")]
+    found = asgi.during(guard, lambda app: asgi.ask(app, "POST", "/v1/faces", encoded(16), headers=types))
+    assert found == (400, {"detail": "content type: expected one header, got 2"})
 
 
 def test_an_argument_that_is_wrong_is_one_sentence(asgi, guard):
