@@ -88,7 +88,7 @@ ci: lint types docs test test-slow wheel-test install-test
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
 # beside the source tree, not in it, so that they meet the installed package with its compiled module. --all leaves out
-# peers and streaming, which take an hour. On a machine that is there for minutes: bench/on_gpu.sh
+# peers, scale and streaming, which take an hour. On a machine that is there for minutes: bench/on_gpu.sh
 GPU_TESTS ?=
 GPU_BENCH ?= --all
 gpu-check:

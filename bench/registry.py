@@ -17,6 +17,7 @@ from bench import (
     guard,
     ops,
     optimisation,
+    scale,
     serve_load,
     streaming,
     surrogates,
@@ -129,6 +130,13 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="a run of the command over 100,000 images that stops at success: its memory, and where its time goes",
             needs_data=False,
             run=lambda o: streaming.stream(device=o.device, quick=o.quick),
+            by_name=True,
+        ),
+        "scale": Entry(
+            what="attacks on 10^9 faces on paper: costs of an image, what saturates first, slow and failing workers",
+            needs_data=False,
+            run=lambda o: scale.scale(data=o.data, quick=o.quick),
+            groups=("part",),
             by_name=True,
         ),
         "peers": Entry(

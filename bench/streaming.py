@@ -22,7 +22,7 @@ _LOOK = 2.0  # seconds between two looks at the memory
 _PARTS = re.compile(r"([a-zA-Z0-9 ]+?) (\d+) %")
 
 
-def _folder(at: Path, count: int) -> None:
+def folder_of(at: Path, count: int) -> None:
     """``count`` images of people, links to a few hundred drawn faces."""
     at.mkdir()
     drawn = []
@@ -50,7 +50,7 @@ def stream(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
     count = 200 if quick else 100_000
     with tempfile.TemporaryDirectory() as folder:
         faces = Path(folder) / "faces"
-        _folder(faces, count)
+        folder_of(faces, count)
         command = [
             *(sys.executable, "-m", "fastadv", "attack", _ATTACK, "--data", str(faces), "--model", _MODEL),
             *("--goal", "impersonate", "--threshold", _THRESHOLD, "--stop-at-success", "--device", device),
