@@ -96,12 +96,11 @@ SCENARIOS = (
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and its 95 % interval, by Student's t."""
-    from scipy.stats import t
-
-    mean, count = float(np.mean(values)), len(values)
-    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)) if count > 1 else 0.0
-    return mean, mean - half, mean + half
+    """The mean and its 95 % interval, by a bootstrap of 10,000 samples."""
+    found = np.asarray(values, np.float64)
+    means = np.random.default_rng(0).choice(found, (10_000, len(found))).mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(found.mean()), float(low), float(high)
 
 
 #: How workers share a job: whether from one queue, and whether a failure leaves finished images finished.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from fastadv.data.manifest import PARQUET, journal_line
 _ROOT = Path(__file__).parent.parent
 _GOAL = ("--model", "synth-mobile", "--goal", "impersonate", "--threshold", "0.5", "--quiet")
 _STOPPED = ("pgd", *_GOAL, "--stop-at-success", "--precision", "bf16")
-_SHARDS = 64  # of which one is computed, so that little but listing and hashing is measured
+_ATTACKED = 16  # images of the shard that is computed where listing is measured
 _QUALITY = 95
 
 Probed = Mapping[str, float]
@@ -34,7 +33,8 @@ def _probe(folder: Path, *arguments: str | Path, memory: bool = False) -> Probed
     """A command in a process of its own; as ``bench.probe``."""
     result = folder / "probe.json"
     told = [sys.executable, "-m", "bench.probe", str(result), *(["--memory"] if memory else []), "--"]
-    done = subprocess.run([*told, *map(str, arguments)], cwd=_ROOT, capture_output=True, text=True)
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}  # a thread that waits for another one takes processor time too
+    done = subprocess.run([*told, *map(str, arguments)], cwd=_ROOT, env=own, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"fastadv {arguments[0]}: expected it to succeed, got {done.stderr[-400:]!r}")
     found: Probed = json.loads(result.read_text())
@@ -43,47 +43,34 @@ def _probe(folder: Path, *arguments: str | Path, memory: bool = False) -> Probed
 
 def _commands(folder: Path, count: int) -> dict[str, Probed]:
     """One run of ``count`` images of one step each: its commands with what each took."""
-    faces, run = folder / "faces", folder / "run"
+    faces, run, parts = folder / "faces", folder / "run", folder / "parts"
     folder_of(faces, count)
     attack = ("attack", "fgsm", *_GOAL, "--data", faces, "--out")
-    found = {
-        "run": _probe(folder, *attack, run),
-        "again": _probe(folder, *attack, run),
-        "list": _probe(folder, *attack, folder / "one", "--shard", f"1/{_SHARDS}"),
-        "run, memory": _probe(folder, *attack, folder / "traced", memory=True),
-    }
+    found = {"run": _probe(folder, *attack, run), "again": _probe(folder, *attack, run)}
     for number in (1, 2):
-        _probe(folder, *attack, folder / "parts", "--shard", f"{number}/2")
-    shutil.copytree(folder / "parts", folder / "copy")
-    found["merge"] = _probe(folder, "merge", folder / "parts", "--quiet")
-    found["merge, memory"] = _probe(folder, "merge", folder / "copy", "--quiet", memory=True)
-    return found
+        _probe(folder, *attack, parts, "--shard", f"{number}/2")
+    return {**found, "merge": _probe(folder, "merge", parts, "--quiet")}
 
 
-def per_image(few: Mapping[str, Probed], many: Mapping[str, Probed], more: int) -> dict[str, float]:
+def _listed(folder: Path, count: int) -> dict[str, Probed]:
+    """A shard of few of ``count`` images: its process lists, checks and hashes all of them."""
+    folder_of(folder / "faces", count)
+    attack = ("attack", "fgsm", *_GOAL, "--data", folder / "faces", "--shard", f"1/{count // _ATTACKED}", "--out")
+    memory = _probe(folder, *attack, folder / "traced", memory=True)
+    return {"list": {**_probe(folder, *attack, folder / "one"), "memory": memory["memory"]}}
+
+
+def per_image(few: Mapping[str, Probed], many: Mapping[str, Probed], more: int) -> dict[str, dict[str, float]]:
     """What each of the ``more`` images of the larger run adds, free of what every process costs.
 
     Args:
-        few: The commands of a run of some images.
-        many: Those of a run of ``more`` images more.
+        few: Commands of a run of some images.
+        many: The same of a run of ``more`` images more.
         more: How many.
     """
-
-    def slope(command: str, what: str) -> float:
-        return (many[command][what] - few[command][what]) / more
-
-    # a shard of every 64th image lists and hashes all: s = p + w / 64, where the whole run is r = p + w
-    listed = (_SHARDS * slope("list", "cpu") - slope("run", "cpu")) / (_SHARDS - 1)
     return {
-        "listed": max(0.0, listed),
-        "checked": slope("again", "cpu"),
-        "merged": slope("merge", "cpu"),
-        "read": slope("run", "rchar"),
-        "written": slope("run", "wchar"),
-        "operations": slope("run", "operations"),
-        "merge_operations": slope("merge", "operations"),
-        "listed_memory": slope("run, memory", "memory"),
-        "merged_memory": slope("merge, memory", "memory"),
+        command: {what: (many[command][what] - value) / more for what, value in took.items()}
+        for command, took in few.items()
     }
 
 
@@ -142,8 +129,8 @@ def measured(data: Path | None, *, quick: bool) -> tuple[dict[str, float], Count
 
     Sizes are of synthetic faces; those that begin with ``lfw_`` are of crops of LFW, where there is data.
     """
-    people = 8 if quick else 128
-    few, many = (128, 256) if quick else (1_024, 4_096)
+    people, of_lfw = (8, 32) if quick else (128, 512)
+    few, many, listed = (128, 256, 512) if quick else (1_024, 4_096, 16_384)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         source = SyntheticFaces(identities=people, per_identity=8, seed=5)
@@ -151,10 +138,24 @@ def measured(data: Path | None, *, quick: bool) -> tuple[dict[str, float], Count
         costs, ticks = _images(folder / "synthetic")
         if data is not None:
             lfw = LFW(data / "lfw")
-            _save(lfw, lfw.names[: 32 if quick else 512], folder / "lfw" / "faces")
+            _save(lfw, lfw.names[:of_lfw], folder / "lfw" / "faces")
             real, _ = _images(folder / "lfw")
-            costs |= {f"lfw_{name}": value for name, value in real.items() if name in ("png", "jpeg", "adversarial")}
-        for count in (few, many):
-            (folder / str(count)).mkdir()
-        costs |= per_image(*(_commands(folder / str(count), count) for count in (few, many)), many - few)
-    return costs, ticks
+            costs |= {f"lfw_{name}": real[name] for name in ("png", "jpeg", "adversarial")}
+        took = {}
+        for work, least, most in ((_commands, few, many), (_listed, many, listed)):
+            both = []
+            for count in (least, most):
+                at = folder / f"{work.__name__}-{count}"
+                at.mkdir()
+                both.append(work(at, count))
+            took |= per_image(*both, most - least)
+    return costs | {
+        "listed": took["list"]["cpu"],
+        "listed_memory": took["list"]["memory"],
+        "checked": took["again"]["cpu"],
+        "merged": took["merge"]["cpu"],
+        "read": took["run"]["rchar"],
+        "written": took["run"]["wchar"],
+        "operations": took["run"]["operations"],
+        "merge_operations": took["merge"]["operations"],
+    }, ticks
