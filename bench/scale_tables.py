@@ -66,12 +66,12 @@ def loads(results: Mapping[str, Any]) -> str:
         name = first(row, one_run=False)
         lines.append(
             [
-                f"{row['worker']}: {row['workers']}",
+                f"{row['worker']}; {row['workers']}",
                 *(f"{number(100 * row[each])} %" if each in row else "" for each in RESOURCES),
                 f"{RESOURCES[name]}{'' if row[name] < 1 else ' (saturated)'}",
             ]
         )
-    return table(["workers", *RESOURCES.values(), "highest but listing and merging"], lines)
+    return table(["worker; number", *RESOURCES.values(), "highest but listing and merging"], lines)
 
 
 def _by_workers(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], dict[int, Row]]:
@@ -116,7 +116,11 @@ def simulation(results: Mapping[str, Any]) -> str:
 
 def lost(results: Mapping[str, Any]) -> str:
     """Work that was lost, and workers' time without work at the end."""
-    return _simulated(results, lambda r: f"{100 * r['lost_share']:.2g} %, {100 * r['idle']:.2g} %")
+    return _simulated(results, lambda r: f"{_percent(r['lost_share'])}, {_percent(r['idle'])}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share >= 1e-5 or not share else "< 0.001 %"
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
