@@ -233,6 +233,13 @@ def evaluate(
             "(default: 0.1, 1, 10)."
         ),
     ] = None,
+    transfer_from: Annotated[
+        list[Path] | None,
+        Option(
+            help="Try the images of --adaptive in this folder too, an evaluated study of another network on the same "
+            "faces; may be given several times."
+        ),
+    ] = None,
     knn_layer: Annotated[
         list[str] | None,
         Option(
@@ -276,6 +283,7 @@ def evaluate(
         unseen_runs=tuple(str(folder) for folder in unseen_run or ()),
         adaptive=tuple(parse_attack(text) for text in adaptive or ()),
         weights=tuple(weight) if weight else (0.1, 1.0, 10.0),
+        transfer_from=tuple(str(folder) for folder in transfer_from or ()),
         knn_layers=tuple(knn_layer or ()),
         k=k,
         dimensions=parse_number("dimensions", dimensions),

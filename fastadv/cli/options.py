@@ -76,6 +76,8 @@ class DetectorOptions:
 class AlignOptions:
     """Whether the faces of photographs are detected and aligned, in place of landmarks; a base of groups with data."""
 
+    panel: ClassVar[str] = "Input"
+
     align: Annotated[
         bool, Option("--align", help="Detect and align the face of each photograph, in place of --landmarks.")
     ] = False

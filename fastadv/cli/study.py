@@ -14,7 +14,7 @@ from typer import Option
 from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.help_page import Group
-from fastadv.cli.options import AsJson, Landmarks, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.options import SYNTHETIC, AlignOptions, AsJson, Landmarks, OutputOptions, PrintOptions, RunOptions
 
 if TYPE_CHECKING:
     from fastadv.studies.papers.recipe import Setup, StudyRecipe
@@ -112,6 +112,7 @@ def run_study(
         ),
     ],
     printing: PrintOptions,
+    photographs: AlignOptions,
     data: Annotated[
         Path | None,
         Option(help="Read faces: a folder, LFW, a .bin (default with --scale smoke: synthetic faces)."),
@@ -155,6 +156,7 @@ def run_study(
         networks=tuple(network or ()),
         pairs=pairs,
         landmarks=landmarks,
+        search=photographs.search(SYNTHETIC if data is None else data, run.device),
         seed=run.seed,
         engine=run.engine,
         device=run.device,

@@ -64,8 +64,7 @@ def test_every_command_that_takes_data_takes_align() -> None:
     takers = {path for path, options in commands() if "data" in options}
     assert len(takers) >= 12
     own = {"align", "faces", "least_face", "detector_weights"}
-    # report aligns by the landmarks that the run has kept; recipes take faces that are aligned or have points
-    others = {("report",), ("study", "run")}
+    others = {("report",)}  # aligns by the landmarks that the run has kept
     assert {path for path, options in commands() if own <= options} == takers - others
     assert {path for path, options in commands() if "align" in options} == takers - others
 
@@ -106,6 +105,10 @@ def test_every_command(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None
     given = ("--data", f"{inputs}/faces", "--align", "--pairs", f"{inputs}/pairs.csv", "--model", "synth-mobile")
     app(["models", "check", *given, "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["pairs"] == 32
+    words = ("study", "run", "mehr-table-1", *given[:3], "--detector-weights", "any", "--pairs", f"{inputs}/pairs.csv")
+    app([*words, "--out", f"{inputs}/runs/study", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["recipes"]
+    assert (inputs / "runs" / "study" / "landmarks.txt").is_file()
     app(["report", f"{inputs}/runs/impersonate", "--data", f"{inputs}/faces", "--json"], standalone_mode=False)
     assert "not in the data" not in (inputs / "runs" / "impersonate" / "report.html").read_text()
 

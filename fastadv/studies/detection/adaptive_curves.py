@@ -8,16 +8,23 @@ Source:
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fastadv.attacks import CATALOG
 from fastadv.attacks.options import options_of
 from fastadv.attacks.spec import AttackSpec
+from fastadv.core.errors import ArgumentError
 from fastadv.core.statistics import wilson
+from fastadv.data import ManifestRow, read_manifest
+from fastadv.data.run_files import IMAGES, RUN, Description, check_images
 from fastadv.detection import Detector
-from fastadv.studies.detection.adaptive import make_adaptive, threshold_of
+from fastadv.runs import describe, list_hash
+from fastadv.runs.attack import met_before, source_name
+from fastadv.studies.detection.adaptive import make_adaptive, reaches, threshold_of
 from fastadv.studies.detection.attacks import sources
 from fastadv.studies.detection.features import scores_of
 from fastadv.studies.detection.setting import Clean, Setting, kind
@@ -81,6 +88,7 @@ def adaptive_points(
     pairs: Sequence[tuple[str, str | None]],
     attacks: Sequence[AttackSpec],
     weights: Sequence[float],
+    transfer_from: Sequence[str] = (),
 ) -> tuple[AdaptivePoint, ...]:
     """Curves of every attack that has steps and a radius, targeted and not, and two checks.
 
@@ -95,14 +103,16 @@ def adaptive_points(
         pairs: Those to evade, each with one whose images are tried on it too; None: there is none.
         attacks: Those that can adapt (``check_adapts``).
         weights: Of the detector's logit in the attacker's loss.
+        transfer_from: Folders of evaluated studies of other networks on the same faces, whose images are tried too.
 
     Raises:
+        ValueError: Such a folder has no images of an attack, or others than of this study's faces.
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
     points: list[AdaptivePoint] = []
     names = tuple(sources(setting, clean, ("test",)))
     for (name, other), spec, targeted in itertools.product(pairs, attacks, (True, False)):
-        if spec.radius is None or not CATALOG[spec.name].steps:
+        if not has_curves(spec):
             continue
         about = _Attack(
             setting=setting,
@@ -117,7 +127,53 @@ def adaptive_points(
         points += about.curves()
         if other is not None:
             points.append(about.transfer(other))
+        points += [about.transfer_of(Path(study)) for study in transfer_from]
     return tuple(points)
+
+
+def has_curves(spec: AttackSpec) -> bool:
+    """Whether an attack has steps and a radius."""
+    return spec.radius is not None and bool(CATALOG[spec.name].steps)
+
+
+def runs_to_transfer(
+    setting: Setting, study: Path, spec: AttackSpec, targeted: bool
+) -> list[tuple[Path, list[ManifestRow]]]:
+    """The runs of an attack in another study's folder whose images were made to evade a detector, with their images.
+
+    Raises:
+        ValueError: There are none, or they are of other faces than this study's, or of other targets.
+        RunFolderError, ManifestError: A run is damaged.
+    """
+    steps, eps = _usual(spec)
+    recipe = replace(spec, steps=steps, eps=eps).recipe()
+    wanted = {"attack": json.loads(json.dumps(describe(recipe))), "targeted": targeted}
+    runs, targets = [], setting.splits.targets
+    for file in sorted((study / "attacks").glob(f"*/{RUN}")):
+        config, folder = Description.read(file.parent).config, file.parent
+        if not config.get("detector") or wanted != {name: config.get(name) for name in wanted}:
+            continue
+        rows = read_manifest(folder)
+        if any(row.target != (targets.get(source_name(row)) if targeted else "") for row in rows) or not all(
+            source_name(row) in targets for row in rows
+        ):
+            raise ArgumentError(
+                "transfer_from: expected a study of the same faces, split and seed, got other images or targets in "
+                f"{folder}"
+            )
+        runs.append((folder, [row for row in rows if not met_before(row)]))
+    if not runs:
+        raise ArgumentError(
+            f"transfer_from: expected a study with images of {spec.label}, {kind(targeted)}, made to evade a detector, "
+            f"got none in {study}; evaluate it with --adaptive {spec.label} first"
+        )
+    return runs
+
+
+def _usual(spec: AttackSpec) -> tuple[int, float]:
+    """Steps and radius of an attack as it is given."""
+    assert spec.radius is not None
+    return spec.steps or spec.recipe().steps, spec.radius
 
 
 def _stopping(spec: AttackSpec) -> AttackSpec:
@@ -181,9 +237,32 @@ class _Attack:
         self._attack(reached, other, steps, eps, spec=self.given)
         return self._point(reached, TRANSFER, other, steps, eps)
 
+    def transfer_of(self, study: Path) -> AdaptivePoint:
+        """What was made on another network to evade its detectors, by runs that do not end where these are evaded."""
+        steps, eps = self._usual()
+        reached, known = _Reached(), set(self.names)
+        tried: set[str] = set()
+        for folder, rows in runs_to_transfer(self.setting, study, self.given, self.targeted):
+            check_images(folder, rows)
+            own = [row for row in rows if source_name(row) in known]
+            tried.update(map(source_name, own))
+            if own:
+                self._look(reached, f"{study.name}-{folder.name}", folder, own)
+        return self._point(reached, TRANSFER, str(study), steps, eps, images=len(tried))
+
+    def _look(self, reached: _Reached, stage: str, folder: Path, rows: Sequence[ManifestRow]) -> None:
+        """Which images of a run reach the class goal on this network, and pass its detector."""
+        setting, judge = self.setting, self.detectors[self.name]
+        files = [folder / IMAGES / f"{row.name}.png" for row in rows]
+        seen = setting.changed(stage, list_hash(rows), [source_name(row) for row in rows], files)
+        good = reaches(setting, self.clean, seen, on_logits=self.given.on_logits, targeted=self.targeted)
+        found = seen.take(good)
+        if len(found):
+            reached.fooled.update(found.names)
+            reached.hidden.update(found.take(scores_of(judge, found) < threshold_of(judge)).names)
+
     def _usual(self) -> tuple[int, float]:
-        assert self.given.radius is not None
-        return self.given.steps or self.given.recipe().steps, self.given.radius
+        return _usual(self.given)
 
     def _attack(
         self, reached: _Reached, made_for: str, steps: int, eps: float, *, spec: AttackSpec | None = None
@@ -213,7 +292,9 @@ class _Attack:
                 reached.fooled.update(cell.features.names)
                 reached.hidden.update(n for n, good in zip(cell.features.names, below, strict=True) if good)
 
-    def _point(self, reached: _Reached, varied: str, made_for: str, steps: int, eps: float) -> AdaptivePoint:
+    def _point(
+        self, reached: _Reached, varied: str, made_for: str, steps: int, eps: float, *, images: int | None = None
+    ) -> AdaptivePoint:
         return AdaptivePoint(
             attack=self.given.label,
             targeted=self.targeted,
@@ -222,7 +303,7 @@ class _Attack:
             made_for=made_for,
             steps=steps,
             eps=eps,
-            images=len(self.names) - len(reached.met),
+            images=len(self.names) - len(reached.met) if images is None else images,
             fooled=len(reached.fooled),
             hidden=len(reached.hidden),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
 from fastadv.studies.detection import fit, measure
 from fastadv.studies.detection.adaptive import FALSE_ALARM, AdaptiveRow, adaptive_rows
-from fastadv.studies.detection.adaptive_curves import AdaptivePoint, adaptive_points, masking_notes
+from fastadv.studies.detection.adaptive_curves import (
+    AdaptivePoint,
+    adaptive_points,
+    has_curves,
+    masking_notes,
+    runs_to_transfer,
+)
 from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
 from fastadv.studies.detection.compare import Comparison, Curve, compare
 from fastadv.studies.detection.controls import AFTER, UNSEEN, Control, check_controls
@@ -41,6 +48,8 @@ class EvaluateConfig:
         unseen_runs: Folders of ``fastadv attack`` with more of them.
         adaptive: Attacks that one who knows the best detector runs; each with every weight.
         weights: Of the detector's logit in such an attacker's loss, besides 0, which is always run to compare with.
+        transfer_from: Folders of evaluated studies of other networks on the same faces: their images of the adaptive
+            attacks are tried on this one.
         knn_layers: Of the kNN score; none: all that the detectors read.
         k: Neighbours that vote; None: as many as a person has images in the index, in the mean. **choice**: the paper's
             1000 are about as many as its classes have, and a smaller index has less of each.
@@ -58,6 +67,7 @@ class EvaluateConfig:
     unseen_runs: tuple[str, ...] = ()
     adaptive: tuple[AttackSpec, ...] = ()
     weights: tuple[float, ...] = (0.1, 1.0, 10.0)
+    transfer_from: tuple[str, ...] = ()
     knn_layers: tuple[str, ...] = ()
     k: int | None = None
     dimensions: int | float = COMPONENTS
@@ -68,8 +78,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_controls(self.controls)
         check_controls(self.after)
-        if len(set(self.also_natural)) != len(self.also_natural):
-            raise ArgumentError(f"also_natural: expected different folders, got {', '.join(self.also_natural)}")
+        for name, folders in (("also_natural", self.also_natural), ("transfer_from", self.transfer_from)):
+            if len(set(folders)) != len(folders):
+                raise ArgumentError(f"{name}: expected different folders, got {', '.join(folders)}")
+        if self.transfer_from and not self.adaptive:
+            raise ArgumentError("transfer_from: expected an adaptive attack to look for, got none; give --adaptive too")
         check_attacks(self.unseen)
         check_attacks(self.adaptive)
         for spec in self.adaptive:
@@ -151,6 +164,9 @@ def evaluate_folder(
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:
             _check_hidden(thresholds)
+        for spec, study_of, aimed in product(config.adaptive, config.transfer_from, (True, False)):
+            if has_curves(spec):
+                runs_to_transfer(setting, Path(study_of), spec, aimed)  # refused before anything is computed
         clean = look(setting)
         seen, notices = fit.fitted_cells(study, setting, clean)
         unseen, more = _unseen(config, setting, clean)
@@ -177,7 +193,9 @@ def evaluate_folder(
         known = {(cell.attack, cell.targeted): cell for cell in cells}
         adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
         pairs = tuple((leader, _other(configurations, leader)) for leader in leaders)
-        points = adaptive_points(setting, clean, detectors, pairs, config.adaptive, config.weights)
+        points = adaptive_points(
+            setting, clean, detectors, pairs, config.adaptive, config.weights, config.transfer_from
+        )
         macro = _macro(compared.measured)
         rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from fastadv.core.errors import ArgumentError
 from fastadv.core.estimates import Estimate
 from fastadv.core.progress import Progress
+from fastadv.data.face_search import FaceSearch
 from fastadv.engine import Engine
 from fastadv.runs.inputs import PairChoice, RunInputs
 from fastadv.studies.transfer.networks import parse_network
@@ -37,6 +38,7 @@ class Setup:
             scale ``"smoke"``: as many of the shipped ones as a recipe needs.
         pairs: The list of verification pairs; None for the one that the faces bring.
         landmarks: Five points an image, or None.
+        search: How faces are found in photographs, in place of landmarks; the run then keeps the points it has found.
         seed: Of every random number.
         engine: How images are attacked, with open choices.
         device: Where to compute.
@@ -47,6 +49,7 @@ class Setup:
     networks: tuple[str, ...]
     pairs: Path | None = None
     landmarks: Path | None = None
+    search: FaceSearch | None = None
     seed: int = 0
     engine: Engine = field(default_factory=Engine)
     device: str = "cpu"

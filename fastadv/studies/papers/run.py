@@ -22,7 +22,7 @@ from fastadv.core.provenance import versions
 from fastadv.data import FaceSource, write_pairs_csv
 from fastadv.data.hashes import KEPT
 from fastadv.data.images import to_uint8, write_png
-from fastadv.data.run_files import FolderKind
+from fastadv.data.run_files import FOUND, FolderKind
 from fastadv.data.synthetic import SyntheticFaces
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, prepare
@@ -68,7 +68,9 @@ def run_recipes(
     names = dict.fromkeys((*RECIPES, *(recipe.name for recipe in recipes)))  # other folders are the user's
     earlier = [name for name in names if (out / name / RESULTS).is_file()]
     kind = FolderKind(mark=MARK, what="run of recipes", written=(PARTS, FACES, PAIRS, *earlier, KEPT, MARK))
-    source = _faces(setup)
+    source = _faces(setup, out, fresh, progress)
+    if setup.search is not None:
+        setup = replace(setup, landmarks=out / FOUND[0], search=None)  # what was found is the parts' list
     pairs = None if setup.pairs is None else file_hash(setup.pairs)
     identity = RunIdentity.of(
         "study",
@@ -116,9 +118,17 @@ def _engine(engine: Engine, model: FaceModel) -> dict[str, object]:
     return describe_engine(replace(engine, precision=engine.precision or Engine().resolve(model).precision))
 
 
-def _faces(setup: Setup) -> FaceSource:
+def _faces(setup: Setup, out: Path | None = None, fresh: bool = False, progress: Progress = silent) -> FaceSource:
     if setup.data is not None:
-        return open_faces(setup.data, size=_SIZE, landmarks=setup.landmarks)
+        return open_faces(
+            setup.data,
+            size=_SIZE,
+            landmarks=setup.landmarks,
+            search=setup.search,
+            kept=None if out is None else out / FOUND[0],
+            fresh=fresh,
+            progress=progress,
+        )
     return SyntheticFaces(identities=_PEOPLE, per_identity=_IMAGES, seed=setup.seed, size=_SIZE, first=_FIRST)
 
 
@@ -268,7 +278,7 @@ def plan_recipes(recipes: Sequence[StudyRecipe], setup: Setup) -> tuple[Planned,
         ValueError: As ``check_recipes``; faces or a network cannot be opened.
     """
     check_recipes(recipes, setup)
-    _faces(setup)
+    _faces(replace(setup, search=None))  # nothing is searched yet
     speeds = {text: _seconds(model, setup.engine) for text, model in _opened(recipes, setup).items()}
     done: set[tuple[str, str]] = set()
     planned = []

@@ -1,11 +1,14 @@
 """Adaptive attacks against steps and radius: counts, what is carried on, checks of the attack, and the page."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 
+import fastadv as fa
 from fastadv.attacks.spec import parse_attack
+from fastadv.core.errors import ArgumentError
 from fastadv.core.statistics import wilson
 from fastadv.data import read_manifest
 from fastadv.detection import load_detector
@@ -103,6 +106,50 @@ def test_images_for_a_transfer_do_not_stop_where_the_other_detector_is_evaded(ev
     assert len(made) == 2  # targeted and untargeted
     for folder in made:
         assert {row.ticks for row in read_manifest(folder)} == {4}
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_images_of_another_study_count_as_a_guard_sees_them(targeted, setting, detectors, evaluated, study, model):
+    """The study's own folder stands for the other one: its images are read from files, whoever made them."""
+    kind, (other, best) = ("targeted" if targeted else "untargeted"), NAMES
+    guard, hidden, fooled, tried = fa.Guard(model=model, detector=detectors[best]), set(), set(), set()
+    for folder in (study[0] / "attacks").glob(f"{TEXT.replace('/', '-')}-{kind}-*"):
+        for row in read_manifest(folder):
+            image = fa.data.to_tensor(fa.data.read_image(folder / "images" / f"{row.name}.png"))
+            seen = guard(image[None])
+            wanted = setting.logit[setting.splits.targets[row.name] if targeted else row.name.rpartition("/")[0]]
+            tried.add(row.name)
+            if (int(seen.logits.argmax()) == wanted) is targeted:
+                fooled.add(row.name)
+                if seen.scores.item() < threshold_of(detectors[best]):
+                    hidden.add(row.name)
+    found = curves.adaptive_points(
+        setting, look(setting), detectors, [(best, other)], [parse_attack(TEXT)], (5.0,), [str(study[0])]
+    )
+    own, lent = [p for p in found if p.targeted is targeted and p.varied == "transfer"]
+    assert (own.made_for, lent.made_for) == (other, str(study[0]))
+    assert (lent.hidden, lent.fooled, lent.images) == (len(hidden), len(fooled), len(tried))
+    assert lent.images == own.images
+    assert lent.fooled > 0
+
+
+def test_a_study_without_such_images_or_of_other_targets_is_refused(setting, evaluated, study, tmp_path):
+    text = "expected a study with images of pgd:3@8/255, targeted, made to evade a detector, got none in .*; evaluate"
+    with pytest.raises(ArgumentError, match=text):
+        curves.runs_to_transfer(setting, study[0], parse_attack("pgd:3@8/255"), True)
+    shutil.copytree(study[0] / "attacks", tmp_path / "attacks")
+    spec = parse_attack(TEXT)
+    assert curves.runs_to_transfer(setting, tmp_path, spec, True)
+    swapped = dict.fromkeys(setting.splits.targets, "nobody")
+    other = replace(setting, splits=replace(setting.splits, targets=swapped))
+    with pytest.raises(ArgumentError, match="expected a study of the same faces, split and seed"):
+        curves.runs_to_transfer(other, tmp_path, spec, True)
+    with pytest.raises(ArgumentError, match="expected a study of the same faces, split and seed"):
+        curves.runs_to_transfer(replace(setting, splits=replace(setting.splits, targets={})), tmp_path, spec, False)
+    for file in (tmp_path / "attacks").glob("*/run.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "config": {}}))
+    with pytest.raises(ArgumentError, match="got none"):
+        curves.runs_to_transfer(setting, tmp_path, spec, False)
 
 
 @pytest.mark.parametrize("text", ["cw-l2:3,search_steps=1", "deepfool"])

@@ -229,6 +229,11 @@ def test_the_page_is_drawn_from_the_folder_alone(study, evaluated, tmp_path):
         ({"dimensions": 0}, "dimensions: expected a whole number of at least 1, or a share .*, got 0"),
         ({"dimensions": 1.5}, "dimensions: expected .* above 0 and below 1, got 1.5"),
         ({"knn_layers": ("a", "a")}, "knn_layers: expected different layers, got a, a"),
+        ({"transfer_from": ("a",)}, "transfer_from: expected an adaptive attack to look for, got none"),
+        (
+            {"adaptive": (parse_attack("bim:4@8/255"),), "transfer_from": ("a", "a")},
+            "transfer_from: expected different folders, got a, a",
+        ),
         (
             {"adaptive": (parse_attack("dfanet-fim"),)},
             "attack: expected one that can adapt to a detector, got dfanet-fim, which moves on other",
