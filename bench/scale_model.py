@@ -100,10 +100,11 @@ class Worker:
 # of one H100: docs/hardware.md, "Predictions not yet checked"; with 3 steps 3 x 45 us and 0.1 ms beside them
 _PREDICTED_MS = {"IR-ResNet-50, FIM-20": 2.8, "MobileFaceNet, FIM-20": 1.0, "MobileFaceNet, 3 steps": 0.235}
 _COMPARED = {
-    "PGD-40": ("pgd", "fastadv, bf16"),
-    "PGD-40, stop at success": ("pgd", "fastadv, bf16, stop at success"),
-    "FIM-20": ("fim", "fastadv, bf16"),
-    "FIM-20, stop at success": ("fim", "fastadv, bf16, stop at success"),
+    "MobileFaceNet, PGD-40": ("mobilefacenet", "pgd", "fastadv, bf16"),
+    "MobileFaceNet, PGD-40, stop at success": ("mobilefacenet", "pgd", "fastadv, bf16, stop at success"),
+    "MobileFaceNet, FIM-20": ("mobilefacenet", "fim", "fastadv, bf16"),
+    "MobileFaceNet, FIM-20, stop at success": ("mobilefacenet", "fim", "fastadv, bf16, stop at success"),
+    "IR-ResNet-50, FIM-10": ("iresnet50", "fim", "fastadv, bf16"),
 }
 
 
@@ -119,10 +120,11 @@ def devices() -> list[Worker]:
     compared, peers = latest("peers")
     rate = streaming["rows"][0]["images_per_s"]
     found = [Worker(name="2 CPU cores: synth-mobile, PGD, stop at success, bf16", rate=rate, source=streamed)]
-    for steps, key in _COMPARED.items():
-        own = [row for row in peers["rows"] if row["network"].startswith("mobilefacenet")]
-        (rate,) = (row["images_per_s"] for row in own if (row["attack"], row["run"]) == key)
-        found.append(Worker(name=f"2 CPU cores: MobileFaceNet, {steps}, bf16", rate=rate, source=compared))
+    rates = {
+        (row["network"].partition(",")[0], row["attack"], row["run"]): row["images_per_s"] for row in peers["rows"]
+    }
+    for name, key in _COMPARED.items():
+        found.append(Worker(name=f"2 CPU cores: {name}, bf16", rate=rates[key], source=compared))
     for name, ms in _PREDICTED_MS.items():
         found.append(Worker(name=f"1 H100: {name}, bf16", rate=1e3 / ms, source="assumed", gpu=True))
     return found

@@ -115,3 +115,10 @@ def test_the_smaller_the_parts_the_less_slow_and_failing_workers_cost():
     assert all(value >= 1 for value in over.values())
     for scenario in ("speeds differ by 10 %", "the same, a failure a day"):
         assert over[scenario, "shards"] > over[scenario, "runs"] > over[scenario, "queue"]
+
+
+def test_the_committed_result_names_files_that_are_there_and_their_rates():
+    _, found = latest("scale")
+    rows = [row for row in found["rows"] if row["part"] == "device"]
+    rates = {worker.name: (worker.rate, worker.source) for worker in devices()}
+    assert {row["worker"]: (row["images_per_s"], row["source"]) for row in rows} == rates
