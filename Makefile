@@ -125,7 +125,7 @@ sanitize sanitize-quick: $(VENV)/.built
 
 # On a machine with a CUDA device and the packages it already has: build, prove, measure. The tests and benchmarks run
 # beside the source tree, not in it, so that they meet the installed package with its compiled module. --all leaves out
-# peers and streaming, which take an hour. On a machine that is there for minutes: bench/on_gpu.sh
+# peers, scale and streaming, which take an hour. On a machine that is there for minutes: bench/on_gpu.sh
 GPU_TESTS ?=
 GPU_BENCH ?= --all
 gpu-check:

@@ -1,4 +1,4 @@
-"""Draw results of ``ops``, ``peers`` or ``growth``: ``python -m bench.plot RESULTS.json --out FILE.svg``."""
+"""Draw results of ``ops``, ``peers``, ``growth`` or ``scale``: ``python -m bench.plot RESULTS.json --out FILE.svg``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.scale_plot import draw_scale
 from fastadv.report.roc import save_figure
 
 _COLOURS = {
@@ -132,7 +133,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help=".svg or .png")
     args = parser.parse_args()
     results = json.loads(args.results.read_text())
-    drawn = {"growth": draw_growth, "peers": draw_peers}.get(results["benchmark"], draw)
+    drawn = {"growth": draw_growth, "peers": draw_peers, "scale": draw_scale}.get(results["benchmark"], draw)
     print(save_figure(drawn(results), args.out))
     return 0
 

@@ -18,6 +18,7 @@ from bench import (
     guard,
     ops,
     optimisation,
+    scale,
     serve_load,
     streaming,
     surrogates,
@@ -136,6 +137,13 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="'fastadv attack --ray' against the direct run, both in the steady state: images/s, at equal bytes",
             needs_data=False,
             run=lambda o: distributed.run(quick=o.quick),
+            by_name=True,
+        ),
+        "scale": Entry(
+            what="attacks on 10^9 faces on paper: costs of an image, what saturates first, slow and failing workers",
+            needs_data=False,
+            run=lambda o: scale.scale(data=o.data, quick=o.quick),
+            groups=("part",),
             by_name=True,
         ),
         "peers": Entry(

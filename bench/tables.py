@@ -10,19 +10,18 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from bench import scale_tables
+from bench.markdown import number, table
+
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
-    "docs/performance.md",
-    "docs/peers.md",
-    "docs/bring_your_own.md",
-    "docs/reproduction.md",
-    "docs/robustness.md",
+    *(f"docs/{name}.md" for name in ("performance", "peers", "bring_your_own", "reproduction", "robustness", "scale")),
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
@@ -42,20 +41,6 @@ NAMES = MappingProxyType(
         "df": "DF",
     }
 )
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, without an exponent."""
-    if value is None:
-        return ""
-    digits = f"{value:.3g}"
-    return f"{float(digits):,.0f}" if abs(value) >= 999.5 else digits
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
@@ -268,8 +253,8 @@ def reproduction(results: Mapping[str, Any]) -> str:
         columns = list(dict.fromkeys(who for row in rows if row["found"][0]["claims"] for who in _who(row)))
         lines = []
         for row in rows:
-            for number, claim in enumerate(row["found"][0]["claims"]):
-                found = {who: study["claims"][number] for who, study in zip(_who(row), row["found"], strict=True)}
+            for place, claim in enumerate(row["found"][0]["claims"]):
+                found = {who: study["claims"][place] for who, study in zip(_who(row), row["found"], strict=True)}
                 cells = [
                     f"**{found[who]['verdict']}** {_estimate(found[who]['estimate'])}".strip() if who in found else ""
                     for who in columns
@@ -340,6 +325,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "streaming": streaming,
         "torture": torture,
         "engine-overhead": engine_overhead,
+        **scale_tables.KINDS,
     }
 )
 
