@@ -172,6 +172,31 @@ def flat(results: Mapping[str, Any]) -> str:
     return table(["work", "times", "ticks", *counts, "resident MiB"], lines)
 
 
+def breakdown(results: Mapping[str, Any]) -> str:
+    """A row a run: where an image's time goes, a step, the gradient evaluation in it, and that of a plain loop."""
+    head = ["attack, network", "run", "ms an image", "gradient evaluations", "steps", "float32 evaluation"]
+    head += ["preparing networks", "a step, ms", "gradient evaluation, ms", "of it convolutions"]
+    head += ["of a plain loop, ms", "ratio"]
+    return table(
+        head,
+        (
+            (
+                f"{NAMES[row['attack']]}, {row['network']}",
+                row["run"],
+                number(row["ms_an_image"]),
+                number(row["evaluations"]),
+                *(f"{100 * row[f'share_{part}']:.0f} %" for part in ("steps", "evaluation", "preparation")),
+                number(row["step_ms"]),
+                number(row["gradient_ms"]),
+                f"{100 * (row['share_convolutions, forward'] + row['share_convolutions, backward']):.0f} %",
+                number(row["gradient_by_hand_ms"]),
+                f"{row['ratio_of_gradients']:.2f}×",
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
 def engine_overhead(results: Mapping[str, Any]) -> str:
     """A row a network and precision: a step, the gradient evaluation in it, and both with separate activations."""
     head = [
@@ -312,6 +337,7 @@ def torture(results: Mapping[str, Any]) -> str:
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
+        "breakdown": breakdown,
         "flat": flat,
         "fuzz": fuzz,
         "growth": growth,
