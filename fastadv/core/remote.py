@@ -23,7 +23,7 @@ from fastadv.core.extras import require_extra
 TIMEOUT = 120.0  # seconds that one request may take, with the file system's own retries
 _AGAIN = (0.2, 1.0)  # seconds before a request over HTTP, which fsspec does not repeat, is made again
 _UNTIMED = ("find", "get_file")  # a listing of millions and a large file take longer
-_URL = re.compile(r"((?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_URL = re.compile(r"((?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _HTTP = ("http", "https")
 _VERSIONS = frozenset(
     {"etag", "content-md5", "digest", "last-modified", "lastmodified", "last_modified", "md5hash", "mtime", "modified"}
@@ -39,9 +39,9 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     if isinstance(path, RemotePath):
         return path
     match = _URL.fullmatch(os.fspath(path))
-    if match is None:
+    if match is None or not (isinstance(path, Path) or match[2].startswith("//")):
         return path if isinstance(path, Path) else Path(path)
-    scheme, rest = match.groups()
+    scheme, _, rest = match.groups()
     if scheme == "file":
         return Path("/", rest)
     query = ""
