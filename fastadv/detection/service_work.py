@@ -89,7 +89,7 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count a request as being answered, within a `with` block.
+        """Count a request as being answered, within a ``with`` block.
 
         Raises:
             Refused: as many requests as allowed are being answered already.
