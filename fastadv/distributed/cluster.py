@@ -103,9 +103,10 @@ class Cluster:
     def _connect(self) -> None:
         import ray
 
-        started: dict[str, Any] = (
-            {"num_cpus": len(own_cores()), "include_dashboard": False} if self.address == "local" else {}
-        )
+        started: dict[str, Any] = {}
+        if self.address == "local":  # its workers have this process's priority: Ray's niceness is 15
+            started = {"num_cpus": len(own_cores()), "include_dashboard": False}
+            started["_system_config"] = {"worker_niceness": 0}
         try:
             ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **started)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
