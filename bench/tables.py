@@ -15,13 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import scale_tables
+from bench import deployment_tables, scale_tables
 from bench.markdown import number, table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     *(f"docs/{name}.md" for name in ("performance", "peers", "bring_your_own", "reproduction", "robustness", "scale")),
+    *(f"docs/{name}.md" for name in ("detection", "serving")),
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
@@ -351,6 +352,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "streaming": streaming,
         "torture": torture,
         "engine-overhead": engine_overhead,
+        **deployment_tables.KINDS,
         **scale_tables.KINDS,
     }
 )
