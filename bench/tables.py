@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import deployment_tables, scale_tables
+from bench import detection_tables, scale_tables
 from bench.markdown import number, table
 
 ROOT = Path(__file__).parent.parent
@@ -352,7 +352,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "streaming": streaming,
         "torture": torture,
         "engine-overhead": engine_overhead,
-        **deployment_tables.KINDS,
+        **detection_tables.KINDS,
         **scale_tables.KINDS,
     }
 )
