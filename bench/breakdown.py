@@ -85,7 +85,7 @@ def _gradients(faces: Faces, output: str, engine: Engine, device: str) -> tuple[
 
 def _rows(task: Task, faces: Faces, device: str, *, count: int, rounds: int) -> list[Row]:
     precision = best_precisions(device)[-1]
-    engine = Engine(precision=precision) if precision else Engine()
+    engine = (Engine(precision=precision) if precision else Engine()).resolve(faces.model, images=count)
     each, kinds = _gradients(faces, task.output, engine, device)
     rows: list[Row] = []
     for label, recipe in task.ours.items():

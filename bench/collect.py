@@ -50,8 +50,12 @@ def study(folder: Path) -> dict[str, Any]:
 def detection(folder: Path) -> dict[str, Any]:
     """A study of detectors without the points of its curves; groups of images by the best detector alone."""
     found = json.loads((folder / "evaluation.json").read_text())
-    for points in ("curves", "noise_curves"):
+    for points in ("curves", "noise_curves", "histograms"):
         found.pop(points, None)
+    for point in found.get("adaptive_points", ()):
+        point["made_for"] = Path(point["made_for"]).name  # the folder of a study of another network
+    if found.get("config", {}).get("transfer_from"):
+        found["config"]["transfer_from"] = [Path(folder).name for folder in found["config"]["transfer_from"]]
     for rows in ("noise", "false_alarms", "changed"):
         if rows in found:
             found[rows] = [each for each in found[rows] if each["detector"] == found["best"]]
@@ -98,12 +102,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.collect", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--without", default="", help="leave these parts of the rows out: 'knn,noise'")
     args = parser.parse_args()
     commands = {_command(folder) for folder in args.folders}
     if len(commands) != 1 or not commands <= _READERS.keys():
         parser.error(f"the folders must be all of one of {', '.join(_READERS)}, got {', '.join(sorted(commands))}")
     name, read = _READERS[commands.pop()]
-    rows = [read(folder) for folder in args.folders]
+    without = args.without.split(",")
+    rows = [{k: v for k, v in read(folder).items() if k not in without} for folder in args.folders]
     text = json.dumps({"benchmark": name, **header("cpu"), "rows": rows}, indent=1)
     args.out.write_text(text + "\n")
     print(f"{len(rows)} runs written to {args.out}")

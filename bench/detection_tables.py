@@ -1,4 +1,4 @@
-"""Tables of the cost of a guard and of the service under load."""
+"""Tables of attackers who know the detector, of the cost of a guard, and of the service under load."""
 
 from __future__ import annotations
 
@@ -37,6 +37,37 @@ def guard(results: Mapping[str, Any]) -> str:
     )
 
 
+def adaptive(results: Mapping[str, Any]) -> str:
+    """A row a number of steps, a radius or a source of images; a column a network and reading: successes of images."""
+    columns: list[str] = []
+    found: dict[tuple[str, str], dict[str, dict[bool, str]]] = {}
+    for study in results["rows"]:
+        model = study["study"]["config"]["model"]
+        for point in study["adaptive_points"]:
+            reading = "relative" if point["detector"].endswith("-relative") else "raw"
+            column = f"{model}, `{reading}`"
+            columns += [column] * (column not in columns)
+            radius, steps = f"{255 * point['eps']:g}/255", str(point["steps"])
+            other = point["made_for"].removesuffix("-relative").count("-") > 0
+            varied = point["varied"] == "transfer"
+            source = f", made for {'another detector of the study' if other else point['made_for']}" if varied else ""
+            cells = found.setdefault((radius + source, steps), {}).setdefault(column, {})
+            cells[point["targeted"]] = f"{point['hidden']} of {point['images']}"
+    return table(
+        ["ε", "steps", *columns],
+        (
+            (
+                *row,
+                *(
+                    " / ".join(cells[column][kind] for kind in (True, False)) if column in cells else ""
+                    for column in columns
+                ),
+            )
+            for row, cells in found.items()
+        ),
+    )
+
+
 def _added(row: Row, quantile: str) -> str:
     low, high = row[f"adds_{quantile}_interval"]
     return f"{row[f'adds_{quantile}_percent']:.1f} % ({low:.1f} to {high:.1f})"
@@ -64,4 +95,6 @@ def serve(results: Mapping[str, Any]) -> str:
     )
 
 
-KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType({"guard": guard, "serve": serve})
+KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
+    {"adaptive": adaptive, "guard": guard, "serve": serve}
+)

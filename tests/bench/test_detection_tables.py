@@ -28,3 +28,24 @@ def test_what_is_added_lies_in_its_interval():
     assert (low, high) == pytest.approx((10, 10))
     low, high = guard.interval(against[::-1], against, 0.99)
     assert low < 0 < high
+
+
+def test_attackers_who_know_the_detector_have_a_column_for_each_reading():
+    common = {"eps": 8 / 255, "steps": 30, "images": 48}
+    made = {"varied": "steps", "made_for": "mlp-centroid-l2-relative"}
+    lent = {"varied": "transfer", "made_for": "m"}
+
+    def points(detector, more, hidden):
+        both = zip((True, False), hidden, strict=True)
+        return [common | more | {"detector": detector, "targeted": kind, "hidden": count} for kind, count in both]
+
+    relative = points("mlp-centroid-l2-relative", made, (48, 47))
+    studies = {
+        "m": [*relative, *points("lstm-medoid-l2", {**made, "made_for": "lstm-medoid-l2"}, (40, 41))],
+        "n": [*relative, *points("mlp-centroid-l2-relative", lent, (3, 22))],
+    }
+    rows = [{"study": {"config": {"model": name}}, "adaptive_points": found} for name, found in studies.items()]
+    text = tables.KINDS["adaptive"]({"rows": rows})
+    assert text.startswith("| ε | steps | m, `relative` | m, `raw` | n, `relative` |\n")
+    assert "| 8/255 | 30 | 48 of 48 / 47 of 48 | 40 of 48 / 41 of 48 | 48 of 48 / 47 of 48 |\n" in text
+    assert text.endswith("| 8/255, made for m | 30 |  |  | 3 of 48 / 22 of 48 |\n")
