@@ -220,7 +220,7 @@ class Cluster:
                     self._tell(notices)
                     yield place, unpacked(made, "cpu")
         finally:
-            for left in running:
+            for left in running if ray.is_initialized() else ():
                 ray.cancel(left, force=True)
         self._tell(software_notes(hosts))
 

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -27,7 +26,7 @@ from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, UsedFaces, Work, goal_hash, list_hash
 from fastadv.runs.learned import Learned
-from fastadv.runs.workers import fitted, shared_out
+from fastadv.runs.workers import each, fitted, shared_out
 
 NONE_KNOWN: Mapping[str, Tensor] = MappingProxyType({})
 _WINDOW = 32  # faces that are learned of at a time
@@ -276,8 +275,8 @@ def _sent(
         known=known,
     )
     blocks = shared_out(orders, work.workers, least=work.engine.slots or work.engine.batch or 1)
-    with closing(work.workers.each(maker, blocks)) as found:
-        for row, data in (each for _, block in found for each in block):
+    for _, block in each(work.workers, maker, blocks):
+        for row, data in block:
             if work.folder is not None:
                 work.folder.write(row, data)
             yield row, data

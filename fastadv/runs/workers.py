@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,15 @@ class Workers(Protocol):
 
         The function and an item are sent; a call whose process dies is repeated. Items are drawn as they are needed.
         """
+
+
+def each(workers: Workers | None, do: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """As ``Workers.each``; without workers in this process, in the order of the items."""
+    if workers is None:
+        yield from enumerate(map(do, items))
+        return
+    with closing(workers.each(do, items)) as found:
+        yield from found
 
 
 def fitted(engine: Engine) -> Engine:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, prepare
 from fastadv.runs.embedding import embed, outputs
 from fastadv.runs.work import Work
-from fastadv.runs.workers import fitted
+from fastadv.runs.workers import each, fitted
 from fastadv.studies.transfer.plan import TransferSettings, Verifier, check_plan, draw_images, members, negative_pairs
 from fastadv.studies.transfer.results import Transfer, TransferCell
 
@@ -150,7 +149,9 @@ def _cells(study: _TransferStudy, work: Work) -> tuple[TransferCell, ...]:
             keep(block, kept)
         else:
             missing.append(block)
-    for block, (rows, images, similarity) in _made(study, missing, work, tell):
+    make = study if work.workers else partial(study, tell=tell)
+    for place, (rows, images, similarity) in each(work.workers, make, missing):
+        block = missing[place]
         for row, image in zip(rows, images, strict=True):
             if row.name not in done:
                 folder.write(row, image)
@@ -171,17 +172,6 @@ def _cells(study: _TransferStudy, work: Work) -> tuple[TransferCell, ...]:
         for first in study.blocks
         if not first.begin
     )
-
-
-def _made(
-    study: _TransferStudy, blocks: Sequence[_Block], work: Work, tell: Callable[[_Block, int], None]
-) -> Iterator[tuple[_Block, _Made]]:
-    """The blocks as they end."""
-    if work.workers is None:
-        yield from ((block, study(block, tell)) for block in blocks)
-        return
-    with closing(work.workers.each(study, blocks)) as found:
-        yield from ((blocks[place], made) for place, made in found)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
