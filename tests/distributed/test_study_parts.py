@@ -110,9 +110,7 @@ def test_a_cluster_gives_the_results_of_one_process(ray, faces, content, tmp_pat
     run_recipes(recipes, setup, tmp_path / "single")
     run_recipes(recipes, setup, tmp_path / "run", cluster=Cluster(workers=2))
     assert results(tmp_path / "run") == results(tmp_path / "single")
-    images = [content(tmp_path / name / "parts" / "+".join(NETWORKS)) for name in ("single", "run")]
-    assert len([name for name in images[0] if name.endswith(".png")]) == 12
-    own, theirs = (
-        {name: data for name, data in each.items() if name.endswith((".png", ".parquet"))} for each in images
-    )
-    assert own == theirs
+    single, run = (content(tmp_path / name / "parts") for name in ("single", "run"))
+    made = [name for name in single if name.endswith((".png", ".parquet"))]
+    assert len(made) == 12 + 2
+    assert {name: run[name] for name in made} == {name: single[name] for name in made}
