@@ -245,9 +245,16 @@ class _Maker:
 
     def __call__(self, orders: Sequence[Order]) -> list[tuple[ManifestRow, bytes]]:
         """The rows and the PNG files of orders."""
-        work = Work(seed=self.seed, engine=self.engine)
-        about = {"goal_name": self.goal_name, "known": self.known}
-        found = made(orders, self.goal_of, self.source, self.attack, self.model, work, **about)
+        found = made(
+            orders,
+            self.goal_of,
+            self.source,
+            self.attack,
+            self.model,
+            Work(seed=self.seed, engine=self.engine),
+            goal_name=self.goal_name,
+            known=self.known,
+        )
         return [(row, encode_png(to_uint8(result.image))) for row, result in found]
 
 

@@ -186,8 +186,8 @@ def fit_folder(
     """
     if not configurations:
         raise ArgumentError("configurations: expected at least one detector, got none")
-    planned(config, source, model)  # refuses what cannot be before a folder is made
     with connected(cluster), ExitStack() as held:
+        planned(config, source, model)  # refuses what cannot be before a folder is made
         if cluster is not None and not (path / STUDY).is_file():
             engine = cluster.engine(engine, model)
         own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)

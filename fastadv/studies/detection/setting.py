@@ -173,8 +173,8 @@ class Setting:
         title = f"tapping {stage}"
 
         def make() -> Features:
-            how = {"stage": title, "workers": self.workers, "progress": self.progress}
-            return extract(self.model, self.layers, names, images, **how)
+            there, told = self.workers, self.progress
+            return extract(self.model, self.layers, names, images, stage=title, workers=there, progress=told)
 
         made = kept(file, f"{self.weights}{key}", self.layers, names, make)
         self.progress(title, len(names), len(names))
