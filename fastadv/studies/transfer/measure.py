@@ -253,7 +253,7 @@ class _TransferStudy:
         found = []
         for name, judge in self.judges.items():
             rows = outputs(judge, images, judge, batch=_BATCH)
-            found.append((rows * self.targets[name][part]).sum(1).numpy())
+            found.append((rows * self.targets[name][part].cpu()).sum(1).numpy())  # a worker has all on its device
         return np.stack(found)
 
     def _rows(
