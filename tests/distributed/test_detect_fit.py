@@ -8,7 +8,6 @@ from fastadv.data import SyntheticFaces
 from fastadv.detection import FitConfig
 from fastadv.distributed import Cluster
 from fastadv.engine import Engine
-from fastadv.studies.detection.controls import fitted_controls
 from fastadv.studies.detection.fit import Configuration, fit_folder
 from fastadv.studies.detection.study import StudyConfig
 from fastadv.training import HeadConfig
@@ -27,7 +26,7 @@ def fit():
     """A study of six people; knn-df is guided by embeddings, bim by a class head."""
     attacks = tuple(map(parse_attack, ("bim:4@12/255", "knn-df:3@12/255")))
     more = {"natural": 2, "attacked": 2, "validate": 0.34, "test": 0.33, "outside": 0.0}
-    config = StudyConfig(attacks=attacks, controls=fitted_controls(attacks)[:1], **more)
+    config = StudyConfig(attacks=attacks, controls=(), **more)
 
     def made(path, **more):
         return fit_folder(
