@@ -1,7 +1,7 @@
-"""What a process holds after much work: ``python -m bench.flat --rounds 10``; ten times the work of the test.
+"""Count what remains in a process after much work: ``python -m bench.flat --rounds 10``, ten times the test's work.
 
-Hooks, threads, file handles, tensors, modules and MiB that are there after the work and were not before it. The exit
-code is 1 where something stayed.
+Counted are the hooks, threads, file handles, tensors, modules and MiB that are there after the work and were not before
+it. The exit code is 1 where something remains.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import flat
 def main(arguments: list[str] | None = None) -> int:
     """Parse, work, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.flat", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1, help="times 10,000 ticks, 100 engines and so on")
-    parser.add_argument("--json", action="store_true", help="write the figures below bench/results")
+    parser.add_argument("--rounds", type=int, default=1, help="Do N times the work of the test (default: 1).")
+    parser.add_argument("--json", action="store_true", help="Write the results to bench/results.")
     args = parser.parse_args(arguments)
     rows = []
     for name in flat.WORKS:

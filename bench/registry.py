@@ -11,6 +11,7 @@ from typing import Any
 from bench import (
     against_peers,
     align,
+    breakdown,
     depthwise,
     distributed,
     engine,
@@ -35,7 +36,7 @@ class Options:
         data: The folder with ``lfw/`` and ``weights/``, or None.
         device: ``"cpu"`` or ``"cuda"``.
         quick: Few repeats and few images: to see that it runs, not to quote.
-        only: The operations of ``ops`` and the attacks of ``peers`` that are measured; empty for all.
+        only: The operations of ``ops`` and the attacks of ``peers`` and ``breakdown`` that are measured; empty for all.
         compiled: Whether ``ops`` compares with ``torch.compile``, which takes most of its time on a GPU.
     """
 
@@ -97,6 +98,13 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="what a tick costs beyond the model's own forward and backward pass",
             needs_data=False,
             run=lambda o: engine.overhead(device=o.device, quick=o.quick),
+        ),
+        "breakdown": Entry(
+            what="where an image's time goes in the attacks of 'peers', and the gradient evaluation by itself",
+            needs_data=False,
+            run=lambda o: breakdown.run(data=o.data, device=o.device, quick=o.quick, only=o.only),
+            groups=("network", "attack"),
+            parts=breakdown.ATTACKS,
         ),
         "guard": Entry(
             what="what a guard adds to the bare model, at batch 1 and 32, against the same by hand with hooks",

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help=", ".join(f"{k}: {e.what}" for k, e in REGISTRY.items()))
     by_name = ", ".join(k for k, e in REGISTRY.items() if e.by_name)
     parser.add_argument("--all", action="store_true", help=f"every benchmark that can run here but {by_name}")
-    parser.add_argument("--only", default="", help="of ops these operations, of peers these attacks: 'pgd,fim'")
+    parser.add_argument("--only", default="", help="these operations (ops) or attacks (peers, breakdown): 'pgd,fim'")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out of ops")
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("FASTADV_DATA"), help="folder with lfw/ and weights/"

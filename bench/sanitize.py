@@ -187,8 +187,8 @@ def _output(*command: str, env: Mapping[str, str] | None = None) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, build, run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.sanitize", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="without the operations' tests: what CI has time for")
-    parser.add_argument("--json", action="store_true", help="write the figures below bench/results")
+    parser.add_argument("--quick", action="store_true", help="Run only the parts under TSan, as CI does.")
+    parser.add_argument("--json", action="store_true", help="Write the results to bench/results.")
     args = parser.parse_args(arguments)
     sanitizers = Sanitizers(compiler=os.environ.get("CXX", "c++"))
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A thousand million faces on paper: costs, what saturates first, and what slow and failing workers add."""
+"""Estimate attacks on 10^9 faces: costs, which resource saturates first, and what slow and failing workers add."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from bench.scale_model import DAY, IMAGES, WORKERS, Assumed, Row, latest, model
 
 @dataclass(frozen=True, kw_only=True)
 class Ticks:
-    """How many gradient evaluations (ticks) images take, as measured.
+    """The measured distribution of the gradient evaluations (ticks) of an image.
 
     Attributes:
         values: Numbers of evaluations.
-        counts: Images of each.
-        evaluation: Seconds of one for one image.
-        rest: Seconds of all else, an image.
-        slots: Images at hand in a worker.
-        unsaved: Rows that the journal of a worker that fails had not yet synchronised, in the mean.
+        counts: Number of images for each of `values`.
+        evaluation: Seconds of one evaluation of one image.
+        rest: Seconds of everything else for one image.
+        slots: Images that a worker attacks at a time.
+        unsaved: Mean number of rows that the journal of a failing worker had not yet synchronised.
     """
 
     values: NDArray[np.int64]
@@ -39,12 +39,12 @@ class Ticks:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Of all images, by the number of evaluations."""
+        """The share of all images for each of `values`."""
         return np.asarray(self.counts / self.counts.sum(), np.float64)
 
     @property
     def mean(self) -> float:
-        """Evaluations an image."""
+        """Mean number of evaluations of an image."""
         return float(self.shares @ self.values)
 
     @property
@@ -74,10 +74,10 @@ class Ticks:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What happens to the workers; all of it is assumed.
+    """Assumed speeds and failures of the workers.
 
     Attributes:
-        name: As the tables call it.
+        name: Its name in the tables.
         spread: Standard deviation of the logarithm of the workers' speeds.
         mtbf: Mean days between the failures of a worker.
     """
@@ -122,12 +122,12 @@ def _case(ticks: Ticks, checked: float, assumed: Assumed, scenario: Scenario, wa
 def simulated(
     ticks: Ticks, checked: float, assumed: Assumed, *, images: int = IMAGES, counts: Sequence[int] = WORKERS
 ) -> Iterator[Row]:
-    """Each scenario with each number of workers, in each way.
+    """Simulate each scenario with each number of workers and each way of sharing the job.
 
-    A part of the images for each worker (shards), runs or blocks of images for the next free worker (runs, queue).
+    A worker takes a fixed part of the images (shards) or, when it is free, the next run or block of them (runs, queue).
 
     Args:
-        ticks: What images take.
+        ticks: Evaluations of the images.
         checked: Seconds to check a finished image when its run is resumed.
         assumed: Size of blocks and runs, time of a restart, number of repeats.
         images: Of the job.
@@ -157,7 +157,7 @@ def simulated(
 
 
 def slots(ticks: Ticks, assumed: Assumed, images: int) -> Iterator[Row]:
-    """One worker, image by image: slots that take the next image at once, and batches that wait for their last one."""
+    """Simulate one worker, image by image: slots that take the next image at once, batches that wait for the last."""
     for count in (16, 64, 256):
         over = []
         for seed in range(assumed.repeats):
@@ -170,7 +170,7 @@ def slots(ticks: Ticks, assumed: Assumed, images: int) -> Iterator[Row]:
 
 
 def scale(*, data: Path | None, quick: bool) -> list[Row]:
-    """Measure, compute, simulate; every row says in ``part`` what it is of."""
+    """Measure, compute and simulate; the field ``part`` of a row names what it belongs to."""
     assumed = Assumed(repeats=2) if quick else Assumed()
     costs, counted = measured(data, quick=quick)
     file, streaming = latest("streaming")

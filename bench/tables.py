@@ -15,13 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import scale_tables
+from bench import detection_tables, scale_tables
 from bench.markdown import number, table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     *(f"docs/{name}.md" for name in ("performance", "peers", "bring_your_own", "reproduction", "robustness", "scale")),
+    *(f"docs/{name}.md" for name in ("detection", "serving")),
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
@@ -172,6 +173,31 @@ def flat(results: Mapping[str, Any]) -> str:
     return table(["work", "times", "ticks", *counts, "resident MiB"], lines)
 
 
+def breakdown(results: Mapping[str, Any]) -> str:
+    """A row a run: where an image's time goes, a step, the gradient evaluation in it, and that of a plain loop."""
+    head = ["attack, network", "run", "ms an image", "gradient evaluations", "steps", "float32 evaluation"]
+    head += ["preparing networks", "a step, ms", "gradient evaluation, ms", "of it convolutions"]
+    head += ["of a plain loop, ms", "ratio"]
+    return table(
+        head,
+        (
+            (
+                f"{NAMES[row['attack']]}, {row['network']}",
+                row["run"],
+                number(row["ms_an_image"]),
+                number(row["evaluations"]),
+                *(f"{100 * row[f'share_{part}']:.0f} %" for part in ("steps", "evaluation", "preparation")),
+                number(row["step_ms"]),
+                number(row["gradient_ms"]),
+                f"{100 * (row['share_convolutions, forward'] + row['share_convolutions, backward']):.0f} %",
+                number(row["gradient_by_hand_ms"]),
+                f"{row['ratio_of_gradients']:.2f}×",
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
 def engine_overhead(results: Mapping[str, Any]) -> str:
     """A row a network and precision: a step, the gradient evaluation in it, and both with separate activations."""
     head = [
@@ -312,6 +338,7 @@ def torture(results: Mapping[str, Any]) -> str:
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
+        "breakdown": breakdown,
         "flat": flat,
         "fuzz": fuzz,
         "growth": growth,
@@ -325,6 +352,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "streaming": streaming,
         "torture": torture,
         "engine-overhead": engine_overhead,
+        **detection_tables.KINDS,
         **scale_tables.KINDS,
     }
 )

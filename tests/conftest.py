@@ -55,7 +55,8 @@ def s3() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()  # one that was made before has another address
-        s3fs.S3FileSystem(use_listings_cache=False).mkdir("people")
-        yield "s3://people"
+        bucket = f"people-{port}"  # moto keeps the buckets of all servers of a process together
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir(bucket)
+        yield f"s3://{bucket}"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

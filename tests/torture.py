@@ -1,13 +1,13 @@
-"""Kills and faults at any moment of every command that writes: called again, it ends with the same bytes.
+"""Inject kills and faults into every command that writes; the same command must then end with the same bytes.
 
     python tests/torture.py [--rounds N] [--points N] [--fault KIND] [--command NAME] [--seed S] [--json]
 
 Each command runs on a few synthetic faces. Its processes are killed (`kill -9`) at random moments, N times a command.
-Then the changes of the disk are counted that a call makes (`faults.py`). At each, or at N of each place in the code, a
-call is killed. At some of them calls are killed in the middle of a write or by a power cut, interrupted once or twice,
-or left without room, permission or memory; what they say is checked. After every disturbance the same command runs to
-its end, and all that it has written is compared with what an undisturbed call has. The exit code is 1 where something
-differs. `--json` writes `bench/results/torture-cpu-DATE.json`.
+Then the changes of the disk that a call makes are counted (`faults.py`). At each change, or at N of each place in the
+code, a call is killed. At some of them a call is killed in the middle of a write or by a power cut, interrupted once or
+twice, or runs out of room, permission or memory; its exit code and message are checked. After every fault the same
+command runs to its end, and every file that it has written is compared with the file of an undisturbed call. The exit
+code is 1 where something differs. `--json` writes `bench/results/torture-cpu-DATE.json`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ _COMMIT = re.compile(rb'("commit"): "[0-9a-f]+"')  # changes when somebody commi
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """What a call leaves that nothing disturbs.
+    """What an undisturbed call leaves.
 
     Attributes:
-        runs: The folder that holds its own.
+        runs: The folder that holds the call's folder.
         content: Its files.
         seconds: From its first file to its end.
         changes: Kind and place in the code of each change of the disk, in order.
@@ -73,13 +73,13 @@ class Whole:
 
 @dataclass(eq=False)
 class Found:
-    """What disturbing a command came to.
+    """The result of injecting faults into one command.
 
     Attributes:
         kills: Random kills that hit a process before its end.
         faults: How often each kind of fault was tried.
         codes: How often the disturbed calls ended with each exit code.
-        problems: What was not as it should be: the disturbance, and the files that differ or what was said.
+        problems: Each difference: the fault, and the files that differ, or the wrong exit code and message.
     """
 
     kills: int = 0
@@ -249,14 +249,23 @@ def _command(pid: int) -> bytes:
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="kills of each command that resumes at random moments")
-    parser.add_argument("--points", type=int, default=1, help="faults of a kind at each place in the code; 0: all")
-    parser.add_argument("--fault", action="append", choices=KINDS, help="only these kinds, the first at each place")
-    parser.add_argument("--command", action="append", choices=list(NAMED), help="only this command")
-    parser.add_argument("--further", type=int, default=2, help="faults of each further kind, at places by chance")
-    parser.add_argument("--jobs", type=int, default=2, help="commands at the same time")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--json", action="store_true", help="write the figures to bench/results")
+    parser.add_argument("--rounds", type=int, default=10, help="Kill each command that resumes N times (default: 10).")
+    parser.add_argument(
+        "--points", type=int, default=1, help="Inject faults at N changes of each place; 0: at all (default: 1)."
+    )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        choices=KINDS,
+        help="Inject this kind of fault only, the first at each place; may be repeated.",
+    )
+    parser.add_argument(
+        "--command", action="append", choices=list(NAMED), help="Run this command only; may be repeated."
+    )
+    parser.add_argument("--further", type=int, default=2, help="Inject N faults of each further kind (default: 2).")
+    parser.add_argument("--jobs", type=int, default=2, help="Run N commands at the same time (default: 2).")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of the moments (default: 0).")
+    parser.add_argument("--json", action="store_true", help="Write the results to bench/results.")
     given = parser.parse_args()
     names = list(given.command or NAMED)
     left, rows, lock = deque(names), dict[str, dict[str, Any]](), threading.Lock()

@@ -41,7 +41,7 @@ class LimitOptions:
         float, Option(help="Accept at most this many megapixels in all images of one request.")
     ] = 32.0
     max_parts: Annotated[
-        int, Option(help="Accept at most this many PNG chunks and JPEG segments in all images of one request.")
+        int, Option(help="Accept at most this many PNG chunks, JPEG segments, TIFF tags and AVIF boxes in one request.")
     ] = 16_384
     max_connections: Annotated[
         int | None,

@@ -1,8 +1,8 @@
-"""Files by their path or URL: everything that reads or lists data goes through here, or through a `RemotePath`.
+"""Files by path or URL: all code that reads or lists data uses these functions, or a `RemotePath`.
 
-A path stays what it is. A URL (``s3://bucket/faces``, ``https://host/shard.tar``, any file system of fsspec) is one
-whose questions that file system answers. Its options, credentials among them, come from its own environment variables;
-a password or a query in a URL is sent, and never shown.
+A local path is used as it is. A URL (``s3://bucket/faces``, ``https://host/shard.tar``) is read by the file system that
+fsspec has for it, whose options and credentials come from its own environment variables. A password or query in a URL
+is sent to the server, and never shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOCK = 4 * 2**20  # bytes that are fetched at once from a file that is read on
 
 
 class Entry(Protocol):
-    """What a folder holds: an `os.DirEntry`, or the same of a URL."""
+    """An entry of a folder: an `os.DirEntry`, or its equivalent at a URL."""
 
     @property
     def name(self) -> str: ...
@@ -58,14 +58,14 @@ class _RemoteEntry:
 
 
 def open_binary(path: str | os.PathLike[str], *, block: int = _BLOCK) -> BinaryIO:
-    """A file, open for reading at any place.
+    """Open a file for reading, with random access.
 
     Args:
         path: Its path or URL.
-        block: Of a URL, the bytes that are fetched at once; 0: each read fetches what it asks for, which must be there.
+        block: Bytes of one request to a URL; 0: one request for each read, which must not go beyond the end.
 
     Raises:
-        OSError: It cannot be read; of a URL, when it is read.
+        OSError: It cannot be read; for a URL, raised by the first read.
     """
     path = to_path(path)
     if not isinstance(path, RemotePath):
@@ -75,14 +75,14 @@ def open_binary(path: str | os.PathLike[str], *, block: int = _BLOCK) -> BinaryI
 
 
 def length(file: BinaryIO) -> int:
-    """The bytes of an open file, which is then at its beginning."""
+    """The size of an open file in bytes; its position is then the beginning."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
 
 
 def scanner(root: Path) -> Scan:
-    """What lists a folder below a root: `os.scandir`, or what one listing of everything below a URL has found."""
+    """A function that lists a folder below a root: `os.scandir`, or the result of one listing of a whole URL."""
     if not isinstance(root, RemotePath):
         return os.scandir
     folders, depth = root.tree(), len(root.parts)
@@ -95,13 +95,13 @@ def scanner(root: Path) -> Scan:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file; a name that no file can have is none."""
+    """Whether there is a file; False for a name that no file can have."""
     found = to_path(path)
     return found.is_file() if is_remote(found) else os.path.isfile(found)
 
 
 def not_files(paths: Iterable[Path]) -> list[Path]:
-    """Those of some paths where there is no file, in their order."""
+    """The paths at which there is no file, in their order."""
     paths = list(paths)
     if not any(map(is_remote, paths)):
         return [path for path in paths if not os.path.isfile(path)]
@@ -112,9 +112,9 @@ def not_files(paths: Iterable[Path]) -> list[Path]:
 
 @contextlib.contextmanager
 def local_file(path: Path) -> Iterator[Path]:
-    """The file itself, or that of a URL in a temporary folder, which is gone at the end of the `with` block.
+    """The file itself, or a copy of the file at a URL in a temporary folder, which the end of the block removes.
 
-    An `Error` of the block names the URL.
+    The message of an `Error` that the block raises names the URL.
     """
     path = to_path(path)
     if not isinstance(path, RemotePath):
@@ -138,12 +138,12 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole: at a path by renaming, in an object store as one object, which nobody sees before its end.
+    """Write a file that is either whole or absent: at a path by renaming, in an object store as one object.
 
-    Folders above are made. A file system without such objects (SFTP) may leave a part of a file when it breaks off.
+    Missing folders are made. A file system without objects (SFTP) may leave a part of a file when it fails.
 
     Raises:
-        OSError: With the file's name or URL.
+        OSError: It cannot be written; with the file's name or URL.
     """
     path = to_path(path)
     if isinstance(path, RemotePath):
@@ -154,5 +154,5 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a file, if it is there; raises as `write_bytes`."""
+    """Remove a file if it exists; the errors are those of `write_bytes`."""
     to_path(path).unlink(missing_ok=True)

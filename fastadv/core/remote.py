@@ -1,4 +1,4 @@
-"""A URL as a path: what fsspec reads and lists, with the questions and answers of `pathlib`."""
+"""A URL as a path: files that fsspec reads and lists, with the methods of `pathlib`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastadv.core.extras import require_extra
 TIMEOUT = 120.0  # seconds that one request may take, with the file system's own retries
 _AGAIN = (0.2, 1.0)  # seconds before a request over HTTP, which fsspec does not repeat, is made again
 _UNTIMED = ("find", "get_file")  # a listing of millions and a large file take longer
-_URL = re.compile(r"((?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_URL = re.compile(r"((?:[a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _HTTP = ("http", "https")
 _VERSIONS = frozenset(
     {"etag", "content-md5", "digest", "last-modified", "lastmodified", "last_modified", "md5hash", "mtime", "modified"}
@@ -35,13 +35,13 @@ _QUERIES: dict[str, str] = {}  # by what is shown of the URL
 
 
 def to_path(path: str | os.PathLike[str]) -> Path:
-    """The path, or that of the URL; also of a URL that `pathlib.Path` has made ``s3:/bucket`` of."""
+    """The path, or the `RemotePath` of a URL; also of a URL that `pathlib.Path` has shortened to ``s3:/bucket``."""
     if isinstance(path, RemotePath):
         return path
     match = _URL.fullmatch(os.fspath(path))
-    if match is None:
+    if match is None or not (isinstance(path, Path) or match[2].startswith("//")):
         return path if isinstance(path, Path) else Path(path)
-    scheme, rest = match.groups()
+    scheme, _, rest = match.groups()
     if scheme == "file":
         return Path("/", rest)
     query = ""
@@ -60,22 +60,22 @@ def to_path(path: str | os.PathLike[str]) -> Path:
 
 
 def without_secrets(text: str) -> str:
-    """A text with asterisks for the passwords and queries of the URLs that `to_path` was given."""
+    """The text with asterisks in place of the passwords and queries of the URLs that `to_path` was given."""
     for secret in (*_LOGINS.values(), *_QUERIES.values()):
         text = text.replace(secret, "***")
     return text
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path of `to_path` is that of a URL."""
+    """Whether a path is a `RemotePath`."""
     return isinstance(path, RemotePath)
 
 
 class RemotePath(PosixPath):
-    """A URL as a path: its parts are those of any path, and fsspec answers what is there.
+    """A URL as a path: parts and methods are those of `pathlib`, and fsspec reads and lists the files.
 
-    As text it is the URL without a password and a query. What the file system refuses raises a `FileError` with it:
-    a `RemoteError` but where there is no such file.
+    As text it is the URL without password and query. Where the file system refuses an operation, the error is a
+    `FileError` with this URL: a plain one if there is no such file, else a `RemoteError`.
     """
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class RemotePath(PosixPath):
 
     @property
     def url(self) -> str:
-        """The whole URL, for the file system."""
+        """The whole URL, with password and query, for the file system."""
         shown = str(self)
         scheme, _, rest = shown.partition("://")
         host, slash, inner = rest.partition("/")
@@ -133,7 +133,7 @@ class RemotePath(PosixPath):
         return self
 
     def copy_to(self, file: Path) -> None:
-        """Write the file to a local one."""
+        """Copy the file to a local file."""
         self._ask("get_file", str(file))
 
     def write_bytes(self, data: bytes) -> int:  # type: ignore[override]
@@ -145,17 +145,17 @@ class RemotePath(PosixPath):
             self._ask("rm_file")
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """The size of the file in bytes."""
         found = self._ask("info").get("size")
         if found is None:
             raise _error(self, "the server does not say the size of the file")
         return int(found)
 
     def stamp(self) -> tuple[int, int, int, int] | None:
-        """Size and a hash of the version (ETag, time of modification), and two zeros; None where there is no version.
+        """Size, hash of the version (ETag, time of modification), and two zeros; None if there is no version.
 
         Raises:
-            FileError: There is no such file, or it cannot be asked for.
+            FileError: There is no such file, or the request fails.
         """
         info = self._ask("info")
         known = sorted((key.lower(), str(value)) for key, value in info.items() if value and key.lower() in _VERSIONS)
@@ -163,7 +163,7 @@ class RemotePath(PosixPath):
         return (int(info.get("size") or 0), version, 0, 0) if known else None
 
     def fetch(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`, or as many as there are."""
+        """The bytes from `start` to `end`, or to the end of the file if that comes first."""
         try:
             data = cast(bytes, self._ask("cat_file", start=start, end=end))
         except RemoteError:
@@ -175,7 +175,7 @@ class RemotePath(PosixPath):
         return data
 
     def tree(self) -> dict[str, dict[str, bool]]:
-        """Every folder from here, "" itself, by its path: the names in it, and whether each is a folder."""
+        """Every folder below this one by relative path ("": this one): its names, and whether each is a folder."""
         found: dict[str, dict[str, bool]] = {"": {}}
         for inner, is_folder in self._all_below():
             parts = inner.split("/")
@@ -189,7 +189,7 @@ class RemotePath(PosixPath):
         return found
 
     def _all_below(self) -> Iterator[tuple[str, bool]]:
-        """Files, and folders that are known to be there, by their paths from here: in one listing, if it can be."""
+        """The files and known folders below this one, by relative path; in one listing where possible."""
         _, lister, path = self._file_system()
         from fsspec import AbstractFileSystem
         from fsspec.asyn import AsyncFileSystem
@@ -237,7 +237,7 @@ class RemotePath(PosixPath):
         return str(found)
 
     def _file_system(self) -> tuple[Any, Any, str]:
-        """The file system that reads, the one that lists (below a cache of files, the cached one), and the place."""
+        """The file system that reads, the one that lists (behind a cache, the cached one), and the path in them."""
         require_extra("remote", str(self), only=("fsspec", *(("aiohttp",) if self._scheme in _HTTP else ())))
         if self._scheme in ("s3", "s3a"):
             require_extra("s3", str(self))
@@ -257,10 +257,11 @@ class RemotePath(PosixPath):
         return reader, object.__getattribute__(reader, "__dict__")["fs"] if cached else reader, path
 
     def _ask(self, operation: str, *given: object, **how: Any) -> Any:
-        """An operation of the file system on this file or folder.
+        """Call an operation of the file system on this file or folder.
 
         Raises:
-            RemoteError: It is refused, or there is no answer; FileError: there is no such file or folder.
+            RemoteError: It is refused, or there is no answer in time.
+            FileError: There is no such file or folder.
         """
         reader, lister, path = self._file_system()
         asked = reader if operation in ("cat_file", "get_file") else lister
@@ -280,7 +281,7 @@ class RemotePath(PosixPath):
 
 
 def _refused(error: Exception, path: RemotePath) -> tuple[Error, bool]:
-    """The error as one of ours, without secrets, and whether another try may help."""
+    """The error as a fastadv error without secrets, and whether another try may help."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _of_http(cause):
         error = cause  # fsspec says of all that HTTP answers that there is no such file
@@ -310,14 +311,14 @@ def _of_http(error: Exception) -> bool:
 
 
 class Ranges(io.RawIOBase):
-    """The bytes of a file at a URL, each read a request."""
+    """The bytes of a file at a URL; each read is one request."""
 
     def __init__(self, path: RemotePath, *, exact: bool) -> None:
-        """Begin at the start.
+        """Open at the beginning.
 
         Args:
             path: The file.
-            exact: Whether nobody reads beyond its end, so that its size need not be asked for.
+            exact: Whether no read goes beyond the end, so that the size is not requested.
         """
         self._path, self._exact, self._at = path, exact, 0
 

@@ -68,8 +68,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 class ImageBudget:
     """What the images of one request may take together, in whichever threads they are decoded.
 
-    A part is a chunk of a PNG, a segment of a JPEG, or 16 bytes or pixels of a BMP with run lengths: what costs a
-    reader a step in Python, and a client hardly any bytes.
+    A part is a chunk of a PNG, a segment of a JPEG, a tag, strip or tile of a TIFF, a box of an AVIF or HEIC, or 16
+    bytes or pixels of a BMP with run lengths: what costs a reader a step in Python, and a client hardly any bytes.
     """
 
     def __init__(self, *, pixels: int, parts: int) -> None:

@@ -1,4 +1,4 @@
-"""A guard behind HTTP: images in, JSON out. Needs the extra ``serve``."""
+"""An HTTP service of a guard: it takes images and returns JSON. Needs the extra ``serve``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SWITCH = 0.0005  # seconds
 
 
 class StuckError(UnavailableError):
-    """The service has stopped, but for a thread whose forward pass does not end."""
+    """The service has stopped, except for a thread whose forward pass does not end."""
 
 
 def create_app(
@@ -56,19 +56,20 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application.
 
-    ``POST /v1/faces`` takes one aligned face as the body, or several as parts of a form; of larger images the middle
-    is resampled. ``GET /healthz`` says whether the process works, ``GET /readyz`` whether it is warm, ``GET /metrics``
-    is for Prometheus, ``GET /docs`` describes all this. No image is stored or logged.
+    ``POST /v1/faces`` takes one aligned face as the body, or several as parts of a form. An image of another size than
+    the network's is cropped to its central square and resampled. ``GET /healthz`` reports whether the process works,
+    ``GET /readyz`` whether it is ready for images; ``GET /metrics`` is for Prometheus; ``GET /docs`` describes the API.
+    No image is stored or logged.
 
     Args:
-        guard: judges.
-        config: limits; None for the default ones. Those on connections are for the server: see :func:`serve`.
-        classes: who each logit of the model's head is, or None.
+        guard: network, detector and threshold.
+        config: limits; None for the default ones. Those on connections hold for the server only: see :func:`serve`.
+        classes: name of each logit of the model's head, or None.
         token: what a client must send as ``Authorization: Bearer TOKEN``, except to ``/healthz`` and ``/readyz``; None
-            to answer everybody.
+            to answer every client.
 
     Raises:
-        ValueError: there is not one class for each logit, or the token is too short.
+        ValueError: the number of classes is not that of the logits, or the token is not accepted.
     """
     service = Service(guard, config or ServiceConfig(), classes)
     limits = service.config
@@ -120,7 +121,7 @@ def create_app(
         embedding: Annotated[bool, Query(description="Whether to answer with the embedding.")] = False,
         claimed: Annotated[str | None, Query(description="A class of the detector.")] = None,
     ) -> Answer:
-        """Say of each face whether it looks adversarial, who it is, and what its embedding is.
+        """Return the detector's score, the class and, on request, the embedding of each face.
 
         With ?claimed=NAME the faces claim to show this class of the detector, such as a person of the gallery.
         """
@@ -175,7 +176,7 @@ def create_app(
 
     @app.get("/readyz")
     async def readiness() -> Status:
-        """Whether requests will be answered at once."""
+        """Whether the service is ready for images."""
         if not service.ready:
             raise busy("not_ready", "warming up, or stopping")
         return Status(status="ready")
@@ -213,21 +214,21 @@ def serve(
     port: int = 8000,
     started: Callable[[str], None] = lambda address: None,
 ) -> int:
-    """Answer HTTP until SIGTERM or Ctrl-C; then requests that are open are answered, and idle connections closed.
+    """Answer HTTP until SIGTERM or Ctrl-C; then answer the open requests, and close idle connections.
 
-    A second Ctrl-C does not wait for them: they are answered 503.
+    At a second Ctrl-C the open requests are answered 503.
 
     Args:
-        guard: judges.
+        guard: network, detector and threshold.
         config: limits.
-        classes: who each logit of the model's head is, or None.
+        classes: name of each logit of the model's head, or None.
         token: as for :func:`create_app`.
         host: an address of this machine.
-        port: 0 for any free one.
-        started: is told the address, once connections are taken.
+        port: 0 to 65535; 0 for any free one.
+        started: called with the address, once connections are accepted.
 
     Returns:
-        How many open requests were not answered: they took longer than ``drain``, or Ctrl-C came again.
+        Number of open requests that were not answered, because they took longer than ``drain`` or Ctrl-C came again.
 
     Raises:
         ValueError: the port is out of its range, or as :func:`create_app`.

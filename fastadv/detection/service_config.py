@@ -17,24 +17,25 @@ _NEWER_COUNTS = ("max_request_pixels", "max_parts", "max_buffered")
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """What a service may do.
+    """The limits of the HTTP service; the options of ``fastadv serve`` set them.
 
     Attributes:
-        max_batch: images in one forward pass, at most.
-        max_wait: seconds that an image may wait for others to share a pass with.
-        max_queue: images that may be decoded or wait for a pass, and requests that may be answered at a time, from the
-            end of their body on; more are told to come again (503).
-        max_images: in one request.
-        max_bytes: of a request's body.
-        max_pixels: of one image.
-        max_request_pixels: of all images of one request.
-        max_parts: chunks and segments in all image files of one request.
-        max_buffered: bytes of the bodies of all open requests; more are told to come again (503).
-        max_connections: that are open at once; None for as many as the descriptors of the process allow, at most 1000.
+        max_batch: largest number of images in one forward pass.
+        max_wait: seconds that an image may wait for others to share a pass with, 0 to 60.
+        max_queue: largest number of images that are decoded or wait for a pass, and of requests whose body has arrived
+            and that are being answered; more are refused (503).
+        max_images: largest number of images in one request.
+        max_bytes: largest size of a request's body in bytes.
+        max_pixels: largest number of pixels of one image, at most 40,000,000.
+        max_request_pixels: largest number of pixels of all images of one request.
+        max_parts: largest number of PNG chunks, JPEG segments, TIFF tags and AVIF boxes in all images of one request.
+        max_buffered: largest number of bytes of the bodies of all open requests; more are refused (503).
+        max_connections: largest number of open connections; None for as many as the descriptors of the process allow,
+            at most 1000.
         head_timeout: seconds from a connection's opening, or the last answer on it, to the end of a request's head.
-        timeout: seconds that a request's body may take to arrive, and then the answer.
+        timeout: seconds that a request's body may take to arrive, and as many again until the answer.
         drain: seconds that open requests have to end when the service is stopped.
-        drift_window: how many of the last scores are compared with the detector's calibration set.
+        drift_window: number of the last scores that are compared with the detector's calibration set.
 
     Raises:
         ValueError: a field is out of its range.

@@ -1,4 +1,4 @@
-"""What a service tells Prometheus: requests, times, scores, embeddings, drift."""
+"""The metrics of the service for Prometheus: requests, times, scores, embeddings, drift."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SCORES = (-50, -20, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 20, 50)
 _P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-#: What a request or a connection is refused for, or given up.
+#: The reasons for which a request or a connection is refused or ended.
 LIMITS = (
     "not_ready",
     "open_requests",
@@ -38,7 +38,7 @@ _NORMS = tuple(2 ** (k / 2) for k in range(-2, 17))  # 0.5 to 256
 
 
 class Metrics:
-    """A registry of its own, so that two services in one process do not meet."""
+    """The metrics of one service, in a registry of its own, so that two services in one process stay separate."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class Metrics:
         window: int,
         answering: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Begin with nothing.
+        """Begin with all counts at 0.
 
         Args:
-            waiting: How many images wait for a forward pass.
-            thresholds: Of the detector; its calibration set, if there is one, is what scores are compared with.
-            window: How many of the last scores are.
-            answering: How many requests are being answered.
+            waiting: Returns the number of images that wait for a forward pass.
+            thresholds: The detector's thresholds; scores are compared with their calibration set, if they have one.
+            window: Number of the last scores that are compared.
+            answering: Returns the number of requests that are being answered.
         """
         self.registry = kept = CollectorRegistry()
         self.requests = Counter("fastadv_requests", "Requests for verdicts.", ["status"], registry=kept)
@@ -87,12 +87,12 @@ class Metrics:
             kept.register(_DriftCollector(self._drift))
 
     def refuse(self, limit: str) -> None:
-        """Count what one of `LIMITS` refused."""
+        """Count one refusal by one of `LIMITS`."""
         assert limit in LIMITS  # each value is a series that is kept for good
         self._refused.labels(limit).inc()
 
     def judged(self, verdicts: Verdicts, seconds: float) -> None:
-        """Take the verdicts of a forward pass that took so many seconds."""
+        """Add the verdicts of a forward pass, and the seconds that it took."""
         scores, p_values = verdicts.scores.tolist(), verdicts.p_values
         self.model.observe(seconds)
         self.batch.observe(len(scores))
@@ -104,13 +104,13 @@ class Metrics:
 
 
 class _DriftCollector:
-    """The test of the window, made when it is asked for: not by a request for verdicts."""
+    """Tests the window for drift when the metrics are read, not at each request for verdicts."""
 
     def __init__(self, window: DriftWindow) -> None:
         self._window = window
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Three gauges; without a value while the window holds too few scores."""
+        """Three gauges, which have no value while the window holds too few scores."""
         found = self._window.test()
         for name, about in (
             ("statistic", "Kolmogorov-Smirnov distance of the last scores from the calibration set."),

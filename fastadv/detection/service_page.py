@@ -13,7 +13,7 @@ _STYLE = "body{font:1rem/1.5 sans-serif;max-width:50rem;margin:2rem auto;padding
 
 
 def page(schema: Mapping[str, Any], limits: Mapping[str, object]) -> str:
-    """The page.
+    """The HTML page of the API.
 
     Args:
         schema: the API as OpenAPI describes it.

@@ -1,4 +1,4 @@
-"""What the HTTP service takes, answers and refuses, for the API's own description. Needs the extra ``serve``."""
+"""Requests, answers and errors of the HTTP service, for its OpenAPI description. Needs the extra ``serve``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Prediction(BaseModel):
 
 
 class JudgedFace(BaseModel):
-    """What is said of one image."""
+    """The result for one image."""
 
     name: str | None = Field(description="The file name that came with it.")
     score: float | None = Field(description="The detector's logit: higher for what looks adversarial.")
@@ -32,7 +32,7 @@ class JudgedFace(BaseModel):
 
 
 class Answer(BaseModel):
-    """What is said of a request."""
+    """The answer to a request."""
 
     model: str
     threshold: float
@@ -40,19 +40,19 @@ class Answer(BaseModel):
 
 
 class Status(BaseModel):
-    """That the process works, or is ready."""
+    """The process works, or is ready."""
 
     status: str
 
 
 class Failure(BaseModel):
-    """Why there is no answer."""
+    """An error."""
 
     detail: str
 
 
 def request_body(config: ServiceConfig) -> dict[str, Any]:
-    """What the body of ``POST /v1/faces`` may be."""
+    """The bodies that ``POST /v1/faces`` accepts."""
     binary = {"type": "string", "format": "binary", "maxLength": config.max_bytes}
     content: dict[str, Any] = {kind: {"schema": binary} for kind in ("image/*", BYTES)}
     images = {"type": "array", "items": binary, "minItems": 1, "maxItems": config.max_images}
@@ -62,12 +62,12 @@ def request_body(config: ServiceConfig) -> dict[str, Any]:
 
 
 def failures(config: ServiceConfig, *, faces: bool = False, token: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Every error that a path answers with, and its limits.
+    """The errors that a path answers with, and the limits that cause them.
 
     Args:
         config: The limits.
-        faces: Of ``POST /v1/faces``, which reads a body.
-        token: Of a path that requires the token.
+        faces: Whether the path is ``POST /v1/faces``, which reads a body.
+        token: Whether the path requires the token.
     """
     told = {
         400: "Not HTTP/1.1, or a head of more than 16 KiB.",

@@ -1,4 +1,4 @@
-"""A guard, the queue in front of it, and what it counts: what the HTTP service puts behind its paths."""
+"""The work behind the paths of the HTTP service: decoding, the queue, the guard, and the metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FAILURES = 3  # passes in a row that fail before the process counts as broken
 
 
 class Row(NamedTuple):
-    """One image's verdict, off the device."""
+    """The verdict on one image, on the CPU."""
 
     flagged: bool
     score: float
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Service:
-    """One guard, its queue and its numbers."""
+    """One guard with its queue and its metrics."""
 
     def __init__(self, guard: Guard, config: ServiceConfig, classes: Sequence[str] | None = None) -> None:
         """Prepare; nothing runs before :meth:`start`.
@@ -75,12 +75,12 @@ class Service:
         return self._decoding + self._batcher.waiting
 
     def start(self) -> None:
-        """Begin: warm up, then be ready."""
+        """Start the threads and the warm-up, after which the service is ready."""
         self._batcher.start()
         self._warming = asyncio.get_running_loop().create_task(self._warm_up())
 
     async def close(self) -> None:
-        """Answer what is open, then stop."""
+        """Answer the open requests, then stop."""
         self.ready = False
         if self._warming is not None:
             await self._warming
@@ -89,10 +89,10 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
-        """A request is being answered.
+        """Count a request as being answered, within a ``with`` block.
 
         Raises:
-            Refused: there are as many already as there may be.
+            Refused: as many requests as allowed are being answered already.
         """
         self.check_open()
         self.open += 1
@@ -102,10 +102,10 @@ class Service:
             self.open -= 1
 
     def check_open(self) -> None:
-        """Refuse a request while none can be answered.
+        """Refuse a request that cannot be answered now.
 
         Raises:
-            Refused: the service is not ready, or as many requests or images are being answered as may be.
+            Refused: the service is not ready, or as many requests or images as allowed are being answered already.
         """
         if not self.ready:
             raise busy("not_ready", "warming up, or stopping")
@@ -114,7 +114,7 @@ class Service:
         self._check_queue(1)
 
     def _check_queue(self, count: int) -> None:
-        """Refuse images that find no place, or would be answered late: a queue of such images answers nobody."""
+        """Refuse images for which the queue has no room, or that would be answered too late."""
         waiting, most, seconds = self.waiting, self.config.max_queue, self.config.timeout / 2
         if waiting + count > most:
             raise busy("queued_images", f"{waiting} images are waiting; at most {most} may")
@@ -125,8 +125,8 @@ class Service:
         """The name of each image of a body, and the verdict on it; all of them claim to show one class, or none.
 
         Raises:
-            ImageError: one of them is no image that is taken, or they take more together than they may.
-            HTTPException: as :func:`images_of`; the queue is full or closed.
+            ImageError: one of them is not an accepted image, or together they exceed a limit.
+            HTTPException: as :func:`images_of`, or the queue is full or closed.
         """
         loop, limits = asyncio.get_running_loop(), self.config
         files = await loop.run_in_executor(self._decoders, images_of, body, limits.max_images)

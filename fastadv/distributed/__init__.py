@@ -1,4 +1,4 @@
-"""Attacks on a Ray cluster: many workers with an engine each, the bytes of one process (the extra ``ray``)."""
+"""Attacks on a Ray cluster: workers with one engine each, results with the bytes of one process (extra ``ray``)."""
 
 from fastadv.distributed.cluster import Cluster
 from fastadv.distributed.dataset import run

@@ -1,4 +1,4 @@
-"""``fastadv attack --ray``: orders in blocks, workers that attack and write images, a driver that keeps the rows."""
+"""``fastadv attack --ray``: workers attack blocks of orders and write the images; the driver keeps the rows."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ _EACH = 32  # calls that a worker gets at least, if there are images enough: so 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WorkerTask:
-    """What every worker is sent: what the driver has opened, so that no worker lists, hashes or enrols anything.
+    """What the driver sends to every worker, so that no worker lists, hashes or enrols anything.
 
     Attributes:
         model: The network.
         source: The faces, with the hashes of the files: a worker refuses a file that differs.
-        attack: How to move.
-        aim: What to reach.
-        enrolled: The people, where the aim needs a gallery.
-        sample: An order of the run.
-        seed: Of every random number.
-        engine: With every choice made that changes a bit.
-        out: Where the images go.
-        place: The driver's working directory, from which its paths count.
+        attack: The attack.
+        aim: The goal.
+        enrolled: The people, where the goal needs a gallery.
+        sample: One order of the run.
+        seed: The random seed.
+        engine: The engine, with every choice made that changes a bit.
+        out: The folder or URL of the run.
+        place: The driver's working directory, to which its paths are relative.
     """
 
     model: FaceModel
@@ -71,15 +71,15 @@ class WorkerTask:
 
 
 class AttackWorker:
-    """One engine in a process of its own; in an actor of Ray Data, several of whose calls run at a time."""
+    """An actor of Ray Data: a process with one engine, in which several calls run at a time."""
 
     def __init__(self, sent: Any, device: str, threads: int) -> None:
-        """Unpacks a `WorkerTask`.
+        """Unpack a `WorkerTask`.
 
         Args:
-            sent: The task, packed, or a reference to that.
-            device: Where to compute.
-            threads: PyTorch's.
+            sent: The packed task, or a Ray reference to it.
+            device: The device to compute on.
+            threads: Number of PyTorch's threads.
         """
         self._task: WorkerTask = begin_worker(sent, device, threads)
         with suppress(OSError):
@@ -163,15 +163,15 @@ def attack_on_cluster(
 
     Args:
         task: What the workers are sent.
-        orders: What to make.
-        identity: Of the run.
-        output: Where it is written.
+        orders: The images to generate.
+        identity: The identity of the run.
+        output: The folder or URL.
         cluster: The workers.
-        fresh: Whether to begin anew.
-        progress: Told of every block.
+        fresh: Whether to remove an earlier run and begin anew.
+        progress: Called after every block.
 
     Raises:
-        ClusterError: The workers cannot start, or die again and again; what is written is kept.
+        ClusterError: The workers cannot start, or die repeatedly; what is written is kept.
         ValueError, OSError: As the folder, or as ``attack_folder`` in a worker.
     """
     with identity.open(output.folder, lost=output.lost, fresh=fresh) as run:
@@ -209,7 +209,7 @@ def attack_on_cluster(
 
 
 def _blocks(orders: Sequence[Order], size: int) -> list[pyarrow.Table]:
-    """The orders as tables of so many rows."""
+    """The orders as tables of ``size`` rows."""
     names = [field.name for field in fields(Order)]
     parts = (orders[k : k + size] for k in range(0, len(orders), size))
     return [pyarrow.table({name: [getattr(order, name) for order in part] for name in names}) for part in parts]

@@ -1,4 +1,4 @@
-"""A Ray cluster: how it is reached, how many workers it has, and what comes back from them."""
+"""A Ray cluster: its address, its workers, and their results."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ _RESTARTS = 16  # of a worker: one that always dies ends the run
 
 
 class ClusterError(Error, RuntimeError):
-    """A cluster that cannot be reached, or whose workers cannot work."""
+    """A cluster cannot be reached, or its workers cannot start or die repeatedly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Workers on Ray: processes with one engine each.
 
-    Ray Data hands blocks of images to a pool of actors, one actor a worker. Ray restarts an actor that dies, with its
-    process or its node, wherever there is room, and repeats its calls that have not ended; a call whose result is lost
-    is repeated too. So a call ends when all its images are written, returns the same rows whenever it is repeated,
-    and an image that is written twice has the same bytes. State between two calls would be lost with the actor: none is
-    kept. What keeps the slots full is that an actor serves several calls at a time with its one engine.
+    Ray Data gives blocks of images to a pool of actors, one actor for each worker. If an actor dies, with its process
+    or its node, Ray restarts it wherever there is room, and repeats its calls that have not ended; it also repeats a
+    call whose result is lost. Therefore a call ends only when all its images are written, a repeated call returns the
+    same rows, an image that is written twice has the same bytes, and an actor keeps no state between calls. An actor
+    runs several calls at a time on its one engine, so that the slots stay full.
 
     Attributes:
         address: ``"auto"`` for the cluster that this machine belongs to, ``"local"`` to start one on this machine for
             the run, or ``HOST:PORT``. Where the process is connected already, that cluster is used.
-        workers: How many.
-        gpus_per_worker: GPUs of each, a part of one also; 0: workers compute on CPUs.
+        workers: Number of workers, at least 1.
+        gpus_per_worker: GPUs of each worker, also a fraction; 0: workers compute on CPUs.
         told: Notices of workers that have been passed on.
 
     Raises:
@@ -75,19 +75,19 @@ class Cluster:
 
     @property
     def device(self) -> str:
-        """Where a worker computes."""
+        """The device of a worker: ``"cuda"`` or ``"cpu"``."""
         return "cuda" if self.gpus_per_worker else "cpu"
 
     @property
     def threads(self) -> int:
-        """PyTorch's threads of a worker: as many as this process has, unless the cluster has fewer cores for each."""
+        """PyTorch's threads of a worker: those of this process, or fewer if the cluster has fewer cores for each."""
         import ray
 
         return max(1, min(torch.get_num_threads(), int(ray.cluster_resources().get("CPU", 1) // self.workers)))
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Connect to the cluster, where this process is not connected yet; Ray's own bars and messages are off.
+        """Connect to the cluster unless this process is connected already; Ray's progress bars and messages are off.
 
         Raises:
             MissingPackageError: Ray is not installed.
@@ -112,12 +112,12 @@ class Cluster:
     def _connect(self) -> None:
         import ray
 
-        started: dict[str, Any] = (
-            {"num_cpus": len(own_cores()), "include_dashboard": False} if self.address == "local" else {}
-        )
+        started: dict[str, Any] = {}
+        if self.address == "local":  # its workers have this process's priority: Ray's niceness is 15
+            started = {"num_cpus": len(own_cores()), "include_dashboard": False}
+            started["_system_config"] = {"worker_niceness": 0}
         try:
-            with _own_priority():
-                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **started)
+            ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **started)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise ClusterError(
@@ -128,14 +128,14 @@ class Cluster:
     def mapped(
         self, dataset: ray.data.Dataset, worker: type, *given: object, rows: int, spare: int = 0
     ) -> ray.data.Dataset:
-        """The dataset with a worker's call for every ``rows`` rows.
+        """The dataset after a step that calls a worker for every ``rows`` rows.
 
         Args:
-            dataset: What the worker takes, as columns.
-            worker: A class.
-            given: What it is made with.
-            rows: How many a call has.
-            spare: Cores that other steps need: without any, they would wait for the workers, and these for them.
+            dataset: The rows that the workers take.
+            worker: Class of the workers.
+            given: Arguments of its constructor.
+            rows: Rows of one call.
+            spare: Cores that other steps need: without any, those steps and the workers would wait for each other.
         """
         import ray
 
@@ -170,7 +170,9 @@ class Cluster:
     def results(
         self, worker: type, task: object, blocks: Sequence[pyarrow.Table]
     ) -> Generator[pyarrow.Table, None, None]:
-        """What a worker with a task returns for each block of equal size, as they end.
+        """The results of workers with a task, one for each block, in the order in which they end.
+
+        All blocks but the last have the same size.
 
         Raises:
             Error, OSError: As ``workers_errors``.
@@ -235,7 +237,7 @@ class Cluster:
         return engine if self.device == model.device.type else self.settled(engine, model)
 
     def settled(self, engine: Engine, model: FaceModel) -> Engine:
-        """The engine with its open choices made by a worker, for a driver without a GPU of its own."""
+        """The engine with its open choices made by a worker, for a driver without a GPU."""
         import ray
 
         ask = ray.remote(num_gpus=self.gpus_per_worker, num_cpus=0 if self.gpus_per_worker else 1)(_settled)
@@ -253,7 +255,7 @@ def connected(cluster: Cluster | None) -> AbstractContextManager[None]:
 
 
 def packed(value: object) -> bytes:
-    """A value with tensors, for another process; also what is defined in a script."""
+    """Serialise a value with tensors for another process, also if its classes are defined in a script."""
     from ray import cloudpickle
 
     file = io.BytesIO()
@@ -262,12 +264,12 @@ def packed(value: object) -> bytes:
 
 
 def unpacked(sent: bytes, device: str) -> Any:
-    """What was ``packed``, with all tensors on a device."""
+    """Restore a value that was ``packed``, with all tensors on a device."""
     return torch.load(io.BytesIO(sent), map_location=device, weights_only=False)
 
 
 def begin_worker(sent: Any, device: str, threads: int) -> Any:
-    """Set up the process of a worker, and unpack what it is sent: bytes, or a reference to them.
+    """Set up the process of a worker, and unpack its task from bytes or a reference to them.
 
     Raises:
         UnavailableError: There is no GPU where one is expected.
@@ -313,21 +315,8 @@ def software_notes(hosts: Mapping[str, set[str]]) -> list[str]:
 
 
 @contextmanager
-def _own_priority() -> Iterator[None]:
-    """Let the workers of a cluster that is started inside have the priority of this process, not Ray's lowest."""
-    name = "RAY_worker_niceness"
-    ours = name not in os.environ
-    os.environ.setdefault(name, "0")
-    try:
-        yield
-    finally:
-        if ours:
-            del os.environ[name]
-
-
-@contextmanager
 def workers_errors() -> Iterator[None]:
-    """Raise what a worker has raised as if it were raised here, where a user can mend it.
+    """Raise a worker's error as if it were raised here, if it is one that a user can correct.
 
     Raises:
         Error, OSError: The worker's.

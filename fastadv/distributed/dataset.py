@@ -1,4 +1,4 @@
-"""An attack as a part of a pipeline of Ray Data that a user has."""
+"""An attack as a step of a Ray Data pipeline."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FOUND = ("success", "ticks", "linf", "l2", "score_before", "score_after", "nonf
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetTask:
-    """What every worker is sent; fields as of ``run``."""
+    """What every worker is sent; the fields are arguments of ``run``."""
 
     attack: Recipe
     goal: Goal | Callable[[Row], Goal]
@@ -63,24 +63,24 @@ def run(
         made = fa.distributed.run(fa.attacks.fim(eps=8 / 255), goal, model, faces, workers=4, gpus_per_worker=1)
         made.write_parquet("s3://bucket/adversarial")
 
-    A result depends on image, name, goal, attack and seed only, as that of ``fa.stream``: not on the other rows, their
-    order, the workers, or those that die.
+    As with ``fa.stream``, the result of an image depends on model, image, name, goal, attack and seed, and not on the
+    other rows, their order, the number of workers, or workers that die.
 
     Args:
-        attack: How to move.
-        goal: A goal without rows or with one, for all images; or a function from a row to its goal, of one row. All are
-            of one kind.
-        model: What is attacked, in evaluation mode.
+        attack: The attack, such as ``fa.attacks.fim()``.
+        goal: One goal for all images, without labels and references or with one; or a function from a row to the goal
+            of its image. All goals are of one kind.
+        model: The attacked network, in evaluation mode.
         dataset: Rows with an image and a name.
-        image: The column of the images: ``(H, W, 3)`` uint8 RGB, or the bytes of an image file, of the model's size.
-        name: The column of the names, whose hashes key the random draws.
-        seed: Of every random number.
-        engine: How to run; None takes the defaults. With GPUs ``batch`` and ``precision`` are not measured.
-        workers: How many, each with one engine.
-        gpus_per_worker: GPUs of each; 0: workers compute on CPUs.
+        image: Column of the images: ``(H, W, 3)`` uint8 RGB, or the bytes of an image file; of the model's size.
+        name: Column of the names. The random numbers of an image depend on the hash of its name.
+        seed: Random seed.
+        engine: The engine; None: the default one. With GPUs, ``batch`` and ``precision`` must be fixed.
+        workers: Number of workers, each with one engine.
+        gpus_per_worker: GPUs of each worker, also a fraction; 0: workers compute on CPUs.
 
     Returns:
-        The rows, in any order, with the adversarial image ``(H, W, 3)`` uint8 in the place of the image, and the
+        The rows, in any order, with the adversarial image ``(H, W, 3)`` uint8 in place of the image, and the further
         columns success, ticks, linf, l2, score_before, score_after, nonfinite, batch (as of ``Result``), flags (joined
         by ";"), and success_float where the engine measures it.
 
@@ -117,16 +117,16 @@ def run(
 
 
 class DatasetWorker:
-    """One engine in a process of its own; in an actor of Ray Data, several of whose calls run at a time."""
+    """An actor of Ray Data: a process with one engine, in which several calls run at a time."""
 
     def __init__(self, sent: Any, device: str, threads: int) -> None:
-        """Unpacks a `DatasetTask`; arguments as of `AttackWorker`."""
+        """Unpack a `DatasetTask`; the arguments are those of `AttackWorker`."""
         self._task: DatasetTask = begin_worker(sent, device, threads)
         task = self._task
         self._engine = SharedEngine(task.attack, task.model, seed=task.seed, engine=task.engine)
 
     def __call__(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The rows of a block with their results, in its order: a call that is repeated gives the same."""
+        """The rows of a block with their results, in its order; a repeated call returns the same."""
         task = self._task
         for column in (task.image, task.name):
             if column not in columns:

@@ -1,4 +1,4 @@
-"""Where a run on Ray is written: a folder that all nodes share, or a URL. Workers write images, the driver the rest."""
+"""Output of a run on Ray: a folder that all nodes share, or a URL. Workers write images, the driver the rest."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _LINES, _SECONDS = 1024, 30.0  # of a part of the journal at most
 
 
 class Output:
-    """A folder that all nodes share: the driver writes there at once what it writes.
+    """A folder that all nodes share, into which the driver writes directly.
 
     Attributes:
-        out: Where the images go.
-        folder: Of the driver's own files.
+        out: The folder or URL of the images.
+        folder: The folder of the driver's own files.
     """
 
     lost: Lost | None = None
 
     def __init__(self, out: Path, folder: Path) -> None:
-        """Use `output_of`."""
+        """Use `output_of` instead."""
         self.out, self.folder = out, folder
 
     def begun(self, run: RunFolder) -> None:
@@ -48,7 +48,7 @@ class Output:
         """A line of the journal is written."""
 
     def settle(self) -> None:
-        """Keep all lines, before the driver ends."""
+        """Write all lines that are not written yet, before the driver ends."""
 
     def finished(self) -> None:
         """All images and the manifest are there."""
@@ -56,10 +56,10 @@ class Output:
 
 
 class _UrlOutput(Output):
-    """A URL: the driver's files are in a temporary folder, and kept at the URL in a form without appending.
+    """A URL: the driver's files are in a temporary folder, and copied to the URL.
 
-    The lines of the journal are objects of up to 1024 lines below ``rows/``, beside the description. At the end come
-    ``manifest.parquet`` and ``run.json``, and ``rows/`` goes.
+    Objects cannot be appended to, so the journal is kept in objects of up to 1,024 lines below ``rows/``, beside the
+    description. At the end ``manifest.parquet`` and ``run.json`` are written, and ``rows/`` is removed.
     """
 
     out: RemotePath
@@ -86,7 +86,7 @@ class _UrlOutput(Output):
             self._fetch(mark, parts)
 
     def _fetch(self, mark: str, parts: list[str]) -> None:
-        """Bring the driver's files here, as a run in a folder has them."""
+        """Copy the driver's files into the temporary folder, in the form of a run in a folder."""
         for name in (KEPT, *FOUND):
             if name in self._tree[""]:
                 write_atomically(self.folder / name, (self.out / name).read_bytes())
@@ -104,7 +104,7 @@ class _UrlOutput(Output):
         write_atomically(self.folder / JOURNAL, journal)
 
     def _lost(self, rows: Iterable[tuple[ManifestRow, int | None]]) -> list[str]:
-        """The images that are not there; what is there is whole, since an object is."""
+        """The images that are missing; an image that exists is whole, since an object store writes objects whole."""
         places = ((row.name, f"{IMAGES}/{row.name}.png".rpartition("/")) for row, _ in rows)
         return [name for name, (folder, _, file) in places if file not in self._tree.get(folder, {})]
 
@@ -147,7 +147,7 @@ class _UrlOutput(Output):
 
 
 def check_shared(out: Path, mark: str) -> None:
-    """Insists, in a worker, that a folder is the driver's: it would make another of the same name on its own disk.
+    """Raise, in a worker, unless it sees the driver's folder: it would make another one on its own disk.
 
     Args:
         out: The folder, or a URL.
@@ -165,7 +165,7 @@ def check_shared(out: Path, mark: str) -> None:
 
 @contextmanager
 def output_of(out: Path, *, fresh: bool) -> Iterator[Output]:
-    """Where a run is written.
+    """The output of a run.
 
     Args:
         out: A folder that all nodes see under this path, or a URL.

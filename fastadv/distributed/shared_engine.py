@@ -1,4 +1,4 @@
-"""One engine for many callers: its slots stay full from one caller's images to the next one's."""
+"""One engine for many callers, whose slots stay full from one caller's images to the next caller's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastadv.models import FaceModel
 
 @dataclass(eq=False)
 class _Call:
-    """The jobs of a caller, and what comes back to it: results, an error, or None at the end."""
+    """The jobs of a caller, and what it gets: results, an error, or None at the end."""
 
     jobs: Iterator[Job]
     found: SimpleQueue[tuple[int, Result] | BaseException | None] = field(default_factory=SimpleQueue)
@@ -25,7 +25,7 @@ class _Call:
 
 
 class _Name(str):
-    """The name of a job, which also says whose it is: names may be equal in two calls."""
+    """The name of a job with its call, since two calls may have jobs of the same name."""
 
     call: _Call
     place: int
@@ -41,11 +41,12 @@ class SharedEngine(Closing):
     """An engine in a thread of its own, which callers in other threads share.
 
     Jobs are taken from one call after the other. While the last images of a call are attacked, those of the next call
-    take the slots that are free. Where no call has a job, the images at hand go on, and then the thread waits.
+    take the free slots. While no call has a job, the images in the slots are attacked to their end; then the thread
+    waits.
     """
 
     def __init__(self, attack: Recipe, model: FaceModel, *, seed: int, engine: Engine) -> None:
-        """Starts the thread; arguments as of ``stream_jobs``."""
+        """Start the thread; the arguments are those of ``stream_jobs``."""
         self._attack, self._model, self._seed, self._engine = attack, model, seed, engine
         self._coming: SimpleQueue[_Call | None] = SimpleQueue()
         self._calls: set[_Call] = set()
@@ -56,13 +57,13 @@ class SharedEngine(Closing):
         self._thread.start()
 
     def results(self, jobs: Iterator[Job]) -> Iterator[tuple[int, Result]]:
-        """The results of one call, in any order, each with the place of its job among the jobs.
+        """The results of one call, in any order, each with the index of its job.
 
         Args:
             jobs: Drawn in the engine's thread, as they are needed.
 
         Raises:
-            Exception: What ``jobs`` raises, of this call only; what the engine raises, of all calls.
+            Exception: An error of ``jobs``, in this call only; an error of the engine, in all calls.
         """
         call = _Call(jobs)
         with self._lock:
@@ -79,7 +80,7 @@ class SharedEngine(Closing):
             call.left = True
 
     def close(self) -> None:
-        """Ends the thread when the calls have ended."""
+        """End the thread when the calls have ended."""
         self._coming.put(None)
         self._thread.join()
 
@@ -123,7 +124,7 @@ class SharedEngine(Closing):
             self._end(call)
 
     def _end(self, call: _Call) -> None:
-        """Tell a caller that everything has come."""
+        """Tell a caller that it has all results."""
         if call.drawn and not call.flying:
             call.found.put(None)
             with self._lock:

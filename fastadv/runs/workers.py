@@ -38,7 +38,7 @@ def each(workers: Workers | None, do: Callable[[Any], Any], items: Iterable[Any]
 
 
 def fitted(engine: Engine) -> Engine:
-    """The engine without the choices that each worker makes for its own device; they change no bit."""
+    """The engine without the choices that each worker makes for its own device, and that change no bit."""
     return replace(engine, capture=None, poll=None, overlap=None)
 
 

@@ -98,19 +98,6 @@ def test_notices_of_a_worker_reach_the_driver(begun):
     assert told == [b"out of memory with 8 slots"]
 
 
-def test_a_cluster_that_is_started_for_a_run_has_the_priority_of_the_command(monkeypatch):
-    import ray
-
-    seen, name = [], "RAY_worker_niceness"  # by which Ray starts workers with the least priority
-    monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda *given, **more: seen.append(os.environ.get(name)))
-    monkeypatch.setattr(ray, "shutdown", lambda: seen.append("stopped"))
-    with Cluster(address="local").connected():
-        assert name not in os.environ
-    assert seen == ["0", "stopped"]
-
-
 LINE = "fastadv 1, torch 2.13.0, cpu {}, threads 1, device cpu"
 
 

@@ -1,8 +1,8 @@
-"""``python -m tests.fuzz``: hostile bytes for every reader.
+"""``python -m tests.fuzz``: give damaged and hostile files to every reader.
 
-Every reader gets valid files that are damaged, and files that are made to break it; ``--inputs`` says how many in all.
-What a reader neither takes nor refuses by one of its named errors is a find: another exception, a crash, a hang,
-memory, a handle that stays open, code that runs. The exit status is 1 where there is one.
+Every reader gets damaged valid files, and files that were written to break it; ``--inputs`` is their number in all.
+An input that a reader neither accepts nor refuses by one of its documented errors is a finding: another exception, a
+crash, a hang, too much memory, a file handle left open, code that runs. The exit status is 1 where there is one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,21 @@ _KEPT = Path("build") / "fuzz"
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many, in all (default: 1,000,000)")
-    parser.add_argument("--target", action="append", default=[], help="a reader; may be repeated (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
-    parser.add_argument("--first", type=int, default=0, help="the number of the first input of each reader")
-    parser.add_argument("--engine", choices=("mutations", "coverage", "both"), default="both", help="what draws inputs")
-    parser.add_argument("--replay", type=Path, help="judge one file with the reader of --target, and make it smaller")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--out", type=Path, help="write fuzz-cpu-DATE.json into this folder")
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="Run N inputs in all (default: 1,000,000).")
+    parser.add_argument(
+        "--target", action="append", default=[], help="Run this reader; may be repeated (default: all)."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of the inputs (default: 0).")
+    parser.add_argument("--first", type=int, default=0, help="Number of the first input of each reader (default: 0).")
+    parser.add_argument(
+        "--engine",
+        choices=("mutations", "coverage", "both"),
+        default="both",
+        help="Draw inputs by this engine (default: both).",
+    )
+    parser.add_argument("--replay", type=Path, help="Run one file with the reader of --target, and minimise it.")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON.")
+    parser.add_argument("--out", type=Path, help="Write fuzz-cpu-DATE.json into this folder.")
     parser.add_argument("--guided", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.guided:

@@ -65,7 +65,7 @@ class _Running:
         async def receive() -> dict[str, Any]:
             if given:
                 return {"type": "http.request", "body": given.pop(), "more_body": False}
-            return {"type": "http.disconnect"}
+            return await asyncio.Future()  # the client waits; were it gone, its work would be dropped
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)

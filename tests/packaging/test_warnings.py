@@ -52,7 +52,7 @@ def test_make_ci_sets_it_and_make_test_does_not():
     if shutil.which("make") is None or not (ROOT / "Makefile").exists():
         pytest.skip("no make")
     show = "show: ; @echo found=$$FASTADV_WERROR"
-    targets = ("lint", "types", "docs", "test", "test-slow", "wheel-test", "install-test")
+    targets = ("lint", "types", "docs", "test", "test-slow", "sanitize-quick", "wheel-test", "install-test")
     skipped = [word for name in targets for word in ("-o", name)]
     for target, expected in (("ci", "found=on"), ("test", "found=")):
         words = ["make", "-s", *skipped, f"--eval={target}: show", f"--eval={show}"]

@@ -1,0 +1,67 @@
+"""Tables of the cost of a guard and of the service under load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from bench.markdown import number, table
+
+_KINDS = {"mlp": "MLP", "lstm": "LSTM"}
+_PHASES = {"overload": " (overload)", "after": " (after it)"}
+Row = Mapping[str, Any]
+
+
+def guard(results: Mapping[str, Any]) -> str:
+    """A row a network, detector and batch: the forward pass, and what the guard and plain hooks add to it."""
+    cases: dict[tuple[str, str, str, int], dict[str, Row]] = {}
+    for row in results["rows"]:
+        case = (row["model"], row["detector"], row["reading"], row["batch"])
+        cases.setdefault(case, {})[row["run"]] = row
+    head = ["network, detector, reading", "batch", "forward pass, ms p50 / p99", "guard adds, p50 (95 % interval)"]
+    head += ["p99 (95 % interval)", "plain hooks add, p50 / p99", "calls"]
+    return table(
+        head,
+        (
+            (
+                f"{model}, {_KINDS[kind]}, `{reading}`",
+                str(batch),
+                f"{number(runs['bare']['ms_p50'])} / {number(runs['bare']['ms_p99'])}",
+                *(_added(runs["guard"], quantile) for quantile in ("p50", "p99")),
+                f"{runs['by hand']['adds_p50_percent']:.1f} % / {runs['by hand']['adds_p99_percent']:.1f} %",
+                f"{runs['bare']['calls']:,}",
+            )
+            for (model, kind, reading, batch), runs in cases.items()
+        ),
+    )
+
+
+def _added(row: Row, quantile: str) -> str:
+    low, high = row[f"adds_{quantile}_interval"]
+    return f"{row[f'adds_{quantile}_percent']:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def serve(results: Mapping[str, Any]) -> str:
+    """A row a number of clients: requests, latencies of answers and of refusals, and errors."""
+    head = ["clients", "answered", "answers per second", "latency p50 / p95 / p99, ms", "images per forward pass"]
+    head += ["refused (503)", "latency of refusals p50 / p99, ms", "errors"]
+    return table(
+        head,
+        (
+            (
+                f"{row['clients']}{_PHASES.get(row['phase'], '')}",
+                f"{row['answered']:,}",
+                number(row["per_second"]),
+                " / ".join(number(row[f"ms_p{q}"]) for q in (50, 95, 99)),
+                number(row["images_per_pass"]),
+                f"{row['refused']:,}",
+                " / ".join(number(row[f"refused_ms_p{q}"]) for q in (50, 99)) if row["refused"] else "",
+                str(row["errors"]),
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
+KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType({"guard": guard, "serve": serve})

@@ -1,0 +1,30 @@
+"""Tables of the guard and of the service."""
+
+import pytest
+
+from bench import guard, tables
+
+
+def test_a_guard_has_a_row_for_each_batch():
+    shared = {"model": "m", "detector": "mlp", "reading": "relative", "batch": 1, "ms_p50": 8.0, "ms_p99": 16.0}
+    added = {"adds_p50_percent": 4.04, "adds_p50_interval": (3.96, 4.1), "adds_p99_percent": -1.0, "calls": 345}
+    row = shared | added | {"adds_p99_interval": (-2.0, 3.0)}
+    text = tables.KINDS["guard"]({"rows": [row | {"run": run} for run in ("bare", "guard", "by hand")]})
+    expected = "| m, MLP, `relative` | 1 | 8 / 16 | 4.0 % (4.0 to 4.1) | -1.0 % (-2.0 to 3.0) | 4.0 % / -1.0 % | 345 |"
+    assert text.endswith(expected + "\n")
+
+
+def test_the_service_has_a_row_for_each_number_of_clients():
+    row = {"phase": "load", "clients": 8, "answered": 2720, "per_second": 136.0, "images_per_pass": 8.0, "errors": 0}
+    row |= {"refused": 0, **{f"{kind}_p{q}": 50.0 + q for kind in ("ms", "refused_ms") for q in (50, 95, 99)}}
+    text = tables.KINDS["serve"]({"rows": [row, row | {"phase": "overload", "clients": 512, "refused": 12_345}]})
+    assert "| 8 | 2,720 | 136 | 100 / 145 / 149 | 8 | 0 |  | 0 |\n" in text
+    assert "| 512 (overload) | 2,720 | 136 | 100 / 145 / 149 | 8 | 12,345 | 100 / 149 | 0 |\n" in text
+
+
+def test_what_is_added_lies_in_its_interval():
+    against = [1.0 + 0.001 * k for k in range(200)]
+    low, high = guard.interval([1.1 * each for each in against], against, 0.5)
+    assert (low, high) == pytest.approx((10, 10))
+    low, high = guard.interval(against[::-1], against, 0.99)
+    assert low < 0 < high
