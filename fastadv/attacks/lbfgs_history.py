@@ -93,6 +93,11 @@ class History:
         a, b, c = self.new[: len(self.count), :, : self.width].unbind(1)
         return a, b, c
 
+    def clear(self, slots: Tensor) -> None:
+        """Begin anew in the slots (indices): sums of pairs are rounded by their places, which are those of any slot."""
+        self.count[slots] = 0
+        self.place[slots] = 0
+
     def forget(self, mask: Tensor) -> None:
         """Drop the pairs of the images that the mask ``(N,)`` names."""
         self.count.masked_fill_(mask, 0)

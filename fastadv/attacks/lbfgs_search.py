@@ -100,7 +100,7 @@ class BoxSearch(SlotFields):
         """New searches in the slots (indices), with bounds ``(k, D)``; the next evaluation is of their first points."""
         self.low[slots] = low
         self.high[slots] = high
-        self.history.count[slots] = 0
+        self.history.clear(slots)
         self.reset(slots)
 
     def resume(self, mask: Tensor) -> None:

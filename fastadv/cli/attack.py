@@ -11,7 +11,15 @@ from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.names import ATTACKS, Goal, Metric
-from fastadv.cli.options import AttackOptions, InputOptions, MetricOf, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.options import (
+    AttackOptions,
+    ClusterOptions,
+    InputOptions,
+    MetricOf,
+    OutputOptions,
+    PrintOptions,
+    RunOptions,
+)
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress
 from fastadv.core.remote import is_remote
@@ -67,7 +75,7 @@ class GoalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessOptions:
+class ProcessOptions(ClusterOptions):
     """Where a run is computed, and which part of it."""
 
     panel: ClassVar[str] = "Run"
@@ -78,12 +86,6 @@ class ProcessOptions:
     ] = None
     workers: Annotated[
         int | None, Option(min=1, help="Attack in N processes: of a CPU, or with --ray (default: 1).")
-    ] = None
-    ray: Annotated[
-        str | None, Option(metavar="CLUSTER", help="Attack on Ray: auto (this machine's cluster), local, HOST:PORT.")
-    ] = None
-    gpus_per_worker: Annotated[
-        float | None, Option(min=0, help="With --ray: GPUs of a worker (default: 0; with --device cuda: 1).")
     ] = None
     shard: Annotated[
         str | None, Option(metavar="K/N", help="Attack every N-th image, beginning with the K-th; see 'fastadv merge'.")
@@ -97,19 +99,13 @@ class ProcessOptions:
             ArgumentError: An option that does not go with one, or without one.
         """
         if self.ray is None:
-            if self.gpus_per_worker is not None:
-                raise ArgumentError(f"gpus_per_worker: expected it with --ray only, got {self.gpus_per_worker:g}")
-            return None
+            return replace(self, workers=None).on("cpu")  # without a cluster they are processes of this machine
         if self.shard is not None:
             raise ArgumentError(f"shard: expected none with --ray, which divides the images itself, got {self.shard}")
         devices = self.device or ["cpu"]
         if len(devices) > 1:
             raise ArgumentError(f"device: expected one with --ray, got {', '.join(devices)}; use --gpus-per-worker")
-        from fastadv.distributed import Cluster
-
-        usual = float(devices[0].startswith("cuda"))
-        gpus = usual if self.gpus_per_worker is None else self.gpus_per_worker
-        return Cluster(address=self.ray, workers=self.workers or 1, gpus_per_worker=gpus)
+        return self.on(devices[0])
 
     @property
     def devices(self) -> tuple[str, ...]:

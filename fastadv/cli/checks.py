@@ -42,10 +42,6 @@ def _losses(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return None if name in ("softmax", "keep") else ("train", f"--loss {name}")
 
 
-def _ray(values: Mapping[str, Any]) -> tuple[str, str] | None:
-    return None if values.get("ray") is None else ("ray", "--ray")
-
-
 def _onnx(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return ("onnx", "--out") if str(values.get("out", "")).endswith(".onnx") else None
 
@@ -57,7 +53,6 @@ _NEEDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = Ma
         "report": _named("report", "report"),
         "serve": _named("serve", "serve"),
         "train": _losses,
-        "attack": _ray,
         "export": _onnx,
     }
 )
@@ -127,15 +122,17 @@ def check(command: str, values: Mapping[str, Any]) -> None:
             from fastadv.models import open_device
 
             open_device(device, argument="--device")
+    to_url = command == "attack" and values.get("ray") is not None
     for name in ("out", "cache"):
-        if values.get(name) is not None and not (values.get("ray") and is_remote(to_path(values[name]))):
+        if values.get(name) is not None and not (to_url and is_remote(to_path(values[name]))):
             _check_place(f"--{name}", Path(values[name]), file=name == "out" and command in _FILES)
             if command != "report":
                 _check_apart(f"--{name}", Path(values[name]), "--data", values.get("data"))
                 _check_apart(f"--{name}", Path(values[name]), "PHOTOS", values.get("photos"))
     needed = _NEEDS.get(command, lambda values: None)(values)
-    if needed is not None:
-        require_extra(*needed)
+    for need in (needed, None if values.get("ray") is None else ("ray", "--ray")):
+        if need is not None:
+            require_extra(*need)
 
 
 def _check_number(name: str, value: Any) -> None:

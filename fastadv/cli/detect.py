@@ -19,7 +19,7 @@ from fastadv.cli.detect_options import NETWORK, FaceOptions, NaturalOptions, Stu
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.guarding import GuardOptions
 from fastadv.cli.help_page import Group
-from fastadv.cli.options import Device, InputOptions, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.options import ClusterOptions, Device, InputOptions, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 
@@ -51,6 +51,7 @@ def fit(
     given: StudyInput,
     faces: FaceOptions,
     how: Annotated[RunOptions, Without("slots")],
+    processes: ClusterOptions,
     output: Annotated[
         OutputOptions,
         Changed("out", "Write the study to this folder: attacks, detectors, figures; continue an unfinished one."),
@@ -132,6 +133,7 @@ def fit(
     from fastadv.studies.detection.study import HEAD, StudyConfig
     from fastadv.training import HeadConfig
 
+    cluster = processes.on(how.device)
     with progress_bars(quiet=printing.without_bars) as progress:
         source, face_model = faces.open(given, how.device, output.folder, fresh=output.fresh, progress=progress)
     config = StudyConfig(
@@ -167,6 +169,7 @@ def fit(
         weights=given.weights,
         landmarks=given.landmarks,
         fresh=output.fresh,
+        cluster=cluster,
     )
     described = json.loads((out / fitting.FITTED).read_bytes())
     if printing.ends({**described, "seconds": round(seconds, 3)}):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastadv.attacks import Recipe
     from fastadv.data import FaceSource
     from fastadv.data.face_search import FaceSearch
+    from fastadv.distributed import Cluster
     from fastadv.engine import Engine
     from fastadv.models import MTCNN, FaceModel
     from fastadv.runs.inputs import PairChoice, RunInputs
@@ -199,6 +200,38 @@ class RunOptions:
             out=output.out,
             fresh=output.fresh,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Which Ray cluster a run is computed on, if any."""
+
+    panel: ClassVar[str] = "Run"
+
+    workers: Annotated[int | None, Option(min=1, help="With --ray: number of workers (default: 1).")] = None
+    ray: Annotated[
+        str | None, Option(metavar="CLUSTER", help="Compute on Ray: auto (this machine's cluster), local, HOST:PORT.")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None, Option(min=0, help="With --ray: GPUs of a worker (default: 0; with --device cuda: 1).")
+    ] = None
+
+    def on(self, device: str) -> Cluster | None:
+        """The cluster of a command with a device; None without one.
+
+        Raises:
+            ArgumentError: An option that goes with a cluster only, or a setting of the cluster is out of range.
+        """
+        if self.ray is None:
+            for name in ("workers", "gpus_per_worker"):
+                if getattr(self, name) is not None:
+                    raise ArgumentError(f"{name}: expected it with --ray only, got {getattr(self, name):g}")
+            return None
+        from fastadv.distributed import Cluster
+
+        usual = float(device.startswith("cuda"))
+        gpus = usual if self.gpus_per_worker is None else self.gpus_per_worker
+        return Cluster(address=self.ray, workers=self.workers or 1, gpus_per_worker=gpus)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,16 @@ from typer import Option
 from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
 from fastadv.cli.help_page import Group
-from fastadv.cli.options import SYNTHETIC, AlignOptions, AsJson, Landmarks, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.options import (
+    SYNTHETIC,
+    AlignOptions,
+    AsJson,
+    ClusterOptions,
+    Landmarks,
+    OutputOptions,
+    PrintOptions,
+    RunOptions,
+)
 
 if TYPE_CHECKING:
     from fastadv.studies.papers.recipe import Setup, StudyRecipe
@@ -103,6 +112,7 @@ def run_study(
         ),
     ],
     run: Annotated[RunOptions, Without("slots", "success_float")],
+    processes: ClusterOptions,
     output: Annotated[
         OutputOptions,
         Changed(
@@ -149,7 +159,7 @@ def run_study(
     from fastadv.studies.papers.recipe import Setup
     from fastadv.studies.papers.run import run_recipes
 
-    recipes = find_recipes(names)
+    recipes, cluster = find_recipes(names), processes.on(run.device)
     setup = Setup(
         scale=scale.value,
         data=data,
@@ -164,9 +174,8 @@ def run_study(
     if dry_run:
         _print_plan(recipes, setup, printing)
         return
-    folders, seconds = timed(
-        run_recipes, recipes, setup, output.folder, quiet=printing.without_bars, fresh=output.fresh
-    )
+    more = {"fresh": output.fresh, "cluster": cluster}
+    folders, seconds = timed(run_recipes, recipes, setup, output.folder, quiet=printing.without_bars, **more)
     found = [study_page.read_results(folder) for folder in folders]
     pages = [study_page.render(folder) for folder in folders]
     described = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.options import InputOptions, OutputOptions, PrintOptions, RunOptions
+from fastadv.cli.options import ClusterOptions, InputOptions, OutputOptions, PrintOptions, RunOptions
 from fastadv.core.numbers import parse_counts, parse_eps, parse_rates, show_eps
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def transfer(
         ),
     ],
     run: Annotated[RunOptions, Without("slots", "success_float")],
+    processes: ClusterOptions,
     output: Annotated[
         OutputOptions,
         Changed("out", "Write images, transfer.json and report.html to this folder; continue an unfinished run."),
@@ -110,7 +111,8 @@ def transfer(
         size=size,
         sets=target_set or (),
     )
-    found, seconds = timed(transfer_folder, plan, quiet=printing.without_bars)
+    cluster = processes.on(run.device)
+    found, seconds = timed(transfer_folder, plan, cluster=cluster, quiet=printing.without_bars)
     page = transfer_page.render(output.folder, source=found.source)
     if printing.ends({**found.described(), "seconds": round(seconds, 3), "report": str(page)}):
         return

@@ -22,22 +22,20 @@ from fastadv.core.cores import workers
 from fastadv.core.notices import Notice, notify
 from fastadv.core.places import write_bytes
 from fastadv.core.progress import Progress, silent
-from fastadv.core.provenance import software
-from fastadv.core.remote import is_remote
-from fastadv.data import FaceSource, ManifestRow, RunFolderError, to_uint8
+from fastadv.data import FaceSource, ManifestRow, to_uint8
 from fastadv.data.images import encode_png
 from fastadv.data.manifest import PNG_BYTES, iterate_manifest, journal_line, row_from_json
 from fastadv.data.run_files import RUN, image_file
-from fastadv.distributed.cluster import Cluster, begin_worker, fitted
-from fastadv.distributed.output import Output
+from fastadv.distributed.cluster import Cluster, begin_worker, software_notes
+from fastadv.distributed.output import Output, check_shared
 from fastadv.distributed.shared_engine import SharedEngine
 from fastadv.engine import Engine, Job, Result
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, Work
 from fastadv.runs.attack import AttackSummary, goals_and_known, summarise
 from fastadv.runs.goals import Enrolled, GoalChoice
-from fastadv.runs.merging import different_software
 from fastadv.runs.production import Order, made
+from fastadv.runs.workers import fitted
 
 _LARGEST = 256  # images of a call: their rows come when all are written, and are made again if the driver is killed
 _EACH = 32  # calls that a worker gets at least, if there are images enough: so that all workers end together
@@ -110,7 +108,7 @@ class AttackWorker:
             ImageError, AlignmentError, SourceError: A face cannot be read, or has changed.
             OSError: An image cannot be written.
         """
-        self._check_out()
+        check_shared(self._task.out, RUN)
         columns = (map(str, block[name]) for name in ("name", "source", "target"))
         orders = [Order(name=name, source=face, target=target) for name, face, target in zip(*columns, strict=True)]
         with ThreadPoolExecutor(workers()) as pool:
@@ -126,15 +124,6 @@ class AttackWorker:
                 "host": [*[self._host] * len(lines), *[""] * len(notices)],
             }
         )
-
-    def _check_out(self) -> None:
-        """Raise unless this machine sees the driver's folder: a worker would make another one on its own disk."""
-        out = self._task.out
-        if not is_remote(out) and not (out / RUN).is_file():
-            raise RunFolderError(
-                f"out: expected a folder that all nodes share, got {out}, in which {self._host} sees no {RUN}; use a "
-                "shared file system or a URL"
-            )
 
     def _made(self, orders: Sequence[Order]) -> Iterator[tuple[ManifestRow, Result]]:
         task = self._task
@@ -214,7 +203,8 @@ def attack_on_cluster(
             output.settle()
         run.finish([order.name for order in orders])
         output.finished()
-        tell_software(hosts)
+        for note in software_notes(hosts):
+            notify(note)
         return summarise(iterate_manifest(output.folder))
 
 
@@ -223,13 +213,3 @@ def _blocks(orders: Sequence[Order], size: int) -> list[pyarrow.Table]:
     names = [field.name for field in fields(Order)]
     parts = (orders[k : k + size] for k in range(0, len(orders), size))
     return [pyarrow.table({name: [getattr(order, name) for order in part] for name in names}) for part in parts]
-
-
-def tell_software(hosts: Mapping[str, set[str]]) -> None:
-    """Notify where the software or instruction set of workers differs from that of others or of the driver."""
-    if not hosts:
-        return
-    own = ", ".join(part for part in software().split(", ") if not part.startswith(("threads ", "device ")))
-    found = different_software({**hosts, own: {"the driver"}})
-    if found:
-        notify(f"ray: the workers have different software, which can change bits: {found}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import socket
 import warnings
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow
@@ -18,8 +21,12 @@ from fastadv.core.allocator import keep_freed_memory
 from fastadv.core.cores import own_cores
 from fastadv.core.errors import ArgumentError, Error, UnavailableError
 from fastadv.core.extras import require_extra
+from fastadv.core.notices import Notice, notify
+from fastadv.core.provenance import software
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
+from fastadv.runs.merging import different_software
+from fastadv.runs.workers import fitted
 
 if TYPE_CHECKING:
     import ray.data
@@ -47,6 +54,7 @@ class Cluster:
             the run, or ``HOST:PORT``. Where the process is connected already, that cluster is used.
         workers: Number of workers, at least 1.
         gpus_per_worker: GPUs of each worker, also a fraction; 0: workers compute on CPUs.
+        told: Notices of workers that have been passed on.
 
     Raises:
         ValueError: A field is out of range.
@@ -55,6 +63,7 @@ class Cluster:
     address: str = "auto"
     workers: int = 1
     gpus_per_worker: float = 0.0
+    told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -130,10 +139,6 @@ class Cluster:
         """
         import ray
 
-        cores = max(0, ray.cluster_resources().get("CPU", 1) - spare) / self.workers
-        on: dict[str, Any] = {"num_cpus": min(self.threads, int(1e4 * cores) / 1e4)}  # Ray counts in 1/10,000
-        if self.gpus_per_worker:
-            on = {"num_gpus": self.gpus_per_worker}
         return dataset.map_batches(
             worker,
             fn_constructor_args=given,
@@ -150,8 +155,17 @@ class Cluster:
             # By Ray Data's default calls are repeated without end: of a dead node they fail again and again until its
             # worker is placed anew. What ends a run are the deaths of a worker.
             max_restarts=_RESTARTS,
-            **on,
+            **self._needs(spare),
         )
+
+    def _needs(self, spare: int = 0) -> dict[str, Any]:
+        """What Ray sets aside for a worker."""
+        import ray
+
+        if self.gpus_per_worker:
+            return {"num_gpus": self.gpus_per_worker}
+        cores = max(0, ray.cluster_resources().get("CPU", 1) - spare) / self.workers
+        return {"num_cpus": min(self.threads, int(1e4 * cores) / 1e4)}  # Ray counts in 1/10,000
 
     def results(
         self, worker: type, task: object, blocks: Sequence[pyarrow.Table]
@@ -172,6 +186,56 @@ class Cluster:
         with workers_errors():
             yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
+    def each(self, do: Callable[[Any], Any], items: Iterable[Any]) -> Generator[tuple[int, Any], None, None]:
+        """What a function returns for each item, once, with the item's place, in the order in which calls end.
+
+        For work of which a call takes seconds or more: one call runs at a time in each worker, and what it returns
+        comes to this process. Ray repeats a call whose process or node dies, wherever there is room. A worker keeps
+        the function until it is sent another.
+
+        Args:
+            do: Sent to the workers, with its networks and data.
+            items: One for each call; drawn as they are needed.
+
+        Raises:
+            Error, OSError: As ``workers_errors``.
+        """
+        import ray
+
+        waiting = enumerate(items)
+        # a worker on a GPU would end after each call by default
+        call = ray.remote(max_retries=_RESTARTS, max_calls=0, **{"num_cpus": 0, **self._needs()})(_call)
+        given = [ray.put(packed(do))], self.device, self.threads, os.getcwd()
+        running: dict[Any, int] = {}
+        hosts: dict[str, set[str]] = {}
+        try:
+            with workers_errors():
+                while True:
+                    for place, item in islice(waiting, self.workers - len(running)):
+                        running[call.remote(*given, packed(item))] = place
+                    if not running:
+                        break
+                    (ended, *_), _ = ray.wait(list(running))
+                    made, notices, line, host = ray.get(ended)
+                    place = running.pop(ended)
+                    hosts.setdefault(line, set()).add(host)
+                    self._tell(notices)
+                    yield place, unpacked(made, "cpu")
+        finally:
+            for left in running if ray.is_initialized() else ():
+                ray.cancel(left, force=True)
+        self._tell(software_notes(hosts))
+
+    def _tell(self, notices: Iterable[str]) -> None:
+        for text in notices:
+            if text not in self.told:
+                self.told.add(text)
+                notify(text)
+
+    def engine(self, engine: Engine, model: FaceModel) -> Engine:
+        """The engine; with its open choices made by a worker, where workers compute elsewhere than this process."""
+        return engine if self.device == model.device.type else self.settled(engine, model)
+
     def settled(self, engine: Engine, model: FaceModel) -> Engine:
         """The engine with its open choices made by a worker, for a driver without a GPU."""
         import ray
@@ -181,13 +245,13 @@ class Cluster:
             return ray.get(ask.remote(packed(model), self.device, engine))
 
 
-def fitted(engine: Engine) -> Engine:
-    """The engine without the choices that each worker makes for its own device, and that change no bit."""
-    return replace(engine, capture=None, poll=None, overlap=None)
-
-
 def _settled(sent: bytes, device: str, engine: Engine) -> Engine:
     return fitted(engine.resolve(unpacked(sent, device)))
+
+
+def connected(cluster: Cluster | None) -> AbstractContextManager[None]:
+    """As ``Cluster.connected``, where there is a cluster."""
+    return nullcontext() if cluster is None else cluster.connected()
 
 
 def packed(value: object) -> bytes:
@@ -219,6 +283,35 @@ def begin_worker(sent: Any, device: str, threads: int) -> Any:
             f"gpus_per_worker: expected workers with a GPU that PyTorch can use, got none on {socket.gethostname()}"
         )
     return unpacked(sent if isinstance(sent, bytes) else ray.get(sent), device)
+
+
+@lru_cache(maxsize=1)
+def _begun(sent: Any, device: str, threads: int) -> Any:
+    """What this process, a worker, was sent last."""
+    return begin_worker(sent, device, threads)
+
+
+def _call(sent: Sequence[Any], device: str, threads: int, place: str, item: bytes) -> tuple[bytes, list[str], str, str]:
+    """In a worker: what the function in ``sent`` returns, notices, software and host."""
+    with suppress(OSError):
+        os.chdir(place)  # the paths of the driver count from there
+    do = _begun(sent[0], device, threads)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Notice)
+        made = do(unpacked(item, device))
+    notices = [" ".join(str(each.message).split()) for each in caught if issubclass(each.category, Notice)]
+    return packed(made), notices, software(device), socket.gethostname()
+
+
+def software_notes(hosts: Mapping[str, set[str]]) -> list[str]:
+    """A sentence where the workers' software or instruction set differs from the others' or from the driver's.
+
+    Args:
+        hosts: Machines by their software.
+    """
+    own = ", ".join(part for part in software().split(", ") if not part.startswith(("threads ", "device ")))
+    found = different_software({**hosts, own: {"the driver"}}) if hosts else ""
+    return [f"ray: the workers have different software, which can change bits: {found}"] if found else []
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from fastadv.core.extras import require_extra
 from fastadv.core.fields import check_seed
 from fastadv.data import face_id, to_tensor, to_uint8
 from fastadv.data.images import decode_image
-from fastadv.distributed.cluster import Cluster, begin_worker, fitted, packed
+from fastadv.distributed.cluster import Cluster, begin_worker, packed
 from fastadv.distributed.shared_engine import SharedEngine
 from fastadv.engine import Engine, Job
 from fastadv.engine.run import check_model
 from fastadv.models import FaceModel
+from fastadv.runs.workers import fitted
 
 if TYPE_CHECKING:
     import ray.data

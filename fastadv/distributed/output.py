@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from tempfile import TemporaryDirectory
 from fastadv.core.files import remove_temporaries, write_atomically
 from fastadv.core.notices import notify
 from fastadv.core.places import CONNECTIONS, write_bytes
-from fastadv.core.remote import RemotePath, to_path
+from fastadv.core.remote import RemotePath, is_remote, to_path
 from fastadv.data import RunFolder
 from fastadv.data.hashes import KEPT
 from fastadv.data.manifest import JOURNAL, PARQUET, ManifestRow, iterate_manifest, journal_line
@@ -143,6 +144,23 @@ class _UrlOutput(Output):
             write_bytes(self.out / name, (self.folder / name).read_bytes())
         self._tree = self.out.tree()
         self._remove(ROWS)
+
+
+def check_shared(out: Path, mark: str) -> None:
+    """Raise, in a worker, unless it sees the driver's folder: it would make another one on its own disk.
+
+    Args:
+        out: The folder, or a URL.
+        mark: A file that the driver has written there.
+
+    Raises:
+        RunFolderError: The file is not there.
+    """
+    if not is_remote(out) and not (out / mark).is_file():
+        raise RunFolderError(
+            f"out: expected a folder that all nodes share, got {out}, in which {socket.gethostname()} sees no {mark}; "
+            "use a shared file system or a URL"
+        )
 
 
 @contextmanager

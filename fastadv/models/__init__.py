@@ -6,7 +6,7 @@ from fastadv.models.devices import open_device
 from fastadv.models.face_model import PRECISIONS, FaceModel
 from fastadv.models.folding import fold_batch_norms
 from fastadv.models.inspection import Inspected, inspect_file
-from fastadv.models.layers import freeze, prepare
+from fastadv.models.layers import freeze, in_precision, prepare
 from fastadv.models.mirrored import mirrored
 from fastadv.models.mtcnn import MTCNN
 from fastadv.models.onnx_model import load_onnx
@@ -22,6 +22,7 @@ __all__ = [
     "fixed_batches",
     "fold_batch_norms",
     "freeze",
+    "in_precision",
     "inspect_file",
     "load",
     "load_onnx",

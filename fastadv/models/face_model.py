@@ -92,6 +92,8 @@ class FaceModel(nn.Module):
         self._embedding_size: int | None = None
         #: Whether `prepare` has seen that an image's output depends on that image alone.
         self._independent = False
+        #: The activations that `prepare` has made parts of convolutions.
+        self._fused: tuple[Any, ...] = ()
         self.template = None if template is None else _checked_template(template)
         mean_values, std_values = _per_channel("mean", mean), _per_channel("std", std)
         count = len(mean_values)

@@ -56,12 +56,7 @@ def prepare(
             an image depends on the other images of the batch or on chance (measured once for each model).
     """
     check_face_model(model)
-    check_one_of("precision", precision, PRECISIONS)
-    if precision == "tf32" and model.device.type != "cuda":
-        raise ArgumentError(
-            f"precision: expected a model on a CUDA device with 'tf32', got one on {str(model.device)!r}; "
-            "use 'fp32' or 'bf16'"
-        )
+    _check_precision(precision, model.device)
     if model.precision == "bf16" and precision != "bf16":
         raise ArgumentError(
             f"model: expected one that is not rounded for {precision!r}, got {model.name!r} in bf16; "
@@ -78,6 +73,37 @@ def prepare(
     return prepared
 
 
+def in_precision(prepared: FaceModel, precision: str, *, channels_last: bool = True) -> FaceModel:
+    """A copy of a model that is prepared in float32, in another precision: to the bit what `prepare` gives in that.
+
+    What `prepare` found, which takes most of its time, is not looked for again.
+
+    Args:
+        prepared: the result of `prepare` with the precision "fp32".
+        precision: as of `prepare`.
+        channels_last: as of `prepare`, with which the model was prepared.
+
+    Raises:
+        ValueError: if the precision is unknown or not available on the model's device, or the model is not in float32.
+    """
+    _check_precision(precision, prepared.device)
+    if prepared.precision != "fp32":
+        raise ArgumentError(f"prepared: expected a model prepared in 'fp32', got one in {prepared.precision!r}")
+    with plain_modes(prepared.device):
+        made = freeze(copy_of(prepared))
+        split_activations(made.backbone)
+        return _arranged(made, precision=precision, channels_last=channels_last)
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    check_one_of("precision", precision, PRECISIONS)
+    if precision == "tf32" and device.type != "cuda":
+        raise ArgumentError(
+            f"precision: expected a model on a CUDA device with 'tf32', got one on {str(device)!r}; "
+            "use 'fp32' or 'bf16'"
+        )
+
+
 def _prepared(
     model: FaceModel, *, precision: str, channels_last: bool, fold: bool, keep: Collection[str], fuse: bool
 ) -> FaceModel:
@@ -92,17 +118,23 @@ def _prepared(
     if channels_last and model.device.type == "cuda":
         fuse_depthwise(prepared.backbone, model.image_shape, keep=keep, activations=fold and fuse)
     # looked for in float32, before there are twins
-    fused = fusible_activations(prepared.backbone, keep=keep, image_shape=model.image_shape) if fold and fuse else []
+    found = fusible_activations(prepared.backbone, keep=keep, image_shape=model.image_shape) if fold and fuse else ()
+    prepared._fused = tuple(found)
+    return _arranged(prepared, precision=precision, channels_last=channels_last)
+
+
+def _arranged(prepared: FaceModel, *, precision: str, channels_last: bool) -> FaceModel:
+    """In place: precision, twins, layout, and the activations that were found to be parts of convolutions."""
     if precision == "bf16":
         _cast(prepared.backbone, torch.bfloat16)
     _install_fast_backward(
         prepared.backbone,
-        depthwise=precision == "bf16" and model.device.type == "cpu",
-        prelu=has_kernel(model.device),
+        depthwise=precision == "bf16" and prepared.device.type == "cpu",
+        prelu=has_kernel(prepared.device),
     )
     if channels_last:
         to_channels_last(prepared.backbone)
-    fuse_activations(prepared.backbone, fused)
+    fuse_activations(prepared.backbone, prepared._fused)
     prepared.precision = precision
     return prepared
 
@@ -148,7 +180,7 @@ def _install_fast_backward(backbone: nn.Module, *, depthwise: bool, prelu: bool)
         twin: nn.Module
         if not name or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             continue
-        if prelu and type(module) is nn.PReLU:
+        if prelu and type(module) in (nn.PReLU, FrozenPReLU):  # a twin has the slopes of its former precision
             twin = FrozenPReLU(module)
         elif depthwise and type(module) is nn.Conv2d and max(module.stride) > 1 and is_depthwise(module):
             twin = FrozenDepthwiseConv2d(module)

@@ -26,6 +26,7 @@ from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import model_identity, state_hash, update_digest
 from fastadv.runs.work import Work
+from fastadv.runs.workers import Workers
 from fastadv.surrogates import Surrogate
 
 
@@ -139,10 +140,18 @@ class RunIdentity:
         return how(out, self.config, lost=lost, fresh=fresh)
 
     @contextmanager
-    def work(self, out: str | os.PathLike[str], *, fresh: bool = False, progress: Progress = silent) -> Iterator[Work]:
+    def work(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        fresh: bool = False,
+        workers: Workers | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Work]:
         """The run's folder with how its images are made; as `open`."""
         with self.open(out, fresh=fresh) as folder:
-            work = Work(folder=folder, seed=self.config["seed"], engine=self.engine, progress=progress)
+            seed = self.config["seed"]
+            work = Work(folder=folder, seed=seed, engine=self.engine, workers=workers, progress=progress)
             yield work
         if work.spent.seconds["steps"] and isinstance(progress, Notes):
             progress.note(work.spent.line())

@@ -21,10 +21,12 @@ from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.core.provenance import software
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, RunFolderError, face_id, read_manifest, to_uint8
+from fastadv.data.images import encode_png
 from fastadv.engine import Engine, Job, Result, stream_jobs
 from fastadv.models import FaceModel
 from fastadv.runs import RunIdentity, UsedFaces, Work, goal_hash, list_hash
 from fastadv.runs.learned import Learned
+from fastadv.runs.workers import each, fitted, shared_out
 
 NONE_KNOWN: Mapping[str, Tensor] = MappingProxyType({})
 _WINDOW = 32  # faces that are learned of at a time
@@ -106,7 +108,8 @@ def produced(
     pending = [order for order in orders if order.name not in done]
     count = len(orders) - len(pending)
     work.progress(stage, count, len(orders))
-    for row, _ in _made(pending, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
+    how = _sent if work.workers else _made
+    for row, _ in how(pending, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
         count += 1
         work.progress(stage, count, len(orders))
         yield row
@@ -225,6 +228,65 @@ def _made(
         for row, result in made(orders, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
             writers.write(row, result)
             yield row, result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Maker:
+    """What a worker is sent to make images; fields as of ``made``."""
+
+    goal_of: GoalOf
+    source: FaceSource
+    attack: Recipe
+    model: FaceModel
+    seed: int
+    engine: Engine
+    goal_name: str | None
+    known: Mapping[str, Tensor]
+
+    def __call__(self, orders: Sequence[Order]) -> list[tuple[ManifestRow, bytes]]:
+        """The rows and the PNG files of orders."""
+        found = made(
+            orders,
+            self.goal_of,
+            self.source,
+            self.attack,
+            self.model,
+            Work(seed=self.seed, engine=self.engine),
+            goal_name=self.goal_name,
+            known=self.known,
+        )
+        return [(row, encode_png(to_uint8(result.image))) for row, result in found]
+
+
+def _sent(
+    orders: Sequence[Order],
+    goal_of: GoalOf,
+    source: FaceSource,
+    attack: Recipe,
+    model: FaceModel,
+    work: Work,
+    *,
+    goal_name: str | None,
+    known: Mapping[str, Tensor],
+) -> Iterator[tuple[ManifestRow, bytes]]:
+    """As ``_made``, by the workers: they read the faces, and this process writes."""
+    assert work.workers is not None
+    maker = _Maker(
+        goal_of=goal_of,
+        source=source,
+        attack=attack,
+        model=model,
+        seed=work.seed,
+        engine=fitted(work.engine),
+        goal_name=goal_name,
+        known=known,
+    )
+    blocks = shared_out(orders, work.workers, least=work.engine.slots or work.engine.batch or 1)
+    for _, block in each(work.workers, maker, blocks):
+        for row, data in block:
+            if work.folder is not None:
+                work.folder.write(row, data)
+            yield row, data
 
 
 def made(

@@ -9,6 +9,7 @@ from fastadv.core.progress import Progress, silent
 from fastadv.core.spent import Spent
 from fastadv.data import RunFolder
 from fastadv.engine import Engine
+from fastadv.runs.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,6 +20,7 @@ class Work:
         folder: Where images and rows go; None keeps the rows only.
         seed: Of every random number.
         engine: How to run.
+        workers: Other processes that make the images; None: this one does.
         progress: Told of every stage.
         spent: Where its time goes.
     """
@@ -26,6 +28,7 @@ class Work:
     folder: RunFolder | None = None
     seed: int = 0
     engine: Engine = field(default_factory=Engine)
+    workers: Workers | None = None
     progress: Progress = silent
     spent: Spent = field(default_factory=Spent)
 

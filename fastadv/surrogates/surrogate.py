@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.models import FaceModel, prepare
+from fastadv.models import FaceModel, in_precision, prepare
 from fastadv.models.outputs import output_of
 from fastadv.surrogates.feature_dropout import FeatureDropout, MaskedModel
 from fastadv.surrogates.input_diversity import InputDiversity
@@ -100,7 +100,7 @@ class Surrogate:
             model: The model that is attacked, in evaluation mode.
             precision: Of the gradients.
             channels_last: Run convolutions in the channels-last layout.
-            prepared: The same model, prepared in float32 already: taken where nothing else is asked for.
+            prepared: The same model, prepared in float32 already, in the same layout and with the same `keep`.
             keep: Names of submodules whose outputs are asked for; see :func:`fastadv.models.prepare`.
 
         Raises:
@@ -117,8 +117,12 @@ class Surrogate:
                 )
             edited = each if self.skip is None else self.skip.bind(each)
             if self.dropout is None:
-                shared = prepared if edited is model and precision == "fp32" else None
-                ready = shared or prepare(edited, precision=precision, channels_last=channels_last, keep=keep)
+                if prepared is None or edited is not model:
+                    ready = prepare(edited, precision=precision, channels_last=channels_last, keep=keep)
+                elif precision == "fp32":
+                    ready = prepared
+                else:
+                    ready = in_precision(prepared, precision, channels_last=channels_last)
                 members.append(Member(model=ready, masked=None))
                 continue
             masked = self.dropout.bind(edited, precision=precision, channels_last=channels_last, first_layer=layer)

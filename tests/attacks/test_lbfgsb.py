@@ -24,11 +24,11 @@ from fastadv.attacks.lbfgsb import LBFGSB
 D = 90
 
 
-def drive(attack, functions, x0, ticks, *, extra=0, watch=None):
+def drive(attack, functions, x0, ticks, *, extra=0, watch=None, state=None):
     """Run the state machine on one function (value to *minimise*, gradient) an image; the state at the end."""
     n = len(functions)
     like = torch.empty(n, 3, 1, x0.shape[1] // 3)
-    state = attack.allocate(like)
+    state = state or attack.allocate(like)
     ids = torch.arange(n)
     attack.start(state, ids, torch.tensor(x0, dtype=torch.float32).view_as(like), ids=ids, seed=0)
     for tick in range(ticks + extra):
@@ -308,6 +308,19 @@ def test_a_slot_that_has_ended_keeps_its_result_and_its_ticks():
     assert len(set(ended.ticks.tolist())) > 1
     assert torch.equal(ended.trial, later.trial)
     assert torch.equal(ended.ticks, later.ticks)
+
+
+@pytest.mark.parametrize("before", range(1, 5))
+def test_an_image_is_attacked_alike_whatever_its_slot_has_done_before(before):
+    """Where its pairs lie decides in which order they are summed up."""
+    rng = np.random.default_rng(7)
+    functions, x0 = [quadratic(900, 1e3, rng)], rng.random((2, 900))
+    attack = LBFGSB(budget=Linf(0.3), steps=30)
+    alone = drive(attack, functions, x0[1:], 40)
+    used = drive(attack, functions, x0[:1], before)
+    again = drive(attack, functions, x0[1:], 40, state=used)
+    assert torch.equal(alone.trial, again.trial)
+    assert torch.equal(alone.search.value, again.search.value)
 
 
 def test_a_value_that_is_not_finite_is_a_refused_step():

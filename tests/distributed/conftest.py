@@ -1,6 +1,9 @@
 """A Ray cluster of two cores, a small folder of faces, and the run of one process."""
 
 import os
+import random
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import torch
 
 from fastadv.attacks import by_name
 from fastadv.data import SyntheticFaces, to_uint8, write_png
+from fastadv.distributed import Cluster
+from fastadv.distributed.cluster import packed, unpacked
 from fastadv.engine import Engine
 from fastadv.runs.goals import GoalChoice
 from fastadv.runs.inputs import RunInputs
@@ -127,3 +132,42 @@ def ray(s3):
     found.init("local", **STARTED)
     yield found
     found.shutdown()
+
+
+class Killed(BaseException):
+    """The driver ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here(Cluster):
+    """Workers in this process, whose calls end in any order.
+
+    Attributes:
+        until: The driver is killed after so many calls.
+    """
+
+    until: int = 99
+
+    def connected(self):
+        return nullcontext()
+
+    def each(self, do, items):
+        calls = list(enumerate(items))
+        random.Random(len(calls)).shuffle(calls)
+        there = unpacked(packed(do), "cpu")
+        for k, (place, item) in enumerate(calls):
+            if k == self.until:
+                raise Killed
+            yield place, unpacked(packed(there(unpacked(packed(item), "cpu"))), "cpu")
+
+
+@pytest.fixture(scope="session")
+def here():
+    """A cluster whose workers are in this process."""
+    return Here
+
+
+@pytest.fixture(scope="session")
+def killed():
+    """What ends a driver."""
+    return Killed

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
@@ -60,6 +61,40 @@ def test_the_images_of_a_node_that_is_killed_start_again_elsewhere(nodes, plan, 
     assert seen[0] < 18  # in the middle
     assert content(out) == single(**LONG)
     assert len(read_manifest(out)) == 18
+
+
+def test_the_calls_of_a_node_that_is_killed_are_repeated_elsewhere(nodes, tmp_path):
+    made, others = nodes
+    folder = str(tmp_path)
+
+    def work(k):
+        import time
+        from pathlib import Path
+
+        import ray
+
+        with (Path(folder) / str(k)).open("a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+        time.sleep(1)
+        return k
+
+    def begun():
+        return [file.read_text().split() for file in sorted(tmp_path.iterdir())]
+
+    def kill():
+        until = time.monotonic() + 120
+        while not any(others[1].node_id in on for on in begun()):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        made.remove_node(others[1], allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with closing(Cluster(workers=2).each(work, range(4))) as ended:
+        assert sorted(ended) == [(k, k) for k in range(4)]
+    killer.join()
+    assert [on[-1] for on in begun()] == [others[0].node_id] * 4
+    assert sum(map(len, begun())) == 5  # the call that ran there, a second time
 
 
 def test_the_run_of_a_driver_that_is_killed_goes_on(faces, content, tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.core.errors import ArgumentError
-from fastadv.models import FaceModel, fold_batch_norms, load, prepare, shipped_names
+from fastadv.models import FaceModel, fold_batch_norms, in_precision, load, prepare, shipped_names
 
 IRESNETS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 
@@ -63,6 +63,44 @@ def test_bf16_is_close_and_comes_back_in_float32(name: str) -> None:
     with torch.no_grad():
         assert ((y * model(images())).sum(1) > 0.999).all()
     assert torch.equal(prepare(prepared, precision="bf16")(images()), y)
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobileface_v2", "edgeface_xs", "iresnet18", "synth-vgg"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_another_precision_of_a_prepared_model_is_that_of_the_original(name: str, channels_last: bool) -> None:
+    model = load(name) if name in shipped_names() else load(name, random_weights_seed=1)
+    randomise_batch_norms(model)
+    with torch.no_grad():
+        for slopes in (m.weight for m in model.modules() if isinstance(m, nn.PReLU)):
+            slopes.uniform_(-0.3, 0.6)  # no numbers of bfloat16
+    layers = model.layers[1:3]
+    ready = prepare(model, channels_last=channels_last, keep=layers)
+    for precision in ("bf16", "fp32"):
+        expected = prepare(model, precision=precision, channels_last=channels_last, keep=layers)
+        got = in_precision(ready, precision, channels_last=channels_last)
+        found = []
+        for each in (expected, got):
+            x = images().requires_grad_()
+            y = each(x)
+            found.append((y, *torch.autograd.grad(y[:, 0].sum(), x)))
+        for a, b in zip(*found, strict=True):
+            assert torch.equal(a, b)
+        assert got.precision == precision
+        states = (expected.state_dict(), got.state_dict())
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert ready.dtype == torch.float32  # is left as it is
+    assert torch.equal(ready(images()), prepare(model, channels_last=channels_last, keep=layers)(images()))
+
+
+def test_another_precision_is_refused_as_by_prepare() -> None:
+    ready = prepare(load("synth-mobile"))
+    with pytest.raises(ValueError, match=r"precision: expected one of fp32, tf32, bf16, got 'fp16'"):
+        in_precision(ready, "fp16")
+    with pytest.raises(ValueError, match="precision: expected a model on a CUDA device with 'tf32', got one on 'cpu'"):
+        in_precision(ready, "tf32")
+    with pytest.raises(ValueError, match=r"prepared: expected a model prepared in 'fp32', got one in 'bf16'"):
+        in_precision(in_precision(ready, "bf16"), "fp32")
 
 
 # As counted in the tables of the architectures: all that there are. An IR-ResNet has one behind each convolution and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
+from fastadv.core.progress import silent
 from fastadv.data import Face, ManifestRow, read_manifest
 from fastadv.data.run_files import IMAGES, check_images
 from fastadv.models import FaceModel
@@ -244,6 +245,7 @@ def gallery_of(setting: Setting, clean: Clean) -> Gallery:
 def _guided(setting: Setting, clean: Clean, recipe: Recipe, targeted: bool) -> GoalOf:
     rest, gallery = clean.rest, gallery_of(setting, clean)
     place = {name: k for k, name in enumerate(rest.names)}
+    setting = replace(setting, workers=None, progress=silent)  # of what workers are sent
 
     def goal_of(order: Order, face: Face) -> Goal:
         labels = wanted(setting, (order.source,), targeted)
@@ -308,7 +310,7 @@ def carry_out(setting: Setting, task: Task) -> AttackedImages:
     identity = RunIdentity(config=config, engine=engine)
     place = setting.path / "attacks" / task.label.replace("/", "-")
     goal = "classify-as" if task.targeted else "misclassify"
-    with identity.work(place, progress=setting.progress) as work:
+    with identity.work(place, workers=setting.workers, progress=setting.progress) as work:
         produce(orders, task.goal_of, setting.source, recipe, task.model, work, goal_name=goal, stage=task.label)
         work.into.finish([order.name for order in orders])
     # as written, with the hashes of the images: a study that goes on keys its features by the same rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from fastadv.detection.representatives import Batch
 from fastadv.detection.taps import EMBEDDING, submodules
 from fastadv.models import FaceModel, fixed_batches, prepare
 from fastadv.runs import list_hash
+from fastadv.runs.workers import Workers, each
 
 _BATCH = 32
+_SENT = 4 * _BATCH  # images of a call of a worker
 _ROWS = 256
 _FILE = "layer features"
 
@@ -87,6 +90,7 @@ def extract(
     images: Iterable[Tensor],
     *,
     stage: str = "tapping",
+    workers: Workers | None = None,
     progress: Progress = silent,
 ) -> Features:
     """Run the network over images and keep what the layers say, averaged over each map.
@@ -99,6 +103,7 @@ def extract(
         names: Of the images, at least one.
         images: As many, each ``(3, H, W)`` in [0, 1]; they are read as they are needed.
         stage: The name that progress gets.
+        workers: Other processes that are sent the images and evaluate them; None: this one does.
         progress: Told of the images.
 
     Raises:
@@ -106,34 +111,46 @@ def extract(
     """
     if not names:
         raise ArgumentError(f"{stage}: expected at least one image, got none")
-    layers = submodules(layers)
-    tap = LayerTap(model=prepare(model, precision="fp32", keep=layers), layers=layers)
-    widths: list[int] = []
-
-    def seen(batch: Tensor) -> Tensor:
-        tapped = tap(batch.contiguous(memory_format=torch.channels_last))
-        columns = [*tapped.values, torch.nn.functional.normalize(tapped.features, dim=1)]
-        if tap.model.head is not None:
-            columns.append(tap.model.head(tapped.features).argmax(1, keepdim=True).float())  # exact below 2**24
-        widths[:] = [column.shape[1] for column in columns]
-        return torch.cat(columns, 1)
-
-    blocks: list[Tensor] = []
+    view = _View(model=model, layers=submodules(layers))
+    found: dict[int, list[Tensor]] = {}
     done = 0
-    for block in _batched(images):
-        blocks.append(fixed_batches(seen, torch.stack(block).to(model.device), _BATCH).cpu())
-        done += len(block)
+    for place, columns in each(workers, view, _batched(images, _SENT if workers else _BATCH)):
+        found[place] = columns
+        done += len(columns[0])
         progress(stage, done, len(names))
     if done != len(names):
         raise ArgumentError(f"{stage}: expected {len(names)} images like names, got {done}")
-    columns = torch.cat(blocks).split(widths, 1)
-    predicted = columns[-1][:, 0].long() if model.head is not None else torch.full((done,), -1)
-    return Features(
-        names=tuple(names),
-        values=tuple(column.contiguous() for column in columns[: len(layers)]),
-        embeddings=columns[len(layers)].contiguous(),
-        predicted=predicted,
-    )
+    blocks = [found[place] for place in sorted(found)]
+    *values, embeddings, predicted = map(torch.cat, zip(*blocks, strict=True))
+    return Features(names=tuple(names), values=tuple(values), embeddings=embeddings, predicted=predicted[:, 0].long())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _View:
+    """A network with the layers to tap: what an image is evaluated by, here or in a worker."""
+
+    model: FaceModel
+    layers: tuple[str, ...]
+
+    @cached_property
+    def tap(self) -> LayerTap:
+        """The network, prepared."""
+        return LayerTap(model=prepare(self.model, precision="fp32", keep=self.layers), layers=self.layers)
+
+    def __call__(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Values of the layers, embeddings and classes ``(N, 1)`` as float32, on the CPU."""
+        widths: list[int] = []
+
+        def seen(batch: Tensor) -> Tensor:
+            tapped, head = self.tap(batch.contiguous(memory_format=torch.channels_last)), self.tap.model.head
+            columns = [*tapped.values, torch.nn.functional.normalize(tapped.features, dim=1)]
+            none = columns[-1].new_full((len(batch), 1), -1)
+            columns.append(none if head is None else head(tapped.features).argmax(1, keepdim=True).float())
+            widths[:] = [column.shape[1] for column in columns]
+            return torch.cat(columns, 1)  # a class is exact below 2**24
+
+        made = fixed_batches(seen, torch.stack([*images]).to(self.model.device), _BATCH).cpu()
+        return list(made.split(widths, 1))
 
 
 def kept(file: Path, key: str, layers: Sequence[str], names: Sequence[str], make: Callable[[], Features]) -> Features:
@@ -179,9 +196,9 @@ def _read(file: Path, wanted: str, names: Sequence[str], layers: int) -> Feature
         return None
 
 
-def _batched(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+def _batched(images: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
     source = iter(images)
-    while block := list(islice(source, _BATCH)):
+    while block := list(islice(source, size)):
         yield block
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fastadv.detection import (
 from fastadv.detection.calibration import images_needed, worst_of
 from fastadv.detection.measures import rate_notes
 from fastadv.detection.taps import EMBEDDING
+from fastadv.distributed.cluster import Cluster, connected
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
@@ -41,7 +43,7 @@ from fastadv.studies.detection.natural import aside
 from fastadv.studies.detection.plan import PARTS
 from fastadv.studies.detection.score import BACKBONE
 from fastadv.studies.detection.setting import Clean, Setting, look
-from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned
+from fastadv.studies.detection.study import STUDY, StudyConfig, begin, identity_of, planned
 from fastadv.training import HeadConfig
 
 FITTED = "fit.json"
@@ -147,6 +149,7 @@ def fit_folder(
     weights: Path | None = None,
     landmarks: Path | None = None,
     fresh: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress = silent,
 ) -> DetectFit:
     """Everything from faces to calibrated detectors, in one folder; killed and called again it goes on.
@@ -168,9 +171,12 @@ def fit_folder(
         weights: The network's file, for messages.
         landmarks: The file of the faces' points, for messages.
         fresh: Remove the study that the folder holds, and begin anew.
+        cluster: Workers that attack and evaluate; all of them see the faces. Else this process does.
         progress: Told of every stage.
 
     Raises:
+        MissingPackageError: Ray is not installed.
+        ClusterError: There is no such cluster, or its workers die again and again.
         ValueError: As ``begin`` and ``fit_detectors``; no configuration.
         RunFolderError: The folder cannot take this study.
         ImageError, AlignmentError, DetectionFileError, OSError: A file cannot be read or written.
@@ -180,10 +186,14 @@ def fit_folder(
     """
     if not configurations:
         raise ArgumentError("configurations: expected at least one detector, got none")
-    planned(config, source, model)  # refuses what cannot be before a folder is made
-    own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
-    with own.hold(path, fresh=fresh):
-        setting = begin(config, source, model, path=path, engine=own.engine, head=head, progress=progress)
+    with connected(cluster), ExitStack() as held:
+        planned(config, source, model)  # refuses what cannot be before a folder is made
+        if cluster is not None and not (path / STUDY).is_file():
+            engine = cluster.engine(engine, model)
+        own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
+        held.enter_context(own.hold(path, fresh=fresh))
+        how: dict[str, Any] = {"engine": own.engine, "workers": cluster, "progress": progress}
+        setting = begin(config, source, model, path=path, head=head, **how)
         clean = look(setting)
         cells, notices = fitted_cells(config, setting, clean)
         found, more = fit_detectors(setting, clean, cells, configurations, fitting or FitConfig())

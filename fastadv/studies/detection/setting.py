@@ -22,6 +22,7 @@ from fastadv.models.identity import state_hash
 from fastadv.runs import list_hash
 from fastadv.runs.faces import files_of_both
 from fastadv.runs.inputs import open_faces_of
+from fastadv.runs.workers import Workers
 from fastadv.studies.detection.controls import Control
 from fastadv.studies.detection.features import Features, extract, kept
 from fastadv.studies.detection.plan import PARTS, Splits, share_out
@@ -110,6 +111,7 @@ class Setting:
         controls: Harmless changes that are natural examples of the fit; with any, noise of an attack's L2 norm is too.
         others: Further sources whose faces are natural examples of the fit.
         seed: Of every random number.
+        workers: Other processes that attack and evaluate; None: this one does.
         progress: Told of every stage.
     """
 
@@ -123,6 +125,7 @@ class Setting:
     controls: tuple[Control, ...] = ()
     others: tuple[OtherFaces, ...] = ()
     seed: int = 0
+    workers: Workers | None = None
     progress: Progress = silent
 
     @cached_property
@@ -170,7 +173,8 @@ class Setting:
         title = f"tapping {stage}"
 
         def make() -> Features:
-            return extract(self.model, self.layers, names, images, stage=title, progress=self.progress)
+            there, told = self.workers, self.progress
+            return extract(self.model, self.layers, names, images, stage=title, workers=there, progress=told)
 
         made = kept(file, f"{self.weights}{key}", self.layers, names, make)
         self.progress(title, len(names), len(names))

@@ -28,6 +28,7 @@ from fastadv.models import FaceModel
 from fastadv.models.checkpoints import CheckpointError, read_state_dict
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
 from fastadv.runs.inputs import open_faces_of
+from fastadv.runs.workers import Workers
 from fastadv.studies.detection.controls import Control, check_controls, fitted_controls
 from fastadv.studies.detection.plan import Selection, Splits, draw_splits, fit_classes
 from fastadv.studies.detection.setting import OtherFaces, Setting, open_other
@@ -257,6 +258,7 @@ def begin(
     path: Path,
     engine: Engine,
     head: HeadConfig | None = None,
+    workers: Workers | None = None,
     progress: Progress = silent,
 ) -> Setting:
     """Share the images out, and give the network a class head where it needs one. The folder is claimed already.
@@ -270,6 +272,7 @@ def begin(
         path: The study's folder.
         engine: With every choice made.
         head: How a head is trained; None: ``default_head``.
+        workers: Other processes that attack and evaluate; None: this one does.
         progress: Told of every stage.
 
     Raises:
@@ -293,6 +296,7 @@ def begin(
         path=path,
         engine=engine,
         seed=config.seed,
+        workers=workers,
         progress=progress,
     )
 

@@ -139,6 +139,11 @@ class StudyPart(ABC):
 
     name: str
 
+    @property
+    def base(self) -> StudyPart:
+        """The part whose study this one goes on with, and which is run before: one among its settings, or itself."""
+        return next((value.base for value in vars(self).values() if isinstance(value, StudyPart)), self)
+
     @abstractmethod
     def run(self, setup: Setup, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Run the study in the folder, or go on with it, and give what it found as plain JSON values."""

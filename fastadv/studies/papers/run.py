@@ -24,11 +24,14 @@ from fastadv.data.hashes import KEPT
 from fastadv.data.images import to_uint8, write_png
 from fastadv.data.run_files import FOUND, FolderKind
 from fastadv.data.synthetic import SyntheticFaces
+from fastadv.distributed.cluster import Cluster, connected
+from fastadv.distributed.output import check_shared
 from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, prepare
 from fastadv.models.identity import model_identity
 from fastadv.runs import RunIdentity, UsedFaces, describe_engine
 from fastadv.runs.inputs import open_faces, open_named_model
+from fastadv.runs.workers import each
 from fastadv.studies.papers.catalog import RECIPES
 from fastadv.studies.papers.recipe import Cost, Results, Setup, StudyPart, StudyRecipe
 from fastadv.studies.transfer.networks import parse_network
@@ -42,7 +45,13 @@ _STEPS, _BATCH = 3, 16  # of what is timed
 
 
 def run_recipes(
-    recipes: Sequence[StudyRecipe], setup: Setup, out: Path, *, fresh: bool = False, progress: Progress = silent
+    recipes: Sequence[StudyRecipe],
+    setup: Setup,
+    out: Path,
+    *,
+    fresh: bool = False,
+    cluster: Cluster | None = None,
+    progress: Progress = silent,
 ) -> tuple[Path, ...]:
     """Run recipes, each with the networks of the setup; killed and called again, they go on.
 
@@ -52,18 +61,32 @@ def run_recipes(
         out: A folder for all of them: ``parts/`` has the studies, and a folder of each recipe its ``results.json`` and
             ``results.csv``.
         fresh: Remove what the folder holds of these recipes and of those of the catalogue; what else lies there stays.
+        cluster: Workers that run the parts, several at a time; all of them see the folder, the faces and the weights.
+            Else this process does.
         progress: Told of every stage.
 
     Returns:
         The recipes' folders.
 
     Raises:
+        MissingPackageError: Ray is not installed.
+        ClusterError: There is no such cluster, or its workers die again and again.
         ValueError: No faces, too few networks, or a folder of another scale, seed, engine or faces; as the
             studies.
         OSError: A file cannot be read or written.
     """
     check_recipes(recipes, setup)
+    with connected(cluster):
+        return _run(recipes, setup, out, fresh, cluster, progress)
+
+
+def _run(
+    recipes: Sequence[StudyRecipe], setup: Setup, out: Path, fresh: bool, cluster: Cluster | None, progress: Progress
+) -> tuple[Path, ...]:
     models = _opened(recipes, setup)
+    if cluster is not None and setup.engine.precision is None:
+        usual = cluster.engine(Engine(), next(iter(models.values()))).precision
+        setup = replace(setup, engine=replace(setup.engine, precision=usual))
     networks = {text: model_identity(model) for text, model in models.items()}
     names = dict.fromkeys((*RECIPES, *(recipe.name for recipe in recipes)))  # other folders are the user's
     earlier = [name for name in names if (out / name / RESULTS).is_file()]
@@ -84,6 +107,8 @@ def run_recipes(
         if isinstance(source, SyntheticFaces):
             setup = _drawn(source, setup, out, progress)
         used = {name: identity.config[name] for name in ("engine", "faces", "landmarks")}
+        if cluster is not None:
+            _run_parts(recipes, setup, out, networks, cluster, progress)
         return tuple(_one(recipe, setup, out, networks, used, progress) for recipe in recipes)
 
 
@@ -235,6 +260,42 @@ def _part(
     seconds = round(time.perf_counter() - begin, 1)
     write_json(file, {**wanted, "seconds": seconds, "found": found}, strict=True, fsync=True)
     return json.loads(file.read_bytes())["found"], seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PartRunner:
+    """What a worker is sent to run parts; fields as of ``_part``."""
+
+    out: Path
+    networks: Mapping[str, Mapping[str, Any]]
+
+    def __call__(self, chain: Sequence[tuple[StudyPart, Setup]]) -> None:
+        """Run parts one after the other, each in its folder; those that are finished are not run again."""
+        check_shared(self.out, MARK)
+        for part, setup in chain:
+            _part(part, setup, self.out, self.networks, silent)
+
+
+def _run_parts(
+    recipes: Sequence[StudyRecipe],
+    setup: Setup,
+    out: Path,
+    networks: Mapping[str, Mapping[str, Any]],
+    cluster: Cluster,
+    progress: Progress,
+) -> None:
+    """Run every part once, in a worker; parts that go on with one study come one after the other in one call."""
+    chains: dict[tuple[str, str], dict[str, tuple[StudyPart, Setup]]] = {}
+    for recipe in recipes:
+        for one in recipe.setups(replace(setup, device=cluster.device)):
+            for part in recipe.parts(one):
+                chains.setdefault((one.label, part.base.name), {}).setdefault(part.name, (part, one))
+    calls = [list(chain.values()) for chain in chains.values()]
+    count, total = 0, sum(map(len, calls))
+    progress("running parts", count, total)
+    for place, _ in each(cluster, _PartRunner(out=out.absolute(), networks=networks), calls):
+        count += len(calls[place])
+        progress("running parts", count, total)
 
 
 def _csv(described: Mapping[str, Any]) -> str:

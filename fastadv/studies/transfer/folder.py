@@ -10,6 +10,8 @@ from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, Pair
+from fastadv.data.run_files import RUN
+from fastadv.distributed.cluster import Cluster, connected
 from fastadv.runs import RunIdentity, list_hash
 from fastadv.runs.embedding import names_of
 from fastadv.runs.inputs import PairChoice, RunInputs
@@ -79,16 +81,30 @@ class TransferFound:
         return results.describe(self.targeted)
 
 
-def transfer_folder(plan: TransferPlan, *, progress: Progress = silent) -> TransferFound:
+def transfer_folder(
+    plan: TransferPlan, *, cluster: Cluster | None = None, progress: Progress = silent
+) -> TransferFound:
     """Measure as planned, and write images and figures into the folder.
 
+    Args:
+        plan: The study.
+        cluster: Workers that attack; all of them see the faces. Else this process does.
+        progress: Told of every stage.
+
     Raises:
+        MissingPackageError: Ray is not installed.
+        ClusterError: There is no such cluster, or its workers die again and again.
         ValueError, OSError: As reading the texts and opening the networks, the faces, the pairs and the folder; else as
             ``transfer`` and ``untargeted.untargeted``.
     """
+    with connected(cluster):
+        return _measured(plan, cluster, progress)
+
+
+def _measured(plan: TransferPlan, cluster: Cluster | None, progress: Progress) -> TransferFound:
     study, given = _Opened(plan, progress), plan.inputs
-    identity = study.identity()
-    with identity.work(given.folder, fresh=given.fresh, progress=progress) as work:
+    identity = study.identity(cluster)
+    with identity.work(given.folder, fresh=given.fresh, workers=cluster, progress=progress) as work:
         if plan.untargeted:
             compared = untargeted.untargeted(
                 study.source,
@@ -153,9 +169,12 @@ class _Opened:
             self.used.update(names)
         planning.check_far(plan.far, self.listed)
 
-    def identity(self) -> RunIdentity:
-        """Everything that an output depends on."""
+    def identity(self, cluster: Cluster | None) -> RunIdentity:
+        """Everything that an output depends on; the workers of a cluster may make the open choices of the engine."""
         plan, given = self.plan, self.plan.inputs
+        engine = given.engine
+        if cluster is not None and not (given.folder / RUN).is_file():
+            engine = cluster.engine(engine, next(iter(self.models.values())))
         rules: dict[str, Any] = {}
         if not plan.untargeted:
             rules = {"at": list(plan.at or ()), "pairs": plan.pairs, "images": plan.images, "far": max(plan.far)}
@@ -165,7 +184,7 @@ class _Opened:
             "transfer",
             models=self.models,
             attacks={spec.label: spec.recipe(eps=plan.eps, steps=plan.steps) for spec in self.specs},
-            engine=given.engine,
+            engine=engine,
             seed=given.seed,
             faces=given.used(self.source, sorted(self.used)),
             out=given.folder,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,12 @@ from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.core.provenance import software
 from fastadv.data import Face, FaceSource, ManifestRow, face_id, to_uint8
-from fastadv.engine import trace
+from fastadv.data.images import encode_png
+from fastadv.engine import Engine, trace
 from fastadv.models import FaceModel, prepare
 from fastadv.runs.embedding import embed, outputs
 from fastadv.runs.work import Work
+from fastadv.runs.workers import each, fitted
 from fastadv.studies.transfer.plan import TransferSettings, Verifier, check_plan, draw_images, members, negative_pairs
 from fastadv.studies.transfer.results import Transfer, TransferCell
 
@@ -44,7 +48,7 @@ def transfer(source: FaceSource, verifiers: Mapping[str, Verifier], settings: Tr
         source: The faces.
         verifiers: The networks by name, the targets of all attacks.
         settings: What to attack, by which methods and how.
-        work: How images are made; its folder holds images, rows and measurements.
+        work: How images are made; its folder holds images, rows and measurements. Its workers make a block each.
 
     Raises:
         ValueError: As ``check_plan``; there are not enough people or negative pairs.
@@ -74,35 +78,105 @@ def transfer(source: FaceSource, verifiers: Mapping[str, Verifier], settings: Tr
         pairs=chosen,
         targets=targets,
         settings=settings,
-        work=work,
+        seed=work.seed,
+        engine=work.engine if work.workers is None else fitted(work.engine),
         before=dict(zip(verifiers, clean, strict=True)),
     )
-    cells = tuple(study.cell(surrogate, method) for surrogate in settings.surrogates for method in settings.methods)
-    work.into.finish(study.order)
+    cells = _cells(study, work)
+    work.into.finish([name for block in study.blocks for name in study.names(block)])
     return Transfer(
         verifiers=verifiers, pairs=tuple(chosen), clean=np.stack(clean), cells=cells, sets=dict(settings.sets)
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Pairs that are attacked side by side by a method on a surrogate, from the one at ``begin``."""
+
+    surrogate: str
+    method: AttackSpec
+    begin: int
+
+    @property
+    def label(self) -> str:
+        """Of the progress."""
+        return f"{self.surrogate}: {self.method.label}"
+
+    @property
+    def part(self) -> slice:
+        """The pairs."""
+        return slice(self.begin, self.begin + _BLOCK)
+
+    def file(self, folder: Path) -> Path:
+        """What was measured."""
+        return folder / "cells" / self.surrogate / f"{self.method.label}-{self.begin:06d}.npy"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Way:
     """A method on a surrogate, whose first network is attacked, and the steps after which its images are measured."""
 
-    surrogate: str
-    method: AttackSpec
+    first: str
     recipe: Recipe
     model: FaceModel
     at: tuple[int, ...]
 
-    @property
-    def first(self) -> str:
-        """The name of the surrogate's first network, whose threshold decides."""
-        return self.surrogate.split("+")[0]
+
+_Made = tuple[list[ManifestRow], list[bytes], NDArray[np.float32]]
+"""Of a block: rows, PNG files, and the cosines with the targets ``(steps, M, n)``."""
+
+
+def _cells(study: _TransferStudy, work: Work) -> tuple[TransferCell, ...]:
+    """Every block that is not on disk is made, here or by workers, and written here."""
+    folder, done, counted = work.into, work.into.done, Counter[str]()
+    total = Counter(block.label for block in study.blocks)
+    found: dict[_Block, NDArray[np.float32]] = {}
+
+    def tell(block: _Block, step: int) -> None:
+        last = study.way(block).at[-1]
+        work.progress(block.label, counted[block.label] * last + step, total[block.label] * last)
+
+    def keep(block: _Block, similarity: NDArray[np.float32]) -> None:
+        found[block] = similarity
+        tell(block, study.way(block).at[-1])
+        counted[block.label] += 1
+
+    missing = []
+    for block in study.blocks:
+        names = study.names(block)
+        kept = _read_block(block.file(folder.path), (len(study.way(block).at), len(study.verifiers), len(names)))
+        if kept is not None and done.issuperset(names):
+            keep(block, kept)
+        else:
+            missing.append(block)
+    make = study if work.workers else partial(study, tell=tell)
+    for place, (rows, images, similarity) in each(work.workers, make, missing):
+        block = missing[place]
+        for row, image in zip(rows, images, strict=True):
+            if row.name not in done:
+                folder.write(row, image)
+        file, buffer = block.file(folder.path), io.BytesIO()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(buffer, similarity)
+        write_atomically(file, buffer.getvalue())
+        keep(block, similarity)
+    return tuple(
+        TransferCell(
+            surrogate=first.surrogate,
+            method=first.method.label,
+            name=first.method.name,
+            rate=first.method.rate,
+            steps=study.way(first).at,
+            similarity=np.concatenate([found[b] for b in study.blocks if b.label == first.label], axis=2),
+        )
+        for first in study.blocks
+        if not first.begin
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _TransferStudy:
-    """The pairs, the networks that judge, and what is on disk."""
+    """The pairs and the networks that judge: all that a block depends on."""
 
     source: FaceSource
     verifiers: Mapping[str, Verifier]
@@ -110,8 +184,8 @@ class _TransferStudy:
     targets: Mapping[str, Tensor]
     before: Mapping[str, NDArray[np.float32]]
     settings: TransferSettings
-    work: Work
-    order: list[str] = field(default_factory=list)
+    seed: int
+    engine: Engine
 
     @cached_property
     def judges(self) -> dict[str, FaceModel]:
@@ -123,57 +197,50 @@ class _TransferStudy:
         """What makes the images."""
         return software(next(iter(self.verifiers.values())).model.device)
 
-    def cell(self, surrogate: str, method: AttackSpec) -> TransferCell:
-        model, *others = members(surrogate, {name: v.model for name, v in self.verifiers.items()})
+    @cached_property
+    def blocks(self) -> list[_Block]:
+        """In the order of the manifest."""
+        return [
+            _Block(surrogate=surrogate, method=method, begin=begin)
+            for surrogate in self.settings.surrogates
+            for method in self.settings.methods
+            for begin in range(0, len(self.pairs), _BLOCK)
+        ]
+
+    def way(self, block: _Block) -> _Way:
+        """How the images of a block are made."""
+        names, method = block.surrogate, block.method
+        model, *others = members(names, {name: v.model for name, v in self.verifiers.items()})
         recipe = method.recipe(eps=self.settings.eps, steps=self.settings.steps, others=others)
         last = recipe.steps
         at = tuple(sorted({k for k in self.settings.at if k < last} | {last}))
-        way = _Way(surrogate=surrogate, method=method, recipe=recipe, model=model, at=at)
-        blocks = [self._block(way, begin) for begin in range(0, len(self.pairs), _BLOCK)]
-        return TransferCell(
-            surrogate=surrogate,
-            method=method.label,
-            name=method.name,
-            rate=method.rate,
-            steps=at,
-            similarity=np.concatenate(blocks, axis=2),
-        )
+        return _Way(first=names.split("+")[0], recipe=recipe, model=model, at=at)
 
-    def _block(self, way: _Way, begin: int) -> NDArray[np.float32]:
-        part = slice(begin, min(begin + _BLOCK, len(self.pairs)))
-        pairs, label, last = self.pairs[part], way.method.label, way.at[-1]
-        names = [f"{way.surrogate}/{label}/{s}__{t}".replace("+", "-and-") for s, t in pairs]
-        names = ["/".join((*n.split("/")[:2], "+".join(n.split("/")[2:]))) for n in names]
-        self.order.extend(names)
-        file = self.work.into.path / "cells" / way.surrogate / f"{label}-{begin:06d}.npy"
-        done = _read_block(file, (len(way.at), len(self.verifiers), len(pairs)))
+    def names(self, block: _Block) -> list[str]:
+        """Of the images of a block."""
+        pairs = self.pairs[block.part]
+        names = [f"{block.surrogate}/{block.method.label}/{s}__{t}".replace("+", "-and-") for s, t in pairs]
+        return ["/".join((*n.split("/")[:2], "+".join(n.split("/")[2:]))) for n in names]
 
-        def tell(step: int) -> None:
-            blocks = -(-len(self.pairs) // _BLOCK)
-            self.work.progress(f"{way.surrogate}: {label}", begin // _BLOCK * last + step, blocks * last)
-
-        if done is not None and set(names) <= self.work.into.done:
-            tell(last)
-            return done
+    def __call__(self, block: _Block, tell: Callable[[_Block, int], None] = lambda block, step: None) -> _Made:
+        """Attack the pairs of a block, and measure the images; ``tell`` is called after some steps."""
+        way, part = self.way(block), block.part
+        pairs, last = self.pairs[part], way.at[-1]
         faces = [self.source.unchanged(self.source.load(s)) for s, _ in pairs]
         images = torch.stack([face.image for face in faces])
         goal = self._goal(way, torch.stack([self.source.load(t).image for _, t in pairs]))
         alive = sorted({*way.at, *range(_STRIDE, last, _STRIDE)})
         ids = [face_id(f"{s}__{t}") for s, t in pairs]
-        seed, engine = self.work.seed, self.work.engine
+        seed, engine = self.seed, self.engine
         measured, final = [], images
         for step, made in trace(way.recipe, goal, way.model, images, at=alive, seed=seed, ids=ids, engine=engine):
             if step in way.at:
                 measured.append(self._similarity(made, part))
                 final = made
-            tell(step)
-        similarity = np.stack(measured).astype(np.float32)
-        self._write(way, names, part, faces, final.cpu(), similarity[-1])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, similarity)
-        write_atomically(file, buffer.getvalue())
-        return similarity
+            tell(block, step)
+        similarity, final = np.stack(measured).astype(np.float32), final.cpu()
+        rows = self._rows(way, self.names(block), part, faces, final, similarity[-1])
+        return rows, [encode_png(to_uint8(image)) for image in final], similarity
 
     def _goal(self, way: _Way, targets: Tensor) -> Goal:
         if CATALOG[way.recipe.name].level != "logits":
@@ -186,10 +253,10 @@ class _TransferStudy:
         found = []
         for name, judge in self.judges.items():
             rows = outputs(judge, images, judge, batch=_BATCH)
-            found.append((rows * self.targets[name][part]).sum(1).numpy())
+            found.append((rows * self.targets[name][part].cpu()).sum(1).numpy())  # a worker has all on its device
         return np.stack(found)
 
-    def _write(
+    def _rows(
         self,
         way: _Way,
         names: Sequence[str],
@@ -197,15 +264,12 @@ class _TransferStudy:
         faces: Sequence[Face],
         final: Tensor,
         similarity: NDArray[np.float32],
-    ) -> None:
+    ) -> list[ManifestRow]:
         recipe, pairs = way.recipe, self.pairs[part]
         place, limit = list(self.verifiers).index(way.first), self.verifiers[way.first].threshold
-        done = self.work.into.done
         linf, l2 = (each.tolist() for each in norms(final, torch.stack([face.image for face in faces]), recipe.budget))
-        for k, name in enumerate(names):
-            if name in done:
-                continue
-            row = ManifestRow(
+        return [
+            ManifestRow(
                 name=name,
                 id=face_id("__".join(pairs[k])),
                 goal="impersonate",
@@ -221,13 +285,14 @@ class _TransferStudy:
                 score_before=float(self.before[way.first][part][k]),
                 score_after=float(similarity[place, k]),
                 metric="cosine",
-                seed=self.work.seed,
+                seed=self.seed,
                 source_hash=faces[k].source_hash,
                 target_hash=self.source.content_hash(pairs[k][1]),
                 software=self.software,
-                batch=self.work.engine.batch or 0,
+                batch=self.engine.batch or 0,
             )
-            self.work.into.write(row, to_uint8(final[k]))
+            for k, name in enumerate(names)
+        ]
 
 
 def _read_block(file: Any, shape: tuple[int, int, int]) -> NDArray[np.float32] | None:
