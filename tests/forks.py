@@ -200,7 +200,8 @@ def _import_everything() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = pkgutil.walk_packages(fastadv.__path__, "fastadv.", onerror=lambda name: None)
+        own = [str(Path(fastadv.cli.__file__).parents[1])]  # the path of an editable installation has the checkout too
+        found = pkgutil.walk_packages(own, "fastadv.", onerror=lambda name: None)
         for name in (*(module.name for module in found if not module.name.startswith(APART)), *BESIDE):
             with contextlib.suppress(ImportError):  # of an optional package
                 importlib.import_module(name)
