@@ -3,8 +3,8 @@
 #
 #   bench/on_gpu.sh [STEP ...]
 #
-# Steps, all of them by default: build tests engine-fim engine-overhead peers surrogates guard ops. Each has a time limit. A
-# step that fails or exceeds it does not end the run, unless it is the build; the summary has the state and the seconds of
+# Steps, all of them by default: build tests engine-fim engine-overhead peers surrogates guard depthwise ops. Each has a time
+# limit. A step that fails or exceeds it does not end the run, unless it is the build; the summary has the state and the seconds of
 # each, and the exit status is 0 where all succeeded. `build` does nothing where the sources are those of the last build.
 #
 # Environment (and default):
@@ -22,7 +22,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
-STEPS=(build tests engine-fim engine-overhead peers surrogates guard ops)
+STEPS=(build tests engine-fim engine-overhead peers surrogates guard depthwise ops)
 export OUT=${OUT:-build/gpu/results} TOTAL=${TOTAL:-540} WORKERS=${WORKERS:-8} WHEELS=${WHEELS:-}
 export WORK=${WORK:-build/gpu} PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} QUICK=${QUICK:-}
 export ATTACKS=${ATTACKS:-pgd,fim} OPERATIONS=${OPERATIONS:-momentum_step_,average_pool,centroid_distances}
@@ -115,6 +115,8 @@ for name in "${chosen[@]}"; do
   [ "$left" -lt "$limit" ] && limit=$left
   if [ "$name" = engine-fim ] && [ -z "${FASTADV_DATA:-}" ]; then
     state="skipped: FASTADV_DATA is not set"
+  elif [ "$name" = depthwise ] && [ "$DEVICE" = cpu ]; then
+    state="skipped: measures what is on a GPU only"
   elif [ "$limit" -le 0 ]; then
     state="not run: no time is left"
   elif [ "$name" != build ] && [ ! -e "$WORK/.sources" ]; then

@@ -56,6 +56,7 @@ def test_a_step_that_fails_or_takes_too_long_keeps_no_other_from_running(script,
         "peers": "failed with status 3",
         "surrogates": "succeeded",
         "guard": "stopped at its limit of 2 s",
+        "depthwise": "succeeded",
         "ops": "succeeded",
     }
     out = tmp_path / "out"
@@ -65,6 +66,7 @@ def test_a_step_that_fails_or_takes_too_long_keeps_no_other_from_running(script,
         f"-m bench.run peers {measured} --only pgd,fim",
         f"-m bench.run surrogates {measured}",
         f"-m bench.run guard {measured}",
+        f"-m bench.run depthwise {measured}",
         f"-m bench.run ops {measured} --only momentum_step_,average_pool,centroid_distances --no-compile",
     ]
     assert any("-m pytest" in call and "-m gpu" in call for call in calls)
