@@ -9,7 +9,7 @@ import socket
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -208,16 +208,19 @@ class Cluster:
         given = [ray.put(packed(do))], self.device, self.threads, os.getcwd()
         running: dict[Any, int] = {}
         hosts: dict[str, set[str]] = {}
+
+        def send() -> None:
+            for place, item in islice(waiting, self.workers - len(running)):
+                running[call.remote(*given, packed(item))] = place
+
         try:
             with workers_errors():
-                while True:
-                    for place, item in islice(waiting, self.workers - len(running)):
-                        running[call.remote(*given, packed(item))] = place
-                    if not running:
-                        break
+                send()
+                while running:
                     (ended, *_), _ = ray.wait(list(running))
                     made, notices, line, host = ray.get(ended)
                     place = running.pop(ended)
+                    send()  # before this process writes what has come
                     hosts.setdefault(line, set()).add(host)
                     self._tell(notices)
                     yield place, unpacked(made, "cpu")
@@ -237,12 +240,14 @@ class Cluster:
         return engine if self.device == model.device.type else self.settled(engine, model)
 
     def settled(self, engine: Engine, model: FaceModel) -> Engine:
-        """The engine with its open choices made by a worker, for a driver without a GPU."""
+        """The engine with its open choices made by a worker, for a driver without a GPU; none is TF32."""
         import ray
 
         ask = ray.remote(num_gpus=self.gpus_per_worker, num_cpus=0 if self.gpus_per_worker else 1)(_settled)
         with workers_errors():
-            return ray.get(ask.remote(packed(model), self.device, engine))
+            made: Engine = ray.get(ask.remote(packed(model), self.device, engine))
+        chosen = engine.precision in (None, "auto") and made.precision == "tf32" and model.device.type != "cuda"
+        return replace(made, precision="fp32") if chosen else made
 
 
 def _settled(sent: bytes, device: str, engine: Engine) -> Engine:

@@ -85,6 +85,7 @@ class RunIdentity:
         rules: Mapping[str, Any] | None = None,
         kind: FolderKind = RUN_FOLDER,
         images: int | None = None,
+        fresh: bool = False,
     ) -> RunIdentity:
         """Settle the open choices of the engine, and hash what the run depends on.
 
@@ -103,6 +104,7 @@ class RunIdentity:
             rules: The rest, as plain JSON values: goal, threshold, pairs, choice of images.
             kind: What the folder is of.
             images: How many images the run is to have.
+            fresh: Whether the folder is to begin anew: the choices of the run that it holds are not taken.
 
         Raises:
             ValueError: As ``Engine.resolve``.
@@ -111,7 +113,8 @@ class RunIdentity:
         """
         if engine is not None:
             first = next(iter((models or {}).values()), model)
-            engine = engine if first is None else _settled(engine, first, None if out is None else Path(out, kind.mark))
+            earlier = None if out is None or fresh else Path(out, kind.mark)
+            engine = engine if first is None else _settled(engine, first, earlier)
         known = KnownHashes() if out is None else KnownHashes.read(Path(out))
         config: dict[str, Any] = {"command": command}
         shown: dict[str, str] = {}

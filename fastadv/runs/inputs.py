@@ -249,6 +249,7 @@ class RunInputs:
             out=out or self.out,
             rules=rules,
             images=images,
+            fresh=self.fresh,
         )
 
     def measured(

@@ -183,6 +183,7 @@ def stream(
         out=out,
         rules={"images in order": list_hash(orders)},
         images=len(orders),
+        fresh=fresh,
     )
     with identity.work(out, fresh=fresh) as work:
         done = work.into.done

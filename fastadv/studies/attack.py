@@ -131,7 +131,8 @@ def attack_on_ray(wanted: AttackPlan, cluster: Cluster, *, progress: Progress = 
     given = wanted.inputs
     with cluster.connected(), output_of(given.folder, fresh=given.fresh) as output:
         given = replace(given, out=output.folder)
-        if cluster.device != torch.device(given.device).type and not (output.folder / RUN).is_file():
+        begun = (output.folder / RUN).is_file() and not given.fresh
+        if cluster.device != torch.device(given.device).type and not begun:
             given = replace(given, engine=cluster.settled(given.engine, given.open_model()))
         prepared = prepare_attack(replace(wanted, inputs=given), progress=progress)
         task = WorkerTask(

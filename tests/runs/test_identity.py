@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,22 @@ def test_fresh_makes_the_other_run(place, tmp_path, capsys):
     assert second["run.json"] != first["run.json"]
     run(*words("attack", place, out), "--fresh")
     assert content(out) == first
+
+
+@pytest.mark.parametrize("command", ["attack", "transfer"])
+def test_fresh_takes_no_setting_of_the_run_that_it_removes(place, tmp_path, command):
+    out = tmp_path / "run"
+    run(*words(command, place, out, {"--precision": "bf16", "--batch": 2}))
+    engine = json.loads((out / "run.json").read_text())["config"]["engine"]
+    assert (engine["precision"], engine["batch"]) == ("bf16", 2)
+    own = words(command, place, out)
+    for option in ("--precision", "--batch"):
+        del own[own.index(option) : own.index(option) + 2]
+    run(*own)  # goes on with the settings of the run
+    assert json.loads((out / "run.json").read_text())["config"]["engine"] == engine
+    run(*own, "--fresh")
+    engine = json.loads((out / "run.json").read_text())["config"]["engine"]
+    assert (engine["precision"], engine["batch"]) == ("fp32", 16)
 
 
 def test_rows_hold_the_hashes_of_source_and_target_and_what_made_them(place, made):

@@ -188,9 +188,10 @@ def fit_folder(
         raise ArgumentError("configurations: expected at least one detector, got none")
     with connected(cluster), ExitStack() as held:
         planned(config, source, model)  # refuses what cannot be before a folder is made
-        if cluster is not None and not (path / STUDY).is_file():
+        if cluster is not None and (fresh or not (path / STUDY).is_file()):
             engine = cluster.engine(engine, model)
-        own = identity_of(config, source, model, engine, head, path=path, weights=weights, landmarks=landmarks)
+        known: dict[str, Any] = {"path": path, "weights": weights, "landmarks": landmarks, "fresh": fresh}
+        own = identity_of(config, source, model, engine, head, **known)
         held.enter_context(own.hold(path, fresh=fresh))
         how: dict[str, Any] = {"engine": own.engine, "workers": cluster, "progress": progress}
         setting = begin(config, source, model, path=path, head=head, **how)

@@ -135,7 +135,7 @@ def knn_folder(
         if not spec.on_logits:
             raise ArgumentError(f"attack: expected one on logits, got {spec.label}")
     planned(config, source, model)  # refuses what cannot be before a folder is made
-    own = identity_of(config, source, model, engine, head, path=path)
+    own = identity_of(config, source, model, engine, head, path=path, fresh=fresh)
     with own.hold(path, fresh=fresh):
         setting = begin(config, source, model, path=path, engine=own.engine, head=head, progress=progress)
         chosen = setting.layers[-1] if layer is None else layer

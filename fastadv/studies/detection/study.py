@@ -182,6 +182,7 @@ def identity_of(
     path: Path,
     weights: Path | None = None,
     landmarks: Path | None = None,
+    fresh: bool = False,
 ) -> RunIdentity:
     """What the folder is held by and ``reopen`` reads.
 
@@ -194,6 +195,7 @@ def identity_of(
         path: The study's folder, where choices and hashes of an earlier call are kept.
         weights: The network's file, for messages.
         landmarks: The file of the points, for messages.
+        fresh: Whether the folder is to begin anew.
     """
     trained = model.head is None or config.new_head
     rules = {
@@ -212,6 +214,7 @@ def identity_of(
         out=path,
         rules=rules,
         kind=STUDY_FOLDER,
+        fresh=fresh,
     )
 
 

@@ -173,7 +173,7 @@ class _Opened:
         """Everything that an output depends on; the workers of a cluster may make the open choices of the engine."""
         plan, given = self.plan, self.plan.inputs
         engine = given.engine
-        if cluster is not None and not (given.folder / RUN).is_file():
+        if cluster is not None and (given.fresh or not (given.folder / RUN).is_file()):
             engine = cluster.engine(engine, next(iter(self.models.values())))
         rules: dict[str, Any] = {}
         if not plan.untargeted:
@@ -197,4 +197,5 @@ class _Opened:
                 "verification": list_hash(self.listed),
                 **rules,
             },
+            fresh=given.fresh,
         )
