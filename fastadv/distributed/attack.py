@@ -31,10 +31,10 @@ from fastadv.distributed.output import Output, check_shared
 from fastadv.distributed.shared_engine import SharedEngine
 from fastadv.engine import Engine, Job, Result
 from fastadv.models import FaceModel
-from fastadv.runs import RunIdentity, Work
+from fastadv.runs import RunIdentity
 from fastadv.runs.attack import AttackSummary, goals_and_known, summarise
 from fastadv.runs.goals import Enrolled, GoalChoice
-from fastadv.runs.production import Order, made
+from fastadv.runs.production import Making, Order, made
 from fastadv.runs.workers import fitted
 
 _LARGEST = 256  # images of a call: their rows come when all are written, and are made again if the driver is killed
@@ -85,8 +85,16 @@ class AttackWorker:
         with suppress(OSError):
             os.chdir(self._task.place)
         task = self._task
-        self._goal_of, self._known = goals_and_known(
-            task.source, task.model, task.attack, task.aim, task.enrolled, [task.sample]
+        goal_of, known = goals_and_known(task.source, task.model, task.attack, task.aim, task.enrolled, [task.sample])
+        self._making = Making(
+            goal_of=goal_of,
+            source=task.source,
+            attack=task.attack,
+            model=task.model,
+            seed=task.seed,
+            engine=task.engine,
+            goal_name=task.aim.goal,
+            known=known,
         )
         self._engine = SharedEngine(task.attack, task.model, seed=task.seed, engine=task.engine)
         self._host = socket.gethostname()
@@ -126,22 +134,10 @@ class AttackWorker:
         )
 
     def _made(self, orders: Sequence[Order]) -> Iterator[tuple[ManifestRow, Result]]:
-        task = self._task
-
         def attacked(jobs: Iterator[Job]) -> Iterator[Result]:
             return (result for _, result in self._engine.results(jobs))
 
-        return made(
-            orders,
-            self._goal_of,
-            task.source,
-            task.attack,
-            task.model,
-            Work(seed=task.seed, engine=task.engine),
-            goal_name=task.aim.goal,
-            known=self._known,
-            attacked=attacked,
-        )
+        return made(orders, self._making, attacked=attacked)
 
     def _write(self, row: ManifestRow, result: Result) -> bytes:
         data = encode_png(to_uint8(result.image))

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from types import MappingProxyType, TracebackType
@@ -20,6 +20,7 @@ from fastadv.core.cores import workers
 from fastadv.core.differences import difference
 from fastadv.core.errors import ArgumentTypeError
 from fastadv.core.provenance import software
+from fastadv.core.spent import Spent
 from fastadv.data import Face, FaceSource, ManifestRow, RunFolder, RunFolderError, face_id, read_manifest, to_uint8
 from fastadv.data.images import encode_png
 from fastadv.engine import Engine, Job, Result, stream_jobs
@@ -108,8 +109,17 @@ def produced(
     pending = [order for order in orders if order.name not in done]
     count = len(orders) - len(pending)
     work.progress(stage, count, len(orders))
-    how = _sent if work.workers else _made
-    for row, _ in how(pending, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
+    making = Making(
+        goal_of=goal_of,
+        source=source,
+        attack=attack,
+        model=model,
+        seed=work.seed,
+        engine=work.engine,
+        goal_name=goal_name,
+        known=known,
+    )
+    for row, _ in (_sent if work.workers else _made)(pending, making, work):
         count += 1
         work.progress(stage, count, len(orders))
         yield row
@@ -167,8 +177,8 @@ def stream(
         return goal
 
     def results(pending: Sequence[Order], work: Work) -> Iterator[Result]:
-        for _, result in _made(pending, goal_of, source, attack, model, work, goal_name=None, known=NONE_KNOWN):
-            yield result
+        making = Making(goal_of=goal_of, source=source, attack=attack, model=model, seed=work.seed, engine=work.engine)
+        yield from (result for _, result in _made(pending, making, work))
 
     if out is None:
         yield from results(orders, Work(seed=seed, engine=(engine or Engine()).resolve(model)))
@@ -213,27 +223,15 @@ def _finished(folder: RunFolder | None, names: set[str]) -> dict[str, ManifestRo
     return {row.name: row for row in read_manifest(folder.path) if row.name in done}
 
 
-def _made(
-    orders: Sequence[Order],
-    goal_of: GoalOf,
-    source: FaceSource,
-    attack: Recipe,
-    model: FaceModel,
-    work: Work,
-    *,
-    goal_name: str | None,
-    known: Mapping[str, Tensor],
-) -> Iterator[tuple[ManifestRow, Result]]:
-    """As ``made``; a row is on its way to the disk when it is yielded."""
-    with _Writers(work.folder) as writers:
-        for row, result in made(orders, goal_of, source, attack, model, work, goal_name=goal_name, known=known):
-            writers.write(row, result)
-            yield row, result
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Maker:
-    """What a worker is sent to make images; fields as of ``made``."""
+class Making:
+    """How images are made, whoever makes them: this process, or a worker, which is sent it.
+
+    Attributes:
+        goal_of, source, attack, model, goal_name, known: As of ``produce``; without ``goal_name``, the goal's class.
+        seed: Of every random number.
+        engine: How to run.
+    """
 
     goal_of: GoalOf
     source: FaceSource
@@ -241,49 +239,27 @@ class _Maker:
     model: FaceModel
     seed: int
     engine: Engine
-    goal_name: str | None
-    known: Mapping[str, Tensor]
+    goal_name: str | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, orders: Sequence[Order]) -> list[tuple[ManifestRow, bytes]]:
-        """The rows and the PNG files of orders."""
-        found = made(
-            orders,
-            self.goal_of,
-            self.source,
-            self.attack,
-            self.model,
-            Work(seed=self.seed, engine=self.engine),
-            goal_name=self.goal_name,
-            known=self.known,
-        )
-        return [(row, encode_png(to_uint8(result.image))) for row, result in found]
+        """The rows and the PNG files of orders: the call of a worker."""
+        return [(row, encode_png(to_uint8(result.image))) for row, result in made(orders, self)]
 
 
-def _sent(
-    orders: Sequence[Order],
-    goal_of: GoalOf,
-    source: FaceSource,
-    attack: Recipe,
-    model: FaceModel,
-    work: Work,
-    *,
-    goal_name: str | None,
-    known: Mapping[str, Tensor],
-) -> Iterator[tuple[ManifestRow, bytes]]:
+def _made(orders: Sequence[Order], making: Making, work: Work) -> Iterator[tuple[ManifestRow, Result]]:
+    """As ``made``; a row is on its way to the disk when it is yielded."""
+    with _Writers(work.folder) as writers:
+        for row, result in made(orders, making, spent=work.spent):
+            writers.write(row, result)
+            yield row, result
+
+
+def _sent(orders: Sequence[Order], making: Making, work: Work) -> Iterator[tuple[ManifestRow, bytes]]:
     """As ``_made``, by the workers: they read the faces, and this process writes."""
     assert work.workers is not None
-    maker = _Maker(
-        goal_of=goal_of,
-        source=source,
-        attack=attack,
-        model=model,
-        seed=work.seed,
-        engine=fitted(work.engine),
-        goal_name=goal_name,
-        known=known,
-    )
     blocks = shared_out(orders, work.workers, least=work.engine.slots or work.engine.batch or 1)
-    for _, block in each(work.workers, maker, blocks):
+    for _, block in each(work.workers, replace(making, engine=fitted(making.engine)), blocks):
         for row, data in block:
             if work.folder is not None:
                 work.folder.write(row, data)
@@ -291,46 +267,40 @@ def _sent(
 
 
 def made(
-    orders: Sequence[Order],
-    goal_of: GoalOf,
-    source: FaceSource,
-    attack: Recipe,
-    model: FaceModel,
-    work: Work,
-    *,
-    goal_name: str | None,
-    known: Mapping[str, Tensor],
-    attacked: Attacked | None = None,
+    orders: Sequence[Order], making: Making, *, spent: Spent | None = None, attacked: Attacked | None = None
 ) -> Iterator[tuple[ManifestRow, Result]]:
     """Attack in the order of completion; nothing is written.
 
     Args:
-        orders, goal_of, source, attack, model, work, goal_name, known: As of ``produce``.
-        attacked: The engine; None: one of its own, as ``work`` says.
+        orders: What to make.
+        making: How.
+        spent: A clock that is told where the time goes, or None.
+        attacked: The engine; None: one of its own.
     """
+    attack, known, spent = making.attack, making.known, spent or Spent()
     about: dict[str, tuple[Order, Face, Goal]] = {}
-    made_with = software(model.device)
-    with source.stream([order.source for order in orders], workers=workers()) as faces:
+    made_with = software(making.model.device)
+    with making.source.stream([order.source for order in orders], workers=workers()) as faces:
 
         def jobs() -> Iterator[Job]:
-            pairs = zip(orders, map(source.unchanged, faces), strict=True)
+            pairs = zip(orders, map(making.source.unchanged, faces), strict=True)
             while window := list(islice(pairs, _WINDOW)):
                 if isinstance(known, Learned):
-                    known.learn([face for _, face in window], (order.target for order, _ in window), work.spent)
+                    known.learn([face for _, face in window], (order.target for order, _ in window), spent)
                 for order, face in window:
-                    goal = goal_of(order, face)
+                    goal = making.goal_of(order, face)
                     about[order.name] = (order, face, goal)
                     clean = known.get(order.source)
                     yield Job(name=order.name, id=face_id(order.name), image=face.image, goal=goal, known=clean)
 
-        own = partial(stream_jobs, attack, model=model, seed=work.seed, engine=work.engine, spent=work.spent)
+        own = partial(stream_jobs, attack, model=making.model, seed=making.seed, engine=making.engine, spent=spent)
         for result in (attacked or own)(jobs()):
             order, face, goal = about.pop(result.name)
             yield (
                 ManifestRow(
                     name=result.name,
                     id=result.id,
-                    goal=goal_name or type(goal).__name__.lower(),
+                    goal=making.goal_name or type(goal).__name__.lower(),
                     target=order.target,
                     attack=attack.name,
                     eps=attack.budget.eps,
@@ -343,14 +313,14 @@ def made(
                     score_before=result.score_before,
                     score_after=result.score_after,
                     metric=goal.metric,
-                    seed=work.seed,
+                    seed=making.seed,
                     source_hash=face.source_hash,
                     flags=";".join(result.flags),
                     nonfinite=result.nonfinite,
                     levels=changed_levels(face.image, result.image),
                     template_distance=_template_distance(goal, result.embedding),
-                    target_hash=_target_hash(source, order.target),
-                    goal_hash="" if goal_name else goal_hash(goal),
+                    target_hash=_target_hash(making.source, order.target),
+                    goal_hash="" if making.goal_name else goal_hash(goal),
                     software=made_with,
                     batch=result.batch,
                 ),
