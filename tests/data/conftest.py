@@ -1,9 +1,12 @@
-"""Real faces for the tests marked `faces`."""
+"""Real faces for the tests marked `faces`; the content of a run that nothing disturbs."""
 
 import os
 from pathlib import Path
 
 import pytest
+from run_files import CONFIG, NAMES, content, write
+
+from fastadv.data import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +15,12 @@ def lfw_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no faces at {root}; set FASTADV_DATA")
     return root
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    with RunFolder.open(path, CONFIG) as run:
+        write(run, NAMES)
+        run.finish(NAMES)
+    return content(path)

@@ -1,58 +1,25 @@
 """Shards of a run and their merge, on made-up images: the bytes of one process, whatever happens in between."""
 
 import errno
-import json
 import os
 import shutil
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from rows import row
+from run_files import content
+from shard_files import CONFIG, names, write, write_shards
 
 from fastadv.core.errors import FileError
 from fastadv.core.lock import FolderLock
 from fastadv.core.notices import Notice
-from fastadv.data import RunFolder, RunFolderError, face_id
-from fastadv.runs import merging, status
+from fastadv.data import RunFolder, RunFolderError
+from fastadv.runs import merging
 from fastadv.runs.merging import merge_shards
 from fastadv.runs.sharding import Shard, found_shards
 from fastadv.runs.status import run_status
-
-CONFIG = {"attack": {"name": "fim", "eps": 0.03}, "weights": "0a" * 32, "seed": 7}
-SHOWN = {"weights": "w.safetensors (sha256 0a0a0a0a)"}
-
-
-def names(count: int) -> list[str]:
-    return [f"P{index % 3}/P{index % 3}_{index:04d}" for index in range(count)]
-
-
-def image(name: str) -> np.ndarray:
-    return np.random.default_rng(face_id(name)).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-
-
-def write(path: Path, config: dict, order: list[str], *, total: int, software: str = "", finish: bool = True) -> None:
-    with RunFolder.open(path, config, shown=SHOWN, beside={".hashes.json": b"{}\n"}, images=total) as run:
-        for name in reversed(order):
-            run.write(row(name, software=software), image(name))
-        if finish:
-            run.finish(order)
-
-
-def write_shards(run: Path, order: list[str], count: int, *, only: set[int] | None = None, **changes) -> None:
-    for shard in (Shard(number=k, count=count) for k in range(1, count + 1)):
-        if only is None or shard.number in only:
-            config = shard.identity({**CONFIG, **changes.get("config", {})})
-            given = {name: value for name, value in changes.items() if name != "config"}
-            write(shard.folder(run), config, shard.part(order), total=len(order), **given)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +35,6 @@ def single(tmp_path_factory):
         return made[count]
 
     return of
-
-
-# shards
 
 
 @pytest.mark.parametrize(
@@ -99,9 +63,6 @@ def test_names_of_folders():
     assert Shard.parse("16/16").folder(Path("run")) == Path("run/shards/16-of-16")
     with pytest.raises(ValueError, match="shard: expected at most one for each of the 2 images, got 1/3"):
         Shard.parse("1/3").part(["a", "b"])
-
-
-# merge
 
 
 @effort(max_examples=25)
@@ -384,114 +345,3 @@ def test_other_folders_are_no_shards(tmp_path):
     for name in ("1-of-2", "01-of-2", "3-of-2", "0-of-2", "x", "1-of-02", "2-of-2.old"):
         (tmp_path / "shards" / name).mkdir(parents=True)
     assert [shard.name for shard in found_shards(tmp_path)] == ["1-of-2"]
-
-
-# status
-
-
-def test_how_far_a_run_is(tmp_path):
-    run = tmp_path / "run"
-    order, now = names(6), time.time()
-    write(run, CONFIG, order[:4], total=6, finish=False)
-    for k, name in enumerate(order[:4]):
-        os.utime(run / "images" / f"{name}.png", (now - 10 + k / 2,) * 2)
-    found, shards = run_status(run)
-    assert (found.state, found.images, found.done, found.left, found.last_error, shards) == (
-        *("unfinished", 6, 4, 2, None, {}),
-    )
-    assert found.images_per_second == pytest.approx(3 / 1.5, rel=1e-3)
-    assert found.seconds_since_image == pytest.approx(8.5, abs=5)
-    before = content(run)
-    with open(run / "manifest.jsonl", "ab") as journal:
-        journal.write(b'[1]\n{"name": "cut sho')  # what a kill can leave
-    assert run_status(run)[0].done == 5
-    (run / "manifest.jsonl").write_bytes(before["manifest.jsonl"])
-    assert content(run) == before  # nothing is written
-    write(run, CONFIG, [], total=6, finish=False)
-    with RunFolder.open(run, CONFIG) as again:
-        for name in order[4:]:
-            again.write(row(name), image(name))
-        again.finish(order)
-    found, _ = run_status(run)
-    assert (found.state, found.images, found.done, found.left) == ("finished", 6, 6, 0)
-    assert (found.images_per_second, found.seconds_since_image) == (None, None)
-
-
-def test_how_far_shards_are(tmp_path):
-    order = names(10)
-    write_shards(tmp_path, order, 3, only={1})
-    last = tmp_path / "shards" / "3-of-3"
-    config = Shard.parse("3/3").identity(CONFIG)
-
-    def fail():
-        with RunFolder.open(last, config, images=10) as run:
-            run.write(row(order[2]), image(order[2]))
-            raise FileError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.png")
-
-    with pytest.raises(FileError):
-        fail()
-    found, shards = run_status(tmp_path)
-    assert {name: (each.state, each.images, each.done, each.left) for name, each in shards.items()} == {
-        "1-of-3": ("finished", 4, 4, 0),
-        "2-of-3": ("missing", 3, 0, 3),
-        "3-of-3": ("unfinished", 3, 1, 2),
-    }
-    assert (found.state, found.images, found.done, found.left) == ("unfinished", 10, 5, 5)
-    assert found.last_error == "3-of-3: [Errno 28] No space left on device: 'x.png'"
-    write_shards(tmp_path, order, 3, only={2})
-    write(last, config, [], total=10, finish=False)
-    assert run_status(tmp_path)[0].last_error is None  # continued since
-    with RunFolder.open(last, config) as run:
-        for name in (order[5], order[8]):
-            run.write(row(name), image(name))
-        run.finish(order[2::3])
-    assert run_status(tmp_path)[0].state == "not merged"
-    merge_shards(tmp_path)
-    found, shards = run_status(tmp_path)
-    assert (found.state, found.done, shards) == ("finished", 10, {})
-
-
-def test_a_run_that_is_finished_meanwhile(tmp_path, monkeypatch):
-    write(tmp_path, CONFIG, names(3), total=3, finish=False)
-
-    def finishing(*given):
-        monkeypatch.undo()
-        with RunFolder.open(tmp_path, CONFIG) as run:
-            run.finish(names(3))
-        return open(*given)
-
-    monkeypatch.setattr(status, "open", finishing, raising=False)
-    found, _ = run_status(tmp_path)
-    assert (found.state, found.done, found.left) == ("finished", 3, 0)
-
-
-def test_a_run_of_an_earlier_version_says_no_total_and_goes_on(tmp_path):
-    write(tmp_path, CONFIG, names(2), total=5, finish=False)
-    file = tmp_path / "run.json"
-    saved = json.loads(file.read_text())
-    assert saved.pop("images") == 5
-    assert "images" not in saved["config"]
-    file.write_text(json.dumps(saved))
-    found, _ = run_status(tmp_path)
-    assert (found.images, found.done, found.left) == (None, 2, None)
-    with RunFolder.open(tmp_path, CONFIG, images=5) as run:
-        assert run.done == set(names(2))
-
-
-@pytest.mark.parametrize(
-    ("files", "text"),
-    [
-        ({}, "expected the folder of a run, got one without run.json or shards"),
-        ({"run.json": b"{}"}, "run.json: expected the description of a run, got a damaged file"),
-        ({"run.json": None, "manifest.parquet": b"PAR0"}, "manifest.parquet: expected a Parquet file, got another"),
-    ],
-)
-def test_no_run_is_one_sentence(files, text, tmp_path):
-    write(tmp_path / "whole", CONFIG, names(1), total=1)
-    run = tmp_path / "run"
-    run.mkdir()
-    for name, data in files.items():
-        (run / name).write_bytes((tmp_path / "whole" / name).read_bytes() if data is None else data)
-    for place in (run, tmp_path / "nowhere"):
-        with pytest.raises(RunFolderError, match=text if place == run else "expected the folder of a run"):
-            run_status(place)
