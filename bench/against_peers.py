@@ -30,9 +30,9 @@ from fastadv.models import FaceModel
 PEERS: tuple[ModuleType, ...] = (plain, compiled, torchattacks, foolbox, art, adv_lib, rai_toolbox, scipy, compat)
 IDENTITIES, FEW, SYNTHETIC = 158, 10, 16
 BATCHES = {"cpu": (8, 16, 32), "cuda": (64, 128, 256)}
-LARGE = {"cpu": 16, "cuda": 256}  # faces of the large network
+LARGE = {"cpu": 24, "cuda": 256}  # faces of the large network
+ROUNDS, LARGE_ROUNDS = 8, 3
 LARGE_BATCH = {"cpu": 8, "cuda": 64}  # at most, there
-LATE = 50 * 60.0  # seconds
 WHOLE_ROUNDS = {"cpu": 3, "cuda": 8}  # of runs that take all faces in each
 MAXIMUM = 256
 
@@ -260,7 +260,7 @@ def _row(one: Run, task: Task, faces: Faces) -> tuple[dict[str, Any], Outcome]:
     share = sum(one.sizes) if one.counted is None else 1
     row = {
         "network": faces.name,
-        "attack": task.name,
+        "attack": task.title,
         "run": one.name,
         "version": one.version,
         "images": one.images,
@@ -301,7 +301,7 @@ def compare(task: Task, faces: Faces, device: str, *, rounds: int, batch: int, q
     theirs = [(row, v) for row, v, one in zip(rows, verdicts, usable, strict=True) if not one.ours]
     # where all peers lost (by rounding, as a rule), the fastest of them
     rates = [row["images_per_s"] for row, v in theirs if not v] or [row["images_per_s"] for row, _ in theirs]
-    print(f"{task.name} on {faces.name}: {len(rows)} runs in {time.perf_counter() - begin:.0f} s", flush=True)
+    print(f"{task.title} on {faces.name}: {len(rows)} runs in {time.perf_counter() - begin:.0f} s", flush=True)
     found = []
     for row, verdict in zip(rows, verdicts, strict=True):
         ratio = row["images_per_s"] / max(rates) if rates else None
@@ -333,11 +333,6 @@ def attacks_compared() -> frozenset[str]:
     return frozenset(task.name for task in (*tasks(quick=True), *few_classes(), *large_network(quick=True)))
 
 
-def _rounds(quick: bool, late: float) -> int:
-    """1 if ``quick`` or after the time ``late``, to keep the table to about an hour on two idle cores; else 8."""
-    return 1 if quick or time.perf_counter() > late else 8
-
-
 def run_all(*, data: Path | None, device: str, quick: bool, only: Collection[str] = ()) -> list[Row]:
     """One row per run: images per second, passes per image, cost outside of the network, memory, success, norms.
 
@@ -348,7 +343,7 @@ def run_all(*, data: Path | None, device: str, quick: bool, only: Collection[str
     def chosen(all_tasks: list[Task]) -> list[Task]:
         return [task for task in all_tasks if not only or task.name in only]
 
-    late = time.perf_counter() + LATE
+    rounds, large_rounds = (1, 1) if quick else (ROUNDS, LARGE_ROUNDS)
     count = 4 if quick else MAXIMUM
     found: list[Row] = []
     with warnings.catch_warnings():
@@ -358,14 +353,12 @@ def run_all(*, data: Path | None, device: str, quick: bool, only: Collection[str
             print("peers: without --data the network is synth-vgg, on synthetic faces")
         batch = best_batch(main, device, quick)
         for task in chosen(tasks(quick)):
-            found += compare(task, main, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=True)
+            found += compare(task, main, device, rounds=rounds, batch=batch, quick=quick, judged=True)
         if data is not None:
             for task in chosen(few_classes()):
                 few = lfw(data, device, FEW, 4 if quick else 64)
-                found += compare(task, few, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=True)
+                found += compare(task, few, device, rounds=rounds, batch=batch, quick=quick, judged=True)
             large, batch = random_weights(device, main.given.x[: LARGE[kind]]), min(batch, LARGE_BATCH[kind])
             for task in chosen(large_network(quick)):
-                found += compare(
-                    task, large, device, rounds=_rounds(quick, late), batch=batch, quick=quick, judged=False
-                )
+                found += compare(task, large, device, rounds=large_rounds, batch=batch, quick=quick, judged=False)
     return found

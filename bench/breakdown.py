@@ -72,7 +72,7 @@ def _kinds(call: Callable[[], None], device: str) -> dict[str, float]:
 
 def _gradients(faces: Faces, output: str, engine: Engine, device: str) -> tuple[dict[str, float], dict[str, float]]:
     """Milliseconds an image of a gradient evaluation, of the prepared network and by hand; the kinds of the first."""
-    resolved = engine.resolve(faces.model)
+    resolved = engine.resolve(faces.model, images=len(faces.given))
     batch = min(resolved.batch or _BY_HAND, len(faces.given))
     ours = prepare(faces.model, precision=resolved.precision or "fp32", channels_last=resolved.channels_last)
     layout = torch.channels_last if resolved.channels_last else torch.contiguous_format
@@ -83,17 +83,20 @@ def _gradients(faces: Faces, output: str, engine: Engine, device: str) -> tuple[
     return each, _kinds(calls["ours"][0], device)
 
 
-def _rows(task: Task, faces: Faces, device: str, *, count: int, rounds: int) -> list[Row]:
+def _rows(task: Task, faces: Faces, device: str, *, rounds: int) -> list[Row]:
     precision = best_precisions(device)[-1]
-    engine = (Engine(precision=precision) if precision else Engine()).resolve(faces.model, images=count)
+    engine = Engine(precision=precision) if precision else Engine()
     each, kinds = _gradients(faces, task.output, engine, device)
     rows: list[Row] = []
     for label, recipe in task.ours.items():
+        # as the comparison does
+        count = len(faces.given) if label == "stop at success" else min(len(faces.given), task.chunk)
         used = task.precise(recipe, precision) if precision else recipe
-        _attacked(task, used, faces, engine, min(4, count))  # PyTorch chooses kernels
+        settled = engine.resolve(faces.model, images=count)
+        _attacked(task, used, faces, settled, min(4, count))  # PyTorch chooses kernels
         seconds, shares = [], []
         for _ in range(rounds):
-            passed, spent, ticks = _attacked(task, used, faces, engine, count)
+            passed, spent, ticks = _attacked(task, used, faces, settled, count)
             seconds.append(passed)
             shares.append({part: spent.seconds[part] / passed for part in _PARTS})
         share = {part: statistics.median(one[part] for one in shares) for part in _PARTS}
@@ -101,7 +104,7 @@ def _rows(task: Task, faces: Faces, device: str, *, count: int, rounds: int) -> 
         rows.append(
             {
                 "network": faces.name,
-                "attack": task.name,
+                "attack": task.title,
                 "run": ", ".join(part for part in (precision, label) if part),
                 "images": count,
                 "rounds": rounds,
@@ -130,8 +133,8 @@ def run(*, data: Path | None, device: str, quick: bool, only: Collection[str] = 
         main = synthetic(device, count) if data is None else lfw(data, device, IDENTITIES, count)
         for task in tasks(quick):
             if task.name in chosen:
-                found += _rows(task, main, device, count=min(count, task.chunk), rounds=rounds)
+                found += _rows(task, main, device, rounds=rounds)
         if data is not None and "pgd" in chosen:
             large, task = random_weights(device, main.given.x[: LARGE[device.split(":")[0]]]), large_network(quick)[0]
-            found += _rows(task, large, device, count=min(count, task.chunk), rounds=rounds)
+            found += _rows(task, large, device, rounds=rounds)
     return found

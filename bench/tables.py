@@ -33,6 +33,7 @@ NAMES = MappingProxyType(
         "fgsm": "FGSM",
         "pgd": "PGD",
         "mi-fgsm": "MI-FGSM",
+        "mi-fgsm, 40 steps": "MI-FGSM, 40 steps",
         "apgd": "APGD",
         "fim": "FIM",
         "dfanet-fim": "DFANet-FIM",

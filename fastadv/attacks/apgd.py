@@ -92,7 +92,8 @@ class APGD(SlotAttack[APGDState]):
             ``-(Z_y - max_{i != y} Z_i) / (Z_(1) - Z_(3))``, and for a wanted class t
             ``-(max_{i != t} Z_i - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2)``, with the logits in descending order.
         random_start: Start the first run from a random point too, instead of the image itself.
-        stop_at_success: Finish an image at the first iterate that reaches its goal with ``margin``.
+        stop_at_success: Finish an image at the first iterate whose 8-bit version reaches its goal with ``margin``. Loss
+            and gradient are taken at that version too.
         margin: In the unit of the goal's score.
         name: What reports call it.
 
@@ -138,6 +139,11 @@ class APGD(SlotAttack[APGDState]):
         top = outputs.topk(least, dim=1).values
         spread = top[:, 0] - (top[:, 2:].mean(1) if goal.wants_label else top[:, 2])
         return -goal.shortfall(outputs, rows) / (spread + 1e-12)
+
+    @property
+    def sees_levels(self) -> bool:  # type: ignore[override]
+        """Whether it stops at success: then at that of the 8-bit image, which is what a run gives."""
+        return self.stop_at_success
 
     def allocate(self, like: Tensor) -> APGDState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""

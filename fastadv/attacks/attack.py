@@ -48,6 +48,10 @@ class Attack(Protocol[S]):
     One that looks for the smallest change says so by a class attribute ``smallest = True``: the engine then leaves an
     image alone that has reached its goal, with the margin, before the attack. ``SlotAttack`` and ``SmallestChange``
     hold what most attacks share.
+
+    One with a true attribute ``sees_levels`` is evaluated at the 8-bit version of its trial (``to_levels``), the
+    image that a run saves, and so its success is that image's. One with a true ``stop_at_success``, or that looks for
+    the smallest change, has its success tested on the bare model where its surrogate is another network.
     """
 
     @property
@@ -96,12 +100,14 @@ class SlotAttack(Generic[S]):
         needs_gradient: Whether an evaluation has a backward pass.
         logits_only: Whether it moves towards goals on logits alone.
         ends_at_last: Whether its last iterate is the result, and that after k steps the result of k steps.
+        sees_levels: Whether its trials are evaluated at their 8-bit versions.
     """
 
     slots: ClassVar[type[Any]]
     needs_gradient: ClassVar[bool] = True
     logits_only: ClassVar[bool] = False
     ends_at_last: ClassVar[bool] = False
+    sees_levels: ClassVar[bool] = False
 
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The goal's loss."""
@@ -127,3 +133,13 @@ class SmallestChange(SlotAttack[S]):
 def seeks_smallest(attack: object) -> bool:
     """Whether an attack looks for the smallest change, so that an image which needs none is its own result."""
     return bool(getattr(attack, "smallest", False))
+
+
+def sees_levels(attack: object) -> bool:
+    """Whether an attack's trials are evaluated at their 8-bit versions."""
+    return bool(getattr(attack, "sees_levels", False))
+
+
+def depends_on_success(attack: object) -> bool:
+    """Whether an attack's result depends on which trials reach the goal."""
+    return seeks_smallest(attack) or bool(getattr(attack, "stop_at_success", False))

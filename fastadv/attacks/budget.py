@@ -52,6 +52,16 @@ def _largest(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor], times
     return low
 
 
+def _range_of_levels(like: Tensor, lo: float, hi: float) -> tuple[Tensor, Tensor]:
+    low, high = math.ceil(lo * _LEVELS - 1e-4), math.floor(hi * _LEVELS + 1e-4)
+    return torch.full_like(like, low), torch.full_like(like, high)
+
+
+def to_levels(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Each pixel at its nearest 8-bit level from ``low`` to ``high``: ``clip(round(255 x), low, high) / 255``."""
+    return torch.mul(x, _LEVELS).round_().clamp_(low, high).div_(_LEVELS)
+
+
 def _rows(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *([1] * (like.dim() - 1)))
 
@@ -131,11 +141,14 @@ class Linf(_WithinRadius):
         A pixel is rounded to the nearest multiple of 1/255 inside ``[origin - eps, origin + eps]``. Where that
         interval holds none (eps below half a grey level, origin between two), the origin's own nearest is taken.
         """
+        return to_levels(x, *self.level_bounds(origin))
+
+    def level_bounds(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest grey level (0 to 255) that each pixel may take."""
         low = torch.ceil((origin - self.eps).clamp(self.lo, self.hi) * _LEVELS - 1e-4)
         high = torch.floor((origin + self.eps).clamp(self.lo, self.hi) * _LEVELS + 1e-4)
-        level = torch.round(x * _LEVELS)
-        level = torch.maximum(torch.minimum(level, high), low)
-        return torch.where(low > high, torch.round(origin * _LEVELS), level) / _LEVELS
+        none, nearest = low > high, torch.round(origin * _LEVELS)
+        return torch.where(none, nearest, low), torch.where(none, nearest, high)
 
 
 @dataclass(frozen=True)
@@ -195,6 +208,10 @@ class L2(_WithinRadius):
         fits = self.inside(rounded(one), origin)
         low = _largest(torch.where(fits, one, 0.0), one, lambda scale: self.inside(rounded(scale), origin), 24)
         return rounded(torch.where(fits, one, low))
+
+    def level_bounds(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest grey level (0 to 255) of the pixel range, for each pixel."""
+        return _range_of_levels(origin, self.lo, self.hi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +280,10 @@ class Box:
         high = torch.full((len(x),), 0.5, dtype=x.dtype, device=x.device)
         low = _largest(torch.where(keeps(high), high, 0.0), high, keeps, 9)
         return (torch.where(part >= _rows(low, x), outward, inward) / _LEVELS).clamp(self.lo, self.hi)
+
+    def level_bounds(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest grey level (0 to 255) of the pixel range, for each pixel."""
+        return _range_of_levels(origin, self.lo, self.hi)
 
 
 Ball = Linf | L2

@@ -21,8 +21,8 @@ class Recipe:
         fa.Recipe(Mine(budget=fa.Linf(8 / 255)))                      # one with a state machine of your own
         dataclasses.replace(fa.attacks.fim(), surrogate=Surrogate())  # a named one on another surrogate
 
-    The reported success is always that of the bare model. An attack that stops at success tests it on the surrogate
-    (on an ensemble: on the attacked model's own outputs).
+    The reported success is always that of the bare model, and an attack that stops at success, or looks for the
+    smallest change, tests it there too, in the precision of the gradients.
 
     Args:
         attack: The update rule, a state machine; it has the other settings, such as ``recipe.attack.step_size``.

@@ -44,7 +44,8 @@ class SignGradient(SlotAttack[SignGradientState]):
         momentum: The decay ``mu >= 0``, or None.
         norm: The norm that divides the gradient before it enters the velocity, ``"l1"`` or ``"l2"``.
         random_start: Start from a uniform point of the budget instead of the image itself.
-        stop_at_success: Finish an image at the first trial that reaches its goal with ``margin``.
+        stop_at_success: Finish an image at the first trial whose 8-bit version reaches its goal with ``margin``. The
+            gradient is taken at that version too.
         margin: In the unit of the goal's score; only used to stop.
         backend: Which implementation of the fused step runs; None chooses.
         name: What reports call it.
@@ -75,6 +76,11 @@ class SignGradient(SlotAttack[SignGradientState]):
         if self.norm not in ("l1", "l2"):
             raise ArgumentError(f"norm: expected 'l1' or 'l2', got {brief(self.norm)}")
         check_number("margin", self.margin)
+
+    @property
+    def sees_levels(self) -> bool:  # type: ignore[override]
+        """Whether it stops at success: then at that of the 8-bit image, which is what a run gives."""
+        return self.stop_at_success
 
     def allocate(self, like: Tensor) -> SignGradientState:
         """A state of ``len(like)`` idle slots in the layout of ``like``."""

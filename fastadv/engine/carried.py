@@ -50,7 +50,15 @@ class Carried:
             reference = embed(self.target[part])
         elif self.reference is not None:
             reference = (self.reference, *self.others)[member][part]
-        return Rows(reference=reference, label=None if self.label is None else self.label[part])
+        return Rows(reference=reference, label=self._labels(part))
+
+    def bare_rows(self, part: slice) -> Rows:
+        """Of some slots for the attacked model without masks."""
+        reference = None if self.reference is None else self.reference[part]
+        return Rows(reference=reference, label=self._labels(part))
+
+    def _labels(self, part: slice) -> Tensor | None:
+        return None if self.label is None else self.label[part]
 
 
 def rows_of(rows: Sequence[Carried]) -> Rows:

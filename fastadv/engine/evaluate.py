@@ -94,7 +94,7 @@ class Evaluator:
         key = StepKey(seed=self.seed, ids=rows.ids[part], ticks=state.ticks[part])
         query = None if state.query is None else state.query[part]
         wanted = self.attack.needs_gradient
-        leaf = state.trial[part].detach().requires_grad_(wanted)
+        leaf = rows.evaluated(state.trial[part], part).requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             seen = self.surrogate.seen(leaf, key)
             # the networks are differentiated one after the other, so that one graph at a time is in memory
@@ -113,6 +113,9 @@ class Evaluator:
                 if seen is not leaf:
                     (total,) = torch.autograd.grad(seen, leaf, total)
                 self.result.gradient[part].copy_(self.surrogate.smoothed(total))
+        if self.surrogate.bare is not None:
+            with torch.no_grad():
+                self._reached(part, outputs_of(self.surrogate.bare, self.goal, leaf), rows.bare(part))
 
     def _weighted(self, k: int, loss: Tensor) -> Tensor:
         return loss if len(self.surrogate.members) == 1 else loss * self.surrogate.shares[k]
@@ -128,6 +131,10 @@ class Evaluator:
         if k == 0:
             into.loss[part].copy_(loss)
             into.outputs[part].copy_(outputs)
-            into.achieved[part].copy_(self.goal.achieved(outputs, own, self.attack.margin))
+            if self.surrogate.bare is None:
+                self._reached(part, outputs, own)
         else:
             into.loss[part].add_(loss)
+
+    def _reached(self, part: slice, outputs: Tensor, own: Rows) -> None:
+        self.result.achieved[part].copy_(self.goal.achieved(outputs, own, self.attack.margin))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Goal, Recipe, seeks_smallest
+from fastadv.attacks.attack import depends_on_success
 from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -95,7 +96,12 @@ class Loop:
         keep = layers_of(goal.output)
         self._judging = prepare(model, precision="fp32", channels_last=engine.channels_last, keep=keep)
         self._surrogate = recipe.surrogate.bind(
-            model, precision=engine.precision, channels_last=engine.channels_last, prepared=self._judging, keep=keep
+            model,
+            precision=engine.precision,
+            channels_last=engine.channels_last,
+            prepared=self._judging,
+            keep=keep,
+            bare=depends_on_success(recipe.attack),
         )
         self._layout = torch.channels_last if engine.channels_last else torch.contiguous_format
         self._count, self._batch = engine.slots, engine.batch

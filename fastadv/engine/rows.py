@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Goal, Rows
+from fastadv.attacks import Attack, Budget, Goal, Rows
+from fastadv.attacks.attack import sees_levels
+from fastadv.attacks.budget import to_levels
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.engine.carried import Carried, together
@@ -24,28 +27,48 @@ class SlotRows:
     Attributes:
         ids: ``(N,)`` int64, the numbers that key the images' random draws.
         parts: The buffers of each part of the goal: references, or the images that are embedded at every evaluation.
+        levels: ``(N, 3, H, W)`` each, the lowest and the highest grey level of each pixel, where the attack is
+            evaluated at 8-bit versions; else None.
     """
 
     ids: Tensor
     parts: tuple[Carried, ...]
+    levels: tuple[Tensor, Tensor] | None
 
     @staticmethod
-    def build(goal: Goal, surrogate: BoundSurrogate, trial: Tensor, width: int) -> SlotRows:
+    def build(attack: Attack[Any], goal: Goal, surrogate: BoundSurrogate, trial: Tensor, width: int) -> SlotRows:
         """Buffers for the slots of ``trial``; ``width`` is the length of the attacked model's output."""
-        ids = torch.zeros(len(trial), dtype=torch.int64, device=trial.device)
-        return SlotRows(ids=ids, parts=tuple(_buffers(part, goal, surrogate, trial, width) for part in goal.parts))
+        return SlotRows(
+            ids=torch.zeros(len(trial), dtype=torch.int64, device=trial.device),
+            parts=tuple(_buffers(part, goal, surrogate, trial, width) for part in goal.parts),
+            levels=(torch.zeros_like(trial), torch.zeros_like(trial)) if sees_levels(attack) else None,
+        )
 
-    def put(self, slots: Tensor, entered: Sequence[InFlight]) -> None:
+    def put(self, slots: Tensor, entered: Sequence[InFlight], images: Tensor, budget: Budget) -> None:
         """Write the rows of new images."""
         self.ids[slots] = to_device(
             torch.tensor([e.job.id for e in entered], dtype=torch.int64, device="cpu"), self.ids.device
         )
+        if self.levels is not None:
+            for buffer, bound in zip(self.levels, budget.level_bounds(images), strict=True):
+                buffer[slots] = bound
         for k, buffers in enumerate(self.parts):
             buffers.put(slots, [e.parts[k] for e in entered])
 
     def of(self, member: int, part: slice, embed: Callable[[Tensor], Tensor]) -> Rows:
         """The rows of some slots for one network; ``embed`` embeds the images that are embedded every time."""
         return together([each.rows(part, member, embed) for each in self.parts])
+
+    def bare(self, part: slice) -> Rows:
+        """The rows of some slots for the attacked model without masks."""
+        return together([each.bare_rows(part) for each in self.parts])
+
+    def evaluated(self, trial: Tensor, part: slice) -> Tensor:
+        """Of the trials of some slots, the images that the networks get: themselves, or their 8-bit versions."""
+        if self.levels is None:
+            return trial.detach()
+        low, high = self.levels
+        return to_levels(trial, low[part], high[part])
 
 
 def _buffers(part: Goal, goal: Goal, surrogate: BoundSurrogate, trial: Tensor, width: int) -> Carried:
@@ -54,7 +77,8 @@ def _buffers(part: Goal, goal: Goal, surrogate: BoundSurrogate, trial: Tensor, w
     if part.references is None and not part.own_reference:
         return Carried(label=label)
     if surrogate.stochastic:
-        return Carried(label=label, target=torch.zeros_like(trial))
+        bare = None if surrogate.bare is None else torch.zeros(n, width, device=device)
+        return Carried(label=label, target=torch.zeros_like(trial), reference=bare)
     if len(surrogate.members) > 1 and goal.output != "embedding":
         raise ArgumentError(
             f"goal: expected one on embeddings, which every model of an ensemble has, got one on {brief(goal.output)}"

@@ -55,7 +55,7 @@ class Slots:
         shape = (count, *like.shape[1:])
         self.state = attack.allocate(torch.empty(shape, device=like.device, memory_format=layout_of(like)))
         trial = self.state.trial
-        self._rows = SlotRows.build(goal, surrogate, trial, width)
+        self._rows = SlotRows.build(attack, goal, surrogate, trial, width)
         self._evaluator = Evaluator.build(attack, goal, surrogate, seed=seed, batch=batch, trial=trial, width=width)
         self._occupant: list[InFlight | None] = [None] * count
         self._ticked = 0
@@ -88,9 +88,9 @@ class Slots:
         for slot, entered in zip(empty, new, strict=True):
             self._occupant[slot] = entered
             self._since[slot] = self._ticked
-        self._rows.put(slots, new)
-        images, ids = torch.stack([e.image for e in new]), self._rows.ids[slots]
-        self._attack.start(self.state, slots, images, ids=ids, seed=self._seed)
+        images = torch.stack([e.image for e in new])
+        self._rows.put(slots, new, images, self._attack.budget)
+        self._attack.start(self.state, slots, images, ids=self._rows.ids[slots], seed=self._seed)
 
     def _everything(self) -> None:
         self._run(range(0, self.count, self.batch))

@@ -93,6 +93,7 @@ class Surrogate:
         channels_last: bool,
         prepared: FaceModel | None = None,
         keep: Collection[str] = (),
+        bare: bool = False,
     ) -> BoundSurrogate:
         """The surrogate on a model, prepared to be differentiated.
 
@@ -102,10 +103,17 @@ class Surrogate:
             channels_last: Run convolutions in the channels-last layout.
             prepared: The same model, prepared in float32 already, in the same layout and with the same `keep`.
             keep: Names of submodules whose outputs are asked for; see :func:`fastadv.models.prepare`.
+            bare: Hold the model without its random parts too, where there are any.
 
         Raises:
             ValueError: A model of the ensemble differs in input size or device, or a part does not fit a model.
         """
+
+        def plain(edited: FaceModel) -> FaceModel:
+            if prepared is None or edited is not model:
+                return prepare(edited, precision=precision, channels_last=channels_last, keep=keep)
+            return prepared if precision == "fp32" else in_precision(prepared, precision, channels_last=channels_last)
+
         members, layer = [], _FIRST_MASK
         others = () if self.ensemble is None else self.ensemble.others
         shares = (1.0,) if self.ensemble is None else self.ensemble.shares
@@ -117,18 +125,22 @@ class Surrogate:
                 )
             edited = each if self.skip is None else self.skip.bind(each)
             if self.dropout is None:
-                if prepared is None or edited is not model:
-                    ready = prepare(edited, precision=precision, channels_last=channels_last, keep=keep)
-                elif precision == "fp32":
-                    ready = prepared
-                else:
-                    ready = in_precision(prepared, precision, channels_last=channels_last)
-                members.append(Member(model=ready, masked=None))
+                members.append(Member(model=plain(edited), masked=None))
                 continue
             masked = self.dropout.bind(edited, precision=precision, channels_last=channels_last, first_layer=layer)
             layer += masked.layers_used
             members.append(Member(model=edited, masked=masked))
-        return BoundSurrogate(members=tuple(members), shares=shares, diversity=self.diversity, smoothing=self.smoothing)
+        if not bare or (self.dropout is None and self.diversity is None):
+            untouched = None
+        else:
+            untouched = members[0].model if self.dropout is None else plain(model)
+        return BoundSurrogate(
+            members=tuple(members),
+            shares=shares,
+            diversity=self.diversity,
+            smoothing=self.smoothing,
+            bare=untouched,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +174,15 @@ class BoundSurrogate:
         shares: Their weights, of sum 1.
         diversity: See ``Surrogate``.
         smoothing: See ``Surrogate``.
+        bare: The attacked model without masks, where its outputs are asked for and the first network's are others: the
+            masked ones, or of transformed images. Else None.
     """
 
     members: tuple[Member, ...]
     shares: tuple[float, ...]
     diversity: InputDiversity | None
     smoothing: TranslationInvariant | None
+    bare: FaceModel | None = None
 
     @property
     def stochastic(self) -> bool:
