@@ -40,7 +40,7 @@ def _attack(faces: Path, out: Path, threads: int, *more: str, parts: int) -> lis
 
 
 def ratio_of(ray: Sequence[float], direct: Sequence[float]) -> tuple[float, float, float]:
-    """Ratio of the harmonic means, which are the rates of whole runs, and its 95 % bootstrap interval over the parts."""
+    """Ratio of the harmonic means, the rates of whole runs, and its 95 % bootstrap interval over the parts."""
     both, draw = np.asarray([ray, direct]), np.random.default_rng(0)
     rows = draw.integers(both.shape[1], size=(2, 2000, both.shape[1]))
     drawn = [1 / (1 / rates[chosen]).mean(1) for rates, chosen in zip(both, rows, strict=True)]
