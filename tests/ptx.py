@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 
-_PREAMBLE = """
+# reads a script a line and answers with a line; the imports, which take longer than the kernels of a script, once
+_COMPILER = """
 import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
@@ -21,19 +26,50 @@ def build(name, kernel, signature, constants, target):
     constexprs = {arg: constants.get(arg) for arg, kind in full.items() if kind == "constexpr"}
     source = ASTSource(kernel, full, {(kernel.arg_names.index(k),): v for k, v in constexprs.items()})
     made[name] = triton.compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
+
+for line in sys.stdin:
+    made.clear()
+    exec(json.loads(line), {"build": build, "GPUTarget": GPUTarget})
+    print(json.dumps(made), flush=True)
 """
 
 
-def compiled(script: str) -> dict[str, str]:
-    """PTX by name, of the kernels that ``script`` gives to ``build(name, kernel, signature, constants, target)``.
+@cache
+def _compiler() -> tuple[subprocess.Popen[str], str]:
+    """A process of its own, as nothing compiles under the interpreter, which other tests use; and where its errors go.
 
-    In a process of its own: under the interpreter, which other tests use, nothing compiles.
+    It lives as long as the tests.
     """
-    code = f"{_PREAMBLE}\n{script}\njson.dump(made, sys.stdout)\n"
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    errors = tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False)  # noqa: SIM115
+    with errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMPILER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "TRITON_INTERPRET": "0"},
+        )
+    atexit.register(os.unlink, errors.name)
+    atexit.register(process.communicate)  # the end of its input is its end
+    return process, errors.name
+
+
+def compiled(script: str) -> dict[str, str]:
+    """PTX by name, of the kernels that ``script`` gives to ``build(name, kernel, signature, constants, target)``."""
+    process, errors = _compiler()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        print(json.dumps(script), file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+    except BrokenPipeError:
+        answer = ""
+    if not answer:
+        _compiler.cache_clear()  # what follows has another one
+        process.wait()
+        raise AssertionError(Path(errors).read_text())
+    return dict(json.loads(answer))
 
 
 def inexact(text: str) -> set[str]:

@@ -142,10 +142,13 @@ def test_distances(images, widths, metric, run):
     assert_same_bits(distances(run, [f[few].clone() for f in features], centroids, metric), made[few])
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["given", "nearest"])
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("widths", [(4, 132), (5, 131)], ids=["whole packs", "odd"])
-@pytest.mark.parametrize("images", [3, 35])
+PACKS, ODD = (4, 132), (5, 131)
+#: Of few images every combination; of many, which take ten times as long, every pair.
+RELATIVE = [(3, widths, metric, own) for widths in (PACKS, ODD) for metric in METRICS for own in (True, False)]
+RELATIVE += [(35, PACKS, "l2", True), (35, PACKS, "cosine", False), (35, ODD, "l2", False), (35, ODD, "cosine", True)]
+
+
+@pytest.mark.parametrize(("images", "widths", "metric", "own"), RELATIVE)
 def test_relative_distances(images, widths, metric, own, run):
     features, centroids = vectors((images, 150), widths)
     centroids[1][5] *= 1e-30

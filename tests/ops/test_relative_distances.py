@@ -36,8 +36,7 @@ def metric(request):
 
 def sized(case, target):
     """Fewer images for Triton's interpreter, which takes a hundredth of a second for each."""
-    few = target.backend == "triton" and target.device == "cpu"
-    return replace(case, images=min(case.images, 3)) if few else case
+    return replace(case, images=min(case.images, 3)) if target.interpreted else case
 
 
 def own_of(case):
@@ -94,6 +93,9 @@ def test_without_a_class_it_is_the_nearest_one_of_the_last_layer(case, metric, t
 
 @pytest.mark.parametrize("own", [None, torch.tensor([2, 0])])
 def test_more_layers_than_one_launch_takes(own, metric, target):
+    if target.interpreted and (own is None) != (metric == "cosine"):
+        # without a class, all layers but the last are read as with one, which is then known
+        pytest.skip("slow in the interpreter, and each value of both is in another combination")
     made, distances = both(MANY_LAYERS, target, metric, own)
     assert_numbers(made, distances, distances[:, -1].cpu().argmin(1) if own is None else own)
 
@@ -341,9 +343,11 @@ def test_squares_that_float32_does_not_hold(scale, metric, target):
     case = (torch.rand(n, 130, generator=draw) * s for n, s in ((9, scale), (70, scale), (3, 1.0)))
     f, c, plain = (value.to(target.device) for value in case)
     centroids = [torch.cat([c, plain])]
+    own = torch.arange(9) * 8
+    if target.interpreted:  # which takes one image at a time
+        f, own = f[::4], own[::4]
     options = {"metric": metric, "backend": target.backend}
     distances = ops.centroid_distances([f], centroids, **options)
-    own = torch.arange(9) * 8
     assert_numbers(ops.relative_distances([f], centroids, own.to(target.device), **options), distances, own)
 
 
