@@ -1,4 +1,4 @@
-"""Adaptive attackers of a verifier: whom it accepts, what an image claims, and runs kept apart from those of a class."""
+"""Adaptive attackers of a verifier: whom it accepts, what an image claims, and runs apart from those of a class."""
 
 import json
 from dataclasses import replace
