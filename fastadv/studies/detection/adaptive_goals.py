@@ -16,6 +16,7 @@ from fastadv.attacks import Evade, Goal, Impersonate, Rows
 from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
+from fastadv.core.resolution import measurable
 from fastadv.core.statistics import threshold_at_far
 from fastadv.detection import Detector
 from fastadv.models.identity import tensors_hash
@@ -178,19 +179,23 @@ class PassVerifier(AdaptiveGoal):
         people = setting.splits.people
         similar = clean.natural.embeddings @ _templates(clean, people).T
         own = torch.tensor([[person == each for each in people] for person in people_of(clean.natural.names)])
+        pairs = int((~own).sum())
         if threshold is None:
-            rate, pairs = FAR if far is None else far, (similar.flatten().numpy(), own.flatten().numpy())
-            try:
-                threshold = threshold_at_far(*pairs, rate, single=True)
-            except ArgumentError as error:
-                raise ArgumentError(f"adaptive_{error}; give --adaptive-far or --adaptive-threshold") from error
+            far = FAR if far is None else far
+            if not measurable(far, pairs):
+                raise ArgumentError(
+                    f"adaptive_far: expected a rate of at least {1 / pairs:.2g}, which {pairs:,} pairs of a natural "
+                    f"image and another person's template can show, got {far:g}; give --adaptive-far or "
+                    "--adaptive-threshold"
+                )
+            threshold = threshold_at_far(similar.flatten().numpy(), own.flatten().numpy(), far, single=True)
         return PassVerifier(
             setting=setting,
             clean=clean,
             threshold=threshold,
             far=float((similar[~own] >= threshold).double().mean()),
             false_reject_rate=float((similar[own] < threshold).double().mean()),
-            pairs=int((~own).sum()),
+            pairs=pairs,
         )
 
     @cached_property
