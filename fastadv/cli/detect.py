@@ -45,6 +45,10 @@ class Reading(str, Enum):
     raw, relative, both = "raw", "relative", "both"
 
 
+class AdaptiveGoal(str, Enum):
+    of_class, verifier = "class", "verifier"
+
+
 @detect.command(cls=Checked)
 @takes_groups
 def fit(
@@ -236,6 +240,24 @@ def evaluate(
             "(default: 0.1, 1, 10)."
         ),
     ] = None,
+    adaptive_goal: Annotated[
+        AdaptiveGoal,
+        Option(
+            help="What --adaptive must reach besides passing the detector: a class of the class head (or of the "
+            "nearest class mean), or a verifier's decision: accepted as the target, or refused as oneself."
+        ),
+    ] = AdaptiveGoal.of_class,
+    adaptive_far: Annotated[
+        float | None,
+        Option(
+            help="With --adaptive-goal verifier: set its threshold at this false accept rate on the study's natural "
+            "images (default: 0.001)."
+        ),
+    ] = None,
+    adaptive_threshold: Annotated[
+        float | None,
+        Option(help="With --adaptive-goal verifier: its threshold, a cosine similarity, in place of a rate."),
+    ] = None,
     transfer_from: Annotated[
         list[Path] | None,
         Option(
@@ -287,6 +309,9 @@ def evaluate(
         adaptive=tuple(parse_attack(text) for text in adaptive or ()),
         weights=tuple(weight) if weight else (0.1, 1.0, 10.0),
         transfer_from=tuple(str(folder) for folder in transfer_from or ()),
+        adaptive_goal=adaptive_goal.value,
+        adaptive_far=adaptive_far,
+        adaptive_threshold=adaptive_threshold,
         knn_layers=tuple(knn_layer or ()),
         k=k,
         dimensions=parse_number("dimensions", dimensions),

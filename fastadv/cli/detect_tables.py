@@ -9,7 +9,7 @@ from fastadv.cli.show import percent, print_notices, print_table
 from fastadv.report.pages import detection as page
 from fastadv.report.pages import detection_groups as groups
 from fastadv.report.pages import detection_knn as knn_page
-from fastadv.report.pages.detection_adaptive import points_table
+from fastadv.report.pages.detection_adaptive import goal_words, points_table
 from fastadv.report.parts import Table
 from fastadv.studies.detection.knn import AGGREGATE, KNN_NAMES
 
@@ -30,7 +30,7 @@ def print_evaluation(found: Values) -> None:
     _print_best(whole, found)
     _print_groups(found)
     if found["adaptive"]:
-        _print_adaptive(found["adaptive"])
+        _print_adaptive(found["adaptive"], goal_words(found["verifier"]))
     if found["adaptive_points"]:
         made = points_table(found["adaptive_points"])
         print_table("adaptive attacks against steps and radius, 95 % intervals", made.rows, made.header)
@@ -64,7 +64,7 @@ def _print(title: str, made: Table) -> None:
     print_table(title, made.rows, made.header, made.note)
 
 
-def _print_adaptive(rows: Sequence[Values]) -> None:
+def _print_adaptive(rows: Sequence[Values], goal: str) -> None:
     made = [
         (
             groups.column(row["attack"], "targeted" if row["targeted"] else "untargeted"),
@@ -76,8 +76,8 @@ def _print_adaptive(rows: Sequence[Values]) -> None:
         )
         for row in rows
     ]
-    header = ("attack", "weight", "met before", "class reached, of the rest", "AUC", "and hidden at 5 %")
-    print_table("adaptive attacks on the detector (weight 0: unaware of it)", made, header)
+    header = ("attack", "weight", "met before", "goal reached, of the rest", "AUC", "and hidden at 5 %")
+    print_table("adaptive attacks on the detector (weight 0: unaware of it)", made, header, goal)
 
 
 def _print_knn(rows: Sequence[Values]) -> None:

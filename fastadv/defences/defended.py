@@ -150,11 +150,11 @@ class WatchedDefendedModel(_Behind, WatchedModel):
 
     def __init__(self, model: WatchedModel, defence: InputDefence, *, seed: int = 0) -> None:
         check_seed(seed)
-        super().__init__(model, model.detector)
+        super().__init__(model, model.detector, model.claims)
         self.name = f"{model.name}+{defence.name}"
         self._take(defence, seed)
 
     @property
     def embedding_size(self) -> int:
-        """The features, and the detector's column: the width of what ``forward`` gives."""
-        return super().embedding_size + 1
+        """The features, and the detector's columns: the width of what ``forward`` gives."""
+        return super().embedding_size + max(1, len(self.claims))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from torch.nn import functional as F
 
 from fastadv.attacks.attack import Attack
 from fastadv.attacks.classifier_goals import Misclassify
-from fastadv.attacks.goal import Goal, Rows
+from fastadv.attacks.goal import Goal, Rows, check_classes
 from fastadv.attacks.objective import as_goal
 from fastadv.attacks.recipe import Recipe
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
-from fastadv.core.fields import is_number
+from fastadv.core.fields import is_int, is_number
 from fastadv.detection import Detector, LayerTap
 from fastadv.detection.check_model import check_head
 from fastadv.detection.taps import submodules
@@ -31,18 +32,22 @@ class WatchedModel(FaceModel):
 
     One forward pass gives both, and a backward pass goes through both: the pooled layers and the distances to the
     classes have derivatives. What ``EvadeDetector`` needs. An embedding given with a goal instead of an image would
-    lack the column: give images.
+    lack the column: give images, or embeddings with a 0 for each further column.
+
+    With ``claims`` there is a logit for each of these identities, C in all, that of an image which claims to show it.
 
     Args:
         model: The model, in evaluation mode; its weights are shared.
         detector: Fitted on taps of this model, on its device.
+        claims: The identities that an image may claim to show, as places among the detector's classes; only with the
+            reading ``relative``. None: the detector reads the class that the head chooses, or the nearest one.
 
     Raises:
         TypeError: ``model`` is no ``FaceModel`` or ``detector`` no ``Detector``.
-        ValueError: The model lacks a layer of the detector, or is in training mode.
+        ValueError: The model lacks a layer of the detector, or is in training mode; or the claims do not fit.
     """
 
-    def __init__(self, model: FaceModel, detector: Detector) -> None:
+    def __init__(self, model: FaceModel, detector: Detector, claims: Sequence[int] = ()) -> None:
         if not isinstance(detector, Detector):
             raise ArgumentTypeError(f"detector: expected a Detector, got {type(detector).__name__}")
         LayerTap(model=model, layers=detector.layers)  # checks the model
@@ -52,14 +57,16 @@ class WatchedModel(FaceModel):
         self.eval()
         #: No submodule, so that its LSTM may stay in training mode.
         self.detector = detector
+        self.claims = _checked_claims(claims, detector)
+        self._own = torch.tensor(self.claims, dtype=torch.int64, device=model.device)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(N, D + 1)``: unit embeddings, and the detector's logit."""
+        """``(N, D + 1)``, or with claims ``(N, D + C)``: unit embeddings, and the detector's logit or logits."""
         features, logit = self._tapped(images)
         return torch.cat([F.normalize(features, dim=1), logit], 1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """``(N, K + 1)``: class logits, and the detector's.
+        """``(N, K + 1)``, or with claims ``(N, K + C)``: class logits, and the detector's.
 
         Raises:
             ValueError: The model has no head.
@@ -71,8 +78,23 @@ class WatchedModel(FaceModel):
 
     def _tapped(self, images: Tensor) -> tuple[Tensor, Tensor]:
         tapped = LayerTap(model=self, layers=self.detector.layers)(images)
+        if self.claims:
+            # every image beside every claim: the layers are pooled once
+            values = [value.repeat_interleave(len(self.claims), 0) for value in tapped.values]
+            scores = self.detector.score(values, self._own.repeat(len(images)))
+            return tapped.features, scores.view(len(images), len(self.claims))
         own = None if self.head is None else self.detector.trajectory.own_of(self.head(tapped.features).argmax(1))
         return tapped.features, self.detector.score(tapped.values, own)[:, None]
+
+
+def _checked_claims(claims: Sequence[int], detector: Detector) -> tuple[int, ...]:
+    made = tuple(int(claim) for claim in claims)
+    if made and not detector.trajectory.relative:
+        raise ArgumentError(f"claims: expected none for a detector of the reading 'raw', got {len(made)}")
+    known = len(detector.trajectory.representatives.classes)
+    if len(set(made)) != len(made) or not all(0 <= claim < known for claim in made):
+        raise ArgumentError(f"claims: expected different places below {known}, the detector's classes, got {made}")
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +118,9 @@ class EvadeDetector(Goal):
         weight: Of the detector's logit, at least 0. A margin on the score is one on the weighted logit too.
         threshold: At and above which an image is flagged; infinite where only the goal decides about success.
         by_shortfall: Take the margin loss, which needs a weight and a finite threshold.
+        claimed: ``(N,)`` integers, the place of each image's claimed identity among the ``claims`` of the
+            ``WatchedModel``, whose logit is the one to evade; None of a model without claims.
+        columns: How many logits of the detector the model gives, one without claims.
 
     Raises:
         ValueError: A field is out of range, or the goal is on another output.
@@ -109,7 +134,8 @@ class EvadeDetector(Goal):
     weight: float = 1.0
     threshold: float = math.inf
     by_shortfall: bool = False
-    further_columns: ClassVar[int] = 1  # of the outputs that it reads, besides the embedding or the logits
+    claimed: Tensor | None = None
+    columns: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "goal", as_goal(self.goal))
@@ -124,6 +150,20 @@ class EvadeDetector(Goal):
                 "by_shortfall: expected a positive weight and a finite threshold, got "
                 f"weight {self.weight:g} and threshold {self.threshold:g}"
             )
+        if not is_int(self.columns) or self.columns < 1 or (self.claimed is None and self.columns > 1):
+            raise ArgumentError(
+                f"columns: expected {'1 without claimed' if self.claimed is None else 'at least 1'}, "
+                f"got {brief(self.columns)}"
+            )
+        if self.claimed is not None:
+            check_classes("claimed", self.claimed)
+            if len(self.claimed) and int(self.claimed.max()) >= self.columns:
+                raise ArgumentError(f"claimed: expected places below {self.columns}, got {int(self.claimed.max())}")
+
+    @property
+    def further_columns(self) -> int:
+        """How many columns of the outputs it reads besides the embedding or the logits."""
+        return self.columns
 
     @property
     def output(self) -> str:
@@ -152,33 +192,61 @@ class EvadeDetector(Goal):
 
     @property
     def parts(self) -> tuple[Goal, ...]:
-        """The goal's."""
-        return self.goal.parts
+        """The goal's, and with claims one more, whose labels they are."""
+        return self.goal.parts if self.claimed is None else (*self.goal.parts, _Claimed(self.claimed))
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The field with one row per image."""
+        return () if self.claimed is None else ("claimed",)
 
     def row(self, index: int) -> EvadeDetector:
         """The goal of one image."""
-        return replace(self, goal=self.goal.row(index))
+        claimed = None if self.claimed is None else self.claimed[index : index + 1]
+        return replace(self, goal=self.goal.row(index), claimed=claimed)
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         if self.by_shortfall:
             return -self.shortfall(outputs, rows)
-        return self.goal.loss(*_bare(outputs, rows)) - self.weight * outputs[:, -1]
+        bare, own, logit = self._split(outputs, rows)
+        return self.goal.loss(bare, own) - self.weight * logit
 
     def score(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The goal's."""
-        return self.goal.score(*_bare(outputs, rows))
+        bare, own, _ = self._split(outputs, rows)
+        return self.goal.score(bare, own)
 
     def achieved(self, outputs: Tensor, rows: Rows, margin: float = 0.0) -> Tensor:
-        bare, own = _bare(outputs, rows)
+        bare, own, logit = self._split(outputs, rows)
         spare = margin / self.weight if self.weight else 0.0
-        return self.goal.achieved(bare, own, margin) & (outputs[:, -1] < self.threshold - spare)
+        return self.goal.achieved(bare, own, margin) & (logit < self.threshold - spare)
 
     def shortfall(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The larger of the goal's and of the weighted logit above the threshold: below 0 once both are reached."""
-        goal = self.goal.shortfall(*_bare(outputs, rows))
+        bare, own, logit = self._split(outputs, rows)
+        goal = self.goal.shortfall(bare, own)
         if math.isinf(self.threshold) or not self.weight:
             return goal
-        return torch.maximum(goal, self.weight * (outputs[:, -1] - self.threshold))
+        return torch.maximum(goal, self.weight * (logit - self.threshold))
+
+    def _split(self, outputs: Tensor, rows: Rows) -> tuple[Tensor, Rows, Tensor]:
+        """Outputs and rows without the detector's columns, and the logit ``(N,)`` that decides about each image."""
+        logit = outputs[:, -1]
+        if self.claimed is not None:
+            *others, claim = rows.parts
+            logit = outputs[:, -self.columns :].gather(1, claim.named[:, None])[:, 0]
+            rows = others[0] if len(others) == 1 else Rows(parts=tuple(others))
+        return outputs[:, : -self.columns], _bare_rows(rows, self.columns), logit
+
+
+@dataclass(frozen=True)
+class _Claimed(Goal):
+    """The part of an ``EvadeDetector`` that carries the claims of the images; no goal by itself."""
+
+    labels: Tensor
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        raise NotImplementedError
 
 
 def check_adapts(recipe: Recipe) -> None:
@@ -220,11 +288,7 @@ def _sees_detector(attack: Attack[Any]) -> bool:
     return bool(gradient[0, -1] < 0)
 
 
-def _bare(outputs: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
-    """Outputs and rows without the detector's column."""
-    return outputs[:, :-1], _bare_rows(rows)
-
-
-def _bare_rows(rows: Rows) -> Rows:
-    reference = None if rows.reference is None else rows.reference[:, :-1]
-    return replace(rows, reference=reference, parts=tuple(map(_bare_rows, rows.parts)))
+def _bare_rows(rows: Rows, columns: int) -> Rows:
+    """The rows without the detector's columns."""
+    reference = None if rows.reference is None else rows.reference[:, :-columns]
+    return replace(rows, reference=reference, parts=tuple(_bare_rows(part, columns) for part in rows.parts))

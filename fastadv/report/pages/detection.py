@@ -118,10 +118,11 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
             "An attacker who knows the detector",
             _adaptive(found["adaptive"]) if found["adaptive"] else None,
             lead="The attack's loss minus the weight times the detector's logit; weight 0 does not know it. Hidden: "
-            "reaches the class goal and is not flagged at the threshold of 5 % false alarms, a second goal of "
-            "the attacks that look for the smallest change or stop at success.",
+            "reaches the goal and is not flagged at the threshold of 5 % false alarms, a second goal of "
+            "the attacks that look for the smallest change or stop at success. "
+            + detection_adaptive.goal_words(found.get("verifier")),
         ),
-        detection_adaptive.adaptive_section(found["adaptive_points"]),
+        detection_adaptive.adaptive_section(found["adaptive_points"], found.get("verifier")),
         section(
             "Yardsticks on the same layers",
             area_table(others, yardsticks, first="detector", shown=area, note="") if yardsticks else None,

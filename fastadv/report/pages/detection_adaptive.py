@@ -16,14 +16,28 @@ _SPAN = (-0.02, 1.02)
 Rows = Sequence[Mapping[str, Any]]
 
 
-def adaptive_section(rows: Rows) -> Section:
-    """The section, from the ``adaptive_points`` of an evaluation; empty where there are none."""
+def goal_words(verifier: Mapping[str, Any] | None) -> str:
+    """A sentence that says what the attacks are to reach, from the ``verifier`` of an evaluation, or without one."""
+    if verifier is None:
+        return "The goal is a class of the class head, or of the nearest class mean for attacks on embeddings."
+    return (
+        "The goal is a verifier's decision: a targeted image is accepted as the target, which it claims to be, an "
+        f"untargeted one, which claims nobody, is refused as itself. Threshold {verifier['threshold']:.3f}, a cosine "
+        f"similarity to the mean of a person's images: {text.percent(verifier['far'], 2)} false accepts of "
+        f"{verifier['pairs']:,} pairs of natural images, {text.percent(verifier['false_reject_rate'])} false rejects."
+    )
+
+
+def adaptive_section(rows: Rows, verifier: Mapping[str, Any] | None = None) -> Section:
+    """The section, from the ``adaptive_points`` of an evaluation and its ``verifier``; empty without points."""
     return section(
         "Adaptive attacks against steps and radius",
         plots(_plots(rows)) if rows else None,
         points_table(rows) if rows else None,
         lead="Each image is attacked with the margin loss and then with every weight, until one run succeeds: it "
-        "reaches the class goal and is not flagged at 5 % false alarms. The best result of an image within the steps "
+        "reaches the goal and is not flagged at 5 % false alarms. "
+        + goal_words(verifier)
+        + " The best result of an image within the steps "
         "and the radius counts. Transfer: images that were made to evade another detector. In brackets 95 %, for "
         "independent images (Wilson): too narrow for several of a person.",
     )
@@ -34,7 +48,7 @@ def points_table(rows: Rows) -> Table:
     made = tuple(
         (
             row["detector"],
-            f"{row['attack']}, {'targeted' if row['targeted'] else 'untargeted'}",
+            f"{row['attack']}, {'targeted' if row['targeted'] else 'untargeted'}, {row.get('goal', 'class')}",
             _varied(row),
             str(row["steps"]),
             show_eps(row["eps"]),
@@ -50,7 +64,7 @@ def points_table(rows: Rows) -> Table:
         "steps",
         "eps",
         "evades both",
-        "flagged, of those that reach the class goal",
+        "flagged, of those that reach the goal",
     )
     return Table(header=header, rows=made)
 

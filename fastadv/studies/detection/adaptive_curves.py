@@ -24,13 +24,13 @@ from fastadv.data.run_files import IMAGES, RUN, Description, check_images
 from fastadv.detection import Detector
 from fastadv.runs import describe, list_hash
 from fastadv.runs.attack import met_before, source_name
-from fastadv.studies.detection.adaptive import make_adaptive, reaches, threshold_of
-from fastadv.studies.detection.attacks import sources
-from fastadv.studies.detection.features import scores_of
-from fastadv.studies.detection.setting import Clean, Setting, kind
+from fastadv.studies.detection.adaptive import make_adaptive, threshold_of
+from fastadv.studies.detection.adaptive_goals import CLASS, VERIFIER, AdaptiveGoal
+from fastadv.studies.detection.setting import Setting, kind
 
 STEPS, EPS, MORE, TRANSFER = "steps", "eps", "ten times the steps", "transfer"
 
+_WORDS = {CLASS: "reach a class", VERIFIER: "pass a verifier"}
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the radius
 _MORE = 10
 _MARGIN = "0.02"  # beyond both borders, for the rounding to 8 bits
@@ -43,7 +43,8 @@ class AdaptivePoint:
 
     Attributes:
         attack: Its label as it was given.
-        targeted: Whether it goes for a class.
+        goal: What it is to reach besides: ``"class"`` or ``"verifier"``.
+        targeted: Whether it has a target.
         varied: ``"steps"`` and ``"eps"``, the two curves; ``"ten times the steps"``, of the attack as it is given; or
             ``"transfer"``, images that were made to evade another detector.
         detector: The one to evade.
@@ -51,11 +52,12 @@ class AdaptivePoint:
         steps: The most that its runs took.
         eps: The largest radius of its runs.
         images: Attacked images that did not meet the goal before.
-        fooled: How many of them reach the class goal.
+        fooled: How many of them reach the goal.
         hidden: How many reach it and are not flagged at a false-alarm rate of 5 %: the attack's successes.
     """
 
     attack: str
+    goal: str
     targeted: bool
     varied: str
     detector: str
@@ -67,7 +69,7 @@ class AdaptivePoint:
     hidden: int
 
     def described(self) -> dict[str, Any]:
-        """The counts with their shares: of successes, and of flagged images among those that reach the class goal.
+        """The counts with their shares: of successes, and of flagged images among those that reach the goal.
 
         Intervals are Wilson's, for independent images: too narrow for several of a person.
         """
@@ -82,8 +84,7 @@ class AdaptivePoint:
 
 
 def adaptive_points(
-    setting: Setting,
-    clean: Clean,
+    goal: AdaptiveGoal,
     detectors: Mapping[str, Detector],
     pairs: Sequence[tuple[str, str | None]],
     attacks: Sequence[AttackSpec],
@@ -97,8 +98,7 @@ def adaptive_points(
     reached counts for more, too.
 
     Args:
-        setting: The study.
-        clean: Its unchanged images.
+        goal: What they are to reach besides.
         detectors: By name; calibrated.
         pairs: Those to evade, each with one whose images are tried on it too; None: there is none.
         attacks: Those that can adapt (``check_adapts``).
@@ -110,13 +110,12 @@ def adaptive_points(
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
     points: list[AdaptivePoint] = []
-    names = tuple(sources(setting, clean, ("test",)))
+    names = tuple(goal.sources())
     for (name, other), spec, targeted in itertools.product(pairs, attacks, (True, False)):
         if not has_curves(spec):
             continue
         about = _Attack(
-            setting=setting,
-            clean=clean,
+            goal=goal,
             detectors=detectors,
             name=name,
             given=spec,
@@ -137,7 +136,7 @@ def has_curves(spec: AttackSpec) -> bool:
 
 
 def runs_to_transfer(
-    setting: Setting, study: Path, spec: AttackSpec, targeted: bool
+    setting: Setting, study: Path, spec: AttackSpec, targeted: bool, goal: str = CLASS
 ) -> list[tuple[Path, list[ManifestRow]]]:
     """The runs of an attack in another study's folder whose images were made to evade a detector, with their images.
 
@@ -151,7 +150,8 @@ def runs_to_transfer(
     runs, targets = [], setting.splits.targets
     for file in sorted((study / "attacks").glob(f"*/{RUN}")):
         config, folder = Description.read(file.parent).config, file.parent
-        if not config.get("detector") or wanted != {name: config.get(name) for name in wanted}:
+        own = (config.get("goal") or {}).get("name", CLASS)  # a run to reach a class says nothing of it
+        if not config.get("detector") or own != goal or wanted != {name: config.get(name) for name in wanted}:
             continue
         rows = read_manifest(folder)
         if any(row.target != (targets.get(source_name(row)) if targeted else "") for row in rows) or not all(
@@ -165,7 +165,8 @@ def runs_to_transfer(
     if not runs:
         raise ArgumentError(
             f"transfer_from: expected a study with images of {spec.label}, {kind(targeted)}, made to evade a detector, "
-            f"got none in {study}; evaluate it with --adaptive {spec.label} first"
+            f"got none in {study} that are to {_WORDS[goal]}; evaluate it with --adaptive {spec.label} --adaptive-goal "
+            f"{goal} first"
         )
     return runs
 
@@ -203,10 +204,9 @@ class _Reached:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Attack:
-    """One attack with one kind of goal."""
+    """One attack, targeted or untargeted."""
 
-    setting: Setting
-    clean: Clean
+    goal: AdaptiveGoal
     detectors: Mapping[str, Detector]
     name: str
     given: AttackSpec
@@ -242,7 +242,7 @@ class _Attack:
         steps, eps = _usual(self.given)
         reached, known = _Reached(), set(self.names)
         tried: set[str] = set()
-        for folder, rows in runs_to_transfer(self.setting, study, self.given, self.targeted):
+        for folder, rows in runs_to_transfer(self.goal.setting, study, self.given, self.targeted, self.goal.name):
             check_images(folder, rows)
             own = [row for row in rows if source_name(row) in known]
             tried.update(map(source_name, own))
@@ -251,15 +251,15 @@ class _Attack:
         return self._point(reached, TRANSFER, str(study), steps, eps, images=len(tried))
 
     def _look(self, reached: _Reached, stage: str, folder: Path, rows: Sequence[ManifestRow]) -> None:
-        """Which images of a run reach the class goal on this network, and pass its detector."""
-        setting, judge = self.setting, self.detectors[self.name]
+        """Which images of a run reach the goal on this network, and pass its detector."""
+        goal, judge = self.goal, self.detectors[self.name]
         files = [folder / IMAGES / f"{row.name}.png" for row in rows]
-        seen = setting.changed(stage, list_hash(rows), [source_name(row) for row in rows], files)
-        good = reaches(setting, self.clean, seen, on_logits=self.given.on_logits, targeted=self.targeted)
-        found = seen.take(good)
+        seen = goal.setting.changed(stage, list_hash(rows), [source_name(row) for row in rows], files)
+        found = seen.take(goal.reaches(seen, targeted=self.targeted, on_logits=self.given.on_logits))
         if len(found):
             reached.fooled.update(found.names)
-            reached.hidden.update(found.take(scores_of(judge, found) < threshold_of(judge)).names)
+            below = goal.scores(judge, found, targeted=self.targeted) < threshold_of(judge)
+            reached.hidden.update(found.take(below).names)
 
     def _attack(
         self, reached: _Reached, made_for: str, steps: int, eps: float, *, spec: AttackSpec | None = None
@@ -273,8 +273,7 @@ class _Attack:
             if not left:
                 return
             cell = make_adaptive(
-                self.setting,
-                self.clean,
+                self.goal,
                 spec,
                 self.detectors[made_for],
                 made_for,
@@ -285,7 +284,7 @@ class _Attack:
             )
             reached.met |= cell.met
             if cell.features is not None:
-                below = (scores_of(judge, cell.features) < line).tolist()
+                below = (self.goal.scores(judge, cell.features, targeted=self.targeted) < line).tolist()
                 reached.fooled.update(cell.features.names)
                 reached.hidden.update(n for n, good in zip(cell.features.names, below, strict=True) if good)
 
@@ -294,6 +293,7 @@ class _Attack:
     ) -> AdaptivePoint:
         return AdaptivePoint(
             attack=self.given.label,
+            goal=self.goal.name,
             targeted=self.targeted,
             varied=varied,
             detector=self.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -271,6 +271,7 @@ class Task:
         goal_of: The goal of each.
         model: The network that is attacked.
         key: What the goals depend on besides the study.
+        goal: What the run's description says of a goal that is no class; None of a class.
         reaches: Which images count, ``(N,)`` bool; None: those that reach their goal.
     """
 
@@ -281,6 +282,7 @@ class Task:
     goal_of: GoalOf = field(repr=False)
     model: FaceModel = field(repr=False)
     key: str = ""
+    goal: Mapping[str, Any] | None = None
     reaches: Callable[[Features], Tensor] | None = None
 
 
@@ -306,10 +308,12 @@ def carry_out(setting: Setting, task: Task) -> AttackedImages:
         "seed": setting.seed,
         "orders": list_hash(orders),
         "classes": list_hash(setting.classes),
+        **({} if task.goal is None else {"goal": dict(task.goal)}),
     }
     identity = RunIdentity(config=config, engine=engine)
     place = setting.path / "attacks" / task.label.replace("/", "-")
-    goal = "classify-as" if task.targeted else "misclassify"
+    known = ("misclassify", "classify-as") if task.goal is None else ("evade", "impersonate")
+    goal = known[task.targeted]
     with identity.work(place, workers=setting.workers, progress=setting.progress) as work:
         produce(orders, task.goal_of, setting.source, recipe, task.model, work, goal_name=goal, stage=task.label)
         work.into.finish([order.name for order in orders])

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastadv.core.statistics import wilson
 from fastadv.detection import AreaUnderCurve, Detector, Thresholds, auc_interval
 from fastadv.studies.detection import measure
-from fastadv.studies.detection.adaptive import reaches
+from fastadv.studies.detection.adaptive_goals import ReachClass
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.controls import Control
 from fastadv.studies.detection.features import Features, scores_of
@@ -293,7 +293,8 @@ def _changed(
                 changed = kept = group.images
             else:
                 changed = attacked_under(setting, cell, control, "test")
-                good = reaches(setting, clean, changed, on_logits=bool(cell.on_logits), targeted=cell.targeted)
+                goal = ReachClass(setting=setting, clean=clean)
+                good = goal.reaches(changed, on_logits=bool(cell.on_logits), targeted=cell.targeted)
                 kept = changed.take(good)
             for label, found in detectors.items():
                 area, flagged = None, None

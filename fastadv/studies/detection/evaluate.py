@@ -29,6 +29,7 @@ from fastadv.studies.detection.adaptive_curves import (
     masking_notes,
     runs_to_transfer,
 )
+from fastadv.studies.detection.adaptive_goals import CLASS, GOALS, VERIFIER, AdaptiveGoal, PassVerifier, ReachClass
 from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
 from fastadv.studies.detection.compare import Comparison, Curve, compare
 from fastadv.studies.detection.controls import AFTER, UNSEEN, Control, check_controls
@@ -50,6 +51,10 @@ class EvaluateConfig:
         weights: Of the detector's logit in such an attacker's loss, besides 0, which is always run to compare with.
         transfer_from: Folders of evaluated studies of other networks on the same faces: their images of the adaptive
             attacks are tried on this one.
+        adaptive_goal: What the adaptive attacks are to reach besides: ``"class"`` or ``"verifier"``.
+        adaptive_threshold: The verifier's, a cosine similarity; None: that of ``adaptive_far``.
+        adaptive_far: A false accept rate on the study's natural images, which sets the verifier's threshold; None
+            without a threshold: 0.001.
         knn_layers: Of the kNN score; none: all that the detectors read.
         k: Neighbours that vote; None: as many as a person has images in the index, in the mean. **choice**: the paper's
             1000 are about as many as its classes have, and a smaller index has less of each.
@@ -68,6 +73,9 @@ class EvaluateConfig:
     adaptive: tuple[AttackSpec, ...] = ()
     weights: tuple[float, ...] = (0.1, 1.0, 10.0)
     transfer_from: tuple[str, ...] = ()
+    adaptive_goal: str = CLASS
+    adaptive_threshold: float | None = None
+    adaptive_far: float | None = None
     knn_layers: tuple[str, ...] = ()
     k: int | None = None
     dimensions: int | float = COMPONENTS
@@ -83,6 +91,7 @@ class EvaluateConfig:
                 raise ArgumentError(f"{name}: expected different folders, got {', '.join(folders)}")
         if self.transfer_from and not self.adaptive:
             raise ArgumentError("transfer_from: expected an adaptive attack to look for, got none; give --adaptive too")
+        self._check_goal()
         check_attacks(self.unseen)
         check_attacks(self.adaptive)
         for spec in self.adaptive:
@@ -94,6 +103,23 @@ class EvaluateConfig:
             raise ArgumentError(f"k: expected at least 1, got {self.k}")
         if len(set(self.knn_layers)) != len(self.knn_layers):
             raise ArgumentError(f"knn_layers: expected different layers, got {', '.join(self.knn_layers)}")
+
+    def _check_goal(self) -> None:
+        check_one_of("adaptive_goal", self.adaptive_goal, GOALS)
+        threshold, far = self.adaptive_threshold, self.adaptive_far
+        if self.adaptive_goal == VERIFIER and not self.adaptive:
+            raise ArgumentError("adaptive_goal: expected an adaptive attack with it, got none; give --adaptive too")
+        for name, value in (("adaptive_threshold", threshold), ("adaptive_far", far)):
+            if value is not None and self.adaptive_goal != VERIFIER:
+                raise ArgumentError(
+                    f"{name}: expected none without a verifier, got {value:g}; give --adaptive-goal verifier"
+                )
+        if threshold is not None and far is not None:
+            raise ArgumentError("adaptive_threshold: expected it or adaptive_far, got both")
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ArgumentError(f"adaptive_threshold: expected a cosine similarity in [-1, 1], got {threshold:g}")
+        if far is not None and not 0 < far < 1:
+            raise ArgumentError(f"adaptive_far: expected a rate in (0, 1), got {far:g}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +133,7 @@ class DetectionEvaluation:
         knn: The kNN scores.
         adaptive: The attackers who know.
         adaptive_points: What they reach with how many steps and which radius.
+        verifier: Threshold and error rates of the verifier that they are to pass; None where they reach a class.
         directions: What the papers found, checked.
         cells: The adversarial images.
         natural: How many natural images of the test.
@@ -119,6 +146,7 @@ class DetectionEvaluation:
     knn: tuple[KnnRow, ...]
     adaptive: tuple[AdaptiveRow, ...]
     adaptive_points: tuple[AdaptivePoint, ...]
+    verifier: Mapping[str, float] | None
     directions: tuple[Direction, ...]
     cells: tuple[AttackedImages, ...]
     natural: int
@@ -166,8 +194,11 @@ def evaluate_folder(
             _check_hidden(thresholds)
         for spec, study_of, aimed in product(config.adaptive, config.transfer_from, (True, False)):
             if has_curves(spec):
-                runs_to_transfer(setting, Path(study_of), spec, aimed)  # refused before anything is computed
+                runs_to_transfer(
+                    setting, Path(study_of), spec, aimed, config.adaptive_goal
+                )  # refused before anything is computed
         clean = look(setting)
+        goal = _goal(config, setting, clean)
         seen, notices = fit.fitted_cells(study, setting, clean)
         unseen, more = _unseen(config, setting, clean)
         clashing = sorted(groups & {c.group for c in unseen})
@@ -191,11 +222,9 @@ def evaluate_folder(
         )
         cells = (*seen, *unseen)
         known = {(cell.attack, cell.targeted): cell for cell in cells}
-        adaptive = adaptive_rows(setting, clean, detectors[best], best, config.adaptive, config.weights, known)
+        adaptive = adaptive_rows(goal, detectors[best], best, config.adaptive, config.weights, known)
         pairs = tuple((leader, _other(configurations, leader)) for leader in leaders)
-        points = adaptive_points(
-            setting, clean, detectors, pairs, config.adaptive, config.weights, config.transfer_from
-        )
+        points = adaptive_points(goal, detectors, pairs, config.adaptive, config.weights, config.transfer_from)
         macro = _macro(compared.measured)
         rows: tuple[KnnRow, ...] = ()
         if any(cell.made for cell in cells):
@@ -208,6 +237,7 @@ def evaluate_folder(
             knn=rows,
             adaptive=adaptive,
             adaptive_points=points,
+            verifier=goal.described(),
             directions=(*trajectory_directions(compared.measured, macro, configurations, best), *knn_directions(rows)),
             cells=cells,
             natural=len(setting.splits.natural["test"]),
@@ -221,6 +251,13 @@ def evaluate_folder(
         )
         write_json(path / fit.EVALUATION, describe(made, config))
     return made
+
+
+def _goal(config: EvaluateConfig, setting: Setting, clean: Clean) -> AdaptiveGoal:
+    """What the adaptive attacks are to reach besides passing the detector."""
+    if config.adaptive_goal == CLASS:
+        return ReachClass(setting=setting, clean=clean)
+    return PassVerifier.at(setting, clean, threshold=config.adaptive_threshold, far=config.adaptive_far)
 
 
 def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[str], tuple[str, ...]]:
@@ -327,6 +364,7 @@ def describe(made: DetectionEvaluation, config: EvaluateConfig) -> dict[str, Any
             for row in made.adaptive
         ],
         "adaptive_points": [point.described() for point in made.adaptive_points],
+        "verifier": made.verifier,
         "directions": [asdict(row) for row in made.directions],
         "cells": [cell.described() for cell in made.cells],
         "config": {

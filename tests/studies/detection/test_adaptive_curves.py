@@ -17,6 +17,7 @@ from fastadv.report.pages.detection_adaptive import points_table
 from fastadv.studies.detection import adaptive_curves as curves
 from fastadv.studies.detection import study as detect_study
 from fastadv.studies.detection.adaptive import make_adaptive, threshold_of
+from fastadv.studies.detection.adaptive_goals import ReachClass
 from fastadv.studies.detection.features import scores_of
 from fastadv.studies.detection.setting import look
 
@@ -35,7 +36,8 @@ def detectors(study):
 
 
 def points_of(setting, detectors, best, other=None, text=TEXT, weights=(5.0,)):
-    return curves.adaptive_points(setting, look(setting), detectors, [(best, other)], [parse_attack(text)], weights)
+    goal = ReachClass(setting=setting, clean=look(setting))
+    return curves.adaptive_points(goal, detectors, [(best, other)], [parse_attack(text)], weights)
 
 
 def test_both_curves_and_both_checks_are_there(evaluated):
@@ -63,13 +65,12 @@ def test_both_curves_and_both_checks_are_there(evaluated):
 @pytest.mark.parametrize("targeted", [True, False])
 def test_the_best_run_of_each_image_counts(targeted, setting, detectors):
     """One radius and one step: the union of the successes of the margin loss and of the weight, each run in full."""
-    detector, clean = detectors[NAMES[1]], look(setting)
+    detector, goal = detectors[NAMES[1]], ReachClass(setting=setting, clean=look(setting))
     spec = curves._stopping(parse_attack("bim:1@8/255"))
     hidden, fooled = set(), set()
     for weight, by_shortfall in ((1.0, True), (5.0, False)):
         cell = make_adaptive(
-            setting,
-            clean,
+            goal,
             spec,
             detector,
             "whole",
@@ -124,7 +125,12 @@ def test_images_of_another_study_count_as_a_guard_sees_them(targeted, setting, d
                 if seen.scores.item() < threshold_of(detectors[best]):
                     hidden.add(row.name)
     found = curves.adaptive_points(
-        setting, look(setting), detectors, [(best, other)], [parse_attack(TEXT)], (5.0,), [str(study[0])]
+        ReachClass(setting=setting, clean=look(setting)),
+        detectors,
+        [(best, other)],
+        [parse_attack(TEXT)],
+        (5.0,),
+        [str(study[0])],
     )
     own, lent = [p for p in found if p.targeted is targeted and p.varied == "transfer"]
     assert (own.made_for, lent.made_for) == (other, str(study[0]))
@@ -166,6 +172,7 @@ def test_an_attack_that_says_how_it_stops_is_left_as_it_is():
 def point(varied, steps=10, eps=0.03, *, hidden, fooled=20, images=20, made_for="mlp"):
     return curves.AdaptivePoint(
         attack="pgd:10@0.03",
+        goal="class",
         targeted=True,
         varied=varied,
         detector="mlp",

@@ -16,6 +16,7 @@ from fastadv.studies.detection import attacks as detect_attacks
 from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import study as detect_study
 from fastadv.studies.detection.adaptive import adaptive_rows
+from fastadv.studies.detection.adaptive_goals import ReachClass
 from fastadv.studies.detection.evaluate import EvaluateConfig
 from fastadv.studies.detection.features import extract, scores_of
 from fastadv.studies.detection.fit import EVALUATION
@@ -151,12 +152,10 @@ def test_an_attack_that_stops_at_success_goes_on_until_it_is_hidden(study, model
     path, _ = study
     text = "knn-df:12@12/255"
     _, setting = detect_study.reopen(path, plan.people, model)
-    clean = look(setting)
+    goal = ReachClass(setting=setting, clean=look(setting))
     detector = load_detector(path / "detectors" / "mlp-medoid-cosine.safetensors")
     (row,) = [
-        r
-        for r in adaptive_rows(setting, clean, detector, "mlp", [parse_attack(text)], [1.0], {})
-        if r.targeted and r.weight
+        r for r in adaptive_rows(goal, detector, "mlp", [parse_attack(text)], [1.0], {}) if r.targeted and r.weight
     ]
     (folder,) = path.glob(f"attacks/{text.replace('/', '-')}-targeted-mlp-1-*")
     rows = read_manifest(folder)
