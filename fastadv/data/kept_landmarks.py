@@ -136,7 +136,8 @@ class KeptLandmarks:
             return
         if first:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, _text([*before.values(), row]))
+            # on the disk before the run begins: a list without its first line would be taken for somebody else's
+            write_atomically(self.path, _text([*before.values(), row]), fsync=True)
             return
         try:
             with open(self.path, "ab", buffering=0) as file:
@@ -149,7 +150,7 @@ class KeptLandmarks:
         text = _text([rows[name] for name in sorted(rows)])
         if self.path is not None and (not self.path.is_file() or self.path.read_bytes() != text):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, text)
+            write_atomically(self.path, text, fsync=True)
 
 
 def _text(rows: Iterable[FoundFace]) -> bytes:

@@ -71,6 +71,22 @@ def main():
         file = os.open(f"{folder}/a", os.O_WRONLY | os.O_CREAT)
         os.write(file, b"a" * 10)
 """
+LANDMARKS = """
+import sys
+from pathlib import Path
+from fastadv.data.kept_landmarks import FoundFace, KeptLandmarks
+def main():
+    folder = Path(sys.argv[1])
+    for left in folder.glob(".*.fastadv-tmp"):
+        left.unlink()
+    kept = KeptLandmarks.open(folder / "landmarks.txt")
+    rows, new = dict(kept.rows), [name for name in "bca" if name not in kept.rows]
+    for k, name in enumerate(new):
+        row = FoundFace(name=name, sha256="0", search="s", score=0.5, landmarks=(1.0,) * 10)
+        kept.add(row, kept.rows, first=k == 0)
+        rows[name] = row
+    kept.finish(rows)
+"""
 TOYS = {"toy": Call(name="toy", words="{out}")}
 
 
@@ -107,6 +123,13 @@ def test_a_program_that_leaves_a_part_of_a_file_is_found(kind, left, toy):
     torture, found = toy(CARELESS, kind)
     assert [line.partition(":")[0] for line in found.problems] == [f"{kind} at 2, write in "]
     assert [path.read_bytes() for path in torture.root.rglob("a")].count(left) == 1
+
+
+@pytest.mark.parametrize("kind", KILLS)
+def test_a_list_of_landmarks_is_taken_up_after_a_power_cut(kind, toy):
+    _, found = toy(LANDMARKS, kind)
+    assert found.problems == []
+    assert sum(found.faults.values()) > 5
 
 
 # commands

@@ -349,6 +349,7 @@ def _with_head(
         model.head = head.to(model.device).requires_grad_(False).eval()
         return model
     result = train_head(config, model, Selection(source, splits.rest), progress=progress)
-    write_atomically(path / CLASSES, json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
+    classes = json.dumps(result.classes, ensure_ascii=False).encode() + b"\n"
+    write_atomically(path / CLASSES, classes, fsync=True)  # the same call does not write it again where there is a head
     save_weights(result.model, file)
     return result.model
