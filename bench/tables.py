@@ -7,6 +7,7 @@ table, and ``<!-- end of table -->``; FILE is relative to the repository.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -331,7 +332,7 @@ def torture(results: Mapping[str, Any]) -> str:
     keys = ("kills", "changes", "places", "faults", "problems_found")
     rows = []
     for row in results["commands"]:
-        call = " ".join(row["words"].split()[:2])
+        call = " ".join(itertools.takewhile(lambda word: word[0] not in "-{", row["words"].split()))
         rows.append([f"`{call}` ({row['command']})", *(f"{row[key]:,}" for key in keys)])
     return table(head, [*rows, ["all", *(f"{sum(row[key] for row in results['commands']):,}" for key in keys)]])
 
