@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -72,6 +73,20 @@ def replacing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[
         if isinstance(error, OSError):
             raise naming(error, path) from error
         raise
+
+
+def on_disk(path: str | os.PathLike[str]) -> None:
+    """Wait until what a file holds is on the disk; on a read-only one it is.
+
+    Raises:
+        OSError: With the file's name.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise naming(error, Path(path)) from error
 
 
 def write_json(

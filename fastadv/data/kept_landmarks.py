@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.core.errors import UNREADABLE
-from fastadv.core.files import naming, write_all, write_atomically
+from fastadv.core.files import naming, on_disk, write_all, write_atomically
 from fastadv.core.places import open_binary
 from fastadv.data.alignment import Points
 from fastadv.data.names import fault
@@ -146,11 +146,18 @@ class KeptLandmarks:
             raise naming(error, self.path) from error
 
     def finish(self, rows: Mapping[str, FoundFace]) -> None:
-        """Write the list in the order of the names, whatever happened in between; raises as `add`."""
+        """Write the list in the order of the names, whatever happened in between; raises as `add`.
+
+        It is on the disk afterwards: the run that builds on it takes photographs that it lacks for new ones.
+        """
         text = _text([rows[name] for name in sorted(rows)])
-        if self.path is not None and (not self.path.is_file() or self.path.read_bytes() != text):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, text, fsync=True)
+        if self.path is None:
+            return
+        if self.path.is_file() and self.path.read_bytes() == text:
+            on_disk(self.path)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, text, fsync=True)
 
 
 def _text(rows: Iterable[FoundFace]) -> bytes:
