@@ -1,4 +1,4 @@
-"""Tables of ``docs/scale.md`` from a result of ``fastadv bench scale``."""
+"""Tables of ``docs/scale.md`` from a result of ``fastadv bench scale``, and of what Ray costs."""
 
 from __future__ import annotations
 
@@ -123,8 +123,27 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share >= 1e-5 or not share else "< 0.001 %"
 
 
+def distributed(results: Mapping[str, Any]) -> str:
+    """A row a case: images a second of both runs, and their ratio."""
+    head = ["compared", "images", "direct, images/s", "with Ray, images/s", "ratio (95 % interval)"]
+    return table(
+        head,
+        (
+            (
+                row["case"],
+                f"{row['images']:,}",
+                number(row["direct images/s"]),
+                number(row["Ray images/s"]),
+                f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
+        "distributed": distributed,
         "scale-costs": costs,
         "scale-days": days,
         "scale-devices": devices,

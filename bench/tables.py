@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     *(f"docs/{name}.md" for name in ("performance", "peers", "bring_your_own", "reproduction", "robustness", "scale")),
-    *(f"docs/{name}.md" for name in ("detection", "serving")),
+    *(f"docs/{name}.md" for name in ("detection", "distributed", "serving")),
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
