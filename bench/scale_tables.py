@@ -143,7 +143,6 @@ def distributed(results: Mapping[str, Any]) -> str:
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
-        "distributed": distributed,
         "scale-costs": costs,
         "scale-days": days,
         "scale-devices": devices,

@@ -341,6 +341,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
         "breakdown": breakdown,
+        "distributed": scale_tables.distributed,
         "flat": flat,
         "fuzz": fuzz,
         "growth": growth,
