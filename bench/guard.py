@@ -22,7 +22,7 @@ from fastadv.models.capture import Captured
 
 CLASSES = 158  # people with ten images or more in LFW
 BATCHES = (1, 32)
-_SECONDS = {"cpu": 70.0, "cuda": 15.0}  # of a network, detector and batch size: p99 wants many calls
+_SECONDS = {"cpu": 45.0, "cuda": 15.0}  # of a network, detector and batch size: p99 wants many calls
 # what a guard does besides the forward pass, part by part: each run does what the one before it does, and more
 PARTS = ("bare", "layers caught", "scored", "guard")
 _TOLERANCE = 1e-3
