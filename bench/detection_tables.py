@@ -37,27 +37,6 @@ def guard(results: Mapping[str, Any]) -> str:
     )
 
 
-def guard_parts(results: Mapping[str, Any]) -> str:
-    """A row a network and detector: what each part of a guard's work on one image takes."""
-    cases: dict[tuple[str, str, str], dict[str, Row]] = {}
-    for row in results["rows"]:
-        if row["batch"] == 1:
-            cases.setdefault((row["model"], row["detector"], row["reading"]), {})[row["run"]] = row
-    head = ["network, detector, reading", "forward pass, ms", "hooks on its layers", "pooling, distances and score"]
-    head += ["checks of the image, and the answer"]
-    return table(
-        head,
-        (
-            (
-                f"{model}, {_KINDS[kind]}, `{reading}`",
-                number(runs["bare"]["ms_p50"]),
-                *(f"{runs[part]['part_ms']:.2f}" for part in ("layers caught", "scored", "guard")),
-            )
-            for (model, kind, reading), runs in cases.items()
-        ),
-    )
-
-
 def adaptive(results: Mapping[str, Any]) -> str:
     """A row a number of steps, a radius or a source of images; a column a network and reading: successes of images."""
     columns: list[str] = []
@@ -117,5 +96,5 @@ def serve(results: Mapping[str, Any]) -> str:
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
-    {"adaptive": adaptive, "guard": guard, "guard-parts": guard_parts, "serve": serve}
+    {"adaptive": adaptive, "guard": guard, "serve": serve}
 )

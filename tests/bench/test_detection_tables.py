@@ -14,16 +14,6 @@ def test_a_guard_has_a_row_for_each_batch():
     assert text.endswith(expected + "\n")
 
 
-def test_the_parts_of_a_guard_are_what_each_adds_to_the_one_before():
-    row = {"model": "m", "detector": "lstm", "reading": "raw", "batch": 1, "ms_p50": 4.0}
-    parts = zip(guard.PARTS, (0.0, 0.112, 0.234, 0.051), strict=True)
-    rows = [row | {"run": run, "part_ms": more} for run, more in parts]
-    text = tables.KINDS["guard-parts"]({"rows": [*rows, rows[0] | {"batch": 32}]})
-    assert text.endswith("| m, LSTM, `raw` | 4 | 0.11 | 0.23 | 0.05 |\n")
-    assert guard._more([5.0, 3.0, 9.0], [1.0, 2.0, 4.0]) == {"part_ms": 4000.0}
-    assert guard._more([5.0], None) == {}
-
-
 def test_the_service_has_a_row_for_each_number_of_clients():
     row = {"phase": "load", "clients": 8, "answered": 2720, "per_second": 136.0, "images_per_pass": 8.0, "errors": 0}
     row |= {"refused": 0, **{f"{kind}_p{q}": 50.0 + q for kind in ("ms", "refused_ms") for q in (50, 95, 99)}}
