@@ -72,7 +72,7 @@ def _kinds(call: Callable[[], None], device: str) -> dict[str, float]:
 
 def _gradients(faces: Faces, output: str, engine: Engine, device: str) -> tuple[dict[str, float], dict[str, float]]:
     """Milliseconds an image of a gradient evaluation, of the prepared network and by hand; the kinds of the first."""
-    resolved = engine.resolve(faces.model, images=len(faces.given))
+    resolved = engine.resolve(faces.model)
     batch = min(resolved.batch or _BY_HAND, len(faces.given))
     ours = prepare(faces.model, precision=resolved.precision or "fp32", channels_last=resolved.channels_last)
     layout = torch.channels_last if resolved.channels_last else torch.contiguous_format
@@ -86,11 +86,11 @@ def _gradients(faces: Faces, output: str, engine: Engine, device: str) -> tuple[
 def _rows(task: Task, faces: Faces, device: str, *, rounds: int) -> list[Row]:
     precision = best_precisions(device)[-1]
     engine = Engine(precision=precision) if precision else Engine()
-    each, kinds = _gradients(faces, task.output, engine, device)
+    few = min(len(faces.given), task.chunk)
+    each, kinds = _gradients(faces, task.output, engine.resolve(faces.model, images=few), device)
     rows: list[Row] = []
     for label, recipe in task.ours.items():
-        # as the comparison does
-        count = len(faces.given) if label == "stop at success" else min(len(faces.given), task.chunk)
+        count = len(faces.given) if label == "stop at success" else few  # as the comparison does
         used = task.precise(recipe, precision) if precision else recipe
         settled = engine.resolve(faces.model, images=count)
         _attacked(task, used, faces, settled, min(4, count))  # PyTorch chooses kernels
