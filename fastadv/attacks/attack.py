@@ -50,7 +50,8 @@ class Attack(Protocol[S]):
     hold what most attacks share.
 
     One with a true attribute ``sees_levels`` is evaluated at the 8-bit version of its trial (``to_levels``), the
-    image that a run saves, and so its success is that image's. One with a true ``stop_at_success``, or that looks for
+    image that a run saves, and so its success is that image's; in an L2 ball the saved image may be a little nearer to
+    the clean one, where rounding leaves the ball. One with a true ``stop_at_success``, or that looks for
     the smallest change, has its success tested on the bare model where its surrogate is another network.
     """
 

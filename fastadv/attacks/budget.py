@@ -210,7 +210,10 @@ class L2(_WithinRadius):
         return rounded(torch.where(fits, one, low))
 
     def level_bounds(self, origin: Tensor) -> tuple[Tensor, Tensor]:
-        """The lowest and the highest grey level (0 to 255) of the pixel range, for each pixel."""
+        """The lowest and the highest grey level (0 to 255) of the pixel range, for each pixel.
+
+        Levels nearest to a point of the ball can lie outside of it: ``round8`` looks for some that do not.
+        """
         return _range_of_levels(origin, self.lo, self.hi)
 
 
