@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -106,6 +107,7 @@ class APGD(SlotAttack[APGDState]):
     """
 
     slots = APGDState
+    keeps_success: ClassVar[bool] = True
     budget: Ball
     steps: int = 100
     restarts: int = 1

@@ -49,10 +49,10 @@ class Attack(Protocol[S]):
     image alone that has reached its goal, with the margin, before the attack. ``SlotAttack`` and ``SmallestChange``
     hold what most attacks share.
 
-    One with a true attribute ``sees_levels`` is evaluated at the 8-bit version of its trial (``to_levels``), the
-    image that a run saves, and so its success is that image's; in an L2 ball the saved image may be a little nearer to
-    the clean one, where rounding leaves the ball. One with a true ``stop_at_success``, or that looks for
-    the smallest change, has its success tested on the bare model where its surrogate is another network.
+    One with a true attribute ``sees_levels`` is evaluated at the 8-bit version of its trial (``budget.round8``), the
+    image that a run saves, and so its success is that image's. One with a true ``stop_at_success``, that looks for the
+    smallest change, or that says so by ``keeps_success`` has its success tested on the bare model where its surrogate
+    is another network.
     """
 
     @property
@@ -69,7 +69,7 @@ class Attack(Protocol[S]):
 
     @property
     def steps(self) -> int:
-        """The most steps that an image can take."""
+        """The most steps that an image can take; of an attack with ``restarts``, those of one of them."""
 
     @property
     def needs_gradient(self) -> bool:
@@ -102,6 +102,7 @@ class SlotAttack(Generic[S]):
         logits_only: Whether it moves towards goals on logits alone.
         ends_at_last: Whether its last iterate is the result, and that after k steps the result of k steps.
         sees_levels: Whether its trials are evaluated at their 8-bit versions.
+        keeps_success: Whether a trial that reaches the goal is preferred to others, also by an attack that goes on.
     """
 
     slots: ClassVar[type[Any]]
@@ -109,6 +110,7 @@ class SlotAttack(Generic[S]):
     logits_only: ClassVar[bool] = False
     ends_at_last: ClassVar[bool] = False
     sees_levels: ClassVar[bool] = False
+    keeps_success: ClassVar[bool] = False
 
     def objective(self, goal: Goal, outputs: Tensor, rows: Rows, query: Tensor | None) -> Tensor:
         """The goal's loss."""
@@ -141,6 +143,12 @@ def sees_levels(attack: object) -> bool:
     return bool(getattr(attack, "sees_levels", False))
 
 
+def most_steps(attack: Attack[Any]) -> int:
+    """The most steps that an image can take, in all restarts together."""
+    return attack.steps * int(getattr(attack, "restarts", 1))
+
+
 def depends_on_success(attack: object) -> bool:
     """Whether an attack's result depends on which trials reach the goal."""
-    return seeks_smallest(attack) or bool(getattr(attack, "stop_at_success", False))
+    names = ("smallest", "stop_at_success", "keeps_success")
+    return any(bool(getattr(attack, name, False)) for name in names)

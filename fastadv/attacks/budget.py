@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastadv.attacks.per_image import as_rows, column, row_norm, rows_like
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import is_number
@@ -50,11 +51,6 @@ def _largest(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor], times
         ok = holds(middle)
         low, high = torch.where(ok, middle, low), torch.where(ok, high, middle)
     return low
-
-
-def _range_of_levels(like: Tensor, lo: float, hi: float) -> tuple[Tensor, Tensor]:
-    low, high = math.ceil(lo * _LEVELS - 1e-4), math.floor(hi * _LEVELS + 1e-4)
-    return torch.full_like(like, low), torch.full_like(like, high)
 
 
 def to_levels(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -198,23 +194,21 @@ class L2(_WithinRadius):
         """An image with 8 bits per channel that is still in the ball.
 
         Rounding to the nearest level can leave the ball, so the perturbation is first scaled by the largest
-        factor in [0, 1] (found by 24 bisections, each image on its own) whose rounding stays inside.
+        factor in [0, 1] (found by 12 bisections, each image on its own) whose rounding stays inside.
         """
+        made = torch.empty_like(x)
+        into, start = as_rows(made), rows_like(origin.detach(), made) * _LEVELS
+        way = rows_like(x.detach(), made) * _LEVELS - start
+        lowest, highest = math.ceil(self.lo * _LEVELS - 1e-4), math.floor(self.hi * _LEVELS + 1e-4)
 
-        def rounded(scale: Tensor) -> Tensor:
-            return torch.round((origin + (x - origin) * _rows(scale, x)).clamp(self.lo, self.hi) * _LEVELS) / _LEVELS
+        def fits(scale: Tensor) -> Tensor:
+            torch.addcmul(start, way, column(scale), out=into).round_().clamp_(lowest, highest)
+            return row_norm(into - start) <= (self.eps * (1 + 1e-5) + _SLACK) * _LEVELS
 
         one = torch.ones(x.shape[0], dtype=x.dtype, device=x.device)
-        fits = self.inside(rounded(one), origin)
-        low = _largest(torch.where(fits, one, 0.0), one, lambda scale: self.inside(rounded(scale), origin), 24)
-        return rounded(torch.where(fits, one, low))
-
-    def level_bounds(self, origin: Tensor) -> tuple[Tensor, Tensor]:
-        """The lowest and the highest grey level (0 to 255) of the pixel range, for each pixel.
-
-        Levels nearest to a point of the ball can lie outside of it: ``round8`` looks for some that do not.
-        """
-        return _range_of_levels(origin, self.lo, self.hi)
+        fits(_largest(torch.where(fits(one), one, 0.0), one, fits, 12))
+        into.div_(_LEVELS)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,10 +277,6 @@ class Box:
         high = torch.full((len(x),), 0.5, dtype=x.dtype, device=x.device)
         low = _largest(torch.where(keeps(high), high, 0.0), high, keeps, 9)
         return (torch.where(part >= _rows(low, x), outward, inward) / _LEVELS).clamp(self.lo, self.hi)
-
-    def level_bounds(self, origin: Tensor) -> tuple[Tensor, Tensor]:
-        """The lowest and the highest grey level (0 to 255) of the pixel range, for each pixel."""
-        return _range_of_levels(origin, self.lo, self.hi)
 
 
 Ball = Linf | L2

@@ -165,8 +165,11 @@ class Service:
     def _judge(self, faces: Sequence[tuple[NDArray, str | None]]) -> list[Row]:
         begin = time.perf_counter()
         crops, claimed = zip(*faces, strict=True)
-        self._failed += 1
-        verdicts = self.guard(torch.stack([to_tensor(crop) for crop in crops]), claimed)
+        try:
+            verdicts = self.guard(torch.stack([to_tensor(crop) for crop in crops]), claimed)
+        except BaseException:
+            self._failed += 1
+            raise
         self._failed, seconds = 0, time.perf_counter() - begin
         self._pace = seconds / len(crops) if not self._pace else self._pace + (seconds / len(crops) - self._pace) / 4
         flagged, scores = verdicts.flagged.tolist(), verdicts.scores.tolist()

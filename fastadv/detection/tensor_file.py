@@ -31,7 +31,7 @@ class DetectionFileError(Error, ValueError):
 
 
 def write(path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and what they are, as a file that is whole or absent.
+    """Write tensors and what they are, as a file that is whole or absent, and on the disk.
 
     Args:
         path: the file; its folder must exist.
@@ -47,7 +47,7 @@ def write(path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, Tens
     made = json.dumps(versions(), sort_keys=True)
     metadata = {"format": _FORMAT, "version": str(_VERSION), "kind": kind, "about": text, "made_with": made}
     data = save({name: _owned(value) for name, value in tensors.items()}, metadata)
-    write_atomically(path, _with_sorted_metadata(data))
+    write_atomically(path, _with_sorted_metadata(data), fsync=True)
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:

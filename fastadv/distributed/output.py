@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,16 +70,16 @@ class _UrlOutput(Output):
         self._lines: list[bytes] = []
         self._kept = time.monotonic()
         self._tree = out.tree() if out.exists() else {"": {}}
+        self._earlier: dict[str, dict[str, bool]] = {}  # a run that goes when the new one begins
         found, rows = self._tree[""], self._tree.get(ROWS, {})
         mark = RUN if RUN in found else f"{ROWS}/{RUN}" if RUN in rows else None
-        if mark is None and found:
+        if mark is None and not set(found) <= {KEPT, *FOUND}:
             raise RunFolderError(
                 f"out: expected a new or empty folder, or that of a run, got {out}, which has no {RUN} and holds "
                 f"{several(sorted(found))}"
             )
         if mark is not None and fresh:
-            self._remove(IMAGES, ROWS, PARQUET, RUN, KEPT, *FOUND)
-            self._tree, mark, rows = {"": {}}, None, {}
+            self._earlier, self._tree, mark, rows = self._tree, {"": {}}, None, {}
         parts = sorted(name for name in rows if name.endswith(".jsonl"))
         self._part = len(parts)
         if mark is not None:
@@ -108,19 +108,23 @@ class _UrlOutput(Output):
         places = ((row.name, f"{IMAGES}/{row.name}.png".rpartition("/")) for row, _ in rows)
         return [name for name, (folder, _, file) in places if file not in self._tree.get(folder, {})]
 
-    def _remove(self, *names: str) -> None:
-        """Remove files, and all files below folders."""
+    def _remove(self, tree: Mapping[str, Mapping[str, bool]], *names: str) -> None:
+        """Remove files, and all files below folders; a run's marks last, so that a call that ends early is repeated."""
         files = [
             f"{folder}/{name}".lstrip("/")
-            for folder, entries in self._tree.items()
+            for folder, entries in tree.items()
             for name, is_folder in entries.items()
             if not is_folder and (folder or name).partition("/")[0] in names
         ]
+        marks = [file for file in files if file in (RUN, f"{ROWS}/{RUN}")]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(lambda file: (self.out / file).unlink(), files))
+            for part in ([file for file in files if file not in marks], marks):
+                list(pool.map(lambda file: (self.out / file).unlink(), part))
 
     def begun(self, run: RunFolder) -> None:
         super().begun(run)
+        self._remove(self._earlier, IMAGES, ROWS, PARQUET, RUN, KEPT, *FOUND)
+        self._earlier = {}
         if not run.finished:
             for name in (KEPT, *FOUND):
                 if (self.folder / name).is_file():
@@ -143,7 +147,7 @@ class _UrlOutput(Output):
         for name in (PARQUET, RUN):
             write_bytes(self.out / name, (self.folder / name).read_bytes())
         self._tree = self.out.tree()
-        self._remove(ROWS)
+        self._remove(self._tree, ROWS)
 
 
 def check_shared(out: Path, mark: str) -> None:

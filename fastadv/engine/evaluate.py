@@ -94,7 +94,7 @@ class Evaluator:
         key = StepKey(seed=self.seed, ids=rows.ids[part], ticks=state.ticks[part])
         query = None if state.query is None else state.query[part]
         wanted = self.attack.needs_gradient
-        leaf = rows.evaluated(state.trial[part], part).requires_grad_(wanted)
+        leaf = rows.evaluated(state, part).requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             seen = self.surrogate.seen(leaf, key)
             # the networks are differentiated one after the other, so that one graph at a time is in memory

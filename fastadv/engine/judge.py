@@ -146,7 +146,8 @@ class Judge:
         if self.goal.parts[k].labels is None:
             return None
         label = torch.cat([each for each in given if each is not None])
-        if self.goal.output == "logits" and int(label.max()) >= (classes := class_count(self.goal, clean)):
+        of_the_head = "logits" == self.goal.output == self.goal.parts[k].output  # claims are places elsewhere
+        if of_the_head and int(label.max()) >= (classes := class_count(self.goal, clean)):
             raise ArgumentError(f"labels: expected numbers below the model's {classes} classes, got {int(label.max())}")
         return to_device(label.long(), clean.device)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks import Attack, Budget, Goal, Rows
+from fastadv.attacks import Attack, Budget, Goal, Linf, Rows, SlotState
 from fastadv.attacks.attack import sees_levels
 from fastadv.attacks.budget import to_levels
 from fastadv.core.brief import brief
@@ -27,30 +27,34 @@ class SlotRows:
     Attributes:
         ids: ``(N,)`` int64, the numbers that key the images' random draws.
         parts: The buffers of each part of the goal: references, or the images that are embedded at every evaluation.
-        levels: ``(N, 3, H, W)`` each, the lowest and the highest grey level of each pixel, where the attack is
-            evaluated at 8-bit versions; else None.
+        budget: The attack's, where it is evaluated at 8-bit versions; else None.
+        levels: ``(N, 3, H, W)`` each, the lowest and the highest grey level of each pixel, where such a budget bounds
+            every pixel on its own; else None.
     """
 
     ids: Tensor
     parts: tuple[Carried, ...]
+    budget: Budget | None
     levels: tuple[Tensor, Tensor] | None
 
     @staticmethod
     def build(attack: Attack[Any], goal: Goal, surrogate: BoundSurrogate, trial: Tensor, width: int) -> SlotRows:
         """Buffers for the slots of ``trial``; ``width`` is the length of the attacked model's output."""
+        budget = attack.budget if sees_levels(attack) else None
         return SlotRows(
             ids=torch.zeros(len(trial), dtype=torch.int64, device=trial.device),
             parts=tuple(_buffers(part, goal, surrogate, trial, width) for part in goal.parts),
-            levels=(torch.zeros_like(trial), torch.zeros_like(trial)) if sees_levels(attack) else None,
+            budget=budget,
+            levels=(torch.zeros_like(trial), torch.zeros_like(trial)) if isinstance(budget, Linf) else None,
         )
 
-    def put(self, slots: Tensor, entered: Sequence[InFlight], images: Tensor, budget: Budget) -> None:
+    def put(self, slots: Tensor, entered: Sequence[InFlight], images: Tensor) -> None:
         """Write the rows of new images."""
         self.ids[slots] = to_device(
             torch.tensor([e.job.id for e in entered], dtype=torch.int64, device="cpu"), self.ids.device
         )
-        if self.levels is not None:
-            for buffer, bound in zip(self.levels, budget.level_bounds(images), strict=True):
+        if self.levels is not None and isinstance(self.budget, Linf):
+            for buffer, bound in zip(self.levels, self.budget.level_bounds(images), strict=True):
                 buffer[slots] = bound
         for k, buffers in enumerate(self.parts):
             buffers.put(slots, [e.parts[k] for e in entered])
@@ -63,11 +67,14 @@ class SlotRows:
         """The rows of some slots for the attacked model without masks."""
         return together([each.bare_rows(part) for each in self.parts])
 
-    def evaluated(self, trial: Tensor, part: slice) -> Tensor:
+    def evaluated(self, state: SlotState, part: slice) -> Tensor:
         """Of the trials of some slots, the images that the networks get: themselves, or their 8-bit versions."""
+        trial = state.trial[part].detach()
+        if self.budget is None:
+            return trial
         if self.levels is None:
-            return trial.detach()
-        low, high = self.levels
+            return self.budget.round8(trial, state.origin[part])
+        low, high = self.levels  # as `round8`, without finding the bounds of each pixel again
         return to_levels(trial, low[part], high[part])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Goal, Recipe, check_recipe
+from fastadv.attacks.attack import most_steps
 from fastadv.attacks.objective import as_goal
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
@@ -164,9 +165,9 @@ def trace(
     recipe = check_recipe(attack)
     check_seed(seed)
     check_model(model)
-    wrong = [k for k in at if not 1 <= k <= recipe.steps]
-    if wrong or not at:
-        raise ArgumentError(f"at: expected numbers of steps from 1 to {recipe.steps}, got {brief(list(at))}")
+    most = most_steps(recipe.attack)
+    if not at or any(not 1 <= k <= most for k in at):
+        raise ArgumentError(f"at: expected numbers of steps from 1 to {most}, got {brief(list(at))}")
     goal = as_goal(goal)
     jobs = _jobs(goal, images, ids)
     settled = (engine or Engine()).resolve(model, images=len(images))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Attack, Goal
+from fastadv.attacks.attack import most_steps
 from fastadv.engine.evaluate import Evaluator, layout_of
 from fastadv.engine.job import InFlight
 from fastadv.engine.rows import SlotRows
@@ -89,7 +90,7 @@ class Slots:
             self._occupant[slot] = entered
             self._since[slot] = self._ticked
         images = torch.stack([e.image for e in new])
-        self._rows.put(slots, new, images, self._attack.budget)
+        self._rows.put(slots, new, images)
         self._attack.start(self.state, slots, images, ids=self._rows.ids[slots], seed=self._seed)
 
     def _everything(self) -> None:
@@ -141,7 +142,7 @@ class Slots:
     def _may_all_be_done(self) -> bool:
         """Whether some image has taken the most steps that one can: then others probably have too."""
         held = [since for since, o in zip(self._since, self._occupant, strict=True) if o is not None]
-        return bool(held) and self._ticked - min(held) >= self._attack.steps
+        return bool(held) and self._ticked - min(held) >= most_steps(self._attack)
 
     def evict(self) -> list[InFlight]:
         """Empty every slot and return the images in slot order, to start again elsewhere."""

@@ -71,7 +71,7 @@ def merge_shards(run: Path, *, progress: Progress = silent) -> int:
             _move_images(run, shards, described.images, progress)
             for name in (KEPT, *FOUND):
                 if (shards[0].folder(run) / name).is_file():
-                    write_atomically(run / name, (shards[0].folder(run) / name).read_bytes())
+                    write_atomically(run / name, (shards[0].folder(run) / name).read_bytes(), fsync=True)
             manifest.write_parquet(_in_order(run, shards), run / PARQUET)
             described.write(run)  # the last step: without it the folder is no run
         if found:

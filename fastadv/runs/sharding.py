@@ -87,7 +87,7 @@ class Shard:
             found = next((place / name for place in places if is_found_list(place / name)), None)
             if found is not None and not (own / name).exists():
                 own.mkdir(parents=True, exist_ok=True)
-                write_atomically(own / name, found.read_bytes())
+                write_atomically(own / name, found.read_bytes(), fsync=True)
 
     def check_folder(self, run: Path) -> None:
         """Insists that a folder, of which ``check_place`` holds, can take a shard of this number.

@@ -223,7 +223,8 @@ def train_class_head(
     with sole_writer(out):
         result = training.train_head(config, network, source, progress=progress)
         training.save_weights(result.model, out / "head.safetensors", half=half)
-        write_atomically(out / "classes.json", json.dumps(result.classes, ensure_ascii=False).encode() + b"\n")
+        names = json.dumps(result.classes, ensure_ascii=False).encode() + b"\n"
+        write_atomically(out / "classes.json", names, fsync=True)
     return HeadSummary(
         model=model,
         classes=len(result.classes),

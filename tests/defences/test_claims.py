@@ -1,8 +1,10 @@
 """Identities that images claim to show, under an attack that sees the detector."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from watched import faces, make_detector, make_model
+from watched import HALF, LAYERS, faces, make_detector, make_model
 
 import fastadv as fa
 from fastadv.attacks import ClassifyAs, Impersonate, bim
@@ -68,6 +70,23 @@ def test_an_image_is_judged_and_moved_by_the_logit_of_its_own_claim(claiming, ki
         own = EvadeDetector(goal=single, threshold=line, claimed=torch.tensor([0]), **{**more, "columns": 1})
         image = fa.run(bim(steps=3), own, alone, x[k : k + 1]).images[0]
         torch.testing.assert_close(image, found.images[k], rtol=0, atol=1.5 / 255)
+
+
+def test_there_may_be_more_claims_than_classes_of_the_head(claiming):
+    model, detector, _ = claiming
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        two = torch.nn.Linear(10, 2)
+    model = fa.FaceModel(
+        model.backbone, input_size=(16, 16), mean=HALF, std=HALF, name="tiny", layers=LAYERS, head=two
+    ).eval()
+    detector = replace(detector, trajectory=replace(detector.trajectory, head=None))
+    watched = WatchedModel(model, detector, claims=(2, 0, 1))
+    goal = EvadeDetector(goal=ClassifyAs(torch.tensor([1])), claimed=torch.tensor([2]), columns=3)
+    assert len(fa.run(bim(steps=2), goal, watched, faces(1)).images) == 1
+    goal = EvadeDetector(goal=ClassifyAs(torch.tensor([2])), claimed=torch.tensor([2]), columns=3)
+    with pytest.raises(ValueError, match="labels: expected numbers below the model's 2 classes, got 2"):
+        fa.run(bim(steps=2), goal, watched, faces(1))
 
 
 def test_claims_that_do_not_fit_are_refused(claiming):

@@ -258,7 +258,13 @@ def test_a_fault_is_json_and_three_in_a_row_are_told_by_the_health(guard, passes
     with Running(guard) as running:
         passes.error = RuntimeError("of the device")
         for health in (200, 200, 503):
-            status, text, _ = running.ask("POST", "/v1/faces", encoded())
+            passes.go.clear()
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(running.ask, "POST", "/v1/faces", encoded())
+                until(lambda: "fastadv_open_requests 1.0" in running.ask("GET", "/metrics")[1])
+                assert running.ask("GET", "/healthz")[0] == 200  # a pass that goes on has not failed
+                passes.go.set()
+                status, text, _ = asked.result()
             assert (status, json.loads(text)) == (500, {"detail": "internal error; the server's log has the reason"})
             assert running.ask("GET", "/healthz")[0] == health
         assert "RuntimeError: of the device" in caplog.text

@@ -3,13 +3,14 @@
 import random
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fsspec
 import pytest
 
 import fastadv as fa
 from fastadv.core.notices import Notice
+from fastadv.core.remote import RemotePath
 from fastadv.data import read_manifest
 from fastadv.distributed import Cluster
 from fastadv.distributed.cluster import packed
@@ -110,6 +111,41 @@ def test_another_run_is_refused_and_begun_anew_where_that_is_wanted(out, stored,
     assert stored() == before
     attack_on_ray(plan(out, fresh=True), Here())
     assert stored() == single()
+
+
+def test_an_error_before_the_new_run_begins_leaves_the_old_one(out, stored, plan, tmp_path):
+    attack_on_ray(plan(out, limit=5), Here())
+    before = stored()
+    with pytest.raises(fa.Error, match="missing.csv"):
+        attack_on_ray(replace(plan(out, fresh=True), pairs=tmp_path / "missing.csv"), Here())
+    assert stored() == before
+
+
+def test_a_removal_that_ends_early_is_repeated(plan, single, monkeypatch):
+    """Whatever is left, and also where the new run ends before its description is written."""
+    out, memory, unlink, left = "memory://bucket/run", fsspec.filesystem("memory"), RemotePath.unlink, [3]
+
+    def fails(self):
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(f"{self}: lost connection")
+        unlink(self)
+
+    try:
+        attack_on_ray(plan(out, limit=5), Here())
+        monkeypatch.setattr(RemotePath, "unlink", fails)
+        with pytest.raises(OSError, match="lost connection"):
+            attack_on_ray(plan(out, fresh=True), Here())
+        monkeypatch.setattr(RemotePath, "unlink", unlink)
+        attack_on_ray(plan(out, fresh=True), Here())
+        read = {path.removeprefix("/bucket/run/"): memory.cat(path) for path in memory.find("/bucket/run")}
+        assert read == single()
+        memory.rm("/bucket", recursive=True)
+        memory.pipe_file("/bucket/run/.hashes.json", b"{}")
+        attack_on_ray(plan(out), Here())
+        assert memory.exists("/bucket/run/run.json")
+    finally:
+        memory.rm("/bucket", recursive=True)
 
 
 def test_something_else_is_left_alone(out, stored, plan):

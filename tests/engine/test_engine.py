@@ -10,7 +10,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks import Evade, Impersonate, Linf, Misclassify, SignGradient
+from fastadv.attacks import APGD, Evade, Impersonate, Linf, Misclassify, SignGradient
 from fastadv.engine import Engine, Job, stream_jobs, trace
 
 SIZE = (16, 16)
@@ -334,6 +334,10 @@ def test_iterates_are_refused_where_the_attack_has_none():
     for at in ([], [0], [13]):
         with pytest.raises(ValueError, match=r"at: expected numbers of steps from 1 to 12, got \["):
             next(trace(ATTACKS["fim"], goal, model(), faces(2), at=at))
+    restarts = fa.Recipe(APGD(budget=Linf(0.1), steps=6, restarts=2, stop_at_success=False))
+    assert next(trace(restarts, goal, model(), faces(2), at=[12]))[0] == 12
+    with pytest.raises(ValueError, match="at: expected numbers of steps from 1 to 12, got"):
+        next(trace(restarts, goal, model(), faces(2), at=[13]))
     with pytest.raises(ValueError, match="goal: expected one row for each of the 3 images, got 2"):
         next(trace(ATTACKS["fim"], goal, model(), faces(3), at=[1]))
 

@@ -9,7 +9,8 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import APGD, L2, Impersonate, Linf, Misclassify, SignGradient
-from fastadv.attacks.budget import Box, to_levels
+from fastadv.attacks.attack import depends_on_success
+from fastadv.attacks.budget import to_levels
 from fastadv.engine import Engine
 from fastadv.surrogates import FeatureDropout, InputDiversity, Surrogate
 
@@ -21,6 +22,8 @@ ATTACKS = {
     "mi-fgsm": replace(SIGNED, momentum=1.0),
     "from a random start": replace(SIGNED, random_start=True),
     "pgd-l2": replace(SIGNED, budget=L2(3.0), step_size=0.03),
+    # every trial is at the border, where the nearest levels are a tenth of the radius outside
+    "pgd-l2 from a random start": replace(SIGNED, budget=L2(0.3), step_size=0.03, random_start=True),
     "apgd": APGD(budget=Linf(20.4 / 255), steps=STEPS),
 }
 
@@ -81,12 +84,16 @@ def test_success_is_that_of_the_bare_model_where_the_surrogate_is_random(surroga
     assert bool(made.success[stopped].all())
 
 
-@pytest.mark.parametrize("budget", [Linf(0.1), Linf(0.3 / 255), L2(1.0), Box()], ids=str)
+def test_an_attack_that_prefers_a_success_tests_it_on_the_bare_model_too():
+    assert depends_on_success(APGD(budget=Linf(0.1), stop_at_success=False))
+    assert not depends_on_success(replace(SIGNED, stop_at_success=False))
+
+
+@pytest.mark.parametrize("budget", [Linf(0.1), Linf(0.3 / 255)], ids=str)
 def test_levels_lie_in_the_budget(budget):
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     low, high = budget.level_bounds(x)
     assert bool((low <= high).all())
     far = to_levels(torch.ones_like(x), low, high)
     assert torch.equal((far * 255).round(), high)
-    if isinstance(budget, Linf):
-        assert torch.equal(far, budget.round8(torch.ones_like(x), x))
+    assert torch.equal(far, budget.round8(torch.ones_like(x), x))

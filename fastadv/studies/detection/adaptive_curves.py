@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -224,7 +225,8 @@ class _Attack:
         self._attack(reached, self.name, _MORE * steps, eps)
         yield self._point(reached, MORE, self.name, _MORE * steps, eps)
         reached = _Reached()
-        for radius in sorted({min(1.0, factor * eps) for factor in _FACTORS}):
+        most = 1.0 if self.given.recipe().budget.norm == "linf" else math.inf
+        for radius in sorted({min(most, factor * eps) for factor in _FACTORS}):
             if radius >= eps:
                 reached.add(usual)
             self._attack(reached, self.name, steps, radius)
@@ -328,7 +330,7 @@ def masking_notes(points: Sequence[AdaptivePoint]) -> tuple[str, ...]:
                     f"{far.eps:.3g}, where nearly all should; the attack may be too weak"
                 )
         for lent in by_kind[TRANSFER]:
-            if lent.hidden > usual.hidden:
+            if lent.hidden * usual.images > usual.hidden * lent.images:  # shares: of other images, where studies differ
                 notes.append(
                     f"{title}: sign of gradient masking: {lent.hidden} of {lent.images} images made to evade "
                     f"{lent.made_for} evade the detector, {usual.hidden} of those made to evade it"

@@ -178,7 +178,7 @@ class PassVerifier(AdaptiveGoal):
         """
         people = setting.splits.people
         similar = clean.natural.embeddings @ _templates(clean, people).T
-        own = torch.tensor([[person == each for each in people] for person in people_of(clean.natural.names)])
+        own = _places(clean.natural.names, people)[:, None] == torch.arange(len(people))
         pairs = int((~own).sum())
         if threshold is None:
             far = FAR if far is None else far
@@ -276,6 +276,13 @@ class PassVerifier(AdaptiveGoal):
 
 def _templates(clean: Clean, people: Sequence[str]) -> Tensor:
     """The unit means ``(P, D)`` of the people's images that represent them."""
-    owner = people_of(clean.rest.names)
-    means = [clean.rest.embeddings[[who == person for who in owner]].double().mean(0) for person in people]
+    owner = _places(clean.rest.names, people)
+    counts = owner.bincount(minlength=len(people)).tolist()
+    means = [part.double().mean(0) for part in clean.rest.embeddings[owner.argsort(stable=True)].split(counts)]
     return F.normalize(torch.stack(means), dim=1).float()
+
+
+def _places(names: Sequence[str], people: Sequence[str]) -> Tensor:
+    """The place ``(N,)`` int64 among the people of who each image shows."""
+    place = {person: k for k, person in enumerate(people)}
+    return torch.tensor([place[who] for who in people_of(names)], dtype=torch.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError
-from fastadv.core.files import write_atomically
+from fastadv.core.files import TEMPORARY_SUFFIX, write_atomically
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.detection import (
@@ -349,9 +350,7 @@ def _fitted(
     # **choice**: a rate is kept on every sort of natural examples, not only on those as they are, which come first
     worst, attacked = torch.from_numpy(worst_of(calm)), scores[held.groups > 0]
     detector = detector.calibrated(worst, attacked, rates=tuple(r for r in _RATES if images_needed(r) <= len(worst)))
-    folder = setting.path / "detectors"
-    folder.mkdir(exist_ok=True)
-    detector.save(folder / f"{chosen.label}.safetensors")
+    _replace(detector, setting.path, chosen.label)
     return FittedDetector(
         configuration=chosen,
         detector=detector,
@@ -362,6 +361,21 @@ def _fitted(
             for k, group in enumerate(held.attacks, 1)
         },
     )
+
+
+def _replace(detector: Detector, study: Path, label: str) -> None:
+    """Write a detector; the figures of the study go before another one of this name does, whose figures they are."""
+    file = study / "detectors" / f"{label}.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    new = file.with_name(f".{label}{TEMPORARY_SUFFIX}")
+    try:
+        detector.save(new)
+        if not file.is_file() or file.read_bytes() != new.read_bytes():
+            (study / EVALUATION).unlink(missing_ok=True)
+            (study / FITTED).unlink(missing_ok=True)
+            os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def describe(made: DetectFit, setting: Setting) -> dict[str, Any]:

@@ -163,6 +163,14 @@ def test_attacks_without_steps_and_radius_have_no_curves(text, setting, detector
     assert points_of(setting, detectors, NAMES[1], text=text) == ()
 
 
+def test_radii_reach_four_times_that_of_the_attack(setting, detectors):
+    radii = {
+        text: {p.eps for p in points_of(setting, detectors, NAMES[1], text=text, weights=()) if p.varied == "eps"}
+        for text in ("pgd-l2:2@2", "bim:1@0.5")
+    }
+    assert radii == {"pgd-l2:2@2": {0.5, 1.0, 2.0, 4.0, 8.0}, "bim:1@0.5": {0.125, 0.25, 0.5, 1.0}}
+
+
 def test_an_attack_that_says_how_it_stops_is_left_as_it_is():
     told = parse_attack(f"{TEXT},stop_at_success=false")
     assert curves._stopping(told) == told
@@ -188,7 +196,7 @@ def point(varied, steps=10, eps=0.03, *, hidden, fooled=20, images=20, made_for=
 STRONG = (
     *(point("steps", 1, hidden=4), point("steps", 10, hidden=18), point("ten times the steps", 100, hidden=19)),
     *(point("eps", eps=0.03, hidden=18), point("eps", eps=0.12, hidden=20)),
-    point("transfer", hidden=5, made_for="lstm"),
+    *(point("transfer", hidden=5, made_for="lstm"), point("transfer", hidden=4, images=10, made_for="other")),
 )
 
 
@@ -199,6 +207,8 @@ STRONG = (
         (2, 20, "not converged: 18 of 20 images evade the detector within 10 steps, 20 within 100"),
         (4, 18, "18 of 20 images evade the detector at the largest radius, 0.12, where nearly all should"),
         (5, 19, "sign of gradient masking: 19 of 20 images made to evade lstm evade the detector, 18 of those"),
+        (6, 10, "sign of gradient masking: 10 of 10 images made to evade other evade the detector, 18 of those"),
+        (6, 9, None),
     ],
 )
 def test_an_attack_that_is_too_weak_is_told(place, hidden, expected):

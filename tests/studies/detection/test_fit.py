@@ -144,6 +144,27 @@ def test_detectors_are_fitted_anew_on_the_same_images(study, model, tmp_path, pl
     assert {p: p.stat().st_mtime_ns for p in path.glob("attacks/**/*.png")} == stamps
 
 
+def test_figures_of_other_detectors_do_not_stay(study, model, tmp_path, plan):
+    """A second fit that is stopped leaves detectors of both fits, and no figures."""
+    path = tmp_path / "run"
+    shutil.copytree(study[0], path)
+    (path / EVALUATION).write_text("{}")
+
+    def stop(stage, done, total):
+        if stage == f"fitting {plan.configurations[1].label}":
+            raise KeyboardInterrupt
+
+    other = replace(plan.fitting, epochs=7, lr=1e-2)
+    with pytest.raises(KeyboardInterrupt):
+        plan.fit(path, model, fitting=other, progress=stop)
+    assert not (path / EVALUATION).exists()
+    with pytest.raises(ValueError, match="expected a finished study of 'fastadv detect fit'"):
+        detect_evaluate._fitted(path)
+    assert not list((path / "detectors").glob(".*"))
+    plan.fit(path, model)
+    assert (path / FITTED).read_bytes() == (study[0] / FITTED).read_bytes()
+
+
 def test_a_folder_takes_one_study(study, model, tmp_path, plan, evaluate):
     path, _ = study
     with pytest.raises(RunFolderError, match=r"holds another study; seed: expected 0 \(as in study\.json\), got 9"):
