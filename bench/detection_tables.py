@@ -9,32 +9,53 @@ from typing import Any
 from bench.markdown import number, table
 
 _KINDS = {"mlp": "MLP", "lstm": "LSTM"}
+_CASE = ("network, detector, reading", "batch")
 _PHASES = {"overload": " (overload)", "after": " (after it)"}
 Row = Mapping[str, Any]
 
 
 def guard(results: Mapping[str, Any]) -> str:
     """A row a network, detector and batch: the forward pass, and what the guard and plain hooks add to it."""
-    cases: dict[tuple[str, str, str, int], dict[str, Row]] = {}
-    for row in results["rows"]:
-        case = (row["model"], row["detector"], row["reading"], row["batch"])
-        cases.setdefault(case, {})[row["run"]] = row
-    head = ["network, detector, reading", "batch", "forward pass, ms p50 / p99", "guard adds, p50 (95 % interval)"]
+    head = [*_CASE, "forward pass, ms p50 / p99", "guard adds, p50 (95 % interval)"]
     head += ["p99 (95 % interval)", "plain hooks add, p50 / p99", "calls"]
     return table(
         head,
         (
             (
-                f"{model}, {_KINDS[kind]}, `{reading}`",
-                str(batch),
+                *case,
                 f"{number(runs['bare']['ms_p50'])} / {number(runs['bare']['ms_p99'])}",
                 *(_added(runs["guard"], quantile) for quantile in ("p50", "p99")),
                 f"{runs['by hand']['adds_p50_percent']:.1f} % / {runs['by hand']['adds_p99_percent']:.1f} %",
                 f"{runs['bare']['calls']:,}",
             )
-            for (model, kind, reading, batch), runs in cases.items()
+            for case, runs in _cases(results).items()
         ),
     )
+
+
+def guard_parts(results: Mapping[str, Any]) -> str:
+    """The same rows: milliseconds of what a guard does besides the network, medians within the calls that are timed."""
+    head = [*_CASE, "checks, ms", "network with hooks, less the bare one", "its output", "score", "verdicts"]
+    return table(
+        head,
+        (
+            (
+                *case,
+                number(runs["guard"]["ms_checks"]),
+                number(runs["guard"]["ms_network"] - runs["bare"]["ms_p50"]),
+                *(number(runs["guard"][f"ms_{part}"]) for part in ("between", "score", "verdicts")),
+            )
+            for case, runs in _cases(results).items()
+        ),
+    )
+
+
+def _cases(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Row]]:
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in results["rows"]:
+        case = (f"{row['model']}, {_KINDS[row['detector']]}, `{row['reading']}`", str(row["batch"]))
+        found.setdefault(case, {})[row["run"]] = row
+    return found
 
 
 def adaptive(results: Mapping[str, Any]) -> str:
@@ -96,5 +117,5 @@ def serve(results: Mapping[str, Any]) -> str:
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
-    {"adaptive": adaptive, "guard": guard, "serve": serve}
+    {"adaptive": adaptive, "guard": guard, "guard-parts": guard_parts, "serve": serve}
 )

@@ -25,6 +25,8 @@ _SECONDS = {"cpu": 100.0, "cuda": 15.0}  # of a network, detector and batch size
 _TOLERANCE = 1e-3
 
 Call = Callable[[Tensor], Any]
+PARTS = ("checks", "network", "between", "score", "verdicts")
+"""Of a guard's call: before the network, the network with its hooks, up to the score, the score, and what follows."""
 
 
 def made_up_detector(
@@ -117,6 +119,7 @@ def _case(model: FaceModel, detector: Detector, batch: int, *, device: str, seco
     images = torch.rand((batch, 3, *model.input_size), generator=torch.Generator().manual_seed(1)).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
     guard = Guard(model=model, detector=detector)
+    parts = None if device.startswith("cuda") else _Parts(guard)
     bare, hooked = prepare(model), by_hand(prepare(model), detector)
     with torch.inference_mode():
         exact = by_hand(prepare(model), detector, mode="donot_use_mm_for_euclid_dist")
@@ -125,7 +128,7 @@ def _case(model: FaceModel, detector: Detector, batch: int, *, device: str, seco
             error = float((ours - theirs).norm() / theirs.norm())
             if not error <= _TOLERANCE:
                 raise AssertionError(f"the guard and the composition by hand differ by {error:.2g}")
-        calls: dict[str, Call] = {"bare": bare, "guard": guard, "by hand": hooked}
+        calls: dict[str, Call] = {"bare": bare, "guard": guard if parts is None else parts, "by hand": hooked}
         if device.startswith("cuda"):
             calls |= {"bare, captured": _captured(bare, images), "by hand, captured": _captured(hooked, images)}
         times = _in_turn(calls, images, device, seconds)
@@ -151,9 +154,41 @@ def _case(model: FaceModel, detector: Detector, batch: int, *, device: str, seco
                 * statistics.median(a - b for a, b in zip(spent, against, strict=True))
                 / middle,
                 "calls": len(spent),
+                **(parts.medians() if parts is not None and label == "guard" else {}),
             }
         )
     return rows
+
+
+class _Parts:
+    """Calls a guard, and notes how long its parts take: in the calls that are timed, so that caches are as they are."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard, self._marks, self._found = guard, list[float](), list[tuple[float, ...]]()
+        one = guard._pass
+        object.__setattr__(one.model, "features", self._marked(one.model.features))
+        one.score = self._marked(one.score)
+
+    def _marked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            self._marks.append(time.perf_counter())
+            found = function(*given)
+            self._marks.append(time.perf_counter())
+            return found
+
+        return call
+
+    def __call__(self, images: Tensor) -> Any:
+        self._marks[:] = [time.perf_counter()]
+        found = self._guard(images)
+        self._marks.append(time.perf_counter())
+        self._found.append(tuple(np.diff(self._marks)))
+        return found
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds of each part."""
+        middle = 1e3 * np.median(self._found, axis=0)
+        return {f"ms_{part}": float(value) for part, value in zip(PARTS, middle, strict=True)}
 
 
 def _captured(call: Call, images: Tensor) -> Call:

@@ -165,7 +165,7 @@ class Guard:
                 f"images: expected shape (N, {str(expected)[1:]} with N >= 1, got {tuple(images.shape)}"
             )
         own = None if claimed is None else self._own(claimed, len(images))
-        with plain_modes(self.model.device), torch.inference_mode():
+        with torch.inference_mode(), plain_modes(self.model.device, inference=True):
             return self._captured(images, own) if self.capture else self._eager(images, own)
 
     def place(self, claimed: str | None) -> int:

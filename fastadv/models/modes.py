@@ -14,7 +14,7 @@ _PLAIN = ("none", "ieee")  # what multiplies float32 numbers as float32 numbers
 
 
 @contextmanager
-def plain_modes(device: torch.device) -> Iterator[None]:
+def plain_modes(device: torch.device, *, inference: bool = False) -> Iterator[None]:
     """Compute as in a fresh process, whatever modes the caller has switched on; they are back afterwards.
 
     Off are `torch.autocast`, inference mode, `no_grad`, a default device, a default type other than float32, and
@@ -25,14 +25,21 @@ def plain_modes(device: torch.device) -> Iterator[None]:
 
     Args:
         device: where the computation runs.
+        inference: compute in inference mode, instead of with gradients.
     """
+    kinds = ("cpu",) if device.type == "cpu" else ("cpu", device.type)
+    probe = torch.empty(0)  # on the default device, in the modes
+    as_wanted = probe.is_cpu and probe.is_inference() is inference and (inference or torch.is_grad_enabled())
+    if as_wanted and not any(map(torch.is_autocast_enabled, kinds)) and not _PROCESS.differs():
+        yield  # a guard's call takes milliseconds, and the contexts would be two per cent of it
+        return
     with ExitStack() as stack:
-        for kind in {"cpu", device.type}:
+        for kind in kinds:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if not torch.is_grad_enabled():
+        if torch.is_inference_mode_enabled() is not inference:
+            stack.enter_context(torch.inference_mode(inference))
+        if not inference and not torch.is_grad_enabled():
             stack.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))

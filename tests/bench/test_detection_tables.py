@@ -12,6 +12,9 @@ def test_a_guard_has_a_row_for_each_batch():
     text = tables.KINDS["guard"]({"rows": [row | {"run": run} for run in ("bare", "guard", "by hand")]})
     expected = "| m, MLP, `relative` | 1 | 8 / 16 | 4.0 % (4.0 to 4.1) | -1.0 % (-2.0 to 3.0) | 4.0 % / -1.0 % | 345 |"
     assert text.endswith(expected + "\n")
+    parts = {"ms_checks": 0.1, "ms_network": 8.25, "ms_between": 0.05, "ms_score": 0.2, "ms_verdicts": 0.06}
+    text = tables.KINDS["guard-parts"]({"rows": [row | {"run": "bare"}, row | parts | {"run": "guard"}]})
+    assert text.endswith("| m, MLP, `relative` | 1 | 0.1 | 0.25 | 0.05 | 0.2 | 0.06 |\n")
 
 
 def test_the_service_has_a_row_for_each_number_of_clients():
