@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastadv.core.estimates import Estimate, share_of
+from fastadv.core.estimates import Estimate, least_or_none, minus, share_or_none
 from fastadv.studies.defences.plan import NONE
-from fastadv.studies.papers.defending import (
-    GOALS,
-    DefencesOnPairs,
-    Flags,
-    attacked,
-    least_of,
-    paired,
-    right_clean,
-)
+from fastadv.studies.papers.defending import GOALS, DefencesOnPairs, Flags, attacked, paired, right_clean
 from fastadv.studies.papers.recipe import Cell, Claim, PaperTable, Results, Setup, StudyPart, StudyRecipe
 
 _UNDEFENDED, _DEFENDED = "defence-attacks", "defence-pairs"
@@ -65,10 +57,6 @@ def _query_row(attack: str, family: str, *, known: bool) -> str:
     return f"{attack}{'' if known else f', then {family}'} vs {family}"
 
 
-def _share(flags: Flags) -> Estimate | None:
-    return share_of(int(flags.sum()), len(flags)) if len(flags) else None
-
-
 def _right(found: Results, part: str, attack: str, goal: str | None = None, *, defence: str = NONE) -> Flags:
     """Which pairs are decided rightly; without an attack the clean ones."""
     if attack == _CLEAN:
@@ -77,7 +65,7 @@ def _right(found: Results, part: str, attack: str, goal: str | None = None, *, d
 
 
 def _cells(found: Results, part: str, attack: str, *, defence: str = NONE) -> tuple[Cell, ...]:
-    return tuple(_share(_right(found, part, attack, goal, defence=defence)) for goal in _SUBSETS)
+    return tuple(share_or_none(_right(found, part, attack, goal, defence=defence)) for goal in _SUBSETS)
 
 
 def _attacked_table(found: Results) -> PaperTable:
@@ -110,7 +98,7 @@ def _printed_defence(family: str, known: float | None, fgsm: float | None = None
 
 def _fgsm_disrupts(found: Results) -> Estimate | None:
     """One half minus the accuracy."""
-    return _less(_share(_right(found, _UNDEFENDED, _row("FGSM", 4))), 0.5)
+    return _less(share_or_none(_right(found, _UNDEFENDED, _row("FGSM", 4))), 0.5)
 
 
 def _less(found: Estimate | None, most: float) -> Estimate | None:
@@ -120,7 +108,7 @@ def _less(found: Estimate | None, most: float) -> Estimate | None:
 def _iterative_disrupt_more(found: Results) -> Estimate | None:
     """The accuracy under FGSM minus that under PGD and under C&W."""
     fgsm = _right(found, _UNDEFENDED, _row("FGSM", 4))
-    return least_of(paired(fgsm, _right(found, _UNDEFENDED, _row(family, 4))) for family in ("PGD", "C&W"))
+    return least_or_none(paired(fgsm, _right(found, _UNDEFENDED, _row(family, 4))) for family in ("PGD", "C&W"))
 
 
 def _known_is_repaired(family: str) -> Callable[[Results], Estimate | None]:
@@ -142,8 +130,7 @@ def _unknown_reaches(family: str) -> Callable[[Results], Estimate | None]:
     """The least accuracy under an attack that the defence does not know, minus 80 %."""
 
     def check(found: Results) -> Estimate | None:
-        shares = map(_share, _unknown_accuracies(family, found))
-        return least_of(None if share is None else share - 0.8 for share in shares)
+        return least_or_none(minus(share_or_none(flags), 0.8) for flags in _unknown_accuracies(family, found))
 
     return check
 
@@ -153,8 +140,7 @@ def _fails(family: str) -> Callable[[Results], Estimate | None]:
 
     def check(found: Results) -> Estimate | None:
         known = _right(found, _DEFENDED, family, defence=_defence(family, known=True))
-        shares = map(_share, [known, *_unknown_accuracies(family, found)])
-        return least_of(_less(share, 0.5) for share in shares)
+        return least_or_none(_less(share_or_none(flags), 0.5) for flags in (known, *_unknown_accuracies(family, found)))
 
     return check
 
@@ -164,8 +150,7 @@ def _clean_is_kept(family: str) -> Callable[[Results], Estimate | None]:
 
     def check(found: Results) -> Estimate | None:
         behind = _right(found, _DEFENDED, _CLEAN, defence=_defence(family, known=False))
-        difference = paired(behind, _right(found, _DEFENDED, _CLEAN))
-        return None if difference is None else difference - -0.05
+        return minus(paired(behind, _right(found, _DEFENDED, _CLEAN)), -0.05)
 
     return check
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG
 from fastadv.attacks.spec import AttackSpec
-from fastadv.core.estimates import Estimate, least, mean_of, share_of
+from fastadv.core.estimates import Estimate, mean_or_none, share_of
 from fastadv.core.progress import Progress
 from fastadv.data import Pair, read_image, to_tensor, to_uint8
 from fastadv.data.images import write_png
@@ -233,16 +233,6 @@ def right_clean(found: Mapping[str, Any], defence: str = NONE, goal: str | None 
     return ~np.array(found["clean"][defence], bool)[chosen(found, goal)]
 
 
-def share(flags: Flags) -> Estimate | None:
-    """The share of the pairs, of which there may be none."""
-    return share_of(int(flags.sum()), len(flags)) if len(flags) else None
-
-
-def mean_or_none(values: Floats) -> Estimate | None:
-    """The mean of numbers, of which there may be none."""
-    return mean_of(values) if len(values) else None
-
-
 def paired(first: Flags, second: Flags) -> Estimate | None:
     r"""Share of the first minus that of the second, on the same pairs; None of no pairs.
 
@@ -266,9 +256,3 @@ def paired(first: Flags, second: Flags) -> Estimate | None:
     value = one.value - other.value
     low = value - width(one.value - one.low, other.high - other.value)
     return Estimate(value=value, low=low, high=value + width(one.high - one.value, other.value - other.low))
-
-
-def least_of(found: Iterable[Estimate | None]) -> Estimate | None:
-    """The least of those that were measured; None where none was."""
-    there = [each for each in found if each is not None]
-    return least(there) if there else None

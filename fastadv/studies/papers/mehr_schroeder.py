@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastadv.core.estimates import Estimate
+from fastadv.core.estimates import Estimate, mean_or_none
 from fastadv.studies.defences.plan import NONE
 from fastadv.studies.papers import mehr_schroeder_checks as checks
-from fastadv.studies.papers.defending import GOALS, DefencesOnPairs, mean_or_none
+from fastadv.studies.papers.defending import GOALS, DefencesOnPairs
 from fastadv.studies.papers.mehr_schroeder_checks import BLACK_BOX, PAIRS, THRESHOLDS, on_pairs
 from fastadv.studies.papers.mehr_schroeder_printed import (
     CLEAN,
