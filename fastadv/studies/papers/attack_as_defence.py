@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fastadv.core.estimates import Estimate, least_or_none, minus, share_or_none
 from fastadv.studies.defences.plan import NONE
 from fastadv.studies.papers.defending import GOALS, DefencesOnPairs, Flags, attacked, paired, right_clean
-from fastadv.studies.papers.recipe import Cell, Claim, PaperTable, Results, Setup, StudyPart, StudyRecipe
+from fastadv.studies.papers.recipe import Cell, Claim, PaperTable, Results, Setup, StudyPart, StudyRecipe, numbered
 
 _UNDEFENDED, _DEFENDED = "defence-attacks", "defence-pairs"
 _FAMILIES = {"FGSM": "ffm", "PGD": "pgd", "C&W": "pgd-cw"}
@@ -172,13 +173,16 @@ _USELESS = (
 )
 
 
+_recipe = partial(numbered, "defence", '"Adversarial attack as a defence for face recognition", 2021')
+
+
 def _defence_recipe(number: int, family: str, printed: PaperTable, *claims: Claim) -> StudyRecipe:
-    return StudyRecipe(
-        name=f"defence-table-{number}",
-        source=f'"Adversarial attack as a defence for face recognition", 2021, table {number}, section 4',
-        title=f"Verification accuracy with {family} as the defence, query against gallery",
+    return _recipe(
+        f"table {number}",
+        "4",
+        f"Verification accuracy with {family} as the defence, query against gallery",
+        _defended_table(family),
         parts=_defended_parts,
-        table=_defended_table(family),
         printed=printed,
         claims=(
             *claims,
@@ -205,12 +209,12 @@ def _works(family: str) -> tuple[Claim, ...]:
 
 
 RECIPES = (
-    StudyRecipe(
-        name="defence-table-1",
-        source='"Adversarial attack as a defence for face recognition", 2021, table 1, section 4',
-        title="Verification accuracy after attacks on the query",
+    _recipe(
+        "table 1",
+        "4",
+        "Verification accuracy after attacks on the query",
+        _attacked_table,
         parts=_attacked_parts,
-        table=_attacked_table,
         printed=_printed(_TABLE_1),
         claims=(
             Claim(statement="FGSM within 4/255 takes the accuracy below one half", check=_fgsm_disrupts),

@@ -26,6 +26,7 @@ from fastadv.studies.papers.recipe import (
     StudyPart,
     StudyRecipe,
     Trace,
+    numbered,
 )
 from fastadv.studies.papers.traces import histogram, roc_trace
 
@@ -253,15 +254,7 @@ def _alike_is_harder(found: Results) -> Estimate | None:
     return Estimate(value=value, low=math.tanh(middle - half), high=math.tanh(middle + half))
 
 
-def _recipe(number: str, section: str, title: str, **more: Any) -> StudyRecipe:
-    return StudyRecipe(
-        name=f"carrara-{number.replace(' ', '-')}",
-        source=f"Carrara et al. 2017, {number}, section {section}",
-        title=title,
-        parts=_parts,
-        **more,
-    )
-
+_recipe = partial(numbered, "carrara", "Carrara et al. 2017", parts=_parts)
 
 RECIPES: tuple[StudyRecipe, ...] = (
     _recipe(

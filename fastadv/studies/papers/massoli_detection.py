@@ -9,7 +9,7 @@ from typing import Any
 from fastadv.core.estimates import Estimate, average_or_none, least_or_none, minus
 from fastadv.detection import auc_interval
 from fastadv.studies.papers.massoli_parts import delta, detector_parts
-from fastadv.studies.papers.recipe import Claim, Figure, PaperTable, Results, StudyRecipe, Trace
+from fastadv.studies.papers.recipe import Claim, Figure, PaperTable, Results, StudyRecipe, Trace, numbered
 from fastadv.studies.papers.traces import roc_trace
 
 _WORDS = {
@@ -257,15 +257,7 @@ def _both_unseen(found: Results) -> PaperTable:
     return PaperTable(columns=_ENDS, rows=rows)
 
 
-def measured(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
-    """The recipe of a table or figure of Massoli et al., by its number: ``"table 1"``."""
-    return StudyRecipe(
-        name=f"massoli-{number.replace(' ', '-')}",
-        source=f"Massoli et al. 2021, {number}, section {section}",
-        title=title,
-        table=table,
-        **more,
-    )
+measured = partial(numbered, "massoli", "Massoli et al. 2021")
 
 
 def claim(statement: str, check: Callable[..., Estimate | None], *first: str) -> Claim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fastadv.core.estimates import Estimate, mean_or_none
@@ -35,6 +36,7 @@ from fastadv.studies.papers.recipe import (
     StudyPart,
     StudyRecipe,
     Trace,
+    numbered,
 )
 from fastadv.studies.papers.traces import histogram
 
@@ -165,11 +167,7 @@ def _sweep_figure(found: Results) -> tuple[Figure, ...]:
     return (figure,) if traces else ()
 
 
-def _recipe(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
-    kind, _, count = number.partition(" ")
-    source = f"Mehr and Schroeder, {number}, section {section}"
-    given = {"parts": _pairs_part, "notes": _PROTOCOL, **more}
-    return StudyRecipe(name=f"mehr-{kind}-{count}", source=source, title=title, table=table, **given)
+_recipe = partial(numbered, "mehr", "Mehr and Schroeder", parts=_pairs_part, notes=_PROTOCOL)
 
 
 def _claim(statement: str, check: Callable[[Results], Estimate | None]) -> Claim:
