@@ -17,7 +17,6 @@ from fastadv.attacks.spec import AttackSpec
 from fastadv.core.estimates import Estimate, mean_or_none, share_of
 from fastadv.core.progress import Progress
 from fastadv.data import Pair, read_image, to_tensor, to_uint8
-from fastadv.data.images import write_png
 from fastadv.data.run_files import image_file
 from fastadv.defences import MeanFilter, Noise2Clean, content_key
 from fastadv.runs.attack import pair_name
@@ -27,6 +26,7 @@ from fastadv.studies.defences.kept import slug
 from fastadv.studies.defences.plan import NONE, parse_defence, read_attack
 from fastadv.studies.defences.results import DefenceCell, Defences
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
+from fastadv.studies.papers.traces import write_pictures
 from fastadv.studies.transfer.networks import parse_network
 from fastadv.studies.verify import VerifyPlan, verify_folder
 
@@ -122,14 +122,7 @@ class DefencesOnPairs(StudyPart):
         for label, defence in (("mean filter", MeanFilter(size=3)), ("Noise2Clean", Noise2Clean())):
             with torch.no_grad():
                 shown.append((f"{self.attacks[-1][0]}: {label}", defence(noisy, content_key(noisy, 0))[0]))
-        place = folder / "pictures"
-        place.mkdir(exist_ok=True)
-        files = []
-        for number, (caption, image) in enumerate(shown):
-            file = place / f"{number}.png"
-            write_png(file, to_uint8(image.clamp(0, 1)))
-            files.append([caption, str(file.relative_to(folder.parents[2]))])
-        return files
+        return write_pictures(folder, ((caption, to_uint8(image.clamp(0, 1))) for caption, image in shown))
 
     def cost(self, setup: Setup) -> Cost:
         """Every attack to its last step, before every defence that it is made anew for."""
