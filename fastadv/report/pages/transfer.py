@@ -13,7 +13,7 @@ import numpy as np
 from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
-from fastadv.data.run_files import IMAGES
+from fastadv.data.run_files import image_file
 from fastadv.recognition import roc
 from fastadv.report.figures import roc_plot
 from fastadv.report.pages import parts
@@ -292,7 +292,7 @@ def _cards(folder: Path, source: FaceSource | None) -> tuple[Card, ...]:
         original, other = (to_uint8(source.load(n).image) for n in (name, row.target))
         shots = [parts.shot("original", original, name), parts.shot("target", other, row.target)]
         for method, made in by_method.items():
-            image = read_image(folder / IMAGES / f"{made[place].name}.png")
+            image = read_image(image_file(folder, made[place].name))
             shots.append(parts.attacked_shot(method, made[place], image, original, factor))
         cards.append(Card(title=f"{name} for {row.target}", note=f"on {surrogate}", shots=tuple(shots)))
     return tuple(cards)

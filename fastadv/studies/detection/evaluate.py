@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from fastadv.attacks.change import level_notes
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.fields import check_one_of
@@ -30,7 +31,7 @@ from fastadv.studies.detection.adaptive_curves import (
     runs_to_transfer,
 )
 from fastadv.studies.detection.adaptive_goals import CLASS, GOALS, VERIFIER, AdaptiveGoal, PassVerifier, ReachClass
-from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
+from fastadv.studies.detection.attacks import AttackedImages, failures, made_and_read
 from fastadv.studies.detection.compare import Comparison, Curve, compare
 from fastadv.studies.detection.controls import AFTER, UNSEEN, Control, check_controls
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
@@ -322,7 +323,8 @@ def _unseen(
     config: EvaluateConfig, setting: Setting, clean: Clean
 ) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
     cells, read = made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
-    return cells, (*level_notes((*config.unseen, *config.adaptive)), *failures(cells), *read)
+    budgets = (spec.recipe().budget for spec in (*config.unseen, *config.adaptive))
+    return cells, (*level_notes(budgets), *failures(cells), *read)
 
 
 def _unchanged(cells: Sequence[AttackedImages], config: EvaluateConfig) -> tuple[str, ...]:

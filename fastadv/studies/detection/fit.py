@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.change import level_notes
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_atomically
 from fastadv.core.progress import Progress, silent
@@ -37,7 +38,7 @@ from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
 from fastadv.runs import list_hash
 from fastadv.studies.detection import natural
-from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
+from fastadv.studies.detection.attacks import AttackedImages, failures, made_and_read
 from fastadv.studies.detection.features import Features, batches, embed
 from fastadv.studies.detection.natural import aside
 from fastadv.studies.detection.plan import PARTS
@@ -225,7 +226,7 @@ def fitted_cells(
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
     cells, notices = made_and_read(setting, clean, config.attacks, config.runs, parts=PARTS)
-    return cells, (*level_notes(config.attacks), *notices, *failures(cells))
+    return cells, (*level_notes(spec.recipe().budget for spec in config.attacks), *notices, *failures(cells))
 
 
 def fit_detectors(
@@ -284,14 +285,11 @@ def represent(setting: Setting, rest: Features, name: str, reading: str) -> Repr
     **choice**: ``relative`` has the embedding as a further layer, where an image between two classes is near to none.
     """
     layers = (*setting.layers, EMBEDDING) if reading == "relative" else setting.layers
-    people = setting.splits.people
-    place = {person: k for k, person in enumerate(people)}
-    labels = torch.tensor([place[n.rpartition("/")[0]] for n in rest.names], dtype=torch.int64)
     build = medoids if name == "medoid" else centroids
     return build(
-        batches(rest, labels, layers),
+        batches(rest, setting.places(rest.names), layers),
         layers=layers,
-        classes=people,
+        classes=setting.splits.people,
         model=setting.model.name,
         provenance={"weights": setting.weights, "images": str(len(rest))},
     )

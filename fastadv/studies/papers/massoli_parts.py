@@ -23,8 +23,7 @@ from fastadv.models import FaceModel
 from fastadv.studies.detection import fit
 from fastadv.studies.detection.attacks import AttackedImages, gallery_of, made_and_read, wanted
 from fastadv.studies.detection.features import scores_of
-from fastadv.studies.detection.measure import people_of
-from fastadv.studies.detection.plan import PARTS
+from fastadv.studies.detection.plan import PARTS, people_of
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
 from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned, reopen
 from fastadv.studies.papers.faces import with_new_head
