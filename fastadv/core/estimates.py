@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import finite
 from fastadv.core.statistics import PairedDifference, wilson
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
@@ -67,7 +68,7 @@ class Estimate:
         """As plain JSON values; an end that is not finite is None."""
         found = {"value": self.value, "low": self.low, "high": self.high}
         return {
-            **{name: value if math.isfinite(value) else None for name, value in found.items()},
+            **{name: finite(value) for name, value in found.items()},
             "hits": self.hits,
             "trials": self.trials,
         }

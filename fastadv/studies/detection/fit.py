@@ -88,6 +88,11 @@ CONFIGURATIONS = {
 """By reading; those of ``raw`` in the order of the paper's tables."""
 
 
+def detector_file(study: Path, label: str) -> Path:
+    """Where a study keeps the detector of a label."""
+    return study / "detectors" / f"{label}.safetensors"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedDetector:
     """A detector with how it was found.
@@ -347,9 +352,9 @@ def _fitted(
     # **choice**: a rate is kept on every sort of natural examples, not only on those as they are, which come first
     worst, attacked = torch.from_numpy(worst_of(calm)), scores[held.groups > 0]
     detector = detector.calibrated(worst, attacked, rates=tuple(r for r in _RATES if images_needed(r) <= len(worst)))
-    folder = setting.path / "detectors"
-    folder.mkdir(exist_ok=True)
-    detector.save(folder / f"{chosen.label}.safetensors")
+    file = detector_file(setting.path, chosen.label)
+    file.parent.mkdir(exist_ok=True)
+    detector.save(file)
     return FittedDetector(
         configuration=chosen,
         detector=detector,

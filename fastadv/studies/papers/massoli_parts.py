@@ -221,7 +221,7 @@ class FittedDetectors(StudyPart):
         found = []
         for one in made.detectors:
             label = one.configuration.label
-            detector = load_detector(path / "detectors" / f"{label}.safetensors", device=setting.model.device)
+            detector = load_detector(fit.detector_file(path, label), device=setting.model.device)
             scores = {"": scores_of(detector, calm)} | {
                 f"{cell.attack} {kind(cell.targeted)}": scores_of(detector, part) for cell, part in groups
             }
