@@ -14,7 +14,6 @@ from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
 from fastadv.data.run_files import image_file
-from fastadv.recognition import roc
 from fastadv.report.figures import roc_plot
 from fastadv.report.pages import parts
 from fastadv.report.pages.frame import notices, page_of, plots, read_description, read_json, section, tiles, write_page
@@ -119,10 +118,7 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
     methods = ["clean", *found["methods"]]
     figures = []
     for m, network in enumerate(found["networks"]):
-        curves = []
-        for k, method in enumerate(methods):
-            one = roc(scores[k, m], same)
-            curves.append(Curve(label=method, far=one.far, tar=one.tar, after=k > 0))
+        curves = [Curve.of(method, scores[k, m], same, after=k > 0) for k, method in enumerate(methods)]
         plot = roc_plot(curves, negatives=int((~same).sum()))
         kind = "white box" if network == found["surrogate"] else "never seen"
         figures.append(replace(plot, title=f"{network} ({kind})"))
