@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import run_files
 import torch
 
 from fastadv.attacks import by_name
@@ -76,11 +77,7 @@ def plan(faces):
 @pytest.fixture(scope="session")
 def content():
     """Every file below a folder with its bytes."""
-
-    def read(root: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-    return read
+    return run_files.content
 
 
 @pytest.fixture(scope="session")
