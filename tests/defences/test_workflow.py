@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fastadv.data import (
     read_manifest,
     to_tensor,
     to_uint8,
+    write_pairs_csv,
     write_png,
 )
 from fastadv.data.synthetic import write_faces
@@ -335,8 +337,7 @@ def test_the_command(tmp_path):
     app.command()(command)
     drawing.command()(report)
     write_faces(PEOPLE, PEOPLE.names, tmp_path / "faces")
-    listed = "\n".join(f"{p.first},{p.second},{int(p.same)}" for p in PAIRS)
-    (tmp_path / "pairs.csv").write_text(f"first,second,same\n{listed}\n")
+    write_pairs_csv(tmp_path / "pairs.csv", (replace(p, fold=None) for p in PAIRS))
     given = ["--data", tmp_path / "faces", "--model", "synth-mobile", "--pairs", tmp_path / "pairs.csv"]
     given += ["--defence", "mean", "--attack", "ffm@8/255", "--out", tmp_path / "run"]
     done = CliRunner().invoke(app, [str(a) for a in given], env={"COLUMNS": "200"}, catch_exceptions=False)

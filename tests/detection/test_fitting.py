@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from killed import Killed
+from killed import same as same_state
 from torch.nn import functional as F
 
 from fastadv.detection import Architecture, DetectionFileError, Examples, FitConfig, Network, auc, fit_network
@@ -14,10 +16,6 @@ from fastadv.detection.examples import Sampler, balanced_mean
 from fastadv.detection.networks import standards
 
 QUICK = FitConfig(kind="mlp", hidden=8, epochs=6, batch=16, lr=0.01, seed=3)
-
-
-class Killed(BaseException):
-    """As abrupt as a signal: nothing catches it."""
 
 
 def examples(count=60, seed=0, shape=(4, 5), step=1.0):
@@ -38,8 +36,7 @@ def scores(network, given):
 
 
 def same(first, second):
-    a, b = first.network.state_dict(), second.network.state_dict()
-    return first.history == second.history and all(torch.equal(a[k], b[k]) for k in a)
+    return first.history == second.history and same_state(first.network.state_dict(), second.network.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "lstm"])

@@ -75,14 +75,11 @@ def test_grey_networks_are_refused(people: SyntheticFaces) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], people: SyntheticFaces) -> None:
     from fastadv.data import write_pairs_csv
-    from fastadv.data.images import to_uint8, write_png
+    from fastadv.data.synthetic import write_faces
 
     pairs = people.pairs(100, seed=1)
     write_pairs_csv(tmp_path / "pairs.csv", pairs)
-    for face in people.stream({name for pair in pairs for name in (pair.first, pair.second)}):
-        path = tmp_path / "faces" / f"{face.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, to_uint8(face.image))
+    write_faces(people, sorted({name for pair in pairs for name in (pair.first, pair.second)}), tmp_path / "faces")
     (tmp_path / "m.toml").write_text('architecture = "synth-vgg"\nchannels = "bgr"\n')
     words = ["models", "check", "--model", f"{tmp_path}/m.toml", "--data", f"{tmp_path}/faces"]
     words += ["--pairs", f"{tmp_path}/pairs.csv"]
