@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from killed import Killed
-from killed import same as same_state
+from killed import Killed, same
 from torch.nn import functional as F
 
 from fastadv.detection import Architecture, DetectionFileError, Examples, FitConfig, Network, auc, fit_network
@@ -35,8 +34,8 @@ def scores(network, given):
     return made[given.groups == 0], made[given.groups > 0]
 
 
-def same(first, second):
-    return first.history == second.history and same_state(first.network.state_dict(), second.network.state_dict())
+def alike(first, second):
+    return first.history == second.history and same(first.network.state_dict(), second.network.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "lstm"])
@@ -158,8 +157,8 @@ def test_the_seed_decides_and_pytorch_s_own_is_left_alone():
     first = fit_network(QUICK, examples())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(12)
-    assert same(first, fit_network(QUICK, examples()))
-    assert not same(first, fit_network(replace(QUICK, seed=4), examples()))
+    assert alike(first, fit_network(QUICK, examples()))
+    assert not alike(first, fit_network(replace(QUICK, seed=4), examples()))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "lstm"])
@@ -178,7 +177,7 @@ def test_killed_and_started_again_is_as_never_interrupted(kind, every, at, saved
         fit_network(config, examples(), held=held, checkpoint=path, checkpoint_epochs=every, progress=kill)
     again = fit_network(config, examples(), held=held, checkpoint=path, checkpoint_epochs=3)
     assert again.resumed_at == saved
-    assert same(again, calm)
+    assert alike(again, calm)
     assert again.best == calm.best
 
 
@@ -191,7 +190,7 @@ def test_a_finished_fit_is_only_read(tmp_path):
         raise AssertionError("an epoch was made")
 
     second = fit_network(QUICK, examples(), checkpoint=path, progress=never)
-    assert same(first, second)
+    assert alike(first, second)
     assert second.resumed_at == 6
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["fit.pt"]
