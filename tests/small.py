@@ -66,6 +66,19 @@ def layered_model(seed: int = 0) -> fa.FaceModel:
     ).eval()
 
 
+class ResidualBlock(nn.Module):
+    """A block of 8 channels with a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.prelu = nn.PReLU(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.prelu(self.bn(self.conv(x)))
+
+
 def grey_images(n: int, seed: int = 1, *, low: float = 0.0, high: float = 1.0, size: tuple[int, int] = SIZE) -> Tensor:
     """``(n, 3, H, W)`` of whole grey levels, uniform from ``low`` to ``high``."""
     x = torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(seed)) * (high - low) + low

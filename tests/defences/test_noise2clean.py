@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from dataclasses import FrozenInstanceError, replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
+from given_data import data_folder
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -321,10 +321,7 @@ def test_the_shipped_network_removes_noise_from_unseen_synthetic_faces():
 
 @pytest.mark.faces
 def test_the_shipped_network_removes_noise_from_photographs():
-    root = Path(os.environ.get("FASTADV_DATA", Path(__file__).parents[3] / "shared" / "data")) / "lfw"
-    if not root.is_dir():
-        pytest.skip(f"no faces at {root}; set FASTADV_DATA")
-    faces = LFW(root, size=112)
+    faces = LFW(data_folder("lfw") / "lfw", size=112)
     check_gains(faces, faces.names[:: len(faces) // 24][:24], PHOTOGRAPHS)
 
 
