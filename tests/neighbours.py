@@ -5,7 +5,7 @@ import torch
 from fastadv.engine import Engine, Job, stream_jobs
 
 
-def assert_alone(attack, goal, model, x, *, seed=0, varied=True, last=None) -> None:
+def assert_alone(attack, goal, model, x, *, seed=0, varied=True, scores=False, last=None) -> None:
     """Slots, order and neighbours change no bit of a result.
 
     Args:
@@ -15,6 +15,8 @@ def assert_alone(attack, goal, model, x, *, seed=0, varied=True, last=None) -> N
         x: The images, more than there are slots.
         seed: Of the attack.
         varied: Whether the images must take different numbers of evaluations, as a test of refilled slots needs.
+        scores: Whether the scores must be equal to the bit, as they are of networks that compute images alike in any
+            batch.
         last: The engine of two images among others; None: one of four slots.
     """
     count = len(x)
@@ -35,4 +37,4 @@ def assert_alone(attack, goal, model, x, *, seed=0, varied=True, last=None) -> N
             expected = reference[name]
             assert torch.equal(result.image, expected.image)
             assert (result.ticks, result.success) == (expected.ticks, expected.success)
-            assert result.score_after == expected.score_after
+            assert result.score_after == expected.score_after or not scores

@@ -163,7 +163,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(11)
     goal = Misclassify(predicted(model, x))
     attack = CarliniWagner(search_steps=2, inner_steps=45)
-    assert_alone(fa.Recipe(attack), goal, model, x)
+    assert_alone(fa.Recipe(attack), goal, model, x, scores=True)
 
 
 def test_gradients_that_are_not_finite_leave_their_pixels():

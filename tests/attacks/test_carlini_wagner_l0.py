@@ -97,7 +97,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(11)
     goal = Misclassify(predicted(model, x))
     attack = CarliniWagnerL0(search_steps=1, inner_steps=20, retries=1)
-    assert_alone(fa.Recipe(attack), goal, model, x, last=Engine(slots=4, batch=4, channels_last=True))
+    assert_alone(fa.Recipe(attack), goal, model, x, scores=True, last=Engine(slots=4, batch=4, channels_last=True))
 
 
 def test_either_memory_layout_gives_the_same_pixels():

@@ -109,7 +109,7 @@ def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_
 def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(11)
     goal = Misclassify(predicted(model, x))
-    assert_alone(fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=30)), goal, model, x)
+    assert_alone(fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=30)), goal, model, x, scores=True)
 
 
 @pytest.mark.parametrize(

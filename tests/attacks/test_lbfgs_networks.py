@@ -107,7 +107,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
         "embedding": lambda: Impersonate(targets, threshold=0.95),
         "logits": lambda: Misclassify(torch.arange(13) % 5),
     }[kind]()
-    assert_alone(attack, goal, net, x, seed=5, varied=name != "df")
+    assert_alone(attack, goal, net, x, seed=5, varied=name != "df", scores=True)
 
 
 def test_it_needs_fewer_evaluations_than_signed_steps_for_the_same_success():
