@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,24 @@ def header(device: str) -> dict[str, Any]:
         **versions(),
         "commit": commit(HERE.parent),
     }
+
+
+def write_results(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    device: str = "cpu",
+    out: Path = HERE / "results",
+    at: str | None = None,
+    **more: Any,
+) -> None:
+    """Write rows to ``<out>/<name>-<device>-<date>.json``; ``at`` is the commit of the source, where it is another."""
+    about = header(device)
+    about["commit"] = at or about["commit"]
+    path = out / f"{name}-{device.split(':')[0]}-{about['date']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"benchmark": name, **about, **more, "rows": rows}, indent=1) + "\n")
+    print(f"written to {path}")
 
 
 def show(rows: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) -> None:

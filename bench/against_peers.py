@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.measure import synchronise
 from bench.optimisation import lfw_faces, several_images
 from bench.peers import adv_lib, art, compat, compiled, counting, foolbox, plain, rai_toolbox, scipy, torchattacks
 from bench.peers.calls import Call, Given, Network
@@ -184,11 +185,6 @@ def runs_of(task: Task, faces: Faces, device: str, batch: int, quick: bool) -> l
     return found
 
 
-def _sync(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
 def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
     """Attack two images: PyTorch chooses kernels, operations outside of the network are counted, slow runs noted."""
     first = faces.given[: one.batch if one.owner is not FaceModel else 2]
@@ -206,13 +202,13 @@ def _warm_up(one: Run, task: Task, faces: Faces, device: str) -> None:
             one.counted(faces.given[: task.chunk])
         one.counter.per_image(task.chunk)
         one.call(first)
-    _sync(device)
+    synchronise(device)
     one.size = len(faces.given.x) if one.whole else task.chunk
     if one.ours or (time.perf_counter() - begin) / len(first) * one.size < task.seconds:
         return
     begin = time.perf_counter()
     one.call(first)
-    _sync(device)
+    synchronise(device)
     fits = int(task.seconds * len(first) / (time.perf_counter() - begin))
     one.size = min(one.size, max(2, fits))
 
@@ -231,10 +227,10 @@ def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds:
             before = counting.reset_peak(device) if k == 0 else None
             counter = one.counter if one.counted is None else counting.Counter()
             with counter.watching(one.owner, *one.methods):
-                _sync(device)
+                synchronise(device)
                 begin = time.perf_counter()
                 made = one.call(part)
-                _sync(device)
+                synchronise(device)
                 spent = time.perf_counter() - begin
             if k == 0:
                 one.peak = counting.peak(device, before)
@@ -320,10 +316,10 @@ def best_batch(faces: Faces, device: str, quick: bool) -> int:
     for _ in range(3):
         for batch in BATCHES[device.split(":")[0]]:
             part = faces.given[:batch]
-            _sync(device)
+            synchronise(device)
             begin = time.perf_counter()
             plain.bim(network, part, task.setting)
-            _sync(device)
+            synchronise(device)
             spent[batch] = min(spent.get(batch, float("inf")), (time.perf_counter() - begin) / len(part))
     return min(spent, key=spent.__getitem__)
 

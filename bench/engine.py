@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.measure import synchronise
 from fastadv import attacks
 from fastadv.attacks import Goal, Impersonate, Linf, Recipe, SignGradient
 from fastadv.data import LFW
@@ -31,16 +32,11 @@ WEIGHTS = "mobilefacenet_relu6_ms1m_arcface.safetensors"
 BATCH = {"cpu": 16, "cuda": 128}  # by hand and in the engine alike
 
 
-def _sync(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
 def _timed(device: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[float, Any]:
-    _sync(device)
+    synchronise(device)
     begin = time.perf_counter()
     result = function(*args, **kwargs)
-    _sync(device)
+    synchronise(device)
     return time.perf_counter() - begin, result
 
 

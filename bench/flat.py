@@ -7,11 +7,10 @@ it. The exit code is 1 where something remains.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
-from bench.about import HERE, header, show
+from bench.about import HERE, show, write_results
 
 sys.path.append(str(HERE.parent / "tests"))
 import flat
@@ -29,10 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows.append({**flat.measured(name, args.rounds), "seconds": round(time.perf_counter() - begin, 1)})
     show(rows)
     if args.json:
-        about = header("cpu")
-        path = HERE / "results" / f"flat-cpu-{about['date']}.json"
-        path.write_text(json.dumps({"benchmark": "flat", **about, "rows": rows}, indent=1) + "\n")
-        print(f"written to {path}")
+        write_results("flat", rows)
     return 0 if all(_flat(row) for row in rows) else 1
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.measure import synchronise
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.detection.guard import Guard
 from fastadv.detection.taps import EMBEDDING, submodules
@@ -205,12 +206,10 @@ def _in_turn(calls: Mapping[str, Call], images: Tensor, device: str, seconds: fl
     stop, least = time.perf_counter() + seconds, 5
     while time.perf_counter() < stop or len(found["bare"]) < least:
         for label, call in calls.items():
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
+            synchronise(device)
             begin = time.perf_counter()
             call(images)
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
+            synchronise(device)
             found[label].append(time.perf_counter() - begin)
     return found
 

@@ -26,9 +26,9 @@ from fastadv.runs.inputs import open_faces_of, open_model
 from fastadv.studies.detection.attacks import AttackedImages, made_and_read
 from fastadv.studies.detection.features import Features, scores_of
 from fastadv.studies.detection.fit import fitted_cells
-from fastadv.studies.detection.measure import labelled, people_of
+from fastadv.studies.detection.measure import labelled
 from fastadv.studies.detection.natural import aside
-from fastadv.studies.detection.plan import Selection, read_names
+from fastadv.studies.detection.plan import Selection, people_of, read_names
 from fastadv.studies.detection.setting import Setting, kind, look
 from fastadv.studies.detection.study import read_study, reopen
 

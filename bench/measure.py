@@ -77,6 +77,12 @@ def _clock(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def synchronise(device: str) -> None:
+    """Wait for what a CUDA device was given to do."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
 def _events(call: Callable[[], Any]) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()

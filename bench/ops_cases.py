@@ -268,47 +268,33 @@ def cases(device: str) -> tuple[Case, ...]:
     found: list[Case] = []
     on_gpu = device.startswith("cuda")
     for n in (256, 2048) if on_gpu else (16, 256):
-        pixels, size = n * 3 * 112 * 112, f"{n} faces of 112x112"
+        pixels = n * 3 * 112 * 112
+        case = partial(Case, size=f"{n} faces of 112x112")
+        step, momentum, noise = _step_arguments(n), _momentum_arguments(n), _noise_arguments(n)
         found += [
-            Case(
-                op="sign_step_",
-                size=size,
-                make=_step_arguments(n),
-                ours=ops.sign_step_,
-                eager=_eager_sign_step,
-                bytes=16 * pixels,
-            ),
-            Case(
+            case(op="sign_step_", make=step, ours=ops.sign_step_, eager=_eager_sign_step, bytes=16 * pixels),
+            case(
                 op="momentum_step_",
-                size=size,
-                make=_momentum_arguments(n),
+                make=momentum,
                 ours=ops.momentum_step_,
                 eager=_eager_momentum_step,
                 bytes=24 * pixels,  # the gradient once; forms of two launches read it twice
                 tolerance=1e-5,
             ),
-            Case(
-                op="add_noise_ (uniform)",
-                size=size,
-                make=_noise_arguments(n),
-                ours=_noised("uniform"),
-                eager=_eager_uniform,
-                bytes=8 * pixels,
-                random=True,
+            *(
+                case(
+                    op=f"add_noise_ ({kind})",
+                    make=noise,
+                    ours=_noised(kind),
+                    eager=eager,
+                    bytes=8 * pixels,
+                    random=True,
+                    tolerance=tolerance,
+                )
+                for kind, eager, tolerance in (("uniform", _eager_uniform, 0.0), ("gaussian", _eager_gaussian, 1e-5))
             ),
-            Case(
-                op="add_noise_ (gaussian)",
-                size=size,
-                make=_noise_arguments(n),
-                ours=_noised("gaussian"),
-                eager=_eager_gaussian,
-                bytes=8 * pixels,
-                random=True,
-                tolerance=1e-5,
-            ),
-            Case(
+            case(
                 op="box_blur",
-                size=size,
                 make=lambda device, n=n: {"x": _rand(n, 3, 112, 112, device=device)},
                 ours=ops.box_blur,
                 eager=lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1),
@@ -320,20 +306,18 @@ def cases(device: str) -> tuple[Case, ...]:
     networks = (("MobileFaceNet", 128, 56), ("IR-ResNet-50", 64, 112))
     for (model, c, s), dtype in itertools.product(networks, (torch.float32, torch.bfloat16)):
         moved, kind = 2 * dtype.itemsize * n * c * s * s, ", bf16" if dtype is torch.bfloat16 else ""
-        size = f"{model}, {n} x {c} x {s} x {s}{kind}"
+        case = partial(Case, size=f"{model}, {n} x {c} x {s} x {s}{kind}")
         found += [
-            Case(
+            case(
                 op="feature_dropout",
-                size=size,
                 make=_dropout_arguments(n, c, s, dtype, affine=False),
                 ours=_dropped,
                 eager=_eager_dropped,
                 bytes=moved,
                 random=True,
             ),
-            Case(
+            case(
                 op="feature_dropout_bn_prelu",
-                size=size,
                 make=_dropout_arguments(n, c, s, dtype, affine=True),
                 ours=_dropped_activated,
                 eager=_eager_dropped_activated,
@@ -341,9 +325,8 @@ def cases(device: str) -> tuple[Case, ...]:
                 random=True,
                 tolerance=1e-5,
             ),
-            Case(
+            case(
                 op=_UNMASKED,
-                size=size,
                 make=_activation_arguments(n, c, s),
                 ours=ops.feature_dropout_bn_prelu,
                 eager=_eager_activated,
@@ -354,58 +337,25 @@ def cases(device: str) -> tuple[Case, ...]:
     activations = sum(c * s * s for c, s in SE_RESNET_50)
     templates = 500 * sum(c for c, _ in SE_RESNET_50)
     for n in (1, 8, 64) if on_gpu else (1, 8):
-        size = f"SE-ResNet-50, 16 layers, 500 classes, batch {n}"
+        features, maps = _features_and_centroids(n, 500), _maps_and_centroids(n, 500)
         found += [
             Case(
-                op="average_pool",
-                size=size,
-                make=_maps(n),
-                ours=ops.average_pool,
-                eager=_eager_pool,
-                bytes=4 * n * activations,
+                op=op,
+                size=f"SE-ResNet-50, 16 layers, 500 classes, batch {n}",
+                make=make,
+                ours=getattr(ops, op),
+                eager=eager,
+                bytes=4 * values,
                 limit="read",
                 tolerance=1e-4,
-            ),
-            Case(
-                op="centroid_distances",
-                size=size,
-                make=_features_and_centroids(n, 500),
-                ours=ops.centroid_distances,
-                eager=_eager_distances,
-                bytes=4 * templates,
-                limit="read",
-                tolerance=1e-4,
-            ),
-            Case(
-                op="pooled_centroid_distances",
-                size=size,
-                make=_maps_and_centroids(n, 500),
-                ours=ops.pooled_centroid_distances,
-                eager=_eager_pooled_distances,
-                bytes=4 * (n * activations + templates),
-                limit="read",
-                tolerance=1e-4,
-            ),
-            Case(
-                op="relative_distances",
-                size=size,
-                make=_features_and_centroids(n, 500),
-                ours=ops.relative_distances,
-                eager=_eager_relative,
-                bytes=4 * templates,
-                limit="read",
-                tolerance=1e-4,
-            ),
-            Case(
-                op="pooled_relative_distances",
-                size=size,
-                make=_maps_and_centroids(n, 500),
-                ours=ops.pooled_relative_distances,
-                eager=_eager_pooled_relative,
-                bytes=4 * (n * activations + templates),
-                limit="read",
-                tolerance=1e-4,
-            ),
+            )
+            for op, make, eager, values in (
+                ("average_pool", _maps(n), _eager_pool, n * activations),
+                ("centroid_distances", features, _eager_distances, templates),
+                ("pooled_centroid_distances", maps, _eager_pooled_distances, n * activations + templates),
+                ("relative_distances", features, _eager_relative, templates),
+                ("pooled_relative_distances", maps, _eager_pooled_relative, n * activations + templates),
+            )
         ]
     found += [
         Case(

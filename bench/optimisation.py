@@ -23,6 +23,7 @@ from fastadv.attacks.lbfgs_penalty import LBFGS
 from fastadv.attacks.lbfgsb import LBFGSB
 from fastadv.attacks.optimisation_catalog import knn_df
 from fastadv.data import LFW
+from fastadv.data.dealt_pairs import by_identity
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel, load, prepare
 
@@ -57,10 +58,7 @@ class Faces:
 
 def several_images(source: LFW) -> list[list[str]]:
     """The names of the images of each person with three or more."""
-    by_name: dict[str, list[str]] = {}
-    for name in source.names:
-        by_name.setdefault(name.rpartition("/")[0], []).append(name)
-    return [names for names in by_name.values() if len(names) >= 3]
+    return [names for names in by_identity(source.names).values() if len(names) >= 3]
 
 
 def lfw_faces(data: Path, device: str, identities: int, attacked: int) -> Faces:

@@ -6,12 +6,11 @@ With ``--json`` the results are also written to ``bench/results/<name>-<device>-
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
-from bench.about import header, show
+from bench.about import show, write_results
 from bench.registry import REGISTRY, Options
 
 HERE = Path(__file__).parent
@@ -61,12 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = entry.run(options)
         show(rows, entry.groups)
         if args.json and not args.quick:
-            about = header(args.device)
-            about["commit"] = args.commit or about["commit"]
-            path = args.out / f"{name}-{args.device.split(':')[0]}-{about['date']}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"benchmark": name, **about, "rows": rows}, indent=1) + "\n")
-            print(f"written to {path}")
+            write_results(name, rows, device=args.device, out=args.out, at=args.commit)
     return 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from bench.about import header, show
+from bench.about import show, write_results
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "sanitize"
@@ -204,11 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     show(sanitizers.rows)
     if args.json:
-        about = header("cpu") | {"compiler": sanitizers.version}
-        path = ROOT / "bench" / "results" / f"sanitize-cpu-{about['date']}.json"
-        told = {"benchmark": "sanitize", **about, "reports": 0, "rows": sanitizers.rows}
-        path.write_text(json.dumps(told, indent=1) + "\n")
-        print(f"written to {path}")
+        write_results("sanitize", sanitizers.rows, compiler=sanitizers.version, reports=0)
     return 0
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from bench.streaming import folder_of
-from fastadv.data import LFW, FaceSource, SyntheticFaces, encode_png, read_image, read_manifest, to_uint8, write_png
+from fastadv.data import LFW, SyntheticFaces, encode_png, read_image, read_manifest
 from fastadv.data.manifest import PARQUET, journal_line
+from fastadv.data.synthetic import write_faces
 
 _ROOT = Path(__file__).parent.parent
 _GOAL = ("--model", "synth-mobile", "--goal", "impersonate", "--threshold", "0.5", "--quiet")
@@ -74,13 +75,6 @@ def per_image(few: Mapping[str, Probed], many: Mapping[str, Probed], more: int) 
     }
 
 
-def _save(source: FaceSource, names: Sequence[str], at: Path) -> None:
-    for name in names:
-        file = at / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_png(file, to_uint8(source.load(name).image))
-
-
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
@@ -134,11 +128,11 @@ def measured(data: Path | None, *, quick: bool) -> tuple[dict[str, float], Count
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         source = SyntheticFaces(identities=people, per_identity=8, seed=5)
-        _save(source, source.names, folder / "synthetic" / "faces")
+        write_faces(source, source.names, folder / "synthetic" / "faces")
         costs, ticks = _images(folder / "synthetic")
         if data is not None:
             lfw = LFW(data / "lfw")
-            _save(lfw, lfw.names[:of_lfw], folder / "lfw" / "faces")
+            write_faces(lfw, lfw.names[:of_lfw], folder / "lfw" / "faces")
             real, _ = _images(folder / "lfw")
             costs |= {f"lfw_{name}": real[name] for name in ("png", "jpeg", "adversarial")}
         took = {}

@@ -31,11 +31,10 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench.about import header, show
+from bench.about import show, write_results
 from bench.guard import made_up_detector
 from fastadv.models import load
 
-HERE = Path(__file__).parent
 _IMAGES = 32
 _OVER = 512  # clients: twice as many as the default limits let wait
 
@@ -227,12 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = under_and_over(host, bodies, counts=counts, over=args.over, seconds=args.seconds)
     show(rows)
     if args.json:
-        about = header("cpu")
-        path = HERE / "results" / f"serve-load-cpu-{about['date']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        told = {"benchmark": "serve-load", **about, "model": args.model, "options": more, "rows": rows}
-        path.write_text(json.dumps(told, indent=1) + "\n")
-        print(f"written to {path}")
+        write_results("serve-load", rows, model=args.model, options=more)
     print("\n".join(failures(rows)))
     return 1 if failures(rows) else 0
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.measure import synchronise
 from fastadv.attacks import Impersonate, e_fim, fim
 from fastadv.engine import Engine, run
 from fastadv.models import FaceModel, load, prepare
@@ -81,8 +82,7 @@ def _interleaved(
         for name, call in calls.items():
             begin = time.perf_counter()
             call()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
+            synchronise(device)
             if done:
                 found[name].append(time.perf_counter() - begin)
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_files import content
 from safetensors.torch import save_file
 
 from fastadv.data.images import to_uint8, write_png
@@ -40,7 +41,7 @@ class Call:
 
     def content(self, folder: Path) -> dict[str, bytes]:
         """Every file of a folder that the call has written; of those that hold measured times, JSON without them."""
-        files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        files = content(folder)
         for name in {str(p.relative_to(folder)) for pattern in self.timed for p in folder.glob(pattern)}:
             data = files.pop(name)
             if name.endswith(".json") and not name.endswith(".hashes.json"):

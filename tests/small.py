@@ -7,6 +7,7 @@ import fastadv as fa
 
 SIZE = (6, 5)
 D = 3 * SIZE[0] * SIZE[1]
+LAYERED_SIZE = (16, 16)
 
 
 def linear_model(
@@ -37,6 +38,45 @@ def curved_model(classes: int = 6, *, seed: int = 0) -> fa.FaceModel:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
     head = nn.Linear(12, classes)
     return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
+
+
+class Layered(nn.Module):
+    """Layers with names: one that does not run, one whose output is no tensor, and a count of the passes."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.PReLU(8))
+        self.body = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+        self.unused = nn.Linear(3, 3)
+        self.pair = nn.LSTM(4, 4)
+        self.end = nn.Linear(96, 12)
+        self.ran = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(self.stem(x))
+        self.ran += 1
+        self.pair(y[:, :4, 0])
+        return self.end(y.flatten(1))
+
+
+def layered_model(seed: int = 0) -> fa.FaceModel:
+    return fa.FaceModel(
+        Layered(seed), input_size=LAYERED_SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="net", layers=("stem", "body")
+    ).eval()
+
+
+class ResidualBlock(nn.Module):
+    """A block of 8 channels with a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.prelu = nn.PReLU(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.prelu(self.bn(self.conv(x)))
 
 
 def grey_images(n: int, seed: int = 1, *, low: float = 0.0, high: float = 1.0, size: tuple[int, int] = SIZE) -> Tensor:

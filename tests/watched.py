@@ -1,9 +1,11 @@
-"""A small network under a small detector: for tests of attacks that see both."""
+"""Small detectors, and a small network under one: for tests of attacks that see both."""
+
+from typing import Any
 
 import torch
 from torch import nn
 
-from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
+from fastadv.detection import Architecture, Detector, LayerTap, Network, Representatives, Trajectory, centroids
 from fastadv.models import FaceModel
 
 LAYERS = ("0", "2")
@@ -33,4 +35,15 @@ def make_detector(model: FaceModel, kind: str, metric: str = "l2") -> Detector:
         network = Network(Architecture(kind=kind, layers=2, width=4, hidden=8, dropout=0.0))
     network.scale.fill_(0.05)
     trajectory = Trajectory(representatives=representatives, metric=metric)
+    return Detector(trajectory=trajectory, network=network.eval().requires_grad_(False))
+
+
+def relative_of(representatives: Representatives, kind: str = "mlp", metric: str = "l2", **fields: Any) -> Detector:
+    """A relative detector with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = Network(Architecture(kind=kind, layers=len(representatives.layers), width=5, hidden=6))
+    network.mean.fill_(0.3)
+    network.scale.fill_(0.7)
+    trajectory = Trajectory(representatives=representatives, metric=metric, reading="relative", **fields)
     return Detector(trajectory=trajectory, network=network.eval().requires_grad_(False))

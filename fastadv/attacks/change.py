@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -50,3 +52,8 @@ def level_note(budget: Budget) -> str | None:
         f"eps: {budget.eps:g} is below one grey level (1/255 = {1 / _LEVELS:.5f}), so an 8-bit image has no other "
         "8-bit version inside the budget: attacked images are written as they were; use an eps of 1/255 or more"
     )
+
+
+def level_notes(budgets: Iterable[Budget]) -> tuple[str, ...]:
+    """The sentences of ``level_note`` about several budgets, each once."""
+    return tuple(filter(None, dict.fromkeys(map(level_note, budgets))))

@@ -31,12 +31,13 @@ from fastadv.cli.doctor import doctor
 from fastadv.cli.explain import explain
 from fastadv.cli.export import export
 from fastadv.cli.groups import Listing, OwnOptions
-from fastadv.cli.help_page import WIDTH, Group
+from fastadv.cli.help_page import WIDTH, group
 from fastadv.cli.identify import identify
 from fastadv.cli.inspect_weights import inspect
 from fastadv.cli.merge import merge
 from fastadv.cli.models import models, show_model
 from fastadv.cli.report import report
+from fastadv.cli.score import score
 from fastadv.cli.serve import serve
 from fastadv.cli.status import status
 from fastadv.cli.study import study
@@ -62,13 +63,9 @@ _PLAIN = {
     "κ": "kappa",
     "δ": "delta",
 }
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = group(
+    "Adversarial attacks on face recognition, at the full speed of the hardware.",
     context_settings={"max_content_width": WIDTH},
-    help="Adversarial attacks on face recognition, at the full speed of the hardware.",
     epilog="Exit codes: 0 success; 2 an error that you can correct, in one line on standard error; 70 a fault of "
     "fastadv, in one line that names the file with the traceback; 130 Ctrl-C, after which the same command "
     "continues the run.",
@@ -91,6 +88,7 @@ for command in (
     doctor,
 ):
     app.command(cls=Checked)(command)
+detect.command(cls=Checked)(score)
 detect.command(cls=Checked)(calibrate)
 detect.command(cls=Checked)(explain)
 detect.command(cls=Checked)(export)

@@ -135,7 +135,7 @@ def attack(
     Example: fastadv attack fim --data faces/ --model synth-vgg --threshold 0.3 --out run/
     """
     from fastadv.attacks import CATALOG
-    from fastadv.cli.show import print_attack, print_next, timed
+    from fastadv.cli.show import attack_title, print_next, print_summary, timed
     from fastadv.runs.sharding import Shard
     from fastadv.studies.attack import AttackPlan
 
@@ -158,7 +158,7 @@ def attack(
     folder = output.folder if shard is None else shard.folder(output.folder)
     if printing.ends({**asdict(summary), "out": str(folder), "seconds": round(seconds, 3)}):
         return
-    print_attack(summary, recipe, folder, seconds)
+    print_summary(summary, attack_title(recipe), folder, seconds)
     if shard is not None:
         print_next("status", output.folder)
     elif not is_remote(folder):

@@ -28,18 +28,9 @@ def check(
     my.toml --data lfw/
     """
     from fastadv.cli.show import print_line, timed
-    from fastadv.runs.inputs import RunInputs
     from fastadv.studies.preprocessing import check_folder
 
-    inputs = RunInputs(
-        data=given.data,
-        model=given.model,
-        weights=given.weights,
-        landmarks=given.landmarks,
-        search=given.search(given.data, device),
-        device=device,
-    )
-    found, _ = timed(check_folder, inputs, pairs.choice(), quiet=printing.without_bars)
+    found, _ = timed(check_folder, given.inputs(device), pairs.choice(), quiet=printing.without_bars)
     if printing.ends(asdict(found)):
         return
     _print(found)

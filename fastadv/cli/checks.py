@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from fastadv.cli.help_page import usage, write_options, write_text
-from fastadv.cli.names import refuse_choice
+from fastadv.cli.names import refused_choices
 from fastadv.core.errors import ArgumentError
 from fastadv.core.extras import require_extra
 from fastadv.core.remote import is_remote, to_path
@@ -65,11 +65,8 @@ class Checked(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """The arguments, none of them empty."""
         check_texts(args)
-        try:
+        with refused_choices():
             return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            refuse_choice(error)
-            raise
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """What a call needs."""

@@ -8,7 +8,7 @@ import typer
 
 from fastadv.cli.checks import check, check_texts
 from fastadv.cli.help_page import Group, usage
-from fastadv.cli.names import refuse_choice
+from fastadv.cli.names import refused_choices
 
 
 class Listing(Group):
@@ -45,11 +45,8 @@ class OwnOptions(Group):
         """The arguments after the options; options are not required before a sub-command."""
         check_texts(args)
         if not args or args[0] not in self.commands:
-            try:
+            with refused_choices():
                 return super().parse_args(ctx, args)
-            except typer.BadParameter as error:
-                refuse_choice(error)
-                raise
         ctx.resilient_parsing = True
         try:
             return super().parse_args(ctx, args)

@@ -69,6 +69,12 @@ class Group(TyperGroup):
         write_commands(self, ctx, formatter)
 
 
+def group(help: str, **more: Any) -> typer.Typer:
+    """A group that prints its page where no command is called."""
+    plain: Any = {"no_args_is_help": True, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+    return typer.Typer(cls=Group, help=help, **plain, **more)
+
+
 def write_text(text: str | None, formatter: Any) -> None:
     """What a command does."""
     formatter.write_paragraph()

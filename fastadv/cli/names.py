@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -96,14 +97,19 @@ ATTACKS = Names(kind="attack", listed=_attacks)
 MODELS = Names(kind="model", listed=_models, files=(".toml",))
 
 
-def refuse_choice(error: typer.BadParameter) -> None:
+@contextmanager
+def refused_choices() -> Iterator[None]:
     """Refuse a value that is not among the few of an option in the form of the other errors.
 
     Raises:
         ArgumentError: What is expected, and the nearest of it.
     """
-    given, between, choices = error.message.partition(" is not one of ")
-    if between and error.param is not None:
+    try:
+        yield
+    except typer.BadParameter as error:
+        given, between, choices = error.message.partition(" is not one of ")
+        if not between or error.param is None:
+            raise
         name, known = given.partition("'")[2].removesuffix("'"), re.findall(r"'([^']*)'", choices)
         option = error.param.opts[0]
         raise ArgumentError(

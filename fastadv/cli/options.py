@@ -150,6 +150,20 @@ class InputOptions(AlignOptions):
         search = self.search(self.data, device)
         return inputs.open_faces_of(model, self.data, landmarks=self.landmarks, search=search, **kept)
 
+    def inputs(self, device: str, **more: Any) -> RunInputs:
+        """What a study is given, with ``more`` of it."""
+        from fastadv.runs.inputs import RunInputs
+
+        return RunInputs(
+            data=self.data,
+            model=self.model or None,
+            weights=self.weights,
+            landmarks=self.landmarks,
+            search=self.search(self.data, device),
+            device=device,
+            **more,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -186,20 +200,7 @@ class RunOptions:
 
     def inputs(self, given: InputOptions, output: OutputOptions) -> RunInputs:
         """What the command's study is given."""
-        from fastadv.runs.inputs import RunInputs
-
-        return RunInputs(
-            data=given.data,
-            model=given.model or None,
-            weights=given.weights,
-            landmarks=given.landmarks,
-            search=given.search(given.data, self.device),
-            seed=self.seed,
-            engine=self.engine,
-            device=self.device,
-            out=output.out,
-            fresh=output.fresh,
-        )
+        return given.inputs(self.device, seed=self.seed, engine=self.engine, out=output.out, fresh=output.fresh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +289,11 @@ class TrainingOptions(AlignOptions):
     def folder(self) -> Path | str:
         """The folder, or ``"synthetic"``."""
         return self.data if self.data == SYNTHETIC else to_path(self.data)
+
+    def images(self, device: str) -> dict[str, Any]:
+        """What every training is given of them, and the device."""
+        named = {name: getattr(self, name) for name in ("identities", "per_identity", "landmarks")}
+        return {"data": self.folder, "search": self.search(self.folder, device), "device": device, **named}
 
 
 TrainingRun = Annotated[RunOptions, Without("slots", "batch", "precision", "success_float")]

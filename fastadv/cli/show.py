@@ -154,10 +154,6 @@ def attack_title(moves: Recipe) -> str:
     return f"{moves.name}, {budget.norm} {show_eps(budget.eps)}" if budget.is_ball else moves.name
 
 
-def print_attack(summary: attacking.AttackSummary, moves: Recipe, out: Path, seconds: float) -> None:
-    print_summary(summary, attack_title(moves), out, seconds)
-
-
 def print_summary(summary: attacking.AttackSummary, title: str, out: Path, seconds: float) -> None:
     """The figures of a run, and what a reader must know."""
     rows = [*attacking.summary_lines(summary, percent), ("time", f"{seconds:.1f} s"), ("written to", str(out))]

@@ -13,7 +13,7 @@ from typer import Option
 
 from fastadv.cli.checks import Checked
 from fastadv.cli.fields import Changed, Without, takes_groups
-from fastadv.cli.help_page import Group
+from fastadv.cli.help_page import group
 from fastadv.cli.options import (
     SYNTHETIC,
     AlignOptions,
@@ -29,13 +29,7 @@ if TYPE_CHECKING:
     from fastadv.studies.papers.recipe import Setup, StudyRecipe
     from fastadv.studies.papers.run import Planned
 
-study = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Measure the tables and figures of papers again, with the paper's numbers beside yours.",
-)
+study = group("Measure the tables and figures of papers again, with the paper's numbers beside yours.")
 
 
 class ScaleName(str, Enum):

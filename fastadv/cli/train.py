@@ -98,15 +98,10 @@ def train(
     trained: Callable[..., tuple[training.HeadSummary | training.TrainSummary, float]] = partial(
         timed,
         quiet=printing.without_bars,
-        data=given.folder,
         model=model,
         out=output.out,
         weights=weights,
-        identities=given.identities,
-        per_identity=given.per_identity,
-        landmarks=given.landmarks,
-        search=given.search(given.folder, run.device),
-        device=run.device,
+        **given.images(run.device),
     )
     if head:
         config = HeadConfig(epochs=epochs, batch=batch, lr=lr, seed=run.seed)

@@ -11,7 +11,6 @@ from fastadv.cli.fields import Changed, takes_groups
 from fastadv.cli.options import PrintOptions, TrainingOptions, TrainingOutput, TrainingRun
 
 if TYPE_CHECKING:
-    from fastadv.studies.train_denoiser import DenoiserSummary
     from fastadv.training.noisy_batches import Gain
 
 
@@ -70,31 +69,22 @@ def denoiser(
     summary, _ = timed(
         train_noise2clean,
         quiet=printing.without_bars,
-        data=given.folder,
         out=output.out,
         config=config,
         size=size,
-        identities=given.identities,
-        per_identity=given.per_identity,
-        landmarks=given.landmarks,
-        search=given.search(given.folder, run.device),
         cache=given.cache,
-        device=run.device,
         fresh=output.fresh,
+        **given.images(run.device),
     )
-    if printing.ends(asdict(summary)):
+    described = asdict(summary)
+    if printing.ends(described):
         return
-    print_table("fastadv train denoiser", _rows(summary))
+    print_table("fastadv train denoiser", [(k, str(v)) for k, v in described.items() if k not in ("history", "best")])
     held = f"PSNR on {summary.held} held-out images, epoch {summary.best.epoch}"
     print_table(held, [_gain(g) for g in summary.best.gains], ("sigma", "noisy", "denoised", "gain"))
     print_written(output.out)
     defence = f"noise2clean:{output.folder / 'best.safetensors'}"
     print_next("defend", data="FACES", model="NAME", defence=defence, attack="fim", out="study")
-
-
-def _rows(summary: DenoiserSummary) -> list[tuple[str, str]]:
-    hidden = ("history", "best")
-    return [(name, str(value)) for name, value in asdict(summary).items() if name not in hidden]
 
 
 def _gain(gain: Gain) -> tuple[str, str, str, str]:

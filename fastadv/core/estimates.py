@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.errors import ArgumentError
+from fastadv.core.numbers import finite
 from fastadv.core.statistics import PairedDifference, wilson
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
@@ -67,7 +68,7 @@ class Estimate:
         """As plain JSON values; an end that is not finite is None."""
         found = {"value": self.value, "low": self.low, "high": self.high}
         return {
-            **{name: value if math.isfinite(value) else None for name, value in found.items()},
+            **{name: finite(value) for name, value in found.items()},
             "hits": self.hits,
             "trials": self.trials,
         }
@@ -150,3 +151,31 @@ def least(found: Sequence[Estimate]) -> Estimate:
         raise ArgumentError("estimates: expected at least one, got none")
     value, low, high = (min(getattr(each, name) for each in found) for name in ("value", "low", "high"))
     return Estimate(value=value, low=low, high=high)
+
+
+def share_or_none(flags: ArrayLike) -> Estimate | None:
+    """The share of trials that have it, as ``share_of``; None of no trials."""
+    found = np.asarray(flags, bool)
+    return share_of(int(found.sum()), len(found)) if len(found) else None
+
+
+def mean_or_none(values: NDArray[np.float64] | Sequence[float]) -> Estimate | None:
+    """The mean of numbers, as ``mean_of``; None of no numbers."""
+    return mean_of(values) if len(values) else None
+
+
+def minus(first: Estimate | None, second: Estimate | float | None) -> Estimate | None:
+    """The first minus the second; None where one of them was not measured."""
+    return None if first is None or second is None else first - second
+
+
+def average_or_none(found: Iterable[Estimate | None]) -> Estimate | None:
+    """The ``average`` of those that were measured; None where none was."""
+    there = [each for each in found if each is not None]
+    return average(there) if there else None
+
+
+def least_or_none(found: Iterable[Estimate | None]) -> Estimate | None:
+    """The ``least`` of those that were measured; None where none was."""
+    there = [each for each in found if each is not None]
+    return least(there) if there else None

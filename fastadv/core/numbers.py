@@ -15,6 +15,11 @@ _FOLDS = 10_000
 _COUNTS = 10_000  # numbers in one list
 
 
+def finite(value: float | None) -> float | None:
+    """The number; None where it is not finite, or None already."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def parse_eps(text: str) -> float:
     """A radius in units of [0, 1] from ``"8/255"`` or ``"0.03"``.
 

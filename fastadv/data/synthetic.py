@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError, UnknownNameError
+from fastadv.core.progress import Progress, silent
 from fastadv.data.alignment import Points, Size, shape_of
 from fastadv.data.dealt_pairs import deal_pairs
 from fastadv.data.face import Face, face_id
 from fastadv.data.faces import FaceSource
 from fastadv.data.hashes import KnownHashes
+from fastadv.data.images import to_uint8, write_png
 from fastadv.data.pairs import Pair
 from fastadv.data.stream import Stream
 from fastadv.data.synthetic_render import render
@@ -179,6 +181,16 @@ class SyntheticFaces(FaceSource):
             )
             for name, picture in zip(names, pictures, strict=True)
         ]
+
+
+def write_faces(source: FaceSource, names: Sequence[str], folder: Path, *, progress: Progress = silent) -> None:
+    """Write faces of a source into a folder of identities: ``<name>.png``."""
+    with source.stream(names) as faces:
+        for number, face in enumerate(faces, 1):
+            path = folder / f"{face.name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_png(path, to_uint8(face.image))
+            progress("drawing faces", number, len(names))
 
 
 class _Blocks(Stream[Face]):

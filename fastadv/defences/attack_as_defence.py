@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fastadv.attacks import Evade, Recipe, check_recipe
 from fastadv.core.errors import UnavailableError
-from fastadv.core.fields import check_range
+from fastadv.core.fields import check_range, check_seed
 from fastadv.defences.defended import SameNetwork, Traits
-from fastadv.defences.key import check_seed, content_key
+from fastadv.defences.key import content_key
 from fastadv.defences.straight_through import straight_through
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import FaceModel

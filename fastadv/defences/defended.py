@@ -8,8 +8,9 @@ from typing import ClassVar, Protocol, TypeVar
 from torch import Tensor, nn
 
 from fastadv.core.errors import ArgumentTypeError
+from fastadv.core.fields import check_seed
 from fastadv.defences.evade_detector import WatchedModel
-from fastadv.defences.key import check_seed, content_key
+from fastadv.defences.key import content_key
 from fastadv.models import FaceModel
 from fastadv.models.face_model import check_face_model
 from fastadv.surrogates.key import StepKey

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastadv.core.brief import brief
-from fastadv.core.errors import ArgumentError
-from fastadv.core.fields import is_int
 from fastadv.surrogates.key import StepKey
 
 _GRAIN = 255 * 256  # far finer than a grey level, far coarser than float32
@@ -46,13 +43,3 @@ def content_key(images: Tensor, seed: int) -> StepKey:
     """
     ids = content_ids(images)
     return StepKey(seed=seed, ids=ids, ticks=torch.zeros_like(ids))
-
-
-def check_seed(seed: int) -> None:
-    """Refuse what is no seed.
-
-    Raises:
-        ValueError: It is no integer in [0, 2**64).
-    """
-    if not is_int(seed) or not 0 <= seed < 1 << 64:
-        raise ArgumentError(f"seed: expected an integer in [0, 2**64), got {brief(seed)}")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastadv.attacks import Evade, Goal, Impersonate, Recipe, check_recipe
 from fastadv.core.errors import ArgumentError
-from fastadv.core.fields import check_one_of
-from fastadv.defences.key import check_seed, content_ids
+from fastadv.core.fields import check_one_of, check_seed
+from fastadv.defences.key import content_ids
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import FaceModel, fixed_batches, prepare
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 from fastadv._version import __version__
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, FileError, MissingPackageError, UnavailableError
+from fastadv.core.numbers import finite
 from fastadv.data import ImageError
 from fastadv.data.images import BudgetError
 from fastadv.detection.guard import Guard
@@ -274,21 +274,16 @@ def serve(
 
 
 def _told(name: str | None, row: Row, embedding: bool, classes: Sequence[str] | None) -> JudgedFace:
-    def number(value: float) -> float | None:  # JSON has no NaN
-        return value if math.isfinite(value) else None
-
     vector = row.embedding.tolist() if embedding and bool(row.embedding.isfinite().all()) else None
     return JudgedFace(
         name=name,
-        score=number(row.score),
-        p_value=None if row.p_value is None else number(row.p_value),
+        score=finite(row.score),  # JSON has no NaN
+        p_value=finite(row.p_value),
         flagged=row.flagged,
-        prediction=None if row.prediction is None else _predicted(*row.prediction, number, classes),
+        prediction=None if row.prediction is None else _predicted(*row.prediction, classes),
         embedding=vector,
     )
 
 
-def _predicted(
-    index: int, chance: float, number: Callable[[float], float | None], classes: Sequence[str] | None
-) -> Prediction:
-    return Prediction(index=index, name=None if classes is None else classes[index], confidence=number(chance))
+def _predicted(index: int, chance: float, classes: Sequence[str] | None) -> Prediction:
+    return Prediction(index=index, name=None if classes is None else classes[index], confidence=finite(chance))

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, MissingPackageError
 from fastadv.core.files import write_atomically
+from fastadv.core.statistics import roc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,12 @@ class Curve:
                 raise ArgumentError(f"{name}: expected rates from 0 to 1, got {values.min():g} to {values.max():g}")
         if (np.diff(far) < 0).any():
             raise ArgumentError(f"far: expected rates that do not decrease, got {brief(self.far)}")
+
+    @staticmethod
+    def of(label: str, scores: ArrayLike, same: ArrayLike, *, after: bool = False) -> Curve:
+        """The ROC of scores, higher for the same person; raises as ``roc`` does."""
+        found = roc(scores, same)
+        return Curve(label=label, far=found.far, tar=found.tar, after=after)
 
 
 def roc_figure(

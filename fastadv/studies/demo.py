@@ -18,9 +18,8 @@ from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, ManifestRow, read_manifest, write_pairs_csv
 from fastadv.data.alignment import Size
 from fastadv.data.folder import IdentityFolder
-from fastadv.data.images import to_uint8, write_png
 from fastadv.data.pairs import Pair
-from fastadv.data.synthetic import SyntheticFaces
+from fastadv.data.synthetic import SyntheticFaces, write_faces
 from fastadv.engine import Engine
 from fastadv.models import FaceModel, load
 from fastadv.runs import RunIdentity, UsedFaces, list_hash
@@ -141,13 +140,7 @@ def _faces(
     )
     chosen = people.pairs(pairs, folds=_FOLDS, seed=seed)
     _claim(out, {"seed": seed, "pairs": pairs, "size": people.size})
-    names = sorted(names_of(chosen))
-    with people.stream(names) as faces:
-        for number, face in enumerate(faces, 1):
-            path = out / FACES / f"{face.name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(path, to_uint8(face.image))
-            progress("drawing faces", number, len(names))
+    write_faces(people, sorted(names_of(chosen)), out / FACES, progress=progress)
     write_pairs_csv(out / PAIRS_FILE, chosen)
     return IdentityFolder(out / FACES, size=size), chosen
 

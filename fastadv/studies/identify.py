@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from fastadv.core.errors import ArgumentError
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource, IdentityFolder
+from fastadv.data.dealt_pairs import by_identity
 from fastadv.data.run_files import IMAGES
 from fastadv.models import FaceModel
 from fastadv.recognition import (
@@ -71,9 +71,7 @@ def assign(names: Sequence[str], *, enrol: int, limit: int | None = None) -> Rol
     for argument, value in (("enrol", enrol), ("limit", limit)):
         if value is not None and value < 1:
             raise ArgumentError(f"{argument}: expected at least 1, got {value}")
-    own: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        own[identity_of(name)].append(name)
+    own = by_identity(names)
     known = [person for person, images in own.items() if len(images) > enrol]
     if len(known) == len(own) and len(known) >= _LEFT_OUT:
         known = [person for k, person in enumerate(known) if k % _LEFT_OUT != _LEFT_OUT - 1]

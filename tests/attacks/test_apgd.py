@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import SIZE, curved_model, grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import L2, ClassifyAs, Evade, Impersonate, Linf, Misclassify, Rows
 from fastadv.attacks.apgd import APGD, checkpoints
 from fastadv.attacks.attack import Evaluation
-from fastadv.engine import Engine, Job, stream_jobs
 
 EPS = 8 / 255
 
@@ -169,22 +169,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(11)
     goal = Misclassify(predicted(model, x))
     for budget in (Linf(0.05), L2(0.4)):
-        attack = APGD(budget=budget, steps=8, restarts=2)
-
-        def results(order, engine, attack=attack):
-            jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-            return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, seed=3, engine=engine)}
-
-        reference = results(range(11), Engine(slots=4, batch=4))
-        assert len({r.ticks for r in reference.values()}) > 1
-        for order, engine in (
-            (range(11), Engine(slots=12, batch=4)),
-            (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
-            ([9, 2], Engine(slots=4, batch=4)),
-        ):
-            for name, result in results(order, engine).items():
-                assert torch.equal(result.image, reference[name].image)
-                assert result.ticks == reference[name].ticks
+        assert_alone(fa.Recipe(APGD(budget=budget, steps=8, restarts=2)), goal, model, x, seed=3)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import SIZE, curved_model, grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import ClassifyAs, Misclassify
 from fastadv.attacks.carlini_wagner_l0 import CarliniWagnerL0
-from fastadv.engine import Engine, Job, stream_jobs
+from fastadv.engine import Engine
 
 SHORT = fa.Recipe(CarliniWagnerL0(search_steps=3, inner_steps=60, retries=2))
 
@@ -96,21 +97,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(11)
     goal = Misclassify(predicted(model, x))
     attack = CarliniWagnerL0(search_steps=1, inner_steps=20, retries=1)
-
-    def results(order, engine):
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, engine=engine)}
-
-    reference = results(range(11), Engine(slots=4, batch=4))
-    assert len({r.ticks for r in reference.values()}) > 1
-    for order, engine in (
-        (range(11), Engine(slots=12, batch=4)),
-        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
-        ([9, 2], Engine(slots=4, batch=4, channels_last=True)),
-    ):
-        for name, result in results(order, engine).items():
-            assert torch.equal(result.image, reference[name].image)
-            assert (result.ticks, result.score_after) == (reference[name].ticks, reference[name].score_after)
+    assert_alone(fa.Recipe(attack), goal, model, x, scores=True, last=Engine(slots=4, batch=4, channels_last=True))
 
 
 def test_either_memory_layout_gives_the_same_pixels():

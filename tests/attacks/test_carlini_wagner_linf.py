@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import curved_model, grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import ClassifyAs, Misclassify
 from fastadv.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from fastadv.attacks.pair_classifier import anonymisation
-from fastadv.engine import Engine, Job, stream_jobs
 
 LEVEL = 1 / 255
 SHORT = fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=50))
@@ -109,26 +109,7 @@ def test_what_cannot_be_reached_is_reported_as_missed_and_what_is_there_is_left_
 def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(11)
     goal = Misclassify(predicted(model, x))
-
-    def results(order, engine):
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {
-            r.name: r
-            for r in stream_jobs(
-                fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=30)), jobs, model, engine=engine
-            )
-        }
-
-    reference = results(range(11), Engine(slots=4, batch=4))
-    assert len({r.ticks for r in reference.values()}) > 1
-    for order, engine in (
-        (range(11), Engine(slots=12, batch=4)),
-        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
-        ([9, 2], Engine(slots=4, batch=4)),
-    ):
-        for name, result in results(order, engine).items():
-            assert torch.equal(result.image, reference[name].image)
-            assert (result.ticks, result.score_after) == (reference[name].ticks, reference[name].score_after)
+    assert_alone(fa.Recipe(CarliniWagnerLinf(search_steps=2, inner_steps=30)), goal, model, x, scores=True)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import SIZE, D, curved_model, grey_images, predicted
 from torch import nn
 
@@ -12,7 +13,7 @@ import fastadv as fa
 from fastadv.attacks import ClassifyAs, Evade, Impersonate, Misclassify
 from fastadv.attacks.deepfool import DeepFool
 from fastadv.attacks.pair_classifier import anonymisation, impersonation
-from fastadv.engine import Engine, Job, stream_jobs
+from fastadv.engine import Engine
 
 LEVEL = 1 / 255
 
@@ -222,21 +223,8 @@ def test_returns_come_nearer_to_a_curved_border():
 def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = curved_model(), faces(13)
     goal = Misclassify(predicted(model, x))
-
-    def results(order, engine, attack):
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(fa.Recipe(attack), jobs, model, engine=engine)}
-
     for attack in (DeepFool(), DeepFool(norm="linf"), DeepFool(returns=2)):
-        reference = results(range(13), Engine(slots=4, batch=4), attack)
-        for order, engine in (
-            (range(13), Engine(slots=12, batch=4)),
-            (reversed(range(13)), Engine(slots=8, batch=4, poll=3)),
-            ([11, 2], Engine(slots=4, batch=4)),
-        ):
-            for name, result in results(order, engine, attack).items():
-                assert torch.equal(result.image, reference[name].image)
-                assert result.ticks == reference[name].ticks
+        assert_alone(fa.Recipe(attack), goal, model, x, varied=False)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from neighbours import assert_alone
 from scipy.optimize import minimize
 from small import SIZE, linear_model
 from small import grey_images as faces
@@ -17,7 +18,6 @@ from fastadv.attacks.lbfgs_penalty import LBFGS
 from fastadv.attacks.lbfgsb import LBFGSB
 from fastadv.attacks.optimisation_catalog import df, knn_df, lbfgs
 from fastadv.data.synthetic import SyntheticFaces
-from fastadv.engine import Engine, Job, stream_jobs
 
 # random labels and noise: some goals are met at once, and that is said
 pytestmark = pytest.mark.filterwarnings("ignore:.*had reached the goal:fastadv.AttackWarning")
@@ -107,27 +107,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
         "embedding": lambda: Impersonate(targets, threshold=0.95),
         "logits": lambda: Misclassify(torch.arange(13) % 5),
     }[kind]()
-
-    def jobs(order):
-        return [Job(name=str(i), id=100 + i, image=x[i], goal=goal.row(i)) for i in order]
-
-    reference = {r.name: r for r in stream_jobs(attack, jobs(range(13)), net, seed=5, engine=Engine(batch=4, slots=4))}
-    assert len(reference) == 13
-    assert len({r.ticks for r in reference.values()}) > 1 or name == "df"
-    variants = [
-        (range(13), Engine(slots=12, batch=4)),
-        (reversed(range(13)), Engine(slots=8, batch=4, poll=3)),
-        ([3, 11], Engine(slots=4, batch=4)),
-    ]
-    for order, engine in variants:
-        for result in stream_jobs(attack, jobs(order), net, seed=5, engine=engine):
-            expected = reference[result.name]
-            assert torch.equal(result.image, expected.image)
-            assert (result.ticks, result.success, result.score_after) == (
-                expected.ticks,
-                expected.success,
-                expected.score_after,
-            )
+    assert_alone(attack, goal, net, x, seed=5, varied=name != "df", scores=True)
 
 
 def test_it_needs_fewer_evaluations_than_signed_steps_for_the_same_success():

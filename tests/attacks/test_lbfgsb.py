@@ -1,12 +1,11 @@
 """L-BFGS-B in slots: against closed forms, against SciPy, and against itself in other slots."""
 
 import itertools
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from given_data import data_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -338,10 +337,7 @@ def test_a_value_that_is_not_finite_is_a_refused_step():
 @pytest.mark.faces
 def test_as_good_as_scipy_on_real_faces():
     """The deep-feature attack on LFW pairs: the loss after 12 evaluations, in the median at most 2 % above SciPy's."""
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    data = Path(os.environ.get("FASTADV_DATA", default))
-    if not (data / "lfw").is_dir() or not (data / "weights").is_dir():
-        pytest.skip(f"no faces and weights in {data} (set FASTADV_DATA)")
+    data = data_folder("lfw", "weights")
     net = fa.load("mobileface_v2", weights=data / "weights" / "mobileface_v2.safetensors").eval()
     lfw = fa.data.LFW(data / "lfw", size=net.input_size[0])
     pairs = [p for p in lfw.pairs if not p.same][:3]

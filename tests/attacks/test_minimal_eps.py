@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import grey_images, predicted
 
 import fastadv as fa
@@ -12,7 +13,6 @@ from fastadv import attacks
 from fastadv.attacks import L2, Linf, Misclassify, SignGradient
 from fastadv.attacks.apgd import APGD
 from fastadv.attacks.minimal_eps import MinimalEps
-from fastadv.engine import Engine, Job, stream_jobs
 
 LEVEL = 1 / 255
 
@@ -81,21 +81,7 @@ def test_a_result_does_not_depend_on_slots_order_or_neighbours(attack):
     goal = Misclassify(predicted(model, x))
     first = 0.01 if isinstance(attack.budget, Linf) else 0.2
     search = MinimalEps(attack=attack.attack, first=first, largest=100 * first, bisections=3)
-
-    def results(order, engine):
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(fa.Recipe(search), jobs, model, seed=3, engine=engine)}
-
-    reference = results(range(11), Engine(slots=4, batch=4))
-    assert len({r.ticks for r in reference.values()}) > 1
-    for order, engine in (
-        (range(11), Engine(slots=12, batch=4)),
-        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
-        ([9, 2], Engine(slots=4, batch=4)),
-    ):
-        for name, result in results(order, engine).items():
-            assert torch.equal(result.image, reference[name].image)
-            assert result.ticks == reference[name].ticks
+    assert_alone(fa.Recipe(search), goal, model, x, seed=3)
 
 
 def test_a_wrong_field_is_refused_by_name():

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import grey_images, predicted
 
 import fastadv as fa
 from fastadv.attacks import Misclassify
 from fastadv.attacks.minimal_fgsm import MinimalFGSM
-from fastadv.engine import Engine, Job, stream_jobs
 
 linear_model = partial(small.linear_model, lead=0.8)
 faces = partial(grey_images, low=0.3, high=0.7)
@@ -53,20 +53,7 @@ def test_what_is_there_already_is_left_alone_and_what_has_no_gradient_is_named()
 def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = linear_model(classes=4), faces(11)
     goal = Misclassify(predicted(model, x))
-
-    def results(order, engine):
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(fa.Recipe(MinimalFGSM()), jobs, model, engine=engine)}
-
-    reference = results(range(11), Engine(slots=4, batch=4))
-    for order, engine in (
-        (range(11), Engine(slots=12, batch=4)),
-        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
-        ([9, 2], Engine(slots=4, batch=4)),
-    ):
-        for name, result in results(order, engine).items():
-            assert torch.equal(result.image, reference[name].image)
-            assert result.ticks == reference[name].ticks
+    assert_alone(fa.Recipe(MinimalFGSM()), goal, model, x, varied=False)
 
 
 @pytest.mark.parametrize(

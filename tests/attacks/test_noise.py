@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import small
 import torch
+from neighbours import assert_alone
 from small import SIZE, D, grey_images, predicted
 from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import Misclassify
 from fastadv.attacks.noise import Noise
-from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.ops import philox
 
 linear_model = partial(small.linear_model, classes=40)  # many, so that one is near
@@ -91,21 +91,7 @@ def test_noise_belongs_to_seed_and_id():
 def test_a_result_does_not_depend_on_slots_order_or_neighbours():
     model, x = linear_model(), faces(11)
     goal = Misclassify(predicted(model, x))
-
-    def results(order, engine):
-        jobs = [Job(name=str(i), id=i, image=x[i], goal=goal.row(i)) for i in order]
-        return {r.name: r for r in stream_jobs(fa.Recipe(Noise(kind="uniform")), jobs, model, seed=3, engine=engine)}
-
-    reference = results(range(11), Engine(slots=4, batch=4))
-    assert len({r.ticks for r in reference.values()}) > 1
-    for order, engine in (
-        (range(11), Engine(slots=12, batch=4)),
-        (reversed(range(11)), Engine(slots=8, batch=4, poll=3)),
-        ([9, 2], Engine(slots=4, batch=4)),
-    ):
-        for name, result in results(order, engine).items():
-            assert torch.equal(result.image, reference[name].image)
-            assert result.ticks == reference[name].ticks
+    assert_alone(fa.Recipe(Noise(kind="uniform")), goal, model, x, seed=3)
 
 
 @pytest.mark.parametrize(

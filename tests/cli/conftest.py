@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_files
 import torch
 from forks import POSSIBLE
 from PIL import Image
 from safetensors.torch import save_file
+from shard_commands import words
 
-from fastadv.cli import main
+from fastadv.cli import app, main
 from fastadv.models import load
 
 
@@ -122,8 +124,18 @@ def stopped():
 @pytest.fixture(scope="session")
 def content():
     """Every file below a folder with its bytes."""
+    return run_files.content
 
-    def read(root: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
-    return read
+@pytest.fixture(scope="module")
+def single(faces, tmp_path_factory):
+    """The run of one process, by its goal."""
+    made = {}
+
+    def of(goal):
+        if goal not in made:
+            made[goal] = tmp_path_factory.mktemp("single") / "run"
+            app(words(faces, made[goal], goal=goal), standalone_mode=False)
+        return made[goal]
+
+    return of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from commands import CALLS, ON_PHOTOGRAPHS, Call, write_inputs
 from documented import SECTIONS, problems
+from given_data import data_folder
 from numpy.typing import NDArray
 from photographs import found, write_detector
 from typer.main import get_command
@@ -22,7 +22,6 @@ from fastadv.cli.options import InputOptions, OneFace
 from fastadv.core.errors import Error
 from fastadv.data import TEMPLATES, Detections
 
-DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 NAMED = {call.name: call for call in CALLS}
 EVERY_DAY = ("impersonate", "clean", "identify", "head")
 
@@ -189,9 +188,8 @@ def test_with_the_detector_of_a_file(
     ],
 )
 def test_the_labelled_pairs_of_photographs_are_verified_from_their_folder(model: str, file: str, fastadv: Any) -> None:
-    photos, weights = DATA / "photographs", DATA / "weights"
-    if not photos.is_dir() or not weights.is_dir():
-        pytest.skip(f"no photographs in {DATA} (set FASTADV_DATA)")
+    data = data_folder("photographs", "weights")
+    photos, weights = data / "photographs", data / "weights"
     words = ("verify", "--data", photos, "--pairs", photos / "master.csv", "--model", model)
     network = ("--weights", weights / f"{file}.safetensors")
     done = fastadv(*words, *network, "--align", "--detector-weights", weights / "mtcnn.safetensors", "--json")

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from fastadv.attacks import CATALOG, SignGradient, by_name
 from fastadv.attacks.options import options_of, with_options
-from fastadv.data import read_image, read_manifest, to_tensor, to_uint8
-from fastadv.data.synthetic import SyntheticFaces
+from fastadv.data import read_image, read_manifest, to_tensor
+from fastadv.data.synthetic import SyntheticFaces, write_faces
 from fastadv.models import load
 from fastadv.report.pages.parts import command_line
 
@@ -32,10 +32,7 @@ NEW = [n for n in CATALOG if is_new(n) and (not n.startswith("minimal-") or n in
 def people(tmp_path_factory):
     root = tmp_path_factory.mktemp("people")
     source = SyntheticFaces(identities=PEOPLE, per_identity=2, seed=5)
-    for name in source.names:
-        path = root / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(to_uint8(source.load(name).image)).save(path)
+    write_faces(source, source.names, root)
     return root
 
 

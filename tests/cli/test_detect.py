@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fastadv.cli import app
 from fastadv.core.notices import Notice
 from fastadv.data import SyntheticFaces, read_manifest, to_uint8, write_png
+from fastadv.data.synthetic import write_faces
 from fastadv.detection import load_detector
 from fastadv.studies.align.folder import AlignPlan, align_folder
 
@@ -97,9 +98,7 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
 def test_a_folder_is_scored_into_a_table(study, tmp_path):
     out, _ = study
     people = SyntheticFaces(identities=2, per_identity=2, seed=3)
-    for name in people.names:
-        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_png(tmp_path / "faces" / f"{name}.png", to_uint8(people.load(name).image))
+    write_faces(people, people.names, tmp_path / "faces")
     detector = out / "detectors" / "mlp-centroid-l2.safetensors"
     words = ("score", detector, "--data", tmp_path / "faces", "--model", "synth-vgg", "--out", tmp_path / "s.csv")
     found = json.loads(call(*words, "--eer", "--json"))
@@ -208,10 +207,8 @@ def test_what_made_a_score(study, tmp_path, label):
 def test_people_of_a_gallery_and_claimed_identities(study, tmp_path):
     out, _ = study
     people = SyntheticFaces(identities=7, per_identity=2, seed=3)  # three of them are no classes of the detector
-    for k, name in enumerate(people.names):
-        for folder in ("gallery", "faces")[k % 2 :]:
-            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_png(tmp_path / folder / f"{name}.png", to_uint8(people.load(name).image))
+    write_faces(people, people.names, tmp_path / "faces")
+    write_faces(people, people.names[::2], tmp_path / "gallery")
     detectors = out / "detectors"
     words = ("score", detectors / "linear-centroid-l2-relative.safetensors", "--eer", "--model", "synth-vgg", "--json")
     with pytest.raises(ValueError, match="detector: expected one fitted with the model's 500 logits, got one with 4;"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import write_inputs
+from run_files import content
 from typer.testing import CliRunner
 
 from fastadv.cli import app
@@ -56,8 +57,7 @@ def bucket(s3, local) -> str:
 
 def written(out: Path) -> dict[str, bytes]:
     """What a run has written, without the stamps of its inputs."""
-    files = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
-    return {name: data for name, data in files.items() if name != ".hashes.json"}
+    return {name: data for name, data in content(out).items() if name != ".hashes.json"}
 
 
 @pytest.mark.parametrize("data", ["tree", "shards/shard-{000000..000001}.tar", "list.txt"])

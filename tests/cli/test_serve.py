@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import signal
 import socket
@@ -15,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from image_bytes import encoded
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: the extra `serve`")
@@ -31,12 +30,6 @@ from fastadv.models import load
 
 def pixels(seed):
     return np.random.default_rng(seed).integers(0, 256, (112, 112, 3), dtype=np.uint8)
-
-
-def encoded(array):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")

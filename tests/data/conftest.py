@@ -1,9 +1,9 @@
 """Real faces for the tests marked `faces`; the content of a run that nothing disturbs."""
 
-import os
 from pathlib import Path
 
 import pytest
+from given_data import data_folder
 from run_files import CONFIG, NAMES, content, write
 
 from fastadv.data import RunFolder
@@ -11,10 +11,7 @@ from fastadv.data import RunFolder
 
 @pytest.fixture(scope="session")
 def lfw_root() -> Path:
-    root = Path(os.environ.get("FASTADV_DATA", Path(__file__).parents[3] / "shared" / "data")) / "lfw"
-    if not root.is_dir():
-        pytest.skip(f"no faces at {root}; set FASTADV_DATA")
-    return root
+    return data_folder("lfw") / "lfw"
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_bytes import encoded
 from PIL import Image, ImageOps
 
 from fastadv.data import IdentityFolder, ImageError, formats, read_image
@@ -19,12 +20,6 @@ _X, _Y = np.meshgrid(np.arange(34), np.arange(18))
 SMOOTH = np.stack([7 * _X, 14 * _Y, 4 * _X + 6 * _Y], 2).astype(np.uint8)  # for formats that halve the colours
 COMPRESSIONS = ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"]
 TURN = 0x0112
-
-
-def encoded(image: np.ndarray | Image.Image, format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format, **options)
-    return file.getvalue()
 
 
 def turned(turn: int, pixels: np.ndarray = RGB) -> tuple[np.ndarray, bytes]:

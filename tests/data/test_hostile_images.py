@@ -11,18 +11,13 @@ import zlib
 
 import numpy as np
 import pytest
+from image_bytes import encoded
 from PIL import Image, ImageOps, PngImagePlugin
 
 from fastadv.data import ImageError
 from fastadv.data.images import BudgetError, ImageBudget, decode_image, read_size
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-
-
-def encoded(image: np.ndarray | Image.Image, format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format, **options)
-    return file.getvalue()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_bytes import encoded
 from PIL import Image
 
 from fastadv.core.notices import Notice
@@ -18,14 +19,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8
 HEIC = b"\0\0\0\x18ftypheic" + bytes(20)
 
 
-def encoded(format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(PIXELS).save(file, format, **options)
-    return file.getvalue()
-
-
-JPEG, PNG, GIF, JP2, WEBP = (encoded(format) for format in ("JPEG", "PNG", "GIF", "JPEG2000", "WEBP"))
-MPO = encoded("MPO", save_all=True, append_images=[Image.fromarray(PIXELS).resize((8, 8))])
+JPEG, PNG, GIF, JP2, WEBP = (encoded(PIXELS, format) for format in ("JPEG", "PNG", "GIF", "JPEG2000", "WEBP"))
+MPO = encoded(PIXELS, "MPO", save_all=True, append_images=[Image.fromarray(PIXELS).resize((8, 8))])
 FILES = {
     "a/1.jpg": JPEG,
     "a/2.JFIF": JPEG,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from dataclasses import FrozenInstanceError, replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
+from given_data import data_folder
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 import fastadv as fa
 from fastadv.attacks import Impersonate
 from fastadv.cli import app
-from fastadv.data import LFW, SyntheticFaces, to_uint8, write_png
+from fastadv.data import LFW, SyntheticFaces, write_pairs_csv
+from fastadv.data.synthetic import write_faces
 from fastadv.defences import (
     BitDepth,
     Chain,
@@ -320,10 +321,7 @@ def test_the_shipped_network_removes_noise_from_unseen_synthetic_faces():
 
 @pytest.mark.faces
 def test_the_shipped_network_removes_noise_from_photographs():
-    root = Path(os.environ.get("FASTADV_DATA", Path(__file__).parents[3] / "shared" / "data")) / "lfw"
-    if not root.is_dir():
-        pytest.skip(f"no faces at {root}; set FASTADV_DATA")
-    faces = LFW(root, size=112)
+    faces = LFW(data_folder("lfw") / "lfw", size=112)
     check_gains(faces, faces.names[:: len(faces) // 24][:24], PHOTOGRAPHS)
 
 
@@ -358,13 +356,8 @@ def test_its_gradient_is_not_masked(people):
 
 def test_the_command(file, tmp_path):
     source = SyntheticFaces(identities=12, per_identity=2, seed=78)
-    for name in source.names:
-        path = tmp_path / "faces" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, to_uint8(source.load(name).image))
-    pairs = source.pairs(8, folds=2)
-    lines = "\n".join(f"{p.first},{p.second},{int(p.same)}" for p in pairs)
-    (tmp_path / "pairs.csv").write_text(f"first,second,same\n{lines}\n")
+    write_faces(source, source.names, tmp_path / "faces")
+    write_pairs_csv(tmp_path / "pairs.csv", (replace(p, fold=None) for p in source.pairs(8, folds=2)))
     given = ["defend", "--data", tmp_path / "faces", "--model", "synth-mobile", "--pairs", tmp_path / "pairs.csv"]
     given += ["--defence", f"noise2clean:{file}", "--attack", "ffm@8/255", "--out", tmp_path / "run"]
     done = CliRunner().invoke(app, [*map(str, given), "--json"], catch_exceptions=False)

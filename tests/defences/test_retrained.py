@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,8 @@ from typer.testing import CliRunner
 
 from fastadv.attacks import Impersonate, ffm
 from fastadv.cli import app
-from fastadv.data import write_png
-from fastadv.data.images import to_uint8
-from fastadv.data.synthetic import SyntheticFaces
+from fastadv.data import write_pairs_csv
+from fastadv.data.synthetic import SyntheticFaces, write_faces
 from fastadv.defences import PerfectKnowledge, Retrained, ZeroKnowledge
 from fastadv.engine import run
 from fastadv.models import CheckpointError, load, prepare
@@ -110,12 +110,8 @@ def test_files_that_do_not_fit(model, file, tmp_path):
 def test_the_commands(tmp_path):
     """Fine-tuned adversarially by one command, evaluated by the other."""
     people = SyntheticFaces(identities=8, per_identity=3, seed=5)
-    for name in people.names:
-        path = tmp_path / "faces" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, to_uint8(people.load(name).image))
-    listed = "\n".join(f"{p.first},{p.second},{int(p.same)}" for p in people.pairs(8, folds=2, seed=2))
-    (tmp_path / "pairs.csv").write_text(f"first,second,same\n{listed}\n")
+    write_faces(people, people.names, tmp_path / "faces")
+    write_pairs_csv(tmp_path / "pairs.csv", (replace(p, fold=None) for p in people.pairs(8, folds=2, seed=2)))
     robust = tmp_path / "robust"
     given = ["train", "--data", tmp_path / "faces", "--model", "synth-shuffle"]
     given += ["--loss", "softmax", "--epochs", 1, "--batch", 12, "--fine-tune", "--adversarial", "fgsm@4/255"]

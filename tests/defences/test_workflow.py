@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ import typer
 from typer.testing import CliRunner
 
 from fastadv import load
-from fastadv.attacks import pgd
 from fastadv.cli.defend import defend as command
 from fastadv.cli.report import report
 from fastadv.core.notices import Notice
@@ -24,23 +24,11 @@ from fastadv.data import (
     read_manifest,
     to_tensor,
     to_uint8,
+    write_pairs_csv,
     write_png,
 )
-from fastadv.defences import (
-    Adaptive,
-    AttackAsDefence,
-    BitDepth,
-    Chain,
-    GaussianBlur,
-    Jpeg,
-    MeanFilter,
-    OneOf,
-    PairAttackAsDefence,
-    PerfectKnowledge,
-    RandomResizePad,
-    SelectiveDropout,
-    ZeroKnowledge,
-)
+from fastadv.data.synthetic import write_faces
+from fastadv.defences import Adaptive, MeanFilter, PerfectKnowledge, ZeroKnowledge
 from fastadv.detection import Architecture, Detector, LayerTap, Network, Trajectory, centroids
 from fastadv.engine import Engine
 from fastadv.report.pages import defences as defend_page
@@ -48,7 +36,7 @@ from fastadv.runs import Work
 from fastadv.runs.attack import pair_name
 from fastadv.studies.defences import measure as defending
 from fastadv.studies.defences import results as defend_results
-from fastadv.studies.defences.plan import NONE, Copy, Planned, parse_defence, parse_threat, read_attack
+from fastadv.studies.defences.plan import NONE, Copy, parse_defence, read_attack
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*reached the goal before:fastadv.engine.AttackWarning")
 
@@ -330,69 +318,6 @@ def test_flags_are_listed(made):
     assert "mean: noise beats gradients" in defend_page.flag_lines(plain)
 
 
-@pytest.mark.parametrize(
-    ("text", "defence"),
-    [
-        ("none", None),
-        ("mean", MeanFilter()),
-        ("mean:5", MeanFilter(size=5)),
-        ("gauss:7:1.5", GaussianBlur(size=7, sigma=1.5)),
-        ("jpeg:30:identity", Jpeg(quality=30)),
-        ("bits:3+mean", Chain(parts=(BitDepth(bits=3), MeanFilter()))),
-        ("one(mean|jpeg+bits:2)", OneOf(parts=(MeanFilter(), Chain(parts=(Jpeg(), BitDepth(bits=2)))))),
-        ("resize-pad:0.8", RandomResizePad(smallest=0.8)),
-        ("selective:3:0.1", SelectiveDropout(gamma=3, kappa=0.1)),
-    ],
-)
-def test_defences_from_text(text, defence):
-    assert parse_defence(text) == Planned(label=text, defence=defence)
-
-
-def test_attacks_as_defences_from_text():
-    found = parse_defence("attack(cw-l2:50):4/255:0.3").defence
-    assert isinstance(found, AttackAsDefence)
-    assert (found.start, found.threshold) == (4 / 255, 0.3)
-    assert found.attack.attack.inner_steps == 50
-    assert parse_defence("pair(pgd:3@2/255)").defence == PairAttackAsDefence(attack=pgd(steps=3, eps=2 / 255))
-    assert parse_defence("pair(cw-l2:50):query").defence.side == "query"
-
-
-def test_attacks_from_text():
-    found = read_attack("fim:13@10/255")
-    assert (found.label_without_eps, found.radius, found.family) == ("fim:13", 10 / 255, "iterative")
-    assert found.recipe().attack.steps == 13
-    assert read_attack("ffm").family == "one-step"
-    assert read_attack("noise-uniform").family == "noise"
-    assert read_attack("noise-uniform").radius is None
-
-
-def test_threats_from_text():
-    assert parse_threat("zero") == ZeroKnowledge()
-    assert parse_threat("perfect:8") == PerfectKnowledge(samples=8)
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: parse_defence("means"), "defence: expected none, mean.:SIZE., .* got 'means'"),
-        (lambda: parse_defence("mean:x"), "defence: expected a number for size, got 'x' in 'mean:x'"),
-        (lambda: parse_defence("mean:3:4"), "at most 1 numbers after its name, got 'mean:3:4'"),
-        (lambda: parse_defence("mean:4"), "size: expected an odd integer"),
-        (lambda: parse_defence("attack(nose)"), "attack: expected NAME"),
-        (lambda: parse_defence("pair(pgd):left"), "side: expected one of both, gallery, query, got 'left'"),
-        (lambda: read_attack("e-fim"), "single network, got 'e-fim'"),
-        (lambda: read_attack("fim:x"), "a whole number of at least 1 for the steps, got 'fim:x'"),
-        (lambda: read_attack("ffm:3"), "steps: expected none, since ffm makes one step, got 3"),
-        (lambda: parse_threat("some"), "threat: expected zero, perfect"),
-        (lambda: parse_threat("perfect:x"), "threat: expected zero, perfect"),
-        (lambda: parse_threat("adaptive"), "detector: expected a calibrated one for the threat 'adaptive', got none"),
-    ],
-)
-def test_wrong_texts(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()
-
-
 def test_errors_of_the_study(network, tmp_path):
     with pytest.raises(ValueError, match="attack: expected at least one, and each one once, got none"):
         study(tmp_path / "a", network, attacks=[])
@@ -411,12 +336,8 @@ def test_the_command(tmp_path):
     app, drawing = typer.Typer(), typer.Typer()
     app.command()(command)
     drawing.command()(report)
-    for name in PEOPLE.names:
-        file = tmp_path / "faces" / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_png(file, to_uint8(PEOPLE.load(name).image))
-    listed = "\n".join(f"{p.first},{p.second},{int(p.same)}" for p in PAIRS)
-    (tmp_path / "pairs.csv").write_text(f"first,second,same\n{listed}\n")
+    write_faces(PEOPLE, PEOPLE.names, tmp_path / "faces")
+    write_pairs_csv(tmp_path / "pairs.csv", (replace(p, fold=None) for p in PAIRS))
     given = ["--data", tmp_path / "faces", "--model", "synth-mobile", "--pairs", tmp_path / "pairs.csv"]
     given += ["--defence", "mean", "--attack", "ffm@8/255", "--out", tmp_path / "run"]
     done = CliRunner().invoke(app, [str(a) for a in given], env={"COLUMNS": "200"}, catch_exceptions=False)

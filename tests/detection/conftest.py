@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from given_data import data_folder
 from torch import Tensor, nn
 
 from fastadv.detection import Architecture, Detector, Network, Representatives, Trajectory, centroids
@@ -42,10 +42,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    root = Path(os.environ.get("FASTADV_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not (root / "lfw").is_dir() or not (root / "weights").is_dir():
-        pytest.skip(f"no faces and weights at {root}; set FASTADV_DATA")
-    return root
+    return data_folder("lfw", "weights")
 
 
 def make_tiny() -> FaceModel:

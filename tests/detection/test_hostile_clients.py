@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import io
 import random
 import selectors
 import socket
@@ -14,6 +13,7 @@ import threading
 
 import numpy as np
 import pytest
+from image_bytes import encoded
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
@@ -93,9 +93,7 @@ def seeds():
     kinds += [(rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb.quantize(16), "TIFF", {}), (rgb, "AVIF", {"exif": exif})]
     kinds += [(rgb, "BMP", {}), (rgb.quantize(16), "BMP", {}), (rgb.convert("1"), "BMP", {}), (rgb, "PPM", {})]
     for image, format, options in kinds:
-        file = io.BytesIO()
-        image.save(file, format, **options)
-        yield file.getvalue()
+        yield encoded(image, format, **options)
     head = struct.pack("<IiiHHIIiiII", 40, 20, 24, 1, 8, 1, 96, 0, 0, 0, 0)
     yield struct.pack("<2sIHHI", b"BM", 0, 0, 0, 54 + 1024) + head + bytes(1024) + b"\x14\x07\0\0" * 24  # run lengths
     yield b"P3 2 2 255\n# text\n" + b"1 2 3 " * 4

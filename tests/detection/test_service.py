@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import signal
 import socket
@@ -14,6 +13,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from image_bytes import encoded
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
@@ -31,12 +31,6 @@ PNG = "image/png"
 
 def pixels(seed, size=(16, 16)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
-def encoded(array, format="PNG", **options):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, format, **options)
-    return file.getvalue()
 
 
 def form(parts):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import io
 import logging
 import struct
 import tempfile
@@ -12,9 +11,8 @@ import tracemalloc
 import zlib
 from collections import deque
 
-import numpy as np
 import pytest
-from PIL import Image
+from image_bytes import drawn
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: the extra `serve`")
@@ -29,10 +27,7 @@ FORM = "multipart/form-data; boundary=edge"
 
 
 def encoded(side, format="PNG", **options):
-    file = io.BytesIO()
-    array = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(array).save(file, format, **options)
-    return file.getvalue()
+    return drawn(side, side, format, **options)
 
 
 def part(data, head='Content-Disposition: form-data; name="images"; filename="face"'):

@@ -6,7 +6,6 @@ import asyncio
 import collections
 import contextlib
 import http.client
-import io
 import json
 import signal
 import socket
@@ -14,9 +13,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-from PIL import Image
+from image_bytes import drawn
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: the extra `serve`")
@@ -34,12 +32,6 @@ TOKEN = "correct-horse-battery-staple"
 ALLOWED = [(b"authorization", b"Bearer " + TOKEN.encode())]
 POST = {"type": "http", "method": "POST", "path": "/v1/faces", "query_string": b"", "http_version": "1.1"}
 POST |= {"headers": [(b"content-type", b"image/png")], "scheme": "http"}
-
-
-def encoded(seed=0):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
 
 
 class Passes:
@@ -118,14 +110,14 @@ def test_overload_is_told_at_once_and_passes(guard, passes):
     with Running(guard, max_queue=4, max_images=4, max_batch=2) as running:
         passes.go.clear()
         with ThreadPoolExecutor(24) as pool:
-            asked = [pool.submit(running.ask, "POST", "/v1/faces", encoded(i)) for i in range(24)]
+            asked = [pool.submit(running.ask, "POST", "/v1/faces", drawn(i)) for i in range(24)]
             until(lambda: sum(each.done() for each in asked) == 20)  # while no pass has ended
             passes.go.set()
         found = [each.result() for each in asked]
         assert collections.Counter(status for status, _, _ in found) == {200: 4, 503: 20}
         told = {(json.loads(text)["detail"], wait) for status, text, wait in found if status == 503}
         assert told == {("4 requests are open already", "1")}
-        assert [running.ask("POST", "/v1/faces", encoded(i))[0] for i in range(6)] == [200] * 6
+        assert [running.ask("POST", "/v1/faces", drawn(i))[0] for i in range(6)] == [200] * 6
         assert running.refused() == {"open_requests": 20}
 
 
@@ -133,7 +125,7 @@ def posted(running):
     """A client that has sent a whole request."""
     client = running.connect()
     head = b"POST /v1/faces HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
-    client.sendall(head % len(encoded()) + encoded())
+    client.sendall(head % len(drawn()) + drawn())
     return client
 
 
@@ -144,7 +136,7 @@ def test_what_nobody_waits_for_is_dropped(guard, passes):
         passes.go.clear()
         passes.begun.clear()
         with ThreadPoolExecutor(1) as pool:
-            kept = pool.submit(running.ask, "POST", "/v1/faces", encoded())
+            kept = pool.submit(running.ask, "POST", "/v1/faces", drawn())
             passes.begun.wait(20)  # its image is in the pass; those of the others wait
             with posted(running), posted(running):
                 until(lambda: "fastadv_queue_images 2.0" in running.ask("GET", "/metrics")[1])
@@ -155,7 +147,7 @@ def test_what_nobody_waits_for_is_dropped(guard, passes):
             assert 'fastadv_requests_total{status="499"} 2.0' in text
             passes.go.set()
             assert kept.result()[0] == 200
-        assert running.ask("POST", "/v1/faces", encoded())[0] == 200
+        assert running.ask("POST", "/v1/faces", drawn())[0] == 200
         assert passes.images - before == 2
 
 
@@ -178,12 +170,12 @@ def test_images_that_would_be_answered_late_are_refused(guard, monkeypatch):
     original = Guard.__call__
     monkeypatch.setattr(Guard, "__call__", lambda *given: time.sleep(0.1) or original(*given))
     with Running(guard, max_queue=100, max_images=1, max_batch=1, timeout=2.0) as running:
-        assert running.ask("POST", "/v1/faces", encoded())[0] == 200  # it knows the pace from here on
+        assert running.ask("POST", "/v1/faces", drawn())[0] == 200  # it knows the pace from here on
         with ThreadPoolExecutor(30) as pool:
-            found = list(pool.map(lambda i: running.ask("POST", "/v1/faces", encoded(i))[0], range(30)))
+            found = list(pool.map(lambda i: running.ask("POST", "/v1/faces", drawn(i))[0], range(30)))
         assert set(found) == {200, 503}
         assert running.refused() == {"queued_images": found.count(503)}
-        assert running.ask("POST", "/v1/faces", encoded())[0] == 200
+        assert running.ask("POST", "/v1/faces", drawn())[0] == 200
 
 
 def test_bodies_that_do_not_arrive_take_nobodys_place(asgi, guard):
@@ -196,7 +188,7 @@ def test_bodies_that_do_not_arrive_take_nobodys_place(asgi, guard):
 
         slow = [asyncio.create_task(app({**POST}, receive, send)) for _ in range(5)]
         await asyncio.sleep(0)
-        found = await asgi.ask(app, "POST", "/v1/faces", encoded(), PNG)
+        found = await asgi.ask(app, "POST", "/v1/faces", drawn(), PNG)
         await asyncio.gather(*slow)
         return found[0], refused((await asgi.ask(app, "GET", "/metrics"))[1])
 
@@ -211,20 +203,20 @@ def test_every_limit_is_counted_where_it_refuses(asgi, guard, passes):
         found = [await ask(bytes(5000)), await ask(headers=())]
         passes.go.clear()
         passes.begun.clear()
-        first = asyncio.create_task(ask(encoded()))
+        first = asyncio.create_task(ask(drawn()))
         await asyncio.to_thread(passes.begun.wait, 20)
-        second = asyncio.create_task(ask(encoded()))
+        second = asyncio.create_task(ask(drawn()))
         for _ in range(1000):
             if app.state.service.waiting == 1:
                 break
             await asyncio.sleep(0.005)
         form = b"".join(
-            b'--e\r\nContent-Disposition: form-data; name="x"; filename="x"\r\n\r\n' + encoded() + b"\r\n"
+            b'--e\r\nContent-Disposition: form-data; name="x"; filename="x"\r\n\r\n' + drawn() + b"\r\n"
             for _ in range(3)
         )
         found += [await ask(form + b"--e--", "multipart/form-data; boundary=e"), await first, await second]
         app.state.service.ready = False
-        found.append(await ask(encoded()))
+        found.append(await ask(drawn()))
         passes.go.set()
         return found, refused((await asgi.ask(app, "GET", "/metrics", headers=ALLOWED))[1])
 
@@ -260,7 +252,7 @@ def test_a_fault_is_json_and_three_in_a_row_are_told_by_the_health(guard, passes
         for health in (200, 200, 503):
             passes.go.clear()
             with ThreadPoolExecutor(1) as pool:
-                asked = pool.submit(running.ask, "POST", "/v1/faces", encoded())
+                asked = pool.submit(running.ask, "POST", "/v1/faces", drawn())
                 until(lambda: "fastadv_open_requests 1.0" in running.ask("GET", "/metrics")[1])
                 assert running.ask("GET", "/healthz")[0] == 200  # a pass that goes on has not failed
                 passes.go.set()
@@ -269,16 +261,16 @@ def test_a_fault_is_json_and_three_in_a_row_are_told_by_the_health(guard, passes
             assert running.ask("GET", "/healthz")[0] == health
         assert "RuntimeError: of the device" in caplog.text
         passes.error = None
-        assert [running.ask("POST", "/v1/faces", encoded())[0], running.ask("GET", "/healthz")[0]] == [200, 200]
+        assert [running.ask("POST", "/v1/faces", drawn())[0], running.ask("GET", "/healthz")[0]] == [200, 200]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: out of memory")])
 def test_memory_that_runs_out_is_overload(asgi, guard, passes, error):
     async def work(app):
         passes.error = error
-        found = await asgi.ask(app, "POST", "/v1/faces", encoded(), PNG)
+        found = await asgi.ask(app, "POST", "/v1/faces", drawn(), PNG)
         passes.error = None
-        after = (await asgi.ask(app, "POST", "/v1/faces", encoded(), PNG))[0]
+        after = (await asgi.ask(app, "POST", "/v1/faces", drawn(), PNG))[0]
         return found, after, refused((await asgi.ask(app, "GET", "/metrics"))[1])
 
     assert asgi.during(guard, work) == ((503, {"detail": "not enough memory"}), 200, {"memory": 1})
@@ -289,7 +281,7 @@ def test_a_stop_ends_though_a_pass_does_not(guard, passes, monkeypatch):
     with Running(guard, drain=0.1) as running:
         passes.go.clear()
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(running.ask, "POST", "/v1/faces", encoded())
+            asked = pool.submit(running.ask, "POST", "/v1/faces", drawn())
             until(lambda: "fastadv_open_requests 1.0" in running.ask("GET", "/metrics")[1])
             running.server.should_exit = True
             running.thread.join(20)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import collections
-import io
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
+from image_bytes import drawn
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: the extra `serve`")
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: the extra `serve`")
@@ -19,13 +17,6 @@ from fastadv.detection.service import ServiceConfig, create_app
 TOKEN = "correct-horse-battery-staple"
 FACES = "POST /v1/faces"
 OPEN = {"GET /healthz", "GET /readyz"}
-
-
-def encoded(seed, side=16, format="PNG"):
-    file = io.BytesIO()
-    array = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(array).save(file, format)
-    return file.getvalue()
 
 
 def described(asgi, guard, **limits):
@@ -89,11 +80,11 @@ def outcomes(guard, *, examples, token=None, seed=0):
     app = create_app(guard, ServiceConfig(max_wait=0.0, max_pixels=1000, max_images=3), token=token)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     files = [
-        encoded(1),
-        encoded(2, format="JPEG"),
-        encoded(3, format="BMP"),
-        encoded(4, 40),
-        encoded(5)[:90],
+        drawn(1),
+        drawn(2, format="JPEG"),
+        drawn(3, format="BMP"),
+        drawn(4, 40),
+        drawn(5)[:90],
         b"no image",
     ]
     schemathesis.openapi.media_type("image/*", st.sampled_from(files), aliases=("image/png",))

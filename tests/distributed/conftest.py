@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import run_files
 import torch
+from killed import Killed
 
 from fastadv.attacks import by_name
-from fastadv.data import SyntheticFaces, to_uint8, write_png
+from fastadv.data import SyntheticFaces
+from fastadv.data.synthetic import write_faces
 from fastadv.distributed import Cluster
 from fastadv.distributed.cluster import packed, unpacked
 from fastadv.engine import Engine
@@ -54,9 +57,7 @@ def own_priority():
 def faces(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("faces")
     drawn = SyntheticFaces(identities=6, per_identity=3, seed=5)
-    for name in drawn.names:
-        (root / name).parent.mkdir(exist_ok=True)
-        write_png(root / f"{name}.png", to_uint8(drawn.load(name).image))
+    write_faces(drawn, drawn.names, root)
     return root
 
 
@@ -76,11 +77,7 @@ def plan(faces):
 @pytest.fixture(scope="session")
 def content():
     """Every file below a folder with its bytes."""
-
-    def read(root: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-    return read
+    return run_files.content
 
 
 @pytest.fixture(scope="session")
@@ -132,10 +129,6 @@ def ray(s3):
     found.init("local", **STARTED)
     yield found
     found.shutdown()
-
-
-class Killed(BaseException):
-    """The driver ends."""
 
 
 @dataclass(frozen=True, kw_only=True)

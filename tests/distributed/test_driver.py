@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import fsspec
 import pytest
+from killed import Killed
 
 import fastadv as fa
 from fastadv.core.notices import Notice
@@ -17,10 +18,6 @@ from fastadv.distributed.cluster import packed
 from fastadv.studies.attack import attack_as_planned, attack_on_ray
 
 pytest.importorskip("ray", reason="ray is not installed: the extra `ray`")
-
-
-class Killed(BaseException):
-    """The driver ends."""
 
 
 @dataclass(frozen=True, kw_only=True)

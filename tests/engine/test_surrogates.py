@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from small import grey_images
+from small import ResidualBlock, grey_images
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -30,26 +30,13 @@ MOMENTUM = fa.attacks.m_fim(eps=16 / 255, steps=5)
 faces = partial(grey_images, size=SIZE)
 
 
-class Block(nn.Module):
-    """A residual block, for the skip gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(8)
-        self.prelu = nn.PReLU(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.prelu(self.bn(self.conv(x)))
-
-
 def model(seed: int = 0, width: int = 12, head: bool = False, size: tuple[int, int] = SIZE) -> fa.FaceModel:
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.BatchNorm2d(8),
         nn.PReLU(8),
-        Block(),
+        ResidualBlock(),
         nn.Flatten(),
         nn.Linear(8 * (size[0] // 2) * (size[1] // 2), width),
     )

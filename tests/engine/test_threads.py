@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import ResidualBlock
 from torch import Tensor, nn
 
 import fastadv as fa
@@ -30,21 +31,12 @@ def switch_often() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(8)
-        self.prelu = nn.PReLU(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.prelu(self.bn(self.conv(x)))
-
-
 def model() -> fa.FaceModel:
     torch.manual_seed(0)
     stem = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.PReLU(8)]
-    net = nn.Sequential(*stem, *(Block() for _ in range(6)), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 6))
+    net = nn.Sequential(
+        *stem, *(ResidualBlock() for _ in range(6)), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 6)
+    )
     half = (0.5, 0.5, 0.5)
     return fa.FaceModel(net, input_size=SIZE, mean=half, std=half, name="small", layers=("3", "5")).eval()
 

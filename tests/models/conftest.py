@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from given_data import data_folder
 from PIL import Image
 from torch import Tensor
 
@@ -35,11 +35,7 @@ def face(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    root = Path(os.environ.get("FASTADV_DATA", default))
-    if not (root / "weights").is_dir():
-        pytest.skip(f"no weights in {root} (set FASTADV_DATA)")
-    return root
+    return data_folder("weights")
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from given_data import data_folder
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -374,10 +374,7 @@ def test_sums_beyond_32_bits_are_right():
 
 @pytest.fixture(scope="module")
 def data():
-    root = Path(os.environ.get("FASTADV_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not (root / "weights" / "mtcnn.safetensors").is_file():
-        pytest.skip(f"no weights at {root}; set FASTADV_DATA")
-    return root
+    return data_folder("weights/mtcnn.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from killed import Killed
 
 from fastadv.core.errors import ArgumentError
 from fastadv.models.training_loop import Memory, Training, descend
 
 EPOCHS, PER_EPOCH = 4, 3
-
-
-class Killed(BaseException):
-    """As abrupt as a signal: nothing catches it."""
 
 
 @dataclass(frozen=True, kw_only=True)

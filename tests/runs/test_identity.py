@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_files import content
 from safetensors.torch import save_file
 
 import fastadv as fa
@@ -172,10 +173,6 @@ def made(place, tmp_path_factory) -> Callable[[str], Path]:
         return found[command]
 
     return folder
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize(("command", "change"), TABLE)

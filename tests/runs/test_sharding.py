@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from killed import Killed
 from run_files import content
 from shard_files import CONFIG, names, write, write_shards
 
@@ -81,10 +82,6 @@ def test_merged_shards_are_the_single_run(single, tmp_path_factory, drawn):
     with RunFolder.open(run, CONFIG, beside={".hashes.json": b"{}\n"}) as merged:
         assert merged.finished
         assert merged.done == set(names(images))
-
-
-class Killed(BaseException):
-    """In the middle of a merge."""
 
 
 def test_killed_at_every_step_the_merge_goes_on(single, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import content
 
 from fastadv.data import (
     TEMPLATES,
@@ -78,10 +79,6 @@ def report(out):
 
 def files(out):
     return sorted(p.relative_to(out / "images").as_posix() for p in (out / "images").rglob("*.png"))
-
-
-def content(out):
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 def test_the_largest_face_of_each_photograph(photos, tmp_path):

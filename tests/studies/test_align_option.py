@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photographs import Drawn
+from run_files import content
 
 from fastadv.attacks import by_name
 from fastadv.core.errors import Error
@@ -57,10 +58,6 @@ def plan(photos, drawn, out=None, *, given=None, attack=None, folds=None, **sett
         data=photos, model="synth-mobile", search=FaceSearch(detector=drawn, **settings), out=out, **(given or {})
     )
     return VerifyPlan(inputs=inputs, pairs=PairChoice(file=photos / "master.csv", folds=folds), attack=attack)
-
-
-def content(out):
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 def landmarks(out):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from given_data import data_folder
 
 from fastadv.cli import app
 from fastadv.core.errors import Error
@@ -17,7 +17,6 @@ from fastadv.models import FaceModel, load
 from fastadv.runs.inputs import PairChoice
 from fastadv.studies.preprocessing import USUAL, check, separation
 
-DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 FILES = {
     "mobilefacenet": "mobilefacenet_relu6_ms1m_arcface.safetensors",
     "mobileface_v2": "mobileface_v2.safetensors",
@@ -75,14 +74,11 @@ def test_grey_networks_are_refused(people: SyntheticFaces) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], people: SyntheticFaces) -> None:
     from fastadv.data import write_pairs_csv
-    from fastadv.data.images import to_uint8, write_png
+    from fastadv.data.synthetic import write_faces
 
     pairs = people.pairs(100, seed=1)
     write_pairs_csv(tmp_path / "pairs.csv", pairs)
-    for face in people.stream({name for pair in pairs for name in (pair.first, pair.second)}):
-        path = tmp_path / "faces" / f"{face.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, to_uint8(face.image))
+    write_faces(people, sorted({name for pair in pairs for name in (pair.first, pair.second)}), tmp_path / "faces")
     (tmp_path / "m.toml").write_text('architecture = "synth-vgg"\nchannels = "bgr"\n')
     words = ["models", "check", "--model", f"{tmp_path}/m.toml", "--data", f"{tmp_path}/faces"]
     words += ["--pairs", f"{tmp_path}/pairs.csv"]
@@ -105,10 +101,9 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mobilefacenet",
 @pytest.mark.faces
 @pytest.mark.parametrize("name", ["mobileface_v2", *SLOW])
 def test_published_networks_fit_as_they_are_described_and_not_otherwise(name: str) -> None:
-    if not (DATA / "weights").is_dir():
-        pytest.skip(f"no weights in {DATA} (set FASTADV_DATA)")
-    model = load(name, DATA / "weights" / FILES[name])
-    source = LFW(DATA / "lfw")
+    data = data_folder("weights")
+    model = load(name, data / "weights" / FILES[name])
+    source = LFW(data / "lfw")
     pairs = PairChoice(limit=100 if name == "mobileface_v2" else 300).open(source)  # good networks need more
     found = check(source, pairs, model.replace(channels="bgr"))
     assert not found.fits

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ from typer.testing import CliRunner
 
 from fastadv import load
 from fastadv.cli import app
-from fastadv.data import RunFolder, SyntheticFaces, read_image, read_manifest, to_tensor, to_uint8, write_png
+from fastadv.data import (
+    RunFolder,
+    SyntheticFaces,
+    read_image,
+    read_manifest,
+    to_tensor,
+    to_uint8,
+    write_pairs_csv,
+    write_png,
+)
+from fastadv.data.synthetic import write_faces
 from fastadv.engine import Engine
 from fastadv.report.pages import transfer as transfer_page
 from fastadv.runs import Work
@@ -343,11 +354,8 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path, argume
 
 def test_the_command_prints_the_matrix(tmp_path):
     faces = tmp_path / "faces"
-    for name in PEOPLE.names:
-        (faces / name).parent.mkdir(parents=True, exist_ok=True)
-        write_png(faces / f"{name}.png", to_uint8(PEOPLE.load(name).image))
-    lines = [f"{p.first},{p.second},{int(p.same)}" for p in PEOPLE.pairs(40, seed=1)]
-    (tmp_path / "pairs.csv").write_text("\n".join(["first,second,same", *lines]) + "\n")
+    write_faces(PEOPLE, PEOPLE.names, faces)
+    write_pairs_csv(tmp_path / "pairs.csv", (replace(p, fold=None) for p in PEOPLE.pairs(40, seed=1)))
     command = ["transfer", "--data", str(faces), "--method", "fim:3", "--surrogate", "synth-vgg", "--json"]
     command += ["--verification", str(tmp_path / "pairs.csv"), "--far", "0.1", "--pairs", "4", "--images", "4"]
     command += ["--network", "synth-vgg", "--network", "synth-mobile", "--out", str(tmp_path / "out")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from fastadv.cli import app
-from fastadv.data import SyntheticFaces, read_image, read_manifest, to_tensor, to_uint8, write_png
+from fastadv.data import SyntheticFaces, read_image, read_manifest, to_tensor, write_pairs_csv
+from fastadv.data.synthetic import write_faces
 from fastadv.models import load
 from fastadv.models.resized import Resize
 from fastadv.studies.transfer.networks import NamedNetwork, on_one_crop, open_networks, parse_network
@@ -26,11 +28,8 @@ PEOPLE = SyntheticFaces(identities=24, per_identity=2, seed=5)
 def place(tmp_path_factory) -> Path:
     """Faces, verification pairs, other weights of a shipped architecture, and a network of 128×128."""
     root = tmp_path_factory.mktemp("inputs")
-    for name in PEOPLE.names:
-        (root / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
-        write_png(root / "faces" / f"{name}.png", to_uint8(PEOPLE.load(name).image))
-    lines = [f"{p.first},{p.second},{int(p.same)}" for p in PEOPLE.pairs(40, seed=1)]
-    (root / "pairs.csv").write_text("\n".join(["first,second,same", *lines]) + "\n")
+    write_faces(PEOPLE, PEOPLE.names, root / "faces")
+    write_pairs_csv(root / "pairs.csv", (replace(p, fold=None) for p in PEOPLE.pairs(40, seed=1)))
     save_weights(load("synth-shuffle", random_weights_seed=1), root / "w.safetensors")
     (root / "wide.toml").write_text('architecture = "synth-shuffle"\ninput_size = 128\n')
     return root

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from killed import Killed, kill_at, same, weights
 from torch import nn
 
 from fastadv.attacks import Evade, Rows, pgd
@@ -29,18 +30,6 @@ from fastadv.training.losses import logits_of, make_loss, start_from_means
 EPS = 8 / 255
 QUICK = TrainConfig(loss="softmax", epochs=2, batch=12, lr=0.05, shift=1, seed=2, adversarial=Adversarial(steps=2))
 ALL = ("fim", "pgd", "ffm", "fgsm")
-
-
-class Killed(BaseException):
-    """As abrupt as a signal: nothing catches it."""
-
-
-def weights(model):
-    return {k: v.clone() for k, v in model.backbone.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.fixture
@@ -252,16 +241,8 @@ def test_killed_and_started_again_is_as_never_interrupted(attack, fine_tune, fac
         QUICK, adversarial=adversarial, fine_tune=fine_tune, checkpoint_steps=2, batch=6, scale=4.0, lr=0.01
     )
     calm = train(config, tiny(dropout=0.2), faces)
-    steps = 0
-
-    def kill(stage, done, total):
-        nonlocal steps
-        steps += stage.startswith("epoch")
-        if steps == 9:
-            raise Killed
-
     with pytest.raises(Killed):
-        train(config, tiny(dropout=0.2), faces, out=tmp_path, progress=kill)
+        train(config, tiny(dropout=0.2), faces, out=tmp_path, progress=kill_at(9))
     again = train(config, tiny(dropout=0.2), faces, out=tmp_path)
     assert again.resumed_at == 8
     assert again.history == calm.history

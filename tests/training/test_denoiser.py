@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from killed import Killed, kill_at, same
 from typer.testing import CliRunner
 
 from fastadv.cli import app
@@ -27,16 +28,8 @@ FILES = ["best.safetensors", "checkpoint.pt", "last.safetensors", "training.json
 UNALIGNED = pytest.mark.filterwarnings("ignore::fastadv.core.notices.Notice")
 
 
-class Killed(BaseException):
-    """As abrupt as a signal: nothing catches it."""
-
-
 def weights(result):
     return result.network.state_dict()
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +62,8 @@ def test_the_seed_decides_and_nothing_else_is_random(faces):
 def test_killed_and_started_again_is_as_never_interrupted(at, saved, faces, held, tmp_path):
     config = replace(QUICK, checkpoint_steps=3 if at != 6 else 2)
     calm = train_denoiser(config, faces, held=held)
-    steps = 0
-
-    def kill(stage, done, total):
-        nonlocal steps
-        steps += stage.startswith("epoch")
-        if steps == at:
-            raise Killed
-
     with pytest.raises(Killed):
-        train_denoiser(config, faces, held=held, out=tmp_path, progress=kill)
+        train_denoiser(config, faces, held=held, out=tmp_path, progress=kill_at(at))
     again = train_denoiser(replace(config, checkpoint_steps=1), faces, held=held, out=tmp_path)
     assert again.resumed_at == saved
     assert again.history == calm.history

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from killed import Killed, kill_at, same, weights
 
 from fastadv.core.lock import FolderLock
 from fastadv.data import IdentityFolder, SyntheticFaces, to_uint8
@@ -17,18 +18,6 @@ from fastadv.models import load, read_state_dict
 from fastadv.training import CachedFaces, Held, TrainConfig, TrainingError, train
 
 QUICK = TrainConfig(loss="softmax", epochs=3, batch=8, lr=0.05, shift=1, seed=2)
-
-
-class Killed(BaseException):
-    """As abrupt as a signal: nothing catches it."""
-
-
-def weights(model):
-    return {k: v.clone() for k, v in model.backbone.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.fixture
@@ -60,16 +49,8 @@ def test_the_seed_decides(faces, tiny):
 def test_killed_and_started_again_is_as_never_interrupted(optimizer, at, saved, faces, held, tiny, tmp_path):
     config = replace(QUICK, optimizer=optimizer, lr=0.01, checkpoint_steps=3)
     calm = train(config, tiny(dropout=0.2), faces, held=held, out=tmp_path / "calm")
-    steps = 0
-
-    def kill(stage, done, total):
-        nonlocal steps
-        steps += stage.startswith("epoch")
-        if steps == at:
-            raise Killed
-
     with pytest.raises(Killed):
-        train(config, tiny(dropout=0.2), faces, held=held, out=tmp_path / "killed", progress=kill)
+        train(config, tiny(dropout=0.2), faces, held=held, out=tmp_path / "killed", progress=kill_at(at))
     # Another cadence decides about nothing.
     again = train(replace(config, checkpoint_steps=1), tiny(dropout=0.2), faces, held=held, out=tmp_path / "killed")
     assert again.resumed_at == saved

@@ -9,8 +9,8 @@ import pytest
 
 from fastadv.core.lock import FolderLock
 from fastadv.core.notices import Notice
-from fastadv.data import SourceError, SyntheticFaces, deal_pairs, write_pairs_csv, write_png
-from fastadv.data.images import to_uint8
+from fastadv.data import SourceError, SyntheticFaces, deal_pairs, write_pairs_csv
+from fastadv.data.synthetic import write_faces
 from fastadv.models import CheckpointError, load
 from fastadv.studies.train import train_class_head, train_network
 from fastadv.training import HeadConfig, TrainConfig, TrainingError
@@ -23,9 +23,8 @@ QUICK = TrainConfig(loss="softmax", epochs=1, batch=18, lr=0.05, seed=1)
 def people(tmp_path_factory):
     """Forty people, three images each, as files."""
     root = tmp_path_factory.mktemp("people")
-    for face in SyntheticFaces(identities=40, per_identity=3, seed=4).stream():
-        (root / face.identity).mkdir(exist_ok=True)
-        write_png(root / f"{face.name}.png", to_uint8(face.image))
+    source = SyntheticFaces(identities=40, per_identity=3, seed=4)
+    write_faces(source, source.names, root)
     return root
 
 

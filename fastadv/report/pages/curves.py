@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from fastadv.recognition import roc
 from fastadv.report.roc import Curve, far_axis, roc_figure, save_figure
 from fastadv.studies.identify import Identification
 from fastadv.studies.verify import Verification
@@ -22,17 +19,12 @@ def draw_verification(result: Verification, path: Path, *, title: str = "") -> P
         ImportError: matplotlib is not installed.
         OSError: The file cannot be written.
     """
-    curves = [_curve(f"clean, EER {result.clean.eer:.2%}", result.scores, result.same)]
+    curves = [Curve.of(f"clean, EER {result.clean.eer:.2%}", result.scores, result.same)]
     if result.attacked_scores is not None and result.attacked is not None and result.attacked.eer is not None:
         label = f"attacked, EER {result.attacked.eer:.2%}"
-        curves.append(_curve(label, result.attacked_scores, result.same, after=True))
+        curves.append(Curve.of(label, result.attacked_scores, result.same, after=True))
     log, lowest = far_axis(int((~result.same).sum()))
     return save_figure(roc_figure(curves, log_far=log, lowest_far=lowest, title=title), path)
-
-
-def _curve(label: str, scores: np.ndarray, same: np.ndarray, *, after: bool = False) -> Curve:
-    found = roc(scores, same)
-    return Curve(label=label, far=found.far, tar=found.tar, after=after)
 
 
 def draw_identification(result: Identification, path: Path, *, title: str = "") -> Path | None:

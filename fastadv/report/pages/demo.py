@@ -11,7 +11,7 @@ from fastadv.core import text
 from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 from fastadv.data import read_image, to_uint8
-from fastadv.data.run_files import IMAGES
+from fastadv.data.run_files import image_file
 from fastadv.engine import notices
 from fastadv.recognition import VerificationReport
 from fastadv.report.figures import ticks_plot
@@ -195,7 +195,7 @@ def _cards(result: DemoResult) -> tuple[Card, ...]:
             parts.shot("compared with", other, row.target),
         ]
         for run, rows in zip(result.runs, by_name, strict=True):
-            image = read_image(run.path / IMAGES / Path(f"{row.name}.png"))
+            image = read_image(image_file(run.path, row.name))
             shots.append(parts.attacked_shot(run.label, rows[row.name], image, original, factor))
         aim = "Two people, to be taken for one" if row.goal == "impersonate" else "One person, not to be recognised"
         cards.append(Card(title=aim, note=f"{source_name(row)} and {row.target}", shots=tuple(shots)))

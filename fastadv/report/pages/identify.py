@@ -9,6 +9,7 @@ from typing import Any
 
 from fastadv.core import text
 from fastadv.core.errors import UNREADABLE, ArgumentError
+from fastadv.report.pages.parts import mapping
 from fastadv.report.parts import Table
 from fastadv.studies.identify import JSON
 
@@ -17,8 +18,8 @@ Line = tuple[str, float | None, float | None]
 
 def figures(described: Mapping[str, Any]) -> list[Line]:
     """Name, clean and attacked value of each figure, from ``identify.describe`` or its file."""
-    clean, attacked = _part(described, "clean"), _part(described, "attacked")
-    target = _part(attacked, "target")
+    clean, attacked = mapping(described, "clean"), mapping(described, "attacked")
+    target = mapping(attacked, "target")
     count = described.get("neighbours")
     lines: list[Line] = [
         ("named rightly, nearest template", _number(clean, "rank1"), _number(attacked, "rank1")),
@@ -51,18 +52,13 @@ def tables(folder: Path) -> list[Table]:
     try:
         described = json.loads(path.read_bytes())
         found = figures(described)
-        note = ". ".join(map(str, _part(described, "clean").get("notes", ())))
+        note = ". ".join(map(str, mapping(described, "clean").get("notes", ())))
     except UNREADABLE as error:
         raise ArgumentError(
             f"{path}: expected the figures of a study, got a file that cannot be read: {error}"
         ) from error
     rows = tuple((name, text.percent(before), text.percent(after)) for name, before, after in found)
     return [Table(header=("identification", "clean", "attacked"), rows=rows, note=note)]
-
-
-def _part(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    part = values.get(key)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _number(values: Mapping[str, Any], key: str) -> float | None:

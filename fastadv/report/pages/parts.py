@@ -14,7 +14,6 @@ from fastadv.attacks import CATALOG, by_name
 from fastadv.attacks.options import options_of
 from fastadv.core import text
 from fastadv.data import ManifestRow
-from fastadv.recognition import roc
 from fastadv.report.figures import roc_plot, similarity_plot
 from fastadv.report.page import amplified
 from fastadv.report.parts import Card, Facts, Picture, Plot, Shot, Tone
@@ -57,8 +56,7 @@ def curve(label: str, scores: Sequence[float], rows: Sequence[ManifestRow], *, a
     Raises:
         ValueError: Only one class of pairs.
     """
-    found = roc(oriented(scores, rows[0].metric), genuine(rows))
-    return Curve(label=label, far=found.far, tar=found.tar, after=after)
+    return Curve.of(label, oriented(scores, rows[0].metric), genuine(rows), after=after)
 
 
 def score_span(runs: Sequence[Sequence[ManifestRow]]) -> tuple[float, float]:

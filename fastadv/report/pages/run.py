@@ -14,7 +14,7 @@ from fastadv.core.fields import check_least, is_number
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
-from fastadv.data.run_files import IMAGES, RUN
+from fastadv.data.run_files import RUN, image_file
 from fastadv.engine import notices
 from fastadv.report.figures import ticks_plot
 from fastadv.report.page import render_page
@@ -299,7 +299,7 @@ def _gallery(
     gone: list[str] = []
     changed: list[str] = []
     for row in chosen:
-        file = run.path / IMAGES / f"{row.name}.png"
+        file = image_file(run.path, row.name)
         if ".." in Path(row.name).parts or not file.is_file():
             gone.append(row.name)
             continue

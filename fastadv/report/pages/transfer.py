@@ -13,8 +13,7 @@ import numpy as np
 from fastadv.attacks.spec import parse_attack
 from fastadv.core import text
 from fastadv.data import FaceSource, ManifestRow, read_image, read_manifest, to_uint8
-from fastadv.data.run_files import IMAGES
-from fastadv.recognition import roc
+from fastadv.data.run_files import image_file
 from fastadv.report.figures import roc_plot
 from fastadv.report.pages import parts
 from fastadv.report.pages.frame import notices, page_of, plots, read_description, read_json, section, tiles, write_page
@@ -119,10 +118,7 @@ def untargeted_page(found: Mapping[str, Any], config: Mapping[str, Any], version
     methods = ["clean", *found["methods"]]
     figures = []
     for m, network in enumerate(found["networks"]):
-        curves = []
-        for k, method in enumerate(methods):
-            one = roc(scores[k, m], same)
-            curves.append(Curve(label=method, far=one.far, tar=one.tar, after=k > 0))
+        curves = [Curve.of(method, scores[k, m], same, after=k > 0) for k, method in enumerate(methods)]
         plot = roc_plot(curves, negatives=int((~same).sum()))
         kind = "white box" if network == found["surrogate"] else "never seen"
         figures.append(replace(plot, title=f"{network} ({kind})"))
@@ -292,7 +288,7 @@ def _cards(folder: Path, source: FaceSource | None) -> tuple[Card, ...]:
         original, other = (to_uint8(source.load(n).image) for n in (name, row.target))
         shots = [parts.shot("original", original, name), parts.shot("target", other, row.target)]
         for method, made in by_method.items():
-            image = read_image(folder / IMAGES / f"{made[place].name}.png")
+            image = read_image(image_file(folder, made[place].name))
             shots.append(parts.attacked_shot(method, made[place], image, original, factor))
         cards.append(Card(title=f"{name} for {row.target}", note=f"on {surrogate}", shots=tuple(shots)))
     return tuple(cards)

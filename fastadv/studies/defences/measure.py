@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import Evade, Impersonate, fim
-from fastadv.attacks.change import level_note
+from fastadv.attacks.change import level_notes
 from fastadv.attacks.spec import ITERATIVE, AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.notices import notify
@@ -104,9 +104,8 @@ def defend(
             earlier = next((other for other, same in told[:k] if same == value and other != label), None)
             if earlier is not None:
                 raise ArgumentError(f"{name}: expected each one once, got {label}, which is {earlier} in other words")
-    for note in dict.fromkeys(level_note(each.recipe().budget) for each in attacks):
-        if note is not None:
-            notify(note)
+    for note in level_notes(each.recipe().budget for each in attacks):
+        notify(note)
     check_sweep(swept, attacks)
     if threshold is not None:
         Evade(threshold=threshold)  # checks it

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadv.core.files import write_json
+from fastadv.core.numbers import finite
 from fastadv.data import Pair
 from fastadv.defences import Flag, Trial
 from fastadv.recognition import AttackedReport, VerificationReport, count_success, evaluate, mean_of
@@ -106,7 +107,7 @@ def describe(study: Defences) -> dict[str, Any]:
                 "threshold": g.threshold,
                 "images_per_second": g.images_per_second,
                 "cost": g.cost,
-                "gradient_ratio": _finite(g.gradient_ratio),
+                "gradient_ratio": finite(g.gradient_ratio),
                 "flags": [asdict(flag) for flag in study.flags[g.label]],
             }
             for g in study.guarded
@@ -115,10 +116,6 @@ def describe(study: Defences) -> dict[str, Any]:
         "sweep": [asdict(cell) for cell in study.sweep],
         "black_box": None if study.black_box is None else _black_box(study, study.black_box),
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
 
 
 def _black_box(study: Defences, found: BlackBox) -> dict[str, Any]:

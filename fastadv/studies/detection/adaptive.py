@@ -15,7 +15,7 @@ from fastadv.detection import Detector
 from fastadv.models.identity import tensors_hash
 from fastadv.runs import list_hash
 from fastadv.studies.detection.adaptive_goals import CLASS, AdaptiveGoal
-from fastadv.studies.detection.attacks import AttackedImages, Task, carry_out
+from fastadv.studies.detection.attacks import AttackedImages, Task, carry_out, each_of
 from fastadv.studies.detection.measure import Measured, measure
 from fastadv.studies.detection.setting import kind
 
@@ -155,7 +155,6 @@ def make_adaptive(
         claimed=None if claims is None else torch.searchsorted(torch.tensor(places), claims),
         columns=columns,
     )
-    place = {source: k for k, source in enumerate(names)}
     key = tensors_hash(_tensors(detector))
     loss = f"{'margin-' if by_shortfall else ''}{weight:g}"
     some = "" if images is None else f"-{list_hash(names)[:8]}"
@@ -165,7 +164,7 @@ def make_adaptive(
         spec=spec,
         targeted=targeted,
         names=tuple(names),
-        goal_of=lambda order, face: everything.row(place[order.source]),
+        goal_of=each_of(everything, names),
         model=WatchedModel(setting.model, detector, places),
         key=f"{detector.trajectory.metric} {line!r} {key}" + (" relative" if detector.trajectory.relative else ""),
         goal=goal.run,

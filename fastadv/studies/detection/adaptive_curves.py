@@ -21,7 +21,7 @@ from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.statistics import wilson
 from fastadv.data import ManifestRow, read_manifest
-from fastadv.data.run_files import IMAGES, RUN, Description, check_images
+from fastadv.data.run_files import RUN, Description, check_images, image_file
 from fastadv.detection import Detector
 from fastadv.runs import describe, list_hash
 from fastadv.runs.attack import met_before, source_name
@@ -255,7 +255,7 @@ class _Attack:
     def _look(self, reached: _Reached, stage: str, folder: Path, rows: Sequence[ManifestRow]) -> None:
         """Which images of a run reach the goal on this network, and pass its detector."""
         goal, judge = self.goal, self.detectors[self.name]
-        files = [folder / IMAGES / f"{row.name}.png" for row in rows]
+        files = [image_file(folder, row.name) for row in rows]
         seen = goal.setting.changed(stage, list_hash(rows), [source_name(row) for row in rows], files)
         found = seen.take(goal.reaches(seen, targeted=self.targeted, on_logits=self.given.on_logits))
         if len(found):

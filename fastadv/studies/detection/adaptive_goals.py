@@ -25,13 +25,14 @@ from fastadv.studies.detection.attacks import (
     Task,
     carry_out,
     class_goal,
+    each_of,
     gallery_of,
     make,
     sources,
     wanted,
 )
 from fastadv.studies.detection.features import Features, scores_of
-from fastadv.studies.detection.measure import people_of
+from fastadv.studies.detection.plan import people_of
 from fastadv.studies.detection.setting import Clean, Setting, kind
 
 CLASS, VERIFIER = GOALS = ("class", "verifier")
@@ -260,13 +261,12 @@ class PassVerifier(AdaptiveGoal):
     def unaware(self, spec: AttackSpec, *, targeted: bool) -> AttackedImages:
         names = tuple(self.sources())
         everything = self.goal(names, targeted=targeted)
-        place = {name: k for k, name in enumerate(names)}
         task = Task(
             label=f"{spec.label}-{kind(targeted)}{self.label}",
             spec=spec,
             targeted=targeted,
             names=names,
-            goal_of=lambda order, face: everything.row(place[order.source]),
+            goal_of=each_of(everything, names),
             model=self.setting.model,
             goal=self.run,
             reaches=lambda features: self.reaches(features, targeted=targeted),

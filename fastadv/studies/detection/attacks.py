@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import ClassifyAs, Goal, Misclassify, Recipe
-from fastadv.attacks.change import level_note
 from fastadv.attacks.feature_goals import GalleryClass
 from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.progress import silent
 from fastadv.data import Face, ManifestRow, read_manifest
-from fastadv.data.run_files import IMAGES, check_images
+from fastadv.data.run_files import check_images, image_file
 from fastadv.models import FaceModel
 from fastadv.recognition import Success, count_success, mean_of
 from fastadv.runs import RunIdentity, describe, describe_engine, list_hash
@@ -126,9 +125,10 @@ def make(
         OSError: Something cannot be written.
     """
     names = sources(setting, clean, parts)
-    goal_of = (
-        _on_logits(setting, names, targeted) if spec.on_logits else _guided(setting, clean, spec.recipe(), targeted)
-    )
+    if spec.on_logits:
+        goal_of = each_of(class_goal(setting, names, targeted), names)
+    else:
+        goal_of = _guided(setting, clean, spec.recipe(), targeted)
     label = f"{spec.label}-{kind(targeted)}"
     task = Task(
         label=label,
@@ -193,12 +193,6 @@ def made_and_read(
     return tuple(cells), tuple(notices)
 
 
-def level_notes(attacks: Sequence[AttackSpec]) -> tuple[str, ...]:
-    """A sentence for each radius that no 8-bit image can be changed by."""
-    found = dict.fromkeys(level_note(spec.recipe().budget) for spec in attacks)
-    return tuple(note for note in found if note is not None)
-
-
 def failures(cells: Sequence[AttackedImages]) -> list[str]:
     """A sentence for each attack that never succeeded."""
     barren = [cell for cell in cells if not cell.made]
@@ -230,8 +224,8 @@ def class_goal(setting: Setting, names: Sequence[str], targeted: bool) -> Goal:
     return ClassifyAs(labels) if targeted else Misclassify(labels)
 
 
-def _on_logits(setting: Setting, names: Sequence[str], targeted: bool) -> GoalOf:
-    everything = class_goal(setting, names, targeted)
+def each_of(everything: Goal, names: Sequence[str]) -> GoalOf:
+    """The goal of each image, from that of all of them."""
     place = {name: k for k, name in enumerate(names)}
     return lambda order, face: everything.row(place[order.source])
 
@@ -351,7 +345,7 @@ def _cell(
 ) -> AttackedImages:
     features = None
     if rows:
-        files = [folder / IMAGES / f"{row.name}.png" for row in rows]
+        files = [image_file(folder, row.name) for row in rows]
         stage = stage or f"{attack} {kind(targeted)}"
         features = setting.changed(stage, list_hash(rows), [source_name(row) for row in rows], files)
         if reaches is not None:

@@ -13,6 +13,7 @@ from fastadv.detection.calibration import rank_of
 from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.studies.detection.features import extract, images_of, scores_of
+from fastadv.studies.detection.plan import people_of
 from fastadv.studies.detection.score import CLAIMED, check_network, claimed_classes
 
 
@@ -71,7 +72,7 @@ def calibrate_folder(
     broken = [face for face, finite in zip(source.names, scores.isfinite().tolist(), strict=True) if not finite]
     if broken:
         raise ArgumentError(f"score: expected finite numbers, got none for {several(broken)}; leave these images out")
-    whose = [face.rpartition("/")[0] for face in source.names]
+    whose = people_of(source.names)
     people = len(set(whose))
     faces = source.identity()
     about = {"data": name, "people": str(people), "sha256": faces["images"]}

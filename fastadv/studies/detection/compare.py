@@ -17,8 +17,9 @@ from fastadv.studies.detection.adaptive_goals import ReachClass
 from fastadv.studies.detection.attacks import AttackedImages
 from fastadv.studies.detection.controls import Control
 from fastadv.studies.detection.features import Features, scores_of
-from fastadv.studies.detection.measure import Measured, people_of
+from fastadv.studies.detection.measure import Measured
 from fastadv.studies.detection.natural import NATURAL, NOISE, Kind, aside, attacked_under, controlled, noise_label
+from fastadv.studies.detection.plan import people_of
 from fastadv.studies.detection.setting import Clean, Setting, kind
 
 _BINS = 40

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from fastadv.attacks.change import level_notes
 from fastadv.attacks.spec import AttackSpec, check_attacks
 from fastadv.core.errors import UNREADABLE, ArgumentError
 from fastadv.core.fields import check_one_of
@@ -16,7 +17,7 @@ from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
 from fastadv.defences.evade_detector import check_adapts
-from fastadv.detection import AreaUnderCurve, Detector, Thresholds, load_detector
+from fastadv.detection import AreaUnderCurve, Thresholds, load_detector
 from fastadv.detection.knn import COMPONENTS, check_components
 from fastadv.detection.measures import rate_notes
 from fastadv.models import FaceModel
@@ -30,7 +31,7 @@ from fastadv.studies.detection.adaptive_curves import (
     runs_to_transfer,
 )
 from fastadv.studies.detection.adaptive_goals import CLASS, GOALS, VERIFIER, AdaptiveGoal, PassVerifier, ReachClass
-from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
+from fastadv.studies.detection.attacks import AttackedImages, failures, made_and_read
 from fastadv.studies.detection.compare import Comparison, Curve, compare
 from fastadv.studies.detection.controls import AFTER, UNSEEN, Control, check_controls
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
@@ -188,7 +189,8 @@ def evaluate_folder(
             )
         for layer in config.knn_layers:
             check_one_of("knn_layers", layer, setting.layers)
-        detectors = {c.label: _detector(path, c, setting) for c in configurations}
+        labels, device = [c.label for c in configurations], setting.model.device
+        detectors = {label: load_detector(fit.detector_file(path, label), device=device) for label in labels}
         thresholds = detectors[best].thresholds
         if config.adaptive and thresholds is not None:
             _check_hidden(thresholds)
@@ -290,11 +292,6 @@ def _validated(found: Mapping[str, Any]) -> float:
     return float(found["validation_worst"] if "validation_worst" in found else found["validation_macro"])
 
 
-def _detector(path: Path, configuration: fit.Configuration, setting: Setting) -> Detector:
-    file = path / "detectors" / f"{configuration.label}.safetensors"
-    return load_detector(file, device=setting.model.device)
-
-
 def _other(configurations: Sequence[fit.Configuration], best: str) -> str | None:
     """A detector besides the best, of another network where there is one: its adaptive images are tried on the best."""
     own = next(c for c in configurations if c.label == best)
@@ -322,17 +319,15 @@ def _unseen(
     config: EvaluateConfig, setting: Setting, clean: Clean
 ) -> tuple[tuple[AttackedImages, ...], tuple[str, ...]]:
     cells, read = made_and_read(setting, clean, config.unseen, config.unseen_runs, parts=("test",))
-    return cells, (*level_notes((*config.unseen, *config.adaptive)), *failures(cells), *read)
+    budgets = (spec.recipe().budget for spec in (*config.unseen, *config.adaptive))
+    return cells, (*level_notes(budgets), *failures(cells), *read)
 
 
 def _unchanged(cells: Sequence[AttackedImages], config: EvaluateConfig) -> tuple[str, ...]:
     """A sentence where attacked images cannot be changed afterwards: their goal is that of another run."""
     read = sorted({cell.attack for cell in cells if cell.on_logits is None and cell.made}) if config.after else []
-    return (f"{', '.join(read)}: read from a run, and not measured after {_listed(config.after)}",) if read else ()
-
-
-def _listed(controls: Sequence[Control]) -> str:
-    return " or ".join(control.label for control in controls)
+    after = " or ".join(control.label for control in config.after)
+    return (f"{', '.join(read)}: read from a run, and not measured after {after}",) if read else ()
 
 
 def _macro(measured: Sequence[measure.Measured]) -> dict[tuple[str, str], float]:

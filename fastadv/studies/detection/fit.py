@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.change import level_notes
 from fastadv.core.errors import ArgumentError
 from fastadv.core.files import TEMPORARY_SUFFIX, write_atomically
 from fastadv.core.progress import Progress, silent
@@ -38,7 +39,7 @@ from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
 from fastadv.runs import list_hash
 from fastadv.studies.detection import natural
-from fastadv.studies.detection.attacks import AttackedImages, failures, level_notes, made_and_read
+from fastadv.studies.detection.attacks import AttackedImages, failures, made_and_read
 from fastadv.studies.detection.features import Features, batches, embed
 from fastadv.studies.detection.natural import aside
 from fastadv.studies.detection.plan import PARTS
@@ -86,6 +87,11 @@ CONFIGURATIONS = {
     for reading, networks in _NETWORKS.items()
 }
 """By reading; those of ``raw`` in the order of the paper's tables."""
+
+
+def detector_file(study: Path, label: str) -> Path:
+    """Where a study keeps the detector of a label."""
+    return study / "detectors" / f"{label}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,7 +232,7 @@ def fitted_cells(
         ImageError, AlignmentError, OSError: A file cannot be read or written.
     """
     cells, notices = made_and_read(setting, clean, config.attacks, config.runs, parts=PARTS)
-    return cells, (*level_notes(config.attacks), *notices, *failures(cells))
+    return cells, (*level_notes(spec.recipe().budget for spec in config.attacks), *notices, *failures(cells))
 
 
 def fit_detectors(
@@ -285,14 +291,11 @@ def represent(setting: Setting, rest: Features, name: str, reading: str) -> Repr
     **choice**: ``relative`` has the embedding as a further layer, where an image between two classes is near to none.
     """
     layers = (*setting.layers, EMBEDDING) if reading == "relative" else setting.layers
-    people = setting.splits.people
-    place = {person: k for k, person in enumerate(people)}
-    labels = torch.tensor([place[n.rpartition("/")[0]] for n in rest.names], dtype=torch.int64)
     build = medoids if name == "medoid" else centroids
     return build(
-        batches(rest, labels, layers),
+        batches(rest, setting.places(rest.names), layers),
         layers=layers,
-        classes=people,
+        classes=setting.splits.people,
         model=setting.model.name,
         provenance={"weights": setting.weights, "images": str(len(rest))},
     )
@@ -365,7 +368,7 @@ def _fitted(
 
 def _replace(detector: Detector, study: Path, label: str) -> None:
     """Write a detector; the figures of the study go before another one of this name does, whose figures they are."""
-    file = study / "detectors" / f"{label}.safetensors"
+    file = detector_file(study, label)
     file.parent.mkdir(exist_ok=True)
     new = file.with_name(f".{label}{TEMPORARY_SUFFIX}")
     try:

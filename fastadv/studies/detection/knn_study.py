@@ -15,15 +15,14 @@ from fastadv.core.fields import check_one_of
 from fastadv.core.files import write_json
 from fastadv.core.progress import Progress, silent
 from fastadv.data import FaceSource
-from fastadv.data.run_files import IMAGES
+from fastadv.data.run_files import image_file
 from fastadv.detection.knn import COMPONENTS
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.studies.detection.attacks import AttackedImages, gallery_of, make
 from fastadv.studies.detection.features import Features, joined
 from fastadv.studies.detection.knn import ERRORS, KnnRow, KnnScores, knn_scores
-from fastadv.studies.detection.measure import people_of
-from fastadv.studies.detection.plan import PARTS
+from fastadv.studies.detection.plan import PARTS, people_of
 from fastadv.studies.detection.setting import Clean, Setting, look
 from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned
 from fastadv.training import HeadConfig
@@ -187,7 +186,7 @@ def _examples(
                 KnnExample(
                     attack=cell.group,
                     source=name,
-                    image=cell.folder / IMAGES / f"{row.name}.png",
+                    image=image_file(cell.folder, row.name),
                     actual=person,
                     predicted=setting.classes[class_],
                     neighbour=nearest,

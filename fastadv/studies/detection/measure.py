@@ -16,6 +16,7 @@ from fastadv.detection import AreaUnderCurve, DeepKnn, LocalDimension, Mahalanob
 from fastadv.detection.measures import found_intervals, resolved
 from fastadv.recognition import roc
 from fastadv.studies.detection.features import Features, batches
+from fastadv.studies.detection.plan import people_of
 from fastadv.studies.detection.setting import Clean, Setting
 
 FALSE_ALARMS = (0.001, 0.01, 0.05)
@@ -99,11 +100,6 @@ def labelled(calm: Tensor, attacked: Tensor) -> tuple[NDArray[np.float64], NDArr
     return scores, np.arange(len(scores)) >= len(calm)
 
 
-def people_of(names: Sequence[str]) -> list[str]:
-    """The people of images, by the images' names."""
-    return [name.rpartition("/")[0] for name in names]
-
-
 def curve(calm: Tensor, attacked: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """False-alarm rates, and the shares of adversarial images found; thinned where there are many points."""
     found = roc(*labelled(calm, attacked))
@@ -122,10 +118,8 @@ def yardstick_scores(setting: Setting, clean: Clean, groups: Mapping[str, Featur
         groups: Images to score.
     """
     labels = setting.labels(clean.rest.names)
-    place = {person: k for k, person in enumerate(setting.splits.people)}
-    own = torch.tensor([place[n.rpartition("/")[0]] for n in clean.rest.names], dtype=torch.int64)
     mahalanobis = Mahalanobis.fit(
-        batches(clean.rest, own, setting.layers),
+        batches(clean.rest, setting.places(clean.rest.names), setting.layers),
         layers=setting.layers,
         classes=setting.splits.people,
         shrinkage=_SHRINKAGE,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.data import Face, read_image, to_tensor
-from fastadv.data.run_files import IMAGES
+from fastadv.data.run_files import image_file
 from fastadv.runs import list_hash
 from fastadv.runs.attack import source_name
 from fastadv.studies.detection.attacks import AttackedImages
@@ -155,10 +155,8 @@ def attacked_under(setting: Setting, cell: AttackedImages, control: Control, par
     """The adversarial images of a part, of which there are some, under a control."""
     rows = cell.made_from(aside(setting, part))
     names = [source_name(row) for row in rows]
-    images = (
-        _under(setting, control, to_tensor(read_image(cell.folder / IMAGES / f"{row.name}.png")), row.id)
-        for row in rows
-    )
+    files = ((image_file(cell.folder, row.name), row.id) for row in rows)
+    images = (_under(setting, control, to_tensor(read_image(file)), key) for file, key in files)
     stage = f"{cell.attack} {kind(cell.targeted)} under {control} {part}"
     return setting.tapped(stage, f" {list_hash(rows)} {control!r} {setting.seed}", names, images)
 

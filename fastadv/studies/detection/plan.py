@@ -99,6 +99,11 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def people_of(names: Iterable[str]) -> list[str]:
+    """The people of images, by the images' names."""
+    return [name.rpartition("/")[0] for name in names]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Splits:
     """Which images go where. What is made from an image is of the image's part.

@@ -18,6 +18,7 @@ from fastadv.detection.check_model import check_head
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash, tensors_hash
 from fastadv.studies.detection.features import extract, images_of, scores_of
+from fastadv.studies.detection.plan import people_of
 
 BACKBONE = "backbone"
 """What a detector's provenance calls the digest of the network's weights."""
@@ -135,7 +136,7 @@ def claimed_classes(source: FaceSource, detector: Detector) -> Tensor:
         ValueError: It has none for one of them.
     """
     place = {name: k for k, name in enumerate(detector.trajectory.representatives.classes)}
-    people = [name.rpartition("/")[0] for name in source.names]
+    people = people_of(source.names)
     unknown = sorted({person for person in people if person not in place})
     if unknown:
         raise ArgumentError(

@@ -25,7 +25,7 @@ from fastadv.runs.inputs import open_faces_of
 from fastadv.runs.workers import Workers
 from fastadv.studies.detection.controls import Control
 from fastadv.studies.detection.features import Features, extract, kept
-from fastadv.studies.detection.plan import PARTS, Splits, share_out
+from fastadv.studies.detection.plan import PARTS, Splits, people_of, share_out
 
 TARGETED, UNTARGETED = "targeted", "untargeted"
 
@@ -140,7 +140,12 @@ class Setting:
 
     def labels(self, names: Sequence[str]) -> Tensor:
         """The classes ``(N,)`` of images, by the people in their names."""
-        return torch.tensor([self.logit[name.rpartition("/")[0]] for name in names], dtype=torch.int64)
+        return torch.tensor([self.logit[person] for person in people_of(names)], dtype=torch.int64)
+
+    def places(self, names: Sequence[str]) -> Tensor:
+        """The places ``(N,)`` of the people in images' names among those of the study."""
+        place = {person: k for k, person in enumerate(self.splits.people)}
+        return torch.tensor([place[person] for person in people_of(names)], dtype=torch.int64)
 
     def right(self, features: Features) -> Tensor:
         """Which images are classified rightly, ``(N,)`` bool."""

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from fastadv.core.estimates import Estimate, share_of
+from fastadv.core.estimates import Estimate, least_or_none, minus, share_or_none
 from fastadv.studies.defences.plan import NONE
-from fastadv.studies.papers.defending import (
-    GOALS,
-    DefencesOnPairs,
-    Flags,
-    attacked,
-    least_of,
-    paired,
-    right_clean,
-)
-from fastadv.studies.papers.recipe import Cell, Claim, PaperTable, Results, Setup, StudyPart, StudyRecipe
+from fastadv.studies.papers.defending import GOALS, DefencesOnPairs, Flags, attacked, paired, right_clean
+from fastadv.studies.papers.recipe import Cell, Claim, PaperTable, Results, Setup, StudyPart, StudyRecipe, numbered
 
 _UNDEFENDED, _DEFENDED = "defence-attacks", "defence-pairs"
 _FAMILIES = {"FGSM": "ffm", "PGD": "pgd", "C&W": "pgd-cw"}
@@ -65,10 +58,6 @@ def _query_row(attack: str, family: str, *, known: bool) -> str:
     return f"{attack}{'' if known else f', then {family}'} vs {family}"
 
 
-def _share(flags: Flags) -> Estimate | None:
-    return share_of(int(flags.sum()), len(flags)) if len(flags) else None
-
-
 def _right(found: Results, part: str, attack: str, goal: str | None = None, *, defence: str = NONE) -> Flags:
     """Which pairs are decided rightly; without an attack the clean ones."""
     if attack == _CLEAN:
@@ -77,7 +66,7 @@ def _right(found: Results, part: str, attack: str, goal: str | None = None, *, d
 
 
 def _cells(found: Results, part: str, attack: str, *, defence: str = NONE) -> tuple[Cell, ...]:
-    return tuple(_share(_right(found, part, attack, goal, defence=defence)) for goal in _SUBSETS)
+    return tuple(share_or_none(_right(found, part, attack, goal, defence=defence)) for goal in _SUBSETS)
 
 
 def _attacked_table(found: Results) -> PaperTable:
@@ -110,7 +99,7 @@ def _printed_defence(family: str, known: float | None, fgsm: float | None = None
 
 def _fgsm_disrupts(found: Results) -> Estimate | None:
     """One half minus the accuracy."""
-    return _less(_share(_right(found, _UNDEFENDED, _row("FGSM", 4))), 0.5)
+    return _less(share_or_none(_right(found, _UNDEFENDED, _row("FGSM", 4))), 0.5)
 
 
 def _less(found: Estimate | None, most: float) -> Estimate | None:
@@ -120,7 +109,7 @@ def _less(found: Estimate | None, most: float) -> Estimate | None:
 def _iterative_disrupt_more(found: Results) -> Estimate | None:
     """The accuracy under FGSM minus that under PGD and under C&W."""
     fgsm = _right(found, _UNDEFENDED, _row("FGSM", 4))
-    return least_of(paired(fgsm, _right(found, _UNDEFENDED, _row(family, 4))) for family in ("PGD", "C&W"))
+    return least_or_none(paired(fgsm, _right(found, _UNDEFENDED, _row(family, 4))) for family in ("PGD", "C&W"))
 
 
 def _known_is_repaired(family: str) -> Callable[[Results], Estimate | None]:
@@ -142,8 +131,7 @@ def _unknown_reaches(family: str) -> Callable[[Results], Estimate | None]:
     """The least accuracy under an attack that the defence does not know, minus 80 %."""
 
     def check(found: Results) -> Estimate | None:
-        shares = map(_share, _unknown_accuracies(family, found))
-        return least_of(None if share is None else share - 0.8 for share in shares)
+        return least_or_none(minus(share_or_none(flags), 0.8) for flags in _unknown_accuracies(family, found))
 
     return check
 
@@ -153,8 +141,7 @@ def _fails(family: str) -> Callable[[Results], Estimate | None]:
 
     def check(found: Results) -> Estimate | None:
         known = _right(found, _DEFENDED, family, defence=_defence(family, known=True))
-        shares = map(_share, [known, *_unknown_accuracies(family, found)])
-        return least_of(_less(share, 0.5) for share in shares)
+        return least_or_none(_less(share_or_none(flags), 0.5) for flags in (known, *_unknown_accuracies(family, found)))
 
     return check
 
@@ -164,8 +151,7 @@ def _clean_is_kept(family: str) -> Callable[[Results], Estimate | None]:
 
     def check(found: Results) -> Estimate | None:
         behind = _right(found, _DEFENDED, _CLEAN, defence=_defence(family, known=False))
-        difference = paired(behind, _right(found, _DEFENDED, _CLEAN))
-        return None if difference is None else difference - -0.05
+        return minus(paired(behind, _right(found, _DEFENDED, _CLEAN)), -0.05)
 
     return check
 
@@ -187,13 +173,16 @@ _USELESS = (
 )
 
 
+_recipe = partial(numbered, "defence", '"Adversarial attack as a defence for face recognition", 2021')
+
+
 def _defence_recipe(number: int, family: str, printed: PaperTable, *claims: Claim) -> StudyRecipe:
-    return StudyRecipe(
-        name=f"defence-table-{number}",
-        source=f'"Adversarial attack as a defence for face recognition", 2021, table {number}, section 4',
-        title=f"Verification accuracy with {family} as the defence, query against gallery",
+    return _recipe(
+        f"table {number}",
+        "4",
+        f"Verification accuracy with {family} as the defence, query against gallery",
+        _defended_table(family),
         parts=_defended_parts,
-        table=_defended_table(family),
         printed=printed,
         claims=(
             *claims,
@@ -220,12 +209,12 @@ def _works(family: str) -> tuple[Claim, ...]:
 
 
 RECIPES = (
-    StudyRecipe(
-        name="defence-table-1",
-        source='"Adversarial attack as a defence for face recognition", 2021, table 1, section 4',
-        title="Verification accuracy after attacks on the query",
+    _recipe(
+        "table 1",
+        "4",
+        "Verification accuracy after attacks on the query",
+        _attacked_table,
         parts=_attacked_parts,
-        table=_attacked_table,
         printed=_printed(_TABLE_1),
         claims=(
             Claim(statement="FGSM within 4/255 takes the accuracy below one half", check=_fgsm_disrupts),

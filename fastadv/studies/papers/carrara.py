@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadv.core.estimates import Estimate, drawn
+from fastadv.core.estimates import Estimate, drawn, minus
 from fastadv.core.statistics import wilson
 from fastadv.studies.detection.knn import AGGREGATE, ERRORS, KNN_NAMES
 from fastadv.studies.papers.carrara_part import KEPT, KnnPart, kinds
@@ -26,6 +26,7 @@ from fastadv.studies.papers.recipe import (
     StudyPart,
     StudyRecipe,
     Trace,
+    numbered,
 )
 from fastadv.studies.papers.traces import histogram, roc_trace
 
@@ -123,7 +124,7 @@ def _better(better: str, worse: str, found: Results) -> Estimate | None:
 
 def _easier_than_errors(found: Results) -> Estimate | None:
     aggregate, errors = (_share(found, _mean(found, column), column) for column in (AGGREGATE, ERRORS))
-    return None if aggregate is None or errors is None else aggregate - errors
+    return minus(aggregate, errors)
 
 
 def _lbfgs_easier(found: Results) -> Estimate | None:
@@ -189,8 +190,7 @@ def _refused_table(found: Results) -> PaperTable:
 
 
 def _more_than(kept: float, column: str, share: float, found: Results) -> Estimate | None:
-    own = _share(found, _refused(found, kept, column), column)
-    return None if own is None else own - share
+    return minus(_share(found, _refused(found, kept, column), column), share)
 
 
 def _areas(found: Results) -> PaperTable:
@@ -254,15 +254,7 @@ def _alike_is_harder(found: Results) -> Estimate | None:
     return Estimate(value=value, low=math.tanh(middle - half), high=math.tanh(middle + half))
 
 
-def _recipe(number: str, section: str, title: str, **more: Any) -> StudyRecipe:
-    return StudyRecipe(
-        name=f"carrara-{number.replace(' ', '-')}",
-        source=f"Carrara et al. 2017, {number}, section {section}",
-        title=title,
-        parts=_parts,
-        **more,
-    )
-
+_recipe = partial(numbered, "carrara", "Carrara et al. 2017", parts=_parts)
 
 RECIPES: tuple[StudyRecipe, ...] = (
     _recipe(

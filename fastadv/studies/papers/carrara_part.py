@@ -18,9 +18,7 @@ from fastadv.data import FaceSource, to_uint8
 from fastadv.data.images import write_png
 from fastadv.studies.detection.knn import AGGREGATE, ERRORS, KnnScores
 from fastadv.studies.detection.knn_study import KnnExample, KnnStudy, knn_folder
-from fastadv.studies.detection.plan import LEAST_REST
-from fastadv.studies.detection.study import StudyConfig
-from fastadv.studies.papers.faces import some_people
+from fastadv.studies.papers.faces import with_new_head
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
 
 DRAWS = 200
@@ -53,19 +51,7 @@ class KnnPart(StudyPart):
 
     def run(self, setup: Setup, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Run the study in the folder."""
-        given = setup.inputs(None)
-        model = given.open_model()
-        least = self.natural + self.attacked + LEAST_REST
-        source = some_people(given.open_faces(model), people=self.people, least=least, most=self.most, seed=setup.seed)
-        config = StudyConfig(
-            attacks=tuple(parse_attack(text) for text in self.attacks),
-            natural=self.natural,
-            attacked=self.attacked,
-            controls=(),
-            outside=0.0,
-            new_head=True,
-            seed=setup.seed,
-        )
+        source, model, config = with_new_head(self, setup)
         study = knn_folder(
             config, source, model, path=folder / "study", engine=setup.engine, k=self.k, progress=progress
         )

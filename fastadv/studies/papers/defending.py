@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from fastadv.attacks import CATALOG
 from fastadv.attacks.spec import AttackSpec
-from fastadv.core.estimates import Estimate, least, mean_of, share_of
+from fastadv.core.estimates import Estimate, mean_or_none, share_of
 from fastadv.core.progress import Progress
 from fastadv.data import Pair, read_image, to_tensor, to_uint8
-from fastadv.data.images import write_png
 from fastadv.data.run_files import image_file
 from fastadv.defences import MeanFilter, Noise2Clean, content_key
 from fastadv.runs.attack import pair_name
@@ -27,6 +26,7 @@ from fastadv.studies.defences.kept import slug
 from fastadv.studies.defences.plan import NONE, parse_defence, read_attack
 from fastadv.studies.defences.results import DefenceCell, Defences
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
+from fastadv.studies.papers.traces import write_pictures
 from fastadv.studies.transfer.networks import parse_network
 from fastadv.studies.verify import VerifyPlan, verify_folder
 
@@ -122,14 +122,7 @@ class DefencesOnPairs(StudyPart):
         for label, defence in (("mean filter", MeanFilter(size=3)), ("Noise2Clean", Noise2Clean())):
             with torch.no_grad():
                 shown.append((f"{self.attacks[-1][0]}: {label}", defence(noisy, content_key(noisy, 0))[0]))
-        place = folder / "pictures"
-        place.mkdir(exist_ok=True)
-        files = []
-        for number, (caption, image) in enumerate(shown):
-            file = place / f"{number}.png"
-            write_png(file, to_uint8(image.clamp(0, 1)))
-            files.append([caption, str(file.relative_to(folder.parents[2]))])
-        return files
+        return write_pictures(folder, ((caption, to_uint8(image.clamp(0, 1))) for caption, image in shown))
 
     def cost(self, setup: Setup) -> Cost:
         """Every attack to its last step, before every defence that it is made anew for."""
@@ -233,16 +226,6 @@ def right_clean(found: Mapping[str, Any], defence: str = NONE, goal: str | None 
     return ~np.array(found["clean"][defence], bool)[chosen(found, goal)]
 
 
-def share(flags: Flags) -> Estimate | None:
-    """The share of the pairs, of which there may be none."""
-    return share_of(int(flags.sum()), len(flags)) if len(flags) else None
-
-
-def mean_or_none(values: Floats) -> Estimate | None:
-    """The mean of numbers, of which there may be none."""
-    return mean_of(values) if len(values) else None
-
-
 def paired(first: Flags, second: Flags) -> Estimate | None:
     r"""Share of the first minus that of the second, on the same pairs; None of no pairs.
 
@@ -266,9 +249,3 @@ def paired(first: Flags, second: Flags) -> Estimate | None:
     value = one.value - other.value
     low = value - width(one.value - one.low, other.high - other.value)
     return Estimate(value=value, low=low, high=value + width(one.high - one.value, other.value - other.low))
-
-
-def least_of(found: Iterable[Estimate | None]) -> Estimate | None:
-    """The least of those that were measured; None where none was."""
-    there = [each for each in found if each is not None]
-    return least(there) if there else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadv.core.estimates import Estimate, least, mean_of, share_of
+from fastadv.core.estimates import Estimate, least_or_none, mean_or_none, minus, share_of, share_or_none
 from fastadv.studies.papers import massoli_detection
 from fastadv.studies.papers.massoli_detection import claim, measured
 from fastadv.studies.papers.massoli_parts import LEVELS, delta, image_parts
@@ -63,10 +63,8 @@ def _values(cells: Sequence[Attacked], scene: str, when: str) -> list[float]:
 def _share(found: Results, scene: str, kind: str, row: str, when: str) -> Estimate | None:
     """Of the pairs that the verifier decides as the attacker wants."""
     values = np.array(_values(_row_cells(found, kind, row), scene, when))
-    if not len(values):
-        return None
     accepted = values >= found["classifier"]["threshold"]
-    return share_of(int((accepted if scene == "impersonation" else ~accepted).sum()), len(values))
+    return share_or_none(accepted if scene == "impersonation" else ~accepted)
 
 
 def _verified(scene: str, found: Results) -> PaperTable:
@@ -78,15 +76,13 @@ def _verified(scene: str, found: Results) -> PaperTable:
 
 
 def _guided_over_cw(scene: str, kind: str, found: Results) -> Estimate | None:
-    own = [_share(found, scene, kind, row, "after") for row in _ROWS]
-    cw, guided = own[-1], [share for share in own[:-1] if share is not None]
-    return None if cw is None or not guided else least([share - cw for share in guided])
+    *guided, cw = (_share(found, scene, kind, row, "after") for row in _ROWS)
+    return least_or_none(minus(share, cw) for share in guided)
 
 
 def _targeted_evade_more(found: Results) -> Estimate | None:
-    pairs = [tuple(_share(found, "evasion", kind, row, "after") for kind in _KINDS) for row in _ROWS[:-1]]
-    there = [aimed - other for aimed, other in pairs if aimed is not None and other is not None]
-    return least(there) if there else None
+    pairs = ([_share(found, "evasion", kind, row, "after") for kind in _KINDS] for row in _ROWS[:-1])
+    return least_or_none(minus(aimed, other) for aimed, other in pairs)
 
 
 def _distances(cells: Sequence[Attacked]) -> list[float]:
@@ -96,10 +92,6 @@ def _distances(cells: Sequence[Attacked]) -> list[float]:
         for name, value in zip(cell["names"], cell["distance"], strict=True):
             by_image.setdefault(name, []).append(value)
     return [sum(values) / len(values) for values in by_image.values()]
-
-
-def _mean(values: Sequence[float]) -> Estimate | None:
-    return mean_of(values) if values else None
 
 
 def _distance_groups(found: Results) -> Iterator[tuple[str, list[float]]]:
@@ -119,7 +111,7 @@ Groups = Callable[[Results], Iterator[tuple[str, list[float]]]]
 
 
 def _distance_table(groups: Groups, found: Results) -> PaperTable:
-    rows = {name: (_mean(values),) for name, values in groups(found)}
+    rows = {name: (mean_or_none(values),) for name, values in groups(found)}
     return PaperTable(columns=("mean distance to the class mean",), rows=rows)
 
 
@@ -136,27 +128,27 @@ def _if_any(title: str, traces: tuple[Trace, ...], x_name: str, y_name: str) -> 
 
 
 def _guided_nearer(kind: str, found: Results) -> Estimate | None:
-    guided = _mean(_distances(_cells(found, kind, on_logits=False)))
-    others = _mean(_distances(_cells(found, kind, on_logits=True)))
-    return None if guided is None or others is None else others - guided
+    guided = mean_or_none(_distances(_cells(found, kind, on_logits=False)))
+    others = mean_or_none(_distances(_cells(found, kind, on_logits=True)))
+    return minus(others, guided)
 
 
 def _untargeted_nearer(found: Results) -> Estimate | None:
-    aimed, other = (_mean(_distances(_cells(found, kind, on_logits=True))) for kind in _KINDS)
-    return None if aimed is None or other is None else aimed - other
+    aimed, other = (mean_or_none(_distances(_cells(found, kind, on_logits=True))) for kind in _KINDS)
+    return minus(aimed, other)
 
 
 def _each_nearer(kind: str, found: Results) -> Estimate | None:
     """The farthest kNN-guided attack against the nearest classifier attack."""
-    named = {name: _mean(values) for name, values in _by_attack(kind, found)}
-    guided = [m for name, m in named.items() if name.startswith("kNN") and m is not None]
-    others = [m for name, m in named.items() if not name.startswith("kNN") and m is not None]
-    return least([o - g for o in others for g in guided]) if guided and others else None
+    named = {name: mean_or_none(values) for name, values in _by_attack(kind, found)}
+    guided = [mean for name, mean in named.items() if name.startswith("kNN")]
+    others = [mean for name, mean in named.items() if not name.startswith("kNN")]
+    return least_or_none(minus(o, g) for o in others for g in guided)
 
 
 def _within(found: Results, row: str) -> Estimate | None:
     shares = [s for cell in _row_cells(found, "targeted", row) if cell["pixels"] for s in cell["pixels"]["within"]]
-    return _mean(shares)
+    return mean_or_none(shares)
 
 
 def _pixel_table(found: Results) -> PaperTable:
@@ -178,8 +170,7 @@ def _pixel_figure(found: Results) -> tuple[Figure, ...]:
 
 
 def _most_stay_small(found: Results) -> Estimate | None:
-    shares = [share - 0.5 for row in _ROWS[:-1] if (share := _within(found, row)) is not None]
-    return least(shares) if shares else None
+    return least_or_none(minus(_within(found, row), 0.5) for row in _ROWS[:-1])
 
 
 def _success(found: Results) -> PaperTable:
@@ -218,7 +209,9 @@ def _similarities(scene: str, found: Results) -> tuple[Figure, ...]:
 def _mean_similarities(scene: str, found: Results) -> PaperTable:
     rows: dict[str, tuple[Estimate | float | None, ...]] = {
         row: tuple(
-            _mean(_values(_row_cells(found, kind, row), scene, when)) for kind in _KINDS for when in ("before", "after")
+            mean_or_none(_values(_row_cells(found, kind, row), scene, when))
+            for kind in _KINDS
+            for when in ("before", "after")
         )
         for row in _ROWS
     }

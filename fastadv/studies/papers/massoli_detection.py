@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from fastadv.core.estimates import Estimate, average, least
+from fastadv.core.estimates import Estimate, average_or_none, least_or_none, minus
 from fastadv.detection import auc_interval
 from fastadv.studies.papers.massoli_parts import delta, detector_parts
-from fastadv.studies.papers.recipe import Claim, Figure, PaperTable, Results, StudyRecipe, Trace
+from fastadv.studies.papers.recipe import Claim, Figure, PaperTable, Results, StudyRecipe, Trace, numbered
 from fastadv.studies.papers.traces import roc_trace
 
 _WORDS = {
@@ -122,8 +122,7 @@ def _seen_table(kind: str, found: Results) -> PaperTable:
     rows = {}
     for detector in _detectors(found):
         areas = _by_family(found, detector, kind)
-        there = [area for area in areas if area is not None]
-        rows[_name(detector)] = (*areas, average(there) if there else None)
+        rows[_name(detector)] = (*areas, average_or_none(areas))
     return PaperTable(columns=_COLUMNS, rows=rows)
 
 
@@ -150,23 +149,16 @@ def _mean(found: Results, kind: str, groups: str = "seen", **wanted: str) -> Est
             areas += _by_family(found, detector, kind)
         else:
             areas.append(_area(found, detector, _groups(found, on_logits=False, kind=kind)))
-    there = [area for area in areas if area is not None]
-    return average(there) if there else None
-
-
-def _minus(first: Estimate | None, second: Estimate | None) -> Estimate | None:
-    return None if first is None or second is None else first - second
+    return average_or_none(areas)
 
 
 def _hardest(kind: str, found: Results) -> Estimate | None:
-    means: dict[str, Estimate] = {}
+    means = {}
     for family in _FAMILIES:
-        areas = [_area(found, d, _groups(found, family=family, kind=kind)) for d in _detectors(found, reading="raw")]
-        there = [area for area in areas if area is not None]
-        if there:
-            means[family] = average(there)
-    others = [value for family, value in means.items() if family != "cw-l2"]
-    return least([other - means["cw-l2"] for other in others]) if "cw-l2" in means and others else None
+        groups = _groups(found, family=family, kind=kind)
+        means[family] = average_or_none(_area(found, d, groups) for d in _detectors(found, reading="raw"))
+    cw = means.pop("cw-l2")
+    return least_or_none(minus(other, cw) for other in means.values())
 
 
 def _best_is_lstm_medoid(kind: str, found: Results) -> Estimate | None:
@@ -174,25 +166,22 @@ def _best_is_lstm_medoid(kind: str, found: Results) -> Estimate | None:
         _mean(found, kind, network=network, representatives=representatives)
         for network, representatives in (("lstm", "centroid"), ("mlp", "medoid"), ("mlp", "centroid"))
     ]
-    own, there = _mean(found, kind, network="lstm", representatives="medoid"), [o for o in others if o is not None]
-    return None if own is None or not there else least([own - other for other in there])
+    own = _mean(found, kind, network="lstm", representatives="medoid")
+    return least_or_none(minus(own, other) for other in others)
 
 
 def _lstm_over_mlp(kind: str, groups: str, found: Results) -> Estimate | None:
-    return _minus(_mean(found, kind, groups, network="lstm"), _mean(found, kind, groups, network="mlp"))
+    return minus(_mean(found, kind, groups, network="lstm"), _mean(found, kind, groups, network="mlp"))
 
 
 def _easier(groups: str, found: Results) -> Estimate | None:
-    return _minus(_mean(found, _TARGETED, groups), _mean(found, _UNTARGETED, groups))
+    return minus(_mean(found, _TARGETED, groups), _mean(found, _UNTARGETED, groups))
 
 
 def _unseen_found(found: Results) -> Estimate | None:
-    areas = [
-        _area(found, d, _groups(found, on_logits=False, kind=_TARGETED))
-        for d in _detectors(found, reading="raw", representatives="centroid")
-    ]
-    there = [area - _AIM for area in areas if area is not None]
-    return least(there) if there else None
+    groups = _groups(found, on_logits=False, kind=_TARGETED)
+    chosen = _detectors(found, reading="raw", representatives="centroid")
+    return least_or_none(minus(_area(found, d, groups), _AIM) for d in chosen)
 
 
 def _roc(title: str, lines: Sequence[tuple[str, Detector, Sequence[Mapping[str, Any]]]]) -> Figure:
@@ -268,15 +257,7 @@ def _both_unseen(found: Results) -> PaperTable:
     return PaperTable(columns=_ENDS, rows=rows)
 
 
-def measured(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
-    """The recipe of a table or figure of Massoli et al., by its number: ``"table 1"``."""
-    return StudyRecipe(
-        name=f"massoli-{number.replace(' ', '-')}",
-        source=f"Massoli et al. 2021, {number}, section {section}",
-        title=title,
-        table=table,
-        **more,
-    )
+measured = partial(numbered, "massoli", "Massoli et al. 2021")
 
 
 def claim(statement: str, check: Callable[..., Estimate | None], *first: str) -> Claim:

@@ -17,19 +17,18 @@ from fastadv.attacks.gallery import Gallery
 from fastadv.attacks.spec import AttackSpec, parse_attack
 from fastadv.core.progress import Progress
 from fastadv.data import FaceSource, read_image, to_uint8
-from fastadv.data.images import write_png
-from fastadv.data.run_files import IMAGES
+from fastadv.data.run_files import image_file
 from fastadv.detection import FitConfig, load_detector
 from fastadv.models import FaceModel
 from fastadv.studies.detection import fit
 from fastadv.studies.detection.attacks import AttackedImages, gallery_of, made_and_read, wanted
 from fastadv.studies.detection.features import scores_of
-from fastadv.studies.detection.measure import people_of
-from fastadv.studies.detection.plan import LEAST_REST, PARTS
+from fastadv.studies.detection.plan import PARTS, people_of
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
 from fastadv.studies.detection.study import StudyConfig, begin, identity_of, planned, reopen
-from fastadv.studies.papers.faces import some_people
+from fastadv.studies.papers.faces import with_new_head
 from fastadv.studies.papers.recipe import Cost, Setup, StudyPart
+from fastadv.studies.papers.traces import write_pictures
 from fastadv.studies.verify import VerifyPlan, verify_folder
 
 LEVELS = 5
@@ -66,23 +65,8 @@ class AttackedClassifier(StudyPart):
     pairs: int | None
 
     def open(self, setup: Setup) -> tuple[FaceSource, FaceModel, StudyConfig]:
-        """The faces, the network and the configuration of the detection study. As in the paper, the natural images are
-        the only natural examples, and everybody is a class."""
-        given = setup.inputs(None)
-        model = given.open_model()
-        least = self.natural + self.attacked + LEAST_REST
-        source = some_people(given.open_faces(model), people=self.people, least=least, most=self.most, seed=setup.seed)
-        config = StudyConfig(
-            attacks=_specs(self.attacks),
-            natural=self.natural,
-            attacked=self.attacked,
-            test=self.test,
-            controls=(),
-            outside=0.0,
-            new_head=True,
-            seed=setup.seed,
-        )
-        return source, model, config
+        """The faces, the network and the configuration of the detection study."""
+        return with_new_head(self, setup, test=self.test)
 
     def run(self, setup: Setup, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Make the images, and measure distances, similarities and changes of pixels."""
@@ -170,7 +154,7 @@ def _changes(setting: Setting, cell: AttackedImages) -> Iterator[NDArray[np.int6
     assert cell.features is not None
     with setting.source.stream(cell.features.names) as faces:
         for face in faces:
-            made = read_image(cell.folder / IMAGES / f"{face.name}.png").astype(np.int64)
+            made = read_image(image_file(cell.folder, face.name)).astype(np.int64)
             yield np.abs(made - to_uint8(face.image)).max(2)
 
 
@@ -190,19 +174,14 @@ def _pictures(setting: Setting, cells: Sequence[AttackedImages], folder: Path) -
     names = sorted(set.intersection(*common)) if len(common) == len(cells) and common else []
     if not names:
         return []
-    name, place = names[0], folder / "pictures"
-    place.mkdir(exist_ok=True)
+    name = names[0]
     source, guide = (to_uint8(setting.source.load(n).image) for n in (name, setting.splits.guide(name)))
     made = []
     for cell in cells:
-        image = read_image(cell.folder / IMAGES / f"{name}.png")
+        image = read_image(image_file(cell.folder, name))
         noise = np.clip(128 + _SHOWN * (image.astype(np.int64) - source), 0, 255).astype(np.uint8)
         shown = {"source": source, "guide": guide, "adversarial": image, f"change x {_SHOWN}": noise}
-        files = []
-        for number, (caption, pixels) in enumerate(shown.items()):
-            file = place / f"{cell.attack.replace('/', '-')}-{number}.png"
-            write_png(file, pixels)
-            files.append([caption, str(file.relative_to(folder.parents[2]))])
+        files = write_pictures(folder, shown.items(), prefix=f"{cell.attack.replace('/', '-')}-")
         made.append({"attack": cell.attack, "files": files})
     return made
 
@@ -242,7 +221,7 @@ class FittedDetectors(StudyPart):
         found = []
         for one in made.detectors:
             label = one.configuration.label
-            detector = load_detector(path / "detectors" / f"{label}.safetensors", device=setting.model.device)
+            detector = load_detector(fit.detector_file(path, label), device=setting.model.device)
             scores = {"": scores_of(detector, calm)} | {
                 f"{cell.attack} {kind(cell.targeted)}": scores_of(detector, part) for cell, part in groups
             }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from fastadv.core.estimates import Estimate
+from fastadv.core.estimates import Estimate, mean_or_none
 from fastadv.studies.defences.plan import NONE
 from fastadv.studies.papers import mehr_schroeder_checks as checks
-from fastadv.studies.papers.defending import GOALS, DefencesOnPairs, mean_or_none
+from fastadv.studies.papers.defending import GOALS, DefencesOnPairs
 from fastadv.studies.papers.mehr_schroeder_checks import BLACK_BOX, PAIRS, THRESHOLDS, on_pairs
 from fastadv.studies.papers.mehr_schroeder_printed import (
     CLEAN,
@@ -35,6 +36,7 @@ from fastadv.studies.papers.recipe import (
     StudyPart,
     StudyRecipe,
     Trace,
+    numbered,
 )
 from fastadv.studies.papers.traces import histogram
 
@@ -165,11 +167,7 @@ def _sweep_figure(found: Results) -> tuple[Figure, ...]:
     return (figure,) if traces else ()
 
 
-def _recipe(number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any) -> StudyRecipe:
-    kind, _, count = number.partition(" ")
-    source = f"Mehr and Schroeder, {number}, section {section}"
-    given = {"parts": _pairs_part, "notes": _PROTOCOL, **more}
-    return StudyRecipe(name=f"mehr-{kind}-{count}", source=source, title=title, table=table, **given)
+_recipe = partial(numbered, "mehr", "Mehr and Schroeder", parts=_pairs_part, notes=_PROTOCOL)
 
 
 def _claim(statement: str, check: Callable[[Results], Estimate | None]) -> Claim:

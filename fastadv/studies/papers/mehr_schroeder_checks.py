@@ -7,20 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastadv.core.estimates import Estimate, average, share_of
+from fastadv.core.estimates import Estimate, average_or_none, least_or_none, mean_or_none, minus, share_or_none
 from fastadv.core.statistics import mean_ratio
 from fastadv.studies.defences.plan import NONE
-from fastadv.studies.papers.defending import (
-    GOALS,
-    Attacked,
-    Flags,
-    Floats,
-    attacked,
-    chosen,
-    least_of,
-    mean_or_none,
-    paired,
-)
+from fastadv.studies.papers.defending import GOALS, Attacked, Flags, Floats, attacked, chosen, paired
 from fastadv.studies.papers.mehr_schroeder_printed import DENOISER, MEAN, NOISE, WHITE
 from fastadv.studies.papers.recipe import Cell, Results
 
@@ -37,31 +27,31 @@ def on_pairs(
 
 def _over_half(flags: Flags) -> Estimate | None:
     """The share of the pairs, minus a half; None of no pairs."""
-    return share_of(int(flags.sum()), len(flags)) - 0.5 if len(flags) else None
+    return minus(share_or_none(flags), 0.5)
 
 
 def noise_is_longer(found: Results) -> Estimate | None:
     """The share of pairs on which noise needs ten times DeepFool's norm, or fails, minus a half."""
     own, others = on_pairs(found, "DeepFool", _ANON), [on_pairs(found, noise, _ANON) for noise in NOISE]
-    return least_of(_over_half((~each.gained | (each.l2 > 10 * own.l2))[own.gained]) for each in others)
+    return least_or_none(_over_half((~each.gained | (each.l2 > 10 * own.l2))[own.gained]) for each in others)
 
 
 def noise_hardly_impersonates(found: Results) -> Estimate | None:
     """DeepFool's success minus that of noise."""
     own = on_pairs(found, "DeepFool", _IMPERS).gained
-    return least_of(paired(own, on_pairs(found, noise, _IMPERS).gained) for noise in NOISE)
+    return least_or_none(paired(own, on_pairs(found, noise, _IMPERS).gained) for noise in NOISE)
 
 
 def impersonation_costs_more(found: Results) -> Estimate | None:
     """The mean norm of impersonation minus that of anonymisation."""
     lengths = ([on_pairs(found, attack, goal).length() for goal in GOALS] for attack in WHITE)
-    return least_of(None if a is None or b is None else b - a for a, b in lengths)
+    return least_or_none(minus(b, a) for a, b in lengths)
 
 
 def filter_stops_most(found: Results) -> Estimate | None:
     """One half minus the share of the bare verifier's successes that pass the filter."""
     passed = (on_pairs(found, a, defence=MEAN).hits[on_pairs(found, a).gained] for a in WHITE)
-    return least_of(_over_half(~each) for each in passed)
+    return least_or_none(_over_half(~each) for each in passed)
 
 
 def knowing_restores(found: Results) -> Estimate | None:
@@ -70,10 +60,9 @@ def knowing_restores(found: Results) -> Estimate | None:
     def check(attack: str) -> Estimate | None:
         bare, through = _both_ways(found, attack)
         rest = ~(bare.met | through.met)
-        difference = paired(through.hits[rest], bare.hits[rest])
-        return None if difference is None else difference - -0.1
+        return minus(paired(through.hits[rest], bare.hits[rest]), -0.1)
 
-    return least_of(map(check, WHITE))
+    return least_or_none(map(check, WHITE))
 
 
 def _both_ways(found: Results, attack: str) -> tuple[Attacked, Attacked]:
@@ -83,7 +72,7 @@ def _both_ways(found: Results, attack: str) -> tuple[Attacked, Attacked]:
 def filter_shortens_noise(found: Results) -> Estimate | None:
     """The norm of noise minus that of what the filter leaves of it."""
     behind = (on_pairs(found, noise, _ANON, defence=MEAN) for noise in NOISE)
-    return least_of(mean_or_none((each.l2 - each.defended)[each.generated]) for each in behind)
+    return least_or_none(mean_or_none((each.l2 - each.defended)[each.generated]) for each in behind)
 
 
 def longer(attacks: tuple[str, ...]) -> Callable[[Results], Estimate | None]:
@@ -95,8 +84,7 @@ def longer(attacks: tuple[str, ...]) -> Callable[[Results], Estimate | None]:
         return mean_or_none(through.l2[both] / bare.l2[both] - 1)
 
     def check(found: Results) -> Estimate | None:
-        there = [each for attack in attacks if (each := mean(found, attack)) is not None]
-        return average(there) if there else None
+        return average_or_none(mean(found, attack) for attack in attacks)
 
     return check
 
@@ -115,17 +103,17 @@ def confidences(found: Results, defence: str, attack: str | None, goal: str) -> 
 def lowers(found: Results) -> Estimate | None:
     """How much each attack lowers the confidence, at least."""
     cells = (confidences(found, NONE, attack, goal) for attack in (*WHITE, *NOISE) for goal in GOALS)
-    return least_of(mean_or_none(clean - values) for values, clean in cells)
+    return least_or_none(mean_or_none(clean - values) for values, clean in cells)
 
 
 def defences_give_back(found: Results) -> Estimate | None:
     """How much each defence raises the confidence on noise, at least."""
-    return least_of(mean_or_none(gain) for _, gain in _lost_and_given_back(found, NOISE, _ANON))
+    return least_or_none(mean_or_none(gain) for _, gain in _lost_and_given_back(found, NOISE, _ANON))
 
 
 def impersonation_stays(found: Results) -> Estimate | None:
     """Half of what white-box impersonation takes, minus what each defence gives back."""
-    return least_of(mean_or_none(lost / 2 - gain) for lost, gain in _lost_and_given_back(found, WHITE, _IMPERS))
+    return least_or_none(mean_or_none(lost / 2 - gain) for lost, gain in _lost_and_given_back(found, WHITE, _IMPERS))
 
 
 def _lost_and_given_back(found: Results, attacks: tuple[str, ...], goal: str) -> list[tuple[Floats, Floats]]:
@@ -151,5 +139,4 @@ def ratio_of(found: Mapping[str, Any]) -> Estimate:
 
 def impersonation_is_longer(found: Results) -> Estimate | None:
     """The ratio at the threshold of the equal error rate, minus 1."""
-    ratios = (at_eer(found, attack)[2] for attack in WHITE)
-    return least_of(None if ratio is None else ratio - 1.0 for ratio in ratios)
+    return least_or_none(minus(at_eer(found, attack)[2], 1.0) for attack in WHITE)

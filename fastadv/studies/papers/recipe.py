@@ -316,3 +316,11 @@ class StudyRecipe:
                 f"--network: expected {self.networks} or more for {self.name}, got {len(setup.networks)}"
             )
         return (setup,) if self.together else tuple(setup.of(network) for network in setup.networks)
+
+
+def numbered(
+    name: str, paper: str, number: str, section: str, title: str, table: Callable[[Results], PaperTable], **more: Any
+) -> StudyRecipe:
+    """The recipe of a table or figure by its number, ``"table 1"``; ``name`` is the first word of the recipe's."""
+    source = f"{paper}, {number}, section {section}"
+    return StudyRecipe(name=f"{name}-{number.replace(' ', '-')}", source=source, title=title, table=table, **more)

@@ -21,9 +21,8 @@ from fastadv.core.progress import Progress, silent
 from fastadv.core.provenance import versions
 from fastadv.data import FaceSource, write_pairs_csv
 from fastadv.data.hashes import KEPT
-from fastadv.data.images import to_uint8, write_png
 from fastadv.data.run_files import FOUND, FolderKind
-from fastadv.data.synthetic import SyntheticFaces
+from fastadv.data.synthetic import SyntheticFaces, write_faces
 from fastadv.distributed.cluster import Cluster, connected
 from fastadv.distributed.output import check_shared
 from fastadv.engine import Engine, trace
@@ -162,12 +161,7 @@ def _drawn(source: SyntheticFaces, setup: Setup, out: Path, progress: Progress) 
     chosen = replace(setup, data=out / FACES, pairs=out / PAIRS)
     if (out / PAIRS).is_file():
         return chosen
-    with source.stream(source.names) as faces:
-        for number, face in enumerate(faces, 1):
-            path = out / FACES / f"{face.name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(path, to_uint8(face.image))
-            progress("drawing faces", number, len(source.names))
+    write_faces(source, source.names, out / FACES, progress=progress)
     write_pairs_csv(out / PAIRS, source.pairs(_PAIRS, seed=setup.seed))
     return chosen
 

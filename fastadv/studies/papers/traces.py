@@ -1,11 +1,15 @@
-"""Curves of figures from numbers."""
+"""Curves of figures from numbers, and pictures in files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fastadv.core.statistics import roc
+from fastadv.data.images import write_png
 from fastadv.studies.papers.recipe import Trace
 
 _POINTS = 200
@@ -41,3 +45,17 @@ def roc_trace(label: str, negatives: ArrayLike, positives: ArrayLike) -> Trace:
     curve = roc(np.concatenate([calm, moved]), np.repeat([False, True], [len(calm), len(moved)]))
     places = np.unique(np.linspace(0, len(curve.far) - 1, _POINTS).astype(int))
     return Trace(label=label, x=tuple(curve.far[places].tolist()), y=tuple(curve.tar[places].tolist()))
+
+
+def write_pictures(
+    folder: Path, shown: Iterable[tuple[str, NDArray[np.uint8]]], *, prefix: str = ""
+) -> list[list[str]]:
+    """Write images, by their captions, below a part's folder: captions and files, as of `Pictures`."""
+    place = folder / "pictures"
+    place.mkdir(exist_ok=True)
+    files = []
+    for number, (caption, image) in enumerate(shown):
+        file = place / f"{prefix}{number}.png"
+        write_png(file, image)
+        files.append([caption, str(file.relative_to(folder.parents[2]))])
+    return files

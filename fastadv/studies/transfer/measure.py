@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import CATALOG, ClassifyAs, Goal, Impersonate, Linf, Recipe
-from fastadv.attacks.change import level_note, norms
+from fastadv.attacks.change import level_notes, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.files import write_atomically
 from fastadv.core.notices import notify
@@ -60,8 +60,7 @@ def transfer(source: FaceSource, verifiers: Mapping[str, Verifier], settings: Tr
     """
     models = {name: verifier.model for name, verifier in verifiers.items()}
     check_plan(models, settings)
-    note = level_note(Linf(settings.eps))
-    if note is not None:
+    for note in level_notes([Linf(settings.eps)]):
         notify(note)
     from_, to = draw_images(source, settings.images, seed=work.seed)
     rows = {name: embed(source, [*from_, *to], v.model, progress=work.progress) for name, v in verifiers.items()}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadv.attacks import CATALOG, Evade, Goal, Linf, Recipe
-from fastadv.attacks.change import level_note, norms
+from fastadv.attacks.change import level_notes, norms
 from fastadv.attacks.spec import AttackSpec
 from fastadv.core.errors import ArgumentError
 from fastadv.core.fields import check_one_of
@@ -105,8 +105,7 @@ def untargeted(
         OSError: An image cannot be written.
     """
     check_plan(models, surrogate=surrogate, methods=methods, eps=eps, steps=steps)
-    note = level_note(Linf(eps))
-    if note is not None:
+    for note in level_notes([Linf(eps)]):
         notify(note)
     chosen, remaining = halve(pairs, seed=work.seed)
     names = names_of(p for p, _ in remaining)

@@ -21,6 +21,7 @@ from fastadv.data import (
     to_uint8,
     write_png,
 )
+from fastadv.data.synthetic import write_faces
 from fastadv.detection import auc, load_detector
 from fastadv.report.pages import detection as detect_page
 from fastadv.studies.detection import evaluate as detect_evaluate
@@ -41,9 +42,7 @@ CONTROLS = tuple(parse_control(text) for text in ("signs:8/255", "gaussian:3/255
 
 
 def write(folder, people):
-    for name in people.names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_png(folder / f"{name}.png", to_uint8(people.load(name).image))
+    write_faces(people, people.names, folder)
     return folder
 
 
