@@ -149,12 +149,12 @@ def test_a_request_that_is_never_answered_ends(serving):
 
 
 def test_a_client_that_does_not_read_is_cut_off(serving):
-    running = serving(head_timeout=0.1, timeout=0.1)
+    running = serving(head_timeout=0.5, timeout=0.5, drain=60.0)
     with running.connect() as client:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         assert running.ask()[0] == 200
         running.stop()
-        running.thread.join(4)  # less than the drain
+        running.thread.join(30)  # less than the drain
         assert not running.thread.is_alive()
         assert running.server.unanswered == 1
 
