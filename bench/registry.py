@@ -12,6 +12,7 @@ from bench import (
     against_peers,
     align,
     breakdown,
+    denoiser,
     depthwise,
     distributed,
     engine,
@@ -82,6 +83,11 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="face detection on LFW and photographs: speed, and agreement with facenet-pytorch's MTCNN",
             needs_data=True,
             run=lambda o: align.run(data=o.data, device=o.device, quick=o.quick),
+        ),
+        "denoiser": Entry(
+            what="the shipped denoiser on noisy faces, synthetic and of LFW: PSNR",
+            needs_data=False,
+            run=lambda o: denoiser.run(data=o.data, quick=o.quick),
         ),
         "depthwise": Entry(
             what="depthwise convolutions and MobileFaceNet's tick: the Triton kernel against cuDNN and the bandwidth",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     *(f"docs/{name}.md" for name in ("performance", "peers", "bring_your_own", "reproduction", "robustness", "scale")),
-    *(f"docs/{name}.md" for name in ("detection", "distributed", "serving")),
+    *(f"docs/{name}.md" for name in ("detection", "distributed", "serving", "training")),
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
@@ -141,6 +141,19 @@ def growth(results: Mapping[str, Any]) -> str:
         for row in results["rows"]
     ]
     return table(["what grows", "ms an image", "images/s", "page faults an image", "MiB more"], lines)
+
+
+def denoiser(results: Mapping[str, Any]) -> str:
+    """PSNR before and after, a column a source of faces."""
+    found = _groups(results["rows"], "sigma")
+    sources = [f"{row['images']} faces, {row['faces']}" for row in next(iter(found.values()))]
+    return table(
+        ["σ", "noisy", *sources],
+        (
+            (sigma, f"{rows[0]['noisy_db']:.1f}", *(f"{row['denoised_db']:.1f}" for row in rows))
+            for (sigma,), rows in found.items()
+        ),
+    )
 
 
 def streaming(results: Mapping[str, Any]) -> str:
@@ -350,6 +363,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "peers-summary": peers_summary,
         "reproduction": reproduction,
         "reproduction-counts": reproduction_counts,
+        "denoiser": denoiser,
         "reproduction-tables": reproduction_tables,
         "sanitize": sanitize,
         "streaming": streaming,
