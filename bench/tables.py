@@ -16,14 +16,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench import detection_tables, scale_tables
+from bench import detection_tables, ops_tables, scale_tables
 from bench.markdown import number, table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     *(f"docs/{name}.md" for name in ("performance", "peers", "bring_your_own", "reproduction", "robustness", "scale")),
-    *(f"docs/{name}.md" for name in ("detection", "distributed", "serving", "training")),
+    *(f"docs/{name}.md" for name in ("detection", "distributed", "serving", "training", "operations")),
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) from (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 
@@ -370,6 +370,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "torture": torture,
         "engine-overhead": engine_overhead,
         **detection_tables.KINDS,
+        **ops_tables.KINDS,
         **scale_tables.KINDS,
     }
 )
