@@ -26,7 +26,7 @@ def derivatives(results: Mapping[str, Any]) -> str:
                 number(found["cpu"]["ms"]),
                 number(found["eager"]["ms"]),
                 f"{number(found['cpu']['times_eager'])}×",
-                f"{number(found['cpu']['times_compile'])}×",
+                f"{number(found['cpu']['times_compile'])}×" if "times_compile" in found["cpu"] else "–",
             )
             for (op, size), found in cases.items()
         ),
