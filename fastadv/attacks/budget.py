@@ -199,11 +199,12 @@ class L2(_WithinRadius):
         made = torch.empty_like(x)
         into, start = as_rows(made), rows_like(origin.detach(), made) * _LEVELS
         way = rows_like(x.detach(), made) * _LEVELS - start
+        moved = torch.empty_like(start)
         lowest, highest = math.ceil(self.lo * _LEVELS - 1e-4), math.floor(self.hi * _LEVELS + 1e-4)
 
         def fits(scale: Tensor) -> Tensor:
             torch.addcmul(start, way, column(scale), out=into).round_().clamp_(lowest, highest)
-            return row_norm(into - start) <= (self.eps * (1 + 1e-5) + _SLACK) * _LEVELS
+            return row_norm(torch.sub(into, start, out=moved)) <= (self.eps * (1 + 1e-5) + _SLACK) * _LEVELS
 
         one = torch.ones(x.shape[0], dtype=x.dtype, device=x.device)
         fits(_largest(torch.where(fits(one), one, 0.0), one, fits, 12))
