@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import collect, tables
+from bench import collect, reproduction_tables
 
 
 def estimate(value, low, high):
@@ -38,7 +38,7 @@ def result(recipe="paper-table-3", **more):
 
 
 def test_a_finding_has_its_verdict_and_number_for_each_network():
-    text = tables.reproduction({"rows": [result()]})
+    text = reproduction_tables.findings({"rows": [result()]})
     assert "### Somebody 2020" in text
     assert "| finding | source | one | two |" in text
     assert "| it holds | table 3 | **pass** 0.100 (0.050 to 0.150) | **undecided** 0.100 (0.050 to 0.150) |" in text
@@ -46,18 +46,18 @@ def test_a_finding_has_its_verdict_and_number_for_each_network():
 
 def test_a_study_of_several_networks_has_a_column_of_its_own():
     joint = study("one", "fail") | {"networks": ["one", "two"]}
-    text = tables.reproduction({"rows": [result(), result("paper-table-4", found=[joint])]})
+    text = reproduction_tables.findings({"rows": [result(), result("paper-table-4", found=[joint])]})
     assert "| finding | source | one | two | together |" in text
     assert "|  |  | **fail** 0.100 (0.050 to 0.150) |" in text
 
 
 def test_verdicts_are_counted_by_paper():
-    text = tables.reproduction_counts({"rows": [result()]})
+    text = reproduction_tables.counts({"rows": [result()]})
     assert "| Somebody 2020 | 1 | 1 | 0 | 1 |" in text
 
 
 def test_the_papers_numbers_stand_above_ours():
-    text = tables.reproduction_tables({"rows": [result()]})
+    text = reproduction_tables.numbers({"rows": [result()]})
     assert text.startswith("### Somebody 2020, table 3, section 5: pairs above the threshold, per cent\n")
     assert text.index("| CW | paper | 34.9 |") < text.index("| CW | one | 25.0 (12.5 to 50.0) |")
 
