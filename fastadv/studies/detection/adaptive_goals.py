@@ -150,11 +150,10 @@ class PassVerifier(AdaptiveGoal):
 
     Whom the image **claims** to show decides what a detector of the reading ``relative`` reads:
 
-    - An impersonator (targeted) claims to be the target, so it reads the distances relative to the target.
-    - An evader (untargeted) claims nobody: he is searched for, on a watch list or for a second enrolment, and hides
-      from his own template. It reads the class that the head chooses, as of every face without a claim. **choice**:
-      relative to his own identity it would tell nothing, since strangers who are refused as that person are flagged
-      there as well.
+    - Impersonation (targeted): the target, so it reads the distances relative to the target.
+    - Evasion (untargeted): nobody, as a person does who is searched for, on a watch list or for a second enrolment. It
+      reads the class that the head chooses, as of every face without a claim. **choice**: not relative to the own
+      identity, where other people, who are refused as that person, are flagged as well.
 
     Attributes:
         threshold: The verifier's, a cosine similarity.
@@ -178,8 +177,8 @@ class PassVerifier(AdaptiveGoal):
             ValueError: The natural images are too few for the rate.
         """
         people = setting.splits.people
-        similar = clean.natural.embeddings @ _templates(clean, people).T
-        own = _places(clean.natural.names, people)[:, None] == torch.arange(len(people))
+        similar = clean.natural.embeddings @ _templates(setting, clean).T
+        own = setting.places(clean.natural.names)[:, None] == torch.arange(len(people))
         pairs = int((~own).sum())
         if threshold is None:
             far = FAR if far is None else far
@@ -202,7 +201,7 @@ class PassVerifier(AdaptiveGoal):
     @cached_property
     def templates(self) -> Tensor:
         """``(P, D)`` float32 unit vectors, of the people in the study's order."""
-        return _templates(self.clean, self.setting.splits.people)
+        return _templates(self.setting, self.clean)
 
     def sources(self) -> list[str]:
         """Those that are accepted as themselves, and not as their target, before the attack."""
@@ -274,15 +273,9 @@ class PassVerifier(AdaptiveGoal):
         return carry_out(self.setting, task)
 
 
-def _templates(clean: Clean, people: Sequence[str]) -> Tensor:
+def _templates(setting: Setting, clean: Clean) -> Tensor:
     """The unit means ``(P, D)`` of the people's images that represent them."""
-    owner = _places(clean.rest.names, people)
-    counts = owner.bincount(minlength=len(people)).tolist()
+    owner = setting.places(clean.rest.names)
+    counts = owner.bincount(minlength=len(setting.splits.people)).tolist()
     means = [part.double().mean(0) for part in clean.rest.embeddings[owner.argsort(stable=True)].split(counts)]
     return F.normalize(torch.stack(means), dim=1).float()
-
-
-def _places(names: Sequence[str], people: Sequence[str]) -> Tensor:
-    """The place ``(N,)`` int64 among the people of who each image shows."""
-    place = {person: k for k, person in enumerate(people)}
-    return torch.tensor([place[who] for who in people_of(names)], dtype=torch.int64)
