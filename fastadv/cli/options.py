@@ -66,12 +66,15 @@ class DetectorOptions:
         Path | None, Option(help="Weights, a safetensors or torch file (default: an installed facenet-pytorch's).")
     ] = None
     least_face: Annotated[int, Option(min=12, help="Look for faces of at least N pixels.")] = 20
+    no_refine: Annotated[
+        bool, Option("--no-refine", help="Keep the landmarks of O-Net's first pass, those of facenet-pytorch.")
+    ] = False
 
     def open(self, device: str) -> MTCNN:
         """The detector."""
         from fastadv.models import MTCNN
 
-        return MTCNN(self.detector_weights, device=device, least_face=self.least_face)
+        return MTCNN(self.detector_weights, device=device, least_face=self.least_face, refine=not self.no_refine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,9 @@ class AlignOptions:
     detector_weights: Annotated[
         Path | None, Option(help="With --align: MTCNN's weights (default: of installed facenet-pytorch).")
     ] = None
+    no_refine: Annotated[
+        bool, Option("--no-refine", help="With --align: keep the landmarks of O-Net's first pass.")
+    ] = False
 
     def search(self, data: Path | str, device: str) -> FaceSearch | None:
         """How faces are found; None where they are not.
@@ -98,7 +104,7 @@ class AlignOptions:
         """
         usual = AlignOptions(align=self.align)
         if not self.align:
-            for name in ("faces", "least_face", "detector_weights"):
+            for name in ("faces", "least_face", "detector_weights", "no_refine"):
                 if getattr(self, name) != getattr(usual, name):
                     raise ArgumentError(f"--{name.replace('_', '-')}: expected --align with it, got none")
             return None
@@ -106,7 +112,9 @@ class AlignOptions:
             raise ArgumentError("--align: expected photographs, got synthetic faces")
         from fastadv.data.face_search import FaceSearch
 
-        detector = DetectorOptions(detector_weights=self.detector_weights, least_face=self.least_face)
+        detector = DetectorOptions(
+            detector_weights=self.detector_weights, least_face=self.least_face, no_refine=self.no_refine
+        )
         return FaceSearch(detector=detector.open(device), choice=self.faces.value)
 
 

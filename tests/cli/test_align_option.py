@@ -63,7 +63,7 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 def test_every_command_that_takes_data_takes_align() -> None:
     takers = {path for path, options in commands() if "data" in options}
     assert len(takers) >= 12
-    own = {"align", "faces", "least_face", "detector_weights"}
+    own = {"align", "faces", "least_face", "detector_weights", "no_refine"}
     others = {("report",)}  # aligns by the landmarks that the run has kept
     assert {path for path, options in commands() if own <= options} == takers - others
     assert {path for path, options in commands() if "align" in options} == takers - others
@@ -75,10 +75,16 @@ def test_the_next_command_finds_the_same_faces() -> None:
         "data": given.data,
         "model": "m",
     }
-    aligned = {"align": True, "faces": "central", "least_face": 40, "detector_weights": Path("w")}
+    aligned = {
+        "align": True,
+        "faces": "central",
+        "least_face": 40,
+        "detector_weights": Path("w"),
+        "no_refine": True,
+    }
     found = replace(given, **{**aligned, "faces": OneFace.central}).again
     assert {name: found.get(name) for name in aligned} == aligned
-    assert not {"faces", "least_face"} & set(replace(given, align=True).again)
+    assert not {"faces", "least_face", "no_refine"} & set(replace(given, align=True).again)
 
 
 @pytest.mark.filterwarnings("ignore")
