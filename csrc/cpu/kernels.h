@@ -14,6 +14,7 @@
 #include "common/philox.h"
 #include "common/relative_distances.h"
 #include "common/sign_step.h"
+#include "cpu/face_windows.h"
 #include "cpu/trajectory_score.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -52,6 +53,8 @@ constexpr int64_t kGradientChannels = 128;
   void standardise_task(const TrajectoryScoreArgs& args, int64_t row);      \
   void project_task(const TrajectoryScoreArgs& args, int64_t task);         \
   void score_task(const TrajectoryScoreArgs& args, int64_t group);          \
+  void area_means_task(const AreaMeansArgs& args, int64_t window);          \
+  void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row);      \
   }
 
 FASTADV_CPU_KERNELS(baseline)

@@ -32,7 +32,7 @@ class OneThreaded:
         before, started = torch.get_num_threads(), threading.Barrier(count + 1)
 
         def begin() -> None:
-            torch.get_num_threads()  # a thread takes the default when it is first asked: later that would undo the next line
+            torch.get_num_threads()  # now, not at the first operation, it takes the default, which undoes what was set
             torch.set_num_threads(1)  # of this thread, and the default of threads to come
             started.wait()
 

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastadv.ops.face_windows import area_means
+
 
 class SummedAreas:
     """The summed-area tables (Crow 1984) of 8-bit pictures of any sizes, in one tensor.
@@ -39,10 +41,7 @@ class SummedAreas:
         list(each(lambda place: _sum_up(*place), places))
 
     def resampled(self, picture: Tensor, boxes: Tensor, size: tuple[int, int], rows: range | None = None) -> Tensor:
-        """Rectangles of pictures at one size, each pixel the mean of the source pixels that it touches.
-
-        Cell i of n covers the pixels from `floor(i L / n)` to `ceil((i + 1) L / n)` of a side of L pixels, as
-        `interpolate(mode="area")` does.
+        """Rectangles of pictures at one size, each pixel the mean of the source pixels that it touches: `area_means`.
 
         Args:
             picture: (N,) int64, which picture each is of.
@@ -53,27 +52,8 @@ class SummedAreas:
         Returns:
             (N, 3, rows, width) float32, channels last, `(x - 127.5) / 128`.
         """
-        left, top, right, bottom = boxes.unbind(1)
-        above, below = _edges(top, bottom, size[0], range(size[0]) if rows is None else rows)
-        before, behind = _edges(left, right, size[1], range(size[1]))
-        stride, first = self._stride[picture][:, None], self._first[picture][:, None]
-        upper, lower, before, behind = (
-            edges.to(torch.int32) for edges in (first + above * stride, first + below * stride, before, behind)
-        )
-        total = self._read(lower, behind)
-        total -= self._read(lower, before)
-        total -= self._read(upper, behind)
-        total += self._read(upper, before)
-        # row by row, each number with the share of its column: a row is long, a pixel is not
-        shares = (1 / (128 * (behind - before))).repeat_interleave(4, dim=1)
-        mean = total.float().mul_(shares[:, None]).mul_((1 / (below - above))[..., None]).sub_(127.5 / 128)
-        return mean.view(*mean.shape[:2], -1, 4)[..., :3].permute(0, 3, 1, 2)
-
-    def _read(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The sums at corners, (N, rows, 4 columns)."""
-        index = (rows[:, :, None] + columns[:, None]).flatten()
-        pixels = self._table.view(torch.complex128)[:, 0].index_select(0, index)
-        return torch.view_as_real(pixels).view(torch.int32).view(*rows.shape, -1)
+        placed = torch.stack((self._first[picture], self._stride[picture]), 1)
+        return area_means(self._table, placed, boxes, size, range(size[0]) if rows is None else rows)
 
 
 def _sum_up(picture: NDArray[np.uint8], table: Tensor) -> None:
@@ -81,10 +61,3 @@ def _sum_up(picture: NDArray[np.uint8], table: Tensor) -> None:
     sums = table.view(picture.shape[0] + 1, picture.shape[1] + 1, 4)[..., :3]
     sums[1:, 1:] = torch.from_numpy(np.require(picture, np.uint8, ("C", "W"))).to(table.device)
     sums.cumsum_(0).cumsum_(1)
-
-
-def _edges(begin: Tensor, end: Tensor, count: int, chosen: range) -> tuple[Tensor, Tensor]:
-    """Where chosen ones of `count` cells between two coordinates begin and end, (N, chosen) each."""
-    cells = torch.arange(chosen.start, chosen.stop, device=begin.device)
-    length, begin = (end - begin)[:, None], begin[:, None]
-    return begin + cells * length // count, begin + ((cells + 1) * length + count - 1) // count

@@ -1,0 +1,98 @@
+// Compiled once per instruction set, see sign_step.cpp. Windows of pictures, and pooled activations, channels last.
+#include "cpu/face_windows.h"
+
+#include "cpu/kernels.h"
+#include "cpu/sums.h"
+
+namespace fastadv::cpu::FASTADV_ISA {
+namespace {
+
+typedef uint32_t Pixel __attribute__((vector_size(16), aligned(4)));  // wraps as the sums do
+typedef int32_t SignedPixel __attribute__((vector_size(16)));
+typedef float Colours __attribute__((vector_size(16)));
+
+// A NaN stays one.
+float larger(float a, float b) { return a < b || b != b ? b : a; }
+
+// The maximum of what `rows` holds, unless this is the first row, and of prelu(x).
+void take(const float* __restrict x, const float* __restrict slopes, int64_t numbers, bool first,
+          float* __restrict rows) {
+  if (slopes == nullptr) {
+    for (int64_t i = 0; i < numbers; ++i) rows[i] = first ? x[i] : larger(rows[i], x[i]);
+  } else if (first) {
+    for (int64_t i = 0; i < numbers; ++i) rows[i] = x[i] > 0.0f ? x[i] : slopes[i] * x[i];
+  } else {
+    for (int64_t i = 0; i < numbers; ++i) {
+      const float value = x[i] > 0.0f ? x[i] : slopes[i] * x[i];
+      rows[i] = larger(rows[i], value);
+    }
+  }
+}
+
+// The maxima of two or three of `pixels` pixels, `count` times.
+void give(const float* __restrict rows, int64_t pixels, int64_t size, int64_t channels, int64_t count,
+          float* __restrict out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float* __restrict pixel = rows + 2 * i * channels;
+    float* __restrict into = out + i * channels;
+    const int64_t left = smaller(size, pixels - 2 * i);
+    if (left == 3) {
+      for (int64_t c = 0; c < channels; ++c)
+        into[c] = larger(larger(pixel[c], pixel[c + channels]), pixel[c + 2 * channels]);
+    } else if (left == 2) {
+      for (int64_t c = 0; c < channels; ++c) into[c] = larger(pixel[c], pixel[c + channels]);
+    } else {
+      for (int64_t c = 0; c < channels; ++c) into[c] = pixel[c];
+    }
+  }
+}
+
+}  // namespace
+
+void area_means_task(const AreaMeansArgs& args, int64_t window) {
+  const int64_t* corner = args.corners + 4 * window;
+  const int64_t stride = corner[1];
+  const int64_t top = corner[2];
+  const int64_t length = corner[3] - top;
+  const int32_t* __restrict before = args.before + window * args.width;
+  const int32_t* __restrict behind = args.behind + window * args.width;
+  const float* __restrict share = args.share + window * args.width;
+  float* __restrict out = args.out + window * args.rows * args.width * 3;
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const int64_t cell = args.first + r;
+    const int64_t above = top + cell * length / args.height;
+    const int64_t below = top + ((cell + 1) * length + args.height - 1) / args.height;
+    const int32_t* upper = args.table + 4 * (corner[0] + above * stride);
+    const int32_t* lower = args.table + 4 * (corner[0] + below * stride);
+    const float part = 1.0f / static_cast<float>(below - above);
+    for (int64_t i = 0; i < args.width; ++i) {
+      const auto at = [&](const int32_t* row, int32_t column) {
+        return *reinterpret_cast<const Pixel*>(row + 4 * static_cast<int64_t>(column));
+      };
+      const Pixel total = at(lower, behind[i]) - at(lower, before[i]) - at(upper, behind[i]) + at(upper, before[i]);
+      const Colours mean = __builtin_convertvector((SignedPixel)total, Colours) * share[i] * part - 127.5f / 128.0f;
+      float* pixel = out + (r * args.width + i) * 3;
+      for (int c = 0; c < 3; ++c) pixel[c] = mean[c];
+    }
+  }
+}
+
+void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row) {
+  const int64_t image = row / args.tall;
+  const int64_t first = row % args.tall * 2;
+  const int64_t count = smaller(args.size, args.height - first);
+  const int64_t line = args.width * args.channels;
+  const float* x = args.x + (image * args.height + first) * line;
+  float* out = args.out + row * args.wide * args.channels;
+  const int64_t together = pooled_together(args.channels);
+  float rows[kPooled];
+  for (int64_t begin = 0; begin < args.wide; begin += together) {
+    const int64_t made = smaller(together, args.wide - begin);
+    const int64_t pixels = smaller(2 * (made - 1) + args.size, args.width - 2 * begin);
+    for (int64_t r = 0; r < count; ++r)
+      take(x + r * line + 2 * begin * args.channels, args.slopes, pixels * args.channels, r == 0, rows);
+    give(rows, pixels, args.size, args.channels, made, out + begin * args.channels);
+  }
+}
+
+}  // namespace fastadv::cpu::FASTADV_ISA

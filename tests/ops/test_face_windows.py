@@ -1,0 +1,129 @@
+"""Resampled windows and pooled activations: PyTorch's results, and the same bits whoever computes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fastadv import _native, backends
+from fastadv.ops.face_windows import area_means, prelu_max_pool
+
+numbers = st.integers(1, 40)
+sides = st.integers(2, 21)
+needs_native = pytest.mark.skipif(not _native.has("cpu_area_means"), reason="needs the compiled module")
+
+
+def summed(pictures):
+    """Tables of (H, W, 3) pictures one behind the other, and where each is."""
+    tables, placed, first = [], [], 0
+    for picture in pictures:
+        height, width = picture.shape[:2]
+        table = np.zeros((height + 1, width + 1, 4), np.int64)
+        table[1:, 1:, :3] = picture.cumsum(0).cumsum(1)
+        tables.append(table.reshape(-1, 4))
+        placed.append((first, width + 1))
+        first += (height + 1) * (width + 1)
+    wrapped = np.concatenate(tables).astype(np.uint32).view(np.int32)
+    return torch.from_numpy(wrapped), torch.tensor(placed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4),
+    size=st.tuples(numbers, numbers),
+    data=st.data(),
+)
+def test_area_means_are_those_of_interpolate(shapes, size, data):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*shape, 3)) for shape in shapes]
+    table, placed = summed(pictures)
+    boxes = []
+    for height, width in shapes:
+        left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+        boxes.append((left, top, data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))))
+    begin = data.draw(st.integers(0, size[0] - 1))
+    rows = range(begin, data.draw(st.integers(begin + 1, size[0])))
+    found = area_means(table, placed, torch.tensor(boxes), size, rows)
+    assert found.shape == (len(shapes), 3, len(rows), size[1])
+    assert torch.equal(found, area_means(table, placed, torch.tensor(boxes), size, rows, backend="reference"))
+    for picture, (left, top, right, bottom), made in zip(pictures, boxes, found, strict=True):
+        part = torch.from_numpy(picture[top:bottom, left:right]).permute(2, 0, 1)[None].double()
+        expected = (F.interpolate(part, size, mode="area")[0, :, rows.start : rows.stop] - 127.5) / 128
+        torch.testing.assert_close(made.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_sums_may_wrap():
+    picture = np.full((4200, 4100, 3), 255)  # 4.4e9 in all
+    table, placed = summed([picture])
+    boxes = torch.tensor([[0, 1000, 4100, 2000], [4000, 4100, 4100, 4200]])
+    found = area_means(table, placed.expand(2, 2), boxes, (3, 2), range(3))
+    torch.testing.assert_close(found, torch.full((2, 3, 3, 2), 127.5 / 128), atol=1e-6, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.sampled_from([2, 3]),
+    shape=st.tuples(
+        st.integers(0, 3), st.sampled_from([1, 3, 10, 28, 64, 1024]), st.integers(2, 21), st.integers(2, 21)
+    ),
+    sloped=st.booleans(),
+    last=st.booleans(),
+)
+def test_pooled_activations_are_those_of_max_pool2d(size, shape, sloped, last):
+    draw = torch.Generator().manual_seed(1)
+    x, slopes = torch.randn(shape, generator=draw), torch.randn(shape[1], generator=draw)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    active = F.prelu(x, slopes) if sloped else x
+    expected = F.max_pool2d(active, size, 2, ceil_mode=True) if x.numel() else None
+    for backend in (None, "reference") if x.numel() else (None,):
+        found = prelu_max_pool(x, slopes if sloped else None, size, backend=backend)
+        assert expected is None or torch.equal(found, expected)
+        assert found.shape[0] == shape[0]
+
+
+def test_a_long_row_a_border_of_minus_infinity_and_a_nan():
+    x = torch.randn(2, 10, 6, 3001, generator=torch.Generator().manual_seed(2))
+    slopes = torch.linspace(-1, 1, 10)
+    assert torch.equal(prelu_max_pool(x, slopes, 3), F.max_pool2d(F.prelu(x, slopes), 3, 2, ceil_mode=True))
+    x[..., 7:9] = -torch.inf
+    x[0, 0, 3, 20] = torch.nan
+    found, expected = prelu_max_pool(x, None, 2), F.max_pool2d(x, 2, 2, ceil_mode=True)
+    assert torch.equal(found.nan_to_num(99), expected.nan_to_num(99))
+
+
+@needs_native
+def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(monkeypatch):
+    rng = np.random.default_rng(3)
+    table, placed = summed([rng.integers(0, 256, (300, 200, 3))])
+    boxes = torch.tensor([[3, 5, 190, 290]])
+    x, slopes = torch.randn(8, 28, 46, 46, generator=torch.Generator().manual_seed(4)), torch.randn(28)
+    windows = area_means(table, placed, boxes, (250, 190), range(250), backend="reference")
+    pooled = prelu_max_pool(x, slopes, 3, backend="reference")
+    for isa in range(backends.cpu_isa() + 1):
+        for threads in (1, 3):
+            monkeypatch.setattr(backends, "on_cpu", lambda given=(threads, isa): given)
+            assert torch.equal(area_means(table, placed, boxes, (250, 190), range(250), backend="cpu"), windows)
+            assert torch.equal(prelu_max_pool(x, slopes, 3, backend="cpu"), pooled)
+
+
+def test_what_cannot_be_is_refused():
+    x = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="size: expected 2 or 3, got 4"):
+        prelu_max_pool(x, None, 4)
+    with pytest.raises(ValueError, match="backend: expected 'reference', 'cpu' or None, got 'triton'"):
+        prelu_max_pool(x, None, 2, backend="triton")
+    with pytest.raises(backends.BackendUnavailable, match="it takes CPU tensors"):
+        prelu_max_pool(x.to("meta"), None, 2, backend="cpu")
+    table, placed = summed([np.ones((4, 5, 3), np.int64)])
+    with pytest.raises(ValueError, match="placed: expected a picture for each of the 2 boxes, got 1"):
+        area_means(table, placed, torch.zeros(2, 4, dtype=torch.int64), (2, 2), range(2))
+
+
+@needs_native
+@pytest.mark.parametrize("box", [(0, 0, 6, 4), (0, 0, 5, 5), (-1, 0, 5, 4), (2, 0, 2, 4), (0, 3, 5, 2)])
+def test_a_box_outside_of_its_picture_is_refused(box):
+    table, placed = summed([np.ones((4, 5, 3), np.int64)])
+    with pytest.raises(ValueError, match="boxes: expected rectangles inside of their pictures, got another at row 0"):
+        area_means(table, placed, torch.tensor([box]), (2, 2), range(2))
