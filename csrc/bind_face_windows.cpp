@@ -19,6 +19,14 @@ namespace {
 
 constexpr int64_t kRowsTogether = 16;  // rows of results in a task
 
+void cpu_summed_area(Address picture, Address table, int64_t height, int64_t width, int, int isa) {
+  cpu::check_isa(isa);
+  const SummedAreaArgs args = {pointer<const uint8_t>(picture), pointer<int32_t>(table), height, width};
+  const auto task = FASTADV_PICK(isa, summed_area_task);
+  pybind11::gil_scoped_release release;
+  task(args, 0);
+}
+
 // `boxes`: (windows, 4) left, top, right, bottom. `placed`: (windows, 2) index of the table's first row, stride.
 void cpu_area_means(Address table, Address placed, Address boxes, Address out, int64_t pixels, int64_t windows,
                     int64_t height, int64_t width, int64_t first, int64_t rows, int threads, int isa) {
@@ -103,6 +111,7 @@ void cpu_prelu_max_pool(Address x, Address slopes, Address out, int64_t images, 
 }  // namespace
 
 FASTADV_REGISTER(m) {
+  m.def("cpu_summed_area", &cpu_summed_area);
   m.def("cpu_area_means", &cpu_area_means);
   m.def("cpu_prelu_max_pool", &cpu_prelu_max_pool);
 }

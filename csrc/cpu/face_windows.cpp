@@ -29,25 +29,41 @@ void take(const float* __restrict x, const float* __restrict slopes, int64_t num
   }
 }
 
-// The maxima of two or three of `pixels` pixels, `count` times.
+// The maxima of two or three of `pixels` pixels, `count` times. Whole registers are written, over the next result where
+// the channels fill none; that one is written next.
 void give(const float* __restrict rows, int64_t pixels, int64_t size, int64_t channels, int64_t count,
           float* __restrict out) {
   for (int64_t i = 0; i < count; ++i) {
     const float* __restrict pixel = rows + 2 * i * channels;
     float* __restrict into = out + i * channels;
     const int64_t left = smaller(size, pixels - 2 * i);
-    if (left == 3) {
-      for (int64_t c = 0; c < channels; ++c)
-        into[c] = larger(larger(pixel[c], pixel[c + channels]), pixel[c + 2 * channels]);
-    } else if (left == 2) {
-      for (int64_t c = 0; c < channels; ++c) into[c] = larger(pixel[c], pixel[c + channels]);
-    } else {
-      for (int64_t c = 0; c < channels; ++c) into[c] = pixel[c];
-    }
+    const int64_t second = left > 1 ? channels : 0;
+    const int64_t third = left > 2 ? 2 * channels : 0;
+    int64_t c = 0;
+    for (; c < channels && (c + kLanes <= channels || i + kLanes < count); c += kLanes)
+      for (int64_t k = c; k < c + kLanes; ++k)
+        into[k] = larger(larger(pixel[k], pixel[k + second]), pixel[k + third]);
+    for (; c < channels; ++c) into[c] = larger(larger(pixel[c], pixel[c + second]), pixel[c + third]);
   }
 }
 
 }  // namespace
+
+void summed_area_task(const SummedAreaArgs& args, int64_t) {
+  const int64_t line = args.width + 1;
+  for (int64_t i = 0; i < 4 * line; ++i) args.table[i] = 0;
+  for (int64_t y = 0; y < args.height; ++y) {
+    const uint8_t* pixel = args.picture + y * args.width * 3;
+    const int32_t* above = args.table + 4 * y * line;
+    int32_t* sums = args.table + 4 * (y + 1) * line;
+    Pixel left = {};
+    for (int c = 0; c < 4; ++c) sums[c] = 0;
+    for (int64_t x = 1; x <= args.width; ++x, pixel += 3) {
+      left += Pixel{pixel[0], pixel[1], pixel[2], 0};
+      *reinterpret_cast<Pixel*>(sums + 4 * x) = left + *reinterpret_cast<const Pixel*>(above + 4 * x);
+    }
+  }
+}
 
 void area_means_task(const AreaMeansArgs& args, int64_t window) {
   const int64_t* corner = args.corners + 4 * window;
@@ -85,7 +101,7 @@ void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row) {
   const float* x = args.x + (image * args.height + first) * line;
   float* out = args.out + row * args.wide * args.channels;
   const int64_t together = pooled_together(args.channels);
-  float rows[kPooled];
+  float rows[kPooled + kLanes] = {};
   for (int64_t begin = 0; begin < args.wide; begin += together) {
     const int64_t made = smaller(together, args.wide - begin);
     const int64_t pixels = smaller(2 * (made - 1) + args.size, args.width - 2 * begin);

@@ -5,6 +5,14 @@
 
 namespace fastadv {
 
+// The summed-area table of a picture: a row and a column of zeros, then the sums of what is above and left of a pixel.
+struct SummedAreaArgs {
+  const uint8_t* picture;  // (height, width, 3)
+  int32_t* table;          // (height + 1, width + 1, 4)
+  int64_t height;
+  int64_t width;
+};
+
 // Means over the cells of rectangles of pictures, by summed-area tables.
 struct AreaMeansArgs {
   const int32_t* table;    // sums of red, green, blue, and a number that is not read, modulo 2^32

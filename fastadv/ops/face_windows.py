@@ -1,4 +1,4 @@
-"""What a face detector computes at every window beside its convolutions: resampled windows, pooled activations.
+"""What a face detector computes beside its convolutions: summed pictures, resampled windows, pooled activations.
 
 On a CPU one compiled call each, else PyTorch operations: the same bits.
 """
@@ -12,6 +12,29 @@ from torch.nn import functional as F
 from fastadv import _native, backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
+
+
+def summed_area_(picture: Tensor, table: Tensor, *, backend: str | None = None) -> None:
+    """Fill the summed-area table of a picture: at (y, x) the sums of the pixels above y and left of x, modulo 2^32.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        table: ((H + 1) (W + 1), 4) int32, contiguous; the last number of each four is 0.
+        backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
+
+    Raises:
+        ValueError: The table has another size.
+    """
+    height, width = picture.shape[:2]
+    if table.shape != ((height + 1) * (width + 1), 4):
+        raise ArgumentError(f"table: expected {(height + 1) * (width + 1)} rows of 4, got {tuple(table.shape)}")
+    if _use_native(table, "cpu_summed_area", backend):
+        own = picture.contiguous()
+        _native.module().cpu_summed_area(own.data_ptr(), table.data_ptr(), height, width, *backends.on_cpu())
+        return
+    sums = table.zero_().view(height + 1, width + 1, 4)[..., :3]
+    sums[1:, 1:] = picture.to(table.device)
+    sums.cumsum_(0).cumsum_(1)
 
 
 def area_means(

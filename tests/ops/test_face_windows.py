@@ -8,25 +8,35 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fastadv import _native, backends
-from fastadv.ops.face_windows import area_means, prelu_max_pool
+from fastadv.ops.face_windows import area_means, prelu_max_pool, summed_area_
 
 numbers = st.integers(1, 40)
 sides = st.integers(2, 21)
 needs_native = pytest.mark.skipif(not _native.has("cpu_area_means"), reason="needs the compiled module")
 
 
-def summed(pictures):
+def summed(pictures, backend=None):
     """Tables of (H, W, 3) pictures one behind the other, and where each is."""
     tables, placed, first = [], [], 0
     for picture in pictures:
         height, width = picture.shape[:2]
-        table = np.zeros((height + 1, width + 1, 4), np.int64)
-        table[1:, 1:, :3] = picture.cumsum(0).cumsum(1)
-        tables.append(table.reshape(-1, 4))
+        table = torch.full(((height + 1) * (width + 1), 4), 7, dtype=torch.int32)
+        summed_area_(torch.from_numpy(picture.astype(np.uint8)), table, backend=backend)
+        tables.append(table)
         placed.append((first, width + 1))
-        first += (height + 1) * (width + 1)
-    wrapped = np.concatenate(tables).astype(np.uint32).view(np.int32)
-    return torch.from_numpy(wrapped), torch.tensor(placed)
+        first += len(table)
+    return torch.cat(tables), torch.tensor(placed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(numbers, numbers), transposed=st.booleans())
+def test_tables_are_the_sums(shape, transposed):
+    picture = np.random.default_rng(5).integers(0, 256, (*shape, 3))
+    picture = picture.transpose(1, 0, 2) if transposed else picture
+    expected = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1, 4), np.int64)
+    expected[1:, 1:, :3] = picture.cumsum(0).cumsum(1)
+    for backend in (None, "reference"):
+        assert np.array_equal(summed([picture], backend)[0].numpy(), expected.reshape(-1, 4))
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,6 +127,8 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(backends.BackendUnavailable, match="it takes CPU tensors"):
         prelu_max_pool(x.to("meta"), None, 2, backend="cpu")
     table, placed = summed([np.ones((4, 5, 3), np.int64)])
+    with pytest.raises(ValueError, match=r"table: expected 30 rows of 4, got \(29, 4\)"):
+        summed_area_(torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(29, 4, dtype=torch.int32))
     with pytest.raises(ValueError, match="placed: expected a picture for each of the 2 boxes, got 1"):
         area_means(table, placed, torch.zeros(2, 4, dtype=torch.int64), (2, 2), range(2))
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.ops.face_windows import area_means
+from fastadv.ops.face_windows import area_means, summed_area_
 
 
 class SummedAreas:
@@ -36,7 +36,7 @@ class SummedAreas:
         self.sizes = torch.stack((width, height), 1).to(device)
         self._first, self._stride = (ends - counts).to(device), (width + 1).to(device)
         # a pixel is four numbers, so that it is read as one of 16 bytes
-        self._table = torch.zeros((int(ends[-1]), 4), dtype=torch.int32, device=device)
+        self._table = torch.empty((int(ends[-1]), 4), dtype=torch.int32, device=device)
         places = zip(pictures, self._table.split(counts.tolist()), strict=True)
         list(each(lambda place: _sum_up(*place), places))
 
@@ -57,7 +57,4 @@ class SummedAreas:
 
 
 def _sum_up(picture: NDArray[np.uint8], table: Tensor) -> None:
-    """Fill a table of zeros."""
-    sums = table.view(picture.shape[0] + 1, picture.shape[1] + 1, 4)[..., :3]
-    sums[1:, 1:] = torch.from_numpy(np.require(picture, np.uint8, ("C", "W"))).to(table.device)
-    sums.cumsum_(0).cumsum_(1)
+    summed_area_(torch.from_numpy(np.require(picture, np.uint8, ("C", "W"))), table)
