@@ -16,6 +16,7 @@ from typing import Any
 from bench.about import header
 
 _CLEAN = ("pairs", "accuracy", "accuracy_std", "auc", "eer", "tar_at_far_1e3", "threshold_at_far_1e3")
+_OTHER = "also_natural "  # before the folder, in what a study says of another source
 _ATTACKED = ("accuracy", "auc", "impersonation_at_eer", "impersonation_at_far_1e3", "evasion_at_eer")
 
 
@@ -59,7 +60,16 @@ def detection(folder: Path) -> dict[str, Any]:
     for rows in ("noise", "false_alarms", "changed"):
         if rows in found:
             found[rows] = [each for each in found[rows] if each["detector"] == found["best"]]
-    return {"study": json.loads((folder / "study.json").read_text()), **found}
+    fitted = json.loads((folder / "study.json").read_text())
+    for values in (fitted["config"], fitted.get("shown", {}), found.get("config", {})):
+        if values.get("also_natural"):
+            values["also_natural"] = [Path(other).name for other in values["also_natural"]]
+        for key in [key for key in values if key.startswith(_OTHER)]:
+            values[_OTHER + Path(key.removeprefix(_OTHER)).name] = values.pop(key)
+    for kind in found.get("false_alarms", ()):
+        if kind["sort"] == "other":
+            kind["label"] = f"{Path(kind['label']).name}/"
+    return {"study": fitted, **found}
 
 
 def defences(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables of attackers who know the detector, of the cost of a guard, and of the service under load."""
+"""Tables of false alarms, of attackers who know the detector, of the cost of a guard, and of the service under load."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bench.markdown import number, table
 
 _KINDS = {"mlp": "MLP", "lstm": "LSTM"}
 _CASE = ("network, detector, reading", "batch")
+_SOURCES = {"natural": "unchanged images of the test", "outside": "people outside the classes"}
 _PHASES = {"overload": " (overload)", "after": " (after it)"}
 Row = Mapping[str, Any]
 
@@ -89,6 +90,23 @@ def adaptive(results: Mapping[str, Any]) -> str:
     )
 
 
+def sources(results: Mapping[str, Any]) -> str:
+    """A row a source of unchanged natural images, a column a study: false alarms, with Wilson's interval."""
+    found: dict[str, list[str]] = {}
+    heads = ["natural images"]
+    for study in results["rows"]:
+        fitted = study["study"]["config"]["also_natural"]
+        heads.append(study["study"]["config"]["model"] + (f", fitted with `{'`, `'.join(fitted)}`" if fitted else ""))
+        for row in study["false_alarms"]:
+            if row["sort"] in ("natural", "outside", "other"):
+                name = f"`{row['label']}`" if row["sort"] == "other" else _SOURCES[row["sort"]]
+                alarms = row["found"]
+                span = f"[{100 * alarms['low']:.1f}, {100 * alarms['high']:.1f}]"
+                cell = f"{alarms['flagged']} of {alarms['images']}: {100 * alarms['share']:.1f} % {span}"
+                found.setdefault(name, [""] * len(results["rows"]))[len(heads) - 2] = cell
+    return table(heads, ((name, *cells) for name, cells in found.items()))
+
+
 def _added(row: Row, quantile: str) -> str:
     low, high = row[f"adds_{quantile}_interval"]
     return f"{row[f'adds_{quantile}_percent']:.1f} % ({low:.1f} to {high:.1f})"
@@ -117,5 +135,5 @@ def serve(results: Mapping[str, Any]) -> str:
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
-    {"adaptive": adaptive, "guard": guard, "guard-parts": guard_parts, "serve": serve}
+    {"adaptive": adaptive, "guard": guard, "guard-parts": guard_parts, "serve": serve, "sources": sources}
 )

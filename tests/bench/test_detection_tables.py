@@ -1,8 +1,10 @@
-"""Tables of the guard and of the service."""
+"""Tables of the guard and of the service, and what is gathered for those of detectors."""
+
+import json
 
 import pytest
 
-from bench import guard, tables
+from bench import collect, guard, tables
 
 
 def test_a_guard_has_a_row_for_each_batch():
@@ -52,3 +54,40 @@ def test_attackers_who_know_the_detector_have_a_column_for_each_reading():
     assert text.startswith("| ε | steps | m, `relative` | m, `raw` | n, `relative` |\n")
     assert "| 8/255 | 30 | 48 of 48 / 47 of 48 | 40 of 48 / 41 of 48 | 48 of 48 / 47 of 48 |\n" in text
     assert text.endswith("| 8/255, made for m | 30 |  |  | 3 of 48 / 22 of 48 |\n")
+
+
+def test_a_study_of_detectors_is_collected_without_the_folders_of_a_machine(tmp_path):
+    kinds = (("natural", "natural"), ("/home/me/photographs", "other"), ("faces/", "other"))
+    alarms = [{"detector": name, "label": label, "sort": sort} for name in "ab" for label, sort in kinds]
+    found = {"best": "b", "curves": {}, "false_alarms": alarms, "config": {"also_natural": ["/home/me/photographs"]}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(found))
+    folder = "/home/me/others"
+    config = {"also_natural": [folder, "faces"], f"also_natural {folder} cut": None}
+    study = {"config": config, "shown": {f"also_natural {folder}": "9 images"}}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    row = collect.detection(tmp_path)
+    expected = {"also_natural": ["others", "faces"], "also_natural others cut": None}
+    assert row["study"] == {"config": expected, "shown": {"also_natural others": "9 images"}}
+    assert row["config"]["also_natural"] == ["photographs"]
+    assert [each["label"] for each in row["false_alarms"]] == ["natural", "photographs/", "faces/"]
+    assert {each["detector"] for each in row["false_alarms"]} == {"b"}
+
+
+def test_false_alarms_have_a_row_for_each_source_and_a_column_for_each_study():
+    def study(model, fitted, alarms):
+        rows = [
+            {
+                "sort": sort,
+                "label": label,
+                "found": {"flagged": k, "images": n, "share": k / n, "low": 0.0, "high": 0.5},
+            }
+            for sort, label, k, n in alarms
+        ]
+        return {"study": {"config": {"model": model, "also_natural": fitted}}, "false_alarms": rows}
+
+    alarms = [("natural", "natural", 1, 8), ("control", "blur:1", 8, 8), ("other", "a/", 0, 4)]
+    text = tables.KINDS["sources"]({"rows": [study("m", [], alarms), study("m", ["b"], alarms[:1])]})
+    assert text.startswith("| natural images | m | m, fitted with `b` |\n")
+    cell = "1 of 8: 12.5 % [0.0, 50.0]"
+    assert f"| unchanged images of the test | {cell} | {cell} |\n| `a/` | 0 of 4: 0.0 % [0.0, 50.0] |  |\n" in text
+    assert "blur" not in text
