@@ -78,6 +78,15 @@ void cpu_area_means(Address table, Address placed, Address boxes, Address out, i
   cpu::parallel(windows, threads, [&](int64_t window) { task(args, window); });
 }
 
+void cpu_prelu(Address x, Address slopes, int64_t pixels, int64_t channels, int threads, int isa) {
+  cpu::check_isa(isa);
+  const PreluArgs args = {pointer<float>(x), pointer<const float>(slopes), pixels, channels};
+  const auto task = FASTADV_PICK(isa, prelu_task);
+  if (pixels * channels < cpu::kSerialElements) threads = 1;
+  pybind11::gil_scoped_release release;
+  cpu::parallel((pixels + kPreluPixels - 1) / kPreluPixels, threads, [&](int64_t index) { task(args, index); });
+}
+
 void cpu_prelu_max_pool(Address x, Address slopes, Address out, int64_t images, int64_t height, int64_t width,
                         int64_t channels, int64_t size, int64_t tall, int64_t wide, int threads, int isa) {
   cpu::check_isa(isa);
@@ -113,6 +122,7 @@ void cpu_prelu_max_pool(Address x, Address slopes, Address out, int64_t images, 
 FASTADV_REGISTER(m) {
   m.def("cpu_summed_area", &cpu_summed_area);
   m.def("cpu_area_means", &cpu_area_means);
+  m.def("cpu_prelu", &cpu_prelu);
   m.def("cpu_prelu_max_pool", &cpu_prelu_max_pool);
 }
 

@@ -93,6 +93,16 @@ void area_means_task(const AreaMeansArgs& args, int64_t window) {
   }
 }
 
+void prelu_task(const PreluArgs& args, int64_t task) {
+  const int64_t first = task * kPreluPixels;
+  const int64_t last = smaller(args.pixels, first + kPreluPixels);
+  const float* __restrict slopes = args.slopes;
+  for (int64_t i = first; i < last; ++i) {
+    float* __restrict x = args.x + i * args.channels;
+    for (int64_t c = 0; c < args.channels; ++c) x[c] = x[c] > 0.0f ? x[c] : slopes[c] * x[c];
+  }
+}
+
 void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row) {
   const int64_t image = row / args.tall;
   const int64_t first = row % args.tall * 2;

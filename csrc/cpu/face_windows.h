@@ -27,6 +27,16 @@ struct AreaMeansArgs {
   int64_t width;           // cells from left to right
 };
 
+// x = prelu(x), the channels of a pixel together.
+struct PreluArgs {
+  float* x;  // (pixels, channels)
+  const float* slopes;
+  int64_t pixels;
+  int64_t channels;
+};
+
+constexpr int64_t kPreluPixels = 1024;  // of a task
+
 // Numbers of a row of pixels that are pooled together.
 constexpr int64_t kPooled = 4096;
 

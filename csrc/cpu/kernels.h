@@ -55,6 +55,7 @@ constexpr int64_t kGradientChannels = 128;
   void score_task(const TrajectoryScoreArgs& args, int64_t group);          \
   void summed_area_task(const SummedAreaArgs& args, int64_t picture);       \
   void area_means_task(const AreaMeansArgs& args, int64_t window);          \
+  void prelu_task(const PreluArgs& args, int64_t task);                     \
   void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row);      \
   }
 

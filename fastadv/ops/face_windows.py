@@ -90,6 +90,25 @@ def area_means(
     return made.permute(0, 3, 1, 2)
 
 
+def prelu_(x: Tensor, slopes: Tensor, *, backend: str | None = None) -> Tensor:
+    """``prelu(x, slopes)`` without derivative; on a CPU in place where ``x`` is channels last.
+
+    Args:
+        x: (N, C, H, W) float32; lost.
+        slopes: (C,) float32.
+        backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
+    """
+    if not _use_native(x, "cpu_prelu", backend):
+        return F.prelu(x, slopes)
+    last, own = x.permute(0, 2, 3, 1).contiguous(), slopes.contiguous()
+    channels = len(own)
+    if last.numel():
+        _native.module().cpu_prelu(
+            last.data_ptr(), own.data_ptr(), last.numel() // channels, channels, *backends.on_cpu()
+        )
+    return last.permute(0, 3, 1, 2)
+
+
 def prelu_max_pool(x: Tensor, slopes: Tensor | None, size: int, *, backend: str | None = None) -> Tensor:
     """``max_pool2d(prelu(x, slopes), size, 2, ceil_mode=True)`` in one pass, without derivative.
 

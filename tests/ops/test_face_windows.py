@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fastadv import _native, backends
-from fastadv.ops.face_windows import area_means, prelu_max_pool, summed_area_
+from fastadv.ops.face_windows import area_means, prelu_, prelu_max_pool, summed_area_
 
 numbers = st.integers(1, 40)
 sides = st.integers(2, 21)
@@ -86,6 +86,8 @@ def test_pooled_activations_are_those_of_max_pool2d(size, shape, sloped, last):
     x, slopes = torch.randn(shape, generator=draw), torch.randn(shape[1], generator=draw)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     active = F.prelu(x, slopes) if sloped else x
+    for backend in (None, "reference"):
+        assert torch.equal(prelu_(x.clone(), slopes, backend=backend), F.prelu(x, slopes))
     expected = F.max_pool2d(active, size, 2, ceil_mode=True) if x.numel() else None
     for backend in (None, "reference") if x.numel() else (None,):
         found = prelu_max_pool(x, slopes if sloped else None, size, backend=backend)

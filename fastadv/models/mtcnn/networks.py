@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.ops.face_windows import prelu_max_pool
+from fastadv.ops.face_windows import prelu_, prelu_max_pool
 
 
 class PNet(nn.Module):
@@ -35,10 +35,10 @@ class PNet(nn.Module):
         slopes: Tensor | None = self.prelu1.weight
         for rows, columns in fences:
             if slopes is not None:
-                x, slopes = _prelu(x, slopes), None
+                x, slopes = prelu_(x, slopes), None
             x[:, :, rows, columns] = -torch.inf
         x = prelu_max_pool(x, slopes, 2)
-        return self.prelu3(self.conv3(self.prelu2(self.conv2(x))))
+        return prelu_(self.conv3(prelu_(self.conv2(x), self.prelu2.weight)), self.prelu3.weight)
 
     def evidence(self, features: Tensor) -> Tensor:
         """The logarithm of the odds that windows are faces, (N, h, w)."""
@@ -74,7 +74,7 @@ class RNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = prelu_max_pool(self.conv1(x), self.prelu1.weight, 3)
         x = prelu_max_pool(self.conv2(x), self.prelu2.weight, 3)
-        x = self.prelu4(self.dense4(_by_columns(self.prelu3(self.conv3(x)))))
+        x = self.prelu4(self.dense4(_by_columns(prelu_(self.conv3(x), self.prelu3.weight))))
         return torch.cat((_face(self.dense5_1(x)), self.dense5_2(x)), 1)
 
 
@@ -101,7 +101,7 @@ class ONet(nn.Module):
         x = prelu_max_pool(self.conv1(x), self.prelu1.weight, 3)
         x = prelu_max_pool(self.conv2(x), self.prelu2.weight, 3)
         x = prelu_max_pool(self.conv3(x), self.prelu3.weight, 2)
-        x = self.prelu5(self.dense5(_by_columns(self.prelu4(self.conv4(x)))))
+        x = self.prelu5(self.dense5(_by_columns(prelu_(self.conv4(x), self.prelu4.weight))))
         return torch.cat((_face(self.dense6_1(x)), self.dense6_2(x), self.dense6_3(x)), 1)
 
 
@@ -111,12 +111,6 @@ class Cascade(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
-
-
-def _prelu(x: Tensor, slopes: Tensor) -> Tensor:
-    """`prelu`, which is slow with few channels in channels-last layout: here a row of pixels has one slope a value."""
-    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[3] * x.shape[1])
-    return F.prelu(rows, slopes.repeat(x.shape[3])).view(len(x), *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
