@@ -11,6 +11,7 @@ from typing import Any
 from bench import (
     against_peers,
     align,
+    align_accuracy,
     breakdown,
     denoiser,
     depthwise,
@@ -83,6 +84,12 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="face detection on LFW and photographs: speed, and agreement with facenet-pytorch's MTCNN",
             needs_data=True,
             run=lambda o: align.run(data=o.data, device=o.device, quick=o.quick),
+        ),
+        "align-accuracy": Entry(
+            what="verification with faces that MTCNN finds, beside LFW's list of landmarks",
+            needs_data=True,
+            run=lambda o: align_accuracy.run(data=o.data, device=o.device, quick=o.quick),
+            by_name=True,
         ),
         "denoiser": Entry(
             what="the shipped denoiser on noisy faces, synthetic and of LFW: PSNR",

@@ -266,6 +266,18 @@ def align(results: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
+def align_accuracy(results: Mapping[str, Any]) -> str:
+    """One row a data set and network: accuracy, and wrong pairs, by the origin of the landmarks."""
+    origins = list(dict.fromkeys(row["landmarks"] for row in results["rows"]))
+    found = {(row["data"], row["network"], row["landmarks"]): row for row in results["rows"]}
+    rows = []
+    for data, network in dict.fromkeys((row["data"], row["network"]) for row in results["rows"]):
+        own = [found.get((data, network, origin)) for origin in origins]
+        cells = [f"{row['accuracy']:.2%} ({row['wrong']} of {row['pairs']:,} wrong)" if row else "" for row in own]
+        rows.append([f"{data}, {network}", *cells])
+    return table(["data, network", *origins], rows)
+
+
 def torture(results: Mapping[str, Any]) -> str:
     """One row a call: what disturbed it, and how often something was not as it should be."""
     head = ["call", "kills at random moments", "changes of the disk", "places in the code", "faults", "differences"]
@@ -280,6 +292,7 @@ def torture(results: Mapping[str, Any]) -> str:
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "align": align,
+        "align-accuracy": align_accuracy,
         "breakdown": breakdown,
         "distributed": scale_tables.distributed,
         "flat": flat,
