@@ -134,13 +134,20 @@ def peers(results: Mapping[str, Any]) -> str:
 
 def growth(results: Mapping[str, Any]) -> str:
     """The cost of an image along every axis."""
+    # older files have what a row left behind, less what it returned to the system of what earlier rows had left
+    left = "resident_mib_more" in results["rows"][0]
     lines = [
         [f"{row['axis']}: {row['value']:,}"]
         + [number(row[c]) for c in ("ms_per_image", "images_per_s", "page_faults_per_image")]
-        + [f"{row['resident_mib_more']:+.0f}"]
+        + [_more(row["resident_mib_more" if left else "peak_mib"])]
         for row in results["rows"]
     ]
-    return table(["what grows", "ms an image", "images/s", "page faults an image", "MiB more"], lines)
+    memory = "MiB more afterwards" if left else "peak, MiB more"
+    return table(["what grows", "ms an image", "images/s", "page faults an image", memory], lines)
+
+
+def _more(value: float | None) -> str:
+    return "" if value is None else f"{value:+.0f}"
 
 
 def denoiser(results: Mapping[str, Any]) -> str:
