@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.measure import synchronise
+from bench.measure import peak, reset_peak, synchronise
 from bench.optimisation import lfw_faces, several_images
 from bench.peers import adv_lib, art, compat, compiled, counting, foolbox, plain, rai_toolbox, scipy, torchattacks
 from bench.peers.calls import Call, Given, Network
@@ -224,7 +224,7 @@ def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds:
             if not len(part) or late or (one.whole and k >= WHOLE_ROUNDS[device.split(":")[0]]):
                 continue
             torch.manual_seed(k)
-            before = counting.reset_peak(device) if k == 0 else None
+            before = reset_peak(device) if k == 0 else None
             counter = one.counter if one.counted is None else counting.Counter()
             with counter.watching(one.owner, *one.methods):
                 synchronise(device)
@@ -233,7 +233,7 @@ def _measure(runs: Sequence[Run], task: Task, faces: Faces, device: str, rounds:
                 synchronise(device)
                 spent = time.perf_counter() - begin
             if k == 0:
-                one.peak = counting.peak(device, before)
+                one.peak = peak(device, before)
             one.seconds.append(spent)
             one.sizes.append(len(part))
             one.found = [made] if one.whole else [*one.found, made]

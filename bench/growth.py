@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.measure import peak, reset_peak
 from fastadv import Gallery, GalleryClass, Goal, Misclassify, Recipe, attacks, keep_freed_memory, run, wrap
 from fastadv.engine import Engine, Job, stream_jobs
 from fastadv.models import FaceModel, load
@@ -62,12 +63,6 @@ def _in_memory(model: FaceModel, goal: Misclassify, images: Tensor, count: int) 
     return len(run(_recipe(), Misclassify(labels), model, many))
 
 
-def _resident() -> float:
-    """Resident memory of the process, in MiB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-
 def _works(device: str, quick: bool) -> Iterator[tuple[str, int, Work]]:
     """The quantity that grows, its value, and a function that runs the attack and returns the number of images."""
     images, model = _images(112, device), _classifier(100, 112, device)
@@ -100,18 +95,25 @@ def _gallery(people: int, width: int, device: str) -> Gallery:
 
 
 def growth(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """Milliseconds per image in the fastest round, page faults per image in the last, growth of resident memory."""
+    """Milliseconds per image in the fastest round, page faults per image in the last, peak of memory in the first.
+
+    The peak is the growth of resident memory on a CPU, of PyTorch's allocations on CUDA. Memory that earlier rows freed
+    is returned to the system before the first round, so that what is used again counts again: in a row of one round the
+    page faults are those of memory that is new to the process, too.
+    """
     keep_freed_memory()  # as the commands do
     rows: list[Mapping[str, Any]] = []
     for axis, value, work in _works(device, quick):
-        times, faults, before = [], 0, _resident()
-        count = 0
-        for _ in range(1 if quick or value >= 100_000 else _ROUNDS):
+        times, faults, count, most = [], 0, 0, None
+        once = quick or (axis == "images in a stream" and value >= 100_000)
+        for k in range(1 if once else _ROUNDS):
+            before = None if k else reset_peak(device)
             faults = -resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             begin = time.perf_counter()
             count = work()
             times.append(time.perf_counter() - begin)
             faults += resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            most = most if k else peak(device, before)
         rows.append(
             {
                 "axis": axis,
@@ -120,7 +122,7 @@ def growth(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
                 "ms_per_image": 1e3 * min(times) / count,
                 "images_per_s": count / min(times),
                 "page_faults_per_image": faults / count,
-                "resident_mib_more": _resident() - before,
+                "peak_mib": most,
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Timing and the machine's own limits.
+"""Timing, peaks of memory, and the machine's own limits.
 
 On a GPU the calls are recorded as one CUDA graph and replayed, so that what is measured is the device's work; what the
 host spends on a call is measured by itself.
@@ -6,10 +6,13 @@ host spends on a call is measured by itself.
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ import torch
 from fastadv.models.capture import Captured
 
 _LARGE = 64 * 2**20  # float32 values: 256 MiB, beyond every cache
+_PROCESS = Path("/proc/self")
+_MIB = 2.0**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +134,30 @@ def read_bandwidth(device: str, *, seconds: float = 1.0) -> float:
     """Bytes read per second by a sum over 256 MiB."""
     source = torch.rand(_LARGE, device=device)
     return 4 * _LARGE / timed([source.sum], device, seconds=seconds).median
+
+
+def reset_peak(device: str) -> float | None:
+    """MiB in use now, from where a peak is counted; None where the system does not say."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / _MIB
+    with suppress(OSError, AttributeError):  # what was freed goes back to the system, so that it counts again
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (OSError, StopIteration):
+        return None
+
+
+def peak(device: str, before: float | None) -> float | None:
+    """MiB at the peak since ``reset_peak`` gave ``before``, less that."""
+    if before is None:
+        return None
+    now = torch.cuda.max_memory_allocated(device) / _MIB if device.startswith("cuda") else _status("VmHWM")
+    return now - before
+
+
+def _status(name: str) -> float:
+    lines = (_PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))

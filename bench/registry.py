@@ -17,6 +17,7 @@ from bench import (
     depthwise,
     distributed,
     engine,
+    fold,
     growth,
     guard,
     ops,
@@ -111,6 +112,11 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
             what="what a tick costs beyond the model's own forward and backward pass",
             needs_data=False,
             run=lambda o: engine.overhead(device=o.device, quick=o.quick),
+        ),
+        "fold": Entry(
+            what="a gradient evaluation with no batch norm folded, with those behind a layer, and with all",
+            needs_data=False,
+            run=lambda o: fold.run(device=o.device, quick=o.quick),
         ),
         "breakdown": Entry(
             what="where an image's time goes in the attacks of 'peers', and the gradient evaluation by itself",

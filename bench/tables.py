@@ -134,13 +134,20 @@ def peers(results: Mapping[str, Any]) -> str:
 
 def growth(results: Mapping[str, Any]) -> str:
     """The cost of an image along every axis."""
+    # older files have what a row left behind, less what it returned to the system of what earlier rows had left
+    left = "resident_mib_more" in results["rows"][0]
     lines = [
         [f"{row['axis']}: {row['value']:,}"]
         + [number(row[c]) for c in ("ms_per_image", "images_per_s", "page_faults_per_image")]
-        + [f"{row['resident_mib_more']:+.0f}"]
+        + [_more(row["resident_mib_more" if left else "peak_mib"])]
         for row in results["rows"]
     ]
-    return table(["what grows", "ms an image", "images/s", "page faults an image", "MiB more"], lines)
+    memory = "MiB more afterwards" if left else "peak, MiB more"
+    return table(["what grows", "ms an image", "images/s", "page faults an image", memory], lines)
+
+
+def _more(value: float | None) -> str:
+    return "" if value is None else f"{value:+.0f}"
 
 
 def denoiser(results: Mapping[str, Any]) -> str:
@@ -240,6 +247,31 @@ def engine_overhead(results: Mapping[str, Any]) -> str:
     )
 
 
+def fold(results: Mapping[str, Any]) -> str:
+    """A row a network and precision: a gradient evaluation by what is folded, and ratios."""
+
+    def ratio(row: Row, kind: str) -> str:
+        found = (row[f"{kind}_ratio{end}"] for end in ("", "_low", "_high"))
+        return "{:.2f} ({:.2f} to {:.2f})".format(*found)
+
+    head = ["network, precision, batch", "batch norms", "folded behind a layer", "and before one"]
+    head += ["none folded, ms", "behind a layer, ms", "all, ms", "none / all", "behind / all"]
+    return table(
+        head,
+        (
+            (
+                f"{row['network']}, {row['precision']}, {row['batch']}",
+                str(row["batch_norms"]),
+                str(row["batch_norms"] - row["left_behind"]),
+                str(row["left_behind"] - row["left_all"]),
+                *(number(row[f"{kind}_ms"]) for kind in ("none", "behind", "all")),
+                *(ratio(row, kind) for kind in ("none", "behind")),
+            )
+            for row in results["rows"]
+        ),
+    )
+
+
 def fuzz(results: Mapping[str, Any]) -> str:
     """One row a reader: inputs by both engines, and what came of them."""
     rows = []
@@ -296,6 +328,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
         "breakdown": breakdown,
         "distributed": scale_tables.distributed,
         "flat": flat,
+        "fold": fold,
         "fuzz": fuzz,
         "growth": growth,
         "peers": peers,

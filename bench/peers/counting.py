@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +12,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_PROCESS = Path("/proc/self")
-_MIB = 2.0**20
 _READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
 _PYTHON_READS = {"tolist", "cpu", "numpy"}
 _ALLOCATIONS = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::detach"}
@@ -127,30 +123,3 @@ class _Reads(TorchFunctionMode):
         if not self.outside.counter.inside and getattr(func, "__name__", "") in _PYTHON_READS:
             self.outside.syncs += 1
         return func(*args, **(kwargs or {}))
-
-
-def reset_peak(device: str) -> float | None:
-    """MiB in use now, from where a peak is counted; None where the system does not say."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / _MIB
-    with suppress(OSError, AttributeError):  # what was freed goes back to the system, so that it counts again
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    try:
-        (_PROCESS / "clear_refs").write_text("5")
-        return _status("VmRSS")
-    except (OSError, StopIteration):
-        return None
-
-
-def peak(device: str, before: float | None) -> float | None:
-    """MiB at the peak since ``reset_peak`` gave ``before``, less that."""
-    if before is None:
-        return None
-    now = torch.cuda.max_memory_allocated(device) / _MIB if device.startswith("cuda") else _status("VmHWM")
-    return now - before
-
-
-def _status(name: str) -> float:
-    lines = (_PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))

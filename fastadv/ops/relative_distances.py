@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ def relative_distances(
 
     Differentiable in the features. The rank has derivative 0, and so has the choice of the own class; at distance 0
     the derivative is that of :func:`centroid_distances`, and that of the ratio is 0 where both distances are. The
-    backward pass measures the distances again, and needs N L K numbers for at most 2^24 of them at a time.
+    backward pass measures the distances again, twice where there are more than 2^24 of them, and needs memory for
+    2 N L K numbers, of at most 2^24 distances at a time.
 
     Args:
         features: one ``(N, C_l)`` float32 for each layer. Tensors, or NumPy or CuPy arrays.
@@ -78,33 +79,62 @@ def gradient(
     backend: str,
 ) -> Tensor:
     """The gradient of all features ``(N, sum C_l)`` from that of the numbers ``found`` ``(N, L, 5)``."""
-    a, m = found[..., 0].double(), found[..., 1].double()
-    share = torch.where(a + m == 0, 0.0, grad[..., 2].double() / (a + m).square())
-    of_own = (grad[..., 0] + grad[..., 4] + share * m).float()[..., None]
-    of_other = (grad[..., 1] - share * a).float()[..., None]
-    of_each = grad[..., 4, None] / (1 - centroids[0].shape[0])
-    own = own[:, None, None]
-    least, other = torch.full_like(of_own, float("inf")), torch.zeros_like(of_own, dtype=torch.int64)
-    for k, _, distances in _blocks(features, centroids, metric, backend):
-        value, at = torch.where(k == own, float("inf"), distances).min(dim=2, keepdim=True)
-        other, least = torch.where(value < least, k[0] + at, other), torch.where(value < least, value, least)
-    made = torch.zeros((), device=grad.device)
-    for k, part, distances in _blocks(features, centroids, metric, backend):
-        weight = torch.where(k == own, of_own, of_each + torch.where(k == other, of_other, 0.0))
-        made = made + gradient_of(weight, distances, features, part, metric, backend)
+    count = centroids[0].shape[0]
+    a, m = found[..., :2].double().unbind(-1)
+    on_own, on_nearest, on_ratio, _, on_mean = grad.unbind(-1)
+    total = a + m
+    share = torch.where(total == 0, 0.0, on_ratio / total.square())
+    of_own = (on_own + on_mean + share * m).float()[..., None]
+    of_each = (on_mean / (1 - count))[..., None]
+    of_nearest = of_each + (on_nearest - share * a).float()[..., None]
+    # On a GPU, `own` may name no class: its distance is NaN, and so is every weight, wherever it is written.
+    own = own.clamp(0, count - 1)[:, None, None].expand(-1, len(features), 1)
+    fixed = [value.detach() for value in features]  # distances are written to; `gradient_of` has no derivative
+    least, at = [], []
+    for block in _blocks(fixed, centroids, metric, backend):
+        _put(block, own, float("inf"), block.distances)
+        value, place = block.distances.min(dim=2, keepdim=True)
+        least.append(value)
+        at.append(place + block.first)
+    nearest = at[0] if block.whole else torch.cat(at, 2).gather(2, torch.cat(least, 2).argmin(2, keepdim=True))
+    made: Tensor | None = None
+    again = iter([block]) if block.whole else _blocks(fixed, centroids, metric, backend)
+    for block in again:
+        _put(block, own, found[..., :1], block.distances)  # over the infinity
+        weight = of_each.expand_as(block.distances).contiguous()
+        _put(block, nearest, of_nearest, weight)
+        _put(block, own, of_own, weight)
+        part = gradient_of(weight, block.distances, features, block.centroids, metric, backend)
+        made = part if made is None else made + part
+    assert made is not None
     return made
 
 
-def _blocks(
-    features: list[Tensor], centroids: list[Tensor], metric: str, backend: str
-) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
-    """Some classes after the others: their indices, centroids and distances ``(N, L, k)``."""
+class _Block(NamedTuple):
+    """Some classes: the first of them, their centroids and distances ``(N, L, k)``, and whether these are all."""
+
+    first: int
+    centroids: list[Tensor]
+    distances: Tensor
+    whole: bool
+
+
+def _blocks(features: list[Tensor], centroids: list[Tensor], metric: str, backend: str) -> Iterator[_Block]:
+    """Some classes after the others."""
     count = centroids[0].shape[0]
     step = max(1, _ELEMENTS // max(1, len(features) * features[0].shape[0]))
     for first in range(0, count, step):
         part = [value[first : first + step] for value in centroids]
-        k = torch.arange(first, min(count, first + step), device=features[0].device)
-        yield k, part, measure(features, part, metric, backend)
+        yield _Block(first, part, measure(features, part, metric, backend), step >= count)
+
+
+def _put(block: _Block, at: Tensor, new: Any, values: Tensor) -> None:
+    """Write ``new`` for the classes ``at``, both ``(N, L, 1)``, into ``values`` ``(N, L, k)`` of a block with them."""
+    if not block.whole:
+        at = at - block.first
+        inside = at.clamp(0, values.shape[2] - 1)
+        at, new = inside, torch.where(inside == at, new, values.gather(2, inside))
+    values.scatter_(2, at, new)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

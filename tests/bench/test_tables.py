@@ -55,11 +55,12 @@ def test_the_whole_table_has_a_row_a_run():
 
 def test_a_marked_table_is_made_anew_and_the_rest_stays(tmp_path, monkeypatch):
     row = {"axis": "slots", "value": 1024, "ms_per_image": 5, "images_per_s": 200.0, "page_faults_per_image": 3.25}
-    (tmp_path / "r.json").write_text(json.dumps({"rows": [row | {"resident_mib_more": -1.5}]}))
+    (tmp_path / "r.json").write_text(json.dumps({"rows": [row | {"peak_mib": 1.5}, row | {"peak_mib": None}]}))
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     page = "before\n<!-- table: growth from r.json -->\nold\n<!-- end of table -->\nafter\n"
     made = tables.rewritten(page)
-    assert "| slots: 1,024 | 5 | 200 | 3.25 | -2 |" in made
+    assert "| page faults an image | peak, MiB more |\n" in made
+    assert "| slots: 1,024 | 5 | 200 | 3.25 | +2 |\n| slots: 1,024 | 5 | 200 | 3.25 |  |\n" in made
     assert made.startswith("before\n<!-- table: growth from r.json -->\n\n|")
     assert made.endswith("|\n\n<!-- end of table -->\nafter\n")
     assert tables.rewritten(made) == made
