@@ -27,18 +27,18 @@ void cpu_summed_area(Address picture, Address table, int64_t height, int64_t wid
   task(args, 0);
 }
 
-// `boxes`: (windows, 4) left, top, right, bottom. `placed`: (windows, 2) index of the table's first row, stride.
-void cpu_area_means(Address table, Address placed, Address boxes, Address out, int64_t pixels, int64_t windows,
-                    int64_t height, int64_t width, int64_t first, int64_t rows, int threads, int isa) {
+// `boxes`: (windows, 6) index of the first row of a picture's table, its stride, left, top, right, bottom.
+void cpu_area_means(Address table, Address boxes, Address out, int64_t pixels, int64_t windows, int64_t height,
+                    int64_t width, int64_t first, int64_t rows, int threads, int isa) {
   cpu::check_isa(isa);
   if (height < 1 || width < 1) throw std::invalid_argument("area_means: a size is below 1");
   const auto* box = pointer<const int64_t>(boxes);
-  const auto* place = pointer<const int64_t>(placed);
   for (int64_t n = 0; n < windows; ++n) {
-    const int64_t* corner = box + 4 * n;
-    const int64_t last = place[2 * n] + corner[3] * place[2 * n + 1] + corner[2];  // pixel that is read
+    const int64_t* place = box + 6 * n;
+    const int64_t* corner = place + 2;
+    const int64_t last = place[0] + corner[3] * place[1] + corner[2];  // pixel that is read
     const bool ordered = 0 <= corner[0] && corner[0] < corner[2] && 0 <= corner[1] && corner[1] < corner[3];
-    if (!ordered || corner[2] >= place[2 * n + 1] || place[2 * n] < 0 || last >= pixels)
+    if (!ordered || corner[2] >= place[1] || place[0] < 0 || last >= pixels)
       throw std::invalid_argument("boxes: expected rectangles inside of their pictures, got another at row " +
                                   std::to_string(n));
   }
@@ -57,9 +57,10 @@ void cpu_area_means(Address table, Address placed, Address boxes, Address out, i
   std::vector<int32_t> columns(2 * cells);
   std::vector<float> shares(cells);
   for (int64_t n = 0; n < windows; ++n) {
-    const int64_t left = box[4 * n];
-    const int64_t length = box[4 * n + 2] - left;
-    const int64_t corner[4] = {place[2 * n], place[2 * n + 1], box[4 * n + 1], box[4 * n + 3]};
+    const int64_t* window = box + 6 * n;
+    const int64_t left = window[2];
+    const int64_t length = window[4] - left;
+    const int64_t corner[4] = {window[0], window[1], window[3], window[5]};
     for (size_t k = 0; k < 4; ++k) corners[static_cast<size_t>(4 * n) + k] = corner[k];
     for (int64_t i = 0; i < width; ++i) {
       const auto cell = static_cast<size_t>(n * width + i);

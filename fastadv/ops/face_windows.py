@@ -38,13 +38,7 @@ def summed_area_(picture: Tensor, table: Tensor, *, backend: str | None = None) 
 
 
 def area_means(
-    table: Tensor,
-    placed: Tensor,
-    boxes: Tensor,
-    size: tuple[int, int],
-    rows: range,
-    *,
-    backend: str | None = None,
+    table: Tensor, windows: Tensor, size: tuple[int, int], rows: range, *, backend: str | None = None
 ) -> Tensor:
     """Rectangles of pictures at one size: each cell the mean of the pixels that it touches, ``(x - 127.5) / 128``.
 
@@ -54,8 +48,8 @@ def area_means(
     Args:
         table: (pixels, 4) int32 summed-area tables of pictures: the sums of red, green and blue above and left of a
             pixel, modulo 2^32, and a number that is not read.
-        placed: (N, 2) int64: where the table of a rectangle's picture begins, and the pixels of a row of it.
-        boxes: (N, 4) int64: left, top, right, bottom; inside of the picture, not empty.
+        windows: (N, 6) int64: where the table of a rectangle's picture begins, and the pixels of a row of it; left,
+            top, right and bottom, inside of the picture, not empty.
         size: Height and width of the results.
         rows: Which of the ``size[0]`` rows are computed.
         backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
@@ -64,29 +58,21 @@ def area_means(
         (N, 3, rows, width) float32, channels last.
 
     Raises:
-        ValueError: The numbers of boxes and pictures differ, or on a CPU: a box is not inside of its picture.
+        ValueError: The windows have another shape, or on a CPU: one is not inside of its picture.
 
     Source:
         Crow 1984, "Summed-area tables for texture mapping".
     """
-    if len(placed) != len(boxes):
-        raise ArgumentError(f"placed: expected a picture for each of the {len(boxes)} boxes, got {len(placed)}")
+    if windows.dim() != 2 or windows.shape[1] != 6:
+        raise ArgumentError(f"windows: expected rows of 6, got shape {tuple(windows.shape)}")
     if not _use_native(table, "cpu_area_means", backend):
-        return _area_means(table, placed, boxes, size, rows)
-    made = torch.empty((len(boxes), len(rows), size[1], 3))
+        return _area_means(table, windows, size, rows)
+    made = torch.empty((len(windows), len(rows), size[1], 3))
     if made.numel():
-        given = (value.contiguous() for value in (table, placed, boxes))
-        addresses = [(value, value.data_ptr()) for value in given]
-        _native.module().cpu_area_means(
-            *(address for _, address in addresses),
-            made.data_ptr(),
-            len(table),
-            len(boxes),
-            *size,
-            rows.start,
-            len(rows),
-            *backends.on_cpu(),
-        )
+        sums, own = table.contiguous(), windows.contiguous()
+        chosen = (len(sums), len(own), *size, rows.start, len(rows))
+        addresses = (sums.data_ptr(), own.data_ptr(), made.data_ptr())
+        _native.module().cpu_area_means(*addresses, *chosen, *backends.on_cpu())
     return made.permute(0, 3, 1, 2)
 
 
@@ -151,11 +137,11 @@ def _use_native(tensor: Tensor, name: str, backend: str | None) -> bool:
     return possible and backend != "reference"
 
 
-def _area_means(table: Tensor, placed: Tensor, boxes: Tensor, size: tuple[int, int], rows: range) -> Tensor:
-    left, top, right, bottom = boxes.unbind(1)
+def _area_means(table: Tensor, windows: Tensor, size: tuple[int, int], rows: range) -> Tensor:
+    left, top, right, bottom = windows[:, 2:].unbind(1)
     above, below = _edges(top, bottom, size[0], rows)
     before, behind = _edges(left, right, size[1], range(size[1]))
-    first, stride = placed[:, :1], placed[:, 1:]
+    first, stride = windows[:, :1], windows[:, 1:2]
     upper, lower, before, behind = (
         edges.to(torch.int32) for edges in (first + above * stride, first + below * stride, before, behind)
     )

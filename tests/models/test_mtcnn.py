@@ -367,13 +367,13 @@ def test_resampling_is_that_of_interpolate():
         left, top = rng.integers(0, width - 1), rng.integers(0, height - 1)
         boxes.append([left, top, rng.integers(left + 1, width + 1), rng.integers(top + 1, height + 1)])
         owner.append(k)
-    got = areas.resampled(torch.tensor(owner), torch.tensor(boxes), (24, 20))
+    got = areas.resampled(areas.windows(torch.tensor(owner), torch.tensor(boxes)), (24, 20))
     assert got.stride(1) == 1
     for row, k, (left, top, right, bottom) in zip(got, owner, boxes, strict=True):
         part = torch.from_numpy(pictures[k][top:bottom, left:right]).permute(2, 0, 1)[None].double()
         expected = (F.interpolate(part, (24, 20), mode="area")[0] - 127.5) / 128
         torch.testing.assert_close(row.double(), expected, atol=1e-6, rtol=1e-6)
-    rows = areas.resampled(torch.tensor(owner), torch.tensor(boxes), (24, 20), range(5, 11))
+    rows = areas.resampled(areas.windows(torch.tensor(owner), torch.tensor(boxes)), (24, 20), range(5, 11))
     assert torch.equal(rows, got[:, :, 5:11])
 
 
@@ -381,7 +381,7 @@ def test_sums_beyond_32_bits_are_right():
     image = np.full((2100, 8200, 3), 255, np.uint8)  # the sum of a channel is 4.4e9
     image[-1] = 0
     areas = SummedAreas([image], CPU)
-    got = areas.resampled(torch.tensor([0]), torch.tensor([[8190, 2090, 8200, 2100]]), (2, 2))
+    got = areas.resampled(areas.windows(torch.tensor([0]), torch.tensor([[8190, 2090, 8200, 2100]])), (2, 2))
     expected = torch.tensor([255.0, 255 * 0.8]).sub(127.5).div(128)
     assert torch.equal(got[0], expected[None, :, None].expand(3, 2, 2))
 

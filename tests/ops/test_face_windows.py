@@ -25,7 +25,7 @@ def summed(pictures, backend=None):
         tables.append(table)
         placed.append((first, width + 1))
         first += len(table)
-    return torch.cat(tables), torch.tensor(placed)
+    return torch.cat(tables), placed
 
 
 @settings(max_examples=40, deadline=None)
@@ -55,9 +55,10 @@ def test_area_means_are_those_of_interpolate(shapes, size, data):
         boxes.append((left, top, data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))))
     begin = data.draw(st.integers(0, size[0] - 1))
     rows = range(begin, data.draw(st.integers(begin + 1, size[0])))
-    found = area_means(table, placed, torch.tensor(boxes), size, rows)
+    windows = torch.tensor([(*place, *box) for place, box in zip(placed, boxes, strict=True)])
+    found = area_means(table, windows, size, rows)
     assert found.shape == (len(shapes), 3, len(rows), size[1])
-    assert torch.equal(found, area_means(table, placed, torch.tensor(boxes), size, rows, backend="reference"))
+    assert torch.equal(found, area_means(table, windows, size, rows, backend="reference"))
     for picture, (left, top, right, bottom), made in zip(pictures, boxes, found, strict=True):
         part = torch.from_numpy(picture[top:bottom, left:right]).permute(2, 0, 1)[None].double()
         expected = (F.interpolate(part, size, mode="area")[0, :, rows.start : rows.stop] - 127.5) / 128
@@ -67,8 +68,8 @@ def test_area_means_are_those_of_interpolate(shapes, size, data):
 def test_sums_may_wrap():
     picture = np.full((4200, 4100, 3), 255)  # 4.4e9 in all
     table, placed = summed([picture])
-    boxes = torch.tensor([[0, 1000, 4100, 2000], [4000, 4100, 4100, 4200]])
-    found = area_means(table, placed.expand(2, 2), boxes, (3, 2), range(3))
+    windows = torch.tensor([[*placed[0], 0, 1000, 4100, 2000], [*placed[0], 4000, 4100, 4100, 4200]])
+    found = area_means(table, windows, (3, 2), range(3))
     torch.testing.assert_close(found, torch.full((2, 3, 3, 2), 127.5 / 128), atol=1e-6, rtol=0)
 
 
@@ -109,14 +110,14 @@ def test_a_long_row_a_border_of_minus_infinity_and_a_nan():
 def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(monkeypatch):
     rng = np.random.default_rng(3)
     table, placed = summed([rng.integers(0, 256, (300, 200, 3))])
-    boxes = torch.tensor([[3, 5, 190, 290]])
+    given = torch.tensor([[*placed[0], 3, 5, 190, 290]])
     x, slopes = torch.randn(8, 28, 46, 46, generator=torch.Generator().manual_seed(4)), torch.randn(28)
-    windows = area_means(table, placed, boxes, (250, 190), range(250), backend="reference")
+    windows = area_means(table, given, (250, 190), range(250), backend="reference")
     pooled = prelu_max_pool(x, slopes, 3, backend="reference")
     for isa in range(backends.cpu_isa() + 1):
         for threads in (1, 3):
             monkeypatch.setattr(backends, "on_cpu", lambda given=(threads, isa): given)
-            assert torch.equal(area_means(table, placed, boxes, (250, 190), range(250), backend="cpu"), windows)
+            assert torch.equal(area_means(table, given, (250, 190), range(250), backend="cpu"), windows)
             assert torch.equal(prelu_max_pool(x, slopes, 3, backend="cpu"), pooled)
 
 
@@ -130,9 +131,8 @@ def test_what_cannot_be_is_refused():
         prelu_max_pool(x.to("meta"), None, 2, backend="cpu")
     table, placed = summed([np.ones((4, 5, 3), np.int64)])
     with pytest.raises(ValueError, match=r"table: expected 30 rows of 4, got \(29, 4\)"):
-        summed_area_(torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(29, 4, dtype=torch.int32))
-    with pytest.raises(ValueError, match="placed: expected a picture for each of the 2 boxes, got 1"):
-        area_means(table, placed, torch.zeros(2, 4, dtype=torch.int64), (2, 2), range(2))
+    with pytest.raises(ValueError, match=r"windows: expected rows of 6, got shape \(2, 4\)"):
+        area_means(torch.zeros(30, 4, dtype=torch.int32), torch.zeros(2, 4, dtype=torch.int64), (2, 2), range(2))
 
 
 @needs_native
@@ -140,4 +140,4 @@ def test_what_cannot_be_is_refused():
 def test_a_box_outside_of_its_picture_is_refused(box):
     table, placed = summed([np.ones((4, 5, 3), np.int64)])
     with pytest.raises(ValueError, match="boxes: expected rectangles inside of their pictures, got another at row 0"):
-        area_means(table, placed, torch.tensor([box]), (2, 2), range(2))
+        area_means(table, torch.tensor([[*placed[0], *box]]), (2, 2), range(2))

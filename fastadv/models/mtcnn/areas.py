@@ -34,26 +34,33 @@ class SummedAreas:
         counts = (height + 1) * (width + 1)
         ends = counts.cumsum(0)
         self.sizes = torch.stack((width, height), 1).to(device)
-        self._first, self._stride = (ends - counts).to(device), (width + 1).to(device)
+        self._placed = torch.stack((ends - counts, width + 1), 1).to(device)
         # a pixel is four numbers, so that it is read as one of 16 bytes
         self._table = torch.empty((int(ends[-1]), 4), dtype=torch.int32, device=device)
         places = zip(pictures, self._table.split(counts.tolist()), strict=True)
         list(each(lambda place: _sum_up(*place), places))
 
-    def resampled(self, picture: Tensor, boxes: Tensor, size: tuple[int, int], rows: range | None = None) -> Tensor:
-        """Rectangles of pictures at one size, each pixel the mean of the source pixels that it touches: `area_means`.
+    def windows(self, picture: Tensor, boxes: Tensor) -> Tensor:
+        """Rectangles of pictures, (N, 6), as `area_means` takes them.
 
         Args:
             picture: (N,) int64, which picture each is of.
             boxes: (N, 4) int64: left, top, right, bottom; inside of the picture, not empty.
+        """
+        return torch.cat((self._placed[picture], boxes), 1)
+
+    def resampled(self, windows: Tensor, size: tuple[int, int], rows: range | None = None) -> Tensor:
+        """Rectangles of pictures at one size, each pixel the mean of the source pixels that it touches: `area_means`.
+
+        Args:
+            windows: Of `windows`.
             size: Height and width of the results.
             rows: Which of the `size[0]` rows are computed; all when None.
 
         Returns:
             (N, 3, rows, width) float32, channels last, `(x - 127.5) / 128`.
         """
-        placed = torch.stack((self._first[picture], self._stride[picture]), 1)
-        return area_means(self._table, placed, boxes, size, range(size[0]) if rows is None else rows)
+        return area_means(self._table, windows, size, range(size[0]) if rows is None else rows)
 
 
 def _sum_up(picture: NDArray[np.uint8], table: Tensor) -> None:

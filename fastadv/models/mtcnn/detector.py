@@ -31,7 +31,7 @@ _TOGETHER = 2**23  # pixels of the pictures in one call of the cascade; a larger
 _WORTHWHILE = {"cpu": 2**14, "cuda": 2**20}  # pixels from which a call of P-Net is worth its overhead
 _AT_ONCE = 16  # pictures in a call at most: a smaller number is filled up
 _SHEETS = 8  # pictures whose small levels are resampled together
-_CHUNKS = {24: 64, 48: 16}  # windows that R- and O-Net see at a time
+_CHUNKS = {24: 80, 48: 20}  # windows that R- and O-Net see at a time
 
 
 class MTCNN:
@@ -201,7 +201,7 @@ class MTCNN:
         for level in sheet.levels:
             whole = pictures.new_tensor([[0, 0, level.width, level.height]]).expand(len(pictures), 4)
             rows = sheet.seen(strip) if len(sheet.levels) == 1 else None
-            parts.append(areas.resampled(pictures, whole, level.size, rows))
+            parts.append(areas.resampled(areas.windows(pictures, whole), level.size, rows))
         if len(parts) == 1:
             return parts[0]
         made = parts[0].new_zeros((len(pictures), 3, *sheet.size)).contiguous(memory_format=torch.channels_last)
@@ -233,7 +233,7 @@ class MTCNN:
         windows, inside = _windows(areas, _squares(boxes), owner)
         if inside.any():
             found = self._said(self._cascade.onet, areas, windows, 48)[:, 5:]
-            corner, size = windows[:, None, 1:3], (windows[:, 3:] - windows[:, 1:3])[:, None]
+            corner, size = windows[:, None, 2:4], (windows[:, 4:] - windows[:, 2:4])[:, None]
             points[inside] = corner + size * _pairs(found)
         return points
 
@@ -252,7 +252,7 @@ class MTCNN:
     def _said(self, network: nn.Module, areas: SummedAreas, windows: Tensor, side: int) -> Tensor:
         """What a network says of windows of pictures, at this side."""
         size = (side, side)
-        return self._of_rows(lambda w: network(areas.resampled(w[:, 0], w[:, 1:], size)), windows, _CHUNKS[side])
+        return self._of_rows(lambda some: network(areas.resampled(some, size)), windows, _CHUNKS[side])
 
 
 def _together(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
@@ -290,8 +290,8 @@ def _pairs(found: Tensor) -> Tensor:
 
 
 def _windows(areas: SummedAreas, boxes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Picture, left, top, right and bottom of the pixels that boxes cover, and which boxes cover any."""
+    """The pixels that boxes cover, as `SummedAreas.windows`, and which boxes cover any."""
     corners = boxes.trunc().long()
     low, high = corners[:, :2].clamp(min=1) - 1, torch.minimum(corners[:, 2:], areas.sizes[owner])
     inside = (high > low).all(1)
-    return torch.cat((owner[:, None], low, high), 1)[inside], inside
+    return areas.windows(owner[inside], torch.cat((low, high), 1)[inside]), inside
