@@ -129,8 +129,8 @@ def test_what_cannot_be_is_refused():
         prelu_max_pool(x, None, 2, backend="triton")
     with pytest.raises(backends.BackendUnavailable, match="it takes CPU tensors"):
         prelu_max_pool(x.to("meta"), None, 2, backend="cpu")
-    table, placed = summed([np.ones((4, 5, 3), np.int64)])
     with pytest.raises(ValueError, match=r"table: expected 30 rows of 4, got \(29, 4\)"):
+        summed_area_(torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(29, 4, dtype=torch.int32))
     with pytest.raises(ValueError, match=r"windows: expected rows of 6, got shape \(2, 4\)"):
         area_means(torch.zeros(30, 4, dtype=torch.int32), torch.zeros(2, 4, dtype=torch.int64), (2, 2), range(2))
 

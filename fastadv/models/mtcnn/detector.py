@@ -31,7 +31,7 @@ _TOGETHER = 2**23  # pixels of the pictures in one call of the cascade; a larger
 _WORTHWHILE = {"cpu": 2**14, "cuda": 2**20}  # pixels from which a call of P-Net is worth its overhead
 _AT_ONCE = 16  # pictures in a call at most: a smaller number is filled up
 _SHEETS = 8  # pictures whose small levels are resampled together
-_CHUNKS = {24: 80, 48: 20}  # windows that R- and O-Net see at a time
+_CHUNKS = {24: 64, 48: 16}  # windows that R- and O-Net see at a time
 
 
 class MTCNN:
