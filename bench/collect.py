@@ -65,7 +65,10 @@ def detection(folder: Path) -> dict[str, Any]:
         if values.get("also_natural"):
             values["also_natural"] = [Path(other).name for other in values["also_natural"]]
         for key in [key for key in values if key.startswith(_OTHER)]:
-            values[_OTHER + Path(key.removeprefix(_OTHER)).name] = values.pop(key)
+            short = _OTHER + Path(key.removeprefix(_OTHER)).name
+            if short != key and short in values:
+                raise ValueError(f"{folder}: expected folders of other natural images with names of their own: {short}")
+            values[short] = values.pop(key)
     for kind in found.get("false_alarms", ()):
         if kind["sort"] == "other":
             kind["label"] = f"{Path(kind['label']).name}/"

@@ -31,18 +31,17 @@ void cpu_summed_area(Address picture, Address table, int64_t height, int64_t wid
 void cpu_area_means(Address table, Address boxes, Address out, int64_t pixels, int64_t windows, int64_t height,
                     int64_t width, int64_t first, int64_t rows, int threads, int isa) {
   cpu::check_isa(isa);
-  if (height < 1 || width < 1) throw std::invalid_argument("area_means: a size is below 1");
   const auto* box = pointer<const int64_t>(boxes);
   for (int64_t n = 0; n < windows; ++n) {
     const int64_t* place = box + 6 * n;
     const int64_t* corner = place + 2;
-    const int64_t last = place[0] + corner[3] * place[1] + corner[2];  // pixel that is read
     const bool ordered = 0 <= corner[0] && corner[0] < corner[2] && 0 <= corner[1] && corner[1] < corner[3];
-    if (!ordered || corner[2] >= place[1] || place[0] < 0 || last >= pixels)
-      throw std::invalid_argument("boxes: expected rectangles inside of their pictures, got another at row " +
+    const bool begun = ordered && corner[2] < place[1] && 0 <= place[0] && place[0] < pixels;
+    // the pixel that is read last, place[0] + corner[3] * place[1] + corner[2], without an overflow
+    if (!begun || corner[2] >= pixels - place[0] || corner[3] > (pixels - 1 - place[0] - corner[2]) / place[1])
+      throw std::invalid_argument("windows: expected rectangles inside of their pictures, got another at row " +
                                   std::to_string(n));
   }
-  if (first < 0 || rows < 0 || first + rows > height) throw std::invalid_argument("rows: expected some of the result's");
   const auto task = FASTADV_PICK(isa, area_means_task);
   AreaMeansArgs args = {};
   args.table = pointer<const int32_t>(table);
@@ -91,7 +90,6 @@ void cpu_prelu(Address x, Address slopes, int64_t pixels, int64_t channels, int 
 void cpu_prelu_max_pool(Address x, Address slopes, Address out, int64_t images, int64_t height, int64_t width,
                         int64_t channels, int64_t size, int64_t tall, int64_t wide, int threads, int isa) {
   cpu::check_isa(isa);
-  if (channels < 1 || channels > 1024) throw std::invalid_argument("prelu_max_pool: channels out of range");
   PreluMaxPoolArgs args = {};
   args.x = pointer<const float>(x);
   args.out = pointer<float>(out);

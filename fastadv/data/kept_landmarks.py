@@ -119,10 +119,12 @@ class KeptLandmarks:
             return found
         for name, row in self.rows.items():
             if name in hashes and name not in found:
-                other = "options of --align" if row.search != search else "photographs"
+                changed = row.search != search
+                other = "options of --align" if changed else "photographs"
+                how = "the options of before (a run of before the second pass: --no-refine), " if changed else ""
                 raise RunFolderError(
                     f"{self.path}: expected the {other} that the run began with, got others, first for {name}; use "
-                    "--fresh or another --out"
+                    f"{how}--fresh or another --out"
                 )
         return {**self.rows}
 

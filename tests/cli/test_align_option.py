@@ -21,6 +21,7 @@ from fastadv.cli import app
 from fastadv.cli.options import InputOptions, OneFace
 from fastadv.core.errors import Error
 from fastadv.data import TEMPLATES, Detections
+from fastadv.data.run_files import RunFolderError
 
 NAMED = {call.name: call for call in CALLS}
 EVERY_DAY = ("impersonate", "clean", "identify", "head")
@@ -137,6 +138,7 @@ def test_every_command_finds_faces_and_prints_what_is_documented(
     [
         (("--detector-weights", "w"), "--detector-weights: expected --align with it, got none"),
         (("--least-face", "40"), "--least-face: expected --align with it, got none"),
+        (("--no-refine",), "--no-refine: expected --align with it, got none"),
         (("--faces", "central"), "--faces: expected --align with it, got none"),
         (("--align", "--faces", "all"), "--faces: expected one of largest, central, got 'all'"),
         (("--align", "--landmarks", "l.txt"), "align: expected no landmarks with it, got l.txt"),
@@ -176,11 +178,20 @@ def test_with_the_detector_of_a_file(
     before = content(tmp_path / "aligned")
     detector = json.loads(before["run.json"])["config"]["detector"]
     assert (detector["name"], detector["least_face"], len(detector["weights"])) == ("mtcnn", 60, 64)
+    assert detector["refine"] is True
     app(words, standalone_mode=False)
     assert content(tmp_path / "aligned") == before
+    with pytest.raises(RunFolderError, match=r"got others, first for .*; use the options of before .*--no-refine"):
+        app([*words, "--no-refine"], standalone_mode=False)
+    left = content(tmp_path / "aligned")
+    assert {name: left[name] for name in before} == before
     with pytest.raises(Error, match="expected the options of --align that the run began with"):
         app([*words, "--least-face", "70"], standalone_mode=False)
-    assert content(tmp_path / "aligned") == before
+    left = content(tmp_path / "aligned")
+    assert {name: left[name] for name in before} == before
+    app([*words, "--no-refine", "--fresh"], standalone_mode=False)
+    detector = json.loads((tmp_path / "aligned" / "run.json").read_bytes())["config"]["detector"]
+    assert "refine" not in detector  # as runs of before have it
 
 
 @pytest.mark.faces

@@ -121,23 +121,87 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(monkeyp
             assert torch.equal(prelu_max_pool(x, slopes, 3, backend="cpu"), pooled)
 
 
-def test_what_cannot_be_is_refused():
-    x = torch.zeros(1, 3, 4, 4)
-    with pytest.raises(ValueError, match="size: expected 2 or 3, got 4"):
-        prelu_max_pool(x, None, 4)
+X = torch.zeros(1, 3, 4, 4)
+TABLE = torch.zeros(30, 4, dtype=torch.int32)
+WINDOW = torch.tensor([[0, 6, 0, 0, 5, 4]])
+PICTURE = torch.zeros(4, 5, 3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda b: prelu_max_pool(X, None, 4, backend=b), "size: expected 2 or 3, got 4"),
+        (lambda b: prelu_max_pool(X[0], None, 2, backend=b), r"x: expected shape \(N, C, H, W\)"),
+        (lambda b: prelu_max_pool(X[..., :1], None, 2, backend=b), "x: expected sides of at least 2, got"),
+        (lambda b: prelu_max_pool(torch.zeros(1, 1025, 2, 2), None, 2, backend=b), "1 <= C <= 1024, got"),
+        (
+            lambda b: prelu_max_pool(X.double(), None, 2, backend=b),
+            "x: expected a tensor of torch.float32",
+        ),
+        (lambda b: prelu_max_pool(X, torch.ones(2), 2, backend=b), "slopes: expected one for each of 3 channels"),
+        (lambda b: prelu_(X, torch.ones(4), backend=b), "slopes: expected one for each of 3 channels"),
+        (
+            lambda b: prelu_(X.half(), torch.ones(3), backend=b),
+            "x: expected a tensor of torch.float32",
+        ),
+        (lambda b: prelu_(X, torch.ones(3, requires_grad=True), backend=b), "slopes: expected a tensor without grad"),
+        (
+            lambda b: prelu_(X, torch.ones(3, device="meta"), backend=b),
+            "slopes: expected cpu, the device of x",
+        ),
+        (lambda b: summed_area_(PICTURE, TABLE[:29], backend=b), r"table: expected 30 contiguous rows of 4, got \(29"),
+        (lambda b: summed_area_(PICTURE, TABLE.T.contiguous().T, backend=b), "table: expected 30 contiguous rows of 4"),
+        (lambda b: summed_area_(PICTURE[..., :2], TABLE, backend=b), r"picture: expected shape \(H, W, 3\), got"),
+        (lambda b: summed_area_(PICTURE.float(), TABLE, backend=b), "picture: expected a tensor of torch.uint8, got"),
+        (lambda b: area_means(TABLE, WINDOW[:, :4], (2, 2), range(2), backend=b), "windows: expected"),
+        (lambda b: area_means(TABLE, WINDOW.int(), (2, 2), range(2), backend=b), "windows: expected"),
+        (lambda b: area_means(TABLE.long(), WINDOW, (2, 2), range(2), backend=b), "table: expected"),
+        (lambda b: area_means(TABLE, WINDOW, (0, 2), range(0), backend=b), "rows: expected some of the rows of a size"),
+        (lambda b: area_means(TABLE, WINDOW, (2, 2), range(3), backend=b), "rows: expected some of the rows of a size"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, text, backend):
+    with pytest.raises((ValueError, TypeError), match=text):
+        call(backend)
+
+
+def test_a_backend_that_cannot_run_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="backend: expected 'reference', 'cpu' or None, got 'triton'"):
-        prelu_max_pool(x, None, 2, backend="triton")
+        prelu_max_pool(X, None, 2, backend="triton")
     with pytest.raises(backends.BackendUnavailable, match="it takes CPU tensors"):
-        prelu_max_pool(x.to("meta"), None, 2, backend="cpu")
-    with pytest.raises(ValueError, match=r"table: expected 30 rows of 4, got \(29, 4\)"):
-        summed_area_(torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(29, 4, dtype=torch.int32))
-    with pytest.raises(ValueError, match=r"windows: expected rows of 6, got shape \(2, 4\)"):
-        area_means(torch.zeros(30, 4, dtype=torch.int32), torch.zeros(2, 4, dtype=torch.int64), (2, 2), range(2))
+        prelu_max_pool(X.to("meta"), None, 2, backend="cpu")
+    monkeypatch.setattr(_native, "has", lambda name: False)
+    monkeypatch.setattr(_native, "PROBLEM", "")
+    with pytest.raises(backends.BackendUnavailable, match="the compiled module has no cpu_prelu_max_pool"):
+        prelu_max_pool(X, None, 2, backend="cpu")
 
 
 @needs_native
-@pytest.mark.parametrize("box", [(0, 0, 6, 4), (0, 0, 5, 5), (-1, 0, 5, 4), (2, 0, 2, 4), (0, 3, 5, 2)])
-def test_a_box_outside_of_its_picture_is_refused(box):
-    table, placed = summed([np.ones((4, 5, 3), np.int64)])
-    with pytest.raises(ValueError, match="boxes: expected rectangles inside of their pictures, got another at row 0"):
-        area_means(table, torch.tensor([[*placed[0], *box]]), (2, 2), range(2))
+def test_the_modes_of_the_caller_do_not_matter():
+    expected = prelu_max_pool(X + 1, torch.ones(3), 2)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(prelu_max_pool(X + 1, torch.ones(3, dtype=torch.float32), 2), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "window",
+    [
+        (0, 6, 0, 0, 6, 4),
+        (0, 6, 0, 0, 5, 5),
+        (0, 6, -1, 0, 5, 4),
+        (0, 6, 2, 0, 2, 4),
+        (0, 6, 0, 3, 5, 2),
+        (-1, 6, 0, 0, 5, 4),
+        (30, 6, 0, 0, 5, 4),
+        (0, 2**32, 0, 0, 5, 2**32),
+    ],
+)
+def test_a_window_outside_of_its_picture_is_refused(window):
+    with pytest.raises(ValueError, match="windows: expected rectangles inside of their pictures, got another at row 0"):
+        area_means(TABLE, torch.tensor([window]), (2, 2), range(2))
