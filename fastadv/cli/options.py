@@ -117,6 +117,17 @@ class AlignOptions:
         )
         return FaceSearch(detector=detector.open(device), choice=self.faces.value)
 
+    def same_faces(self, landmarks: Path | None) -> dict[str, object]:
+        """The landmarks, or --align and those of its options that are not the usual ones, for the next command."""
+        if not self.align:
+            return {"landmarks": landmarks}
+        named = {each.name: (getattr(self, each.name), each.default) for each in fields(AlignOptions)}
+        return {
+            name: value.value if isinstance(value, Enum) else value
+            for name, (value, usual) in named.items()
+            if value != usual
+        }
+
 
 ALIGNING = tuple(field.name for field in fields(AlignOptions))
 
@@ -135,15 +146,8 @@ class InputOptions(AlignOptions):
     @property
     def again(self) -> dict[str, object]:
         """The same faces and network, for the next command."""
-        named = {name: getattr(self, name) for name in ("data", "model", "weights", "landmarks", *ALIGNING)}
-        if not self.align:
-            return {name: value for name, value in named.items() if name not in ALIGNING}
-        usual = {field.name: field.default for field in fields(AlignOptions)}
-        return {
-            name: value.value if isinstance(value, Enum) else value
-            for name, value in named.items()
-            if name not in usual or value != usual[name]
-        }
+        named = {name: getattr(self, name) for name in ("data", "model", "weights")}
+        return {**named, **self.same_faces(self.landmarks)}
 
     def open_model(self, device: str) -> FaceModel:
         """The network."""

@@ -127,11 +127,13 @@ def train(
     rows += [(f"best {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in best.items()]
     print_table("fastadv train", rows)
     print_written(output.out)
-    data = "FACES" if given.folder == SYNTHETIC else given.folder
+    faces: dict[str, object] = {"data": "FACES"}
+    if given.folder != SYNTHETIC:
+        faces = {"data": given.folder, **given.same_faces(given.landmarks)}
     if head:
-        print_next("attack", "bim", data=data, model=model, weights=found.weights, goal="misclassify", out="run")
+        print_next("attack", "bim", **faces, model=model, weights=found.weights, goal="misclassify", out="run")
     else:
-        print_next("verify", data=data, model=model, weights=output.folder / "best.safetensors")
+        print_next("verify", **faces, model=model, weights=output.folder / "best.safetensors")
 
 
 def _attacked(text: str | None, share: float | None, *, fine_tune: bool, head: bool) -> Adversarial | None:

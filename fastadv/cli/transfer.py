@@ -122,7 +122,8 @@ def transfer(
         _print_targeted(found.targeted, plan)
     print_opened(page, seconds)
     first, more = parse_network(network[0]), {"pairs": verification, "eps": eps, "out": "talfw"}
-    print_next("talfw", data=given.data, model=first.model, weights=first.weights, **more)
+    faces = given.same_faces(given.landmarks)
+    print_next("talfw", data=given.data, model=first.model, weights=first.weights, **faces, **more)
 
 
 def _print_untargeted(found: comparing.Untargeted, plan: TransferPlan) -> None:

@@ -18,7 +18,7 @@ from photographs import found, write_detector
 from typer.main import get_command
 
 from fastadv.cli import app
-from fastadv.cli.options import InputOptions, OneFace
+from fastadv.cli.options import InputOptions, OneFace, TrainingOptions
 from fastadv.core.errors import Error
 from fastadv.data import TEMPLATES, Detections
 from fastadv.data.run_files import RunFolderError
@@ -86,6 +86,12 @@ def test_the_next_command_finds_the_same_faces() -> None:
     found = replace(given, **{**aligned, "faces": OneFace.central}).again
     assert {name: found.get(name) for name in aligned} == aligned
     assert not {"faces", "least_face", "no_refine"} & set(replace(given, align=True).again)
+
+
+def test_so_does_the_next_command_after_a_training() -> None:
+    given = TrainingOptions(data="photos", align=True, least_face=40, landmarks=None)
+    assert given.same_faces(given.landmarks) == {"align": True, "least_face": 40}
+    assert TrainingOptions(data="photos").same_faces(Path("list.txt")) == {"landmarks": Path("list.txt")}
 
 
 @pytest.mark.filterwarnings("ignore")
