@@ -56,10 +56,11 @@ ATTACKS = {
 def test_a_result_does_not_depend_on_slots_order_or_neighbours(name):
     net, x, targets = model(), faces(21), faces(21, seed=2)
     attack = ATTACKS[name]
-    reference = {r.name: r for r in stream_jobs(attack, jobs(x, targets, range(21)), net, seed=5)}
+    # of one batch size: with another, processors may round otherwise
+    made = stream_jobs(attack, jobs(x, targets, range(21)), net, seed=5, engine=Engine(slots=8, batch=8))
+    reference = {r.name: r for r in made}
     assert len(reference) == 21
     variants = [
-        (range(21), Engine(slots=8, batch=8)),
         (range(21), Engine(slots=24, batch=8)),
         (reversed(range(21)), Engine(slots=16, batch=8, poll=3)),
         ([3, 17, 4], Engine(slots=8, batch=8)),
