@@ -63,6 +63,8 @@ class Metrics:
         for limit in LIMITS:
             self._refused.labels(limit)
         self.images = Counter("fastadv_images", "Images that were judged.", ["flagged"], registry=kept)
+        for flagged in ("true", "false"):  # from the start: a rate does not count what a series is born with
+            self.images.labels(flagged)
         self.seconds = Histogram(
             "fastadv_request_seconds", "From the head of a request to its answer.", buckets=_SECONDS, registry=kept
         )

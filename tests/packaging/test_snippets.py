@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 import fastadv as fa
@@ -65,11 +66,20 @@ def test_the_deployment_runs_as_it_stands(tmp_path):
     own = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "COLUMNS": "200"}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=own, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "250 faces of 250 people" in done.stdout
-    assert '"flagged":' in done.stdout
+    assert "320 faces of 8 people" in done.stdout
+    assert '"flagged": false' in done.stdout.replace('":false', '": false')
     assert "fastadv_drift_images 26.0" in done.stdout
-    assert "on 250 images of synthetic" in (tmp_path / "serve.log").read_text()
+    assert "on 320 images of faces" in (tmp_path / "serve.log").read_text()
     assert (tmp_path / "why.svg").stat().st_size > 1000
+    # what the page serves finds attacks
+    guard = fa.Guard(
+        model=fa.load("synth-vgg", weights=tmp_path / "study" / "head.safetensors"),
+        detector=fa.load_detector(tmp_path / "detector.safetensors"),
+    )
+    files = sorted((tmp_path / "study" / "attacks").rglob("*.png"))
+    attacked = torch.stack([fa.data.to_tensor(fa.data.read_image(file)) for file in files])
+    assert len(files) == 64
+    assert int(guard(attacked).flagged.sum()) > len(files) / 3
 
 
 def test_every_attack_has_a_page_and_every_page_an_attack():
