@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastadv.data import LFW, FaceSource, IdentityFolder
+from fastadv.data import LFW, FaceSource
 from fastadv.data.face_search import FaceSearch, find_faces, with_faces
+from fastadv.data.folder import Photographs
 from fastadv.models import MTCNN, load
 from fastadv.runs.inputs import open_pairs
 from fastadv.studies.verify import verify
@@ -40,7 +41,7 @@ def run(*, data: Path | None, device: str, quick: bool) -> list[Mapping[str, Any
     rows: list[Mapping[str, Any]] = []
     thresholds: dict[str, float] = {}
     for what, choice in (("photographs", "largest"),) if quick else (("lfw", "central"), ("photographs", "largest")):
-        whole = LFW(data / what, size=None) if what == "lfw" else IdentityFolder(data / what, size=None)
+        whole = LFW(data / what, size=None) if what == "lfw" else Photographs(data / what)
         listed = None if what == "lfw" else data / what / "master.csv"
         sources: dict[str, FaceSource] = {_GIVEN: LFW(data / what)} if what == "lfw" else {}
         for name, detector in detectors.items():

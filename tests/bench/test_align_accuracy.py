@@ -29,7 +29,7 @@ def asked(monkeypatch):
         "with_faces": lambda whole, found, size: whole,
         "open_pairs": lambda source, file: ["pair"] * 10,
         "LFW": source,
-        "IdentityFolder": source,
+        "Photographs": source,
         "verify": verify,
     }.items():
         monkeypatch.setattr(align_accuracy, name, made)
