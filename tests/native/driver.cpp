@@ -108,6 +108,7 @@ class Cases {
     add("cpu_box_blur", [this](Written& w) {
       return Values{s.x.data(), w.room<float>(kOdd * kSize), 0, kOdd * kChannels, 24, 32, 1};
     });
+    face_windows();
     add("cpu_knn_score", [this](Written& w) {
       constexpr int64_t rows = 1000, neighbours = 203;
       return Values{s.positive.data(), neighbours, s.labels.data(), neighbours, s.labels.data(), w.room<float>(rows),
@@ -118,6 +119,28 @@ class Cases {
     });
     for (int metric : {0, 1}) distances(metric);
     for (bool relative : {false, true}) prepared(relative);
+  }
+
+  void face_windows() {
+    add("cpu_summed_area", [this](Written& w) { return Values{s.x.data(), w.room<int32_t>(4 * 21 * 31), 20, 30}; });
+    add("cpu_area_means", [this](Written& w) {
+      auto* windows = w.room<int64_t>(6 * 64);
+      for (int64_t n = 0; n < 64; ++n) {
+        const int64_t window[6] = {0, 31, n % 8, n % 5, 30 - n % 7, 20 - n % 3};
+        std::copy_n(window, 6, windows + 6 * n);
+      }
+      return Values{s.x.data(), windows, w.room<float>(64 * 40 * 40 * 3), 21 * 31, 64, 40, 40, 0, 40};
+    });
+    add("cpu_prelu", [this](Written& w) {
+      auto* x = w.room<float>(20000 * 10);
+      std::fill_n(x, 20000 * 10, -1.0f);
+      return Values{x, s.positive.data(), 20000, 10};
+    });
+    add("cpu_prelu_max_pool", [this](Written& w) {
+      auto* x = w.room<float>(8 * 46 * 46 * 28);
+      std::fill_n(x, 8 * 46 * 46 * 28, 1.0f);
+      return Values{x, s.positive.data(), w.room<float>(8 * 23 * 23 * 28), 8, 46, 46, 28, 3, 23, 23};
+    });
   }
 
   const std::vector<Case>& all() const { return all_; }
