@@ -91,9 +91,6 @@ class AlignOptions:
     detector_weights: Annotated[
         Path | None, Option(help="With --align: MTCNN's weights (default: of installed facenet-pytorch).")
     ] = None
-    no_refine: Annotated[
-        bool, Option("--no-refine", help="With --align: keep the landmarks of O-Net's first pass.")
-    ] = False
 
     def search(self, data: Path | str, device: str) -> FaceSearch | None:
         """How faces are found; None where they are not.
@@ -104,7 +101,7 @@ class AlignOptions:
         """
         usual = AlignOptions(align=self.align)
         if not self.align:
-            for name in ("faces", "least_face", "detector_weights", "no_refine"):
+            for name in ("faces", "least_face", "detector_weights"):
                 if getattr(self, name) != getattr(usual, name):
                     raise ArgumentError(f"--{name.replace('_', '-')}: expected --align with it, got none")
             return None
@@ -112,9 +109,7 @@ class AlignOptions:
             raise ArgumentError("--align: expected photographs, got synthetic faces")
         from fastadv.data.face_search import FaceSearch
 
-        detector = DetectorOptions(
-            detector_weights=self.detector_weights, least_face=self.least_face, no_refine=self.no_refine
-        )
+        detector = DetectorOptions(detector_weights=self.detector_weights, least_face=self.least_face)
         return FaceSearch(detector=detector.open(device), choice=self.faces.value)
 
     def same_faces(self, landmarks: Path | None) -> dict[str, object]:

@@ -119,12 +119,10 @@ class KeptLandmarks:
             return found
         for name, row in self.rows.items():
             if name in hashes and name not in found:
-                changed = row.search != search
-                other = "options of --align" if changed else "photographs"
-                how = "the options of before (a run of before the second pass: --no-refine), " if changed else ""
+                other = "options of --align" if row.search != search else "photographs"
                 raise RunFolderError(
                     f"{self.path}: expected the {other} that the run began with, got others, first for {name}; use "
-                    f"{how}--fresh or another --out"
+                    "--fresh or another --out"
                 )
         return {**self.rows}
 

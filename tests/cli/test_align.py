@@ -50,6 +50,10 @@ def test_a_folder_of_faces_and_the_next_command(fastadv, photos, detector, tmp_p
     assert "p0/broken.jpg" in again.stderr
     assert found["faces"] == 0 or f"next: fastadv verify --data {tmp_path / 'out'}" in again.stdout
     assert {"align.json", "report.jsonl", "landmarks.txt"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    first_pass = fastadv(*words, "--no-refine", "--json")  # other landmarks: not into the same folder
+    assert (first_pass.returncode, "detector.refine" in first_pass.stderr) == (2, True), first_pass.stderr
+    assert fastadv(*words, "--no-refine", "--fresh", "--json").returncode == 0
+    assert '"refine"' not in (tmp_path / "out" / "align.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from fastadv.cli import app
 from fastadv.cli.options import InputOptions, OneFace, TrainingOptions
 from fastadv.core.errors import Error
 from fastadv.data import TEMPLATES, Detections
-from fastadv.data.run_files import RunFolderError
 
 NAMED = {call.name: call for call in CALLS}
 EVERY_DAY = ("impersonate", "clean", "identify", "head")
@@ -64,7 +63,7 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 def test_every_command_that_takes_data_takes_align() -> None:
     takers = {path for path, options in commands() if "data" in options}
     assert len(takers) >= 12
-    own = {"align", "faces", "least_face", "detector_weights", "no_refine"}
+    own = {"align", "faces", "least_face", "detector_weights"}
     others = {("report",)}  # aligns by the landmarks that the run has kept
     assert {path for path, options in commands() if own <= options} == takers - others
     assert {path for path, options in commands() if "align" in options} == takers - others
@@ -81,11 +80,10 @@ def test_the_next_command_finds_the_same_faces() -> None:
         "faces": "central",
         "least_face": 40,
         "detector_weights": Path("w"),
-        "no_refine": True,
     }
     found = replace(given, **{**aligned, "faces": OneFace.central}).again
     assert {name: found.get(name) for name in aligned} == aligned
-    assert not {"faces", "least_face", "no_refine"} & set(replace(given, align=True).again)
+    assert not {"faces", "least_face"} & set(replace(given, align=True).again)
 
 
 def test_so_does_the_next_command_after_a_training() -> None:
@@ -144,7 +142,6 @@ def test_every_command_finds_faces_and_prints_what_is_documented(
     [
         (("--detector-weights", "w"), "--detector-weights: expected --align with it, got none"),
         (("--least-face", "40"), "--least-face: expected --align with it, got none"),
-        (("--no-refine",), "--no-refine: expected --align with it, got none"),
         (("--faces", "central"), "--faces: expected --align with it, got none"),
         (("--align", "--faces", "all"), "--faces: expected one of largest, central, got 'all'"),
         (("--align", "--landmarks", "l.txt"), "align: expected no landmarks with it, got l.txt"),
@@ -187,17 +184,9 @@ def test_with_the_detector_of_a_file(
     assert detector["refine"] is True
     app(words, standalone_mode=False)
     assert content(tmp_path / "aligned") == before
-    with pytest.raises(RunFolderError, match=r"got others, first for .*; use the options of before .*--no-refine"):
-        app([*words, "--no-refine"], standalone_mode=False)
-    left = content(tmp_path / "aligned")
-    assert {name: left[name] for name in before} == before
     with pytest.raises(Error, match="expected the options of --align that the run began with"):
         app([*words, "--least-face", "70"], standalone_mode=False)
-    left = content(tmp_path / "aligned")
-    assert {name: left[name] for name in before} == before
-    app([*words, "--no-refine", "--fresh"], standalone_mode=False)
-    detector = json.loads((tmp_path / "aligned" / "run.json").read_bytes())["config"]["detector"]
-    assert "refine" not in detector  # as runs of before have it
+    assert content(tmp_path / "aligned") == before
 
 
 @pytest.mark.faces

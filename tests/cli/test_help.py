@@ -157,7 +157,7 @@ else:
 
 def test_the_help_of_attack_fits_one_screen(monkeypatch, capsys):
     lines = shown(("attack",), monkeypatch, capsys).splitlines()
-    assert len(lines) <= 53
+    assert len(lines) <= 52
     assert max(map(len, lines)) <= 100
 
 
