@@ -17,9 +17,7 @@ float larger(float a, float b) { return a < b || b != b ? b : a; }
 // The maximum of what `rows` holds, unless this is the first row, and of prelu(x).
 void take(const float* __restrict x, const float* __restrict slopes, int64_t numbers, bool first,
           float* __restrict rows) {
-  if (slopes == nullptr) {
-    for (int64_t i = 0; i < numbers; ++i) rows[i] = first ? x[i] : larger(rows[i], x[i]);
-  } else if (first) {
+  if (first) {
     for (int64_t i = 0; i < numbers; ++i) rows[i] = x[i] > 0.0f ? x[i] : slopes[i] * x[i];
   } else {
     for (int64_t i = 0; i < numbers; ++i) {
@@ -66,10 +64,10 @@ void summed_area_task(const SummedAreaArgs& args, int64_t) {
 }
 
 void area_means_task(const AreaMeansArgs& args, int64_t window) {
-  const int64_t* corner = args.corners + 4 * window;
-  const int64_t stride = corner[1];
-  const int64_t top = corner[2];
-  const int64_t length = corner[3] - top;
+  const int64_t* place = args.windows + 6 * window;
+  const int64_t stride = place[1];
+  const int64_t top = place[3];
+  const int64_t length = place[5] - top;
   const int32_t* __restrict before = args.before + window * args.width;
   const int32_t* __restrict behind = args.behind + window * args.width;
   const float* __restrict share = args.share + window * args.width;
@@ -78,8 +76,8 @@ void area_means_task(const AreaMeansArgs& args, int64_t window) {
     const int64_t cell = args.first + r;
     const int64_t above = top + cell * length / args.height;
     const int64_t below = top + ((cell + 1) * length + args.height - 1) / args.height;
-    const int32_t* upper = args.table + 4 * (corner[0] + above * stride);
-    const int32_t* lower = args.table + 4 * (corner[0] + below * stride);
+    const int32_t* upper = args.table + 4 * (place[0] + above * stride);
+    const int32_t* lower = args.table + 4 * (place[0] + below * stride);
     const float part = 1.0f / static_cast<float>(below - above);
     for (int64_t i = 0; i < args.width; ++i) {
       const auto at = [&](const int32_t* row, int32_t column) {

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastadv import _native, backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.ops import checks
+from fastadv.ops import checks, native_only
 
 _CHANNELS = 1024  # at most: a row of pixels is pooled in parts of 4,096 numbers
 
@@ -38,7 +38,7 @@ def summed_area_(picture: Tensor, table: Tensor, *, backend: str | None = None) 
         raise ArgumentError(
             f"table: expected {(height + 1) * (width + 1)} contiguous rows of 4, got {tuple(table.shape)}"
         )
-    if _use_native("cpu_summed_area", backend, picture, table):
+    if native_only.chosen("cpu_summed_area", "summed_area_", (table, picture), backend):
         own = picture.contiguous()
         _native.module().cpu_summed_area(own.data_ptr(), table.data_ptr(), height, width, *backends.on_cpu())
         return
@@ -79,7 +79,7 @@ def area_means(
     checks.on_device("windows", windows, table, "table")
     if min(size) < 1 or not 0 <= rows.start <= rows.stop <= size[0] or rows.step != 1:
         raise ArgumentError(f"rows: expected some of the rows of a size of at least 1, got {rows} of {size}")
-    if not _use_native("cpu_area_means", backend, table, windows):
+    if not native_only.chosen("cpu_area_means", "area_means", (table, windows), backend):
         return _area_means(table, windows, size, rows)
     made = torch.empty((len(windows), len(rows), size[1], 3), dtype=torch.float32, device=table.device)
     if made.numel():
@@ -99,11 +99,12 @@ def prelu_(x: Tensor, slopes: Tensor, *, backend: str | None = None) -> Tensor:
         backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
 
     Raises:
-        TypeError, ValueError: An argument has another type or shape, or would need a derivative.
+        TypeError, ValueError: An argument has another type or shape.
+        RuntimeError: An argument requires grad.
         BackendUnavailable: The backend that was named cannot run here.
     """
-    _check_activations(x, slopes)
-    if not _use_native("cpu_prelu", backend, x, slopes):
+    _check_activations("prelu_", x, slopes)
+    if not native_only.chosen("cpu_prelu", "prelu_", (x, slopes), backend):
         return _prelu(x, slopes)
     last, own = x.permute(0, 2, 3, 1).contiguous(), slopes.contiguous()
     channels = len(own)
@@ -127,15 +128,17 @@ def prelu_max_pool(x: Tensor, slopes: Tensor | None, size: int, *, backend: str 
         (N, C, h, w) float32; a side of n becomes (n + 1) // 2 for size 2, and n // 2 for size 3.
 
     Raises:
-        TypeError, ValueError: An argument has another type, shape or value, or would need a derivative.
+        TypeError, ValueError: An argument has another type, shape or value.
+        RuntimeError: An argument requires grad.
         BackendUnavailable: The backend that was named cannot run here.
     """
     if size not in (2, 3):
         raise ArgumentError(f"size: expected 2 or 3, got {brief(size)}")
-    _check_activations(x, slopes)
+    _check_activations("prelu_max_pool", x, slopes)
     if min(x.shape[2:]) < 2:
         raise ArgumentError(f"x: expected sides of at least 2, got shape {tuple(x.shape)}")
-    if not _use_native("cpu_prelu_max_pool", backend, x, *(() if slopes is None else (slopes,))):
+    given = (x,) if slopes is None else (x, slopes)
+    if not native_only.chosen("cpu_prelu_max_pool", "prelu_max_pool", given, backend):
         return _pool(x if slopes is None else _prelu(x, slopes), size)
     count, channels, *sides = x.shape
     tall, wide = ((side + 3 - size) // 2 for side in sides)
@@ -149,30 +152,17 @@ def prelu_max_pool(x: Tensor, slopes: Tensor | None, size: int, *, backend: str 
     return made.permute(0, 3, 1, 2)
 
 
-def _check_activations(x: Tensor, slopes: Tensor | None) -> None:
+def _check_activations(op: str, x: Tensor, slopes: Tensor | None) -> None:
     checks.tensor_of("x", x, checks.FLOAT)
     if x.dim() != 4 or not 1 <= x.shape[1] <= _CHANNELS:
         raise ArgumentError(f"x: expected shape (N, C, H, W), 1 <= C <= {_CHANNELS}, got {tuple(x.shape)}")
-    given: checks.Named = (("x", x),) if slopes is None else (("x", x), ("slopes", slopes))
     if slopes is not None:
         checks.tensor_of("slopes", slopes, checks.FLOAT)
         checks.on_device("slopes", slopes, x)
         if slopes.shape != x.shape[1:2]:
             raise ArgumentError(f"slopes: expected one for each of {x.shape[1]} channels, got {tuple(slopes.shape)}")
-    for name, value in given:
-        if value is not None and value.requires_grad and torch.is_grad_enabled():
-            raise ArgumentError(f"{name}: expected a tensor without grad, got one that requires it; use no_grad")
-
-
-def _use_native(name: str, backend: str | None, *tensors: Tensor) -> bool:
-    if backend not in (None, "auto", "reference", "cpu"):
-        raise ArgumentError(f"backend: expected 'reference', 'cpu' or None, got {brief(backend)}")
-    here = all(value.device.type == "cpu" and checks.has_memory(value) for value in tensors)
-    possible = here and _native.has(name)
-    if backend == "cpu" and not possible:
-        reason = _native.PROBLEM or (f"the compiled module has no {name}" if here else "it takes CPU tensors")
-        raise backends.BackendUnavailable(f"backend: expected one that can run here, got 'cpu': {reason}")
-    return possible and backend != "reference"
+    if torch.is_grad_enabled():
+        checks.refuse_gradients(op, (), (("x", x), ("slopes", slopes)))
 
 
 def _area_means(table: Tensor, windows: Tensor, size: tuple[int, int], rows: range) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastadv import _native, backends
 from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
-from fastadv.ops import checks, random_key
+from fastadv.ops import native_only, random_key
 from fastadv.ops.add_noise import add_noise_
 from fastadv.ops.random_key import LAYERS, TICKS
 from fastadv.ops.reference import philox as reference
@@ -78,7 +78,8 @@ def uniform(
         BackendUnavailable: ``backend="cpu"`` cannot run here.
     """
     size = math.prod(shape)
-    native = _use_native((ids, seed, tick), backend)
+    given = [part for part in (ids, seed, tick) if isinstance(part, Tensor)]
+    native = native_only.chosen("cpu_philox_uniform", "philox.uniform", given, backend)
     random_key.check(seed, ids, tick, layer, size)
     if size == 0:
         return _empty(ids, shape)
@@ -120,23 +121,6 @@ def normal(seed: int | Tensor, ids: Tensor, tick: int | Tensor, layer: int, shap
     if size == 0:
         return _empty(ids, shape)
     return reference.normal(reference.words(seed, ids, tick, layer, size + size % 2))[:, :size].reshape(-1, *shape)
-
-
-def _use_native(key: tuple[int | Tensor, ...], backend: str | None) -> bool:
-    if backend not in (None, "auto", "reference", "cpu"):
-        raise ArgumentError(f"backend: expected 'reference', 'cpu' or None, got {brief(backend)}")
-    tensors = [part for part in key if isinstance(part, Tensor)]
-    # len, since torch.compile of PyTorch 2.11 does not follow the bool of a list
-    possible = len(tensors) > 0 and tensors[0].device.type == "cpu" and _native.has("cpu_philox_uniform")
-    compiling = torch.compiler.is_compiling()
-    possible = possible and (compiling or all(checks.has_memory(part) for part in tensors))
-    if backend == "cpu" and not possible:
-        raise backends.BackendUnavailable(
-            "backend: expected one that can run philox.uniform here, got 'cpu': "
-            f"{_native.PROBLEM or 'it takes CPU tensors'}"
-        )
-    # A compiled graph traces the tensor form; both are the same bits.
-    return possible and backend != "reference" and not compiling
 
 
 def _empty(ids: Tensor, shape: tuple[int, ...]) -> Tensor:

