@@ -15,7 +15,7 @@ def asked(monkeypatch):
 
     def verify(source, pairs, model, *, threshold):
         given.setdefault(source.what, []).append(threshold)
-        clean = SimpleNamespace(accuracy=0.9, auc=0.95, eer_threshold=0.3)
+        clean = SimpleNamespace(accuracy=0.9, auc=0.95, threshold_at_far_1e3=0.3)
         return SimpleNamespace(clean=clean)
 
     def source(root, size=112):
