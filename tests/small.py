@@ -1,5 +1,7 @@
 """Small networks whose borders are known, and images of whole grey levels: shared by the tests."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,26 @@ def curved_model(classes: int = 6, *, seed: int = 0) -> fa.FaceModel:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Flatten(), nn.Linear(8 * 30, 12))
     head = nn.Linear(12, classes)
     return fa.FaceModel(net, input_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, name="curved", head=head).eval()
+
+
+def strided_net(seed: int = 0) -> nn.Module:
+    """Two convolutions of stride 2 with a batch norm and PReLUs, and a linear layer of 12 outputs."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.PReLU(8),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.PReLU(16),
+        nn.Flatten(),
+        nn.Linear(256, 12),
+    )
+
+
+def strided_model(**kwargs: Any) -> fa.FaceModel:
+    return fa.FaceModel(
+        strided_net(), input_size=LAYERED_SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), name="small", **kwargs
+    ).eval()
 
 
 class Layered(nn.Module):

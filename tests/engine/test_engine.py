@@ -5,7 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from small import grey_images
+from small import LAYERED_SIZE as SIZE
+from small import grey_images, strided_net
+from small import strided_model as model
 from torch import nn
 
 import fastadv as fa
@@ -13,29 +15,7 @@ from fastadv import attacks
 from fastadv.attacks import APGD, Evade, Impersonate, Linf, Misclassify, SignGradient
 from fastadv.engine import Engine, Job, stream_jobs, trace
 
-SIZE = (16, 16)
-
-
 faces = partial(grey_images, size=SIZE)
-
-
-def small_net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1),
-        nn.BatchNorm2d(8),
-        nn.PReLU(8),
-        nn.Conv2d(8, 16, 3, stride=2, padding=1),
-        nn.PReLU(16),
-        nn.Flatten(),
-        nn.Linear(256, 12),
-    )
-
-
-def model(**kwargs) -> fa.FaceModel:
-    return fa.FaceModel(
-        small_net(), input_size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), name="small", **kwargs
-    ).eval()
 
 
 def jobs(x: torch.Tensor, targets: torch.Tensor, order) -> list[Job]:
@@ -85,7 +65,7 @@ def test_slots_are_refilled_so_the_cost_is_the_sum_of_the_images_own_ticks():
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = small_net()
+            self.net = strided_net()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if x.requires_grad:
@@ -180,7 +160,7 @@ def test_nonfinite_gradients_are_counted_and_leave_their_pixels():
     class Poisoned(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = small_net()
+            self.net = strided_net()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(Half.apply(x))
@@ -197,7 +177,7 @@ def test_out_of_memory_means_fewer_slots_and_going_on():
     class Limited(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = small_net()
+            self.net = strided_net()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if len(x) > 4:
@@ -239,89 +219,6 @@ def test_no_memory_at_all_is_an_error_that_says_so():
 def test_an_empty_batch_gives_an_empty_result():
     made = fa.run(attacks.fim(), Misclassify(torch.zeros(0, dtype=torch.int64)), model(head=nn.Linear(12, 3)), faces(0))
     assert len(made.images) == len(made.success) == len(made.flags) == 0
-
-
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model().train(), faces(1)), "train"),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1) * 255),
-            r"image '0': expected values in \[0, 1\], got values in \[\d+, 25\d.*; divide by 255",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1) * torch.nan),
-            r"image '0': expected values in \[0, 1\], got NaN",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1).double()),
-            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float64 of shape \(3, 16, 16\)",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[..., :8]),
-            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float32 of shape \(3, 16, 8\)",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1)[0]),
-            "images: expected the shape",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Impersonate(faces(3), threshold=0.5), model(), faces(2)),
-            "one row for each of",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), model(), faces(1)),
-            "head: expected a class head for logits, got 'small' without one",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([7])), model(head=nn.Linear(12, 3)), faces(1)),
-            "labels: expected numbers below the model's 3 classes, got 7",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Impersonate(torch.ones(1, 5), threshold=0.5), model(), faces(1)),
-            "goal: expected embeddings of 12 numbers like the model's, got 5",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), ids=[1, 2]),
-            "ids: expected one entry",
-        ),
-        (
-            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), seed=-1),
-            "seed: expected an integer in",
-        ),
-        (lambda: Engine(precision="fp8"), "precision: expected one of fp32, tf32, bf16, auto, got 'fp8'"),
-        (lambda: Engine(slots=12, batch=8), "slots: expected a multiple of batch = 8, got 12"),
-        (lambda: Engine(slots=0), "slots: expected a positive integer"),
-        (lambda: Engine(batch=-1), "batch: expected a positive integer"),
-        (lambda: Engine(poll=0), "poll: expected a positive integer"),
-        (
-            lambda: Engine(capture=True).resolve(model()),
-            "capture: expected a model on a CUDA device with True, got one on cpu",
-        ),
-        (
-            lambda: (
-                Engine(precision="tf32").resolve(model())
-                and fa.run(attacks.fim(), Evade(threshold=0.5), model(), faces(1), engine=Engine(precision="tf32"))
-            ),
-            "tf32",
-        ),
-    ],
-)
-def test_a_users_error_is_one_clear_sentence(call, text):
-    with pytest.raises(ValueError, match=text):
-        call()
-
-
-def test_goals_of_two_kinds_in_one_stream_are_refused():
-    x = faces(2)
-    mixed = [
-        Job(name="a", id=0, image=x[0], goal=Evade(threshold=0.5)),
-        Job(name="b", id=1, image=x[1], goal=Evade(threshold=0.6)),
-    ]
-    with pytest.raises(
-        ValueError, match=r"goal of 'b': expected one like the first, Evade\(references=None, threshold=0\.5, metric='"
-    ):
-        list(stream_jobs(attacks.pgd(steps=1), mixed, model()))
 
 
 @pytest.mark.parametrize("name", ["fim", "pgd", "m-fim"])
@@ -377,34 +274,12 @@ def test_what_was_met_before_is_told_apart():
 
 
 def test_images_that_require_a_gradient_are_taken_as_they_are():
-    net, x, targets = small_net(), faces(2), faces(2, seed=2)
+    net, x, targets = strided_net(), faces(2), faces(2, seed=2)
     model = fa.FaceModel(net, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="n").eval()
     goal = Impersonate(targets, threshold=0.9999)
     made = [fa.run(attacks.fim(), goal, model, y).images for y in (x, x.clone().requires_grad_())]
     assert torch.equal(*made)
     assert not made[1].requires_grad
-
-
-def test_a_network_without_a_gradient_is_refused():
-    class Held(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = small_net()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
-                return self.net(x)
-
-    model = fa.FaceModel(Held(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="held").eval()
-    with pytest.raises(fa.Error, match="model: expected a network whose outputs have a gradient, got one without"):
-        fa.run(attacks.fim(), Impersonate(faces(1, seed=2), threshold=0.9), model, faces(1))
-
-
-def test_an_argument_in_the_place_of_another_is_named_by_its_type():
-    model = fa.FaceModel(small_net(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="n").eval()
-    with pytest.raises(TypeError) as refused:
-        fa.run(attacks.fim(), model, Impersonate(faces(1), threshold=0.9), faces(1))
-    assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize("targets", ["images", "embeddings"])

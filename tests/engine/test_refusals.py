@@ -7,37 +7,21 @@ from functools import partial
 
 import pytest
 import torch
-from small import grey_images
+from small import LAYERED_SIZE as SIZE
+from small import grey_images, strided_model, strided_net
 from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import attacks
-from fastadv.attacks import CATALOG, ClassifyAs, Impersonate, Misclassify, by_name
+from fastadv.attacks import CATALOG, ClassifyAs, Evade, Impersonate, Misclassify, by_name
 from fastadv.core.errors import ArgumentError, ArgumentTypeError, Error
 from fastadv.core.notices import Notice
-from fastadv.engine import Job, stream_jobs, trace
-
-SIZE = (16, 16)
-
+from fastadv.engine import Engine, Job, stream_jobs, trace
 
 faces = partial(grey_images, size=SIZE)
 
 
-def model(head: nn.Module | None = None) -> fa.FaceModel:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1),
-        nn.PReLU(8),
-        nn.Flatten(),
-        nn.Linear(512, 24),
-        nn.PReLU(24),
-        nn.Linear(24, 12),
-    )
-    half = (0.5, 0.5, 0.5)
-    return fa.FaceModel(net, input_size=SIZE, mean=half, std=half, name="small", head=head).eval()
-
-
-NET, X = model(), faces(3)
+NET, X = strided_model(), faces(3)
 GOAL = Impersonate(faces(3, seed=2), threshold=0.9999)
 SMALLEST = [name for name, entry in CATALOG.items() if not entry.eps]
 
@@ -102,13 +86,13 @@ def test_a_head_of_one_class_is_refused(goal, name):
     with pytest.raises(
         ArgumentError, match="model: expected a class head of two classes or more.* got 1 from .* 'small'"
     ):
-        fa.run(by_name(name), goal(torch.zeros(3, dtype=torch.int64)), model(nn.Linear(12, 1)), X)
+        fa.run(by_name(name), goal(torch.zeros(3, dtype=torch.int64)), strided_model(head=nn.Linear(12, 1)), X)
 
 
 def said_about(head: nn.Module, goal: object) -> list[str]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fa.run(attacks.bim(steps=2), goal, model(head), X)
+        fa.run(attacks.bim(steps=2), goal, strided_model(head=head), X)
     return [str(w.message) for w in said if w.category is Notice]
 
 
@@ -254,3 +238,110 @@ def test_an_option_by_the_name_of_another_library_is_told_ours(name, given, ours
         TypeError, match=f"{given}: expected an option of {name} .*, got '{given}'; did you mean '{ours}'"
     ):
         attacks.by_name(name, **{given: 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: fa.run(attacks.fim(), Evade(threshold=0.5), strided_model().train(), faces(1)), "train"),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1) * 255),
+            r"image '0': expected values in \[0, 1\], got values in \[\d+, 25\d.*; divide by 255",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1) * torch.nan),
+            r"image '0': expected values in \[0, 1\], got NaN",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1).double()),
+            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float64 of shape \(3, 16, 16\)",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1)[..., :8]),
+            r"image '0': expected float32 of shape \(3, 16, 16\), got torch\.float32 of shape \(3, 16, 8\)",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1)[0]),
+            "images: expected the shape",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Impersonate(faces(3), threshold=0.5), NET, faces(2)),
+            "one row for each of",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Misclassify(torch.tensor([1])), NET, faces(1)),
+            "head: expected a class head for logits, got 'small' without one",
+        ),
+        (
+            lambda: fa.run(
+                attacks.fim(), Misclassify(torch.tensor([7, 7, 7])), strided_model(head=nn.Linear(12, 3)), X
+            ),
+            "labels: expected numbers below the model's 3 classes, got 7",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Impersonate(torch.ones(1, 5), threshold=0.5), NET, faces(1)),
+            "goal: expected embeddings of 12 numbers like the model's, got 5",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1), ids=[1, 2]),
+            "ids: expected one entry",
+        ),
+        (
+            lambda: fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1), seed=-1),
+            "seed: expected an integer in",
+        ),
+        (lambda: Engine(precision="fp8"), "precision: expected one of fp32, tf32, bf16, auto, got 'fp8'"),
+        (lambda: Engine(slots=12, batch=8), "slots: expected a multiple of batch = 8, got 12"),
+        (lambda: Engine(slots=0), "slots: expected a positive integer"),
+        (lambda: Engine(batch=-1), "batch: expected a positive integer"),
+        (lambda: Engine(poll=0), "poll: expected a positive integer"),
+        (
+            lambda: Engine(capture=True).resolve(NET),
+            "capture: expected a model on a CUDA device with True, got one on cpu",
+        ),
+        (
+            lambda: (
+                Engine(precision="tf32").resolve(NET)
+                and fa.run(attacks.fim(), Evade(threshold=0.5), NET, faces(1), engine=Engine(precision="tf32"))
+            ),
+            "tf32",
+        ),
+    ],
+)
+def test_a_users_error_is_one_clear_sentence(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_goals_of_two_kinds_in_one_stream_are_refused():
+    x = faces(2)
+    mixed = [
+        Job(name="a", id=0, image=x[0], goal=Evade(threshold=0.5)),
+        Job(name="b", id=1, image=x[1], goal=Evade(threshold=0.6)),
+    ]
+    with pytest.raises(
+        ValueError, match=r"goal of 'b': expected one like the first, Evade\(references=None, threshold=0\.5, metric='"
+    ):
+        list(stream_jobs(attacks.pgd(steps=1), mixed, strided_model()))
+
+
+def test_a_network_without_a_gradient_is_refused():
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = strided_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return self.net(x)
+
+    model = fa.FaceModel(Held(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="held").eval()
+    with pytest.raises(fa.Error, match="model: expected a network whose outputs have a gradient, got one without"):
+        fa.run(attacks.fim(), Impersonate(faces(1, seed=2), threshold=0.9), model, faces(1))
+
+
+def test_an_argument_in_the_place_of_another_is_named_by_its_type():
+    model = fa.FaceModel(strided_net(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), name="n").eval()
+    with pytest.raises(TypeError) as refused:
+        fa.run(attacks.fim(), model, Impersonate(faces(1), threshold=0.9), faces(1))
+    assert len(str(refused.value)) < 200
