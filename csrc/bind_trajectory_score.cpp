@@ -21,19 +21,20 @@ namespace {
 
 // What stays the same from call to call, and where its results go.
 struct PreparedScore {
-  Integers centroids;  // centroids, channels, stride of a centroid, for every layer
-  int metric;
-  int64_t templates;     // centroids of a layer
-  bool relative;         // the network reads the distances relative to a class
-  int64_t channels = 0;  // of all layers
+  Integers centroids;        // centroids, channels, stride of a centroid, for every layer
+  Integers metrics;          // the network reads a layer's numbers by each of them, side by side
+  int64_t templates;         // centroids of a layer
+  bool relative;             // the network reads the distances relative to a class
+  int64_t channels = 0;      // of all layers
   TrajectoryScoreArgs network = {};
   std::vector<float> norms;  // cosine: (layers, templates), what the operations make of the centroids again and again
 
   // `parameters`: addresses of mean, scale, first, bias, recurrent, last.
-  PreparedScore(Integers layers, int measure, int64_t classes, bool relative_reading, int kind, int64_t hidden,
+  PreparedScore(Integers layers, Integers by, int64_t classes, bool relative_reading, int kind, int64_t hidden,
                 const std::array<Address, 6>& parameters, float last_bias)
-      : centroids(std::move(layers)), metric(measure), templates(classes), relative(relative_reading) {
+      : centroids(std::move(layers)), metrics(std::move(by)), templates(classes), relative(relative_reading) {
     if (centroids.empty() || centroids.size() % 3 != 0) throw std::invalid_argument("layers are not described");
+    if (metrics.empty()) throw std::invalid_argument("metrics are missing");
     for (size_t i = 0; i < centroids.size(); i += 3) channels += centroids[i + 1];
     network.mean = pointer<const float>(parameters[0]);
     network.scale = pointer<const float>(parameters[1]);
@@ -43,27 +44,26 @@ struct PreparedScore {
     network.last = pointer<const float>(parameters[5]);
     network.last_bias = last_bias;
     network.layers = static_cast<int64_t>(centroids.size() / 3);
-    network.classes = relative ? kReading : classes;
+    network.classes = static_cast<int64_t>(metrics.size()) * width();
     network.hidden = hidden;
     network.lanes = parts(hidden, 16) * 16;
     network.width = kind == kRecurrent ? 4 * network.lanes : network.lanes;
     network.row = channels + 3;
     network.kind = kind;
-    if (metric != kMetricCosine) return;
+    if (!has_cosine()) return;
     norms.resize(static_cast<size_t>(network.layers * templates));
     scale(nullptr, norms.data(), 0, 0, templates, cpu::kBaseline);  // the same bits on every instruction set
   }
 
   // float32 numbers that a call needs beside its result
   int64_t scratch(int64_t images) const {
-    const int64_t scales = metric == kMetricCosine ? network.layers * (templates + images) : 0;
     const int64_t seen = relative ? images * (2 + 8 * network.layers * reading_parts(templates).parts) + 1 : 0;
-    return scales + seen +
+    return scales_size(images) + apart_size(images) + seen +
            images * (network.row + network.layers * (network.classes + network.width) + 6 * network.lanes);
   }
 
   // `maps`: type, map, channels, positions, strides of image, channel and position, for every layer, then the images.
-  // `made`: the scores, then scratch. `own`: of each image, or 0 for the nearest class of the last layer.
+  // `made`: the scores, then scratch. `own`: of each metric and image, or 0 for the nearest class of the last layer.
   void run(const Integers& maps, Address made, Address own, int64_t images, int threads, int isa) const {
     cpu::check_isa(isa);
     if (maps.size() != 7 * static_cast<size_t>(network.layers + 1)) throw std::invalid_argument("maps are too few");
@@ -76,13 +76,38 @@ struct PreparedScore {
     args.values = pooled + images * args.row;
     args.projected = args.values + images * args.layers * args.classes;
     args.state = args.projected + images * args.layers * args.width;
-    float* scales = args.state + images * 6 * args.lanes;
+    float* apart = args.state + images * 6 * args.lanes;
+    float* scales = apart + apart_size(images);
     args.out = pointer<float>(made);
-    measure(pooled, scales, args.values, own, images, threads, isa);
+    if (metrics.size() == 1) {
+      measure(static_cast<int>(metrics[0]), pooled, scales, args.values, own, images, threads, isa);
+    } else {
+      const int64_t rows = images * network.layers;
+      for (size_t m = 0; m < metrics.size(); ++m) {
+        float* out = apart + static_cast<int64_t>(m) * rows * width();
+        const Address of = own == 0 ? 0 : own + 8 * static_cast<Address>(m) * static_cast<Address>(images);
+        measure(static_cast<int>(metrics[m]), pooled, scales, out, of, images, threads, isa);
+        for (int64_t row = 0; row < rows; ++row)
+          std::copy_n(out + row * width(), width(),
+                      args.values + row * args.classes + static_cast<int64_t>(m) * width());
+      }
+    }
     score(args, threads, isa);
   }
 
  private:
+  // numbers of a layer by one metric
+  int64_t width() const { return relative ? kReading : templates; }
+
+  bool has_cosine() const { return std::find(metrics.begin(), metrics.end(), kMetricCosine) != metrics.end(); }
+
+  int64_t scales_size(int64_t images) const { return has_cosine() ? network.layers * (templates + images) : 0; }
+
+  // distances by one metric after the other, before they are put side by side
+  int64_t apart_size(int64_t images) const {
+    return metrics.size() > 1 ? images * network.layers * network.classes : 0;
+  }
+
   // Maps of one type at a time, as the operation wants them.
   void pool(const Integers& maps, float* pooled, int64_t images, int threads, int isa) const {
     int64_t column = 0;
@@ -102,7 +127,7 @@ struct PreparedScore {
 
   // 1 / norm of the vectors [first, last) of every layer, its centroids and then its features.
   void scale(const float* pooled, float* scales, int64_t images, int64_t first, int64_t last, int isa) const {
-    DistanceArgs args = distance_args(metric, reinterpret_cast<Address>(scales), 0, images, templates);
+    DistanceArgs args = distance_args(kMetricCosine, reinterpret_cast<Address>(scales), 0, images, templates);
     args.layers = 1;
     for (int64_t layer = 0; layer < network.layers; ++layer) {
       const int64_t* values = centroids.data() + 3 * layer;
@@ -114,7 +139,7 @@ struct PreparedScore {
     }
   }
 
-  void measure(const float* pooled, float* scales, float* out, Address own, int64_t images, int threads,
+  void measure(int metric, const float* pooled, float* scales, float* out, Address own, int64_t images, int threads,
                int isa) const {
     if (metric == kMetricCosine) {
       for (int64_t layer = 0; layer < network.layers; ++layer)
@@ -133,7 +158,7 @@ struct PreparedScore {
       return for_distances(layers, common,
                            [&](DistanceArgs& args) { cpu::centroid_distances(args, threads, isa, true); });
     }
-    float* after = scales + (metric == kMetricCosine ? network.layers * (templates + images) : 0);
+    const float* after = scales + scales_size(images);
     const Address chosen = (reinterpret_cast<Address>(after) + 7) / 8 * 8;
     const Address seen = chosen + 8 * static_cast<Address>(images);
     for_readings(layers, common, own == 0 ? chosen : own, own == 0, seen,
@@ -159,7 +184,7 @@ struct PreparedScore {
 
 FASTADV_REGISTER(m) {
   pybind11::class_<PreparedScore>(m, "PreparedScore")
-      .def(pybind11::init<Integers, int, int64_t, bool, int, int64_t, const std::array<Address, 6>&, float>())
+      .def(pybind11::init<Integers, Integers, int64_t, bool, int, int64_t, const std::array<Address, 6>&, float>())
       .def("scratch", &PreparedScore::scratch)
       .def("run", &PreparedScore::run);
 }

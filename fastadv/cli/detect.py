@@ -89,9 +89,10 @@ def fit(
         ),
     ] = Reading.both,
 ) -> None:
-    """Fit detectors, {LSTM, MLP, logistic} x {medoids, centroids} x {L2, cosine}, on natural and attacked faces.
+    """Fit detectors, {LSTM, MLP, logistic} x {medoids, centroids} x {L2, cosine, both}, on natural and attacked faces.
 
-    'logistic' is a logistic regression, which --reading raw leaves out.
+    'logistic' is a logistic regression; 'both' is the mean of the scores by both distances. --reading raw leaves
+    these out.
 
     Some images of every person stay natural and some are attacked; the others represent the person, and train a class
     head where the network has none. Changed images (noise, blur, JPEG), noise with the norm of the attacks, and people

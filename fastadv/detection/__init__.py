@@ -13,7 +13,7 @@ from fastadv.detection.measures import AreaUnderCurve, auc, auc_interval
 from fastadv.detection.medoids import medoids
 from fastadv.detection.moments import Moments, Projection, whitening
 from fastadv.detection.neighbours import Found, Neighbours
-from fastadv.detection.networks import Architecture, Network
+from fastadv.detection.networks import Architecture, Network, side_by_side
 from fastadv.detection.one_call import fit
 from fastadv.detection.representatives import CentroidSums, Representatives, centroids, load_representatives
 from fastadv.detection.taps import LayerTap, Tapped
@@ -66,5 +66,6 @@ __all__ = [
     "load_knn",
     "load_representatives",
     "medoids",
+    "side_by_side",
     "whitening",
 ]

@@ -18,7 +18,7 @@ from fastadv.detection.representatives import Representatives, check_alike, from
 from fastadv.detection.tensor_file import DetectionFileError, TensorFile
 from fastadv.detection.trajectory import Trajectory
 from fastadv.models import open_device
-from fastadv.ops.layers import METRICS
+from fastadv.ops.layers import DISTANCES
 from fastadv.ops.prepared_score import READINGS
 
 _FILE = "detector"
@@ -182,7 +182,7 @@ def load_detector(path: str | os.PathLike[str], *, device: torch.device | str = 
     file = tensor_file.read(path, kind=_FILE)
     representatives = from_file(file)
     reading = file.text("reading", known=READINGS) if "reading" in file.about else "raw"
-    metric = file.text("metric", known=tuple(METRICS))
+    metric = file.text("metric", known=tuple(DISTANCES))
     try:
         head = file.texts("head") if "head" in file.about else None
         trajectory = Trajectory(representatives=representatives, metric=metric, reading=reading, head=head)

@@ -102,6 +102,10 @@ class Examples:
         chosen[keys.argsort(stable=True)[:away]] = True
         return self._take(~chosen[place]), self._take(chosen[place])
 
+    def parts(self, count: int) -> tuple[Examples, ...]:
+        """The same with the columns of each part: the numbers of a layer, cut into so many of one width."""
+        return tuple(replace(self, embeddings=part.contiguous()) for part in self.embeddings.chunk(count, dim=2))
+
     def digest(self) -> str:
         """SHA-256 of everything, to know the same examples again."""
         made = hashlib.sha256(repr((tuple(self.embeddings.shape), self.attacks)).encode())

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.core.errors import ArgumentError
 from fastadv.detection.detectors import Detector
+from fastadv.detection.trajectory import Trajectory
 from fastadv.ops.layers import READING
 
 _STEPS = 512
@@ -27,10 +28,10 @@ class Explanation:
         baseline: Its logit of the natural mean, where every number is the mean that the network standardises by.
         layers: Names, L.
         columns: What the network reads of each layer, W: the distances to the classes, by their names, or the five
-            numbers of the reading ``relative``.
+            numbers of the reading ``relative``; with the metric where both are read, such as ``"ratio (cosine)"``.
         contributions: ``(L, W)`` float64; together they are ``score - baseline``, but for ``remainder``.
         own: The own class: the one that was given, or the nearest in the last layer.
-        others: For each layer, the nearest other class.
+        others: For each layer, the nearest other class. Near is by L2 where the detector reads both distances.
     """
 
     score: float
@@ -83,7 +84,7 @@ def explain(detector: Detector, values: Sequence[Tensor], own: Tensor | None = N
     trajectory, representatives = detector.trajectory, detector.trajectory.representatives
     with torch.no_grad():
         read = trajectory(values, own).cpu().double()
-        distances = ops.centroid_distances(values, representatives.vectors, metric=trajectory.metric).cpu()
+        distances = ops.centroid_distances(values, representatives.vectors, metric=trajectory.metrics[0]).cpu()
     if len(read) != 1:
         raise ArgumentError(f"values: expected those of one image, got {len(read)}")
     network = copy.deepcopy(detector.network).cpu().double().requires_grad_(False)
@@ -102,8 +103,15 @@ def explain(detector: Detector, values: Sequence[Tensor], own: Tensor | None = N
         score=score,
         baseline=baseline,
         layers=representatives.layers,
-        columns=READING if trajectory.relative else names,
+        columns=_columns(trajectory),
         contributions=change * slopes.mean(0),
         own=names[chosen],
         others=tuple(names[k] for k in distances[0].argmin(1).tolist()),
     )
+
+
+def _columns(trajectory: Trajectory) -> tuple[str, ...]:
+    one = READING if trajectory.relative else trajectory.representatives.classes
+    if len(trajectory.metrics) == 1:
+        return one
+    return tuple(f"{column} ({metric})" for metric in trajectory.metrics for column in one)

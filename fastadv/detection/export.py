@@ -168,26 +168,29 @@ class _PlainScore(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.cosine = detector.trajectory.metric == "cosine"
+        self.metrics = detector.trajectory.metrics
         self.relative = detector.trajectory.relative
         self.network = copy.deepcopy(detector.network)
-        vectors = [value.detach().clone() for value in detector.trajectory.representatives.vectors]
-        if self.cosine:
-            vectors = [_unit(value) for value in vectors]
-        for i, value in enumerate(vectors):
-            self.register_buffer(f"vectors_{i}", value)
+        for i, value in enumerate(detector.trajectory.representatives.vectors):
+            for metric in self.metrics:
+                own = value.detach().clone()
+                self.register_buffer(f"{metric}_{i}", _unit(own) if metric == "cosine" else own)
 
     def forward(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> Tensor:
-        layers = [self._distances(value.mean((2, 3)), getattr(self, f"vectors_{i}")) for i, value in enumerate(maps)]
-        read = _relative(layers, own) if self.relative else torch.stack(layers, dim=1)
-        return only_of_finite(self.network(read), images)
+        features = [value.mean((2, 3)) for value in maps]
+        by = [
+            [self._distances(value, getattr(self, f"{metric}_{i}"), metric) for i, value in enumerate(features)]
+            for metric in self.metrics
+        ]
+        read = [_relative(layers, own) if self.relative else torch.stack(layers, dim=1) for layers in by]
+        return only_of_finite(self.network(torch.cat(read, dim=2)), images)
 
-    def _distances(self, features: Tensor, vectors: Tensor) -> Tensor:
-        values = _unit(features) if self.cosine else features
+    def _distances(self, features: Tensor, vectors: Tensor, metric: str) -> Tensor:
+        values = _unit(features) if metric == "cosine" else features
         step = max(1, _ELEMENTS // vectors.shape[1])
         squares = [(values[:, None] - part[None]).square().sum(2) for part in vectors.split(step)]
         total = torch.cat(squares, dim=1) if len(squares) > 1 else squares[0]
-        if not self.cosine:
+        if metric == "l2":
             return total.sqrt()
         # a vector without a direction is at distance 1 from everything
         none = (values == 0).all(1)[:, None] | (vectors == 0).all(1)[None]

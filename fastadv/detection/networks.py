@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,62 @@ class Network(nn.Module):
         if self.lstm is not None:
             self.lstm.train()
         return self
+
+
+def side_by_side(networks: Sequence[Network]) -> Network:
+    r"""One network whose logit is the mean of the logits of several, each of which reads its own columns.
+
+    .. math:: f(t) = \frac{1}{M} \sum_m f_m(t_m)
+
+    with the numbers t of a layer cut into t_1, ..., t_M, as wide as the networks read. It is of the same kind: hidden
+    units stand beside each other, and those of one network have the weight 0 for the columns of another.
+
+    Args:
+        networks: Of one kind and one number of layers, in evaluation mode.
+
+    Returns:
+        A network of as many hidden units and columns as all of them, in evaluation mode, its parameters frozen.
+
+    Raises:
+        ValueError: They differ in kind, number of layers or dropout, or there are none.
+    """
+    kinds = {(a.kind, a.layers, a.dropout) for a in (network.architecture for network in networks)}
+    if len(kinds) != 1:
+        raise ArgumentError(f"networks: expected one kind, number of layers and dropout, got {sorted(kinds)}")
+    first = networks[0].architecture
+    widths = [network.architecture.width for network in networks]
+    units = [network.architecture.hidden for network in networks]
+    made = Network(replace(first, width=sum(widths), hidden=sum(units)))
+    with torch.no_grad():
+        made.mean.copy_(torch.cat([network.mean for network in networks], dim=1))
+        made.scale.copy_(torch.cat([network.scale for network in networks], dim=1))
+        for value in made.parameters():
+            value.zero_()
+        into, last = made.parts()
+        column, unit = 0, 0
+        for network, width, count in zip(networks, widths, units, strict=True):
+            hidden, logit = network.parts()
+            columns, own = slice(column, column + width), slice(unit, unit + count)
+            if isinstance(hidden, nn.LSTM) and isinstance(into, nn.LSTM):
+                for target, value in zip(into.parameters(), hidden.parameters(), strict=True):
+                    gates = target.unflatten(0, (4, -1))[:, own]  # a view
+                    part = value.unflatten(0, (4, -1))
+                    if value.dim() == 1:
+                        gates.copy_(part)
+                    else:  # of the columns that are read, or of the units' own last outputs
+                        gates[..., columns if value is hidden.weight_ih_l0 else own].copy_(part)
+            elif isinstance(hidden, nn.Linear) and isinstance(into, nn.Linear):
+                part = hidden.weight.unflatten(1, (first.layers, width))
+                into.weight.unflatten(1, (first.layers, -1))[own, :, columns].copy_(part)
+                into.bias[own].copy_(hidden.bias)
+            if hidden is None:
+                part = logit.weight.unflatten(1, (first.layers, width))
+                last.weight.unflatten(1, (first.layers, -1))[..., columns].copy_(part / len(networks))
+            else:
+                last.weight[:, own].copy_(logit.weight / len(networks))
+            last.bias.add_(logit.bias / len(networks))
+            column, unit = column + width, unit + count
+    return made.eval().requires_grad_(False)
 
 
 def standards(embeddings: Tensor, rows: Tensor, how: str) -> tuple[Tensor, Tensor]:

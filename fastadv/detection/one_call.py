@@ -11,6 +11,7 @@ from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.detection.detectors import Detector
 from fastadv.detection.examples import Examples
 from fastadv.detection.fitting import FitConfig, fit_network
+from fastadv.detection.networks import side_by_side
 from fastadv.detection.representatives import centroids
 from fastadv.detection.taps import EMBEDDING, LayerTap
 from fastadv.detection.trajectory import Trajectory
@@ -29,7 +30,7 @@ def fit(
     *,
     labels: Tensor | None = None,
     layers: Sequence[str] | None = None,
-    metric: str = "l2",
+    metric: str | None = None,
     reading: str = "relative",
     config: FitConfig | None = None,
     held: float = 0.25,
@@ -56,10 +57,11 @@ def fit(
             Where the head agrees with most of them, its choice is the own class of the reading ``relative``.
         layers: Names of submodules, shallow to deep, last ``"embedding"`` for the embedding; None for ``model.layers``,
             and with the reading ``"relative"`` the embedding.
-        metric: ``"l2"`` or ``"cosine"``.
+        metric: ``"l2"``, ``"cosine"``, or ``"l2+cosine"`` for the mean of the scores of two networks, one for each
+            distance; None for ``"l2+cosine"`` with the reading ``"relative"``, ``"l2"`` with ``"raw"``.
         reading: ``"relative"`` or ``"raw"`` (the paper's), see :class:`fastadv.detection.Trajectory`; ``"relative"``
             takes images of two classes or more.
-        config: How the network is fitted.
+        config: How the network is fitted; None for an MLP.
         held: In (0, 1).
 
     Raises:
@@ -88,7 +90,8 @@ def fit(
         raise ArgumentError(f"layers: expected names of submodules, got none, and {model.name!r} names none itself")
     if layers is None and reading == "relative":
         names = (*names, EMBEDDING)
-    config = (config or FitConfig()).for_reading(reading)
+    config = (config or FitConfig(kind="mlp")).for_reading(reading)
+    metric = metric or ("l2+cosine" if reading == "relative" else "l2")
     tap = LayerTap(model=model, layers=names)
     tapped = {name: _values(tap, images) for name, images in kinds.items()}
     values = {name: each for name, (each, _) in tapped.items()}
@@ -124,9 +127,11 @@ def fit(
             own = None if said is None else embed.own_of(said[rows].argmax(1))
             ways[name][rows] = embed([value[rows] for value in each], own)
     parts = [_examples(ways, {name: rows == wanted for name, rows in apart.items()}) for wanted in (False, True)]
-    fitted = fit_network(config, parts[0], held=parts[1])
+    halves = zip(*(part.parts(len(trajectory.metrics)) for part in parts), strict=True)
+    networks = [fit_network(config, seen, held=held_out).network for seen, held_out in halves]
+    network = networks[0] if len(networks) == 1 else side_by_side(networks)
     facts = {"attacks": ", ".join(named)}
-    detector = Detector(trajectory=trajectory, network=fitted.network, provenance=facts)
+    detector = Detector(trajectory=trajectory, network=network, provenance=facts)
     with torch.no_grad():
         scores = detector.network(parts[1].embeddings)
     return detector.calibrated(scores[parts[1].groups == 0], scores[parts[1].groups > 0])

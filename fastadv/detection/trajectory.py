@@ -13,7 +13,7 @@ from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.core.fields import check_one_of
 from fastadv.detection.representatives import Representatives, check_names
 from fastadv.ops import checks
-from fastadv.ops.layers import READING, check_metric
+from fastadv.ops.layers import DISTANCES, READING, check_distances
 from fastadv.ops.prepared_score import READINGS
 
 
@@ -37,12 +37,14 @@ class Trajectory:
     the claimed identity. An attack that crosses the head's border leaves the image nearer to its former class, which
     the class nearest in the last layer, taken where there is neither, does not show.
 
+    With the metric ``l2+cosine`` a layer has the numbers by both distances, side by side: those by L2 first.
+
     Differentiable in the values (the rank has the derivative 0), and with :class:`fastadv.detection.LayerTap` in the
     image: an attack can see through it. Capturable in a CUDA graph.
 
     Attributes:
         representatives: centroids or medoids; of two classes or more for ``relative``.
-        metric: ``"l2"`` or ``"cosine"`` (1 - cos).
+        metric: ``"l2"``, ``"cosine"`` (1 - cos), or ``"l2+cosine"``.
         reading: ``"raw"`` or ``"relative"``.
         head: who each logit of the model's class head is, or None; only with ``relative``.
         backend: of the operation.
@@ -66,7 +68,7 @@ class Trajectory:
             raise ArgumentTypeError(
                 f"representatives: expected Representatives, got {type(self.representatives).__name__}"
             )
-        check_metric(self.metric)
+        check_distances(self.metric)
         check_one_of("reading", self.reading, READINGS)
         if self.relative and len(self.representatives.classes) < 2:
             raise ArgumentError("representatives: expected two classes or more with the reading 'relative', got one")
@@ -81,9 +83,15 @@ class Trajectory:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """L layers, and K classes or the 5 columns of ``relative``."""
+        """L layers, and K classes or the 5 columns of ``relative`` by each of :attr:`metrics`."""
         representatives = self.representatives
-        return len(representatives.layers), len(READING if self.relative else representatives.classes)
+        width = len(READING if self.relative else representatives.classes)
+        return len(representatives.layers), len(self.metrics) * width
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The distances that are read: one, or two of ``l2+cosine``."""
+        return DISTANCES[self.metric]
 
     def __call__(self, values: Sequence[Tensor], own: Tensor | None = None) -> Tensor:
         """Embed images.
@@ -92,24 +100,30 @@ class Trajectory:
             values: one for each layer of the representatives, in their order: pooled ``(N, C_l)`` float32, or maps
                 ``(N, C_l, H_l, W_l)``, which are pooled here, in the same launch.
             own: ``(N,)`` int64, the class of each image, only with ``relative``. In place of -1, and of None: the class
-                nearest in the last layer, the first of equally near ones.
+                nearest in the last layer by each of :attr:`metrics`, the first of equally near ones.
 
         Returns:
-            ``(N, L, K)`` or ``(N, L, 5)`` float32.
+            ``(N, L, K)`` or ``(N, L, 5)`` float32, twice as wide with two :attr:`metrics`.
 
         Raises:
             TypeError, ValueError: the values do not fit the representatives, or ``own`` does not fit the reading.
         """
         maps = bool(values) and isinstance(values[0], Tensor) and values[0].dim() == 4
+        if not self.relative and own is not None:
+            raise ArgumentError("own: expected None with the reading 'raw', which knows no own class, got classes")
+        if maps and len(self.metrics) > 1:  # once for both
+            values, maps = ops.average_pool(values, backend=self.backend), False
+        read = [self._read(values, own, metric, maps=maps) for metric in self.metrics]
+        return torch.cat(read, dim=2) if len(read) > 1 else read[0]
+
+    def _read(self, values: Sequence[Tensor], own: Tensor | None, metric: str, *, maps: bool) -> Tensor:
         vectors = self.representatives.vectors
         if self.relative:
-            own = None if own is None else self.filled(values, own)
-            read = ops.pooled_relative_distances if maps else ops.relative_distances
-            return read(values, vectors, own, metric=self.metric, backend=self.backend)
-        if own is not None:
-            raise ArgumentError("own: expected None with the reading 'raw', which knows no own class, got classes")
+            own = None if own is None else self._filled(values, own, metric)
+            relative = ops.pooled_relative_distances if maps else ops.relative_distances
+            return relative(values, vectors, own, metric=metric, backend=self.backend)
         measure = ops.pooled_centroid_distances if maps else ops.centroid_distances
-        return measure(values, vectors, metric=self.metric, backend=self.backend)
+        return measure(values, vectors, metric=metric, backend=self.backend)
 
     def own_of(self, predicted: Tensor) -> Tensor | None:
         """The classes ``(N,)`` int64 of images whose largest logits are these, ``(N,)`` int64; None without a ``head``.
@@ -118,15 +132,19 @@ class Trajectory:
         """
         return None if self._places is None else self._places[predicted]
 
-    @torch.no_grad()
     def filled(self, values: Sequence[Tensor], own: Tensor) -> Tensor:
-        """``own`` with the class nearest in the last layer in place of -1."""
+        """``own`` with the class nearest in the last layer in place of -1; ``(2, N)`` with two :attr:`metrics`."""
+        made = [self._filled(values, own, metric) for metric in self.metrics]
+        return torch.stack(made) if len(made) > 1 else made[0]
+
+    @torch.no_grad()
+    def _filled(self, values: Sequence[Tensor], own: Tensor, metric: str) -> Tensor:
         checks.per_image("own", own, values[0], torch.int64)
         if own.is_cpu and bool((own >= 0).all()):  # on a GPU looking would wait for it
             return own
         measure = ops.pooled_centroid_distances if values[-1].dim() == 4 else ops.centroid_distances
         vectors = self.representatives.vectors[-1:]
-        distances = measure(values[-1:], vectors, metric=self.metric, backend=self.backend)
+        distances = measure(values[-1:], vectors, metric=metric, backend=self.backend)
         return torch.where(own < 0, distances[:, 0].argmin(1), own)
 
     def _placed(self, head: Sequence[str]) -> Tensor:

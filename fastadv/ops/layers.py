@@ -13,6 +13,9 @@ from fastadv.ops.arguments import Argument, choice
 
 METRICS = {"l2": 0, "cosine": 1}
 
+#: By which distances a detector reads a layer: by one, or by both, side by side.
+DISTANCES = {"l2": ("l2",), "cosine": ("cosine",), "l2+cosine": ("l2", "cosine")}
+
 #: What an image has of a layer in the reading relative to a class.
 READING = ("own", "nearest other", "ratio", "rank", "own minus mean")
 # The classes are walked in parts of a multiple of so many, and in at most so many: how sums are cut depends on the
@@ -205,6 +208,16 @@ def empty_rows(maps: list[Tensor]) -> Tensor:
 def check_metric(metric: str) -> None:
     """Raise ValueError unless ``metric`` is known."""
     checks.one_of("metric", metric, METRICS)
+
+
+def check_distances(metric: str) -> tuple[str, ...]:
+    """The metrics that a detector's ``metric`` stands for.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    checks.one_of("metric", metric, DISTANCES)
+    return DISTANCES[metric]
 
 
 def native_layers(features: list[Tensor], centroids: list[Tensor]) -> list[int]:

@@ -14,7 +14,7 @@ from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
 from fastadv.ops import checks
 from fastadv.ops.declaration import OPERATIONS
-from fastadv.ops.layers import METRICS, READING, Described, check_classes, check_metric, check_own, described
+from fastadv.ops.layers import METRICS, READING, Described, check_classes, check_distances, check_own, described
 
 #: What of the distances a detector's network reads.
 READINGS = ("raw", "relative")
@@ -30,10 +30,10 @@ class PreparedScore:
     .. math:: s_n = w^\top h\left(\frac{d_{n} - \mu}{\sigma}\right) + b
 
     with d ``(N, L, R)`` of :func:`fastadv.ops.pooled_centroid_distances` (``"raw"``, R = K) or of
-    :func:`fastadv.ops.pooled_relative_distances` (``"relative"``, R = 5), and h one of: the L R numbers themselves; a
-    linear map of them and ReLU; the last output of an LSTM that reads the L layers one after the other. A guard needs
-    the score of one face at a time, and then each of the many small operations that this replaces takes longer to call
-    than to compute.
+    :func:`fastadv.ops.pooled_relative_distances` (``"relative"``, R = 5), by both metrics side by side 2 K or 10
+    numbers, and h one of: the L R numbers themselves; a linear map of them and ReLU; the last output of an LSTM that
+    reads the L layers one after the other. A guard needs the score of one face at a time, and then each of the many
+    small operations that this replaces takes longer to call than to compute.
 
     Sums of the network are float32 over at most 256 products, and those are added in float64; the exponential function
     is within 2e-7 of the true one. Beyond the distances, a score is the same bits on every instruction set, with every
@@ -41,7 +41,7 @@ class PreparedScore:
 
     Args:
         centroids: one ``(K, C_l)`` float32 for each of L layers; K >= 2 to read them ``"relative"``.
-        metric: ``"l2"`` or ``"cosine"``.
+        metric: ``"l2"``, ``"cosine"``, or ``"l2+cosine"`` for both.
         mean: mu, ``(L, R)`` float32.
         scale: sigma, ``(L, R)`` float32.
         hidden: a linear map of L R numbers, an LSTM of R numbers (one layer and direction, batch first, with biases),
@@ -73,12 +73,13 @@ class PreparedScore:
             checks.rows(f"centroids[{i}]", value, torch.float32, (len(vectors[0]), None))
             if not value.numel():
                 raise ArgumentError(f"centroids[{i}]: expected shape (K, C) with K, C >= 1, got {tuple(value.shape)}")
-        check_metric(metric)
+        metrics = check_distances(metric)
         checks.one_of("reading", reading, READINGS)
+        self._metrics = len(metrics)
         self._relative = reading == "relative"
         if self._relative:
             check_own(None, vectors, vectors, "centroids")
-        shape = (len(vectors), len(READING) if self._relative else len(vectors[0]))
+        shape = (len(vectors), len(metrics) * (len(READING) if self._relative else len(vectors[0])))
         for name, value in (("mean", mean), ("scale", scale)):
             checks.rows(name, value, torch.float32, shape)
         kind, units, weights = _network(hidden, last, *shape)
@@ -100,7 +101,7 @@ class PreparedScore:
         layers = [number for v in vectors for number in (v.data_ptr(), v.shape[1], v.stride(0))]
         addresses = [value.data_ptr() for value in kept[len(vectors) :]]
         bias = 0.0 if last.bias is None else float(last.bias.detach())
-        sizes = (METRICS[metric], len(vectors[0]), self._relative, kind, units)
+        sizes = ([METRICS[each] for each in metrics], len(vectors[0]), self._relative, kind, units)
         self._native = _native.module().PreparedScore(layers, *sizes, addresses, bias)
 
     def __call__(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> Tensor:
@@ -111,8 +112,8 @@ class PreparedScore:
                 channels-last, as they are; other memory orders are copied.
             images: what they were made of, ``(N, 3, H, W)``. Where one holds a number that is not finite, its score is
                 NaN, whatever the maps hold.
-            own: ``(N,)`` int64 in [0, K), the class that each image is read relative to; None for the nearest one at
-                the last layer.
+            own: ``(N,)`` int64 in [0, K), the class that each image is read relative to, or ``(M, N)`` with a row for
+                each of M metrics; None for the nearest one at the last layer, by each metric its own.
 
         Returns:
             ``(N,)`` float32.
@@ -163,11 +164,19 @@ class PreparedScore:
     def _checked_own(self, own: Tensor, images: Tensor) -> Tensor:
         if not self._relative:
             raise ArgumentError("own: expected None, since the distances are read 'raw', got a class for each image")
-        checked = check_own(own, self._kept, [images], "images")
-        assert checked is not None
-        checked = checks.in_memory("own", checked).contiguous()
-        check_classes(checked, self._kept)
-        return checked
+        rows = own.unbind(0) if isinstance(own, Tensor) and own.dim() == 2 and len(own) == self._metrics else [own]
+        checked = []
+        for row in rows:
+            one = check_own(row, self._kept, [images], "images")
+            assert one is not None
+            one = checks.in_memory("own", one)
+            check_classes(one, self._kept)
+            checked.append(one)
+        return (
+            checked[0].contiguous()
+            if self._metrics == 1
+            else torch.stack(checked).expand(self._metrics, -1).contiguous()
+        )
 
     def _checked(self, values: list[Any]) -> list[Tensor]:
         *maps, images = values

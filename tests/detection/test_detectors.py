@@ -222,7 +222,7 @@ def test_the_rewriting_itself(detector, tmp_path):
 
 
 FILE_MISTAKES = [
-    ({"about": {"metric": "l1"}}, "metric: expected one of l2, cosine, got 'l1'"),
+    ({"about": {"metric": "l1"}}, r"metric: expected one of l2, cosine, l2\+cosine, got 'l1'"),
     ({"about": {"architecture": "cnn"}}, "architecture: expected one of linear, mlp, lstm, got 'cnn'"),
     ({"about": {"architecture": "lstm"}}, r"expected the tensor 'network\.lstm\.weight_ih_l0', got a file without it"),
     ({"about": {"hidden": 0}}, "hidden: expected an integer from 1 to 1048576, got 0"),

@@ -23,7 +23,7 @@ def detector_of(representatives, kind, metric="l2", reading="raw"):
 
 
 @pytest.mark.parametrize("reading", ["raw", "relative", "claimed"])
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "l2+cosine"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_contributions_add_up_to_the_score(representatives, labelled, kind, metric, reading):
     detector = detector_of(representatives, kind, metric, "raw" if reading == "raw" else "relative")
@@ -35,8 +35,9 @@ def test_contributions_add_up_to_the_score(representatives, labelled, kind, metr
         found = explain(detector, [value[k : k + 1] for value in values], None if own is None else own[k : k + 1])
         assert found.score == pytest.approx(float(scores[k]), abs=1e-5)
         assert found.baseline == pytest.approx(baseline, abs=1e-6)
-        assert found.contributions.shape == (3, 4 if reading == "raw" else 5)
-        assert len(found.columns) == found.contributions.shape[1]
+        width = (4 if reading == "raw" else 5) * len(metric.split("+"))
+        assert found.contributions.shape == (3, width)
+        assert len(set(found.columns)) == width
         assert own is None or found.own == representatives.classes[k % 4]
         assert sum(found.by_layer) + found.remainder == pytest.approx(found.score - found.baseline)
         tolerance = {"linear": 1e-9, "mlp": 2e-3, "lstm": 1e-5}[kind]

@@ -26,7 +26,7 @@ def guard_of(tiny, representatives):
     def make(kind="mlp", metric="l2", *, head=False, reading="raw", **fields):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
-            width = 5 if reading == "relative" else 4
+            width = (5 if reading == "relative" else 4) * len(metric.split("+"))
             network = Network(Architecture(kind=kind, layers=3, width=width, hidden=6))
             tiny.head = nn.Linear(3, 9).eval() if head else None
         network.mean.fill_(0.3)
@@ -93,6 +93,8 @@ def check_batch(path):
         ("pt2", "mlp", "cosine", True, "relative"),
         ("onnx", "linear", "l2", True, "relative"),
         ("onnx", "lstm", "cosine", False, "relative"),
+        ("onnx", "mlp", "l2+cosine", True, "relative"),
+        ("pt2", "lstm", "l2+cosine", False, "relative"),
     ],
 )
 def test_the_same_numbers_from_the_file(tmp_path, guard_of, faces, suffix, kind, metric, head, reading):
@@ -190,7 +192,9 @@ def test_plain_distances_are_the_fused_ones(guard_of, metric, reading, monkeypat
 
 def test_a_graph_that_differs_is_not_written(tmp_path, guard_of, monkeypatch):
     guard = guard_of()
-    monkeypatch.setattr(export._PlainScore, "_distances", lambda self, f, v: (f[:, None] - v[None]).abs().sum(2))
+    monkeypatch.setattr(
+        export._PlainScore, "_distances", lambda self, f, v, metric: (f[:, None] - v[None]).abs().sum(2)
+    )
     with pytest.raises(
         ExportError, match=r"graph: expected scores within 0\.0001 of the guard's, got a difference of "
     ):

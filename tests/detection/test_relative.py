@@ -27,11 +27,13 @@ from fastadv.detection import (
 from fastadv.detection.guard import Guard
 from fastadv.testing.tolerances import assert_same_bits
 
-METRICS = ["l2", "cosine"]
+METRICS = ["l2", "cosine", "l2+cosine"]
 
 
 def closed_form(values, vectors, metric, own=None):
-    """The five columns in float64, from the formulas."""
+    """The five columns in float64, from the formulas; of L2, and behind them of the cosine, where both are read."""
+    if metric == "l2+cosine":
+        return torch.cat([closed_form(values, vectors, each, own) for each in ("l2", "cosine")], 2)
     distances = []
     for value, vector in zip(values, vectors, strict=True):
         f, c = value.detach().double(), vector.double()
@@ -59,7 +61,7 @@ def test_the_columns_in_float64(representatives, labelled, metric, own):
     claimed = None if own is None else torch.tensor(own)
     trajectory = Trajectory(representatives=representatives, metric=metric, reading="relative")
     made = trajectory(values, claimed)
-    assert made.shape == (9, *trajectory.shape) == (9, 3, 5)
+    assert made.shape == (9, *trajectory.shape) == (9, 3, 10 if metric == "l2+cosine" else 5)
     assert made.dtype == torch.float32
     torch.testing.assert_close(
         made.double(), closed_form(values, representatives.vectors, metric, claimed), rtol=1e-5, atol=1e-6

@@ -81,7 +81,7 @@ def test_an_image_alone_or_among_others(representatives, labelled):
 def test_mistakes(representatives, labelled):
     with pytest.raises(TypeError, match="representatives: expected Representatives, got list"):
         Trajectory(representatives=[])
-    with pytest.raises(ValueError, match="metric: expected 'l2' or 'cosine', got 'l1'"):
+    with pytest.raises(ValueError, match=r"metric: expected 'l2', 'cosine' or 'l2\+cosine', got 'l1'"):
         Trajectory(representatives=representatives, metric="l1")
     trajectory = Trajectory(representatives=representatives)
     values, _ = labelled(3)

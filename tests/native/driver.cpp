@@ -263,13 +263,14 @@ class Cases {
     }
   }
 
-  // Raw distances and an LSTM; or relative ones and a perceptron.
+  // Raw distances and an LSTM; or relative ones, by both metrics, and a perceptron.
   void prepared(bool relative) {
     const Integers centroids = {whole(s.grad.data()),     kChannels, kChannels,
                                 whole(s.positive.data()), kChannels, kChannels};
     const Integers parameters = {whole(s.grad.data()),     whole(s.positive.data()), whole(s.grad.data()),
                                  whole(s.grad.data()),     whole(s.grad.data()),     whole(s.grad.data())};
-    const Values sizes = {relative ? 0 : 1, kClasses, relative, relative ? 1 : 2, kHidden};
+    const Integers metrics = relative ? Integers{0, 1} : Integers{1};
+    const Values sizes = {metrics, kClasses, relative, relative ? 1 : 2, kHidden};
     const Value made = pybind11::functions().at("PreparedScore")(joined({centroids}, sizes, {parameters, 0.5}));
     const int64_t scratch = pybind11::functions().at("PreparedScore.scratch")({made, kMost}).as<int64_t>();
     add("PreparedScore.run", [=](Written& w) {

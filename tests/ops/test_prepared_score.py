@@ -15,6 +15,7 @@ from fastadv.testing.tolerances import assert_same_bits
 
 KINDS = ("linear", "mlp", "lstm")
 READINGS = ("raw", "relative")
+METRICS = ("l2", "cosine", "l2+cosine")
 SHAPES = ((5, 4, 7), (19, 3, 3), (130, 1, 1))  # channels, height and width of the layers
 
 
@@ -23,7 +24,7 @@ def numbers(*shape, seed=0):
 
 
 def parameters(kind, *, classes=11, hidden=20, metric="l2", biases=True, reading="raw"):
-    layers, width = len(SHAPES), 5 if reading == "relative" else classes
+    layers, width = len(SHAPES), (5 if reading == "relative" else classes) * len(metric.split("+"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         first = {
@@ -51,18 +52,10 @@ def batch(count, dtype=torch.float32, layout="contiguous"):
 def expected(maps, *, centroids, metric, mean, scale, hidden, last, reading, own=None):
     """The definition in float64, gate by gate."""
     maps, centroids = [v.double().mean((2, 3)) for v in maps], [c.double() for c in centroids]
-    if metric == "cosine":
-        unit = [
-            (v / v.norm(dim=1, keepdim=True), c / c.norm(dim=1, keepdim=True))
-            for v, c in zip(maps, centroids, strict=True)
-        ]
-        distances = [1 - v @ c.T for v, c in unit]
-    else:
-        distances = [(v[:, None] - c).norm(dim=2) for v, c in zip(maps, centroids, strict=True)]
-    x = torch.stack(distances, 1)
+    read = [distances(maps, centroids, each) for each in metric.split("+")]
     if reading == "relative":
-        x = relative(x, x[:, -1].argmin(1) if own is None else own)
-    x = (x - mean.double()) / scale.double()
+        read = [relative(x, x[:, -1].argmin(1) if own is None else own) for x in read]
+    x = (torch.cat(read, 2) - mean.double()) / scale.double()
     if isinstance(hidden, nn.LSTM):
         w = {name: value.detach().double() for name, value in hidden.named_parameters()}
         h = c = torch.zeros(len(x), hidden.hidden_size, dtype=torch.float64)
@@ -79,6 +72,13 @@ def expected(maps, *, centroids, metric, mean, scale, hidden, last, reading, own
     return linear(last, x)[:, 0]
 
 
+def distances(values, centroids, metric):
+    if metric == "cosine":
+        values, centroids = ([v / v.norm(dim=1, keepdim=True) for v in each] for each in (values, centroids))
+        return torch.stack([1 - v @ c.T for v, c in zip(values, centroids, strict=True)], 1)
+    return torch.stack([(v[:, None] - c).norm(dim=2) for v, c in zip(values, centroids, strict=True)], 1)
+
+
 def relative(distances, own):
     at = own[:, None, None].expand(-1, distances.shape[1], 1)
     mine, other = distances.gather(2, at), distances.scatter(2, at, math.inf)
@@ -93,7 +93,7 @@ def linear(layer, x):
 
 
 @pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_the_definition_in_float64(kind, metric, count, reading):
@@ -117,7 +117,7 @@ def test_sizes(kind, classes, hidden, reading):
     torch.testing.assert_close(found.double(), expected(maps, **given), rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_relative_to_a_given_class(kind, metric):
     given = parameters(kind, metric=metric, reading="relative", classes=150)
@@ -128,8 +128,9 @@ def test_relative_to_a_given_class(kind, metric):
         found = score(maps, images, own)
         torch.testing.assert_close(found.double(), expected(maps, **given, own=own), rtol=1e-5, atol=1e-5)
         assert_same_bits(score(maps, images, torch.stack([own, own], 1)[:, 1]), found)
-        nearest = ops.pooled_centroid_distances(maps, given["centroids"], metric=metric)[:, -1].argmin(1)
-        assert_same_bits(score(maps, images), score(maps, images, nearest))
+        by = (ops.pooled_centroid_distances(maps, given["centroids"], metric=each) for each in metric.split("+"))
+        nearest = torch.stack([found[:, -1].argmin(1) for found in by])
+        assert_same_bits(score(maps, images), score(maps, images, nearest if len(nearest) > 1 else nearest[0]))
 
 
 def test_wrong_own_classes():
@@ -275,7 +276,7 @@ def test_shapes_without_end_are_not_remembered():
         ),
         ({"centroids": [torch.zeros(11, 0)]}, ValueError, r"centroids\[0\]: expected .*, got \(11, 0\)"),
         ({"centroids": [torch.zeros(11, 5).half()]}, TypeError, r"centroids\[0\]: expected .*, got torch.float16"),
-        ({"metric": "l1"}, ValueError, "metric: expected 'l2' or 'cosine', got 'l1'"),
+        ({"metric": "l1"}, ValueError, "metric: expected 'l2', 'cosine' or 'l2\\+cosine', got 'l1'"),
         ({"reading": "own"}, ValueError, "reading: expected 'raw' or 'relative', got 'own'"),
         ({"reading": "relative"}, ValueError, r"mean: expected shape \(3, 5\), got \(3, 11\)"),
         ({"mean": torch.zeros(3, 4)}, ValueError, r"mean: expected shape \(3, 11\), got \(3, 4\)"),

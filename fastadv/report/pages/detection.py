@@ -17,7 +17,7 @@ from fastadv.runs.attack import NORMS_NOTE
 from fastadv.studies.detection.fit import EVALUATION, FITTED
 from fastadv.studies.detection.study import read_study
 
-_METRICS = {"l2": "L2", "cosine": "cos"}
+_METRICS = {"l2": "L2", "cosine": "cos", "l2+cosine": "L2 + cos"}
 _APART = {
     "images": "Each person's images are shared out between fit and test.",
     "people": "Nobody in the test was in the fit.",

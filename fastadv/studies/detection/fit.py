@@ -23,6 +23,7 @@ from fastadv.detection import (
     Detector,
     Examples,
     FitConfig,
+    Fitted,
     Representatives,
     Trajectory,
     auc,
@@ -32,11 +33,13 @@ from fastadv.detection import (
 )
 from fastadv.detection.calibration import images_needed, worst_of
 from fastadv.detection.measures import rate_notes
+from fastadv.detection.networks import side_by_side
 from fastadv.detection.taps import EMBEDDING
 from fastadv.distributed.cluster import Cluster, connected
 from fastadv.engine import Engine
 from fastadv.models import FaceModel
 from fastadv.models.identity import state_hash
+from fastadv.ops.layers import DISTANCES, METRICS
 from fastadv.runs import list_hash
 from fastadv.studies.detection import natural
 from fastadv.studies.detection.attacks import AttackedImages, failures, made_and_read
@@ -62,7 +65,7 @@ class Configuration:
     Attributes:
         network: ``"lstm"``, ``"mlp"`` or ``"linear"``, a logistic regression.
         representatives: ``"medoid"`` or ``"centroid"``.
-        metric: ``"l2"`` or ``"cosine"``.
+        metric: ``"l2"``, ``"cosine"``, or ``"l2+cosine"``: the mean of the scores of those two.
         reading: ``"raw"``, the paper's, or ``"relative"``.
     """
 
@@ -79,10 +82,11 @@ class Configuration:
 
 
 _NETWORKS = {"raw": ("lstm", "mlp"), "relative": ("lstm", "mlp", "linear")}
+_METRICS = {"raw": tuple(METRICS), "relative": tuple(DISTANCES)}
 CONFIGURATIONS = {
     reading: tuple(
         Configuration(network=network, representatives=representatives, metric=metric, reading=reading)
-        for network, metric, representatives in itertools.product(networks, ("l2", "cosine"), ("medoid", "centroid"))
+        for network, metric, representatives in itertools.product(networks, _METRICS[reading], ("medoid", "centroid"))
     )
     for reading, networks in _NETWORKS.items()
 }
@@ -101,8 +105,8 @@ class FittedDetector:
     Attributes:
         configuration: What it is.
         detector: Calibrated on the images that validate.
-        epochs: That were run.
-        best: The epoch that was kept.
+        epochs: That were run; where it is the mean of two, those of the one that took longer.
+        best: The epoch that was kept; where it is the mean of two, the later one.
         aucs: By group ("bim targeted"): against those natural examples that validate, as they are, changed, noisy,
             outsiders or of another source, against which it is lowest.
     """
@@ -332,24 +336,18 @@ def _sorts(found: Mapping[str, Sequence[Features]]) -> tuple[str, ...]:
 def _fitted(
     setting: Setting, chosen: Configuration, trajectory: Trajectory, seen: Examples, held: Examples, fitting: FitConfig
 ) -> FittedDetector:
-    stage = f"fitting {chosen.label}"
-    how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63).for_reading(chosen.reading)
-    checkpoint = setting.path / "fits" / f"{chosen.label}-{list_hash([how])[:8]}.pt"
-    checkpoint.parent.mkdir(exist_ok=True)
-    found = fit_network(
-        how,
-        seen,
-        held=held,
-        device=setting.model.device,
-        checkpoint=checkpoint,
-        progress=lambda done, total: setting.progress(stage, done, total),
-    )
+    # **choice**: a network for each distance, and the mean of their scores: one that reads both at once is surer of
+    # some natural image that it has not seen
+    alone = [replace(chosen, metric=metric) for metric in trajectory.metrics]
+    parts = zip(alone, seen.parts(len(alone)), held.parts(len(alone)), strict=True)
+    found = [_network(setting, one, own, held_out, fitting) for one, own, held_out in parts]
+    network = found[0].network if len(found) == 1 else side_by_side([each.network for each in found])
     with torch.no_grad():
         blocks = held.embeddings.split(1024)
-        scores = torch.cat([found.network(block.to(setting.model.device)).cpu() for block in blocks])
+        scores = torch.cat([network(block.to(setting.model.device)).cpu() for block in blocks])
     calm = [scores[held.groups == -sort] for sort in range(held.kinds)]
     facts = {"attacks": ", ".join(seen.attacks), BACKBONE: state_hash(setting.model.backbone)}
-    detector = Detector(trajectory=trajectory, network=found.network, provenance=facts)
+    detector = Detector(trajectory=trajectory, network=network, provenance=facts)
     # **choice**: a rate is kept on every sort of natural examples, not only on those as they are, which come first
     worst, attacked = torch.from_numpy(worst_of(calm)), scores[held.groups > 0]
     detector = detector.calibrated(worst, attacked, rates=tuple(r for r in _RATES if images_needed(r) <= len(worst)))
@@ -357,12 +355,27 @@ def _fitted(
     return FittedDetector(
         configuration=chosen,
         detector=detector,
-        epochs=len(found.history),
-        best=found.best.epoch,
+        epochs=max(len(each.history) for each in found),
+        best=max(each.best.epoch for each in found),
         aucs={
             group: min(auc(natural, scores[held.groups == k]) for natural in calm)
             for k, group in enumerate(held.attacks, 1)
         },
+    )
+
+
+def _network(setting: Setting, chosen: Configuration, seen: Examples, held: Examples, fitting: FitConfig) -> Fitted:
+    stage = f"fitting {chosen.label}"
+    how = replace(fitting, kind=chosen.network, seed=setting.seed % 2**63).for_reading(chosen.reading)
+    checkpoint = setting.path / "fits" / f"{chosen.label}-{list_hash([how])[:8]}.pt"
+    checkpoint.parent.mkdir(exist_ok=True)
+    return fit_network(
+        how,
+        seen,
+        held=held,
+        device=setting.model.device,
+        checkpoint=checkpoint,
+        progress=lambda done, total: setting.progress(stage, done, total),
     )
 
 

@@ -20,6 +20,7 @@ from fastadv.data import FaceSource, read_image, to_uint8
 from fastadv.data.run_files import image_file
 from fastadv.detection import FitConfig, load_detector
 from fastadv.models import FaceModel
+from fastadv.ops.layers import METRICS
 from fastadv.studies.detection import fit
 from fastadv.studies.detection.attacks import AttackedImages, gallery_of, made_and_read, wanted
 from fastadv.studies.detection.features import scores_of
@@ -37,6 +38,8 @@ LEVELS = 5
 _SHOWN = 15  # factor of a change on a picture
 _FIT_SECONDS = 20.0  # of a detector of 150 epochs, on two cores
 _RESULTS = ("before", "after")
+# those of one distance, as in the paper
+_CONFIGURATIONS = tuple(c for own in fit.CONFIGURATIONS.values() for c in own if c.metric in METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,14 +206,13 @@ class FittedDetectors(StudyPart):
         """Fit, and score the natural and the adversarial images of the test."""
         source, model, config = self.classifier.open(setup)
         path = folder.with_name(self.classifier.name)
-        configurations = tuple(c for own in fit.CONFIGURATIONS.values() for c in own)
         made = fit.fit_folder(
             config,
             source,
             model,
             path=path,
             engine=setup.engine,
-            configurations=configurations,
+            configurations=_CONFIGURATIONS,
             fitting=FitConfig(epochs=self.epochs),
             progress=progress,
         )
@@ -252,8 +254,7 @@ class FittedDetectors(StudyPart):
 
     def cost(self, setup: Setup) -> Cost:
         """The fits; the images are the classifier's."""
-        count = sum(map(len, fit.CONFIGURATIONS.values()))
-        return Cost(seconds=count * _FIT_SECONDS * self.epochs / 150)
+        return Cost(seconds=len(_CONFIGURATIONS) * _FIT_SECONDS * self.epochs / 150)
 
 
 _BALLS = tuple(

@@ -289,11 +289,11 @@ def test_both_readings_on_the_same_images(study, model, tmp_path, plan):
     """The raw detectors are those of a study without the others; the relative ones read five numbers of a layer."""
     path = tmp_path / "run"
     shutil.copytree(study[0], path)
-    assert [len(own) for own in CONFIGURATIONS.values()] == [8, 12]
+    assert [len(own) for own in CONFIGURATIONS.values()] == [8, 18]
     labels = [c.label for own in CONFIGURATIONS.values() for c in own]
-    assert len(set(labels)) == 20
+    assert len(set(labels)) == 26
     assert labels[:2] == ["lstm-medoid-l2", "lstm-centroid-l2"]
-    assert labels[-1] == "linear-centroid-cosine-relative"
+    assert labels[-1] == "linear-centroid-l2+cosine-relative"
     more = tuple(c for c in CONFIGURATIONS["relative"] if (c.representatives, c.metric) == ("medoid", "cosine"))
     made = plan.fit(path, model, configurations=(*plan.configurations, *more))
     for file in (study[0] / "detectors").iterdir():
@@ -309,3 +309,23 @@ def test_both_readings_on_the_same_images(study, model, tmp_path, plan):
         del each["reading"]
     (path / FITTED).write_text(json.dumps({"detectors": told[:2], "best": told[0]["label"]}))
     assert detect_evaluate._fitted(path)[1] == plan.configurations
+
+
+def test_a_detector_of_both_distances_is_the_mean_of_two(study, model, tmp_path, plan):
+    """Its scores, and the epochs of the longer fit; the two need not be among the detectors."""
+    path = tmp_path / "run"
+    shutil.copytree(study[0], path)
+    chosen = [c for c in CONFIGURATIONS["relative"] if (c.network, c.representatives) == ("mlp", "centroid")]
+    made = plan.fit(path, model, configurations=chosen)
+    assert [c.metric for c in chosen] == ["l2", "cosine", "l2+cosine"]
+    scores = []
+    for found in made.detectors:
+        saved = load_detector(path / "detectors" / f"{found.configuration.label}.safetensors")
+        faces = score_folder(Selection(plan.people, plan.people.names[:6]), model, saved).faces
+        scores.append(torch.tensor([face.score for face in faces], dtype=torch.float64))
+    torch.testing.assert_close(scores[2], (scores[0] + scores[1]) / 2, rtol=1e-4, atol=1e-4)
+    assert made.detectors[2].epochs == max(found.epochs for found in made.detectors[:2])
+    shutil.rmtree(path)
+    shutil.copytree(study[0], path)
+    (alone,) = plan.fit(path, model, configurations=chosen[2:]).detectors
+    assert alone.aucs == made.detectors[2].aucs
