@@ -126,60 +126,95 @@ class Network(nn.Module):
         return self
 
 
-def side_by_side(networks: Sequence[Network]) -> Network:
-    r"""One network whose logit is the mean of the logits of several, each of which reads its own columns.
+def side_by_side(*groups: Sequence[Network]) -> Network:
+    r"""One network whose logit is the mean of the logits of several; those of a group read the same columns.
 
-    .. math:: f(t) = \frac{1}{M} \sum_m f_m(t_m)
+    .. math:: f(t) = \frac{1}{M} \sum_g \sum_{m \in g} f_m(t_g)
 
-    with the numbers t of a layer cut into t_1, ..., t_M, as wide as the networks read. It is of the same kind: hidden
-    units stand beside each other, and those of one network have the weight 0 for the columns of another.
+    with the numbers t of a layer cut into one part t_g for each group, as wide as its networks read, and M networks in
+    all. They are LSTMs, logistic regressions, or MLPs with or without logistic regressions among them: two hidden
+    units, :math:`\max(0, z) - \max(0, -z)`, are a linear map. What does not read a column has the weight 0 for it.
 
     Args:
-        networks: Of one kind and one number of layers, in evaluation mode.
+        groups: Networks of one number of layers, in evaluation mode.
 
     Returns:
-        A network of as many hidden units and columns as all of them, in evaluation mode, its parameters frozen.
+        A network of the columns of all groups, in evaluation mode, its parameters frozen.
 
     Raises:
-        ValueError: They differ in kind, number of layers or dropout, or there are none.
+        ValueError: A group is empty; there are LSTMs and others; networks differ in the number of layers, or those of
+            a group in width or standardisation.
     """
-    kinds = {(a.kind, a.layers, a.dropout) for a in (network.architecture for network in networks)}
-    if len(kinds) != 1:
-        raise ArgumentError(f"networks: expected one kind, number of layers and dropout, got {sorted(kinds)}")
-    first = networks[0].architecture
-    widths = [network.architecture.width for network in networks]
-    units = [network.architecture.hidden for network in networks]
-    made = Network(replace(first, width=sum(widths), hidden=sum(units)))
+    networks = [network for group in groups for network in group]
+    kinds = sorted({network.architecture.kind for network in networks})
+    if not groups or not all(groups) or (len(kinds) > 1 and "lstm" in kinds):
+        sizes = [len(group) for group in groups]
+        raise ArgumentError(f"groups: expected networks in each, LSTMs or others, got {sizes}, {kinds}")
+    if len({network.architecture.layers for network in networks}) > 1:
+        raise ArgumentError("groups: expected networks of one number of layers, got several")
+    for group in groups:
+        first = group[0]
+        if any(not torch.equal(n.mean, first.mean) or not torch.equal(n.scale, first.scale) for n in group):
+            raise ArgumentError("groups: expected one standardisation in a group, got several")
+    width = sum(group[0].architecture.width for group in groups)
+    kind = "mlp" if "mlp" in kinds else kinds[0]
+    units = [2 if kind == "mlp" and n.architecture.kind == "linear" else n.architecture.hidden for n in networks]
+    about = next(n.architecture for n in networks if n.architecture.kind == kind)
+    made = Network(replace(about, width=width, hidden=sum(units)))
+    fill = {"lstm": _fill_lstm, "mlp": _fill_perceptron, "linear": _fill_linear}[kind]
+    column = unit = 0
     with torch.no_grad():
-        made.mean.copy_(torch.cat([network.mean for network in networks], dim=1))
-        made.scale.copy_(torch.cat([network.scale for network in networks], dim=1))
+        made.mean.copy_(torch.cat([group[0].mean for group in groups], dim=1))
+        made.scale.copy_(torch.cat([group[0].scale for group in groups], dim=1))
         for value in made.parameters():
             value.zero_()
-        into, last = made.parts()
-        column, unit = 0, 0
-        for network, width, count in zip(networks, widths, units, strict=True):
-            hidden, logit = network.parts()
-            columns, own = slice(column, column + width), slice(unit, unit + count)
-            if isinstance(hidden, nn.LSTM) and isinstance(into, nn.LSTM):
-                for target, value in zip(into.parameters(), hidden.parameters(), strict=True):
-                    gates = target.unflatten(0, (4, -1))[:, own]  # a view
-                    part = value.unflatten(0, (4, -1))
-                    if value.dim() == 1:
-                        gates.copy_(part)
-                    else:  # of the columns that are read, or of the units' own last outputs
-                        gates[..., columns if value is hidden.weight_ih_l0 else own].copy_(part)
-            elif isinstance(hidden, nn.Linear) and isinstance(into, nn.Linear):
-                part = hidden.weight.unflatten(1, (first.layers, width))
-                into.weight.unflatten(1, (first.layers, -1))[own, :, columns].copy_(part)
-                into.bias[own].copy_(hidden.bias)
-            if hidden is None:
-                part = logit.weight.unflatten(1, (first.layers, width))
-                last.weight.unflatten(1, (first.layers, -1))[..., columns].copy_(part / len(networks))
-            else:
-                last.weight[:, own].copy_(logit.weight / len(networks))
-            last.bias.add_(logit.bias / len(networks))
-            column, unit = column + width, unit + count
+        for group in groups:
+            columns = slice(column, column + group[0].architecture.width)
+            for network in group:
+                own = slice(unit, unit + units[0])
+                units = units[1:]
+                fill(made, network, columns, own, len(networks))
+                unit = own.stop
+            column = columns.stop
     return made.eval().requires_grad_(False)
+
+
+def _fill_lstm(made: Network, network: Network, columns: slice, own: slice, count: int) -> None:
+    lstm, last = made.parts()
+    given, logit = network.parts()
+    assert isinstance(lstm, nn.LSTM)
+    assert isinstance(given, nn.LSTM)
+    for name, value in given.named_parameters():
+        gates = lstm.get_parameter(name).unflatten(0, (4, -1))[:, own]  # a view
+        read = {"weight_ih_l0": columns, "weight_hh_l0": own}.get(name)  # inputs, or the units' own last outputs
+        (gates if read is None else gates[..., read]).copy_(value.unflatten(0, (4, -1)))
+    last.weight[:, own] = logit.weight / count
+    last.bias.add_(logit.bias / count)
+
+
+def _fill_perceptron(made: Network, network: Network, columns: slice, own: slice, count: int) -> None:
+    hidden, last = made.parts()
+    given, logit = network.parts()
+    assert isinstance(hidden, nn.Linear)
+    if isinstance(given, nn.Linear):
+        parts: tuple[Tensor, ...] = (given.weight, given.bias, logit.weight)
+        last.bias.add_(logit.bias / count)
+    else:
+        signs = torch.tensor([[1.0], [-1.0]], device=logit.weight.device)
+        parts = (signs * logit.weight, signs[:, 0] * logit.bias, signs.T)
+    weight, bias, out = parts
+    layers = made.architecture.layers
+    hidden.weight.unflatten(1, (layers, -1))[own, :, columns] = weight.unflatten(1, (layers, -1))
+    hidden.bias[own] = bias
+    last.weight[:, own] = out / count
+
+
+def _fill_linear(made: Network, network: Network, columns: slice, own: slice, count: int) -> None:
+    _, last = made.parts()
+    _, logit = network.parts()
+    layers = made.architecture.layers
+    last.weight.unflatten(1, (layers, -1))[..., columns] += logit.weight.unflatten(1, (layers, -1)) / count
+    last.bias.add_(logit.bias / count)
 
 
 def standards(embeddings: Tensor, rows: Tensor, how: str) -> tuple[Tensor, Tensor]:

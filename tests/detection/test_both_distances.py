@@ -22,26 +22,46 @@ def network(kind, *, width=5, hidden=7, layers=3, seed=0, dropout=0.5):
     return made
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sizes", [((5, 7), (5, 7)), ((4, 3), (2, 9), (1, 1))])
-def test_side_by_side_is_the_mean_of_the_logits(kind, sizes):
-    parts = [network(kind, width=w, hidden=h, seed=k) for k, (w, h) in enumerate(sizes)]
-    whole = side_by_side(parts)
-    widths = [w for w, _ in sizes]
+@pytest.mark.parametrize(
+    "groups",
+    [
+        *([[(kind, 5, 7)], [(kind, 5, 7)]] for kind in KINDS),
+        *([[(kind, 4, 3), (kind, 4, 2)], [(kind, 2, 9)], [(kind, 1, 1)]] for kind in KINDS),
+        [[("mlp", 5, 7), ("linear", 5, 1)], [("linear", 3, 1)]],
+        [[("linear", 2, 1)], [("linear", 2, 1), ("mlp", 2, 4)]],
+    ],
+)
+def test_side_by_side_is_the_mean_of_the_logits(groups):
+    made, widths = [], [group[0][1] for group in groups]
+    for sizes in groups:
+        group = [network(kind, width=w, hidden=h, seed=len(made) + k) for k, (kind, w, h) in enumerate(sizes)]
+        for each in group[1:]:
+            each.mean.copy_(group[0].mean)
+            each.scale.copy_(group[0].scale)
+        made.append(group)
+    whole = side_by_side(*made)
     read = torch.randn(11, 3, sum(widths), generator=torch.Generator().manual_seed(1))
-    logits = [part.double()(value.double()) for part, value in zip(parts, read.split(widths, dim=2), strict=True)]
+    parts = read.double().split(widths, dim=2)
+    logits = [each.double()(part) for group, part in zip(made, parts, strict=True) for each in group]
     torch.testing.assert_close(whole(read).double(), torch.stack(logits).mean(0), rtol=1e-5, atol=1e-6)
-    assert whole.architecture.hidden == sum(h for _, h in sizes)
     assert not whole.training
     assert not any(value.requires_grad for value in whole.parameters())
 
 
 @pytest.mark.parametrize(
-    "others", [[], [network("mlp")], [network("linear", layers=2)], [network("linear", dropout=0.25)]]
+    ("groups", "text"),
+    [
+        ([], r"networks in each, LSTMs or others, got \[\], \[\]"),
+        ([[network("mlp")], []], r"networks in each, LSTMs or others, got \[1, 0\], \['mlp'\]"),
+        ([[network("mlp")], [network("lstm")]], r"networks in each, LSTMs or others, got \[1, 1\], \['lstm', 'mlp'\]"),
+        ([[network("mlp")], [network("mlp", layers=2)]], "networks of one number of layers, got several"),
+        ([[network("mlp"), network("mlp", seed=1)]], "one standardisation in a group, got several"),
+        ([[network("mlp"), network("mlp", width=4)]], "one standardisation in a group, got several"),
+    ],
 )
-def test_networks_that_do_not_stand_beside_each_other(others):
-    with pytest.raises(ValueError, match="networks: expected one kind, number of layers and dropout, got "):
-        side_by_side([network("linear"), *others] if others else [])
+def test_networks_that_do_not_stand_beside_each_other(groups, text):
+    with pytest.raises(ValueError, match=f"groups: expected {text}"):
+        side_by_side(*groups)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +76,7 @@ def test_a_detector_of_both_scores_the_mean_of_two(tiny, faces, representatives,
         return Detector(trajectory=trajectory, network=read.requires_grad_(False))
 
     alone = [detector(metric, part) for metric, part in zip(("l2", "cosine"), parts, strict=True)]
-    both = detector("l2+cosine", side_by_side(parts))
+    both = detector("l2+cosine", side_by_side(*([part] for part in parts)))
     both.save(tmp_path / "both.safetensors")
     x = faces(9)
     values = LayerTap(model=tiny, keep_maps=True)(x).values
@@ -112,4 +132,5 @@ def test_one_call_fits_both_by_default():
         values = tap(natural[:6]).values
     expected = torch.stack([each.score(values) for each in alone]).mean(0)
     torch.testing.assert_close(relative.score(values), expected, rtol=1e-4, atol=1e-4)
-    assert fa.detection.fit(model, natural, 1 - natural, labels=given["labels"]).network.architecture.kind == "mlp"
+    usual = fa.detection.fit(model, natural, 1 - natural, labels=given["labels"]).network.architecture
+    assert (usual.kind, usual.hidden) == ("mlp", 2 * (100 + 2))  # of an MLP and a logistic regression for each distance

@@ -17,6 +17,7 @@ from fastadv.runs.attack import NORMS_NOTE
 from fastadv.studies.detection.fit import EVALUATION, FITTED
 from fastadv.studies.detection.study import read_study
 
+_NETWORKS = {"linear": "logistic regression"}
 _METRICS = {"l2": "L2", "cosine": "cos", "l2+cosine": "L2 + cos"}
 _APART = {
     "images": "Each person's images are shared out between fit and test.",
@@ -135,7 +136,7 @@ def _found_sections(fitted: Mapping[str, Any], found: Mapping[str, Any]) -> list
 
 def _name(detector: Mapping[str, Any]) -> str:
     """As in the paper's tables: "LSTM M L2"."""
-    network = "logistic regression" if detector["network"] == "linear" else detector["network"].upper()
+    network = " + ".join(_NETWORKS.get(name, name.upper()) for name in detector["network"].split("+"))
     name = f"{network} {detector['representatives'][0].upper()} {_METRICS[detector['metric']]}"
     return f"{name} relative" if detector.get("reading") == "relative" else name
 

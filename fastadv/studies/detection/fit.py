@@ -63,7 +63,8 @@ class Configuration:
     """One of the detectors that are compared.
 
     Attributes:
-        network: ``"lstm"``, ``"mlp"`` or ``"linear"``, a logistic regression.
+        network: ``"lstm"``, ``"mlp"``, ``"linear"``, a logistic regression, or ``"mlp+linear"``: the mean of the scores
+            of those two.
         representatives: ``"medoid"`` or ``"centroid"``.
         metric: ``"l2"``, ``"cosine"``, or ``"l2+cosine"``: the mean of the scores of those two.
         reading: ``"raw"``, the paper's, or ``"relative"``.
@@ -81,12 +82,14 @@ class Configuration:
         return f"{self.network}-{self.representatives}-{self.metric}{suffix}"
 
 
-_NETWORKS = {"raw": ("lstm", "mlp"), "relative": ("lstm", "mlp", "linear")}
-_METRICS = {"raw": tuple(METRICS), "relative": tuple(DISTANCES)}
+_NETWORKS = {
+    "raw": [*itertools.product(("lstm", "mlp"), METRICS)],
+    "relative": [*itertools.product(("lstm", "mlp", "linear"), DISTANCES), ("mlp+linear", "l2+cosine")],
+}
 CONFIGURATIONS = {
     reading: tuple(
         Configuration(network=network, representatives=representatives, metric=metric, reading=reading)
-        for network, metric, representatives in itertools.product(networks, _METRICS[reading], ("medoid", "centroid"))
+        for (network, metric), representatives in itertools.product(networks, ("medoid", "centroid"))
     )
     for reading, networks in _NETWORKS.items()
 }
@@ -105,8 +108,8 @@ class FittedDetector:
     Attributes:
         configuration: What it is.
         detector: Calibrated on the images that validate.
-        epochs: That were run; where it is the mean of two, those of the one that took longer.
-        best: The epoch that was kept; where it is the mean of two, the later one.
+        epochs: That were run; where it is a mean, the most of one network.
+        best: The epoch that was kept; where it is a mean, the latest.
         aucs: By group ("bim targeted"): against those natural examples that validate, as they are, changed, noisy,
             outsiders or of another source, against which it is lowest.
     """
@@ -336,12 +339,15 @@ def _sorts(found: Mapping[str, Sequence[Features]]) -> tuple[str, ...]:
 def _fitted(
     setting: Setting, chosen: Configuration, trajectory: Trajectory, seen: Examples, held: Examples, fitting: FitConfig
 ) -> FittedDetector:
-    # **choice**: a network for each distance, and the mean of their scores: one that reads both at once is surer of
-    # some natural image that it has not seen
-    alone = [replace(chosen, metric=metric) for metric in trajectory.metrics]
-    parts = zip(alone, seen.parts(len(alone)), held.parts(len(alone)), strict=True)
-    found = [_network(setting, one, own, held_out, fitting) for one, own, held_out in parts]
-    network = found[0].network if len(found) == 1 else side_by_side([each.network for each in found])
+    # **choice**: networks for each distance, and the mean of their scores: one network that reads both flags more of
+    # the natural images that it has not seen
+    count, kinds = len(trajectory.metrics), chosen.network.split("+")
+    groups = [
+        [_network(setting, replace(chosen, network=name, metric=metric), own, left, fitting) for name in kinds]
+        for metric, own, left in zip(trajectory.metrics, seen.parts(count), held.parts(count), strict=True)
+    ]
+    found = [each for group in groups for each in group]
+    network = found[0].network if len(found) == 1 else side_by_side(*([e.network for e in group] for group in groups))
     with torch.no_grad():
         blocks = held.embeddings.split(1024)
         scores = torch.cat([network(block.to(setting.model.device)).cpu() for block in blocks])

@@ -289,11 +289,11 @@ def test_both_readings_on_the_same_images(study, model, tmp_path, plan):
     """The raw detectors are those of a study without the others; the relative ones read five numbers of a layer."""
     path = tmp_path / "run"
     shutil.copytree(study[0], path)
-    assert [len(own) for own in CONFIGURATIONS.values()] == [8, 18]
+    assert [len(own) for own in CONFIGURATIONS.values()] == [8, 20]
     labels = [c.label for own in CONFIGURATIONS.values() for c in own]
-    assert len(set(labels)) == 26
+    assert len(set(labels)) == 28
     assert labels[:2] == ["lstm-medoid-l2", "lstm-centroid-l2"]
-    assert labels[-1] == "linear-centroid-l2+cosine-relative"
+    assert labels[-1] == "mlp+linear-centroid-l2+cosine-relative"
     more = tuple(c for c in CONFIGURATIONS["relative"] if (c.representatives, c.metric) == ("medoid", "cosine"))
     made = plan.fit(path, model, configurations=(*plan.configurations, *more))
     for file in (study[0] / "detectors").iterdir():
@@ -315,17 +315,23 @@ def test_a_detector_of_both_distances_is_the_mean_of_two(study, model, tmp_path,
     """Its scores, and the epochs of the longer fit; the two need not be among the detectors."""
     path = tmp_path / "run"
     shutil.copytree(study[0], path)
-    chosen = [c for c in CONFIGURATIONS["relative"] if (c.network, c.representatives) == ("mlp", "centroid")]
+    centroid = [c for c in CONFIGURATIONS["relative"] if c.representatives == "centroid"]
+    chosen = [c for c in centroid if c.network == "mlp"]
     made = plan.fit(path, model, configurations=chosen)
     assert [c.metric for c in chosen] == ["l2", "cosine", "l2+cosine"]
-    scores = []
+    scores, chosen_faces = [], Selection(plan.people, plan.people.names[:6])
     for found in made.detectors:
         saved = load_detector(path / "detectors" / f"{found.configuration.label}.safetensors")
-        faces = score_folder(Selection(plan.people, plan.people.names[:6]), model, saved).faces
+        faces = score_folder(chosen_faces, model, saved).faces
         scores.append(torch.tensor([face.score for face in faces], dtype=torch.float64))
     torch.testing.assert_close(scores[2], (scores[0] + scores[1]) / 2, rtol=1e-4, atol=1e-4)
     assert made.detectors[2].epochs == max(found.epochs for found in made.detectors[:2])
     shutil.rmtree(path)
     shutil.copytree(study[0], path)
-    (alone,) = plan.fit(path, model, configurations=chosen[2:]).detectors
+    four = [c for c in centroid if c.network in ("linear", "mlp+linear") and c.metric == "l2+cosine"]
+    alone, linear, mean = plan.fit(path, model, configurations=(chosen[2], *four)).detectors
     assert alone.aucs == made.detectors[2].aucs
+    faces = [score_folder(chosen_faces, model, found.detector).faces for found in (alone, linear, mean)]
+    scores = [torch.tensor([face.score for face in each], dtype=torch.float64) for each in faces]
+    torch.testing.assert_close(scores[2], (scores[0] + scores[1]) / 2, rtol=1e-4, atol=1e-4)
+    assert mean.detector.network.architecture.hidden == 2 * (100 + 2)
