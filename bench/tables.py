@@ -305,7 +305,9 @@ def align_accuracy(results: Mapping[str, Any]) -> str:
     rows = []
     for data, network in dict.fromkeys((row["data"], row["network"]) for row in results["rows"]):
         own = [found.get((data, network, origin)) for origin in origins]
-        cells = [f"{row['accuracy']:.2%} ({row['wrong']} of {row['pairs']:,} wrong)" if row else "" for row in own]
+        cells = [
+            f"{100 * row['accuracy']:.2f} % ({row['wrong']} of {row['pairs']:,} wrong)" if row else "" for row in own
+        ]
         rows.append([f"{data}, {network}", *cells])
     return table(["data, network", *origins], rows)
 

@@ -117,6 +117,7 @@ def fit(
     from fastadv.detection import FitConfig
     from fastadv.studies.detection import fit as fitting
     from fastadv.studies.detection import plan as detect_plan
+    from fastadv.studies.detection.configurations import CONFIGURATIONS
     from fastadv.studies.detection.study import HEAD, StudyConfig
     from fastadv.training import HeadConfig
 
@@ -148,9 +149,7 @@ def fit(
         quiet=printing.without_bars,
         path=out,
         engine=how.engine,
-        configurations=tuple(
-            c for name, own in fitting.CONFIGURATIONS.items() if reading.value in (name, "both") for c in own
-        ),
+        configurations=tuple(c for name, own in CONFIGURATIONS.items() if reading.value in (name, "both") for c in own),
         fitting=FitConfig(epochs=epochs, lr=lr),
         head=HeadConfig(epochs=head_epochs, lr=head_lr, start="means", seed=how.seed % 2**63),
         weights=given.weights,

@@ -47,7 +47,7 @@ def print_cells(cells: Sequence[Values]) -> None:
 
 
 def _print_best(rows: Sequence[Values], found: Values) -> None:
-    title = f"{found['best']}, which validated best, and {found['natural']} natural images that it has not met"
+    title = f"{found['best']}, the chosen detector, and {found['natural']} natural images that it has not met"
     _print(title, groups.attacks_table(found["best"], rows))
 
 

@@ -43,8 +43,8 @@ def test_lfw_is_decided_by_its_folds_and_photographs_by_one_threshold(asked):
     assert [row["threshold"] for row in rows] == [None] * 9 + [0.3] * 6
     assert {row["wrong"] for row in rows} == {1}  # of the folds; at the threshold, the pair with the score .3
     shown = tables.align_accuracy({"rows": rows}).splitlines()
-    assert shown[2] == "| lfw, mobilefacenet |" + 3 * " 90.00% (1 of 10 wrong) |"
-    assert shown[5] == "| photographs, mobilefacenet |  |" + 2 * " 90.00% (1 of 10 wrong) |"
+    assert shown[2] == "| lfw, mobilefacenet |" + 3 * " 90.00 % (1 of 10 wrong) |"
+    assert shown[5] == "| photographs, mobilefacenet |  |" + 2 * " 90.00 % (1 of 10 wrong) |"
 
 
 def test_quick_has_one_network_and_no_lfw(asked):

@@ -47,7 +47,10 @@ def test_a_fit_leaves_a_detector_for_every_configuration(study):
     labels |= {
         f"{label}-relative" for label in labels | {f"linear{x.removeprefix('mlp')}" for x in labels if "mlp" in x}
     }
+    parts = {(n, r) for n in ("lstm", "mlp", "linear", "mlp+linear") for r in ("medoid", "centroid")}
+    labels |= {f"{n}-{r}-l2+cosine-relative" for n, r in parts}
     assert {d["label"] for d in said["detectors"]} == labels
+    assert said["best"] == "mlp+linear-centroid-l2+cosine-relative"
     assert {p.stem for p in (out / "detectors").iterdir()} == labels
     assert {d["label"]: d["reading"] for d in said["detectors"]} == {
         label: "relative" if label.endswith("-relative") else "raw" for label in labels
@@ -73,7 +76,7 @@ def test_an_evaluation_ends_in_tables_and_a_page(study):
     )
     for expected in (
         *("bim-u", "macro-u", "Mahalanobis", "attacks never seen", "fgsm-u", "adaptive attacks on the detector"),
-        *("which validated best", "pca, DW-kNN", "aggregate", "not run", "met before", "success of the rest"),
+        *("the chosen detector", "pca, DW-kNN", "aggregate", "not run", "met before", "success of the rest"),
     ):
         assert expected in shown
     for network, kept, metric in itertools.product(("lstm", "mlp"), ("medoid", "centroid"), ("l2", "cosine")):

@@ -8,7 +8,8 @@ from fastadv.data import SyntheticFaces
 from fastadv.detection import FitConfig
 from fastadv.distributed import Cluster
 from fastadv.engine import Engine
-from fastadv.studies.detection.fit import Configuration, fit_folder
+from fastadv.studies.detection.configurations import Configuration
+from fastadv.studies.detection.fit import fit_folder
 from fastadv.studies.detection.study import StudyConfig
 from fastadv.training import HeadConfig
 

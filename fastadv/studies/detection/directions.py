@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastadv.attacks import CATALOG
 from fastadv.core.statistics import wilson
-from fastadv.studies.detection.fit import Configuration
+from fastadv.studies.detection.configurations import Configuration
 from fastadv.studies.detection.knn import AGGREGATE, ERRORS, KnnRow
 from fastadv.studies.detection.measure import Measured, mean
 
@@ -89,7 +89,7 @@ def trajectory_directions(
         measured: Of an evaluation.
         macro: Mean AUCs by detector and kind.
         configurations: The trajectory detectors.
-        best: Label of the one that validated best.
+        best: Label of the one that was chosen.
     """
     labels = {c.label for c in configurations}
     whole = [row for row in measured if not row.variant and row.detector in labels]
@@ -101,7 +101,7 @@ def trajectory_directions(
         *(_cw_is_hardest(seen, targeted) for targeted in (True, False)),
         _lstm_on_untargeted(seen, configurations),
         _decided(
-            f"aim: a targeted macro AUC of at least {_AIM_TARGETED} by the detector that validated best",
+            f"aim: a targeted macro AUC of at least {_AIM_TARGETED} by the chosen detector",
             _Number.mean(own) - _exactly(_AIM_TARGETED) if own else None,
             f"{_Number.mean(own)}; the highest of all detectors {highest:.3f}",
         ),

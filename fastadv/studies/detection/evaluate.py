@@ -33,6 +33,7 @@ from fastadv.studies.detection.adaptive_curves import (
 from fastadv.studies.detection.adaptive_goals import CLASS, GOALS, VERIFIER, AdaptiveGoal, PassVerifier, ReachClass
 from fastadv.studies.detection.attacks import AttackedImages, failures, made_and_read
 from fastadv.studies.detection.compare import Comparison, Curve, compare
+from fastadv.studies.detection.configurations import Configuration
 from fastadv.studies.detection.controls import AFTER, UNSEEN, Control, check_controls
 from fastadv.studies.detection.directions import Direction, knn_directions, trajectory_directions
 from fastadv.studies.detection.knn import KnnRow, knn_rows
@@ -128,7 +129,7 @@ class DetectionEvaluation:
     """What an evaluation found; everything is measured on images that no detector was fitted on.
 
     Attributes:
-        best: Label of the detector that did best on the images that validate.
+        best: Label of the detector that the fit chose.
         compared: All detectors on all groups of images.
         macro: ``(detector, kind)`` to the mean AUC over the families that it was fitted on.
         knn: The kNN scores.
@@ -262,12 +263,12 @@ def _goal(config: EvaluateConfig, setting: Setting, clean: Clean) -> AdaptiveGoa
     return PassVerifier.at(setting, clean, threshold=config.adaptive_threshold, far=config.adaptive_far)
 
 
-def _fitted(path: Path) -> tuple[str, tuple[fit.Configuration, ...], frozenset[str], tuple[str, ...]]:
+def _fitted(path: Path) -> tuple[str, tuple[Configuration, ...], frozenset[str], tuple[str, ...]]:
     """The best detector's label, all detectors, the groups that they were fitted on, and the best of each reading."""
     try:
         found = json.loads((path / fit.FITTED).read_bytes())
         configurations = tuple(
-            fit.Configuration(
+            Configuration(
                 network=d["network"],
                 representatives=d["representatives"],
                 metric=d["metric"],
@@ -292,7 +293,7 @@ def _validated(found: Mapping[str, Any]) -> float:
     return float(found["validation_worst"] if "validation_worst" in found else found["validation_macro"])
 
 
-def _other(configurations: Sequence[fit.Configuration], best: str) -> str | None:
+def _other(configurations: Sequence[Configuration], best: str) -> str | None:
     """A detector besides the best, of another network where there is one: its adaptive images are tried on the best."""
     own = next(c for c in configurations if c.label == best)
     others = [c for c in configurations if c.label != best and c.reading == own.reading]

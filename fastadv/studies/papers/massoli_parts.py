@@ -23,6 +23,7 @@ from fastadv.models import FaceModel
 from fastadv.ops.layers import METRICS
 from fastadv.studies.detection import fit
 from fastadv.studies.detection.attacks import AttackedImages, gallery_of, made_and_read, wanted
+from fastadv.studies.detection.configurations import CONFIGURATIONS
 from fastadv.studies.detection.features import scores_of
 from fastadv.studies.detection.plan import PARTS, people_of
 from fastadv.studies.detection.setting import Clean, Setting, kind, look
@@ -39,7 +40,7 @@ _SHOWN = 15  # factor of a change on a picture
 _FIT_SECONDS = 20.0  # of a detector of 150 epochs, on two cores
 _RESULTS = ("before", "after")
 # those of one distance, as in the paper
-_CONFIGURATIONS = tuple(c for own in fit.CONFIGURATIONS.values() for c in own if c.metric in METRICS)
+_CONFIGURATIONS = tuple(c for own in CONFIGURATIONS.values() for c in own if c.metric in METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)

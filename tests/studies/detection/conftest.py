@@ -11,8 +11,8 @@ from fastadv.detection import FitConfig
 from fastadv.engine import Engine
 from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import fit as detect
+from fastadv.studies.detection.configurations import Configuration
 from fastadv.studies.detection.evaluate import EvaluateConfig
-from fastadv.studies.detection.fit import Configuration
 from fastadv.studies.detection.plan import Splits
 from fastadv.studies.detection.study import StudyConfig
 from fastadv.training import HeadConfig

@@ -17,9 +17,9 @@ from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import study as detect_study
 from fastadv.studies.detection.adaptive import adaptive_rows, make_adaptive, threshold_of
 from fastadv.studies.detection.adaptive_goals import PassVerifier, ReachClass
+from fastadv.studies.detection.configurations import Configuration
 from fastadv.studies.detection.evaluate import EvaluateConfig
 from fastadv.studies.detection.features import scores_of
-from fastadv.studies.detection.fit import Configuration
 from fastadv.studies.detection.setting import look
 
 SPEC = parse_attack("bim:3@12/255")

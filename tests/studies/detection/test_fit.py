@@ -24,8 +24,9 @@ from fastadv.runs.goals import GoalChoice
 from fastadv.studies.detection import evaluate as detect_evaluate
 from fastadv.studies.detection import plan as detect_plan
 from fastadv.studies.detection import score as detect_score
+from fastadv.studies.detection.configurations import CONFIGURATIONS
 from fastadv.studies.detection.features import extract, kept, scores_of
-from fastadv.studies.detection.fit import CONFIGURATIONS, EVALUATION, FITTED
+from fastadv.studies.detection.fit import EVALUATION, FITTED
 from fastadv.studies.detection.plan import Selection
 from fastadv.studies.detection.score import score_folder
 from fastadv.studies.detection.study import claimed
@@ -335,3 +336,5 @@ def test_a_detector_of_both_distances_is_the_mean_of_two(study, model, tmp_path,
     scores = [torch.tensor([face.score for face in each], dtype=torch.float64) for each in faces]
     torch.testing.assert_close(scores[2], (scores[0] + scores[1]) / 2, rtol=1e-4, atol=1e-4)
     assert mean.detector.network.architecture.hidden == 2 * (100 + 2)
+    told = json.loads((path / FITTED).read_text())
+    assert told["best"] == mean.configuration.label == CONFIGURATIONS["relative"][-1].label  # whatever validated best
