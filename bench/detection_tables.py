@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,20 @@ from bench.markdown import number, table
 _KINDS = {"mlp": "MLP", "lstm": "LSTM"}
 _CASE = ("network, detector, reading", "batch")
 _SOURCES = {"natural": "unchanged images of the test", "outside": "people outside the classes"}
+_MEANS = {
+    "MLP, L2": "mlp-centroid-l2-relative",
+    "MLP, cosine": "mlp-centroid-cosine-relative",
+    "logistic regression, both": "linear-centroid-l2+cosine-relative",
+    "LSTM, both": "lstm-centroid-l2+cosine-relative",
+    "MLP, both": "mlp-centroid-l2+cosine-relative",
+    "**MLP and logistic regression, both**": "mlp+linear-centroid-l2+cosine-relative",
+}
+_GROUPS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "seen targeted": lambda row: row["seen"] and row["kind"] == "targeted",
+    "seen untargeted": lambda row: row["seen"] and row["kind"] == "untargeted",
+    "unseen": lambda row: not row["seen"],
+}
+_FROM = {"fit": "of the fit", "calibrated": "calibrated on 200 people"}
 _PHASES = {"overload": " (overload)", "after": " (after it)"}
 Row = Mapping[str, Any]
 
@@ -107,6 +122,57 @@ def sources(results: Mapping[str, Any]) -> str:
     return table(heads, ((name, *cells) for name, cells in found.items()))
 
 
+def means(results: Mapping[str, Any]) -> str:
+    """A row a detector with centroids, a column a study: its mean and lowest AUC, and detection rates at 1 %."""
+    heads = ["detector"]
+    found: dict[str, list[str]] = {}
+    for place, study in enumerate(results["rows"]):
+        config = study["study"]["config"]
+        heads.append(f"{config['model']}, seed {config['seed']}")
+        for name, label in _MEANS.items():
+            rows = [row for row in study["measured"] if row["detector"] == label]
+            areas = [row["auc"] for row in rows]
+            rates = " / ".join(
+                f"{100 * fmean(row['found'][1] for row in rows if keep(row)):.0f}" for keep in _GROUPS.values()
+            )
+            cell = f"{fmean(areas):.3f}, {min(areas):.3f}; {rates} %".replace("0.", ".")
+            found.setdefault(name, [""] * len(results["rows"]))[place] = cell
+    return table(heads, ((name, *cells) for name, cells in found.items()))
+
+
+def calibrated(results: Mapping[str, Any]) -> str:
+    """A row a study and threshold: false alarms on people and photographs that are new to it, and attacks flagged."""
+    head = ["network, seed", "threshold", "other people flagged", "photographs flagged", *_GROUPS]
+    rows = []
+    for study in results["rows"]:
+        for limit in study["thresholds"]:
+            alarms = [limit["false_alarms"][name] for name in ("other people of LFW", "photographs")]
+            rows.append(
+                (
+                    f"{study['model']}, {study['seed']}",
+                    f"{_FROM[limit['threshold_from']]}, {100 * limit['nominal']:g} %",
+                    *map(_alarms, alarms),
+                    *(f"{100 * limit['attacks_flagged'][name]:.0f} %" for name in _GROUPS),
+                )
+            )
+        for limit in study["at_false_alarms_on_other_people"]:
+            rows.append(
+                (
+                    f"{study['model']}, {study['seed']}",
+                    f"{100 * limit['rate']:g} % of the other people",
+                    f"{100 * limit['rate']:g} % of {limit['people']:,}",
+                    "",
+                    *(f"{100 * limit['found'][name]:.0f} %" for name in _GROUPS),
+                )
+            )
+    return table(head, rows)
+
+
+def _alarms(found: Row) -> str:
+    span = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return f"{found['flagged']} of {found['of']:,}: {100 * found['share']:.1f} % {span}"
+
+
 def _added(row: Row, quantile: str) -> str:
     low, high = row[f"adds_{quantile}_interval"]
     return f"{row[f'adds_{quantile}_percent']:.1f} % ({low:.1f} to {high:.1f})"
@@ -135,5 +201,13 @@ def serve(results: Mapping[str, Any]) -> str:
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
-    {"adaptive": adaptive, "guard": guard, "guard-parts": guard_parts, "serve": serve, "sources": sources}
+    {
+        "adaptive": adaptive,
+        "calibrated": calibrated,
+        "guard": guard,
+        "guard-parts": guard_parts,
+        "means": means,
+        "serve": serve,
+        "sources": sources,
+    }
 )
