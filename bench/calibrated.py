@@ -20,12 +20,10 @@ from torch import Tensor
 from bench.about import header
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.statistics import tar_at_far, wilson
-from fastadv.data import FaceSource
-from fastadv.detection import expected_rate, load_detector
-from fastadv.detection.calibration import Thresholds
+from fastadv.detection import Detector, load_detector
 from fastadv.runs.inputs import open_faces_of, open_model
 from fastadv.studies.detection.attacks import made_and_read
-from fastadv.studies.detection.features import extract, images_of, scores_of
+from fastadv.studies.detection.features import Features, extract, images_of, scores_of
 from fastadv.studies.detection.fit import detector_file, fitted_cells
 from fastadv.studies.detection.measure import labelled
 from fastadv.studies.detection.natural import aside
@@ -33,9 +31,21 @@ from fastadv.studies.detection.plan import Selection, people_of, read_names
 from fastadv.studies.detection.setting import kind, look
 from fastadv.studies.detection.study import read_study, reopen
 
-CALIBRATE, RATES, STRICT = 200, (0.01, 0.05), (0.001, 0.01)
+CALIBRATE, RATES, STRICT = 200, (0.01, 0.05), (0.001, 0.01, 0.05)
+PEOPLE = "other people of LFW"
+LABELS = tuple(
+    f"{name}-relative"
+    for name in (
+        "mlp-centroid-l2",
+        "mlp-centroid-cosine",
+        "linear-centroid-l2+cosine",
+        "lstm-centroid-l2+cosine",
+        "mlp-centroid-l2+cosine",
+        "mlp+linear-centroid-l2+cosine",
+    )
+)
 WHAT = (
-    "The chosen detector of each study: false alarms on one image each of people of LFW whom the study does not have, "
+    "Detectors of each study: false alarms on one image each of people of LFW whom the study does not have, "
     "and on photographs aligned by fastadv align, with the thresholds of the fit and after detect calibrate on "
     f"{CALIBRATE} further people; and shares of the test's attacked images that are flagged: a mean over the attacks "
     "of each group"
@@ -74,63 +84,77 @@ def row(folder: Path, data: Path, names: Path, weights: Path, photographs: Path)
     model = open_model(study["config"]["model"], weights / study["shown"]["weights"].partition(" ")[0])
     lfw, listed = open_faces_of(model, data), read_names(names)
     config, setting = reopen(folder, Selection(lfw, listed), model)
-    clean, best = look(setting), found["best"]
-    detector = load_detector(detector_file(folder, best))
-
-    def scored(source: FaceSource) -> Tensor:
-        features = extract(setting.model, detector.layers, source.names, images_of(source))
-        return scores_of(detector, features)
-
-    others = strangers(lfw.names, listed)
-    calm = scored(Selection(lfw, others[:CALIBRATE]))
-    sets = {
-        "other people of LFW": scored(Selection(lfw, others[CALIBRATE:])),
-        "photographs": scored(open_faces_of(model, photographs)),
+    clean, others = look(setting), strangers(lfw.names, listed)
+    sources = {
+        "calibration": Selection(lfw, others[:CALIBRATE]),
+        PEOPLE: Selection(lfw, others[CALIBRATE:]),
+        "photographs": open_faces_of(model, photographs),
     }
-    groups: dict[str, list[Tensor]] = {}
+    detectors = {
+        label: load_detector(detector_file(folder, label)) for label in dict.fromkeys((found["best"], *LABELS))
+    }
+    layers = next(iter(detectors.values())).layers
+    natural = {
+        name: extract(setting.model, layers, source.names, images_of(source)) for name, source in sources.items()
+    }
     seen = fitted_cells(config, setting, clean)[0]
     unseen = made_and_read(setting, clean, [parse_attack(a) for a in found["config"]["unseen"]], (), parts=("test",))[0]
+    groups: dict[str, list[Features]] = {}
     for cell in (*seen, *unseen):
         attacked = cell.part(aside(setting, "test"))
         if attacked is not None:
             name = f"seen {kind(cell.targeted)}" if cell in seen else "unseen"
-            groups.setdefault(name, []).append(scores_of(detector, attacked))
-    assert detector.thresholds is not None
-    by: dict[str, Thresholds | None] = {
-        "fit": detector.thresholds,
-        "calibrated": detector.calibrated(calm, rates=RATES).thresholds,
-    }
+            groups.setdefault(name, []).append(attacked)
     return {
         "model": model.name,
         "seed": study["config"]["seed"],
-        "detector": best,
-        "calibration": [
-            {"nominal": rate, "low": e.low, "high": e.high} for rate in RATES for e in [expected_rate(calm, rate)]
+        "best": found["best"],
+        "detectors": [
+            {
+                "label": label,
+                **measured(
+                    detector,
+                    {name: scores_of(detector, each) for name, each in natural.items()},
+                    {name: [scores_of(detector, each) for each in cells] for name, cells in groups.items()},
+                ),
+            }
+            for label, detector in detectors.items()
         ],
+        "versions": study["versions"],
+    }
+
+
+def measured(
+    detector: Detector, natural: Mapping[str, Tensor], groups: Mapping[str, Sequence[Tensor]]
+) -> dict[str, Any]:
+    """One detector, from scores of natural images by source and of attacked images by group."""
+    others = natural[PEOPLE]
+    calibrated = detector.calibrated(natural["calibration"], rates=RATES)
+    return {
         "thresholds": [
             {
                 "nominal": rate,
                 "threshold_from": source,
-                "threshold": limits.at_false_alarm(rate),
-                "false_alarms": {name: alarms(scores, limits.at_false_alarm(rate)) for name, scores in sets.items()},
-                "attacks_flagged": flagged_shares(groups, limits.at_false_alarm(rate)),
+                "threshold": line,
+                "false_alarms": {name: alarms(natural[name], line) for name in (PEOPLE, "photographs")},
+                "attacks_flagged": flagged_shares(groups, line),
             }
             for rate in RATES
-            for source, limits in by.items()
+            for source, limits in (("fit", detector.thresholds), ("calibrated", calibrated.thresholds))
             if limits is not None
+            for line in [limits.at_false_alarm(rate)]
         ],
         "at_false_alarms_on_other_people": [
             {
                 "rate": rate,
-                "people": len(sets["other people of LFW"]),
+                "people": len(others),
                 "found": {
-                    name: float(np.mean([tar_at_far(*labelled(sets["other people of LFW"], s), rate) for s in attacks]))
+                    name: float(np.mean([tar_at_far(*labelled(others, scores), rate) for scores in attacks]))
                     for name, attacks in groups.items()
                 },
             }
             for rate in STRICT
         ],
-        "versions": study["versions"],
     }
 
 

@@ -25,7 +25,6 @@ _GROUPS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "seen untargeted": lambda row: row["seen"] and row["kind"] == "untargeted",
     "unseen": lambda row: not row["seen"],
 }
-_FROM = {"fit": "of the fit", "calibrated": "calibrated on 200 people"}
 _PHASES = {"overload": " (overload)", "after": " (after it)"}
 Row = Mapping[str, Any]
 
@@ -141,31 +140,40 @@ def means(results: Mapping[str, Any]) -> str:
 
 
 def calibrated(results: Mapping[str, Any]) -> str:
-    """A row a study and threshold: false alarms on people and photographs that are new to it, and attacks flagged."""
-    head = ["network, seed", "threshold", "other people flagged", "photographs flagged", *_GROUPS]
+    """A row a study and detector: false alarms on people who are new to it, and attacks flagged at several thresholds."""
+    head = [
+        "network, seed, detector",
+        "other people flagged at the threshold of the fit for 1 %",
+        "attacks flagged there",
+    ]
+    head += ["other people flagged after calibration for 1 %", "photographs", "attacks flagged there"]
+    head += [f"attacks flagged where {rate} % of the other people are" for rate in ("0.1", "1", "5")]
     rows = []
+    names = {label: name for name, label in _MEANS.items()}
     for study in results["rows"]:
-        for limit in study["thresholds"]:
-            alarms = [limit["false_alarms"][name] for name in ("other people of LFW", "photographs")]
-            rows.append(
-                (
-                    f"{study['model']}, {study['seed']}",
-                    f"{_FROM[limit['threshold_from']]}, {100 * limit['nominal']:g} %",
-                    *map(_alarms, alarms),
-                    *(f"{100 * limit['attacks_flagged'][name]:.0f} %" for name in _GROUPS),
-                )
+        for one in study["detectors"]:
+            fit, made = (
+                next(t for t in one["thresholds"] if (t["threshold_from"], t["nominal"]) == (source, 0.01))
+                for source in ("fit", "calibrated")
             )
-        for limit in study["at_false_alarms_on_other_people"]:
+            people, photographs = (made["false_alarms"][name] for name in ("other people of LFW", "photographs"))
+            chosen = ", chosen" if one["label"] == study["best"] else ""
             rows.append(
                 (
-                    f"{study['model']}, {study['seed']}",
-                    f"{100 * limit['rate']:g} % of the other people",
-                    f"{100 * limit['rate']:g} % of {limit['people']:,}",
-                    "",
-                    *(f"{100 * limit['found'][name]:.0f} %" for name in _GROUPS),
+                    f"{study['model']}, {study['seed']}, {names[one['label']].strip('*')}{chosen}",
+                    _alarms(fit["false_alarms"]["other people of LFW"]),
+                    _shares(fit["attacks_flagged"]),
+                    _alarms(people),
+                    _alarms(photographs),
+                    _shares(made["attacks_flagged"]),
+                    *(_shares(limit["found"]) for limit in one["at_false_alarms_on_other_people"]),
                 )
             )
     return table(head, rows)
+
+
+def _shares(found: Row) -> str:
+    return " / ".join(f"{100 * found[name]:.0f}" for name in _GROUPS) + " %"
 
 
 def _alarms(found: Row) -> str:

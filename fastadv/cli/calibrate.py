@@ -41,7 +41,7 @@ def calibrate(
     none that it was fitted on. No adversarial images are needed. 'serve', 'detect score' and 'detect export' read the
     threshold and the p-values from the file. If you use them with --gallery or claimed identities, give the same here.
 
-    Example: fastadv detect calibrate study/detectors/mlp+linear-centroid-l2+cosine-relative.safetensors --data mine/
+    Example: fastadv detect calibrate study/detectors/mlp-centroid-l2-relative.safetensors --data mine/
     --model mobilefacenet --weights study/head.safetensors --false-alarm 0.01 --out detector.safetensors
     """
     from fastadv.cli.show import percent, print_line, print_next, print_table, print_written, progress_bars, timed

@@ -45,7 +45,7 @@ def score(
 ) -> None:
     """Score every face of a data set with a detector, and list the faces that are flagged as adversarial.
 
-    Example: fastadv detect score study/detectors/mlp+linear-centroid-l2+cosine-relative.safetensors --data faces/
+    Example: fastadv detect score study/detectors/mlp-centroid-l2-relative.safetensors --data faces/
     --model mobilefacenet --weights FILE
     """
     if rate is not None:

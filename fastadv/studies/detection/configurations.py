@@ -1,4 +1,4 @@
-"""Which detectors a study fits, and the one that is recommended."""
+"""Which detectors a study fits."""
 
 from __future__ import annotations
 
@@ -44,6 +44,3 @@ CONFIGURATIONS = {
     for reading, networks in _NETWORKS.items()
 }
 """By reading; those of ``raw`` in the order of the paper's tables."""
-
-USUAL = CONFIGURATIONS["relative"][-1]
-"""The one that is recommended (docs/detection.md): an MLP and a logistic regression for each distance, centroids."""
