@@ -68,7 +68,9 @@ def guard_parts(results: Mapping[str, Any]) -> str:
 def _cases(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Row]]:
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in results["rows"]:
-        case = (f"{row['model']}, {_KINDS[row['detector']]}, `{row['reading']}`", str(row["batch"]))
+        metric = row.get("metric", "l2")
+        both = "" if metric == "l2" else f", `{metric}`"
+        case = (f"{row['model']}, {_KINDS[row['detector']]}, `{row['reading']}`{both}", str(row["batch"]))
         found.setdefault(case, {})[row["run"]] = row
     return found
 
@@ -155,7 +157,7 @@ def calibrated(results: Mapping[str, Any]) -> str:
             chosen = ", chosen" if one["label"] == study["best"] else ""
             rows.append(
                 (
-                    f"{study['model']}, {names[one['label']].strip('*')}{chosen}",
+                    f"{study['model']}, {names.get(one['label'], one['label']).strip('*')}{chosen}",
                     f"{100 * fit['false_alarms']['other people of LFW']['share']:.1f} %",
                     _shares(fit["attacks_flagged"]),
                     _alarms(people),
