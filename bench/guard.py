@@ -41,7 +41,8 @@ def made_up_detector(
     with torch.no_grad():
         few = tap(images.to(model.device)).values
         values = [
-            v[torch.arange(classes) % 16] * (1 + 0.1 * torch.randn(classes, 1, generator=generator).to(v)) for v in few
+            v[torch.arange(classes) % 16] * (1 + 0.1 * torch.randn(classes, v.shape[1], generator=generator).to(v))
+            for v in few
         ]
         if tap.names[-1] == EMBEDDING:  # far apart, as those of people are and those of noise are not
             values[-1] = F.normalize(torch.randn(values[-1].shape, generator=generator)).to(values[-1])
