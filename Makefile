@@ -26,7 +26,7 @@ $(VENV)/.built: $(BIN)/python pyproject.toml CMakeLists.txt $(wildcard csrc/* cs
 
 # one thread a test process, two processes: on two cores twice as fast as two threads in one
 test: $(VENV)/.built
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=25
 
 # tortures of many rounds (kills, threads, hostile clients); FASTADV_ROUNDS multiplies how often
 test-slow: $(VENV)/.built

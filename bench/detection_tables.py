@@ -144,7 +144,7 @@ def means(results: Mapping[str, Any]) -> str:
 def calibrated(results: Mapping[str, Any]) -> str:
     """A row a study and detector: false alarms on people who are new to it, and the attacks that are flagged."""
     head = ["network, detector", "fit: other people", "attacks", "calibrated: other people", "photographs", "attacks"]
-    head += [f"attacks at {rate} % of other people" for rate in ("0.1", "1", "5")]
+    head += [f"attacks, at {rate} %" for rate in ("0.1", "1", "5")]
     rows = []
     names = {label: name for name, label in _MEANS.items()}
     for study in results["rows"]:
