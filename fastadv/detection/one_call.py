@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -58,11 +57,11 @@ def fit(
             Where the head agrees with most of them, its choice is the own class of the reading ``relative``.
         layers: Names of submodules, shallow to deep, last ``"embedding"`` for the embedding; None for ``model.layers``,
             and with the reading ``"relative"`` the embedding.
-        metric: ``"l2"``, ``"cosine"``, or ``"l2+cosine"`` for the mean of the scores of networks for each distance;
-            None for ``"l2+cosine"`` with the reading ``"relative"``, ``"l2"`` with ``"raw"``.
+        metric: ``"l2"``, ``"cosine"``, or ``"l2+cosine"`` for the mean of the scores of two networks, one for each
+            distance; None for ``"l2+cosine"`` with the reading ``"relative"``, ``"l2"`` with ``"raw"``.
         reading: ``"relative"`` or ``"raw"`` (the paper's), see :class:`fastadv.detection.Trajectory`; ``"relative"``
             takes images of two classes or more.
-        config: How the network is fitted; None for the mean of the scores of an MLP and a logistic regression.
+        config: How the network is fitted; None for an MLP.
         held: In (0, 1).
 
     Raises:
@@ -91,8 +90,7 @@ def fit(
         raise ArgumentError(f"layers: expected names of submodules, got none, and {model.name!r} names none itself")
     if layers is None and reading == "relative":
         names = (*names, EMBEDDING)
-    networks = ("mlp", "linear") if config is None else (config.kind,)
-    config = (config or FitConfig()).for_reading(reading)
+    config = (config or FitConfig(kind="mlp")).for_reading(reading)
     metric = metric or ("l2+cosine" if reading == "relative" else "l2")
     tap = LayerTap(model=model, layers=names)
     tapped = {name: _values(tap, images) for name, images in kinds.items()}
@@ -130,11 +128,8 @@ def fit(
             ways[name][rows] = embed([value[rows] for value in each], own)
     parts = [_examples(ways, {name: rows == wanted for name, rows in apart.items()}) for wanted in (False, True)]
     by_metric = zip(*(part.parts(len(trajectory.metrics)) for part in parts), strict=True)
-    groups = [
-        [fit_network(replace(config, kind=kind), seen, held=left).network for kind in networks]
-        for seen, left in by_metric
-    ]
-    network = groups[0][0] if len(groups) == len(networks) == 1 else side_by_side(*groups)
+    networks = [fit_network(config, seen, held=left).network for seen, left in by_metric]
+    network = networks[0] if len(networks) == 1 else side_by_side(*([each] for each in networks))
     facts = {"attacks": ", ".join(named)}
     detector = Detector(trajectory=trajectory, network=network, provenance=facts)
     with torch.no_grad():

@@ -133,4 +133,4 @@ def test_one_call_fits_both_by_default():
     expected = torch.stack([each.score(values) for each in alone]).mean(0)
     torch.testing.assert_close(relative.score(values), expected, rtol=1e-4, atol=1e-4)
     usual = fa.detection.fit(model, natural, 1 - natural, labels=given["labels"]).network.architecture
-    assert (usual.kind, usual.hidden) == ("mlp", 2 * (100 + 2))  # of an MLP and a logistic regression for each distance
+    assert (usual.kind, usual.hidden) == ("mlp", 2 * 100)
