@@ -1,4 +1,4 @@
-"""Detectors on people that no study knows: ``python -m bench.calibrated --out FILE ... STUDY ...``.
+"""Detectors on people outside their study: ``python -m bench.calibrated --out FILE ... STUDY ...``.
 
 For each study of ``fastadv detect evaluate``: false alarms on one image each of all further people of LFW and on
 photographs, at the thresholds of the fit and after ``detect calibrate`` on 200 people; and how many of the study's
@@ -166,7 +166,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True, type=Path)
     args = parser.parse_args()
     rows = [row(folder, args.data, args.names, args.weights, args.photographs) for folder in args.folders]
-    text = json.dumps({"benchmark": "detect-calibrate-lfw", **header("cpu"), "what": WHAT, "rows": rows}, indent=1)
+    text = json.dumps(
+        {"benchmark": "detect-calibrate-means-lfw", **header("cpu"), "what": WHAT, "rows": rows}, indent=1
+    )
     args.out.write_text(text + "\n")
 
 

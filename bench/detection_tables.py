@@ -143,8 +143,10 @@ def means(results: Mapping[str, Any]) -> str:
 
 def calibrated(results: Mapping[str, Any]) -> str:
     """A row a study and detector: false alarms on people who are new to it, and the attacks that are flagged."""
-    head = ["network, detector", "fit: other people", "attacks", "calibrated: other people", "photographs", "attacks"]
-    head += [f"attacks, at {rate} %" for rate in ("0.1", "1", "5")]
+    head = ["network, detector", "fit: other people", "fit: attacks", "calibrated: other people"]
+    head += ["calibrated: photographs", "calibrated: attacks"]
+    shared = results["rows"][0]["detectors"][0]["at_false_alarms_on_other_people"]
+    head += [f"attacks, at {100 * limit['rate']:g} %" for limit in shared]
     rows = []
     names = {label: name for name, label in _MEANS.items()}
     for study in results["rows"]:

@@ -84,15 +84,16 @@ def fit(
     reading: Annotated[
         Reading,
         Option(
-            help="Give the detector the distances to all classes (raw; Massoli et al. 2021), or five numbers relative "
-            "to the class that the class head chooses or the image claims (relative), or fit detectors of both."
+            help="Give the detector the distances to all classes (raw; Massoli et al. 2021), or five numbers for each "
+            "distance, relative to the class that the class head chooses or the image claims (relative), or fit detectors "
+            "of both."
         ),
     ] = Reading.both,
 ) -> None:
-    """Fit detectors, {LSTM, MLP, logistic} x {medoids, centroids} x {L2, cosine, both}, on natural and attacked faces.
+    """Fit detectors, {LSTM, MLP, linear} x {medoids, centroids} x {l2, cosine, l2+cosine}, on natural and attacked faces.
 
-    'logistic' is a logistic regression; 'both' is the mean of the scores by both distances. --reading raw leaves
-    these out.
+    'linear' is a logistic regression, 'l2+cosine' the mean of the scores of a network for each distance, 'mlp+linear'
+    (with l2+cosine) the mean of an MLP's and a logistic regression's scores; --reading raw leaves these out.
 
     Some images of every person stay natural and some are attacked; the others represent the person, and train a class
     head where the network has none. Changed images (noise, blur, JPEG), noise with the norm of the attacks, and people

@@ -29,7 +29,7 @@ def explain(
 
     The contributions are integrated gradients from the mean of natural images to this one (Sundararajan et al. 2017):
     they add up to the difference of the two scores. The two numbers that contribute most have a column each: distances
-    to two classes, or two of the five numbers of the reading 'relative'.
+    to two classes, or two of the five numbers of the reading 'relative', of one distance or of either ('l2+cosine').
 
     Example: fastadv detect explain face.png --model synth-vgg --detector detector.safetensors --out why.svg
     """

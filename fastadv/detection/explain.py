@@ -30,8 +30,9 @@ class Explanation:
         columns: What the network reads of each layer, W: the distances to the classes, by their names, or the five
             numbers of the reading ``relative``; with the metric where both are read, such as ``"ratio (cosine)"``.
         contributions: ``(L, W)`` float64; together they are ``score - baseline``, but for ``remainder``.
-        own: The own class: the one that was given, or the nearest in the last layer.
-        others: For each layer, the nearest other class. Near is by L2 where the detector reads both distances.
+        own: The own class: the one that was given, or the nearest in the last layer; by L2 where the detector reads
+            both distances, and the numbers by the cosine are then relative to the class nearest by that.
+        others: For each layer, the nearest other class; by L2 where the detector reads both.
     """
 
     score: float

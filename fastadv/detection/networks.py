@@ -142,8 +142,8 @@ def side_by_side(*groups: Sequence[Network]) -> Network:
         A network of the columns of all groups, in evaluation mode, its parameters frozen.
 
     Raises:
-        ValueError: A group is empty; there are LSTMs and others; networks differ in the number of layers, or those of
-            a group in width or standardisation.
+        ValueError: A group is empty; there are LSTMs and others; networks differ in the number of layers or the device,
+            or those of a group in width or standardisation.
     """
     networks = [network for group in groups for network in group]
     kinds = sorted({network.architecture.kind for network in networks})
@@ -152,6 +152,9 @@ def side_by_side(*groups: Sequence[Network]) -> Network:
         raise ArgumentError(f"groups: expected networks in each, LSTMs or others, got {sizes}, {kinds}")
     if len({network.architecture.layers for network in networks}) > 1:
         raise ArgumentError("groups: expected networks of one number of layers, got several")
+    where = {network.mean.device for network in networks}
+    if len(where) > 1:
+        raise ArgumentError(f"groups: expected networks on one device, got {', '.join(sorted(map(str, where)))}")
     for group in groups:
         first = group[0]
         if any(not torch.equal(n.mean, first.mean) or not torch.equal(n.scale, first.scale) for n in group):
@@ -160,7 +163,7 @@ def side_by_side(*groups: Sequence[Network]) -> Network:
     kind = "mlp" if "mlp" in kinds else kinds[0]
     units = [2 if kind == "mlp" and n.architecture.kind == "linear" else n.architecture.hidden for n in networks]
     about = next(n.architecture for n in networks if n.architecture.kind == kind)
-    made = Network(replace(about, width=width, hidden=sum(units)))
+    made = Network(replace(about, width=width, hidden=sum(units))).to(networks[0].mean.device)
     fill = {"lstm": _fill_lstm, "mlp": _fill_perceptron, "linear": _fill_linear}[kind]
     column = unit = 0
     with torch.no_grad():

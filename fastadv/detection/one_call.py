@@ -61,7 +61,7 @@ def fit(
             distance; None for ``"l2+cosine"`` with the reading ``"relative"``, ``"l2"`` with ``"raw"``.
         reading: ``"relative"`` or ``"raw"`` (the paper's), see :class:`fastadv.detection.Trajectory`; ``"relative"``
             takes images of two classes or more.
-        config: How the network is fitted; None for an MLP.
+        config: How a network is fitted; None for ``FitConfig(kind="mlp")``. ``FitConfig()`` alone is an LSTM.
         held: In (0, 1).
 
     Raises:

@@ -13,7 +13,7 @@ from fastadv.ops.arguments import Argument, choice
 
 METRICS = {"l2": 0, "cosine": 1}
 
-#: By which distances a detector reads a layer: by one, or by both, side by side.
+#: The distances of each metric of a detector.
 DISTANCES = {"l2": ("l2",), "cosine": ("cosine",), "l2+cosine": ("l2", "cosine")}
 
 #: What an image has of a layer in the reading relative to a class.

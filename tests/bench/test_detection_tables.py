@@ -91,3 +91,42 @@ def test_false_alarms_have_a_row_for_each_source_and_a_column_for_each_study():
     cell = "1 of 8: 12.5 % [0.0, 50.0]"
     assert f"| unchanged images of the test | {cell} | {cell} |\n| `a/` | 0 of 4: 0.0 % [0.0, 50.0] |  |\n" in text
     assert "blur" not in text
+
+
+def test_means_has_a_column_for_each_study_and_three_rates():
+    def row(detector, auc, found, *, seen=True, kind="targeted"):
+        return {"detector": detector, "auc": auc, "found": [None, found, 1.0], "seen": seen, "kind": kind}
+
+    def study(model, seed, shift):
+        names = ("mlp-centroid-l2", "mlp-centroid-cosine", "linear-centroid-l2+cosine", "lstm-centroid-l2+cosine")
+        names += ("mlp-centroid-l2+cosine", "mlp+linear-centroid-l2+cosine")
+        rows = []
+        for k, name in enumerate(f"{each}-relative" for each in names):
+            rows += [row(name, 0.9 + k / 100, 0.1 + shift), row(name, 0.8, 0.3 + shift)]
+            rows += [row(name, 0.8, 0.4, kind="untargeted"), row(name, 0.9, 0.5 + k / 100, seen=False)]
+        return {"study": {"config": {"model": model, "seed": seed}}, "measured": rows}
+
+    lines = tables.KINDS["means"]({"rows": [study("a", 0, 0.0), study("b", 1, 0.2)]}).splitlines()
+    assert lines[0] == "| detector | a, seed 0 | b, seed 1 |"
+    assert lines[2] == "| MLP, L2 | .850, .800; 20 / 40 / 50 % | .850, .800; 40 / 40 / 50 % |"
+    assert lines[7].startswith("| **MLP and logistic regression, both** | .863, .800; 20 / 40 / 55 % |")
+
+
+def test_calibrated_tells_the_thresholds_apart():
+    groups = ("seen targeted", "seen untargeted", "unseen")
+
+    def limit(source, nominal, flagged, share):
+        alarms = {"flagged": flagged, "of": 1000, "share": flagged / 1000, "low": 0.0, "high": 0.5}
+        named = {"other people of LFW": alarms, "photographs": alarms | {"flagged": flagged + 1, "of": 76}}
+        shown = dict(zip(groups, (share, share + 0.01, share + 0.02), strict=True))
+        return {"threshold_from": source, "nominal": nominal, "false_alarms": named, "attacks_flagged": shown}
+
+    thresholds = [limit("fit", 0.05, 99, 0.9), limit("fit", 0.01, 11, 0.1), limit("calibrated", 0.01, 22, 0.2)]
+    strict = [{"rate": rate, "people": 1000, "found": dict.fromkeys(groups, rate)} for rate in (0.001, 0.05)]
+    one = {"label": "mlp-centroid-l2-relative", "thresholds": thresholds, "at_false_alarms_on_other_people": strict}
+    made = tables.KINDS["calibrated"]({"rows": [{"model": "m", "best": one["label"], "detectors": [one]}]})
+    lines = made.splitlines()
+    assert lines[0].endswith("| calibrated: attacks | attacks, at 0.1 % | attacks, at 5 % |")
+    expected = "| m, MLP, L2, chosen | 1.1 % | 10 / 11 / 12 % | 22 of 1,000: 2.2 % [0.0, 50.0] | "
+    expected += "23 of 76: 2.2 % [0.0, 50.0] | 20 / 21 / 22 % | 0 / 0 / 0 % | 5 / 5 / 5 % |"
+    assert lines[2] == expected

@@ -38,6 +38,9 @@ def test_contributions_add_up_to_the_score(representatives, labelled, kind, metr
         width = (4 if reading == "raw" else 5) * len(metric.split("+"))
         assert found.contributions.shape == (3, width)
         assert len(set(found.columns)) == width
+        if metric == "l2+cosine":
+            assert found.columns[0].endswith(" (l2)")
+            assert found.columns[-1].endswith(" (cosine)")
         assert own is None or found.own == representatives.classes[k % 4]
         assert sum(found.by_layer) + found.remainder == pytest.approx(found.score - found.baseline)
         tolerance = {"linear": 1e-9, "mlp": 2e-3, "lstm": 1e-5}[kind]

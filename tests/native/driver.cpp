@@ -118,7 +118,9 @@ class Cases {
       return Values{maps(), 0, w.room<float>(kMost * kRow), kMost, kRow};
     });
     for (int metric : {0, 1}) distances(metric);
-    for (bool relative : {false, true}) prepared(relative);
+    prepared(false, false, false);
+    prepared(false, true, false);
+    for (bool claimed : {false, true}) prepared(true, true, claimed);
   }
 
   void face_windows() {
@@ -263,14 +265,14 @@ class Cases {
     }
   }
 
-  // Raw distances and an LSTM; or relative ones, by both metrics, and a perceptron.
-  void prepared(bool relative) {
+  // Distances by one metric or both, to the nearest class or given ones, and a perceptron or an LSTM.
+  void prepared(bool relative, bool both, bool claimed) {
     const Integers centroids = {whole(s.grad.data()),     kChannels, kChannels,
                                 whole(s.positive.data()), kChannels, kChannels};
     const Integers parameters = {whole(s.grad.data()),     whole(s.positive.data()), whole(s.grad.data()),
                                  whole(s.grad.data()),     whole(s.grad.data()),     whole(s.grad.data())};
-    const Integers metrics = relative ? Integers{0, 1} : Integers{1};
-    const Values sizes = {metrics, kClasses, relative, relative ? 1 : 2, kHidden};
+    const Integers metrics = both ? Integers{0, 1} : Integers{1};
+    const Values sizes = {metrics, kClasses, relative, both ? 1 : 2, kHidden};
     const Value made = pybind11::functions().at("PreparedScore")(joined({centroids}, sizes, {parameters, 0.5}));
     const int64_t scratch = pybind11::functions().at("PreparedScore.scratch")({made, kMost}).as<int64_t>();
     add("PreparedScore.run", [=](Written& w) {
@@ -282,7 +284,9 @@ class Cases {
       }
       const Integers images = {0, whole(s.x.data()), 3, kSize / 3, kSize, kSize / 3, 1};
       all.insert(all.end(), images.begin(), images.end());
-      return Values{made, all, w.room<float>(kMost + scratch), 0, kMost};
+      int64_t* own = claimed ? w.room<int64_t>(2 * kMost) : nullptr;
+      for (int64_t m = 0; claimed && m < 2; ++m) std::copy_n(s.labels.begin(), kMost, own + m * kMost);
+      return Values{made, all, w.room<float>(kMost + scratch), own, kMost};
     });
   }
 
