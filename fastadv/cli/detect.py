@@ -85,12 +85,12 @@ def fit(
         Reading,
         Option(
             help="Give the detector the distances to all classes (raw; Massoli et al. 2021), or five numbers for each "
-            "distance, relative to the class that the class head chooses or the image claims (relative), or fit detectors "
-            "of both."
+            "distance, relative to the class that the class head chooses or the image claims (relative), or fit "
+            "detectors of both."
         ),
     ] = Reading.both,
 ) -> None:
-    """Fit detectors, {LSTM, MLP, linear} x {medoids, centroids} x {l2, cosine, l2+cosine}, on natural and attacked faces.
+    """Fit detectors, {lstm, mlp, linear} x {medoid, centroid} x {l2, cosine, l2+cosine}, on natural and attacked faces.
 
     'linear' is a logistic regression, 'l2+cosine' the mean of the scores of a network for each distance, 'mlp+linear'
     (with l2+cosine) the mean of an MLP's and a logistic regression's scores; --reading raw leaves these out.
