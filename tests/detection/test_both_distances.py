@@ -134,3 +134,21 @@ def test_one_call_fits_both_by_default():
     torch.testing.assert_close(relative.score(values), expected, rtol=1e-4, atol=1e-4)
     usual = fa.detection.fit(model, natural, 1 - natural, labels=given["labels"]).network.architecture
     assert (usual.kind, usual.hidden) == ("mlp", 2 * 100)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kinds", [("linear",), ("mlp",), ("lstm",), ("mlp", "linear")])
+def test_side_by_side_stays_on_its_device(kinds, representatives, labelled):
+    groups = [[network(kind, hidden=7).cuda() for kind in kinds] for _ in range(2)]
+    for group in groups:
+        for each in group[1:]:
+            each.mean.copy_(group[0].mean)
+            each.scale.copy_(group[0].scale)
+    whole = side_by_side(*groups)
+    read = torch.randn(9, 3, 10, generator=torch.Generator().manual_seed(1)).cuda()
+    logits = [each(part) for group, part in zip(groups, read.chunk(2, dim=2), strict=True) for each in group]
+    torch.testing.assert_close(whole(read), torch.stack(logits).mean(0), rtol=1e-4, atol=1e-5)
+    trajectory = Trajectory(representatives=representatives, metric="l2+cosine", reading="relative")
+    values = labelled(8)[0]
+    on_gpu = trajectory.to("cuda")([value.cuda() for value in values]).cpu()
+    torch.testing.assert_close(on_gpu, trajectory(values), rtol=1e-4, atol=1e-4)
