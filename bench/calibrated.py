@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from bench.about import header
+from bench.detection_tables import MEANS
 from fastadv.attacks.spec import parse_attack
 from fastadv.core.statistics import tar_at_far, wilson
 from fastadv.detection import Detector, load_detector
@@ -33,17 +34,6 @@ from fastadv.studies.detection.study import read_study, reopen
 
 CALIBRATE, RATES, STRICT = 200, (0.01, 0.05), (0.001, 0.01, 0.05)
 PEOPLE = "other people of LFW"
-LABELS = tuple(
-    f"{name}-relative"
-    for name in (
-        "mlp-centroid-l2",
-        "mlp-centroid-cosine",
-        "linear-centroid-l2+cosine",
-        "lstm-centroid-l2+cosine",
-        "mlp-centroid-l2+cosine",
-        "mlp+linear-centroid-l2+cosine",
-    )
-)
 WHAT = (
     "Detectors of each study: false alarms on one image each of people of LFW whom the study does not have, "
     "and on photographs aligned by fastadv align, with the thresholds of the fit and after detect calibrate on "
@@ -54,11 +44,9 @@ WHAT = (
 
 def strangers(names: Sequence[str], known: Sequence[str], seed: int = 0) -> list[str]:
     """The first image of everybody who is not known, in random order."""
-    people = set(people_of(known))
-    firsts = {
-        person: name for name, person in reversed(list(zip(sorted(names), people_of(sorted(names)), strict=True)))
-    }
-    others = sorted(set(firsts) - people)
+    ordered = sorted(names, reverse=True)
+    firsts = dict(zip(people_of(ordered), ordered, strict=True))  # the last one of a person counts
+    others = sorted(set(firsts) - set(people_of(known)))
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(others))
     return [firsts[others[k]] for k in order]
 
@@ -90,9 +78,8 @@ def row(folder: Path, data: Path, names: Path, weights: Path, photographs: Path)
         PEOPLE: Selection(lfw, others[CALIBRATE:]),
         "photographs": open_faces_of(model, photographs),
     }
-    detectors = {
-        label: load_detector(detector_file(folder, label)) for label in dict.fromkeys((found["best"], *LABELS))
-    }
+    labels = dict.fromkeys((found["best"], *MEANS.values()))
+    detectors = {label: load_detector(detector_file(folder, label)) for label in labels}
     layers = next(iter(detectors.values())).layers
     natural = {
         name: extract(setting.model, layers, source.names, images_of(source)) for name, source in sources.items()

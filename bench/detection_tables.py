@@ -12,7 +12,7 @@ from bench.markdown import number, table
 _KINDS = {"mlp": "MLP", "lstm": "LSTM"}
 _CASE = ("network, detector, reading", "batch")
 _SOURCES = {"natural": "unchanged images of the test", "outside": "people outside the classes"}
-_MEANS = {
+MEANS = {
     "MLP, L2": "mlp-centroid-l2-relative",
     "MLP, cosine": "mlp-centroid-cosine-relative",
     "logistic regression, both": "linear-centroid-l2+cosine-relative",
@@ -130,7 +130,7 @@ def means(results: Mapping[str, Any]) -> str:
     for place, study in enumerate(results["rows"]):
         config = study["study"]["config"]
         heads.append(f"{config['model']}, seed {config['seed']}")
-        for name, label in _MEANS.items():
+        for name, label in MEANS.items():
             rows = [row for row in study["measured"] if row["detector"] == label]
             areas = [row["auc"] for row in rows]
             rates = " / ".join(
@@ -148,7 +148,7 @@ def calibrated(results: Mapping[str, Any]) -> str:
     shared = results["rows"][0]["detectors"][0]["at_false_alarms_on_other_people"]
     head += [f"attacks, at {100 * limit['rate']:g} %" for limit in shared]
     rows = []
-    names = {label: name for name, label in _MEANS.items()}
+    names = {label: name for name, label in MEANS.items()}
     for study in results["rows"]:
         for one in study["detectors"]:
             fit, made = (
