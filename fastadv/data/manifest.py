@@ -18,6 +18,7 @@ import pyarrow.parquet
 from fastadv.core.brief import brief
 from fastadv.core.errors import UNREADABLE, Error
 from fastadv.core.files import replacing
+from fastadv.core.memory import require_memory
 from fastadv.data import names
 
 JOURNAL = "manifest.jsonl"
@@ -25,6 +26,7 @@ PARQUET = "manifest.parquet"
 # The size of the image file, kept in the journal only: a shorter file on the disk was not written to its end.
 PNG_BYTES = "png_bytes"
 _AT_A_TIME = 4096  # rows of a Parquet file that are in memory, and that form a row group
+_ROOM = 2**26  # bytes that Arrow may map to write them; refused some of it, it aborts or loops
 
 
 class ManifestError(Error, ValueError):
@@ -208,7 +210,7 @@ def parquet_rows(path: Path, *, at_a_time: int | None = None, in_memory: bool = 
                 )
             for batch in file.iter_batches(at_a_time or _AT_A_TIME, columns=present):
                 yield from (row_from_json(row, str(path)) for row in batch.to_pylist())
-    except ManifestError:
+    except (ManifestError, MemoryError):
         raise
     except (pyarrow.ArrowException, *UNREADABLE) as error:  # text that is no UTF-8, times beyond Python's
         raise ManifestError(f"{path}: expected a Parquet file, got one that cannot be read: {error}") from error
@@ -297,12 +299,15 @@ def write_parquet(rows: Iterable[ManifestRow], path: Path) -> None:
 
     Raises:
         OSError: With the file's name; or one of the rows' own.
+        MemoryError: The machine has too little.
     """
     remaining = map(_values, rows)
     with replacing(path, fsync=True) as file:
         whole = io.BufferedWriter(file)  # Arrow does not look whether a write took all of its bytes
+        require_memory(_ROOM)
         with pyarrow.parquet.ParquetWriter(whole, SCHEMA, compression="zstd") as into:
             while some := list(islice(remaining, _AT_A_TIME)):
+                require_memory(_ROOM)
                 into.write_table(pyarrow.Table.from_pylist(some, schema=SCHEMA))
         whole.flush()
         whole.detach()

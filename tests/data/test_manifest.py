@@ -1,6 +1,8 @@
 """Rows and the two forms of a manifest."""
 
 import hashlib
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -159,6 +161,8 @@ def test_a_long_journal_becomes_a_file_in_another_order_without_its_rows_in_memo
             line = journal_line(example, 7).replace(b'"name": "name"', b'"name": "p/%d"' % k)
             file.write(line.replace(b"1019", b"%d" % k))
     names = [f"p/{k}" for k in reversed(range(count))]
+    write_parquet([example], finished)  # the modules that Arrow imports when it first converts rows
+    assert [each.name for each in iterate_manifest(finished)] == ["name"]
     tracemalloc.start()
     try:
         write_parquet(in_order(journal, names), finished)
@@ -192,3 +196,27 @@ def test_a_finished_run_is_opened_again_without_its_rows_in_memory(
     with pytest.warns(Notice, match="generated again: p/3"), RunFolder.open(tmp_path / "run", {}) as run:
         assert run.done == set(names) - {"p/3"}
     assert len(read_manifest(tmp_path / "run")) == count - 1
+
+
+LITTLE = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from rows import row
+from fastadv.data.manifest import write_parquet
+rows = [row("a")]
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**25, taken + 2**25))
+try:
+    write_parquet(rows, Path(sys.argv[1]) / "manifest.parquet")
+except MemoryError:
+    sys.exit(3)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs /proc")
+def test_without_the_memory_that_arrow_takes_nothing_is_written(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", LITTLE, str(tmp_path), str(Path(__file__).parents[1])]
+    assert subprocess.run(call, timeout=120).returncode == 3
+    assert list(tmp_path.iterdir()) == []

@@ -275,13 +275,15 @@ def test_a_file_that_cannot_be_read_to_its_end_is_named_and_ctrl_c_ends_the_wait
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["impersonate", "verify", "train"])
 def test_with_little_memory_it_ends_or_says_so(name, torture, rounds):
+    """Arrow, oneDNN and PyTorch abort or read a null pointer where they are refused memory: a kill like any other."""
     draw = random.Random(name)
     for _ in range(2 * rounds):
         runs = torture.trial(name)
         done = torture.start(name, runs, Fault(below=str(runs), kind="limit", at=draw.randrange(8, 256))).wait()
-        assert done.returncode in (0, 2), done.stderr
+        assert done.returncode in (0, 2, -signal.SIGABRT, -signal.SIGSEGV), done.stderr
         assert "Traceback" not in done.stderr
         assert torture.start(name, runs).wait().returncode == 0
+        assert torture.left(name, runs) == torture.whole(name).content
 
 
 @pytest.mark.slow
