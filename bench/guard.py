@@ -108,7 +108,7 @@ def _relative(path: list[Tensor]) -> list[Tensor]:
 
 
 def run(*, device: str, quick: bool) -> list[Mapping[str, Any]]:
-    """Bare, guarded and by hand, in turn on the same images, so that a drift of the machine meets all alike."""
+    """Bare, guarded and by hand, in random order on the same images: a drift of the machine meets all alike."""
     rows: list[Mapping[str, Any]] = []
     usual = ("mlp", "relative", "l2+cosine")
     cases = (("mlp", "raw", "l2"), ("mlp", "relative", "l2"), usual, ("lstm", "raw", "l2"), ("lstm", "relative", "l2"))
@@ -158,7 +158,7 @@ def _case(model: FaceModel, detector: Detector, batch: int, *, device: str, seco
                 "adds_p50_interval": interval(spent, against, 0.5),
                 "adds_p99_percent": 100 * (_quantile(spent, 0.99) / far - 1),
                 "adds_p99_interval": interval(spent, against, 0.99),
-                # call by call against the bare one just before it: what a noisy machine leaves of the difference
+                # call by call against the bare one of the same turn: what a noisy machine leaves of the difference
                 "adds_paired_percent": 100
                 * statistics.median(a - b for a, b in zip(spent, against, strict=True))
                 / middle,
@@ -211,9 +211,10 @@ def _in_turn(calls: Mapping[str, Call], images: Tensor, device: str, seconds: fl
             call(images)
     found: dict[str, list[float]] = {label: [] for label in calls}
     gc.collect()
-    stop, least = time.perf_counter() + seconds, 5
+    stop, least, draw = time.perf_counter() + seconds, 5, np.random.default_rng(0)
     while time.perf_counter() < stop or len(found["bare"]) < least:
-        for label, call in calls.items():
+        # a call meets the caches as the one before it left them
+        for label, call in (list(calls.items())[k] for k in draw.permutation(len(calls))):
             synchronise(device)
             begin = time.perf_counter()
             call(images)

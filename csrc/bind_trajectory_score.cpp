@@ -62,17 +62,30 @@ struct PreparedScore {
            images * (network.row + network.layers * (network.classes + network.width) + 6 * network.lanes);
   }
 
-  // `maps`: type, map, channels, positions, strides of image, channel and position, for every layer, then the images.
-  // `made`: the scores, then scratch. `own`: of each metric and image, or 0 for the nearest class of the last layer.
-  void run(const Integers& maps, Address made, Address own, int64_t images, int threads, int isa) const {
+  // `layouts`: of every map type, channels, positions, strides of image, channel and position; `addresses`: where the
+  // maps are, and behind them the images where these may hold numbers that are not finite. `made`: the scores, then
+  // scratch. `own`: of each metric and image, or 0 for the nearest class of the last layer. `flags`: where to write
+  // whether each score is at or above `threshold`, or none; 0: nowhere.
+  void run(Address layouts, const Integers& addresses, Address made, Address own, Address flags, double threshold,
+           int64_t images, int threads, int isa) const {
     cpu::check_isa(isa);
-    if (maps.size() != 7 * static_cast<size_t>(network.layers + 1)) throw std::invalid_argument("maps are too few");
+    const auto layers = static_cast<size_t>(network.layers);
+    const bool with_images = addresses.size() == layers + 1;
+    if (!with_images && addresses.size() != layers) throw std::invalid_argument("maps are too few");
+    const auto* layout = pointer<const int64_t>(layouts);
+    Integers maps;
+    for (size_t i = 0; i < addresses.size(); ++i, layout += 6) {
+      maps.insert(maps.end(), {layout[0], addresses[i]});
+      maps.insert(maps.end(), layout + 1, layout + 6);
+    }
     pybind11::gil_scoped_release release;
     float* pooled = pointer<float>(made) + images;
     pool(maps, pooled, images, threads, isa);
     TrajectoryScoreArgs args = network;
     args.images = images;
-    args.whole = pooled + channels;
+    args.whole = with_images ? pooled + channels : nullptr;
+    args.flags = pointer<uint8_t>(flags);
+    args.threshold = static_cast<float>(threshold);
     args.values = pooled + images * args.row;
     args.projected = args.values + images * args.layers * args.classes;
     args.state = args.projected + images * args.layers * args.width;

@@ -14,6 +14,7 @@
 #include "common/philox.h"
 #include "common/relative_distances.h"
 #include "common/sign_step.h"
+#include "cpu/all_within.h"
 #include "cpu/face_windows.h"
 #include "cpu/trajectory_score.h"
 
@@ -53,6 +54,7 @@ constexpr int64_t kGradientChannels = 128;
   void standardise_task(const TrajectoryScoreArgs& args, int64_t row);      \
   void project_task(const TrajectoryScoreArgs& args, int64_t task);         \
   void score_task(const TrajectoryScoreArgs& args, int64_t group);          \
+  void all_within_task(const AllWithinArgs& args, int64_t task);            \
   void summed_area_task(const SummedAreaArgs& args, int64_t picture);       \
   void area_means_task(const AreaMeansArgs& args, int64_t window);          \
   void prelu_task(const PreluArgs& args, int64_t task);                     \

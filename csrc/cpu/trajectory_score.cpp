@@ -100,9 +100,12 @@ float dot(const float* a, const float* b, int64_t size) {
 }
 
 void finish(const TrajectoryScoreArgs& args, int64_t image, const float* hidden) {
-  const float* whole = args.whole + image * args.row;
-  const bool broken = !__builtin_isfinite(whole[0]) || !__builtin_isfinite(whole[1]) || !__builtin_isfinite(whole[2]);
-  args.out[image] = broken ? __builtin_nanf("") : dot(hidden, args.last, args.hidden) + args.last_bias;
+  const float* whole = args.whole == nullptr ? nullptr : args.whole + image * args.row;
+  const bool broken = whole != nullptr && (!__builtin_isfinite(whole[0]) || !__builtin_isfinite(whole[1]) ||
+                                           !__builtin_isfinite(whole[2]));
+  const float score = broken ? __builtin_nanf("") : dot(hidden, args.last, args.hidden) + args.last_bias;
+  args.out[image] = score;
+  if (args.flags != nullptr) args.flags[image] = !(score < args.threshold);
 }
 
 // c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c).

@@ -18,10 +18,11 @@ struct TrajectoryScoreArgs {
   const float* bias;       // (width)
   const float* recurrent;  // (hidden, width) or null
   const float* last;       // (hidden)
-  const float* whole;      // (images, 3), rows `row` apart: not finite for an image that is not
+  const float* whole;      // (images, 3), rows `row` apart: not finite for an image that is not; null: all are
   float* projected;        // (images, layers, width)
   float* state;            // recurrent: (images, 6, lanes): the gates' sums, the cell, the output
   float* out;              // (images)
+  uint8_t* flags;          // (images) or null: whether the score is not below the threshold
   int64_t images;
   int64_t layers;
   int64_t classes;
@@ -30,6 +31,7 @@ struct TrajectoryScoreArgs {
   int64_t width;  // lanes, or four times as many: the gates of a step, in the order i, f, g, o
   int64_t row;
   float last_bias;
+  float threshold;
   int kind;
 };
 

@@ -26,7 +26,7 @@ from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 from fastadv.detection.calibration import Thresholds
 from fastadv.detection.detectors import Detector
-from fastadv.detection.guard import Guard, OnePass, only_of_finite
+from fastadv.detection.guard import Guard, OnePass, judged, only_of_finite
 from fastadv.detection.taps import pooled
 from fastadv.models.face_model import copy_of
 from fastadv.models.folding import fold_batch_norms
@@ -166,8 +166,9 @@ def _known(guard: Guard) -> Tensor | None:
 class _PlainScore(nn.Module):
     """A detector in operations that every runtime has, in float32, subtracting first as the fused ones do."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, threshold: float) -> None:
         super().__init__()
+        self.threshold = threshold
         self.metrics = detector.trajectory.metrics
         self.relative = detector.trajectory.relative
         self.network = copy.deepcopy(detector.network)
@@ -176,14 +177,14 @@ class _PlainScore(nn.Module):
                 own = value.detach().clone()
                 self.register_buffer(f"{metric}_{i}", _unit(own) if metric == "cosine" else own)
 
-    def forward(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = [value.mean((2, 3)) for value in maps]
         by = [
             [self._distances(value, getattr(self, f"{metric}_{i}"), metric) for i, value in enumerate(features)]
             for metric in self.metrics
         ]
         read = [_relative(layers, own) if self.relative else torch.stack(layers, dim=1) for layers in by]
-        return only_of_finite(self.network(torch.cat(read, dim=2)), images)
+        return judged(only_of_finite(self.network(torch.cat(read, dim=2)), images), self.threshold)
 
     def _distances(self, features: Tensor, vectors: Tensor, metric: str) -> Tensor:
         values = _unit(features) if metric == "cosine" else features
@@ -250,9 +251,9 @@ def _plain(guard: Guard) -> _Named:
     keep = {*model.layers, *guard.detector.layers}
     model.backbone = fold_batch_norms(model.backbone, keep=keep, image_shape=model.image_shape)
     assert guard.threshold is not None
-    score = _PlainScore(guard.detector)
+    score = _PlainScore(guard.detector, guard.threshold)
     trajectory = guard.detector.trajectory.to("cpu")
-    run = OnePass(model, trajectory, score, threshold=guard.threshold, pool=pooled, early=None)
+    run = OnePass(model, trajectory, score, pool=pooled, early=None)
     return _Named(run, _known(guard)).cpu().eval()
 
 

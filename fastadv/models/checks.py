@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.core.errors import ArgumentError, ArgumentTypeError
+from fastadv.ops.all_within import all_within
 
 
 def check_images(argument: str, images: Tensor) -> None:
@@ -30,13 +31,9 @@ def check_images(argument: str, images: Tensor) -> None:
             f"{argument}: expected a floating-point tensor with RGB values in [0, 1], got {images.dtype}"
             + ("; use images.float() / 255" if images.dtype == torch.uint8 else "")
         )
-    if not images.numel():
+    if all_within(images, 0.0, 1.0):
         return
-    ends = torch.aminmax(images.detach())
-    # one wait for a device; on a CPU two numbers cost less than a third operation
-    low, high = torch.stack(ends).tolist() if images.device.type != "cpu" else (ends[0].item(), ends[1].item())
-    if low >= 0.0 and high <= 1.0:
-        return
+    low, high = (end.item() for end in torch.aminmax(images.detach()))
     if low != low or high != high:
         raise ArgumentError(f"{argument}: expected values in [0, 1], got NaN")
     hint = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ContextDecorator, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,8 +13,7 @@ import torch
 _PLAIN = ("none", "ieee")  # what multiplies float32 numbers as float32 numbers
 
 
-@contextmanager
-def plain_modes(device: torch.device, *, inference: bool = False) -> Iterator[None]:
+class plain_modes(ContextDecorator):  # noqa: N801
     """Compute as in a fresh process, whatever modes the caller has switched on; they are back afterwards.
 
     Off are `torch.autocast`, inference mode, `no_grad`, a default device, a default type other than float32, and
@@ -27,12 +26,35 @@ def plain_modes(device: torch.device, *, inference: bool = False) -> Iterator[No
         device: where the computation runs.
         inference: compute in inference mode, instead of with gradients.
     """
-    kinds = ("cpu",) if device.type == "cpu" else ("cpu", device.type)
-    probe = torch.empty(0)  # on the default device, in the modes
-    as_wanted = probe.is_cpu and probe.is_inference() is inference and (inference or torch.is_grad_enabled())
-    if as_wanted and not any(map(torch.is_autocast_enabled, kinds)) and not _PROCESS.differs():
-        yield  # a guard's call takes milliseconds, and the contexts would be two per cent of it
-        return
+
+    def __init__(self, device: torch.device, *, inference: bool = False) -> None:
+        self._device, self._inference = device, inference
+        self._entered: AbstractContextManager[None] | None = None
+
+    def _recreate_cm(self) -> plain_modes:
+        return plain_modes(self._device, inference=self._inference)
+
+    def __enter__(self) -> None:
+        kinds = ("cpu",) if self._device.type == "cpu" else ("cpu", self._device.type)
+        # a guard's call takes milliseconds, and after a network has been through the caches, each line takes long
+        if not _as_wanted(kinds, self._inference):
+            self._entered = _entered(kinds, self._inference)
+            self._entered.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return None if self._entered is None else self._entered.__exit__(*error)
+
+
+def _as_wanted(kinds: tuple[str, ...], inference: bool) -> bool:
+    if torch.is_inference_mode_enabled() is not inference or not (inference or torch.is_grad_enabled()):
+        return False
+    if any(map(torch.is_autocast_enabled, kinds)) or _PROCESS.differs():
+        return False
+    return torch.empty(0).is_cpu  # on the default device
+
+
+@contextmanager
+def _entered(kinds: tuple[str, ...], inference: bool) -> Iterator[None]:
     with ExitStack() as stack:
         for kind in kinds:
             if torch.is_autocast_enabled(kind):
@@ -70,8 +92,10 @@ class _ProcessWide:
 
     def differs(self) -> bool:
         """Whether a computation must enter `plain`: also while another one holds the settings."""
-        reduced = any(product.fp32_precision not in _PLAIN for product in self._products())
-        return self._before is not None or reduced or torch.get_default_dtype() is not torch.float32
+        if self._before is not None or torch.get_default_dtype() is not torch.float32:
+            return True
+        matmul, conv = self._products()
+        return matmul.fp32_precision not in _PLAIN or conv.fp32_precision not in _PLAIN
 
     @contextmanager
     def plain(self) -> Iterator[None]:

@@ -97,21 +97,21 @@ class PreparedScore:
         vectors = kept[: len(vectors)]
         self._kept = kept  # the compiled part knows addresses only
         self._channels = [value.shape[1] for value in vectors]
-        self._known: dict[Any, list[tuple[int, ...]]] = {}
+        self._known: dict[Any, tuple[Tensor, int]] = {}  # how maps lie in memory, and room for results and scratch
         layers = [number for v in vectors for number in (v.data_ptr(), v.shape[1], v.stride(0))]
         addresses = [value.data_ptr() for value in kept[len(vectors) :]]
         bias = 0.0 if last.bias is None else float(last.bias.detach())
         sizes = ([METRICS[each] for each in metrics], len(vectors[0]), self._relative, kind, units)
         self._native = _native.module().PreparedScore(layers, *sizes, addresses, bias)
 
-    def __call__(self, maps: Sequence[Tensor], images: Tensor, own: Tensor | None = None) -> Tensor:
+    def __call__(self, maps: Sequence[Tensor], images: Tensor | None = None, own: Tensor | None = None) -> Tensor:
         """Scores.
 
         Args:
             maps: one ``(N, C_l, H_l, W_l)`` for each layer, each float32, bfloat16 or float16; contiguous or
                 channels-last, as they are; other memory orders are copied.
             images: what they were made of, ``(N, 3, H, W)``. Where one holds a number that is not finite, its score is
-                NaN, whatever the maps hold.
+                NaN, whatever the maps hold. None: all are known to be finite.
             own: ``(N,)`` int64 in [0, K), the class that each image is read relative to, or ``(M, N)`` with a row for
                 each of M metrics; None for the nearest one at the last layer, by each metric its own.
 
@@ -122,31 +122,56 @@ class PreparedScore:
             TypeError, ValueError: an argument has the wrong type, shape or device.
             RuntimeError: one requires grad while gradients are recorded.
         """
-        values = [*maps, images]
+        return self._run(maps, images, own, None)[0]
+
+    def flagged(
+        self, maps: Sequence[Tensor], images: Tensor | None = None, own: Tensor | None = None, *, threshold: float
+    ) -> tuple[Tensor, Tensor]:
+        """Scores, and ``(N,)`` bool: whether each is at or above the float32 of ``threshold``, or no number.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as for scores alone.
+        """
+        scores, flags = self._run(maps, images, own, threshold)
+        assert flags is not None
+        return scores, flags
+
+    def _run(
+        self, maps: Sequence[Tensor], images: Tensor | None, own: Tensor | None, threshold: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        values = list(maps) if images is None else [*maps, images]
         if torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values):
             raise RuntimeError(
                 "maps require grad, and a PreparedScore has no derivative; call it under torch.no_grad()"
             )
         key = tuple(map(_form, values))
-        layouts = self._known.get(key)
-        if layouts is None:
-            values = self._checked(values)
-            pairs = [*(described(value) for value in values[:-1]), _in_a_row(*described(values[-1]))]
-            layouts = [(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs]
-            as_it_is = None not in key and all(a is b for a, (b, _) in zip(values, pairs, strict=True))
-            if as_it_is and len(self._known) < _MOST_KNOWN:
-                self._known[key] = layouts
-            values = [value for value, _ in pairs]
-        count = len(images)
+        known = self._known.get(key)
+        if known is None:
+            values, known = self._laid_out(values, with_images=images is not None, key=key)
+        (layouts, room), count = known, len(values[-1])
         if own is not None:
-            own = self._checked_own(own, images)
-        made = torch.empty(count + self._native.scratch(count))
+            own = self._checked_own(own, values[-1])
+        made = torch.empty(room)
+        flags = None if threshold is None else torch.empty(count, dtype=torch.bool)
         if count:
-            native_maps: list[int] = []
-            for value, (dtype, *numbers) in zip(values, layouts, strict=True):
-                native_maps += (dtype, value.data_ptr(), *numbers)
-            self._native.run(native_maps, made.data_ptr(), checks.address(own), count, *backends.on_cpu())
-        return made[:count]
+            addresses = [value.data_ptr() for value in values]
+            to = made.data_ptr(), checks.address(own), checks.address(flags), threshold or 0.0
+            self._native.run(layouts.data_ptr(), addresses, *to, count, *backends.on_cpu())
+        return made[:count], flags
+
+    def _laid_out(self, given: list[Any], *, with_images: bool, key: Any) -> tuple[list[Tensor], tuple[Tensor, int]]:
+        """Maps as the compiled part reads them, and how they lie in memory: remembered for the next ones alike."""
+        checked = self._checked(given, with_images=with_images)
+        pairs = [described(value) for value in checked]
+        if with_images:
+            pairs[-1] = _in_a_row(*pairs[-1])
+        values = [value for value, _ in pairs]
+        layouts = torch.tensor([(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs])
+        known = layouts, len(values[-1]) + self._native.scratch(len(values[-1]))
+        as_it_is = None not in key and all(a is b for a, b in zip(given, values, strict=True))
+        if as_it_is and len(self._known) < _MOST_KNOWN:
+            self._known[key] = known
+        return values, known
 
     @staticmethod
     def pool(value: Tensor) -> Tensor:
@@ -178,16 +203,18 @@ class PreparedScore:
             else torch.stack(checked).expand(self._metrics, -1).contiguous()
         )
 
-    def _checked(self, values: list[Any]) -> list[Tensor]:
-        *maps, images = values
-        if len(maps) != len(self._channels):
-            raise ArgumentError(f"maps: expected {len(self._channels)} layers, like centroids, got {len(maps)}")
-        names = [*(f"maps[{i}]" for i in range(len(maps))), "images"]
-        for name, value, channels in zip(names, values, (*self._channels, 3), strict=True):
-            _check_map(name, value, channels)
+    def _checked(self, values: list[Any], *, with_images: bool) -> list[Tensor]:
+        count = len(values) - with_images
+        if count != len(self._channels):
+            raise ArgumentError(f"maps: expected {len(self._channels)} layers, like centroids, got {count}")
+        names = [f"maps[{i}]" for i in range(count)] + ["images"] * with_images
+        channels = [*self._channels, 3][: len(values)]
+        for name, value, each in zip(names, values, channels, strict=True):
+            _check_map(name, value, each)
+        like, size = names[-1], len(values[-1])
         for name, value in zip(names, values, strict=True):
-            if len(value) != len(images):
-                raise ArgumentError(f"{name}: expected {len(images)} images, like images, got {len(value)}")
+            if len(value) != size:
+                raise ArgumentError(f"{name}: expected {size} images, like {like}, got {len(value)}")
         return [checks.in_memory(name, value) for name, value in zip(names, values, strict=True)]
 
 

@@ -186,7 +186,7 @@ def test_plain_distances_are_the_fused_ones(guard_of, metric, reading, monkeypat
     values = [torch.cat([v[:1], torch.zeros(1, v.shape[1]), v[2:] * 1.5]) for v in first]
     with torch.no_grad():
         maps = [v[:, :, None, None].expand(-1, -1, 2, 3) for v in values]
-        found = export._PlainScore(detector)(maps, torch.zeros(len(values[0]), 3, 2, 2))
+        found, _ = export._PlainScore(detector, 0.0)(maps, torch.zeros(len(values[0]), 3, 2, 2))
         torch.testing.assert_close(found, detector.score(values), rtol=1e-5, atol=1e-5)
 
 

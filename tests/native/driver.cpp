@@ -109,6 +109,7 @@ class Cases {
       return Values{s.x.data(), w.room<float>(kOdd * kSize), 0, kOdd * kChannels, 24, 32, 1};
     });
     face_windows();
+    add("cpu_all_within", [this](Written&) { return Values{s.x.data(), kOdd * kSize, -10.0, 10.0}; });
     add("cpu_knn_score", [this](Written& w) {
       constexpr int64_t rows = 1000, neighbours = 203;
       return Values{s.positive.data(), neighbours, s.labels.data(), neighbours, s.labels.data(), w.room<float>(rows),
@@ -277,16 +278,21 @@ class Cases {
     const int64_t scratch = pybind11::functions().at("PreparedScore.scratch")({made, kMost}).as<int64_t>();
     add("PreparedScore.run", [=](Written& w) {
       const Integers each = maps();
-      Integers all;
+      Integers layouts, addresses;
       for (size_t i = 0; i < each.size(); i += 6) {
-        all.push_back(0);
-        all.insert(all.end(), each.begin() + static_cast<int64_t>(i), each.begin() + static_cast<int64_t>(i) + 6);
+        layouts.push_back(0);
+        layouts.insert(layouts.end(), each.begin() + static_cast<int64_t>(i) + 1,
+                       each.begin() + static_cast<int64_t>(i) + 6);
+        addresses.push_back(each[i]);
       }
-      const Integers images = {0, whole(s.x.data()), 3, kSize / 3, kSize, kSize / 3, 1};
-      all.insert(all.end(), images.begin(), images.end());
+      if (!claimed) {  // an image is asked whether it is finite
+        layouts.insert(layouts.end(), {0, 3, kSize / 3, kSize, kSize / 3, 1});
+        addresses.push_back(whole(s.x.data()));
+      }
       int64_t* own = claimed ? w.room<int64_t>(2 * kMost) : nullptr;
       for (int64_t m = 0; claimed && m < 2; ++m) std::copy_n(s.labels.begin(), kMost, own + m * kMost);
-      return Values{made, all, w.room<float>(kMost + scratch), own, kMost};
+      return Values{made,          w.copy(layouts), addresses, w.room<float>(kMost + scratch), own,
+                    w.room<uint8_t>(kMost), 0.5, kMost};
     });
   }
 

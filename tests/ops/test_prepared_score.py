@@ -229,6 +229,37 @@ def test_a_map_that_is_not_a_number_gives_no_number(kind, reading):
         assert score(maps, images).isnan().tolist() == [False, True, False, False, False]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_flags_are_scores_at_or_above_the_threshold(kind):
+    score = ops.PreparedScore(**parameters(kind))
+    maps, images = batch(7)
+    images[3, 1, 2, 2] = math.nan
+    plain = score(maps, images)
+    middle = float(plain.nanmedian())  # one of the scores, and so flagged itself
+    for threshold in (middle, middle + 1e-12, math.inf, -math.inf):
+        found, flags = score.flagged(maps, images, threshold=threshold)
+        assert_same_bits(found, plain)
+        assert flags.dtype is torch.bool
+        assert torch.equal(flags, ~(plain < threshold))
+    assert score.flagged(*batch(0), threshold=0.0)[1].shape == (0,)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
+def test_without_images_they_are_finite(layout):
+    score = ops.PreparedScore(**parameters("lstm", reading="relative"))
+    for count in (1, 6):
+        maps, images = batch(count, layout=layout)
+        assert_same_bits(score(maps), score(maps, images))
+        assert torch.equal(
+            score.flagged(maps, own=torch.ones(count, dtype=torch.int64), threshold=0.0)[0],
+            score(maps, images, torch.ones(count, dtype=torch.int64)),
+        )
+    with pytest.raises(ValueError, match=r"maps\[0\]: expected 6 images, like maps\[2\], got 5"):
+        score([maps[0][:5], *maps[1:]])
+    with pytest.raises(ValueError, match="maps: expected 3 layers, like centroids, got 1"):
+        score.flagged(maps[:1], threshold=0.0)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
 def test_maps_that_were_pooled_before(layout):
     score = ops.PreparedScore(**parameters("mlp"))
