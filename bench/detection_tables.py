@@ -50,7 +50,7 @@ def guard(results: Mapping[str, Any]) -> str:
 
 def guard_parts(results: Mapping[str, Any]) -> str:
     """The same rows: milliseconds of what a guard does besides the network, medians within the calls that are timed."""
-    head = [*_CASE, "checks, ms", "network with hooks, less the bare one", "its output", "score", "verdicts"]
+    head = [*_CASE, "checks, ms", "network, its layers tapped, less the bare one", "its output", "score", "verdicts"]
     return table(
         head,
         (

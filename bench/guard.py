@@ -28,7 +28,7 @@ _HIDDEN = 100  # units for each distance
 
 Call = Callable[[Tensor], Any]
 PARTS = ("checks", "network", "between", "score", "verdicts")
-"""Of a guard's call: before the network, the network with its hooks, up to the score, the score, and what follows."""
+"""Of a guard's call: before the network, the tapped network, up to the score, the score, and what follows."""
 
 
 def made_up_detector(

@@ -5,7 +5,7 @@ import torch
 
 if not torch.cuda.is_available():
     # Before any module with a Triton kernel is imported: later it has no effect.
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from forks import POSSIBLE, Forks

@@ -6,6 +6,7 @@ from bench import tables
 from bench.registry import REGISTRY, Options
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_run_are_its_time():
     rows = REGISTRY["breakdown"].run(Options(data=None, device="cpu", quick=True, only=frozenset({"mi-fgsm"})))
     assert [row["run"].endswith("stop at success") for row in rows] == [False, True] * 2

@@ -209,6 +209,7 @@ def test_killed_processes_go_on(whom, long_single, faces, process, fastadv, cont
     assert content(out) == content(long_single[0])
 
 
+@pytest.mark.slow
 @TWO
 @PROC
 def test_ctrl_c_ends_all_of_them_cleanly(long_single, faces, process, fastadv, content, tmp_path):

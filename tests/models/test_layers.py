@@ -36,8 +36,11 @@ def batch_norms(module: nn.Module) -> list[str]:
     return [n for n, m in module.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
+EACH_IRESNET = [*IRESNETS[:3], pytest.param(IRESNETS[3], marks=pytest.mark.slow)]
+
+
 # test_architectures.py has the networks of other layouts and image sizes.
-@pytest.mark.parametrize("name", ["mobilefacenet", "mobileface_v2", "edgeface_xs", *IRESNETS, *shipped_names()])
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobileface_v2", "edgeface_xs", *EACH_IRESNET, *shipped_names()])
 def test_prepared_model_computes_the_same(name: str) -> None:
     model = load(name, random_weights_seed=1)
     randomise_batch_norms(model)

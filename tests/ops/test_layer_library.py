@@ -44,7 +44,13 @@ def test_opcheck_of_the_distances(metric, grad, backend):
 # every pair of metric, gradient and whether a class is given
 @pytest.mark.parametrize(
     ("metric", "grad", "given"),
-    [("l2", False, False), ("l2", True, True), ("cosine", True, False), ("cosine", False, True)],
+    [
+        ("l2", True, True),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("l2", False, False), ("cosine", True, False), ("cosine", False, True))
+        ),
+    ],
 )
 def test_opcheck_of_the_relative_distances(metric, grad, given, backend):
     own = torch.tensor([3, 0]) if given else None

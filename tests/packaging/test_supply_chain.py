@@ -275,6 +275,7 @@ def test_the_bill_names_the_wheel_its_parts_and_what_it_needs(tmp_path):
         SBOM.bill({"metadata": {}, "components": components}, wheel, {})
 
 
+@pytest.mark.slow
 def test_the_bill_of_this_environment_is_by_the_schema_and_complete(tmp_path, monkeypatch):
     pytest.importorskip("cyclonedx_py", reason="cyclonedx-bom is not installed")
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)

@@ -201,6 +201,7 @@ def test_who_does_not_know_the_detector_passes_the_verifier_alone(goal, detector
     assert unaware.measured.natural == len(goal.setting.splits.natural["test"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_which_verifier(path, plan, model):
     config = EvaluateConfig(adaptive=(SPEC,), weights=(1.0,), adaptive_goal="verifier", adaptive_threshold=0.4, k=3)
     made = detect_evaluate.evaluate_folder(path, plan.people, model, config)
