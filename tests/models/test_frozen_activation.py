@@ -100,10 +100,11 @@ def test_a_prepared_network_has_no_other_prelu_and_the_same_gradient() -> None:
     ready = prepare(model, fuse=False)
     assert {type(m) for m in ready.modules() if isinstance(m, nn.PReLU)} == {FrozenPReLU}
     assert {type(m) for m in model.modules() if isinstance(m, nn.PReLU)} == {nn.PReLU}
-    x = torch.rand(2, 3, 112, 112, requires_grad=True)
+    x = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     (expected,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
     (got,) = torch.autograd.grad(ready(x)[:, 0].sum(), x)
-    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6 * float(expected.abs().max()) + 1e-9)
+    # by its norm: of millions of sums, the one that rounding moves over 0 changes the gradient around a pixel
+    assert (got - expected).norm() <= 1e-3 * expected.norm()
 
 
 @pytest.mark.gpu
