@@ -144,15 +144,16 @@ class PreparedScore:
             raise RuntimeError(
                 "maps require grad, and a PreparedScore has no derivative; call it under torch.no_grad()"
             )
-        key = tuple(map(_form, values))
+        key = (images is None, *map(_form, values))
         known = self._known.get(key)
         if known is None:
             values, known = self._laid_out(values, with_images=images is not None, key=key)
         (layouts, room), count = known, len(values[-1])
         if own is not None:
             own = self._checked_own(own, values[-1])
-        made = torch.empty(room)
-        flags = None if threshold is None else torch.empty(count, dtype=torch.bool)
+        # the caller may have another default type or device
+        made = torch.empty(room, dtype=torch.float32, device="cpu")
+        flags = None if threshold is None else torch.empty(count, dtype=torch.bool, device="cpu")
         if count:
             addresses = [value.data_ptr() for value in values]
             to = made.data_ptr(), checks.address(own), checks.address(flags), threshold or 0.0
@@ -166,7 +167,8 @@ class PreparedScore:
         if with_images:
             pairs[-1] = _in_a_row(*pairs[-1])
         values = [value for value, _ in pairs]
-        layouts = torch.tensor([(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs])
+        rows = [(checks.GRAD_TYPES[value.dtype], *numbers) for value, numbers in pairs]
+        layouts = torch.tensor(rows, dtype=torch.int64, device="cpu")
         known = layouts, len(values[-1]) + self._native.scratch(len(values[-1]))
         as_it_is = None not in key and all(a is b for a, b in zip(given, values, strict=True))
         if as_it_is and len(self._known) < _MOST_KNOWN:

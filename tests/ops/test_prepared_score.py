@@ -260,6 +260,31 @@ def test_without_images_they_are_finite(layout):
         score.flagged(maps[:1], threshold=0.0)
 
 
+def test_a_default_type_or_device_of_the_caller_changes_nothing():
+    maps, images = batch(3)
+    expected = ops.PreparedScore(**parameters("mlp")).flagged(maps, images, threshold=0.0)
+    for mode in ("type", "device"):
+        score = ops.PreparedScore(**parameters("mlp"))
+        try:
+            torch.set_default_dtype(torch.float64 if mode == "type" else torch.float32)
+            torch.set_default_device("meta" if mode == "device" else "cpu")
+            found = score.flagged(maps, images, threshold=0.0)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        assert_same_bits(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+def test_images_are_no_map_however_they_are_shaped():
+    given = parameters("linear")
+    score = ops.PreparedScore(**given)
+    maps, _ = batch(2)
+    score(maps)
+    with pytest.raises(ValueError, match="maps: expected 3 layers, like centroids, got 2"):
+        score(maps[:2], maps[2])
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "columns"])
 def test_maps_that_were_pooled_before(layout):
     score = ops.PreparedScore(**parameters("mlp"))
