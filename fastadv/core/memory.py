@@ -1,4 +1,4 @@
-"""Memory that a library takes in C++, asked for first."""
+"""Whether there is memory for a call into a library."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 from fastadv.detection.calibration import Thresholds
 from fastadv.detection.detectors import Detector
-from fastadv.detection.guard import Guard, OnePass, judged, only_of_finite
+from fastadv.detection.guard import Guard, OnePass, only_of_finite, with_flags
 from fastadv.detection.taps import pooled
 from fastadv.models.face_model import copy_of
 from fastadv.models.folding import fold_batch_norms
@@ -184,7 +184,7 @@ class _PlainScore(nn.Module):
             for metric in self.metrics
         ]
         read = [_relative(layers, own) if self.relative else torch.stack(layers, dim=1) for layers in by]
-        return judged(only_of_finite(self.network(torch.cat(read, dim=2)), images), self.threshold)
+        return with_flags(only_of_finite(self.network(torch.cat(read, dim=2)), images), self.threshold)
 
     def _distances(self, features: Tensor, vectors: Tensor, metric: str) -> Tensor:
         values = _unit(features) if metric == "cosine" else features

@@ -29,7 +29,7 @@ class plain_modes(ContextDecorator):  # noqa: N801
 
     def __init__(self, device: torch.device, *, inference: bool = False) -> None:
         self._device, self._inference = device, inference
-        self._entered: AbstractContextManager[None] | None = None
+        self._within: AbstractContextManager[None] | None = None
 
     def _recreate_cm(self) -> plain_modes:
         return plain_modes(self._device, inference=self._inference)
@@ -38,11 +38,12 @@ class plain_modes(ContextDecorator):  # noqa: N801
         kinds = ("cpu",) if self._device.type == "cpu" else ("cpu", self._device.type)
         # a guard's call takes milliseconds, and after a network has been through the caches, each line takes long
         if not _as_wanted(kinds, self._inference):
-            self._entered = _entered(kinds, self._inference)
-            self._entered.__enter__()
+            self._within = _entered(kinds, self._inference)
+            self._within.__enter__()
 
     def __exit__(self, *error: Any) -> bool | None:
-        return None if self._entered is None else self._entered.__exit__(*error)
+        within, self._within = self._within, None
+        return None if within is None else within.__exit__(*error)
 
 
 def _as_wanted(kinds: tuple[str, ...], inference: bool) -> bool:

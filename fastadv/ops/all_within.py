@@ -12,11 +12,11 @@ from fastadv.ops import native_only
 def all_within(values: Tensor, low: float, high: float, *, backend: str | None = None) -> bool:
     """Whether all numbers are in [low, high], so that none is NaN; waits for a device.
 
-    On a CPU one compiled call for dense float32, else PyTorch operations.
+    On a CPU one compiled call for dense and aligned float32, whatever the backend PyTorch operations for the others.
 
     Args:
         values: of any shape, floating point.
-        low: as the type of ``values`` has it.
+        low: a number that float32 holds.
         high: the same.
         backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
 
@@ -27,7 +27,8 @@ def all_within(values: Tensor, low: float, high: float, *, backend: str | None =
     dense = values.dtype is torch.float32 and (
         values.is_contiguous() or (values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last))
     )
-    if dense and native_only.chosen("cpu_all_within", "all_within", (values,), backend):
+    compiled = native_only.chosen("cpu_all_within", "all_within", (values,), backend)
+    if compiled and dense and values.data_ptr() % 4 == 0:  # a tensor over a file's bytes may begin at any of them
         size = values.numel()
         return bool(_native.module().cpu_all_within(values.data_ptr(), size, low, high, *backends.on_cpu()))
     if not values.numel():

@@ -150,7 +150,7 @@ class PreparedScore:
             values, known = self._laid_out(values, with_images=images is not None, key=key)
         (layouts, room), count = known, len(values[-1])
         if own is not None:
-            own = self._checked_own(own, values[-1])
+            own = self._checked_own(own, values[-1], "images" if images is not None else f"maps[{len(values) - 1}]")
         # the caller may have another default type or device
         made = torch.empty(room, dtype=torch.float32, device="cpu")
         flags = None if threshold is None else torch.empty(count, dtype=torch.bool, device="cpu")
@@ -188,13 +188,13 @@ class PreparedScore:
         made: Tensor = OPERATIONS["average_pool"].implementations["cpu"]([checks.in_memory("value", value)])
         return made[:, :, None, None]
 
-    def _checked_own(self, own: Tensor, images: Tensor) -> Tensor:
+    def _checked_own(self, own: Tensor, images: Tensor, name: str) -> Tensor:
         if not self._relative:
             raise ArgumentError("own: expected None, since the distances are read 'raw', got a class for each image")
         rows = own.unbind(0) if isinstance(own, Tensor) and own.dim() == 2 and len(own) == self._metrics else [own]
         checked = []
         for row in rows:
-            one = check_own(row, self._kept, [images], "images")
+            one = check_own(row, self._kept, [images], name)
             assert one is not None
             one = checks.in_memory("own", one)
             check_classes(one, self._kept)

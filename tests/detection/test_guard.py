@@ -89,11 +89,26 @@ def test_logits_of_a_head(faces, representatives, tiny):
         torch.testing.assert_close(found.logits, tiny.logits(faces(4)), rtol=1e-5, atol=1e-5)
 
 
+def test_a_layer_with_a_hook_is_read_as_its_hook_leaves_it(tiny, faces, representatives):
+    detector = detector_of(representatives)
+    plain = Guard(model=tiny, detector=detector, threshold=0.0)(faces(4))
+    layer = tiny.backbone.get_submodule("block")
+    for factor in (1.0, 1.5):
+        handle = layer.register_forward_hook(lambda module, inputs, output, by=factor: output * by)
+        found = Guard(model=tiny, detector=detector, threshold=0.0)(faces(4))
+        with torch.no_grad():
+            expected = detector.score(LayerTap(model=tiny, layers=detector.layers)(faces(4)).values)
+        handle.remove()
+        torch.testing.assert_close(found.scores, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.scores, plain.scores) is (factor == 1.0)
+
+
 def test_nothing_is_left_on_model_and_detector(tiny, faces, representatives):
     detector = detector_of(representatives)
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
     Guard(model=tiny, detector=detector, threshold=0.0)(faces(2))
     assert sum(len(m._forward_hooks) for m in tiny.modules()) == 0
+    assert not any("forward" in vars(m) for m in tiny.modules())
     assert all(p.requires_grad for p in tiny.parameters())
     assert tiny.layers == ("conv", "block", "dense")
     assert before.keys() == tiny.state_dict().keys()

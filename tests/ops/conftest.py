@@ -40,7 +40,7 @@ def target(request, monkeypatch):
         if importlib.util.find_spec("triton") is None:
             pytest.skip("triton is not installed")
         if not backends.interpreted():
-            pytest.skip("the interpreter is off where there is a GPU")
+            pytest.skip("Triton's interpreter is off: TRITON_INTERPRET=0, or a GPU")
     if chosen.isa:
         if chosen.isa not in _native.cpu_isas():
             pytest.skip(f"this processor does not run {chosen.isa}")

@@ -65,7 +65,13 @@ def test_types_and_memory_orders(dtype):
     assert not all_within(torch._neg_view(whole), 0.0, 1.0)  # what lies in its memory is in the interval
 
 
+def test_memory_that_is_not_aligned():
+    for value in (0.5, 1.5):
+        data = bytearray(b"x" + torch.full((3,), value).numpy().tobytes())
+        assert all_within(torch.frombuffer(data, dtype=torch.float32, offset=1), 0.0, 1.0) is (value == 0.5)
+
+
 def test_gradients_and_an_unknown_backend():
     assert all_within(torch.rand(4, requires_grad=True), 0.0, 1.0)
     with pytest.raises(ValueError, match="backend: expected 'reference', 'cpu' or None, got 'triton'"):
-        all_within(torch.rand(4), 0.0, 1.0, backend="triton")
+        all_within(torch.rand(4).double(), 0.0, 1.0, backend="triton")
