@@ -12,7 +12,7 @@ struct AllWithinArgs {
   int64_t size;
   float low;
   float high;
-  uint8_t* without;  // of each task: whether a number of its part is out of [low, high], or none
+  uint8_t* without;  // of each task: whether a number of its part is out of [low, high], or NaN
 };
 
 }  // namespace fastadv

@@ -26,7 +26,8 @@ from fastadv.core.files import write_atomically
 from fastadv.core.provenance import versions
 from fastadv.detection.calibration import Thresholds
 from fastadv.detection.detectors import Detector
-from fastadv.detection.guard import Guard, OnePass, only_of_finite, with_flags
+from fastadv.detection.guard import Guard
+from fastadv.detection.one_pass import OnePass, only_of_finite, with_flags
 from fastadv.detection.taps import pooled
 from fastadv.models.face_model import copy_of
 from fastadv.models.folding import fold_batch_norms

@@ -1,4 +1,4 @@
-"""Whether every number of a tensor lies in an interval: the check of images before they are attacked or judged."""
+"""Whether every number of a tensor lies in an interval: the check of every batch of images that comes from outside."""
 
 from __future__ import annotations
 
