@@ -12,12 +12,9 @@
 #include "pointers.h"
 #include "registration.h"
 
-// What a face detector computes beside its convolutions, for many small windows: without these, more than half of the
-// time on a CPU goes into some thirty small operations a batch.
+// What a face detector computes beside its networks, for many small windows.
 namespace fastadv {
 namespace {
-
-constexpr int64_t kRowsTogether = 16;  // rows of results in a task
 
 void cpu_summed_area(Address picture, Address table, int64_t height, int64_t width, int, int isa) {
   cpu::check_isa(isa);
@@ -65,40 +62,11 @@ void cpu_area_means(Address table, Address windows, Address out, int64_t pixels,
   cpu::parallel(count, threads, [&](int64_t window) { task(args, window); });
 }
 
-void cpu_prelu(Address x, Address slopes, int64_t pixels, int64_t channels, int threads, int isa) {
-  cpu::check_isa(isa);
-  const PreluArgs args = {pointer<float>(x), pointer<const float>(slopes), pixels, channels};
-  const auto task = FASTADV_PICK(isa, prelu_task);
-  if (pixels * channels < cpu::kSerialElements) threads = 1;
-  pybind11::gil_scoped_release release;
-  cpu::parallel((pixels + kPreluPixels - 1) / kPreluPixels, threads, [&](int64_t index) { task(args, index); });
-}
-
-void cpu_prelu_max_pool(Address x, Address slopes, Address out, int64_t images, int64_t height, int64_t width,
-                        int64_t channels, int64_t size, int64_t tall, int64_t wide, int threads, int isa) {
-  cpu::check_isa(isa);
-  const auto task = FASTADV_PICK(isa, prelu_max_pool_task);
-  const int64_t total = images * tall;
-  if (images * height * width * channels < cpu::kSerialElements) threads = 1;
-  pybind11::gil_scoped_release release;
-  const auto* slope = pointer<const float>(slopes);
-  std::vector<float> repeated(static_cast<size_t>(std::min(width, pooled_pixels(channels)) * channels), 1.0f);
-  for (size_t i = 0; slope != nullptr && i < repeated.size(); ++i) repeated[i] = slope[i % static_cast<size_t>(channels)];
-  const PreluMaxPoolArgs args = {pointer<const float>(x), repeated.data(), pointer<float>(out), height, width,
-                                 channels, size, tall, wide};
-  cpu::parallel((total + kRowsTogether - 1) / kRowsTogether, threads, [&](int64_t index) {
-    const int64_t end = (index + 1) * kRowsTogether;
-    for (int64_t i = index * kRowsTogether; i < (end < total ? end : total); ++i) task(args, i);
-  });
-}
-
 }  // namespace
 
 FASTADV_REGISTER(m) {
   m.def("cpu_summed_area", &cpu_summed_area);
   m.def("cpu_area_means", &cpu_area_means);
-  m.def("cpu_prelu", &cpu_prelu);
-  m.def("cpu_prelu_max_pool", &cpu_prelu_max_pool);
 }
 
 }  // namespace fastadv

@@ -1,4 +1,4 @@
-// Compiled once per instruction set, see sign_step.cpp. Windows of pictures, and pooled activations, channels last.
+// Compiled once per instruction set, see sign_step.cpp. Windows of pictures, channels last.
 #include "cpu/face_windows.h"
 
 #include "cpu/kernels.h"
@@ -10,40 +10,6 @@ namespace {
 typedef uint32_t Pixel __attribute__((vector_size(16), aligned(4)));  // wraps as the sums do
 typedef int32_t SignedPixel __attribute__((vector_size(16)));
 typedef float Colours __attribute__((vector_size(16)));
-
-// A NaN stays one.
-float larger(float a, float b) { return a < b || b != b ? b : a; }
-
-// The maximum of what `rows` holds, unless this is the first row, and of prelu(x).
-void take(const float* __restrict x, const float* __restrict slopes, int64_t numbers, bool first,
-          float* __restrict rows) {
-  if (first) {
-    for (int64_t i = 0; i < numbers; ++i) rows[i] = x[i] > 0.0f ? x[i] : slopes[i] * x[i];
-  } else {
-    for (int64_t i = 0; i < numbers; ++i) {
-      const float value = x[i] > 0.0f ? x[i] : slopes[i] * x[i];
-      rows[i] = larger(rows[i], value);
-    }
-  }
-}
-
-// The maxima of two or three of `pixels` pixels, `count` times. Whole registers are written, over the next result where
-// the channels fill none; that one is written next.
-void give(const float* __restrict rows, int64_t pixels, int64_t size, int64_t channels, int64_t count,
-          float* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const float* __restrict pixel = rows + 2 * i * channels;
-    float* __restrict into = out + i * channels;
-    const int64_t left = smaller(size, pixels - 2 * i);
-    const int64_t second = left > 1 ? channels : 0;
-    const int64_t third = left > 2 ? 2 * channels : 0;
-    int64_t c = 0;
-    for (; c < channels && (c + kLanes <= channels || i + kLanes < count); c += kLanes)
-      for (int64_t k = c; k < c + kLanes; ++k)
-        into[k] = larger(larger(pixel[k], pixel[k + second]), pixel[k + third]);
-    for (; c < channels; ++c) into[c] = larger(larger(pixel[c], pixel[c + second]), pixel[c + third]);
-  }
-}
 
 }  // namespace
 
@@ -88,34 +54,6 @@ void area_means_task(const AreaMeansArgs& args, int64_t window) {
       float* pixel = out + (r * args.width + i) * 3;
       for (int c = 0; c < 3; ++c) pixel[c] = mean[c];
     }
-  }
-}
-
-void prelu_task(const PreluArgs& args, int64_t task) {
-  const int64_t first = task * kPreluPixels;
-  const int64_t last = smaller(args.pixels, first + kPreluPixels);
-  const float* __restrict slopes = args.slopes;
-  for (int64_t i = first; i < last; ++i) {
-    float* __restrict x = args.x + i * args.channels;
-    for (int64_t c = 0; c < args.channels; ++c) x[c] = x[c] > 0.0f ? x[c] : slopes[c] * x[c];
-  }
-}
-
-void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row) {
-  const int64_t image = row / args.tall;
-  const int64_t first = row % args.tall * 2;
-  const int64_t count = smaller(args.size, args.height - first);
-  const int64_t line = args.width * args.channels;
-  const float* x = args.x + (image * args.height + first) * line;
-  float* out = args.out + row * args.wide * args.channels;
-  const int64_t together = pooled_together(args.channels);
-  float rows[kPooled + kLanes] = {};
-  for (int64_t begin = 0; begin < args.wide; begin += together) {
-    const int64_t made = smaller(together, args.wide - begin);
-    const int64_t pixels = smaller(2 * (made - 1) + args.size, args.width - 2 * begin);
-    for (int64_t r = 0; r < count; ++r)
-      take(x + r * line + 2 * begin * args.channels, args.slopes, pixels * args.channels, r == 0, rows);
-    give(rows, pixels, args.size, args.channels, made, out + begin * args.channels);
   }
 }
 

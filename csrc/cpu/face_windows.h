@@ -1,4 +1,4 @@
-// What a face detector computes at every window, beside its convolutions.
+// What a face detector computes beside its networks.
 #pragma once
 
 #include <cstdint>
@@ -25,36 +25,6 @@ struct AreaMeansArgs {
   int64_t width;           // cells from left to right
   int64_t first;           // the first row of cells that is computed
   int64_t rows;            // how many of them are
-};
-
-// x = prelu(x), the channels of a pixel together.
-struct PreluArgs {
-  float* x;  // (pixels, channels)
-  const float* slopes;
-  int64_t pixels;
-  int64_t channels;
-};
-
-constexpr int64_t kPreluPixels = 1024;  // of a task
-
-// Numbers of a row of pixels that are pooled together.
-constexpr int64_t kPooled = 4096;
-
-// How many results have their pixels among as many numbers, and how many pixels these are.
-static inline int64_t pooled_together(int64_t channels) { return (kPooled / channels - 1) / 2; }
-static inline int64_t pooled_pixels(int64_t channels) { return 2 * pooled_together(channels) + 1; }
-
-// The maximum of prelu(x) over windows of 2 x 2 or 3 x 3 pixels, two apart; the last ones may reach over the border.
-struct PreluMaxPoolArgs {
-  const float* x;       // (images, height, width, channels)
-  const float* slopes;  // those of `pooled_pixels` pixels
-  float* out;           // (images, tall, wide, channels)
-  int64_t height;
-  int64_t width;
-  int64_t channels;
-  int64_t size;  // 2 or 3
-  int64_t tall;
-  int64_t wide;
 };
 
 }  // namespace fastadv

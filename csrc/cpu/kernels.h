@@ -15,6 +15,7 @@
 #include "common/relative_distances.h"
 #include "common/sign_step.h"
 #include "cpu/all_within.h"
+#include "cpu/conv_prelu.h"
 #include "cpu/face_windows.h"
 #include "cpu/trajectory_score.h"
 
@@ -55,10 +56,9 @@ constexpr int64_t kGradientChannels = 128;
   void project_task(const TrajectoryScoreArgs& args, int64_t task);         \
   void score_task(const TrajectoryScoreArgs& args, int64_t group);          \
   void all_within_task(const AllWithinArgs& args, int64_t task);            \
+  void conv_prelu_task(const ConvPreluArgs& args, int64_t task);            \
   void summed_area_task(const SummedAreaArgs& args, int64_t picture);       \
   void area_means_task(const AreaMeansArgs& args, int64_t window);          \
-  void prelu_task(const PreluArgs& args, int64_t task);                     \
-  void prelu_max_pool_task(const PreluMaxPoolArgs& args, int64_t row);      \
   }
 
 FASTADV_CPU_KERNELS(baseline)

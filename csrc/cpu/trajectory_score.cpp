@@ -50,7 +50,7 @@ void multiply(const Rows<kRows>& rows, int64_t terms, const float* weights, int6
       for (int64_t i = 0; i < kCount; ++i) w[i] = *reinterpret_cast<const LoosePart*>(weight + i * kPart);
       FASTADV_UNROLL
       for (int64_t r = 0; r < kRows; ++r) {
-        const Part x = Part{} + rows.x[r][k];
+        const Part x = rows.x[r][k] - Part{};  // in every lane; a sum with zero would be an addition
         FASTADV_UNROLL
         for (int64_t i = 0; i < kCount; ++i) sum[r][i] += x * w[i];
       }

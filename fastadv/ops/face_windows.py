@@ -1,4 +1,4 @@
-"""What a face detector computes beside its convolutions: summed pictures, resampled windows, pooled activations.
+"""What a face detector computes beside its networks: summed pictures and resampled windows.
 
 On a CPU one compiled call each, else PyTorch operations: the same bits. Without derivatives.
 """
@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastadv import _native, backends
-from fastadv.core.brief import brief
 from fastadv.core.errors import ArgumentError
 from fastadv.ops import checks, native_only
-
-_CHANNELS = 1024  # at most: a row of pixels is pooled in parts of 4,096 numbers
 
 
 def summed_area_(picture: Tensor, table: Tensor, *, backend: str | None = None) -> None:
@@ -90,81 +86,6 @@ def area_means(
     return made.permute(0, 3, 1, 2)
 
 
-def prelu_(x: Tensor, slopes: Tensor, *, backend: str | None = None) -> Tensor:
-    """``prelu(x, slopes)``; on a CPU in place where ``x`` is channels last.
-
-    Args:
-        x: (N, C, H, W) float32; lost.
-        slopes: (C,) float32.
-        backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
-
-    Raises:
-        TypeError, ValueError: An argument has another type or shape.
-        RuntimeError: An argument requires grad.
-        BackendUnavailable: The backend that was named cannot run here.
-    """
-    _check_activations("prelu_", x, slopes)
-    if not native_only.chosen("cpu_prelu", "prelu_", (x, slopes), backend):
-        return _prelu(x, slopes)
-    last, own = x.permute(0, 2, 3, 1).contiguous(), slopes.contiguous()
-    channels = len(own)
-    if last.numel():
-        _native.module().cpu_prelu(
-            last.data_ptr(), own.data_ptr(), last.numel() // channels, channels, *backends.on_cpu()
-        )
-    return last.permute(0, 3, 1, 2)
-
-
-def prelu_max_pool(x: Tensor, slopes: Tensor | None, size: int, *, backend: str | None = None) -> Tensor:
-    """``max_pool2d(prelu(x, slopes), size, 2, ceil_mode=True)`` in one pass.
-
-    Args:
-        x: (N, C, H, W) float32, H and W at least 2, C at most 1,024.
-        slopes: (C,) float32; None: ``x`` itself is pooled.
-        size: 2 or 3.
-        backend: ``"reference"`` or ``"cpu"``; None for the fastest that can run.
-
-    Returns:
-        (N, C, h, w) float32; a side of n becomes (n + 1) // 2 for size 2, and n // 2 for size 3.
-
-    Raises:
-        TypeError, ValueError: An argument has another type, shape or value.
-        RuntimeError: An argument requires grad.
-        BackendUnavailable: The backend that was named cannot run here.
-    """
-    if size not in (2, 3):
-        raise ArgumentError(f"size: expected 2 or 3, got {brief(size)}")
-    _check_activations("prelu_max_pool", x, slopes)
-    if min(x.shape[2:]) < 2:
-        raise ArgumentError(f"x: expected sides of at least 2, got shape {tuple(x.shape)}")
-    given = (x,) if slopes is None else (x, slopes)
-    if not native_only.chosen("cpu_prelu_max_pool", "prelu_max_pool", given, backend):
-        return _pool(x if slopes is None else _prelu(x, slopes), size)
-    count, channels, *sides = x.shape
-    tall, wide = ((side + 3 - size) // 2 for side in sides)
-    made = torch.empty((count, tall, wide, channels), dtype=torch.float32, device=x.device)
-    if made.numel():
-        last = x.permute(0, 2, 3, 1).contiguous()
-        own = None if slopes is None else slopes.contiguous()
-        address = 0 if own is None else own.data_ptr()
-        shape = (count, *sides, channels, size, tall, wide)
-        _native.module().cpu_prelu_max_pool(last.data_ptr(), address, made.data_ptr(), *shape, *backends.on_cpu())
-    return made.permute(0, 3, 1, 2)
-
-
-def _check_activations(op: str, x: Tensor, slopes: Tensor | None) -> None:
-    checks.tensor_of("x", x, checks.FLOAT)
-    if x.dim() != 4 or not 1 <= x.shape[1] <= _CHANNELS:
-        raise ArgumentError(f"x: expected shape (N, C, H, W), 1 <= C <= {_CHANNELS}, got {tuple(x.shape)}")
-    if slopes is not None:
-        checks.tensor_of("slopes", slopes, checks.FLOAT)
-        checks.on_device("slopes", slopes, x)
-        if slopes.shape != x.shape[1:2]:
-            raise ArgumentError(f"slopes: expected one for each of {x.shape[1]} channels, got {tuple(slopes.shape)}")
-    if torch.is_grad_enabled():
-        checks.refuse_gradients(op, (), (("x", x), ("slopes", slopes)))
-
-
 def _area_means(table: Tensor, windows: Tensor, size: tuple[int, int], rows: range) -> Tensor:
     left, top, right, bottom = windows[:, 2:].unbind(1)
     above, below = _edges(top, bottom, size[0], rows)
@@ -196,33 +117,3 @@ def _edges(begin: Tensor, end: Tensor, count: int, chosen: range) -> tuple[Tenso
     cells = torch.arange(chosen.start, chosen.stop, device=begin.device)
     length, begin = (end - begin)[:, None], begin[:, None]
     return begin + cells * length // count, begin + ((cells + 1) * length + count - 1) // count
-
-
-def _prelu(x: Tensor, slopes: Tensor) -> Tensor:
-    """`prelu`, which is slow with few channels in channels-last layout: here a row of pixels has one slope a value."""
-    rows = x.permute(0, 2, 3, 1).reshape(x.shape[0] * x.shape[2], x.shape[3] * x.shape[1])
-    made = F.prelu(rows, slopes.repeat(x.shape[3])) if rows.numel() else rows
-    return made.view(len(x), *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
-
-
-def _pool(x: Tensor, size: int) -> Tensor:
-    """`max_pool2d(x, size, 2, ceil_mode=True)` for 2 and 3, in a third of the time on a CPU, which keeps no indices.
-
-    The maximum of each pair, and for 3 of the value behind it, along one dimension and then along the other.
-    """
-    for dim in (2, 3):
-        count = x.shape[dim]
-        pairs = torch.maximum(_every_other(x, dim, 0, count // 2), _every_other(x, dim, 1, count // 2))
-        if size == 3:
-            behind = (count - 1) // 2
-            part = pairs.narrow(dim, 0, behind)
-            torch.maximum(part, _every_other(x, dim, 2, behind), out=part)
-        elif count % 2:
-            pairs = torch.cat((pairs, x.narrow(dim, count - 1, 1)), dim)
-        x = pairs
-    return x
-
-
-def _every_other(x: Tensor, dim: int, first: int, count: int) -> Tensor:
-    chosen = slice(first, first + 2 * count - 1, 2)
-    return x[:, :, chosen] if dim == 2 else x[..., chosen]

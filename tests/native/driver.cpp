@@ -134,15 +134,15 @@ class Cases {
       }
       return Values{s.x.data(), windows, w.room<float>(64 * 40 * 40 * 3), 21 * 31, 64, 40, 40, 0, 40};
     });
-    add("cpu_prelu", [this](Written& w) {
-      auto* x = w.room<float>(20000 * 10);
-      std::fill_n(x, 20000 * 10, -1.0f);
-      return Values{x, s.positive.data(), 20000, 10};
+    // pooled, with channels that fill no register, narrow, and as a matrix
+    add("cpu_conv_prelu", [this](Written& w) {
+      const int64_t numbers = whole(s.positive.data());
+      const Integers layers = {numbers, 28, 3, 3, numbers, 48, 3, 3, numbers, 64, 2, 1, numbers, 128, 3, 1, numbers, 5, 1, 1};
+      return Values{s.x.data(), w.room<float>(kOdd * 5), kOdd, 24, 24, 3, layers};
     });
-    add("cpu_prelu_max_pool", [this](Written& w) {
-      auto* x = w.room<float>(8 * 46 * 46 * 28);
-      std::fill_n(x, 8 * 46 * 46 * 28, 1.0f);
-      return Values{x, s.positive.data(), w.room<float>(8 * 23 * 23 * 28), 8, 46, 46, 28, 3, 23, 23};
+    add("cpu_conv_prelu", [this](Written& w) {
+      const Integers layers = {whole(s.positive.data()), 10, 3, 2};
+      return Values{s.x.data(), w.room<float>(73 * 40 * 10), 1, 148, 82, 3, layers};
     });
   }
 

@@ -1,4 +1,4 @@
-"""Resampled windows and pooled activations: PyTorch's results, and the same bits whoever computes."""
+"""Summed pictures and resampled windows: PyTorch's results, and the same bits whoever computes."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fastadv import _native, backends
-from fastadv.ops.face_windows import area_means, prelu_, prelu_max_pool, summed_area_
+from fastadv.ops.face_windows import area_means, summed_area_
 
 numbers = st.integers(1, 40)
-sides = st.integers(2, 21)
 needs_native = pytest.mark.skipif(not _native.has("cpu_area_means"), reason="needs the compiled module")
 
 
@@ -73,55 +72,18 @@ def test_sums_may_wrap():
     torch.testing.assert_close(found, torch.full((2, 3, 3, 2), 127.5 / 128), atol=1e-6, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    size=st.sampled_from([2, 3]),
-    shape=st.tuples(
-        st.integers(0, 3), st.sampled_from([1, 3, 10, 28, 64, 1024]), st.integers(2, 21), st.integers(2, 21)
-    ),
-    sloped=st.booleans(),
-    last=st.booleans(),
-)
-def test_pooled_activations_are_those_of_max_pool2d(size, shape, sloped, last):
-    draw = torch.Generator().manual_seed(1)
-    x, slopes = torch.randn(shape, generator=draw), torch.randn(shape[1], generator=draw)
-    x = x.contiguous(memory_format=torch.channels_last) if last else x
-    active = F.prelu(x, slopes) if sloped else x
-    for backend in (None, "reference"):
-        assert torch.equal(prelu_(x.clone(), slopes, backend=backend), F.prelu(x, slopes))
-    expected = F.max_pool2d(active, size, 2, ceil_mode=True) if x.numel() else None
-    for backend in (None, "reference") if x.numel() else (None,):
-        found = prelu_max_pool(x, slopes if sloped else None, size, backend=backend)
-        assert expected is None or torch.equal(found, expected)
-        assert found.shape[0] == shape[0]
-
-
-def test_a_long_row_a_border_of_minus_infinity_and_a_nan():
-    x = torch.randn(2, 10, 6, 3001, generator=torch.Generator().manual_seed(2))
-    slopes = torch.linspace(-1, 1, 10)
-    assert torch.equal(prelu_max_pool(x, slopes, 3), F.max_pool2d(F.prelu(x, slopes), 3, 2, ceil_mode=True))
-    x[..., 7:9] = -torch.inf
-    x[0, 0, 3, 20] = torch.nan
-    found, expected = prelu_max_pool(x, None, 2), F.max_pool2d(x, 2, 2, ceil_mode=True)
-    assert torch.equal(found.nan_to_num(99), expected.nan_to_num(99))
-
-
 @needs_native
 def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(monkeypatch):
     rng = np.random.default_rng(3)
     table, placed = summed([rng.integers(0, 256, (300, 200, 3))])
     given = torch.tensor([[*placed[0], 3, 5, 190, 290]])
-    x, slopes = torch.randn(8, 28, 46, 46, generator=torch.Generator().manual_seed(4)), torch.randn(28)
     windows = area_means(table, given, (250, 190), range(250), backend="reference")
-    pooled = prelu_max_pool(x, slopes, 3, backend="reference")
     for isa in range(backends.cpu_isa() + 1):
         for threads in (1, 3):
             monkeypatch.setattr(backends, "on_cpu", lambda given=(threads, isa): given)
             assert torch.equal(area_means(table, given, (250, 190), range(250), backend="cpu"), windows)
-            assert torch.equal(prelu_max_pool(x, slopes, 3, backend="cpu"), pooled)
 
 
-X = torch.zeros(1, 3, 4, 4)
 TABLE = torch.zeros(30, 4, dtype=torch.int32)
 WINDOW = torch.tensor([[0, 6, 0, 0, 5, 4]])
 PICTURE = torch.zeros(4, 5, 3, dtype=torch.uint8)
@@ -131,25 +93,6 @@ PICTURE = torch.zeros(4, 5, 3, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda b: prelu_max_pool(X, None, 4, backend=b), "size: expected 2 or 3, got 4"),
-        (lambda b: prelu_max_pool(X[0], None, 2, backend=b), r"x: expected shape \(N, C, H, W\)"),
-        (lambda b: prelu_max_pool(X[..., :1], None, 2, backend=b), "x: expected sides of at least 2, got"),
-        (lambda b: prelu_max_pool(torch.zeros(1, 1025, 2, 2), None, 2, backend=b), "1 <= C <= 1024, got"),
-        (
-            lambda b: prelu_max_pool(X.double(), None, 2, backend=b),
-            "x: expected a tensor of torch.float32",
-        ),
-        (lambda b: prelu_max_pool(X, torch.ones(2), 2, backend=b), "slopes: expected one for each of 3 channels"),
-        (lambda b: prelu_(X, torch.ones(4), backend=b), "slopes: expected one for each of 3 channels"),
-        (
-            lambda b: prelu_(X.half(), torch.ones(3), backend=b),
-            "x: expected a tensor of torch.float32",
-        ),
-        (lambda b: prelu_(X, torch.ones(3, requires_grad=True), backend=b), "prelu_ reads slopes, which requires grad"),
-        (
-            lambda b: prelu_(X, torch.ones(3, device="meta"), backend=b),
-            "slopes: expected cpu, the device of x",
-        ),
         (lambda b: summed_area_(PICTURE, TABLE[:29], backend=b), r"table: expected 30 contiguous rows of 4, got \(29"),
         (lambda b: summed_area_(PICTURE, TABLE.T.contiguous().T, backend=b), "table: expected 30 contiguous rows of 4"),
         (lambda b: summed_area_(PICTURE[..., :2], TABLE, backend=b), r"picture: expected shape \(H, W, 3\), got"),
@@ -168,20 +111,9 @@ def test_what_cannot_be_is_refused(call, text, backend):
 
 def test_a_backend_that_cannot_run_is_refused():
     with pytest.raises(ValueError, match="backend: expected 'reference', 'cpu' or None, got 'triton'"):
-        prelu_max_pool(X, None, 2, backend="triton")
+        area_means(TABLE, WINDOW, (2, 2), range(2), backend="triton")
     with pytest.raises(backends.BackendUnavailable, match="it takes CPU tensors"):
-        prelu_max_pool(X.to("meta"), None, 2, backend="cpu")
-
-
-@needs_native
-def test_the_modes_of_the_caller_do_not_matter():
-    expected = prelu_max_pool(X + 1, torch.ones(3), 2)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        assert torch.equal(prelu_max_pool(X + 1, torch.ones(3, dtype=torch.float32), 2), expected)
-    finally:
-        torch.set_default_dtype(before)
+        area_means(TABLE.to("meta"), WINDOW.to("meta"), (2, 2), range(2), backend="cpu")
 
 
 @needs_native

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv.core.brief import brief
 from fastadv.core.detections import Detections
@@ -21,16 +21,17 @@ from fastadv.models.devices import open_device
 from fastadv.models.identity import state_hash
 from fastadv.models.modes import plain_modes
 from fastadv.models.mtcnn.areas import SummedAreas
-from fastadv.models.mtcnn.pyramid import WINDOW, Level, Sheet, levels_of, may_overlap, sheets_of
+from fastadv.models.mtcnn.pyramid import WINDOW, Level, levels_of, may_overlap
 from fastadv.models.mtcnn.suppression import nms, nms_on_grid
 from fastadv.models.mtcnn.weights import load_cascade
 from fastadv.models.one_threaded import OneThreaded
+from fastadv.ops.conv_prelu import ConvPreluNetwork
 
 _AT_SCALE, _AT_SCALES, _REFINED, _FINISHED = 0.5, 0.7, 0.7, 0.7  # overlaps that are too much, after each step
 _TOGETHER = 2**23  # pixels of the pictures in one call of the cascade; a larger picture is alone
 _WORTHWHILE = {"cpu": 2**14, "cuda": 2**20}  # pixels from which a call of P-Net is worth its overhead
-_AT_ONCE = 16  # pictures in a call at most: a smaller number is filled up
-_SHEETS = 8  # pictures whose small levels are resampled together
+_WORTHWHILE_COMPILED = 2**16  # where a smaller number of pictures is not filled up
+_AT_ONCE = 16  # pictures in a call at most
 _CHUNKS = {24: 64, 48: 16}  # windows that R- and O-Net see at a time
 
 
@@ -84,18 +85,21 @@ class MTCNN:
         for threshold in thresholds:
             check_range("thresholds", threshold, 0, 1)
         self.device = open_device(device)
-        self._cascade = load_cascade(weights, random_weights_seed=random_weights_seed).to(self.device)
+        cascade = load_cascade(weights, random_weights_seed=random_weights_seed).to(self.device)
+        self._pnet, self._rnet, self._onet = (part.network() for part in (cascade.pnet, cascade.rnet, cascade.onet))
         self.identity = {
             "name": "mtcnn",
-            "weights": state_hash(self._cascade),
+            "weights": state_hash(cascade),
             "least_face": least_face,
             "factor": factor,
             "thresholds": list(thresholds),
             **({"refine": True} if refine else {}),
         }
         self._threads = OneThreaded(torch.get_num_threads() if self.device.type == "cpu" else 1)
-        self._worthwhile = _WORTHWHILE[self.device.type]
-        self._scale, self._factor, self._thresholds = WINDOW / least_face, factor, thresholds
+        self._worthwhile = _WORTHWHILE_COMPILED if self._pnet.compiled else _WORTHWHILE[self.device.type]
+        self._scale, self._factor = WINDOW / least_face, factor
+        self._least = float(torch.tensor(thresholds[0], dtype=torch.float64).logit())  # evidence for P-Net
+        self._thresholds = thresholds
         self._refine = refine
 
     def __call__(self, images: Sequence[NDArray[np.uint8]], /) -> list[Detections]:
@@ -136,92 +140,61 @@ class MTCNN:
     def _proposed(self, areas: SummedAreas) -> tuple[Tensor, Tensor]:
         """Squares that P-Net takes for faces, (N, 4), and which picture each is of."""
         none = areas.sizes.new_zeros(0)
-        kept = [(none, none.new_zeros((0, 4)).float(), none.float(), none.new_zeros((0, 32)).float())]
+        kept = [(none, none.new_zeros((0, 4)).float(), none.new_zeros((0, 5)).float())]
         overlapping = False
         shapes = list(enumerate(map(tuple, areas.sizes.tolist())))
         for (width, height), alike in groupby(shapes, key=lambda item: item[1]):
             pictures = torch.tensor([place for place, _ in alike], device=self.device)
             levels = levels_of(height, width, scale=self._scale, factor=self._factor)
             overlapping |= may_overlap(levels, _AT_SCALES)
-            for sheet, (cells, level, scores, features) in self._scored(areas, pictures, levels):
-                boxes = sheet.boxes(cells[:, 1:], level)
+            for level, (cells, found) in self._scored(areas, pictures, levels):
+                boxes = level.boxes(cells[:, 1:])
                 grid = cells - torch.stack((pictures[0], *pictures.new_zeros(2)))
-                stays = nms_on_grid(grid, boxes, scores, (len(pictures), *sheet.cells), _AT_SCALE)
-                kept.append((cells[stays, 0], boxes[stays], scores[stays], features[stays]))
-        owner, boxes, scores, features = map(torch.cat, zip(*kept, strict=True))
+                stays = nms_on_grid(grid, boxes, found[:, 0], (len(pictures), *level.cells), _AT_SCALE)
+                kept.append((cells[stays, 0], boxes[stays], found[stays]))
+        owner, boxes, found = map(torch.cat, zip(*kept, strict=True))
         # windows of a picture behind each other, where they are near in memory
-        order = nms(boxes, scores, owner, _AT_SCALES) if overlapping else owner.argsort(stable=True)
-        owner, boxes = owner[order], boxes[order]
-        if len(owner):
-            boxes = _squares(_moved(boxes, self._of_rows(self._cascade.pnet.offsets, features[order], 64), 0))
-        return boxes, owner
+        order = nms(boxes, found[:, 0], owner, _AT_SCALES) if overlapping else owner.argsort(stable=True)
+        return _squares(_moved(boxes[order], found[order, 1:], 0)), owner[order]
 
     def _scored(
         self, areas: SummedAreas, pictures: Tensor, levels: Sequence[Level]
-    ) -> Iterator[tuple[Sheet, Iterator[Tensor]]]:
-        """What P-Net keeps of each sheet of the pictures.
-
-        Picture, row and column of windows, (N, 3), the levels that they are of, their scores, their features.
-        """
+    ) -> Iterator[tuple[Level, Iterator[Tensor]]]:
+        """What P-Net keeps of each level of the pictures: picture, row and column of windows, (N, 3); its results."""
         tasks = [
-            (sheet, strip, some)
-            for sheet in sheets_of(levels, self._worthwhile)
-            for strip in sheet.strips
-            for some in pictures.split(max(self._at_once(sheet), _SHEETS if len(sheet.levels) > 1 else 1))
+            (level, strip, some)
+            for level in levels
+            for strip in level.strips
+            for some in pictures.split(self._at_once(level))
         ]
         parts = zip(tasks, self._threads.map(partial(self._kept, areas), tasks), strict=True)
-        for sheet, found in groupby(parts, key=lambda part: part[0][0]):
-            yield sheet, map(torch.cat, zip(*(kept for _, kept in found), strict=True))
+        for level, found in groupby(parts, key=lambda part: part[0][0]):
+            yield level, map(torch.cat, zip(*(kept for _, kept in found), strict=True))
 
-    def _at_once(self, sheet: Sheet) -> int:
-        """How many pictures' sheets P-Net sees at a time: by their size alone, not by how many there are."""
-        height, width = sheet.size
+    def _at_once(self, level: Level) -> int:
+        """How many pictures' levels P-Net sees at a time: by their size alone, not by how many there are."""
+        height, width = level.size
         return min(-(-self._worthwhile // (height * width)), _AT_ONCE)
 
-    def _kept(self, areas: SummedAreas, task: tuple[Sheet, range, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `_scored` gives, for a strip of a sheet of some pictures."""
-        sheet, strip, pictures = task
-        pnet, fences, features = self._cascade.pnet, sheet.fences, []
-
-        def evidence(some: Tensor) -> Tensor:
-            features.append(pnet(some, fences))
-            return pnet.evidence(features[-1])
-
-        seen = self._seen(areas, sheet, strip, pictures)
-        scores = fixed_batches(evidence, seen, self._at_once(sheet)).sigmoid()
-        level = sheet.level_at(strip).to(self.device)
-        picture, row, column = ((scores >= self._thresholds[0]) & (level >= 0)).nonzero().T
+    def _kept(self, areas: SummedAreas, task: tuple[Level, range, Tensor]) -> tuple[Tensor, Tensor]:
+        """What `_scored` gives, for a strip of a level of some pictures."""
+        level, strip, pictures = task
+        whole = pictures.new_tensor([[0, 0, level.width, level.height]]).expand(len(pictures), 4)
+        seen = areas.resampled(areas.windows(pictures, whole), level.size, level.seen(strip))
+        found = _applied(self._pnet, seen, self._at_once(level))
+        picture, row, column = (found[:, 0] >= self._least).nonzero().T
         cells = torch.stack((pictures[picture], row + strip.start, column), 1)
-        found = features[0] if len(features) == 1 else torch.cat(features)
-        return cells, level[row, column], scores[picture, row, column], found[picture, :, row, column]
-
-    def _seen(self, areas: SummedAreas, sheet: Sheet, strip: range, pictures: Tensor) -> Tensor:
-        """A strip of a sheet of some pictures, (N, 3, rows, columns), channels last."""
-        parts = []
-        for level in sheet.levels:
-            whole = pictures.new_tensor([[0, 0, level.width, level.height]]).expand(len(pictures), 4)
-            rows = sheet.seen(strip) if len(sheet.levels) == 1 else None
-            parts.append(areas.resampled(areas.windows(pictures, whole), level.size, rows))
-        if len(parts) == 1:
-            return parts[0]
-        made = parts[0].new_zeros((len(pictures), 3, *sheet.size)).contiguous(memory_format=torch.channels_last)
-        for part, (row, column) in zip(parts, sheet.corners, strict=True):
-            made[:, :, row : row + part.shape[2], column : column + part.shape[3]] = part
-        return made
-
-    def _of_rows(self, function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-        """A function of many rows, in batches of one size, side by side."""
-        return torch.cat(self._threads.map(lambda some: fixed_batches(function, some, size), rows.split(size)))
+        return cells, _with_probabilities(found[picture, :, row, column])
 
     def _refined(self, areas: SummedAreas, boxes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         """Squares that R-Net takes for faces, moved by its offsets."""
-        boxes, owner, found = self._passed(self._cascade.rnet, areas, boxes, owner, 24, self._thresholds[1])
+        boxes, owner, found = self._passed(self._rnet, areas, boxes, owner, 24, self._thresholds[1])
         stays = nms(boxes, found[:, 0], owner, _REFINED)
         return _squares(_moved(boxes[stays], found[stays, 1:5], 1)), owner[stays]
 
     def _finished(self, areas: SummedAreas, boxes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes, pictures, landmarks and scores of what O-Net takes for faces."""
-        boxes, owner, found = self._passed(self._cascade.onet, areas, boxes, owner, 48, self._thresholds[2])
+        boxes, owner, found = self._passed(self._onet, areas, boxes, owner, 48, self._thresholds[2])
         size = boxes[:, 2:] - boxes[:, :2] + 1
         points = size[:, None] * _pairs(found[:, 5:]) + boxes[:, None, :2] - 1
         boxes = _moved(boxes, found[:, 1:5], 1)
@@ -232,15 +205,15 @@ class MTCNN:
         """Landmarks of a second pass of O-Net in the squares around boxes; unchanged if a square is off the picture."""
         windows, inside = _windows(areas, _squares(boxes), owner)
         if inside.any():
-            found = self._outputs(self._cascade.onet, areas, windows, 48)[:, 5:]
+            found = self._outputs(self._onet, areas, windows, 48)[:, 5:]
             corner, size = windows[:, None, 2:4], (windows[:, 4:] - windows[:, 2:4])[:, None]
             points[inside] = corner + size * _pairs(found)
         return points
 
     def _passed(
-        self, network: nn.Module, areas: SummedAreas, boxes: Tensor, owner: Tensor, side: int, threshold: float
+        self, network: ConvPreluNetwork, areas: SummedAreas, boxes: Tensor, owner: Tensor, side: int, threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The boxes whose windows a network scores above a threshold, their pictures, and what it says of them."""
+        """The boxes whose windows a network scores above a threshold, their pictures, and its results."""
         windows, inside = _windows(areas, boxes, owner)
         boxes, owner = boxes[inside], owner[inside]
         if not len(boxes):
@@ -249,10 +222,24 @@ class MTCNN:
         passed = found[:, 0] > threshold
         return boxes[passed], owner[passed], found[passed]
 
-    def _outputs(self, network: nn.Module, areas: SummedAreas, windows: Tensor, side: int) -> Tensor:
-        """The outputs of a network for windows of pictures, resampled to this side."""
-        size = (side, side)
-        return self._of_rows(lambda some: network(areas.resampled(some, size)), windows, _CHUNKS[side])
+    def _outputs(self, network: ConvPreluNetwork, areas: SummedAreas, windows: Tensor, side: int) -> Tensor:
+        """The results of a network for windows of pictures, resampled to this side; first the probability of a face."""
+
+        def results(some: Tensor) -> Tensor:
+            return _applied(network, areas.resampled(some, (side, side)), _CHUNKS[side]).flatten(1)
+
+        return _with_probabilities(torch.cat(self._threads.map(results, windows.split(_CHUNKS[side]))))
+
+
+def _applied(network: ConvPreluNetwork, x: Tensor, size: int) -> Tensor:
+    """A network's results, whose bits do not depend on the size of the batch: else `size` images go in at a time."""
+    return network(x) if network.compiled else fixed_batches(network, x, size)
+
+
+def _with_probabilities(found: Tensor) -> Tensor:
+    """Results whose first number is the probability of a face, no longer the logarithm of its odds."""
+    found[:, 0].sigmoid_()
+    return found
 
 
 def _together(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:

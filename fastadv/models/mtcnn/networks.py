@@ -1,22 +1,19 @@
 """P-, R- and O-Net of MTCNN, under the parameter names of facenet-pytorch's weights.
 
-R- and O-Net return the probability of a face, then four offsets of the box, in one tensor; P-Net, most of whose windows
-are no faces, the features that both are made of. Inputs are ``(x - 127.5) / 128``.
+Inputs are ``(x - 127.5) / 128``. Of the results, `(N, numbers, h, w)`, the first is the logarithm of the odds that a
+window is a face, the next four are offsets of its box, and O-Net's last ten x1 to x5, y1 to y5 of the landmarks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from fastadv.ops.face_windows import prelu_, prelu_max_pool
+from fastadv.ops.conv_prelu import ConvPrelu, ConvPreluNetwork
 
 
 class PNet(nn.Module):
-    """Sees every 12×12 window at a stride of 2: `(N, 3, H, W)` to `(N, 32, pnet_cells(H), pnet_cells(W))` features."""
+    """Sees every 12×12 window at a stride of 2: `(N, 3, H, W)` to `(N, 5, pnet_cells(H), pnet_cells(W))`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,25 +26,16 @@ class PNet(nn.Module):
         self.conv4_1 = nn.Conv2d(32, 2, 1)
         self.conv4_2 = nn.Conv2d(32, 4, 1)
 
-    def forward(self, x: Tensor, fences: Iterable[tuple[slice, slice]] = ()) -> Tensor:
-        """The features; `fences` are rows and columns of the first convolution's result that no maximum counts."""
-        x = self.conv1(x)
-        slopes: Tensor | None = self.prelu1.weight
-        for rows, columns in fences:
-            if slopes is not None:
-                x, slopes = prelu_(x, slopes), None
-            x[:, :, rows, columns] = -torch.inf
-        x = prelu_max_pool(x, slopes, 2)
-        return prelu_(self.conv3(prelu_(self.conv2(x), self.prelu2.weight)), self.prelu3.weight)
-
-    def evidence(self, features: Tensor) -> Tensor:
-        """The logarithm of the odds that windows are faces, (N, h, w)."""
-        weight, bias = self.conv4_1.weight.flatten(1), _bias(self.conv4_1)
-        return features.permute(0, 2, 3, 1) @ (weight[1] - weight[0]) + (bias[1] - bias[0])
-
-    def offsets(self, features: Tensor) -> Tensor:
-        """How far the boxes of windows move, (n, 4), by their features, (n, 32)."""
-        return F.linear(features, self.conv4_2.weight.flatten(1), self.conv4_2.bias)
+    def network(self) -> ConvPreluNetwork:
+        """What it computes, by the weights as they are now."""
+        return ConvPreluNetwork(
+            [
+                _convolution(self.conv1, self.prelu1, pool=2),
+                _convolution(self.conv2, self.prelu2),
+                _convolution(self.conv3, self.prelu3),
+                _heads(self.conv4_1, self.conv4_2),
+            ]
+        )
 
 
 def pnet_cells(size: int) -> int:
@@ -56,7 +44,7 @@ def pnet_cells(size: int) -> int:
 
 
 class RNet(nn.Module):
-    """Scores windows of 24×24: `(N, 3, 24, 24)` to `(N, 5)`."""
+    """Scores windows of 24×24: `(N, 3, 24, 24)` to `(N, 5, 1, 1)`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,15 +59,21 @@ class RNet(nn.Module):
         self.dense5_1 = nn.Linear(128, 2)
         self.dense5_2 = nn.Linear(128, 4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = prelu_max_pool(self.conv1(x), self.prelu1.weight, 3)
-        x = prelu_max_pool(self.conv2(x), self.prelu2.weight, 3)
-        x = self.prelu4(self.dense4(_by_columns(prelu_(self.conv3(x), self.prelu3.weight))))
-        return torch.cat((_face(self.dense5_1(x)), self.dense5_2(x)), 1)
+    def network(self) -> ConvPreluNetwork:
+        """What it computes, by the weights as they are now."""
+        return ConvPreluNetwork(
+            [
+                _convolution(self.conv1, self.prelu1, pool=3),
+                _convolution(self.conv2, self.prelu2, pool=3),
+                _convolution(self.conv3, self.prelu3),
+                _matrix(self.dense4, self.prelu4),
+                _heads(self.dense5_1, self.dense5_2),
+            ]
+        )
 
 
 class ONet(nn.Module):
-    """Scores windows of 48×48: `(N, 3, 48, 48)` to `(N, 15)`, the last ten x1 to x5, y1 to y5 of the landmarks."""
+    """Scores windows of 48×48: `(N, 3, 48, 48)` to `(N, 15, 1, 1)`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,12 +91,18 @@ class ONet(nn.Module):
         self.dense6_2 = nn.Linear(256, 4)
         self.dense6_3 = nn.Linear(256, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = prelu_max_pool(self.conv1(x), self.prelu1.weight, 3)
-        x = prelu_max_pool(self.conv2(x), self.prelu2.weight, 3)
-        x = prelu_max_pool(self.conv3(x), self.prelu3.weight, 2)
-        x = self.prelu5(self.dense5(_by_columns(prelu_(self.conv4(x), self.prelu4.weight))))
-        return torch.cat((_face(self.dense6_1(x)), self.dense6_2(x), self.dense6_3(x)), 1)
+    def network(self) -> ConvPreluNetwork:
+        """What it computes, by the weights as they are now."""
+        return ConvPreluNetwork(
+            [
+                _convolution(self.conv1, self.prelu1, pool=3),
+                _convolution(self.conv2, self.prelu2, pool=3),
+                _convolution(self.conv3, self.prelu3, pool=2),
+                _convolution(self.conv4, self.prelu4),
+                _matrix(self.dense5, self.prelu5),
+                _heads(self.dense6_1, self.dense6_2, self.dense6_3),
+            ]
+        )
 
 
 class Cascade(nn.Module):
@@ -113,16 +113,21 @@ class Cascade(nn.Module):
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
 
 
-def _bias(layer: nn.Conv2d) -> Tensor:
+def _convolution(layer: nn.Conv2d, prelu: nn.PReLU, *, pool: int | None = None) -> ConvPrelu:
     assert layer.bias is not None  # as it was built
-    return layer.bias
+    return ConvPrelu(weight=layer.weight, bias=layer.bias, slopes=prelu.weight, pool=pool)
 
 
-def _face(logits: Tensor) -> Tensor:
-    """The probability of the second of two classes, dimension 1 kept."""
-    return logits.softmax(1)[:, 1:]
+def _matrix(layer: nn.Linear, prelu: nn.PReLU) -> ConvPrelu:
+    """Of a map of 3×3, which the published weights read in the order width, height, channel."""
+    weight = layer.weight.unflatten(1, (3, 3, -1)).permute(0, 3, 2, 1)
+    return ConvPrelu(weight=weight, bias=layer.bias, slopes=prelu.weight)
 
 
-def _by_columns(x: Tensor) -> Tensor:
-    """Flattened as the published weights want it: `(N, C, H, W)` in the order width, height, channel."""
-    return x.permute(0, 3, 2, 1).reshape(len(x), -1)
+def _heads(classes: nn.Conv2d | nn.Linear, *others: nn.Conv2d | nn.Linear) -> ConvPrelu:
+    """The difference of the logits of both classes, and all other numbers."""
+    weights = [classes.weight[1:] - classes.weight[:1], *(layer.weight for layer in others)]
+    biases = [layer.bias for layer in (classes, *others) if layer.bias is not None]
+    biases[0] = biases[0][1:] - biases[0][:1]
+    weight = torch.cat(weights).flatten(1)[:, :, None, None]
+    return ConvPrelu(weight=weight, bias=torch.cat(biases))
