@@ -80,10 +80,11 @@ def test_overlap_in_closed_form():
 @given(seeds, st.floats(0.02, 1))
 def test_on_the_grid_of_pnet_it_is_the_same(seed, scale):
     rng = np.random.default_rng(seed)
-    shape = (2, int(rng.integers(1, 9)), int(rng.integers(1, 9)))
-    cells = torch.from_numpy(np.argwhere(rng.random(shape) < rng.random()))
+    shapes = [tuple(map(int, rng.integers(1, 9, 2))) for _ in range(2)]
+    cells = [np.insert(np.argwhere(rng.random(shape) < rng.random()), 0, k, axis=1) for k, shape in enumerate(shapes)]
+    cells = torch.from_numpy(np.concatenate(cells))
     corner = 2 * cells[:, [2, 1]].float()
     boxes = torch.cat((((corner + 1) / scale).floor(), ((corner + 12) / scale).floor()), 1)
     scores = torch.from_numpy(rng.integers(0, 5, len(cells)).astype(np.float32))
-    got = nms_on_grid(cells, boxes, scores, shape)
+    got = nms_on_grid(cells, boxes, scores, shapes)
     assert got.tolist() == sorted(nms(boxes, scores, cells[:, 0], 0.5).tolist())

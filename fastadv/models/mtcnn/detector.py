@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -21,7 +20,7 @@ from fastadv.models.devices import open_device
 from fastadv.models.identity import state_hash
 from fastadv.models.modes import plain_modes
 from fastadv.models.mtcnn.areas import SummedAreas
-from fastadv.models.mtcnn.pyramid import WINDOW, Level, levels_of, may_overlap
+from fastadv.models.mtcnn.pyramid import WINDOW, Level, boxes_of, levels_of, may_overlap
 from fastadv.models.mtcnn.suppression import nms, nms_on_grid
 from fastadv.models.mtcnn.weights import load_cascade
 from fastadv.models.one_threaded import OneThreaded
@@ -120,11 +119,13 @@ class MTCNN:
             ):
                 raise ArgumentError(f"images[{k}]: expected (H, W, 3) uint8 with pixels, got {brief(image)}")
         found: dict[int, Detections] = {}
-        with plain_modes(self.device), torch.no_grad():
+        with plain_modes(self.device):
             for places in _together([image.shape[:2] for image in images]):
-                found.update(zip(places, self._detect([images[k] for k in places]), strict=True))
+                made = self._threads.call(self._detect, [images[k] for k in places])
+                found.update(zip(places, made, strict=True))
         return [found[k] for k in range(len(images))]
 
+    @torch.no_grad()
     def _detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """The faces of pictures that fit into the memory together; those of one shape follow each other."""
         areas = SummedAreas(images, self.device, each=self._threads.map)
@@ -147,38 +148,40 @@ class MTCNN:
             pictures = torch.tensor([place for place, _ in alike], device=self.device)
             levels = levels_of(height, width, scale=self._scale, factor=self._factor)
             overlapping |= may_overlap(levels, _AT_SCALES)
-            for level, (cells, found) in self._scored(areas, pictures, levels):
-                boxes = level.boxes(cells[:, 1:])
-                grid = cells - torch.stack((pictures[0], *pictures.new_zeros(2)))
-                stays = nms_on_grid(grid, boxes, found[:, 0], (len(pictures), *level.cells), _AT_SCALE)
-                kept.append((cells[stays, 0], boxes[stays], found[stays]))
+            if not levels:
+                continue
+            cells, level, found = self._scored(areas, pictures, levels)
+            boxes = boxes_of(cells[:, 1:], torch.tensor([each.scale for each in levels], device=self.device)[level])
+            grids = (cells[:, :1] - pictures[0]) * len(levels) + level[:, None]
+            sides = [each.cells for each in levels] * len(pictures)
+            stays = nms_on_grid(torch.cat((grids, cells[:, 1:]), 1), boxes, found[:, 0], sides, _AT_SCALE)
+            kept.append((cells[stays, 0], boxes[stays], found[stays]))
         owner, boxes, found = map(torch.cat, zip(*kept, strict=True))
         # windows of a picture behind each other, where they are near in memory
         order = nms(boxes, found[:, 0], owner, _AT_SCALES) if overlapping else owner.argsort(stable=True)
         return _squares(_moved(boxes[order], found[order, 1:], 0)), owner[order]
 
-    def _scored(
-        self, areas: SummedAreas, pictures: Tensor, levels: Sequence[Level]
-    ) -> Iterator[tuple[Level, Iterator[Tensor]]]:
-        """What P-Net keeps of each level of the pictures: picture, row and column of windows, (N, 3); its results."""
+    def _scored(self, areas: SummedAreas, pictures: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor]:
+        """What P-Net keeps of pictures: picture, row and column of windows, (N, 3); their levels, (N,); its results."""
         tasks = [
-            (level, strip, some)
-            for level in levels
+            (k, strip, some)
+            for k, level in enumerate(levels)
             for strip in level.strips
             for some in pictures.split(self._at_once(level))
         ]
-        parts = zip(tasks, self._threads.map(partial(self._kept, areas), tasks), strict=True)
-        for level, found in groupby(parts, key=lambda part: part[0][0]):
-            yield level, map(torch.cat, zip(*(kept for _, kept in found), strict=True))
+        kept = self._threads.map(lambda task: self._kept(areas, levels[task[0]], *task[1:]), tasks)
+        counts = torch.tensor([len(cells) for cells, _ in kept], device=self.device)
+        level = torch.tensor([k for k, *_ in tasks], device=self.device).repeat_interleave(counts)
+        cells, found = map(torch.cat, zip(*kept, strict=True))
+        return cells, level, found
 
     def _at_once(self, level: Level) -> int:
         """How many pictures' levels P-Net sees at a time: by their size alone, not by how many there are."""
         height, width = level.size
         return min(-(-self._worthwhile // (height * width)), _AT_ONCE)
 
-    def _kept(self, areas: SummedAreas, task: tuple[Level, range, Tensor]) -> tuple[Tensor, Tensor]:
-        """What `_scored` gives, for a strip of a level of some pictures."""
-        level, strip, pictures = task
+    def _kept(self, areas: SummedAreas, level: Level, strip: range, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What P-Net keeps of a strip of a level of some pictures: windows and results."""
         whole = pictures.new_tensor([[0, 0, level.width, level.height]]).expand(len(pictures), 4)
         seen = areas.resampled(areas.windows(pictures, whole), level.size, level.seen(strip))
         found = _applied(self._pnet, seen, self._at_once(level))
@@ -228,7 +231,8 @@ class MTCNN:
         def results(some: Tensor) -> Tensor:
             return _applied(network, areas.resampled(some, (side, side)), _CHUNKS[side]).flatten(1)
 
-        return _with_probabilities(torch.cat(self._threads.map(results, windows.split(_CHUNKS[side]))))
+        size = min(_CHUNKS[side], -(-len(windows) // self._threads.count)) if network.compiled else _CHUNKS[side]
+        return _with_probabilities(torch.cat(self._threads.map(results, windows.split(size))))
 
 
 def _applied(network: ConvPreluNetwork, x: Tensor, size: int) -> Tensor:

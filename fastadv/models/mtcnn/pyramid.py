@@ -49,12 +49,6 @@ class Level:
         """The rows of pixels that a strip's windows see; below the last windows of a level one may be missing."""
         return range(STRIDE * strip.start, min(STRIDE * strip.stop + WINDOW - STRIDE, self.size[0]))
 
-    def boxes(self, cells: Tensor) -> Tensor:
-        """The windows in the picture, (N, 4), by their rows and columns, (N, 2)."""
-        scale = torch.tensor(self.scale, device=cells.device)
-        corner = STRIDE * cells.flip(1).float()
-        return torch.cat((((corner + 1) / scale).floor(), ((corner + WINDOW) / scale).floor()), 1)
-
 
 def levels_of(height: int, width: int, *, scale: float, factor: float) -> list[Level]:
     """From `scale` to the last level whose smaller side is no smaller than P-Net's window."""
@@ -74,3 +68,9 @@ def may_overlap(levels: list[Level], threshold: float) -> bool:
     side = WINDOW - 1
     ratios = ((side / one.scale + 1) / (side / other.scale - 1) for one, other in pairwise(levels))
     return any(ratio**2 > threshold for ratio in ratios)
+
+
+def boxes_of(cells: Tensor, scales: Tensor) -> Tensor:
+    """P-Net's windows in the picture, (N, 4), by rows and columns, (N, 2), and the scales of their levels, (N,)."""
+    corner = STRIDE * cells.flip(1).float()
+    return torch.cat(((corner + 1) / scales[:, None], (corner + WINDOW) / scales[:, None]), 1).floor()

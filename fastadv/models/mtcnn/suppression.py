@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,33 +54,37 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *, of_s
 
 
 def nms_on_grid(
-    cells: Tensor, boxes: Tensor, scores: Tensor, shape: tuple[int, int, int], threshold: float = 0.5
+    cells: Tensor, boxes: Tensor, scores: Tensor, shapes: Sequence[tuple[int, int]], threshold: float = 0.5
 ) -> Tensor:
-    """`nms` of boxes that P-Net makes of the cells of its grid at one scale, which need few comparisons.
+    """`nms` of boxes that P-Net makes of the cells of its grids, one for each scale, which need few comparisons.
 
     With s <= 1 the scale, the box of cell x is `floor((2 x + 1) / s)` to `floor((2 x + 12) / s)`, 11 / s wide but for
     1. At a distance of three cells less than 5 / s + 1 of it is common: at most 0.6 of a box, and an IoU below 0.5. So
     only cells at most two away are compared.
 
     Args:
-        cells: (N, 3) int64: group, row, column; each once.
+        cells: (N, 3) int64: grid, row, column; each once.
         boxes: (N, 4).
         scores: (N,).
-        shape: Groups, rows and columns of the grid.
+        shapes: Rows and columns of each grid.
         threshold: Of the IoU, at least 0.5.
 
     Returns:
         The indices of those that stay, ascending.
     """
     own = torch.arange(len(cells), device=cells.device)
-    at = torch.full((shape[0], shape[1] + 2 * _REACH, shape[2] + 2 * _REACH), -1, device=cells.device)
-    group, row, column = cells.T[:, :, None]
-    at[group, row + _REACH, column + _REACH] = own[:, None]
-    side = torch.arange(2 * _REACH + 1, device=cells.device)
-    near = at[group, row + side.repeat_interleave(len(side)), column + side.repeat(len(side))]
+    sizes = torch.tensor(shapes, device=cells.device) + 2 * _REACH  # with cells around them that hold nothing
+    counts = sizes.prod(1)
+    grid, row, column = cells.T
+    line = sizes[grid, 1]
+    place = (counts.cumsum(0) - counts)[grid] + (row + _REACH) * line + column + _REACH
+    at = torch.full((int(counts.sum()),), -1, device=cells.device)
+    at[place] = own
+    side = torch.arange(-_REACH, _REACH + 1, device=cells.device)
+    near = at[place[:, None] + side.repeat_interleave(len(side)) * line[:, None] + side.repeat(len(side))]
     ahead = (scores[near] > scores[:, None]) | ((scores[near] == scores[:, None]) & (near < own[:, None]))
-    worse, place = (ahead & (near >= 0)).nonzero().T
-    better = near[worse, place]
+    worse, where = (ahead & (near >= 0)).nonzero().T
+    better = near[worse, where]
     much = overlap(boxes[worse], boxes[better]) > threshold
     return _stay(len(cells), better[much], worse[much])
 
